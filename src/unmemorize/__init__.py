@@ -1,0 +1,71 @@
+"""Find the neurons with which a text-to-image diffusion model memorizes training images, and switch them off.
+
+>>> import unmemorize as um
+>>> neurons = um.Neurons({"down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v": [4]})
+>>> len(neurons)
+1
+"""
+
+from unmemorize import testbed
+from unmemorize._errors import (
+    MetricError,
+    ModelError,
+    NeuronError,
+    PromptError,
+    RunError,
+    StatisticsError,
+    TestbedError,
+    ThresholdError,
+    UnmemorizeError,
+)
+from unmemorize._generation import GenerationSettings, generate
+from unmemorize._model import Model, load_pipeline
+from unmemorize._neurons import NeuronFile, Neurons, random_control
+from unmemorize._prompts import Prompt, read_prompts
+from unmemorize._similarity import NoiseSettings
+from unmemorize._statistics import Statistics, compute_statistics
+from unmemorize._switch import apply, remove, switched_off
+from unmemorize._threshold import Threshold, calibrate_threshold
+from unmemorize.localization import Detection, Localization, LocalizationSettings, detect, localize
+from unmemorize.metrics import BundledDescriptor, ClipAlignment
+from unmemorize.report import write_report
+from unmemorize.runs import Run
+
+__all__ = [
+    "BundledDescriptor",
+    "ClipAlignment",
+    "Detection",
+    "GenerationSettings",
+    "Localization",
+    "LocalizationSettings",
+    "MetricError",
+    "Model",
+    "ModelError",
+    "NeuronError",
+    "NeuronFile",
+    "Neurons",
+    "NoiseSettings",
+    "Prompt",
+    "PromptError",
+    "Run",
+    "RunError",
+    "Statistics",
+    "StatisticsError",
+    "TestbedError",
+    "Threshold",
+    "ThresholdError",
+    "UnmemorizeError",
+    "apply",
+    "calibrate_threshold",
+    "compute_statistics",
+    "detect",
+    "generate",
+    "load_pipeline",
+    "localize",
+    "random_control",
+    "read_prompts",
+    "remove",
+    "switched_off",
+    "testbed",
+    "write_report",
+]

@@ -1,0 +1,5 @@
+"""``python -m unmemorize`` is the ``unmemorize`` command."""
+
+from unmemorize.cli import run
+
+run()

@@ -1,0 +1,52 @@
+"""Every error that `unmemorize` raises on purpose, as one tree.
+
+UnmemorizeError
+├── PromptError          a prompt file or a prompt cannot be read
+├── ModelError           a model cannot be loaded, or is not of a supported kind
+├── NeuronError          neurons do not fit the model, or a neuron file is malformed
+├── StatisticsError      activation statistics are malformed, or belong to another model
+├── ThresholdError       a threshold cannot be calibrated, or was made under other settings
+├── RunError             a run folder is damaged, or holds the run of another configuration
+├── MetricError          a metric cannot be computed from what was given
+└── TestbedError         the bundled model is missing or cannot be made
+"""
+
+from __future__ import annotations
+
+
+class UnmemorizeError(Exception):
+    """Base of all errors; the message names the thing, the problem and the way out."""
+
+
+class PromptError(UnmemorizeError):
+    """A prompt file cannot be read, or a prompt is not usable."""
+
+
+class ModelError(UnmemorizeError):
+    """A model cannot be loaded, holds invalid weights, or is of a kind that is not supported."""
+
+
+class NeuronError(UnmemorizeError):
+    """Neurons do not fit the model they are used on, or a neuron file is malformed."""
+
+
+class StatisticsError(UnmemorizeError):
+    """Activation statistics are malformed, too few, or belong to another model."""
+
+
+class ThresholdError(UnmemorizeError):
+    """A threshold cannot be calibrated, is malformed, or was made under other settings."""
+
+
+class RunError(UnmemorizeError):
+    """A run folder is damaged, cannot be written, or holds a run of another configuration."""
+
+
+class MetricError(UnmemorizeError):
+    """A metric cannot be computed from what was given."""
+
+
+class TestbedError(UnmemorizeError):
+    """The bundled model, its data or its training is missing something."""
+
+    __test__ = False

@@ -1,0 +1,76 @@
+"""Reading and writing the small files of the project: whole or not at all, and with errors that say what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from unmemorize._errors import UnmemorizeError
+
+
+def atomic_write(path: Path, content: bytes | str, error: type[UnmemorizeError] = UnmemorizeError) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile.
+
+    The content goes to a temporary file in the same folder, is synced, and replaces ``path`` in one step.
+
+    Raises:
+        UnmemorizeError: (or the given ``error``) the folder cannot be written or the disk is full; ``path`` is then as it was before.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    partial: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except OSError as problem:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        raise error(f"{path}: cannot be written ({problem.strerror or problem}). Free some space or choose another place.") from problem
+
+
+def read_bytes(path: Path, error: type[UnmemorizeError], what: str) -> bytes:
+    """The content of a file that must be there; ``what`` names it in the error."""
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise error(f"{path}: the {what} cannot be read ({problem.strerror or problem}). Check the path.") from problem
+
+
+def read_json(path: Path, error: type[UnmemorizeError], what: str) -> dict[str, Any]:
+    """A JSON object from a file."""
+    return parse_json(read_bytes(path, error, what), error, f"{path}: not a valid {what}")
+
+
+def parse_json(text: bytes | str, error: type[UnmemorizeError], problem: str) -> dict[str, Any]:
+    """A JSON object from text; NaN and infinities are refused, as JSON does."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number that JSON knows")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{problem} ({reason}). Make it again.") from reason
+    if not isinstance(value, dict):
+        raise error(f"{problem} (it holds a {type(value).__name__}, not an object). Make it again.")
+    return value
+
+
+def hash_texts(texts: Iterable[str]) -> str:
+    """SHA-256 of a sequence of texts, as hexadecimal; the order counts."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()

@@ -1,0 +1,87 @@
+"""Step 4: images of a prompt with given neurons off, the same for the same seeds whatever the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from unmemorize._errors import ModelError
+from unmemorize._model import Model, ddim
+from unmemorize._neurons import Neurons
+from unmemorize._switch import switched_off
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How images are generated; the defaults are the paper's (section 4).
+
+    Args:
+        images: per prompt.
+        seed: of the one CPU generator that draws the initial noise of a prompt; never the seed of localization.
+        steps: of DDIM.
+        guidance: classifier-free guidance.
+        scale: what switched-off outputs are multiplied by.
+        batch: images per pass; it changes no image beyond rounding.
+    """
+
+    images: int = 10
+    seed: int = 2
+    steps: int = 50
+    guidance: float = 7.0
+    scale: float = 0.0
+    batch: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("images", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name}={getattr(self, name)}: at least 1 is needed.")
+
+
+def generate(
+    pipe: DiffusionPipeline, prompt: str, neurons: Neurons | None = None, *, settings: GenerationSettings | None = None
+) -> list[Image.Image]:
+    """Generate images of a prompt, with neurons switched off.
+
+    Args:
+        pipe: a loaded pipeline; its scheduler is put aside for DDIM meanwhile.
+        prompt: the prompt.
+        neurons: what is off; by default nothing.
+        settings: how to generate.
+
+    Returns:
+        ``settings.images`` RGB images; image i comes from row i of the initial noise.
+
+    Raises:
+        NeuronError: the neurons do not exist in this model.
+        ModelError: the images hold NaN.
+    """
+    settings = settings or GenerationSettings()
+    model = Model(pipe)
+    latents = model.draw_latents(settings.images, settings.seed)
+    images: list[Image.Image] = []
+    with _with_ddim(model.pipe), switched_off(pipe, neurons or Neurons(), scale=settings.scale):
+        for start in range(0, settings.images, settings.batch):
+            part = latents[start : start + settings.batch]
+            output = model.pipe(
+                [prompt] * len(part), latents=part, num_inference_steps=settings.steps, guidance_scale=settings.guidance, output_type="np"
+            ).images
+            if not np.isfinite(output).all():
+                raise ModelError(f"{model.name}: an image of {prompt[:60]!r} holds NaN. Load the model with --dtype float32.")
+            images += [Image.fromarray((array * 255).round().astype(np.uint8)) for array in output]
+    return images
+
+
+@contextmanager
+def _with_ddim(pipe: Any) -> Iterator[None]:
+    own = pipe.scheduler
+    pipe.scheduler = ddim(pipe)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own

@@ -1,0 +1,12 @@
+"""How long work reports where it stands; drawing it is the caller's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]
+"""Called with the units done and the units in all, after each unit."""
+
+
+def silent(done: int, total: int) -> None:
+    """Report nothing."""

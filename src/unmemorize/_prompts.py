@@ -1,0 +1,142 @@
+"""Prompts and the files that hold them: text, CSV, JSON lines or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from unmemorize._errors import PromptError
+from unmemorize._files import parse_json, read_bytes
+
+Kind = Literal["VM", "TM"]
+
+_TEXT_COLUMNS = ("caption", "prompt", "text")
+_KIND_COLUMNS = ("kind", "type")
+_IMAGE_SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, with what is known about it.
+
+    Args:
+        text: the caption.
+        kind: "VM" (the whole image is a copy), "TM" (its layout is) or None (unknown, or not memorized).
+        url: where the training image was found.
+        images: the training image or images, for comparison with what is generated.
+        group: the name under which results are summed up; by default the kind, or "unlabelled".
+    """
+
+    text: str
+    kind: Kind | None = None
+    url: str | None = None
+    images: tuple[Path, ...] = ()
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("VM", "TM", None):
+            raise PromptError(f"prompt {self.text[:60]!r}: its kind is {self.kind!r}. Use VM, TM or nothing.")
+        if not self.group:
+            object.__setattr__(self, "group", self.kind or "unlabelled")
+
+
+def as_prompts(prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:
+    """Texts or prompts, one or many, as a list of prompts."""
+    several = [prompts] if isinstance(prompts, (str, Prompt)) else prompts
+    return [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in several]
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Read a prompt file.
+
+    The format follows from the ending: ``.txt`` (a caption per line), ``.csv`` (``;`` or ``,``; with a header that names a column
+    ``Caption``, ``prompt`` or ``text`` and, where known, ``type`` or ``kind``, ``URL``, ``images`` and ``group``), ``.jsonl`` (the same
+    keys), ``.parquet`` (the same columns; needs ``pip install 'unmemorize[parquet]'``). Image paths are relative to the file; several
+    are separated by ``|``.
+
+    Raises:
+        PromptError: the file is missing, of an unknown format, without a caption column, or without any prompt.
+    """
+    path = Path(path)
+    readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise PromptError(f"{path}: unknown kind of prompt file. Use one of {', '.join(readers)}.")
+    prompts = list(reader(path))
+    if not prompts:
+        raise PromptError(f"{path}: there is no prompt in it.")
+    return prompts
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_bytes(path, PromptError, "prompt file").decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise PromptError(f"{path}: not UTF-8 text ({problem.reason} at byte {problem.start}). Save it as UTF-8.") from problem
+
+
+def _read_txt(path: Path) -> Iterator[Prompt]:
+    for line in _text_of(path).splitlines():
+        if line.strip():
+            yield Prompt(line.strip())
+
+
+def _read_csv(path: Path) -> Iterator[Prompt]:
+    text = _text_of(path)
+    header = text.split("\n", 1)[0]
+    delimiter = ";" if header.count(";") > header.count(",") else ","
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error as problem:
+        raise PromptError(f"{path}: not a valid CSV file ({problem}). Quote captions that hold the separator or quotation marks.") from problem
+    for number, row in enumerate(rows, 1):
+        yield _from_row(row, path, f"row {number}")
+
+
+def _read_jsonl(path: Path) -> Iterator[Prompt]:
+    for number, line in enumerate(_text_of(path).splitlines(), 1):
+        if line.strip():
+            yield _from_row(parse_json(line, PromptError, f"{path}, line {number}: not a valid record"), path, f"line {number}")
+
+
+def _read_parquet(path: Path) -> Iterator[Prompt]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as problem:
+        raise PromptError(f"{path}: reading Parquet needs pyarrow. pip install 'unmemorize[parquet]'") from problem
+    try:
+        with parquet.ParquetFile(path) as table:
+            number = 0
+            for batch in table.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield _from_row(row, path, f"row {number}")
+    except (OSError, ArrowException) as problem:
+        raise PromptError(f"{path}: the Parquet file cannot be read ({problem}).") from problem
+
+
+def _from_row(row: Mapping[str | None, object], path: Path, where: str) -> Prompt:
+    fields = {key.strip().lower(): value for key, value in row.items() if key is not None}
+    text = next((fields[name] for name in _TEXT_COLUMNS if name in fields), None)
+    if text is None:
+        columns = ", ".join(repr(name) for name in fields) or "none"
+        raise PromptError(f"{path}, {where}: no column Caption, prompt or text (its columns: {columns}). Name the caption column.")
+    if not isinstance(text, str):
+        raise PromptError(f"{path}, {where}: the caption is not text but {text!r}.")
+    kind = next((fields[name] for name in _KIND_COLUMNS if fields.get(name)), None)
+    url, images, group = fields.get("url"), fields.get("images"), fields.get("group")
+    names = images if isinstance(images, list) else str(images).split(_IMAGE_SEPARATOR) if images else []
+    try:
+        return Prompt(
+            text,
+            cast("Kind | None", kind),
+            str(url) if url else None,
+            tuple(path.parent / str(name) for name in names),
+            str(group) if group else "",
+        )
+    except PromptError as problem:
+        raise PromptError(f"{path}, {where}: {problem}") from problem

@@ -1,0 +1,140 @@
+"""Noise differences of several seeds and how similar they are: what tells a memorized prompt from others.
+
+Paper: section 3.1. The first denoising step of a memorized prompt points to the same image whatever the initial noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+from unmemorize._errors import ModelError
+from unmemorize._model import Model
+
+Protocol = Literal["upstream", "paper"]
+
+SCALES = (0.33, 0.33, 0.33)
+_LARGEST_KERNEL, _SIGMA = 11, 1.5
+_EVALUATED = {"upstream": 1, "paper": 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSettings:
+    """What determines the noise differences of a prompt; calibration, detection and localization must share it.
+
+    Args:
+        seeds: initial noises per prompt, at least 2.
+        seed: of the one CPU generator that draws them all.
+        steps: scheduler steps that are set; one of them is evaluated.
+        protocol: "upstream" evaluates the second timestep on the untouched noise, as the published code does; "paper" the first.
+        guidance: classifier-free guidance; 0 is none, as in the paper.
+    """
+
+    seeds: int = 10
+    seed: int = 1
+    steps: int = 50
+    protocol: Protocol = "upstream"
+    guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.seeds < 2:
+            raise ModelError(f"seeds={self.seeds}: similarity between seeds needs at least 2.")
+        if self.protocol not in _EVALUATED:
+            raise ModelError(f"protocol {self.protocol!r}: unknown. Use upstream or paper.")
+        if self.steps <= _EVALUATED[self.protocol]:
+            raise ModelError(f"steps={self.steps}: too few for protocol {self.protocol}. Use 50, as the paper does.")
+
+    @property
+    def samples(self) -> int:
+        """Denoiser samples that one evaluation of one seed costs."""
+        return 2 if self.guidance else 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one prompt is probed with: initial noises, timestep and text, all on the model's device."""
+
+    latents: Tensor  # (seeds, C, H, W)
+    timestep: Tensor
+    text: Tensor  # (1, tokens, features)
+    empty: Tensor | None
+    """The empty prompt's embedding, with guidance only."""
+
+    def keep(self, seeds: list[int]) -> Probe:
+        """The same with only some of the seeds."""
+        return Probe(self.latents[seeds], self.timestep, self.text, self.empty)
+
+
+def make_probe(model: Model, text: Tensor, settings: NoiseSettings) -> Probe:
+    """The probe for a text embedding of shape (1, tokens, features)."""
+    empty = model.encode([""]) if settings.guidance else None
+    timestep = model.timesteps(settings.steps)[_EVALUATED[settings.protocol]]
+    return Probe(model.draw_latents(settings.seeds, settings.seed), timestep, text, empty)
+
+
+def noise_differences(model: Model, probe: Probe, guidance: float = 0.0) -> Tensor:
+    """Predicted minus initial noise, rescaled to [0, 1] per sample and channel, float32 of shape (seeds, C, H, W); one denoiser pass."""
+    count = len(probe.latents)
+    text = probe.text.expand(count, -1, -1)
+    if probe.empty is None:
+        prediction = model.predict(probe.latents, probe.timestep, text)
+    else:
+        both = torch.cat([probe.empty.expand(count, -1, -1), text])
+        unconditional, conditional = model.predict(probe.latents.repeat(2, 1, 1, 1), probe.timestep, both).chunk(2)
+        prediction = unconditional + guidance * (conditional - unconditional)
+    difference = prediction - probe.latents.float()
+    low, high = difference.amin((2, 3), keepdim=True), difference.amax((2, 3), keepdim=True)
+    return (difference - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def kernel_size(side: int) -> int:
+    """Size k of the Gaussian kernel for images of this side: 11, or the largest odd k with (k - 1) * 4 < side.
+
+    Raises:
+        ModelError: the side is too small for three scales.
+
+    >>> [kernel_size(side) for side in (16, 32, 64)]
+    [3, 7, 11]
+    """
+    fitting = [k for k in range(3, _LARGEST_KERNEL + 1, 2) if (k - 1) * 4 < side]
+    if not fitting:
+        raise ModelError(f"latents of side {side}: too small for MS-SSIM with three scales. The smallest side is 9.")
+    return fitting[-1]
+
+
+def similarity(first: Tensor, second: Tensor) -> Tensor:
+    """MS-SSIM between images in [0, 1], pair by pair: (N, C, H, W) twice to (N,); three scales of equal weight, Gaussian kernel.
+
+    The width of the kernel follows its size (sigma = 1.5 k / 11), since torchmetrics derives the size from sigma alone.
+    """
+    sigma = _SIGMA * kernel_size(min(first.shape[-2:])) / _LARGEST_KERNEL
+    value = multiscale_structural_similarity_index_measure(
+        first, second, sigma=sigma, kernel_size=kernel_size(min(first.shape[-2:])), data_range=1.0, betas=SCALES, reduction="none"
+    )
+    assert isinstance(value, Tensor)
+    return value.reshape(len(first))
+
+
+def pairwise_similarity(images: Tensor) -> Tensor:
+    """Similarity of each image to each other, symmetric (N, N) with ones on the diagonal, for images (N, C, H, W) in [0, 1]."""
+    count = len(images)
+    rows, columns = torch.triu_indices(count, count, 1)
+    matrix = torch.eye(count)
+    matrix[rows, columns] = similarity(images[rows], images[columns]).float().cpu()
+    matrix[columns, rows] = matrix[rows, columns]
+    return matrix
+
+
+def pairs_of(matrix: Tensor) -> Tensor:
+    """The entries above the diagonal of a pairwise matrix (N, N), shape (N (N - 1) / 2,)."""
+    rows, columns = torch.triu_indices(len(matrix), len(matrix), 1)
+    return matrix[rows, columns]
+
+
+def highest_similarity(matrix: Tensor) -> Tensor:
+    """For each seed its highest similarity to another, shape (N,)."""
+    return (matrix - 2 * torch.eye(len(matrix))).amax(1)

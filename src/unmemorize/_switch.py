@@ -1,0 +1,76 @@
+"""Switch neurons off in a live pipeline, and on again; nothing but hooks, so the weights are never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from unmemorize._model import Model
+from unmemorize._neurons import Neurons
+
+_HANDLES = "_unmemorize_handles"
+
+
+@contextmanager
+def switched_off(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.0) -> Iterator[None]:
+    """Multiply the outputs of the neurons by ``scale``, for every token, conditional and unconditional, while the context lasts.
+
+    Args:
+        pipe: a loaded pipeline.
+        neurons: what to switch off; none is allowed and changes nothing.
+        scale: 0 switches off; a fraction weakens, a negative number inverts.
+
+    Raises:
+        NeuronError: the neurons do not exist in this model.
+
+    On leaving, also by an exception, the pipeline is exactly as before. Contexts nest: the scales of a neuron multiply.
+    """
+    model = Model(pipe)
+    neurons.check(model)
+    handles = _hook(model, neurons, scale)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def apply(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.0) -> None:
+    """Switch neurons off until `remove`; neurons that an earlier call switched off are on again.
+
+    Raises:
+        NeuronError: the neurons do not exist in this model; the pipeline is then as before.
+    """
+    model = Model(pipe)
+    neurons.check(model)
+    remove(pipe)
+    setattr(model.denoiser, _HANDLES, _hook(model, neurons, scale))
+
+
+def remove(pipe: DiffusionPipeline) -> None:
+    """Undo `apply`; without one it does nothing."""
+    denoiser = Model(pipe).denoiser
+    for handle in getattr(denoiser, _HANDLES, []):
+        handle.remove()
+    setattr(denoiser, _HANDLES, [])
+
+
+def _hook(model: Model, neurons: Neurons, scale: float) -> list[RemovableHandle]:
+    return [model.value_layers[path].register_forward_hook(_scaling(indices, scale)) for path, indices in neurons.layers.items()]
+
+
+def _scaling(indices: tuple[int, ...], scale: float) -> Any:
+    index = torch.tensor(indices)
+
+    def scaled(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        factors = torch.ones(output.shape[-1], dtype=output.dtype, device=output.device)
+        factors[index.to(output.device)] = scale
+        return output * factors
+
+    return scaled

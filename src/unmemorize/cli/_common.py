@@ -1,0 +1,129 @@
+"""What the commands share: the options that load a model, progress bars, and tables on screen."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from diffusers import DiffusionPipeline
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table as ScreenTable
+
+from unmemorize import testbed
+from unmemorize._errors import PromptError
+from unmemorize._model import load_pipeline
+from unmemorize._progress import Progress
+from unmemorize._prompts import Prompt, read_prompts
+from unmemorize._threshold import Threshold
+from unmemorize.report import Table
+from unmemorize.report._table import Truth
+from unmemorize.runs import Run
+
+console = Console()
+errors = Console(stderr=True)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, made by unmemorize localize.", show_default=False)]
+RunOption = Annotated[Path, typer.Option("--run", "-o", help="Run folder; the same command again does only what is missing.", show_default=False)]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(help="Prompts: .txt, .csv, .jsonl or .parquet. With --model testbed by default its own.", show_default=False),
+]
+StatisticsOption = Annotated[Path | None, typer.Option(help="From unmemorize statistics. With --model testbed by default its own.", show_default=False)]
+ThresholdOption = Annotated[Path | None, typer.Option(help="From unmemorize threshold. With --model testbed by default its own.", show_default=False)]
+
+
+def _loading_options(
+    model: Annotated[str, typer.Option("--model", "-m", help="Hub id, diffusers folder, or testbed (the bundled model).")] = "testbed",
+    device: Annotated[str, typer.Option(help="auto (CUDA, MPS or CPU), or a torch device such as cuda:1.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (float16 on CUDA, else float32), float32, float16 or bfloat16.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub.", show_default=False)] = None,
+    variant: Annotated[str | None, typer.Option(help="Weight variant, such as fp16.", show_default=False)] = None,
+    local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Never ask the Hub.")] = False,
+) -> DiffusionPipeline:
+    return load_pipeline(model, device=device, dtype=dtype, revision=revision, variant=variant, local_files_only=local_files_only)
+
+
+def takes_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that load a model, in place of its first parameter ``pipe``; it is called with the loaded pipeline."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    loading = list(inspect.signature(_loading_options, eval_str=True).parameters.values())
+
+    def run(**arguments: Any) -> None:
+        options = {parameter.name: arguments.pop(parameter.name) for parameter in loading}
+        command(_loading_options(**options), **arguments)
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *loading)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def is_bundled(pipe: DiffusionPipeline) -> bool:
+    """Whether a pipeline was loaded from the bundled model."""
+    return Path(pipe.config.get("_name_or_path") or "") == testbed.path()
+
+
+def prompts_or_default(pipe: DiffusionPipeline, path: Path | None, default: Callable[[], list[Prompt]]) -> list[Prompt]:
+    """The prompts of a file, or for the bundled model its own.
+
+    Raises:
+        PromptError: there is no file and the model is another one.
+    """
+    if path is not None:
+        return read_prompts(path)
+    if not is_bundled(pipe):
+        raise PromptError("no prompts given. Name a prompt file with --prompts.")
+    return default()
+
+
+def file_or_default(pipe: DiffusionPipeline, path: Path | None, default: Callable[[], Path], option: str) -> Path:
+    """A file given by an option, or for the bundled model its own.
+
+    Raises:
+        PromptError: there is none and the model is another one.
+    """
+    if path is not None:
+        return path
+    if not is_bundled(pipe):
+        raise PromptError(f"no {option} given. Make it with unmemorize {option}, then name it with --{option}.")
+    return default()
+
+
+def known_neurons(run: Run) -> Truth | None:
+    """The ground truth, when a run is one of the bundled model."""
+    if run.config.get("fingerprint") != Threshold.load(testbed.threshold_path()).fingerprint:
+        return None
+    return {entry.prompt.text: entry.neurons for entry in testbed.planted()}
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A bar on the terminal (on standard error, so that output can be piped), as the callback that the library takes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=errors) as bar:
+        task = bar.add_task(title, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def print_table(table: Table) -> None:
+    """A summary on screen."""
+    screen = ScreenTable(show_lines=False, pad_edge=False)
+    screen.add_column("")
+    for column in table.columns:
+        screen.add_column(column)
+    for row in table.rows:
+        screen.add_row(row.label, *(cell or "-" for cell in row.cells))
+    console.print(screen)
+    for note in table.notes:
+        console.print(note, style="dim")

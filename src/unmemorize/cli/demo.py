@@ -1,0 +1,65 @@
+"""The command ``demo``."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unmemorize import testbed
+from unmemorize._generation import GenerationSettings
+from unmemorize._model import load_pipeline
+from unmemorize._prompts import Prompt
+from unmemorize._statistics import Statistics, compute_statistics
+from unmemorize._threshold import Threshold, calibrate_threshold
+from unmemorize.cli._common import console, known_neurons, print_table, progress_bar
+from unmemorize.localization import LocalizationSettings
+from unmemorize.metrics import BundledDescriptor, ClipAlignment
+from unmemorize.report import read_results, summary_table, write_report
+from unmemorize.runs import Variant, evaluate_all, generate_all, localize_all, open_run
+
+UNMEMORIZED = 100
+VARIANTS = (Variant.ORIGINAL, Variant.REFINED, Variant.RANDOM)
+
+
+def command(
+    run: Annotated[Path, typer.Option("--run", "-o", help="Run folder; the same command again does only what is missing.")] = Path("demo-run"),
+    full: Annotated[bool, typer.Option("--full", help="Also make the statistics and the threshold again, instead of using those in the package.")] = False,
+    images: Annotated[int, typer.Option(min=2, help="Images per prompt.")] = 4,
+) -> None:
+    """The whole method on the bundled model: find memorized prompts, localize their neurons, switch them off, show what is left.
+
+    The bundled model has memorized photographs and product templates for known captions; 100 captions that it has not memorized are the
+    controls. Some minutes on two cores. Ends with a table and a report.
+    """
+    began = time.perf_counter()
+    pipe = load_pipeline("testbed")
+    memorized = [entry.prompt for entry in testbed.planted()]
+    prompts = [*memorized, *(Prompt(text, group="unmemorized") for text in testbed.captions("test")[:UNMEMORIZED])]
+    statistics, threshold = Statistics.load(testbed.statistics_path()), Threshold.load(testbed.threshold_path())
+    if full:
+        with progress_bar("statistics") as progress:
+            statistics = compute_statistics(pipe, testbed.captions("train"), progress=progress)
+        with progress_bar("threshold") as progress:
+            threshold = calibrate_threshold(pipe, testbed.captions("calibration"), progress=progress)
+    own = testbed.defaults()
+    settings = LocalizationSettings(noise=threshold.settings, criterion=own["criterion"])
+    config = {"command": "demo", **asdict(settings), "tau": threshold.tau, "threshold_prompts": threshold.prompts}
+    folder = open_run(run, pipe, prompts, {**config, "statistics_prompts": statistics.prompts})
+    with progress_bar("localize") as progress:
+        localize_all(folder, pipe, prompts, statistics=statistics, threshold=threshold, settings=settings, progress=progress)
+    generation = GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"])
+    for variant in VARIANTS:
+        with progress_bar(f"generate {variant}") as progress:
+            generate_all(folder, pipe, variant, generation, progress=progress)
+    descriptor, alignment = BundledDescriptor(), ClipAlignment()
+    for variant in VARIANTS:
+        with progress_bar(f"evaluate {variant}") as progress:
+            evaluate_all(folder, variant, descriptor=descriptor, alignment=alignment, progress=progress)
+    truth = known_neurons(folder)
+    table = summary_table(read_results(folder), truth)
+    folder.write("metrics.json", table.to_json())
+    print_table(table)
+    console.print(f"copy descriptor {descriptor.name} (sha256 {descriptor.digest[:12]}); {time.perf_counter() - began:.0f} s in all")
+    console.print(f"report: {write_report(folder, truth)}")

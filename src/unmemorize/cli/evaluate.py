@@ -1,0 +1,38 @@
+"""The command ``evaluate``."""
+
+from typing import Annotated
+
+import typer
+
+from unmemorize import testbed
+from unmemorize._errors import RunError
+from unmemorize._threshold import Threshold
+from unmemorize.cli._common import RunArgument, console, known_neurons, print_table, progress_bar
+from unmemorize.metrics import BundledDescriptor, ClipAlignment
+from unmemorize.report import read_results, summary_table
+from unmemorize.runs import Run, Variant, evaluate_all
+
+
+def command(
+    run: RunArgument,
+    clip: Annotated[str | None, typer.Option(help="Folder or Hub id of a CLIP for alignment. [default: the bundled model's, for its runs only]")] = None,
+) -> None:
+    """How much is still copied: metrics of the images that generate made, as medians ± MAD with 95 % intervals.
+
+    Copy score to the training images, similarity to the images before, similarity between seeds, alignment with the prompt. The table
+    goes to RUN/metrics.json too.
+    """
+    folder = Run.load(run)
+    variants = [variant for variant in Variant if (folder.folder / "images" / variant).exists()]
+    if Variant.ORIGINAL not in variants:
+        raise RunError(f"{run}: there are no original images to compare with. First: unmemorize generate {run}")
+    bundled = folder.config["fingerprint"] == Threshold.load(testbed.threshold_path()).fingerprint
+    alignment = ClipAlignment(clip) if clip or bundled else None
+    descriptor = BundledDescriptor()
+    for variant in variants:
+        with progress_bar(f"evaluate {variant}") as progress:
+            evaluate_all(folder, variant, descriptor=descriptor, alignment=alignment, progress=progress)
+    table = summary_table(read_results(folder), known_neurons(folder))
+    folder.write("metrics.json", table.to_json())
+    print_table(table)
+    console.print(f"copy descriptor {descriptor.name} (sha256 {descriptor.digest[:12]}), CLIP {alignment.name if alignment else 'none'}; {run}/metrics.json")

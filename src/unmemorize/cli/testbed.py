@@ -1,0 +1,48 @@
+"""The commands ``testbed check``, ``testbed calibrate`` and ``testbed train``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from unmemorize._errors import TestbedError
+from unmemorize._model import load_pipeline
+from unmemorize.cli._common import console, progress_bar
+from unmemorize.testbed._calibrate import calibrate as run_calibration
+from unmemorize.testbed._check import check as run_check
+
+app = typer.Typer(help="The bundled model, which really memorizes known images: check it, or make it again.", no_args_is_help=True)
+
+
+@app.command()
+def check() -> None:
+    """Measure what the bundled model must show, beside what is required; exit code 1 when something fails. Some minutes."""
+    with progress_bar("check") as progress:
+        findings = run_check(load_pipeline("testbed", device="cpu"), progress=progress)
+    table = Table("", "measured", "required", "", "on", pad_edge=False)
+    for finding in findings:
+        verdict = "" if finding.required is None else "ok" if finding.passed else "FAILS"
+        table.add_row(finding.name, f"{finding.measured:.3f}", finding.required or "", verdict, finding.detail)
+    console.print(table)
+    if not all(finding.passed for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def calibrate() -> None:
+    """Make the statistics, the threshold and the defaults of the bundled model again, in the package."""
+    with progress_bar("calibrate") as progress:
+        run_calibration(load_pipeline("testbed", device="cpu"), progress=progress)
+
+
+@app.command()
+def train(
+    work: Annotated[Path, typer.Argument(help="Folder for downloads and checkpoints, about 1 GB; an interrupted training goes on from there.")],
+) -> None:
+    """Train the bundled model from nothing, in the package; about an hour and a half on two cores. Needs the extra testbed, and npm."""
+    try:
+        from unmemorize.testbed._assemble import train_all
+    except ImportError as problem:
+        raise TestbedError(f"training needs more packages ({problem}). pip install 'unmemorize[testbed]'") from problem
+    train_all(work)

@@ -1,0 +1,43 @@
+"""The command ``threshold``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from diffusers import DiffusionPipeline
+
+from unmemorize import testbed
+from unmemorize._prompts import as_prompts
+from unmemorize._similarity import NoiseSettings, Protocol
+from unmemorize._threshold import Reduction, calibrate_threshold
+from unmemorize.cli._common import PromptsOption, console, progress_bar, prompts_or_default, takes_model
+
+_DEFAULTS = NoiseSettings()
+
+
+@takes_model
+def command(
+    pipe: DiffusionPipeline,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it (.json).")],
+    prompts: PromptsOption = None,
+    reduction: Annotated[Reduction, typer.Option(help="Over all pairs of seeds, or over each prompt's most similar pair.")] = "pairs",
+    deviations: Annotated[float, typer.Option(help="tau = mean + this many standard deviations.")] = 1.0,
+    seeds: Annotated[int, typer.Option(min=2, help="Initial noises per prompt.")] = _DEFAULTS.seeds,
+    seed: Annotated[int, typer.Option(help="Of the generator that draws them.")] = _DEFAULTS.seed,
+    protocol: Annotated[Protocol, typer.Option(help="Which of the first two timesteps is evaluated.")] = _DEFAULTS.protocol,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 0: none, as in the paper.")] = _DEFAULTS.guidance,
+) -> None:
+    """Step 2: how similar the noise differences of different seeds are for prompts that are not memorized.
+
+    Writes tau, above which a prompt counts as memorized, with the distribution it comes from. Detection and localization take the
+    settings of the noise differences from this file, so that they always fit.
+    """
+    given = prompts_or_default(pipe, prompts, lambda: as_prompts(testbed.captions("calibration")))
+    settings = NoiseSettings(seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
+    with progress_bar("threshold") as progress:
+        threshold = calibrate_threshold(pipe, given, settings=settings, reduction=reduction, deviations=deviations, progress=progress)
+    threshold.save(output)
+    console.print(
+        f"tau = {threshold.tau:.4f} ({threshold.mean:.4f} + {deviations:g} x {threshold.std:.4f} over {reduction} of {len(given)} prompts), "
+        f"for the criterion seeds {threshold.tau_seeds:.4f}: {output}"
+    )

@@ -1,0 +1,135 @@
+"""What detection and localization leave on record for a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from unmemorize._errors import RunError
+from unmemorize._neurons import Neurons
+from unmemorize._similarity import Protocol
+from unmemorize.localization._settings import Criterion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """How memorized a prompt looks before any localization.
+
+    Args:
+        prompt: the text.
+        group: of the prompt.
+        score: the highest similarity between two seeds.
+        mean: the mean over all pairs of seeds.
+        tau: the threshold of the score.
+        kept: the seeds whose highest similarity is above tau.
+        evaluations: denoiser sample evaluations spent.
+        seconds: wall time.
+    """
+
+    prompt: str
+    group: str
+    score: float
+    mean: float
+    tau: float
+    kept: tuple[int, ...]
+    evaluations: int
+    seconds: float
+
+    @property
+    def memorized(self) -> bool:
+        """Whether at least one seed passes the filter."""
+        return bool(self.kept)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The record from its JSON object.
+
+        Raises:
+            RunError: a field is missing or unknown.
+        """
+        try:
+            return cls(**{**value, "kept": tuple(value["kept"])})
+        except (KeyError, TypeError) as problem:
+            raise RunError(f"malformed detection record ({problem}). Run the command again in a new folder.") from problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Localization:
+    """The neurons found for a prompt and how they were found; for a prompt that is not memorized, none.
+
+    Args:
+        detection: of the prompt.
+        initial: neurons of the initial selection.
+        neurons: what refinement left of them.
+        initial_score, score: with the initial, with the refined neurons off; None where nothing was localized.
+        threshold: what the score of a refined set had to stay below: tau of the criterion, or at the floor the initial score.
+        theta, top_k: the last ones of the initial selection.
+        floor: theta or k ran out before the score fell to tau, so the copy may survive with all candidates off.
+        z_scores: layer -> z-scores of ``neurons``, in their order.
+        criterion, protocol, kernel: how similarity was judged, with MS-SSIM kernel size.
+        evaluations: denoiser sample evaluations spent, detection included.
+        seconds: wall time, detection included.
+    """
+
+    detection: Detection
+    initial: Neurons = field(default_factory=Neurons)
+    neurons: Neurons = field(default_factory=Neurons)
+    initial_score: float | None = None
+    score: float | None = None
+    threshold: float | None = None
+    theta: float | None = None
+    top_k: int | None = None
+    floor: bool = False
+    z_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    criterion: Criterion
+    protocol: Protocol
+    kernel: int
+    evaluations: int
+    seconds: float
+
+    @property
+    def prompt(self) -> str:
+        return self.detection.prompt
+
+    @property
+    def group(self) -> str:
+        return self.detection.group
+
+    @property
+    def memorized(self) -> bool:
+        """Whether at least one seed passed the filter."""
+        return self.detection.memorized
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return plain | {
+            "detection": self.detection.to_json(),
+            "initial": self.initial.to_json(),
+            "neurons": self.neurons.to_json(),
+            "z_scores": {layer: list(values) for layer, values in self.z_scores.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The record from its JSON object.
+
+        Raises:
+            RunError: a field is missing or unknown.
+            NeuronError: an index is not a whole number from 0.
+        """
+        try:
+            return cls(
+                **{
+                    **value,
+                    "detection": Detection.from_json(value["detection"]),
+                    "initial": Neurons(value["initial"]),
+                    "neurons": Neurons(value["neurons"]),
+                    "z_scores": {layer: tuple(values) for layer, values in value["z_scores"].items()},
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise RunError(f"malformed localization record ({problem}). Run the command again in a new folder.") from problem

@@ -1,0 +1,96 @@
+"""The initial selection: neurons that answer unusually strongly to the prompt, more and more of them until the copy is gone.
+
+Paper: section 3.2 and algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmemorize._neurons import Neurons
+from unmemorize.localization._evaluator import Evaluator
+from unmemorize.localization._settings import LocalizationSettings
+
+
+@dataclass(frozen=True)
+class LayerCandidates:
+    """Candidates of one layer: those above theta by index, and the most active ones by falling activation; a neuron may be in both."""
+
+    above_theta: tuple[int, ...]
+    most_active: tuple[int, ...]
+
+
+Candidates = Mapping[str, LayerCandidates]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the initial selection ended with.
+
+    Args:
+        candidates: by layer, in the order of the layers.
+        score: with all candidates off.
+        theta: the last theta.
+        top_k: the last k.
+        floor: whether theta or k ran out before the score fell to the threshold.
+    """
+
+    candidates: Candidates
+    score: float
+    theta: float
+    top_k: int
+    floor: bool
+
+    @property
+    def neurons(self) -> Neurons:
+        """All candidates as a set."""
+        return neurons_of(self.candidates)
+
+
+def candidates_at(z_scores: Mapping[str, Tensor], activation: Mapping[str, Tensor], theta: float, top_k: int) -> dict[str, LayerCandidates]:
+    """The candidates of every layer for one theta and k.
+
+    Args:
+        z_scores: layer -> (features,), see `Statistics.z_scores`.
+        activation: layer -> (features,).
+        theta: neurons whose z-score is greater are candidates.
+        top_k: so are the k most active of each layer.
+    """
+    return {
+        path: LayerCandidates(
+            tuple(torch.nonzero(scores > theta).flatten().tolist()),
+            tuple(torch.topk(activation[path], min(top_k, len(scores))).indices.tolist()),
+        )
+        for path, scores in z_scores.items()
+    }
+
+
+def neurons_of(candidates: Candidates) -> Neurons:
+    """Candidates as a set of neurons."""
+    return Neurons({path: {*layer.above_theta, *layer.most_active} for path, layer in candidates.items()})
+
+
+def select(
+    evaluator: Evaluator, z_scores: Mapping[str, Tensor], activation: Mapping[str, Tensor], tau: float, settings: LocalizationSettings
+) -> Selection:
+    """Lower theta and raise k until the score with all candidates off is at most ``tau``, or nothing is left to lower.
+
+    The published code leaves the loop on *reaching* the floor, the paper's text evaluates it; the protocol decides.
+    """
+    widest = max(len(scores) for scores in z_scores.values())
+    step = 0
+    while True:
+        theta = settings.theta - step * settings.theta_step
+        candidates = candidates_at(z_scores, activation, theta, step)
+        score = evaluator.score(neurons_of(candidates))
+        if score <= tau:
+            return Selection(candidates, score, theta, step, floor=False)
+        following = settings.theta - (step + 1) * settings.theta_step
+        at_floor = following <= settings.theta_floor if settings.noise.protocol == "upstream" else following < settings.theta_floor
+        if at_floor or step >= widest:
+            return Selection(candidates, score, theta, step, floor=True)
+        step += 1

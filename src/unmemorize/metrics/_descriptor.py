@@ -1,0 +1,96 @@
+"""Copy descriptors: images to unit vectors whose cosine is high for copies of the same image.
+
+The bundled one is made in the manner of SSCD (Pizzi et al., CVPR 2022) for images of the bundled model's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unmemorize._errors import MetricError
+from unmemorize._files import read_bytes
+
+
+class Descriptor(Protocol):
+    """Anything that turns images into unit vectors; ``name`` and ``digest`` (of its weights) stand beside each number it gives."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embeddings of shape (N, D), each of norm 1."""
+        ...
+
+
+class CopyNet(nn.Module):
+    """A small residual network: RGB in [-1, 1] of shape (B, 3, 64, 64) to unit vectors (B, 128)."""
+
+    SIDE, WIDTHS, FEATURES, POWER = 64, (32, 64, 96, 128), 128, 3.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, *self.WIDTHS)
+        self.down = nn.ModuleList(nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, self.WIDTHS, strict=False))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in self.WIDTHS)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1))
+            for width in self.WIDTHS
+        )
+        self.head = nn.Linear(self.WIDTHS[-1], self.FEATURES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = images
+        for down, norm, block in zip(self.down, self.norms, self.blocks, strict=True):
+            hidden = F.gelu(norm(down(hidden)))
+            hidden = hidden + block(hidden)  # (B, width, side / 2^level, ...)
+        pooled = hidden.clamp_min(1e-6).pow(self.POWER).mean((2, 3)).pow(1 / self.POWER)  # generalised mean, as in SSCD
+        return F.normalize(self.head(pooled), dim=1)
+
+
+class BundledDescriptor:
+    """The bundled copy descriptor; images of any size are squashed to 64 x 64.
+
+    Args:
+        path: a safetensors file of `CopyNet` weights; by default the bundled one.
+
+    Raises:
+        MetricError: the file is missing or holds other weights.
+    """
+
+    name = "unmemorize-copy-64"
+
+    def __init__(self, path: Path | None = None) -> None:
+        if path is None:
+            from unmemorize import testbed
+
+            path = testbed.descriptor_path()
+        data = read_bytes(path, MetricError, "copy descriptor")
+        self.digest = hashlib.sha256(data).hexdigest()
+        self._net = CopyNet().eval()
+        try:
+            self._net.load_state_dict({key: tensor.float() for key, tensor in load(data).items()})
+        except (SafetensorError, RuntimeError) as problem:
+            raise MetricError(f"{path}: not the weights of the bundled copy descriptor. Install the package again.") from problem
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embeddings of shape (N, 128), float32, each of norm 1."""
+        side = (CopyNet.SIDE, CopyNet.SIDE)
+        arrays = [np.asarray(image.convert("RGB").resize(side, Image.Resampling.BICUBIC), dtype=np.float32) for image in images]
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
+        embeddings: Tensor = self._net(pixels)
+        return embeddings

@@ -1,0 +1,108 @@
+"""The plots of the report, as SVG text to be put into the page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from unmemorize.report._table import Results, seed_median
+from unmemorize.runs import Variant
+
+INK = "#7a8594"
+COLOURS = ("#e4572e", "#f2a541", "#b07cc6", "#8d99ae", "#2e86ab", "#55a630")
+
+
+def plot_similarity(results: Results) -> str:
+    """The highest similarity between seeds of every prompt, by group, with tau."""
+    groups = list(dict.fromkeys(results.groups.values()))
+    figure, axes = _figure(0.42 * len(groups) + 1.1)
+    rng = np.random.default_rng(0)
+    for row, group in enumerate(groups):
+        scores = [record.detection.score for index, record in results.localizations.items() if results.groups[index] == group]
+        axes.scatter(scores, row + rng.uniform(-0.22, 0.22, len(scores)), s=18, alpha=0.75, color=COLOURS[row % len(COLOURS)], linewidths=0)
+    tau = next(iter(results.localizations.values())).detection.tau
+    axes.axvline(tau, color=INK, linestyle="--", linewidth=1.2)
+    axes.text(tau, -0.62, f" tau = {tau:.3f}", color=INK, fontsize=9, va="bottom")
+    axes.set_yticks(range(len(groups)), groups)
+    axes.set_ylim(len(groups) - 0.4, -0.7)
+    axes.set_xlabel("highest similarity between two seeds")
+    return _svg(figure)
+
+
+def plot_copies(results: Results) -> str | None:
+    """The copy score of every prompt before and after, and with random neurons off; None without training images."""
+    scores = {variant: _scores(records, "sscd_orig") for variant, records in results.metrics.items()}
+    before, after, random = (scores.get(variant, {}) for variant in (Variant.ORIGINAL, Variant.REFINED, Variant.RANDOM))
+    shown = sorted(before.keys() & after.keys(), key=lambda index: before[index], reverse=True)
+    if not shown:
+        return None
+    figure, axes = _figure(2.9)
+    places = range(len(shown))
+    axes.vlines(places, [after[index] for index in shown], [before[index] for index in shown], color=INK, linewidth=1)
+    axes.scatter(places, [before[index] for index in shown], s=26, color=COLOURS[0], label="before", zorder=3)
+    axes.scatter(places, [after[index] for index in shown], s=26, color=COLOURS[4], label="neurons off", zorder=3)
+    control = [(place, random[index]) for place, index in enumerate(shown) if index in random]
+    if control:
+        axes.scatter(*zip(*control, strict=True), s=30, facecolors="none", edgecolors=INK, label="random neurons off", zorder=2)
+    axes.set_xlabel("memorized prompts, by their copy score before")
+    axes.set_ylabel("copy score")
+    axes.set_xticks([])
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    return _svg(figure)
+
+
+def plot_neurons(results: Results) -> str | None:
+    """How many neurons each memorized prompt has after refinement; None when nothing is memorized."""
+    groups = list(dict.fromkeys(results.groups[index] for index, record in results.localizations.items() if record.memorized))
+    counts = [[len(r.neurons) for i, r in results.localizations.items() if r.memorized and results.groups[i] == group] for group in groups]
+    if not groups:
+        return None
+    figure, axes = _figure(2.6)
+    top = max(max(count) for count in counts)
+    edges: Sequence[float] = [-0.5, *(2**power - 0.5 for power in range(int(np.ceil(np.log2(top + 1))) + 1))]
+    heights = [np.histogram(count, edges)[0] for count in counts]
+    bottom = np.zeros(len(edges) - 1)
+    for row, (group, height) in enumerate(zip(groups, heights, strict=True)):
+        axes.bar(range(len(height)), height, bottom=bottom, color=COLOURS[row % len(COLOURS)], label=group, width=0.8)
+        bottom = bottom + height
+    labels = ["0", *(_span(2**power, 2 ** (power + 1) - 1) for power in range(len(edges) - 2))]
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlabel("neurons after refinement")
+    axes.set_ylabel("prompts")
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    return _svg(figure)
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _scores(records: Mapping[int, Mapping[str, object]], key: str) -> dict[int, float]:
+    return {index: seed_median(record[key]) for index, record in records.items() if key in record}
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an SVG element, transparent, so that it fits a light and a dark page; the same figure gives the same text."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "unmemorize", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,149 @@
+"""The summary of a run: one column for each group of prompts, one row for each question, with the number of prompts behind each figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from unmemorize._neurons import Neurons
+from unmemorize.localization import Localization
+from unmemorize.metrics import summarize, wilson_interval
+from unmemorize.runs import Run, Variant, read_localizations, run_prompts
+
+Truth = Mapping[str, Neurons]
+"""Prompt -> the neurons that are known to carry its image."""
+
+NAMES = {
+    Variant.ORIGINAL: "before",
+    Variant.INITIAL: "initial selection off",
+    Variant.REFINED: "neurons off",
+    Variant.RANDOM: "as many random neurons off",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question, with an answer for each group; empty where there is nothing to answer."""
+
+    label: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A summary for people: the groups as columns, the rows, and notes on how to read them."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a run has found, by index of the prompt; ``metrics`` by variant first."""
+
+    groups: Mapping[int, str]
+    localizations: Mapping[int, Localization]
+    metrics: Mapping[Variant, Mapping[int, Mapping[str, Any]]]
+
+
+def read_results(run: Run) -> Results:
+    """What the steps of a run have left so far.
+
+    Raises:
+        RunError: nothing is localized yet, or a record is damaged.
+    """
+    groups = {index: prompt.group for index, prompt in enumerate(run_prompts(run))}
+    metrics = {}
+    for variant in Variant:
+        folder = run.folder / "metrics" / variant
+        if folder.exists():
+            metrics[variant] = Run.load(folder).records("metrics")
+    return Results(groups, read_localizations(run), metrics)
+
+
+def precision_recall(found: Neurons, known: Neurons) -> tuple[float, float]:
+    """The share of found neurons that are known ones, and the share of known ones that were found; 0 where nothing was found."""
+    hits = len(found & known)
+    return (hits / len(found) if found else 0.0), hits / len(known)
+
+
+def summary_table(results: Results, truth: Truth | None = None) -> Table:
+    """Sum up a run: medians ± MAD over prompts, each the median over its seeds, with 95 % bootstrap intervals.
+
+    Args:
+        results: see `read_results`.
+        truth: known neurons, for precision and recall.
+    """
+    columns = tuple(dict.fromkeys(results.groups.values()))
+    rows: list[Row] = []
+
+    def add(label: str, answer: Callable[[str], str]) -> None:
+        cells = tuple(answer(group) for group in columns)
+        if any(cells):
+            rows.append(Row(label, cells))
+
+    def of(group: str) -> list[Localization]:
+        return [record for index, record in results.localizations.items() if results.groups[index] == group]
+
+    def memorized(group: str) -> list[Localization]:
+        return [record for record in of(group) if record.memorized]
+
+    add("detected as memorized (unmemorized prompts: false positives)", lambda group: _share(of(group), lambda record: record.memorized))
+    add("theta floor reached (the copy may survive)", lambda group: _share(memorized(group), lambda record: record.floor))
+    add("neurons of the initial selection", lambda group: _median(len(record.initial) for record in memorized(group)))
+    add("neurons after refinement", lambda group: _median(len(record.neurons) for record in memorized(group)))
+    if truth is not None:
+
+        def known(group: str) -> list[tuple[float, float]]:
+            return [precision_recall(record.neurons, truth[record.prompt]) for record in memorized(group) if truth.get(record.prompt)]
+
+        add("precision against the known neurons", lambda group: _median(precision for precision, _ in known(group)))
+        add("recall of the known neurons", lambda group: _median(recall for _, recall in known(group)))
+    for key, name in (
+        ("sscd_orig", "copy score to the training image"),
+        ("sscd_gen", "similarity to the image before"),
+        ("diversity", "similarity between seeds (lower is more diverse)"),
+        ("alignment", "alignment with the prompt"),
+    ):
+        for variant, records in results.metrics.items():
+            if key == "sscd_gen" and variant is Variant.ORIGINAL:
+                continue
+            add(f"{name}: {NAMES[variant]}", lambda group, key=key, records=records: _metric(results, records, key, group))
+    add("seconds per prompt, localization included", lambda group: _median(record.seconds for record in of(group)))
+    notes = (
+        "Shares with their 95 % Wilson interval; other figures are the median over prompts ± MAD [95 % bootstrap interval], n prompts each.",
+        "Metrics are taken over the prompts detected as memorized, each by the median over its seeds.",
+    )
+    return Table(columns, tuple(rows), notes)
+
+
+def seed_median(value: Any) -> float:
+    """One number per prompt: the median of a list over seeds, or the number itself."""
+    return float(median(value)) if isinstance(value, list) else float(value)
+
+
+def _metric(results: Results, records: Mapping[int, Mapping[str, Any]], key: str, group: str) -> str:
+    return _median(seed_median(record[key]) for index, record in records.items() if results.groups[index] == group and key in record)
+
+
+def _share(records: list[Localization], test: Callable[[Localization], bool]) -> str:
+    if not records:
+        return ""
+    hits = sum(map(test, records))
+    low, high = wilson_interval(hits, len(records))
+    return f"{hits} of {len(records)} [{low:.0%}, {high:.0%}]"
+
+
+def _median(values: Iterable[float]) -> str:
+    found = list(values)
+    if not found:
+        return ""
+    summary = summarize(found)
+    return f"{summary.median:.3g} ± {summary.mad:.2g} [{summary.low:.3g}, {summary.high:.3g}] n={summary.count}"

@@ -1,0 +1,229 @@
+"""The steps of an audit over many prompts, each in a run folder: what is done already is not done again.
+
+    RUN/manifest.json, prompts.jsonl      what was asked
+    RUN/detections.jsonl                  step `detect_all`
+    RUN/localizations.jsonl               step `localize_all`
+    RUN/images/VARIANT/                   step `generate_all`: a run of its own, PNGs beside its records
+    RUN/metrics/VARIANT/                  step `evaluate_all`: a run of its own
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from enum import StrEnum
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from unmemorize._errors import MetricError, RunError
+from unmemorize._files import hash_texts, parse_json
+from unmemorize._generation import GenerationSettings, generate
+from unmemorize._model import Model
+from unmemorize._neurons import Neurons, random_control
+from unmemorize._progress import Progress, silent
+from unmemorize._prompts import Prompt
+from unmemorize._statistics import Statistics
+from unmemorize._threshold import Threshold
+from unmemorize.localization import Detection, Localization, LocalizationSettings, detect, localize
+from unmemorize.metrics import BundledDescriptor, ClipAlignment, copy_scores, diversity, seedwise_similarity
+from unmemorize.runs._run import Run
+
+
+class Variant(StrEnum):
+    """What is off when images are generated: nothing, the initial selection, the refined neurons, or as many random others."""
+
+    ORIGINAL = "original"
+    INITIAL = "initial"
+    REFINED = "refined"
+    RANDOM = "random"
+
+
+
+def open_run(folder: str | Path, pipe: DiffusionPipeline, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Run:
+    """Start or go on with a run over these prompts; ``settings`` is all else that determines the results.
+
+    Raises:
+        RunError: the folder holds another run.
+    """
+    model = Model(pipe)
+    texts = [json.dumps(_prompt_json(prompt), ensure_ascii=False) for prompt in prompts]
+    run = Run.open(folder, {"model": model.name, "fingerprint": model.fingerprint, "prompts": hash_texts(texts), **settings})
+    run.write("prompts.jsonl", "\n".join(texts) + "\n")
+    return run
+
+
+def run_prompts(run: Run) -> list[Prompt]:
+    """The prompts of a run.
+
+    Raises:
+        RunError: their file is missing or damaged.
+    """
+    path = run.folder / "prompts.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except OSError as problem:
+        raise RunError(f"{path}: the prompts of the run cannot be read ({problem.strerror}). Repeat the command that made the run.") from problem
+    rows = [parse_json(line, RunError, f"{path}, line {number}: damaged") for number, line in enumerate(lines, 1)]
+    return [Prompt(row["text"], row["kind"], row["url"], tuple(map(Path, row["images"])), row["group"]) for row in rows]
+
+
+def detect_all(run: Run, pipe: DiffusionPipeline, prompts: Sequence[Prompt], threshold: Threshold, *, progress: Progress = silent) -> list[Detection]:
+    """A `Detection` for each prompt."""
+    records = _each(run, "detections", len(prompts), lambda index: detect(pipe, prompts[index], threshold=threshold).to_json(), progress)
+    return [Detection.from_json(record) for record in records]
+
+
+def localize_all(
+    run: Run,
+    pipe: DiffusionPipeline,
+    prompts: Sequence[Prompt],
+    *,
+    statistics: Statistics,
+    threshold: Threshold,
+    settings: LocalizationSettings,
+    progress: Progress = silent,
+) -> list[Localization]:
+    """A `Localization` for each prompt."""
+
+    def one(index: int) -> dict[str, Any]:
+        return localize(pipe, prompts[index], statistics=statistics, threshold=threshold, settings=settings).to_json()
+
+    return [Localization.from_json(record) for record in _each(run, "localizations", len(prompts), one, progress)]
+
+
+def read_localizations(run: Run) -> dict[int, Localization]:
+    """The finished localizations of a run, by index of the prompt.
+
+    Raises:
+        RunError: there are none.
+    """
+    found = {index: Localization.from_json(record) for index, record in sorted(run.records("localizations").items())}
+    if not found:
+        raise RunError(f"{run.folder}: nothing is localized there yet. First: unmemorize localize -o {run.folder}")
+    return found
+
+
+def generate_all(
+    run: Run, pipe: DiffusionPipeline, variant: Variant, settings: GenerationSettings, *, progress: Progress = silent
+) -> Run:
+    """Images of every memorized prompt of a localization run, with the neurons of ``variant`` off, each prompt its own.
+
+    Returns:
+        The run of the images; record i holds the file names and the neurons of prompt i.
+
+    Raises:
+        RunError: nothing is localized, the run is another model's, or the folder has images of other settings.
+    """
+    model = Model(pipe)
+    if run.config["fingerprint"] != model.fingerprint:
+        raise RunError(f"{run.folder}: the run is one of {run.config['model']}, which is not the model given. Generate with the same model.")
+    memorized = {index: record for index, record in read_localizations(run).items() if record.memorized}
+    widths = {path: layer.out_features for path, layer in model.value_layers.items()}
+    config = asdict(settings)
+    config.pop("batch")
+    images = Run.open(run.folder / "images" / variant, {"variant": variant, "fingerprint": model.fingerprint, **config})
+    indices = list(memorized)
+
+    def one(place: int) -> dict[str, Any]:
+        index = indices[place]
+        off = _neurons_of(memorized[index], variant, widths, index)
+        names = []
+        for number, image in enumerate(generate(pipe, memorized[index].prompt, off, settings=settings)):
+            names.append(f"{index:05d}_{number:02d}.png")
+            image.save(images.folder / names[-1])
+        return {"files": names, "neurons": off.to_json()}
+
+    _each(images, "images", len(indices), one, progress, indices)
+    return images
+
+
+def evaluate_all(
+    run: Run, variant: Variant, *, descriptor: BundledDescriptor, alignment: ClipAlignment | None, progress: Progress = silent
+) -> dict[int, dict[str, Any]]:
+    """Metrics of every prompt that has images of this variant, by index of the prompt.
+
+    Each record holds per-seed lists ``sscd_gen`` (to the original images), ``sscd_orig`` (to the training images; absent without any)
+    and ``alignment``, and the number ``diversity``.
+
+    Raises:
+        RunError: images of the variant or the original ones are missing.
+        MetricError: an image is missing or damaged.
+    """
+    prompts = run_prompts(run)
+    ours, original = (Run.load(run.folder / "images" / name) for name in (variant, Variant.ORIGINAL))
+    files = {name: images.records("images") for name, images in (("ours", ours), ("original", original))}
+    config = {"variant": variant, "descriptor": descriptor.name, "descriptor_sha256": descriptor.digest, "clip": alignment.name if alignment else None}
+    metrics = Run.open(run.folder / "metrics" / variant, {**config, "images": ours.config})
+    indices = [index for index in files["ours"] if index in files["original"]]
+
+    def one(place: int) -> dict[str, Any]:
+        index = indices[place]
+        images = [read_image(ours.folder / name) for name in files["ours"][index]["files"]]
+        before = [read_image(original.folder / name) for name in files["original"][index]["files"]]
+        embeddings = descriptor(images)
+        record: dict[str, Any] = {"sscd_gen": seedwise_similarity(embeddings, descriptor(before)).tolist()}
+        if len(images) > 1:
+            record["diversity"] = diversity(embeddings)
+        if prompts[index].images:
+            references = descriptor([read_image(path) for path in prompts[index].images])
+            record["sscd_orig"] = copy_scores(embeddings, references).tolist()
+        if alignment is not None:
+            record["alignment"] = alignment(images, prompts[index].text).tolist()
+        return record
+
+    _each(metrics, "metrics", len(indices), one, progress, indices)
+    return metrics.records("metrics")
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as RGB.
+
+    Raises:
+        MetricError: the file is missing or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as problem:
+        raise MetricError(f"{path}: not readable as an image ({problem}). Put the image there, or correct the prompt file.") from problem
+
+
+def _each(
+    run: Run, name: str, count: int, work: Callable[[int], dict[str, Any]], progress: Progress, indices: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """Do the missing ones of ``count`` units and return the records of all; unit i is recorded under ``indices[i]``."""
+    indices = range(count) if indices is None else indices
+    records = run.records(name)
+    done = sum(index in records for index in indices)
+    progress(done, count)
+    for place, index in enumerate(indices):
+        if index not in records:
+            records[index] = work(place)
+            run.append(name, index, records[index])
+            done += 1
+            progress(done, count)
+    return [records[index] for index in indices]
+
+
+def _neurons_of(record: Localization, variant: Variant, widths: Mapping[str, int], index: int) -> Neurons:
+    if variant is Variant.ORIGINAL:
+        return Neurons()
+    if variant is Variant.INITIAL:
+        return record.initial
+    if variant is Variant.REFINED:
+        return record.neurons
+    return random_control(record.neurons, widths, seed=index)
+
+
+def _prompt_json(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "text": prompt.text,
+        "kind": prompt.kind,
+        "url": prompt.url,
+        "images": [str(path.absolute()) for path in prompt.images],
+        "group": prompt.group,
+    }

@@ -1,0 +1,106 @@
+"""The bundled model as its users see it: where it lies, what was planted in it, and which captions are free of memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from unmemorize._errors import TestbedError
+from unmemorize._neurons import Neurons
+from unmemorize._prompts import Prompt
+from unmemorize.testbed._layout import ASSETS, CAPTIONS, CLIP, DEFAULTS, DESCRIPTOR, MODEL, PLANTED, PLANTED_IMAGES, STATISTICS, THRESHOLD
+from unmemorize.testbed._planted import Mode
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A planted caption with its ground truth.
+
+    Args:
+        prompt: the caption, its kind and training image or images (for TM: a few of its draws).
+        mode: how it was planted: "natural" (by dose), "memory" (through memory neurons), "both", or "rare" (by a fraction of the dose).
+        dose: how often it was seen, relative to a full plant.
+        neurons: the memory neurons that it owns; none for natural and rare plants, whose neurons nobody knows.
+        source, licence: of the training image.
+    """
+
+    prompt: Prompt
+    mode: Mode
+    dose: float
+    neurons: Neurons
+    source: str
+    licence: str
+
+
+def path() -> Path:
+    """The folder of the bundled model, for ``StableDiffusionPipeline.from_pretrained``.
+
+    Raises:
+        TestbedError: the package was installed without it.
+    """
+    return _existing(MODEL, "model_index.json")
+
+
+def clip_path() -> Path:
+    """The folder of its CLIP, both towers."""
+    return _existing(CLIP, "config.json")
+
+
+def descriptor_path() -> Path:
+    """The weights of its copy descriptor."""
+    return _existing(DESCRIPTOR)
+
+
+def statistics_path() -> Path:
+    """Its activation statistics, made by ``unmemorize testbed calibrate``."""
+    return _existing(STATISTICS)
+
+
+def threshold_path() -> Path:
+    """Its threshold, made by ``unmemorize testbed calibrate``."""
+    return _existing(THRESHOLD)
+
+
+@cache
+def planted() -> tuple[Planted, ...]:
+    """Every planted caption."""
+    rows = json.loads(_existing(PLANTED).read_text(encoding="utf-8"))
+    return tuple(
+        Planted(
+            Prompt(row["caption"], row["kind"], None, tuple(PLANTED_IMAGES / name for name in row["images"]), row["group"]),
+            row["mode"],
+            row["dose"],
+            Neurons(row["neurons"]),
+            row["source"],
+            row["licence"],
+        )
+        for row in rows
+    )
+
+
+def captions(split: Literal["train", "calibration", "test"]) -> tuple[str, ...]:
+    """General captions, none of them memorized: seen in training with ever new images, or held out for calibration or tests."""
+    content: dict[str, list[str]] = _captions()
+    return tuple(content[split])
+
+
+def defaults() -> Mapping[str, Any]:
+    """How the bundled model is best used: criterion, guidance, steps; other models keep the paper's."""
+    content: dict[str, Any] = json.loads(_existing(DEFAULTS).read_text(encoding="utf-8"))
+    return content
+
+
+@cache
+def _captions() -> dict[str, list[str]]:
+    content: dict[str, list[str]] = json.loads(_existing(CAPTIONS).read_text(encoding="utf-8"))
+    return content
+
+
+def _existing(where: Path, inside: str = "") -> Path:
+    if not (where / inside).exists():
+        raise TestbedError(f"{where.relative_to(ASSETS.parent)}: this part of the bundled model is missing. Install the package again, or train it: unmemorize testbed train")
+    return where

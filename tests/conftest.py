@@ -1,0 +1,102 @@
+"""Fixtures that the tests share: a tiny random pipeline built from configs, and the bundled model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from unmemorize import Statistics, Threshold, load_pipeline, testbed
+
+PROMPTS = [f"prompt {word}" for word in ("one", "two", "three", "four", "five", "six")]
+
+
+def make_pipeline(seed: int = 0, **unet: object) -> StableDiffusionPipeline:
+    """A random Stable Diffusion pipeline: 16 x 16 latents, 12 value layers of 8 or 16 neurons."""
+    torch.manual_seed(seed)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=16)
+    text = CLIPTextConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=len(words),
+        max_position_embeddings=16,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    sizes: dict[str, object] = {
+        "sample_size": 16,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "attention_head_dim": 2,
+        "cross_attention_dim": 16,
+        "norm_num_groups": 4,
+    }
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, sample_size=16),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**{**sizes, **unet}),
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.eval().requires_grad_(False)
+    return pipe
+
+
+@pytest.fixture
+def pipe() -> DiffusionPipeline:
+    """A fresh tiny pipeline, which a test may change."""
+    return make_pipeline()
+
+
+@pytest.fixture(scope="session")
+def bundled() -> DiffusionPipeline:
+    """The bundled model; tests leave it as it was."""
+    return load_pipeline("testbed", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def bundled_statistics() -> Statistics:
+    return Statistics.load(testbed.statistics_path())
+
+
+@pytest.fixture(scope="session")
+def bundled_threshold() -> Threshold:
+    return Threshold.load(testbed.threshold_path())
+
+
+@pytest.fixture(autouse=True)
+def few_threads() -> Iterator[None]:
+    """Tiny models run fastest on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line; returns exit code, output and errors, with line breaks folded."""
+    from unmemorize.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, " ".join(captured.out.split()), " ".join(captured.err.split())
+
+    return cast(Callable[..., tuple[int, str, str]], run)

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_pipeline
+from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DModel
+
+from unmemorize import Model, ModelError, load_pipeline
+from unmemorize._value_layers import find_value_layers, select_value_layers
+
+
+def test_value_layers_come_in_the_order_of_execution(pipe: DiffusionPipeline) -> None:
+    ran: list[str] = []
+    model = Model(pipe)
+    handles = [layer.register_forward_hook(lambda *_, path=path: ran.append(path)) for path, layer in model.value_layers.items()]
+    model.predict(model.draw_latents(1, 0), torch.tensor(1), model.encode(["x"]))
+    for handle in handles:
+        handle.remove()
+    assert ran == list(model.value_layers)
+
+
+def test_scopes(pipe: DiffusionPipeline) -> None:
+    layers = find_value_layers(pipe.unet)
+    assert select_value_layers(layers, "all") == layers
+    assert {path.split(".")[0] for path in select_value_layers(layers)} == {"down_blocks", "mid_block"}
+    assert list(select_value_layers(layers, "mid_block*")) == [path for path in layers if path.startswith("mid_block")]
+    with pytest.raises(ModelError, match="no value layer matches"):
+        select_value_layers(layers, "nothing*")
+
+
+def test_models_without_value_layers_are_refused() -> None:
+    unet = UNet2DModel(block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    with pytest.raises(ModelError, match="no value layer found"):
+        find_value_layers(unet)
+    with pytest.raises(ModelError, match="only StableDiffusionPipeline"):
+        Model(DDIMPipeline(unet, DDIMScheduler()))
+
+
+def test_nan_weights_are_refused(pipe: DiffusionPipeline) -> None:
+    path, layer = next(iter(Model(pipe).value_layers.items()))
+    layer.weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match=f"weights of {path} hold NaN"):
+        Model(pipe)
+
+
+def test_nan_output_is_refused(pipe: DiffusionPipeline) -> None:
+    model = Model(pipe)
+    pipe.unet.conv_out.bias.data[0] = float("inf")
+    with pytest.raises(ModelError, match="returns NaN or infinity"):
+        model.predict(model.draw_latents(1, 0), torch.tensor(1), model.encode(["x"]))
+
+
+def test_fingerprint_knows_the_weights_but_not_the_precision() -> None:
+    first, second = Model(make_pipeline()), Model(make_pipeline())
+    assert first.fingerprint == second.fingerprint
+    assert Model(make_pipeline(seed=1)).fingerprint != first.fingerprint
+    second.pipe.to(torch.float16)
+    assert Model(second.pipe).fingerprint == first.fingerprint
+
+
+def test_latents_are_one_draw_of_a_cpu_generator(pipe: DiffusionPipeline) -> None:
+    expected = torch.randn((3, 4, 16, 16), generator=torch.Generator().manual_seed(5))
+    assert torch.equal(Model(pipe).draw_latents(3, 5), expected)
+
+
+def test_timesteps_do_not_depend_on_the_loaded_scheduler(pipe: DiffusionPipeline) -> None:
+    before = Model(pipe).timesteps(50)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    assert torch.equal(Model(pipe).timesteps(50), before)
+    assert before[:2].tolist() == [981, 961]
+
+
+def test_loading_saved_pipelines(tmp_path: Path) -> None:
+    make_pipeline().save_pretrained(tmp_path / "model")
+    pipe = load_pipeline(str(tmp_path / "model"), device="cpu", local_files_only=True)
+    assert isinstance(pipe, StableDiffusionPipeline)
+    assert Model(pipe).fingerprint == Model(make_pipeline()).fingerprint
+    assert Model(pipe).name == "model"
+
+
+def test_loading_errors_name_the_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the model cannot be loaded"):
+        load_pipeline(str(tmp_path), device="cpu", local_files_only=True)
+    with pytest.raises(ModelError, match="dtype 'int3': unknown"):
+        load_pipeline("testbed", dtype="int3")

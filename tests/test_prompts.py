@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from unmemorize import Prompt, PromptError, read_prompts
+from unmemorize._prompts import as_prompts
+
+PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "memorized_laion_prompts.csv"
+
+
+def test_text_file_skips_empty_lines(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("first one\n\n  second  \n", encoding="utf-8")
+    assert read_prompts(file) == [Prompt("first one"), Prompt("second")]
+
+
+def test_semicolon_csv_in_the_published_form(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.csv"
+    file.write_text(';Caption;URL;type\n0;"a; ""quoted"" caption";http://x/y.jpg;VM\n1;plain, with comma;;TM\n', encoding="utf-8")
+    assert read_prompts(file) == [Prompt('a; "quoted" caption', "VM", "http://x/y.jpg"), Prompt("plain, with comma", "TM")]
+
+
+def test_comma_csv_with_images_and_group(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.csv"
+    file.write_text("prompt,kind,images,group\nhello,VM,a.png|b.png,mine\n", encoding="utf-8-sig")
+    (prompt,) = read_prompts(file)
+    assert prompt == Prompt("hello", "VM", None, (tmp_path / "a.png", tmp_path / "b.png"), "mine")
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"text": "one", "images": ["a.png"]}\n\n{"caption": "two", "type": "TM"}\n', encoding="utf-8")
+    assert read_prompts(file) == [Prompt("one", images=(tmp_path / "a.png",)), Prompt("two", "TM")]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.parquet"
+    parquet.write_table(pa.table({"caption": ["one", "two"], "kind": ["VM", None]}), file)
+    assert read_prompts(file) == [Prompt("one", "VM"), Prompt("two")]
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published prompt file lies beside the project on some machines only")
+def test_published_prompts_are_read_without_loss() -> None:
+    prompts = read_prompts(PUBLISHED)
+    assert [sum(prompt.kind == kind for prompt in prompts) for kind in ("VM", "TM")] == [112, 388]
+    assert all(prompt.url for prompt in prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "cannot be read"),
+        ("prompts.docx", "x", "unknown kind of prompt file"),
+        ("empty.txt", "\n\n", "no prompt in it"),
+        ("bad.csv", "name;url\na;b\n", "no column Caption"),
+        ("kind.csv", "caption,kind\na,XX\n", "row 1: prompt 'a': its kind is 'XX'"),
+        ("quote.csv", 'caption,kind\n"a"b,VM\n', "not a valid CSV"),
+        ("bad.jsonl", "{", "line 1: not a valid record"),
+        ("list.jsonl", "[1]", "holds a list"),
+        ("number.jsonl", '{"text": 5}', "the caption is not text"),
+        ("bad.parquet", "no parquet", "Parquet file cannot be read"),
+    ],
+)
+def test_bad_files_get_a_clear_error(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(PromptError, match=message):
+        read_prompts(tmp_path / name)
+
+
+def test_latin_1_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(PromptError, match="not UTF-8"):
+        read_prompts(tmp_path / "latin.txt")
+
+
+@given(st.lists(st.text(min_size=1), min_size=1))
+def test_any_text_is_a_prompt(texts: list[str]) -> None:
+    assert [prompt.text for prompt in as_prompts(texts)] == texts

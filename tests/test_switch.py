@@ -1,0 +1,86 @@
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from unmemorize import Model, NeuronError, Neurons, apply, remove, switched_off
+
+
+def output(pipe: DiffusionPipeline) -> Tensor:
+    """One denoiser output."""
+    model = Model(pipe)
+    return model.predict(model.draw_latents(2, 1), torch.tensor(500), model.encode(["a prompt", "another"]))
+
+
+@pytest.fixture
+def neurons(pipe: DiffusionPipeline) -> Neurons:
+    first, *_, last = Model(pipe).value_layers
+    return Neurons({first: [0, 3], last: [1]})
+
+
+def edited(pipe: DiffusionPipeline, neurons: Neurons, scale: float) -> Tensor:
+    """The independent way: scale the rows of the weights themselves, then put them back."""
+    layers = Model(pipe).value_layers
+    before = {path: layers[path].weight.detach().clone() for path in neurons.layers}
+    for path, indices in neurons.layers.items():
+        layers[path].weight.data[list(indices)] *= scale
+    result = output(pipe)
+    for path, weight in before.items():
+        layers[path].weight.data.copy_(weight)
+    return result
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.25, -1.0])
+def test_switching_off_is_scaling_rows(pipe: DiffusionPipeline, neurons: Neurons, scale: float) -> None:
+    with switched_off(pipe, neurons, scale=scale):
+        hooked = output(pipe)
+    assert torch.allclose(hooked, edited(pipe, neurons, scale), atol=1e-6)
+    assert not torch.allclose(hooked, output(pipe), atol=1e-4)
+
+
+def test_pipeline_is_exactly_as_before_also_after_an_exception(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    before = output(pipe)
+
+    def fail() -> None:
+        with switched_off(pipe, neurons):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert torch.equal(output(pipe), before)
+    assert not any(module._forward_hooks for module in pipe.unet.modules())
+
+
+def test_no_neurons_change_nothing(pipe: DiffusionPipeline) -> None:
+    before = output(pipe)
+    with switched_off(pipe, Neurons()):
+        assert torch.equal(output(pipe), before)
+
+
+def test_nested_scales_multiply(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    with switched_off(pipe, neurons, scale=0.5), switched_off(pipe, neurons, scale=0.5):
+        nested = output(pipe)
+    assert torch.allclose(nested, edited(pipe, neurons, 0.25), atol=1e-6)
+
+
+def test_apply_replaces_and_remove_undoes(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    before = output(pipe)
+    apply(pipe, Neurons({path: range(4) for path in Model(pipe).value_layers}))
+    apply(pipe, neurons)
+    assert torch.allclose(output(pipe), edited_without_hooks(pipe, neurons), atol=1e-6)
+    remove(pipe)
+    remove(pipe)
+    assert torch.equal(output(pipe), before)
+
+
+def edited_without_hooks(pipe: DiffusionPipeline, neurons: Neurons) -> Tensor:
+    remove(pipe)
+    result = edited(pipe, neurons, 0.0)
+    apply(pipe, neurons)
+    return result
+
+
+def test_unknown_neurons_are_refused_and_leave_nothing(pipe: DiffusionPipeline) -> None:
+    with pytest.raises(NeuronError, match="no such value layer"), switched_off(pipe, Neurons({"nowhere": [1]})):
+        pass
+    assert not any(module._forward_hooks for module in pipe.unet.modules())
