@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unmemorize import Statistics, Threshold, load_pipeline, testbed
+from unmemorize import Model, Statistics, Threshold, load_pipeline, testbed
 
 PROMPTS = [f"prompt {word}" for word in ("one", "two", "three", "four", "five", "six")]
 
@@ -100,3 +100,23 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return code, " ".join(captured.out.split()), " ".join(captured.err.split())
 
     return cast(Callable[..., tuple[int, str, str]], run)
+
+
+PLANTED_PROMPT = "zebra quartz"
+
+
+def plant_neuron(pipe: StableDiffusionPipeline, path: str, index: int) -> None:
+    """Set weights by hand so that one value neuron alone makes all seeds of PLANTED_PROMPT alike.
+
+    Its row answers to this prompt only (least squares against other prompts). Its output column writes a large constant, which the
+    zero padding of the convolutions behind it turns into a pattern of borders that drowns the noise.
+    """
+    model = Model(pipe)
+    own = model.encode([PLANTED_PROMPT])[0].double()  # (tokens, features)
+    others = model.encode([*PROMPTS, *(f"{letter} word" for letter in "abcdefghijklmnopq")]).double().flatten(0, 1)
+    moment = others.T @ others / len(others) + 1e-3 * torch.eye(others.shape[1], dtype=torch.float64)
+    row = torch.linalg.solve(moment, own.mean(0) - others.mean(0))
+    attention = pipe.unet.get_submodule(path.removesuffix(".to_v"))
+    attention.to_v.weight.data[index] = (row / (own @ row).abs().mean()).float()
+    attention.to_out[0].weight.data[:, index] = 300.0
+    pipe.unet.conv_out.weight.data *= 20.0

@@ -1,0 +1,190 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
+from diffusers import DiffusionPipeline
+
+from unmemorize import (
+    Detection,
+    Localization,
+    LocalizationSettings,
+    Model,
+    ModelError,
+    Neurons,
+    NoiseSettings,
+    RunError,
+    Statistics,
+    StatisticsError,
+    Threshold,
+    ThresholdError,
+    calibrate_threshold,
+    compute_statistics,
+    detect,
+    localize,
+)
+from unmemorize._similarity import make_probe, noise_differences, similarity
+from unmemorize._statistics import activations
+from unmemorize.localization._settings import Criterion
+
+LAYERS = list(Model(make_pipeline()).value_layers)
+OTHERS = [*PROMPTS, *(f"{letter} word" for letter in "abcdefghijklmnopq")]
+
+
+def planted(path: str, index: int) -> tuple[DiffusionPipeline, Statistics, Threshold]:
+    pipe = make_pipeline()
+    plant_neuron(pipe, path, index)
+    return pipe, compute_statistics(pipe, OTHERS), calibrate_threshold(pipe, PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[DiffusionPipeline, Statistics, Threshold]:
+    return planted(LAYERS[0], 3)
+
+
+@pytest.mark.parametrize(("layer", "index", "criterion"), [(0, 3, "unblocked"), (0, 3, "seeds"), (1, 11, "unblocked"), (1, 11, "seeds"), (2, 3, "seeds")])
+def test_a_planted_neuron_is_found_exactly(layer: int, index: int, criterion: Criterion) -> None:
+    pipe, statistics, threshold = planted(LAYERS[layer], index)
+    settings = LocalizationSettings(noise=threshold.settings, criterion=criterion)
+    found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings)
+    assert found.memorized
+    assert found.neurons == Neurons({LAYERS[layer]: [index]})
+    assert found.score is not None
+    assert found.threshold is not None
+    assert found.score < found.threshold
+    assert found.z_scores[LAYERS[layer]][0] > 5
+
+
+def test_unmemorized_prompts_get_no_neurons(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
+    pipe, statistics, threshold = case
+    strict = replace(threshold, tau=max(threshold.highest) + 0.01)
+    found = localize(pipe, "c word", statistics=statistics, threshold=strict)
+    assert not found.memorized
+    assert (len(found.neurons), len(found.initial), found.score, found.evaluations) == (0, 0, None, 10)
+
+
+def test_detection_keeps_the_seeds_above_tau(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
+    pipe, _, threshold = case
+    found = detect(pipe, PLANTED_PROMPT, threshold=threshold)
+    assert found.memorized
+    assert found.score > threshold.tau
+    nothing = detect(pipe, PLANTED_PROMPT, threshold=replace(threshold, tau=1.0))
+    assert not nothing.memorized
+    assert nothing.score == found.score
+
+
+def brute_force(pipe: DiffusionPipeline, prompt: str, kept: Sequence[int], off: Neurons, settings: NoiseSettings) -> float:
+    """The score by editing the weights themselves: the highest similarity of a kept seed to its own unblocked noise difference."""
+    model = Model(pipe)
+    probe = make_probe(model, model.encode([prompt]), settings).keep(list(kept))
+    unblocked = noise_differences(model, probe)
+    saved = {path: layer.weight.detach().clone() for path, layer in model.value_layers.items()}
+    for path, index in off:
+        model.value_layers[path].weight.data[index] = 0
+    blocked = noise_differences(model, probe)
+    for path, weight in saved.items():
+        model.value_layers[path].weight.data.copy_(weight)
+    return float(similarity(unblocked, blocked).max())
+
+
+@pytest.mark.parametrize("protocol", ["upstream", "paper"])
+@pytest.mark.parametrize("tau", [0.2, 0.35, 0.5])
+def test_selection_and_refinement_against_brute_force(protocol: str, tau: float) -> None:
+    """All subsets of the candidates are scored by editing weights; the method, done on that table by a plain transcription, agrees."""
+    pipe = make_pipeline()
+    plant_neuron(pipe, LAYERS[0], 3)
+    noise = NoiseSettings(seeds=3, protocol=protocol)  # type: ignore[arg-type]
+    statistics = compute_statistics(pipe, OTHERS)
+    threshold = replace(calibrate_threshold(pipe, PROMPTS, settings=noise), tau=tau)
+    settings = LocalizationSettings(noise=noise, layers="down_blocks.0.*", theta=2.0, theta_step=0.5)
+    found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings)
+    model = Model(pipe)
+    activation = activations(model, model.encode([PLANTED_PROMPT]))[LAYERS[0]][0]
+    z = ((activation.double() - statistics.mean[LAYERS[0]]) / statistics.std[LAYERS[0]]).abs()
+    ranked = activation.argsort(descending=True).tolist()
+    kept = found.detection.kept
+    assert kept
+    table = {
+        frozenset(index for index, chosen in enumerate(bits) if chosen): 0.0 for bits in product((False, True), repeat=len(z))
+    }
+    assert len(table) == 256
+    for off in table:
+        table[off] = brute_force(pipe, PLANTED_PROMPT, kept, Neurons({LAYERS[0]: off}), noise)
+    thetas = [2.0, 1.5] if protocol == "upstream" else [2.0, 1.5, 1.0]
+    for k, theta in enumerate(thetas):
+        by_theta, by_rank = [index for index in range(len(z)) if z[index] > theta], ranked[:k]
+        initial = frozenset([*by_theta, *by_rank])
+        if table[initial] <= tau:
+            break
+    floor = table[initial] > tau
+    assert (found.floor, found.theta, found.top_k) == (floor, theta, k)
+    assert set(found.initial) == {(LAYERS[0], index) for index in initial}
+    limit = table[initial] if floor else tau
+    off, score = set(initial), table[initial]
+    if table[frozenset()] < limit:
+        off, score = set(), table[frozenset()]
+    else:
+        copies = by_theta + by_rank
+        if protocol == "paper":
+            copies = [index for place, index in enumerate(copies) if index not in copies[place + 1 :]]
+        for index in list(copies):
+            twin = copies.count(index) > 1
+            trial = score if twin else table[frozenset(off - {index})]
+            if trial < limit:
+                copies.remove(index)
+                if not twin:
+                    off.remove(index)
+                score = trial
+    assert set(found.neurons) == {(LAYERS[0], index) for index in off}
+    assert found.score == pytest.approx(score, abs=1e-4)
+
+
+def test_another_models_statistics_or_threshold_are_refused(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
+    _, statistics, threshold = case
+    other = make_pipeline(seed=1)
+    with pytest.raises(StatisticsError, match="another model"):
+        localize(other, "x", statistics=statistics, threshold=threshold)
+    with pytest.raises(ThresholdError, match="another model"):
+        detect(other, "x", threshold=threshold)
+
+
+def test_another_protocol_is_refused(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
+    pipe, statistics, threshold = case
+    settings = LocalizationSettings(noise=NoiseSettings(protocol="paper"))
+    with pytest.raises(ThresholdError, match="protocol=upstream, but this run has protocol=paper"):
+        localize(pipe, "x", statistics=statistics, threshold=threshold, settings=settings)
+
+
+@pytest.mark.parametrize(("change", "message"), [({"criterion": "mine"}, "unknown"), ({"theta_step": 0}, "must fall"), ({"theta": 0.5}, "must fall")])
+def test_bad_settings_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        LocalizationSettings(**change)  # type: ignore[arg-type]
+
+
+def test_record_round_trip(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
+    pipe, statistics, threshold = case
+    found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
+    assert Localization.from_json(found.to_json()) == found
+    with pytest.raises(RunError, match="malformed localization"):
+        Localization.from_json({"detection": found.detection.to_json()})
+    with pytest.raises(RunError, match="malformed detection"):
+        Detection.from_json({"prompt": "x"})
+
+
+def test_work_is_counted(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
+    pipe, statistics, threshold = case
+    forwards: list[int] = []
+    handle = pipe.unet.register_forward_pre_hook(lambda _module, inputs: forwards.append(len(inputs[0])))
+    found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
+    handle.remove()
+    assert found.evaluations == sum(forwards)
+
+
+def test_nothing_is_left_in_the_pipeline(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
+    pipe, statistics, threshold = case
+    model = Model(pipe)
+    before = model.predict(model.draw_latents(1, 0), torch.tensor(3), model.encode(["x"]))
+    localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
+    assert torch.equal(model.predict(model.draw_latents(1, 0), torch.tensor(3), model.encode(["x"])), before)

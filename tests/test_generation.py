@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from conftest import make_pipeline
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler
+from PIL import Image
+
+from unmemorize import GenerationSettings, Model, ModelError, NeuronError, Neurons, generate
+
+FEW = GenerationSettings(images=3, steps=3, guidance=2.0)
+
+
+def arrays(images: list[Image.Image]) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int16]]]:
+    return [np.asarray(image).astype(np.int16) for image in images]
+
+
+@pytest.fixture
+def neurons(pipe: DiffusionPipeline) -> Neurons:
+    return Neurons({path: range(8) for path in Model(pipe).value_layers})
+
+
+def test_images_do_not_depend_on_the_batch(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    together = arrays(generate(pipe, "a prompt", neurons, settings=FEW))
+    alone = arrays(generate(pipe, "a prompt", neurons, settings=GenerationSettings(images=3, steps=3, guidance=2.0, batch=1)))
+    assert all(np.abs(one - other).max() <= 1 for one, other in zip(together, alone, strict=True))
+
+
+def test_images_are_exactly_as_before_after_switching_off(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    before = arrays(generate(pipe, "a prompt", settings=FEW))
+    off = arrays(generate(pipe, "a prompt", neurons, settings=FEW))
+    after = arrays(generate(pipe, "a prompt", settings=FEW))
+    assert any(not np.array_equal(one, other) for one, other in zip(before, off, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_an_empty_set_changes_nothing(pipe: DiffusionPipeline) -> None:
+    plain = arrays(generate(pipe, "a prompt", settings=FEW))
+    empty = arrays(generate(pipe, "a prompt", Neurons(), settings=FEW))
+    assert all(np.array_equal(one, other) for one, other in zip(plain, empty, strict=True))
+
+
+def test_the_loaded_scheduler_is_put_aside_and_back(pipe: DiffusionPipeline) -> None:
+    before = arrays(generate(pipe, "a prompt", settings=FEW))
+    own = pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    assert all(np.array_equal(one, other) for one, other in zip(before, arrays(generate(pipe, "a prompt", settings=FEW)), strict=True))
+    assert pipe.scheduler is own
+
+
+def test_errors(pipe: DiffusionPipeline) -> None:
+    with pytest.raises(ModelError, match="images=0"):
+        GenerationSettings(images=0)
+    with pytest.raises(NeuronError, match="no such value layer"):
+        generate(pipe, "x", Neurons({"nowhere": [1]}), settings=FEW)
+    broken = make_pipeline()
+    broken.vae.decoder.conv_out.bias.data[0] = float("nan")
+    with pytest.raises(ModelError, match="holds NaN"):
+        generate(broken, "x", settings=FEW)
