@@ -90,7 +90,7 @@ def brute_force(pipe: DiffusionPipeline, prompt: str, kept: Sequence[int], off: 
 
 
 @pytest.mark.parametrize("protocol", ["upstream", "paper"])
-@pytest.mark.parametrize("tau", [0.2, 0.35, 0.5])
+@pytest.mark.parametrize("tau", [0.2, 0.4])
 def test_selection_and_refinement_against_brute_force(protocol: str, tau: float) -> None:
     """All subsets of the candidates are scored by editing weights; the method, done on that table by a plain transcription, agrees."""
     pipe = make_pipeline()

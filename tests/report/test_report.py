@@ -1,0 +1,115 @@
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from unmemorize import Detection, Localization, Neurons, Prompt, Run, RunError, write_report
+from unmemorize.report import precision_recall, read_results, summary_table
+from unmemorize.runs._steps import _prompt_json
+
+HOSTILE = "<script>alert('x')</script> & \"quotes\" </title><img src=http://x/y onerror=alert(1)>"
+LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+
+
+def localization(prompt: str, group: str, score: float, neurons: Neurons | None) -> Localization:
+    detection = Detection(prompt=prompt, group=group, score=score, mean=score, tau=0.4, kept=(0, 1) if neurons else (), evaluations=10, seconds=0.1)
+    common: dict[str, Any] = {"detection": detection, "criterion": "seeds", "protocol": "upstream", "kernel": 3, "evaluations": 10, "seconds": 2.0}
+    if neurons is None:
+        return Localization(**common)
+    z_scores = {path: tuple(7.0 for _ in indices) for path, indices in neurons.layers.items()}
+    return Localization(
+        **common, initial=neurons, neurons=neurons, initial_score=0.2, score=0.25, threshold=0.3, theta=5.0, top_k=0, floor=False, z_scores=z_scores
+    )
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., Run]:
+    """A run folder written by hand."""
+
+    def make(prompts: list[Prompt], found: list[Neurons | None], copies: dict[str, float] | None = None) -> Run:
+        import json
+
+        run = Run.open(tmp_path / "run", {"model": HOSTILE, "fingerprint": "f"})
+        run.write("prompts.jsonl", "".join(json.dumps(_prompt_json(prompt)) + "\n" for prompt in prompts))
+        for index, (prompt, neurons) in enumerate(zip(prompts, found, strict=True)):
+            run.append("localizations", index, localization(prompt.text, prompt.group, 0.6 if neurons else 0.2, neurons).to_json())
+        for variant, score in (copies or {}).items():
+            images = Run.open(run.folder / "images" / variant, {})
+            metrics = Run.open(run.folder / "metrics" / variant, {})
+            for index, neurons in enumerate(found):
+                if neurons is not None:
+                    Image.new("RGB", (32, 32), (index * 20, 90, 30)).save(images.folder / f"{index}.png")
+                    images.append("images", index, {"files": [f"{index}.png"] * 2, "neurons": {}})
+                    metrics.append("metrics", index, {"sscd_orig": [score, score], "sscd_gen": [score, score], "diversity": score, "alignment": [0.3]})
+        return run
+
+    return make
+
+
+class Elements(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+
+
+def test_prompts_and_names_are_escaped_and_nothing_is_external(build: Callable[..., Run]) -> None:
+    prompts = [Prompt(HOSTILE, "VM", group=HOSTILE), Prompt("plain", group="unmemorized")]
+    run = build(prompts, [Neurons({LAYER: [3]}), None], {"original": 0.9, "refined": 0.1, "random": 0.8})
+    page = write_report(run, {HOSTILE: Neurons({LAYER: [3, 4]})}).read_text(encoding="utf-8")
+    elements = Elements(page)
+    assert "script" not in elements.tags
+    assert all(link.startswith(("data:image/webp;base64,", "#")) for link in elements.links)
+    assert not re.search(r"url\((?!#)", page)
+    assert page.count("&lt;script&gt;") >= 3
+    assert elements.tags.count("article") == 1
+
+
+def test_report_grows_with_the_steps(build: Callable[..., Run]) -> None:
+    run = build([Prompt("one", "VM"), Prompt("two")], [Neurons({LAYER: range(70)}), None])
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "1 of 2" in page
+    assert "and 10 more" in page
+    assert "<img" not in page
+
+
+def test_report_of_nothing_memorized(build: Callable[..., Run]) -> None:
+    page = write_report(build([Prompt("one")], [None])).read_text(encoding="utf-8")
+    assert "No prompt was detected as memorized." in page
+
+
+def test_report_needs_localizations(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", {"model": "m", "fingerprint": "f"})
+    run.write("prompts.jsonl", "")
+    with pytest.raises(RunError, match="nothing is localized"):
+        write_report(run)
+
+
+def test_table_counts_by_group(build: Callable[..., Run]) -> None:
+    prompts = [Prompt("one", "VM"), Prompt("two", "VM"), Prompt("three", "TM"), Prompt("four", group="unmemorized")]
+    found = [Neurons({LAYER: [1, 2]}), Neurons({LAYER: [1, 2, 3, 4]}), None, None]
+    table = summary_table(read_results(build(prompts, found, {"original": 0.9, "refined": 0.1})), {"one": Neurons({LAYER: [1]}), "two": Neurons()})
+    rows = {row.label: row.cells for row in table.rows}
+    assert table.columns == ("VM", "TM", "unmemorized")
+    assert rows["detected as memorized (unmemorized prompts: false positives)"][0].startswith("2 of 2")
+    assert rows["detected as memorized (unmemorized prompts: false positives)"][2].startswith("0 of 1")
+    assert rows["neurons after refinement"] == ("3 ± 1 [2, 4] n=2", "", "")
+    assert rows["precision against the known neurons"] == ("0.5 ± 0 [0.5, 0.5] n=1", "", "")
+    assert rows["recall of the known neurons"] == ("1 ± 0 [1, 1] n=1", "", "")
+    assert rows["copy score to the training image: before"][0] == "0.9 ± 0 [0.9, 0.9] n=2"
+    assert rows["copy score to the training image: neurons off"][0] == "0.1 ± 0 [0.1, 0.1] n=2"
+    assert "similarity to the image before: before" not in rows
+
+
+def test_precision_and_recall() -> None:
+    assert precision_recall(Neurons({"a": [1, 2]}), Neurons({"a": [2, 3, 4, 5]})) == (0.5, 0.25)
+    assert precision_recall(Neurons(), Neurons({"a": [2]})) == (0.0, 0.0)
