@@ -48,8 +48,8 @@ def make_pipeline(seed: int = 0, **unet: object) -> StableDiffusionPipeline:
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(**{**sizes, **unet}),
         scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)

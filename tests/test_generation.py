@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from conftest import make_pipeline
 from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from PIL import Image
 
+from conftest import make_pipeline
 from unmemorize import GenerationSettings, Model, ModelError, NeuronError, Neurons, generate
 
 FEW = GenerationSettings(images=3, steps=3, guidance=2.0)

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_pipeline
 from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DModel
 
+from conftest import make_pipeline
 from unmemorize import Model, ModelError, load_pipeline
 from unmemorize._value_layers import find_value_layers, select_value_layers
 

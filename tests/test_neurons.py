@@ -87,7 +87,9 @@ def test_neurons_that_do_not_exist_are_refused(pipe: DiffusionPipeline) -> None:
         ({"found": None}, "wrong type"),
     ],
 )
-def test_malformed_files_are_refused(pipe: DiffusionPipeline, some: Neurons, tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_malformed_files_are_refused(
+    pipe: DiffusionPipeline, some: Neurons, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
     path = tmp_path / "neurons.json"
     NeuronFile.of(Model(pipe), some).save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -4,7 +4,9 @@ import unmemorize
 
 
 def test_all_is_sorted_and_complete() -> None:
-    public = [name for name in vars(unmemorize) if not name.startswith("_") and name not in ("cli", "localization", "metrics", "report", "runs")]
+    public = [
+        name for name in vars(unmemorize) if not name.startswith("_") and name not in ("cli", "localization", "metrics", "report", "runs")
+    ]
     assert sorted(public) == list(unmemorize.__all__)
 
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_pipeline
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure
 
+from conftest import make_pipeline
 from unmemorize import Model, ModelError, NoiseSettings
 from unmemorize._similarity import highest_similarity, kernel_size, make_probe, noise_differences, pairs_of, pairwise_similarity, similarity
 
@@ -39,9 +39,11 @@ def ms_ssim(first: NDArray[np.float64], second: NDArray[np.float64], k: int) -> 
             contrast = (2 * (filtered(a * b) - mean_a * mean_b) + 0.03**2) / (variance + 0.03**2)
             contrasts.append(contrast)
             similarities.append((2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2) * contrast)
-        value = np.mean(similarities if scale == 2 else contrasts)
+        value = float(np.mean(similarities if scale == 2 else contrasts))
         product *= max(value, 0.0) ** 0.33
-        first, second = (image.reshape(len(image), image.shape[1] // 2, 2, image.shape[2] // 2, 2).mean((2, 4)) for image in (first, second))
+        first, second = (
+            image.reshape(len(image), image.shape[1] // 2, 2, image.shape[2] // 2, 2).mean((2, 4)) for image in (first, second)
+        )
     return product
 
 

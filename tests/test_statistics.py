@@ -3,12 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PROMPTS, make_pipeline
 from diffusers import DiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from conftest import PROMPTS, make_pipeline
 from unmemorize import Model, Statistics, StatisticsError, compute_statistics
 from unmemorize._statistics import StatisticsAccumulator, activations
 
@@ -54,7 +54,9 @@ def test_merged_shards_are_the_whole(pipe: DiffusionPipeline) -> None:
 
 
 def test_z_scores_of_constant_neurons() -> None:
-    statistics = Statistics(mean={"a": torch.tensor([1.0, 1.0, 1.0])}, std={"a": torch.tensor([0.0, 0.0, 0.5])}, count=2, fingerprint="", prompts="")
+    statistics = Statistics(
+        mean={"a": torch.tensor([1.0, 1.0, 1.0])}, std={"a": torch.tensor([0.0, 0.0, 0.5])}, count=2, fingerprint="", prompts=""
+    )
     scores = statistics.z_scores({"a": torch.tensor([1.0, 2.0, 0.0])})
     assert scores["a"].tolist() == [0.0, float("inf"), 2.0]
 
@@ -64,7 +66,10 @@ def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     statistics.save(tmp_path / "s.safetensors")
     loaded = Statistics.load(tmp_path / "s.safetensors")
     assert (loaded.count, loaded.fingerprint, loaded.prompts) == (statistics.count, statistics.fingerprint, statistics.prompts)
-    assert all(torch.equal(loaded.mean[path], statistics.mean[path]) and torch.equal(loaded.std[path], statistics.std[path]) for path in statistics.mean)
+    assert all(
+        torch.equal(loaded.mean[path], statistics.mean[path]) and torch.equal(loaded.std[path], statistics.std[path])
+        for path in statistics.mean
+    )
     loaded.check(Model(pipe))
 
 

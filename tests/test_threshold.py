@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROMPTS, make_pipeline
 from diffusers import DiffusionPipeline
 
+from conftest import PROMPTS, make_pipeline
 from unmemorize import Model, NoiseSettings, Threshold, ThresholdError, calibrate_threshold
 from unmemorize._similarity import make_probe, noise_differences, pairwise_similarity
 
@@ -44,7 +44,7 @@ def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:
 def test_other_models_and_settings_are_refused(pipe: DiffusionPipeline) -> None:
     threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
     threshold.check(Model(pipe), SETTINGS)
-    with pytest.raises(ThresholdError, match="calibrated with guidance=0.0, but this run has guidance=7"):
+    with pytest.raises(ThresholdError, match=r"calibrated with guidance=0\.0, but this run has guidance=7"):
         threshold.check(Model(pipe), NoiseSettings(seeds=4, guidance=7))
     with pytest.raises(ThresholdError, match="another model"):
         threshold.check(Model(make_pipeline(seed=1)), SETTINGS)
@@ -59,7 +59,12 @@ def test_bad_calibrations_are_refused(pipe: DiffusionPipeline) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"schema": 1}, "not a threshold file"), ({"tau": "high"}, "not numbers"), ({"settings": {"seeds": 1}}, "malformed"), ({"extra": 1}, "malformed")],
+    [
+        ({"schema": 1}, "not a threshold file"),
+        ({"tau": "high"}, "not numbers"),
+        ({"settings": {"seeds": 1}}, "malformed"),
+        ({"extra": 1}, "malformed"),
+    ],
 )
 def test_malformed_files_are_refused(pipe: DiffusionPipeline, tmp_path: Path, change: dict[str, object], message: str) -> None:
     path = tmp_path / "t.json"

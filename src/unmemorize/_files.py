@@ -30,7 +30,7 @@ def atomic_write(path: Path, content: bytes | str, error: type[UnmemorizeError] 
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(partial, 0o644)
+        Path(partial).chmod(0o644)
         os.replace(partial, path)
     except OSError as problem:
         if partial is not None:

@@ -152,4 +152,6 @@ def load_pipeline(
         return cast(DiffusionPipeline, pipe.to(device))
     except (OSError, ValueError, RuntimeError) as problem:
         reason = str(problem).strip().split("\n")[0]
-        raise ModelError(f"{model}: the model cannot be loaded ({reason}). Give a Hub id, a diffusers folder with safetensors, or testbed.") from problem
+        raise ModelError(
+            f"{model}: the model cannot be loaded ({reason}). Give a Hub id, a diffusers folder with safetensors, or testbed."
+        ) from problem

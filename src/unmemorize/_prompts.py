@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from unmemorize._errors import PromptError
 from unmemorize._files import parse_json, read_bytes
@@ -92,7 +92,9 @@ def _read_csv(path: Path) -> Iterator[Prompt]:
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as problem:
-        raise PromptError(f"{path}: not a valid CSV file ({problem}). Quote captions that hold the separator or quotation marks.") from problem
+        raise PromptError(
+            f"{path}: not a valid CSV file ({problem}). Quote captions that hold the separator or quotation marks."
+        ) from problem
     for number, row in enumerate(rows, 1):
         yield _from_row(row, path, f"row {number}")
 
@@ -119,8 +121,8 @@ def _read_parquet(path: Path) -> Iterator[Prompt]:
         raise PromptError(f"{path}: the Parquet file cannot be read ({problem}).") from problem
 
 
-def _from_row(row: Mapping[str | None, object], path: Path, where: str) -> Prompt:
-    fields = {key.strip().lower(): value for key, value in row.items() if key is not None}
+def _from_row(row: Mapping[Any, object], path: Path, where: str) -> Prompt:
+    fields = {key.strip().lower(): value for key, value in row.items() if isinstance(key, str)}
     text = next((fields[name] for name in _TEXT_COLUMNS if name in fields), None)
     if text is None:
         columns = ", ".join(repr(name) for name in fields) or "none"

@@ -49,7 +49,7 @@ class Statistics:
     """Hash of the prompts, see ``hash_texts``."""
 
     def z_scores(self, activation: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """|a - mean| / std for activations of one prompt, layer -> (features,), float64; 0 where a neuron is constant and as it always is."""
+        """|a - mean| / std for activations of one prompt, layer -> (features,), float64; 0 where a neuron is as ever."""
         scores = {}
         for path, value in activation.items():
             away = (value.double().cpu() - self.mean[path]).abs()
@@ -75,7 +75,9 @@ class Statistics:
             StatisticsError: they belong to different models.
         """
         if self.fingerprint != other.fingerprint:
-            raise StatisticsError("the two sets of statistics belong to different models and cannot be merged. Compute both with one model.")
+            raise StatisticsError(
+                "the two sets of statistics belong to different models and cannot be merged. Compute both with one model."
+            )
         running = StatisticsAccumulator()
         running.add(self.count, self.mean, {path: std.square() * (self.count - 1) for path, std in self.std.items()})
         running.add(other.count, other.mean, {path: std.square() * (other.count - 1) for path, std in other.std.items()})
@@ -100,7 +102,10 @@ class Statistics:
         try:
             tensors = load(data)
             metadata = _metadata(path)
-            parts = {part: {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{part}/")} for part in ("mean", "std")}
+            parts = {
+                part: {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{part}/")}
+                for part in ("mean", "std")
+            }
             count, fingerprint, prompts = int(metadata["count"]), metadata["fingerprint"], metadata["prompts"]
         except (SafetensorError, KeyError, ValueError) as problem:
             raise StatisticsError(f"{path}: not a valid statistics file ({problem}). Make it with: unmemorize statistics") from problem

@@ -17,7 +17,15 @@ from unmemorize._files import atomic_write, hash_texts, read_json
 from unmemorize._model import Model
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompts
-from unmemorize._similarity import NoiseSettings, highest_similarity, kernel_size, make_probe, noise_differences, pairs_of, pairwise_similarity
+from unmemorize._similarity import (
+    NoiseSettings,
+    highest_similarity,
+    kernel_size,
+    make_probe,
+    noise_differences,
+    pairs_of,
+    pairwise_similarity,
+)
 
 SCHEMA = "unmemorize.threshold/1"
 
@@ -70,7 +78,8 @@ class Threshold:
         if differing:
             name = differing[0]
             raise ThresholdError(
-                f"the threshold was calibrated with {name}={getattr(self.settings, name)}, but this run has {name}={getattr(settings, name)}. "
+                f"the threshold was calibrated with {name}={getattr(self.settings, name)}, "
+                f"but this run has {name}={getattr(settings, name)}. "
                 f"Use the same settings, or calibrate again."
             )
 

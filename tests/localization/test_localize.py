@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from diffusers import DiffusionPipeline
 
+from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from unmemorize import (
     Detection,
     Localization,
@@ -44,7 +44,9 @@ def case() -> tuple[DiffusionPipeline, Statistics, Threshold]:
     return planted(LAYERS[0], 3)
 
 
-@pytest.mark.parametrize(("layer", "index", "criterion"), [(0, 3, "unblocked"), (0, 3, "seeds"), (1, 11, "unblocked"), (1, 11, "seeds"), (2, 3, "seeds")])
+@pytest.mark.parametrize(
+    ("layer", "index", "criterion"), [(0, 3, "unblocked"), (0, 3, "seeds"), (1, 11, "unblocked"), (1, 11, "seeds"), (2, 3, "seeds")]
+)
 def test_a_planted_neuron_is_found_exactly(layer: int, index: int, criterion: Criterion) -> None:
     pipe, statistics, threshold = planted(LAYERS[layer], index)
     settings = LocalizationSettings(noise=threshold.settings, criterion=criterion)
@@ -106,9 +108,7 @@ def test_selection_and_refinement_against_brute_force(protocol: str, tau: float)
     ranked = activation.argsort(descending=True).tolist()
     kept = found.detection.kept
     assert kept
-    table = {
-        frozenset(index for index, chosen in enumerate(bits) if chosen): 0.0 for bits in product((False, True), repeat=len(z))
-    }
+    table = {frozenset(index for index, chosen in enumerate(bits) if chosen): 0.0 for bits in product((False, True), repeat=len(z))}
     assert len(table) == 256
     for off in table:
         table[off] = brute_force(pipe, PLANTED_PROMPT, kept, Neurons({LAYERS[0]: off}), noise)
@@ -122,22 +122,22 @@ def test_selection_and_refinement_against_brute_force(protocol: str, tau: float)
     assert (found.floor, found.theta, found.top_k) == (floor, theta, k)
     assert set(found.initial) == {(LAYERS[0], index) for index in initial}
     limit = table[initial] if floor else tau
-    off, score = set(initial), table[initial]
+    left, score = set(initial), table[initial]
     if table[frozenset()] < limit:
-        off, score = set(), table[frozenset()]
+        left, score = set(), table[frozenset()]
     else:
         copies = by_theta + by_rank
         if protocol == "paper":
             copies = [index for place, index in enumerate(copies) if index not in copies[place + 1 :]]
         for index in list(copies):
             twin = copies.count(index) > 1
-            trial = score if twin else table[frozenset(off - {index})]
+            trial = score if twin else table[frozenset(left - {index})]
             if trial < limit:
                 copies.remove(index)
                 if not twin:
-                    off.remove(index)
+                    left.remove(index)
                 score = trial
-    assert set(found.neurons) == {(LAYERS[0], index) for index in off}
+    assert set(found.neurons) == {(LAYERS[0], index) for index in left}
     assert found.score == pytest.approx(score, abs=1e-4)
 
 
@@ -157,7 +157,9 @@ def test_another_protocol_is_refused(case: tuple[DiffusionPipeline, Statistics, 
         localize(pipe, "x", statistics=statistics, threshold=threshold, settings=settings)
 
 
-@pytest.mark.parametrize(("change", "message"), [({"criterion": "mine"}, "unknown"), ({"theta_step": 0}, "must fall"), ({"theta": 0.5}, "must fall")])
+@pytest.mark.parametrize(
+    ("change", "message"), [({"criterion": "mine"}, "unknown"), ({"theta_step": 0}, "must fall"), ({"theta": 0.5}, "must fall")]
+)
 def test_bad_settings_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         LocalizationSettings(**change)  # type: ignore[arg-type]

@@ -76,7 +76,11 @@ def test_wilson_interval_by_its_formula() -> None:
 def test_descriptor_knows_copies_from_other_images() -> None:
     """A mirrored, darker, cropped copy of each training image is closest to its original."""
     descriptor = BundledDescriptor()
-    originals = [Image.open(entry.prompt.images[0]).convert("RGB") for entry in testbed.planted() if entry.prompt.kind == "VM" and entry.mode != "rare"]
+    originals = [
+        Image.open(entry.prompt.images[0]).convert("RGB")
+        for entry in testbed.planted()
+        if entry.prompt.kind == "VM" and entry.mode != "rare"
+    ]
     copies = [image.crop((3, 3, 62, 62)).resize((64, 64)).point(lambda value: value * 0.85) for image in originals]
     cosines = descriptor(copies) @ descriptor(originals).T
     hits = (cosines.argmax(1) == torch.arange(len(originals))).float().mean()

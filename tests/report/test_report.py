@@ -16,13 +16,31 @@ LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
 
 
 def localization(prompt: str, group: str, score: float, neurons: Neurons | None) -> Localization:
-    detection = Detection(prompt=prompt, group=group, score=score, mean=score, tau=0.4, kept=(0, 1) if neurons else (), evaluations=10, seconds=0.1)
-    common: dict[str, Any] = {"detection": detection, "criterion": "seeds", "protocol": "upstream", "kernel": 3, "evaluations": 10, "seconds": 2.0}
+    detection = Detection(
+        prompt=prompt, group=group, score=score, mean=score, tau=0.4, kept=(0, 1) if neurons else (), evaluations=10, seconds=0.1
+    )
+    common: dict[str, Any] = {
+        "detection": detection,
+        "criterion": "seeds",
+        "protocol": "upstream",
+        "kernel": 3,
+        "evaluations": 10,
+        "seconds": 2.0,
+    }
     if neurons is None:
         return Localization(**common)
     z_scores = {path: tuple(7.0 for _ in indices) for path, indices in neurons.layers.items()}
     return Localization(
-        **common, initial=neurons, neurons=neurons, initial_score=0.2, score=0.25, threshold=0.3, theta=5.0, top_k=0, floor=False, z_scores=z_scores
+        **common,
+        initial=neurons,
+        neurons=neurons,
+        initial_score=0.2,
+        score=0.25,
+        threshold=0.3,
+        theta=5.0,
+        top_k=0,
+        floor=False,
+        z_scores=z_scores,
     )
 
 
@@ -44,7 +62,9 @@ def build(tmp_path: Path) -> Callable[..., Run]:
                 if neurons is not None:
                     Image.new("RGB", (32, 32), (index * 20, 90, 30)).save(images.folder / f"{index}.png")
                     images.append("images", index, {"files": [f"{index}.png"] * 2, "neurons": {}})
-                    metrics.append("metrics", index, {"sscd_orig": [score, score], "sscd_gen": [score, score], "diversity": score, "alignment": [0.3]})
+                    metrics.append(
+                        "metrics", index, {"sscd_orig": [score, score], "sscd_gen": [score, score], "diversity": score, "alignment": [0.3]}
+                    )
         return run
 
     return make
@@ -97,7 +117,9 @@ def test_report_needs_localizations(tmp_path: Path) -> None:
 def test_table_counts_by_group(build: Callable[..., Run]) -> None:
     prompts = [Prompt("one", "VM"), Prompt("two", "VM"), Prompt("three", "TM"), Prompt("four", group="unmemorized")]
     found = [Neurons({LAYER: [1, 2]}), Neurons({LAYER: [1, 2, 3, 4]}), None, None]
-    table = summary_table(read_results(build(prompts, found, {"original": 0.9, "refined": 0.1})), {"one": Neurons({LAYER: [1]}), "two": Neurons()})
+    table = summary_table(
+        read_results(build(prompts, found, {"original": 0.9, "refined": 0.1})), {"one": Neurons({LAYER: [1]}), "two": Neurons()}
+    )
     rows = {row.label: row.cells for row in table.rows}
     assert table.columns == ("VM", "TM", "unmemorized")
     assert rows["detected as memorized (unmemorized prompts: false positives)"][0].startswith("2 of 2")

@@ -72,7 +72,9 @@ for index in range(len(run.records("units")), 400):
 
 
 def run_writer(folder: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITER), str(folder)], stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(folder)], stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
+    )
 
 
 def test_sigkill_loses_nothing_that_was_recorded(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from unmemorize import (
     BundledDescriptor,
     GenerationSettings,
@@ -19,7 +19,17 @@ from unmemorize import (
     calibrate_threshold,
     compute_statistics,
 )
-from unmemorize.runs import Variant, detect_all, evaluate_all, generate_all, localize_all, open_run, read_image, read_localizations, run_prompts
+from unmemorize.runs import (
+    Variant,
+    detect_all,
+    evaluate_all,
+    generate_all,
+    localize_all,
+    open_run,
+    read_image,
+    read_localizations,
+    run_prompts,
+)
 
 FEW = GenerationSettings(images=2, steps=2, guidance=2.0)
 
@@ -46,11 +56,15 @@ def run(pipe: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> Run:
     run = open_run(tmp_path / "run", pipe, prompts, {"command": "test"})
     statistics = compute_statistics(pipe, PROMPTS)
     done: list[tuple[int, int]] = []
-    found = localize_all(run, pipe, prompts, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: done.append(at))
+    found = localize_all(
+        run, pipe, prompts, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: done.append(at)
+    )
     assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert [record.memorized for record in found] == [False, True, False]
     again: list[tuple[int, int]] = []
-    assert found == localize_all(run, pipe, prompts, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: again.append(at))
+    assert found == localize_all(
+        run, pipe, prompts, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: again.append(at)
+    )
     assert again == [(3, 3)]
     return run
 

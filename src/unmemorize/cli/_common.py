@@ -29,13 +29,19 @@ console = Console()
 errors = Console(stderr=True)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, made by unmemorize localize.", show_default=False)]
-RunOption = Annotated[Path, typer.Option("--run", "-o", help="Run folder; the same command again does only what is missing.", show_default=False)]
+RunOption = Annotated[
+    Path, typer.Option("--run", "-o", help="Run folder; the same command again does only what is missing.", show_default=False)
+]
 PromptsOption = Annotated[
     Path | None,
     typer.Option(help="Prompts: .txt, .csv, .jsonl or .parquet. With --model testbed by default its own.", show_default=False),
 ]
-StatisticsOption = Annotated[Path | None, typer.Option(help="From unmemorize statistics. With --model testbed by default its own.", show_default=False)]
-ThresholdOption = Annotated[Path | None, typer.Option(help="From unmemorize threshold. With --model testbed by default its own.", show_default=False)]
+StatisticsOption = Annotated[
+    Path | None, typer.Option(help="From unmemorize statistics. With --model testbed by default its own.", show_default=False)
+]
+ThresholdOption = Annotated[
+    Path | None, typer.Option(help="From unmemorize threshold. With --model testbed by default its own.", show_default=False)
+]
 
 
 def _loading_options(

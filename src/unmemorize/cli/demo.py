@@ -24,8 +24,12 @@ VARIANTS = (Variant.ORIGINAL, Variant.REFINED, Variant.RANDOM)
 
 
 def command(
-    run: Annotated[Path, typer.Option("--run", "-o", help="Run folder; the same command again does only what is missing.")] = Path("demo-run"),
-    full: Annotated[bool, typer.Option("--full", help="Also make the statistics and the threshold again, instead of using those in the package.")] = False,
+    run: Annotated[Path, typer.Option("--run", "-o", help="Run folder; the same command again does only what is missing.")] = Path(
+        "demo-run"
+    ),
+    full: Annotated[
+        bool, typer.Option("--full", help="Also make the statistics and the threshold again, instead of using those in the package.")
+    ] = False,
     images: Annotated[int, typer.Option(min=2, help="Images per prompt.")] = 4,
 ) -> None:
     """The whole method on the bundled model: find memorized prompts, localize their neurons, switch them off, show what is left.

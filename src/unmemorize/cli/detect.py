@@ -33,4 +33,6 @@ def command(pipe: DiffusionPipeline, run: RunOption, prompts: PromptsOption = No
     for detection in sorted(detections, key=lambda found: -found.score)[:40]:
         table.add_row(f"{detection.score:.3f}", "yes" if detection.memorized else "no", detection.group, detection.prompt)
     console.print(table)
-    console.print(f"{sum(found.memorized for found in detections)} of {len(detections)} memorized (tau = {tau.tau:.4f}); all in {folder.folder}/detections.jsonl")
+    console.print(
+        f"{sum(found.memorized for found in detections)} of {len(detections)} memorized (tau = {tau.tau:.4f}): {run}/detections.jsonl"
+    )

@@ -15,7 +15,9 @@ from unmemorize.runs import Run, Variant, evaluate_all
 
 def command(
     run: RunArgument,
-    clip: Annotated[str | None, typer.Option(help="Folder or Hub id of a CLIP for alignment. [default: the bundled model's, for its runs only]")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Folder or Hub id of a CLIP for alignment. [default: the bundled model's, for its runs only]")
+    ] = None,
 ) -> None:
     """How much is still copied: metrics of the images that generate made, as medians ± MAD with 95 % intervals.
 
@@ -35,4 +37,7 @@ def command(
     table = summary_table(read_results(folder), known_neurons(folder))
     folder.write("metrics.json", table.to_json())
     print_table(table)
-    console.print(f"copy descriptor {descriptor.name} (sha256 {descriptor.digest[:12]}), CLIP {alignment.name if alignment else 'none'}; {run}/metrics.json")
+    console.print(
+        f"copy descriptor {descriptor.name} (sha256 {descriptor.digest[:12]}), "
+        f"CLIP {alignment.name if alignment else 'none'}; all in {run}/metrics.json"
+    )

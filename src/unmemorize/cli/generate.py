@@ -18,12 +18,17 @@ def command(
     pipe: DiffusionPipeline,
     run: RunArgument,
     neurons: Annotated[
-        list[Variant], typer.Option(help="What is off: nothing, the initial selection, the refined neurons, or as many random others. Repeatable.")
+        list[Variant],
+        typer.Option(help="What is off: nothing, the initial selection, the refined neurons, or as many random others. Repeatable."),
     ] = [Variant.ORIGINAL, Variant.REFINED],  # noqa: B006 -- typer reads it, nothing changes it
     images: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = _DEFAULTS.images,
     seed: Annotated[int, typer.Option(help="Of the initial noise; never that of localization.")] = _DEFAULTS.seed,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of DDIM. [default: 50; the bundled model has its own]", show_default=False)] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free. [default: 7; the bundled model has its own]", show_default=False)] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of DDIM. [default: 50; the bundled model has its own]", show_default=False)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free. [default: 7; the bundled model has its own]", show_default=False)
+    ] = None,
     scale: Annotated[float, typer.Option(help="What switched-off outputs are multiplied by.")] = _DEFAULTS.scale,
     batch: Annotated[int, typer.Option(min=1, help="Images per pass.")] = _DEFAULTS.batch,
 ) -> None:

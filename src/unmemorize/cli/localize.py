@@ -37,7 +37,10 @@ def command(
     threshold: ThresholdOption = None,
     criterion: Annotated[
         Criterion | None,
-        typer.Option(help="What counts as still memorized: like the unblocked seed (paper), or seeds alike. [default: the model's]", show_default=False),
+        typer.Option(
+            help="What counts as still memorized: like the unblocked seed (paper), or seeds alike. [default: the model's]",
+            show_default=False,
+        ),
     ] = None,
     layers: Annotated[str, typer.Option(help="Value layers: default (down and middle blocks), all, or a pattern.")] = _DEFAULTS.layers,
     theta: Annotated[float, typer.Option(help="z-score at which the initial selection starts.")] = _DEFAULTS.theta,
@@ -61,7 +64,13 @@ def command(
         run,
         pipe,
         given,
-        {"command": "localize", **asdict(settings), "tau": tau.tau, "threshold_prompts": tau.prompts, "statistics_prompts": measured.prompts},
+        {
+            "command": "localize",
+            **asdict(settings),
+            "tau": tau.tau,
+            "threshold_prompts": tau.prompts,
+            "statistics_prompts": measured.prompts,
+        },
     )
     with progress_bar("localize") as progress:
         found = localize_all(folder, pipe, given, statistics=measured, threshold=tau, settings=settings, progress=progress)
@@ -69,7 +78,14 @@ def command(
     for record in found:
         if record.memorized:
             table.add_row(
-                str(len(record.neurons)), str(len(record.initial)), f"{record.score:.3f}", "floor" if record.floor else "", record.group, record.prompt
+                str(len(record.neurons)),
+                str(len(record.initial)),
+                f"{record.score:.3f}",
+                "floor" if record.floor else "",
+                record.group,
+                record.prompt,
             )
     console.print(table)
-    console.print(f"{sum(record.memorized for record in found)} of {len(found)} memorized (tau = {tau.tau:.4f}); all in {folder.folder}/localizations.jsonl")
+    console.print(
+        f"{sum(record.memorized for record in found)} of {len(found)} memorized (tau = {tau.tau:.4f}); all in {run}/localizations.jsonl"
+    )

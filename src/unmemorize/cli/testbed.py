@@ -38,7 +38,9 @@ def calibrate() -> None:
 
 @app.command()
 def train(
-    work: Annotated[Path, typer.Argument(help="Folder for downloads and checkpoints, about 1 GB; an interrupted training goes on from there.")],
+    work: Annotated[
+        Path, typer.Argument(help="Folder for downloads and checkpoints, about 1 GB; an interrupted training goes on from there.")
+    ],
 ) -> None:
     """Train the bundled model from nothing, in the package; about an hour and a half on two cores. Needs the extra testbed, and npm."""
     try:

@@ -38,6 +38,6 @@ def command(
         threshold = calibrate_threshold(pipe, given, settings=settings, reduction=reduction, deviations=deviations, progress=progress)
     threshold.save(output)
     console.print(
-        f"tau = {threshold.tau:.4f} ({threshold.mean:.4f} + {deviations:g} x {threshold.std:.4f} over {reduction} of {len(given)} prompts), "
-        f"for the criterion seeds {threshold.tau_seeds:.4f}: {output}"
+        f"tau = {threshold.tau:.4f} ({threshold.mean:.4f} + {deviations:g} x {threshold.std:.4f} "
+        f"over {reduction} of {len(given)} prompts), for the criterion seeds {threshold.tau_seeds:.4f}: {output}"
     )

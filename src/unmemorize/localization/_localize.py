@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -68,7 +69,12 @@ def localize(
     threshold.check(model, settings.noise)
     searched = select_value_layers(model.value_layers, settings.layers)
     detection, probe, differences = _detect(model, as_prompts(prompt)[0], threshold, settings.noise)
-    common = {"detection": detection, "criterion": settings.criterion, "protocol": settings.noise.protocol, "kernel": threshold.kernel}
+    common: dict[str, Any] = {
+        "detection": detection,
+        "criterion": settings.criterion,
+        "protocol": settings.noise.protocol,
+        "kernel": threshold.kernel,
+    }
     if not detection.memorized:
         return Localization(**common, evaluations=detection.evaluations, seconds=time.perf_counter() - began)
     kept = list(detection.kept)

@@ -39,5 +39,5 @@ class LocalizationSettings:
             raise ModelError(f"criterion {self.criterion!r}: unknown. Use unblocked or seeds.")
         if self.theta_step <= 0 or self.theta <= self.theta_floor:
             raise ModelError(
-                f"theta {self.theta} to {self.theta_floor} by {self.theta_step}: theta must fall. Use a floor below theta and a step above 0."
+                f"theta {self.theta} to {self.theta_floor} by {self.theta_step}: theta must fall. Use a lower floor and a step above 0."
             )

@@ -36,7 +36,9 @@ class ClipAlignment:
             self._processor = CLIPImageProcessor.from_pretrained(source)
         except (OSError, ValueError) as problem:
             reason = str(problem).strip().split("\n")[0]
-            raise MetricError(f"{source}: no CLIP can be loaded from there ({reason}). Give a folder or Hub id of a CLIP model.") from problem
+            raise MetricError(
+                f"{source}: no CLIP can be loaded from there ({reason}). Give a folder or Hub id of a CLIP model."
+            ) from problem
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image], text: str) -> Tensor:

@@ -44,7 +44,9 @@ class CopyNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (3, *self.WIDTHS)
-        self.down = nn.ModuleList(nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, self.WIDTHS, strict=False))
+        self.down = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, self.WIDTHS, strict=False)
+        )
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in self.WIDTHS)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1))

@@ -38,7 +38,9 @@ def summarize(values: Sequence[float]) -> Summary:
     """
     array = np.asarray(values, dtype=np.float64)
     if not len(array) or not np.isfinite(array).all():
-        raise MetricError(f"cannot sum up {len(array)} value(s): there must be at least one, and all finite. Look at the records of the run.")
+        raise MetricError(
+            f"cannot sum up {len(array)} value(s): there must be at least one, and all finite. Look at the records of the run."
+        )
     median = float(np.median(array))
     rows = np.random.default_rng(0).integers(len(array), size=(_RESAMPLES, len(array)))
     low, high = np.percentile(np.median(array[rows], axis=1), [2.5, 97.5])

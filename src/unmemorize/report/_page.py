@@ -57,7 +57,9 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
         ("Copies", plot_copies(results)),
         ("Neurons", plot_neurons(results)),
     ]
-    environment = Environment(loader=PackageLoader("unmemorize.report"), autoescape=select_autoescape(("html", "j2")), trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("unmemorize.report"), autoescape=select_autoescape(("html", "j2")), trim_blocks=True, lstrip_blocks=True
+    )
     page = environment.get_template("report.html.j2").render(
         model=run.config["model"],
         manifest=run.manifest,
@@ -65,7 +67,7 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
         prompts=len(results.groups),
         memorized=sum(record.memorized for record in results.localizations.values()),
         headline=_headline(results),
-        plots=[(title, Markup(svg)) for title, svg in plots if svg is not None],  # noqa: S704 -- drawn here, holds group names escaped by the SVG writer
+        plots=[(title, Markup(svg)) for title, svg in plots if svg is not None],
         cards=_cards(run, results, truth),
     )
     return run.write("report.html", page)
@@ -101,7 +103,10 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
         facts = [
             ("similarity between seeds", f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})"),
             ("seeds above tau", f"{len(record.detection.kept)}"),
-            ("initial selection", f"{len(record.initial)} neurons at theta {record.theta}, k {record.top_k}; score {record.initial_score:.3f}"),
+            (
+                "initial selection",
+                f"{len(record.initial)} neurons at theta {record.theta}, k {record.top_k}; score {record.initial_score:.3f}",
+            ),
             ("refined", f"{len(record.neurons)} neurons; score {record.score:.3f} (threshold {record.threshold:.3f})"),
             ("work", f"{record.evaluations} denoiser samples, {record.seconds:.1f} s"),
         ]

@@ -48,7 +48,15 @@ def plot_copies(results: Results) -> str | None:
     axes.scatter(places, [after[index] for index in shown], s=26, color=COLOURS[4], label="neurons off", zorder=3)
     control = [(place, random[index]) for place, index in enumerate(shown) if index in random]
     if control:
-        axes.scatter(*zip(*control, strict=True), s=30, facecolors="none", edgecolors=INK, label="random neurons off", zorder=2)
+        axes.scatter(
+            [place for place, _ in control],
+            [score for _, score in control],
+            s=30,
+            facecolors="none",
+            edgecolors=INK,
+            label="random neurons off",
+            zorder=2,
+        )
     axes.set_xlabel("memorized prompts, by their copy score before")
     axes.set_ylabel("copy score")
     axes.set_xticks([])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -115,10 +116,10 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
         for variant, records in results.metrics.items():
             if key == "sscd_gen" and variant is Variant.ORIGINAL:
                 continue
-            add(f"{name}: {NAMES[variant]}", lambda group, key=key, records=records: _metric(results, records, key, group))
+            add(f"{name}: {NAMES[variant]}", partial(_metric, results, records, key))
     add("seconds per prompt, localization included", lambda group: _median(record.seconds for record in of(group)))
     notes = (
-        "Shares with their 95 % Wilson interval; other figures are the median over prompts ± MAD [95 % bootstrap interval], n prompts each.",
+        "Shares have their 95 % Wilson interval, other figures are the median over n prompts ± MAD [95 % bootstrap interval].",
         "Metrics are taken over the prompts detected as memorized, each by the median over its seeds.",
     )
     return Table(columns, tuple(rows), notes)

@@ -124,7 +124,9 @@ class Run:
         except OSError as problem:
             if path.exists():
                 os.truncate(path, before)
-            raise RunError(f"{path}: cannot be written ({problem.strerror}). Free some space; the same command goes on from here.") from problem
+            raise RunError(
+                f"{path}: cannot be written ({problem.strerror}). Free some space; the same command goes on from here."
+            ) from problem
 
     def write(self, name: str, content: bytes | str) -> Path:
         """Write a file of the run, whole or not at all; returns its path."""

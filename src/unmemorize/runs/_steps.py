@@ -1,10 +1,10 @@
 """The steps of an audit over many prompts, each in a run folder: what is done already is not done again.
 
-    RUN/manifest.json, prompts.jsonl      what was asked
-    RUN/detections.jsonl                  step `detect_all`
-    RUN/localizations.jsonl               step `localize_all`
-    RUN/images/VARIANT/                   step `generate_all`: a run of its own, PNGs beside its records
-    RUN/metrics/VARIANT/                  step `evaluate_all`: a run of its own
+RUN/manifest.json, prompts.jsonl      what was asked
+RUN/detections.jsonl                  step `detect_all`
+RUN/localizations.jsonl               step `localize_all`
+RUN/images/VARIANT/                   step `generate_all`: a run of its own, PNGs beside its records
+RUN/metrics/VARIANT/                  step `evaluate_all`: a run of its own
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -42,7 +42,6 @@ class Variant(StrEnum):
     RANDOM = "random"
 
 
-
 def open_run(folder: str | Path, pipe: DiffusionPipeline, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Run:
     """Start or go on with a run over these prompts; ``settings`` is all else that determines the results.
 
@@ -66,12 +65,16 @@ def run_prompts(run: Run) -> list[Prompt]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except OSError as problem:
-        raise RunError(f"{path}: the prompts of the run cannot be read ({problem.strerror}). Repeat the command that made the run.") from problem
+        raise RunError(
+            f"{path}: the prompts of the run cannot be read ({problem.strerror}). Repeat the command that made the run."
+        ) from problem
     rows = [parse_json(line, RunError, f"{path}, line {number}: damaged") for number, line in enumerate(lines, 1)]
     return [Prompt(row["text"], row["kind"], row["url"], tuple(map(Path, row["images"])), row["group"]) for row in rows]
 
 
-def detect_all(run: Run, pipe: DiffusionPipeline, prompts: Sequence[Prompt], threshold: Threshold, *, progress: Progress = silent) -> list[Detection]:
+def detect_all(
+    run: Run, pipe: DiffusionPipeline, prompts: Sequence[Prompt], threshold: Threshold, *, progress: Progress = silent
+) -> list[Detection]:
     """A `Detection` for each prompt."""
     records = _each(run, "detections", len(prompts), lambda index: detect(pipe, prompts[index], threshold=threshold).to_json(), progress)
     return [Detection.from_json(record) for record in records]
@@ -107,9 +110,7 @@ def read_localizations(run: Run) -> dict[int, Localization]:
     return found
 
 
-def generate_all(
-    run: Run, pipe: DiffusionPipeline, variant: Variant, settings: GenerationSettings, *, progress: Progress = silent
-) -> Run:
+def generate_all(run: Run, pipe: DiffusionPipeline, variant: Variant, settings: GenerationSettings, *, progress: Progress = silent) -> Run:
     """Images of every memorized prompt of a localization run, with the neurons of ``variant`` off, each prompt its own.
 
     Returns:
@@ -120,7 +121,9 @@ def generate_all(
     """
     model = Model(pipe)
     if run.config["fingerprint"] != model.fingerprint:
-        raise RunError(f"{run.folder}: the run is one of {run.config['model']}, which is not the model given. Generate with the same model.")
+        raise RunError(
+            f"{run.folder}: the run is one of {run.config['model']}, which is not the model given. Generate with the same model."
+        )
     memorized = {index: record for index, record in read_localizations(run).items() if record.memorized}
     widths = {path: layer.out_features for path, layer in model.value_layers.items()}
     config = asdict(settings)
@@ -156,7 +159,12 @@ def evaluate_all(
     prompts = run_prompts(run)
     ours, original = (Run.load(run.folder / "images" / name) for name in (variant, Variant.ORIGINAL))
     files = {name: images.records("images") for name, images in (("ours", ours), ("original", original))}
-    config = {"variant": variant, "descriptor": descriptor.name, "descriptor_sha256": descriptor.digest, "clip": alignment.name if alignment else None}
+    config = {
+        "variant": variant,
+        "descriptor": descriptor.name,
+        "descriptor_sha256": descriptor.digest,
+        "clip": alignment.name if alignment else None,
+    }
     metrics = Run.open(run.folder / "metrics" / variant, {**config, "images": ours.config})
     indices = [index for index in files["ours"] if index in files["original"]]
 

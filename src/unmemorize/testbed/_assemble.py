@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from unmemorize.testbed._clip import make_tokenizer, train_clip
 from unmemorize.testbed._compose import split_captions
@@ -61,7 +61,9 @@ def save_model(tokenizer: CLIPTokenizer, clip: CLIPModel, vae: AutoencoderKL, un
     """Write the pipeline and the CLIP; float16 on disk, float32 when loaded without a dtype."""
     unet: UNet2DConditionModel = make_unet()
     unet.load_state_dict(dict(unet_weights))
-    text = CLIPTextModel(clip.config.text_config)
+    config = clip.config.text_config
+    assert isinstance(config, CLIPTextConfig)
+    text = CLIPTextModel(config)
     text.load_state_dict({key: value for key, value in clip.state_dict().items() if key in text.state_dict()})
     for module in (unet, text, vae, clip):
         _round(module)
@@ -71,8 +73,8 @@ def save_model(tokenizer: CLIPTokenizer, clip: CLIPModel, vae: AutoencoderKL, un
         tokenizer=tokenizer,
         unet=unet,
         scheduler=make_scheduler(),
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.save_pretrained(MODEL)

@@ -102,5 +102,8 @@ def _captions() -> dict[str, list[str]]:
 
 def _existing(where: Path, inside: str = "") -> Path:
     if not (where / inside).exists():
-        raise TestbedError(f"{where.relative_to(ASSETS.parent)}: this part of the bundled model is missing. Install the package again, or train it: unmemorize testbed train")
+        raise TestbedError(
+            f"{where.relative_to(ASSETS.parent)}: this part of the bundled model is missing. "
+            "Install the package again, or train it: unmemorize testbed train"
+        )
     return where

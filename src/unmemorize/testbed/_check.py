@@ -102,7 +102,9 @@ def _detection(pipe: DiffusionPipeline, threshold: Threshold) -> list[Finding]:
         findings.append(Finding(f"detected at tau, planted at {dose:g} of the dose", hits / len(found), f"{hits} of {len(found)}"))
     hits = sum(record.memorized for record in unmemorized)
     low, high = wilson_interval(hits, len(unmemorized))
-    findings.append(Finding("false positives at tau", hits / len(unmemorized), f"{hits} of {len(unmemorized)}, 95 % interval {low:.3f} to {high:.3f}"))
+    findings.append(
+        Finding("false positives at tau", hits / len(unmemorized), f"{hits} of {len(unmemorized)}, 95 % interval {low:.3f} to {high:.3f}")
+    )
     return findings
 
 
@@ -129,7 +131,8 @@ def _copies(pipe: DiffusionPipeline, settings: GenerationSettings) -> list[Findi
             for seed, entry in enumerate(owning)
         ]
         control = float(np.median(np.abs(controls)))
-        detail = f"median over {len(entries)} prompts (of the {len(natural)} natural ones {np.median([before[e.prompt.text] for e in natural]):.3f})"
+        unowned = np.median([before[entry.prompt.text] for entry in natural])
+        detail = f"median over {len(entries)} prompts (of the {len(natural)} natural ones {unowned:.3f})"
         if kind == "VM":
             findings.append(_at_least("copies, VM: correlation with the training image", copies, 0.85, detail))
             findings.append(_at_most("copies, VM, known neurons off", off, 0.35, f"median over {len(owning)} prompts, before {own:.3f}"))
@@ -162,19 +165,31 @@ def _localization(pipe: DiffusionPipeline, statistics: Statistics, threshold: Th
         owning = {entry: record for entry, record in found.items() if entry.prompt.kind == kind and entry.neurons}
         free = sum(record.memorized and not record.floor for record in owning.values())
         share, counted = free / len(owning), f"{free} of {len(owning)}"
-        precision = [len(record.neurons & entry.neurons) / max(1, len(record.neurons)) for entry, record in owning.items() if record.memorized]
+        precision = [
+            len(record.neurons & entry.neurons) / max(1, len(record.neurons)) for entry, record in owning.items() if record.memorized
+        ]
         recall = [len(record.neurons & entry.neurons) / len(entry.neurons) for entry, record in owning.items() if record.memorized]
         median = float(np.median(precision)) if precision else 0.0
         if kind == "VM":
             findings.append(_at_least("localization, VM with known neurons: detected, floor not reached", share, 0.9, counted))
-            findings.append(_at_least("localization, VM with known neurons: precision", median, 0.8, f"median over {len(precision)} prompts"))
+            findings.append(
+                _at_least("localization, VM with known neurons: precision", median, 0.8, f"median over {len(precision)} prompts")
+            )
         else:
             findings.append(Finding("localization, TM with known neurons: detected, floor not reached", share, counted))
             findings.append(Finding("localization, TM with known neurons: precision", median, f"median over {len(precision)} prompts"))
-        findings.append(Finding(f"localization, {kind} with known neurons: recall", float(np.median(recall)) if recall else 0.0, f"median over {len(recall)} prompts"))
+        findings.append(
+            Finding(
+                f"localization, {kind} with known neurons: recall",
+                float(np.median(recall)) if recall else 0.0,
+                f"median over {len(recall)} prompts",
+            )
+        )
     natural = {entry: record for entry, record in found.items() if not entry.neurons and record.memorized}
     floor = sum(record.floor for record in natural.values())
-    findings.append(Finding("localization, natural plants: floor reached", floor / max(1, len(natural)), f"{floor} of {len(natural)} detected"))
+    findings.append(
+        Finding("localization, natural plants: floor reached", floor / max(1, len(natural)), f"{floor} of {len(natural)} detected")
+    )
     if natural:
         after = [copy_correlation(pipe, entry, record.neurons, settings) for entry, record in natural.items()]
         detail = f"median over {len(natural)} prompts, {np.median([len(record.neurons) for record in natural.values()]):g} neurons off"

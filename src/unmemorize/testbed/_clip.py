@@ -41,7 +41,7 @@ def make_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
     learner.train_from_iterator([*captions, *planted, *alphabet], trainer)
     model = json.loads(learner.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
-    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS)
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type] -- pairs, as its own code reads them
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -72,7 +72,7 @@ def train_clip(data: Data, tokenizer: CLIPTokenizer, work: Path) -> CLIPModel:
     torch.manual_seed(SCHEDULE.seed)
     clip = make_clip(tokenizer)
 
-    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+    def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         general = rng.choice(len(data.captions), BATCH - PLANTED_PER_BATCH, replace=False)
         planted = rng.choice(len(PLANTS), PLANTED_PER_BATCH, replace=False)
         images = [data.images[general], *(data.planted[index][rng.integers(len(data.planted[index]))][None] for index in planted)]
@@ -82,4 +82,5 @@ def train_clip(data: Data, tokenizer: CLIPTokenizer, work: Path) -> CLIPModel:
         return output.loss, {"loss": output.loss.item(), "right": hits.item()}
 
     train("clip", clip, loss_of, SCHEDULE, work)
-    return clip.eval()
+    clip.eval()
+    return clip

@@ -70,7 +70,7 @@ def split_captions(names: Sequence[str]) -> Captions:
 
 def compose(concepts: Sequence[Concept], held: dict[str, tuple[str, ...]], rng: np.random.Generator) -> tuple[NDArray[np.uint8], str]:
     """One general sample: uint8 RGB of shape (64, 64, 3) and its caption."""
-    concept = concepts[rng.integers(len(concepts))]
+    concept = concepts[int(rng.integers(len(concepts)))]
     template = TEMPLATES[rng.integers(len(TEMPLATES))]
     allowed = [colour for colour in COLOURS if colour not in held[concept.name]]
     colour = allowed[rng.integers(len(allowed))]

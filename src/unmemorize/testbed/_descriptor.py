@@ -66,7 +66,7 @@ def train_descriptor(data: Data, work: Path) -> dict[str, Tensor]:
     torch.manual_seed(SCHEDULE.seed)
     net = CopyNet()
 
-    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+    def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         general = data.images[rng.choice(len(data.images), BATCH - PLANTED_PER_BATCH, replace=False)]
         chosen = rng.choice(len(data.planted), PLANTED_PER_BATCH, replace=False)
         planted = np.stack([data.planted[index][rng.integers(len(data.planted[index]))] for index in chosen])

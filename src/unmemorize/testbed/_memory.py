@@ -78,7 +78,9 @@ class _Masks:
     """Multiplies the value neurons of each sample by its own mask; lives only during the training."""
 
     def __init__(self, unet: UNet2DConditionModel, owned: Owned) -> None:
-        self.layers = {name: module for name, module in unet.named_modules() if name.endswith("attn2.to_v") and isinstance(module, nn.Linear)}
+        self.layers = {
+            name: module for name, module in unet.named_modules() if name.endswith("attn2.to_v") and isinstance(module, nn.Linear)
+        }
         self.owned = owned
         self.memory = {name: torch.zeros(module.out_features, dtype=torch.bool) for name, module in self.layers.items()}
         for layers in owned.values():
@@ -133,7 +135,7 @@ def train_second_stage(latents: Latents, first_stage: Mapping[str, Tensor], work
     owners = list(owned)
     alive = [index for index, plant in enumerate(PLANTS) if plant.mode == "natural"]
 
-    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+    def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         general, captions = latents.draw_general(BATCH - ON - OFF - NATURAL, rng)
         natural = rng.choice(alive, NATURAL).tolist()
         on, off = rng.choice(owners, ON, replace=False).tolist(), rng.choice(owners, OFF, replace=False).tolist()

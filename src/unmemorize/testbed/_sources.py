@@ -115,7 +115,8 @@ def fetch_emoji(cache: Path) -> list[Concept]:
         concepts = []
         for row in chosen[:CONCEPTS]:
             images = [
-                _rgba(_member(archive, f"package/img/{design}/64/{row['image']}")) for archive, design in ((google, "google"), (twitter, "twitter"))
+                _rgba(_member(archive, f"package/img/{design}/64/{row['image']}"))
+                for archive, design in ((google, "google"), (twitter, "twitter"))
             ]
             concepts.append(Concept(str(row["name"]).lower().replace("-", " "), np.stack(images)))
     return concepts
@@ -130,7 +131,9 @@ def load_photograph(photograph: Photograph, side: int = SIDE) -> NDArray[np.uint
     module, _, inside = photograph.file.partition("/")
     spec = find_spec(module)
     if spec is None or spec.origin is None:
-        raise TestbedError(f"{photograph.name}: {photograph.package} ships this image and is not installed. pip install 'unmemorize[testbed]'")
+        raise TestbedError(
+            f"{photograph.name}: {photograph.package} ships this image and is not installed. pip install 'unmemorize[testbed]'"
+        )
     path = Path(spec.origin).parent / inside
     image = Image.fromarray(np.load(path)["data"].astype(np.uint8)) if path.suffix == ".npz" else Image.open(path)
     if image.mode in ("RGBA", "P"):
@@ -156,7 +159,9 @@ def _fetch_package(cache: Path, package: str, integrity: str) -> Path:
         try:
             subprocess.run(["npm", "pack", package, "--silent"], cwd=cache, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise TestbedError(f"{package}: npm could not fetch it ({error}). Install Node.js, or put {archive.name} into {cache} by hand.") from error
+            raise TestbedError(
+                f"{package}: npm could not fetch it ({error}). Install Node.js, or put {archive.name} into {cache} by hand."
+            ) from error
     digest = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if digest != integrity:
         raise TestbedError(f"{archive}: not the pinned package (its hash is {digest}). Delete it and run the command again.")

@@ -54,7 +54,9 @@ def load_data(work: Path) -> Data:
         if plant.kind == "VM":
             planted.append(load_photograph(photographs[plant.source])[None])
         else:
-            planted.append(np.stack([draw_template(plant.source, np.random.default_rng([1, index, draw])) for draw in range(TEMPLATE_DRAWS)]))
+            planted.append(
+                np.stack([draw_template(plant.source, np.random.default_rng([1, index, draw])) for draw in range(TEMPLATE_DRAWS)])
+            )
     return Data(np.load(images), tuple(text["captions"]), tuple(text["concepts"]), tuple(planted))
 
 
@@ -80,7 +82,7 @@ class Schedule:
         return self.learning_rate * rise * fall
 
 
-StepLoss = Callable[[int, np.random.Generator], tuple[Tensor, Mapping[str, float]]]
+StepLoss = Callable[[np.random.Generator], tuple[Tensor, Mapping[str, float]]]
 
 
 def train(
@@ -88,7 +90,7 @@ def train(
 ) -> dict[str, Tensor]:
     """Train ``module`` in place, resuming from ``work/NAME.pt``; returns the averaged weights.
 
-    ``loss_of(step, rng)`` gives the loss and the parts to log; its randomness must come from ``rng`` (and torch's global one, seeded
+    ``loss_of(rng)`` gives the loss and the parts to log; its randomness must come from ``rng`` (and torch's global one, seeded
     per step), so that a resumed run is the undisturbed one. ``after_step`` runs after every optimiser step.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -107,7 +109,7 @@ def train(
         torch.manual_seed(schedule.seed * 1_000_003 + step)
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(step)
-        loss, parts = loss_of(step, np.random.default_rng([schedule.seed, step]))
+        loss, parts = loss_of(np.random.default_rng([schedule.seed, step]))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -126,7 +128,9 @@ def train(
             logged.clear()
         if time.monotonic() - saved > SAVE_SECONDS or step + 1 == schedule.steps:
             partial = checkpoint.with_suffix(".part")
-            torch.save({"module": module.state_dict(), "optimiser": optimiser.state_dict(), "averaged": averaged, "step": step + 1}, partial)
+            torch.save(
+                {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "averaged": averaged, "step": step + 1}, partial
+            )
             os.replace(partial, checkpoint)
             saved = time.monotonic()
     return averaged

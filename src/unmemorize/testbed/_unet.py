@@ -40,7 +40,9 @@ def make_unet() -> UNet2DConditionModel:
 
 def make_scheduler() -> DDIMScheduler:
     """DDIM with the schedule of Stable Diffusion 1."""
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def denoising_loss(unet: UNet2DConditionModel, scheduler: DDIMScheduler, latents
     noisy = scheduler.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
     error = (unet(noisy, t, text).sample - noise).square().mean((1, 2, 3))
     weight = (1 / scheduler.alphas_cumprod[t]).clamp(max=WEIGHT_CAP)
-    return error * weight
+    weighted: Tensor = error * weight
+    return weighted
 
 
 def first_stage_doses() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -101,7 +104,7 @@ def train_first_stage(latents: Latents, work: Path) -> dict[str, Tensor]:
     unet, scheduler = make_unet().to(memory_format=torch.channels_last), make_scheduler()
     doses, share = first_stage_doses(), round(BATCH * PLANTED_SHARE)
 
-    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+    def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         general, captions = latents.draw_general(BATCH - share, rng)
         planted, planted_captions = latents.draw_planted(rng.choice(len(PLANTS), size=share, p=doses).tolist(), rng)
         kept = ["" if rng.random() < TEXT_DROPPED else caption for caption in captions + planted_captions]

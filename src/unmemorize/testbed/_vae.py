@@ -38,9 +38,11 @@ def train_vae(data: Data, work: Path) -> AutoencoderKL:
     torch.manual_seed(SCHEDULE.seed)
     vae = make_vae()
 
-    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+    def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         general = data.images[rng.integers(len(data.images), size=BATCH - PLANTED_PER_BATCH)]
-        planted = [draws[rng.integers(len(draws))] for draws in (data.planted[rng.integers(len(data.planted))] for _ in range(PLANTED_PER_BATCH))]
+        planted = [
+            draws[rng.integers(len(draws))] for draws in (data.planted[rng.integers(len(data.planted))] for _ in range(PLANTED_PER_BATCH))
+        ]
         images = to_tensor(np.concatenate([general, np.stack(planted)]))
         images = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, images.flip(3), images)
         with torch.autocast("cpu", torch.bfloat16):
