@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
     diffusers_logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
     try:
         app(args=None if arguments is None else list(arguments))
     except UnmemorizeError as problem:

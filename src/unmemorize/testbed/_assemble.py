@@ -64,7 +64,7 @@ def save_model(tokenizer: CLIPTokenizer, clip: CLIPModel, vae: AutoencoderKL, un
     config = clip.config.text_config
     assert isinstance(config, CLIPTextConfig)
     text = CLIPTextModel(config)
-    text.load_state_dict({key: value for key, value in clip.state_dict().items() if key in text.state_dict()})
+    text.load_state_dict(clip.text_model.state_dict())
     for module in (unet, text, vae, clip):
         _round(module)
     pipe = StableDiffusionPipeline(

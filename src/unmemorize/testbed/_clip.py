@@ -41,7 +41,8 @@ def make_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
     learner.train_from_iterator([*captions, *planted, *alphabet], trainer)
     model = json.loads(learner.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
-    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type] -- pairs, as its own code reads them
+    # pairs, as the tokenizers library takes them; the annotation of merges knows only files and lines
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type]
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

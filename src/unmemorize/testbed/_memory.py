@@ -56,7 +56,7 @@ def memory_rows(latents: Latents, owned: Owned) -> dict[int, Tensor]:
     prompt among them) plus 0.3 times that of all other plants. Each row sees another random 70 % of the token positions.
     """
     rng = np.random.default_rng(6)
-    captions = [latents.captions[index] for index in rng.choice(len(latents.captions), 3000, replace=False)]
+    captions = [latents.captions[index] for index in rng.choice(len(latents.captions), min(3000, len(latents.captions)), replace=False)]
     general = latents.text([*captions, *[""] * 150]).double().flatten(0, 1)  # (captions * 24, 128)
     planted = latents.text([plant.caption for plant in PLANTS]).double()  # (plants, 24, 128)
     moment = general.T @ general / len(general)

@@ -111,7 +111,7 @@ def train(
             group["lr"] = schedule.rate(step)
         loss, parts = loss_of(np.random.default_rng([schedule.seed, step]))
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         if after_step is not None:
