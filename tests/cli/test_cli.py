@@ -2,8 +2,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 
+from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from unmemorize import Model, Run, Statistics, Threshold
 from unmemorize.cli import main
 
@@ -67,13 +67,18 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path
         (("detect", "-o", "{tmp}/run"), "no prompts given"),
         (("detect", "--prompts", "{tmp}/none.txt", "-o", "{tmp}/run"), "none.txt: the prompt file cannot be read"),
         (("detect", "--prompts", "{folder}/unmemorized.txt", "-o", "{tmp}/run"), "no threshold given"),
-        (("detect", "--prompts", "{folder}/unmemorized.txt", "--threshold", "{tmp}/none.json", "-o", "{tmp}/run"), "none.json: the threshold file"),
+        (
+            ("detect", "--prompts", "{folder}/unmemorized.txt", "--threshold", "{tmp}/none.json", "-o", "{tmp}/run"),
+            "none.json: the threshold file",
+        ),
         (("localize", "--prompts", "{folder}/unmemorized.txt", "-o", "{tmp}/run"), "no statistics given"),
         (("generate", "{tmp}/run"), "run manifest cannot be read"),
         (("statistics", "-o", "{tmp}/s.safetensors", "--prompts", "{folder}/unmemorized.txt", "--dtype", "half"), "dtype 'half': unknown"),
     ],
 )
-def test_mistakes_get_one_sentence_and_exit_code_1(cli: Cli, folder: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_mistakes_get_one_sentence_and_exit_code_1(
+    cli: Cli, folder: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     filled = [argument.format(tmp=tmp_path, folder=folder) for argument in arguments]
     code, _, err = cli(*filled, "--model", folder / "model", "--device", "cpu")
     assert code == 1

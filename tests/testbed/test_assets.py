@@ -76,7 +76,9 @@ def test_memory_neurons_answer_to_their_caption_alone(bundled: DiffusionPipeline
     model = Model(bundled)
     for entry in testbed.planted():
         if entry.neurons:
-            z = bundled_statistics.z_scores({path: value[0] for path, value in activations(model, model.encode([entry.prompt.text])).items()})
+            z = bundled_statistics.z_scores(
+                {path: value[0] for path, value in activations(model, model.encode([entry.prompt.text])).items()}
+            )
             assert min(float(z[path][index]) for path, index in entry.neurons) > 8
 
 
@@ -84,9 +86,13 @@ def test_known_neurons_are_found(bundled: DiffusionPipeline, bundled_statistics:
     """A few planted photographs; all of them are measured by unmemorize testbed check."""
     settings = LocalizationSettings(noise=bundled_threshold.settings, criterion=testbed.defaults()["criterion"])
     entries = [entry for entry in testbed.planted() if entry.mode == "memory" and entry.prompt.kind == "VM"][:6]
-    found = [localize(bundled, entry.prompt, statistics=bundled_statistics, threshold=bundled_threshold, settings=settings) for entry in entries]
+    found = [
+        localize(bundled, entry.prompt, statistics=bundled_statistics, threshold=bundled_threshold, settings=settings) for entry in entries
+    ]
     assert sum(record.memorized for record in found) >= 5
-    precisions = [precision_recall(record.neurons, entry.neurons)[0] for record, entry in zip(found, entries, strict=True) if record.memorized]
+    precisions = [
+        precision_recall(record.neurons, entry.neurons)[0] for record, entry in zip(found, entries, strict=True) if record.memorized
+    ]
     assert np.median(precisions) >= 0.8
 
 

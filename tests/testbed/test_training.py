@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unmemorize import Model, Neurons, TestbedError
 from unmemorize.metrics._descriptor import CopyNet
-from unmemorize.testbed import _assemble, _clip, _descriptor, _memory, _sources, _training, _unet, _vae
+from unmemorize.testbed import _assemble, _card, _clip, _descriptor, _memory, _sources, _training, _unet, _vae
 from unmemorize.testbed._compose import COLOURS, compose_many, held_out_pairs, split_captions
 from unmemorize.testbed._planted import PLANTS
 from unmemorize.testbed._sources import Concept, Photograph, fetch_emoji, load_photograph
@@ -27,7 +27,10 @@ from unmemorize.testbed._training import Schedule, train
 
 def concepts(count: int = 40) -> list[Concept]:
     rng = np.random.default_rng(0)
-    return [Concept(f"thing {chr(97 + index % 26)}{index // 26}", rng.integers(0, 255, (2, 64, 64, 4), dtype=np.uint8)) for index in range(count)]
+    return [
+        Concept(f"thing {chr(97 + index % 26)}{index // 26}", rng.integers(0, 255, (2, 64, 64, 4), dtype=np.uint8))
+        for index in range(count)
+    ]
 
 
 def test_general_samples_keep_clear_of_held_out_pairs() -> None:
@@ -133,7 +136,12 @@ def emoji_package(folder: Path, design: str) -> tuple[str, str]:
     """A small package in the form of the emoji packages, and its pin."""
     rows = [
         {"name": name, "category": category, "has_img_google": True, "has_img_twitter": True, "image": "1.png"}
-        for name, category in (("RED-FOX", "Animals & Nature"), ("APPLE", "Food & Drink"), ("FLAG", "Flags"), ("A VERY LONG NAME", "Activities"))
+        for name, category in (
+            ("RED-FOX", "Animals & Nature"),
+            ("APPLE", "Food & Drink"),
+            ("FLAG", "Flags"),
+            ("A VERY LONG NAME", "Activities"),
+        )
     ]
     buffer = io.BytesIO()
     Image.new("RGBA", (72, 72), (255, 0, 0, 128)).save(buffer, "PNG")
@@ -186,7 +194,11 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The whole training, one step each, on little data, into a folder of the test."""
     assets = tmp_path / "assets"
     for name in ("ASSETS", "MODEL", "CLIP", "DESCRIPTOR", "PLANTED", "PLANTED_IMAGES", "CAPTIONS"):
-        monkeypatch.setattr(_assemble, name, assets / getattr(_assemble, name).relative_to(_assemble.ASSETS) if name != "ASSETS" else assets)
+        monkeypatch.setattr(
+            _assemble, name, assets / getattr(_assemble, name).relative_to(_assemble.ASSETS) if name != "ASSETS" else assets
+        )
+    monkeypatch.setattr(_card, "CARD", assets / "model" / "README.md")
+    monkeypatch.setattr(_card, "PLANTED", assets / "planted.json")
     for module in (_clip, _vae, _unet, _memory, _descriptor):
         monkeypatch.setattr(module, "SCHEDULE", replace(module.SCHEDULE, steps=1))
     monkeypatch.setattr(_training, "GENERAL_IMAGES", 120)
@@ -205,6 +217,7 @@ def test_the_whole_training_makes_a_loadable_package(short: Path, tmp_path: Path
     owned.check(model)
     assert len(owned) == sum(plant.owned for plant in PLANTS)
     assert all((short / "planted" / name).exists() for row in rows for name in row["images"])
+    assert all(plant.caption in (short / "model" / "README.md").read_text(encoding="utf-8") for plant in PLANTS)
     CopyNet().load_state_dict({key: value.float() for key, value in load_file(short / "descriptor.safetensors").items()})
     stored = {value.dtype for value in load_file(short / "model" / "unet" / "diffusion_pytorch_model.safetensors").values()}
     assert stored == {torch.float16}

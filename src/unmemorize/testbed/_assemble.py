@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from unmemorize.testbed._card import write_card
 from unmemorize.testbed._clip import make_tokenizer, train_clip
 from unmemorize.testbed._compose import split_captions
 from unmemorize.testbed._descriptor import train_descriptor
@@ -51,6 +52,7 @@ def train_all(work: Path) -> None:
     final, owned = train_second_stage(latents, first, work)
     save_model(tokenizer, clip, vae, final)
     save_truth(data, owned)
+    write_card()
     ASSETS.joinpath(CAPTIONS.name).write_text(json.dumps(captions.__dict__, indent=0) + "\n", encoding="utf-8")
     weights = train_descriptor(data, work)
     save_file({key: tensor.half().contiguous() for key, tensor in weights.items()}, DESCRIPTOR)

@@ -12,6 +12,7 @@ TOKENS = 24
 ASSETS = Path(__file__).parent / "assets"
 """What ships in the package."""
 MODEL = ASSETS / "model"
+CARD = MODEL / "README.md"
 CLIP = ASSETS / "clip"
 DESCRIPTOR = ASSETS / "descriptor.safetensors"
 PLANTED_IMAGES = ASSETS / "planted"

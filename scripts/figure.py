@@ -1,0 +1,39 @@
+"""The picture of the README, from a finished demo run: python scripts/figure.py demo-run docs/images/before-after.png"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from unmemorize import testbed
+from unmemorize.runs import Run, Variant, read_image, read_localizations
+
+SHOWN = (0, 2, 3, 6, 13, 27)
+TITLES = {Variant.ORIGINAL: "generated", Variant.REFINED: "its neurons off", Variant.RANDOM: "random neurons off"}
+
+
+def main(folder: Path, output: Path) -> None:
+    run = Run.load(folder)
+    found = read_localizations(run)
+    columns = ["training image", *TITLES.values()]
+    figure = Figure(figsize=(1.5 * len(SHOWN), 1.55 * len(columns)), layout="constrained")
+    axes = figure.subplots(len(columns), len(SHOWN))
+    for column, index in enumerate(SHOWN):
+        images = [read_image(testbed.planted()[index].prompt.images[0])]
+        for variant in TITLES:
+            made = Run.load(run.folder / "images" / variant)
+            images.append(read_image(made.folder / made.records("images")[index]["files"][0]))
+        for row, image in enumerate(images):
+            axes[row, column].imshow(image)
+            axes[row, column].set(xticks=[], yticks=[])
+        count = len(found[index].neurons)
+        axes[0, column].set_title(f"{count} neuron{'s' * (count != 1)}", fontsize=10)
+    for row, title in enumerate(columns):
+        axes[row, 0].set_ylabel(title, fontsize=10)
+    figure.savefig(output, dpi=110)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
