@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
@@ -28,6 +28,8 @@ class Model:
     """
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
+        from diffusers import StableDiffusionPipeline  # here, as it loads much of transformers
+
         if not isinstance(pipe, StableDiffusionPipeline):
             raise ModelError(f"{type(pipe).__name__}: only StableDiffusionPipeline is supported so far. Load the model with that class.")
         self.pipe: Any = pipe

@@ -41,13 +41,13 @@ def command(
     pipe = load_pipeline("testbed")
     memorized = [entry.prompt for entry in testbed.planted()]
     prompts = [*memorized, *(Prompt(text, group="unmemorized") for text in testbed.captions("test")[:UNMEMORIZED])]
+    own = testbed.defaults()
     statistics, threshold = Statistics.load(testbed.statistics_path()), Threshold.load(testbed.threshold_path())
     if full:
         with progress_bar("statistics") as progress:
             statistics = compute_statistics(pipe, testbed.captions("train"), progress=progress)
         with progress_bar("threshold") as progress:
-            threshold = calibrate_threshold(pipe, testbed.captions("calibration"), progress=progress)
-    own = testbed.defaults()
+            threshold = calibrate_threshold(pipe, testbed.captions("calibration"), reduction=own["reduction"], progress=progress)
     settings = LocalizationSettings(noise=threshold.settings, criterion=own["criterion"])
     config = {"command": "demo", **asdict(settings), "tau": threshold.tau, "threshold_prompts": threshold.prompts}
     folder = open_run(run, pipe, prompts, {**config, "statistics_prompts": statistics.prompts})

@@ -38,7 +38,7 @@ def command(
     criterion: Annotated[
         Criterion | None,
         typer.Option(
-            help="What counts as still memorized: like the unblocked seed (paper), or seeds alike. [default: the model's]",
+            help="What counts as still memorized: like the unblocked seed (paper), or seeds alike. [default: unblocked; the bundled model has its own]",
             show_default=False,
         ),
     ] = None,

@@ -10,7 +10,7 @@ from unmemorize import testbed
 from unmemorize._prompts import as_prompts
 from unmemorize._similarity import NoiseSettings, Protocol
 from unmemorize._threshold import Reduction, calibrate_threshold
-from unmemorize.cli._common import PromptsOption, console, progress_bar, prompts_or_default, takes_model
+from unmemorize.cli._common import PromptsOption, console, is_bundled, progress_bar, prompts_or_default, takes_model
 
 _DEFAULTS = NoiseSettings()
 
@@ -20,7 +20,13 @@ def command(
     pipe: DiffusionPipeline,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it (.json).")],
     prompts: PromptsOption = None,
-    reduction: Annotated[Reduction, typer.Option(help="Over all pairs of seeds, or over each prompt's most similar pair.")] = "pairs",
+    reduction: Annotated[
+        Reduction | None,
+        typer.Option(
+            help="Over all pairs of seeds, or over each prompt's most similar pair. [default: pairs; the bundled model has its own]",
+            show_default=False,
+        ),
+    ] = None,
     deviations: Annotated[float, typer.Option(help="tau = mean + this many standard deviations.")] = 1.0,
     seeds: Annotated[int, typer.Option(min=2, help="Initial noises per prompt.")] = _DEFAULTS.seeds,
     seed: Annotated[int, typer.Option(help="Of the generator that draws them.")] = _DEFAULTS.seed,
@@ -33,11 +39,12 @@ def command(
     settings of the noise differences from this file, so that they always fit.
     """
     given = prompts_or_default(pipe, prompts, lambda: as_prompts(testbed.captions("calibration")))
+    chosen = reduction or (testbed.defaults()["reduction"] if is_bundled(pipe) else "pairs")
     settings = NoiseSettings(seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
     with progress_bar("threshold") as progress:
-        threshold = calibrate_threshold(pipe, given, settings=settings, reduction=reduction, deviations=deviations, progress=progress)
+        threshold = calibrate_threshold(pipe, given, settings=settings, reduction=chosen, deviations=deviations, progress=progress)
     threshold.save(output)
     console.print(
         f"tau = {threshold.tau:.4f} ({threshold.mean:.4f} + {deviations:g} x {threshold.std:.4f} "
-        f"over {reduction} of {len(given)} prompts), for the criterion seeds {threshold.tau_seeds:.4f}: {output}"
+        f"over {chosen} of {len(given)} prompts), for the criterion seeds {threshold.tau_seeds:.4f}: {output}"
     )

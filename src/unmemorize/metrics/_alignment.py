@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 from unmemorize._errors import MetricError
 
@@ -29,6 +29,8 @@ class ClipAlignment:
             from unmemorize import testbed
 
             source = testbed.clip_path()
+        from transformers import CLIPImageProcessor  # here, as it warns on import where torchvision is missing
+
         self.name = Path(source).name
         try:
             self._clip = CLIPModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()

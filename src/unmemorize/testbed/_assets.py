@@ -89,7 +89,7 @@ def captions(split: Literal["train", "calibration", "test"]) -> tuple[str, ...]:
 
 
 def defaults() -> Mapping[str, Any]:
-    """How the bundled model is best used: criterion, guidance, steps; other models keep the paper's."""
+    """How the bundled model is best used: criterion, reduction of the threshold, guidance, steps; other models keep the paper's."""
     content: dict[str, Any] = json.loads(_existing(DEFAULTS).read_text(encoding="utf-8"))
     return content
 

@@ -9,11 +9,13 @@ from diffusers import DiffusionPipeline
 from unmemorize._files import atomic_write
 from unmemorize._progress import Progress, silent
 from unmemorize._statistics import compute_statistics
-from unmemorize._threshold import calibrate_threshold
+from unmemorize._threshold import Reduction, calibrate_threshold
 from unmemorize.testbed._assets import captions
 from unmemorize.testbed._layout import DEFAULTS, STATISTICS, THRESHOLD
 
-_DEFAULTS = {"criterion": "seeds", "guidance": 3.0, "steps": 30}
+_REDUCTION: Reduction = "prompts"
+"""Over all pairs, tau would lie below the most similar pair of half of the unmemorized prompts."""
+_DEFAULTS = {"criterion": "seeds", "reduction": _REDUCTION, "guidance": 3.0, "steps": 30}
 
 
 def calibrate(pipe: DiffusionPipeline, *, progress: Progress = silent) -> None:
@@ -23,5 +25,6 @@ def calibrate(pipe: DiffusionPipeline, *, progress: Progress = silent) -> None:
         UnmemorizeError: the package folder cannot be written.
     """
     compute_statistics(pipe, captions("train"), progress=progress).save(STATISTICS)
-    calibrate_threshold(pipe, captions("calibration"), progress=progress).save(THRESHOLD)
+    threshold = calibrate_threshold(pipe, captions("calibration"), reduction=_REDUCTION, progress=progress)
+    threshold.save(THRESHOLD)
     atomic_write(DEFAULTS, json.dumps(_DEFAULTS, indent=1) + "\n")
