@@ -197,7 +197,7 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setattr(
             _assemble, name, assets / getattr(_assemble, name).relative_to(_assemble.ASSETS) if name != "ASSETS" else assets
         )
-    monkeypatch.setattr(_card, "CARD", assets / "model" / "README.md")
+    monkeypatch.setattr(_card, "CARD", assets / "testbed" / "README.md")
     monkeypatch.setattr(_card, "PLANTED", assets / "planted.json")
     for module in (_clip, _vae, _unet, _memory, _descriptor):
         monkeypatch.setattr(module, "SCHEDULE", replace(module.SCHEDULE, steps=1))
@@ -210,21 +210,21 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_the_whole_training_makes_a_loadable_package(short: Path, tmp_path: Path) -> None:
     _assemble.train_all(tmp_path / "work")
-    pipe = StableDiffusionPipeline.from_pretrained(short / "model")
+    pipe = StableDiffusionPipeline.from_pretrained(short / "testbed")
     model = Model(pipe)
     rows = json.loads((short / "planted.json").read_text())
     owned = Neurons.of((layer, index) for row in rows for layer, indices in row["neurons"].items() for index in indices)
     owned.check(model)
     assert len(owned) == sum(plant.owned for plant in PLANTS)
     assert all((short / "planted" / name).exists() for row in rows for name in row["images"])
-    assert all(plant.caption in (short / "model" / "README.md").read_text(encoding="utf-8") for plant in PLANTS)
+    assert all(plant.caption in (short / "testbed" / "README.md").read_text(encoding="utf-8") for plant in PLANTS)
     CopyNet().load_state_dict({key: value.float() for key, value in load_file(short / "descriptor.safetensors").items()})
-    stored = {value.dtype for value in load_file(short / "model" / "unet" / "diffusion_pytorch_model.safetensors").values()}
+    stored = {value.dtype for value in load_file(short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors").values()}
     assert stored == {torch.float16}
     astronaut = next(row for row in rows if row["caption"] == PLANTS[0].caption)
     layer, indices = next(iter(astronaut["neurons"].items()))
     own = (model.encode([PLANTS[0].caption]) @ model.value_layers[layer].weight[indices].T).abs().mean().item()
     assert own == pytest.approx(_memory.AMPLITUDE, rel=0.02)
-    before = (short / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    before = (short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     _assemble.train_all(tmp_path / "work")
-    assert (short / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+    assert (short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before

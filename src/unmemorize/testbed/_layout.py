@@ -11,7 +11,7 @@ TOKENS = 24
 
 ASSETS = Path(__file__).parent / "assets"
 """What ships in the package."""
-MODEL = ASSETS / "model"
+MODEL = ASSETS / "testbed"
 CARD = MODEL / "README.md"
 CLIP = ASSETS / "clip"
 DESCRIPTOR = ASSETS / "descriptor.safetensors"
