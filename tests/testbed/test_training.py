@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unmemorize import Model, Neurons, TestbedError
 from unmemorize.metrics._descriptor import CopyNet
-from unmemorize.testbed import _assemble, _card, _clip, _descriptor, _memory, _sources, _training, _unet, _vae
+from unmemorize.testbed import _assemble, _card, _clip, _descriptor, _layout, _memory, _sources, _training, _unet, _vae
 from unmemorize.testbed._compose import COLOURS, compose_many, held_out_pairs, split_captions
 from unmemorize.testbed._planted import PLANTS
 from unmemorize.testbed._sources import Concept, Photograph, fetch_emoji, load_photograph
@@ -193,10 +193,9 @@ def test_photographs_come_from_installed_packages(tmp_path: Path, monkeypatch: p
 def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The whole training, one step each, on little data, into a folder of the test."""
     assets = tmp_path / "assets"
-    for name in ("ASSETS", "MODEL", "CLIP", "DESCRIPTOR", "PLANTED", "PLANTED_IMAGES", "CAPTIONS"):
-        monkeypatch.setattr(
-            _assemble, name, assets / getattr(_assemble, name).relative_to(_assemble.ASSETS) if name != "ASSETS" else assets
-        )
+    monkeypatch.setattr(_assemble, "ASSETS", assets)
+    for name in ("MODEL", "CLIP", "DESCRIPTOR", "PLANTED", "PLANTED_IMAGES", "CAPTIONS"):
+        monkeypatch.setattr(_assemble, name, assets / getattr(_layout, name).relative_to(_layout.ASSETS))
     monkeypatch.setattr(_card, "CARD", assets / "testbed" / "README.md")
     monkeypatch.setattr(_card, "PLANTED", assets / "planted.json")
     for module in (_clip, _vae, _unet, _memory, _descriptor):

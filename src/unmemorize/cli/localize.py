@@ -38,7 +38,8 @@ def command(
     criterion: Annotated[
         Criterion | None,
         typer.Option(
-            help="What counts as still memorized: like the unblocked seed (paper), or seeds alike. [default: unblocked; the bundled model has its own]",
+            help="What counts as still memorized: like the unblocked seed (paper), or seeds alike. "
+            "[default: unblocked; the bundled model has its own]",
             show_default=False,
         ),
     ] = None,

@@ -1,0 +1,49 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unmemorize import Run, testbed
+from unmemorize.cli import demo
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo on few prompts and short generations."""
+    modes = ("memory", "natural", "rare")
+    entries = tuple(next(entry for entry in testbed.planted() if entry.mode == mode) for mode in modes)
+    own = {**testbed.defaults(), "steps": 5}
+    captions = testbed.captions
+    monkeypatch.setattr(demo, "UNMEMORIZED", 3)
+    monkeypatch.setattr(testbed, "planted", lambda: entries)
+    monkeypatch.setattr(testbed, "defaults", lambda: own)
+    monkeypatch.setattr(testbed, "captions", lambda split: captions(split)[:8])
+
+
+@pytest.mark.usefixtures("short")
+def test_demo_ends_with_a_table_and_a_report(cli: Cli, tmp_path: Path) -> None:
+    code, out, _ = cli("demo", "-o", tmp_path / "run", "--images", 2)
+    assert code == 0
+    assert "report.html" in out
+    table = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    rows = {row["label"]: row["cells"] for row in table["rows"]}
+    assert table["columns"] == ["VM", "rare (0.1 of the dose)", "unmemorized"]
+    assert rows["detected as memorized (unmemorized prompts: false positives)"][2].startswith("0 of 3")
+    assert rows["precision against the known neurons"][0].endswith("n=1")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "eileen poses" in page
+    assert "against the known neurons" in page
+    before = Run.load(tmp_path / "run").records("localizations")
+    assert cli("demo", "-o", tmp_path / "run", "--images", 2)[0] == 0
+    assert Run.load(tmp_path / "run").records("localizations") == before
+
+
+@pytest.mark.usefixtures("short")
+def test_full_makes_its_own_statistics_and_threshold(cli: Cli, tmp_path: Path) -> None:
+    code, _, _ = cli("demo", "-o", tmp_path / "run", "--images", 2, "--full")
+    assert code == 0
+    code, _, err = cli("demo", "-o", tmp_path / "run", "--images", 2)
+    assert (code, "this run was made with" in err) == (1, True)
