@@ -55,7 +55,7 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path
     assert code == 0
     code, out, _ = cli("evaluate", tmp_path / "run")
     assert (code, "CLIP none" in out) == (0, True)
-    assert "similarity to the image before: neurons off" in (tmp_path / "run" / "metrics.json").read_text()
+    assert "same as before, neurons off" in (tmp_path / "run" / "metrics.json").read_text()
     code, out, _ = cli("report", tmp_path / "run")
     assert (code, "report.html" in out) == (0, True)
     assert PLANTED_PROMPT in (tmp_path / "run" / "report.html").read_text()

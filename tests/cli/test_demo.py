@@ -31,8 +31,8 @@ def test_demo_ends_with_a_table_and_a_report(cli: Cli, tmp_path: Path) -> None:
     table = json.loads((tmp_path / "run" / "metrics.json").read_text())
     rows = {row["label"]: row["cells"] for row in table["rows"]}
     assert table["columns"] == ["VM", "rare (0.1 of the dose)", "unmemorized"]
-    assert rows["detected as memorized (unmemorized prompts: false positives)"][2].startswith("0 of 3")
-    assert rows["precision against the known neurons"][0].endswith("n=1")
+    assert rows["detected as memorized"][2]["figure"] == "0 of 3"
+    assert rows["precision, known neurons"][0]["figure"].endswith("(n=1)")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "eileen poses" in page
     assert "against the known neurons" in page

@@ -120,16 +120,17 @@ def test_table_counts_by_group(build: Callable[..., Run]) -> None:
     table = summary_table(
         read_results(build(prompts, found, {"original": 0.9, "refined": 0.1})), {"one": Neurons({LAYER: [1]}), "two": Neurons()}
     )
-    rows = {row.label: row.cells for row in table.rows}
+    rows = {row.label: [cell.figure for cell in row.cells] for row in table.rows}
+    intervals = {row.label: [cell.interval for cell in row.cells] for row in table.rows}
     assert table.columns == ("VM", "TM", "unmemorized")
-    assert rows["detected as memorized (unmemorized prompts: false positives)"][0].startswith("2 of 2")
-    assert rows["detected as memorized (unmemorized prompts: false positives)"][2].startswith("0 of 1")
-    assert rows["neurons after refinement"] == ("3 ± 1 [2, 4] n=2", "", "")
-    assert rows["precision against the known neurons"] == ("0.5 ± 0 [0.5, 0.5] n=1", "", "")
-    assert rows["recall of the known neurons"] == ("1 ± 0 [1, 1] n=1", "", "")
-    assert rows["copy score to the training image: before"][0] == "0.9 ± 0 [0.9, 0.9] n=2"
-    assert rows["copy score to the training image: neurons off"][0] == "0.1 ± 0 [0.1, 0.1] n=2"
-    assert "similarity to the image before: before" not in rows
+    assert rows["detected as memorized"] == ["2 of 2", "0 of 1", "0 of 1"]
+    assert rows["neurons, refined"] == ["3.00 ± 1.00 (n=2)", "", ""]
+    assert intervals["neurons, refined"] == ["2.00 to 4.00", "", ""]
+    assert rows["precision, known neurons"] == ["0.50 ± 0.00 (n=1)", "", ""]
+    assert rows["recall, known neurons"] == ["1.00 ± 0.00 (n=1)", "", ""]
+    assert rows["copy score, before"][0] == "0.90 ± 0.00 (n=2)"
+    assert rows["copy score, neurons off"][0] == "0.10 ± 0.00 (n=2)"
+    assert "same as before, before" not in rows
 
 
 def test_precision_and_recall() -> None:

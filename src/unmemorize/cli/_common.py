@@ -129,7 +129,7 @@ def print_table(table: Table) -> None:
     for column in table.columns:
         screen.add_column(column)
     for row in table.rows:
-        screen.add_row(row.label, *(cell or "-" for cell in row.cells))
+        screen.add_row(row.label, *(cell.figure or "-" for cell in row.cells))
     console.print(screen)
     for note in table.notes:
         console.print(note, style="dim")

@@ -21,16 +21,24 @@ NAMES = {
     Variant.ORIGINAL: "before",
     Variant.INITIAL: "initial selection off",
     Variant.REFINED: "neurons off",
-    Variant.RANDOM: "as many random neurons off",
+    Variant.RANDOM: "random neurons off",
 }
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One answer: the figure with the number of prompts behind it, and its 95 % interval; both empty where there is nothing to answer."""
+
+    figure: str = ""
+    interval: str = ""
+
+
+@dataclass(frozen=True)
 class Row:
-    """One question, with an answer for each group; empty where there is nothing to answer."""
+    """One question, with an answer for each group."""
 
     label: str
-    cells: tuple[str, ...]
+    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,9 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
     columns = tuple(dict.fromkeys(results.groups.values()))
     rows: list[Row] = []
 
-    def add(label: str, answer: Callable[[str], str]) -> None:
+    def add(label: str, answer: Callable[[str], Cell]) -> None:
         cells = tuple(answer(group) for group in columns)
-        if any(cells):
+        if any(cell.figure for cell in cells):
             rows.append(Row(label, cells))
 
     def of(group: str) -> list[Localization]:
@@ -96,31 +104,34 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
     def memorized(group: str) -> list[Localization]:
         return [record for record in of(group) if record.memorized]
 
-    add("detected as memorized (unmemorized prompts: false positives)", lambda group: _share(of(group), lambda record: record.memorized))
-    add("theta floor reached (the copy may survive)", lambda group: _share(memorized(group), lambda record: record.floor))
-    add("neurons of the initial selection", lambda group: _median(len(record.initial) for record in memorized(group)))
-    add("neurons after refinement", lambda group: _median(len(record.neurons) for record in memorized(group)))
+    add("detected as memorized", lambda group: _share(of(group), lambda record: record.memorized))
+    add("theta floor reached", lambda group: _share(memorized(group), lambda record: record.floor))
+    add("neurons, initial selection", lambda group: _median(len(record.initial) for record in memorized(group)))
+    add("neurons, refined", lambda group: _median(len(record.neurons) for record in memorized(group)))
     if truth is not None:
 
         def known(group: str) -> list[tuple[float, float]]:
             return [precision_recall(record.neurons, truth[record.prompt]) for record in memorized(group) if truth.get(record.prompt)]
 
-        add("precision against the known neurons", lambda group: _median(precision for precision, _ in known(group)))
-        add("recall of the known neurons", lambda group: _median(recall for _, recall in known(group)))
+        add("precision, known neurons", lambda group: _median(precision for precision, _ in known(group)))
+        add("recall, known neurons", lambda group: _median(recall for _, recall in known(group)))
     for key, name in (
-        ("sscd_orig", "copy score to the training image"),
-        ("sscd_gen", "similarity to the image before"),
-        ("diversity", "similarity between seeds (lower is more diverse)"),
-        ("alignment", "alignment with the prompt"),
+        ("sscd_orig", "copy score"),
+        ("sscd_gen", "same as before"),
+        ("diversity", "seeds alike"),
+        ("alignment", "alignment"),
     ):
         for variant, records in results.metrics.items():
             if key == "sscd_gen" and variant is Variant.ORIGINAL:
                 continue
-            add(f"{name}: {NAMES[variant]}", partial(_metric, results, records, key))
-    add("seconds per prompt, localization included", lambda group: _median(record.seconds for record in of(group)))
+            add(f"{name}, {NAMES[variant]}", partial(_metric, results, records, key))
+    add("seconds per prompt", lambda group: _median(record.seconds for record in of(group)))
     notes = (
-        "Shares have their 95 % Wilson interval, other figures are the median over n prompts ± MAD [95 % bootstrap interval].",
-        "Metrics are taken over the prompts detected as memorized, each by the median over its seeds.",
+        "Shares, or medians over n prompts ± MAD, with 95 % intervals (Wilson; bootstrap of the median).",
+        "Detected: of unmemorized prompts, the false positives. Floor reached: the copy may survive with all candidates off.",
+        "Copy score: similarity to the training image. Same as before: similarity to the image of the same seed with nothing off. "
+        "Seeds alike: similarity between the seeds of a prompt, lower is more diverse. Alignment: of image and prompt. "
+        "All over the prompts detected as memorized, each by the median over its seeds.",
     )
     return Table(columns, tuple(rows), notes)
 
@@ -130,21 +141,22 @@ def seed_median(value: Any) -> float:
     return float(median(value)) if isinstance(value, list) else float(value)
 
 
-def _metric(results: Results, records: Mapping[int, Mapping[str, Any]], key: str, group: str) -> str:
+def _metric(results: Results, records: Mapping[int, Mapping[str, Any]], key: str, group: str) -> Cell:
     return _median(seed_median(record[key]) for index, record in records.items() if results.groups[index] == group and key in record)
 
 
-def _share(records: list[Localization], test: Callable[[Localization], bool]) -> str:
+def _share(records: list[Localization], test: Callable[[Localization], bool]) -> Cell:
     if not records:
-        return ""
+        return Cell()
     hits = sum(map(test, records))
     low, high = wilson_interval(hits, len(records))
-    return f"{hits} of {len(records)} [{low:.0%}, {high:.0%}]"
+    return Cell(f"{hits} of {len(records)}", f"{low:.0%} to {high:.0%}")
 
 
-def _median(values: Iterable[float]) -> str:
+def _median(values: Iterable[float]) -> Cell:
     found = list(values)
     if not found:
-        return ""
+        return Cell()
     summary = summarize(found)
-    return f"{summary.median:.3g} ± {summary.mad:.2g} [{summary.low:.3g}, {summary.high:.3g}] n={summary.count}"
+    figure = f"{summary.median:.2f} ± {summary.mad:.2f} (n={summary.count})"
+    return Cell(figure, f"{summary.low:.2f} to {summary.high:.2f}")
