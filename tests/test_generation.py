@@ -50,7 +50,19 @@ def test_errors(pipe: DiffusionPipeline) -> None:
         GenerationSettings(images=0)
     with pytest.raises(NeuronError, match="no such value layer"):
         generate(pipe, "x", Neurons({"nowhere": [1]}), settings=FEW)
+    with pytest.raises(ModelError, match="trained with 1000 timesteps"):
+        generate(pipe, "x", settings=GenerationSettings(images=1, steps=1001))
     broken = make_pipeline()
     broken.vae.decoder.conv_out.bias.data[0] = float("nan")
     with pytest.raises(ModelError, match="holds NaN"):
         generate(broken, "x", settings=FEW)
+
+
+def test_the_safety_checker_does_not_black_out_images(pipe: DiffusionPipeline) -> None:
+    def checker(**_: object) -> None:
+        raise AssertionError
+
+    plain = arrays(generate(pipe, "a prompt", settings=FEW))
+    pipe.safety_checker = checker
+    assert all(np.array_equal(one, other) for one, other in zip(plain, arrays(generate(pipe, "a prompt", settings=FEW)), strict=True))
+    assert pipe.safety_checker is checker

@@ -36,6 +36,12 @@ def test_models_without_value_layers_are_refused() -> None:
         Model(DDIMPipeline(unet, DDIMScheduler()))
 
 
+def test_other_predictions_than_noise_are_refused(pipe: DiffusionPipeline) -> None:
+    pipe.scheduler.register_to_config(prediction_type="v_prediction")
+    with pytest.raises(ModelError, match="prediction type v_prediction"):
+        Model(pipe)
+
+
 def test_nan_weights_are_refused(pipe: DiffusionPipeline) -> None:
     path, layer = next(iter(Model(pipe).value_layers.items()))
     layer.weight.data[0, 0] = float("nan")
@@ -83,3 +89,5 @@ def test_loading_errors_name_the_model(tmp_path: Path) -> None:
         load_pipeline(str(tmp_path), device="cpu", local_files_only=True)
     with pytest.raises(ModelError, match="dtype 'int3': unknown"):
         load_pipeline("testbed", dtype="int3")
+    with pytest.raises(ModelError, match="device cuda:77"):
+        load_pipeline("testbed", device="cuda:77", dtype="float32")

@@ -1,6 +1,9 @@
+import copy
 import json
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 from diffusers import DiffusionPipeline
 from hypothesis import given
@@ -110,3 +113,10 @@ def test_missing_keys_files_and_nan_are_refused(tmp_path: Path) -> None:
     path.write_text("[" * 100_000)
     with pytest.raises(NeuronError, match="not a valid neuron file"):
         NeuronFile.load(path)
+
+
+def test_neurons_can_be_pickled_copied_and_made_from_numpy() -> None:
+    neurons = Neurons({"a": np.array([4, 2])})
+    assert neurons == Neurons({"a": [2, 4]})
+    assert json.dumps(neurons.to_json()) == '{"a": [2, 4]}'
+    assert pickle.loads(pickle.dumps(neurons)) == copy.deepcopy(neurons) == neurons

@@ -61,6 +61,7 @@ def test_published_prompts_are_read_without_loss() -> None:
         ("quote.csv", 'caption,kind\n"a"b,VM\n', "not a valid CSV"),
         ("bad.jsonl", "{", "line 1: not a valid record"),
         ("list.jsonl", "[1]", "holds a list"),
+        ("blank.csv", "caption,kind\n,VM\n", "row 1: the caption is not text"),
         ("number.jsonl", '{"text": 5}', "the caption is not text"),
         ("bad.parquet", "no parquet", "Parquet file cannot be read"),
     ],
@@ -70,6 +71,13 @@ def test_bad_files_get_a_clear_error(tmp_path: Path, name: str, content: str | N
         (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(PromptError, match=message):
         read_prompts(tmp_path / name)
+
+
+def test_unusual_line_separators_belong_to_the_caption(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"text": "one\u2028two"}\n', encoding="utf-8")
+    (tmp_path / "p.txt").write_text("one\u2028two\r\nthree\n", encoding="utf-8", newline="")
+    assert read_prompts(tmp_path / "p.jsonl") == [Prompt("one\u2028two")]
+    assert read_prompts(tmp_path / "p.txt") == [Prompt("one\u2028two"), Prompt("three")]
 
 
 def test_latin_1_is_refused(tmp_path: Path) -> None:

@@ -88,7 +88,13 @@ def test_pairwise_matrix() -> None:
 
 def test_small_latents_are_refused() -> None:
     with pytest.raises(ModelError, match="too small"):
-        kernel_size(8)
+        kernel_size(11)
+
+
+@pytest.mark.parametrize("side", range(12, 50))
+def test_every_larger_side_works(side: int) -> None:
+    first, second = images(1, side)
+    assert 0 < float(similarity(first, second)) <= 1
 
 
 def test_noise_difference_is_prediction_minus_noise_rescaled(pipe: DiffusionPipeline) -> None:

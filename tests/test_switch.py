@@ -3,7 +3,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from unmemorize import Model, NeuronError, Neurons, apply, remove, switched_off
+from unmemorize import Model, ModelError, NeuronError, Neurons, apply, remove, switched_off
 
 
 def output(pipe: DiffusionPipeline) -> Tensor:
@@ -84,3 +84,9 @@ def test_unknown_neurons_are_refused_and_leave_nothing(pipe: DiffusionPipeline) 
     with pytest.raises(NeuronError, match="no such value layer"), switched_off(pipe, Neurons({"nowhere": [1]})):
         pass
     assert not any(module._forward_hooks for module in pipe.unet.modules())
+
+
+def test_fused_projections_are_refused(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    pipe.unet.get_submodule(next(iter(neurons.layers)).removesuffix(".to_v")).fused_projections = True
+    with pytest.raises(ModelError, match="projections are fused"), switched_off(pipe, neurons):
+        pass

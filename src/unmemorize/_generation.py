@@ -49,7 +49,7 @@ def generate(
     """Generate images of a prompt, with neurons switched off.
 
     Args:
-        pipe: a loaded pipeline; its scheduler is put aside for DDIM meanwhile.
+        pipe: a loaded pipeline; its scheduler is put aside for DDIM meanwhile, its safety checker altogether.
         prompt: the prompt.
         neurons: what is off; by default nothing.
         settings: how to generate.
@@ -59,13 +59,16 @@ def generate(
 
     Raises:
         NeuronError: the neurons do not exist in this model.
-        ModelError: the images hold NaN.
+        ModelError: the images hold NaN, or there are more steps than the model has timesteps.
     """
     settings = settings or GenerationSettings()
     model = Model(pipe)
+    trained = int(ddim(pipe).config.num_train_timesteps)
+    if settings.steps > trained:
+        raise ModelError(f"steps={settings.steps}: {model.name} was trained with {trained} timesteps. Use fewer, such as 50.")
     latents = model.draw_latents(settings.images, settings.seed)
     images: list[Image.Image] = []
-    with _with_ddim(model.pipe), switched_off(pipe, neurons or Neurons(), scale=settings.scale):
+    with _bare(model.pipe), switched_off(pipe, neurons or Neurons(), scale=settings.scale):
         for start in range(0, settings.images, settings.batch):
             part = latents[start : start + settings.batch]
             output = model.pipe(
@@ -78,10 +81,11 @@ def generate(
 
 
 @contextmanager
-def _with_ddim(pipe: Any) -> Iterator[None]:
-    own = pipe.scheduler
-    pipe.scheduler = ddim(pipe)
+def _bare(pipe: Any) -> Iterator[None]:
+    """DDIM, and no safety checker: the black images that it puts in place of others would count as no copies."""
+    scheduler, checker = pipe.scheduler, pipe.safety_checker
+    pipe.scheduler, pipe.safety_checker = ddim(pipe), None
     try:
         yield
     finally:
-        pipe.scheduler = own
+        pipe.scheduler, pipe.safety_checker = scheduler, checker

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
@@ -24,7 +25,7 @@ class Model:
         pipe: a loaded ``StableDiffusionPipeline``.
 
     Raises:
-        ModelError: the pipeline is of another kind, has no value layers, or a value layer holds NaN or infinity.
+        ModelError: the pipeline is of another kind, does not predict noise, has no value layers, or a value layer holds NaN or infinity.
     """
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
@@ -32,6 +33,9 @@ class Model:
 
         if not isinstance(pipe, StableDiffusionPipeline):
             raise ModelError(f"{type(pipe).__name__}: only StableDiffusionPipeline is supported so far. Load the model with that class.")
+        prediction = pipe.scheduler.config.get("prediction_type", "epsilon")
+        if prediction != "epsilon":
+            raise ModelError(f"prediction type {prediction}: only models that predict the noise (epsilon) are supported so far.")
         self.pipe: Any = pipe
         self.denoiser = cast(nn.Module, self.pipe.unet)
         self.value_layers = find_value_layers(self.denoiser)
@@ -150,10 +154,14 @@ def load_pipeline(
         pipe: Any = DiffusionPipeline.from_pretrained(
             model, dtype=dtypes[dtype], revision=revision, variant=variant, local_files_only=local_files_only, use_safetensors=True
         )
-        pipe.set_progress_bar_config(disable=True)
-        return cast(DiffusionPipeline, pipe.to(device))
-    except (OSError, ValueError, RuntimeError) as problem:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as problem:
         reason = str(problem).strip().split("\n")[0]
         raise ModelError(
             f"{model}: the model cannot be loaded ({reason}). Give a Hub id, a diffusers folder with safetensors, or testbed."
         ) from problem
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        return cast(DiffusionPipeline, pipe.to(device))
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).strip().split("\n")[0]
+        raise ModelError(f"device {device}: the model cannot be put there ({reason}). Use --device auto or cpu.") from problem

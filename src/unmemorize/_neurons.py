@@ -38,10 +38,10 @@ class Neurons:
         clean: dict[str, tuple[int, ...]] = {}
         for layer, indices in (layers or {}).items():
             listed = list(indices)
-            if not all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in listed):
+            if not all(isinstance(index, (int, np.integer)) and not isinstance(index, bool) and index >= 0 for index in listed):
                 raise NeuronError(f"{layer}: neuron indices must be whole numbers from 0, got {listed[:5]}. Correct the file.")
             if listed:
-                clean[layer] = tuple(sorted(set(listed)))
+                clean[layer] = tuple(sorted({int(index) for index in listed}))
         object.__setattr__(self, "layers", MappingProxyType(clean))
 
     @classmethod
@@ -63,6 +63,9 @@ class Neurons:
 
     def __hash__(self) -> int:
         return hash(frozenset(self))
+
+    def __reduce__(self) -> tuple[type[Neurons], tuple[dict[str, tuple[int, ...]]]]:
+        return Neurons, (dict(self.layers),)
 
     def __repr__(self) -> str:
         return f"Neurons({dict(self.layers)!r})"

@@ -80,7 +80,7 @@ def _text_of(path: Path) -> str:
 
 
 def _read_txt(path: Path) -> Iterator[Prompt]:
-    for line in _text_of(path).splitlines():
+    for line in _text_of(path).split("\n"):
         if line.strip():
             yield Prompt(line.strip())
 
@@ -100,7 +100,7 @@ def _read_csv(path: Path) -> Iterator[Prompt]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Prompt]:
-    for number, line in enumerate(_text_of(path).splitlines(), 1):
+    for number, line in enumerate(_text_of(path).split("\n"), 1):
         if line.strip():
             yield _from_row(parse_json(line, PromptError, f"{path}, line {number}: not a valid record"), path, f"line {number}")
 
@@ -127,8 +127,8 @@ def _from_row(row: Mapping[Any, object], path: Path, where: str) -> Prompt:
     if text is None:
         columns = ", ".join(repr(name) for name in fields) or "none"
         raise PromptError(f"{path}, {where}: no column Caption, prompt or text (its columns: {columns}). Name the caption column.")
-    if not isinstance(text, str):
-        raise PromptError(f"{path}, {where}: the caption is not text but {text!r}.")
+    if not isinstance(text, str) or not text.strip():
+        raise PromptError(f"{path}, {where}: the caption is not text but {text!r}. Correct or delete it.")
     kind = next((fields[name] for name in _KIND_COLUMNS if fields.get(name)), None)
     url, images, group = fields.get("url"), fields.get("images"), fields.get("group")
     names = images if isinstance(images, list) else str(images).split(_IMAGE_SEPARATOR) if images else []

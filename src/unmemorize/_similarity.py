@@ -92,7 +92,7 @@ def noise_differences(model: Model, probe: Probe, guidance: float = 0.0) -> Tens
 
 
 def kernel_size(side: int) -> int:
-    """Size k of the Gaussian kernel for images of this side: 11, or the largest odd k with (k - 1) * 4 < side.
+    """Size k of the Gaussian kernel for images of this side: 11, or the largest odd k with k - 1 < side // 4.
 
     Raises:
         ModelError: the side is too small for three scales.
@@ -100,9 +100,9 @@ def kernel_size(side: int) -> int:
     >>> [kernel_size(side) for side in (16, 32, 64)]
     [3, 7, 11]
     """
-    fitting = [k for k in range(3, _LARGEST_KERNEL + 1, 2) if (k - 1) * 4 < side]
+    fitting = [k for k in range(3, _LARGEST_KERNEL + 1, 2) if k - 1 < side // 4]
     if not fitting:
-        raise ModelError(f"latents of side {side}: too small for MS-SSIM with three scales. The smallest side is 9.")
+        raise ModelError(f"latents of side {side}: too small for MS-SSIM with three scales. The smallest side is 12.")
     return fitting[-1]
 
 

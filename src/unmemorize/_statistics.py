@@ -19,6 +19,7 @@ from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompts
 
 SCHEMA = "unmemorize.statistics/1"
+_SMALLEST_STD = 1e-12
 
 
 @torch.inference_mode()
@@ -49,11 +50,11 @@ class Statistics:
     """Hash of the prompts, see ``hash_texts``."""
 
     def z_scores(self, activation: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """|a - mean| / std for activations of one prompt, layer -> (features,), float64; 0 where a neuron is as ever."""
+        """|a - mean| / std for activations of one prompt, layer -> (features,), float64, finite also for a neuron that is constant."""
         scores = {}
         for path, value in activation.items():
             away = (value.double().cpu() - self.mean[path]).abs()
-            scores[path] = torch.where(away == 0, 0.0, away / self.std[path])
+            scores[path] = away / self.std[path].clamp_min(_SMALLEST_STD)
         return scores
 
     def check(self, model: Model) -> None:

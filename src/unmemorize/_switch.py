@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from unmemorize._errors import ModelError
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
 
@@ -28,10 +29,17 @@ def switched_off(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.
 
     Raises:
         NeuronError: the neurons do not exist in this model.
+        ModelError: the projections of a layer are fused.
 
     On leaving, also by an exception, the pipeline is exactly as before. Contexts nest: the scales of a neuron multiply.
     """
-    model = Model(pipe)
+    with scaled(Model(pipe), neurons, scale):
+        yield
+
+
+@contextmanager
+def scaled(model: Model, neurons: Neurons, scale: float) -> Iterator[None]:
+    """`switched_off` for a `Model`."""
     neurons.check(model)
     handles = _hook(model, neurons, scale)
     try:
@@ -62,6 +70,9 @@ def remove(pipe: DiffusionPipeline) -> None:
 
 
 def _hook(model: Model, neurons: Neurons, scale: float) -> list[RemovableHandle]:
+    for path in neurons.layers:
+        if getattr(model.denoiser.get_submodule(path.rpartition(".")[0]), "fused_projections", False):
+            raise ModelError(f"{path}: its projections are fused, so that it is not called. Call pipe.unfuse_qkv_projections() first.")
     return [model.value_layers[path].register_forward_hook(_scaling(indices, scale)) for path, indices in neurons.layers.items()]
 
 

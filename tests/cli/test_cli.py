@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
-from unmemorize import Model, Run, Statistics, Threshold
+from unmemorize import Model, NeuronFile, Run, Statistics, Threshold, load_pipeline
 from unmemorize.cli import main
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -18,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plant_neuron(pipe, next(iter(Model(pipe).value_layers)), 3)
     pipe.save_pretrained(folder / "model")
     (folder / "unmemorized.txt").write_text("\n".join(PROMPTS))
-    (folder / "prompts.csv").write_text(f"prompt,kind\n{PLANTED_PROMPT},VM\nc word,\n")
+    (folder / "prompts.csv").write_text(f"prompt,kind\n{PLANTED_PROMPT},VM\nc word [/b],\n")
     return folder
 
 
@@ -45,6 +45,9 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path
     code, out, _ = cli(*localize)
     assert (code, "1 of 2 memorized" in out) == (0, True)
     first = Run.load(tmp_path / "run").records("localizations")
+    neurons = NeuronFile.load(tmp_path / "run" / "neurons.json")
+    neurons.check(Model(load_pipeline(str(folder / "model"), device="cpu")))
+    assert len(neurons.neurons) >= 1
     assert cli(*localize)[0] == 0
     assert Run.load(tmp_path / "run").records("localizations") == first
     code, _, err = cli(*localize, "--theta", 4)
@@ -104,7 +107,7 @@ def test_ctrl_c_says_how_to_go_on(cli: Cli, folder: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr("unmemorize.cli.statistics.compute_statistics", interrupt)
     code, _, err = cli("statistics", "--model", folder / "model", "--prompts", folder / "unmemorized.txt", "-o", tmp_path / "s.safetensors")
-    assert (code, "goes on from here" in err) == (130, True)
+    assert (code, "goes on from there" in err) == (130, True)
 
 
 def test_main_returns_zero_without_work() -> None:

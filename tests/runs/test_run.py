@@ -35,7 +35,9 @@ def test_torn_last_line_is_redone(tmp_path: Path) -> None:
     run.append("units", 0, {"a": 1})
     path = run.folder / "units.jsonl"
     path.write_bytes(path.read_bytes() + b'{"index": 1, "a"')
+    torn = path.read_bytes()
     assert run.records("units") == {0: {"a": 1}}
+    assert path.read_bytes() == torn  # reading changes nothing
     run.append("units", 1, {"a": 2})
     assert run.records("units") == {0: {"a": 1}, 1: {"a": 2}}
 
@@ -107,3 +109,8 @@ def test_full_disk_is_an_error_and_keeps_what_was_there(tmp_path: Path) -> None:
     assert run.records("units") == {0: {"a": 1}}
     assert not (run.folder / "report.html").exists()
     assert sorted(path.name for path in run.folder.iterdir()) == ["manifest.json", "units.jsonl"]
+
+
+def test_a_manifest_that_was_never_finished_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".manifest.json.x8s7").write_text("{")
+    assert Run.open(tmp_path, CONFIG).config == CONFIG

@@ -44,7 +44,7 @@ def pipe() -> DiffusionPipeline:
 @pytest.fixture
 def prompts(tmp_path: Path) -> list[Prompt]:
     Image.new("RGB", (20, 20), (200, 30, 30)).save(tmp_path / "reference.png")
-    return [Prompt("c word"), Prompt(PLANTED_PROMPT, "VM", images=(tmp_path / "reference.png",)), Prompt("d word", group="mine")]
+    return [Prompt("c word"), Prompt(PLANTED_PROMPT, "VM", images=(tmp_path / "reference.png",)), Prompt("prompt two", group="mine")]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def run(pipe: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> Run:
 def test_prompts_are_kept(run: Run, prompts: list[Prompt]) -> None:
     assert run_prompts(run) == prompts
     (run.folder / "prompts.jsonl").unlink()
-    with pytest.raises(RunError, match="prompts of the run cannot be read"):
+    with pytest.raises(RunError, match="prompt list of the run cannot be read"):
         run_prompts(run)
 
 
@@ -116,3 +116,34 @@ def test_missing_pieces_are_named(run: Run, pipe: DiffusionPipeline, tmp_path: P
         evaluate_all(run, Variant.ORIGINAL, descriptor=BundledDescriptor(), alignment=None)
     with pytest.raises(MetricError, match="not readable"):
         read_image(tmp_path / "nothing.png")
+
+
+def test_generation_never_takes_the_seed_of_localization(run: Run, pipe: DiffusionPipeline) -> None:
+    run.config["noise"] = {"seed": FEW.seed}
+    with pytest.raises(RunError, match="is that of its localization"):
+        generate_all(run, pipe, Variant.ORIGINAL, FEW)
+
+
+def test_images_of_other_seeds_are_not_compared(run: Run, pipe: DiffusionPipeline) -> None:
+    generate_all(run, pipe, Variant.ORIGINAL, FEW)
+    generate_all(run, pipe, Variant.REFINED, replace(FEW, seed=5, scale=0.5))
+    with pytest.raises(RunError, match="made with seed = 5, the original images with 2"):
+        evaluate_all(run, Variant.REFINED, descriptor=BundledDescriptor(), alignment=None)
+
+
+def test_damaged_prompt_list_is_an_error(run: Run) -> None:
+    run.write("prompts.jsonl", '{"text": "x"}\n')
+    with pytest.raises(RunError, match="damaged"):
+        run_prompts(run)
+
+
+def test_constant_neurons_do_not_break_records(pipe: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> None:
+    """z-scores of neurons without spread were infinite, which JSON cannot hold."""
+    threshold = calibrate_threshold(pipe, PROMPTS)
+    statistics = compute_statistics(pipe, PROMPTS)
+    still = replace(statistics, std={path: std * 0 for path, std in statistics.std.items()})
+    run = open_run(tmp_path / "still", pipe, prompts, {})
+    settings = LocalizationSettings(noise=threshold.settings)
+    found = localize_all(run, pipe, prompts[1:2], statistics=still, threshold=threshold, settings=settings)
+    assert found[0].memorized
+    assert len(found[0].neurons) > 0

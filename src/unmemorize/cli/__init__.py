@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:
-            errors.print("stopped; the same command goes on from here")
+            errors.print("stopped; what is in a run folder is kept, and the same command goes on from there")
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0
 

@@ -25,7 +25,7 @@ from unmemorize.report import Table
 from unmemorize.report._table import Truth
 from unmemorize.runs import Run
 
-console = Console()
+console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, made by unmemorize localize.", show_default=False)]

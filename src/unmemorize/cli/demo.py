@@ -49,7 +49,7 @@ def command(
         with progress_bar("threshold") as progress:
             threshold = calibrate_threshold(pipe, testbed.captions("calibration"), reduction=own["reduction"], progress=progress)
     settings = LocalizationSettings(noise=threshold.settings, criterion=own["criterion"])
-    config = {"command": "demo", **asdict(settings), "tau": threshold.tau, "threshold_prompts": threshold.prompts}
+    config = {"command": "demo", "full": full, **asdict(settings), "tau": threshold.tau, "threshold_prompts": threshold.prompts}
     folder = open_run(run, pipe, prompts, {**config, "statistics_prompts": statistics.prompts})
     with progress_bar("localize") as progress:
         localize_all(folder, pipe, prompts, statistics=statistics, threshold=threshold, settings=settings, progress=progress)

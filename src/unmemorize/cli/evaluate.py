@@ -37,6 +37,10 @@ def command(
     table = summary_table(read_results(folder), known_neurons(folder))
     folder.write("metrics.json", table.to_json())
     print_table(table)
+    if not bundled:
+        console.print(
+            "The copy descriptor is made for the 64 x 64 images of the bundled model; take its numbers on other images as a hint only."
+        )
     console.print(
         f"copy descriptor {descriptor.name} (sha256 {descriptor.digest[:12]}), "
         f"CLIP {alignment.name if alignment else 'none'}; all in {run}/metrics.json"

@@ -36,6 +36,7 @@ def command(
 
     They go to RUN/images/VARIANT, with a record that says how each came to be.
     """
+    folder = Run.load(run)
     own = testbed.defaults() if is_bundled(pipe) else {}
     settings = GenerationSettings(
         images=images,
@@ -47,5 +48,5 @@ def command(
     )
     for variant in neurons:
         with progress_bar(f"generate {variant}") as progress:
-            made = generate_all(Run.load(run), pipe, variant, settings, progress=progress)
+            made = generate_all(folder, pipe, variant, settings, progress=progress)
         console.print(f"{variant}: {made.folder}")

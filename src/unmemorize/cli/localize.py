@@ -8,6 +8,8 @@ from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from unmemorize import testbed
+from unmemorize._model import Model
+from unmemorize._neurons import NeuronFile, Neurons
 from unmemorize._statistics import Statistics
 from unmemorize._threshold import Threshold
 from unmemorize.cli._common import (
@@ -75,6 +77,9 @@ def command(
     )
     with progress_bar("localize") as progress:
         found = localize_all(folder, pipe, given, statistics=measured, threshold=tau, settings=settings, progress=progress)
+    everything = Neurons.of(pair for record in found for pair in record.neurons)
+    counted = {"prompts": len(found), "memorized": sum(record.memorized for record in found), "tau": tau.tau, "criterion": chosen}
+    NeuronFile.of(Model(pipe), everything, scale=scale, found=counted).save(run / "neurons.json")
     table = Table("neurons", "initial", "score", "floor", "group", "prompt", pad_edge=False)
     for record in found:
         if record.memorized:
@@ -87,6 +92,4 @@ def command(
                 record.prompt,
             )
     console.print(table)
-    console.print(
-        f"{sum(record.memorized for record in found)} of {len(found)} memorized (tau = {tau.tau:.4f}); all in {run}/localizations.jsonl"
-    )
+    console.print(f"{counted['memorized']} of {len(found)} memorized (tau = {tau.tau:.4f}): {run}/localizations.jsonl, neurons.json")

@@ -8,7 +8,7 @@ from torch import Tensor
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
 from unmemorize._similarity import Probe, noise_differences, pairs_of, pairwise_similarity, similarity
-from unmemorize._switch import switched_off
+from unmemorize._switch import scaled
 from unmemorize.localization._settings import LocalizationSettings
 
 
@@ -29,7 +29,7 @@ class Evaluator:
 
     def scores(self, neurons: Neurons) -> Tensor:
         """With these neurons off: per seed the similarity to the unblocked noise difference, or per pair of seeds that between them."""
-        with switched_off(self._model.pipe, neurons, scale=self._settings.scale):
+        with scaled(self._model, neurons, self._settings.scale):
             blocked = noise_differences(self._model, self._probe, self._settings.noise.guidance)
         self.evaluations += len(blocked) * self._settings.noise.samples
         if self._settings.criterion == "seeds":

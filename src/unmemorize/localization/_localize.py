@@ -90,6 +90,7 @@ def localize(
         neurons=refinement.neurons,
         initial_score=selection.score,
         score=refinement.score,
+        tau=tau,
         threshold=selection.score if selection.floor else tau,
         theta=selection.theta,
         top_k=selection.top_k,

@@ -66,7 +66,8 @@ class Localization:
         initial: neurons of the initial selection.
         neurons: what refinement left of them.
         initial_score, score: with the initial, with the refined neurons off; None where nothing was localized.
-        threshold: what the score of a refined set had to stay below: tau of the criterion, or at the floor the initial score.
+        tau: the threshold of the criterion.
+        threshold: what the score of a refined set had to stay below: tau, or at the floor the initial score.
         theta, top_k: the last ones of the initial selection.
         floor: theta or k ran out before the score fell to tau, so the copy may survive with all candidates off.
         z_scores: layer -> z-scores of ``neurons``, in their order.
@@ -80,6 +81,7 @@ class Localization:
     neurons: Neurons = field(default_factory=Neurons)
     initial_score: float | None = None
     score: float | None = None
+    tau: float | None = None
     threshold: float | None = None
     theta: float | None = None
     top_k: int | None = None

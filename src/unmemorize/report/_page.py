@@ -16,6 +16,7 @@ from unmemorize.report._table import NAMES, Results, Truth, precision_recall, re
 from unmemorize.runs import Run, Variant, read_image, read_localizations, run_prompts
 
 LARGEST_SIDE = 192
+SHOWN_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
         manifest=run.manifest,
         table=summary_table(results, truth),
         prompts=len(results.groups),
+        done=len(results.localizations),
         memorized=sum(record.memorized for record in results.localizations.values()),
         headline=_headline(results),
         plots=[(title, Markup(svg)) for title, svg in plots if svg is not None],
@@ -93,13 +95,13 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
             continue
         strips = []
         if prompts[index].images:
-            strips.append(Strip("training image", tuple(_data_url(path) for path in prompts[index].images), ""))
+            strips.append(Strip("training image", tuple(_data_url(path) for path in prompts[index].images[:SHOWN_IMAGES]), ""))
         for variant, images in generated.items():
             if index in files[variant]:
                 scores = results.metrics.get(variant, {}).get(index, {})
                 line = f"copy score {seed_median(scores['sscd_orig']):.2f}" if "sscd_orig" in scores else ""
                 names = files[variant][index]["files"]
-                strips.append(Strip(NAMES[variant], tuple(_data_url(images.folder / name) for name in names), line))
+                strips.append(Strip(NAMES[variant], tuple(_data_url(images.folder / name) for name in names[:SHOWN_IMAGES]), line))
         facts = [
             ("similarity between seeds", f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})"),
             ("seeds above tau", f"{len(record.detection.kept)}"),

@@ -125,6 +125,8 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
             if key == "sscd_gen" and variant is Variant.ORIGINAL:
                 continue
             add(f"{name}, {NAMES[variant]}", partial(_metric, results, records, key))
+    for variant, records in results.metrics.items():
+        add(f"copy score of the worst seed, {NAMES[variant]}", partial(_worst, results, records))
     add("seconds per prompt", lambda group: _median(record.seconds for record in of(group)))
     notes = (
         "Shares, or medians over n prompts ± MAD, with 95 % intervals (Wilson; bootstrap of the median).",
@@ -143,6 +145,12 @@ def seed_median(value: Any) -> float:
 
 def _metric(results: Results, records: Mapping[int, Mapping[str, Any]], key: str, group: str) -> Cell:
     return _median(seed_median(record[key]) for index, record in records.items() if results.groups[index] == group and key in record)
+
+
+def _worst(results: Results, records: Mapping[int, Mapping[str, Any]], group: str) -> Cell:
+    return _median(
+        max(record["sscd_orig"]) for index, record in records.items() if results.groups[index] == group and "sscd_orig" in record
+    )
 
 
 def _share(records: list[Localization], test: Callable[[Localization], bool]) -> Cell:

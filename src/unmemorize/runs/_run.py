@@ -9,19 +9,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from unmemorize._errors import RunError
 from unmemorize._files import atomic_write, parse_json, read_json
 
 SCHEMA = "unmemorize.run/1"
+_LEFTOVER = ".manifest.json."
+"""How the temporary file of a manifest begins, which a killed process may leave."""
 
 
 class Run:
     """A folder that the same command can go on with.
 
     A unit is done when its record is there whole; `append` syncs each record to the disk, and a torn last line (the process was killed
-    while it wrote) is dropped on the next opening.
+    while it wrote) is ignored, and cut off by the next `append`.
 
     Args:
         folder: the run folder, see `open` and `load`.
@@ -52,10 +54,10 @@ class Run:
                 if before.get(name) != config.get(name):
                     raise RunError(
                         f"{folder}: this run was made with {name} = {_short(before.get(name))}, now it is {_short(config.get(name))}. "
-                        "Repeat the earlier command to go on with it, or choose another folder."
+                        "Repeat the earlier command to go on with it, choose another folder, or delete this one."
                     )
             return run
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(_LEFTOVER) for file in folder.iterdir())):
             raise RunError(f"{folder}: exists and is not a run folder. Choose another one.")
         packages = {name: version(name) for name in ("unmemorize", "torch", "diffusers", "transformers", "torchmetrics")}
         manifest = {
@@ -87,7 +89,7 @@ class Run:
         return config
 
     def records(self, name: str) -> dict[int, dict[str, Any]]:
-        """The finished units of one kind, by index; empty when there are none. A torn last line is cut off the file.
+        """The finished units of one kind, by index; empty when there are none. A torn last line does not count.
 
         Raises:
             RunError: a line other than the last is damaged.
@@ -96,11 +98,8 @@ class Run:
         if not path.exists():
             return {}
         data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(path, whole)
         found: dict[int, dict[str, Any]] = {}
-        for number, line in enumerate(data[:whole].splitlines(), 1):
+        for number, line in enumerate(data[: _whole(data)].splitlines(), 1):
             record = parse_json(line, RunError, f"{path}, line {number}: damaged")
             if not isinstance(record.get("index"), int):
                 raise RunError(f"{path}, line {number}: a record without an index. Delete the line and run the command again.")
@@ -115,9 +114,14 @@ class Run:
         """
         path = self._path(name)
         line = (json.dumps({"index": index, **record}, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        before = path.stat().st_size if path.exists() else 0
+        before = 0
         try:
-            with path.open("ab") as handle:
+            with path.open("a+b") as handle:
+                before = handle.seek(0, os.SEEK_END)
+                if before and not _ends_whole(handle):
+                    handle.seek(0)
+                    before = _whole(handle.read())
+                    handle.truncate(before)
                 handle.write(line)
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -136,6 +140,16 @@ class Run:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.jsonl"
+
+
+def _whole(data: bytes) -> int:
+    """The length of the whole lines at the beginning of a file."""
+    return data.rfind(b"\n") + 1
+
+
+def _ends_whole(handle: BinaryIO) -> bool:
+    handle.seek(-1, os.SEEK_END)
+    return handle.read(1) == b"\n"
 
 
 def _short(value: object) -> str:

@@ -9,6 +9,7 @@ RUN/metrics/VARIANT/                  step `evaluate_all`: a run of its own
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from unmemorize._errors import MetricError, RunError
-from unmemorize._files import hash_texts, parse_json
+from unmemorize._files import hash_texts, parse_json, read_bytes
 from unmemorize._generation import GenerationSettings, generate
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons, random_control
@@ -29,7 +30,7 @@ from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics
 from unmemorize._threshold import Threshold
 from unmemorize.localization import Detection, Localization, LocalizationSettings, detect, localize
-from unmemorize.metrics import BundledDescriptor, ClipAlignment, copy_scores, diversity, seedwise_similarity
+from unmemorize.metrics import ClipAlignment, Descriptor, copy_scores, diversity, seedwise_similarity
 from unmemorize.runs._run import Run
 
 
@@ -50,7 +51,9 @@ def open_run(folder: str | Path, pipe: DiffusionPipeline, prompts: Sequence[Prom
     """
     model = Model(pipe)
     texts = [json.dumps(_prompt_json(prompt), ensure_ascii=False) for prompt in prompts]
-    run = Run.open(folder, {"model": model.name, "fingerprint": model.fingerprint, "prompts": hash_texts(texts), **settings})
+    run = Run.open(
+        folder, {"model": model.name, "fingerprint": model.fingerprint, "dtype": str(model.dtype), "prompts": hash_texts(texts), **settings}
+    )
     run.write("prompts.jsonl", "\n".join(texts) + "\n")
     return run
 
@@ -62,21 +65,21 @@ def run_prompts(run: Run) -> list[Prompt]:
         RunError: their file is missing or damaged.
     """
     path = run.folder / "prompts.jsonl"
+    text = read_bytes(path, RunError, "prompt list of the run").decode(errors="replace")
+    rows = [parse_json(line, RunError, f"{path}, line {number}: damaged") for number, line in enumerate(text.split("\n")[:-1], 1)]
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except OSError as problem:
-        raise RunError(
-            f"{path}: the prompts of the run cannot be read ({problem.strerror}). Repeat the command that made the run."
-        ) from problem
-    rows = [parse_json(line, RunError, f"{path}, line {number}: damaged") for number, line in enumerate(lines, 1)]
-    return [Prompt(row["text"], row["kind"], row["url"], tuple(map(Path, row["images"])), row["group"]) for row in rows]
+        return [Prompt(row["text"], row["kind"], row["url"], tuple(map(Path, row["images"])), row["group"]) for row in rows]
+    except (KeyError, TypeError) as problem:
+        raise RunError(f"{path}: damaged ({problem}). Repeat the command that made the run.") from problem
 
 
 def detect_all(
     run: Run, pipe: DiffusionPipeline, prompts: Sequence[Prompt], threshold: Threshold, *, progress: Progress = silent
 ) -> list[Detection]:
     """A `Detection` for each prompt."""
-    records = _each(run, "detections", len(prompts), lambda index: detect(pipe, prompts[index], threshold=threshold).to_json(), progress)
+    records = _each(
+        run, "detections", range(len(prompts)), lambda index: detect(pipe, prompts[index], threshold=threshold).to_json(), progress
+    )
     return [Detection.from_json(record) for record in records]
 
 
@@ -95,7 +98,7 @@ def localize_all(
     def one(index: int) -> dict[str, Any]:
         return localize(pipe, prompts[index], statistics=statistics, threshold=threshold, settings=settings).to_json()
 
-    return [Localization.from_json(record) for record in _each(run, "localizations", len(prompts), one, progress)]
+    return [Localization.from_json(record) for record in _each(run, "localizations", range(len(prompts)), one, progress)]
 
 
 def read_localizations(run: Run) -> dict[int, Localization]:
@@ -106,7 +109,7 @@ def read_localizations(run: Run) -> dict[int, Localization]:
     """
     found = {index: Localization.from_json(record) for index, record in sorted(run.records("localizations").items())}
     if not found:
-        raise RunError(f"{run.folder}: nothing is localized there yet. First: unmemorize localize -o {run.folder}")
+        raise RunError(f"{run.folder}: nothing is localized there. Localize into a folder of its own: unmemorize localize -o FOLDER")
     return found
 
 
@@ -124,28 +127,30 @@ def generate_all(run: Run, pipe: DiffusionPipeline, variant: Variant, settings: 
         raise RunError(
             f"{run.folder}: the run is one of {run.config['model']}, which is not the model given. Generate with the same model."
         )
+    if settings.seed == run.config.get("noise", {}).get("seed"):
+        raise RunError(f"{run.folder}: seed {settings.seed} is that of its localization. Generate with another one, to see other noise.")
     memorized = {index: record for index, record in read_localizations(run).items() if record.memorized}
     widths = {path: layer.out_features for path, layer in model.value_layers.items()}
     config = asdict(settings)
     config.pop("batch")
     images = Run.open(run.folder / "images" / variant, {"variant": variant, "fingerprint": model.fingerprint, **config})
-    indices = list(memorized)
 
-    def one(place: int) -> dict[str, Any]:
-        index = indices[place]
+    def one(index: int) -> dict[str, Any]:
         off = _neurons_of(memorized[index], variant, widths, index)
         names = []
         for number, image in enumerate(generate(pipe, memorized[index].prompt, off, settings=settings)):
             names.append(f"{index:05d}_{number:02d}.png")
-            image.save(images.folder / names[-1])
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG")
+            images.write(names[-1], buffer.getvalue())
         return {"files": names, "neurons": off.to_json()}
 
-    _each(images, "images", len(indices), one, progress, indices)
+    _each(images, "images", list(memorized), one, progress)
     return images
 
 
 def evaluate_all(
-    run: Run, variant: Variant, *, descriptor: BundledDescriptor, alignment: ClipAlignment | None, progress: Progress = silent
+    run: Run, variant: Variant, *, descriptor: Descriptor, alignment: ClipAlignment | None, progress: Progress = silent
 ) -> dict[int, dict[str, Any]]:
     """Metrics of every prompt that has images of this variant, by index of the prompt.
 
@@ -158,6 +163,12 @@ def evaluate_all(
     """
     prompts = run_prompts(run)
     ours, original = (Run.load(run.folder / "images" / name) for name in (variant, Variant.ORIGINAL))
+    for name in ours.config.keys() - {"variant", "scale"}:
+        if ours.config[name] != original.config.get(name):
+            raise RunError(
+                f"{ours.folder}: made with {name} = {ours.config[name]}, the original images with {original.config.get(name)}: they cannot "
+                "be compared. Delete one of the two folders and generate it again."
+            )
     files = {name: images.records("images") for name, images in (("ours", ours), ("original", original))}
     config = {
         "variant": variant,
@@ -165,11 +176,10 @@ def evaluate_all(
         "descriptor_sha256": descriptor.digest,
         "clip": alignment.name if alignment else None,
     }
-    metrics = Run.open(run.folder / "metrics" / variant, {**config, "images": ours.config})
+    metrics = Run.open(run.folder / "metrics" / variant, {**config, "images": ours.config, "original": original.config})
     indices = [index for index in files["ours"] if index in files["original"]]
 
-    def one(place: int) -> dict[str, Any]:
-        index = indices[place]
+    def one(index: int) -> dict[str, Any]:
         images = [read_image(ours.folder / name) for name in files["ours"][index]["files"]]
         before = [read_image(original.folder / name) for name in files["original"][index]["files"]]
         embeddings = descriptor(images)
@@ -183,7 +193,7 @@ def evaluate_all(
             record["alignment"] = alignment(images, prompts[index].text).tolist()
         return record
 
-    _each(metrics, "metrics", len(indices), one, progress, indices)
+    _each(metrics, "metrics", indices, one, progress)
     return metrics.records("metrics")
 
 
@@ -200,20 +210,17 @@ def read_image(path: Path) -> Image.Image:
         raise MetricError(f"{path}: not readable as an image ({problem}). Put the image there, or correct the prompt file.") from problem
 
 
-def _each(
-    run: Run, name: str, count: int, work: Callable[[int], dict[str, Any]], progress: Progress, indices: Sequence[int] | None = None
-) -> list[dict[str, Any]]:
-    """Do the missing ones of ``count`` units and return the records of all; unit i is recorded under ``indices[i]``."""
-    indices = range(count) if indices is None else indices
+def _each(run: Run, name: str, indices: Sequence[int], work: Callable[[int], dict[str, Any]], progress: Progress) -> list[dict[str, Any]]:
+    """Do the units that are missing and return the records of all, in the order of ``indices``."""
     records = run.records(name)
     done = sum(index in records for index in indices)
-    progress(done, count)
-    for place, index in enumerate(indices):
+    progress(done, len(indices))
+    for index in indices:
         if index not in records:
-            records[index] = work(place)
+            records[index] = work(index)
             run.append(name, index, records[index])
             done += 1
-            progress(done, count)
+            progress(done, len(indices))
     return [records[index] for index in indices]
 
 

@@ -163,7 +163,7 @@ def _localization(pipe: DiffusionPipeline, statistics: Statistics, threshold: Th
     findings = []
     for kind in ("VM", "TM"):
         owning = {entry: record for entry, record in found.items() if entry.prompt.kind == kind and entry.neurons}
-        free = sum(record.memorized and not record.floor for record in owning.values())
+        free = sum(bool(record.neurons) and not record.floor for record in owning.values())
         share, counted = free / len(owning), f"{free} of {len(owning)}"
         precision = [
             len(record.neurons & entry.neurons) / max(1, len(record.neurons)) for entry, record in owning.items() if record.memorized
