@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from unmemorize.report._table import Results, seed_median
 from unmemorize.runs import Variant
@@ -82,6 +83,7 @@ def plot_neurons(results: Results) -> str | None:
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel("neurons after refinement")
     axes.set_ylabel("prompts")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     return _svg(figure)
 
