@@ -114,3 +114,17 @@ def test_full_disk_is_an_error_and_keeps_what_was_there(tmp_path: Path) -> None:
 def test_a_manifest_that_was_never_finished_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / ".manifest.json.x8s7").write_text("{")
     assert Run.open(tmp_path, CONFIG).config == CONFIG
+
+
+def test_a_file_that_cannot_be_opened_is_left_as_it_is(tmp_path: Path) -> None:
+    """A failing open once emptied the file."""
+    run = Run.open(tmp_path / "run", CONFIG)
+    run.append("units", 0, {"a": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with pytest.raises(RunError, match="cannot be written"):
+            run.append("units", 1, {"a": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert run.records("units") == {0: {"a": 1}}

@@ -114,7 +114,7 @@ class Run:
         """
         path = self._path(name)
         line = (json.dumps({"index": index, **record}, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        before = 0
+        before: int | None = None
         try:
             with path.open("a+b") as handle:
                 before = handle.seek(0, os.SEEK_END)
@@ -126,7 +126,7 @@ class Run:
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as problem:
-            if path.exists():
+            if before is not None:
                 os.truncate(path, before)
             raise RunError(
                 f"{path}: cannot be written ({problem.strerror}). Free some space; the same command goes on from here."
