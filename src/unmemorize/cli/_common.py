@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from diffusers import DiffusionPipeline
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -27,6 +28,8 @@ from unmemorize.runs import Run
 
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
+_WIDE = 130
+"""Columns of a terminal from which on a summary has each figure on one line."""
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, made by unmemorize localize.", show_default=False)]
 RunOption = Annotated[
@@ -124,12 +127,14 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 def print_table(table: Table) -> None:
     """A summary on screen."""
-    screen = ScreenTable(show_lines=False, pad_edge=False)
-    screen.add_column("")
+    narrow = console.width < _WIDE
+    screen = ScreenTable(box=box.SIMPLE, padding=(0, 1) if not narrow else (0, 1, 0, 0), pad_edge=False)
+    screen.add_column("", overflow="fold")
     for column in table.columns:
-        screen.add_column(column)
+        screen.add_column(column, overflow="fold", min_width=10)
     for row in table.rows:
-        screen.add_row(row.label, *(cell.figure or "-" for cell in row.cells))
+        figures = [cell.figure or "-" for cell in row.cells]
+        screen.add_row(row.label, *(figure.replace(" ± ", "±").replace(" (", "\n(") if narrow else figure for figure in figures))
     console.print(screen)
     for note in table.notes:
         console.print(note, style="dim")

@@ -166,5 +166,9 @@ def _median(values: Iterable[float]) -> Cell:
     if not found:
         return Cell()
     summary = summarize(found)
-    figure = f"{summary.median:.2f} ± {summary.mad:.2f} (n={summary.count})"
-    return Cell(figure, f"{summary.low:.2f} to {summary.high:.2f}")
+    figure = f"{_number(summary.median)} ± {_number(summary.mad)} (n={summary.count})"
+    return Cell(figure, f"{_number(summary.low)} to {_number(summary.high)}")
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
