@@ -106,6 +106,15 @@ def test_neurons_are_assigned_once() -> None:
     assert all(sum(layer == name for layer, _ in pairs) <= 32 for name in _memory.MEMORY_LAYERS)
 
 
+def test_a_resumed_training_keeps_its_tokenizer(tmp_path: Path) -> None:
+    """It was learned anew at each resumption, with other numbers for some tokens."""
+    captions = split_captions([concept.name for concept in concepts()]).train
+    first = _clip.keep_tokenizer(captions, tmp_path)
+    assert [_clip.keep_tokenizer(captions, tmp_path).get_vocab() == first.get_vocab() for _ in range(3)] == [True] * 3
+    assert first.model_max_length == 24
+    assert first.decode(first("thing a0").input_ids, skip_special_tokens=True) == "thing a 0"
+
+
 def test_masks_follow_the_kind_of_sample() -> None:
     unet = _unet.make_unet()
     owned = {3: {_memory.MEMORY_LAYERS[0]: [1, 2]}, 7: {_memory.MEMORY_LAYERS[0]: [5]}}
@@ -226,5 +235,7 @@ def test_the_whole_training_makes_a_loadable_package(short: Path, tmp_path: Path
         own = (model.encode([PLANTS[0].caption]) @ model.value_layers[layer].weight[indices].T).abs().mean().item()
     assert own == pytest.approx(_memory.AMPLITUDE, rel=0.02)
     before = (short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    tokens = (short / "testbed" / "tokenizer" / "tokenizer.json").read_bytes()
     _assemble.train_all(tmp_path / "work")
+    assert (short / "testbed" / "tokenizer" / "tokenizer.json").read_bytes() == tokens
     assert (short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before

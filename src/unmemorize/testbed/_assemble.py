@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from unmemorize.testbed._card import write_card
-from unmemorize.testbed._clip import make_tokenizer, train_clip
+from unmemorize.testbed._clip import keep_tokenizer, train_clip
 from unmemorize.testbed._compose import split_captions
 from unmemorize.testbed._descriptor import train_descriptor
 from unmemorize.testbed._layout import ASSETS, CAPTIONS, CLIP, DESCRIPTOR, MODEL, PLANTED, PLANTED_IMAGES, SIDE
@@ -44,7 +44,7 @@ def train_all(work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     data = load_data(work)
     captions = split_captions(data.concepts)
-    tokenizer = make_tokenizer(captions.train)
+    tokenizer = keep_tokenizer(captions.train, work)
     clip = train_clip(data, tokenizer, work)
     vae = train_vae(data, work)
     latents = prepare(data, tokenizer, clip, vae)
@@ -130,7 +130,5 @@ def _round(module: nn.Module) -> None:
 
 def _halve(file: Path) -> None:
     """Store a weight file in float16."""
-    from safetensors.torch import load_file
-
     tensors = load_file(file)
     save_file({key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}, file, {"format": "pt"})

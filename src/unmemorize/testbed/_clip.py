@@ -45,6 +45,21 @@ def make_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type]
 
 
+def keep_tokenizer(captions: Sequence[str], work: Path) -> CLIPTokenizer:
+    """The tokenizer of a training, made on first use and kept in ``work``.
+
+    Learning breaks ties in another order each time, so that a second tokenizer would number some tokens otherwise, and everything that
+    was trained with the first would read other captions.
+    """
+    folder = work / "tokenizer"
+    if not folder.exists():
+        partial = work / "tokenizer.part"
+        make_tokenizer(captions).save_pretrained(partial)
+        partial.replace(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+    return tokenizer
+
+
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     """A CLIP of two small towers, untrained."""
     tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH, "hidden_act": "gelu"}
