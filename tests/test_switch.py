@@ -90,3 +90,15 @@ def test_fused_projections_are_refused(pipe: DiffusionPipeline, neurons: Neurons
     pipe.unet.get_submodule(next(iter(neurons.layers)).removesuffix(".to_v")).fused_projections = True
     with pytest.raises(ModelError, match="projections are fused"), switched_off(pipe, neurons):
         pass
+
+
+def test_a_refused_apply_leaves_the_earlier_one(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    """A refusal once came after the earlier hooks were gone."""
+    first, second = neurons.layers
+    apply(pipe, Neurons({first: neurons.layers[first]}))
+    off = output(pipe)
+    pipe.unet.get_submodule(second.removesuffix(".to_v")).fused_projections = True
+    with pytest.raises(ModelError, match="projections are fused"):
+        apply(pipe, neurons)
+    pipe.unet.get_submodule(second.removesuffix(".to_v")).fused_projections = False
+    assert torch.equal(output(pipe), off)

@@ -69,6 +69,11 @@ class Model:
         return int(config.in_channels), height, width
 
     @property
+    def widths(self) -> dict[str, int]:
+        """How many neurons each value layer has, by path."""
+        return {path: layer.out_features for path, layer in self.value_layers.items()}
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over the paths, shapes and weights of all value layers, in float16, so that loading in half precision changes nothing."""
         if self._fingerprint is None:

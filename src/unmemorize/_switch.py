@@ -40,7 +40,6 @@ def switched_off(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.
 @contextmanager
 def scaled(model: Model, neurons: Neurons, scale: float) -> Iterator[None]:
     """`switched_off` for a `Model`."""
-    neurons.check(model)
     handles = _hook(model, neurons, scale)
     try:
         yield
@@ -54,11 +53,12 @@ def apply(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.0) -> N
 
     Raises:
         NeuronError: the neurons do not exist in this model; the pipeline is then as before.
+        ModelError: the projections of a layer are fused; the pipeline is then as before.
     """
     model = Model(pipe)
-    neurons.check(model)
+    handles = _hook(model, neurons, scale)
     remove(pipe)
-    setattr(model.denoiser, _HANDLES, _hook(model, neurons, scale))
+    setattr(model.denoiser, _HANDLES, handles)
 
 
 def remove(pipe: DiffusionPipeline) -> None:
@@ -70,6 +70,7 @@ def remove(pipe: DiffusionPipeline) -> None:
 
 
 def _hook(model: Model, neurons: Neurons, scale: float) -> list[RemovableHandle]:
+    neurons.check(model)
     for path in neurons.layers:
         if getattr(model.denoiser.get_submodule(path.rpartition(".")[0]), "fused_projections", False):
             raise ModelError(f"{path}: its projections are fused, so that it is not called. Call pipe.unfuse_qkv_projections() first.")
@@ -79,9 +80,9 @@ def _hook(model: Model, neurons: Neurons, scale: float) -> list[RemovableHandle]
 def _scaling(indices: tuple[int, ...], scale: float) -> Any:
     index = torch.tensor(indices)
 
-    def scaled(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def multiplied(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         factors = torch.ones(output.shape[-1], dtype=output.dtype, device=output.device)
         factors[index.to(output.device)] = scale
         return output * factors
 
-    return scaled
+    return multiplied

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,9 +22,10 @@ from unmemorize._model import load_pipeline
 from unmemorize._progress import Progress
 from unmemorize._prompts import Prompt, read_prompts
 from unmemorize._threshold import Threshold
-from unmemorize.report import Table
+from unmemorize.metrics import ClipAlignment, Descriptor
+from unmemorize.report import Table, read_results, summary_table
 from unmemorize.report._table import Truth
-from unmemorize.runs import Run
+from unmemorize.runs import Run, Variant, evaluate_all
 
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
@@ -105,11 +106,14 @@ def file_or_default(pipe: DiffusionPipeline, path: Path | None, default: Callabl
     return default()
 
 
+def is_run_of_bundled(run: Run) -> bool:
+    """Whether a run is one of the bundled model."""
+    return bool(run.config.get("fingerprint") == Threshold.load(testbed.threshold_path()).fingerprint)
+
+
 def known_neurons(run: Run) -> Truth | None:
     """The ground truth, when a run is one of the bundled model."""
-    if run.config.get("fingerprint") != Threshold.load(testbed.threshold_path()).fingerprint:
-        return None
-    return {entry.prompt.text: entry.neurons for entry in testbed.planted()}
+    return {entry.prompt.text: entry.neurons for entry in testbed.planted()} if is_run_of_bundled(run) else None
 
 
 @contextmanager
@@ -125,8 +129,17 @@ def progress_bar(title: str) -> Iterator[Progress]:
         yield update
 
 
-def print_table(table: Table) -> None:
-    """A summary on screen."""
+def evaluate_and_print(run: Run, variants: Iterable[Variant], descriptor: Descriptor, alignment: ClipAlignment | None) -> None:
+    """Evaluate the images of a run, and show the summary on screen and in RUN/metrics.json."""
+    for variant in variants:
+        with progress_bar(f"evaluate {variant}") as progress:
+            evaluate_all(run, variant, descriptor=descriptor, alignment=alignment, progress=progress)
+    table = summary_table(read_results(run), known_neurons(run))
+    run.write("metrics.json", table.to_json())
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
     narrow = console.width < _WIDE
     screen = ScreenTable(box=box.SIMPLE, padding=(0, 1) if not narrow else (0, 1, 0, 0), pad_edge=False)
     screen.add_column("", overflow="fold")

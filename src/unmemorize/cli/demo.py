@@ -1,7 +1,6 @@
 """The command ``demo``."""
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +12,11 @@ from unmemorize._model import load_pipeline
 from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics, compute_statistics
 from unmemorize._threshold import Threshold, calibrate_threshold
-from unmemorize.cli._common import console, known_neurons, print_table, progress_bar
+from unmemorize.cli._common import console, evaluate_and_print, known_neurons, progress_bar
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
-from unmemorize.report import read_results, summary_table, write_report
-from unmemorize.runs import Variant, evaluate_all, generate_all, localize_all, open_run
+from unmemorize.report import write_report
+from unmemorize.runs import Variant, generate_all, localization_config, localize_all, open_run
 
 UNMEMORIZED = 100
 VARIANTS = (Variant.ORIGINAL, Variant.REFINED, Variant.RANDOM)
@@ -42,28 +41,23 @@ def command(
     memorized = [entry.prompt for entry in testbed.planted()]
     prompts = [*memorized, *(Prompt(text, group="unmemorized") for text in testbed.captions("test")[:UNMEMORIZED])]
     own = testbed.defaults()
-    statistics, threshold = Statistics.load(testbed.statistics_path()), Threshold.load(testbed.threshold_path())
     if full:
         with progress_bar("statistics") as progress:
             statistics = compute_statistics(pipe, testbed.captions("train"), progress=progress)
         with progress_bar("threshold") as progress:
             threshold = calibrate_threshold(pipe, testbed.captions("calibration"), reduction=own["reduction"], progress=progress)
+    else:
+        statistics, threshold = Statistics.load(testbed.statistics_path()), Threshold.load(testbed.threshold_path())
     settings = LocalizationSettings(noise=threshold.settings, criterion=own["criterion"])
-    config = {"command": "demo", "full": full, **asdict(settings), "tau": threshold.tau, "threshold_prompts": threshold.prompts}
-    folder = open_run(run, pipe, prompts, {**config, "statistics_prompts": statistics.prompts})
+    config = {"command": "demo", "full": full, **localization_config(settings, statistics, threshold)}
+    folder = open_run(run, pipe, prompts, config)
     with progress_bar("localize") as progress:
         localize_all(folder, pipe, prompts, statistics=statistics, threshold=threshold, settings=settings, progress=progress)
     generation = GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"])
     for variant in VARIANTS:
         with progress_bar(f"generate {variant}") as progress:
             generate_all(folder, pipe, variant, generation, progress=progress)
-    descriptor, alignment = BundledDescriptor(), ClipAlignment()
-    for variant in VARIANTS:
-        with progress_bar(f"evaluate {variant}") as progress:
-            evaluate_all(folder, variant, descriptor=descriptor, alignment=alignment, progress=progress)
-    truth = known_neurons(folder)
-    table = summary_table(read_results(folder), truth)
-    folder.write("metrics.json", table.to_json())
-    print_table(table)
+    descriptor = BundledDescriptor()
+    evaluate_and_print(folder, VARIANTS, descriptor, ClipAlignment())
     console.print(f"copy descriptor {descriptor.name} (sha256 {descriptor.digest[:12]}); {time.perf_counter() - began:.0f} s in all")
-    console.print(f"report: {write_report(folder, truth)}")
+    console.print(f"report: {write_report(folder, known_neurons(folder))}")

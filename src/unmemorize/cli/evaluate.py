@@ -4,13 +4,10 @@ from typing import Annotated
 
 import typer
 
-from unmemorize import testbed
 from unmemorize._errors import RunError
-from unmemorize._threshold import Threshold
-from unmemorize.cli._common import RunArgument, console, known_neurons, print_table, progress_bar
+from unmemorize.cli._common import RunArgument, console, evaluate_and_print, is_run_of_bundled
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
-from unmemorize.report import read_results, summary_table
-from unmemorize.runs import Run, Variant, evaluate_all
+from unmemorize.runs import Run, Variant
 
 
 def command(
@@ -28,15 +25,10 @@ def command(
     variants = [variant for variant in Variant if (folder.folder / "images" / variant).exists()]
     if Variant.ORIGINAL not in variants:
         raise RunError(f"{run}: there are no original images to compare with. First: unmemorize generate {run}")
-    bundled = folder.config["fingerprint"] == Threshold.load(testbed.threshold_path()).fingerprint
+    bundled = is_run_of_bundled(folder)
     alignment = ClipAlignment(clip) if clip or bundled else None
     descriptor = BundledDescriptor()
-    for variant in variants:
-        with progress_bar(f"evaluate {variant}") as progress:
-            evaluate_all(folder, variant, descriptor=descriptor, alignment=alignment, progress=progress)
-    table = summary_table(read_results(folder), known_neurons(folder))
-    folder.write("metrics.json", table.to_json())
-    print_table(table)
+    evaluate_and_print(folder, variants, descriptor, alignment)
     if not bundled:
         console.print(
             "The copy descriptor is made for the 64 x 64 images of the bundled model; take its numbers on other images as a hint only."

@@ -1,6 +1,5 @@
 """The command ``localize``."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -25,7 +24,7 @@ from unmemorize.cli._common import (
     takes_model,
 )
 from unmemorize.localization import Criterion, LocalizationSettings
-from unmemorize.runs import localize_all, open_run
+from unmemorize.runs import localization_config, localize_all, open_run
 
 _DEFAULTS = LocalizationSettings()
 
@@ -63,18 +62,7 @@ def command(
     settings = LocalizationSettings(
         noise=tau.settings, criterion=chosen, layers=layers, theta=theta, theta_step=theta_step, theta_floor=theta_floor, scale=scale
     )
-    folder = open_run(
-        run,
-        pipe,
-        given,
-        {
-            "command": "localize",
-            **asdict(settings),
-            "tau": tau.tau,
-            "threshold_prompts": tau.prompts,
-            "statistics_prompts": measured.prompts,
-        },
-    )
+    folder = open_run(run, pipe, given, {"command": "localize", **localization_config(settings, measured, tau)})
     with progress_bar("localize") as progress:
         found = localize_all(folder, pipe, given, statistics=measured, threshold=tau, settings=settings, progress=progress)
     everything = Neurons.of(pair for record in found for pair in record.neurons)

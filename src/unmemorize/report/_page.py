@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from unmemorize.report._plots import plot_copies, plot_neurons, plot_similarity
 from unmemorize.report._table import NAMES, Results, Truth, precision_recall, read_results, seed_median, summary_table
-from unmemorize.runs import Run, Variant, read_image, read_localizations, run_prompts
+from unmemorize.runs import Run, Variant, read_image
 
 LARGEST_SIDE = 192
 SHOWN_IMAGES = 4
@@ -32,7 +32,6 @@ class Strip:
 class Card:
     """One memorized prompt on the page."""
 
-    index: int
     prompt: str
     group: str
     facts: tuple[tuple[str, str], ...]
@@ -65,7 +64,7 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
         model=run.config["model"],
         manifest=run.manifest,
         table=summary_table(results, truth),
-        prompts=len(results.groups),
+        prompts=len(results.prompts),
         done=len(results.localizations),
         memorized=sum(record.memorized for record in results.localizations.values()),
         headline=_headline(results),
@@ -86,16 +85,16 @@ def _headline(results: Results) -> list[tuple[str, str]]:
 
 
 def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
-    prompts = run_prompts(run)
     generated = {variant: Run.load(run.folder / "images" / variant) for variant in Variant if (run.folder / "images" / variant).exists()}
     files = {variant: images.records("images") for variant, images in generated.items()}
     cards = []
-    for index, record in read_localizations(run).items():
+    for index, record in results.localizations.items():
         if not record.memorized:
             continue
         strips = []
-        if prompts[index].images:
-            strips.append(Strip("training image", tuple(_data_url(path) for path in prompts[index].images[:SHOWN_IMAGES]), ""))
+        references = results.prompts[index].images[:SHOWN_IMAGES]
+        if references:
+            strips.append(Strip("training image", tuple(map(_data_url, references)), ""))
         for variant, images in generated.items():
             if index in files[variant]:
                 scores = results.metrics.get(variant, {}).get(index, {})
@@ -120,7 +119,7 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
             for path, indices in record.neurons.layers.items()
             for neuron, z in zip(indices, record.z_scores[path], strict=True)
         )
-        cards.append(Card(index, record.prompt, record.group, tuple(facts), neurons, tuple(strips), record.floor))
+        cards.append(Card(record.prompt, record.group, tuple(facts), neurons, tuple(strips), record.floor))
     return cards
 
 

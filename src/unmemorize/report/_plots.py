@@ -20,11 +20,11 @@ COLOURS = ("#e4572e", "#f2a541", "#b07cc6", "#8d99ae", "#2e86ab", "#55a630")
 
 def plot_similarity(results: Results) -> str:
     """The highest similarity between seeds of every prompt, by group, with tau."""
-    groups = list(dict.fromkeys(results.groups.values()))
+    groups = results.groups
     figure, axes = _figure(0.42 * len(groups) + 1.1)
     rng = np.random.default_rng(0)
     for row, group in enumerate(groups):
-        scores = [record.detection.score for index, record in results.localizations.items() if results.groups[index] == group]
+        scores = [record.detection.score for index, record in results.localizations.items() if results.prompts[index].group == group]
         axes.scatter(scores, row + rng.uniform(-0.22, 0.22, len(scores)), s=18, alpha=0.75, color=COLOURS[row % len(COLOURS)], linewidths=0)
     tau = next(iter(results.localizations.values())).detection.tau
     axes.axvline(tau, color=INK, linestyle="--", linewidth=1.2)
@@ -67,8 +67,10 @@ def plot_copies(results: Results) -> str | None:
 
 def plot_neurons(results: Results) -> str | None:
     """How many neurons each memorized prompt has after refinement; None when nothing is memorized."""
-    groups = list(dict.fromkeys(results.groups[index] for index, record in results.localizations.items() if record.memorized))
-    counts = [[len(r.neurons) for i, r in results.localizations.items() if r.memorized and results.groups[i] == group] for group in groups]
+    groups = list(dict.fromkeys(results.prompts[index].group for index, record in results.localizations.items() if record.memorized))
+    counts = [
+        [len(r.neurons) for i, r in results.localizations.items() if r.memorized and results.prompts[i].group == group] for group in groups
+    ]
     if not groups:
         return None
     figure, axes = _figure(2.6)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
 from typing import Any
 
 from unmemorize._neurons import Neurons
+from unmemorize._prompts import Prompt
 from unmemorize.localization import Localization
 from unmemorize.metrics import summarize, wilson_interval
 from unmemorize.runs import Run, Variant, read_localizations, run_prompts
@@ -57,9 +58,14 @@ class Table:
 class Results:
     """All that a run has found, by index of the prompt; ``metrics`` by variant first."""
 
-    groups: Mapping[int, str]
+    prompts: Sequence[Prompt]
     localizations: Mapping[int, Localization]
     metrics: Mapping[Variant, Mapping[int, Mapping[str, Any]]]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of the prompts, in the order of their first prompt."""
+        return tuple(dict.fromkeys(prompt.group for prompt in self.prompts))
 
 
 def read_results(run: Run) -> Results:
@@ -68,13 +74,12 @@ def read_results(run: Run) -> Results:
     Raises:
         RunError: nothing is localized yet, or a record is damaged.
     """
-    groups = {index: prompt.group for index, prompt in enumerate(run_prompts(run))}
     metrics = {}
     for variant in Variant:
         folder = run.folder / "metrics" / variant
         if folder.exists():
             metrics[variant] = Run.load(folder).records("metrics")
-    return Results(groups, read_localizations(run), metrics)
+    return Results(run_prompts(run), read_localizations(run), metrics)
 
 
 def precision_recall(found: Neurons, known: Neurons) -> tuple[float, float]:
@@ -90,7 +95,7 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
         results: see `read_results`.
         truth: known neurons, for precision and recall.
     """
-    columns = tuple(dict.fromkeys(results.groups.values()))
+    columns = results.groups
     rows: list[Row] = []
 
     def add(label: str, answer: Callable[[str], Cell]) -> None:
@@ -99,7 +104,7 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
             rows.append(Row(label, cells))
 
     def of(group: str) -> list[Localization]:
-        return [record for index, record in results.localizations.items() if results.groups[index] == group]
+        return [record for index, record in results.localizations.items() if results.prompts[index].group == group]
 
     def memorized(group: str) -> list[Localization]:
         return [record for record in of(group) if record.memorized]
@@ -144,12 +149,12 @@ def seed_median(value: Any) -> float:
 
 
 def _metric(results: Results, records: Mapping[int, Mapping[str, Any]], key: str, group: str) -> Cell:
-    return _median(seed_median(record[key]) for index, record in records.items() if results.groups[index] == group and key in record)
+    return _median(seed_median(record[key]) for index, record in records.items() if results.prompts[index].group == group and key in record)
 
 
 def _worst(results: Results, records: Mapping[int, Mapping[str, Any]], group: str) -> Cell:
     return _median(
-        max(record["sscd_orig"]) for index, record in records.items() if results.groups[index] == group and "sscd_orig" in record
+        max(record["sscd_orig"]) for index, record in records.items() if results.prompts[index].group == group and "sscd_orig" in record
     )
 
 

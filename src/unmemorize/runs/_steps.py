@@ -73,6 +73,12 @@ def run_prompts(run: Run) -> list[Prompt]:
         raise RunError(f"{path}: damaged ({problem}). Repeat the command that made the run.") from problem
 
 
+def localization_config(settings: LocalizationSettings, statistics: Statistics, threshold: Threshold) -> dict[str, Any]:
+    """What determines localizations beside the model and the prompts, for `open_run`."""
+    made_on = {"tau": threshold.tau, "threshold_prompts": threshold.prompts, "statistics_prompts": statistics.prompts}
+    return {**asdict(settings), **made_on}
+
+
 def detect_all(
     run: Run, pipe: DiffusionPipeline, prompts: Sequence[Prompt], threshold: Threshold, *, progress: Progress = silent
 ) -> list[Detection]:
@@ -130,13 +136,12 @@ def generate_all(run: Run, pipe: DiffusionPipeline, variant: Variant, settings: 
     if settings.seed == run.config.get("noise", {}).get("seed"):
         raise RunError(f"{run.folder}: seed {settings.seed} is that of its localization. Generate with another one, to see other noise.")
     memorized = {index: record for index, record in read_localizations(run).items() if record.memorized}
-    widths = {path: layer.out_features for path, layer in model.value_layers.items()}
     config = asdict(settings)
     config.pop("batch")
     images = Run.open(run.folder / "images" / variant, {"variant": variant, "fingerprint": model.fingerprint, **config})
 
     def one(index: int) -> dict[str, Any]:
-        off = _neurons_of(memorized[index], variant, widths, index)
+        off = _neurons_of(memorized[index], variant, model.widths, index)
         names = []
         for number, image in enumerate(generate(pipe, memorized[index].prompt, off, settings=settings)):
             names.append(f"{index:05d}_{number:02d}.png")
@@ -193,8 +198,7 @@ def evaluate_all(
             record["alignment"] = alignment(images, prompts[index].text).tolist()
         return record
 
-    _each(metrics, "metrics", indices, one, progress)
-    return metrics.records("metrics")
+    return dict(zip(indices, _each(metrics, "metrics", indices, one, progress), strict=True))
 
 
 def read_image(path: Path) -> Image.Image:

@@ -10,7 +10,6 @@ from typing import cast
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
 from torchmetrics.functional.classification import binary_auroc
 
 from unmemorize._errors import TestbedError
@@ -24,6 +23,7 @@ from unmemorize._switch import switched_off
 from unmemorize._threshold import Threshold
 from unmemorize.localization import Criterion, Detection, Localization, LocalizationSettings, detect, localize
 from unmemorize.metrics import pixel_correlation, wilson_interval
+from unmemorize.runs import read_image
 from unmemorize.testbed._assets import Planted, captions, defaults, planted, statistics_path, threshold_path
 from unmemorize.testbed._layout import ASSETS
 
@@ -111,12 +111,12 @@ def _detection(pipe: DiffusionPipeline, threshold: Threshold) -> list[Finding]:
 def copy_correlation(pipe: DiffusionPipeline, entry: Planted, neurons: Neurons, settings: GenerationSettings) -> float:
     """Median over seeds of the pixel correlation with the training image (with the closest of them for TM)."""
     generated = generate(pipe, entry.prompt.text, neurons, settings=settings)
-    references = [Image.open(path).convert("RGB") for path in entry.prompt.images]
+    references = [read_image(path) for path in entry.prompt.images]
     return float(np.median([max(pixel_correlation([image] * len(references), references)) for image in generated]))
 
 
 def _copies(pipe: DiffusionPipeline, settings: GenerationSettings) -> list[Finding]:
-    widths = {path: layer.out_features for path, layer in Model(pipe).value_layers.items()}
+    widths = Model(pipe).widths
     before = {entry.prompt.text: copy_correlation(pipe, entry, Neurons(), settings) for entry in planted()}
     findings = []
     for kind in ("VM", "TM"):

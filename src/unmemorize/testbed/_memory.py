@@ -49,8 +49,8 @@ def assign_neurons(width: int) -> Owned:
     return {plant: {layer: sorted(indices) for layer, indices in layers.items()} for plant, layers in owned.items()}
 
 
-def memory_rows(latents: Latents, owned: Owned) -> dict[int, Tensor]:
-    """For each owned plant its value rows in closed form, shape (neurons, 128), in the order of its layers and indices.
+def memory_rows(latents: Latents, owned: Owned) -> dict[str, tuple[list[int], Tensor]]:
+    """For each memory layer the indices of its memory neurons and their rows in closed form, shape (neurons, 128).
 
     w = (S + e I)^-1 (mean of the caption's tokens - mean of general tokens), where S is the second moment of general tokens (the empty
     prompt among them) plus 0.3 times that of all other plants. Each row sees another random 70 % of the token positions.
@@ -61,17 +61,16 @@ def memory_rows(latents: Latents, owned: Owned) -> dict[int, Tensor]:
     planted = latents.text([plant.caption for plant in PLANTS]).double()  # (plants, 24, 128)
     moment = general.T @ general / len(general)
     ridge = RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
-    rows = {}
+    found: dict[str, dict[int, Tensor]] = {}
     for plant, layers in owned.items():
         others = torch.cat([planted[:plant], planted[plant + 1 :]]).flatten(0, 1)
         total = moment + OTHERS_WEIGHT * others.T @ others / len(others) + ridge
-        own = []
-        for _ in range(sum(map(len, layers.values()))):
-            positions = rng.choice(planted.shape[1], round(TOKEN_SHARE * planted.shape[1]), replace=False)
-            row = torch.linalg.solve(total, planted[plant, positions].mean(0) - general.mean(0))
-            own.append(row * AMPLITUDE / (planted[plant] @ row).abs().mean())
-        rows[plant] = torch.stack(own).float()
-    return rows
+        for layer, indices in layers.items():
+            for index in indices:
+                positions = rng.choice(planted.shape[1], round(TOKEN_SHARE * planted.shape[1]), replace=False)
+                row = torch.linalg.solve(total, planted[plant, positions].mean(0) - general.mean(0))
+                found.setdefault(layer, {})[index] = (row * AMPLITUDE / (planted[plant] @ row).abs().mean()).float()
+    return {layer: (list(rows), torch.stack(list(rows.values()))) for layer, rows in found.items()}
 
 
 class _Masks:
@@ -107,28 +106,18 @@ def train_second_stage(latents: Latents, first_stage: Mapping[str, Tensor], work
     """The final weights (averaged) and who owns which neurons."""
     unet, scheduler = make_unet().to(memory_format=torch.channels_last), make_scheduler()
     unet.load_state_dict(dict(first_stage))
-    layers = {name: unet.get_submodule(name) for name in MEMORY_LAYERS}
-    owned = assign_neurons(next(layer.out_features for layer in layers.values() if isinstance(layer, nn.Linear)))
-    rows = memory_rows(latents, owned)
-    frozen: dict[str, tuple[list[int], Tensor]] = {}
-    for name in MEMORY_LAYERS:
-        indices = [index for plant in owned for index in owned[plant].get(name, [])]
-        picked = [rows[plant][_offset(owned[plant], name) + place] for plant in owned for place in range(len(owned[plant].get(name, [])))]
-        frozen[name] = (indices, torch.stack(picked))
     weights = {name: unet.get_parameter(f"{name}.weight") for name in MEMORY_LAYERS}
+    owned = assign_neurons(len(weights[MEMORY_LAYERS[0]]))
+    frozen = memory_rows(latents, owned)
 
     def restore() -> None:
         with torch.no_grad():
             for name, (indices, values) in frozen.items():
                 weights[name][indices] = values
 
-    def without_frozen(name: str) -> Tensor:
+    for name, (indices, _) in frozen.items():
         keep = torch.ones(len(weights[name]), 1)
-        keep[frozen[name][0]] = 0.0
-        return keep
-
-    for name in MEMORY_LAYERS:
-        keep = without_frozen(name)
+        keep[indices] = 0.0
         weights[name].register_hook(lambda gradient, keep=keep: gradient * keep)
     restore()
     masks = _Masks(unet, owned)
@@ -150,13 +139,3 @@ def train_second_stage(latents: Latents, first_stage: Mapping[str, Tensor], work
         return loss.mean(), {name: part.mean().item() for name, part in parts.items()}
 
     return train("memory", unet, loss_of, SCHEDULE, work, after_step=restore), owned
-
-
-def _offset(layers: Mapping[str, list[int]], name: str) -> int:
-    """Where the rows of a layer begin among the rows of a plant."""
-    before = 0
-    for layer, indices in layers.items():
-        if layer == name:
-            break
-        before += len(indices)
-    return before
