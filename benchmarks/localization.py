@@ -25,7 +25,7 @@ def main() -> None:
     model = um.Model(pipe)
     statistics, threshold = um.Statistics.load(um.testbed.statistics_path()), um.Threshold.load(um.testbed.threshold_path())
     settings = um.LocalizationSettings(noise=threshold.settings, criterion=um.testbed.defaults()["criterion"])
-    tau = threshold.tau_seeds if settings.criterion == "seeds" else threshold.tau
+    tau = threshold.of_criterion(settings.criterion)
     searched = select_value_layers(model.value_layers)
     rows: list[dict[str, float]] = []
     entries = [entry for entry in um.testbed.planted() if entry.neurons]
@@ -41,7 +41,7 @@ def main() -> None:
         activation = {path: value[0] for path, value in activations(model, probe.text).items() if path in searched}
         selection = select(evaluator, statistics.z_scores(activation), activation, tau, settings)
         selected, samples = time.perf_counter(), evaluator.evaluations
-        refine(evaluator, selection, tau, settings.noise.protocol)
+        refine(evaluator, selection, tau, settings)
         rows.append(
             {
                 "detection samples": settings.noise.seeds,

@@ -8,10 +8,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from unmemorize import testbed
-from unmemorize.runs import Run, Variant, read_image, read_localizations
+from unmemorize.metrics import read_image
+from unmemorize.runs import Run, image_sets, read_localizations
 
 SHOWN = (0, 2, 3, 6, 13, 27)
-TITLES = {Variant.ORIGINAL: "generated", Variant.REFINED: "its neurons off", Variant.RANDOM: "random neurons off"}
+TITLES = {"original": "generated", "refined": "its neurons off", "random-refined": "random neurons off"}
 
 
 def main(folder: Path, output: Path) -> None:
@@ -22,8 +23,8 @@ def main(folder: Path, output: Path) -> None:
     axes = figure.subplots(len(columns), len(SHOWN))
     for column, index in enumerate(SHOWN):
         images = [read_image(testbed.planted()[index].prompt.images[0])]
-        for variant in TITLES:
-            made = Run.load(run.folder / "images" / variant)
+        for name in TITLES:
+            made = image_sets(run)[name]
             images.append(read_image(made.folder / made.records("images")[index]["files"][0]))
         for row, image in enumerate(images):
             axes[row, column].imshow(image)

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unmemorize import Model, Statistics, Threshold, load_pipeline, testbed
+from unmemorize import (
+    LocalizationSettings,
+    Model,
+    Prompt,
+    Run,
+    Statistics,
+    Threshold,
+    calibrate_threshold,
+    compute_statistics,
+    load_pipeline,
+    testbed,
+)
+from unmemorize.runs import localize_all, open_run
 
 PROMPTS = [f"prompt {word}" for word in ("one", "two", "three", "four", "five", "six")]
 
@@ -120,3 +135,40 @@ def plant_neuron(pipe: StableDiffusionPipeline, path: str, index: int) -> None:
     attention.to_v.weight.data[index] = (row / (own @ row).abs().mean()).float()
     attention.to_out[0].weight.data[:, index] = 300.0
     pipe.unet.conv_out.weight.data *= 20.0
+
+
+@pytest.fixture
+def planted() -> DiffusionPipeline:
+    """A tiny pipeline that has memorized PLANTED_PROMPT."""
+    pipe = make_pipeline()
+    plant_neuron(pipe, next(iter(Model(pipe).value_layers)), 3)
+    return pipe
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> list[Prompt]:
+    """Three prompts, the second of which `planted` has memorized, with its training image."""
+    Image.new("RGB", (20, 20), (200, 30, 30)).save(tmp_path / "reference.png")
+    return [Prompt("c word"), Prompt(PLANTED_PROMPT, "VM", images=(tmp_path / "reference.png",)), Prompt("prompt two", group="mine")]
+
+
+@pytest.fixture
+def run(planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> Run:
+    """A run with finished localizations."""
+    threshold = calibrate_threshold(planted, PROMPTS)
+    strict = replace(threshold, tau=max(threshold.highest) + 0.02)
+    settings = LocalizationSettings(noise=threshold.settings, criterion="seeds")
+    run = open_run(tmp_path / "run", planted, prompts, {"command": "test"})
+    statistics = compute_statistics(planted, PROMPTS)
+    done: list[tuple[int, int | None]] = []
+    found = localize_all(
+        run, planted, prompts, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: done.append(at)
+    )
+    assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert [record.memorized for record in found] == [False, True, False]
+    again: list[tuple[int, int | None]] = []
+    assert found == localize_all(
+        run, planted, prompts, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: again.append(at)
+    )
+    assert again == [(3, 3)]
+    return run

@@ -38,8 +38,8 @@ def test_streaming_in_any_split_gives_numpy_mean_and_std(values: list[float], cu
     running = StatisticsAccumulator()
     for part in (values[:cut], values[cut:]):
         if part:
-            running.update({"a": torch.tensor(part, dtype=torch.float64)[:, None]})
-    result = running.compute("f", "p")
+            running.update({"a": torch.tensor(part, dtype=torch.float64)[:, None]}, list(map(str, part)))
+    result = running.compute("f")
     np.testing.assert_allclose(result.mean["a"].item(), np.mean(values), rtol=1e-9, atol=1e-7)
     np.testing.assert_allclose(result.std["a"].item(), np.std(values, ddof=1), rtol=1e-9, atol=1e-7)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from PIL import Image
 from unmemorize._errors import ModelError
 from unmemorize._model import Model, ddim
 from unmemorize._neurons import Neurons
-from unmemorize._switch import switched_off
+from unmemorize._switch import scaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,22 +61,38 @@ def generate(
         NeuronError: the neurons do not exist in this model.
         ModelError: the images hold NaN, or there are more steps than the model has timesteps.
     """
-    settings = settings or GenerationSettings()
+    return generate_each(pipe, [prompt], [neurons or Neurons()], settings=settings or GenerationSettings())[0]
+
+
+def generate_each(
+    pipe: DiffusionPipeline, prompts: Sequence[str], neurons: Sequence[Neurons], *, settings: GenerationSettings
+) -> list[list[Image.Image]]:
+    """`generate` for several prompts at once, each with its own neurons off; batches go across prompts.
+
+    All prompts start from the same initial noise. Returns a list of images for each prompt.
+    """
     model = Model(pipe)
     trained = int(ddim(pipe).config.num_train_timesteps)
     if settings.steps > trained:
         raise ModelError(f"steps={settings.steps}: {model.name} was trained with {trained} timesteps. Use fewer, such as 50.")
     latents = model.draw_latents(settings.images, settings.seed)
-    images: list[Image.Image] = []
-    with _bare(model.pipe), switched_off(pipe, neurons or Neurons(), scale=settings.scale):
-        for start in range(0, settings.images, settings.batch):
-            part = latents[start : start + settings.batch]
-            output = model.pipe(
-                [prompt] * len(part), latents=part, num_inference_steps=settings.steps, guidance_scale=settings.guidance, output_type="np"
-            ).images
-            if not np.isfinite(output).all():
-                raise ModelError(f"{model.name}: an image of {prompt[:60]!r} holds NaN. Load the model with --dtype float32.")
-            images += [Image.fromarray((array * 255).round().astype(np.uint8)) for array in output]
+    samples = [(place, seed) for place in range(len(prompts)) for seed in range(settings.images)]
+    images: list[list[Image.Image]] = [[] for _ in prompts]
+    with _bare(model.pipe):
+        for start in range(0, len(samples), settings.batch):
+            places, seeds = zip(*samples[start : start + settings.batch], strict=True)
+            with scaled(model, [neurons[place] for place in places], settings.scale):
+                output = model.pipe(
+                    [prompts[place] for place in places],
+                    latents=latents[list(seeds)],
+                    num_inference_steps=settings.steps,
+                    guidance_scale=settings.guidance,
+                    output_type="np",
+                ).images
+            for place, array in zip(places, output, strict=True):
+                if not np.isfinite(array).all():
+                    raise ModelError(f"{model.name}: an image of {prompts[place][:60]!r} holds NaN. Load the model with --dtype float32.")
+                images[place].append(Image.fromarray((array * 255).round().astype(np.uint8)))
     return images
 
 

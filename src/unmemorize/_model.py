@@ -86,6 +86,10 @@ class Model:
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
+    def matches(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is this model's; an empty one, of published files that name no weights, says nothing and passes."""
+        return not fingerprint or fingerprint == self.fingerprint
+
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Text embeddings of shape (B, tokens, features), padded and cut as the pipeline does for generation."""

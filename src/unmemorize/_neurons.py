@@ -174,19 +174,21 @@ class NeuronFile:
         self.neurons.check(model)
 
 
-def random_control(neurons: Neurons, widths: Mapping[str, int], seed: int) -> Neurons:
+def random_control(neurons: Neurons, widths: Mapping[str, int], seed: int, *, exclude: Neurons | None = None) -> Neurons:
     """As many other neurons of each layer, at random: the control for an effect of ``neurons``, which are never among them.
 
     Args:
         neurons: what the control is for.
         widths: layer -> number of its neurons.
         seed: of the draw.
+        exclude: more neurons that are never taken.
 
     Where a layer has too few others, all of them are taken.
     """
     rng = np.random.default_rng(seed)
+    barred = neurons | (exclude or Neurons())
     layers = {}
     for path, indices in neurons.layers.items():
-        others = np.setdiff1d(np.arange(widths[path]), indices)
+        others = np.setdiff1d(np.arange(widths[path]), barred.layers[path])
         layers[path] = rng.choice(others, min(len(indices), len(others)), replace=False).tolist()
     return Neurons(layers)

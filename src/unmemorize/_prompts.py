@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TextIO, cast
 
 from unmemorize._errors import PromptError
-from unmemorize._files import parse_json, read_bytes
+from unmemorize._files import parse_json
 
 Kind = Literal["VM", "TM"]
+
+UNMEMORIZED = "unmemorized"
+"""The group of prompts that are known not to be memorized."""
 
 _TEXT_COLUMNS = ("caption", "prompt", "text")
 _KIND_COLUMNS = ("kind", "type")
@@ -43,15 +46,33 @@ class Prompt:
         if not self.group:
             object.__setattr__(self, "group", self.kind or "unlabelled")
 
+    @property
+    def memorized(self) -> bool | None:
+        """What is known: True for VM and TM, False in the group "unmemorized", else None."""
+        return True if self.kind else False if self.group == UNMEMORIZED else None
 
-def as_prompts(prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:
-    """Texts or prompts, one or many, as a list of prompts."""
-    several = [prompts] if isinstance(prompts, (str, Prompt)) else prompts
-    return [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in several]
+
+def as_prompt(prompt: str | Prompt) -> Prompt:
+    """A text as a prompt about which nothing is known."""
+    return Prompt(prompt) if isinstance(prompt, str) else prompt
+
+
+def as_prompts(prompts: Iterable[str | Prompt]) -> list[Prompt]:
+    """Texts or prompts as a list of prompts."""
+    return [as_prompt(prompt) for prompt in prompts]
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a prompt file.
+    """Read a prompt file, see `iter_prompts` for the formats.
+
+    Raises:
+        PromptError: the file is missing, of an unknown format, without a caption column, or without any prompt.
+    """
+    return list(iter_prompts(path))
+
+
+def iter_prompts(path: str | Path) -> Iterator[Prompt]:
+    """The prompts of a file one by one, so that the file may be larger than the memory.
 
     The format follows from the ending: ``.txt`` (a caption per line), ``.csv`` (``;`` or ``,``; with a header that names a column
     ``Caption``, ``prompt`` or ``text`` and, where known, ``type`` or ``kind``, ``URL``, ``images`` and ``group``), ``.jsonl`` (the same
@@ -59,50 +80,61 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     are separated by ``|``.
 
     Raises:
-        PromptError: the file is missing, of an unknown format, without a caption column, or without any prompt.
+        PromptError: as `read_prompts`; what is wrong in a row shows when its turn comes.
     """
     path = Path(path)
     readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise PromptError(f"{path}: unknown kind of prompt file. Use one of {', '.join(readers)}.")
-    prompts = list(reader(path))
-    if not prompts:
+    return _never_empty(reader(path), path)
+
+
+def _never_empty(prompts: Iterator[Prompt], path: Path) -> Iterator[Prompt]:
+    first = next(prompts, None)
+    if first is None:
         raise PromptError(f"{path}: there is no prompt in it.")
-    return prompts
+    yield first
+    yield from prompts
 
 
-def _text_of(path: Path) -> str:
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
     try:
-        return read_bytes(path, PromptError, "prompt file").decode("utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            yield file
+    except OSError as problem:
+        raise PromptError(f"{path}: the prompt file cannot be read ({problem.strerror or problem}). Check the path.") from problem
     except UnicodeDecodeError as problem:
         raise PromptError(f"{path}: not UTF-8 text ({problem.reason} at byte {problem.start}). Save it as UTF-8.") from problem
 
 
 def _read_txt(path: Path) -> Iterator[Prompt]:
-    for line in _text_of(path).split("\n"):
-        if line.strip():
-            yield Prompt(line.strip())
+    with _opened(path) as file:
+        for line in file:
+            if line.strip():
+                yield Prompt(line.strip())
 
 
 def _read_csv(path: Path) -> Iterator[Prompt]:
-    text = _text_of(path)
-    header = text.split("\n", 1)[0]
-    delimiter = ";" if header.count(";") > header.count(",") else ","
-    try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except csv.Error as problem:
-        raise PromptError(
-            f"{path}: not a valid CSV file ({problem}). Quote captions that hold the separator or quotation marks."
-        ) from problem
-    for number, row in enumerate(rows, 1):
-        yield _from_row(row, path, f"row {number}")
+    with _opened(path) as file:
+        header = file.readline()
+        delimiter = ";" if header.count(";") > header.count(",") else ","
+        file.seek(0)
+        try:
+            for number, row in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), 1):
+                yield _from_row(row, path, f"row {number}")
+        except csv.Error as problem:
+            raise PromptError(
+                f"{path}: not a valid CSV file ({problem}). Quote captions that hold the separator or quotation marks."
+            ) from problem
 
 
 def _read_jsonl(path: Path) -> Iterator[Prompt]:
-    for number, line in enumerate(_text_of(path).split("\n"), 1):
-        if line.strip():
-            yield _from_row(parse_json(line, PromptError, f"{path}, line {number}: not a valid record"), path, f"line {number}")
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _from_row(parse_json(line, PromptError, f"{path}, line {number}: not a valid record"), path, f"line {number}")
 
 
 def _read_parquet(path: Path) -> Iterator[Prompt]:

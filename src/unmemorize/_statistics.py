@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,13 +15,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from unmemorize._errors import StatisticsError
-from unmemorize._files import atomic_write, hash_texts, read_bytes
+from unmemorize._files import atomic_write, read_bytes
 from unmemorize._model import Model
 from unmemorize._progress import Progress, silent
-from unmemorize._prompts import Prompt, as_prompts
+from unmemorize._prompts import Prompt, as_prompt
 
 SCHEMA = "unmemorize.statistics/1"
 _SMALLEST_STD = 1e-12
+_HASHES = 2**256
 
 
 @torch.inference_mode()
@@ -46,8 +49,9 @@ class Statistics:
     std: Mapping[str, Tensor]
     count: int
     fingerprint: str
+    """`Model.fingerprint`; empty for published statistics that name no weights, which are taken for any model with the same layers."""
     prompts: str
-    """Hash of the prompts, see ``hash_texts``."""
+    """Hash of the prompts, whatever their order: the sum of the SHA-256 of each, modulo 2^256, so that those of two sets add up."""
 
     def z_scores(self, activation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """|a - mean| / std for activations of one prompt, layer -> (features,), float64, finite also for a neuron that is constant."""
@@ -57,17 +61,24 @@ class Statistics:
             scores[path] = away / self.std[path].clamp_min(_SMALLEST_STD)
         return scores
 
-    def check(self, model: Model) -> None:
-        """See that the statistics belong to the model.
+    def check(self, model: Model, layers: Iterable[str] = ()) -> None:
+        """See that the statistics belong to the model and cover these of its value layers.
 
         Raises:
-            StatisticsError: the model's value layers have other weights.
+            StatisticsError: the model's value layers have other weights, or the statistics lack a layer or have it in another width.
         """
-        if self.fingerprint != model.fingerprint:
+        if not model.matches(self.fingerprint):
             raise StatisticsError(
                 f"the statistics are those of another model (fingerprint {self.fingerprint[:12]}, {model.name} has "
                 f"{model.fingerprint[:12]}). Compute them for this model: unmemorize statistics --model {model.name}"
             )
+        for path in layers:
+            width = len(self.mean[path]) if path in self.mean else 0
+            if width != model.widths[path]:
+                raise StatisticsError(
+                    f"the statistics have {width} neurons in {path}, {model.name} has {model.widths[path]}. "
+                    f"Search other layers, or compute them for this model: unmemorize statistics --model {model.name}"
+                )
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both sets of prompts together.
@@ -75,14 +86,14 @@ class Statistics:
         Raises:
             StatisticsError: they belong to different models.
         """
-        if self.fingerprint != other.fingerprint:
+        if self.fingerprint != other.fingerprint or self.mean.keys() != other.mean.keys():
             raise StatisticsError(
                 "the two sets of statistics belong to different models and cannot be merged. Compute both with one model."
             )
         running = StatisticsAccumulator()
-        running.add(self.count, self.mean, {path: std.square() * (self.count - 1) for path, std in self.std.items()})
-        running.add(other.count, other.mean, {path: std.square() * (other.count - 1) for path, std in other.std.items()})
-        return running.compute(self.fingerprint, hash_texts([self.prompts, other.prompts]))
+        for part in (self, other):
+            running.add(part.count, part.mean, {path: std.square() * (part.count - 1) for path, std in part.std.items()}, part.prompts)
+        return running.compute(self.fingerprint)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the tensors ``mean/LAYER`` and ``std/LAYER``."""
@@ -122,17 +133,20 @@ class StatisticsAccumulator:
 
     def __init__(self) -> None:
         self.count = 0
+        self._prompts = 0
         self._mean: dict[str, Tensor] = {}
         self._squares: dict[str, Tensor] = {}
 
-    def update(self, activation: Mapping[str, Tensor]) -> None:
+    def update(self, activation: Mapping[str, Tensor], texts: Sequence[str]) -> None:
         """Add the activations of some prompts, layer -> (B, features)."""
         values = {path: value.double().cpu() for path, value in activation.items()}
         means = {path: value.mean(0) for path, value in values.items()}
-        self.add(len(next(iter(values.values()))), means, {path: (value - means[path]).square().sum(0) for path, value in values.items()})
+        squares = {path: (value - means[path]).square().sum(0) for path, value in values.items()}
+        hashed = sum(int.from_bytes(hashlib.sha256(text.encode()).digest()) for text in texts)
+        self.add(len(texts), means, squares, f"{hashed % _HASHES:064x}")
 
-    def add(self, count: int, mean: Mapping[str, Tensor], squares: Mapping[str, Tensor]) -> None:
-        """Add ``count`` prompts by their mean and their sum of squared differences from it."""
+    def add(self, count: int, mean: Mapping[str, Tensor], squares: Mapping[str, Tensor], prompts: str) -> None:
+        """Add ``count`` prompts by their mean, their sum of squared differences from it, and their hash."""
         total = self.count + count
         for path, value in mean.items():
             if path not in self._mean:
@@ -142,8 +156,9 @@ class StatisticsAccumulator:
             self._mean[path] += delta * (count / total)
             self._squares[path] += squares[path] + delta.square() * (self.count * count / total)
         self.count = total
+        self._prompts = (self._prompts + int(prompts or "0", 16)) % _HASHES
 
-    def compute(self, fingerprint: str, prompts: str) -> Statistics:
+    def compute(self, fingerprint: str) -> Statistics:
         """The statistics of all that was added.
 
         Raises:
@@ -152,33 +167,41 @@ class StatisticsAccumulator:
         if self.count < 2:
             raise StatisticsError(f"{self.count} prompt(s): a standard deviation needs at least 2. Give more unmemorized prompts.")
         std = {path: (squares / (self.count - 1)).sqrt() for path, squares in self._squares.items()}
-        return Statistics(mean=self._mean, std=std, count=self.count, fingerprint=fingerprint, prompts=prompts)
+        return Statistics(mean=self._mean, std=std, count=self.count, fingerprint=fingerprint, prompts=f"{self._prompts:064x}")
 
 
 def compute_statistics(
-    pipe: DiffusionPipeline, prompts: Sequence[str | Prompt], *, batch: int = 64, progress: Progress = silent
+    pipe: DiffusionPipeline,
+    prompts: Iterable[str | Prompt],
+    *,
+    batch: int = 64,
+    raw: str | Path | None = None,
+    progress: Progress = silent,
 ) -> Statistics:
-    """Activation statistics over prompts that are not memorized (paper, section 3.2: 50,000 LAION captions).
+    """Activation statistics over prompts that are not memorized (paper, section 3.2: 50,000 LAION captions), in constant memory.
 
     Args:
         pipe: a loaded pipeline.
-        prompts: unmemorized prompts, at least two.
+        prompts: unmemorized prompts, at least two; also a stream such as `iter_prompts`.
         batch: prompts per pass of the text encoder; it does not change the result beyond rounding.
+        raw: a folder for the single activations: one safetensors file per batch, ``00000000.safetensors`` by the number of its first
+            prompt, with a tensor (prompts, features) for each layer.
         progress: called after each batch.
 
     Raises:
-        StatisticsError: fewer than two prompts.
+        StatisticsError: fewer than two prompts, or the folder cannot be written.
     """
-    model, texts = Model(pipe), [prompt.text for prompt in as_prompts(prompts)]
-    running = StatisticsAccumulator()
-    for part in _batches(texts, batch):
-        running.update(activations(model, model.encode(part)))
-        progress(running.count, len(texts))
-    return running.compute(model.fingerprint, hash_texts(texts))
-
-
-def _batches(texts: Sequence[str], size: int) -> Iterable[Sequence[str]]:
-    return (texts[start : start + size] for start in range(0, len(texts), size))
+    model, running = Model(pipe), StatisticsAccumulator()
+    total = len(prompts) if isinstance(prompts, Sized) else None
+    texts = (as_prompt(prompt).text for prompt in prompts)
+    while part := list(islice(texts, batch)):
+        activation = activations(model, model.encode(part))
+        if raw is not None:
+            content = {path: value.contiguous().cpu() for path, value in activation.items()}
+            atomic_write(Path(raw) / f"{running.count:08d}.safetensors", save(content), StatisticsError)
+        running.update(activation, part)
+        progress(running.count, total)
+    return running.compute(model.fingerprint)
 
 
 def _metadata(path: Path) -> dict[str, str]:

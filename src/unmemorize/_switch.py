@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,14 +33,17 @@ def switched_off(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.
 
     On leaving, also by an exception, the pipeline is exactly as before. Contexts nest: the scales of a neuron multiply.
     """
-    with scaled(Model(pipe), neurons, scale):
+    with scaled(Model(pipe), [neurons], scale):
         yield
 
 
 @contextmanager
-def scaled(model: Model, neurons: Neurons, scale: float) -> Iterator[None]:
-    """`switched_off` for a `Model`."""
-    handles = _hook(model, neurons, scale)
+def scaled(model: Model, rows: Sequence[Neurons], scale: float) -> Iterator[None]:
+    """`switched_off` for a `Model` and for batches of different prompts: sample i of a batch has the neurons of row i off.
+
+    The batch must be as long as the rows, or a multiple of it (conditional and unconditional halves), in the same order.
+    """
+    handles = _hook(model, rows, scale)
     try:
         yield
     finally:
@@ -56,7 +59,7 @@ def apply(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.0) -> N
         ModelError: the projections of a layer are fused; the pipeline is then as before.
     """
     model = Model(pipe)
-    handles = _hook(model, neurons, scale)
+    handles = _hook(model, [neurons], scale)
     remove(pipe)
     setattr(model.denoiser, _HANDLES, handles)
 
@@ -69,20 +72,29 @@ def remove(pipe: DiffusionPipeline) -> None:
     setattr(denoiser, _HANDLES, [])
 
 
-def _hook(model: Model, neurons: Neurons, scale: float) -> list[RemovableHandle]:
-    neurons.check(model)
-    for path in neurons.layers:
+def _hook(model: Model, rows: Sequence[Neurons], scale: float) -> list[RemovableHandle]:
+    for neurons in rows:
+        neurons.check(model)
+    touched = [path for path in model.value_layers if any(path in neurons.layers for neurons in rows)]
+    for path in touched:
         if getattr(model.denoiser.get_submodule(path.rpartition(".")[0]), "fused_projections", False):
             raise ModelError(f"{path}: its projections are fused, so that it is not called. Call pipe.unfuse_qkv_projections() first.")
-    return [model.value_layers[path].register_forward_hook(_scaling(indices, scale)) for path, indices in neurons.layers.items()]
+    return [model.value_layers[path].register_forward_hook(_scaling(_factors(path, model.widths[path], rows, scale))) for path in touched]
 
 
-def _scaling(indices: tuple[int, ...], scale: float) -> Any:
-    index = torch.tensor(indices)
+def _factors(path: str, width: int, rows: Sequence[Neurons], scale: float) -> Tensor:
+    """What each output is multiplied by, shape (rows, 1, features)."""
+    factors = torch.ones(len(rows), 1, width)
+    for row, neurons in enumerate(rows):
+        factors[row, :, list(neurons.layers.get(path, ()))] = scale
+    return factors
 
+
+def _scaling(factors: Tensor) -> Any:
     def multiplied(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        factors = torch.ones(output.shape[-1], dtype=output.dtype, device=output.device)
-        factors[index.to(output.device)] = scale
-        return output * factors
+        copies, rest = divmod(len(output), len(factors))
+        if rest:
+            raise ModelError(f"{len(factors)} sets of neurons do not fit a batch of {len(output)}. Give one set, or one for each sample.")
+        return output * factors.to(output.device, output.dtype).repeat(copies, 1, 1)
 
     return multiplied

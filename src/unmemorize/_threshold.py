@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +21,6 @@ from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize._similarity import (
     NoiseSettings,
-    highest_similarity,
     kernel_size,
     make_probe,
     noise_differences,
@@ -29,7 +30,7 @@ from unmemorize._similarity import (
 
 SCHEMA = "unmemorize.threshold/1"
 
-Reduction = Literal["pairs", "prompts"]
+Reduction = Literal["pairs", "prompts", "conformal", "given"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +39,12 @@ class Threshold:
 
     Args:
         tau: the highest similarity of a seed to another above which it counts as memorized.
-        tau_seeds: the mean pairwise similarity of a prompt's seeds above which they still agree (criterion "seeds").
-        reduction: tau is mean + standard deviations over "pairs" (all pairs of all prompts) or over "prompts" (each one's highest pair).
-        deviations: how many standard deviations.
-        mean, std: of what was reduced.
+        tau_seeds: the mean pairwise similarity of a prompt's seeds above which they still agree (criterion "seeds"); None when unknown.
+        reduction: tau is mean + standard deviations over "pairs" (all pairs of all prompts) or over "prompts" (each one's highest pair),
+            the "conformal" quantile of the highest pairs, or was "given" as a number.
+        deviations: how many standard deviations; 0 for the last two.
+        mean, std: of what was reduced; for a conformal tau of the highest pairs, for a given one tau itself and 0.
+        max_fpr: the rate of false positives that a conformal tau bounds.
         highest: per prompt its highest pair.
         means: per prompt the mean of its pairs.
         settings: of the noise differences; results under other settings refuse this threshold.
@@ -51,17 +54,75 @@ class Threshold:
     """
 
     tau: float
-    tau_seeds: float
+    tau_seeds: float | None
     reduction: Reduction
     deviations: float
     mean: float
     std: float
+    max_fpr: float | None = None
     highest: tuple[float, ...] = field(repr=False)
     means: tuple[float, ...] = field(repr=False)
     settings: NoiseSettings
     kernel: int
     fingerprint: str
     prompts: str
+
+    @classmethod
+    def given(cls, pipe: DiffusionPipeline, tau: float, settings: NoiseSettings | None = None) -> Threshold:
+        """A threshold known from elsewhere, such as the paper's 0.428 for Stable Diffusion v1.4, taken for this model.
+
+        Args:
+            pipe: a loaded pipeline.
+            tau: the threshold, in (0, 1).
+            settings: of the noise differences that it is meant for.
+
+        Raises:
+            ThresholdError: tau is no similarity.
+        """
+        if not 0 < tau < 1:
+            raise ThresholdError(f"tau={tau}: a similarity lies between 0 and 1. The paper's for Stable Diffusion v1.4 is 0.428.")
+        model = Model(pipe)
+        return cls(
+            tau=tau,
+            tau_seeds=None,
+            reduction="given",
+            deviations=0.0,
+            mean=tau,
+            std=0.0,
+            highest=(),
+            means=(),
+            settings=settings or NoiseSettings(),
+            kernel=kernel_size(min(model.latent_shape[1:])),
+            fingerprint=model.fingerprint,
+            prompts="",
+        )
+
+    def shifted(self, deviations: float) -> Threshold:
+        """The same calibration with both thresholds moved by so many of their standard deviations, to see how much hangs on them.
+
+        Raises:
+            ThresholdError: there is no distribution, or the threshold is no mean + standard deviations.
+        """
+        if self.reduction not in ("pairs", "prompts") or self.tau_seeds is None:
+            raise ThresholdError(f"a {self.reduction} threshold has no standard deviation to move by. Calibrate over pairs or prompts.")
+        return replace(
+            self,
+            tau=self.tau + deviations * self.std,
+            tau_seeds=self.tau_seeds + deviations * float(np.std(self.means, ddof=1)),
+            deviations=self.deviations + deviations,
+        )
+
+    def of_criterion(self, criterion: Literal["unblocked", "seeds"]) -> float:
+        """The threshold of the score by this criterion.
+
+        Raises:
+            ThresholdError: it is unknown for the criterion.
+        """
+        if criterion == "unblocked":
+            return self.tau
+        if self.tau_seeds is None:
+            raise ThresholdError('a given threshold has no value for the criterion "seeds". Calibrate one, or use the criterion unblocked.')
+        return self.tau_seeds
 
     def check(self, model: Model, settings: NoiseSettings) -> None:
         """See that the threshold holds for this model and these settings.
@@ -106,7 +167,7 @@ class Threshold:
                     "means": tuple(map(float, content["means"])),
                 }
             )
-            numbers = (threshold.tau, threshold.tau_seeds, threshold.mean, threshold.std)
+            numbers = (threshold.tau, threshold.mean, threshold.std, threshold.tau if threshold.tau_seeds is None else threshold.tau_seeds)
             if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in numbers):
                 raise ThresholdError(f"{path}: the thresholds are not numbers. Make it again with: unmemorize threshold")
         except (TypeError, KeyError, ValueError, ModelError) as problem:
@@ -116,11 +177,12 @@ class Threshold:
 
 def calibrate_threshold(
     pipe: DiffusionPipeline,
-    prompts: Sequence[str | Prompt],
+    prompts: Iterable[str | Prompt],
     *,
     settings: NoiseSettings | None = None,
-    reduction: Reduction = "pairs",
+    reduction: Literal["pairs", "prompts"] = "pairs",
     deviations: float = 1.0,
+    max_fpr: float | None = None,
     progress: Progress = silent,
 ) -> Threshold:
     """Calibrate on unmemorized prompts: tau = mean + ``deviations`` standard deviations of the similarity between seeds.
@@ -131,10 +193,12 @@ def calibrate_threshold(
         settings: of the noise differences.
         reduction: see `Threshold`; the paper's text allows both readings, its numbers (0.358 + 0.07) are taken over all pairs here.
         deviations: 1 in the paper.
+        max_fpr: instead of both, choose tau so that a new prompt like these is called memorized with at most this probability, in (0, 1),
+            see `conformal_quantile`.
         progress: called after each prompt.
 
     Raises:
-        ThresholdError: fewer than two prompts, or an unknown reduction.
+        ThresholdError: too few prompts, or an unknown reduction.
     """
     model, settings = Model(pipe), settings or NoiseSettings()
     texts = [prompt.text for prompt in as_prompts(prompts)]
@@ -142,22 +206,24 @@ def calibrate_threshold(
         raise ThresholdError(f"{len(texts)} prompt(s): a threshold needs at least 2 unmemorized prompts, better 200.")
     if reduction not in ("pairs", "prompts"):
         raise ThresholdError(f"reduction {reduction!r}: unknown. Use pairs or prompts.")
+    if max_fpr is not None:
+        _conformal_rank(len(texts), max_fpr)  # refuses too few prompts before the work, not after
     pairs = []
     for done, text in enumerate(texts, 1):
         probe = make_probe(model, model.encode([text]), settings)
-        pairs.append(pairwise_similarity(noise_differences(model, probe, settings.guidance)))
+        pairs.append(pairs_of(pairwise_similarity(noise_differences(model, probe, settings.guidance))).double())
         progress(done, len(texts))
-    highest = torch.stack([highest_similarity(matrix).max() for matrix in pairs]).double()
-    means = torch.stack([pairs_of(matrix).mean() for matrix in pairs]).double()
-    reduced = torch.stack([pairs_of(matrix) for matrix in pairs]).double().flatten() if reduction == "pairs" else highest
+    highest, means = (torch.stack([reduce(values) for values in pairs]) for reduce in (torch.amax, torch.mean))
+    reduced = torch.cat(pairs) if reduction == "pairs" and max_fpr is None else highest
     mean, std = float(reduced.mean()), float(reduced.std())
     return Threshold(
-        tau=mean + deviations * std,
+        tau=mean + deviations * std if max_fpr is None else conformal_quantile(highest.tolist(), max_fpr),
         tau_seeds=float(means.mean() + 2 * means.std()),
-        reduction=reduction,
-        deviations=deviations,
+        reduction=reduction if max_fpr is None else "conformal",
+        deviations=deviations if max_fpr is None else 0.0,
         mean=mean,
         std=std,
+        max_fpr=max_fpr,
         highest=tuple(highest.tolist()),
         means=tuple(means.tolist()),
         settings=settings,
@@ -165,3 +231,29 @@ def calibrate_threshold(
         fingerprint=model.fingerprint,
         prompts=hash_texts(texts),
     )
+
+
+def conformal_quantile(scores: Sequence[float], max_fpr: float) -> float:
+    """The smallest score that a new one, exchangeable with the n given, exceeds with probability at most ``max_fpr``.
+
+    It is the k-th smallest with k = ceil((n + 1) (1 - max_fpr)): split-conformal calibration with its correction for a finite n
+    (Vovk et al. 2005; Lei et al. 2018, theorem 2). The bound holds over the draw of the calibration prompts, too.
+
+    Raises:
+        ThresholdError: the rate is not in (0, 1), or there are too few scores for it.
+
+    >>> conformal_quantile([0.1, 0.4, 0.2, 0.3], 0.25)
+    0.4
+    """
+    return sorted(scores)[_conformal_rank(len(scores), max_fpr) - 1]
+
+
+def _conformal_rank(count: int, max_fpr: float) -> int:
+    if not 0 < max_fpr < 1:
+        raise ThresholdError(f"max_fpr={max_fpr}: a rate lies between 0 and 1, such as 0.01.")
+    rate = Fraction(str(max_fpr))  # as written, so that 0.1 of 10 is 1
+    rank = count + 1 - math.floor((count + 1) * rate)
+    if rank > count:
+        needed = math.ceil(1 / rate) - 1
+        raise ThresholdError(f"{count} prompts are too few for a false positive rate of {max_fpr:g}: it takes at least {needed}.")
+    return rank

@@ -30,9 +30,9 @@ def test_demo_ends_with_a_table_and_a_report(cli: Cli, tmp_path: Path) -> None:
     assert "report.html" in out
     table = json.loads((tmp_path / "run" / "metrics.json").read_text())
     rows = {row["label"]: row["cells"] for row in table["rows"]}
-    assert table["columns"] == ["VM", "rare (0.1 of the dose)", "unmemorized"]
-    assert rows["detected as memorized"][2]["figure"] == "0 of 3"
-    assert rows["precision, known neurons"][0]["figure"].endswith("(n=1)")
+    assert table["columns"] == ["overall", "VM", "rare (0.1 of the dose)", "unmemorized"]
+    assert rows["detected as memorized"]["unmemorized"]["figure"] == "0 of 3"
+    assert rows["precision, known neurons"]["VM"]["figure"].endswith("(n=1)")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "eileen poses" in page
     assert "against the known neurons" in page

@@ -9,7 +9,7 @@ from PIL import Image
 
 from unmemorize import Detection, Localization, Neurons, Prompt, Run, RunError, write_report
 from unmemorize.report import precision_recall, read_results, summary_table
-from unmemorize.runs._steps import _prompt_json
+from unmemorize.runs import prompt_to_json
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" </title><img src=http://x/y onerror=alert(1)>"
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
@@ -20,6 +20,8 @@ def localization(prompt: str, group: str, score: float, neurons: Neurons | None)
         prompt=prompt, group=group, score=score, mean=score, tau=0.4, kept=(0, 1) if neurons else (), evaluations=10, seconds=0.1
     )
     common: dict[str, Any] = {
+        "prompt": prompt,
+        "group": group,
         "detection": detection,
         "criterion": "seeds",
         "protocol": "upstream",
@@ -52,12 +54,13 @@ def build(tmp_path: Path) -> Callable[..., Run]:
         import json
 
         run = Run.open(tmp_path / "run", {"model": HOSTILE, "fingerprint": "f"})
-        run.write("prompts.jsonl", "".join(json.dumps(_prompt_json(prompt)) + "\n" for prompt in prompts))
+        run.write("prompts.jsonl", "".join(json.dumps(prompt_to_json(prompt)) + "\n" for prompt in prompts))
         for index, (prompt, neurons) in enumerate(zip(prompts, found, strict=True)):
             run.append("localizations", index, localization(prompt.text, prompt.group, 0.6 if neurons else 0.2, neurons).to_json())
         for variant, score in (copies or {}).items():
-            images = Run.open(run.folder / "images" / variant, {})
-            metrics = Run.open(run.folder / "metrics" / variant, {})
+            images = Run.open(run.folder / "images" / variant, {"on": ""})
+            hashes = {"descriptor_sha256": "1" * 64, "clip_sha256": "2" * 64}
+            metrics = Run.open(run.folder / "metrics" / variant, {"descriptor": "d", "clip": "c", **hashes})
             for index, neurons in enumerate(found):
                 if neurons is not None:
                     Image.new("RGB", (32, 32), (index * 20, 90, 30)).save(images.folder / f"{index}.png")
@@ -84,7 +87,7 @@ class Elements(HTMLParser):
 
 def test_prompts_and_names_are_escaped_and_nothing_is_external(build: Callable[..., Run]) -> None:
     prompts = [Prompt(HOSTILE, "VM", group=HOSTILE), Prompt("plain", group="unmemorized")]
-    run = build(prompts, [Neurons({LAYER: [3]}), None], {"original": 0.9, "refined": 0.1, "random": 0.8})
+    run = build(prompts, [Neurons({LAYER: [3]}), None], {"original": 0.9, "refined": 0.1, "random-refined": 0.8})
     page = write_report(run, {HOSTILE: Neurons({LAYER: [3, 4]})}).read_text(encoding="utf-8")
     elements = Elements(page)
     assert "script" not in elements.tags
@@ -122,12 +125,12 @@ def test_table_counts_by_group(build: Callable[..., Run]) -> None:
     )
     rows = {row.label: [cell.figure for cell in row.cells] for row in table.rows}
     intervals = {row.label: [cell.interval for cell in row.cells] for row in table.rows}
-    assert table.columns == ("VM", "TM", "unmemorized")
-    assert rows["detected as memorized"] == ["2 of 2", "0 of 1", "0 of 1"]
-    assert rows["neurons, refined"] == ["3.00 ± 1.00 (n=2)", "", ""]
-    assert intervals["neurons, refined"] == ["2.00 to 4.00", "", ""]
-    assert rows["precision, known neurons"] == ["0.50 ± 0.00 (n=1)", "", ""]
-    assert rows["recall, known neurons"] == ["1.00 ± 0.00 (n=1)", "", ""]
+    assert table.columns == ("overall", "VM", "TM", "unmemorized")
+    assert rows["detected as memorized"] == ["2 of 3", "2 of 2", "0 of 1", "0 of 1"]
+    assert rows["neurons, refined"] == ["3.00 ± 1.00 (n=2)", "3.00 ± 1.00 (n=2)", "", ""]
+    assert intervals["neurons, refined"][1:] == ["2.00 to 4.00", "", ""]
+    assert rows["precision, known neurons"][1:] == ["0.50 ± 0.00 (n=1)", "", ""]
+    assert rows["recall, known neurons"][1:] == ["1.00 ± 0.00 (n=1)", "", ""]
     assert rows["copy score, before"][0] == "0.90 ± 0.00 (n=2)"
     assert rows["copy score, neurons off"][0] == "0.10 ± 0.00 (n=2)"
     assert "same as before, before" not in rows

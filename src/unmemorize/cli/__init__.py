@@ -12,7 +12,7 @@ from diffusers.utils import logging as diffusers_logging
 from rich.markup import escape
 
 from unmemorize._errors import UnmemorizeError
-from unmemorize.cli import demo, detect, evaluate, generate, localize, report, statistics, testbed, threshold
+from unmemorize.cli import demo, detect, evaluate, generate, localize, merge_statistics, report, statistics, testbed, threshold
 from unmemorize.cli._common import errors
 
 INTERRUPTED = 130
@@ -25,9 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )
-for module in (demo, statistics, threshold, detect, localize, generate, evaluate, report):
-    app.command()(module.command)
-    app.registered_commands[-1].name = module.__name__.rsplit(".", 1)[-1]
+for module in (demo, statistics, merge_statistics, threshold, detect, localize, generate, evaluate, report):
+    app.command(module.__name__.rsplit(".", 1)[-1].replace("_", "-"))(module.command)
 app.add_typer(testbed.app, name="testbed")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,17 +16,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table as ScreenTable
+from rich.text import Text
 
 from unmemorize import testbed
-from unmemorize._errors import PromptError
-from unmemorize._model import load_pipeline
+from unmemorize._errors import PromptError, ThresholdError
+from unmemorize._model import Model, load_pipeline
 from unmemorize._progress import Progress
 from unmemorize._prompts import Prompt, read_prompts
+from unmemorize._similarity import NoiseSettings, Protocol
 from unmemorize._threshold import Threshold
 from unmemorize.metrics import ClipAlignment, Descriptor
-from unmemorize.report import Table, read_results, summary_table
-from unmemorize.report._table import Truth
-from unmemorize.runs import Run, Variant, evaluate_all
+from unmemorize.report import Table, Truth, read_results, summary_table
+from unmemorize.runs import Run, evaluate_all, image_sets
 
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
@@ -45,6 +47,19 @@ StatisticsOption = Annotated[
 ]
 ThresholdOption = Annotated[
     Path | None, typer.Option(help="From unmemorize threshold. With --model testbed by default its own.", show_default=False)
+]
+TauOption = Annotated[
+    float | None,
+    typer.Option(help="A known threshold instead, such as 0.428 of the paper for Stable Diffusion v1.4.", show_default=False),
+]
+SeedsOption = Annotated[int | None, typer.Option(min=2, help="Initial noises per prompt. [default: as calibrated; 10]", show_default=False)]
+SeedOption = Annotated[int | None, typer.Option(help="Of the generator that draws them. [default: as calibrated; 1]", show_default=False)]
+ProtocolOption = Annotated[
+    Protocol | None,
+    typer.Option(help="Which of the first two timesteps is evaluated. [default: as calibrated; upstream]", show_default=False),
+]
+GuidanceOption = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance; 0 is none. [default: as calibrated; 0]", show_default=False)
 ]
 
 
@@ -106,6 +121,32 @@ def file_or_default(pipe: DiffusionPipeline, path: Path | None, default: Callabl
     return default()
 
 
+def threshold_of(
+    pipe: DiffusionPipeline,
+    path: Path | None,
+    tau: float | None,
+    *,
+    seeds: int | None,
+    seed: int | None,
+    protocol: Protocol | None,
+    guidance: float | None,
+) -> Threshold:
+    """The threshold of a file, or a known one for the noise settings given; those must be the file's own.
+
+    Raises:
+        ThresholdError: the threshold is another model's, was calibrated under other settings, or both ways are asked for.
+    """
+    options = {"seeds": seeds, "seed": seed, "protocol": protocol, "guidance": guidance}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if tau is not None:
+        if path is not None:
+            raise ThresholdError("both --tau and --threshold are given. Use one of them.")
+        return Threshold.given(pipe, tau, NoiseSettings(**given))
+    threshold = Threshold.load(file_or_default(pipe, path, testbed.threshold_path, "threshold"))
+    threshold.check(Model(pipe), replace(threshold.settings, **given))
+    return threshold
+
+
 def is_run_of_bundled(run: Run) -> bool:
     """Whether a run is one of the bundled model."""
     return bool(run.config.get("fingerprint") == Threshold.load(testbed.threshold_path()).fingerprint)
@@ -123,19 +164,27 @@ def progress_bar(title: str) -> Iterator[Progress]:
     with Bar(*columns, console=errors) as bar:
         task = bar.add_task(title, total=None)
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int | None) -> None:
             bar.update(task, completed=done, total=total)
 
         yield update
 
 
-def evaluate_and_print(run: Run, variants: Iterable[Variant], descriptor: Descriptor, alignment: ClipAlignment | None) -> None:
-    """Evaluate the images of a run, and show the summary on screen and in RUN/metrics.json."""
-    for variant in variants:
-        with progress_bar(f"evaluate {variant}") as progress:
-            evaluate_all(run, variant, descriptor=descriptor, alignment=alignment, progress=progress)
+def evaluate_and_print(
+    run: Run, *, descriptor: Descriptor, alignment: ClipAlignment | None, references: Mapping[int, Sequence[Path]] | None = None
+) -> None:
+    """Evaluate all images of a run, and show the summary on screen, in RUN/metrics.json and RUN/metrics.csv."""
+    for name in image_sets(run):
+        with progress_bar(f"evaluate {name}") as progress:
+            evaluate_all(run, name, descriptor=descriptor, alignment=alignment, references=references, progress=progress)
+    summarize_and_print(run)
+
+
+def summarize_and_print(run: Run) -> None:
+    """Show the summary of a run on screen, in RUN/metrics.json and RUN/metrics.csv."""
     table = summary_table(read_results(run), known_neurons(run))
     run.write("metrics.json", table.to_json())
+    run.write("metrics.csv", table.to_csv())
     _print_table(table)
 
 
@@ -145,7 +194,11 @@ def _print_table(table: Table) -> None:
     screen.add_column("", overflow="fold")
     for column in table.columns:
         screen.add_column(column, overflow="fold", min_width=10)
+    by = ""
     for row in table.rows:
+        if row.by != by:
+            by = row.by
+            screen.add_row(Text(f"by {by}", style="dim italic") if by else "")
         figures = [cell.figure or "-" for cell in row.cells]
         screen.add_row(row.label, *(figure.replace(" ± ", "±").replace(" (", "\n(") if narrow else figure for figure in figures))
     console.print(screen)

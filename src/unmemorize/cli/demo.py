@@ -8,7 +8,8 @@ import typer
 
 from unmemorize import testbed
 from unmemorize._generation import GenerationSettings
-from unmemorize._model import load_pipeline
+from unmemorize._model import Model, load_pipeline
+from unmemorize._prompts import UNMEMORIZED as UNMEMORIZED_GROUP
 from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics, compute_statistics
 from unmemorize._threshold import Threshold, calibrate_threshold
@@ -16,10 +17,10 @@ from unmemorize.cli._common import console, evaluate_and_print, known_neurons, p
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
 from unmemorize.report import write_report
-from unmemorize.runs import Variant, generate_all, localization_config, localize_all, open_run
+from unmemorize.runs import ImageSet, NeuronSet, generate_all, localization_config, localize_all, open_run
 
 UNMEMORIZED = 100
-VARIANTS = (Variant.ORIGINAL, Variant.REFINED, Variant.RANDOM)
+NEURONS = ("original", "refined", "random-refined")
 
 
 def command(
@@ -39,7 +40,7 @@ def command(
     began = time.perf_counter()
     pipe = load_pipeline("testbed")
     memorized = [entry.prompt for entry in testbed.planted()]
-    prompts = [*memorized, *(Prompt(text, group="unmemorized") for text in testbed.captions("test")[:UNMEMORIZED])]
+    prompts = [*memorized, *(Prompt(text, group=UNMEMORIZED_GROUP) for text in testbed.captions("test")[:UNMEMORIZED])]
     own = testbed.defaults()
     if full:
         with progress_bar("statistics") as progress:
@@ -49,15 +50,14 @@ def command(
     else:
         statistics, threshold = Statistics.load(testbed.statistics_path()), Threshold.load(testbed.threshold_path())
     settings = LocalizationSettings(noise=threshold.settings, criterion=own["criterion"])
-    config = {"command": "demo", "full": full, **localization_config(settings, statistics, threshold)}
+    config = {"command": "demo", "full": full, **localization_config(Model(pipe), settings, statistics, threshold)}
     folder = open_run(run, pipe, prompts, config)
     with progress_bar("localize") as progress:
         localize_all(folder, pipe, prompts, statistics=statistics, threshold=threshold, settings=settings, progress=progress)
     generation = GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"])
-    for variant in VARIANTS:
-        with progress_bar(f"generate {variant}") as progress:
-            generate_all(folder, pipe, variant, generation, progress=progress)
-    descriptor = BundledDescriptor()
-    evaluate_and_print(folder, VARIANTS, descriptor, ClipAlignment())
-    console.print(f"copy descriptor {descriptor.name} (sha256 {descriptor.digest[:12]}); {time.perf_counter() - began:.0f} s in all")
+    for name in NEURONS:
+        with progress_bar(f"generate {name}") as progress:
+            generate_all(folder, pipe, ImageSet(neurons=NeuronSet.parse(name)), generation, progress=progress)
+    evaluate_and_print(folder, descriptor=BundledDescriptor(), alignment=ClipAlignment())
+    console.print(f"{time.perf_counter() - began:.0f} s in all")
     console.print(f"report: {write_report(folder, known_neurons(folder))}")

@@ -1,5 +1,6 @@
 """The command ``generate``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,8 +8,9 @@ from diffusers import DiffusionPipeline
 
 from unmemorize import testbed
 from unmemorize._generation import GenerationSettings
+from unmemorize._prompts import Kind, read_prompts
 from unmemorize.cli._common import RunArgument, console, is_bundled, progress_bar, takes_model
-from unmemorize.runs import Run, Variant, generate_all
+from unmemorize.runs import ImageFormat, ImageSet, NeuronSet, Run, generate_all
 
 _DEFAULTS = GenerationSettings()
 
@@ -18,9 +20,17 @@ def command(
     pipe: DiffusionPipeline,
     run: RunArgument,
     neurons: Annotated[
-        list[Variant],
-        typer.Option(help="What is off: nothing, the initial selection, the refined neurons, or as many random others. Repeatable."),
-    ] = [Variant.ORIGINAL, Variant.REFINED],  # noqa: B006 -- typer reads it, nothing changes it
+        list[str],
+        typer.Option(
+            help="What is off: original (nothing), initial, refined, top-K, top-K-per-layer, top-K-groups, or a neuron file (.json); "
+            "random-NAME takes as many random others instead. Repeatable."
+        ),
+    ] = ["original", "refined"],  # noqa: B006 -- typer reads it, nothing changes it
+    only: Annotated[Kind | None, typer.Option(help="Only the VM or TM prompts of the run.", show_default=False)] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Other prompts than the run's memorized ones, with the neurons of all of these off.", show_default=False),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = _DEFAULTS.images,
     seed: Annotated[int, typer.Option(help="Of the initial noise; never that of localization.")] = _DEFAULTS.seed,
     steps: Annotated[
@@ -30,11 +40,13 @@ def command(
         float | None, typer.Option(help="Classifier-free. [default: 7; the bundled model has its own]", show_default=False)
     ] = None,
     scale: Annotated[float, typer.Option(help="What switched-off outputs are multiplied by.")] = _DEFAULTS.scale,
-    batch: Annotated[int, typer.Option(min=1, help="Images per pass.")] = _DEFAULTS.batch,
+    batch: Annotated[int, typer.Option(min=1, help="Images per pass, across prompts.")] = _DEFAULTS.batch,
+    format: Annotated[ImageFormat, typer.Option(help="Of the files; png keeps every pixel.")] = "png",  # noqa: A002 -- the option's name
 ) -> None:
     """Step 4: images of every memorized prompt of a run, each with its own neurons off, the same seeds throughout.
 
-    They go to RUN/images/VARIANT, with a record that says how each came to be.
+    They go to RUN/images/NAME, named by prompt and seed, with a record that says how each came to be. top-K are the refined neurons of most
+    prompts, top-K-groups the groups of most prompts, a group being all refined neurons of one prompt.
     """
     folder = Run.load(run)
     own = testbed.defaults() if is_bundled(pipe) else {}
@@ -46,7 +58,9 @@ def command(
         scale=scale,
         batch=batch,
     )
-    for variant in neurons:
-        with progress_bar(f"generate {variant}") as progress:
-            made = generate_all(folder, pipe, variant, settings, progress=progress)
-        console.print(f"{variant}: {made.folder}")
+    others, label = (read_prompts(prompts), prompts.stem) if prompts else ([], "")
+    for chosen in map(NeuronSet.parse, neurons):
+        asked = ImageSet(neurons=chosen, only=only, prompts=others, label=label, format=format)
+        with progress_bar(f"generate {asked.name(scale)}") as progress:
+            made = generate_all(folder, pipe, asked, settings, progress=progress)
+        console.print(f"{chosen.name}: {made.folder}")

@@ -10,11 +10,15 @@ from unmemorize import testbed
 from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile, Neurons
 from unmemorize._statistics import Statistics
-from unmemorize._threshold import Threshold
 from unmemorize.cli._common import (
+    GuidanceOption,
     PromptsOption,
+    ProtocolOption,
     RunOption,
+    SeedOption,
+    SeedsOption,
     StatisticsOption,
+    TauOption,
     ThresholdOption,
     console,
     file_or_default,
@@ -22,6 +26,7 @@ from unmemorize.cli._common import (
     progress_bar,
     prompts_or_default,
     takes_model,
+    threshold_of,
 )
 from unmemorize.localization import Criterion, LocalizationSettings
 from unmemorize.runs import localization_config, localize_all, open_run
@@ -48,7 +53,32 @@ def command(
     theta: Annotated[float, typer.Option(help="z-score at which the initial selection starts.")] = _DEFAULTS.theta,
     theta_step: Annotated[float, typer.Option(help="How much theta falls at a time.")] = _DEFAULTS.theta_step,
     theta_floor: Annotated[float, typer.Option(help="Where theta stops.")] = _DEFAULTS.theta_floor,
+    top_k: Annotated[int, typer.Option(min=0, help="k at first: the most active neurons of each layer are candidates too.")] = 0,
+    no_theta: Annotated[bool, typer.Option("--no-theta", help="Select by activation only (ablation of the paper).")] = False,
+    no_top_k: Annotated[bool, typer.Option("--no-top-k", help="Select by z-score only (ablation of the paper).")] = False,
     scale: Annotated[float, typer.Option(help="What switched-off outputs are multiplied by.")] = _DEFAULTS.scale,
+    tau: TauOption = None,
+    seed_threshold: Annotated[
+        float | None, typer.Option(help="Similarity above which a seed is kept. [default: tau]", show_default=False)
+    ] = None,
+    initial_threshold: Annotated[
+        float | None, typer.Option(help="Score at which the initial selection ends. [default: tau of the criterion]", show_default=False)
+    ] = None,
+    refinement_threshold: Annotated[
+        float | None,
+        typer.Option(help="Score below which neurons are switched on again. [default: tau of the criterion]", show_default=False),
+    ] = None,
+    relative_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead, how far scores may be from those with all candidates off, as a fraction; criterion unblocked only.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: SeedsOption = None,
+    seed: SeedOption = None,
+    protocol: ProtocolOption = None,
+    guidance: GuidanceOption = None,
 ) -> None:
     """Step 3: find the neurons that carry the image of each memorized prompt.
 
@@ -57,16 +87,29 @@ def command(
     """
     given = prompts_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])
     measured = Statistics.load(file_or_default(pipe, statistics, testbed.statistics_path, "statistics"))
-    tau = Threshold.load(file_or_default(pipe, threshold, testbed.threshold_path, "threshold"))
-    chosen = criterion or (testbed.defaults()["criterion"] if is_bundled(pipe) else _DEFAULTS.criterion)
+    limit = threshold_of(pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
+    chosen = criterion or (testbed.defaults()["criterion"] if is_bundled(pipe) and tau is None else _DEFAULTS.criterion)
     settings = LocalizationSettings(
-        noise=tau.settings, criterion=chosen, layers=layers, theta=theta, theta_step=theta_step, theta_floor=theta_floor, scale=scale
+        noise=limit.settings,
+        criterion=chosen,
+        layers=layers,
+        theta=theta,
+        theta_step=theta_step,
+        theta_floor=theta_floor,
+        top_k=top_k,
+        use_theta=not no_theta,
+        use_top_k=not no_top_k,
+        scale=scale,
+        seed_threshold=seed_threshold,
+        initial_threshold=initial_threshold,
+        refinement_threshold=refinement_threshold,
+        relative_threshold=relative_threshold,
     )
-    folder = open_run(run, pipe, given, {"command": "localize", **localization_config(settings, measured, tau)})
+    folder = open_run(run, pipe, given, {"command": "localize", **localization_config(Model(pipe), settings, measured, limit)})
     with progress_bar("localize") as progress:
-        found = localize_all(folder, pipe, given, statistics=measured, threshold=tau, settings=settings, progress=progress)
+        found = localize_all(folder, pipe, given, statistics=measured, threshold=limit, settings=settings, progress=progress)
     everything = Neurons.of(pair for record in found for pair in record.neurons)
-    counted = {"prompts": len(found), "memorized": sum(record.memorized for record in found), "tau": tau.tau, "criterion": chosen}
+    counted = {"prompts": len(found), "memorized": sum(record.memorized for record in found), "tau": limit.tau, "criterion": chosen}
     NeuronFile.of(Model(pipe), everything, scale=scale, found=counted).save(run / "neurons.json")
     table = Table("neurons", "initial", "score", "floor", "group", "prompt", pad_edge=False)
     for record in found:
@@ -80,4 +123,4 @@ def command(
                 record.prompt,
             )
     console.print(table)
-    console.print(f"{counted['memorized']} of {len(found)} memorized (tau = {tau.tau:.4f}): {run}/localizations.jsonl, neurons.json")
+    console.print(f"{counted['memorized']} of {len(found)} memorized (tau = {limit.tau:.4f}): {run}/localizations.jsonl, neurons.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from unmemorize._model import Model
@@ -29,14 +28,17 @@ class Evaluator:
 
     def scores(self, neurons: Neurons) -> Tensor:
         """With these neurons off: per seed the similarity to the unblocked noise difference, or per pair of seeds that between them."""
-        with scaled(self._model, neurons, self._settings.scale):
+        with scaled(self._model, [neurons], self._settings.scale):
             blocked = noise_differences(self._model, self._probe, self._settings.noise.guidance)
         self.evaluations += len(blocked) * self._settings.noise.samples
         if self._settings.criterion == "seeds":
             return pairs_of(pairwise_similarity(blocked))
         return similarity(self._unblocked, blocked)
 
+    def reduce(self, scores: Tensor) -> float:
+        """One number in [0, 1]: the highest over the seeds, or the mean over the pairs of seeds."""
+        return float(scores.mean() if self._settings.criterion == "seeds" else scores.max())
+
     def score(self, neurons: Neurons) -> float:
-        """One number in [0, 1] for a set of neurons switched off: the highest over the seeds, or the mean over the pairs of seeds."""
-        scores = self.scores(neurons)
-        return float(scores.mean() if self._settings.criterion == "seeds" else torch.max(scores))
+        """One number for a set of neurons switched off."""
+        return self.reduce(self.scores(neurons))

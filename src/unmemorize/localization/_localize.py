@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from unmemorize._model import Model
-from unmemorize._prompts import Prompt, as_prompts
+from unmemorize._prompts import Prompt, as_prompt
 from unmemorize._similarity import NoiseSettings, Probe, highest_similarity, make_probe, noise_differences, pairs_of, pairwise_similarity
 from unmemorize._statistics import Statistics, activations
 from unmemorize._threshold import Threshold
@@ -36,7 +36,7 @@ def detect(pipe: DiffusionPipeline, prompt: str | Prompt, *, threshold: Threshol
     """
     model, settings = Model(pipe), settings or threshold.settings
     threshold.check(model, settings)
-    return _detect(model, as_prompts(prompt)[0], threshold, settings)[0]
+    return _detect(model, as_prompt(prompt), threshold.tau, settings)[0]
 
 
 def localize(
@@ -61,15 +61,19 @@ def localize(
 
     Raises:
         StatisticsError: the statistics belong to another model.
-        ThresholdError: the threshold belongs to another model or other settings.
+        ThresholdError: the threshold belongs to another model or other settings, or has none for the criterion "seeds".
     """
     began = time.perf_counter()
     model, settings = Model(pipe), settings or LocalizationSettings(noise=threshold.settings)
-    statistics.check(model)
-    threshold.check(model, settings.noise)
     searched = select_value_layers(model.value_layers, settings.layers)
-    detection, probe, differences = _detect(model, as_prompts(prompt)[0], threshold, settings.noise)
+    statistics.check(model, searched)
+    threshold.check(model, settings.noise)
+    tau = threshold.of_criterion(settings.criterion)
+    filtering = threshold.tau if settings.seed_threshold is None else settings.seed_threshold
+    detection, probe, differences = _detect(model, as_prompt(prompt), filtering, settings.noise)
     common: dict[str, Any] = {
+        "prompt": detection.prompt,
+        "group": detection.group,
         "detection": detection,
         "criterion": settings.criterion,
         "protocol": settings.noise.protocol,
@@ -81,17 +85,18 @@ def localize(
     evaluator = Evaluator(model, probe.keep(kept), differences[kept], settings)
     activation = {path: value[0].cpu() for path, value in activations(model, probe.text).items() if path in searched}
     z_scores = statistics.z_scores(activation)
-    tau = threshold.tau_seeds if settings.criterion == "seeds" else threshold.tau
-    selection = select(evaluator, z_scores, activation, tau, settings)
-    refinement = refine(evaluator, selection, tau, settings.noise.protocol)
+    initial_tau = tau if settings.initial_threshold is None else settings.initial_threshold
+    refinement_tau = tau if settings.refinement_threshold is None else settings.refinement_threshold
+    selection = select(evaluator, z_scores, activation, initial_tau, settings)
+    refinement = refine(evaluator, selection, refinement_tau, settings)
     return Localization(
         **common,
         initial=selection.neurons,
         neurons=refinement.neurons,
         initial_score=selection.score,
         score=refinement.score,
-        tau=tau,
-        threshold=selection.score if selection.floor else tau,
+        tau=initial_tau,
+        threshold=refinement.threshold,
         theta=selection.theta,
         top_k=selection.top_k,
         floor=selection.floor,
@@ -101,7 +106,7 @@ def localize(
     )
 
 
-def _detect(model: Model, prompt: Prompt, threshold: Threshold, settings: NoiseSettings) -> tuple[Detection, Probe, Tensor]:
+def _detect(model: Model, prompt: Prompt, tau: float, settings: NoiseSettings) -> tuple[Detection, Probe, Tensor]:
     began = time.perf_counter()
     probe = make_probe(model, model.encode([prompt.text]), settings)
     differences = noise_differences(model, probe, settings.guidance)
@@ -112,8 +117,8 @@ def _detect(model: Model, prompt: Prompt, threshold: Threshold, settings: NoiseS
         group=prompt.group,
         score=float(highest.max()),
         mean=float(pairs_of(matrix).mean()),
-        tau=threshold.tau,
-        kept=tuple(torch.nonzero(highest > threshold.tau).flatten().tolist()),
+        tau=tau,
+        kept=tuple(torch.nonzero(highest > tau).flatten().tolist()),
         evaluations=settings.seeds * settings.samples,
         seconds=time.perf_counter() - began,
     )

@@ -62,21 +62,25 @@ class Localization:
     """The neurons found for a prompt and how they were found; for a prompt that is not memorized, none.
 
     Args:
-        detection: of the prompt.
+        prompt: the text.
+        group: of the prompt.
+        detection: of the prompt; None for an imported record, which does not say.
         initial: neurons of the initial selection.
         neurons: what refinement left of them.
         initial_score, score: with the initial, with the refined neurons off; None where nothing was localized.
-        tau: the threshold of the criterion.
-        threshold: what the score of a refined set had to stay below: tau, or at the floor the initial score.
+        tau: the score at which the initial selection ended.
+        threshold: what the score of a refined set had to stay below; at the floor the initial score.
         theta, top_k: the last ones of the initial selection.
         floor: theta or k ran out before the score fell to tau, so the copy may survive with all candidates off.
         z_scores: layer -> z-scores of ``neurons``, in their order.
         criterion, protocol, kernel: how similarity was judged, with MS-SSIM kernel size.
-        evaluations: denoiser sample evaluations spent, detection included.
-        seconds: wall time, detection included.
+        evaluations: denoiser sample evaluations spent, detection included; None for an imported record.
+        seconds: wall time, detection included; None for an imported record.
     """
 
-    detection: Detection
+    prompt: str
+    group: str
+    detection: Detection | None
     initial: Neurons = field(default_factory=Neurons)
     neurons: Neurons = field(default_factory=Neurons)
     initial_score: float | None = None
@@ -90,26 +94,18 @@ class Localization:
     criterion: Criterion
     protocol: Protocol
     kernel: int
-    evaluations: int
-    seconds: float
-
-    @property
-    def prompt(self) -> str:
-        return self.detection.prompt
-
-    @property
-    def group(self) -> str:
-        return self.detection.group
+    evaluations: int | None
+    seconds: float | None
 
     @property
     def memorized(self) -> bool:
-        """Whether at least one seed passed the filter."""
-        return self.detection.memorized
+        """Whether at least one seed passed the filter; of an imported record, whether neurons were found."""
+        return self.detection.memorized if self.detection else bool(self.initial)
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return plain | {
-            "detection": self.detection.to_json(),
+            "detection": self.detection.to_json() if self.detection else None,
             "initial": self.initial.to_json(),
             "neurons": self.neurons.to_json(),
             "z_scores": {layer: list(values) for layer, values in self.z_scores.items()},
@@ -127,7 +123,7 @@ class Localization:
             return cls(
                 **{
                     **value,
-                    "detection": Detection.from_json(value["detection"]),
+                    "detection": Detection.from_json(value["detection"]) if value["detection"] else None,
                     "initial": Neurons(value["initial"]),
                     "neurons": Neurons(value["neurons"]),
                     "z_scores": {layer: tuple(values) for layer, values in value["z_scores"].items()},

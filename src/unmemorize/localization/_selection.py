@@ -5,6 +5,7 @@ Paper: section 3.2 and algorithm 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def candidates_at(z_scores: Mapping[str, Tensor], activation: Mapping[str, Tenso
     Args:
         z_scores: layer -> (features,), see `Statistics.z_scores`.
         activation: layer -> (features,).
-        theta: neurons whose z-score is greater are candidates.
+        theta: neurons whose z-score is greater are candidates; none are for infinity.
         top_k: so are the k most active of each layer.
     """
     return {
@@ -84,13 +85,20 @@ def select(
     widest = max(len(scores) for scores in z_scores.values())
     step = 0
     while True:
-        theta = settings.theta - step * settings.theta_step
-        candidates = candidates_at(z_scores, activation, theta, step)
+        theta, top_k = _theta(step, settings), settings.top_k + step
+        candidates = candidates_at(z_scores, activation, theta if settings.use_theta else math.inf, top_k if settings.use_top_k else 0)
         score = evaluator.score(neurons_of(candidates))
         if score <= tau:
-            return Selection(candidates, score, theta, step, floor=False)
-        following = settings.theta - (step + 1) * settings.theta_step
-        at_floor = following <= settings.theta_floor if settings.noise.protocol == "upstream" else following < settings.theta_floor
-        if at_floor or step >= widest:
-            return Selection(candidates, score, theta, step, floor=True)
+            return Selection(candidates, score, theta, top_k, floor=False)
+        if (settings.use_theta and _is_last(step, settings)) or (settings.use_top_k and top_k >= widest):
+            return Selection(candidates, score, theta, top_k, floor=True)
         step += 1
+
+
+def _theta(step: int, settings: LocalizationSettings) -> float:
+    return settings.theta - step * settings.theta_step
+
+
+def _is_last(step: int, settings: LocalizationSettings) -> bool:
+    following = _theta(step + 1, settings)
+    return following <= settings.theta_floor if settings.noise.protocol == "upstream" else following < settings.theta_floor

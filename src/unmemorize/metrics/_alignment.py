@@ -1,8 +1,10 @@
-"""Alignment A_CLIP: the cosine between the CLIP embeddings of an image and of its prompt."""
+"""CLIP: alignment A_CLIP, the cosine between an image and its prompt, and image features for CLIP-FID."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from unmemorize._errors import MetricError
 
 
 class ClipAlignment:
-    """Image-text cosines by a CLIP of the transformers library.
+    """Image-text cosines and image features by a CLIP of the transformers library.
 
     Args:
         source: a folder or Hub id; by default the CLIP of the bundled model, which is for that model's images only.
@@ -42,10 +44,30 @@ class ClipAlignment:
                 f"{source}: no CLIP can be loaded from there ({reason}). Give a folder or Hub id of a CLIP model."
             ) from problem
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._clip.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Image embeddings before normalisation, shape (N, D), as CLIP-FID takes them."""
+        pixels = self._pixels(images)
+        projected: Tensor = self._clip.visual_projection(self._clip.vision_model(pixel_values=pixels).pooler_output)
+        return projected
+
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image], text: str) -> Tensor:
         """Cosines in [-1, 1] between each image and the text, shape (N,)."""
-        pixels = self._processor(images=[image.convert("RGB") for image in images], return_tensors="pt").pixel_values
+        pixels = self._pixels(images)
         tokens = self._tokenizer([text], padding="max_length", truncation=True, return_tensors="pt")
         output = self._clip(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=pixels)
         return F.cosine_similarity(output.image_embeds, output.text_embeds)
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels: Tensor = self._processor(images=[image.convert("RGB") for image in images], return_tensors="pt").pixel_values
+        return pixels

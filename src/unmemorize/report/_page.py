@@ -10,10 +10,13 @@ from statistics import median
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
+from PIL import Image
 
+from unmemorize.metrics import read_image, read_references
 from unmemorize.report._plots import plot_copies, plot_neurons, plot_similarity
-from unmemorize.report._table import NAMES, Results, Truth, precision_recall, read_results, seed_median, summary_table
-from unmemorize.runs import Run, Variant, read_image
+from unmemorize.report._results import NAMES, Results, read_results, seed_median
+from unmemorize.report._table import Truth, precision_recall, summary_table
+from unmemorize.runs import Run, image_sets
 
 LARGEST_SIDE = 192
 SHOWN_IMAGES = 4
@@ -77,54 +80,62 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
 def _headline(results: Results) -> list[tuple[str, str]]:
     """Copies before and after in plain words, where they were measured."""
     found = []
-    for variant in (Variant.ORIGINAL, Variant.REFINED, Variant.RANDOM):
-        scores = [seed_median(record["sscd_orig"]) for record in results.metrics.get(variant, {}).values() if "sscd_orig" in record]
+    for name in ("original", "refined", "random-refined"):
+        scores = [seed_median(record["sscd_orig"]) for record in results.of(name).values() if "sscd_orig" in record]
         if scores:
-            found.append((NAMES[variant], f"{median(scores):.2f}"))
+            found.append((NAMES[name], f"{median(scores):.2f}"))
     return found
 
 
 def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
-    generated = {variant: Run.load(run.folder / "images" / variant) for variant in Variant if (run.folder / "images" / variant).exists()}
-    files = {variant: images.records("images") for variant, images in generated.items()}
+    sets = {name: images for name, images in image_sets(run).items() if not images.config["on"]}
+    shown = [name for name in NAMES if name in sets] + [name for name in sets if name not in NAMES]
+    files = {name: sets[name].records("images") for name in shown}
     cards = []
     for index, record in results.localizations.items():
         if not record.memorized:
             continue
         strips = []
-        references = results.prompts[index].images[:SHOWN_IMAGES]
+        references = read_references(results.prompts[index].images[:SHOWN_IMAGES]).images
         if references:
             strips.append(Strip("training image", tuple(map(_data_url, references)), ""))
-        for variant, images in generated.items():
-            if index in files[variant]:
-                scores = results.metrics.get(variant, {}).get(index, {})
+        for name in shown:
+            if index in files[name]:
+                scores = results.of(name).get(index, {})
                 line = f"copy score {seed_median(scores['sscd_orig']):.2f}" if "sscd_orig" in scores else ""
-                names = files[variant][index]["files"]
-                strips.append(Strip(NAMES[variant], tuple(_data_url(images.folder / name) for name in names[:SHOWN_IMAGES]), line))
-        facts = [
-            ("similarity between seeds", f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})"),
-            ("seeds above tau", f"{len(record.detection.kept)}"),
+                paths = [sets[name].folder / file for file in files[name][index]["files"][:SHOWN_IMAGES]]
+                strips.append(Strip(NAMES.get(name, name), tuple(_data_url(read_image(path)) for path in paths), line))
+        facts = []
+        if record.detection:
+            facts.append(("similarity between seeds", f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})"))
+            facts.append(("seeds above tau", str(len(record.detection.kept))))
+        facts += [
             (
                 "initial selection",
-                f"{len(record.initial)} neurons at theta {record.theta}, k {record.top_k}; score {record.initial_score:.3f}",
+                f"{len(record.initial)} neurons at theta {_known(record.theta)}, k {_known(record.top_k)}; "
+                f"score {_known(record.initial_score)}",
             ),
-            ("refined", f"{len(record.neurons)} neurons; score {record.score:.3f} (threshold {record.threshold:.3f})"),
-            ("work", f"{record.evaluations} denoiser samples, {record.seconds:.1f} s"),
+            ("refined", f"{len(record.neurons)} neurons; score {_known(record.score)} (threshold {_known(record.threshold)})"),
+            ("work", f"{_known(record.evaluations)} denoiser samples, {_known(record.seconds)} s"),
         ]
         if truth is not None and truth.get(record.prompt):
             precision, recall = precision_recall(record.neurons, truth[record.prompt])
             facts.append(("against the known neurons", f"precision {precision:.2f}, recall {recall:.2f} (of {len(truth[record.prompt])})"))
         neurons = tuple(
-            f"{path} #{neuron} (z = {z:.1f})"
+            f"{path} #{neuron} (z = {_known(z)})"
             for path, indices in record.neurons.layers.items()
-            for neuron, z in zip(indices, record.z_scores[path], strict=True)
+            for neuron, z in zip(indices, record.z_scores.get(path, (None,) * len(indices)), strict=True)
         )
         cards.append(Card(record.prompt, record.group, tuple(facts), neurons, tuple(strips), record.floor))
     return cards
 
 
-def _data_url(path: Path) -> str:
-    image = read_image(path)
+def _known(value: float | None) -> str:
+    """A number, or a question mark: imported records do not say everything."""
+    return "?" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _data_url(image: Image.Image) -> str:
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=88)

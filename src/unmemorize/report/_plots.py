@@ -1,4 +1,4 @@
-"""The plots of the report, as SVG text to be put into the page."""
+"""The plots: those of the report as SVG text to be put into the page, that of a threshold as a PNG file."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from unmemorize.report._table import Results, seed_median
-from unmemorize.runs import Variant
+from unmemorize._threshold import Threshold
+from unmemorize.report._results import Results, seed_median
 
 INK = "#7a8594"
 COLOURS = ("#e4572e", "#f2a541", "#b07cc6", "#8d99ae", "#2e86ab", "#55a630")
 
 
-def plot_similarity(results: Results) -> str:
-    """The highest similarity between seeds of every prompt, by group, with tau."""
+def plot_similarity(results: Results) -> str | None:
+    """The highest similarity between seeds of every prompt, by group, with tau; None where it is unknown."""
+    first = next(iter(results.localizations.values())).detection
+    if first is None:
+        return None
     groups = results.groups
     figure, axes = _figure(0.42 * len(groups) + 1.1)
     rng = np.random.default_rng(0)
     for row, group in enumerate(groups):
-        scores = [record.detection.score for index, record in results.localizations.items() if results.prompts[index].group == group]
+        scores = [record.detection.score for record in results.localized(group) if record.detection]
         axes.scatter(scores, row + rng.uniform(-0.22, 0.22, len(scores)), s=18, alpha=0.75, color=COLOURS[row % len(COLOURS)], linewidths=0)
-    tau = next(iter(results.localizations.values())).detection.tau
-    axes.axvline(tau, color=INK, linestyle="--", linewidth=1.2)
-    axes.text(tau, -0.62, f" tau = {tau:.3f}", color=INK, fontsize=9, va="bottom")
+    axes.axvline(first.tau, color=INK, linestyle="--", linewidth=1.2)
+    axes.text(first.tau, -0.62, f" tau = {first.tau:.3f}", color=INK, fontsize=9, va="bottom")
     axes.set_yticks(range(len(groups)), groups)
     axes.set_ylim(len(groups) - 0.4, -0.7)
     axes.set_xlabel("highest similarity between two seeds")
@@ -37,8 +39,7 @@ def plot_similarity(results: Results) -> str:
 
 def plot_copies(results: Results) -> str | None:
     """The copy score of every prompt before and after, and with random neurons off; None without training images."""
-    scores = {variant: _scores(records, "sscd_orig") for variant, records in results.metrics.items()}
-    before, after, random = (scores.get(variant, {}) for variant in (Variant.ORIGINAL, Variant.REFINED, Variant.RANDOM))
+    before, after, random = (_scores(results.of(name), "sscd_orig") for name in ("original", "refined", "random-refined"))
     shown = sorted(before.keys() & after.keys(), key=lambda index: before[index], reverse=True)
     if not shown:
         return None
@@ -67,10 +68,8 @@ def plot_copies(results: Results) -> str | None:
 
 def plot_neurons(results: Results) -> str | None:
     """How many neurons each memorized prompt has after refinement; None when nothing is memorized."""
-    groups = list(dict.fromkeys(results.prompts[index].group for index, record in results.localizations.items() if record.memorized))
-    counts = [
-        [len(r.neurons) for i, r in results.localizations.items() if r.memorized and results.prompts[i].group == group] for group in groups
-    ]
+    groups = [group for group in results.groups if results.memorized(group)]
+    counts = [[len(record.neurons) for record in results.memorized(group)] for group in groups]
     if not groups:
         return None
     figure, axes = _figure(2.6)
@@ -88,6 +87,27 @@ def plot_neurons(results: Results) -> str | None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     return _svg(figure)
+
+
+def plot_threshold(threshold: Threshold) -> bytes:
+    """A histogram of what a threshold was calibrated on, each prompt's most similar pair and its mean pair, with both taus; PNG."""
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    edges = np.linspace(min(threshold.means), max(max(threshold.highest), threshold.tau), 40).tolist()
+    for values, colour, label in (
+        (threshold.means, COLOURS[4], "mean over the pairs of a prompt"),
+        (threshold.highest, COLOURS[0], "most similar pair of a prompt"),
+    ):
+        axes.hist(values, edges, color=colour, alpha=0.6, label=label)
+    axes.axvline(threshold.tau, color="black", linestyle="--", label=f"tau = {threshold.tau:.3f} ({threshold.reduction})")
+    if threshold.tau_seeds is not None:
+        axes.axvline(threshold.tau_seeds, color=COLOURS[4], linestyle=":", label=f"tau of the criterion seeds = {threshold.tau_seeds:.3f}")
+    axes.set_xlabel("similarity between seeds")
+    axes.set_ylabel(f"prompts (of {len(threshold.highest)})")
+    axes.legend(frameon=False, fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
 
 
 def _span(low: int, high: int) -> str:

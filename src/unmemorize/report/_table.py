@@ -2,84 +2,113 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
-from statistics import median
-from typing import Any
 
 from unmemorize._neurons import Neurons
-from unmemorize._prompts import Prompt
 from unmemorize.localization import Localization
 from unmemorize.metrics import summarize, wilson_interval
-from unmemorize.runs import Run, Variant, read_localizations, run_prompts
+from unmemorize.report._results import NAMES, OVERALL, Record, Results, hashed, seed_median
 
 Truth = Mapping[str, Neurons]
 """Prompt -> the neurons that are known to carry its image."""
 
-NAMES = {
-    Variant.ORIGINAL: "before",
-    Variant.INITIAL: "initial selection off",
-    Variant.REFINED: "neurons off",
-    Variant.RANDOM: "random neurons off",
-}
+_METRICS: tuple[tuple[str, str, Callable[[Record], float | None]], ...] = (
+    ("copy score", "descriptor", lambda record: _per_prompt(record, "sscd_orig")),
+    ("copy score of the worst seed", "descriptor", lambda record: max(record["sscd_orig"]) if "sscd_orig" in record else None),
+    ("masked copy score", "layout", lambda record: _per_prompt(record, "masked")),
+    ("same as before", "descriptor", lambda record: _per_prompt(record, "sscd_gen")),
+    ("seeds alike", "descriptor", lambda record: _per_prompt(record, "diversity")),
+    ("alignment", "clip", lambda record: _per_prompt(record, "alignment")),
+)
+_LAYOUT = "Pearson correlation over the pixels in which the training images agree"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One answer: the figure with the number of prompts behind it, and its 95 % interval; both empty where there is nothing to answer."""
+    """One answer, all None where there is nothing to answer.
 
-    figure: str = ""
-    interval: str = ""
+    Args:
+        value: a median over prompts, a share, or a distance.
+        spread: the median absolute deviation (of KID the standard deviation over subsets).
+        low, high: the 95 % interval.
+        hits: of a share.
+        count: prompts or images behind the figure.
+    """
+
+    value: float | None = None
+    spread: float | None = None
+    low: float | None = None
+    high: float | None = None
+    hits: int | None = None
+    count: int = 0
+
+    @property
+    def figure(self) -> str:
+        """The answer for people, such as "0.97 ± 0.01 (n=23)"; empty without one."""
+        if self.value is None:
+            return ""
+        if self.hits is not None:
+            return f"{self.hits} of {self.count}"
+        spread = f" ± {_number(self.spread)}" if self.spread is not None else ""
+        return f"{_number(self.value)}{spread} (n={self.count})"
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval for people; empty without one."""
+        if self.low is None or self.high is None:
+            return ""
+        if self.hits is not None:
+            return f"{self.low:.0%} to {self.high:.0%}"
+        return f"{_number(self.low)} to {_number(self.high)}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question, with an answer for each group."""
+    """One question with an answer for each column; ``by`` is what measured it, with the hash of its weights."""
 
     label: str
     cells: tuple[Cell, ...]
+    by: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A summary for people: the groups as columns, the rows, and notes on how to read them."""
+    """A summary for people and programs: the groups as columns, the rows, and notes on how to read them."""
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        """Every cell with its numbers and as people read it."""
+        rows = [
+            {
+                "label": row.label,
+                "by": row.by,
+                "cells": {
+                    column: {**asdict(cell), "figure": cell.figure, "interval": cell.interval}
+                    for column, cell in zip(self.columns, row.cells, strict=True)
+                    if cell.figure
+                },
+            }
+            for row in self.rows
+        ]
+        return json.dumps({"columns": self.columns, "rows": rows, "notes": self.notes}, indent=1, ensure_ascii=False) + "\n"
 
-
-@dataclass(frozen=True)
-class Results:
-    """All that a run has found, by index of the prompt; ``metrics`` by variant first."""
-
-    prompts: Sequence[Prompt]
-    localizations: Mapping[int, Localization]
-    metrics: Mapping[Variant, Mapping[int, Mapping[str, Any]]]
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The groups of the prompts, in the order of their first prompt."""
-        return tuple(dict.fromkeys(prompt.group for prompt in self.prompts))
-
-
-def read_results(run: Run) -> Results:
-    """What the steps of a run have left so far.
-
-    Raises:
-        RunError: nothing is localized yet, or a record is damaged.
-    """
-    metrics = {}
-    for variant in Variant:
-        folder = run.folder / "metrics" / variant
-        if folder.exists():
-            metrics[variant] = Run.load(folder).records("metrics")
-    return Results(run_prompts(run), read_localizations(run), metrics)
+    def to_csv(self) -> str:
+        """One line for each answer."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("measure", "group", "value", "spread", "low", "high", "hits", "count", "by"))
+        for row in self.rows:
+            for column, cell in zip(self.columns, row.cells, strict=True):
+                if cell.figure:
+                    writer.writerow((row.label, column, cell.value, cell.spread, cell.low, cell.high, cell.hits, cell.count, row.by))
+        return text.getvalue()
 
 
 def precision_recall(found: Neurons, known: Neurons) -> tuple[float, float]:
@@ -95,67 +124,80 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
         results: see `read_results`.
         truth: known neurons, for precision and recall.
     """
-    columns = results.groups
-    rows: list[Row] = []
-
-    def add(label: str, answer: Callable[[str], Cell]) -> None:
-        cells = tuple(answer(group) for group in columns)
-        if any(cell.figure for cell in cells):
-            rows.append(Row(label, cells))
-
-    def of(group: str) -> list[Localization]:
-        return [record for index, record in results.localizations.items() if results.prompts[index].group == group]
-
-    def memorized(group: str) -> list[Localization]:
-        return [record for record in of(group) if record.memorized]
-
-    add("detected as memorized", lambda group: _share(of(group), lambda record: record.memorized))
-    add("theta floor reached", lambda group: _share(memorized(group), lambda record: record.floor))
-    add("neurons, initial selection", lambda group: _median(len(record.initial) for record in memorized(group)))
-    add("neurons, refined", lambda group: _median(len(record.neurons) for record in memorized(group)))
-    if truth is not None:
-
-        def known(group: str) -> list[tuple[float, float]]:
-            return [precision_recall(record.neurons, truth[record.prompt]) for record in memorized(group) if truth.get(record.prompt)]
-
-        add("precision, known neurons", lambda group: _median(precision for precision, _ in known(group)))
-        add("recall, known neurons", lambda group: _median(recall for _, recall in known(group)))
-    for key, name in (
-        ("sscd_orig", "copy score"),
-        ("sscd_gen", "same as before"),
-        ("diversity", "seeds alike"),
-        ("alignment", "alignment"),
-    ):
-        for variant, records in results.metrics.items():
-            if key == "sscd_gen" and variant is Variant.ORIGINAL:
-                continue
-            add(f"{name}, {NAMES[variant]}", partial(_metric, results, records, key))
-    for variant, records in results.metrics.items():
-        add(f"copy score of the worst seed, {NAMES[variant]}", partial(_worst, results, records))
-    add("seconds per prompt", lambda group: _median(record.seconds for record in of(group)))
-    notes = (
+    rows = [*_localization_rows(results), *(_truth_rows(results, truth) if truth else ()), *_metric_rows(results), *_quality_rows(results)]
+    notes = [
         "Shares, or medians over n prompts ± MAD, with 95 % intervals (Wilson; bootstrap of the median).",
         "Detected: of unmemorized prompts, the false positives. Floor reached: the copy may survive with all candidates off.",
         "Copy score: similarity to the training image. Same as before: similarity to the image of the same seed with nothing off. "
         "Seeds alike: similarity between the seeds of a prompt, lower is more diverse. Alignment: of image and prompt. "
         "All over the prompts detected as memorized, each by the median over its seeds.",
-    )
-    return Table(columns, tuple(rows), notes)
+    ]
+    if results.quality:
+        notes.append("FID is biased upwards for few images: compare equal n only. KID is given ± its deviation over subsets.")
+    for names, what in ((results.missing, "missing"), (results.unreadable, "unreadable")):
+        if names:
+            notes.append(f"Training images {what}: {len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''}).")
+    return Table(results.columns, tuple(row for row in rows if any(cell.figure for cell in row.cells)), tuple(notes))
 
 
-def seed_median(value: Any) -> float:
-    """One number per prompt: the median of a list over seeds, or the number itself."""
-    return float(median(value)) if isinstance(value, list) else float(value)
+def _row(results: Results, label: str, answer: Callable[[str], Cell], by: str = "") -> Row:
+    return Row(label, tuple(answer(column) for column in results.columns), by)
 
 
-def _metric(results: Results, records: Mapping[int, Mapping[str, Any]], key: str, group: str) -> Cell:
-    return _median(seed_median(record[key]) for index, record in records.items() if results.prompts[index].group == group and key in record)
+def _localization_rows(results: Results) -> list[Row]:
+    return [
+        _row(results, "detected as memorized", lambda column: _share(results.localized(column), lambda record: record.memorized)),
+        _row(results, "theta floor reached", lambda column: _share(results.memorized(column), lambda record: record.floor)),
+        _row(results, "neurons, initial selection", lambda column: _median(len(record.initial) for record in results.memorized(column))),
+        _row(results, "neurons, refined", lambda column: _median(len(record.neurons) for record in results.memorized(column))),
+        _row(results, "seconds per prompt", lambda column: _median(record.seconds for record in results.localized(column))),
+    ]
 
 
-def _worst(results: Results, records: Mapping[int, Mapping[str, Any]], group: str) -> Cell:
-    return _median(
-        max(record["sscd_orig"]) for index, record in records.items() if results.prompts[index].group == group and "sscd_orig" in record
-    )
+def _truth_rows(results: Results, truth: Truth) -> list[Row]:
+    def known(column: str) -> list[tuple[float, float]]:
+        found = results.memorized(column)
+        return [precision_recall(record.neurons, truth[record.prompt]) for record in found if truth.get(record.prompt)]
+
+    return [
+        _row(results, "precision, known neurons", lambda column: _median(precision for precision, _ in known(column))),
+        _row(results, "recall, known neurons", lambda column: _median(recall for _, recall in known(column))),
+    ]
+
+
+def _metric_rows(results: Results) -> list[Row]:
+    rows = []
+    for label, means, of in _METRICS:
+        for name in dict.fromkeys(measured.name for measured in results.metrics):
+            if label == "same as before" and name == "original":
+                continue
+            first = next(measured for measured in results.metrics if measured.name == name)
+            by = {"descriptor": first.descriptor, "clip": first.clip, "layout": _LAYOUT}[means]
+
+            def answer(column: str, name: str = name, of: Callable[[Record], float | None] = of) -> Cell:
+                return _median(of(record) for record in results.records(name, column))
+
+            rows.append(_row(results, f"{label}, {NAMES.get(name, name)}", answer, by))
+    return rows
+
+
+def _quality_rows(results: Results) -> list[Row]:
+    rows = []
+    for record in results.quality:
+        by = hashed(record["extractor"], record["extractor_sha256"])
+        column = next((column for column in results.columns if record["set"].endswith(f"-on-{column}")), OVERALL)
+        name = record["set"].removesuffix(f"-on-{column}")
+        distance = "FID" if record["extractor"].startswith("inception") else "CLIP-FID"
+        fid = Cell(value=record["fid"], count=record["generated"])
+        kid = Cell(value=1000 * record["kid"], spread=1000 * record["kid_std"], count=record["generated"])
+        for label, cell in ((distance, fid), (f"1000 KID on the features of {distance}", kid)):
+            cells = tuple(cell if other == column else Cell() for other in results.columns)
+            rows.append(Row(f"{label} to {record['against']}, {NAMES.get(name, name)}", cells, by))
+    return rows
+
+
+def _per_prompt(record: Record, key: str) -> float | None:
+    return None if record.get(key) is None else seed_median(record[key])
 
 
 def _share(records: list[Localization], test: Callable[[Localization], bool]) -> Cell:
@@ -163,16 +205,15 @@ def _share(records: list[Localization], test: Callable[[Localization], bool]) ->
         return Cell()
     hits = sum(map(test, records))
     low, high = wilson_interval(hits, len(records))
-    return Cell(f"{hits} of {len(records)}", f"{low:.0%} to {high:.0%}")
+    return Cell(value=hits / len(records), low=low, high=high, hits=hits, count=len(records))
 
 
-def _median(values: Iterable[float]) -> Cell:
-    found = list(values)
+def _median(values: Iterable[float | None]) -> Cell:
+    found = [value for value in values if value is not None]
     if not found:
         return Cell()
     summary = summarize(found)
-    figure = f"{_number(summary.median)} ± {_number(summary.mad)} (n={summary.count})"
-    return Cell(figure, f"{_number(summary.low)} to {_number(summary.high)}")
+    return Cell(value=summary.median, spread=summary.mad, low=summary.low, high=summary.high, count=summary.count)
 
 
 def _number(value: float) -> str:

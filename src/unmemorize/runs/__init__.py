@@ -1,29 +1,36 @@
 """Run folders: what determines a result, what is done, and how to go on."""
 
+from unmemorize.runs._images import ImageFormat, ImageSet, generate_all, image_sets
+from unmemorize.runs._metrics import evaluate_all, missing_references, quality_all
+from unmemorize.runs._neuron_sets import NeuronSet
 from unmemorize.runs._run import Run
 from unmemorize.runs._steps import (
-    Variant,
     detect_all,
-    evaluate_all,
-    generate_all,
+    detections_csv,
     localization_config,
     localize_all,
     open_run,
-    read_image,
+    prompt_to_json,
     read_localizations,
     run_prompts,
 )
 
 __all__ = [
+    "ImageFormat",
+    "ImageSet",
+    "NeuronSet",
     "Run",
-    "Variant",
     "detect_all",
+    "detections_csv",
     "evaluate_all",
     "generate_all",
+    "image_sets",
     "localization_config",
     "localize_all",
+    "missing_references",
     "open_run",
-    "read_image",
+    "prompt_to_json",
+    "quality_all",
     "read_localizations",
     "run_prompts",
 ]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 from diffusers import DiffusionPipeline
 
 from unmemorize._files import atomic_write
 from unmemorize._progress import Progress, silent
 from unmemorize._statistics import compute_statistics
-from unmemorize._threshold import Reduction, calibrate_threshold
+from unmemorize._threshold import calibrate_threshold
 from unmemorize.testbed._assets import captions
 from unmemorize.testbed._layout import DEFAULTS, STATISTICS, THRESHOLD
 
-_REDUCTION: Reduction = "prompts"
+_REDUCTION: Literal["prompts"] = "prompts"
 """Over all pairs, tau would lie below the most similar pair of half of the unmemorized prompts."""
 _DEFAULTS = {"criterion": "seeds", "reduction": _REDUCTION, "guidance": 3.0, "steps": 30}
 

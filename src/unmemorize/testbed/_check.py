@@ -22,8 +22,7 @@ from unmemorize._statistics import Statistics
 from unmemorize._switch import switched_off
 from unmemorize._threshold import Threshold
 from unmemorize.localization import Criterion, Detection, Localization, LocalizationSettings, detect, localize
-from unmemorize.metrics import pixel_correlation, wilson_interval
-from unmemorize.runs import read_image
+from unmemorize.metrics import pixel_correlation, read_image, wilson_interval
 from unmemorize.testbed._assets import Planted, captions, defaults, planted, statistics_path, threshold_path
 from unmemorize.testbed._layout import ASSETS
 

@@ -1,0 +1,135 @@
+"""All that a run has found, gathered for its summary and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from unmemorize._prompts import UNMEMORIZED, Prompt
+from unmemorize.localization import Localization
+from unmemorize.runs import Run, image_sets, missing_references, read_localizations, run_prompts
+
+NAMES = {
+    "original": "before",
+    "refined": "neurons off",
+    "random-refined": "random neurons off",
+    "initial": "initial selection off",
+    "random-initial": "random neurons off, as many as initially",
+}
+"""What sets of images show, in words and in order; other sets have their own names and come after."""
+OVERALL = "overall"
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metrics of one set of images.
+
+    Args:
+        name: what is off, see `NAMES`.
+        on: the name of the prompts; empty for those of the run.
+        records: by index of the prompt, see `evaluate_all`.
+        descriptor, clip: what measured, with the hash of its weights; empty for none.
+    """
+
+    name: str
+    on: str
+    records: Mapping[int, Record]
+    descriptor: str
+    clip: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a run has found, by index of the prompt.
+
+    Args:
+        prompts: of the run.
+        localizations: by index of the prompt.
+        metrics: of the sets of images that were evaluated.
+        quality: records of `quality_all`.
+        missing, unreadable: names of training images that could not be compared with.
+    """
+
+    prompts: Sequence[Prompt]
+    localizations: Mapping[int, Localization]
+    metrics: Sequence[Measured] = ()
+    quality: Sequence[Record] = ()
+    missing: Sequence[str] = ()
+    unreadable: Sequence[str] = ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of the prompts, in the order of their first prompt."""
+        return tuple(dict.fromkeys(prompt.group for prompt in self.prompts))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What results are summed up over: all prompts of interest, each group, and other prompts that images were made for."""
+        return (OVERALL, *self.groups, *dict.fromkeys(measured.on for measured in self.metrics if measured.on))
+
+    def indices(self, column: str) -> list[int]:
+        """The prompts of the run in a column; overall are those of the groups VM and TM, without such those not known as unmemorized."""
+        if column != OVERALL:
+            return [index for index, prompt in enumerate(self.prompts) if prompt.group == column]
+        labelled = [index for index, prompt in enumerate(self.prompts) if prompt.group in ("VM", "TM")]
+        return labelled or [index for index, prompt in enumerate(self.prompts) if prompt.group != UNMEMORIZED]
+
+    def localized(self, column: str) -> list[Localization]:
+        """The localizations of the prompts in a column."""
+        return [self.localizations[index] for index in self.indices(column) if index in self.localizations]
+
+    def memorized(self, column: str) -> list[Localization]:
+        """Those of them that found the prompt memorized."""
+        return [record for record in self.localized(column) if record.memorized]
+
+    def of(self, name: str) -> Mapping[int, Record]:
+        """The metrics of the run's own prompts with this off; empty when there are none."""
+        return next((measured.records for measured in self.metrics if measured.name == name and not measured.on), {})
+
+    def records(self, name: str, column: str) -> list[Record]:
+        """The metrics of the prompts in a column with this off."""
+        for measured in self.metrics:
+            if measured.name == name and measured.on == column:
+                return list(measured.records.values())
+        found = self.of(name)
+        return [found[index] for index in self.indices(column) if index in found]
+
+
+def read_results(run: Run) -> Results:
+    """What the steps of a run have left so far.
+
+    Raises:
+        RunError: nothing is localized yet, or a record is damaged.
+    """
+    metrics = []
+    for folder_name, images in image_sets(run).items():
+        folder = run.folder / "metrics" / folder_name
+        if not folder.exists():
+            continue
+        measured, on = Run.load(folder), images.config["on"]
+        metrics.append(
+            Measured(
+                folder_name.removesuffix(f"-on-{on}"),
+                on,
+                measured.records("metrics"),
+                hashed(measured.config["descriptor"], measured.config["descriptor_sha256"]),
+                hashed(measured.config["clip"], measured.config["clip_sha256"]) if measured.config["clip"] else "",
+            )
+        )
+    order = list(NAMES)
+    metrics.sort(key=lambda measured: order.index(measured.name) if measured.name in order else len(order))
+    quality = list(run.records("quality").values())
+    return Results(run_prompts(run), read_localizations(run), metrics, quality, *missing_references(run))
+
+
+def hashed(name: str, digest: str) -> str:
+    """A name with the beginning of a hash."""
+    return f"{name} (sha256 {digest[:12]})"
+
+
+def seed_median(value: Any) -> float:
+    """One number per prompt: the median of a list over seeds, or the number itself."""
+    return float(median(value)) if isinstance(value, list) else float(value)

@@ -1,0 +1,124 @@
+"""Step 4 over many prompts: sets of images in a run folder, each with a record that says how its images came to be.
+
+RUN/images/NAME/manifest.json    which neurons, scale, seed, steps, guidance
+RUN/images/NAME/images.jsonl     per prompt its text, its files, and the neurons that were off
+RUN/images/NAME/00003_01.png     prompt 3, seed 1
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from unmemorize._errors import RunError
+from unmemorize._files import hash_texts
+from unmemorize._generation import GenerationSettings, generate_each
+from unmemorize._model import Model
+from unmemorize._progress import Progress, silent
+from unmemorize._prompts import Kind, Prompt
+from unmemorize.runs._neuron_sets import NeuronSet
+from unmemorize.runs._run import Run
+from unmemorize.runs._steps import each, read_localizations, run_prompts
+
+ImageFormat = Literal["png", "jpeg"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """What a set of images shows; its name is that of its folder.
+
+    Args:
+        neurons: what is off.
+        only: only the run's VM or TM prompts: their images, and their neurons.
+        prompts: other prompts than the memorized ones of the run, which then get the neurons of the whole run.
+        label: the name of these other prompts, such as "captions".
+        format: of the files; "png" keeps every pixel, "jpeg" is smaller (quality 95, full colour resolution).
+    """
+
+    neurons: NeuronSet
+    only: Kind | None = None
+    prompts: Sequence[Prompt] = ()
+    label: str = ""
+    format: ImageFormat = "png"
+
+    def name(self, scale: float) -> str:
+        """Of the folder: the neurons, with what is out of the ordinary behind."""
+        parts = [self.neurons.name]
+        if scale and self.neurons.source != "original":
+            parts.append(f"scale-{scale:g}")
+        if self.only and self.neurons.source != "original" and (self.neurons.pooled or self.prompts):
+            parts.append(self.only.lower())
+        if self.prompts:
+            parts.append(f"on-{self.label}")
+        return "-".join(parts)
+
+
+def generate_all(run: Run, pipe: DiffusionPipeline, images: ImageSet, settings: GenerationSettings, *, progress: Progress = silent) -> Run:
+    """Generate a set of images for a localization run: of its memorized prompts, each with its own neurons off, or of other prompts.
+
+    Returns:
+        The run of the images, see `image_sets`.
+
+    Raises:
+        RunError: nothing is localized, the run is another model's, or the folder has images of other settings.
+        NeuronError: a neuron file is malformed or another model's.
+    """
+    model = Model(pipe)
+    if not model.matches(run.config["fingerprint"]):
+        raise RunError(
+            f"{run.folder}: the run is one of {run.config['model']}, which is not the model given. Generate with the same model."
+        )
+    if settings.seed == run.config.get("noise", {}).get("seed"):
+        raise RunError(f"{run.folder}: seed {settings.seed} is that of its localization. Generate with another one, to see other noise.")
+    asked = run_prompts(run)
+    chosen = {
+        index: record for index, record in read_localizations(run).items() if record.memorized and images.only in (None, asked[index].kind)
+    }
+    if images.prompts:
+        targets = {index: prompt.text for index, prompt in enumerate(images.prompts)}
+    else:
+        targets = {index: record.prompt for index, record in chosen.items()}
+    found = {index: record for index, record in chosen.items() if asked[index].memorized is not False or not images.neurons.pooled}
+    off = images.neurons.assign(targets, found, model, together=bool(images.prompts))
+    config: dict[str, Any] = {"neurons": images.neurons.name, "on": images.label, "format": images.format, "fingerprint": model.fingerprint}
+    if images.prompts:
+        config["prompts"] = hash_texts(targets.values())
+    if images.prompts or images.neurons.pooled:
+        config["pool"] = images.neurons.pool(found, model).to_json()
+    config |= {name: value for name, value in asdict(settings).items() if name != "batch"}
+    made = Run.open(run.folder / "images" / images.name(settings.scale), config)
+    suffix = "jpg" if images.format == "jpeg" else "png"
+
+    def some(indices: Sequence[int]) -> list[dict[str, Any]]:
+        generated = generate_each(pipe, [targets[index] for index in indices], [off[index] for index in indices], settings=settings)
+        records = []
+        for index, drawn in zip(indices, generated, strict=True):
+            names = [f"{index:05d}_{number:02d}.{suffix}" for number in range(len(drawn))]
+            for name, image in zip(names, drawn, strict=True):
+                made.write(name, _encoded(image, images.format))
+            records.append({"prompt": targets[index], "files": names, "neurons": off[index].to_json()})
+        return records
+
+    each(made, "images", list(targets), some, progress, at_once=max(1, settings.batch // settings.images))
+    return made
+
+
+def image_sets(run: Run) -> dict[str, Run]:
+    """The sets of images of a run by name, the original ones first; record i of kind "images" is that of prompt i."""
+    folder = run.folder / "images"
+    names = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+    return {name: Run.load(folder / name) for name in sorted(names, key=lambda name: (not name.startswith("original"), name))}
+
+
+def _encoded(image: Image.Image, kind: ImageFormat) -> bytes:
+    buffer = io.BytesIO()
+    if kind == "jpeg":
+        image.save(buffer, "JPEG", quality=95, subsampling=0)
+    else:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,143 @@
+"""Metrics of the images of a run, prompt by prompt.
+
+RUN/metrics/NAME/    of the images RUN/images/NAME: a run of its own, see `evaluate_all`
+RUN/quality.jsonl    distances of sets of images from real ones, see `quality_all`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unmemorize._errors import RunError
+from unmemorize._files import hash_texts
+from unmemorize._progress import Progress, silent
+from unmemorize.metrics import (
+    ClipAlignment,
+    Descriptor,
+    FeatureExtractor,
+    copy_scores,
+    diversity,
+    features_of,
+    image_files,
+    layout_mask,
+    masked_copy_scores,
+    quality,
+    read_image,
+    read_references,
+    seedwise_similarity,
+)
+from unmemorize.runs._images import image_sets
+from unmemorize.runs._run import Run
+from unmemorize.runs._steps import each, run_prompts
+
+_ORIGINAL = "original"
+_MAY_DIFFER = ("neurons", "scale", "pool", "format")
+
+
+def evaluate_all(
+    run: Run,
+    name: str,
+    *,
+    descriptor: Descriptor,
+    alignment: ClipAlignment | None,
+    references: Mapping[int, Sequence[Path]] | None = None,
+    progress: Progress = silent,
+) -> dict[int, dict[str, Any]]:
+    """Metrics of every prompt of a set of images, by index of the prompt.
+
+    Args:
+        run: a localization run with images.
+        name: of the set of images.
+        descriptor: for copies and diversity.
+        alignment: for the alignment of image and prompt.
+        references: the training images by index of the prompt, instead of those that the prompts name.
+        progress: called after each prompt.
+
+    Returns:
+        Per prompt what can be told: the lists over seeds ``sscd_gen`` (to the image of the same seed with nothing off), ``sscd_orig`` (to
+        the closest training image), ``masked`` (the same over the layout; TM prompts only) and ``alignment``, the number ``diversity``,
+        and ``references``: how many training images were compared with, and the names of those missing and unreadable.
+
+    Raises:
+        RunError: images of the set or the original ones are missing, or were made under other settings.
+        MetricError: a generated image is missing or damaged.
+    """
+    sets = image_sets(run)
+    if name not in sets:
+        raise RunError(f"{run.folder}: there are no images {name}. First: unmemorize generate {run.folder}")
+    ours = sets[name]
+    on = ours.config["on"]
+    original = sets.get(f"{_ORIGINAL}-on-{on}" if on else _ORIGINAL)
+    if original is None:
+        raise RunError(f"{run.folder}: there are no original images to compare {name} with. First: unmemorize generate {run.folder}")
+    for key in ours.config.keys() - {*_MAY_DIFFER}:
+        if ours.config[key] != original.config.get(key):
+            raise RunError(
+                f"{ours.folder}: made with {key} = {ours.config[key]}, the original images with {original.config.get(key)}: they cannot "
+                "be compared. Delete one of the two folders and generate it again."
+            )
+    prompts = {} if on else dict(enumerate(run_prompts(run)))
+    paths = {index: list((references or {}).get(index, ())) if references is not None else prompts[index].images for index in prompts}
+    config = {
+        "images": ours.config,
+        "descriptor": descriptor.name,
+        "descriptor_sha256": descriptor.digest,
+        "clip": alignment.name if alignment else None,
+        "clip_sha256": alignment.digest if alignment else None,
+        "references": hash_texts(f"{index} {path.name}" for index in sorted(paths) for path in paths[index]),
+    }
+    files, before_files = ours.records("images"), original.records("images")
+    indices = [index for index in files if index in before_files]
+
+    def one(index: int) -> dict[str, Any]:
+        images = [read_image(ours.folder / file) for file in files[index]["files"]]
+        before = [read_image(original.folder / file) for file in before_files[index]["files"]]
+        embeddings = descriptor(images)
+        record: dict[str, Any] = {"sscd_gen": seedwise_similarity(embeddings, descriptor(before)).tolist()}
+        if len(images) > 1:
+            record["diversity"] = diversity(embeddings)
+        if paths.get(index):
+            training = read_references(paths[index])
+            record["references"] = {"used": len(training.images), "missing": training.missing, "unreadable": training.unreadable}
+            if training.images:
+                record["sscd_orig"] = copy_scores(embeddings, descriptor(training.images)).tolist()
+            alike = training.images if len(training.images) > 1 else before
+            if training.images and prompts[index].kind == "TM" and len(alike) > 1:
+                record["masked"] = masked_copy_scores(images, training.images, layout_mask(alike))
+        if alignment is not None:
+            record["alignment"] = alignment(images, files[index]["prompt"]).tolist()
+        return record
+
+    metrics = Run.open(run.folder / "metrics" / name, config)
+    records = each(metrics, "metrics", indices, lambda part: [one(index) for index in part], progress)
+    return dict(zip(indices, records, strict=True))
+
+
+def quality_all(run: Run, name: str, real: str | Path, extractor: FeatureExtractor, *, progress: Progress = silent) -> None:
+    """The distance between a set of images and a folder of real ones, as one more line of RUN/quality.jsonl.
+
+    Raises:
+        MetricError: the folder holds no images, or there are too few of either.
+    """
+    folder = image_sets(run)[name].folder
+    generated = features_of(image_files(folder), extractor, progress=progress)
+    found = quality(generated, features_of(image_files(real), extractor))
+    record = {"set": name, "against": Path(real).name, "extractor": extractor.name, "extractor_sha256": extractor.digest, **asdict(found)}
+    known = run.records("quality")
+    same = [index for index, other in known.items() if all(other[key] == record[key] for key in ("set", "against", "extractor_sha256"))]
+    run.append("quality", same[0] if same else len(known), record)
+
+
+def missing_references(run: Run) -> tuple[list[str], list[str]]:
+    """The names of training images that were missing, and of those that were unreadable, in any evaluation of the run."""
+    missing: dict[str, None] = {}
+    unreadable: dict[str, None] = {}
+    for path in sorted((run.folder / "metrics").glob("*/manifest.json")):
+        for record in Run.load(path.parent).records("metrics").values():
+            found = record.get("references", {})
+            missing |= dict.fromkeys(found.get("missing", ()))
+            unreadable |= dict.fromkeys(found.get("unreadable", ()))
+    return list(missing), list(unreadable)

@@ -1,0 +1,123 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from unmemorize import BundledDescriptor, GenerationSettings, MetricError, Prompt, Run, RunError
+from unmemorize.report import read_results, summary_table
+from unmemorize.runs import ImageSet, NeuronSet, evaluate_all, generate_all, image_sets, missing_references, quality_all
+
+FEW = GenerationSettings(images=2, steps=2, guidance=2.0)
+
+
+class Colours:
+    """A descriptor and extractor that anyone can compute: mean colour."""
+
+    name, digest = "inception-colours", "c" * 64
+
+    def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        rows = [torch.tensor(list(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))) for image in images]  # type: ignore[arg-type]
+        return torch.stack(rows).float() + 1
+
+    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        return torch.nn.functional.normalize(self.features(images), dim=1)
+
+
+def make(run: Run, planted: DiffusionPipeline, *names: str, **options: Any) -> None:
+    for name in names:
+        generate_all(run, planted, ImageSet(neurons=NeuronSet.parse(name), **options), FEW)
+
+
+def measure(run: Run, name: str) -> dict[int, dict[str, Any]]:
+    return evaluate_all(run, name, descriptor=Colours(), alignment=None)
+
+
+def test_metrics_resume_and_agree(run: Run, planted: DiffusionPipeline) -> None:
+    make(run, planted, "original", "refined")
+    first = {name: measure(run, name) for name in image_sets(run)}
+    assert first["original"][1]["sscd_gen"] == pytest.approx([1.0, 1.0], abs=1e-5)
+    assert len(first["refined"][1]["sscd_orig"]) == 2
+    assert first["refined"][1]["references"] == {"used": 1, "missing": (), "unreadable": ()}
+    assert {"alignment", "masked"}.isdisjoint(first["refined"][1])
+    again = {name: measure(run, name) for name in image_sets(run)}
+    assert [record[1]["sscd_orig"] for record in again.values()] == [record[1]["sscd_orig"] for record in first.values()]
+    with pytest.raises(RunError, match="made with descriptor"):
+        evaluate_all(run, "refined", descriptor=BundledDescriptor(), alignment=None)
+
+
+def test_missing_pieces_are_named(run: Run, planted: DiffusionPipeline) -> None:
+    with pytest.raises(RunError, match="no images refined"):
+        measure(run, "refined")
+    make(run, planted, "refined")
+    with pytest.raises(RunError, match="no original images to compare refined with"):
+        measure(run, "refined")
+    make(run, planted, "original")
+    (run.folder / "images" / "refined" / "00001_00.png").write_text("no image")
+    with pytest.raises(MetricError, match=r"00001_00\.png: not readable"):
+        measure(run, "refined")
+
+
+def test_training_images_that_are_gone_are_counted_and_named(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+    make(run, planted, "original")
+    (tmp_path / "broken.png").write_text("no image")
+    paths = [tmp_path / name for name in ("reference.png", "broken.png", "gone.png")]
+    found = evaluate_all(run, "original", descriptor=Colours(), alignment=None, references={1: paths})
+    assert found[1]["references"] == {"used": 1, "missing": ("gone.png",), "unreadable": ("broken.png",)}
+    assert len(found[1]["sscd_orig"]) == 2
+    assert missing_references(run) == (["gone.png"], ["broken.png"])
+    notes = summary_table(read_results(run)).notes
+    assert any("missing: 1 (gone.png)" in note for note in notes)
+    assert any("unreadable: 1 (broken.png)" in note for note in notes)
+
+
+def test_without_any_training_image_there_is_no_copy_score(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+    make(run, planted, "original")
+    found = evaluate_all(run, "original", descriptor=Colours(), alignment=None, references={1: [tmp_path / "gone.png"]})
+    assert "sscd_orig" not in found[1]
+
+
+def test_images_of_other_seeds_are_not_compared(run: Run, planted: DiffusionPipeline) -> None:
+    make(run, planted, "original")
+    generate_all(run, planted, ImageSet(neurons=NeuronSet.parse("refined")), replace(FEW, seed=5, scale=0.5))
+    with pytest.raises(RunError, match="made with seed = 5, the original images with 2"):
+        measure(run, "refined-scale-0.5")
+
+
+def test_other_prompts_have_a_column_of_their_own_with_the_quality(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+    others: dict[str, Any] = {"prompts": [Prompt("a cat"), Prompt("a dog")], "label": "animals"}
+    make(run, planted, "original", "refined", **others)
+    make(run, planted, "original")
+    real = tmp_path / "real"
+    real.mkdir()
+    for shade in (0, 90, 200):
+        Image.new("RGB", (30, 20), (shade, 30, 90)).save(real / f"{shade}.png")
+    for name in ("original-on-animals", "refined-on-animals", "refined-on-animals"):
+        quality_all(run, name, real, Colours())
+        measure(run, name)
+    assert len(run.records("quality")) == 2
+    table = summary_table(read_results(run))
+    assert table.columns[-1] == "animals"
+    rows = {row.label: row for row in table.rows}
+    assert rows["same as before, neurons off"].cells[-1].count == 2
+    assert rows["FID to real, neurons off"].cells[-1].count == 4
+    assert rows["FID to real, neurons off"].by == "inception-colours (sha256 cccccccccccc)"
+    assert not any(cell.figure for cell in rows["FID to real, before"].cells[:-1])
+
+
+def test_template_prompts_get_a_masked_score(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+    make(run, planted, "original")
+    lines = (run.folder / "prompts.jsonl").read_text().replace('"VM"', '"TM"')
+    run.write("prompts.jsonl", lines)
+    for number, shade in enumerate((40, 200)):
+        image = Image.new("RGB", (20, 20), (30, 90, 160))
+        image.paste((90, 20, 20), (0, 0, 10, 20))
+        image.paste((shade, 10, 10), (12, 0, 20, 8))
+        image.save(tmp_path / f"{number}.png")
+    found = evaluate_all(run, "original", descriptor=Colours(), alignment=None, references={1: [tmp_path / "0.png", tmp_path / "1.png"]})
+    assert len(found[1]["masked"]) == 2
+    assert all(-1 <= score <= 1 for score in found[1]["masked"])
