@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from PIL import Image
 
 from conftest import make_pipeline
 from unmemorize import GenerationSettings, Model, ModelError, NeuronError, Neurons, generate
+from unmemorize._generation import generate_each
+from unmemorize._switch import scaled
 
 FEW = GenerationSettings(images=3, steps=3, guidance=2.0)
 
@@ -66,3 +71,22 @@ def test_the_safety_checker_does_not_black_out_images(pipe: DiffusionPipeline) -
     pipe.safety_checker = checker
     assert all(np.array_equal(one, other) for one, other in zip(plain, arrays(generate(pipe, "a prompt", settings=FEW)), strict=True))
     assert pipe.safety_checker is checker
+
+
+def test_prompts_of_a_batch_have_their_own_neurons(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    """In float64, where no rounding can hide a mistake: whatever the batch, each prompt looks as if it were alone."""
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.double()
+    prompts, off = ["a cat", "a dog", "a cat"], [neurons, Neurons(), Neurons({next(iter(neurons.layers)): [1, 5]})]
+    alone = [arrays(generate(pipe, prompt, some, settings=FEW)) for prompt, some in zip(prompts, off, strict=True)]
+    assert not np.array_equal(alone[0][0], alone[2][0])
+    for batch in (1, 2, 4, 9, 50):
+        together = generate_each(pipe, prompts, off, settings=replace(FEW, batch=batch))
+        for expected, images in zip(alone, together, strict=True):
+            assert all(np.array_equal(one, other) for one, other in zip(expected, arrays(images), strict=True))
+
+
+def test_neurons_must_fit_the_batch(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    model = Model(pipe)
+    with scaled(model, [neurons, Neurons()], 0.0), pytest.raises(ModelError, match="2 sets of neurons do not fit a batch of 3"):
+        model.predict(model.draw_latents(3, 0), torch.tensor(3), model.encode(["a", "b", "c"]))

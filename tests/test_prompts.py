@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from unmemorize import Prompt, PromptError, read_prompts
+from unmemorize import Prompt, PromptError, iter_prompts, read_prompts
 from unmemorize._prompts import as_prompts
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "memorized_laion_prompts.csv"
@@ -48,6 +48,28 @@ def test_published_prompts_are_read_without_loss() -> None:
     prompts = read_prompts(PUBLISHED)
     assert [sum(prompt.kind == kind for prompt in prompts) for kind in ("VM", "TM")] == [112, 388]
     assert all(prompt.url for prompt in prompts)
+    assert [(prompt.text, prompt.url, prompt.kind) for prompt in prompts] == published_by_hand(PUBLISHED.read_text(encoding="utf-8"))
+
+
+def published_by_hand(text: str) -> list[tuple[str, str, str]]:
+    """Caption, URL and type, by reading the file letter by letter."""
+    rows: list[list[str]] = [[""]]
+    quoted, place = False, 0
+    while place < len(text):
+        letter = text[place]
+        if quoted and text[place : place + 2] == '""':
+            rows[-1][-1] += '"'
+            place += 1
+        elif letter == '"':
+            quoted = not quoted
+        elif not quoted and letter == ";":
+            rows[-1].append("")
+        elif not quoted and letter == "\n":
+            rows.append([""])
+        else:
+            rows[-1][-1] += letter
+        place += 1
+    return [(row[1], row[2], row[3]) for row in rows[1:] if len(row) > 1]
 
 
 @pytest.mark.parametrize(
@@ -89,3 +111,23 @@ def test_latin_1_is_refused(tmp_path: Path) -> None:
 @given(st.lists(st.text(min_size=1), min_size=1))
 def test_any_text_is_a_prompt(texts: list[str]) -> None:
     assert [prompt.text for prompt in as_prompts(texts)] == texts
+
+
+def test_files_are_read_row_by_row(tmp_path: Path) -> None:
+    """What is wrong in a later row does not keep the earlier ones back."""
+    for name, content in (
+        ("p.csv", "caption,kind\nfirst,VM\nsecond,XX\n"),
+        ("p.jsonl", '{"text": "first", "kind": "VM"}\nbroken\n'),
+        ("p.txt", "first\n"),
+    ):
+        (tmp_path / name).write_text(content)
+        assert next(iter_prompts(tmp_path / name)).text == "first"
+    with pytest.raises(PromptError, match="row 2"):
+        read_prompts(tmp_path / "p.csv")
+    with pytest.raises(PromptError, match="unknown kind"):
+        iter_prompts(tmp_path / "p.docx")
+
+
+def test_what_is_known_of_a_prompt() -> None:
+    known = [Prompt("a", "VM"), Prompt("b", "TM", group="mine"), Prompt("c", group="unmemorized"), Prompt("d")]
+    assert [prompt.memorized for prompt in known] == [True, True, False, None]

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from conftest import PROMPTS, make_pipeline
 from unmemorize import Model, Statistics, StatisticsError, compute_statistics
@@ -46,8 +47,9 @@ def test_streaming_in_any_split_gives_numpy_mean_and_std(values: list[float], cu
 
 def test_merged_shards_are_the_whole(pipe: DiffusionPipeline) -> None:
     whole = compute_statistics(pipe, PROMPTS)
-    merged = compute_statistics(pipe, PROMPTS[:2]).merge(compute_statistics(pipe, PROMPTS[2:]))
-    assert merged.count == whole.count
+    merged = compute_statistics(pipe, PROMPTS[1::2]).merge(compute_statistics(pipe, PROMPTS[::2]))
+    assert (merged.count, merged.prompts, merged.fingerprint) == (whole.count, whole.prompts, whole.fingerprint)
+    assert compute_statistics(pipe, PROMPTS[:5]).prompts != whole.prompts
     for path in whole.mean:
         torch.testing.assert_close(merged.mean[path], whole.mean[path], rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(merged.std[path], whole.std[path], rtol=1e-4, atol=1e-7)
@@ -112,3 +114,30 @@ def test_missing_and_truncated_files_are_refused(pipe: DiffusionPipeline, tmp_pa
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(StatisticsError, match="not a valid statistics file"):
         Statistics.load(path)
+
+
+def test_prompts_are_streamed(pipe: DiffusionPipeline) -> None:
+    """Prompts are asked for batch by batch, and not all of them before the first batch is done."""
+    asked: list[str] = []
+    reported: list[tuple[int, int, int | None]] = []
+
+    def stream() -> Iterator[str]:
+        for text in PROMPTS:
+            asked.append(text)
+            yield text
+
+    whole = compute_statistics(pipe, PROMPTS)
+    found = compute_statistics(pipe, stream(), batch=2, progress=lambda done, total: reported.append((len(asked), done, total)))
+    assert reported == [(2, 2, None), (4, 4, None), (6, 6, None)]
+    assert (found.count, found.prompts) == (whole.count, whole.prompts)
+
+
+def test_single_activations_are_kept_on_demand(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    statistics = compute_statistics(pipe, PROMPTS, batch=4, raw=tmp_path / "raw")
+    files = sorted((tmp_path / "raw").iterdir())
+    assert [file.name for file in files] == ["00000000.safetensors", "00000004.safetensors"]
+    parts = [load_file(file) for file in files]
+    for path, mean in statistics.mean.items():
+        rows = torch.cat([part[path] for part in parts])
+        assert rows.shape == (len(PROMPTS), len(mean))
+        torch.testing.assert_close(rows.double().mean(0), mean)

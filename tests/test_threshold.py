@@ -4,10 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diffusers import DiffusionPipeline
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import PROMPTS, make_pipeline
 from unmemorize import Model, NoiseSettings, Threshold, ThresholdError, calibrate_threshold
 from unmemorize._similarity import make_probe, noise_differences, pairwise_similarity
+from unmemorize._threshold import conformal_quantile
 
 SETTINGS = NoiseSettings(seeds=4)
 
@@ -72,3 +75,55 @@ def test_malformed_files_are_refused(pipe: DiffusionPipeline, tmp_path: Path, ch
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ThresholdError, match=message):
         Threshold.load(path)
+
+
+@given(st.integers(1, 200), st.sampled_from([0.5, 0.25, 0.2, 0.1, 0.05, 0.01]))
+def test_the_conformal_quantile_bounds_the_rate_of_an_exchangeable_prompt(count: int, rate: float) -> None:
+    """Of count + 1 exchangeable scores each is the new one with the same probability; it must exceed tau in at most that share."""
+    scores = np.random.default_rng(count).permutation(count + 1) / (count + 1)
+    needed = int(np.ceil(round(1 / rate, 9))) - 1
+    if count < needed:
+        with pytest.raises(ThresholdError, match=f"it takes at least {needed}"):
+            conformal_quantile(scores[:-1].tolist(), rate)
+        return
+    exceeding = [score > conformal_quantile(np.delete(scores, place).tolist(), rate) for place, score in enumerate(scores)]
+    assert np.mean(exceeding) <= rate + 1e-12
+    largest_allowed = np.floor(round((count + 1) * rate, 9))
+    assert sum(exceeding) == largest_allowed  # no looser than necessary
+
+
+def test_a_bounded_rate_of_false_positives(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, max_fpr=0.2)
+    assert threshold.tau == sorted(threshold.highest)[5]
+    assert (threshold.reduction, threshold.max_fpr, threshold.deviations) == ("conformal", 0.2, 0.0)
+    threshold.save(tmp_path / "t.json")
+    assert Threshold.load(tmp_path / "t.json") == threshold
+    seen: list[int] = []
+    with pytest.raises(ThresholdError, match=r"6 prompts are too few for a false positive rate of 0\.01: it takes at least 99"):
+        calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, max_fpr=0.01, progress=lambda done, _total: seen.append(done))
+    assert seen == []
+    with pytest.raises(ThresholdError, match="a rate lies between"):
+        calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, max_fpr=1.5)
+
+
+def test_a_threshold_from_elsewhere(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    threshold = Threshold.given(pipe, 0.428, SETTINGS)
+    threshold.check(Model(pipe), SETTINGS)
+    assert threshold.of_criterion("unblocked") == 0.428
+    with pytest.raises(ThresholdError, match='no value for the criterion "seeds"'):
+        threshold.of_criterion("seeds")
+    threshold.save(tmp_path / "t.json")
+    assert Threshold.load(tmp_path / "t.json") == threshold
+    with pytest.raises(ThresholdError, match="tau=42"):
+        Threshold.given(pipe, 42)
+    with pytest.raises(ThresholdError, match="no standard deviation to move by"):
+        threshold.shifted(1)
+
+
+def test_shifting_by_standard_deviations(pipe: DiffusionPipeline) -> None:
+    one = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    three = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, deviations=3)
+    assert one.shifted(2).tau == pytest.approx(three.tau)
+    assert one.shifted(2).deviations == 3
+    assert one.tau_seeds is not None
+    assert one.shifted(-1).tau_seeds == pytest.approx(one.tau_seeds - np.std(one.means, ddof=1))

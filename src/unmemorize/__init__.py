@@ -8,6 +8,7 @@
 
 from unmemorize import testbed
 from unmemorize._errors import (
+    FetchError,
     MetricError,
     ModelError,
     NeuronError,
@@ -21,13 +22,13 @@ from unmemorize._errors import (
 from unmemorize._generation import GenerationSettings, generate
 from unmemorize._model import Model, load_pipeline
 from unmemorize._neurons import NeuronFile, Neurons, random_control
-from unmemorize._prompts import Prompt, read_prompts
+from unmemorize._prompts import Prompt, iter_prompts, read_prompts
 from unmemorize._similarity import NoiseSettings
 from unmemorize._statistics import Statistics, compute_statistics
 from unmemorize._switch import apply, remove, switched_off
 from unmemorize._threshold import Threshold, calibrate_threshold
 from unmemorize.localization import Detection, Localization, LocalizationSettings, detect, localize
-from unmemorize.metrics import BundledDescriptor, ClipAlignment
+from unmemorize.metrics import BundledDescriptor, ClipAlignment, FileDescriptor
 from unmemorize.report import write_report
 from unmemorize.runs import Run
 
@@ -35,6 +36,8 @@ __all__ = [
     "BundledDescriptor",
     "ClipAlignment",
     "Detection",
+    "FetchError",
+    "FileDescriptor",
     "GenerationSettings",
     "Localization",
     "LocalizationSettings",
@@ -60,6 +63,7 @@ __all__ = [
     "compute_statistics",
     "detect",
     "generate",
+    "iter_prompts",
     "load_pipeline",
     "localize",
     "random_control",

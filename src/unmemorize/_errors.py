@@ -8,6 +8,7 @@ UnmemorizeError
 ├── ThresholdError       a threshold cannot be calibrated, or was made under other settings
 ├── RunError             a run folder is damaged, or holds the run of another configuration
 ├── MetricError          a metric cannot be computed from what was given
+├── FetchError           a file cannot be downloaded, or is not the expected one
 └── TestbedError         the bundled model is missing or cannot be made
 """
 
@@ -44,6 +45,10 @@ class RunError(UnmemorizeError):
 
 class MetricError(UnmemorizeError):
     """A metric cannot be computed from what was given."""
+
+
+class FetchError(UnmemorizeError):
+    """A file cannot be downloaded, or what came is not the expected file."""
 
 
 class TestbedError(UnmemorizeError):

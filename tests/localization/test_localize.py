@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from unmemorize import (
     detect,
     localize,
 )
-from unmemorize._similarity import make_probe, noise_differences, similarity
+from unmemorize._similarity import make_probe, noise_differences, pairwise_similarity, similarity
 from unmemorize._statistics import activations
 from unmemorize.localization._settings import Criterion
 
@@ -77,8 +78,8 @@ def test_detection_keeps_the_seeds_above_tau(case: tuple[DiffusionPipeline, Stat
     assert nothing.score == found.score
 
 
-def brute_force(pipe: DiffusionPipeline, prompt: str, kept: Sequence[int], off: Neurons, settings: NoiseSettings) -> float:
-    """The score by editing the weights themselves: the highest similarity of a kept seed to its own unblocked noise difference."""
+def brute_force(pipe: DiffusionPipeline, prompt: str, kept: Sequence[int], off: Neurons, settings: NoiseSettings) -> list[float]:
+    """By editing the weights themselves: the similarity of each kept seed to its own unblocked noise difference."""
     model = Model(pipe)
     probe = make_probe(model, model.encode([prompt]), settings).keep(list(kept))
     unblocked = noise_differences(model, probe)
@@ -88,58 +89,89 @@ def brute_force(pipe: DiffusionPipeline, prompt: str, kept: Sequence[int], off: 
     blocked = noise_differences(model, probe)
     for path, weight in saved.items():
         model.value_layers[path].weight.data.copy_(weight)
-    return float(similarity(unblocked, blocked).max())
+    return [float(value) for value in similarity(unblocked, blocked)]
 
 
 @pytest.mark.parametrize("protocol", ["upstream", "paper"])
-@pytest.mark.parametrize("tau", [0.2, 0.4])
-def test_selection_and_refinement_against_brute_force(protocol: str, tau: float) -> None:
-    """All subsets of the candidates are scored by editing weights; the method, done on that table by a plain transcription, agrees."""
+@pytest.mark.parametrize(
+    ("tau", "change"),
+    [
+        (0.2, {}),
+        (0.4, {}),
+        (0.4, {"use_theta": False}),
+        (0.2, {"use_theta": False, "top_k": 2}),
+        (0.2, {"use_top_k": False}),
+        (0.4, {"top_k": 3}),
+        (0.4, {"initial_threshold": 0.6}),
+        (0.4, {"refinement_threshold": 0.9}),
+        (0.4, {"seed_threshold": 0.5}),
+        (0.4, {"relative_threshold": 0.2}),
+        (0.2, {"relative_threshold": 0.5}),
+    ],
+)
+def test_selection_and_refinement_against_brute_force(protocol: str, tau: float, change: dict[str, Any]) -> None:
+    """Sets of neurons are scored by editing weights; the method, done on these scores by a plain transcription, agrees."""
     pipe = make_pipeline()
     plant_neuron(pipe, LAYERS[0], 3)
     noise = NoiseSettings(seeds=3, protocol=protocol)  # type: ignore[arg-type]
     statistics = compute_statistics(pipe, OTHERS)
     threshold = replace(calibrate_threshold(pipe, PROMPTS, settings=noise), tau=tau)
-    settings = LocalizationSettings(noise=noise, layers="down_blocks.0.*", theta=2.0, theta_step=0.5)
+    settings = LocalizationSettings(noise=noise, layers="down_blocks.0.*", theta=2.0, theta_step=0.5, **change)
     found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings)
     model = Model(pipe)
-    activation = activations(model, model.encode([PLANTED_PROMPT]))[LAYERS[0]][0]
+    text = model.encode([PLANTED_PROMPT])
+    activation = activations(model, text)[LAYERS[0]][0]
     z = ((activation.double() - statistics.mean[LAYERS[0]]) / statistics.std[LAYERS[0]]).abs()
     ranked = activation.argsort(descending=True).tolist()
+    matrix = pairwise_similarity(noise_differences(model, make_probe(model, text, noise)))
+    filtering = change.get("seed_threshold", tau)
+    kept = tuple(seed for seed in range(3) if max(float(matrix[seed, other]) for other in range(3) if other != seed) > filtering)
     assert found.detection is not None
-    kept = found.detection.kept
+    assert found.detection.kept == kept
     assert kept
-    table = {frozenset(index for index, chosen in enumerate(bits) if chosen): 0.0 for bits in product((False, True), repeat=len(z))}
-    assert len(table) == 256
-    for off in table:
-        table[off] = brute_force(pipe, PLANTED_PROMPT, kept, Neurons({LAYERS[0]: off}), noise)
+
+    @cache
+    def seedwise(off: frozenset[int]) -> list[float]:
+        return brute_force(pipe, PLANTED_PROMPT, kept, Neurons({LAYERS[0]: off}), noise)
+
+    def score(off: frozenset[int]) -> float:
+        return max(seedwise(off))
+
     thetas = [2.0, 1.5] if protocol == "upstream" else [2.0, 1.5, 1.0]
-    for k, theta in enumerate(thetas):
-        by_theta, by_rank = [index for index in range(len(z)) if z[index] > theta], ranked[:k]
+    if not settings.use_theta:
+        thetas = [2.0 - 0.5 * step for step in range(len(z) + 1 - settings.top_k)]
+    for step, theta in enumerate(thetas):
+        by_theta = [index for index in range(len(z)) if z[index] > theta] if settings.use_theta else []
+        by_rank = ranked[: settings.top_k + step] if settings.use_top_k else []
         initial = frozenset([*by_theta, *by_rank])
-        if table[initial] <= tau:
+        if score(initial) <= change.get("initial_threshold", tau):
             break
-    floor = table[initial] > tau
-    assert (found.floor, found.theta, found.top_k) == (floor, theta, k)
+    floor = score(initial) > change.get("initial_threshold", tau)
+    assert (found.floor, found.theta, found.top_k) == (floor, theta, settings.top_k + step)
     assert set(found.initial) == {(LAYERS[0], index) for index in initial}
-    limit = table[initial] if floor else tau
-    left, score = set(initial), table[initial]
-    if table[frozenset()] < limit:
-        left, score = set(), table[frozenset()]
+    limit = score(initial) if floor else change.get("refinement_threshold", tau)
+
+    def passes(off: frozenset[int]) -> bool:
+        if settings.relative_threshold is None:
+            return score(off) < limit
+        changes = [abs(ours - full) / abs(full) for ours, full in zip(seedwise(off), seedwise(initial), strict=True)]
+        return max(changes) < settings.relative_threshold
+
+    left = frozenset(initial)
+    if left and passes(frozenset()):
+        left = frozenset()
     else:
         copies = by_theta + by_rank
         if protocol == "paper":
             copies = [index for place, index in enumerate(copies) if index not in copies[place + 1 :]]
         for index in list(copies):
             twin = copies.count(index) > 1
-            trial = score if twin else table[frozenset(left - {index})]
-            if trial < limit:
+            trial = left if twin else left - {index}
+            if passes(trial):
                 copies.remove(index)
-                if not twin:
-                    left.remove(index)
-                score = trial
+                left = trial
     assert set(found.neurons) == {(LAYERS[0], index) for index in left}
-    assert found.score == pytest.approx(score, abs=1e-4)
+    assert found.score == pytest.approx(score(left), abs=1e-4)
 
 
 def test_another_models_statistics_or_threshold_are_refused(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
@@ -159,11 +191,21 @@ def test_another_protocol_is_refused(case: tuple[DiffusionPipeline, Statistics, 
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"criterion": "mine"}, "unknown"), ({"theta_step": 0}, "must fall"), ({"theta": 0.5}, "must fall")]
+    ("change", "message"),
+    [
+        ({"criterion": "mine"}, "unknown"),
+        ({"theta_step": 0}, "must fall"),
+        ({"theta": 0.5}, "must fall"),
+        ({"top_k": -1}, "k counts neurons"),
+        ({"use_theta": False, "use_top_k": False}, "neither theta nor top-k"),
+        ({"seed_threshold": 2.0}, "seed_threshold=2.0: must lie between 0 and 1"),
+        ({"relative_threshold": 0.2, "criterion": "seeds"}, "seed by seed"),
+        ({"relative_threshold": 0.2, "refinement_threshold": 0.2}, "one of the two thresholds"),
+    ],
 )
-def test_bad_settings_are_refused(change: dict[str, float], message: str) -> None:
+def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        LocalizationSettings(**change)  # type: ignore[arg-type]
+        LocalizationSettings(**change)
 
 
 def test_record_round_trip(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:

@@ -12,22 +12,38 @@ from diffusers.utils import logging as diffusers_logging
 from rich.markup import escape
 
 from unmemorize._errors import UnmemorizeError
-from unmemorize.cli import demo, detect, evaluate, generate, localize, merge_statistics, report, statistics, testbed, threshold
+from unmemorize.cli import (
+    demo,
+    detect,
+    evaluate,
+    export,
+    fetch,
+    generate,
+    import_upstream,
+    localize,
+    merge_statistics,
+    report,
+    statistics,
+    testbed,
+    threshold,
+)
 from unmemorize.cli._common import errors
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     help="Find the neurons with which a text-to-image diffusion model memorizes training images, and switch them off.\n\n"
-    "The steps: statistics, threshold, localize, generate, evaluate, report. All of them at once on the bundled model: demo.",
+    "The steps: statistics, threshold, localize, generate, evaluate, report. All of them at once on the bundled model: demo. "
+    "Everything in a run folder says how it was made, and the same command goes on where it stopped.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )
-for module in (demo, statistics, merge_statistics, threshold, detect, localize, generate, evaluate, report):
+for module in (demo, statistics, merge_statistics, threshold, detect, localize, generate, evaluate, report, import_upstream):
     app.command(module.__name__.rsplit(".", 1)[-1].replace("_", "-"))(module.command)
-app.add_typer(testbed.app, name="testbed")
+for group in (export, fetch, testbed):
+    app.add_typer(group.app, name=group.__name__.rsplit(".", 1)[-1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,12 +1,14 @@
-"""The commands ``testbed check``, ``testbed calibrate`` and ``testbed train``."""
+"""The commands ``testbed ...``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
+from unmemorize import testbed as assets
 from unmemorize._errors import TestbedError
+from unmemorize._files import atomic_write
 from unmemorize._model import load_pipeline
 from unmemorize.cli._common import console, progress_bar
 from unmemorize.testbed._calibrate import calibrate as run_calibration
@@ -34,6 +36,17 @@ def calibrate() -> None:
     """Make the statistics, the threshold and the defaults of the bundled model again, in the package."""
     with progress_bar("calibrate") as progress:
         run_calibration(load_pipeline("testbed", device="cpu"), progress=progress)
+
+
+@app.command()
+def captions(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write them (.txt).")],
+    split: Annotated[Literal["train", "calibration", "test"], typer.Option(help="Seen in training, or held out.")] = "test",
+) -> None:
+    """Write captions that the bundled model has not memorized, for unmemorize generate --prompts and the like."""
+    given = assets.captions(split)
+    atomic_write(output, "\n".join(given) + "\n", TestbedError)
+    console.print(f"{len(given)} captions: {output}")
 
 
 @app.command()

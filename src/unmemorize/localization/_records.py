@@ -71,7 +71,7 @@ class Localization:
         tau: the score at which the initial selection ended.
         threshold: what the score of a refined set had to stay below; at the floor the initial score.
         theta, top_k: the last ones of the initial selection.
-        floor: theta or k ran out before the score fell to tau, so the copy may survive with all candidates off.
+        floor: theta or k ran out before the score fell to tau, so the copy may survive with all candidates off; None when unknown.
         z_scores: layer -> z-scores of ``neurons``, in their order.
         criterion, protocol, kernel: how similarity was judged, with MS-SSIM kernel size.
         evaluations: denoiser sample evaluations spent, detection included; None for an imported record.
@@ -89,7 +89,7 @@ class Localization:
     threshold: float | None = None
     theta: float | None = None
     top_k: int | None = None
-    floor: bool = False
+    floor: bool | None = False
     z_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     criterion: Criterion
     protocol: Protocol

@@ -126,7 +126,7 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
             for path, indices in record.neurons.layers.items()
             for neuron, z in zip(indices, record.z_scores.get(path, (None,) * len(indices)), strict=True)
         )
-        cards.append(Card(record.prompt, record.group, tuple(facts), neurons, tuple(strips), record.floor))
+        cards.append(Card(record.prompt, record.group, tuple(facts), neurons, tuple(strips), bool(record.floor)))
     return cards
 
 

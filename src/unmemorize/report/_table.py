@@ -147,11 +147,15 @@ def _row(results: Results, label: str, answer: Callable[[str], Cell], by: str = 
 def _localization_rows(results: Results) -> list[Row]:
     return [
         _row(results, "detected as memorized", lambda column: _share(results.localized(column), lambda record: record.memorized)),
-        _row(results, "theta floor reached", lambda column: _share(results.memorized(column), lambda record: record.floor)),
+        _row(results, "theta floor reached", lambda column: _share(_told(results.memorized(column)), lambda record: bool(record.floor))),
         _row(results, "neurons, initial selection", lambda column: _median(len(record.initial) for record in results.memorized(column))),
         _row(results, "neurons, refined", lambda column: _median(len(record.neurons) for record in results.memorized(column))),
         _row(results, "seconds per prompt", lambda column: _median(record.seconds for record in results.localized(column))),
     ]
+
+
+def _told(records: list[Localization]) -> list[Localization]:
+    return [record for record in records if record.floor is not None]
 
 
 def _truth_rows(results: Results, truth: Truth) -> list[Row]:

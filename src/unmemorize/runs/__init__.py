@@ -13,6 +13,7 @@ from unmemorize.runs._steps import (
     prompt_to_json,
     read_localizations,
     run_prompts,
+    start_run,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "quality_all",
     "read_localizations",
     "run_prompts",
+    "start_run",
 ]

@@ -36,10 +36,17 @@ def open_run(folder: str | Path, pipe: DiffusionPipeline, prompts: Sequence[Prom
         RunError: the folder holds another run.
     """
     model = Model(pipe)
+    return start_run(folder, prompts, {"model": model.name, "fingerprint": model.fingerprint, "dtype": str(model.dtype), **settings})
+
+
+def start_run(folder: str | Path, prompts: Sequence[Prompt], config: Mapping[str, Any]) -> Run:
+    """Start or go on with a run over these prompts; ``config`` names the model, too.
+
+    Raises:
+        RunError: the folder holds another run.
+    """
     texts = [json.dumps(prompt_to_json(prompt), ensure_ascii=False) for prompt in prompts]
-    run = Run.open(
-        folder, {"model": model.name, "fingerprint": model.fingerprint, "dtype": str(model.dtype), "prompts": hash_texts(texts), **settings}
-    )
+    run = Run.open(folder, {**config, "prompts": hash_texts(texts)})
     run.write("prompts.jsonl", "\n".join(texts) + "\n")
     return run
 

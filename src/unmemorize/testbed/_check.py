@@ -185,7 +185,7 @@ def _localization(pipe: DiffusionPipeline, statistics: Statistics, threshold: Th
             )
         )
     natural = {entry: record for entry, record in found.items() if not entry.neurons and record.memorized}
-    floor = sum(record.floor for record in natural.values())
+    floor = sum(bool(record.floor) for record in natural.values())
     findings.append(
         Finding("localization, natural plants: floor reached", floor / max(1, len(natural)), f"{floor} of {len(natural)} detected")
     )

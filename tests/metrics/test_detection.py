@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unmemorize import MetricError
+from unmemorize.metrics import auroc, tpr_at_fpr
+
+SCORES = st.lists(st.integers(0, 20).map(lambda value: value / 20), min_size=1, max_size=12)
+
+
+@given(SCORES, SCORES)
+def test_auroc_counts_pairs(memorized: list[float], others: list[float]) -> None:
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in memorized for b in others]
+    found = auroc(memorized, others)
+    assert found.value == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert 0 <= found.low <= found.high <= 1
+
+
+def best_share(memorized: list[float], others: list[float], fpr: float) -> float:
+    limits = [*memorized, *others, 2.0]
+    allowed = [limit for limit in limits if np.mean([score >= limit for score in others]) <= fpr]
+    return float(max(np.mean([score >= limit for score in memorized]) for limit in allowed))
+
+
+def test_share_found_at_a_rate_of_false_positives() -> None:
+    rng = np.random.default_rng(0)
+    memorized, others = rng.normal(1.5, 1, 60).tolist(), rng.normal(0, 1, 300).tolist()
+    for rate in (0.01, 0.1):
+        assert tpr_at_fpr(memorized, others, rate).value == pytest.approx(best_share(memorized, others, rate), abs=1e-6)
+
+
+def test_intervals_shrink_with_more_prompts() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (auroc(rng.normal(1, 1, count).tolist(), rng.normal(0, 1, count).tolist()) for count in (15, 300))
+    assert many.high - many.low < few.high - few.low
+    assert str(few) == f"{few.value:.3f} ({few.low:.3f} to {few.high:.3f})"
+
+
+def test_one_class_alone_is_refused() -> None:
+    with pytest.raises(MetricError, match="2 memorized and 0 unmemorized"):
+        auroc([0.1, 0.2], [])

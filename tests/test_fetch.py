@@ -1,0 +1,123 @@
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from unmemorize import FetchError, Prompt
+from unmemorize._fetch import download, fetch_images
+
+CONTENT = bytes(range(256)) * 20_000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves /file whole or from an offset, /broken half of it, /stubborn without ranges, /picture.png a JPEG, and else 404."""
+
+    ranges: list[str | None]
+
+    def do_GET(self) -> None:
+        start = self.headers.get("Range")
+        self.ranges.append(start)
+        files = {"/picture.png": picture(), "/text.jpg": b"no image"} | dict.fromkeys(("/file", "/broken", "/stubborn"), CONTENT)
+        body = files.get(self.path)
+        if body is None:
+            self.send_error(404)
+            return
+        offset = int(start.removeprefix("bytes=").removesuffix("-")) if start and self.path != "/stubborn" else 0
+        if offset >= len(body):
+            self.send_error(416)
+            return
+        self.send_response(206 if offset else 200)
+        self.send_header("Content-Length", str(len(body) - offset))
+        self.end_headers()
+        self.wfile.write(body[offset : len(body) // 2 if self.path == "/broken" else None])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the name is the base class's
+        """Say nothing."""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    Server.ranges = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_file_comes_whole_and_is_kept(address: str, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    download(f"{address}/file", tmp_path / "to" / "it", sha256=SHA256.upper(), progress=lambda *at: seen.append(at))
+    assert (tmp_path / "to" / "it").read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    download(f"{address}/file", tmp_path / "to" / "it", sha256=SHA256)
+    assert len(Server.ranges) == 1
+
+
+def test_an_interrupted_download_goes_on(address: str, tmp_path: Path) -> None:
+    path, part = tmp_path / "it", tmp_path / "it.part"
+    with pytest.raises(FetchError, match=f"{len(CONTENT) // 2} bytes are kept"):
+        download(f"{address}/broken", path)
+    assert part.stat().st_size == len(CONTENT) // 2
+    download(f"{address}/file", path, sha256=SHA256)
+    assert Server.ranges == [None, f"bytes={len(CONTENT) // 2}-"]
+    assert path.read_bytes() == CONTENT
+    assert not part.exists()
+
+
+def test_a_server_without_ranges_starts_anew(address: str, tmp_path: Path) -> None:
+    (tmp_path / "it.part").write_bytes(b"old")
+    download(f"{address}/stubborn", tmp_path / "it", sha256=SHA256)
+    assert (tmp_path / "it").read_bytes() == CONTENT
+
+
+def test_a_whole_part_is_taken(address: str, tmp_path: Path) -> None:
+    (tmp_path / "it.part").write_bytes(CONTENT)
+    download(f"{address}/file", tmp_path / "it", sha256=SHA256)
+    assert (tmp_path / "it").read_bytes() == CONTENT
+
+
+def test_another_file_is_not_taken(address: str, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=f"has SHA-256 {SHA256}, expected 00"):
+        download(f"{address}/file", tmp_path / "it", sha256="00")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("path", "message"), [("/none", "404"), ("/file", "larger than 100 bytes")])
+def test_failures_are_explained(address: str, tmp_path: Path, path: str, message: str) -> None:
+    with pytest.raises(FetchError, match=message):
+        download(f"{address}{path}", tmp_path / "it", largest=100)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://x/y", "http://127.0.0.1:1/closed", "http://[broken"])
+def test_other_addresses_are_not_followed(tmp_path: Path, url: str) -> None:
+    with pytest.raises(FetchError, match="cannot be downloaded"):
+        download(url, tmp_path / "it")
+
+
+def test_images_are_numbered_like_their_prompts_and_failures_named(address: str, tmp_path: Path) -> None:
+    urls = [f"{address}/picture.png", f"{address}/gone.jpg", None, f"{address}/text.jpg", "file:///etc/hostname"]
+    prompts = [Prompt("p", url=url) for url in urls]
+    fetched = fetch_images(prompts, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["0001_picture.jpeg"]
+    assert (tmp_path / "0001_picture.jpeg").read_bytes() == picture()
+    assert fetched.there == 1
+    assert list(fetched.failed) == [2, 4, 5]
+    assert "404" in fetched.failed[2]
+    assert "only http and https" in fetched.failed[5]
+    before = len(Server.ranges)
+    assert fetch_images(prompts[:1], tmp_path).there == 1
+    assert len(Server.ranges) == before
