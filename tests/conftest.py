@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDif
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from server import serving
 from unmemorize import (
     LocalizationSettings,
     Model,
@@ -93,6 +94,13 @@ def bundled_statistics() -> Statistics:
 @pytest.fixture(scope="session")
 def bundled_threshold() -> Threshold:
     return Threshold.load(testbed.threshold_path())
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """The address of a small web server on this machine, see server.py."""
+    with serving() as where:
+        yield where
 
 
 @pytest.fixture(autouse=True)

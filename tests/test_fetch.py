@@ -1,61 +1,10 @@
-import hashlib
-import io
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
+from server import CONTENT, SHA256, Server, picture
 from unmemorize import FetchError, Prompt
 from unmemorize._fetch import download, fetch_images
-
-CONTENT = bytes(range(256)) * 20_000
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-def picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (1, 2, 3)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-class Server(BaseHTTPRequestHandler):
-    """Serves /file whole or from an offset, /broken half of it, /stubborn without ranges, /picture.png a JPEG, and else 404."""
-
-    ranges: list[str | None]
-
-    def do_GET(self) -> None:
-        start = self.headers.get("Range")
-        self.ranges.append(start)
-        files = {"/picture.png": picture(), "/text.jpg": b"no image"} | dict.fromkeys(("/file", "/broken", "/stubborn"), CONTENT)
-        body = files.get(self.path)
-        if body is None:
-            self.send_error(404)
-            return
-        offset = int(start.removeprefix("bytes=").removesuffix("-")) if start and self.path != "/stubborn" else 0
-        if offset >= len(body):
-            self.send_error(416)
-            return
-        self.send_response(206 if offset else 200)
-        self.send_header("Content-Length", str(len(body) - offset))
-        self.end_headers()
-        self.wfile.write(body[offset : len(body) // 2 if self.path == "/broken" else None])
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the name is the base class's
-        """Say nothing."""
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    Server.ranges = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
 
 
 def test_a_file_comes_whole_and_is_kept(address: str, tmp_path: Path) -> None:

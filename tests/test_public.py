@@ -13,4 +13,4 @@ def test_all_is_sorted_and_complete() -> None:
 def test_errors_are_one_tree() -> None:
     errors = [getattr(unmemorize, name) for name in unmemorize.__all__ if name.endswith("Error")]
     assert all(issubclass(error, unmemorize.UnmemorizeError) for error in errors)
-    assert len(errors) == 9
+    assert len(errors) == 10

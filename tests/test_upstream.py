@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from conftest import make_pipeline
+from networks import statistics_for
 from unmemorize import (
     GenerationSettings,
     Model,
@@ -40,11 +41,6 @@ def write_results(path: Path, rows: tuple[tuple[str, ...], ...] = ROWS, columns:
         writer.writerow(columns)
         writer.writerows(rows)
     return path
-
-
-def statistics_for(widths: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    return tuple([torch.rand(width, generator=generator) for width in widths] for _ in range(2))  # type: ignore[return-value]
 
 
 def searched(pipe: DiffusionPipeline) -> dict[str, int]:

@@ -9,46 +9,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.linalg import sqrtm
-from torch import Tensor, nn
+from torch import Tensor
 
+from networks import Layers, Network, save_script
 from unmemorize import ClipAlignment, MetricError
 from unmemorize.metrics import InceptionFeatures, features_of, image_files, quality
 from unmemorize.metrics._quality import clean_resize
 
 Array = NDArray[np.float64]
-
-
-class Layers(nn.Module):
-    """A small network in the place of Inception: 6 numbers per image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv2d(3, 6, 5, stride=7)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        found: Tensor = self.conv(pixels).relu().mean((2, 3))
-        return found
-
-
-class Network(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = Layers()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        found: Tensor = self.layers(pixels)
-        return found
-
-
-def save_script(module: nn.Module, path: Path) -> str:
-    import hashlib
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.script(module), path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def folder_of_images(folder: Path, count: int, seed: int) -> Path:

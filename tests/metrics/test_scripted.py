@@ -1,30 +1,15 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-import torch
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from test_quality import save_script
 from torch import Tensor, nn
 
+from networks import WEIGHT, Colours, save_onnx, save_script
 from unmemorize import FileDescriptor, MetricError
 from unmemorize.metrics import SSCD_SHA256
 
-WEIGHT = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 IMAGES = [Image.new("RGB", (40, 30), (200, 10, 60)), Image.new("RGB", (9, 90), (3, 100, 250))]
-
-
-class Colours(nn.Module):
-    """Mean colour times a matrix: (B, 3, H, W) to (B, 5)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.from_numpy(WEIGHT))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3)) @ self.weight.T
 
 
 class Flat(nn.Module):
@@ -37,19 +22,6 @@ def by_hand() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     rows = (colours - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225] @ WEIGHT.T
     unit: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return unit
-
-
-def save_onnx(path: Path) -> None:
-    """Mean over the image and a matrix product."""
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight"], ["out"], transB=1),
-    ]
-    given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["B", 3, 16, 16])
-    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["B", 5])
-    graph = helper.make_graph(nodes, "colours", [given], [out], [numpy_helper.from_array(WEIGHT, "weight")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
 def test_torchscript_by_its_hash(tmp_path: Path) -> None:

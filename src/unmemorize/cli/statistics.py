@@ -35,9 +35,9 @@ def command(
     if prompts is None and not is_bundled(pipe):
         raise PromptError("no prompts given. Name a prompt file with --prompts.")
     start, count = _shard(shard) if shard else (0, 1)
-    given = iter_prompts(prompts) if prompts else as_prompts(testbed.captions("train"))
+    given = islice(iter_prompts(prompts), start, None, count) if prompts else as_prompts(testbed.captions("train"))[start::count]
     with progress_bar("statistics") as progress:
-        statistics = compute_statistics(pipe, islice(given, start, None, count), batch=batch, raw=raw, progress=progress)
+        statistics = compute_statistics(pipe, given, batch=batch, raw=raw, progress=progress)
     statistics.save(output)
     console.print(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
 

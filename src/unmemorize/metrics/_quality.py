@@ -75,7 +75,7 @@ def quality(generated: Tensor, real: Tensor) -> Quality:
     fewest = min(len(generated), len(real))
     mean, deviation = _kernel_distance(generated, real, min(SUBSET_SIZE, fewest))
     if fewest <= SUBSET_SIZE:  # every subset is the whole
-        _, deviation = _kernel_distance(generated, real, (fewest + 1) // 2)
+        _, deviation = _kernel_distance(generated, real, max(2, fewest // 2))
     return Quality(float(frechet.compute()), mean, deviation, len(generated), len(real))
 
 
