@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench
+.PHONY: demo test test-slow lint bench evaluation
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
@@ -20,6 +20,9 @@ lint: .venv/developer
 
 bench: .venv/user
 	$(BIN)/python benchmarks/localization.py
+
+evaluation: .venv/user
+	$(BIN)/python benchmarks/evaluation.py
 
 .venv/user: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -24,14 +24,25 @@ def test_python_examples_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
         assert (tmp_path / "neurons.json").exists()
 
 
-def test_commands_and_options_of_the_readme_exist(cli: Callable[..., tuple[int, str, str]]) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = {command: set(re.findall(r"--[a-z-]+", rest)) for command, rest in re.findall(r"^unmemorize (\w+)(.*)$", text, re.MULTILINE)}
-    assert len(commands) >= 6
-    for command, options in commands.items():
-        code, out, _ = cli(command, "--help")
-        assert code == 0
-        assert all(option in out for option in options)
+def commands() -> list[str]:
+    """Every call of the command line in the README and the docs, in code blocks and in running text."""
+    found = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text(encoding="utf-8")
+        found += re.findall(r"^unmemorize (\S.*)$", text, re.MULTILINE) + re.findall(r"`unmemorize ([^`]+)`", text)
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("call", commands())
+def test_commands_and_options_exist(cli: Callable[..., tuple[int, str, str]], call: str) -> None:
+    words = call.split()
+    command = words[:2] if words[0] in ("export", "fetch", "testbed") else words[:1]
+    if command == ["COMMAND"]:
+        command = ["demo"]
+    code, out, _ = cli(*command, "--help")
+    assert code == 0
+    options = [word.split("=")[0].rstrip(",.") for word in words if word.startswith("-") and word != "-"]
+    assert all(re.search(rf"(?<!\S){re.escape(option)}(?!\S)", out) for option in options if option != "-h")
 
 
 def test_links_of_the_docs_exist() -> None:
