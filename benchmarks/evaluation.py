@@ -52,13 +52,15 @@ class Evaluation:
         self.model = um.Model(self.pipe)
         self.statistics = um.Statistics.load(um.testbed.statistics_path())
         self.threshold = um.Threshold.load(um.testbed.threshold_path())
-        self.settings = um.LocalizationSettings(noise=self.threshold.settings, criterion=um.testbed.defaults()["criterion"])
+        self.settings = um.LocalizationSettings(
+            noise=self.threshold.settings, criterion=um.testbed.defaults()["criterion"], refinement="greedy"
+        )
         own = um.testbed.defaults()
         self.generation = um.GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"], batch=16)
         self.descriptor, self.alignment = um.BundledDescriptor(), um.ClipAlignment()
         full = [entry.prompt for entry in um.testbed.planted() if entry.mode != "rare"]
         self.memorized = [prompt for kind in KINDS for prompt in [p for p in full if p.kind == kind][:limit]]
-        self.captions = [um.Prompt(text, group="unmemorized") for text in um.testbed.captions("test")[:limit]]
+        self.captions = [um.Prompt(text, group="unmemorized") for text in um.testbed.captions("test")[: limit or UNMEMORIZED]]
 
     def localize(self, name: str, prompts: Sequence[um.Prompt], threshold: um.Threshold, settings: um.LocalizationSettings) -> um.Run:
         """A run of its own for these settings."""
@@ -93,9 +95,7 @@ class Evaluation:
 
 def main(work: Path, output: Path, limit: int | None = None, images: int = 4) -> None:
     evaluation = Evaluation(work, limit, images)
-    base = evaluation.localize(
-        "base", [*evaluation.memorized, *evaluation.captions[:UNMEMORIZED]], evaluation.threshold, evaluation.settings
-    )
+    base = evaluation.localize("base", [*evaluation.memorized, *evaluation.captions], evaluation.threshold, evaluation.settings)
     sets = [evaluation.images(base, name) for name in ("original", "refined", "initial", "random-refined", "random-initial")]
     sets += [evaluation.images(base, "refined", scale) for scale in SCALES]
     table = evaluation.measure(base, *sets)
@@ -206,7 +206,7 @@ def _document(
         "",
         "Written by `make evaluation` (`benchmarks/evaluation.py`; an interrupted run goes on). Medians over the prompts detected as",
         f"memorized ± MAD [95 % bootstrap interval], each the median over {evaluation.generation.images} seeds; criterion",
-        f"`{evaluation.settings.criterion}`. Copies by {results.metrics[0].descriptor}, alignment by {results.metrics[0].clip}.",
+        f"`{evaluation.settings.criterion}`, refinement `{evaluation.settings.refinement}` (the paper's). Copies by {results.metrics[0].descriptor}, alignment by {results.metrics[0].clip}.",
         "SSCD_Orig: similarity to the training image. SSCD_Gen: to the image of the same seed with nothing off. D_SSCD: between seeds.",
         "Published numbers (SD v1.4, real SSCD and CLIP) measure another model by other networks: compare the pattern, not the values.",
         "",

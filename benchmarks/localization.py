@@ -1,67 +1,176 @@
-"""Where localization spends its denoiser samples and its time, on the memorized prompts of the bundled model.
+"""Localization by the package against the published procedure, on the bundled model and on a full-size U-Net: what each stage costs.
 
-Prints medians over the prompts and, as its last line, the ratios: detection and selection against refinement, and how many denoiser
-samples a localization costs for each one of detection.
+python benchmarks/localization.py [--prompts N] [--criterion seeds|unblocked] [--full-size] [--json FILE]
+
+Prints medians over memorized prompts, of denoiser samples (one initial noise through one denoiser forward; "weighted" by the share of the
+forward's multiply-adds that ran) and of seconds, and as its last line the ratios published / ours.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import resource
 import statistics as stats
 import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import unmemorize as um
-from unmemorize._similarity import highest_similarity, make_probe, noise_differences, pairwise_similarity
-from unmemorize._statistics import activations
+from published import PublishedLocalization
 from unmemorize._value_layers import select_value_layers
-from unmemorize.localization._evaluator import Evaluator
-from unmemorize.localization._refinement import refine
-from unmemorize.localization._selection import select
 
-PROMPTS = 12
+METHODS = ("greedy", "bisect")
 
 
-def main() -> None:
+def main(prompts: int, criterion: str | None, full_size: bool, output: Path | None) -> None:
+    rows = bundled(prompts, criterion or um.testbed.defaults()["criterion"])
+    detected = detection()
+    show(rows)
+    report: dict[str, Any] = {"bundled": rows, "detection": detected}
+    if full_size:
+        report["full size"] = full_size_rows()
+        show(report["full size"])
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2:.2f} GiB")
+    if output is not None:
+        output.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    equal = stats.mean(row["greedy"]["equal"] for row in rows)
+    ratios = " ".join(f"{method}={ratio(rows, method):.1f}" for method in METHODS)
+    print(f"ratios {ratios} detect={detected['published'] / detected['ours']:.1f} greedy_equal={equal:.3f}")
+
+
+def bundled(count: int, criterion: str) -> list[dict[str, Any]]:
     pipe = um.load_pipeline("testbed", device="cpu")
-    model = um.Model(pipe)
     statistics, threshold = um.Statistics.load(um.testbed.statistics_path()), um.Threshold.load(um.testbed.threshold_path())
-    settings = um.LocalizationSettings(noise=threshold.settings, criterion=um.testbed.defaults()["criterion"])
-    tau = threshold.of_criterion(settings.criterion)
-    searched = select_value_layers(model.value_layers)
-    rows: list[dict[str, float]] = []
-    entries = [entry for entry in um.testbed.planted() if entry.neurons]
-    for entry in entries[:PROMPTS]:
+    settings = um.LocalizationSettings(noise=threshold.settings, criterion=criterion)  # type: ignore[arg-type]
+    entries = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
+    um.localize(pipe, entries[0].prompt, statistics=statistics, threshold=threshold, settings=settings)  # warm
+    rows: list[dict[str, Any]] = []
+    for entry in entries:
+        if len(rows) < count:
+            row = compare(pipe, entry.prompt, statistics, threshold, settings)
+            if row is not None:
+                rows.append({**row, "kind": entry.prompt.kind, "mode": entry.mode})
+    return rows
+
+
+def compare(
+    pipe: StableDiffusionPipeline, prompt: um.Prompt, statistics: um.Statistics, threshold: um.Threshold, settings: um.LocalizationSettings
+) -> dict[str, Any] | None:
+    """One prompt by all three; None when it is not memorized."""
+    model = um.Model(pipe)
+    published = PublishedLocalization(model, statistics, threshold, settings, list(select_value_layers(model.value_layers)))
+    reference = published.localize(prompt.text)
+    if not reference.memorized:
+        return None
+    row: dict[str, Any] = {
+        "prompt": prompt.text,
+        "candidates": reference.candidates,
+        "published": {
+            "samples": sum(reference.evaluations.values()),
+            "weighted": float(sum(reference.evaluations.values())),
+            "seconds": sum(reference.seconds.values()),
+            "neurons": len(reference.neurons),
+            "score": reference.score,
+            **{f"{stage} samples": float(spent) for stage, spent in reference.evaluations.items()},
+        },
+    }
+    for method in METHODS:
         began = time.perf_counter()
-        probe = make_probe(model, model.encode([entry.prompt.text]), settings.noise)
-        differences = noise_differences(model, probe)
-        kept = (highest_similarity(pairwise_similarity(differences)) > threshold.tau).nonzero().flatten().tolist()
-        detected = time.perf_counter()
-        if not kept:
-            continue
-        evaluator = Evaluator(model, probe.keep(kept), differences[kept], settings)
-        activation = {path: value[0] for path, value in activations(model, probe.text).items() if path in searched}
-        selection = select(evaluator, statistics.z_scores(activation), activation, tau, settings)
-        selected, samples = time.perf_counter(), evaluator.evaluations
-        refine(evaluator, selection, tau, settings)
-        rows.append(
-            {
-                "detection samples": settings.noise.seeds,
-                "selection samples": samples,
-                "refinement samples": evaluator.evaluations - samples,
-                "detection seconds": detected - began,
-                "selection seconds": selected - detected,
-                "refinement seconds": time.perf_counter() - selected,
-            }
+        chosen = replace(settings, refinement=method)  # type: ignore[arg-type]
+        found = um.localize(pipe, prompt, statistics=statistics, threshold=threshold, settings=chosen)
+        row[method] = {
+            "samples": found.evaluations,
+            "weighted": found.work,
+            "seconds": time.perf_counter() - began,
+            "neurons": len(found.neurons),
+            "score": found.score,
+            "equal": found.neurons == reference.neurons,
+            "jaccard": len(found.neurons & reference.neurons) / max(1, len(found.neurons | reference.neurons)),
+            "minimal": found.minimal,
+        }
+    return row
+
+
+def detection() -> dict[str, float]:
+    """Samples per prompt: the published pass, and ours."""
+    pipe = um.load_pipeline("testbed", device="cpu")
+    threshold = um.Threshold.load(um.testbed.threshold_path())
+    samples = [um.detect(pipe, text, threshold=threshold).evaluations for text in um.testbed.captions("test")[:40]]
+    return {"published": 2.0 * threshold.settings.seeds, "ours": stats.mean(samples)}
+
+
+def full_size_rows() -> list[dict[str, Any]]:
+    """Stable Diffusion 1.4's U-Net with random weights: costs only, so two seeds, few candidates, and a threshold that all seeds pass."""
+    pipe = full_size_pipeline()
+    texts = [f"{word} {number}" for word in ("a", "b", "c") for number in range(6)]
+    statistics = um.compute_statistics(pipe, texts)
+    settings = um.LocalizationSettings(noise=um.NoiseSettings(seeds=2), theta=2.5, theta_floor=2.2)
+    threshold = um.Threshold.given(pipe, 1e-6, settings.noise)
+    few = replace(settings, initial_threshold=0.999999, refinement_threshold=0.999999)
+    row = compare(pipe, um.Prompt("zebra quartz"), statistics, replace(threshold, tau=1e-6), few)
+    return [{**row, "kind": "random", "mode": "SD 1.4 U-Net"}] if row else []
+
+
+def full_size_pipeline() -> StableDiffusionPipeline:
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8, layers_per_block=2
         )
-    median = {name: stats.median(row[name] for row in rows) for name in rows[0]}
-    print(f"medians over {len(rows)} memorized prompts")
-    for name, value in median.items():
-        print(f"  {name:20} {value:.3g}")
-    whole = sum(value for name, value in median.items() if name.endswith("seconds"))
-    cost = sum(value for name, value in median.items() if name.endswith("samples")) / median["detection samples"]
-    print(
-        f"ratios refinement_share_of_time={median['refinement seconds'] / whole:.2f} localization_samples_per_detection_sample={cost:.1f}"
+    unet = unet.to_empty(device="cpu")
+    for name, parameter in unet.named_parameters():
+        torch.nn.init.ones_(parameter) if parameter.ndim == 1 and name.endswith("weight") else torch.nn.init.normal_(parameter, std=0.02)
+    letters = [chr(code) for code in range(ord("0"), ord("z") + 1)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    text = CLIPTextConfig(
+        hidden_size=768, num_hidden_layers=2, num_attention_heads=12, vocab_size=len(words), bos_token_id=0, eos_token_id=1
     )
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=down, up_block_types=up),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77),
+        unet=unet.eval(),
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def ratio(rows: list[dict[str, Any]], method: str) -> float:
+    """The median over prompts of published samples over ours, weighted."""
+    return float(stats.median(row["published"]["weighted"] / row[method]["weighted"] for row in rows))
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    names = ("samples", "weighted", "seconds", "neurons", "score")
+    for kind, mode in dict.fromkeys((row["kind"], row["mode"]) for row in rows):
+        some = [row for row in rows if (row["kind"], row["mode"]) == (kind, mode)]
+        print(f"{kind} {mode}: {len(some)} prompts, {stats.median(row['candidates'] for row in some):g} candidates")
+        print(" " * 12 + "".join(f"{name:>10}" for name in (*names, "equal", "jaccard", "ratio", "time")))
+        for method in ("published", *METHODS):
+            cells = [row[method] for row in some]
+            shown = [stats.median(cell[name] for cell in cells) for name in names]
+            if method != "published":
+                shown += [stats.mean(cell[name] for cell in cells) for name in ("equal", "jaccard")]
+                shown += [ratio(some, method), stats.median(row["published"]["seconds"] / row[method]["seconds"] for row in some)]
+            print(f"  {method:10}" + "".join(f"{value:10.3g}" for value in shown))
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--prompts", type=int, default=34)
+    parser.add_argument("--criterion", choices=("seeds", "unblocked"))
+    parser.add_argument("--full-size", action="store_true")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    main(given.prompts, given.criterion, given.full_size, given.json)

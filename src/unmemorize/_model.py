@@ -107,17 +107,21 @@ class Model:
         scheduler.set_timesteps(steps)
         return cast(Tensor, scheduler.timesteps)
 
-    @torch.inference_mode()
-    def predict(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, text: Tensor, *, gradient: bool = False) -> Tensor:
         """The denoiser's output for latents (B, C, H, W) and text (B, tokens, features), float32 of shape (B, C, H, W).
+
+        Args:
+            latents, timestep, text: what the denoiser sees.
+            gradient: keep what a backward pass needs; without, inference mode.
 
         Raises:
             ModelError: the output is not finite.
         """
-        prediction: Tensor = self.pipe.unet(latents, timestep.to(self.device), encoder_hidden_states=text, return_dict=False)[0].float()
-        if not bool(torch.isfinite(prediction).all()):
+        with torch.inference_mode(not gradient):
+            output: Tensor = self.pipe.unet(latents, timestep.to(self.device), encoder_hidden_states=text, return_dict=False)[0].float()
+        if not bool(torch.isfinite(output).all()):
             raise ModelError(f"{self.name}: the denoiser returns NaN or infinity in {self.dtype}. Load it with --dtype float32.")
-        return prediction
+        return output
 
 
 def ddim(pipe: Any) -> DDIMScheduler:

@@ -5,7 +5,7 @@ Paper: section 3.1. The first denoising step of a memorized prompt points to the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -66,7 +66,11 @@ class Probe:
 
     def keep(self, seeds: list[int]) -> Probe:
         """The same with only some of the seeds."""
-        return Probe(self.latents[seeds], self.timestep, self.text, self.empty)
+        return replace(self, latents=self.latents[seeds])
+
+    def differentiable(self) -> Probe:
+        """The same in tensors that a backward pass accepts."""
+        return replace(self, text=self.text.clone(), empty=None if self.empty is None else self.empty.clone())
 
 
 def make_probe(model: Model, text: Tensor, settings: NoiseSettings) -> Probe:
@@ -76,15 +80,18 @@ def make_probe(model: Model, text: Tensor, settings: NoiseSettings) -> Probe:
     return Probe(model.draw_latents(settings.seeds, settings.seed), timestep, text, empty)
 
 
-def noise_differences(model: Model, probe: Probe, guidance: float = 0.0) -> Tensor:
-    """Predicted minus initial noise, rescaled to [0, 1] per sample and channel, float32 of shape (seeds, C, H, W); one denoiser pass."""
+def noise_differences(model: Model, probe: Probe, guidance: float = 0.0, *, gradient: bool = False) -> Tensor:
+    """Predicted minus initial noise, rescaled to [0, 1] per sample and channel, float32 of shape (seeds, C, H, W); one denoiser pass.
+
+    With ``gradient`` it can be differentiated; the probe must not come from inference mode then.
+    """
     count = len(probe.latents)
     text = probe.text.expand(count, -1, -1)
     if probe.empty is None:
-        prediction = model.predict(probe.latents, probe.timestep, text)
+        prediction = model.predict(probe.latents, probe.timestep, text, gradient=gradient)
     else:
         both = torch.cat([probe.empty.expand(count, -1, -1), text])
-        unconditional, conditional = model.predict(probe.latents.repeat(2, 1, 1, 1), probe.timestep, both).chunk(2)
+        unconditional, conditional = model.predict(probe.latents.repeat(2, 1, 1, 1), probe.timestep, both, gradient=gradient).chunk(2)
         prediction = unconditional + guidance * (conditional - unconditional)
     difference = prediction - probe.latents.float()
     low, high = difference.amin((2, 3), keepdim=True), difference.amax((2, 3), keepdim=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,17 @@ def scaled(model: Model, rows: Sequence[Neurons], scale: float) -> Iterator[None
     The batch must be as long as the rows, or a multiple of it (conditional and unconditional halves), in the same order.
     """
     handles = _hook(model, rows, scale)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def gated(model: Model, gates: Mapping[str, Tensor]) -> Iterator[None]:
+    """Multiply the outputs of value layers by gates, layer -> (features,), which may require gradients, while the context lasts."""
+    handles = [model.value_layers[path].register_forward_hook(_scaling(gate[None, None])) for path, gate in gates.items()]
     try:
         yield
     finally:

@@ -188,6 +188,7 @@ def _row(row: dict[str, Any], widths: dict[str, int], where: str) -> tuple[str, 
         protocol="upstream",
         kernel=11,
         evaluations=None,
+        work=None,
         seconds=None,
     )
     return row["Caption"], row["URL"], found

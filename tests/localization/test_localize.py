@@ -116,7 +116,7 @@ def test_selection_and_refinement_against_brute_force(protocol: str, tau: float,
     noise = NoiseSettings(seeds=3, protocol=protocol)  # type: ignore[arg-type]
     statistics = compute_statistics(pipe, OTHERS)
     threshold = replace(calibrate_threshold(pipe, PROMPTS, settings=noise), tau=tau)
-    settings = LocalizationSettings(noise=noise, layers="down_blocks.0.*", theta=2.0, theta_step=0.5, **change)
+    settings = LocalizationSettings(noise=noise, refinement="greedy", layers="down_blocks.0.*", theta=2.0, theta_step=0.5, **change)
     found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings)
     model = Model(pipe)
     text = model.encode([PLANTED_PROMPT])
@@ -220,11 +220,14 @@ def test_record_round_trip(case: tuple[DiffusionPipeline, Statistics, Threshold]
 
 def test_work_is_counted(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
     pipe, statistics, threshold = case
+    localize(pipe, "c word", statistics=statistics, threshold=replace(threshold, tau=0.01))  # what is done once per model
     forwards: list[int] = []
     handle = pipe.unet.register_forward_pre_hook(lambda _module, inputs: forwards.append(len(inputs[0])))
     found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
     handle.remove()
     assert found.evaluations == sum(forwards)
+    assert found.work is not None
+    assert 0.3 * found.evaluations < found.work < found.evaluations
 
 
 def test_nothing_is_left_in_the_pipeline(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:

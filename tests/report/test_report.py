@@ -27,6 +27,7 @@ def localization(prompt: str, group: str, score: float, neurons: Neurons | None)
         "protocol": "upstream",
         "kernel": 3,
         "evaluations": 10,
+        "work": 9.5,
         "seconds": 2.0,
     }
     if neurons is None:

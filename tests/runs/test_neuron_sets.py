@@ -10,7 +10,7 @@ from unmemorize.runs import NeuronSet
 
 
 def found(neurons: Neurons, z: float = 9.0) -> Localization:
-    common: dict[str, Any] = {"criterion": "seeds", "protocol": "upstream", "kernel": 3, "evaluations": 1, "seconds": 1.0}
+    common: dict[str, Any] = {"criterion": "seeds", "protocol": "upstream", "kernel": 3, "evaluations": 1, "work": 1.0, "seconds": 1.0}
     scores = {path: (z,) * len(indices) for path, indices in neurons.layers.items()}
     initial = neurons | Neurons({FIRST: [0]})
     return Localization(prompt="p", group="VM", detection=None, initial=initial, neurons=neurons, z_scores=scores, **common)

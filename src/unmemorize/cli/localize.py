@@ -28,7 +28,7 @@ from unmemorize.cli._common import (
     takes_model,
     threshold_of,
 )
-from unmemorize.localization import Criterion, LocalizationSettings
+from unmemorize.localization import Criterion, LocalizationSettings, RefinementMethod
 from unmemorize.runs import localization_config, localize_all, open_run
 
 _DEFAULTS = LocalizationSettings()
@@ -49,6 +49,9 @@ def command(
             show_default=False,
         ),
     ] = None,
+    refinement: Annotated[
+        RefinementMethod, typer.Option(help="How candidates are thinned out: by groups, or one by one in the paper's order (slower).")
+    ] = _DEFAULTS.refinement,
     layers: Annotated[str, typer.Option(help="Value layers: default (down and middle blocks), all, or a pattern.")] = _DEFAULTS.layers,
     theta: Annotated[float, typer.Option(help="z-score at which the initial selection starts.")] = _DEFAULTS.theta,
     theta_step: Annotated[float, typer.Option(help="How much theta falls at a time.")] = _DEFAULTS.theta_step,
@@ -92,6 +95,7 @@ def command(
     settings = LocalizationSettings(
         noise=limit.settings,
         criterion=chosen,
+        refinement=refinement,
         layers=layers,
         theta=theta,
         theta_step=theta_step,

@@ -1,7 +1,17 @@
 """Step 3: which neurons carry the image that a prompt has memorized."""
 
-from unmemorize.localization._localize import detect, localize
+from unmemorize.localization._localize import detect, detect_prompt, localize, localize_prompt
 from unmemorize.localization._records import Detection, Localization
-from unmemorize.localization._settings import Criterion, LocalizationSettings
+from unmemorize.localization._settings import Criterion, LocalizationSettings, RefinementMethod
 
-__all__ = ["Criterion", "Detection", "Localization", "LocalizationSettings", "detect", "localize"]
+__all__ = [
+    "Criterion",
+    "Detection",
+    "Localization",
+    "LocalizationSettings",
+    "RefinementMethod",
+    "detect",
+    "detect_prompt",
+    "localize",
+    "localize_prompt",
+]

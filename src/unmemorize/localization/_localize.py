@@ -10,14 +10,16 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from unmemorize._model import Model
+from unmemorize._neurons import Neurons
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize._similarity import NoiseSettings, Probe, highest_similarity, make_probe, noise_differences, pairs_of, pairwise_similarity
 from unmemorize._statistics import Statistics, activations
 from unmemorize._threshold import Threshold
 from unmemorize._value_layers import select_value_layers
-from unmemorize.localization._evaluator import Evaluator
+from unmemorize.localization._bisection import refine_by_bisection
+from unmemorize.localization._evaluator import Evaluator, Prefixes, Work
 from unmemorize.localization._records import Detection, Localization
-from unmemorize.localization._refinement import refine
+from unmemorize.localization._refinement import refine_greedily, refinement_limit
 from unmemorize.localization._selection import select
 from unmemorize.localization._settings import LocalizationSettings
 
@@ -34,9 +36,13 @@ def detect(pipe: DiffusionPipeline, prompt: str | Prompt, *, threshold: Threshol
     Raises:
         ThresholdError: the threshold belongs to another model or other settings.
     """
-    model, settings = Model(pipe), settings or threshold.settings
+    return detect_prompt(Model(pipe), as_prompt(prompt), threshold, settings or threshold.settings)
+
+
+def detect_prompt(model: Model, prompt: Prompt, threshold: Threshold, settings: NoiseSettings) -> Detection:
+    """`detect` for a `Model`, whose weights are looked at once for many prompts."""
     threshold.check(model, settings)
-    return _detect(model, as_prompt(prompt), threshold.tau, settings)[0]
+    return _detect(model, prompt, threshold.tau, settings)[0]
 
 
 def localize(
@@ -63,14 +69,23 @@ def localize(
         StatisticsError: the statistics belong to another model.
         ThresholdError: the threshold belongs to another model or other settings, or has none for the criterion "seeds".
     """
+    settings = settings or LocalizationSettings(noise=threshold.settings)
+    return localize_prompt(Model(pipe), as_prompt(prompt), statistics, threshold, settings)
+
+
+def localize_prompt(
+    model: Model, prompt: Prompt, statistics: Statistics, threshold: Threshold, settings: LocalizationSettings
+) -> Localization:
+    """`localize` for a `Model`, whose weights are looked at once for many prompts."""
     began = time.perf_counter()
-    model, settings = Model(pipe), settings or LocalizationSettings(noise=threshold.settings)
     searched = select_value_layers(model.value_layers, settings.layers)
     statistics.check(model, searched)
     threshold.check(model, settings.noise)
     tau = threshold.of_criterion(settings.criterion)
     filtering = threshold.tau if settings.seed_threshold is None else settings.seed_threshold
-    detection, probe, differences = _detect(model, as_prompt(prompt), filtering, settings.noise)
+    work = Work()
+    prefixes = Prefixes(model, list(searched), work)
+    detection, probe, differences = _detect(model, prompt, filtering, settings.noise, prefixes)
     common: dict[str, Any] = {
         "prompt": detection.prompt,
         "group": detection.group,
@@ -80,15 +95,19 @@ def localize(
         "kernel": threshold.kernel,
     }
     if not detection.memorized:
-        return Localization(**common, evaluations=detection.evaluations, seconds=time.perf_counter() - began)
-    kept = list(detection.kept)
-    evaluator = Evaluator(model, probe.keep(kept), differences[kept], settings)
+        return Localization(**common, evaluations=work.evaluations, work=work.weighted, seconds=time.perf_counter() - began)
+    evaluator = Evaluator(model, probe, differences, detection.kept, settings, prefixes, work)
     activation = {path: value[0].cpu() for path, value in activations(model, probe.text).items() if path in searched}
     z_scores = statistics.z_scores(activation)
     initial_tau = tau if settings.initial_threshold is None else settings.initial_threshold
     refinement_tau = tau if settings.refinement_threshold is None else settings.refinement_threshold
     selection = select(evaluator, z_scores, activation, initial_tau, settings)
-    refinement = refine(evaluator, selection, refinement_tau, settings)
+    limit = refinement_limit(evaluator, selection, refinement_tau, settings.relative_threshold)
+    if settings.refinement == "greedy":
+        refinement = refine_greedily(evaluator, selection, limit, settings)
+    else:
+        ranking = {(path, index): float(z_scores[path][index]) for path, index in selection.neurons}
+        refinement = refine_by_bisection(evaluator, selection, limit, ranking)
     return Localization(
         **common,
         initial=selection.neurons,
@@ -101,15 +120,25 @@ def localize(
         top_k=selection.top_k,
         floor=selection.floor,
         z_scores={path: tuple(z_scores[path][list(indices)].tolist()) for path, indices in refinement.neurons.layers.items()},
-        evaluations=detection.evaluations + evaluator.evaluations,
+        refinement=settings.refinement,
+        minimal=refinement.minimal,
+        evaluations=work.evaluations,
+        work=work.weighted,
         seconds=time.perf_counter() - began,
     )
 
 
-def _detect(model: Model, prompt: Prompt, tau: float, settings: NoiseSettings) -> tuple[Detection, Probe, Tensor]:
+def _detect(
+    model: Model, prompt: Prompt, tau: float, settings: NoiseSettings, prefixes: Prefixes | None = None
+) -> tuple[Detection, Probe, Tensor]:
     began = time.perf_counter()
     probe = make_probe(model, model.encode([prompt.text]), settings)
-    differences = noise_differences(model, probe, settings.guidance)
+    seeds = list(range(settings.seeds))
+    if prefixes is None:
+        differences = noise_differences(model, probe, settings.guidance)
+    else:
+        differences, recorded = prefixes.differences(probe, seeds, Neurons(), settings.guidance)
+        prefixes.keep("unblocked", [recorded])
     matrix = pairwise_similarity(differences)
     highest = highest_similarity(matrix)
     detection = Detection(
@@ -122,4 +151,6 @@ def _detect(model: Model, prompt: Prompt, tau: float, settings: NoiseSettings) -
         evaluations=settings.seeds * settings.samples,
         seconds=time.perf_counter() - began,
     )
+    if detection.memorized and prefixes is not None:
+        prefixes.verify(probe, seeds, differences, settings.guidance)
     return detection, probe, differences

@@ -9,7 +9,7 @@ from typing import Any, Self
 from unmemorize._errors import RunError
 from unmemorize._neurons import Neurons
 from unmemorize._similarity import Protocol
-from unmemorize.localization._settings import Criterion
+from unmemorize.localization._settings import Criterion, RefinementMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,11 @@ class Localization:
         theta, top_k: the last ones of the initial selection.
         floor: theta or k ran out before the score fell to tau, so the copy may survive with all candidates off; None when unknown.
         z_scores: layer -> z-scores of ``neurons``, in their order.
+        refinement: how the initial neurons were thinned out; None for an imported record.
+        minimal: whether no single one of ``neurons`` can be switched back on; None where nothing was localized.
         criterion, protocol, kernel: how similarity was judged, with MS-SSIM kernel size.
-        evaluations: denoiser sample evaluations spent, detection included; None for an imported record.
+        evaluations: denoiser samples spent, detection included; None for an imported record.
+        work: the same, each weighted by the share of the denoiser's multiply-adds that ran.
         seconds: wall time, detection included; None for an imported record.
     """
 
@@ -91,10 +94,13 @@ class Localization:
     top_k: int | None = None
     floor: bool | None = False
     z_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    refinement: RefinementMethod | None = None
+    minimal: bool | None = None
     criterion: Criterion
     protocol: Protocol
     kernel: int
     evaluations: int | None
+    work: float | None
     seconds: float | None
 
     @property

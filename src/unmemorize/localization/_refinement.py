@@ -1,4 +1,4 @@
-"""Refinement: switch candidates back on, layer by layer and then one by one, as long as the copy stays away.
+"""Greedy refinement: switch candidates back on, layer by layer and then one by one, as long as the copy stays away.
 
 Paper: section 3.2, second part, and algorithm 2.
 """
@@ -9,38 +9,51 @@ from dataclasses import dataclass
 
 from unmemorize._neurons import Neurons
 from unmemorize._similarity import Protocol
-from unmemorize.localization._evaluator import Evaluator
+from unmemorize.localization._evaluator import Evaluator, Limit
 from unmemorize.localization._selection import LayerCandidates, Selection
 from unmemorize.localization._settings import LocalizationSettings
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """The neurons that are left, the score with them off, and the threshold it had to stay below."""
+    """The neurons that are left.
+
+    Args:
+        neurons: what stays off.
+        score: with them off.
+        threshold: what the score had to stay below.
+        minimal: whether no single one of them can be switched back on.
+    """
 
     neurons: Neurons
     score: float
     threshold: float
+    minimal: bool
 
 
-def refine(evaluator: Evaluator, selection: Selection, tau: float, settings: LocalizationSettings) -> Refinement:
-    """Switch candidates back on, last layer first; what brings the score to the threshold or above stays off.
+def refinement_limit(evaluator: Evaluator, selection: Selection, tau: float, relative: float | None) -> Limit:
+    """What fewer neurons off must stay below: tau, at the floor the selection's own score; or near enough to all candidates off."""
+    if relative is not None:
+        return Limit(relative, reference=evaluator.scores(selection.neurons))
+    return Limit(selection.score if selection.floor else tau)
 
-    The threshold is ``tau``, or the selection's own score where that never fell to tau; `LocalizationSettings.relative_threshold` replaces
-    it by another test. Layers are tested whole, then each neuron of the layers that are left: those above theta by index, then the most
-    active ones by falling activation.
+
+def refine_greedily(evaluator: Evaluator, selection: Selection, limit: Limit, settings: LocalizationSettings) -> Refinement:
+    """Switch candidates back on, last layer first; what brings the score to the limit or above stays off (the paper's refinement).
+
+    Layers are tested whole, then each neuron of the layers that are left: those above theta by index, then the most active ones by falling
+    activation.
 
     A neuron in both lists stands twice under ``protocol="upstream"``, as in the published code: taking one copy off the list changes
     nothing in the model, so it goes only if what is off now passes the test already.
     """
     current, score = selection.neurons, selection.score
-    test = _Test(evaluator, selection, tau, settings.relative_threshold)
-    passing = test.initially
+    passing = limit.reference is not None or score < limit.value
     for path in reversed(list(current.layers)):
         trial = current - Neurons({path: current.layers[path]})
-        passed, trial_score = test(trial)
-        if passed:
-            current, score, passing = trial, trial_score, True
+        found = evaluator.below(trial, limit)
+        if found is not None:
+            current, score, passing = trial, found, True
     for path in reversed(list(current.layers)):
         listed = _listed(selection.candidates[path], settings.noise.protocol)
         for index in list(listed):
@@ -49,28 +62,12 @@ def refine(evaluator: Evaluator, selection: Selection, tau: float, settings: Loc
                     listed.remove(index)
                 continue
             trial = current - Neurons({path: [index]})
-            passed, trial_score = test(trial)
-            if passed:
-                current, score, passing = trial, trial_score, True
+            found = evaluator.below(trial, limit)
+            if found is not None:
+                current, score, passing = trial, found, True
                 listed.remove(index)
-    return Refinement(current, score, test.threshold)
-
-
-class _Test:
-    """Whether the copy stays away with fewer neurons off: the score below the threshold, or near enough to that of all candidates."""
-
-    def __init__(self, evaluator: Evaluator, selection: Selection, tau: float, relative: float | None) -> None:
-        self._evaluator, self._relative = evaluator, relative
-        self.threshold = selection.score if selection.floor else tau
-        self.initially = relative is not None or selection.score < self.threshold
-        self._reference = evaluator.scores(selection.neurons) if relative is not None else None
-
-    def __call__(self, off: Neurons) -> tuple[bool, float]:
-        scores = self._evaluator.scores(off)
-        score = self._evaluator.reduce(scores)
-        if self._relative is None or self._reference is None:
-            return score < self.threshold, score
-        return float(((scores - self._reference) / self._reference).abs().max()) < self._relative, score
+    minimal = all(evaluator.below(current - Neurons.of([neuron]), limit) is None for neuron in current)
+    return Refinement(current, score, limit.value, minimal)
 
 
 def _listed(layer: LayerCandidates, protocol: Protocol) -> list[int]:

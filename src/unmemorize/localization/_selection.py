@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unmemorize._neurons import Neurons
-from unmemorize.localization._evaluator import Evaluator
+from unmemorize.localization._evaluator import Evaluator, Limit
 from unmemorize.localization._settings import LocalizationSettings
 
 
@@ -83,15 +83,16 @@ def select(
     The published code leaves the loop on *reaching* the floor, the paper's text evaluates it; the protocol decides.
     """
     widest = max(len(scores) for scores in z_scores.values())
+    limit = Limit(tau, strict=False)
     step = 0
     while True:
         theta, top_k = _theta(step, settings), settings.top_k + step
         candidates = candidates_at(z_scores, activation, theta if settings.use_theta else math.inf, top_k if settings.use_top_k else 0)
-        score = evaluator.score(neurons_of(candidates))
-        if score <= tau:
+        score = evaluator.below(neurons_of(candidates), limit)
+        if score is not None:
             return Selection(candidates, score, theta, top_k, floor=False)
         if (settings.use_theta and _is_last(step, settings)) or (settings.use_top_k and top_k >= widest):
-            return Selection(candidates, score, theta, top_k, floor=True)
+            return Selection(candidates, evaluator.score(neurons_of(candidates)), theta, top_k, floor=True)
         step += 1
 
 

@@ -9,6 +9,7 @@ from unmemorize._errors import ModelError
 from unmemorize._similarity import NoiseSettings
 
 Criterion = Literal["unblocked", "seeds"]
+RefinementMethod = Literal["bisect", "greedy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class LocalizationSettings:
         noise: how noise differences are made.
         criterion: what counts as still memorized. "unblocked" (paper): the blocked noise differences resemble the unblocked ones, seed
             by seed. "seeds": the blocked noise differences of different seeds resemble each other.
+        refinement: how candidates are thinned out. "bisect": by groups, the neurons of the highest z-scores last, until none can go alone.
+            "greedy": layer by layer and neuron by neuron in the paper's order.
         layers: the value layers searched: "default" (down and middle blocks), "all", or a pattern.
         theta: z-score above which a neuron is a candidate at first.
         theta_step: how much theta falls, and by how many k grows by one, while the score stays above the threshold.
@@ -36,6 +39,7 @@ class LocalizationSettings:
 
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     criterion: Criterion = "unblocked"
+    refinement: RefinementMethod = "bisect"
     layers: str = "default"
     theta: float = 5.0
     theta_step: float = 0.25
@@ -52,6 +56,8 @@ class LocalizationSettings:
     def __post_init__(self) -> None:
         if self.criterion not in ("unblocked", "seeds"):
             raise ModelError(f"criterion {self.criterion!r}: unknown. Use unblocked or seeds.")
+        if self.refinement not in ("bisect", "greedy"):
+            raise ModelError(f"refinement {self.refinement!r}: unknown. Use bisect or greedy.")
         if self.theta_step <= 0 or self.theta <= self.theta_floor:
             raise ModelError(
                 f"theta {self.theta} to {self.theta_floor} by {self.theta_step}: theta must fall. Use a lower floor and a step above 0."

@@ -25,7 +25,7 @@ from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics
 from unmemorize._threshold import Threshold
 from unmemorize._value_layers import select_value_layers
-from unmemorize.localization import Detection, Localization, LocalizationSettings, detect, localize
+from unmemorize.localization import Detection, Localization, LocalizationSettings, detect_prompt, localize_prompt
 from unmemorize.runs._run import Run
 
 
@@ -79,8 +79,10 @@ def detect_all(
 ) -> list[Detection]:
     """A `Detection` for each prompt."""
 
+    model = Model(pipe)
+
     def some(indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [detect(pipe, prompts[index], threshold=threshold).to_json() for index in indices]
+        return [detect_prompt(model, prompts[index], threshold, threshold.settings).to_json() for index in indices]
 
     records = each(run, "detections", range(len(prompts)), some, progress)
     return [Detection.from_json(record) for record in records]
@@ -110,10 +112,10 @@ def localize_all(
 ) -> list[Localization]:
     """A `Localization` for each prompt."""
 
+    model = Model(pipe)
+
     def some(indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [
-            localize(pipe, prompts[index], statistics=statistics, threshold=threshold, settings=settings).to_json() for index in indices
-        ]
+        return [localize_prompt(model, prompts[index], statistics, threshold, settings).to_json() for index in indices]
 
     return [Localization.from_json(record) for record in each(run, "localizations", range(len(prompts)), some, progress)]
 

@@ -1,0 +1,142 @@
+"""Localization as the published code does it, in plain loops: what the package is measured against. Never imported by the package.
+
+It saves nothing: the denoiser runs at the first two timesteps though only the second is scored, activations cost passes of their own, every
+test runs all seeds, and what was computed before is computed again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import unmemorize as um
+from unmemorize._similarity import pairwise_similarity, similarity
+
+Listed = dict[str, list[int]]
+
+
+@dataclass
+class Published:
+    """What the published procedure found for a prompt, and what it cost."""
+
+    memorized: bool
+    neurons: um.Neurons
+    score: float
+    candidates: int
+    evaluations: dict[str, int]
+    seconds: dict[str, float]
+
+
+class PublishedLocalization:
+    """The procedure for one model, with the thresholds and settings that the package is given."""
+
+    def __init__(
+        self, pipe: um.Model, statistics: um.Statistics, threshold: um.Threshold, settings: um.LocalizationSettings, layers: list[str]
+    ) -> None:
+        self.model, self.statistics, self.threshold, self.settings, self.layers = pipe, statistics, threshold, settings, layers
+        self.evaluations = 0
+
+    def localize(self, prompt: str) -> Published:
+        spent: dict[str, int] = {}
+        clock: dict[str, float] = {}
+        began, before = time.perf_counter(), self.evaluations
+
+        def lap(stage: str) -> None:
+            nonlocal began, before
+            spent[stage], clock[stage] = self.evaluations - before, time.perf_counter() - began
+            began, before = time.perf_counter(), self.evaluations
+
+        text = self.model.encode([prompt])
+        latents = self.model.draw_latents(self.settings.noise.seeds, self.settings.noise.seed)
+        unblocked = self.differences(latents, text, {})
+        matrix = pairwise_similarity(unblocked)
+        kept = [
+            seed
+            for seed in range(len(latents))
+            if max(float(matrix[seed, other]) for other in range(len(latents)) if other != seed) > self.threshold.tau
+        ]
+        lap("detection")
+        if not kept:
+            return Published(False, um.Neurons(), 1.0, 0, spent, clock)
+        tau = self.threshold.of_criterion(self.settings.criterion)
+        theta, k = self.settings.theta, 0
+        while True:
+            activation = self.activations(latents[:1], text)
+            listed = self.candidates(activation, theta, k)
+            score = self.score(unblocked, self.differences(latents, text, listed), kept)
+            if score <= tau:
+                limit = tau
+                break
+            theta, k = theta - self.settings.theta_step, k + 1
+            if theta <= self.settings.theta_floor:
+                limit = score
+                break
+        found = len({(layer, index) for layer, indices in listed.items() for index in indices})
+        lap("selection")
+        unblocked = self.differences(latents, text, {})
+        score = self.score(unblocked, self.differences(latents, text, listed), kept)
+        for layer in reversed(self.layers):
+            if listed[layer]:
+                trial = {**listed, layer: []}
+                trial_score = self.score(unblocked, self.differences(latents, text, trial), kept)
+                if trial_score < limit:
+                    listed, score = trial, trial_score
+        for layer in reversed(self.layers):
+            for index in list(listed[layer]):
+                fewer = list(listed[layer])
+                fewer.remove(index)
+                trial = {**listed, layer: fewer}
+                trial_score = self.score(unblocked, self.differences(latents, text, trial), kept)
+                if trial_score < limit:
+                    listed, score = trial, trial_score
+        score = self.score(unblocked, self.differences(latents, text, listed), kept)
+        lap("refinement")
+        return Published(True, um.Neurons(listed), score, found, spent, clock)
+
+    def differences(self, latents: Tensor, text: Tensor, listed: Listed) -> Tensor:
+        """Two passes, of which the second counts."""
+        with um.switched_off(self.model.pipe, um.Neurons(listed)):
+            for timestep in self.model.timesteps(self.settings.noise.steps)[:2]:
+                prediction = self.model.predict(latents, timestep, text.expand(len(latents), -1, -1))
+                self.evaluations += len(latents)
+        difference = prediction - latents.float()
+        flat = difference.flatten(2)
+        low, high = flat.min(2).values[..., None, None], flat.max(2).values[..., None, None]
+        return (difference - low) / (high - low)
+
+    def activations(self, latents: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """By hooks, while the denoiser runs twice for one seed."""
+        found: dict[str, Tensor] = {}
+
+        def keep(layer: str) -> torch.utils.hooks.RemovableHandle:
+            def hook(_module: object, _inputs: object, output: Tensor) -> None:
+                found[layer] = output[0].float().abs().mean(0)
+
+            return self.model.value_layers[layer].register_forward_hook(hook)
+
+        handles = [keep(layer) for layer in self.layers]
+        for timestep in self.model.timesteps(self.settings.noise.steps)[:2]:
+            self.model.predict(latents, timestep, text)
+            self.evaluations += len(latents)
+        for handle in handles:
+            handle.remove()
+        return found
+
+    def candidates(self, activation: dict[str, Tensor], theta: float, k: int) -> Listed:
+        """Those above theta, and behind them the k most active: a neuron may be listed twice."""
+        listed = {}
+        for layer in self.layers:
+            z = (activation[layer].double() - self.statistics.mean[layer]).abs() / self.statistics.std[layer].clamp_min(1e-12)
+            above = [index for index in range(len(z)) if z[index] > theta]
+            listed[layer] = above + torch.topk(activation[layer], min(k, len(z))).indices.tolist()
+        return listed
+
+    def score(self, unblocked: Tensor, blocked: Tensor, kept: list[int]) -> float:
+        if self.settings.criterion == "seeds":
+            matrix = pairwise_similarity(blocked[kept])
+            pairs = [float(matrix[i, j]) for i in range(len(kept)) for j in range(i)]
+            return sum(pairs) / len(pairs)
+        return max(float(value) for value in similarity(unblocked[kept], blocked[kept]))
