@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from unmemorize._errors import ModelError, ThresholdError
 from unmemorize._files import atomic_write, hash_texts, read_json
@@ -29,6 +30,8 @@ from unmemorize._similarity import (
 )
 
 SCHEMA = "unmemorize.threshold/1"
+_STAGES = (2, 4)
+"""Seeds after which a cascade may stop."""
 
 Reduction = Literal["pairs", "prompts", "conformal", "given"]
 
@@ -45,6 +48,8 @@ class Threshold:
         deviations: how many standard deviations; 0 for the last two.
         mean, std: of what was reduced; for a conformal tau of the highest pairs, for a given one tau itself and 0.
         max_fpr: the rate of false positives that a conformal tau bounds.
+        stops: (seeds, level): a cascade stops after so many seeds when their highest similarity is below the level, below which no
+            calibration prompt lies that all its seeds call memorized.
         highest: per prompt its highest pair.
         means: per prompt the mean of its pairs.
         settings: of the noise differences; results under other settings refuse this threshold.
@@ -60,6 +65,7 @@ class Threshold:
     mean: float
     std: float
     max_fpr: float | None = None
+    stops: tuple[tuple[int, float], ...] = ()
     highest: tuple[float, ...] = field(repr=False)
     means: tuple[float, ...] = field(repr=False)
     settings: NoiseSettings
@@ -109,6 +115,7 @@ class Threshold:
             self,
             tau=self.tau + deviations * self.std,
             tau_seeds=self.tau_seeds + deviations * float(np.std(self.means, ddof=1)),
+            stops=(),
             deviations=self.deviations + deviations,
         )
 
@@ -163,6 +170,7 @@ class Threshold:
                 **{
                     **content,
                     "settings": NoiseSettings(**content["settings"]),
+                    "stops": tuple((int(seeds), float(level)) for seeds, level in content.get("stops", ())),
                     "highest": tuple(map(float, content["highest"])),
                     "means": tuple(map(float, content["means"])),
                 }
@@ -208,22 +216,28 @@ def calibrate_threshold(
         raise ThresholdError(f"reduction {reduction!r}: unknown. Use pairs or prompts.")
     if max_fpr is not None:
         _conformal_rank(len(texts), max_fpr)  # refuses too few prompts before the work, not after
-    pairs = []
+    pairs: list[Tensor] = []
+    early: dict[int, list[float]] = {seeds: [] for seeds in _STAGES if seeds < settings.seeds}
     for done, text in enumerate(texts, 1):
         probe = make_probe(model, model.encode([text]), settings)
-        pairs.append(pairs_of(pairwise_similarity(noise_differences(model, probe, settings.guidance))).double())
+        matrix = pairwise_similarity(noise_differences(model, probe, settings.guidance)).double()
+        pairs.append(pairs_of(matrix))
+        for seeds, scores in early.items():
+            scores.append(float(pairs_of(matrix[:seeds, :seeds]).max()))
         progress(done, len(texts))
     highest, means = (torch.stack([reduce(values) for values in pairs]) for reduce in (torch.amax, torch.mean))
     reduced = torch.cat(pairs) if reduction == "pairs" and max_fpr is None else highest
     mean, std = float(reduced.mean()), float(reduced.std())
+    tau = mean + deviations * std if max_fpr is None else conformal_quantile(highest.tolist(), max_fpr)
     return Threshold(
-        tau=mean + deviations * std if max_fpr is None else conformal_quantile(highest.tolist(), max_fpr),
+        tau=tau,
         tau_seeds=float(means.mean() + 2 * means.std()),
         reduction=reduction if max_fpr is None else "conformal",
         deviations=deviations if max_fpr is None else 0.0,
         mean=mean,
         std=std,
         max_fpr=max_fpr,
+        stops=tuple((seeds, _level(scores, highest.tolist(), tau)) for seeds, scores in early.items()),
         highest=tuple(highest.tolist()),
         means=tuple(means.tolist()),
         settings=settings,
@@ -231,6 +245,12 @@ def calibrate_threshold(
         fingerprint=model.fingerprint,
         prompts=hash_texts(texts),
     )
+
+
+def _level(early: Sequence[float], highest: Sequence[float], tau: float) -> float:
+    """The lowest early score of a prompt that all seeds call memorized; without such prompts the lowest of all, so that few stop."""
+    called = [score for score, final in zip(early, highest, strict=True) if final > tau]
+    return min(called or early)
 
 
 def conformal_quantile(scores: Sequence[float], max_fpr: float) -> float:

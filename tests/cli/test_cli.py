@@ -154,6 +154,9 @@ def test_detection_tells_how_well_it_tells_apart(cli: Cli, localized: Path, tmp_
     assert [row["group"] for row in rows] == ["VM", "unlabelled", *["unmemorized"] * 6]
     code, out, _ = cli(*common, "--tau", 0.999, "--seeds", 3, "-o", tmp_path / "other")
     assert (code, "0 of 2 memorized (tau = 0.9990)" in out, "AUROC" in out) == (0, True, False)
+    code, _, _ = cli(*common, "--threshold", localized / "t.json", "--cascade", "--batch", 4, "-o", tmp_path / "cascade")
+    assert code == 0
+    assert {record["seeds"] for record in Run.load(tmp_path / "cascade").records("detections").values()} <= {2, 4, 10}
     code, _, err = cli(*common, "--tau", 0.5, "--threshold", localized / "t.json", "-o", tmp_path / "third")
     assert (code, "both --tau and --threshold" in err) == (1, True)
     code, _, err = cli(*common, "--seeds", 3, "--threshold", localized / "t.json", "-o", tmp_path / "third")
@@ -164,7 +167,21 @@ def test_every_option_of_localization_reaches_the_run(cli: Cli, localized: Path,
     common = ("localize", "--model", localized / "model", "--device", "cpu", "--prompts", localized / "prompts.csv")
     made = ("--statistics", localized / "s.safetensors", "--tau", 0.4, "--seeds", 4, "--seed", 3, "--protocol", "paper", "--guidance", 2)
     options = (
-        *("--layers", "down_blocks.0.*", "--theta", 4, "--theta-step", 0.5, "--theta-floor", 2, "--top-k", 1, "--no-theta"),
+        *(
+            "--refinement",
+            "greedy",
+            "--layers",
+            "down_blocks.0.*",
+            "--theta",
+            4,
+            "--theta-step",
+            0.5,
+            "--theta-floor",
+            2,
+            "--top-k",
+            1,
+            "--no-theta",
+        ),
         *("--scale", 0.1, "--seed-threshold", 0.3, "--initial-threshold", 0.5, "--relative-threshold", 0.6),
     )
     assert cli(*common, *made, *options, "-o", tmp_path / "run")[0] == 0
@@ -172,6 +189,7 @@ def test_every_option_of_localization_reaches_the_run(cli: Cli, localized: Path,
     assert config["noise"] == {"seeds": 4, "seed": 3, "steps": 50, "protocol": "paper", "guidance": 2.0}
     expected = {
         "criterion": "unblocked",
+        "refinement": "greedy",
         "layers": "down_blocks.0.*",
         "theta": 4.0,
         "theta_step": 0.5,

@@ -17,7 +17,7 @@ LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
 
 def localization(prompt: str, group: str, score: float, neurons: Neurons | None) -> Localization:
     detection = Detection(
-        prompt=prompt, group=group, score=score, mean=score, tau=0.4, kept=(0, 1) if neurons else (), evaluations=10, seconds=0.1
+        prompt=prompt, group=group, score=score, mean=score, tau=0.4, kept=(0, 1) if neurons else (), seeds=10, evaluations=10, seconds=0.1
     )
     common: dict[str, Any] = {
         "prompt": prompt,

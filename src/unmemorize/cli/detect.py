@@ -47,6 +47,10 @@ def command(
     ] = None,
     threshold: ThresholdOption = None,
     tau: TauOption = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Stop after two or four seeds where these are far from alike: faster, scores of fewer seeds.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Seeds per denoiser pass, across prompts.")] = 16,
     seeds: SeedsOption = None,
     seed: SeedOption = None,
     protocol: ProtocolOption = None,
@@ -64,10 +68,16 @@ def command(
     elif prompts is None and is_bundled(pipe):
         given += [Prompt(text, group=UNMEMORIZED) for text in testbed.captions("test")]
     limit = threshold_of(pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
-    config = {"command": "detect", "tau": limit.tau, "threshold_prompts": limit.prompts, "noise": asdict(limit.settings)}
+    config = {
+        "command": "detect",
+        "tau": limit.tau,
+        "threshold_prompts": limit.prompts,
+        "noise": asdict(limit.settings),
+        "cascade": cascade,
+    }
     folder = open_run(run, pipe, given, config)
     with progress_bar("detect") as progress:
-        detections = detect_all(folder, pipe, given, limit, progress=progress)
+        detections = detect_all(folder, pipe, given, limit, cascade=cascade, batch=batch, progress=progress)
     folder.write("detections.csv", detections_csv(given, detections))
     table = Table("score", "memorized", "group", "prompt", pad_edge=False)
     for detection in sorted(detections, key=lambda found: -found.score)[:40]:

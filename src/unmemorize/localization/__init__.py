@@ -1,6 +1,7 @@
 """Step 3: which neurons carry the image that a prompt has memorized."""
 
-from unmemorize.localization._localize import detect, detect_prompt, localize, localize_prompt
+from unmemorize.localization._detect import detect, detect_prompts
+from unmemorize.localization._localize import localize, localize_prompt
 from unmemorize.localization._records import Detection, Localization
 from unmemorize.localization._settings import Criterion, LocalizationSettings, RefinementMethod
 
@@ -11,7 +12,7 @@ __all__ = [
     "LocalizationSettings",
     "RefinementMethod",
     "detect",
-    "detect_prompt",
+    "detect_prompts",
     "localize",
     "localize_prompt",
 ]

@@ -51,7 +51,7 @@ class Limit:
 
 
 class Work:
-    """Denoiser samples spent on a prompt: in all, and weighted by the share of the forward's multiply-adds that ran.
+    """Denoiser samples spent on a prompt: in all, weighted by the share of the forward's multiply-adds that ran, and these by stage.
 
     What is done once per model (one sample to see its structure, and the check of replaying) is no prompt's work.
     """
@@ -59,10 +59,15 @@ class Work:
     def __init__(self) -> None:
         self.evaluations = 0
         self.weighted = 0.0
+        self.stages: dict[str, float] = {}
 
     def add(self, samples: int, share: float) -> None:
         self.evaluations += samples
         self.weighted += samples * share
+
+    def end(self, stage: str) -> None:
+        """What was spent since the last stage was this stage's."""
+        self.stages[stage] = self.weighted - sum(self.stages.values())
 
     def add_backward(self, samples: int) -> None:
         """A forward with a backward pass, which takes about as much as two forwards."""

@@ -1,48 +1,27 @@
-"""Detection and localization of one prompt: noise differences, seed filter, initial selection, refinement."""
+"""Localization of one prompt: noise differences, seed filter, initial selection, refinement."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
 from unmemorize._prompts import Prompt, as_prompt
-from unmemorize._similarity import NoiseSettings, Probe, highest_similarity, make_probe, noise_differences, pairs_of, pairwise_similarity
+from unmemorize._similarity import NoiseSettings, Probe, make_probe, pairwise_similarity
 from unmemorize._statistics import Statistics, activations
 from unmemorize._threshold import Threshold
 from unmemorize._value_layers import select_value_layers
 from unmemorize.localization._bisection import refine_by_bisection
+from unmemorize.localization._detect import detection_of
 from unmemorize.localization._evaluator import Evaluator, Prefixes, Work
 from unmemorize.localization._records import Detection, Localization
 from unmemorize.localization._refinement import refine_greedily, refinement_limit
 from unmemorize.localization._selection import select
 from unmemorize.localization._settings import LocalizationSettings
-
-
-def detect(pipe: DiffusionPipeline, prompt: str | Prompt, *, threshold: Threshold, settings: NoiseSettings | None = None) -> Detection:
-    """Tell whether a prompt is memorized: at least one seed resembles another more than tau.
-
-    Args:
-        pipe: a loaded pipeline.
-        prompt: the prompt.
-        threshold: calibrated for this model under the same settings.
-        settings: of the noise differences; by default the threshold's own.
-
-    Raises:
-        ThresholdError: the threshold belongs to another model or other settings.
-    """
-    return detect_prompt(Model(pipe), as_prompt(prompt), threshold, settings or threshold.settings)
-
-
-def detect_prompt(model: Model, prompt: Prompt, threshold: Threshold, settings: NoiseSettings) -> Detection:
-    """`detect` for a `Model`, whose weights are looked at once for many prompts."""
-    threshold.check(model, settings)
-    return _detect(model, prompt, threshold.tau, settings)[0]
 
 
 def localize(
@@ -94,20 +73,23 @@ def localize_prompt(
         "protocol": settings.noise.protocol,
         "kernel": threshold.kernel,
     }
+    work.end("detection")
     if not detection.memorized:
-        return Localization(**common, evaluations=work.evaluations, work=work.weighted, seconds=time.perf_counter() - began)
+        return Localization(**common, **_spent(work), seconds=time.perf_counter() - began)
     evaluator = Evaluator(model, probe, differences, detection.kept, settings, prefixes, work)
     activation = {path: value[0].cpu() for path, value in activations(model, probe.text).items() if path in searched}
     z_scores = statistics.z_scores(activation)
     initial_tau = tau if settings.initial_threshold is None else settings.initial_threshold
     refinement_tau = tau if settings.refinement_threshold is None else settings.refinement_threshold
     selection = select(evaluator, z_scores, activation, initial_tau, settings)
+    work.end("selection")
     limit = refinement_limit(evaluator, selection, refinement_tau, settings.relative_threshold)
     if settings.refinement == "greedy":
         refinement = refine_greedily(evaluator, selection, limit, settings)
     else:
         ranking = {(path, index): float(z_scores[path][index]) for path, index in selection.neurons}
         refinement = refine_by_bisection(evaluator, selection, limit, ranking)
+    work.end("refinement")
     return Localization(
         **common,
         initial=selection.neurons,
@@ -122,35 +104,23 @@ def localize_prompt(
         z_scores={path: tuple(z_scores[path][list(indices)].tolist()) for path, indices in refinement.neurons.layers.items()},
         refinement=settings.refinement,
         minimal=refinement.minimal,
-        evaluations=work.evaluations,
-        work=work.weighted,
+        **_spent(work),
         seconds=time.perf_counter() - began,
     )
 
 
-def _detect(
-    model: Model, prompt: Prompt, tau: float, settings: NoiseSettings, prefixes: Prefixes | None = None
-) -> tuple[Detection, Probe, Tensor]:
+def _spent(work: Work) -> dict[str, Any]:
+    return {"evaluations": work.evaluations, "work": work.weighted, "spent": work.stages}
+
+
+def _detect(model: Model, prompt: Prompt, tau: float, settings: NoiseSettings, prefixes: Prefixes) -> tuple[Detection, Probe, Tensor]:
     began = time.perf_counter()
     probe = make_probe(model, model.encode([prompt.text]), settings)
     seeds = list(range(settings.seeds))
-    if prefixes is None:
-        differences = noise_differences(model, probe, settings.guidance)
-    else:
-        differences, recorded = prefixes.differences(probe, seeds, Neurons(), settings.guidance)
-        prefixes.keep("unblocked", [recorded])
+    differences, recorded = prefixes.differences(probe, seeds, Neurons(), settings.guidance)
+    prefixes.keep("unblocked", [recorded])
     matrix = pairwise_similarity(differences)
-    highest = highest_similarity(matrix)
-    detection = Detection(
-        prompt=prompt.text,
-        group=prompt.group,
-        score=float(highest.max()),
-        mean=float(pairs_of(matrix).mean()),
-        tau=tau,
-        kept=tuple(torch.nonzero(highest > tau).flatten().tolist()),
-        evaluations=settings.seeds * settings.samples,
-        seconds=time.perf_counter() - began,
-    )
-    if detection.memorized and prefixes is not None:
+    detection = detection_of(prompt, matrix, tau, settings.seeds * settings.samples, time.perf_counter() - began)
+    if detection.memorized:
         prefixes.verify(probe, seeds, differences, settings.guidance)
     return detection, probe, differences

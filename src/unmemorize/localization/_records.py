@@ -23,6 +23,7 @@ class Detection:
         mean: the mean over all pairs of seeds.
         tau: the threshold of the score.
         kept: the seeds whose highest similarity is above tau.
+        seeds: how many were compared; a cascade may stop early, and its scores are of fewer seeds then.
         evaluations: denoiser sample evaluations spent.
         seconds: wall time.
     """
@@ -33,6 +34,7 @@ class Detection:
     mean: float
     tau: float
     kept: tuple[int, ...]
+    seeds: int
     evaluations: int
     seconds: float
 
@@ -78,6 +80,7 @@ class Localization:
         criterion, protocol, kernel: how similarity was judged, with MS-SSIM kernel size.
         evaluations: denoiser samples spent, detection included; None for an imported record.
         work: the same, each weighted by the share of the denoiser's multiply-adds that ran.
+        spent: work by stage: detection, selection, refinement.
         seconds: wall time, detection included; None for an imported record.
     """
 
@@ -101,6 +104,7 @@ class Localization:
     kernel: int
     evaluations: int | None
     work: float | None
+    spent: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None
 
     @property
@@ -115,6 +119,7 @@ class Localization:
             "initial": self.initial.to_json(),
             "neurons": self.neurons.to_json(),
             "z_scores": {layer: list(values) for layer, values in self.z_scores.items()},
+            "spent": dict(self.spent),
         }
 
     @classmethod

@@ -25,7 +25,7 @@ from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics
 from unmemorize._threshold import Threshold
 from unmemorize._value_layers import select_value_layers
-from unmemorize.localization import Detection, Localization, LocalizationSettings, detect_prompt, localize_prompt
+from unmemorize.localization import Detection, Localization, LocalizationSettings, detect_prompts, localize_prompt
 from unmemorize.runs._run import Run
 
 
@@ -75,16 +75,23 @@ def localization_config(model: Model, settings: LocalizationSettings, statistics
 
 
 def detect_all(
-    run: Run, pipe: DiffusionPipeline, prompts: Sequence[Prompt], threshold: Threshold, *, progress: Progress = silent
+    run: Run,
+    pipe: DiffusionPipeline,
+    prompts: Sequence[Prompt],
+    threshold: Threshold,
+    *,
+    cascade: bool = False,
+    batch: int = 16,
+    progress: Progress = silent,
 ) -> list[Detection]:
-    """A `Detection` for each prompt."""
-
+    """A `Detection` for each prompt; ``cascade`` as in `detect`, ``batch`` seeds per denoiser pass, across prompts."""
     model = Model(pipe)
 
     def some(indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [detect_prompt(model, prompts[index], threshold, threshold.settings).to_json() for index in indices]
+        given = [prompts[index] for index in indices]
+        return [found.to_json() for found in detect_prompts(model, given, threshold, threshold.settings, cascade=cascade, batch=batch)]
 
-    records = each(run, "detections", range(len(prompts)), some, progress)
+    records = each(run, "detections", range(len(prompts)), some, progress, at_once=max(1, batch // 2 if cascade else batch // 10))
     return [Detection.from_json(record) for record in records]
 
 

@@ -1,0 +1,91 @@
+"""Detection: is a prompt memorized? One denoiser pass per seed, and fewer where two seeds already tell that it is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from unmemorize._model import Model
+from unmemorize._prompts import Prompt, as_prompt
+from unmemorize._similarity import NoiseSettings, Probe, highest_similarity, make_probe, noise_differences, pairs_of, pairwise_similarity
+from unmemorize._threshold import Threshold
+from unmemorize.localization._records import Detection
+
+
+def detect(
+    pipe: DiffusionPipeline,
+    prompt: str | Prompt,
+    *,
+    threshold: Threshold,
+    settings: NoiseSettings | None = None,
+    cascade: bool = False,
+) -> Detection:
+    """Tell whether a prompt is memorized: at least one seed resembles another more than tau.
+
+    Args:
+        pipe: a loaded pipeline.
+        prompt: the prompt.
+        threshold: calibrated for this model under the same settings.
+        settings: of the noise differences; by default the threshold's own.
+        cascade: stop after few seeds where these are far from alike, see `Threshold.stops`.
+
+    Raises:
+        ThresholdError: the threshold belongs to another model or other settings.
+    """
+    settings = settings or threshold.settings
+    return detect_prompts(Model(pipe), [as_prompt(prompt)], threshold, settings, cascade=cascade)[0]
+
+
+def detect_prompts(
+    model: Model,
+    prompts: Sequence[Prompt],
+    threshold: Threshold,
+    settings: NoiseSettings,
+    *,
+    cascade: bool = False,
+    batch: int = 16,
+) -> list[Detection]:
+    """`detect` for many prompts, with batches of ``batch`` seeds across prompts."""
+    threshold.check(model, settings)
+    began = time.perf_counter()
+    probe = make_probe(model, model.encode([prompt.text for prompt in prompts]), settings)
+    stages = [(seeds, level) for seeds, level in threshold.stops if cascade and seeds < settings.seeds] + [(settings.seeds, None)]
+    found: list[list[Tensor]] = [[] for _ in prompts]
+    open_prompts, done = list(range(len(prompts))), 0
+    for seeds, level in stages:
+        jobs = [(place, seed) for place in open_prompts for seed in range(done, seeds)]
+        for start in range(0, len(jobs), batch):
+            places, chosen = (list(part) for part in zip(*jobs[start : start + batch], strict=True))
+            part = Probe(probe.latents[chosen], probe.timestep, probe.text[places], probe.empty)
+            for place, difference in zip(places, noise_differences(model, part, settings.guidance), strict=True):
+                found[place].append(difference)
+        if level is not None:
+            alike = {place: float(highest_similarity(pairwise_similarity(torch.stack(found[place]))).max()) for place in open_prompts}
+            open_prompts = [place for place in open_prompts if alike[place] >= level]
+        done = seeds
+    matrices = [pairwise_similarity(torch.stack(differences)) for differences in found]
+    seconds = (time.perf_counter() - began) / len(prompts)
+    return [
+        detection_of(prompt, matrix, threshold.tau, len(matrix) * settings.samples, seconds)
+        for prompt, matrix in zip(prompts, matrices, strict=True)
+    ]
+
+
+def detection_of(prompt: Prompt, matrix: Tensor, tau: float, evaluations: int, seconds: float) -> Detection:
+    """The record from the pairwise similarities (seeds, seeds) of a prompt."""
+    highest = highest_similarity(matrix)
+    return Detection(
+        prompt=prompt.text,
+        group=prompt.group,
+        score=float(highest.max()),
+        mean=float(pairs_of(matrix).mean()),
+        tau=tau,
+        kept=tuple(torch.nonzero(highest > tau).flatten().tolist()),
+        seeds=len(matrix),
+        evaluations=evaluations,
+        seconds=seconds,
+    )
