@@ -94,6 +94,7 @@ def compare(
             "equal": found.neurons == reference.neurons,
             "jaccard": len(found.neurons & reference.neurons) / max(1, len(found.neurons | reference.neurons)),
             "minimal": found.minimal,
+            **{f"{stage} samples": spent for stage, spent in found.spent.items()},
         }
     return row
 
@@ -107,10 +108,7 @@ def detection() -> dict[str, float]:
     differing = sum(one.memorized != other.memorized for one, other in zip(whole, early, strict=True))
     samples, earlier = (stats.mean(found.evaluations for found in some) for some in (whole, early))
     faster = sum(found.seconds for found in whole) / sum(found.seconds for found in early)
-    print(
-        f"detection of {len(prompts)} prompts: {samples:.1f} samples with all seeds, {earlier:.1f} as a cascade ({faster:.1f} x faster); ",
-        end="",
-    )
+    print(f"detection of {len(prompts)} prompts: {samples:.1f} samples with all seeds, {earlier:.1f} as a cascade, {faster:.1f} x faster")
     print(f"{differing} verdicts differ ({differing / len(prompts):.2%})")
     return {"published": 2 * samples, "all seeds": samples, "ours": earlier, "differing": differing, "prompts": len(prompts)}
 
@@ -174,6 +172,9 @@ def show(rows: list[dict[str, Any]]) -> None:
                 shown += [stats.mean(cell[name] for cell in cells) for name in ("equal", "jaccard")]
                 shown += [ratio(some, method), stats.median(row["published"]["seconds"] / row[method]["seconds"] for row in some)]
             print(f"  {method:10}" + "".join(f"{value:10.3g}" for value in shown))
+        for stage in ("detection", "selection", "refinement"):
+            spent = [stats.median(row[method][f"{stage} samples"] for row in some) for method in ("published", *METHODS)]
+            print(f"  {stage} samples, weighted: " + ", ".join(f"{value:.3g}" for value in spent))
 
 
 if __name__ == "__main__":
