@@ -26,7 +26,7 @@ from unmemorize._prompts import Prompt, read_prompts
 from unmemorize._similarity import NoiseSettings, Protocol
 from unmemorize._threshold import Threshold
 from unmemorize.metrics import ClipAlignment, Descriptor
-from unmemorize.report import Table, Truth, read_results, summary_table
+from unmemorize.report import Cell, Table, Truth, read_results, summary_table
 from unmemorize.runs import Run, evaluate_all, image_sets
 
 console = Console(markup=False, highlight=False)
@@ -199,8 +199,14 @@ def _print_table(table: Table) -> None:
         if row.by != by:
             by = row.by
             screen.add_row(Text(f"by {by}", style="dim italic") if by else "")
-        figures = [cell.figure or "-" for cell in row.cells]
-        screen.add_row(row.label, *(figure.replace(" ± ", "±").replace(" (", "\n(") if narrow else figure for figure in figures))
+        screen.add_row(row.label, *(_cell(cell, narrow) for cell in row.cells))
     console.print(screen)
     for note in table.notes:
         console.print(note, style="dim")
+
+
+def _cell(cell: Cell, narrow: bool) -> Text:
+    """The figure, and below it the 95 % interval."""
+    figure = cell.figure.replace(" ± ", "±").replace(" (", "\n(") if narrow else cell.figure
+    interval = cell.interval.replace(" to ", "–") if narrow else cell.interval
+    return Text(figure or "-") + (Text(f"\n{interval}", style="dim") if interval else Text())
