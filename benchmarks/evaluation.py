@@ -151,8 +151,7 @@ def _quality(evaluation: Evaluation, run: um.Run) -> list[QualityRow]:
     again = evaluation.images(run, "original", prompts=evaluation.captions, label="captions-again")
     choices = ("original", *(f"top-{k}" for k in TOP), f"random-top-{TOP[-1]}")
     names = [evaluation.images(run, name, **others) for name in choices]
-    for name in names:
-        quality_all(run, name, run.folder / "images" / again, evaluation.alignment)
+    quality_all(run, names, run.folder / "images" / again, evaluation.alignment)
     table = evaluation.measure(run, *names)
     found = {record["set"]: record for record in run.records("quality").values()}
     rows = []

@@ -20,15 +20,23 @@ def picture() -> bytes:
     return buffer.getvalue()
 
 
+def odd_picture() -> bytes:
+    """An image in a format that few programs read."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(buffer, "PPM")
+    return buffer.getvalue()
+
+
 class Server(BaseHTTPRequestHandler):
-    """Serves /file whole or from an offset, /broken half of it, /stubborn without ranges, /picture.png a JPEG, and else 404."""
+    """Serves /file whole or from an offset, /broken half of it, /stubborn without ranges, /picture.png a JPEG, /odd a PPM, and else 404."""
 
     ranges: list[str | None]
 
     def do_GET(self) -> None:
         start = self.headers.get("Range")
         self.ranges.append(start)
-        files = {"/picture.png": picture(), "/text.jpg": b"no image"} | dict.fromkeys(("/file", "/broken", "/stubborn"), CONTENT)
+        files = {"/picture.png": picture(), "/text.jpg": b"no image", "/odd": odd_picture()}
+        files |= dict.fromkeys(("/file", "/broken", "/stubborn"), CONTENT)
         body = files.get(self.path)
         if body is None:
             self.send_error(404)

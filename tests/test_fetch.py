@@ -5,6 +5,7 @@ import pytest
 from server import CONTENT, SHA256, Server, picture
 from unmemorize import FetchError, Prompt
 from unmemorize._fetch import download, fetch_images
+from unmemorize.metrics import image_files
 
 
 def test_a_file_comes_whole_and_is_kept(address: str, tmp_path: Path) -> None:
@@ -61,12 +62,24 @@ def test_images_are_numbered_like_their_prompts_and_failures_named(address: str,
     urls = [f"{address}/picture.png", f"{address}/gone.jpg", None, f"{address}/text.jpg", "file:///etc/hostname"]
     prompts = [Prompt("p", url=url) for url in urls]
     fetched = fetch_images(prompts, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["0001_picture.jpeg"]
-    assert (tmp_path / "0001_picture.jpeg").read_bytes() == picture()
+    assert [path.name for path in tmp_path.iterdir()] == ["0001_picture.jpg"]
+    assert (tmp_path / "0001_picture.jpg").read_bytes() == picture()
     assert fetched.there == 1
     assert list(fetched.failed) == [2, 4, 5]
     assert "404" in fetched.failed[2]
     assert "only http and https" in fetched.failed[5]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FetchError, match="cannot be written"):
+        fetch_images(prompts, tmp_path / "file")
+    with pytest.raises(FetchError, match="is a folder"):
+        download(f"{address}/file", tmp_path)
+    (tmp_path / "file").unlink()
     before = len(Server.ranges)
     assert fetch_images(prompts[:1], tmp_path).there == 1
     assert len(Server.ranges) == before
+
+
+def test_other_formats_become_png(address: str, tmp_path: Path) -> None:
+    assert fetch_images([Prompt("p", url=f"{address}/odd")], tmp_path).there == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["0001_odd.png"]
+    assert len(image_files(tmp_path)) == 1

@@ -73,6 +73,14 @@ def test_the_safety_checker_does_not_black_out_images(pipe: DiffusionPipeline) -
     assert pipe.safety_checker is checker
 
 
+def test_a_pipeline_is_saved_with_its_safety_checker(pipe: DiffusionPipeline) -> None:
+    """diffusers forgets the class of a component that is set to None, also when it is put back."""
+    pipe.register_modules(safety_checker=pipe.vae)
+    registered = pipe.config["safety_checker"]
+    generate(pipe, "a prompt", settings=FEW)
+    assert pipe.config["safety_checker"] == registered != (None, None)
+
+
 def test_prompts_of_a_batch_have_their_own_neurons(pipe: DiffusionPipeline, neurons: Neurons) -> None:
     """In float64, where no rounding can hide a mistake: whatever the batch, each prompt looks as if it were alone."""
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):

@@ -79,6 +79,8 @@ def published_by_hand(text: str) -> list[tuple[str, str, str]]:
         ("prompts.docx", "x", "unknown kind of prompt file"),
         ("empty.txt", "\n\n", "no prompt in it"),
         ("bad.csv", "name;url\na;b\n", "no column Caption"),
+        ("commas.csv", "caption\na cat, sitting\n", "row 1: more fields than columns"),
+        ("half.jsonl", '{"caption": "smile \\ud83d"}\n', "line 1: the caption holds half a character"),
         ("kind.csv", "caption,kind\na,XX\n", "row 1: prompt 'a': its kind is 'XX'"),
         ("quote.csv", 'caption,kind\n"a"b,VM\n', "not a valid CSV"),
         ("bad.jsonl", "{", "line 1: not a valid record"),

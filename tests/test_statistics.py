@@ -134,6 +134,8 @@ def test_prompts_are_streamed(pipe: DiffusionPipeline) -> None:
 
 def test_single_activations_are_kept_on_demand(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     statistics = compute_statistics(pipe, PROMPTS, batch=4, raw=tmp_path / "raw")
+    with pytest.raises(StatisticsError, match="Name a new folder"):
+        compute_statistics(pipe, PROMPTS, raw=tmp_path / "raw")
     files = sorted((tmp_path / "raw").iterdir())
     assert [file.name for file in files] == ["00000000.safetensors", "00000004.safetensors"]
     parts = [load_file(file) for file in files]

@@ -26,6 +26,8 @@ LARGEST_IMAGE = 64 * 1024**2
 _CHUNK = 1024**2
 _SECONDS = 30
 _NOT_A_RANGE = 416
+_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+"""Formats that are kept as they come; others are written as PNG."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def download(url: str, path: str | Path, *, sha256: str | None = None, largest: 
         FetchError: the address cannot be reached, the file is larger than allowed or has another hash, or it cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FetchError(f"{path}: is a folder. Name a file.")
     part = path.with_name(path.name + ".part")
     if path.exists() and (sha256 is None or _hash(path) == sha256.lower()):
         return
@@ -81,6 +85,10 @@ def fetch_images(prompts: Iterable[Prompt], folder: str | Path, *, progress: Pro
         FetchError: the folder cannot be written.
     """
     folder, there, failed = Path(folder), 0, {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise FetchError(f"{folder}: cannot be written ({problem.strerror}). Choose another folder.") from problem
     for number, prompt in enumerate(prompts, 1):
         if any(folder.glob(f"{number:04d}_*")):
             there += 1
@@ -104,11 +112,15 @@ def _fetch_image(url: str, folder: Path, number: int) -> None:
                     raise FetchError(f"{url}: larger than {LARGEST_IMAGE} bytes. Download it by hand if it is an image.")
         with Image.open(data) as image:
             image.load()
-            suffix = (image.format or "img").lower()
+            content, suffix = data.getvalue(), _SUFFIXES.get(image.format or "", "png")
+            if image.format not in _SUFFIXES:
+                converted = io.BytesIO()
+                image.convert("RGB").save(converted, "PNG")
+                content = converted.getvalue()
     except (OSError, HTTPException, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
         raise FetchError(f"{url}: {problem}") from problem
     stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(urlsplit(url).path).stem)[:40].strip("-") or "image"
-    atomic_write(folder / f"{number:04d}_{stem}.{suffix}", data.getvalue(), FetchError)
+    atomic_write(folder / f"{number:04d}_{stem}.{suffix}", content, FetchError)
 
 
 def _receive(url: str, part: Path, largest: int, progress: Progress) -> None:

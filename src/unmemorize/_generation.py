@@ -99,9 +99,10 @@ def generate_each(
 @contextmanager
 def _bare(pipe: Any) -> Iterator[None]:
     """DDIM, and no safety checker: the black images that it puts in place of others would count as no copies."""
-    scheduler, checker = pipe.scheduler, pipe.safety_checker
+    scheduler, checker, registered = pipe.scheduler, pipe.safety_checker, pipe.config["safety_checker"]
     pipe.scheduler, pipe.safety_checker = ddim(pipe), None
     try:
         yield
     finally:
         pipe.scheduler, pipe.safety_checker = scheduler, checker
+        pipe.register_to_config(safety_checker=registered)  # diffusers forgets it when the checker is taken away

@@ -123,6 +123,8 @@ def _read_csv(path: Path) -> Iterator[Prompt]:
         file.seek(0)
         try:
             for number, row in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), 1):
+                if None in row:
+                    raise PromptError(f"{path}, row {number}: more fields than columns. Quote captions that hold the separator.")
                 yield _from_row(row, path, f"row {number}")
         except csv.Error as problem:
             raise PromptError(
@@ -161,6 +163,8 @@ def _from_row(row: Mapping[Any, object], path: Path, where: str) -> Prompt:
         raise PromptError(f"{path}, {where}: no column Caption, prompt or text (its columns: {columns}). Name the caption column.")
     if not isinstance(text, str) or not text.strip():
         raise PromptError(f"{path}, {where}: the caption is not text but {text!r}. Correct or delete it.")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise PromptError(f"{path}, {where}: the caption holds half a character ({text!r}). Correct or delete it.")
     kind = next((fields[name] for name in _KIND_COLUMNS if fields.get(name)), None)
     url, images, group = fields.get("url"), fields.get("images"), fields.get("group")
     names = images if isinstance(images, list) else str(images).split(_IMAGE_SEPARATOR) if images else []

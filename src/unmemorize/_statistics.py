@@ -184,14 +184,16 @@ def compute_statistics(
         pipe: a loaded pipeline.
         prompts: unmemorized prompts, at least two; also a stream such as `iter_prompts`.
         batch: prompts per pass of the text encoder; it does not change the result beyond rounding.
-        raw: a folder for the single activations: one safetensors file per batch, ``00000000.safetensors`` by the number of its first
-            prompt, with a tensor (prompts, features) for each layer.
+        raw: a new folder for the single activations: one safetensors file per batch, ``00000000.safetensors`` by the number of its
+            first prompt, with a tensor (prompts, features) for each layer.
         progress: called after each batch.
 
     Raises:
-        StatisticsError: fewer than two prompts, or the folder cannot be written.
+        StatisticsError: fewer than two prompts, or the folder exists or cannot be written.
     """
     model, running = Model(pipe), StatisticsAccumulator()
+    if raw is not None and Path(raw).exists():
+        raise StatisticsError(f"{raw}: exists. Name a new folder for the activations, one for each shard.")
     total = len(prompts) if isinstance(prompts, Sized) else None
     texts = (as_prompt(prompt).text for prompt in prompts)
     while part := list(islice(texts, batch)):

@@ -72,7 +72,8 @@ def read_statistics(path: str | Path, model: Model | None = None, *, count: int 
     mean, std = ({layer: tensor.double() for layer, tensor in zip(widths, part, strict=True)} for part in content)
     if any(bool((tensor < 0).any()) for tensor in std.values()):
         raise StatisticsError(f"{path}: a standard deviation is negative. The file is damaged; download it again.")
-    return Statistics(mean=mean, std=std, count=count, fingerprint=model.fingerprint if model else "", prompts="")
+    made_on = hashlib.sha256(data).hexdigest()  # the prompts are unknown, but those of another file are others
+    return Statistics(mean=mean, std=std, count=count, fingerprint=model.fingerprint if model else "", prompts=made_on)
 
 
 def import_results(path: str | Path, folder: str | Path, model: Model | None = None, *, prompts: Sequence[Prompt] = ()) -> Run:

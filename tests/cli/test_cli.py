@@ -83,7 +83,7 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path
     code, _, err = cli(*localize, "--theta", 4)
     assert (code, "made with theta = 5.0, now it is 4.0" in err) == (1, True)
     code, _, err = cli("evaluate", tmp_path / "run")
-    assert (code, "no original images" in err) == (1, True)
+    assert (code, "no images to evaluate" in err) == (1, True)
     code, _, _ = cli("generate", tmp_path / "run", *model, "--images", 2, "--steps", 2, "--guidance", 2)
     assert code == 0
     code, out, _ = cli("evaluate", tmp_path / "run")

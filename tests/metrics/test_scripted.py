@@ -17,6 +17,11 @@ class Flat(nn.Module):
         return images.mean((1, 2, 3))
 
 
+class Twice(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images
+
+
 def by_hand() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     colours = np.array([image.getpixel((0, 0)) for image in IMAGES]) / 255
     rows = (colours - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225] @ WEIGHT.T
@@ -58,8 +63,11 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
             FileDescriptor(tmp_path / name, sha256=hashlib.sha256(b"no network").hexdigest())
     with pytest.raises(MetricError, match="cannot be read"):
         FileDescriptor(tmp_path / "none.onnx")
+    sha256 = save_script(Twice(), tmp_path / "twice.pt")
+    with pytest.raises(MetricError, match="returns tuple for 2 image"):
+        FileDescriptor(tmp_path / "twice.pt", side=16, sha256=sha256)(IMAGES)
     sha256 = save_script(Flat(), tmp_path / "flat.pt")
-    with pytest.raises(MetricError, match=r"returns shape \(2,\) for 2 image"):
+    with pytest.raises(MetricError, match=r"returns \(2,\) for 2 image"):
         FileDescriptor(tmp_path / "flat.pt", side=16, sha256=sha256)(IMAGES)
 
 

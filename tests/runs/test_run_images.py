@@ -49,7 +49,8 @@ def test_every_set_has_its_folder_and_says_how_its_images_came_to_be(run: Run, p
 
 def test_scales_have_folders_of_their_own(run: Run, planted: DiffusionPipeline) -> None:
     assert generate_all(run, planted, asked("refined"), replace(FEW, scale=-0.5)).folder.name == "refined-scale--0.5"
-    assert asked("original").name(0.5) == "original"
+    originals = generate_all(run, planted, asked("original"), FEW)
+    assert generate_all(run, planted, asked("original"), replace(FEW, scale=0.5)).folder == originals.folder
 
 
 def test_other_prompts_get_the_neurons_of_the_whole_run(run: Run, planted: DiffusionPipeline) -> None:
@@ -61,6 +62,12 @@ def test_other_prompts_get_the_neurons_of_the_whole_run(run: Run, planted: Diffu
     assert all(Neurons(record["neurons"]) == read_localizations(run)[1].neurons for record in records.values())
     with pytest.raises(RunError, match="made with prompts"):
         generate_all(run, planted, asked("refined", prompts=others[:2], label="animals"), replace(FEW, images=1))
+
+
+@pytest.mark.parametrize("label", ["mine", "overall"])
+def test_other_prompts_never_have_the_name_of_a_group(run: Run, planted: DiffusionPipeline, label: str) -> None:
+    with pytest.raises(RunError, match="Rename their file"):
+        generate_all(run, planted, asked("original", prompts=[Prompt("a cat")], label=label), FEW)
 
 
 def test_only_one_kind_of_prompts(run: Run, planted: DiffusionPipeline) -> None:

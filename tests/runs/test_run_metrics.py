@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ class Colours:
     """A descriptor and extractor that anyone can compute: mean colour."""
 
     name, digest = "inception-colours", "c" * 64
+    kind: Literal["FID", "CLIP-FID"] = "FID"
 
     def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
         rows = [torch.tensor(list(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))) for image in images]  # type: ignore[arg-type]
@@ -46,17 +47,19 @@ def test_metrics_resume_and_agree(run: Run, planted: DiffusionPipeline) -> None:
     assert {"alignment", "masked"}.isdisjoint(first["refined"][1])
     again = {name: measure(run, name) for name in image_sets(run)}
     assert [record[1]["sscd_orig"] for record in again.values()] == [record[1]["sscd_orig"] for record in first.values()]
-    with pytest.raises(RunError, match="made with descriptor"):
-        evaluate_all(run, "refined", descriptor=BundledDescriptor(), alignment=None)
+    other = evaluate_all(run, "refined", descriptor=BundledDescriptor(), alignment=None)
+    assert other[1]["sscd_orig"] != first["refined"][1]["sscd_orig"]
+    assert Run.load(run.folder / "metrics" / "refined").config["descriptor"] == "unmemorize-copy-64"
 
 
-def test_missing_pieces_are_named(run: Run, planted: DiffusionPipeline) -> None:
+def test_missing_pieces_are_named(run: Run, planted: DiffusionPipeline, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RunError, match="no images refined"):
         measure(run, "refined")
     make(run, planted, "refined")
-    with pytest.raises(RunError, match="no original images to compare refined with"):
-        measure(run, "refined")
+    assert "sscd_gen" not in measure(run, "refined")[1]
+    assert "no original images of the same prompts" in caplog.text
     make(run, planted, "original")
+    assert "sscd_gen" in measure(run, "original")[1]
     (run.folder / "images" / "refined" / "00001_00.png").write_text("no image")
     with pytest.raises(MetricError, match=r"00001_00\.png: not readable"):
         measure(run, "refined")
@@ -73,6 +76,15 @@ def test_training_images_that_are_gone_are_counted_and_named(run: Run, planted: 
     notes = summary_table(read_results(run)).notes
     assert any("missing: 1 (gone.png)" in note for note in notes)
     assert any("unreadable: 1 (broken.png)" in note for note in notes)
+
+
+def test_a_training_image_that_comes_later_is_compared_with(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+    make(run, planted, "original")
+    late = {1: [tmp_path / "late.png"]}
+    assert "sscd_orig" not in evaluate_all(run, "original", descriptor=Colours(), alignment=None, references=late)[1]
+    Image.new("RGB", (9, 9), (3, 90, 200)).save(tmp_path / "late.png")
+    assert "sscd_orig" in evaluate_all(run, "original", descriptor=Colours(), alignment=None, references=late)[1]
+    assert missing_references(run) == ([], [])
 
 
 def test_without_any_training_image_there_is_no_copy_score(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
@@ -96,8 +108,11 @@ def test_other_prompts_have_a_column_of_their_own_with_the_quality(run: Run, pla
     real.mkdir()
     for shade in (0, 90, 200):
         Image.new("RGB", (30, 20), (shade, 30, 90)).save(real / f"{shade}.png")
-    for name in ("original-on-animals", "refined-on-animals", "refined-on-animals"):
-        quality_all(run, name, real, Colours())
+    seen: list[tuple[int, int | None]] = []
+    for _ in range(2):
+        quality_all(run, ["original-on-animals", "refined-on-animals"], real, Colours(), progress=lambda *at: seen.append(at))
+    assert seen[-1] == (11, 11)
+    for name in ("original-on-animals", "refined-on-animals"):
         measure(run, name)
     assert len(run.records("quality")) == 2
     table = summary_table(read_results(run))

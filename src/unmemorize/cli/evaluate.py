@@ -57,19 +57,21 @@ def command(
     goes to RUN/metrics.json and RUN/metrics.csv too, with the name and hash of what measured each number.
     """
     folder = Run.load(run)
-    if "original" not in image_sets(folder):
-        raise RunError(f"{run}: there are no original images to compare with. First: unmemorize generate {run}")
+    sets = image_sets(folder)
+    if not sets:
+        raise RunError(f"{run}: there are no images to evaluate. First: unmemorize generate {run}")
     bundled = is_run_of_bundled(folder)
     alignment = ClipAlignment(clip) if clip or bundled else None
     copies = _descriptor(sscd, descriptor, descriptor_sha256, descriptor_side)
     if real is not None:
         for extractor in _extractors(inception, inception_sha256, alignment):
-            for name in image_sets(folder):
-                with progress_bar(f"quality {name} by {extractor.name}") as progress:
-                    quality_all(folder, name, real, extractor, progress=progress)
-    evaluate_and_print(
-        folder, descriptor=copies, alignment=alignment, references=numbered_images(references) if references is not None else None
-    )
+            with progress_bar(f"quality by {extractor.name}") as progress:
+                quality_all(folder, sets, real, extractor, progress=progress)
+    numbered = numbered_images(references) if references is not None else None
+    if numbered:
+        first = min(numbered)
+        console.print(f"training images: {numbered[first][0].name} belongs to prompt {first + 1} of the run")
+    evaluate_and_print(folder, descriptor=copies, alignment=alignment, references=numbered)
     if isinstance(copies, BundledDescriptor) and not bundled:
         console.print(
             "The bundled copy descriptor is made for the 64 x 64 images of the bundled model; take its numbers on other images as a hint "

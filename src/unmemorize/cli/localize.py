@@ -86,7 +86,7 @@ def command(
     """Step 3: find the neurons that carry the image of each memorized prompt.
 
     Candidates are neurons that answer unusually strongly to the prompt; those are kept without which the copy comes back. Prompts that
-    are not memorized get no neurons. Defaults are the paper's.
+    are not memorized get no neurons. Defaults are the paper's, but for the refinement.
     """
     given = prompts_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])
     measured = Statistics.load(file_or_default(pipe, statistics, testbed.statistics_path, "statistics"))

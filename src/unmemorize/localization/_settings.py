@@ -1,4 +1,4 @@
-"""What a localization can be told; the defaults are the paper's."""
+"""What a localization can be told; the defaults are the paper's, except for the faster refinement."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -25,6 +26,8 @@ class ClipAlignment:
     Raises:
         MetricError: the CLIP cannot be loaded.
     """
+
+    kind: Literal["FID", "CLIP-FID"] = "CLIP-FID"
 
     def __init__(self, source: str | Path | None = None) -> None:
         if source is None:

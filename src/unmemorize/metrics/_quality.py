@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,11 @@ class FeatureExtractor(Protocol):
 
     @property
     def digest(self) -> str: ...
+
+    @property
+    def kind(self) -> Literal["FID", "CLIP-FID"]:
+        """How the Fréchet distance of its features is called."""
+        ...
 
     def features(self, images: Sequence[Image.Image]) -> Tensor:
         """Features of shape (N, D)."""
@@ -114,6 +119,8 @@ class InceptionFeatures:
     Raises:
         MetricError: the file is missing, has another hash, or holds no such network.
     """
+
+    kind: Literal["FID", "CLIP-FID"] = "FID"
 
     def __init__(self, path: str | Path, sha256: str) -> None:
         self.name, self.digest = Path(path).stem, sha256.lower()

@@ -76,13 +76,14 @@ class FileDescriptor:
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
         normalised = (pixels - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
         try:
-            found: Tensor = self._run(normalised)
+            found = self._run(normalised)
         except Exception as problem:  # what a foreign network raises is its own business
             reason = str(problem).strip().split("\n")[-1]
             shape = tuple(normalised.shape)
             raise MetricError(f"{self.path}: does not take images of shape {shape} ({reason}). Is the size right?") from problem
-        if found.ndim != 2 or len(found) != len(images):
-            raise MetricError(f"{self.path}: returns shape {tuple(found.shape)} for {len(images)} image(s), not one vector for each.")
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
+            returned = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise MetricError(f"{self.path}: returns {returned} for {len(images)} image(s), not one vector for each.")
         return F.normalize(found.float(), dim=1)
 
 

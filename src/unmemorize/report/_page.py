@@ -16,7 +16,7 @@ from unmemorize.metrics import read_image, read_references
 from unmemorize.report._plots import plot_copies, plot_neurons, plot_similarity
 from unmemorize.report._results import NAMES, Results, read_results, seed_median
 from unmemorize.report._table import Truth, precision_recall, summary_table
-from unmemorize.runs import Run, image_sets
+from unmemorize.runs import OVERALL, Run, image_sets
 
 LARGEST_SIDE = 192
 SHOWN_IMAGES = 4
@@ -81,7 +81,7 @@ def _headline(results: Results) -> list[tuple[str, str]]:
     """Copies before and after in plain words, where they were measured."""
     found = []
     for name in ("original", "refined", "random-refined"):
-        scores = [seed_median(record["sscd_orig"]) for record in results.of(name).values() if "sscd_orig" in record]
+        scores = [seed_median(record["sscd_orig"]) for record in results.records(name, OVERALL) if "sscd_orig" in record]
         if scores:
             found.append((NAMES[name], f"{median(scores):.2f}"))
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from unmemorize._prompts import UNMEMORIZED, Prompt
 from unmemorize.localization import Localization
-from unmemorize.runs import Run, image_sets, missing_references, read_localizations, run_prompts
+from unmemorize.runs import OVERALL, Run, image_sets, missing_references, read_localizations, run_prompts
 
 NAMES = {
     "original": "before",
@@ -19,7 +19,6 @@ NAMES = {
     "random-initial": "random neurons off, as many as initially",
 }
 """What sets of images show, in words and in order; other sets have their own names and come after."""
-OVERALL = "overall"
 Record = Mapping[str, Any]
 
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from unmemorize._neurons import Neurons
 from unmemorize.localization import Localization
 from unmemorize.metrics import summarize, wilson_interval
-from unmemorize.report._results import NAMES, OVERALL, Record, Results, hashed, seed_median
+from unmemorize.report._results import NAMES, Record, Results, hashed, seed_median
+from unmemorize.runs import OVERALL
 
 Truth = Mapping[str, Neurons]
 """Prompt -> the neurons that are known to carry its image."""
@@ -191,7 +192,7 @@ def _quality_rows(results: Results) -> list[Row]:
         by = hashed(record["extractor"], record["extractor_sha256"])
         column = next((column for column in results.columns if record["set"].endswith(f"-on-{column}")), OVERALL)
         name = record["set"].removesuffix(f"-on-{column}")
-        distance = "FID" if record["extractor"].startswith("inception") else "CLIP-FID"
+        distance = record["kind"]
         fid = Cell(value=record["fid"], count=record["generated"])
         kid = Cell(value=1000 * record["kid"], spread=1000 * record["kid_std"], count=record["generated"])
         for label, cell in ((distance, fid), (f"1000 KID on the features of {distance}", kid)):
@@ -221,4 +222,4 @@ def _median(values: Iterable[float | None]) -> Cell:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,6 +1,6 @@
 """Run folders: what determines a result, what is done, and how to go on."""
 
-from unmemorize.runs._images import ImageFormat, ImageSet, generate_all, image_sets
+from unmemorize.runs._images import OVERALL, ImageFormat, ImageSet, generate_all, image_sets
 from unmemorize.runs._metrics import evaluate_all, missing_references, quality_all
 from unmemorize.runs._neuron_sets import NeuronSet
 from unmemorize.runs._run import Run
@@ -17,6 +17,7 @@ from unmemorize.runs._steps import (
 )
 
 __all__ = [
+    "OVERALL",
     "ImageFormat",
     "ImageSet",
     "NeuronSet",

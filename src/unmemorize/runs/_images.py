@@ -19,6 +19,7 @@ from unmemorize._errors import RunError
 from unmemorize._files import hash_texts
 from unmemorize._generation import GenerationSettings, generate_each
 from unmemorize._model import Model
+from unmemorize._neurons import Neurons
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Kind, Prompt
 from unmemorize.runs._neuron_sets import NeuronSet
@@ -26,6 +27,8 @@ from unmemorize.runs._run import Run
 from unmemorize.runs._steps import each, read_localizations, run_prompts
 
 ImageFormat = Literal["png", "jpeg"]
+OVERALL = "overall"
+"""Over all prompts of interest, in a summary; no group and no label has this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,8 @@ def generate_all(run: Run, pipe: DiffusionPipeline, images: ImageSet, settings: 
     if settings.seed == run.config.get("noise", {}).get("seed"):
         raise RunError(f"{run.folder}: seed {settings.seed} is that of its localization. Generate with another one, to see other noise.")
     asked = run_prompts(run)
+    if images.prompts and images.label in (OVERALL, *(prompt.group for prompt in asked)):
+        raise RunError(f"{images.label}: the run has a group of this name, so other prompts need another. Rename their file.")
     chosen = {
         index: record for index, record in read_localizations(run).items() if record.memorized and images.only in (None, asked[index].kind)
     }
@@ -84,13 +89,18 @@ def generate_all(run: Run, pipe: DiffusionPipeline, images: ImageSet, settings: 
     else:
         targets = {index: record.prompt for index, record in chosen.items()}
     found = {index: record for index, record in chosen.items() if asked[index].memorized is not False or not images.neurons.pooled}
-    off = images.neurons.assign(targets, found, model, together=bool(images.prompts))
+    everything = Neurons.of(pair for record in read_localizations(run).values() for pair in record.neurons)
+    off = images.neurons.assign(targets, found, model, together=bool(images.prompts), barred=everything)
+    images.neurons.check_scale(settings.scale)
     config: dict[str, Any] = {"neurons": images.neurons.name, "on": images.label, "format": images.format, "fingerprint": model.fingerprint}
     if images.prompts:
         config["prompts"] = hash_texts(targets.values())
     if images.prompts or images.neurons.pooled:
         config["pool"] = images.neurons.pool(found, model).to_json()
     config |= {name: value for name, value in asdict(settings).items() if name != "batch"}
+    config["dtype"] = str(model.dtype)
+    if images.neurons.source == "original":
+        config["scale"] = 0.0  # of nothing
     made = Run.open(run.folder / "images" / images.name(settings.scale), config)
     suffix = "jpg" if images.format == "jpeg" else "png"
 

@@ -6,10 +6,15 @@ RUN/quality.jsonl    distances of sets of images from real ones, see `quality_al
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from unmemorize._errors import RunError
 from unmemorize._files import hash_texts
@@ -32,6 +37,8 @@ from unmemorize.metrics import (
 from unmemorize.runs._images import image_sets
 from unmemorize.runs._run import Run
 from unmemorize.runs._steps import each, run_prompts
+
+log = logging.getLogger(__name__)
 
 _ORIGINAL = "original"
 _MAY_DIFFER = ("neurons", "scale", "pool", "format")
@@ -59,10 +66,11 @@ def evaluate_all(
     Returns:
         Per prompt what can be told: the lists over seeds ``sscd_gen`` (to the image of the same seed with nothing off), ``sscd_orig`` (to
         the closest training image), ``masked`` (the same over the layout; TM prompts only) and ``alignment``, the number ``diversity``,
-        and ``references``: how many training images were compared with, and the names of those missing and unreadable.
+        and ``references``: how many training images were compared with, and the names of those missing and unreadable. Metrics that were
+        taken with another descriptor or CLIP, or other training images, are replaced.
 
     Raises:
-        RunError: images of the set or the original ones are missing, or were made under other settings.
+        RunError: there are no images of the set, or the original ones were made under other settings.
         MetricError: a generated image is missing or damaged.
     """
     sets = image_sets(run)
@@ -72,31 +80,29 @@ def evaluate_all(
     on = ours.config["on"]
     original = sets.get(f"{_ORIGINAL}-on-{on}" if on else _ORIGINAL)
     if original is None:
-        raise RunError(f"{run.folder}: there are no original images to compare {name} with. First: unmemorize generate {run.folder}")
-    for key in ours.config.keys() - {*_MAY_DIFFER}:
-        if ours.config[key] != original.config.get(key):
-            raise RunError(
-                f"{ours.folder}: made with {key} = {ours.config[key]}, the original images with {original.config.get(key)}: they cannot "
-                "be compared. Delete one of the two folders and generate it again."
-            )
+        log.warning("%s: no original images of the same prompts, so nothing tells how much %s changes", run.folder, name)
+    else:
+        _check_comparable(ours, original)
     prompts = {} if on else dict(enumerate(run_prompts(run)))
     paths = {index: list((references or {}).get(index, ())) if references is not None else prompts[index].images for index in prompts}
     config = {
         "images": ours.config,
+        "original": original.config if original else None,
         "descriptor": descriptor.name,
         "descriptor_sha256": descriptor.digest,
         "clip": alignment.name if alignment else None,
         "clip_sha256": alignment.digest if alignment else None,
-        "references": hash_texts(f"{index} {path.name}" for index in sorted(paths) for path in paths[index]),
+        "references": hash_texts(f"{index} {path.name} {_size(path)}" for index in sorted(paths) for path in paths[index]),
     }
-    files, before_files = ours.records("images"), original.records("images")
-    indices = [index for index in files if index in before_files]
+    files, before_files = ours.records("images"), original.records("images") if original else {}
 
     def one(index: int) -> dict[str, Any]:
         images = [read_image(ours.folder / file) for file in files[index]["files"]]
-        before = [read_image(original.folder / file) for file in before_files[index]["files"]]
+        before = [read_image(original.folder / file) for file in before_files[index]["files"]] if original and index in before_files else []
         embeddings = descriptor(images)
-        record: dict[str, Any] = {"sscd_gen": seedwise_similarity(embeddings, descriptor(before)).tolist()}
+        record: dict[str, Any] = {}
+        if before:
+            record["sscd_gen"] = seedwise_similarity(embeddings, descriptor(before)).tolist()
         if len(images) > 1:
             record["diversity"] = diversity(embeddings)
         if paths.get(index):
@@ -111,24 +117,56 @@ def evaluate_all(
             record["alignment"] = alignment(images, files[index]["prompt"]).tolist()
         return record
 
-    metrics = Run.open(run.folder / "metrics" / name, config)
-    records = each(metrics, "metrics", indices, lambda part: [one(index) for index in part], progress)
-    return dict(zip(indices, records, strict=True))
+    folder = run.folder / "metrics" / name
+    if folder.exists() and Run.load(folder).config != json.loads(json.dumps(config)):
+        shutil.rmtree(folder)  # measured by something else, or with other training images: measured anew from the same images
+    metrics = Run.open(folder, config)
+    records = each(metrics, "metrics", list(files), lambda part: [one(index) for index in part], progress)
+    return dict(zip(files, records, strict=True))
 
 
-def quality_all(run: Run, name: str, real: str | Path, extractor: FeatureExtractor, *, progress: Progress = silent) -> None:
-    """The distance between a set of images and a folder of real ones, as one more line of RUN/quality.jsonl.
+def quality_all(run: Run, names: Iterable[str], real: str | Path, extractor: FeatureExtractor, *, progress: Progress = silent) -> None:
+    """The distances between sets of images and a folder of real ones, a line of RUN/quality.jsonl for each set.
+
+    Args:
+        run: a run with images.
+        names: of the sets.
+        real: the folder.
+        extractor: what looks at the images.
+        progress: called with the images done.
 
     Raises:
         MetricError: the folder holds no images, or there are too few of either.
     """
-    folder = image_sets(run)[name].folder
-    generated = features_of(image_files(folder), extractor, progress=progress)
-    found = quality(generated, features_of(image_files(real), extractor))
-    record = {"set": name, "against": Path(real).name, "extractor": extractor.name, "extractor_sha256": extractor.digest, **asdict(found)}
-    known = run.records("quality")
-    same = [index for index, other in known.items() if all(other[key] == record[key] for key in ("set", "against", "extractor_sha256"))]
-    run.append("quality", same[0] if same else len(known), record)
+    sets = image_sets(run)
+    groups = [image_files(real), *(image_files(sets[name].folder) for name in names)]
+    total = sum(map(len, groups))
+    features: list[Tensor] = []
+
+    def report(some: int, _of: int | None) -> None:
+        progress(sum(map(len, features)) + some, total)
+
+    for group in groups:
+        features.append(features_of(group, extractor, progress=report))
+    seen, against = {"extractor": extractor.name, "extractor_sha256": extractor.digest}, Path(real).name
+    for name, generated in zip(names, features[1:], strict=True):
+        record = {"set": name, "against": against, "kind": extractor.kind, **seen, **asdict(quality(generated, features[0]))}
+        known = run.records("quality")
+        same = [index for index, other in known.items() if all(other[key] == record[key] for key in ("set", "against", "extractor_sha256"))]
+        run.append("quality", same[0] if same else len(known), record)
+
+
+def _check_comparable(ours: Run, original: Run) -> None:
+    for key in ours.config.keys() - {*_MAY_DIFFER}:
+        if ours.config[key] != original.config.get(key):
+            raise RunError(
+                f"{ours.folder}: made with {key} = {ours.config[key]}, the original images with {original.config.get(key)}: they cannot "
+                "be compared. Delete one of the two folders and generate it again."
+            )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
 
 
 def missing_references(run: Run) -> tuple[list[str], list[str]]:

@@ -78,7 +78,7 @@ class NeuronSet:
         """Whether all prompts get the same neurons."""
         return self.source not in ("original", "initial", "refined")
 
-    def assign(self, indices: Iterable[int], found: Localizations, model: Model, *, together: bool) -> dict[int, Neurons]:
+    def assign(self, indices: Iterable[int], found: Localizations, model: Model, *, together: bool, barred: Neurons) -> dict[int, Neurons]:
         """The neurons for each prompt, by index; random ones are drawn anew for each, the index being their seed.
 
         Args:
@@ -86,20 +86,32 @@ class NeuronSet:
             found: the memorized prompts of the run.
             model: the model.
             together: the prompts are others than those of the run, and get the neurons of all its prompts at once.
+            barred: what random controls never contain: all neurons that were found; a prompt's own initial ones are barred, too.
 
         Raises:
             NeuronError: the file is malformed or another model's.
         """
         if together or self.pooled:
-            pool = self.pool(found, model)
-            barred = Neurons.of(pair for record in found.values() for pair in record.neurons)
-            own = dict.fromkeys(indices, pool)
+            own = dict.fromkeys(indices, self.pool(found, model))
+            initial = {}
         else:
-            barred = Neurons()
             own = {index: self._own(found[index]) for index in indices}
-        if self.random:
-            return {index: random_control(neurons, model.widths, index, exclude=barred) for index, neurons in own.items()}
-        return own
+            initial = {index: found[index].initial for index in own}
+        if not self.random:
+            return own
+        return {
+            index: random_control(neurons, model.widths, index, exclude=barred | initial.get(index, Neurons()))
+            for index, neurons in own.items()
+        }
+
+    def check_scale(self, scale: float) -> None:
+        """See that a neuron file is used at its own scale.
+
+        Raises:
+            NeuronError: the file names another one.
+        """
+        if self.file is not None and (own := NeuronFile.load(self.file).scale) != scale:
+            raise NeuronError(f"{self.file}: these neurons are meant for scale {own:g}, not {scale:g}. Give --scale {own:g}.")
 
     def pool(self, found: Localizations, model: Model) -> Neurons:
         """The neurons of the whole run that this set stands for, or is the control of."""
