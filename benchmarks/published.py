@@ -62,13 +62,15 @@ class PublishedLocalization:
         if not kept:
             return Published(False, um.Neurons(), 1.0, 0, spent, clock)
         tau = self.threshold.of_criterion(self.settings.criterion)
+        ends_at = tau if self.settings.initial_threshold is None else self.settings.initial_threshold
+        stays_below = tau if self.settings.refinement_threshold is None else self.settings.refinement_threshold
         theta, k = self.settings.theta, 0
         while True:
             activation = self.activations(latents[:1], text)
             listed = self.candidates(activation, theta, k)
             score = self.score(unblocked, self.differences(latents, text, listed), kept)
-            if score <= tau:
-                limit = tau
+            if score <= ends_at:
+                limit = stays_below
                 break
             theta, k = theta - self.settings.theta_step, k + 1
             if theta <= self.settings.theta_floor:

@@ -70,7 +70,8 @@ class Probe:
 
     def differentiable(self) -> Probe:
         """The same in tensors that a backward pass accepts."""
-        return replace(self, text=self.text.clone(), empty=None if self.empty is None else self.empty.clone())
+        empty = None if self.empty is None else self.empty.clone()
+        return replace(self, latents=self.latents.clone(), text=self.text.clone(), empty=empty)
 
 
 def make_probe(model: Model, text: Tensor, settings: NoiseSettings) -> Probe:

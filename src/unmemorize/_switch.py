@@ -86,6 +86,8 @@ def remove(pipe: DiffusionPipeline) -> None:
 def _hook(model: Model, rows: Sequence[Neurons], scale: float) -> list[RemovableHandle]:
     for neurons in rows:
         neurons.check(model)
+    if model.denoiser._compiled_call_impl is not None:
+        raise ModelError(f"{model.name}: the denoiser is compiled in place, which ignores hooks. Load it again, or use torch.compile(...).")
     touched = [path for path in model.value_layers if any(path in neurons.layers for neurons in rows)]
     for path in touched:
         if getattr(model.denoiser.get_submodule(path.rpartition(".")[0]), "fused_projections", False):

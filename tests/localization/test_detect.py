@@ -4,7 +4,7 @@ import pytest
 from diffusers import DiffusionPipeline
 
 from conftest import PLANTED_PROMPT, PROMPTS
-from unmemorize import Detection, Model, NoiseSettings, Prompt, Threshold, calibrate_threshold, detect
+from unmemorize import Detection, Model, NoiseSettings, Prompt, Threshold, ThresholdError, calibrate_threshold, detect
 from unmemorize.localization import detect_prompts
 
 GIVEN = [Prompt(text) for text in (*PROMPTS[:3], PLANTED_PROMPT, "c word")]
@@ -57,3 +57,8 @@ def test_stops_lose_no_calibration_prompt(planted: DiffusionPipeline) -> None:
     assert loose.shifted(1).stops == ()
     few = calibrate_threshold(planted, PROMPTS, settings=NoiseSettings(seeds=3))
     assert [seeds for seeds, _ in few.stops] == [2]
+
+
+def test_a_cascade_needs_stops(planted: DiffusionPipeline, threshold: Threshold) -> None:
+    with pytest.raises(ThresholdError, match="says nothing about when a cascade may stop"):
+        detect(planted, "x", threshold=threshold.shifted(1), cascade=True)

@@ -153,6 +153,40 @@ def test_where_replaying_is_not_exact_it_is_off(planted: DiffusionPipeline, capl
     handle.remove()
 
 
+def test_a_hook_that_comes_later_is_noticed(planted: DiffusionPipeline) -> None:
+    first = Case(planted, "unblocked")
+    assert first.work.weighted == first.work.evaluations
+    handle = planted.unet.conv_in.register_forward_hook(lambda _module, _inputs, output: output * 1.01)
+    case = Case(planted, "unblocked")
+    off = next(case.random_sets(1))
+    assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
+    assert case.work.weighted == case.work.evaluations
+    handle.remove()
+    again = Case(planted, "unblocked")
+    again.evaluator.score(off)
+    assert again.work.weighted < again.work.evaluations
+
+
+def test_effects_need_no_gradients_of_weights_and_no_mode_of_the_caller(planted: DiffusionPipeline) -> None:
+    planted.unet.requires_grad_()
+    case = Case(planted, "unblocked")
+    off = next(case.random_sets(1))
+    expected = case.evaluator.effects(off)
+    with torch.inference_mode():
+        assert Case(planted, "unblocked").evaluator.effects(off) == pytest.approx(expected)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in planted.unet.parameters())
+
+
+def test_recordings_for_one_set_only_where_two_are_too_many(planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = Case(planted, "unblocked").prefixes.bytes
+    monkeypatch.setattr("unmemorize.localization._evaluator.LARGEST", int(1.5 * size))
+    case = Case(planted, "unblocked", kept=tuple(range(SEEDS)))
+    for off in case.random_sets(3):
+        assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
+    assert case.prefixes.bytes == size
+    assert case.work.weighted < case.work.evaluations
+
+
 def test_too_large_recordings_are_dropped(
     planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,7 +223,7 @@ class Odd(nn.Module):
 
 def test_only_plain_outputs_are_replayed() -> None:
     parts = Parts()
-    plan = plan_for(parts, ["last"], lambda: parts(torch.ones(3, 2)))
+    plan = plan_for(parts, ["last"], lambda: parts(torch.ones(1, 2)))
     assert plan.before["last"] == ("first", "pair")
     with recording(parts, plan.recorded) as outputs:
         expected = parts(torch.ones(3, 2))

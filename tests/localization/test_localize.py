@@ -139,7 +139,7 @@ def test_selection_and_refinement_against_brute_force(protocol: str, tau: float,
 
     thetas = [2.0, 1.5] if protocol == "upstream" else [2.0, 1.5, 1.0]
     if not settings.use_theta:
-        thetas = [2.0 - 0.5 * step for step in range(len(z) + 1 - settings.top_k)]
+        thetas = [2.0 - 0.5 * step for step in range(len(z) + (protocol == "paper") - settings.top_k)]
     for step, theta in enumerate(thetas):
         by_theta = [index for index in range(len(z)) if z[index] > theta] if settings.use_theta else []
         by_rank = ranked[: settings.top_k + step] if settings.use_top_k else []
@@ -220,9 +220,10 @@ def test_record_round_trip(case: tuple[DiffusionPipeline, Statistics, Threshold]
 
 def test_work_is_counted(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
     pipe, statistics, threshold = case
-    localize(pipe, "c word", statistics=statistics, threshold=replace(threshold, tau=0.01))  # what is done once per model
     forwards: list[int] = []
     handle = pipe.unet.register_forward_pre_hook(lambda _module, inputs: forwards.append(len(inputs[0])))
+    localize(pipe, "c word", statistics=statistics, threshold=replace(threshold, tau=0.01))  # what is done once per model
+    forwards.clear()
     found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
     handle.remove()
     assert found.evaluations == sum(forwards)
@@ -236,3 +237,25 @@ def test_nothing_is_left_in_the_pipeline(case: tuple[DiffusionPipeline, Statisti
     before = model.predict(model.draw_latents(1, 0), torch.tensor(3), model.encode(["x"]))
     localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
     assert torch.equal(model.predict(model.draw_latents(1, 0), torch.tensor(3), model.encode(["x"])), before)
+
+
+def test_layers_that_do_not_run_are_named() -> None:
+    pipe, statistics, threshold = planted(LAYERS[0], 3)
+    pipe.fuse_qkv_projections()
+    with pytest.raises(ModelError, match="unfuse_qkv_projections"):
+        localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
+
+
+def test_without_a_backward_pass_z_scores_rank(
+    case: tuple[DiffusionPipeline, Statistics, Threshold], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    pipe, statistics, threshold = case
+    monkeypatch.setattr("unmemorize.localization._evaluator.Evaluator.effects", fails)
+    monkeypatch.setattr("unmemorize.localization._bisection._FEW", (0,))
+    found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=LocalizationSettings(theta=2.0))
+    assert "no backward pass (out of memory)" in caplog.text
+    assert found.minimal
+    assert len(found.neurons) >= 1

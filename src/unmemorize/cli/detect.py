@@ -73,7 +73,7 @@ def command(
         "tau": limit.tau,
         "threshold_prompts": limit.prompts,
         "noise": asdict(limit.settings),
-        "cascade": cascade,
+        "cascade": limit.stops if cascade else (),
     }
     folder = open_run(run, pipe, given, config)
     with progress_bar("detect") as progress:
@@ -85,7 +85,9 @@ def command(
     console.print(table)
     separations = _separations(given, detections)
     if separations:
-        folder.write("separation.json", json.dumps(separations, indent=1, default=asdict) + "\n")
+        folder.write("separation.json", json.dumps({"cascade": cascade, **separations}, indent=1, default=asdict) + "\n")
+        if cascade:
+            console.print("with --cascade, scores of prompts that stopped early are of fewer seeds and so lower:")
         for group, found in separations.items():
             console.print(f"{group} ({found['memorized']}) against unmemorized ({found['unmemorized']}):", end=" ")
             console.print(f"AUROC {found['auroc']}, TPR at 1 % FPR {found['tpr_at_fpr_1_percent']}")

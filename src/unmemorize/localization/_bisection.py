@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from math import isfinite
 
@@ -9,6 +10,8 @@ from unmemorize._neurons import Neurons
 from unmemorize.localization._evaluator import Evaluator, Limit
 from unmemorize.localization._refinement import Refinement
 from unmemorize.localization._selection import Selection
+
+log = logging.getLogger(__name__)
 
 Neuron = tuple[str, int]
 
@@ -31,8 +34,8 @@ def refine_by_bisection(evaluator: Evaluator, selection: Selection, limit: Limit
             break
         low = min(size, len(ranked) - 1)
     if high > max(_FEW):
-        effects = evaluator.effects(selection.neurons)
-        if all(map(isfinite, effects.values())):  # half precision may not bear a backward pass
+        effects = _effects(evaluator, selection.neurons)
+        if effects:
             ranked.sort(key=lambda neuron: -effects[neuron])
             low = 0
     while high - low > 1:
@@ -52,3 +55,13 @@ def refine_by_bisection(evaluator: Evaluator, selection: Selection, limit: Limit
             current, score, needed = rest, found, 0
         place = (place or len(current)) - 1
     return Refinement(Neurons.of(current), score, limit.value, minimal=True)
+
+
+def _effects(evaluator: Evaluator, neurons: Neurons) -> dict[Neuron, float]:
+    """The effects, or nothing where the model does not bear a backward pass: they are for speed, the z-scores do as well."""
+    try:
+        effects = evaluator.effects(neurons)
+    except RuntimeError as problem:  # too little memory, or an attention without a backward pass
+        log.warning("no backward pass (%s); candidates are ranked by z-score", str(problem).split("\n", 1)[0])
+        return {}
+    return effects if all(map(isfinite, effects.values())) else {}  # half precision overflows

@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from unmemorize._errors import ThresholdError
 from unmemorize._model import Model
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize._similarity import NoiseSettings, Probe, highest_similarity, make_probe, noise_differences, pairs_of, pairwise_similarity
@@ -34,7 +35,7 @@ def detect(
         cascade: stop after few seeds where these are far from alike, see `Threshold.stops`.
 
     Raises:
-        ThresholdError: the threshold belongs to another model or other settings.
+        ThresholdError: the threshold belongs to another model or other settings, or has no stops for a cascade.
     """
     settings = settings or threshold.settings
     return detect_prompts(Model(pipe), [as_prompt(prompt)], threshold, settings, cascade=cascade)[0]
@@ -51,6 +52,8 @@ def detect_prompts(
 ) -> list[Detection]:
     """`detect` for many prompts, with batches of ``batch`` seeds across prompts."""
     threshold.check(model, settings)
+    if cascade and not threshold.stops:
+        raise ThresholdError("this threshold says nothing about when a cascade may stop. Calibrate one, or leave the cascade out.")
     began = time.perf_counter()
     probe = make_probe(model, model.encode([prompt.text for prompt in prompts]), settings)
     stages = [(seeds, level) for seeds, level in threshold.stops if cascade and seeds < settings.seeds] + [(settings.seeds, None)]

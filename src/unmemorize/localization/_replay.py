@@ -6,7 +6,7 @@ the architecture: no forward of diffusers is copied, the ``forward`` of module i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,21 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from unmemorize._errors import ModelError
 from unmemorize._neurons import Neurons
 
 LARGEST = 4 * 1024**3
-"""Bytes of recorded outputs beyond which nothing is replayed."""
+"""Bytes of recorded outputs beyond which less is recorded, or nothing."""
+
+
+def _attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+"""Attention on the CPU, which torch's counter passes over."""
 
 
 @dataclass
@@ -30,11 +39,13 @@ class Plan:
         before: layer -> the outermost modules that have finished when it begins, each called once.
         share: module -> its share of the multiply-adds of a forward.
         exact: whether replaying gave the same output to the last bit; None until it was tried.
+        roomy: whether the outputs for two sets of neurons at a time fit into `LARGEST`.
     """
 
     before: Mapping[str, tuple[str, ...]]
     share: Mapping[str, float]
     exact: bool | None = None
+    roomy: bool = True
 
     @property
     def recorded(self) -> tuple[str, ...]:
@@ -56,7 +67,9 @@ class Recording:
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for output in self.outputs.values() for tensor in _tensors(output))
+        """What the outputs take; several modules may return one tensor."""
+        storages = {tensor.data_ptr(): tensor.nbytes for output in self.outputs.values() for tensor in _tensors(output)}
+        return sum(storages.values())
 
     def of(self, seeds: Sequence[int], names: Iterable[str]) -> dict[str, Any]:
         """The outputs of some modules for some of the seeds, in their order."""
@@ -64,15 +77,31 @@ class Recording:
         return {name: _map(lambda tensor: _take(tensor, places, len(self.seeds)), self.outputs[name]) for name in names}
 
 
-_PLANS: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Plan]] = WeakKeyDictionary()
+_PLANS: WeakKeyDictionary[nn.Module, dict[Hashable, Plan]] = WeakKeyDictionary()
 
 
 def plan_for(denoiser: nn.Module, layers: Sequence[str], forward: Callable[[], object]) -> Plan:
-    """The plan of a denoiser for these layers, from one call of ``forward``; made once as long as the denoiser lives."""
+    """The plan of a denoiser for these layers, from one call of ``forward`` on one sample; made once for a denoiser as it is.
+
+    What may change whether replaying is exact makes another plan: the modules, their hooks and replaced forwards, device and type.
+
+    Raises:
+        ModelError: a layer does not run.
+    """
     plans = _PLANS.setdefault(denoiser, {})
-    if tuple(layers) not in plans:
-        plans[tuple(layers)] = _make_plan(denoiser, layers, forward)
-    return plans[tuple(layers)]
+    key = (tuple(layers), _state(denoiser))
+    if key not in plans:
+        plans[key] = _make_plan(denoiser, layers, forward)
+    return plans[key]
+
+
+def _state(denoiser: nn.Module) -> Hashable:
+    first = next(denoiser.parameters())
+    hooks = [
+        (name, type(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks), id(vars(module).get("forward")))
+        for name, module in denoiser.named_modules()
+    ]
+    return first.device, first.dtype, tuple(hooks)
 
 
 def _make_plan(denoiser: nn.Module, layers: Sequence[str], forward: Callable[[], object]) -> Plan:
@@ -91,7 +120,7 @@ def _make_plan(denoiser: nn.Module, layers: Sequence[str], forward: Callable[[],
     def at_end(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             ended[name] = next(clock)
-            if not _plain(output):
+            if not _by_sample(output):
                 calls[name] = 0  # how to take some samples of such an output is not known
 
         return hook
@@ -100,7 +129,7 @@ def _make_plan(denoiser: nn.Module, layers: Sequence[str], forward: Callable[[],
     for name, module in denoiser.named_modules():
         handles += [module.register_forward_pre_hook(at_begin(name)), module.register_forward_hook(at_end(name))]
     try:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
             forward()
     finally:
         for handle in handles:
@@ -110,6 +139,8 @@ def _make_plan(denoiser: nn.Module, layers: Sequence[str], forward: Callable[[],
     total = counted[root]
     before = {}
     for layer in layers:
+        if layer not in began:
+            raise ModelError(f"{layer}: is not called. If the projections are fused, call pipe.unfuse_qkv_projections() first.")
         done = {name for name, end in ended.items() if name and end < began[layer] and calls[name] == 1}
         before[layer] = tuple(name for name in sorted(done, key=began.__getitem__) if not done & set(_ancestors(name)))
     return Plan(before, {name: count / total for name, count in counted.items()})
@@ -176,19 +207,15 @@ def first_difference(layers: Sequence[str], one: Neurons, other: Neurons) -> str
 
 
 def _take(tensor: Tensor, places: list[int], count: int) -> Tensor:
-    copies, rest = divmod(len(tensor), count) if tensor.ndim else (0, 1)
-    if rest or not copies:  # does not go by samples
-        return tensor
     if places == list(range(count)):
         return tensor
+    copies = len(tensor) // count
     return tensor[[copy * count + place for copy in range(copies) for place in places]]
 
 
 def _join(outputs: Sequence[Any], sizes: Sequence[int]) -> Any:
     first = outputs[0]
     if isinstance(first, Tensor):
-        if not first.ndim or len(first) % sizes[0]:
-            return first
         copies = len(first) // sizes[0]
         split = [tensor.unflatten(0, (copies, size)) for tensor, size in zip(outputs, sizes, strict=True)]
         return torch.cat(split, 1).flatten(0, 1)
@@ -205,10 +232,11 @@ def _map(change: Callable[[Tensor], Tensor], output: Any) -> Any:
     return output
 
 
-def _plain(output: Any) -> bool:
+def _by_sample(output: Any) -> bool:
+    """Whether an output for one sample consists of tensors whose first dimension is the samples."""
     if isinstance(output, (tuple, list)):
-        return type(output) in (tuple, list) and all(map(_plain, output))
-    return output is None or isinstance(output, Tensor)
+        return type(output) in (tuple, list) and all(map(_by_sample, output))
+    return output is None or (isinstance(output, Tensor) and output.ndim > 0 and len(output) == 1)
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -80,7 +80,8 @@ def select(
 ) -> Selection:
     """Lower theta and raise k until the score with all candidates off is at most ``tau``, or nothing is left to lower.
 
-    The published code leaves the loop on *reaching* the floor, the paper's text evaluates it; the protocol decides.
+    The published code leaves the loop on *reaching* theta's floor or the width of the widest layer, the paper's text evaluates them; the
+    protocol decides.
     """
     widest = max(len(scores) for scores in z_scores.values())
     limit = Limit(tau, strict=False)
@@ -91,7 +92,7 @@ def select(
         score = evaluator.below(neurons_of(candidates), limit)
         if score is not None:
             return Selection(candidates, score, theta, top_k, floor=False)
-        if (settings.use_theta and _is_last(step, settings)) or (settings.use_top_k and top_k >= widest):
+        if _is_last(step, widest, settings):
             return Selection(candidates, evaluator.score(neurons_of(candidates)), theta, top_k, floor=True)
         step += 1
 
@@ -100,6 +101,8 @@ def _theta(step: int, settings: LocalizationSettings) -> float:
     return settings.theta - step * settings.theta_step
 
 
-def _is_last(step: int, settings: LocalizationSettings) -> bool:
-    following = _theta(step + 1, settings)
-    return following <= settings.theta_floor if settings.noise.protocol == "upstream" else following < settings.theta_floor
+def _is_last(step: int, widest: int, settings: LocalizationSettings) -> bool:
+    theta, top_k = _theta(step + 1, settings), settings.top_k + step + 1
+    if settings.noise.protocol == "upstream":
+        return (settings.use_theta and theta <= settings.theta_floor) or (settings.use_top_k and top_k >= widest)
+    return (settings.use_theta and theta < settings.theta_floor) or (settings.use_top_k and top_k > widest)

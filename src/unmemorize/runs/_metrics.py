@@ -14,8 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from unmemorize._errors import RunError
 from unmemorize._files import hash_texts
 from unmemorize._progress import Progress, silent
@@ -140,14 +138,15 @@ def quality_all(run: Run, names: Iterable[str], real: str | Path, extractor: Fea
     """
     sets = image_sets(run)
     groups = [image_files(real), *(image_files(sets[name].folder) for name in names)]
-    total = sum(map(len, groups))
-    features: list[Tensor] = []
+    total, before = sum(map(len, groups)), 0
+    features = []
 
     def report(some: int, _of: int | None) -> None:
-        progress(sum(map(len, features)) + some, total)
+        progress(before + some, total)
 
     for group in groups:
         features.append(features_of(group, extractor, progress=report))
+        before += len(group)
     seen, against = {"extractor": extractor.name, "extractor_sha256": extractor.digest}, Path(real).name
     for name, generated in zip(names, features[1:], strict=True):
         record = {"set": name, "against": against, "kind": extractor.kind, **seen, **asdict(quality(generated, features[0]))}
