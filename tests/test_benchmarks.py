@@ -1,0 +1,49 @@
+"""The benchmarks measure what they say."""
+
+from pathlib import Path
+
+import pytest
+from diffusers import DiffusionPipeline
+
+import evaluation
+from published import PublishedLocalization
+from unmemorize import LocalizationSettings, Model, Statistics, Threshold, localize, testbed
+from unmemorize._value_layers import select_value_layers
+
+
+@pytest.mark.parametrize("criterion", ["seeds", "unblocked"])
+def test_the_published_procedure_and_greedy_refinement_find_the_same(
+    bundled: DiffusionPipeline, bundled_statistics: Statistics, bundled_threshold: Threshold, criterion: str
+) -> None:
+    settings = LocalizationSettings(
+        noise=bundled_threshold.settings,
+        criterion=criterion,  # type: ignore[arg-type]
+        refinement="greedy",
+        theta_floor=4.0,
+    )
+    model = Model(bundled)
+    layers = list(select_value_layers(model.value_layers))
+    prompt = next(entry.prompt for entry in testbed.planted() if len(entry.neurons) > 1)
+    published = PublishedLocalization(model, bundled_statistics, bundled_threshold, settings, layers)
+    forwards: list[int] = []
+    handle = bundled.unet.register_forward_pre_hook(lambda _module, inputs: forwards.append(len(inputs[0])))
+    reference = published.localize(prompt.text)
+    handle.remove()
+    assert sum(reference.evaluations.values()) == published.evaluations == sum(forwards)
+    assert reference.evaluations["detection"] == 2 * settings.noise.seeds
+    assert reference.evaluations["selection"] % (2 + 2 * settings.noise.seeds) == 0
+    found = localize(bundled, prompt, statistics=bundled_statistics, threshold=bundled_threshold, settings=settings)
+    assert found.neurons == reference.neurons
+    assert found.score == pytest.approx(reference.score, abs=1e-4)
+    assert len(found.initial) == reference.candidates
+    assert found.work is not None
+    assert found.work < published.evaluations
+
+
+@pytest.mark.slow
+def test_the_evaluation_goes_from_nothing_to_its_page(tmp_path: Path) -> None:
+    evaluation.main(tmp_path / "work", tmp_path / "evaluation.md", limit=2, images=2)
+    page = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+    for row in ("all active", "NeMo (scale 0)", "random neurons", "no theta", "tau + 2 sd", "top-100", "False positives"):
+        assert row in page
+    assert "nan" not in page
