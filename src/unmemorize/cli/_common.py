@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -189,8 +189,13 @@ def summarize_and_print(run: Run) -> None:
 
 
 def _print_table(table: Table) -> None:
-    narrow = console.width < _WIDE
-    screen = ScreenTable(box=box.SIMPLE, padding=(0, 1) if not narrow else (0, 1, 0, 0), pad_edge=False)
+    _print_narrow(table) if console.width < _WIDE else _print_wide(table)
+    for note in table.notes:
+        console.print(note, style="dim")
+
+
+def _print_wide(table: Table) -> None:
+    screen = ScreenTable(box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     screen.add_column("", overflow="fold")
     for column in table.columns:
         screen.add_column(column, overflow="fold", min_width=10)
@@ -199,10 +204,29 @@ def _print_table(table: Table) -> None:
         if row.by != by:
             by = row.by
             screen.add_row(Text(f"by {by}", style="dim italic") if by else "")
-        screen.add_row(row.label, *(_cell(cell, narrow) for cell in row.cells))
+        screen.add_row(row.label, *(_cell(cell, narrow=False) for cell in row.cells))
     console.print(screen)
-    for note in table.notes:
-        console.print(note, style="dim")
+
+
+def _print_narrow(table: Table) -> None:
+    """Each label on a line of its own, above its figures."""
+    width = console.width // len(table.columns) - 1
+
+    def print_line(cells: Iterable[Text]) -> None:
+        line = ScreenTable.grid(padding=(0, 1, 0, 0))
+        for _ in table.columns:
+            line.add_column(width=width, overflow="fold")
+        line.add_row(*cells)
+        console.print(line)
+
+    print_line(Text(column, style="bold") for column in table.columns)
+    by = ""
+    for row in table.rows:
+        if row.by != by:
+            by = row.by
+            console.print(f"\nby {by}" if by else "", style="dim italic")
+        console.print(row.label, style="bold")
+        print_line(_cell(cell, narrow=True) for cell in row.cells)
 
 
 def _cell(cell: Cell, narrow: bool) -> Text:
