@@ -94,6 +94,7 @@ def compare(
             "equal": found.neurons == reference.neurons,
             "jaccard": len(found.neurons & reference.neurons) / max(1, len(found.neurons | reference.neurons)),
             "minimal": found.minimal,
+            "recorded MiB": found.recorded_bytes / 1024**2,
             **{f"{stage} samples": spent for stage, spent in found.spent.items()},
         }
     return row
@@ -172,6 +173,7 @@ def show(rows: list[dict[str, Any]]) -> None:
                 shown += [stats.mean(cell[name] for cell in cells) for name in ("equal", "jaccard")]
                 shown += [ratio(some, method), stats.median(row["published"]["seconds"] / row[method]["seconds"] for row in some)]
             print(f"  {method:10}" + "".join(f"{value:10.3g}" for value in shown))
+        print(f"  recorded outputs: {max(row['bisect']['recorded MiB'] for row in some):.0f} MiB at most")
         for stage in ("detection", "selection", "refinement"):
             spent = [stats.median(row[method][f"{stage} samples"] for row in some) for method in ("published", *METHODS)]
             print(f"  {stage} samples, weighted: " + ", ".join(f"{value:.3g}" for value in spent))

@@ -90,6 +90,8 @@ class Prefixes:
         self._model, self._layers, self._work = model, list(layers), work
         self._kept: dict[str, Recording] = {}
         self._known_plan: Plan | None = None
+        self.peak = 0
+        """The most bytes that the recordings took at a time."""
 
     @property
     def bytes(self) -> int:
@@ -116,6 +118,7 @@ class Prefixes:
         base, _ = self._base(whole.off, whole.seeds)
         missing = set(base.outputs) - set(whole.outputs) if base else set()  # inside of what was replayed
         self._kept[name] = replace(whole, outputs=whole.outputs | (base.of(whole.seeds, missing) if base else {}))
+        self.peak = max(self.peak, self.bytes)
         if self.bytes > LARGEST and name == "unblocked":
             self._stop(f"{self.bytes / 1024**3:.1f} GiB of recorded outputs are too many")
         elif self.bytes > LARGEST:

@@ -75,7 +75,7 @@ def localize_prompt(
     }
     work.end("detection")
     if not detection.memorized:
-        return Localization(**common, **_spent(work), seconds=time.perf_counter() - began)
+        return Localization(**common, **_spent(work, prefixes), seconds=time.perf_counter() - began)
     evaluator = Evaluator(model, probe, differences, detection.kept, settings, prefixes, work)
     activation = {path: value[0].cpu() for path, value in activations(model, probe.text).items() if path in searched}
     z_scores = statistics.z_scores(activation)
@@ -104,13 +104,13 @@ def localize_prompt(
         z_scores={path: tuple(z_scores[path][list(indices)].tolist()) for path, indices in refinement.neurons.layers.items()},
         refinement=settings.refinement,
         minimal=refinement.minimal,
-        **_spent(work),
+        **_spent(work, prefixes),
         seconds=time.perf_counter() - began,
     )
 
 
-def _spent(work: Work) -> dict[str, Any]:
-    return {"evaluations": work.evaluations, "work": work.weighted, "spent": work.stages}
+def _spent(work: Work, prefixes: Prefixes) -> dict[str, Any]:
+    return {"evaluations": work.evaluations, "work": work.weighted, "spent": work.stages, "recorded_bytes": prefixes.peak}
 
 
 def _detect(model: Model, prompt: Prompt, tau: float, settings: NoiseSettings, prefixes: Prefixes) -> tuple[Detection, Probe, Tensor]:

@@ -81,6 +81,7 @@ class Localization:
         evaluations: denoiser samples spent, detection included; None for an imported record.
         work: the same, each weighted by the share of the denoiser's multiply-adds that ran.
         spent: work by stage: detection, selection, refinement.
+        recorded_bytes: the most memory that recorded outputs of the denoiser took, see docs/method.md.
         seconds: wall time, detection included; None for an imported record.
     """
 
@@ -105,6 +106,7 @@ class Localization:
     evaluations: int | None
     work: float | None
     spent: Mapping[str, float] = field(default_factory=dict)
+    recorded_bytes: int = 0
     seconds: float | None
 
     @property
