@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from conftest import PLANTED_PROMPT
 from unmemorize import LocalizationSettings, Model, Neurons, NoiseSettings, switched_off
 from unmemorize._similarity import Probe, make_probe, noise_differences, pairs_of, pairwise_similarity, similarity
-from unmemorize.localization._evaluator import Evaluator, Limit, Prefixes, Work
+from unmemorize.localization._evaluator import Evaluator, Limit
+from unmemorize.localization._prefixes import Prefixes, Work
 from unmemorize.localization._replay import plan_for, recording, replaying
 
 SEEDS = 6
@@ -179,7 +180,7 @@ def test_effects_need_no_gradients_of_weights_and_no_mode_of_the_caller(planted:
 
 def test_recordings_for_one_set_only_where_two_are_too_many(planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     size = Case(planted, "unblocked").prefixes.bytes
-    monkeypatch.setattr("unmemorize.localization._evaluator.LARGEST", int(1.5 * size))
+    monkeypatch.setattr("unmemorize.localization._prefixes.LARGEST", int(1.5 * size))
     case = Case(planted, "unblocked", kept=tuple(range(SEEDS)))
     for off in case.random_sets(3):
         assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
@@ -190,7 +191,7 @@ def test_recordings_for_one_set_only_where_two_are_too_many(planted: DiffusionPi
 def test_too_large_recordings_are_dropped(
     planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("unmemorize.localization._evaluator.LARGEST", 1000)
+    monkeypatch.setattr("unmemorize.localization._prefixes.LARGEST", 1000)
     case = Case(planted, "unblocked")
     assert "recorded outputs are too many" in caplog.text
     assert case.prefixes.bytes == 0

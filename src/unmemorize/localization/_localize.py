@@ -17,7 +17,8 @@ from unmemorize._threshold import Threshold
 from unmemorize._value_layers import select_value_layers
 from unmemorize.localization._bisection import refine_by_bisection
 from unmemorize.localization._detect import detection_of
-from unmemorize.localization._evaluator import Evaluator, Prefixes, Work
+from unmemorize.localization._evaluator import Evaluator
+from unmemorize.localization._prefixes import Prefixes, Work
 from unmemorize.localization._records import Detection, Localization
 from unmemorize.localization._refinement import refine_greedily, refinement_limit
 from unmemorize.localization._selection import select
