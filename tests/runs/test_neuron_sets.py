@@ -25,6 +25,12 @@ RECORDS: Mapping[int, Localization] = {
 }
 
 
+def assign(name: str, indices: list[int], model: Model, *, together: bool, barred: Neurons) -> dict[int, Neurons]:
+    chosen = NeuronSet.parse(name)
+    pool = chosen.pool(RECORDS, model, 0.0) if together or chosen.pooled else None
+    return chosen.assign(indices, RECORDS, model, pool=pool, barred=barred)
+
+
 @pytest.fixture
 def model(pipe: DiffusionPipeline) -> Model:
     return Model(pipe)
@@ -56,18 +62,15 @@ def test_unknown_names_are_refused(name: str) -> None:
     ],
 )
 def test_the_most_frequent_neurons(model: Model, name: str, expected: Neurons) -> None:
-    assert NeuronSet.parse(name).assign([3, 9], RECORDS, model, together=False, barred=Neurons()) == {3: expected, 9: expected}
+    assert assign(name, [3, 9], model, together=False, barred=Neurons()) == {3: expected, 9: expected}
 
 
 def test_each_prompt_has_its_own_or_all_together(model: Model) -> None:
-    refined = NeuronSet.parse("refined")
-    assert refined.assign([3, 5], RECORDS, model, together=False, barred=Neurons()) == {3: RECORDS[3].neurons, 5: RECORDS[5].neurons}
+    assert assign("refined", [3, 5], model, together=False, barred=Neurons()) == {3: RECORDS[3].neurons, 5: RECORDS[5].neurons}
     everything = Neurons({FIRST: [1, 2], SECOND: [4, 6]})
-    assert refined.assign([0, 1], RECORDS, model, together=True, barred=Neurons()) == {0: everything, 1: everything}
-    assert NeuronSet.parse("initial").assign([9], RECORDS, model, together=False, barred=Neurons()) == {
-        9: Neurons({FIRST: [0], SECOND: [6]})
-    }
-    assert NeuronSet.parse("original").assign([9], RECORDS, model, together=False, barred=Neurons()) == {9: Neurons()}
+    assert assign("refined", [0, 1], model, together=True, barred=Neurons()) == {0: everything, 1: everything}
+    assert assign("initial", [9], model, together=False, barred=Neurons()) == {9: Neurons({FIRST: [0], SECOND: [6]})}
+    assert assign("original", [9], model, together=False, barred=Neurons()) == {9: Neurons()}
 
 
 @pytest.mark.parametrize(
@@ -75,27 +78,25 @@ def test_each_prompt_has_its_own_or_all_together(model: Model) -> None:
     [("random-refined", False), ("random-refined", True), ("random-top-3", False), ("random-initial", False)],
 )
 def test_random_controls_have_the_same_size_and_none_of_the_found(model: Model, name: str, together: bool) -> None:
-    control, plain = NeuronSet.parse(name), NeuronSet.parse(name.removeprefix("random-"))
     everything = Neurons({FIRST: [1, 2], SECOND: [4, 6]})
-    drawn = control.assign([3, 5], RECORDS, model, together=together, barred=everything)
-    replaced = plain.assign([3, 5], RECORDS, model, together=together, barred=everything)
+    drawn = assign(name, [3, 5], model, together=together, barred=everything)
+    replaced = assign(name.removeprefix("random-"), [3, 5], model, together=together, barred=everything)
     for index, neurons in drawn.items():
         assert {path: len(indices) for path, indices in neurons.layers.items()} == {
             path: len(indices) for path, indices in replaced[index].layers.items()
         }
         assert not neurons & (replaced[index] | everything)
-        if not (control.pooled or together):
+        if not (NeuronSet.parse(name).pooled or together):
             assert not neurons & RECORDS[index].initial
-    assert drawn == control.assign([3, 5], RECORDS, model, together=together, barred=everything)
+    assert drawn == assign(name, [3, 5], model, together=together, barred=everything)
 
 
 def test_a_neuron_file_is_a_set(model: Model, tmp_path: Path) -> None:
     NeuronFile.of(model, Neurons({FIRST: [5]})).save(tmp_path / "mine.json")
     mine = NeuronSet.parse(str(tmp_path / "mine.json"))
     assert mine.name == "file-mine"
-    assert mine.assign([3], RECORDS, model, together=False, barred=Neurons()) == {3: Neurons({FIRST: [5]})}
-    mine.check_scale(0.0)
+    assert assign(str(tmp_path / "mine.json"), [3], model, together=False, barred=Neurons()) == {3: Neurons({FIRST: [5]})}
     with pytest.raises(NeuronError, match=r"meant for scale 0, not 0\.5"):
-        mine.check_scale(0.5)
+        mine.pool(RECORDS, model, 0.5)
     with pytest.raises(NeuronError, match="cannot be read"):
-        NeuronSet.parse(str(tmp_path / "none.json")).assign([3], RECORDS, model, together=False, barred=Neurons())
+        assign(str(tmp_path / "none.json"), [3], model, together=False, barred=Neurons())

@@ -10,7 +10,7 @@ from PIL import Image
 
 from unmemorize import BundledDescriptor, GenerationSettings, MetricError, Prompt, Run, RunError
 from unmemorize.report import read_results, summary_table
-from unmemorize.runs import ImageSet, NeuronSet, evaluate_all, generate_all, image_sets, missing_references, quality_all
+from unmemorize.runs import ImageSet, NeuronSet, evaluate_all, generate_all, image_sets, quality_all
 
 FEW = GenerationSettings(images=2, steps=2, guidance=2.0)
 
@@ -72,8 +72,9 @@ def test_training_images_that_are_gone_are_counted_and_named(run: Run, planted: 
     found = evaluate_all(run, "original", descriptor=Colours(), alignment=None, references={1: paths})
     assert found[1]["references"] == {"used": 1, "missing": ("gone.png",), "unreadable": ("broken.png",)}
     assert len(found[1]["sscd_orig"]) == 2
-    assert missing_references(run) == (["gone.png"], ["broken.png"])
-    notes = summary_table(read_results(run)).notes
+    results = read_results(run)
+    assert (results.lacking("missing"), results.lacking("unreadable")) == (["gone.png"], ["broken.png"])
+    notes = summary_table(results).notes
     assert any("missing: 1 (gone.png)" in note for note in notes)
     assert any("unreadable: 1 (broken.png)" in note for note in notes)
 
@@ -84,7 +85,8 @@ def test_a_training_image_that_comes_later_is_compared_with(run: Run, planted: D
     assert "sscd_orig" not in evaluate_all(run, "original", descriptor=Colours(), alignment=None, references=late)[1]
     Image.new("RGB", (9, 9), (3, 90, 200)).save(tmp_path / "late.png")
     assert "sscd_orig" in evaluate_all(run, "original", descriptor=Colours(), alignment=None, references=late)[1]
-    assert missing_references(run) == ([], [])
+    results = read_results(run)
+    assert (results.lacking("missing"), results.lacking("unreadable")) == ([], [])
 
 
 def test_without_any_training_image_there_is_no_copy_score(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:

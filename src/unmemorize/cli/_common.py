@@ -177,11 +177,6 @@ def evaluate_and_print(
     for name in image_sets(run):
         with progress_bar(f"evaluate {name}") as progress:
             evaluate_all(run, name, descriptor=descriptor, alignment=alignment, references=references, progress=progress)
-    summarize_and_print(run)
-
-
-def summarize_and_print(run: Run) -> None:
-    """Show the summary of a run on screen, in RUN/metrics.json and RUN/metrics.csv."""
     table = summary_table(read_results(run), known_neurons(run))
     run.write("metrics.json", table.to_json())
     run.write("metrics.csv", table.to_csv())

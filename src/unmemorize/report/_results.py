@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from unmemorize._prompts import UNMEMORIZED, Prompt
 from unmemorize.localization import Localization
-from unmemorize.runs import OVERALL, Run, image_sets, missing_references, read_localizations, run_prompts
+from unmemorize.runs import OVERALL, Run, image_sets, read_localizations, run_prompts
 
 NAMES = {
     "original": "before",
@@ -49,15 +49,12 @@ class Results:
         localizations: by index of the prompt.
         metrics: of the sets of images that were evaluated.
         quality: records of `quality_all`.
-        missing, unreadable: names of training images that could not be compared with.
     """
 
     prompts: Sequence[Prompt]
     localizations: Mapping[int, Localization]
     metrics: Sequence[Measured] = ()
     quality: Sequence[Record] = ()
-    missing: Sequence[str] = ()
-    unreadable: Sequence[str] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -68,6 +65,11 @@ class Results:
     def columns(self) -> tuple[str, ...]:
         """What results are summed up over: all prompts of interest, each group, and other prompts that images were made for."""
         return (OVERALL, *self.groups, *dict.fromkeys(measured.on for measured in self.metrics if measured.on))
+
+    def lacking(self, what: Literal["missing", "unreadable"]) -> list[str]:
+        """The names of training images that could not be compared with."""
+        records = [record for measured in self.metrics for record in measured.records.values()]
+        return list(dict.fromkeys(name for record in records for name in record.get("references", {}).get(what, ())))
 
     def indices(self, column: str) -> list[int]:
         """The prompts of the run in a column; overall are those of the groups VM and TM, without such those not known as unmemorized."""
@@ -111,7 +113,7 @@ def read_results(run: Run) -> Results:
         measured, on = Run.load(folder), images.config["on"]
         metrics.append(
             Measured(
-                folder_name.removesuffix(f"-on-{on}"),
+                what_is_off(folder_name, on),
                 on,
                 measured.records("metrics"),
                 hashed(measured.config["descriptor"], measured.config["descriptor_sha256"]),
@@ -121,7 +123,12 @@ def read_results(run: Run) -> Results:
     order = list(NAMES)
     metrics.sort(key=lambda measured: order.index(measured.name) if measured.name in order else len(order))
     quality = list(run.records("quality").values())
-    return Results(run_prompts(run), read_localizations(run), metrics, quality, *missing_references(run))
+    return Results(run_prompts(run), read_localizations(run), metrics, quality)
+
+
+def what_is_off(name: str, on: str) -> str:
+    """The name of a set of images without that of its prompts."""
+    return name.removesuffix(f"-on-{on}")
 
 
 def hashed(name: str, digest: str) -> str:

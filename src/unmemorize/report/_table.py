@@ -7,11 +7,12 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from unmemorize._neurons import Neurons
 from unmemorize.localization import Localization
 from unmemorize.metrics import summarize, wilson_interval
-from unmemorize.report._results import NAMES, Record, Results, hashed, seed_median
+from unmemorize.report._results import NAMES, Record, Results, hashed, seed_median, what_is_off
 from unmemorize.runs import OVERALL
 
 Truth = Mapping[str, Neurons]
@@ -135,9 +136,12 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
     ]
     if results.quality:
         notes.append("FID is biased upwards for few images: compare equal n only. KID is given ± its deviation over subsets.")
-    for names, what in ((results.missing, "missing"), (results.unreadable, "unreadable")):
-        if names:
-            notes.append(f"Training images {what}: {len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''}).")
+    kinds: tuple[Literal["missing", "unreadable"], ...] = ("missing", "unreadable")
+    notes += [
+        f"Training images {what}: {len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})."
+        for what in kinds
+        if (names := results.lacking(what))
+    ]
     return Table(results.columns, tuple(row for row in rows if any(cell.figure for cell in row.cells)), tuple(notes))
 
 
@@ -190,8 +194,7 @@ def _quality_rows(results: Results) -> list[Row]:
     rows = []
     for record in results.quality:
         by = hashed(record["extractor"], record["extractor_sha256"])
-        column = next((column for column in results.columns if record["set"].endswith(f"-on-{column}")), OVERALL)
-        name = record["set"].removesuffix(f"-on-{column}")
+        column, name = record["on"] or OVERALL, what_is_off(record["set"], record["on"])
         distance = record["kind"]
         fid = Cell(value=record["fid"], count=record["generated"])
         kid = Cell(value=1000 * record["kid"], spread=1000 * record["kid_std"], count=record["generated"])

@@ -1,7 +1,7 @@
 """Run folders: what determines a result, what is done, and how to go on."""
 
 from unmemorize.runs._images import OVERALL, ImageFormat, ImageSet, generate_all, image_sets
-from unmemorize.runs._metrics import evaluate_all, missing_references, quality_all
+from unmemorize.runs._metrics import evaluate_all, quality_all
 from unmemorize.runs._neuron_sets import NeuronSet
 from unmemorize.runs._run import Run
 from unmemorize.runs._steps import (
@@ -29,7 +29,6 @@ __all__ = [
     "image_sets",
     "localization_config",
     "localize_all",
-    "missing_references",
     "open_run",
     "prompt_to_json",
     "quality_all",

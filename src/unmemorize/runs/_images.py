@@ -81,22 +81,21 @@ def generate_all(run: Run, pipe: DiffusionPipeline, images: ImageSet, settings: 
     asked = run_prompts(run)
     if images.prompts and images.label in (OVERALL, *(prompt.group for prompt in asked)):
         raise RunError(f"{images.label}: the run has a group of this name, so other prompts need another. Rename their file.")
-    chosen = {
-        index: record for index, record in read_localizations(run).items() if record.memorized and images.only in (None, asked[index].kind)
-    }
+    localized = read_localizations(run)
+    chosen = {index: record for index, record in localized.items() if record.memorized and images.only in (None, asked[index].kind)}
     if images.prompts:
         targets = {index: prompt.text for index, prompt in enumerate(images.prompts)}
     else:
         targets = {index: record.prompt for index, record in chosen.items()}
     found = {index: record for index, record in chosen.items() if asked[index].memorized is not False or not images.neurons.pooled}
-    everything = Neurons.of(pair for record in read_localizations(run).values() for pair in record.neurons)
-    off = images.neurons.assign(targets, found, model, together=bool(images.prompts), barred=everything)
-    images.neurons.check_scale(settings.scale)
+    everything = Neurons.of(pair for record in localized.values() for pair in record.neurons)
+    pool = images.neurons.pool(found, model, settings.scale) if images.prompts or images.neurons.pooled else None
+    off = images.neurons.assign(targets, found, model, pool=pool, barred=everything)
     config: dict[str, Any] = {"neurons": images.neurons.name, "on": images.label, "format": images.format, "fingerprint": model.fingerprint}
     if images.prompts:
         config["prompts"] = hash_texts(targets.values())
-    if images.prompts or images.neurons.pooled:
-        config["pool"] = images.neurons.pool(found, model).to_json()
+    if pool is not None:
+        config["pool"] = pool.to_json()
     config |= {name: value for name, value in asdict(settings).items() if name != "batch"}
     config["dtype"] = str(model.dtype)
     if images.neurons.source == "original":
@@ -121,7 +120,7 @@ def generate_all(run: Run, pipe: DiffusionPipeline, images: ImageSet, settings: 
 def image_sets(run: Run) -> dict[str, Run]:
     """The sets of images of a run by name, the original ones first; record i of kind "images" is that of prompt i."""
     folder = run.folder / "images"
-    names = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+    names = [path.parent.name for path in folder.glob("*/manifest.json")]
     return {name: Run.load(folder / name) for name in sorted(names, key=lambda name: (not name.startswith("original"), name))}
 
 

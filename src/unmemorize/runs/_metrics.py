@@ -149,7 +149,8 @@ def quality_all(run: Run, names: Iterable[str], real: str | Path, extractor: Fea
         before += len(group)
     seen, against = {"extractor": extractor.name, "extractor_sha256": extractor.digest}, Path(real).name
     for name, generated in zip(names, features[1:], strict=True):
-        record = {"set": name, "against": against, "kind": extractor.kind, **seen, **asdict(quality(generated, features[0]))}
+        which = {"set": name, "on": sets[name].config["on"], "against": against, "kind": extractor.kind}
+        record = {**which, **seen, **asdict(quality(generated, features[0]))}
         known = run.records("quality")
         same = [index for index, other in known.items() if all(other[key] == record[key] for key in ("set", "against", "extractor_sha256"))]
         run.append("quality", same[0] if same else len(known), record)
@@ -166,15 +167,3 @@ def _check_comparable(ours: Run, original: Run) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
-
-
-def missing_references(run: Run) -> tuple[list[str], list[str]]:
-    """The names of training images that were missing, and of those that were unreadable, in any evaluation of the run."""
-    missing: dict[str, None] = {}
-    unreadable: dict[str, None] = {}
-    for path in sorted((run.folder / "metrics").glob("*/manifest.json")):
-        for record in Run.load(path.parent).records("metrics").values():
-            found = record.get("references", {})
-            missing |= dict.fromkeys(found.get("missing", ()))
-            unreadable |= dict.fromkeys(found.get("unreadable", ()))
-    return list(missing), list(unreadable)

@@ -78,21 +78,20 @@ class NeuronSet:
         """Whether all prompts get the same neurons."""
         return self.source not in ("original", "initial", "refined")
 
-    def assign(self, indices: Iterable[int], found: Localizations, model: Model, *, together: bool, barred: Neurons) -> dict[int, Neurons]:
+    def assign(
+        self, indices: Iterable[int], found: Localizations, model: Model, *, pool: Neurons | None, barred: Neurons
+    ) -> dict[int, Neurons]:
         """The neurons for each prompt, by index; random ones are drawn anew for each, the index being their seed.
 
         Args:
             indices: of the prompts.
             found: the memorized prompts of the run.
             model: the model.
-            together: the prompts are others than those of the run, and get the neurons of all its prompts at once.
+            pool: the neurons that all prompts get, see `pool`; None where each prompt of the run gets its own.
             barred: what random controls never contain: all neurons that were found; a prompt's own initial ones are barred, too.
-
-        Raises:
-            NeuronError: the file is malformed or another model's.
         """
-        if together or self.pooled:
-            own = dict.fromkeys(indices, self.pool(found, model))
+        if pool is not None:
+            own = dict.fromkeys(indices, pool)
             initial = {}
         else:
             own = {index: self._own(found[index]) for index in indices}
@@ -104,21 +103,20 @@ class NeuronSet:
             for index, neurons in own.items()
         }
 
-    def check_scale(self, scale: float) -> None:
-        """See that a neuron file is used at its own scale.
+    def pool(self, found: Localizations, model: Model, scale: float) -> Neurons:
+        """The neurons of the whole run that this set stands for, or is the control of, at this scale.
 
         Raises:
-            NeuronError: the file names another one.
+            NeuronError: the neuron file is malformed, another model's, or meant for another scale.
         """
-        if self.file is not None and (own := NeuronFile.load(self.file).scale) != scale:
-            raise NeuronError(f"{self.file}: these neurons are meant for scale {own:g}, not {scale:g}. Give --scale {own:g}.")
-
-    def pool(self, found: Localizations, model: Model) -> Neurons:
-        """The neurons of the whole run that this set stands for, or is the control of."""
         records = found.values()
         if self.source == "file":
             file = NeuronFile.load(self.file or "")
             file.check(model)
+            if file.scale != scale:
+                raise NeuronError(
+                    f"{self.file}: these neurons are meant for scale {file.scale:g}, not {scale:g}. Give --scale {file.scale:g}."
+                )
             return file.neurons
         if self.source == "top":
             return Neurons.of(most_frequent(found)[: self.count])

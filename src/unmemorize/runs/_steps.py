@@ -91,7 +91,9 @@ def detect_all(
         given = [prompts[index] for index in indices]
         return [found.to_json() for found in detect_prompts(model, given, threshold, threshold.settings, cascade=cascade, batch=batch)]
 
-    records = each(run, "detections", range(len(prompts)), some, progress, at_once=max(1, batch // 2 if cascade else batch // 10))
+    records = each(
+        run, "detections", range(len(prompts)), some, progress, at_once=max(1, batch // (2 if cascade else threshold.settings.seeds))
+    )
     return [Detection.from_json(record) for record in records]
 
 
