@@ -91,8 +91,6 @@ def _descriptor(sscd: Path | None, path: Path | None, sha256: str | None, side: 
 def _extractors(inception: Path | None, sha256: str | None, alignment: ClipAlignment | None) -> list[FeatureExtractor]:
     found: list[FeatureExtractor] = []
     if inception is not None:
-        if sha256 is None:
-            raise MetricError(f"{inception}: TorchScript is code, and runs with your rights. Give its hash: --inception-sha256.")
         found.append(InceptionFeatures(inception, sha256))
     if alignment is not None:
         found.append(alignment)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -55,7 +56,12 @@ def pixel_correlation(first: Sequence[Image.Image], second: Sequence[Image.Image
     for one, other in zip(first, second, strict=True):
         a = np.asarray(one.convert("RGB"), dtype=np.float64).ravel()
         b = np.asarray(other.convert("RGB").resize(one.size, Image.Resampling.BICUBIC), dtype=np.float64).ravel()
-        a, b = a - a.mean(), b - b.mean()
-        norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-        found.append(float(a @ b) / norm if norm else 0.0)
+        found.append(correlation(a, b))
     return found
+
+
+def correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Pearson correlation of two vectors, in [-1, 1]; 0 where one is constant."""
+    a, b = first - first.mean(), second - second.mean()
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norm if norm else 0.0

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unmemorize._errors import MetricError
+from unmemorize.metrics._copies import correlation
 
 AGREEMENT = 0.1
 """Standard deviation over images, in [0, 1], below which a pixel counts as fixed."""
@@ -57,16 +58,10 @@ def masked_copy_scores(generated: Sequence[Image.Image], references: Sequence[Im
     if mask.mean() < SMALLEST_SHARE:
         return None
     size = (mask.shape[1], mask.shape[0])
-    targets = [_standard(_array(image, size)[mask]) for image in references]
-    return [max(float((_standard(_array(image, size)[mask]) * target).mean()) for target in targets) for image in generated]
+    drawn, targets = ([_array(image, size)[mask].ravel() for image in images] for images in (generated, references))
+    return [max(correlation(pixels, target) for target in targets) for pixels in drawn]
 
 
 def _array(image: Image.Image, size: tuple[int, int]) -> Array:
     resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     return np.asarray(resized, dtype=np.float64) / 255.0
-
-
-def _standard(values: Array) -> Array:
-    deviation = float(values.std())
-    centred: Array = values - values.mean()
-    return centred / deviation if deviation > 0 else centred

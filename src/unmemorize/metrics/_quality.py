@@ -114,7 +114,7 @@ class InceptionFeatures:
 
     Args:
         path: the file; like any TorchScript it is code, so only a file with the expected hash is loaded.
-        sha256: the expected hash, as hexadecimal.
+        sha256: the expected hash, as hexadecimal; without it the file is refused.
 
     Raises:
         MetricError: the file is missing, has another hash, or holds no such network.
@@ -122,9 +122,9 @@ class InceptionFeatures:
 
     kind: Literal["FID", "CLIP-FID"] = "FID"
 
-    def __init__(self, path: str | Path, sha256: str) -> None:
-        self.name, self.digest = Path(path).stem, sha256.lower()
-        script = load_script(path, sha256)
+    def __init__(self, path: str | Path, sha256: str | None) -> None:
+        self.name = Path(path).stem
+        script, self.digest = load_script(path, sha256)
         if not hasattr(script, "layers"):
             raise MetricError(f"{path}: no part called layers in it, as the Inception network of clean-fid has. Name that file.")
         self._layers = script.layers

@@ -41,19 +41,8 @@ class FileDescriptor:
 
     def __init__(self, path: str | Path, *, side: int = SSCD_SIDE, sha256: str | None = None) -> None:
         self.path, self.side, self.name = Path(path), side, Path(path).name.split(".")[0]
-        data = read_bytes(self.path, MetricError, "descriptor")
-        self.digest = hashlib.sha256(data).hexdigest()
-        if self.path.suffix == ".onnx":
-            if sha256 is not None:
-                _check_hash(self.path, self.digest, sha256)
-            self._run: Any = _onnx(self.path, data)
-        else:
-            if sha256 is None:
-                raise MetricError(
-                    f"{path}: TorchScript is code, and runs with your rights. Give the SHA-256 that its publisher names "
-                    f"(this file has {self.digest})."
-                )
-            self._run = load_script(self.path, sha256)
+        data, self.digest = _read(self.path, sha256)
+        self._run: Any = _onnx(self.path, data) if self.path.suffix == ".onnx" else _script(self.path, data, sha256)
 
     @classmethod
     def sscd(cls, path: str | Path) -> FileDescriptor:
@@ -87,28 +76,40 @@ class FileDescriptor:
         return F.normalize(found.float(), dim=1)
 
 
-def load_script(path: str | Path, sha256: str) -> Any:
-    """A TorchScript module on the CPU, after its hash was checked.
+def load_script(path: str | Path, sha256: str | None) -> tuple[Any, str]:
+    """A TorchScript module on the CPU, and its hash, which was checked.
 
     Raises:
-        MetricError: the file is missing, has another hash, or is no TorchScript.
+        MetricError: the file is missing, has another hash than expected, no hash is expected, or it is no TorchScript.
     """
     path = Path(path)
-    data = read_bytes(path, MetricError, "TorchScript file")
-    _check_hash(path, hashlib.sha256(data).hexdigest(), sha256)
+    data, digest = _read(path, sha256)
+    return _script(path, data, sha256), digest
+
+
+def _read(path: Path, expected: str | None) -> tuple[bytes, str]:
+    """The content of a file and its hash, after that was checked where one is expected."""
+    data = read_bytes(path, MetricError, "network")
+    digest = hashlib.sha256(data).hexdigest()
+    if expected is not None and digest != expected.lower():
+        raise MetricError(
+            f"{path}: its SHA-256 is {digest}, expected {expected}. It is another file or damaged, and was not loaded. Download it again."
+        )
+    return data, digest
+
+
+def _script(path: Path, data: bytes, sha256: str | None) -> Any:
+    if sha256 is None:
+        raise MetricError(
+            f"{path}: TorchScript is code, and runs with your rights. Give its hash as its publisher names it "
+            f"(this file has {hashlib.sha256(data).hexdigest()})."
+        )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
             return torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
     except (RuntimeError, ValueError) as problem:
         raise MetricError(f"{path}: no TorchScript module ({str(problem).strip().splitlines()[0]}). Download it again.") from problem
-
-
-def _check_hash(path: Path, found: str, expected: str) -> None:
-    if found != expected.lower():
-        raise MetricError(
-            f"{path}: its SHA-256 is {found}, expected {expected}. It is another file or damaged, and was not loaded. Download it again."
-        )
 
 
 def _onnx(path: Path, data: bytes) -> Any:
