@@ -24,12 +24,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 import unmemorize as um
 from published import PublishedLocalization
 from unmemorize._value_layers import select_value_layers
-from unmemorize.localization import detect_prompts
+from unmemorize.localization import Criterion, RefinementMethod, detect_prompts
 
-METHODS = ("greedy", "bisect")
+METHODS: tuple[RefinementMethod, ...] = ("greedy", "bisect")
 
 
-def main(prompts: int, criterion: str | None, full_size: bool, output: Path | None) -> None:
+def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Path | None) -> None:
     rows = bundled(prompts, criterion or um.testbed.defaults()["criterion"])
     detected = detection()
     show(rows)
@@ -45,10 +45,10 @@ def main(prompts: int, criterion: str | None, full_size: bool, output: Path | No
     print(f"ratios {ratios} detect={detected['published'] / detected['ours']:.1f} greedy_equal={equal:.3f}")
 
 
-def bundled(count: int, criterion: str) -> list[dict[str, Any]]:
+def bundled(count: int, criterion: Criterion) -> list[dict[str, Any]]:
     pipe = um.load_pipeline("testbed", device="cpu")
     statistics, threshold = um.Statistics.load(um.testbed.statistics_path()), um.Threshold.load(um.testbed.threshold_path())
-    settings = um.LocalizationSettings(noise=threshold.settings, criterion=criterion)  # type: ignore[arg-type]
+    settings = um.LocalizationSettings(noise=threshold.settings, criterion=criterion)
     entries = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
     um.localize(pipe, entries[0].prompt, statistics=statistics, threshold=threshold, settings=settings)  # warm
     rows: list[dict[str, Any]] = []
@@ -83,7 +83,7 @@ def compare(
     }
     for method in METHODS:
         began = time.perf_counter()
-        chosen = replace(settings, refinement=method)  # type: ignore[arg-type]
+        chosen = replace(settings, refinement=method)
         found = um.localize(pipe, prompt, statistics=statistics, threshold=threshold, settings=chosen)
         row[method] = {
             "samples": found.evaluations,

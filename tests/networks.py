@@ -73,4 +73,5 @@ def save_onnx(path: Path) -> None:
 def statistics_for(widths: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Means and standard deviations in the published form."""
     generator = torch.Generator().manual_seed(0)
-    return tuple([torch.rand(width, generator=generator) for width in widths] for _ in range(2))  # type: ignore[return-value]
+    means, stds = ([torch.rand(width, generator=generator) for width in widths] for _ in range(2))
+    return means, stds

@@ -9,15 +9,16 @@ import evaluation
 from published import PublishedLocalization
 from unmemorize import LocalizationSettings, Model, Statistics, Threshold, localize, testbed
 from unmemorize._value_layers import select_value_layers
+from unmemorize.localization import Criterion
 
 
 @pytest.mark.parametrize("criterion", ["seeds", "unblocked"])
 def test_the_published_procedure_and_greedy_refinement_find_the_same(
-    bundled: DiffusionPipeline, bundled_statistics: Statistics, bundled_threshold: Threshold, criterion: str
+    bundled: DiffusionPipeline, bundled_statistics: Statistics, bundled_threshold: Threshold, criterion: Criterion
 ) -> None:
     settings = LocalizationSettings(
         noise=bundled_threshold.settings,
-        criterion=criterion,  # type: ignore[arg-type]
+        criterion=criterion,
         refinement="greedy",
         theta_floor=4.0,
     )

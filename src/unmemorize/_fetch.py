@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -146,7 +147,7 @@ def _receive(url: str, part: Path, largest: int, progress: Progress) -> None:
         raise OSError(f"the connection broke after {have} of {total} bytes")
 
 
-def _open(url: str, start: int = 0):  # type: ignore[no-untyped-def]
+def _open(url: str, start: int = 0) -> Any:  # what urlopen returns has no public name
     if urlsplit(url).scheme not in ("http", "https"):
         raise OSError("only http and https addresses are followed")
     headers = {"User-Agent": "unmemorize"} | ({"Range": f"bytes={start}-"} if start else {})

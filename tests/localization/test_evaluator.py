@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from conftest import PLANTED_PROMPT
 from unmemorize import LocalizationSettings, Model, Neurons, NoiseSettings, switched_off
 from unmemorize._similarity import Probe, make_probe, noise_differences, pairs_of, pairwise_similarity, similarity
+from unmemorize.localization import Criterion
 from unmemorize.localization._evaluator import Evaluator, Limit
 from unmemorize.localization._prefixes import Prefixes, Work
 from unmemorize.localization._replay import plan_for, recording, replaying
@@ -28,10 +29,10 @@ def double(pipe: DiffusionPipeline) -> DiffusionPipeline:
 class Case:
     """An evaluator, and the same answers by whole forwards."""
 
-    def __init__(self, pipe: DiffusionPipeline, criterion: str, guidance: float = 0.0, kept: tuple[int, ...] = (0, 2, 3, 5)) -> None:
+    def __init__(self, pipe: DiffusionPipeline, criterion: Criterion, guidance: float = 0.0, kept: tuple[int, ...] = (0, 2, 3, 5)) -> None:
         noise = NoiseSettings(seeds=SEEDS, guidance=guidance)
         self.pipe, self.model, self.kept, self.guidance, self.criterion = pipe, Model(pipe), list(kept), guidance, criterion
-        self.settings = LocalizationSettings(noise=noise, criterion=criterion)  # type: ignore[arg-type]
+        self.settings = LocalizationSettings(noise=noise, criterion=criterion)
         self.layers = [path for path in self.model.value_layers if not path.startswith("up")]
         self.probe: Probe = make_probe(self.model, self.model.encode([PLANTED_PROMPT]), noise)
         self.work = Work()
@@ -59,7 +60,7 @@ class Case:
 
 @pytest.mark.parametrize("criterion", ["unblocked", "seeds"])
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_scores_are_those_of_whole_forwards(planted: DiffusionPipeline, criterion: str, guidance: float) -> None:
+def test_scores_are_those_of_whole_forwards(planted: DiffusionPipeline, criterion: Criterion, guidance: float) -> None:
     """In float64, where rounding of other batches cannot hide a wrong sample."""
     case = Case(double(planted), criterion, guidance)
     limit = Limit(0.97 if criterion == "unblocked" else 0.5)
@@ -125,7 +126,7 @@ def test_limits() -> None:
 
 
 @pytest.mark.parametrize("criterion", ["unblocked", "seeds"])
-def test_effects_are_finite_differences(planted: DiffusionPipeline, criterion: str) -> None:
+def test_effects_are_finite_differences(planted: DiffusionPipeline, criterion: Criterion) -> None:
     case = Case(double(planted), criterion)
     off = Neurons({case.layers[0]: [3, 5], case.layers[-1]: [2]})
     found = case.evaluator.effects(off)

@@ -85,10 +85,11 @@ class Prefixes:
         base, _ = self._base(whole.off, whole.seeds)
         missing = set(base.outputs) - set(whole.outputs) if base else set()  # inside of what was replayed
         self._kept[name] = replace(whole, outputs=whole.outputs | (base.of(whole.seeds, missing) if base else {}))
-        self.peak = max(self.peak, self.bytes)
-        if self.bytes > LARGEST and name == "unblocked":
-            self._stop(f"{self.bytes / 1024**3:.1f} GiB of recorded outputs are too many")
-        elif self.bytes > LARGEST:
+        taken = self.bytes
+        self.peak = max(self.peak, taken)
+        if taken > LARGEST and name == "unblocked":
+            self._stop(plan, f"{taken / 1024**3:.1f} GiB of recorded outputs are too many")
+        elif taken > LARGEST:
             del self._kept[name]
             plan.roomy = False
 
@@ -104,22 +105,21 @@ class Prefixes:
             # another batch may round differently, the same one may not
             same = torch.equal(found, expected) if chosen is seeds else torch.allclose(found, expected[some], atol=_ROUNDING)
             if not same:
-                self._stop("a replayed prefix does not give the same output")
+                self._stop(plan, "a replayed prefix does not give the same output")
                 return
         plan.exact = True
 
     def _plan(self, probe: Probe) -> Plan:
-        one = probe.keep([0])
         if self._known_plan is None:
+            one = probe.keep([0])
             self._known_plan = plan_for(
                 self._model.denoiser, self._layers, lambda: self._model.predict(one.latents, one.timestep, one.text)
             )
         return self._known_plan
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, plan: Plan, reason: str) -> None:
         log.warning("%s: %s, so the denoiser always runs whole", self._model.name, reason)
-        if self._known_plan is not None:
-            self._known_plan.exact = False
+        plan.exact = False
         self._kept.clear()
 
     def _base(self, off: Neurons, seeds: Sequence[int]) -> tuple[Recording | None, str | None]:
