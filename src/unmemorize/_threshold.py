@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from unmemorize._cascade import Cascade
 from unmemorize._errors import ModelError, ThresholdError
 from unmemorize._files import atomic_write, hash_texts, read_json
 from unmemorize._model import Model
@@ -30,8 +31,6 @@ from unmemorize._similarity import (
 )
 
 SCHEMA = "unmemorize.threshold/1"
-_STAGES = (2, 4)
-"""Seeds after which a cascade may stop."""
 
 Reduction = Literal["pairs", "prompts", "conformal", "given"]
 
@@ -48,8 +47,7 @@ class Threshold:
         deviations: how many standard deviations; 0 for the last two.
         mean, std: of what was reduced; for a conformal tau of the highest pairs, for a given one tau itself and 0.
         max_fpr: the rate of false positives that a conformal tau bounds.
-        stops: (seeds, level): a cascade stops after so many seeds when their highest similarity is below the level, below which no
-            calibration prompt lies that all its seeds call memorized.
+        cascade: which seeds to look at first, and when to stop; None when unknown.
         highest: per prompt its highest pair.
         means: per prompt the mean of its pairs.
         settings: of the noise differences; results under other settings refuse this threshold.
@@ -65,7 +63,7 @@ class Threshold:
     mean: float
     std: float
     max_fpr: float | None = None
-    stops: tuple[tuple[int, float], ...] = ()
+    cascade: Cascade | None = None
     highest: tuple[float, ...] = field(repr=False)
     means: tuple[float, ...] = field(repr=False)
     settings: NoiseSettings
@@ -115,7 +113,7 @@ class Threshold:
             self,
             tau=self.tau + deviations * self.std,
             tau_seeds=self.tau_seeds + deviations * float(np.std(self.means, ddof=1)),
-            stops=(),
+            cascade=None,
             deviations=self.deviations + deviations,
         )
 
@@ -170,7 +168,7 @@ class Threshold:
                 **{
                     **content,
                     "settings": NoiseSettings(**content["settings"]),
-                    "stops": tuple((int(seeds), float(level)) for seeds, level in content.get("stops", ())),
+                    "cascade": _read_cascade(content.get("cascade"), content["settings"]["seeds"]),
                     "highest": tuple(map(float, content["highest"])),
                     "means": tuple(map(float, content["means"])),
                 }
@@ -216,15 +214,12 @@ def calibrate_threshold(
         raise ThresholdError(f"reduction {reduction!r}: unknown. Use pairs or prompts.")
     if max_fpr is not None:
         _conformal_rank(len(texts), max_fpr)  # refuses too few prompts before the work, not after
-    pairs: list[Tensor] = []
-    early: dict[int, list[float]] = {seeds: [] for seeds in _STAGES if seeds < settings.seeds}
+    matrices: list[Tensor] = []
     for done, text in enumerate(texts, 1):
         probe = make_probe(model, model.encode([text]), settings)
-        matrix = pairwise_similarity(noise_differences(model, probe, settings.guidance)).double()
-        pairs.append(pairs_of(matrix))
-        for seeds, scores in early.items():
-            scores.append(float(pairs_of(matrix[:seeds, :seeds]).max()))
+        matrices.append(pairwise_similarity(noise_differences(model, probe, settings.guidance)).double())
         progress(done, len(texts))
+    pairs = [pairs_of(matrix) for matrix in matrices]
     highest, means = (torch.stack([reduce(values) for values in pairs]) for reduce in (torch.amax, torch.mean))
     reduced = torch.cat(pairs) if reduction == "pairs" and max_fpr is None else highest
     mean, std = float(reduced.mean()), float(reduced.std())
@@ -237,7 +232,7 @@ def calibrate_threshold(
         mean=mean,
         std=std,
         max_fpr=max_fpr,
-        stops=tuple((seeds, _level(scores, highest.tolist(), tau)) for seeds, scores in early.items()),
+        cascade=Cascade.learn(torch.stack(matrices), tau),
         highest=tuple(highest.tolist()),
         means=tuple(means.tolist()),
         settings=settings,
@@ -247,10 +242,13 @@ def calibrate_threshold(
     )
 
 
-def _level(early: Sequence[float], highest: Sequence[float], tau: float) -> float:
-    """The lowest early score of a prompt that all seeds call memorized; without such prompts the lowest of all, so that few stop."""
-    called = [score for score, final in zip(early, highest, strict=True) if final > tau]
-    return min(called or early)
+def _read_cascade(content: Any, seeds: int) -> Cascade | None:
+    if content is None:
+        return None
+    cascade = Cascade(tuple(content["order"]), tuple((int(count), float(level)) for count, level in content["stops"]))
+    if sorted(cascade.order) != list(range(seeds)):
+        raise ValueError(f"a cascade over {list(cascade.order)} is not one over {seeds} seeds")
+    return cascade
 
 
 def conformal_quantile(scores: Sequence[float], max_fpr: float) -> float:

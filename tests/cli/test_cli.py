@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,8 +73,11 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path
     code, out, _ = cli("detect", *model, *common, "-o", tmp_path / "detections")
     assert (code, "1 of 2 memorized" in out) == (0, True)
     localize = ("localize", *model, *common, "--statistics", tmp_path / "s.safetensors", "--criterion", "seeds", "-o", tmp_path / "run")
-    code, out, _ = cli(*localize)
+    code, out, _ = cli(*localize, "--profile")
     assert (code, "1 of 2 memorized" in out) == (0, True)
+    assert re.search(r"detection +2 +20 ", out)
+    assert re.search(r"refinement +1 ", out)
+    assert "the rest was replayed" in out
     first = Run.load(tmp_path / "run").records("localizations")
     neurons = NeuronFile.load(tmp_path / "run" / "neurons.json")
     neurons.check(Model(load_pipeline(str(folder / "model"), device="cpu")))
@@ -154,9 +158,11 @@ def test_detection_tells_how_well_it_tells_apart(cli: Cli, localized: Path, tmp_
     assert [row["group"] for row in rows] == ["VM", "unlabelled", *["unmemorized"] * 6]
     code, out, _ = cli(*common, "--tau", 0.999, "--seeds", 3, "-o", tmp_path / "other")
     assert (code, "0 of 2 memorized (tau = 0.9990)" in out, "AUROC" in out) == (0, True, False)
-    code, _, _ = cli(*common, "--threshold", localized / "t.json", "--cascade", "--batch", 4, "-o", tmp_path / "cascade")
+    code, out, _ = cli(*common, "--threshold", localized / "t.json", "--cascade", "--batch", 4, "--profile", "-o", tmp_path / "cascade")
     assert code == 0
-    assert {record["seeds"] for record in Run.load(tmp_path / "cascade").records("detections").values()} <= {2, 4, 10}
+    taken = [record["seeds"] for record in Run.load(tmp_path / "cascade").records("detections").values()]
+    assert set(taken) <= {2, 3, 4, 6, 10}
+    assert re.search(rf"all +2 +{sum(taken)} +100%", out)
     code, _, err = cli(*common, "--tau", 0.5, "--threshold", localized / "t.json", "-o", tmp_path / "third")
     assert (code, "both --tau and --threshold" in err) == (1, True)
     code, _, err = cli(*common, "--seeds", 3, "--threshold", localized / "t.json", "-o", tmp_path / "third")

@@ -5,6 +5,7 @@ from diffusers import DiffusionPipeline
 
 from conftest import PLANTED_PROMPT, PROMPTS
 from unmemorize import Detection, Model, NoiseSettings, Prompt, Threshold, ThresholdError, calibrate_threshold, detect
+from unmemorize._cascade import Cascade
 from unmemorize.localization import detect_prompts
 
 GIVEN = [Prompt(text) for text in (*PROMPTS[:3], PLANTED_PROMPT, "c word")]
@@ -33,32 +34,34 @@ def test_batches_across_prompts_change_nothing(planted: DiffusionPipeline, batch
 def test_a_cascade_stops_where_few_seeds_tell(planted: DiffusionPipeline, threshold: Threshold) -> None:
     sizes: list[int] = []
     handle = planted.unet.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
-    far = replace(threshold, stops=((2, 0.9 * threshold.tau), (4, 0.95 * threshold.tau)))
+    cascade = Cascade((7, 2, 0, 9, 1, 3, 4, 5, 6, 8), ((2, 0.9 * threshold.tau), (4, 0.95 * threshold.tau)))
+    far = replace(threshold, cascade=cascade)
     found = detect_prompts(Model(planted), GIVEN, far, far.settings, cascade=True)
     handle.remove()
     memorized = found[3]
-    assert (memorized.memorized, memorized.seeds) == (True, 10)
+    assert (memorized.memorized, memorized.seeds, memorized.kept) == (True, 2, (2, 7))
     assert [record.memorized for record in found] == [False, False, False, True, False]
     assert {record.seeds for record in found} <= {2, 4, 10}
-    assert min(record.seeds for record in found) == 2
     assert sum(sizes) == sum(record.evaluations for record in found) == sum(record.seeds for record in found)
     whole = detect_prompts(Model(planted), GIVEN, far, far.settings)
     assert {record.seeds for record in whole} == {10}
-    assert without_time(whole)[3] == without_time(found)[3]
+    assert memorized.score <= whole[3].score
+    for record, other in zip(found, whole, strict=True):
+        if record.seeds == 10:
+            assert record.score == pytest.approx(other.score, abs=1e-4)
+            assert record.kept == other.kept
 
 
-def test_stops_lose_no_calibration_prompt(planted: DiffusionPipeline) -> None:
-    loose = calibrate_threshold(planted, PROMPTS, deviations=-1)  # so low that some are called memorized
-    assert [seeds for seeds, _ in loose.stops] == [2, 4]
+def test_a_cascade_loses_no_calibration_prompt(planted: DiffusionPipeline) -> None:
+    loose = calibrate_threshold(planted, PROMPTS, reduction="prompts", deviations=0)  # about half of them are called memorized
     called = [score > loose.tau for score in loose.highest]
-    assert sum(called) > 0
+    assert 0 < sum(called) < len(called)
     found = [detect(planted, text, threshold=loose, cascade=True) for text in PROMPTS]
     assert [record.memorized for record in found] == called
-    assert loose.shifted(1).stops == ()
-    few = calibrate_threshold(planted, PROMPTS, settings=NoiseSettings(seeds=3))
-    assert [seeds for seeds, _ in few.stops] == [2]
+    assert sum(record.seeds for record in found) < 10 * len(found)
+    assert loose.shifted(1).cascade is None
 
 
-def test_a_cascade_needs_stops(planted: DiffusionPipeline, threshold: Threshold) -> None:
+def test_a_cascade_needs_a_calibration(planted: DiffusionPipeline, threshold: Threshold) -> None:
     with pytest.raises(ThresholdError, match="says nothing about when a cascade may stop"):
         detect(planted, "x", threshold=threshold.shifted(1), cascade=True)

@@ -66,7 +66,8 @@ def test_artefacts_belong_to_the_model(bundled: DiffusionPipeline, bundled_stati
     model = Model(bundled)
     bundled_statistics.check(model)
     bundled_threshold.check(model, bundled_threshold.settings)
-    assert [seeds for seeds, _ in bundled_threshold.stops] == [2, 4]
+    assert bundled_threshold.cascade
+    assert [seeds for seeds, _ in bundled_threshold.cascade.stops] == [2, 3, 4, 6]
     assert bundled_statistics.count == len(testbed.captions("train"))
     assert len(bundled_threshold.highest) == len(testbed.captions("calibration"))
 

@@ -30,7 +30,7 @@ def command(
     full: Annotated[
         bool, typer.Option("--full", help="Also make the statistics and the threshold again, instead of using those in the package.")
     ] = False,
-    images: Annotated[int, typer.Option(min=2, help="Images per prompt.")] = 4,
+    images: Annotated[int, typer.Option(min=2, help="Images per prompt.")] = 3,
 ) -> None:
     """The whole method on the bundled model: find memorized prompts, localize their neurons, switch them off, show what is left.
 
@@ -54,7 +54,7 @@ def command(
     folder = open_run(run, pipe, prompts, config)
     with progress_bar("localize") as progress:
         localize_all(folder, pipe, prompts, statistics=statistics, threshold=threshold, settings=settings, progress=progress)
-    generation = GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"])
+    generation = GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"], batch=16)
     for name in NEURONS:
         with progress_bar(f"generate {name}") as progress:
             generate_all(folder, pipe, ImageSet(neurons=NeuronSet.parse(name)), generation, progress=progress)

@@ -28,6 +28,7 @@ from unmemorize.cli._common import (
     takes_model,
     threshold_of,
 )
+from unmemorize.cli._profile import ProfileOption, profile_detections
 from unmemorize.localization import Detection
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr
 from unmemorize.runs import detect_all, detections_csv, open_run
@@ -48,13 +49,15 @@ def command(
     threshold: ThresholdOption = None,
     tau: TauOption = None,
     cascade: Annotated[
-        bool, typer.Option("--cascade", help="Stop after two or four seeds where these are far from alike: faster, scores of fewer seeds.")
+        bool,
+        typer.Option("--cascade", help="Stop after two seeds or some more where these tell: faster, scores of fewer seeds."),
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Seeds per denoiser pass, across prompts.")] = 16,
     seeds: SeedsOption = None,
     seed: SeedOption = None,
     protocol: ProtocolOption = None,
     guidance: GuidanceOption = None,
+    profile: ProfileOption = False,
 ) -> None:
     """Tell which prompts are memorized, without localizing neurons: one denoiser pass per seed.
 
@@ -73,7 +76,7 @@ def command(
         "tau": limit.tau,
         "threshold_prompts": limit.prompts,
         "noise": asdict(limit.settings),
-        "cascade": limit.stops if cascade else (),
+        "cascade": asdict(limit.cascade) if cascade and limit.cascade else None,
     }
     folder = open_run(run, pipe, given, config)
     with progress_bar("detect") as progress:
@@ -93,6 +96,8 @@ def command(
             console.print(f"AUROC {found['auroc']}, TPR at 1 % FPR {found['tpr_at_fpr_1_percent']}")
     hits = sum(found.memorized for found in detections)
     console.print(f"{hits} of {len(detections)} memorized (tau = {limit.tau:.4f}): {run}/detections.jsonl, detections.csv")
+    if profile:
+        profile_detections(detections)
 
 
 def _separations(prompts: Sequence[Prompt], detections: Sequence[Detection]) -> dict[str, dict[str, Any]]:

@@ -28,6 +28,7 @@ from unmemorize.cli._common import (
     takes_model,
     threshold_of,
 )
+from unmemorize.cli._profile import ProfileOption, profile_localizations
 from unmemorize.localization import Criterion, LocalizationSettings, RefinementMethod
 from unmemorize.runs import localization_config, localize_all, open_run
 
@@ -82,6 +83,7 @@ def command(
     seed: SeedOption = None,
     protocol: ProtocolOption = None,
     guidance: GuidanceOption = None,
+    profile: ProfileOption = False,
 ) -> None:
     """Step 3: find the neurons that carry the image of each memorized prompt.
 
@@ -128,3 +130,5 @@ def command(
             )
     console.print(table)
     console.print(f"{counted['memorized']} of {len(found)} memorized (tau = {limit.tau:.4f}): {run}/localizations.jsonl, neurons.json")
+    if profile:
+        profile_localizations(found)

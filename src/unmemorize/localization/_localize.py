@@ -57,13 +57,12 @@ def localize_prompt(
     model: Model, prompt: Prompt, statistics: Statistics, threshold: Threshold, settings: LocalizationSettings
 ) -> Localization:
     """`localize` for a `Model`, whose weights are looked at once for many prompts."""
-    began = time.perf_counter()
+    work = Work()
     searched = select_value_layers(model.value_layers, settings.layers)
     statistics.check(model, searched)
     threshold.check(model, settings.noise)
     tau = threshold.of_criterion(settings.criterion)
     filtering = threshold.tau if settings.seed_threshold is None else settings.seed_threshold
-    work = Work()
     prefixes = Prefixes(model, list(searched), work)
     detection, probe, differences = _detect(model, prompt, filtering, settings.noise, prefixes)
     common: dict[str, Any] = {
@@ -76,7 +75,7 @@ def localize_prompt(
     }
     work.end("detection")
     if not detection.memorized:
-        return Localization(**common, **_spent(work, prefixes), seconds=time.perf_counter() - began)
+        return Localization(**common, **_spent(work, prefixes))
     evaluator = Evaluator(model, probe, differences, detection.kept, settings, prefixes, work)
     activation = {path: value[0].cpu() for path, value in activations(model, probe.text).items() if path in searched}
     z_scores = statistics.z_scores(activation)
@@ -106,12 +105,12 @@ def localize_prompt(
         refinement=settings.refinement,
         minimal=refinement.minimal,
         **_spent(work, prefixes),
-        seconds=time.perf_counter() - began,
     )
 
 
 def _spent(work: Work, prefixes: Prefixes) -> dict[str, Any]:
-    return {"evaluations": work.evaluations, "work": work.weighted, "spent": work.stages, "recorded_bytes": prefixes.peak}
+    counted = {"evaluations": work.evaluations, "work": work.weighted, "spent": work.stages}
+    return {**counted, "recorded_bytes": prefixes.peak, "seconds": work.seconds}
 
 
 def _detect(model: Model, prompt: Prompt, tau: float, settings: NoiseSettings, prefixes: Prefixes) -> tuple[Detection, Probe, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
 from unmemorize._similarity import Probe, noise_differences
+from unmemorize.localization._records import Spent
 from unmemorize.localization._replay import LARGEST, Plan, Recording, first_difference, joined, plan_for, recording, replaying
 
 log = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ _ROUNDING = 0.05
 
 
 class Work:
-    """Denoiser samples spent on a prompt: in all, weighted by the share of the forward's multiply-adds that ran, and these by stage.
+    """Denoiser samples spent on a prompt: in all, weighted by the share of the forward's multiply-adds that ran, and by stage.
 
     What is done once per model (one sample to see its structure, and the check of replaying) is no prompt's work.
     """
@@ -29,7 +31,8 @@ class Work:
     def __init__(self) -> None:
         self.evaluations = 0
         self.weighted = 0.0
-        self.stages: dict[str, float] = {}
+        self.stages: dict[str, Spent] = {}
+        self._began = self._clock = time.perf_counter()
 
     def add(self, samples: int, share: float) -> None:
         self.evaluations += samples
@@ -37,7 +40,14 @@ class Work:
 
     def end(self, stage: str) -> None:
         """What was spent since the last stage was this stage's."""
-        self.stages[stage] = self.weighted - sum(self.stages.values())
+        now = time.perf_counter()
+        self.stages[stage] = Spent(self.weighted - sum(spent.work for spent in self.stages.values()), now - self._clock)
+        self._clock = now
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return time.perf_counter() - self._began
 
     def add_backward(self, samples: int) -> None:
         """A forward with a backward pass, which takes about as much as two forwards."""

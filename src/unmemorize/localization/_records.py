@@ -59,6 +59,19 @@ class Detection:
             raise RunError(f"malformed detection record ({problem}). Run the command again in a new folder.") from problem
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a stage took.
+
+    Args:
+        work: denoiser samples, each weighted by the share of the denoiser's multiply-adds that ran.
+        seconds: wall time.
+    """
+
+    work: float
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Localization:
     """The neurons found for a prompt and how they were found; for a prompt that is not memorized, none.
@@ -80,7 +93,7 @@ class Localization:
         criterion, protocol, kernel: how similarity was judged, with MS-SSIM kernel size.
         evaluations: denoiser samples spent, detection included; None for an imported record.
         work: the same, each weighted by the share of the denoiser's multiply-adds that ran.
-        spent: work by stage: detection, selection, refinement.
+        spent: by stage: detection, selection, refinement.
         recorded_bytes: the most memory that recorded outputs of the denoiser took, see docs/method.md.
         seconds: wall time, detection included; None for an imported record.
     """
@@ -105,7 +118,7 @@ class Localization:
     kernel: int
     evaluations: int | None
     work: float | None
-    spent: Mapping[str, float] = field(default_factory=dict)
+    spent: Mapping[str, Spent] = field(default_factory=dict)
     recorded_bytes: int = 0
     seconds: float | None
 
@@ -121,7 +134,7 @@ class Localization:
             "initial": self.initial.to_json(),
             "neurons": self.neurons.to_json(),
             "z_scores": {layer: list(values) for layer, values in self.z_scores.items()},
-            "spent": dict(self.spent),
+            "spent": {stage: asdict(spent) for stage, spent in self.spent.items()},
         }
 
     @classmethod
@@ -140,6 +153,7 @@ class Localization:
                     "initial": Neurons(value["initial"]),
                     "neurons": Neurons(value["neurons"]),
                     "z_scores": {layer: tuple(values) for layer, values in value["z_scores"].items()},
+                    "spent": {stage: Spent(**spent) for stage, spent in value["spent"].items()},
                 }
             )
         except (KeyError, TypeError, AttributeError) as problem:

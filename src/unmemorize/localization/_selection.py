@@ -6,6 +6,7 @@ Paper: section 3.2 and algorithm 1.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -81,28 +82,43 @@ def select(
     """Lower theta and raise k until the score with all candidates off is at most ``tau``, or nothing is left to lower.
 
     The published code leaves the loop on *reaching* theta's floor or the width of the widest layer, the paper's text evaluates them; the
-    protocol decides.
+    protocol decides. Steps are tried one by one under the criterion "unblocked", where a step that fails costs one seed of many, and for
+    greedy refinement, which is the paper's sequence to the letter. Else the first step that passes is found by bisection, which takes it
+    that all later ones pass, too; the step before it is always seen to fail.
     """
-    widest = max(len(scores) for scores in z_scores.values())
     limit = Limit(tau, strict=False)
-    step = 0
-    while True:
-        theta, top_k = _theta(step, settings), settings.top_k + step
-        candidates = candidates_at(z_scores, activation, theta if settings.use_theta else math.inf, top_k if settings.use_top_k else 0)
-        score = evaluator.below(neurons_of(candidates), limit)
-        if score is not None:
-            return Selection(candidates, score, theta, top_k, floor=False)
-        if _is_last(step, widest, settings):
-            return Selection(candidates, evaluator.score(neurons_of(candidates)), theta, top_k, floor=True)
-        step += 1
+
+    def candidates(step: int) -> dict[str, LayerCandidates]:
+        theta, top_k = _theta(step, settings) if settings.use_theta else math.inf, settings.top_k + step if settings.use_top_k else 0
+        return candidates_at(z_scores, activation, theta, top_k)
+
+    def passes(step: int) -> bool:
+        return evaluator.below(neurons_of(candidates(step)), limit) is not None
+
+    last = _last_step(max(map(len, z_scores.values())), settings)
+    if settings.refinement == "greedy" or settings.criterion == "unblocked":
+        step = next(filter(passes, range(last)), last)
+    elif passes(0) or not passes(last):
+        step = 0 if passes(0) else last
+    else:
+        step = bisect_left(range(1, last), True, key=passes) + 1
+    chosen = candidates(step)
+    score = evaluator.score(neurons_of(chosen))
+    return Selection(chosen, score, _theta(step, settings), settings.top_k + step, floor=not passes(step))
 
 
 def _theta(step: int, settings: LocalizationSettings) -> float:
     return settings.theta - step * settings.theta_step
 
 
-def _is_last(step: int, widest: int, settings: LocalizationSettings) -> bool:
-    theta, top_k = _theta(step + 1, settings), settings.top_k + step + 1
-    if settings.noise.protocol == "upstream":
-        return (settings.use_theta and theta <= settings.theta_floor) or (settings.use_top_k and top_k >= widest)
-    return (settings.use_theta and theta < settings.theta_floor) or (settings.use_top_k and top_k > widest)
+def _last_step(widest: int, settings: LocalizationSettings) -> int:
+    """The last step that is evaluated, from 0."""
+    upstream = settings.noise.protocol == "upstream"
+    step = 0
+    while True:
+        theta, top_k = _theta(step + 1, settings), settings.top_k + step + 1
+        if settings.use_theta and (theta <= settings.theta_floor if upstream else theta < settings.theta_floor):
+            return step
+        if settings.use_top_k and (top_k >= widest if upstream else top_k > widest):
+            return step
+        step += 1

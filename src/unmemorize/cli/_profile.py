@@ -1,0 +1,52 @@
+"""Where the denoiser samples and the time of a run went: what ``--profile`` prints, from the records of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from unmemorize.cli._common import console
+from unmemorize.localization import Detection, Localization
+
+ProfileOption = Annotated[bool, typer.Option("--profile", help="Also print where denoiser samples and time went.")]
+
+
+def profile_localizations(found: Sequence[Localization]) -> None:
+    """By stage; what a resumed run did before is counted as well."""
+    stages = list(dict.fromkeys(stage for record in found for stage in record.spent))
+    seconds = sum(record.seconds or 0.0 for record in found)
+    work = sum(record.work or 0.0 for record in found)
+    table = Table("stage", "prompts", "samples", "share", "seconds", "share", box=box.SIMPLE, pad_edge=False)
+    for stage in stages:
+        spent = [record.spent[stage] for record in found if stage in record.spent]
+        _row(table, stage, len(spent), sum(part.work for part in spent), work, sum(part.seconds for part in spent), seconds)
+    _row(table, "all", len(found), work, work, seconds, seconds)
+    console.print(table)
+    began = sum(record.evaluations or 0 for record in found)
+    largest = max((record.recorded_bytes for record in found), default=0) / 1024**2
+    console.print(
+        f"{began} denoiser samples, of whose multiply-adds {work / max(1, began):.0%} ran: the rest was replayed from recorded outputs, "
+        f"{largest:.0f} MiB at most."
+    )
+
+
+def profile_detections(found: Sequence[Detection]) -> None:
+    """By how many seeds a prompt took."""
+    seconds, work = sum(record.seconds for record in found), sum(record.evaluations for record in found)
+    table = Table("seeds", "prompts", "samples", "share", "seconds", "share", box=box.SIMPLE, pad_edge=False)
+    for seeds in sorted({record.seeds for record in found}):
+        some = [record for record in found if record.seeds == seeds]
+        _row(
+            table, str(seeds), len(some), sum(record.evaluations for record in some), work, sum(record.seconds for record in some), seconds
+        )
+    _row(table, "all", len(found), work, work, seconds, seconds)
+    console.print(table)
+
+
+def _row(table: Table, name: str, prompts: int, work: float, all_work: float, seconds: float, all_seconds: float) -> None:
+    share = f"{work / max(all_work, 1e-9):.0%}"
+    table.add_row(name, str(prompts), f"{work:.0f}", share, f"{seconds:.1f}", f"{seconds / max(all_seconds, 1e-9):.0%}")
