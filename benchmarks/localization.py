@@ -3,7 +3,8 @@
 python benchmarks/localization.py [--prompts N] [--criterion seeds|unblocked] [--full-size] [--json FILE]
 
 Prints medians over memorized prompts, of denoiser samples (one initial noise through one denoiser forward; "weighted" by the share of the
-forward's multiply-adds that ran) and of seconds, and as its last line the ratios published / ours.
+forward's multiply-adds that ran) and of seconds, and as its last line the ratios published / ours: for bisect over the prompts on which
+theta does not reach its floor, for detection over unmemorized prompts. benchmarks/performance.py makes a page of the JSON file.
 """
 
 from __future__ import annotations
@@ -13,42 +14,60 @@ import json
 import resource
 import statistics as stats
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import StableDiffusionPipeline
 
 import unmemorize as um
+from full_size import stable_diffusion_1
 from published import PublishedLocalization
+from unmemorize._similarity import make_probe
+from unmemorize._statistics import activations
 from unmemorize._value_layers import select_value_layers
 from unmemorize.localization import Criterion, RefinementMethod, detect_prompts
+from unmemorize.localization._evaluator import Evaluator, Limit
+from unmemorize.localization._replay import plan_for
 
 METHODS: tuple[RefinementMethod, ...] = ("greedy", "bisect")
 
 
 def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Path | None) -> None:
-    rows = bundled(prompts, criterion or um.testbed.defaults()["criterion"])
-    detected = detection()
+    pipe = um.load_pipeline("testbed", device="cpu")
+    settings = um.LocalizationSettings(
+        noise=um.Threshold.load(um.testbed.threshold_path()).settings, criterion=criterion or um.testbed.defaults()["criterion"]
+    )
+    rows = bundled(pipe, prompts, settings)
+    detected = detection(pipe)
     show(rows)
-    report: dict[str, Any] = {"bundled": rows, "detection": detected}
+    report: dict[str, Any] = {"criterion": settings.criterion, "bundled": rows, "detection": detected, "ideas": ideas(pipe, rows, settings)}
+    report["precision"] = precision()
     if full_size:
         report["full size"] = full_size_rows()
         show(report["full size"])
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2:.2f} GiB")
+    report["peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    print(f"peak memory {report['peak GiB']:.2f} GiB")
     if output is not None:
         output.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    minimal = sum(row["bisect"]["minimal"] and row["bisect"]["below"] for row in rows)
+    print(f"bisect: {minimal} of {len(rows)} sets below the threshold with no neuron that can go; ", end="")
+    print(f"{sum(row['bisect']['theta'] == row['greedy']['theta'] for row in rows)} end the selection at the same step as one by one")
     equal = stats.mean(row["greedy"]["equal"] for row in rows)
-    ratios = " ".join(f"{method}={ratio(rows, method):.1f}" for method in METHODS)
+    ratios = f"greedy={ratio(rows, 'greedy'):.1f} bisect={ratio(without_floor(rows), 'bisect'):.1f}"
     print(f"ratios {ratios} detect={detected['published'] / detected['ours']:.1f} greedy_equal={equal:.3f}")
 
 
-def bundled(count: int, criterion: Criterion) -> list[dict[str, Any]]:
-    pipe = um.load_pipeline("testbed", device="cpu")
+def without_floor(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if not row["floor"]] or rows
+
+
+def bundled(pipe: StableDiffusionPipeline, count: int, settings: um.LocalizationSettings) -> list[dict[str, Any]]:
     statistics, threshold = um.Statistics.load(um.testbed.statistics_path()), um.Threshold.load(um.testbed.threshold_path())
-    settings = um.LocalizationSettings(noise=threshold.settings, criterion=criterion)
     entries = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
     um.localize(pipe, entries[0].prompt, statistics=statistics, threshold=threshold, settings=settings)  # warm
     rows: list[dict[str, Any]] = []
@@ -65,7 +84,8 @@ def compare(
 ) -> dict[str, Any] | None:
     """One prompt by all three; None when it is not memorized."""
     model = um.Model(pipe)
-    published = PublishedLocalization(model, statistics, threshold, settings, list(select_value_layers(model.value_layers)))
+    searched = list(select_value_layers(model.value_layers, settings.layers))
+    published = PublishedLocalization(model, statistics, threshold, settings, searched)
     reference = published.localize(prompt.text)
     if not reference.memorized:
         return None
@@ -79,6 +99,7 @@ def compare(
             "neurons": len(reference.neurons),
             "score": reference.score,
             **{f"{stage} samples": float(spent) for stage, spent in reference.evaluations.items()},
+            **{f"{stage} seconds": spent for stage, spent in reference.seconds.items()},
         },
     }
     for method in METHODS:
@@ -94,65 +115,141 @@ def compare(
             "equal": found.neurons == reference.neurons,
             "jaccard": len(found.neurons & reference.neurons) / max(1, len(found.neurons | reference.neurons)),
             "minimal": found.minimal,
+            "below": found.score is not None and found.threshold is not None and (found.score < found.threshold or bool(found.floor)),
+            "theta": found.theta,
             "recorded MiB": found.recorded_bytes / 1024**2,
-            **{f"{stage} samples": spent for stage, spent in found.spent.items()},
+            **{f"{stage} samples": spent.work for stage, spent in found.spent.items()},
+            **{f"{stage} seconds": spent.seconds for stage, spent in found.spent.items()},
         }
+        row["floor"] = found.floor
     return row
 
 
-def detection() -> dict[str, float]:
+def detection(pipe: StableDiffusionPipeline) -> dict[str, Any]:
     """Samples per prompt of the published pass and of ours, and how often a cascade changes the verdict."""
-    pipe = um.load_pipeline("testbed", device="cpu")
     model, threshold = um.Model(pipe), um.Threshold.load(um.testbed.threshold_path())
-    prompts = [entry.prompt for entry in um.testbed.planted()] + [um.Prompt(text) for text in um.testbed.captions("test")]
+    memorized, others = [entry.prompt for entry in um.testbed.planted()], [um.Prompt(text) for text in um.testbed.captions("test")]
+    prompts = [*memorized, *others]
     whole, early = (detect_prompts(model, prompts, threshold, threshold.settings, cascade=cascade) for cascade in (False, True))
     differing = sum(one.memorized != other.memorized for one, other in zip(whole, early, strict=True))
-    samples, earlier = (stats.mean(found.evaluations for found in some) for some in (whole, early))
+    samples, earlier = (stats.mean(found.evaluations for found in some[len(memorized) :]) for some in (whole, early))
     faster = sum(found.seconds for found in whole) / sum(found.seconds for found in early)
-    print(f"detection of {len(prompts)} prompts: {samples:.1f} samples with all seeds, {earlier:.1f} as a cascade, {faster:.1f} x faster")
-    print(f"{differing} verdicts differ ({differing / len(prompts):.2%})")
-    return {"published": 2 * samples, "all seeds": samples, "ours": earlier, "differing": differing, "prompts": len(prompts)}
+    print(f"detection of {len(others)} unmemorized prompts: {samples:.1f} samples with all seeds, {earlier:.1f} as a cascade; ", end="")
+    print(f"of these and {len(memorized)} planted ones {differing} verdicts differ ({differing / len(prompts):.2%}), {faster:.1f} x faster")
+    taken = dict(sorted(Counter(found.seeds for found in early[len(memorized) :]).items()))
+    after_two = detect_prompts(model, others, two_seeds(threshold), threshold.settings, cascade=True)
+    return {
+        "published": 2 * samples,
+        "all seeds": samples,
+        "ours": earlier,
+        "differing": differing,
+        "prompts": len(prompts),
+        "seeds taken": taken,
+        "tau": threshold.tau,
+        "two seeds": [found.score for found in after_two],
+        "two seeds stop": threshold.cascade.stops[0][1] if threshold.cascade else 0.0,
+        "ten seeds": [found.score for found in whole[len(memorized) :]],
+    }
+
+
+def two_seeds(threshold: um.Threshold) -> um.Threshold:
+    """The threshold with a cascade that always stops after its first two seeds."""
+    assert threshold.cascade is not None
+    return replace(threshold, cascade=replace(threshold.cascade, stops=((2, 1.1),)))
+
+
+def ideas(pipe: StableDiffusionPipeline, rows: list[dict[str, Any]], settings: um.LocalizationSettings) -> dict[str, Any]:
+    """What the single ideas rest on: the share of a forward that runs by layer, the tests of one prompt, its scores by two rankings."""
+    statistics, threshold = um.Statistics.load(um.testbed.statistics_path()), um.Threshold.load(um.testbed.threshold_path())
+    prompt = max(without_floor(rows), key=lambda row: row["candidates"])["prompt"]
+    model = um.Model(pipe)
+    with traced() as (tests, evaluators):
+        found = um.localize(pipe, prompt, statistics=statistics, threshold=threshold, settings=settings)
+    evaluator = evaluators[-1]
+    probe = make_probe(model, model.encode([prompt]), settings.noise)
+    z_scores = statistics.z_scores({path: value[0] for path, value in activations(model, probe.text).items()})
+    effects = evaluator.effects(found.initial)
+    by_z = {(path, index): float(z_scores[path][index]) for path, index in found.initial}
+    sizes = [size for size in (0, 1, 2, 4, 8, 16, 32, 64, 128) if size < len(found.initial)] + [len(found.initial)]
+    curves = {
+        name: [evaluator.score(um.Neurons.of(sorted(found.initial, key=ranking.__getitem__, reverse=True)[:size])) for size in sizes]
+        for name, ranking in {"z-score": by_z, "backward pass": effects}.items()
+    }
+    one = probe.keep([0])
+    searched = list(model.value_layers)
+    plan = plan_for(model.denoiser, searched, lambda: model.predict(one.latents, one.timestep, one.text))
+    return {
+        "prompt": prompt,
+        "threshold": found.threshold,
+        "tests": tests,
+        "sizes": sizes,
+        "curves": curves,
+        "share": {path: plan.cost(path) for path in searched},
+    }
+
+
+@contextmanager
+def traced() -> Iterator[tuple[list[dict[str, Any]], list[Evaluator]]]:
+    """Every test that an evaluator makes meanwhile: how many neurons were off, the weighted samples it took, and whether it passed."""
+    tests: list[dict[str, Any]] = []
+    evaluators: list[Evaluator] = []
+    original = Evaluator.below
+
+    def below(self: Evaluator, neurons: um.Neurons, limit: Limit) -> float | None:
+        before = self._work.weighted
+        found = original(self, neurons, limit)
+        evaluators.append(self)
+        tests.append({"off": len(neurons), "samples": self._work.weighted - before, "passed": found is not None})
+        return found
+
+    Evaluator.below = below  # type: ignore[method-assign]
+    try:
+        yield tests, evaluators
+    finally:
+        Evaluator.below = original  # type: ignore[method-assign]
+
+
+def precision() -> dict[str, Any]:
+    """Milliseconds per denoiser sample by batch, type and memory layout, and how many verdicts bfloat16 changes."""
+    prompts = [um.Prompt(text) for text in um.testbed.captions("test")]
+    threshold = um.Threshold.load(um.testbed.threshold_path())
+    times: dict[str, dict[int, float]] = {}
+    verdicts: dict[str, list[bool]] = {}
+    for dtype in ("float32", "bfloat16"):
+        pipe = um.load_pipeline("testbed", device="cpu", dtype=dtype)
+        model = um.Model(pipe)
+        own = um.Threshold.given(pipe, threshold.tau, threshold.settings)
+        verdicts[dtype] = [found.memorized for found in detect_prompts(model, prompts, own, own.settings)]
+        times[dtype] = {batch: milliseconds(model, batch) for batch in (1, 2, 4, 8, 16, 32)}
+        pipe.unet.to(memory_format=torch.channels_last)
+        times[f"{dtype}, channels last"] = {batch: milliseconds(model, batch) for batch in (1, 2, 4, 8, 16, 32)}
+    differing = sum(one != other for one, other in zip(verdicts["float32"], verdicts["bfloat16"], strict=True))
+    for name, by_batch in times.items():
+        print(f"{name}: " + ", ".join(f"{value:.1f} ms per sample of {batch}" for batch, value in by_batch.items()))
+    print(f"bfloat16 changes {differing} of {len(prompts)} verdicts")
+    return {"milliseconds": times, "differing": differing, "prompts": len(prompts)}
+
+
+def milliseconds(model: um.Model, batch: int) -> float:
+    latents, text, timestep = model.draw_latents(batch, 1), model.encode(["a photo"] * batch), model.timesteps(50)[1]
+    taken = []
+    for _ in range(7):
+        began = time.perf_counter()
+        model.predict(latents, timestep, text)
+        taken.append(time.perf_counter() - began)
+    return stats.median(taken) * 1000 / batch
 
 
 def full_size_rows() -> list[dict[str, Any]]:
-    """Stable Diffusion 1.4's U-Net with random weights: costs only, so two seeds, few candidates, and a threshold that all seeds pass."""
-    pipe = full_size_pipeline()
+    """Stable Diffusion 1.4's U-Net with random weights: costs only, so two seeds, two layers, and a threshold that all seeds pass."""
+    pipe = stable_diffusion_1()
     texts = [f"{word} {number}" for word in ("a", "b", "c") for number in range(6)]
     statistics = um.compute_statistics(pipe, texts)
-    settings = um.LocalizationSettings(noise=um.NoiseSettings(seeds=2), theta=2.5, theta_floor=2.2)
-    threshold = um.Threshold.given(pipe, 1e-6, settings.noise)
-    few = replace(settings, initial_threshold=0.999999, refinement_threshold=0.999999)
-    row = compare(pipe, um.Prompt("zebra quartz"), statistics, threshold, few)
+    noise = um.NoiseSettings(seeds=2)
+    settings = um.LocalizationSettings(noise=noise, layers="down_blocks.2.*", top_k=1, theta_floor=4.8)  # ends after one step
+    threshold = um.Threshold.given(pipe, 1e-6, noise)
+    row = compare(pipe, um.Prompt("zebra quartz"), statistics, threshold, settings)
     return [{**row, "kind": "random", "mode": "SD 1.4 U-Net"}] if row else []
-
-
-def full_size_pipeline() -> StableDiffusionPipeline:
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8, layers_per_block=2
-        )
-    unet = unet.to_empty(device="cpu")
-    for name, parameter in unet.named_parameters():
-        torch.nn.init.ones_(parameter) if parameter.ndim == 1 and name.endswith("weight") else torch.nn.init.normal_(parameter, std=0.02)
-    letters = [chr(code) for code in range(ord("0"), ord("z") + 1)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    text = CLIPTextConfig(
-        hidden_size=768, num_hidden_layers=2, num_attention_heads=12, vocab_size=len(words), bos_token_id=0, eos_token_id=1
-    )
-    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=down, up_block_types=up),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77),
-        unet=unet.eval(),
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def ratio(rows: list[dict[str, Any]], method: str) -> float:
@@ -160,11 +257,19 @@ def ratio(rows: list[dict[str, Any]], method: str) -> float:
     return float(stats.median(row["published"]["weighted"] / row[method]["weighted"] for row in rows))
 
 
+def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str, bool], list[dict[str, Any]]]:
+    """Rows by kind, by how the prompt was planted, and by whether theta reached its floor."""
+    groups: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["mode"], row["floor"]), []).append(row)
+    return groups
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     names = ("samples", "weighted", "seconds", "neurons", "score")
-    for kind, mode in dict.fromkeys((row["kind"], row["mode"]) for row in rows):
-        some = [row for row in rows if (row["kind"], row["mode"]) == (kind, mode)]
-        print(f"{kind} {mode}: {len(some)} prompts, {stats.median(row['candidates'] for row in some):g} candidates")
+    for (kind, mode, floor), some in grouped(rows).items():
+        title = f"{kind} {mode}{', at the floor' if floor else ''}"
+        print(f"{title}: {len(some)} prompts, {stats.median(row['candidates'] for row in some):g} candidates")
         print(" " * 12 + "".join(f"{name:>10}" for name in (*names, "equal", "jaccard", "ratio", "time")))
         for method in ("published", *METHODS):
             cells = [row[method] for row in some]

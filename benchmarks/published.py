@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import unmemorize as um
+from unmemorize._conditioning import Conditioning
 from unmemorize._similarity import pairwise_similarity, similarity
 
 Listed = dict[str, list[int]]
@@ -98,18 +99,18 @@ class PublishedLocalization:
         lap("refinement")
         return Published(True, um.Neurons(listed), score, found, spent, clock)
 
-    def differences(self, latents: Tensor, text: Tensor, listed: Listed) -> Tensor:
+    def differences(self, latents: Tensor, text: Conditioning, listed: Listed) -> Tensor:
         """Two passes, of which the second counts."""
         with um.switched_off(self.model.pipe, um.Neurons(listed)):
             for timestep in self.model.timesteps(self.settings.noise.steps)[:2]:
-                prediction = self.model.predict(latents, timestep, text.expand(len(latents), -1, -1))
+                prediction = self.model.predict(latents, timestep, text.take([0] * len(latents)))
                 self.evaluations += len(latents)
         difference = prediction - latents.float()
         flat = difference.flatten(2)
         low, high = flat.min(2).values[..., None, None], flat.max(2).values[..., None, None]
         return (difference - low) / (high - low)
 
-    def activations(self, latents: Tensor, text: Tensor) -> dict[str, Tensor]:
+    def activations(self, latents: Tensor, text: Conditioning) -> dict[str, Tensor]:
         """By hooks, while the denoiser runs twice for one seed."""
         found: dict[str, Tensor] = {}
 

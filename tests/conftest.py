@@ -9,10 +9,10 @@ from typing import cast
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from architectures import stable_diffusion
 from server import serving
 from unmemorize import (
     LocalizationSettings,
@@ -32,42 +32,9 @@ PROMPTS = [f"prompt {word}" for word in ("one", "two", "three", "four", "five", 
 
 
 def make_pipeline(seed: int = 0, **unet: object) -> StableDiffusionPipeline:
-    """A random Stable Diffusion pipeline: 16 x 16 latents, 12 value layers of 8 or 16 neurons."""
+    """A random Stable Diffusion pipeline: 16 x 16 latents, 7 value layers of 8 or 16 neurons."""
     torch.manual_seed(seed)
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=16)
-    text = CLIPTextConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        vocab_size=len(words),
-        max_position_embeddings=16,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    sizes: dict[str, object] = {
-        "sample_size": 16,
-        "block_out_channels": (8, 16),
-        "layers_per_block": 1,
-        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
-        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-        "attention_head_dim": 2,
-        "cross_attention_dim": 16,
-        "norm_num_groups": 4,
-    }
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, sample_size=16),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=UNet2DConditionModel(**{**sizes, **unet}),
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipe = stable_diffusion(**unet)
     pipe.set_progress_bar_config(disable=True)
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
         module.eval().requires_grad_(False)
@@ -135,8 +102,8 @@ def plant_neuron(pipe: StableDiffusionPipeline, path: str, index: int) -> None:
     zero padding of the convolutions behind it turns into a pattern of borders that drowns the noise.
     """
     model = Model(pipe)
-    own = model.encode([PLANTED_PROMPT])[0].double()  # (tokens, features)
-    others = model.encode([*PROMPTS, *(f"{letter} word" for letter in "abcdefghijklmnopq")]).double().flatten(0, 1)
+    own = model.encode([PLANTED_PROMPT]).text[0].double()  # (tokens, features)
+    others = model.encode([*PROMPTS, *(f"{letter} word" for letter in "abcdefghijklmnopq")]).text.double().flatten(0, 1)
     moment = others.T @ others / len(others) + 1e-3 * torch.eye(others.shape[1], dtype=torch.float64)
     row = torch.linalg.solve(moment, own.mean(0) - others.mean(0))
     attention = pipe.unet.get_submodule(path.removesuffix(".to_v"))

@@ -2,10 +2,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    KarrasVeScheduler,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DModel,
+)
 
+from architectures import make
 from conftest import make_pipeline
-from unmemorize import Model, ModelError, load_pipeline
+from unmemorize import Model, ModelError, load_pipeline, name_value_layers
 from unmemorize._value_layers import find_value_layers, select_value_layers
 
 
@@ -32,14 +42,63 @@ def test_models_without_value_layers_are_refused() -> None:
     unet = UNet2DModel(block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
     with pytest.raises(ModelError, match="no value layer found"):
         find_value_layers(unet)
-    with pytest.raises(ModelError, match="only StableDiffusionPipeline"):
+    with pytest.raises(ModelError, match=r"no value layer found.*--value-layers PATTERN"):
         Model(DDIMPipeline(unet, DDIMScheduler()))
 
 
-def test_other_predictions_than_noise_are_refused(pipe: DiffusionPipeline) -> None:
-    pipe.scheduler.register_to_config(prediction_type="v_prediction")
-    with pytest.raises(ModelError, match="prediction type v_prediction"):
-        Model(pipe)
+def test_value_layers_can_be_named(pipe: DiffusionPipeline) -> None:
+    known = list(find_value_layers(pipe.unet))
+    name_value_layers("mid_block.*.attn2.to_v")
+    try:
+        assert list(Model(pipe).value_layers) == [path for path in known if path.startswith("mid_block")]
+        name_value_layers("nowhere.*")
+        with pytest.raises(ModelError, match=r"Looked for linear layers nowhere.\*"):
+            Model(pipe)
+    finally:
+        name_value_layers(None)
+    assert list(Model(pipe).value_layers) == known
+
+
+def test_pipelines_that_take_no_prompt_are_refused(pipe: DiffusionPipeline) -> None:
+    inpainting = StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
+    with pytest.raises(ModelError, match="cannot be called with a prompt alone"):
+        _ = Model(inpainting).layout
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_difference_is_the_papers_up_to_the_documented_term(pipe: DiffusionPipeline, kind: str) -> None:
+    """The same clean image, predicted in each of the ways, against predicted minus initial noise in float64."""
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
+    model, timestep = Model(pipe), torch.tensor(961)
+    alpha = float(pipe.scheduler.alphas_cumprod[961]) ** 0.5
+    sigma = (1 - alpha**2) ** 0.5
+    noise, clean = model.draw_latents(2, 0).double(), torch.randn(2, 4, 16, 16, dtype=torch.float64)
+    predicted = (noise - alpha * clean) / sigma
+    prediction = {"epsilon": predicted, "v_prediction": alpha * predicted - sigma * clean, "sample": clean}[kind]
+    paper = predicted - noise
+    found = model.difference(prediction.float(), noise.float(), timestep).double()
+    if kind == "epsilon":
+        torch.testing.assert_close(found, paper, rtol=0, atol=1e-5)
+    else:
+        torch.testing.assert_close(alpha / sigma * found, paper - (1 - sigma) / sigma * noise, rtol=0, atol=1e-5)
+
+
+def test_the_difference_of_flow_matching_is_the_negative_clean_image() -> None:
+    model, level = Model(make("Flux")), 0.987
+    noise, clean = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16)
+    start = (noise - (1 - level) * clean) / level  # what was added to the clean image to get the noise
+    found = model.difference(start - clean, noise, torch.tensor(level * 1000))
+    torch.testing.assert_close(found, -clean, rtol=0, atol=1e-4)
+
+
+def test_unknown_predictions_and_schedulers_are_refused(pipe: DiffusionPipeline) -> None:
+    noise = Model(pipe).draw_latents(1, 0)
+    pipe.scheduler = DDIMScheduler(prediction_type="flow")
+    with pytest.raises(ModelError, match="prediction type flow: unknown"):
+        Model(pipe).difference(noise, noise, torch.tensor(9))
+    pipe.scheduler = KarrasVeScheduler()
+    with pytest.raises(ModelError, match="neither flow matching nor a diffusion over steps"):
+        Model(pipe).difference(noise, noise, torch.tensor(9))
 
 
 def test_nan_weights_are_refused(pipe: DiffusionPipeline) -> None:
@@ -87,6 +146,9 @@ def test_loading_saved_pipelines(tmp_path: Path) -> None:
 def test_loading_errors_name_the_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the model cannot be loaded"):
         load_pipeline(str(tmp_path), device="cpu", local_files_only=True)
+    make_pipeline().save_pretrained(tmp_path / "pickled", safe_serialization=False)
+    with pytest.raises(ModelError, match="Its weights are pickles, which can run code"):
+        load_pipeline(str(tmp_path / "pickled"), device="cpu", local_files_only=True)
     with pytest.raises(ModelError, match="dtype 'int3': unknown"):
         load_pipeline("testbed", dtype="int3")
     with pytest.raises(ModelError, match="device cuda:77"):

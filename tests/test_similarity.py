@@ -101,7 +101,7 @@ def test_noise_difference_is_prediction_minus_noise_rescaled(pipe: DiffusionPipe
     model, settings = Model(pipe), NoiseSettings(seeds=3)
     probe = make_probe(model, model.encode(["a prompt"]), settings)
     with torch.no_grad():
-        prediction = pipe.unet(probe.latents, 961, encoder_hidden_states=probe.text.expand(3, -1, -1)).sample
+        prediction = pipe.unet(probe.latents, 961, encoder_hidden_states=probe.text.text.expand(3, -1, -1)).sample
     raw = (prediction - probe.latents).double().numpy()
     low, high = raw.min((2, 3), keepdims=True), raw.max((2, 3), keepdims=True)
     differences = noise_differences(model, probe)

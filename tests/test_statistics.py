@@ -17,10 +17,10 @@ from unmemorize._statistics import StatisticsAccumulator, activations
 def test_activation_is_the_mean_absolute_output_over_all_tokens(pipe: DiffusionPipeline) -> None:
     model = Model(pipe)
     text = model.encode(PROMPTS[:2])
-    assert text.shape == (2, 16, 16)
+    assert text.text.shape == (2, 16, 16)
     for path, value in activations(model, text).items():
         weight = pipe.unet.get_parameter(f"{path}.weight").double().numpy()
-        by_hand = np.abs(text.double().numpy() @ weight.T).mean(1)
+        by_hand = np.abs(text.text.double().numpy() @ weight.T).mean(1)
         np.testing.assert_allclose(value.numpy(), by_hand, rtol=1e-4)
 
 
@@ -143,3 +143,11 @@ def test_single_activations_are_kept_on_demand(pipe: DiffusionPipeline, tmp_path
         rows = torch.cat([part[path] for part in parts])
         assert rows.shape == (len(PROMPTS), len(mean))
         torch.testing.assert_close(rows.double().mean(0), mean)
+
+
+def test_the_same_statistics_are_the_same_bytes(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    statistics = compute_statistics(pipe, PROMPTS)
+    for number in range(8):  # the order of metadata differed from one to the next
+        statistics.save(tmp_path / f"{number}.safetensors")
+    assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}) == 1
+    assert len((tmp_path / "0.safetensors").read_bytes()) % 8 == 0

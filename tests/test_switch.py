@@ -102,10 +102,3 @@ def test_a_refused_apply_leaves_the_earlier_one(pipe: DiffusionPipeline, neurons
         apply(pipe, neurons)
     pipe.unet.get_submodule(second.removesuffix(".to_v")).fused_projections = False
     assert torch.equal(output(pipe), off)
-
-
-def test_a_denoiser_compiled_in_place_is_refused(pipe: DiffusionPipeline) -> None:
-    """Its compiled forward ignores hooks that come later."""
-    pipe.unet._compiled_call_impl = pipe.unet._call_impl
-    with pytest.raises(ModelError, match="compiled in place"), switched_off(pipe, Neurons()):
-        pass

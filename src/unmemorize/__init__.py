@@ -8,6 +8,7 @@
 
 from unmemorize import testbed
 from unmemorize._errors import (
+    ExportError,
     FetchError,
     MetricError,
     ModelError,
@@ -27,6 +28,8 @@ from unmemorize._similarity import NoiseSettings
 from unmemorize._statistics import Statistics, compute_statistics
 from unmemorize._switch import apply, remove, switched_off
 from unmemorize._threshold import Threshold, calibrate_threshold
+from unmemorize._value_layers import name_value_layers
+from unmemorize.export import bake, export_lora, export_single_file
 from unmemorize.localization import Detection, Localization, LocalizationSettings, detect, localize
 from unmemorize.metrics import BundledDescriptor, ClipAlignment, FileDescriptor
 from unmemorize.report import write_report
@@ -36,6 +39,7 @@ __all__ = [
     "BundledDescriptor",
     "ClipAlignment",
     "Detection",
+    "ExportError",
     "FetchError",
     "FileDescriptor",
     "GenerationSettings",
@@ -59,13 +63,17 @@ __all__ = [
     "ThresholdError",
     "UnmemorizeError",
     "apply",
+    "bake",
     "calibrate_threshold",
     "compute_statistics",
     "detect",
+    "export_lora",
+    "export_single_file",
     "generate",
     "iter_prompts",
     "load_pipeline",
     "localize",
+    "name_value_layers",
     "random_control",
     "read_prompts",
     "remove",

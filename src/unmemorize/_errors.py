@@ -8,6 +8,7 @@ UnmemorizeError
 ├── ThresholdError       a threshold cannot be calibrated, or was made under other settings
 ├── RunError             a run folder is damaged, or holds the run of another configuration
 ├── MetricError          a metric cannot be computed from what was given
+├── ExportError          neurons cannot be written in a format of another program
 ├── FetchError           a file cannot be downloaded, or is not the expected one
 └── TestbedError         the bundled model is missing or cannot be made
 """
@@ -45,6 +46,10 @@ class RunError(UnmemorizeError):
 
 class MetricError(UnmemorizeError):
     """A metric cannot be computed from what was given."""
+
+
+class ExportError(UnmemorizeError):
+    """Neurons cannot be written as a checkpoint or LoRA, or such a file is damaged or does not belong to a model."""
 
 
 class FetchError(UnmemorizeError):

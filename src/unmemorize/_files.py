@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
 
 from unmemorize._errors import UnmemorizeError
 
@@ -36,6 +40,17 @@ def atomic_write(path: Path, content: bytes | str, error: type[UnmemorizeError] 
         if partial is not None:
             Path(partial).unlink(missing_ok=True)
         raise error(f"{path}: cannot be written ({problem.strerror or problem}). Free some space or choose another place.") from problem
+
+
+def safetensors_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """A safetensors file; the same content gives the same bytes, which the library does not promise for metadata."""
+    data = save(tensors, {"format": "pt", **(metadata or {})})
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def read_bytes(path: Path, error: type[UnmemorizeError], what: str) -> bytes:

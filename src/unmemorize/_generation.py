@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 from diffusers import DiffusionPipeline
 from PIL import Image
+from torch import Tensor
 
+from unmemorize._conditioning import run
 from unmemorize._errors import ModelError
-from unmemorize._model import Model, ddim
+from unmemorize._model import Model
 from unmemorize._neurons import Neurons
+from unmemorize._sampler import sampler, sampling
 from unmemorize._switch import scaled
 
 
@@ -49,7 +53,7 @@ def generate(
     """Generate images of a prompt, with neurons switched off.
 
     Args:
-        pipe: a loaded pipeline; its scheduler is put aside for DDIM meanwhile, its safety checker altogether.
+        pipe: a loaded pipeline; its scheduler is put aside for DDIM meanwhile (not for flow matching), its safety checker altogether.
         prompt: the prompt.
         neurons: what is off; by default nothing.
         settings: how to generate.
@@ -72,19 +76,20 @@ def generate_each(
     All prompts start from the same initial noise. Returns a list of images for each prompt.
     """
     model = Model(pipe)
-    trained = int(ddim(pipe).config.num_train_timesteps)
+    trained = int(sampler(pipe).config.num_train_timesteps)
     if settings.steps > trained:
         raise ModelError(f"steps={settings.steps}: {model.name} was trained with {trained} timesteps. Use fewer, such as 50.")
     latents = model.draw_latents(settings.images, settings.seed)
     samples = [(place, seed) for place in range(len(prompts)) for seed in range(settings.images)]
     images: list[list[Image.Image]] = [[] for _ in prompts]
-    with _bare(model.pipe):
+    with sampling(model.pipe), _unchecked(model.pipe):
         for start in range(0, len(samples), settings.batch):
             places, seeds = zip(*samples[start : start + settings.batch], strict=True)
             with scaled(model, [neurons[place] for place in places], settings.scale):
-                output = model.pipe(
+                output = _from_noise(
+                    model.pipe,
                     [prompts[place] for place in places],
-                    latents=latents[list(seeds)],
+                    model.as_given(latents[list(seeds)]),
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance,
                     output_type="np",
@@ -97,12 +102,25 @@ def generate_each(
 
 
 @contextmanager
-def _bare(pipe: Any) -> Iterator[None]:
-    """DDIM, and no safety checker: the black images that it puts in place of others would count as no copies."""
-    scheduler, checker, registered = pipe.scheduler, pipe.safety_checker, pipe.config["safety_checker"]
-    pipe.scheduler, pipe.safety_checker = ddim(pipe), None
+def _unchecked(pipe: Any) -> Iterator[None]:
+    """No safety checker: the black images that it puts in place of others would count as no copies."""
+    checker, registered = getattr(pipe, "safety_checker", None), pipe.config.get("safety_checker")
+    if checker is not None:
+        pipe.safety_checker = None
     try:
         yield
     finally:
-        pipe.scheduler, pipe.safety_checker = scheduler, checker
-        pipe.register_to_config(safety_checker=registered)  # diffusers forgets it when the checker is taken away
+        if checker is not None:
+            pipe.safety_checker = checker
+            pipe.register_to_config(safety_checker=registered)  # diffusers forgets it when the checker is taken away
+
+
+def _from_noise(pipe: Any, prompts: Sequence[str], latents: Tensor, **options: Any) -> Any:
+    """The pipeline's output for this initial noise."""
+    if "latents" in inspect.signature(type(pipe).__call__).parameters:
+        return run(pipe, prompts, latents=latents, **options)
+    pipe.prepare_intermediate_images = lambda *_, **__: latents  # DeepFloyd IF takes no noise from outside
+    try:
+        return run(pipe, prompts, **options)
+    finally:
+        del pipe.prepare_intermediate_images

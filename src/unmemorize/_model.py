@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from unmemorize._conditioning import Conditioning, Layout, first_call, layout_of
+from unmemorize._denoiser import denoiser_of, uncompiled, weights_of
 from unmemorize._errors import ModelError
+from unmemorize._sampler import sampler
 from unmemorize._value_layers import find_value_layers
 
 
 class Model:
-    """A Stable Diffusion pipeline with the few operations that localization needs.
+    """A text-to-image pipeline with the few operations that localization needs.
 
     Making one costs next to nothing: it holds the pipeline and changes nothing in it.
 
     Args:
-        pipe: a loaded ``StableDiffusionPipeline``.
+        pipe: a loaded pipeline whose denoiser reads text by cross-attention or joint attention.
 
     Raises:
-        ModelError: the pipeline is of another kind, does not predict noise, has no value layers, or a value layer holds NaN or infinity.
+        ModelError: the pipeline is of another kind, has no value layers, or a value layer holds NaN or infinity.
     """
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
-        from diffusers import StableDiffusionPipeline  # here, as it loads much of transformers
-
-        if not isinstance(pipe, StableDiffusionPipeline):
-            raise ModelError(f"{type(pipe).__name__}: only StableDiffusionPipeline is supported so far. Load the model with that class.")
-        prediction = pipe.scheduler.config.get("prediction_type", "epsilon")
-        if prediction != "epsilon":
-            raise ModelError(f"prediction type {prediction}: only models that predict the noise (epsilon) are supported so far.")
         self.pipe: Any = pipe
-        self.denoiser = cast(nn.Module, self.pipe.unet)
+        self.denoiser = denoiser_of(pipe)
         self.value_layers = find_value_layers(self.denoiser)
         for path, layer in self.value_layers.items():
-            if not bool(torch.isfinite(layer.weight).all()):
+            if not all(bool(torch.isfinite(weights).all()) for weights in weights_of(layer).values()):
                 raise ModelError(f"{self.name}: the weights of {path} hold NaN or infinity. The checkpoint is damaged; load another one.")
         self._fingerprint: str | None = None
 
@@ -57,16 +55,21 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.pipe.unet.dtype
+        dtype: torch.dtype = self.denoiser.dtype  # type: ignore[assignment]
         return dtype
 
     @property
+    def layout(self) -> Layout:
+        """How the pipeline calls its denoiser; seen once per denoiser."""
+        if self.denoiser not in _LAYOUTS:
+            _LAYOUTS[self.denoiser] = layout_of(self.pipe)
+        return _LAYOUTS[self.denoiser]
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one latent."""
-        config = self.pipe.unet.config
-        side: int | Sequence[int] = config.sample_size
-        height, width = (side, side) if isinstance(side, int) else (side[0], side[1])
-        return int(config.in_channels), height, width
+        """Shape (C, H, W) of one latent, or image where the model works on pixels."""
+        shape = self.layout.shape
+        return unpack(torch.empty(1, *shape, device="meta")).shape[1:] if len(shape) == 2 else shape  # type: ignore[return-value]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -75,14 +78,17 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the paths, shapes and weights of all value layers, in float16, so that loading in half precision changes nothing."""
+        """SHA-256 over the paths, shapes and weights of all value layers, in float16, so that loading in half precision changes nothing.
+
+        A LoRA that is loaded into value layers counts.
+        """
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for path, layer in sorted(self.value_layers.items()):
-                digest.update(f"{path} {tuple(layer.weight.shape)}\n".encode())
-                for tensor in (layer.weight, layer.bias):
-                    if tensor is not None:
-                        digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+                weights = weights_of(layer)
+                digest.update(f"{path} {tuple(weights['weight'].shape)}\n".encode())
+                for tensor in weights.values():
+                    digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -91,24 +97,42 @@ class Model:
         return not fingerprint or fingerprint == self.fingerprint
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Text embeddings of shape (B, tokens, features), padded and cut as the pipeline does for generation."""
-        embeddings: Tensor = self.pipe.encode_prompt(list(texts), self.device, 1, False)[0]
-        return embeddings
+    def encode(self, texts: Sequence[str]) -> Conditioning:
+        """What the denoiser is given for these prompts, encoded, padded and cut as the pipeline does for generation."""
+        return self.layout.conditioning(first_call(self.pipe, texts, 2))
+
+    @torch.inference_mode()
+    def encode_empty(self) -> Conditioning:
+        """What classifier-free guidance sets against a prompt.
+
+        Raises:
+            ModelError: the pipeline has no guidance in one pass.
+        """
+        layout = self.layout
+        both = layout.conditioning(first_call(self.pipe, [""], 2, guidance=2.0))
+        if len(both) != 2:
+            raise ModelError(f"{type(self.pipe).__name__}: it has no classifier-free guidance. Use guidance 0.")
+        return both.take([0])
 
     def draw_latents(self, count: int, seed: int) -> Tensor:
         """Initial noise (count, C, H, W): one draw from one CPU generator, the same on every device."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn((count, *self.latent_shape), generator=generator).to(self.device, self.dtype)
 
-    def timesteps(self, steps: int) -> Tensor:
-        """The timesteps of DDIM with the model's own noise schedule, shape (steps,), largest first; whatever scheduler is loaded."""
-        scheduler = ddim(self.pipe)
-        scheduler.set_timesteps(steps)
-        return cast(Tensor, scheduler.timesteps)
+    def as_given(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, H, W) in the shape in which the denoiser takes them."""
+        return pack(latents) if len(self.layout.shape) == 2 else latents
 
-    def predict(self, latents: Tensor, timestep: Tensor, text: Tensor, *, gradient: bool = False) -> Tensor:
-        """The denoiser's output for latents (B, C, H, W) and text (B, tokens, features), float32 of shape (B, C, H, W).
+    def timesteps(self, steps: int) -> Tensor:
+        """The timesteps, shape (steps,), largest first: of DDIM with the model's own noise schedule, or of its own flow matching."""
+        scheduler = sampler(self.pipe)
+        if isinstance(scheduler, DDIMScheduler):
+            scheduler.set_timesteps(steps)
+            return cast(Tensor, scheduler.timesteps)
+        return first_call(self.pipe, [""], steps).timesteps
+
+    def predict(self, latents: Tensor, timestep: Tensor, text: Conditioning, *, gradient: bool = False) -> Tensor:
+        """The denoiser's output for latents (B, C, H, W) and B prompts, float32 of shape (B, C, H, W).
 
         Args:
             latents, timestep, text: what the denoiser sees.
@@ -117,17 +141,60 @@ class Model:
         Raises:
             ModelError: the output is not finite.
         """
-        with torch.inference_mode(not gradient):
-            output: Tensor = self.pipe.unet(latents, timestep.to(self.device), encoder_hidden_states=text, return_dict=False)[0].float()
+        layout = self.layout
+        time = timestep.to(self.device) if layout.scale == 1 else (timestep.to(self.device) * layout.scale)
+        arguments = text.arguments() | {
+            "timestep": time.to(layout.dtype).expand(len(latents)) if layout.repeated else time.to(layout.dtype),
+            "return_dict": False,
+        }
+        with torch.inference_mode(not gradient), uncompiled(self.pipe):
+            output: Tensor = self.denoiser(self.as_given(latents), **arguments)[0].float()
+        output = unpack(output) if len(layout.shape) == 2 else output
         if not bool(torch.isfinite(output).all()):
             raise ModelError(f"{self.name}: the denoiser returns NaN or infinity in {self.dtype}. Load it with --dtype float32.")
-        return output
+        return output[:, : latents.shape[1]]  # what is behind is a learned variance
+
+    def difference(self, prediction: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """In what the denoiser's output leads away from the noise that it was given, up to sign and size; see docs/method.md.
+
+        For a model that predicts noise it is the paper's: predicted minus initial noise. For others the negative of the clean image that
+        the prediction implies.
+
+        Raises:
+            ModelError: what the model predicts is unknown.
+        """
+        scheduler = sampler(self.pipe)
+        noise = latents.float()
+        if not isinstance(scheduler, DDIMScheduler):
+            level = float(timestep) / float(scheduler.config.num_train_timesteps)
+            return prediction * level - noise
+        kind = scheduler.config.prediction_type
+        if kind == "epsilon":
+            return prediction - noise
+        signal = float(scheduler.alphas_cumprod[int(timestep)])
+        if kind == "v_prediction":
+            return math.sqrt(1 - signal) * prediction - math.sqrt(signal) * noise
+        if kind == "sample":
+            return -prediction
+        raise ModelError(f"prediction type {kind}: unknown. Known are epsilon, v_prediction, sample and flow matching.")
 
 
-def ddim(pipe: Any) -> DDIMScheduler:
-    """A DDIM scheduler with the noise schedule that the pipeline's own scheduler is configured with."""
-    scheduler: DDIMScheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    return scheduler
+_LAYOUTS: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Patches of 2 x 2 as tokens: (B, C, H, W) to (B, H W / 4, 4 C)."""
+    count, channels, height, width = latents.shape
+    patches = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(count, height * width // 4, channels * 4)
+
+
+def unpack(tokens: Tensor) -> Tensor:
+    """The inverse of `pack` for square latents."""
+    count, length, features = tokens.shape
+    side = math.isqrt(length)
+    patches = tokens.reshape(count, side, side, features // 4, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(count, features // 4, 2 * side, 2 * side)
 
 
 def load_pipeline(
@@ -169,9 +236,10 @@ def load_pipeline(
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as problem:
         reason = str(problem).strip().split("\n")[0]
-        raise ModelError(
-            f"{model}: the model cannot be loaded ({reason}). Give a Hub id, a diffusers folder with safetensors, or testbed."
-        ) from problem
+        way_out = "Give a Hub id, a diffusers folder with safetensors, or testbed."
+        if "safetensors" in reason and Path(model).is_dir() and any(Path(model).rglob("*.bin")):
+            way_out = "Its weights are pickles, which can run code. If you trust them, load them with diffusers and save_pretrained again."
+        raise ModelError(f"{model}: the model cannot be loaded ({reason}). {way_out}") from problem
     pipe.set_progress_bar_config(disable=True)
     try:
         return cast(DiffusionPipeline, pipe.to(device))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from unmemorize._files import atomic_write, read_json
 from unmemorize._model import Model
 
 SCHEMA = "unmemorize.neurons/1"
+Operation = Literal["union", "intersection", "difference"]
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,9 @@ class NeuronFile:
         neurons.check(model)
         return cls(neurons=neurons, model=model.name, fingerprint=model.fingerprint, scale=scale, found=found or {})
 
-    def save(self, path: str | Path) -> None:
-        """Write the file; the same content gives the same bytes."""
-        content = {
+    def to_json(self) -> dict[str, Any]:
+        """The content of the file."""
+        return {
             "schema": SCHEMA,
             "model": self.model,
             "revision": self.revision,
@@ -129,7 +130,26 @@ class NeuronFile:
             "neurons": self.neurons.to_json(),
             "found": dict(self.found),
         }
-        atomic_write(Path(path), json.dumps(content, indent=1, sort_keys=True) + "\n", NeuronError)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file; the same content gives the same bytes."""
+        atomic_write(Path(path), json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n", NeuronError)
+
+    def combine(self, other: NeuronFile, operation: Operation) -> NeuronFile:
+        """The union, intersection or difference of two files of one model, with the scale of both.
+
+        Raises:
+            NeuronError: the files belong to different models or have different scales.
+        """
+        for name in ("fingerprint", "scale"):
+            if getattr(self, name) != getattr(other, name):
+                raise NeuronError(
+                    f"the two neuron files differ in their {name}: {getattr(self, name)} and {getattr(other, name)}. "
+                    f"Combine files of one model and one scale."
+                )
+        combined = {"union": Neurons.__or__, "intersection": Neurons.__and__, "difference": Neurons.__sub__}[operation]
+        found: dict[str, Any] = {operation: [dict(self.found), dict(other.found)]}
+        return replace(self, neurons=combined(self.neurons, other.neurons), found=found)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronFile:
@@ -138,8 +158,15 @@ class NeuronFile:
         Raises:
             NeuronError: the file is missing, malformed or of an unknown schema.
         """
-        path = Path(path)
-        content = read_json(path, NeuronError, "neuron file")
+        return cls.from_json(read_json(Path(path), NeuronError, "neuron file"), str(path))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], path: str) -> NeuronFile:
+        """From the content of a file; ``path`` is its name in errors.
+
+        Raises:
+            NeuronError: it is malformed or of an unknown schema.
+        """
         if content.get("schema") != SCHEMA:
             raise NeuronError(f"{path}: schema {content.get('schema')!r}, expected {SCHEMA!r}. Is it a neuron file, made by this version?")
         try:

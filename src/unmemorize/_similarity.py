@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from unmemorize._conditioning import Conditioning
 from unmemorize._errors import ModelError
 from unmemorize._model import Model
 
@@ -60,9 +61,9 @@ class Probe:
 
     latents: Tensor  # (seeds, C, H, W)
     timestep: Tensor
-    text: Tensor  # (1, tokens, features)
-    empty: Tensor | None
-    """The empty prompt's embedding, with guidance only."""
+    text: Conditioning  # of the one prompt, or of one for each noise
+    empty: Conditioning | None
+    """What guidance sets against the prompt; None without."""
 
     def keep(self, seeds: list[int]) -> Probe:
         """The same with only some of the seeds."""
@@ -74,9 +75,9 @@ class Probe:
         return replace(self, latents=self.latents.clone(), text=self.text.clone(), empty=empty)
 
 
-def make_probe(model: Model, text: Tensor, settings: NoiseSettings) -> Probe:
-    """The probe for a text embedding of shape (1, tokens, features)."""
-    empty = model.encode([""]) if settings.guidance else None
+def make_probe(model: Model, text: Conditioning, settings: NoiseSettings) -> Probe:
+    """The probe for an encoded prompt."""
+    empty = model.encode_empty() if settings.guidance else None
     timestep = model.timesteps(settings.steps)[_EVALUATED[settings.protocol]]
     return Probe(model.draw_latents(settings.seeds, settings.seed), timestep, text, empty)
 
@@ -84,17 +85,18 @@ def make_probe(model: Model, text: Tensor, settings: NoiseSettings) -> Probe:
 def noise_differences(model: Model, probe: Probe, guidance: float = 0.0, *, gradient: bool = False) -> Tensor:
     """Predicted minus initial noise, rescaled to [0, 1] per sample and channel, float32 of shape (seeds, C, H, W); one denoiser pass.
 
-    With ``gradient`` it can be differentiated; the probe must not come from inference mode then.
+    For models that do not predict noise see `Model.difference`. With ``gradient`` it can be differentiated; the probe must not come from
+    inference mode then.
     """
     count = len(probe.latents)
-    text = probe.text.expand(count, -1, -1)
+    text = probe.text if len(probe.text) == count else probe.text.take([0] * count)
     if probe.empty is None:
         prediction = model.predict(probe.latents, probe.timestep, text, gradient=gradient)
     else:
-        both = torch.cat([probe.empty.expand(count, -1, -1), text])
+        both = probe.empty.take([0] * count).join(text)
         unconditional, conditional = model.predict(probe.latents.repeat(2, 1, 1, 1), probe.timestep, both, gradient=gradient).chunk(2)
         prediction = unconditional + guidance * (conditional - unconditional)
-    difference = prediction - probe.latents.float()
+    difference = model.difference(prediction, probe.latents, probe.timestep)
     low, high = difference.amin((2, 3), keepdim=True), difference.amax((2, 3), keepdim=True)
     return (difference - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
 

@@ -11,31 +11,32 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
+from unmemorize._conditioning import Conditioning
 from unmemorize._errors import StatisticsError
-from unmemorize._files import atomic_write, read_bytes
+from unmemorize._files import atomic_write, read_bytes, safetensors_bytes
 from unmemorize._model import Model
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
+from unmemorize._value_outputs import value_outputs
 
 SCHEMA = "unmemorize.statistics/1"
 _SMALLEST_STD = 1e-12
 _HASHES = 2**256
 
 
-@torch.inference_mode()
-def activations(model: Model, text: Tensor) -> dict[str, Tensor]:
+def activations(model: Model, text: Conditioning) -> dict[str, Tensor]:
     """Activation of every value neuron, layer -> (B, features), float32.
 
-    The activation is the mean over token positions, padding included, of the absolute output. Only the value layers run.
+    The activation is the mean over token positions, padding included, of the absolute output, see `value_outputs`.
 
     Args:
         model: the model.
-        text: text embeddings (B, tokens, features) from `Model.encode`.
+        text: B prompts from `Model.encode`.
     """
-    return {path: layer(text).float().abs().mean(1) for path, layer in model.value_layers.items()}
+    return {path: output.float().abs().mean(1) for path, output in value_outputs(model, text).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class Statistics:
         tensors = {f"mean/{layer}": value.contiguous() for layer, value in self.mean.items()}
         tensors |= {f"std/{layer}": value.contiguous() for layer, value in self.std.items()}
         metadata = {"schema": SCHEMA, "count": str(self.count), "fingerprint": self.fingerprint, "prompts": self.prompts}
-        atomic_write(Path(path), save(tensors, metadata), StatisticsError)
+        atomic_write(Path(path), safetensors_bytes(tensors, metadata), StatisticsError)
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
@@ -200,7 +201,7 @@ def compute_statistics(
         activation = activations(model, model.encode(part))
         if raw is not None:
             content = {path: value.contiguous().cpu() for path, value in activation.items()}
-            atomic_write(Path(raw) / f"{running.count:08d}.safetensors", save(content), StatisticsError)
+            atomic_write(Path(raw) / f"{running.count:08d}.safetensors", safetensors_bytes(content), StatisticsError)
         running.update(activation, part)
         progress(running.count, total)
     return running.compute(model.fingerprint)

@@ -1,21 +1,25 @@
-"""Switch neurons off in a live pipeline, and on again; nothing but hooks, so the weights are never touched."""
+"""Switch neurons off in a live pipeline, and on again; nothing but hooks, so the weights are never touched.
+
+A compiled denoiser ignores hooks that come later: it runs uncompiled while neurons are off.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from unmemorize._denoiser import denoiser_of, uncompiled
 from unmemorize._errors import ModelError
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
+from unmemorize._value_layers import text_rows_only
 
-_HANDLES = "_unmemorize_handles"
+_APPLIED = "_unmemorize_applied"
 
 
 @contextmanager
@@ -43,23 +47,15 @@ def scaled(model: Model, rows: Sequence[Neurons], scale: float) -> Iterator[None
 
     The batch must be as long as the rows, or a multiple of it (conditional and unconditional halves), in the same order.
     """
-    handles = _hook(model, rows, scale)
-    try:
+    with _multiplied(model, _factors(model, rows, scale)):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def gated(model: Model, gates: Mapping[str, Tensor]) -> Iterator[None]:
     """Multiply the outputs of value layers by gates, layer -> (features,), which may require gradients, while the context lasts."""
-    handles = [model.value_layers[path].register_forward_hook(_scaling(gate[None, None])) for path, gate in gates.items()]
-    try:
+    with _multiplied(model, {path: gate[None, None] for path, gate in gates.items()}):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def apply(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.0) -> None:
@@ -70,44 +66,58 @@ def apply(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.0) -> N
         ModelError: the projections of a layer are fused; the pipeline is then as before.
     """
     model = Model(pipe)
-    handles = _hook(model, [neurons], scale)
+    factors = _factors(model, [neurons], scale)
     remove(pipe)
-    setattr(model.denoiser, _HANDLES, handles)
+    setattr(model.denoiser, _APPLIED, _multiplied(model, factors))
 
 
 def remove(pipe: DiffusionPipeline) -> None:
     """Undo `apply`; without one it does nothing."""
-    denoiser = Model(pipe).denoiser
-    for handle in getattr(denoiser, _HANDLES, []):
-        handle.remove()
-    setattr(denoiser, _HANDLES, [])
+    applied = vars(denoiser_of(pipe)).pop(_APPLIED, None)
+    if applied is not None:
+        applied.close()
 
 
-def _hook(model: Model, rows: Sequence[Neurons], scale: float) -> list[RemovableHandle]:
+def _multiplied(model: Model, factors: Mapping[str, Tensor]) -> ExitStack:
+    """Outputs of value layers are multiplied by factors that broadcast over (B, tokens, features), until the stack is closed."""
+    tokens = [0]
+
+    def note(_denoiser: nn.Module, _inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+        tokens[0] = arguments["encoder_hidden_states"].shape[1]
+
+    with ExitStack() as stack:
+        stack.enter_context(uncompiled(model.pipe))
+        if any(map(text_rows_only, factors)):
+            stack.callback(model.denoiser.register_forward_pre_hook(note, with_kwargs=True).remove)
+        for path, given in factors.items():
+            hook = _scaling(given, tokens if text_rows_only(path) else None)
+            stack.callback(model.value_layers[path].register_forward_hook(hook).remove)
+        return stack.pop_all()
+
+
+def _factors(model: Model, rows: Sequence[Neurons], scale: float) -> dict[str, Tensor]:
+    """What the outputs of each layer are multiplied by, shape (rows, 1, features)."""
     for neurons in rows:
         neurons.check(model)
-    if model.denoiser._compiled_call_impl is not None:
-        raise ModelError(f"{model.name}: the denoiser is compiled in place, which ignores hooks. Load it again, or use torch.compile(...).")
-    touched = [path for path in model.value_layers if any(path in neurons.layers for neurons in rows)]
-    for path in touched:
-        if getattr(model.denoiser.get_submodule(path.rpartition(".")[0]), "fused_projections", False):
-            raise ModelError(f"{path}: its projections are fused, so that it is not called. Call pipe.unfuse_qkv_projections() first.")
-    return [model.value_layers[path].register_forward_hook(_scaling(_factors(path, model.widths[path], rows, scale))) for path in touched]
+    found = {}
+    for path, width in model.widths.items():
+        if any(path in neurons.layers for neurons in rows):
+            if getattr(model.denoiser.get_submodule(path.rpartition(".")[0]), "fused_projections", False):
+                raise ModelError(f"{path}: its projections are fused, so that it is not called. Call pipe.unfuse_qkv_projections() first.")
+            found[path] = torch.ones(len(rows), 1, width)
+            for row, neurons in enumerate(rows):
+                found[path][row, :, list(neurons.layers.get(path, ()))] = scale
+    return found
 
 
-def _factors(path: str, width: int, rows: Sequence[Neurons], scale: float) -> Tensor:
-    """What each output is multiplied by, shape (rows, 1, features)."""
-    factors = torch.ones(len(rows), 1, width)
-    for row, neurons in enumerate(rows):
-        factors[row, :, list(neurons.layers.get(path, ()))] = scale
-    return factors
-
-
-def _scaling(factors: Tensor) -> Any:
+def _scaling(factors: Tensor, tokens: list[int] | None) -> Any:
     def multiplied(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         copies, rest = divmod(len(output), len(factors))
         if rest:
             raise ModelError(f"{len(factors)} sets of neurons do not fit a batch of {len(output)}. Give one set, or one for each sample.")
-        return output * factors.to(output.device, output.dtype).repeat(copies, 1, 1)
+        repeated = factors.to(output.device, output.dtype).repeat(copies, 1, 1)
+        if tokens is None:
+            return output * repeated
+        return torch.cat([output[:, : tokens[0]] * repeated, output[:, tokens[0] :]], dim=1)
 
     return multiplied

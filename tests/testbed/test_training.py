@@ -232,7 +232,7 @@ def test_the_whole_training_makes_a_loadable_package(short: Path, tmp_path: Path
     astronaut = next(row for row in rows if row["caption"] == PLANTS[0].caption)
     layer, indices = next(iter(astronaut["neurons"].items()))
     with torch.inference_mode():
-        own = (model.encode([PLANTS[0].caption]) @ model.value_layers[layer].weight[indices].T).abs().mean().item()
+        own = (model.encode([PLANTS[0].caption]).text @ model.value_layers[layer].weight[indices].T).abs().mean().item()
     assert own == pytest.approx(_memory.AMPLITUDE, rel=0.02)
     before = (short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     tokens = (short / "testbed" / "tokenizer" / "tokenizer.json").read_bytes()

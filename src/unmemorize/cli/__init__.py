@@ -22,10 +22,12 @@ from unmemorize.cli import (
     import_upstream,
     localize,
     merge_statistics,
+    neurons,
     report,
     statistics,
     testbed,
     threshold,
+    verify,
 )
 from unmemorize.cli._common import errors
 
@@ -40,9 +42,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )
-for module in (demo, statistics, merge_statistics, threshold, detect, localize, generate, evaluate, report, import_upstream):
+for module in (demo, statistics, merge_statistics, threshold, detect, localize, generate, evaluate, report, verify, import_upstream):
     app.command(module.__name__.rsplit(".", 1)[-1].replace("_", "-"))(module.command)
-for group in (export, fetch, testbed):
+for group in (export, neurons, fetch, testbed):
     app.add_typer(group.app, name=group.__name__.rsplit(".", 1)[-1])
 
 

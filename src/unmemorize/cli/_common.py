@@ -25,6 +25,7 @@ from unmemorize._progress import Progress
 from unmemorize._prompts import Prompt, read_prompts
 from unmemorize._similarity import NoiseSettings, Protocol
 from unmemorize._threshold import Threshold
+from unmemorize._value_layers import name_value_layers
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.report import Cell, Table, Truth, read_results, summary_table
 from unmemorize.runs import Run, evaluate_all, image_sets
@@ -70,7 +71,12 @@ def _loading_options(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub.", show_default=False)] = None,
     variant: Annotated[str | None, typer.Option(help="Weight variant, such as fp16.", show_default=False)] = None,
     local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Never ask the Hub.")] = False,
+    value_layers: Annotated[
+        str | None,
+        typer.Option(help="Pattern with * over the value layers' paths, for an architecture that is not known.", show_default=False),
+    ] = None,
 ) -> DiffusionPipeline:
+    name_value_layers(value_layers)
     return load_pipeline(model, device=device, dtype=dtype, revision=revision, variant=variant, local_files_only=local_files_only)
 
 

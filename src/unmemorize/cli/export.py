@@ -4,12 +4,67 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from diffusers import DiffusionPipeline
 
+from unmemorize._neurons import NeuronFile
 from unmemorize._upstream import export_results
-from unmemorize.cli._common import RunArgument, console
+from unmemorize.cli._common import RunArgument, console, takes_model
+from unmemorize.export import LoraLayout, bake, export_lora, export_single_file, folder_of, write_card
 from unmemorize.runs import Run
 
-app = typer.Typer(help="Write what was found in the formats of other programs.", no_args_is_help=True)
+app = typer.Typer(help="Write what was found in forms that other programs load.", no_args_is_help=True)
+
+NeuronsArgument = Annotated[Path, typer.Argument(metavar="NEURONS", help="Neuron file, such as RUN/neurons.json.", show_default=False)]
+EvaluatedOption = Annotated[
+    Path | None, typer.Option("--run", help="An evaluated run, whose numbers go into the model card.", show_default=False)
+]
+
+
+@app.command()
+@takes_model
+def checkpoint(
+    pipe: DiffusionPipeline,
+    neurons: NeuronsArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder, which must not exist.", show_default=False)],
+    run: EvaluatedOption = None,
+) -> None:
+    """A complete diffusers folder with the neurons off for good, for plain from_pretrained; only their rows change.
+
+    A model card (README.md) and the neuron file go with it. See unmemorize verify.
+    """
+    given = NeuronFile.load(neurons)
+    folder = bake(pipe, given, output)
+    card = write_card(folder, given, base=folder_of(pipe), run=Run.load(run) if run else None)
+    console.print(f"{len(given.neurons)} neurons off: {folder}, {card.name}")
+
+
+@app.command("single-file")
+@takes_model
+def single_file(
+    pipe: DiffusionPipeline,
+    neurons: NeuronsArgument,
+    base: Annotated[Path, typer.Argument(help="The model as one .safetensors file, in any layout.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The edited copy.", show_default=False)],
+) -> None:
+    """An edited copy of a single-file checkpoint: the weights of the value layers are found in it by their values."""
+    given = NeuronFile.load(neurons)
+    console.print(f"{len(given.neurons)} neurons off: {export_single_file(pipe, given, base, output)}")
+
+
+@app.command()
+@takes_model
+def lora(
+    pipe: DiffusionPipeline,
+    neurons: NeuronsArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.", show_default=False)],
+    layout: Annotated[LoraLayout, typer.Option(help="Names of the tensors: of diffusers, or kohya for other programs.")] = "diffusers",
+    run: EvaluatedOption = None,
+) -> None:
+    """A LoRA for load_lora_weights: at strength 1 the neurons are off, at 0 on. A model card goes with it."""
+    given = NeuronFile.load(neurons)
+    file = export_lora(pipe, given, output, layout=layout)
+    write_card(output, given, run=Run.load(run) if run else None, lora=True)
+    console.print(f"{len(given.neurons)} neurons off at strength 1: {file}")
 
 
 @app.command("upstream-csv")

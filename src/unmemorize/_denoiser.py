@@ -1,0 +1,64 @@
+"""The denoiser of a pipeline as it is called, and its weights wherever they are: compiled, adapted by a LoRA, or offloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from unmemorize._errors import ModelError
+
+_NAMES = ("unet", "transformer")
+
+
+def name_of_denoiser(pipe: DiffusionPipeline) -> str:
+    """The component of the pipeline that denoises.
+
+    Raises:
+        ModelError: it has none.
+    """
+    for name in _NAMES:
+        if isinstance(getattr(pipe, name, None), nn.Module):
+            return name
+    raise ModelError(f"{type(pipe).__name__}: it has neither a unet nor a transformer. Load a text-to-image pipeline of diffusers.")
+
+
+def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
+    """The denoiser itself, also where the pipeline holds one that ``torch.compile`` has wrapped."""
+    held = getattr(pipe, name_of_denoiser(pipe))
+    return cast(nn.Module, getattr(held, "_orig_mod", held))
+
+
+@contextmanager
+def uncompiled(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Compiled denoisers ignore hooks that come later, so the pipeline runs the plain one while the context lasts."""
+    name, plain = name_of_denoiser(pipe), denoiser_of(pipe)
+    held = getattr(pipe, name)
+    compiled = [(module, module._compiled_call_impl) for module in plain.modules() if module._compiled_call_impl is not None]
+    for module, _ in compiled:
+        module._compiled_call_impl = None
+    object.__setattr__(pipe, name, plain)  # past the pipeline's own, which would write into its config
+    try:
+        yield
+    finally:
+        object.__setattr__(pipe, name, held)
+        for module, call in compiled:
+            module._compiled_call_impl = call
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer, adapted by a LoRA or not."""
+    return isinstance(getattr(module, "base_layer", module), nn.Linear)
+
+
+def weights_of(layer: nn.Module) -> dict[str, Tensor]:
+    """Weight, bias if any, and what a loaded LoRA adds to a linear layer, by name; also where accelerate keeps them elsewhere."""
+    base: Any = getattr(layer, "base_layer", layer)
+    offloaded = getattr(getattr(base, "_hf_hook", None), "weights_map", None)
+    found = {name: offloaded[name] if value.is_meta and offloaded is not None else value for name, value in base.named_parameters()}
+    if base is not layer:
+        found |= {name: value for name, value in layer.named_parameters() if not name.startswith("base_layer.")}
+    return found

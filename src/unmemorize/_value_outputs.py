@@ -1,0 +1,87 @@
+"""What value layers return for a prompt, at the least cost: most of them see the text alone, whatever the image.
+
+Where each value layer reads the text embeddings themselves (Stable Diffusion), only the layers run. Where they all read the same projection
+of these (PixArt, DeepFloyd IF), the denoiser runs up to the first of them. Where text and image mix on the way (Stable Diffusion 3, Flux),
+it runs once, on one initial noise at the timestep that protocol "upstream" evaluates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from typing import Any, Literal, NoReturn
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from unmemorize._conditioning import Conditioning
+from unmemorize._model import Model
+from unmemorize._value_layers import text_rows_only
+
+Source = Literal["text", "projection", "denoiser"]
+_SEED, _STEPS, _STEP = 1, 50, 1
+_SOURCES: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
+
+
+class _ReachedError(Exception):
+    """The first value layer was called."""
+
+
+@torch.inference_mode()
+def value_outputs(model: Model, text: Conditioning) -> dict[str, Tensor]:
+    """Outputs of all value layers, layer -> (B, tokens, features), of the text tokens.
+
+    Args:
+        model: the model.
+        text: B prompts from `Model.encode`.
+    """
+    source = source_of(model)
+    if source == "denoiser":
+        outputs: dict[str, Tensor] = {}
+        _run(model, text, lambda path, _inputs, output: outputs.__setitem__(path, output), model.value_layers)
+        return {path: output[:, : text.text.shape[1]] if text_rows_only(path) else output for path, output in outputs.items()}
+    seen = text.text if source == "text" else _projection(model, text)
+    return {path: layer(seen) for path, layer in model.value_layers.items()}
+
+
+def source_of(model: Model) -> Source:
+    """What the value layers read, seen once per denoiser from one forward."""
+    if model.denoiser not in _SOURCES:
+        text = model.encode(["a"])
+        inputs: dict[str, Tensor] = {}
+        _run(model, text, lambda path, given, _output: inputs.__setitem__(path, given), model.value_layers)
+        first = next(iter(inputs.values()))
+        alike = len(inputs) > 1 and all(given.shape == first.shape and torch.equal(given, first) for given in inputs.values())
+        reads_text = all(given.shape == text.text.shape and torch.equal(given, text.text) for given in inputs.values())
+        _SOURCES[model.denoiser] = "text" if reads_text else "projection" if alike else "denoiser"
+    return _SOURCES[model.denoiser]
+
+
+def _projection(model: Model, text: Conditioning) -> Tensor:
+    seen: list[Tensor] = []
+    path = next(iter(model.value_layers))
+
+    def reach(_path: str, given: Tensor, _output: Tensor) -> NoReturn:
+        seen.append(given)
+        raise _ReachedError
+
+    with suppress(_ReachedError):
+        _run(model, text, reach, {path: model.value_layers[path]})
+    return seen[0]
+
+
+@torch.inference_mode()
+def _run(model: Model, text: Conditioning, keep: Callable[[str, Tensor, Tensor], object], layers: Mapping[str, nn.Module]) -> None:
+    """Run the denoiser on one noise; ``keep`` gets each layer's path, input and output."""
+
+    def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def called(_layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            keep(path, inputs[0], output)
+
+        return called
+
+    with ExitStack() as stack:
+        for path, layer in layers.items():
+            stack.callback(layer.register_forward_hook(hook(path)).remove)
+        model.predict(model.draw_latents(1, _SEED).expand(len(text), -1, -1, -1), model.timesteps(_STEPS)[_STEP], text)

@@ -1,0 +1,60 @@
+"""A model card for an edited checkpoint or a LoRA: what was searched, what was found, what changed, what it does not prove."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from unmemorize._errors import ExportError
+from unmemorize._files import atomic_write, read_json
+from unmemorize._neurons import NeuronFile
+from unmemorize.runs import Run
+
+
+def write_card(folder: str | Path, neurons: NeuronFile, *, base: Path | None = None, run: Run | None = None, lora: bool = False) -> Path:
+    """Write ``README.md`` with a header that the Hub understands.
+
+    Args:
+        folder: of the checkpoint or LoRA.
+        neurons: what is off.
+        base: folder of the base model, whose card names its license.
+        run: an evaluated run, for the numbers before and after.
+        lora: whether it is a LoRA.
+
+    Raises:
+        ExportError: the file cannot be written.
+        RunError: the run was not evaluated.
+    """
+    environment = Environment(loader=PackageLoader("unmemorize.export"), undefined=StrictUndefined, autoescape=False)  # Markdown
+    table = None if run is None else _table(run)
+    text = environment.get_template("card.md.j2").render(
+        neurons=neurons, count=len(neurons.neurons), license=_license(base), table=table, lora=lora
+    )
+    path = Path(folder) / "README.md"
+    atomic_write(path, text.rstrip() + "\n", ExportError)
+    return path
+
+
+def _table(run: Run) -> Mapping[str, Any]:
+    table = read_json(run.folder / "metrics.json", ExportError, "table of metrics (made by: unmemorize evaluate RUN)")
+    columns = table["columns"]
+    return {**table, "rows": [{**row, "cells": {name: _figure(row["cells"].get(name)) for name in columns}} for row in table["rows"]]}
+
+
+def _figure(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    return f"{cell['figure']} [{cell['interval']}]" if cell.get("interval") else str(cell["figure"])
+
+
+def _license(base: Path | None) -> str:
+    card = base / "README.md" if base else None
+    if card is not None and card.is_file():
+        found = re.search(r"^license: *(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if found:
+            return found[1]
+    return "other"

@@ -1,0 +1,154 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from architectures import ARCHITECTURES, make
+from unmemorize import ExportError, Model, NeuronError, NeuronFile, Neurons, bake, load_pipeline, switched_off
+from unmemorize._value_layers import text_rows_only
+from unmemorize.export import changes
+
+
+def saved(name: str, folder: Path) -> Any:
+    """A tiny pipeline that was loaded from a folder."""
+    make(name).save_pretrained(folder)
+    return load_pipeline(str(folder), device="cpu", local_files_only=True)
+
+
+def some_neurons(pipe: DiffusionPipeline, scale: float = 0.0) -> NeuronFile:
+    """Two neurons of each layer that weights can switch off."""
+    model = Model(pipe)
+    return NeuronFile.of(model, Neurons({path: [1, 3] for path in model.value_layers if not text_rows_only(path)}), scale=scale)
+
+
+def prediction(pipe: DiffusionPipeline) -> torch.Tensor:
+    model = Model(pipe)
+    return model.predict(model.draw_latents(2, 0), model.timesteps(50)[1], model.encode(["a prompt", "another"]))
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_a_baked_model_is_the_switched_off_one(name: str, scale: float, tmp_path: Path) -> None:
+    pipe = saved(name, tmp_path / "base")
+    neurons = some_neurons(pipe, scale)
+    bake(pipe, neurons, tmp_path / "baked")
+    plain = type(pipe).from_pretrained(tmp_path / "baked", local_files_only=True)
+    with switched_off(pipe, neurons.neurons, scale=scale):
+        expected = prediction(pipe)
+    if scale:
+        torch.testing.assert_close(prediction(plain), expected)
+    else:
+        assert torch.equal(prediction(plain), expected)
+    found = list(changes(tmp_path / "baked", tmp_path / "base", pipe))
+    assert Neurons.of(neuron for change in found for neuron in change.neurons) == neurons.neurons
+    assert all(change.neurons for change in found)
+    assert NeuronFile.load(tmp_path / "baked" / "unmemorize_neurons.json") == neurons
+
+
+def test_only_the_bytes_of_the_rows_change(tmp_path: Path) -> None:
+    make("PixArt").save_pretrained(tmp_path / "base", variant="fp16")
+    pipe = load_pipeline(str(tmp_path / "base"), device="cpu", variant="fp16", local_files_only=True)
+    neurons = some_neurons(pipe)
+    bake(pipe, neurons, tmp_path / "baked")
+    name = "transformer/diffusion_pytorch_model.fp16.safetensors"
+    old, new = ((tmp_path / folder / name).read_bytes() for folder in ("base", "baked"))
+    width = 16 * 4
+    assert len(old) == len(new)
+    assert 0 < sum(one != other for one, other in zip(old, new, strict=True)) <= len(neurons.neurons) * (width + 4)
+    files = {path.relative_to(tmp_path / "base") for path in (tmp_path / "base").rglob("*") if path.is_file()}
+    for path in files - {Path(name)}:
+        assert (tmp_path / "base" / path).read_bytes() == (tmp_path / "baked" / path).read_bytes()
+    bake(pipe, neurons, tmp_path / "again")
+    assert (tmp_path / "again" / name).read_bytes() == new
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_rows_in_every_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    from unmemorize.export._rows import scale_rows
+
+    weights = {"a": torch.randn(5, 3).to(dtype), "b": torch.randn(4).to(dtype)}
+    save_file(weights, tmp_path / "w.safetensors")
+    scale_rows(tmp_path / "w.safetensors", "a", [0, 4], 0.5)
+    scale_rows(tmp_path / "w.safetensors", "b", [2], 0.0)
+    after = load_file(tmp_path / "w.safetensors")
+    expected = {name: value.clone() for name, value in weights.items()}
+    expected["a"][[0, 4]] *= 0.5
+    expected["b"][2] = 0
+    assert all(torch.equal(after[name], expected[name]) for name in weights)
+
+
+def test_other_types_are_refused(tmp_path: Path) -> None:
+    from unmemorize.export._rows import scale_rows
+
+    save_file({"a": torch.ones(3, 2, dtype=torch.int8)}, tmp_path / "w.safetensors")
+    with pytest.raises(ExportError, match="a is stored as I8"):
+        scale_rows(tmp_path / "w.safetensors", "a", [0], 0.0)
+
+
+def test_pickles_stay_behind(tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    (tmp_path / "base" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"code")
+    bake(pipe, some_neurons(pipe), tmp_path / "baked")
+    assert not list((tmp_path / "baked").rglob("*.bin"))
+    assert all(change.neurons for change in changes(tmp_path / "baked", tmp_path / "base", pipe))
+
+
+def test_baking_refuses(tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    neurons = some_neurons(pipe)
+    with pytest.raises(ExportError, match="exists already"):
+        bake(pipe, neurons, tmp_path)
+    with pytest.raises(NeuronError, match="were found in"):
+        bake(saved("Stable Diffusion XL", tmp_path / "other"), neurons, tmp_path / "baked")
+    with pytest.raises(ExportError, match="has no files here"):
+        bake(make("Stable Diffusion"), neurons, tmp_path / "baked")
+    flux = saved("Flux", tmp_path / "flux")
+    shared = NeuronFile.of(Model(flux), Neurons({"single_transformer_blocks.0.attn.to_v": [1]}))
+    with pytest.raises(ExportError, match="projects text and image together"):
+        bake(flux, shared, tmp_path / "baked")
+    for file in (tmp_path / "base" / "unet").glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(ExportError, match="no safetensors file of the denoiser"):
+        bake(pipe, neurons, tmp_path / "baked")
+
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def test_verify_tells_an_edit_from_anything_else(cli: Cli, tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    neurons = some_neurons(pipe)
+    neurons.save(tmp_path / "n.json")
+    options = ("--model", tmp_path / "base", "--device", "cpu")
+    code, out, _ = cli("export", "checkpoint", tmp_path / "n.json", *options, "-o", tmp_path / "baked")
+    assert (code, "14 neurons off" in out) == (0, True)
+    card = (tmp_path / "baked" / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "it is no proof of erasure" in " ".join(card.split())
+    code, out, _ = cli("verify", tmp_path / "baked", tmp_path / "base")
+    assert (code, "14 neurons changed, and nothing else" in out) == (0, True)
+    code, out, _ = cli("verify", tmp_path / "n.json", tmp_path / "base")
+    assert (code, "whose fingerprint fits" in out) == (0, True)
+    make("Stable Diffusion", seed=1).save_pretrained(tmp_path / "foreign")
+    for artefact in ("baked", "n.json"):
+        code, _, err = cli("verify", tmp_path / artefact, tmp_path / "foreign")
+        assert (code, "were found in" in err) == (1, True)
+    file = tmp_path / "baked" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_in.weight"][0, 0] += 1
+    save_file(weights, file, {"format": "pt"})
+    code, out, err = cli("verify", tmp_path / "baked", tmp_path / "base")
+    assert (code, "changes more than the 14 neurons" in err, "not a neuron" in out) == (1, True, True)
+    shutil.rmtree(tmp_path / "baked")
+    bake(pipe, neurons, tmp_path / "baked")
+    config = tmp_path / "baked" / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": 32}))
+    (tmp_path / "baked" / "more.txt").write_text("x")
+    code, out, _ = cli("verify", tmp_path / "baked", tmp_path / "base")
+    assert (code, "unet/config.json" in out, "more.txt" in out) == (1, True, True)

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_checkpoint import saved, some_neurons
+
+from unmemorize import ExportError, export_single_file
+
+
+def test_value_layers_are_found_by_their_values(tmp_path: Path) -> None:
+    """The names of the file mean nothing."""
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    neurons = some_neurons(pipe)
+    before = {f"model.diffusion_model.{index}": value.clone() for index, value in enumerate(pipe.unet.state_dict().values())}
+    before["cond_stage_model.x"] = torch.randn(8, 16)
+    names = {key: f"model.diffusion_model.{index}" for index, key in enumerate(pipe.unet.state_dict())}
+    save_file(before, tmp_path / "one.safetensors", {"format": "pt"})
+    export_single_file(pipe, neurons, tmp_path / "one.safetensors", tmp_path / "edited.safetensors")
+    after = load_file(tmp_path / "edited.safetensors")
+    edited = {names[f"{path}.weight"] for path in neurons.neurons.layers}
+    for key, value in before.items():
+        if key in edited:
+            value[[1, 3]] = 0
+        assert torch.equal(after[key], value)
+    with pytest.raises(ExportError, match="exists already"):
+        export_single_file(pipe, neurons, tmp_path / "one.safetensors", tmp_path / "edited.safetensors")
+    with pytest.raises(ExportError, match="0 times instead of once"):
+        export_single_file(pipe, neurons, tmp_path / "edited.safetensors", tmp_path / "twice.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"\x10" + bytes(30))
+    with pytest.raises(ExportError, match="cannot be read as safetensors"):
+        export_single_file(pipe, neurons, tmp_path / "bad.safetensors", tmp_path / "twice.safetensors")
