@@ -179,13 +179,18 @@ class NeuronFile:
             and all(isinstance(indices, list) for indices in layers.values())
             and isinstance(scale, (int, float))
             and not isinstance(scale, bool)
+            and -1e6 < scale < 1e6
             and (revision is None or isinstance(revision, str))
             and isinstance(found, dict)
             and all(isinstance(text, str) for text in texts)
         )
         if not well_formed:
             raise NeuronError(f"{path}: a value has the wrong type. Export the neurons again.")
-        return cls(neurons=Neurons(layers), model=texts[0], fingerprint=texts[1], revision=revision, scale=float(scale), found=found)
+        try:
+            neurons = Neurons(layers)
+        except NeuronError as problem:
+            raise NeuronError(f"{path}: {problem}") from problem
+        return cls(neurons=neurons, model=texts[0], fingerprint=texts[1], revision=revision, scale=float(scale), found=found)
 
     def check(self, model: Model) -> None:
         """See that the file belongs to the model.

@@ -42,6 +42,11 @@ class NoiseSettings:
     guidance: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("seeds", "seed", "steps"):
+            if type(getattr(self, name)) is not int:
+                raise ModelError(f"{name}={getattr(self, name)!r:.60}: must be a whole number.")
+        if type(self.guidance) not in (int, float) or not abs(self.guidance) < 1e6:
+            raise ModelError(f"guidance={self.guidance!r:.60}: must be a number.")
         if self.seeds < 2:
             raise ModelError(f"seeds={self.seeds}: similarity between seeds needs at least 2.")
         if self.protocol not in _EVALUATED:

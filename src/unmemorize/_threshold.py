@@ -176,7 +176,7 @@ class Threshold:
             numbers = (threshold.tau, threshold.mean, threshold.std, threshold.tau if threshold.tau_seeds is None else threshold.tau_seeds)
             if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in numbers):
                 raise ThresholdError(f"{path}: the thresholds are not numbers. Make it again with: unmemorize threshold")
-        except (TypeError, KeyError, ValueError, ModelError) as problem:
+        except (TypeError, KeyError, ValueError, OverflowError, ModelError) as problem:
             raise ThresholdError(f"{path}: malformed ({problem}). Make it again with: unmemorize threshold") from problem
         return threshold
 

@@ -1,0 +1,57 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import make_pipeline
+from unmemorize import Model, NeuronError, NeuronFile, Neurons, name_value_layers
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Three overlapping neuron files of one model, and one of another."""
+    found = []
+    for number, indices in enumerate(([0, 1, 2], [1, 2, 3], [2, 7])):
+        model = Model(make_pipeline())
+        path = next(iter(model.value_layers))
+        found.append(tmp_path / f"{number}.json")
+        NeuronFile.of(model, Neurons({path: indices}), found={"prompts": number}).save(found[-1])
+    other = Model(make_pipeline(seed=1))
+    found.append(tmp_path / "other.json")
+    NeuronFile.of(other, Neurons()).save(found[-1])
+    return found
+
+
+@pytest.mark.parametrize(("operation", "expected"), [("union", {0, 1, 2, 3, 7}), ("intersection", {2}), ("difference", {0})])
+def test_set_algebra(cli: Cli, files: list[Path], tmp_path: Path, operation: str, expected: set[int]) -> None:
+    code, out, _ = cli("neurons", operation, *files[:3], "-o", tmp_path / "out.json")
+    assert (code, f"{len(expected)} neurons" in out) == (0, True)
+    combined = NeuronFile.load(tmp_path / "out.json")
+    assert {index for _, index in combined.neurons} == expected
+    assert combined.fingerprint == NeuronFile.load(files[0]).fingerprint
+    assert operation in combined.found
+    code, out, _ = cli("neurons", "show", tmp_path / "out.json")
+    assert (code, combined.fingerprint[:12] in out, ", ".join(map(str, sorted(expected))) in out) == (0, True, True)
+
+
+def test_files_that_do_not_go_together(cli: Cli, files: list[Path], tmp_path: Path) -> None:
+    code, _, err = cli("neurons", "union", files[0], files[3], "-o", tmp_path / "out.json")
+    assert (code, "differ in their fingerprint" in err) == (1, True)
+    assert cli("neurons", "union", files[0], "-o", tmp_path / "out.json")[0] == 2
+    model = Model(make_pipeline())
+    halves = NeuronFile.of(model, Neurons(), scale=0.5)
+    with pytest.raises(NeuronError, match="differ in their scale"):
+        NeuronFile.load(files[0]).combine(halves, "union")
+
+
+def test_value_layers_are_named_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    make_pipeline().save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("a b\nc d\n")
+    given = ("--model", tmp_path / "model", "--device", "cpu", "--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "s.safetensors")
+    try:
+        code, out, _ = cli("statistics", *given, "--value-layers", "mid_block.*.attn2.to_v")
+        assert (code, "2 prompts, 1 value layers" in out) == (0, True)
+    finally:
+        name_value_layers(None)

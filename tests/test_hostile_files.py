@@ -1,0 +1,175 @@
+"""Damaged and hostile files give an error of ours or a valid object, never anything else."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import PROMPTS, make_pipeline
+from unmemorize import (
+    Model,
+    NeuronFile,
+    Neurons,
+    Statistics,
+    Threshold,
+    UnmemorizeError,
+    calibrate_threshold,
+    compute_statistics,
+    export_lora,
+)
+from unmemorize.export import read_lora
+
+HOSTILE: list[Any] = [
+    None,
+    True,
+    -1,
+    10**400,
+    1e308,
+    -0.0,
+    "",
+    "\u0000",
+    "a" * 100_000,
+    "../../etc/passwd",
+    [],
+    {},
+    [[]],
+    {"": ""},
+    [1.5],
+    ["1"],
+]
+
+
+def valid_neurons(found: Any) -> None:
+    assert isinstance(found, NeuronFile)
+    assert all(isinstance(index, int) and index >= 0 for _, index in found.neurons)
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def valid_statistics(found: Any) -> None:
+    assert isinstance(found, Statistics)
+    assert found.count >= 2
+    assert found.mean.keys() == found.std.keys()
+    assert all(bool(torch.isfinite(value).all()) for part in (found.mean, found.std) for value in part.values())
+
+
+def valid_threshold(found: Any) -> None:
+    assert isinstance(found, Threshold)
+    assert abs(found.tau) < float("inf")
+    assert found.settings.seeds >= 2
+
+
+Loaded = tuple[Path, Callable[[Path], Any], Callable[[Any], None]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
+    folder = tmp_path_factory.mktemp("files")
+    pipe = make_pipeline()
+    model = Model(pipe)
+    neurons = NeuronFile.of(model, Neurons({path: [0, 3] for path in model.value_layers}), found={"command": "x", "prompts": 3})
+    neurons.save(folder / "n.json")
+    compute_statistics(pipe, PROMPTS).save(folder / "s.safetensors")
+    calibrate_threshold(pipe, PROMPTS).save(folder / "t.json")
+    lora = export_lora(pipe, neurons, folder / "lora")
+    return {
+        "neurons": (folder / "n.json", NeuronFile.load, valid_neurons),
+        "statistics": (folder / "s.safetensors", Statistics.load, valid_statistics),
+        "threshold": (folder / "t.json", Threshold.load, valid_threshold),
+        "lora": (lora, read_lora, valid_neurons),
+    }
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, cut out, doubled or put in; mostly near the beginning, where headers are."""
+    found = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 8])):
+        end = max(1, len(found))
+        place = rng.randrange(min(end, rng.choice([8, 200, 4000, end])))
+        length = rng.choice([1, 1, 2, 9, 100])
+        change = rng.randrange(5)
+        if change == 0:
+            found[place : place + length] = rng.randbytes(length)
+        elif change == 1:
+            del found[place : place + length]
+        elif change == 2:
+            found[place:place] = found[place : place + length]
+        elif change == 3:
+            del found[place:]
+        else:
+            found[place : place + 1] = rng.choice([b"9" * 30, b"[" * 3000, b"NaN", b"-1", b"null", b"\xff", b"1e999", b'"', b"{", b"}"])
+    return bytes(found)
+
+
+def loads_or_explains(path: Path, load: Callable[[Path], Any], check: Callable[[Any], None]) -> None:
+    explained = ""
+    try:
+        check(load(path))
+    except UnmemorizeError as problem:
+        explained = str(problem)
+    assert not explained or path.name in explained
+
+
+def damage(files: dict[str, Loaded], kind: str, tmp_path: Path, cases: int) -> None:
+    original, load, check = files[kind]
+    data = original.read_bytes()
+    check(load(original))
+    path = tmp_path / original.name
+    for case in range(cases):
+        path.write_bytes(mutated(data, random.Random(f"{kind} {case}")))
+        try:
+            loads_or_explains(path, load, check)
+        except BaseException as problem:
+            raise AssertionError(f"{kind}, case {case}: {type(problem).__name__}: {problem}") from problem
+
+
+KINDS = pytest.mark.parametrize("kind", ["neurons", "statistics", "threshold", "lora"])
+
+
+@KINDS
+def test_damaged_files(files: dict[str, Loaded], kind: str, tmp_path: Path) -> None:
+    damage(files, kind, tmp_path, 300)
+
+
+@pytest.mark.slow
+@KINDS
+def test_many_damaged_files(files: dict[str, Loaded], kind: str, tmp_path: Path) -> None:
+    damage(files, kind, tmp_path, 6000)
+
+
+@pytest.mark.parametrize("kind", ["neurons", "threshold"])
+def test_hostile_values_in_every_place(files: dict[str, Loaded], kind: str, tmp_path: Path) -> None:
+    original, load, check = files[kind]
+    content = json.loads(original.read_text())
+    path = tmp_path / original.name
+
+    def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        inner = list(value.items()) if isinstance(value, dict) else list(enumerate(value))[:2] if isinstance(value, list) else []
+        return [at, *(place for key, part in inner for place in places(part, (*at, key)))]
+
+    for place in places(content):
+        for hostile in HOSTILE:
+            changed = json.loads(json.dumps(content))
+            inner = changed
+            for key in place[:-1]:
+                inner = inner[key]
+            if place:
+                inner[place[-1]] = hostile
+            path.write_text(json.dumps(changed if place else hostile))
+            try:
+                loads_or_explains(path, load, check)
+            except BaseException as problem:
+                raise AssertionError(f"{place} = {str(hostile)[:40]!r}: {type(problem).__name__}: {problem}") from problem
+
+
+def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
+    for length in (0, 8, 2**31, 2**62, 2**64 - 1):
+        (tmp_path / "s.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}      ")
+        for load in (Statistics.load, read_lora):
+            with pytest.raises(UnmemorizeError, match="safetensors"):
+                load(tmp_path / "s.safetensors")
