@@ -19,7 +19,9 @@ lint: .venv/developer
 	$(BIN)/mypy
 
 bench: .venv/user
-	$(BIN)/python benchmarks/localization.py
+	mkdir -p work
+	$(BIN)/python benchmarks/localization.py --full-size --json work/bench.json
+	$(BIN)/python benchmarks/performance.py work/bench.json
 
 evaluation: .venv/user
 	$(BIN)/python benchmarks/evaluation.py

@@ -1,11 +1,14 @@
 """The benchmarks measure what they say."""
 
+import re
 from pathlib import Path
 
 import pytest
 from diffusers import DiffusionPipeline
 
 import evaluation
+import localization
+import performance
 from published import PublishedLocalization
 from unmemorize import LocalizationSettings, Model, Statistics, Threshold, localize, testbed
 from unmemorize._value_layers import select_value_layers
@@ -48,3 +51,16 @@ def test_the_evaluation_goes_from_nothing_to_its_page(tmp_path: Path) -> None:
     for row in ("all active", "NeMo (scale 0)", "random neurons", "no theta", "tau + 2 sd", "top-100", "False positives"):
         assert row in page
     assert "nan" not in page
+
+
+@pytest.mark.slow
+def test_what_is_measured_becomes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    localization.main(2, None, False, tmp_path / "bench.json")
+    assert re.search(r"ratios greedy=\d+\.\d bisect=\d+\.\d detect=\d+\.\d greedy_equal=1\.000\n$", capsys.readouterr().out)
+    (tmp_path / "images").mkdir()
+    performance.main(tmp_path / "bench.json", tmp_path / "performance.md")
+    page = (tmp_path / "performance.md").read_text(encoding="utf-8")
+    assert "nan" not in page
+    pictures = re.findall(r"\((images/[a-z-]+\.png)\)", page)
+    assert len(pictures) == 6
+    assert all((tmp_path / picture).stat().st_size > 1000 for picture in pictures)

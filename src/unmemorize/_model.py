@@ -49,6 +49,18 @@ class Model:
         return Path(name).name if Path(name).is_absolute() else str(name)
 
     @property
+    def revision(self) -> str | None:
+        """The branch, tag or commit of the Hub that was asked for in `load_pipeline`."""
+        revision: str | None = getattr(self.pipe, _REVISION, None)
+        return revision
+
+    @property
+    def variant(self) -> str | None:
+        """The weight variant that was asked for in `load_pipeline`."""
+        variant: str | None = getattr(self.pipe, _VARIANT, None)
+        return variant
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = self.pipe._execution_device
         return device
@@ -179,6 +191,7 @@ class Model:
         raise ModelError(f"prediction type {kind}: unknown. Known are epsilon, v_prediction, sample and flow matching.")
 
 
+_REVISION, _VARIANT = "_unmemorize_revision", "_unmemorize_variant"
 _LAYOUTS: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()
 
 
@@ -241,6 +254,8 @@ def load_pipeline(
             way_out = "Its weights are pickles, which can run code. If you trust them, load them with diffusers and save_pretrained again."
         raise ModelError(f"{model}: the model cannot be loaded ({reason}). {way_out}") from problem
     pipe.set_progress_bar_config(disable=True)
+    setattr(pipe, _REVISION, revision)
+    setattr(pipe, _VARIANT, variant)
     try:
         return cast(DiffusionPipeline, pipe.to(device))
     except (RuntimeError, AssertionError) as problem:

@@ -117,7 +117,8 @@ class NeuronFile:
     def of(cls, model: Model, neurons: Neurons, *, scale: float = 0.0, found: Mapping[str, Any] | None = None) -> NeuronFile:
         """A neuron file for neurons of this model."""
         neurons.check(model)
-        return cls(neurons=neurons, model=model.name, fingerprint=model.fingerprint, scale=scale, found=found or {})
+        name, revision, fingerprint = model.name, model.revision, model.fingerprint
+        return cls(neurons=neurons, model=name, revision=revision, fingerprint=fingerprint, scale=scale, found=found or {})
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""

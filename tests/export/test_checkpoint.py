@@ -152,3 +152,11 @@ def test_verify_tells_an_edit_from_anything_else(cli: Cli, tmp_path: Path) -> No
     (tmp_path / "baked" / "more.txt").write_text("x")
     code, out, _ = cli("verify", tmp_path / "baked", tmp_path / "base")
     assert (code, "unet/config.json" in out, "more.txt" in out) == (1, True, True)
+
+
+def test_a_neuron_file_names_the_revision(tmp_path: Path) -> None:
+    make("Stable Diffusion").save_pretrained(tmp_path / "base", variant="fp16")
+    pipe = load_pipeline(str(tmp_path / "base"), device="cpu", local_files_only=True, revision="v2", variant="fp16")
+    assert some_neurons(pipe).revision == "v2"
+    assert Model(pipe).variant == "fp16"
+    assert some_neurons(make("Stable Diffusion")).revision is None

@@ -93,8 +93,10 @@ def folder_of(pipe: DiffusionPipeline) -> Path:
     name = str(pipe.config.get("_name_or_path") or "")
     if name and Path(name).is_dir():
         return Path(name)
+    model = Model(pipe)
+    loaded = {"revision": model.revision, "variant": model.variant}
     try:
-        return Path(DiffusionPipeline.download(name, local_files_only=True, use_safetensors=True))
+        return Path(DiffusionPipeline.download(name, local_files_only=True, use_safetensors=True, **loaded))
     except (OSError, ValueError) as problem:
         raise ExportError(
             f"{name or type(pipe).__name__}: has no files here. Save it with pipe.save_pretrained, and load it from there."
