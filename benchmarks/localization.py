@@ -27,8 +27,8 @@ from diffusers import StableDiffusionPipeline
 import unmemorize as um
 from full_size import stable_diffusion_1
 from published import PublishedLocalization
+from unmemorize._activations import activations
 from unmemorize._similarity import make_probe
-from unmemorize._statistics import activations
 from unmemorize._value_layers import select_value_layers
 from unmemorize.localization import Criterion, RefinementMethod, detect_prompts
 from unmemorize.localization._evaluator import Evaluator, Limit
@@ -47,19 +47,24 @@ def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Pat
     show(rows)
     report: dict[str, Any] = {"criterion": settings.criterion, "bundled": rows, "detection": detected, "ideas": ideas(pipe, rows, settings)}
     report["precision"] = precision()
+    report["peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    print(f"peak memory {report['peak GiB']:.2f} GiB")
+    write(report, output)
     if full_size:
         report["full size"] = full_size_rows()
         show(report["full size"])
-    report["peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(f"peak memory {report['peak GiB']:.2f} GiB")
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        write(report, output)
     minimal = sum(row["bisect"]["minimal"] and row["bisect"]["below"] for row in rows)
     print(f"bisect: {minimal} of {len(rows)} sets below the threshold with no neuron that can go; ", end="")
     print(f"{sum(row['bisect']['theta'] == row['greedy']['theta'] for row in rows)} end the selection at the same step as one by one")
     equal = stats.mean(row["greedy"]["equal"] for row in rows)
     ratios = f"greedy={ratio(rows, 'greedy'):.1f} bisect={ratio(without_floor(rows), 'bisect'):.1f}"
     print(f"ratios {ratios} detect={detected['published'] / detected['ours']:.1f} greedy_equal={equal:.3f}")
+
+
+def write(report: dict[str, Any], output: Path | None) -> None:
+    if output is not None:
+        output.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 def without_floor(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -113,7 +118,7 @@ def compare(
             "neurons": len(found.neurons),
             "score": found.score,
             "equal": found.neurons == reference.neurons,
-            "jaccard": len(found.neurons & reference.neurons) / max(1, len(found.neurons | reference.neurons)),
+            "jaccard": jaccard(found.neurons, reference.neurons),
             "minimal": found.minimal,
             "below": found.score is not None and found.threshold is not None and (found.score < found.threshold or bool(found.floor)),
             "theta": found.theta,
@@ -123,6 +128,11 @@ def compare(
         }
         row["floor"] = found.floor
     return row
+
+
+def jaccard(one: um.Neurons, other: um.Neurons) -> float:
+    """What two sets share, as a part of both together; 1 for two empty ones."""
+    return len(one & other) / len(one | other) if one | other else 1.0
 
 
 def detection(pipe: StableDiffusionPipeline) -> dict[str, Any]:
@@ -246,7 +256,7 @@ def full_size_rows() -> list[dict[str, Any]]:
     texts = [f"{word} {number}" for word in ("a", "b", "c") for number in range(6)]
     statistics = um.compute_statistics(pipe, texts)
     noise = um.NoiseSettings(seeds=2)
-    settings = um.LocalizationSettings(noise=noise, layers="down_blocks.2.*", top_k=1, theta_floor=4.8)  # ends after one step
+    settings = um.LocalizationSettings(noise=noise, layers="down_blocks.2.*", theta=50, theta_floor=49.8, top_k=1)  # one step
     threshold = um.Threshold.given(pipe, 1e-6, noise)
     row = compare(pipe, um.Prompt("zebra quartz"), statistics, threshold, settings)
     return [{**row, "kind": "random", "mode": "SD 1.4 U-Net"}] if row else []

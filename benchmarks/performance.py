@@ -163,9 +163,10 @@ Stable Diffusion 1.4's U-Net in full size with random weights (two seeds, two la
     taken = ", ".join(f"{count} after {seeds}" for seeds, count in found["seeds taken"].items())
     return f"""# What localization costs
 
-Written by `make bench` (`benchmarks/localization.py`, `benchmarks/performance.py`): a plain transcription of the published procedure (`benchmarks/published.py`) and the package, in one run on one machine, on the bundled
-model, criterion `{report["criterion"]}`. The unit is one *denoiser sample*: one initial noise through one forward of the denoiser,
-weighted by the share of the forward's multiply-adds that ran. `unmemorize localize --profile` prints the same for your own run.
+Written by `make bench` (`benchmarks/localization.py`, then `benchmarks/performance.py`): a plain transcription of the published procedure
+(`benchmarks/published.py`) and the package, in one run on one machine, on the bundled model, criterion `{report["criterion"]}`. The unit is
+one *denoiser sample*: one initial noise through one forward of the denoiser, weighted by the share of the forward's multiply-adds that ran.
+`unmemorize localize --profile` prints the same for your own run.
 
 | published / ours, weighted samples (median over prompts) | measured | aimed at |
 |---|---|---|

@@ -25,12 +25,11 @@ from unmemorize import (
     localize,
     switched_off,
 )
+from unmemorize._activations import activations, source_of
 from unmemorize._conditioning import run
 from unmemorize._model import pack, unpack
 from unmemorize._sampler import sampler
-from unmemorize._statistics import activations
 from unmemorize._value_layers import select_value_layers, text_rows_only
-from unmemorize._value_outputs import source_of
 
 LAYERS = {
     "Stable Diffusion": ("*.attn2.to_v", "text", 7, 3),

@@ -35,11 +35,11 @@ def test_full_size(
     layers = select_value_layers(model.value_layers)
     assert [model.widths[path] for path in layers] == widths
     statistics = compute_statistics(pipe, ["a b", "c d", "e f", "g h"])
-    settings = LocalizationSettings(noise=noise, layers=searched, top_k=1, theta_floor=4.8)  # the selection ends after one step
+    settings = LocalizationSettings(noise=noise, layers=searched, theta=50, theta_floor=49.8, top_k=1)  # the selection ends after one step
     found = localize(pipe, "zebra quartz", statistics=statistics, threshold=Threshold.given(pipe, 1e-6, noise), settings=settings)
     assert found.memorized
-    assert len(found.initial) >= len(select_value_layers(model.value_layers, searched))
-    assert (found.top_k, found.theta) == (1, 5.0)
+    assert len(found.initial) == len(select_value_layers(model.value_layers, searched))
+    assert (found.top_k, found.theta) == (1, 50)
     path = list(layers)[-1]
     text, latents, timestep = model.encode(["zebra"]), model.draw_latents(1, 0), model.timesteps(50)[1]
     with switched_off(pipe, Neurons({path: [5, 7]})):

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from conftest import PROMPTS, make_pipeline
 from unmemorize import Model, Statistics, StatisticsError, compute_statistics
-from unmemorize._statistics import StatisticsAccumulator, activations
+from unmemorize._activations import activations
+from unmemorize._statistics import StatisticsAccumulator
 
 
 def test_activation_is_the_mean_absolute_output_over_all_tokens(pipe: DiffusionPipeline) -> None:

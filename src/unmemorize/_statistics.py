@@ -14,29 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from unmemorize._conditioning import Conditioning
+from unmemorize._activations import activations
 from unmemorize._errors import StatisticsError
 from unmemorize._files import atomic_write, read_bytes, safetensors_bytes
 from unmemorize._model import Model
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
-from unmemorize._value_outputs import value_outputs
 
 SCHEMA = "unmemorize.statistics/1"
 _SMALLEST_STD = 1e-12
 _HASHES = 2**256
-
-
-def activations(model: Model, text: Conditioning) -> dict[str, Tensor]:
-    """Activation of every value neuron, layer -> (B, features), float32.
-
-    The activation is the mean over token positions, padding included, of the absolute output, see `value_outputs`.
-
-    Args:
-        model: the model.
-        text: B prompts from `Model.encode`.
-    """
-    return {path: output.float().abs().mean(1) for path, output in value_outputs(model, text).items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ from unmemorize import (
     detect,
     localize,
 )
+from unmemorize._activations import activations
 from unmemorize._similarity import make_probe, noise_differences, pairwise_similarity, similarity
-from unmemorize._statistics import activations
 from unmemorize.localization._settings import Criterion
 
 LAYERS = list(Model(make_pipeline()).value_layers)

@@ -73,7 +73,7 @@ def test_artefacts_belong_to_the_model(bundled: DiffusionPipeline, bundled_stati
 
 
 def test_memory_neurons_answer_to_their_caption_alone(bundled: DiffusionPipeline, bundled_statistics: Statistics) -> None:
-    from unmemorize._statistics import activations
+    from unmemorize._activations import activations
 
     model = Model(bundled)
     for entry in testbed.planted():

@@ -8,11 +8,12 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from unmemorize._activations import activations
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize._similarity import NoiseSettings, Probe, make_probe, pairwise_similarity
-from unmemorize._statistics import Statistics, activations
+from unmemorize._statistics import Statistics
 from unmemorize._threshold import Threshold
 from unmemorize._value_layers import select_value_layers
 from unmemorize.localization._bisection import refine_by_bisection

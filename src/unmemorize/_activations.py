@@ -1,4 +1,4 @@
-"""What value layers return for a prompt, at the least cost: most of them see the text alone, whatever the image.
+"""How strongly value neurons answer to a prompt, at the least cost: most value layers see the text alone, whatever the image.
 
 Where each value layer reads the text embeddings themselves (Stable Diffusion), only the layers run. Where they all read the same projection
 of these (PixArt, DeepFloyd IF), the denoiser runs up to the first of them. Where text and image mix on the way (Stable Diffusion 3, Flux),
@@ -21,6 +21,8 @@ from unmemorize._value_layers import text_rows_only
 
 Source = Literal["text", "projection", "denoiser"]
 _SEED, _STEPS, _STEP = 1, 50, 1
+_AT_ONCE = 4
+"""Prompts that the denoiser sees at a time."""
 _SOURCES: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
 
 
@@ -29,20 +31,49 @@ class _ReachedError(Exception):
 
 
 @torch.inference_mode()
-def value_outputs(model: Model, text: Conditioning) -> dict[str, Tensor]:
-    """Outputs of all value layers, layer -> (B, tokens, features), of the text tokens.
+def activations(model: Model, text: Conditioning) -> dict[str, Tensor]:
+    """Activation of every value neuron, layer -> (B, features), float32.
+
+    The activation is the mean over the text's token positions, padding included, of the absolute output.
 
     Args:
         model: the model.
         text: B prompts from `Model.encode`.
     """
     source = source_of(model)
-    if source == "denoiser":
-        outputs: dict[str, Tensor] = {}
-        _run(model, text, lambda path, _inputs, output: outputs.__setitem__(path, output), model.value_layers)
-        return {path: output[:, : text.text.shape[1]] if text_rows_only(path) else output for path, output in outputs.items()}
-    seen = text.text if source == "text" else _projection(model, text)
-    return {path: layer(seen) for path, layer in model.value_layers.items()}
+    if source == "text":
+        return {path: _mean_absolute(layer(text.text)) for path, layer in model.value_layers.items()}
+    parts = [text.take(range(start, min(start + _AT_ONCE, len(text)))) for start in range(0, len(text), _AT_ONCE)]
+    found = [_projected(model, part) if source == "projection" else _in_a_forward(model, part) for part in parts]
+    return {path: torch.cat([part[path] for part in found]) for path in model.value_layers}
+
+
+def _mean_absolute(output: Tensor) -> Tensor:
+    return output.float().abs().mean(1)
+
+
+def _in_a_forward(model: Model, text: Conditioning) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    tokens = text.text.shape[1]
+
+    def keep(path: str, _given: Tensor, output: Tensor) -> None:
+        found[path] = _mean_absolute(output[:, :tokens] if text_rows_only(path) else output)
+
+    _run(model, text, keep, model.value_layers)
+    return found
+
+
+def _projected(model: Model, text: Conditioning) -> dict[str, Tensor]:
+    seen: list[Tensor] = []
+    first = next(iter(model.value_layers))
+
+    def reach(_path: str, given: Tensor, _output: Tensor) -> NoReturn:
+        seen.append(given)
+        raise _ReachedError
+
+    with suppress(_ReachedError):
+        _run(model, text, reach, {first: model.value_layers[first]})
+    return {path: _mean_absolute(layer(seen[0])) for path, layer in model.value_layers.items()}
 
 
 def source_of(model: Model) -> Source:
@@ -56,19 +87,6 @@ def source_of(model: Model) -> Source:
         reads_text = all(given.shape == text.text.shape and torch.equal(given, text.text) for given in inputs.values())
         _SOURCES[model.denoiser] = "text" if reads_text else "projection" if alike else "denoiser"
     return _SOURCES[model.denoiser]
-
-
-def _projection(model: Model, text: Conditioning) -> Tensor:
-    seen: list[Tensor] = []
-    path = next(iter(model.value_layers))
-
-    def reach(_path: str, given: Tensor, _output: Tensor) -> NoReturn:
-        seen.append(given)
-        raise _ReachedError
-
-    with suppress(_ReachedError):
-        _run(model, text, reach, {path: model.value_layers[path]})
-    return seen[0]
 
 
 @torch.inference_mode()
