@@ -116,7 +116,8 @@ def command(
         found = localize_all(folder, pipe, given, statistics=measured, threshold=limit, settings=settings, progress=progress)
     everything = Neurons.of(pair for record in found for pair in record.neurons)
     counted = {"prompts": len(found), "memorized": sum(record.memorized for record in found), "tau": limit.tau, "criterion": chosen}
-    NeuronFile.of(Model(pipe), everything, scale=scale, found=counted).save(run / "neurons.json")
+    how = {**counted, "layers": layers, "refinement": refinement, "protocol": limit.settings.protocol, "seeds": limit.settings.seeds}
+    NeuronFile.of(Model(pipe), everything, scale=scale, found=how).save(run / "neurons.json")
     table = Table("neurons", "initial", "score", "floor", "group", "prompt", pad_edge=False)
     for record in found:
         if record.memorized:

@@ -31,7 +31,9 @@ def command(
     given = NeuronFile.load(artefact / NEURONS)
     given.check(model)
     found = list(changes(artefact, folder_of(pipe), pipe))
-    table = Table("file", "tensor", "rows", "", pad_edge=False)
+    table = Table(pad_edge=False)
+    for heading in ("file", "tensor", "rows", ""):
+        table.add_column(heading, overflow="fold")
     for change in found:
         rows = ", ".join(map(str, change.rows)) or "all"
         table.add_row(change.file, change.key, rows, "" if change.neurons else "not a neuron")
