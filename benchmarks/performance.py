@@ -60,13 +60,18 @@ def stages(axes: Axes, report: dict[str, Any]) -> None:
     axes.set_yticks([place for place, _ in names], [name for _, name in names], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("weighted denoiser samples, as a share of the published procedure's (medians)")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right")
 
 
 def replay(axes: Axes, report: dict[str, Any]) -> None:
     share = report["ideas"]["share"]
     axes.bar(range(len(share)), list(share.values()), color="#4c78a8")
-    axes.set_xticks(range(len(share)), [path.split(".attn")[0].replace("_blocks", "") for path in share], rotation=90, fontsize=5)
+    axes.set_xticks(
+        range(len(share)),
+        [path.split(".transformer")[0].replace("_blocks", "").replace("attentions.", "") for path in share],
+        rotation=45,
+        fontsize=7,
+    )
     axes.set_ylabel("share that runs")
     axes.set_xlabel("first layer in which something changed")
 
@@ -87,6 +92,7 @@ def ranking(axes: Axes, report: dict[str, Any]) -> None:
         axes.plot(ideas["sizes"], curve, marker="o", label=f"ranked by {name}")
     axes.axhline(ideas["threshold"], color="grey", linestyle="--", label="threshold")
     axes.set_xscale("symlog")
+    axes.set_xlim(0)
     axes.set_xlabel("how many of the first candidates stay off")
     axes.set_ylabel("score")
     axes.legend(fontsize=8)
@@ -106,6 +112,7 @@ def batches(axes: Axes, report: dict[str, Any]) -> None:
     for name, by_batch in report["precision"]["milliseconds"].items():
         axes.plot([int(batch) for batch in by_batch], list(by_batch.values()), marker="o", label=name)
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0)
     axes.set_xlabel("samples in one pass")
     axes.set_ylabel("ms per sample")
@@ -189,7 +196,8 @@ the bundled model have so few candidates ({stats.median(row["candidates"] for ro
 itself makes few tests. Where memory is spread over many neurons, what is left of the cost are the tests that show, one by one, that no
 neuron of the result can go.
 
-*Detection.* Two seeds are the least that can be compared, which bounds the factor by 10. Here {taken} seeds stopped.
+*Detection.* Two seeds are the least that can be compared, which bounds the factor by 10. Of the unmemorized
+prompts {taken} seeds were done.
 Stopping earlier changes more verdicts: {found["differing"]} of {found["prompts"]} ({found["differing"] / found["prompts"]:.2%}) differ from
 those of all ten seeds now, and 1 % is the bound.
 

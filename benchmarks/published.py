@@ -65,7 +65,7 @@ class PublishedLocalization:
         tau = self.threshold.of_criterion(self.settings.criterion)
         ends_at = tau if self.settings.initial_threshold is None else self.settings.initial_threshold
         stays_below = tau if self.settings.refinement_threshold is None else self.settings.refinement_threshold
-        theta, k = self.settings.theta, 0
+        theta, k = self.settings.theta, self.settings.top_k
         while True:
             activation = self.activations(latents[:1], text)
             listed = self.candidates(activation, theta, k)

@@ -41,6 +41,7 @@ class Model:
             if not all(bool(torch.isfinite(weights).all()) for weights in weights_of(layer).values()):
                 raise ModelError(f"{self.name}: the weights of {path} hold NaN or infinity. The checkpoint is damaged; load another one.")
         self._fingerprint: str | None = None
+        self._timesteps: dict[int, Tensor] = {}
 
     @property
     def name(self) -> str:
@@ -141,7 +142,9 @@ class Model:
         if isinstance(scheduler, DDIMScheduler):
             scheduler.set_timesteps(steps)
             return cast(Tensor, scheduler.timesteps)
-        return first_call(self.pipe, [""], steps).timesteps
+        if steps not in self._timesteps:
+            self._timesteps[steps] = first_call(self.pipe, [""], steps).timesteps  # a shift that depends on the size is the pipeline's
+        return self._timesteps[steps]
 
     def predict(self, latents: Tensor, timestep: Tensor, text: Conditioning, *, gradient: bool = False) -> Tensor:
         """The denoiser's output for latents (B, C, H, W) and B prompts, float32 of shape (B, C, H, W).
