@@ -256,7 +256,7 @@ def full_size_rows() -> list[dict[str, Any]]:
     texts = [f"{word} {number}" for word in ("a", "b", "c") for number in range(6)]
     statistics = um.compute_statistics(pipe, texts)
     noise = um.NoiseSettings(seeds=2)
-    settings = um.LocalizationSettings(noise=noise, layers="down_blocks.2.*", theta=50, theta_floor=49.8, top_k=1)  # one step
+    settings = um.LocalizationSettings(noise=noise, layers="down_blocks.2.*", theta=1e6, theta_floor=1e6 - 0.2, top_k=1)  # one step
     threshold = um.Threshold.given(pipe, 1e-6, noise)
     row = compare(pipe, um.Prompt("zebra quartz"), statistics, threshold, settings)
     return [{**row, "kind": "random", "mode": "SD 1.4 U-Net"}] if row else []

@@ -23,7 +23,7 @@ def peak_memory() -> float:
 @pytest.mark.parametrize(
     ("make", "widths", "searched", "noise", "most"),
     [
-        (stable_diffusion_1, [320, 320, 640, 640, 1280, 1280, 1280], "default", NoiseSettings(seeds=2), 10),
+        (stable_diffusion_1, [320, 320, 640, 640, 1280, 1280, 1280], "mid_block.*", NoiseSettings(seeds=2), 10),
         (stable_diffusion_xl, [640] * 4 + [1280] * 30, "mid_block.attentions.0.transformer_blocks.9.*", NoiseSettings(seeds=2), 16),
     ],
 )
@@ -35,11 +35,11 @@ def test_full_size(
     layers = select_value_layers(model.value_layers)
     assert [model.widths[path] for path in layers] == widths
     statistics = compute_statistics(pipe, ["a b", "c d", "e f", "g h"])
-    settings = LocalizationSettings(noise=noise, layers=searched, theta=50, theta_floor=49.8, top_k=1)  # the selection ends after one step
+    settings = LocalizationSettings(noise=noise, layers=searched, theta=1e6, theta_floor=1e6 - 0.2, top_k=1)  # one step
     found = localize(pipe, "zebra quartz", statistics=statistics, threshold=Threshold.given(pipe, 1e-6, noise), settings=settings)
     assert found.memorized
     assert len(found.initial) == len(select_value_layers(model.value_layers, searched))
-    assert (found.top_k, found.theta) == (1, 50)
+    assert (found.top_k, found.theta) == (1, 1e6)
     path = list(layers)[-1]
     text, latents, timestep = model.encode(["zebra"]), model.draw_latents(1, 0), model.timesteps(50)[1]
     with switched_off(pipe, Neurons({path: [5, 7]})):
