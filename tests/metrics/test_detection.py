@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from unmemorize import MetricError
@@ -10,6 +10,7 @@ SCORES = st.lists(st.integers(0, 20).map(lambda value: value / 20), min_size=1, 
 
 
 @given(SCORES, SCORES)
+@example([0.2], [0.0] * 7 + [0.05, 0.1, 0.15])  # once 1.0000001
 def test_auroc_counts_pairs(memorized: list[float], others: list[float]) -> None:
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in memorized for b in others]
     found = auroc(memorized, others)

@@ -59,7 +59,8 @@ def _bootstrap(measure: Callable[[Tensor, Tensor], Tensor], memorized: Sequence[
     labels = torch.cat([torch.ones(len(positive), dtype=torch.long), torch.zeros(len(negative), dtype=torch.long)])
 
     def of(first: np.ndarray[tuple[int], np.dtype[np.float64]], second: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
-        return float(measure(torch.from_numpy(np.concatenate([first, second])), labels))
+        share = float(measure(torch.from_numpy(np.concatenate([first, second])), labels))
+        return min(max(share, 0.0), 1.0)  # the area is summed up in float32, and may come out a last bit above 1
 
     rng = np.random.default_rng(0)
     drawn = [of(rng.choice(positive, len(positive)), rng.choice(negative, len(negative))) for _ in range(_RESAMPLES)]
