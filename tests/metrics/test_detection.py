@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unmemorize import MetricError
@@ -9,6 +9,7 @@ from unmemorize.metrics import auroc, tpr_at_fpr
 SCORES = st.lists(st.integers(0, 20).map(lambda value: value / 20), min_size=1, max_size=12)
 
 
+@settings(max_examples=40)  # 500 resamples each
 @given(SCORES, SCORES)
 @example([0.2], [0.0] * 7 + [0.05, 0.1, 0.15])  # once 1.0000001
 def test_auroc_counts_pairs(memorized: list[float], others: list[float]) -> None:
