@@ -89,7 +89,6 @@ def source_of(model: Model) -> Source:
     return _SOURCES[model.denoiser]
 
 
-@torch.inference_mode()
 def _run(model: Model, text: Conditioning, keep: Callable[[str, Tensor, Tensor], object], layers: Mapping[str, nn.Module]) -> None:
     """Run the denoiser on one noise; ``keep`` gets each layer's path, input and output."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor
-
-from unmemorize._similarity import highest_similarity
 
 _STAGES = (2, 3, 4, 6)
 """Seeds after which a cascade may stop; each more stops some prompts earlier and risks some verdicts."""
@@ -41,30 +40,28 @@ class Cascade:
         Without any prompt that is memorized by tau, only those stop that are less alike than all of these.
         """
         count = matrices.shape[1]
-        final = _highest(matrices, tuple(range(count)))
-        called = final > tau
+        called = _highest(matrices, range(count)) > tau
 
-        def level(seeds: tuple[int, ...]) -> float:
-            early = _highest(matrices, seeds)
+        def level(early: Tensor) -> float:
             return min(tau, float(early[called].min() if called.any() else early.min()))
 
         def decided(seeds: tuple[int, ...]) -> Tensor:
             early = _highest(matrices, seeds)
-            return (early > tau) | (early < level(seeds))
+            return (early > tau) | (early < level(early))
 
         is_open = torch.ones(len(matrices), dtype=torch.bool)
         order: tuple[int, ...] = max(combinations(range(count), 2), key=lambda pair: int(decided(pair).sum()))
         stops = []
         while len(order) < count:
             if len(order) in _STAGES:
-                stops.append((len(order), level(order)))
+                stops.append((len(order), level(_highest(matrices, order))))
                 is_open &= ~decided(order)
             left = (seed for seed in range(count) if seed not in order)
             order = max(((*order, seed) for seed in left), key=lambda seeds: int((is_open & decided(seeds)).sum()))
         return cls(order, tuple(stops))
 
 
-def _highest(matrices: Tensor, seeds: tuple[int, ...]) -> Tensor:
+def _highest(matrices: Tensor, seeds: Sequence[int]) -> Tensor:
     """The highest similarity among some seeds of each prompt, shape (prompts,)."""
-    some = matrices[:, seeds][:, :, seeds]
-    return torch.stack([highest_similarity(matrix).max() for matrix in some])
+    rows, columns = zip(*combinations(seeds, 2), strict=True)
+    return matrices[:, rows, columns].amax(1)

@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import is_bs4_available, is_ftfy_available
 from torch import Tensor, nn
 
-from unmemorize._denoiser import denoiser_of, name_of_denoiser
+from unmemorize._denoiser import denoiser_of, replaced
 from unmemorize._errors import ModelError
 from unmemorize._sampler import sampling
 
@@ -99,6 +99,11 @@ class Layout:
     repeated: bool
     dtype: torch.dtype
 
+    @property
+    def packed(self) -> bool:
+        """Whether samples are given as tokens, patches of 2 x 2."""
+        return len(self.shape) == 2
+
     def conditioning(self, call: Call) -> Conditioning:
         """What the call gives the denoiser beside samples and timestep."""
         others = {key: value for key, value in call.arguments.items() if key not in (self.sample, _TIMESTEP)}
@@ -133,11 +138,9 @@ def first_call(pipe: DiffusionPipeline, texts: Sequence[str], steps: int, *, gui
     Raises:
         ModelError: the pipeline takes no prompts, or never calls its denoiser.
     """
-    name, denoiser = name_of_denoiser(pipe), denoiser_of(pipe)
-    held = getattr(pipe, name)
-    object.__setattr__(pipe, name, _StandIn(denoiser))  # past the pipeline's own, which would write into its config
+    denoiser = denoiser_of(pipe)
     try:
-        with sampling(pipe):
+        with replaced(pipe, _StandIn(denoiser)), sampling(pipe):
             try:
                 run(pipe, texts, num_inference_steps=steps, guidance_scale=guidance, generator=torch.Generator().manual_seed(0))
             except _DenoiserCalledError as called:
@@ -145,8 +148,6 @@ def first_call(pipe: DiffusionPipeline, texts: Sequence[str], steps: int, *, gui
     except (TypeError, ValueError) as problem:
         kind = type(pipe).__name__
         raise ModelError(f"{kind}: it cannot be called with a prompt alone ({problem}). Load a text-to-image pipeline.") from problem
-    finally:
-        object.__setattr__(pipe, name, held)
     raise ModelError(f"{type(pipe).__name__}: it does not call its {type(denoiser).__name__}. Load a text-to-image pipeline.")
 
 

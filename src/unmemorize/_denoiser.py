@@ -33,18 +33,28 @@ def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
 
 
 @contextmanager
-def uncompiled(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Compiled denoisers ignore hooks that come later, so the pipeline runs the plain one while the context lasts."""
-    name, plain = name_of_denoiser(pipe), denoiser_of(pipe)
+def replaced(pipe: DiffusionPipeline, other: object) -> Iterator[None]:
+    """The pipeline has another denoiser while the context lasts."""
+    name = name_of_denoiser(pipe)
     held = getattr(pipe, name)
-    compiled = [(module, module._compiled_call_impl) for module in plain.modules() if module._compiled_call_impl is not None]
-    for module, _ in compiled:
-        module._compiled_call_impl = None
-    object.__setattr__(pipe, name, plain)  # past the pipeline's own, which would write into its config
+    object.__setattr__(pipe, name, other)  # past the pipeline's own, which would write into its config
     try:
         yield
     finally:
         object.__setattr__(pipe, name, held)
+
+
+@contextmanager
+def uncompiled(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Compiled denoisers ignore hooks that come later, so the pipeline runs the plain one while the context lasts."""
+    plain = denoiser_of(pipe)
+    compiled = [(module, module._compiled_call_impl) for module in plain.modules() if module._compiled_call_impl is not None]
+    for module, _ in compiled:
+        module._compiled_call_impl = None
+    try:
+        with replaced(pipe, plain):
+            yield
+    finally:
         for module, call in compiled:
             module._compiled_call_impl = call
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -68,7 +69,7 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.denoiser.dtype  # type: ignore[assignment]
+        dtype: torch.dtype = cast(Any, self.denoiser).dtype
         return dtype
 
     @property
@@ -78,11 +79,20 @@ class Model:
             _LAYOUTS[self.denoiser] = layout_of(self.pipe)
         return _LAYOUTS[self.denoiser]
 
+    @cached_property
+    def _sampler(self) -> Any:
+        """Made once: a scheduler computes its whole noise schedule."""
+        return sampler(self.pipe)
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of one latent, or image where the model works on pixels."""
-        shape = self.layout.shape
-        return unpack(torch.empty(1, *shape, device="meta")).shape[1:] if len(shape) == 2 else shape  # type: ignore[return-value]
+        if self.layout.packed:
+            tokens, features = self.layout.shape
+            side = 2 * math.isqrt(tokens)
+            return features // 4, side, side
+        channels, height, width = self.layout.shape
+        return channels, height, width
 
     @property
     def widths(self) -> dict[str, int]:
@@ -134,11 +144,11 @@ class Model:
 
     def as_given(self, latents: Tensor) -> Tensor:
         """Latents (B, C, H, W) in the shape in which the denoiser takes them."""
-        return pack(latents) if len(self.layout.shape) == 2 else latents
+        return pack(latents) if self.layout.packed else latents
 
     def timesteps(self, steps: int) -> Tensor:
         """The timesteps, shape (steps,), largest first: of DDIM with the model's own noise schedule, or of its own flow matching."""
-        scheduler = sampler(self.pipe)
+        scheduler = self._sampler
         if isinstance(scheduler, DDIMScheduler):
             scheduler.set_timesteps(steps)
             return cast(Tensor, scheduler.timesteps)
@@ -164,7 +174,7 @@ class Model:
         }
         with torch.inference_mode(not gradient), uncompiled(self.pipe):
             output: Tensor = self.denoiser(self.as_given(latents), **arguments)[0].float()
-        output = unpack(output) if len(layout.shape) == 2 else output
+        output = unpack(output) if layout.packed else output
         if not bool(torch.isfinite(output).all()):
             raise ModelError(f"{self.name}: the denoiser returns NaN or infinity in {self.dtype}. Load it with --dtype float32.")
         return output[:, : latents.shape[1]]  # what is behind is a learned variance
@@ -178,7 +188,7 @@ class Model:
         Raises:
             ModelError: what the model predicts is unknown.
         """
-        scheduler = sampler(self.pipe)
+        scheduler = self._sampler
         noise = latents.float()
         if not isinstance(scheduler, DDIMScheduler):
             level = float(timestep) / float(scheduler.config.num_train_timesteps)

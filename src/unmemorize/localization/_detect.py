@@ -77,14 +77,12 @@ def detect_prompts(
         done = seeds
     seconds = (time.perf_counter() - began) / len(prompts)
     return [
-        detection_of(prompt, matrix, threshold.tau, len(matrix) * settings.samples, seconds, order=order)
+        detection_of(prompt, matrix, threshold.tau, len(matrix) * settings.samples, seconds, order)
         for prompt, matrix in zip(prompts, matrices, strict=True)
     ]
 
 
-def detection_of(
-    prompt: Prompt, matrix: Tensor, tau: float, evaluations: int, seconds: float, *, order: Sequence[int] | None = None
-) -> Detection:
+def detection_of(prompt: Prompt, matrix: Tensor, tau: float, evaluations: int, seconds: float, order: Sequence[int]) -> Detection:
     """The record from the pairwise similarities (seeds, seeds) of a prompt; ``order`` says which seeds these are."""
     highest = highest_similarity(matrix)
     places = torch.nonzero(highest > tau).flatten().tolist()
@@ -94,7 +92,7 @@ def detection_of(
         score=float(highest.max()),
         mean=float(pairs_of(matrix).mean()),
         tau=tau,
-        kept=tuple(sorted(order[place] for place in places) if order else places),
+        kept=tuple(sorted(order[place] for place in places)),
         seeds=len(matrix),
         evaluations=evaluations,
         seconds=seconds,

@@ -121,7 +121,7 @@ def _detect(model: Model, prompt: Prompt, tau: float, settings: NoiseSettings, p
     differences, recorded = prefixes.differences(probe, seeds, Neurons(), settings.guidance)
     prefixes.keep("unblocked", [recorded])
     matrix = pairwise_similarity(differences)
-    detection = detection_of(prompt, matrix, tau, settings.seeds * settings.samples, time.perf_counter() - began)
+    detection = detection_of(prompt, matrix, tau, settings.seeds * settings.samples, time.perf_counter() - began, seeds)
     if detection.memorized:
         prefixes.verify(probe, seeds, differences, settings.guidance)
     return detection, probe, differences

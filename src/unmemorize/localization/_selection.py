@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -95,11 +96,14 @@ def select(
     def passes(step: int) -> bool:
         return evaluator.below(neurons_of(candidates(step)), limit) is not None
 
-    last = _last_step(max(map(len, z_scores.values())), settings)
+    widest = max(map(len, z_scores.values()))
+    last = next(step for step in count() if _is_last(step, widest, settings))
     if settings.refinement == "greedy" or settings.criterion == "unblocked":
         step = next(filter(passes, range(last)), last)
-    elif passes(0) or not passes(last):
-        step = 0 if passes(0) else last
+    elif passes(0):
+        step = 0
+    elif not passes(last):
+        step = last
     else:
         step = bisect_left(range(1, last), True, key=passes) + 1
     chosen = candidates(step)
@@ -111,14 +115,8 @@ def _theta(step: int, settings: LocalizationSettings) -> float:
     return settings.theta - step * settings.theta_step
 
 
-def _last_step(widest: int, settings: LocalizationSettings) -> int:
-    """The last step that is evaluated, from 0."""
-    upstream = settings.noise.protocol == "upstream"
-    step = 0
-    while True:
-        theta, top_k = _theta(step + 1, settings), settings.top_k + step + 1
-        if settings.use_theta and (theta <= settings.theta_floor if upstream else theta < settings.theta_floor):
-            return step
-        if settings.use_top_k and (top_k >= widest if upstream else top_k > widest):
-            return step
-        step += 1
+def _is_last(step: int, widest: int, settings: LocalizationSettings) -> bool:
+    theta, top_k = _theta(step + 1, settings), settings.top_k + step + 1
+    if settings.noise.protocol == "upstream":
+        return (settings.use_theta and theta <= settings.theta_floor) or (settings.use_top_k and top_k >= widest)
+    return (settings.use_theta and theta < settings.theta_floor) or (settings.use_top_k and top_k > widest)
