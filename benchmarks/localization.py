@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -212,11 +213,8 @@ def traced() -> Iterator[tuple[list[dict[str, Any]], list[Evaluator]]]:
         tests.append({"off": len(neurons), "samples": self._work.weighted - before, "passed": found is not None})
         return found
 
-    Evaluator.below = below  # type: ignore[method-assign]
-    try:
+    with patch.object(Evaluator, "below", below):
         yield tests, evaluators
-    finally:
-        Evaluator.below = original  # type: ignore[method-assign]
 
 
 def precision() -> dict[str, Any]:
@@ -225,14 +223,15 @@ def precision() -> dict[str, Any]:
     threshold = um.Threshold.load(um.testbed.threshold_path())
     times: dict[str, dict[int, float]] = {}
     verdicts: dict[str, list[bool]] = {}
+    batches = (1, 2, 4, 8, 16, 32)
     for dtype in ("float32", "bfloat16"):
         pipe = um.load_pipeline("testbed", device="cpu", dtype=dtype)
         model = um.Model(pipe)
         own = um.Threshold.given(pipe, threshold.tau, threshold.settings)
         verdicts[dtype] = [found.memorized for found in detect_prompts(model, prompts, own, own.settings)]
-        times[dtype] = {batch: milliseconds(model, batch) for batch in (1, 2, 4, 8, 16, 32)}
+        times[dtype] = {batch: milliseconds(model, batch) for batch in batches}
         pipe.unet.to(memory_format=torch.channels_last)
-        times[f"{dtype}, channels last"] = {batch: milliseconds(model, batch) for batch in (1, 2, 4, 8, 16, 32)}
+        times[f"{dtype}, channels last"] = {batch: milliseconds(model, batch) for batch in batches}
     differing = sum(one != other for one, other in zip(verdicts["float32"], verdicts["bfloat16"], strict=True))
     for name, by_batch in times.items():
         print(f"{name}: " + ", ".join(f"{value:.1f} ms per sample of {batch}" for batch, value in by_batch.items()))

@@ -56,7 +56,7 @@ def stages(axes: Axes, report: dict[str, Any]) -> None:
                 axes.barh(4 * place + line, width, left=left, color=colour, label=stage if not place and not line else None)
                 left += width
             names.append((4 * place + line, f"{kind} {mode}{' (floor)' if floor else ''}, {method}" if not line else method))
-    axes.get_figure(root=True).set_size_inches(7, 0.4 + 0.62 * len(groups))  # type: ignore[union-attr]
+    plt.gcf().set_size_inches(7, 0.4 + 0.62 * len(groups))
     axes.set_yticks([place for place, _ in names], [name for _, name in names], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("weighted denoiser samples, as a share of the published procedure's (medians)")

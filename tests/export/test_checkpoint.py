@@ -45,7 +45,7 @@ def test_a_baked_model_is_the_switched_off_one(name: str, scale: float, tmp_path
         torch.testing.assert_close(prediction(plain), expected)
     else:
         assert torch.equal(prediction(plain), expected)
-    found = list(changes(tmp_path / "baked", tmp_path / "base", pipe))
+    found = list(changes(tmp_path / "baked", tmp_path / "base", Model(pipe)))
     assert Neurons.of(neuron for change in found for neuron in change.neurons) == neurons.neurons
     assert all(change.neurons for change in found)
     assert NeuronFile.load(tmp_path / "baked" / "unmemorize_neurons.json") == neurons
@@ -74,8 +74,8 @@ def test_rows_in_every_precision(dtype: torch.dtype, tmp_path: Path) -> None:
 
     weights = {"a": torch.randn(5, 3).to(dtype), "b": torch.randn(4).to(dtype)}
     save_file(weights, tmp_path / "w.safetensors")
-    scale_rows(tmp_path / "w.safetensors", "a", [0, 4], 0.5)
-    scale_rows(tmp_path / "w.safetensors", "b", [2], 0.0)
+    scale_rows(tmp_path / "w.safetensors", {"a": [0, 4]}, 0.5)
+    scale_rows(tmp_path / "w.safetensors", {"b": [2]}, 0.0)
     after = load_file(tmp_path / "w.safetensors")
     expected = {name: value.clone() for name, value in weights.items()}
     expected["a"][[0, 4]] *= 0.5
@@ -88,7 +88,7 @@ def test_other_types_are_refused(tmp_path: Path) -> None:
 
     save_file({"a": torch.ones(3, 2, dtype=torch.int8)}, tmp_path / "w.safetensors")
     with pytest.raises(ExportError, match="a is stored as I8"):
-        scale_rows(tmp_path / "w.safetensors", "a", [0], 0.0)
+        scale_rows(tmp_path / "w.safetensors", {"a": [0]}, 0.0)
 
 
 def test_pickles_stay_behind(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_pickles_stay_behind(tmp_path: Path) -> None:
     (tmp_path / "base" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"code")
     bake(pipe, some_neurons(pipe), tmp_path / "baked")
     assert not list((tmp_path / "baked").rglob("*.bin"))
-    assert all(change.neurons for change in changes(tmp_path / "baked", tmp_path / "base", pipe))
+    assert all(change.neurons for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe)))
 
 
 def test_baking_refuses(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from diffusers import DiffusionPipeline
 
+from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
 from unmemorize._upstream import export_results
 from unmemorize.cli._common import RunArgument, console, takes_model
@@ -34,7 +35,7 @@ def checkpoint(
     """
     given = NeuronFile.load(neurons)
     folder = bake(pipe, given, output)
-    card = write_card(folder, given, base=folder_of(pipe), run=Run.load(run) if run else None)
+    card = write_card(folder, given, base=folder_of(Model(pipe)), run=Run.load(run) if run else None)
     console.print(f"{len(given.neurons)} neurons off: {folder}, {card.name}")
 
 

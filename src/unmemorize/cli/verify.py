@@ -21,8 +21,7 @@ def command(
 
     Exit code 1 when an edited folder differs from its base in anything but the rows of its neurons.
     """
-    pipe = load_pipeline(base, device="cpu")
-    model = Model(pipe)
+    model = Model(load_pipeline(base, device="cpu"))
     if not artefact.is_dir():
         given = read_lora(artefact) if artefact.suffix == ".safetensors" else NeuronFile.load(artefact)
         given.check(model)
@@ -30,7 +29,7 @@ def command(
         return
     given = NeuronFile.load(artefact / NEURONS)
     given.check(model)
-    found = list(changes(artefact, folder_of(pipe), pipe))
+    found = list(changes(artefact, folder_of(model), model))
     table = Table(pad_edge=False)
     for heading in ("file", "tensor", "rows", ""):
         table.add_column(heading, overflow="fold")

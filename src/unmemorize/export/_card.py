@@ -12,11 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unmemorize._errors import ExportError
 from unmemorize._files import atomic_write, read_json
 from unmemorize._neurons import NeuronFile
+from unmemorize.export._checkpoint import CARD
 from unmemorize.runs import Run
 
 
 def write_card(folder: str | Path, neurons: NeuronFile, *, base: Path | None = None, run: Run | None = None, lora: bool = False) -> Path:
-    """Write ``README.md`` with a header that the Hub understands.
+    """Write a model card with a header that the Hub understands.
 
     Args:
         folder: of the checkpoint or LoRA.
@@ -34,7 +35,7 @@ def write_card(folder: str | Path, neurons: NeuronFile, *, base: Path | None = N
     text = environment.get_template("card.md.j2").render(
         neurons=neurons, count=len(neurons.neurons), license=_license(base), table=table, lora=lora
     )
-    path = Path(folder) / "README.md"
+    path = Path(folder) / CARD
     atomic_write(path, text.rstrip() + "\n", ExportError)
     return path
 
@@ -52,7 +53,7 @@ def _figure(cell: Mapping[str, Any] | None) -> str:
 
 
 def _license(base: Path | None) -> str:
-    card = base / "README.md" if base else None
+    card = base / CARD if base else None
     if card is not None and card.is_file():
         found = re.search(r"^license: *(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
         if found:

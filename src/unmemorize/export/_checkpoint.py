@@ -38,12 +38,10 @@ def bake(pipe: DiffusionPipeline, neurons: NeuronFile, folder: str | Path) -> Pa
         ExportError: the folder exists, the model has no files, or a layer projects text and image together.
         NeuronError: the neurons belong to another model.
     """
-    model, folder = Model(pipe), Path(folder)
-    neurons.check(model)
-    refuse_shared(neurons.neurons)
+    model, folder = exportable(pipe, neurons), Path(folder)
     if folder.exists():
         raise ExportError(f"{folder}: exists already. Choose another folder, or delete it first.")
-    source = folder_of(pipe)
+    source = folder_of(model)
     try:
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*_CODE))
         files = sorted((folder / name_of_denoiser(pipe)).glob("*.safetensors"))
@@ -55,51 +53,50 @@ def bake(pipe: DiffusionPipeline, neurons: NeuronFile, folder: str | Path) -> Pa
 
 
 def _switch_off(files: Sequence[Path], neurons: NeuronFile) -> None:
-    missing = dict(neurons.neurons.layers)
+    layers = neurons.neurons.layers
+    missing = list(layers)
     for file in files:
         entries, _ = header(file)
-        for path, indices in neurons.neurons.layers.items():
-            if f"{path}.weight" in entries:
-                missing.pop(path, None)
-            for key in (f"{path}.weight", f"{path}.bias"):
-                if key in entries:
-                    scale_rows(file, key, indices, neurons.scale)
+        missing = [path for path in missing if f"{path}.weight" not in entries]
+        keys = {f"{path}.{name}": indices for path, indices in layers.items() for name in ("weight", "bias")}
+        scale_rows(file, {key: indices for key, indices in keys.items() if key in entries}, neurons.scale)
     if missing:
-        raise ExportError(
-            f"{next(iter(missing))}: no safetensors file of the denoiser holds its weights. Save the model with diffusers first."
-        )
+        raise ExportError(f"{missing[0]}: no safetensors file of the denoiser holds its weights. Save the model with diffusers first.")
 
 
-def refuse_shared(neurons: Neurons) -> None:
-    """Weights cannot tell text from image in layers that project both.
+def exportable(pipe: DiffusionPipeline, neurons: NeuronFile) -> Model:
+    """The model, after it was seen that the neurons are its own and that weights can switch them off.
 
     Raises:
-        ExportError: the neurons are in such a layer.
+        ExportError: neurons are in a layer that projects text and image, which weights cannot tell from each other.
+        NeuronError: the neurons belong to another model.
     """
-    for path in neurons.layers:
+    model = Model(pipe)
+    neurons.check(model)
+    for path in neurons.neurons.layers:
         if text_rows_only(path):
             raise ExportError(
                 f"{path}: it projects text and image together, so that no weights can switch its neurons off for the text alone. "
                 f'Use the neuron file with switched_off, or localize with --layers "transformer_blocks.*".'
             )
+    return model
 
 
-def folder_of(pipe: DiffusionPipeline) -> Path:
-    """The folder that a pipeline was loaded from, that in the cache of the Hub included.
+def folder_of(model: Model) -> Path:
+    """The folder that a model was loaded from, that in the cache of the Hub included.
 
     Raises:
         ExportError: there is none.
     """
-    name = str(pipe.config.get("_name_or_path") or "")
+    name = str(model.pipe.config.get("_name_or_path") or "")
     if name and Path(name).is_dir():
         return Path(name)
-    model = Model(pipe)
     loaded = {"revision": model.revision, "variant": model.variant}
     try:
         return Path(DiffusionPipeline.download(name, local_files_only=True, use_safetensors=True, **loaded))
     except (OSError, ValueError) as problem:
         raise ExportError(
-            f"{name or type(pipe).__name__}: has no files here. Save it with pipe.save_pretrained, and load it from there."
+            f"{name or type(model.pipe).__name__}: has no files here. Save it with pipe.save_pretrained, and load it from there."
         ) from problem
 
 
@@ -120,18 +117,18 @@ class Change:
     neurons: Neurons
 
 
-def changes(baked: str | Path, base: str | Path, pipe: DiffusionPipeline) -> Iterator[Change]:
+def changes(baked: str | Path, base: str | Path, model: Model) -> Iterator[Change]:
     """All differences between an edited folder and its base, the edited one's neuron file and model card apart.
 
     Args:
         baked: the edited folder.
         base: the folder it was made from.
-        pipe: the base, loaded.
+        model: the base, loaded.
 
     Raises:
         ExportError: a folder is missing or a file is damaged.
     """
-    baked, base, model = Path(baked), Path(base), Model(pipe)
+    baked, base = Path(baked), Path(base)
     for folder in (baked, base):
         if not folder.is_dir():
             raise ExportError(f"{folder}: no such folder. Give two folders of diffusers models.")
@@ -144,12 +141,12 @@ def changes(baked: str | Path, base: str | Path, pipe: DiffusionPipeline) -> Ite
         elif filecmp.cmp(base / name, baked / name, shallow=False):
             continue
         elif name.suffix == ".safetensors":
-            yield from _tensor_changes(baked / name, base / name, str(name), model, name_of_denoiser(pipe))
+            yield from _tensor_changes(baked / name, base / name, str(name), model)
         else:
             yield Change(str(name), "", (), Neurons())
 
 
-def _tensor_changes(baked: Path, base: Path, name: str, model: Model, denoiser: str) -> Iterator[Change]:
+def _tensor_changes(baked: Path, base: Path, name: str, model: Model) -> Iterator[Change]:
     first, second = header(base)[0], header(baked)[0]
     with safe_open(base, framework="pt") as old, safe_open(baked, framework="pt") as new:
         for key in sorted((first.keys() | second.keys()) - {"__metadata__"}):
@@ -157,5 +154,5 @@ def _tensor_changes(baked: Path, base: Path, name: str, model: Model, denoiser: 
                 yield Change(name, key, (), Neurons())
             elif rows := changed_rows(old.get_tensor(key), new.get_tensor(key)):
                 layer = key.rpartition(".")[0]
-                known = name.startswith(f"{denoiser}/") and layer in model.value_layers
+                known = name.startswith(f"{name_of_denoiser(model.pipe)}/") and layer in model.value_layers
                 yield Change(name, key, tuple(rows), Neurons({layer: rows}) if known else Neurons())

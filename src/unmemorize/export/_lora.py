@@ -17,9 +17,8 @@ from torch import Tensor
 from unmemorize._denoiser import name_of_denoiser, weights_of
 from unmemorize._errors import ExportError, NeuronError
 from unmemorize._files import atomic_write, parse_json, safetensors_bytes
-from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
-from unmemorize.export._checkpoint import refuse_shared
+from unmemorize.export._checkpoint import exportable
 from unmemorize.export._rows import header
 
 LoraLayout = Literal["diffusers", "kohya"]
@@ -43,9 +42,7 @@ def export_lora(pipe: DiffusionPipeline, neurons: NeuronFile, folder: str | Path
         ExportError: diffusers cannot load a LoRA into this kind of model, the layout does not fit it, or the file cannot be written.
         NeuronError: the neurons belong to another model.
     """
-    model = Model(pipe)
-    neurons.check(model)
-    refuse_shared(neurons.neurons)
+    model = exportable(pipe, neurons)
     name = name_of_denoiser(pipe)
     if not hasattr(pipe, "load_lora_weights"):
         raise ExportError(f"{type(pipe).__name__}: diffusers loads no LoRA into it. Export a checkpoint instead.")

@@ -33,26 +33,27 @@ def header(path: Path) -> tuple[Mapping[str, Any], int]:
         raise ExportError(f"{path}: it cannot be read as safetensors ({problem}). Download or save the model again.") from problem
 
 
-def scale_rows(path: Path, key: str, rows: Sequence[int], scale: float) -> None:
-    """Multiply some rows of a tensor (entries of a vector) by a number, in the file.
+def scale_rows(path: Path, rows: Mapping[str, Sequence[int]], scale: float) -> None:
+    """Multiply some rows of tensors (entries of vectors), given by the tensors' names, by a number, in the file.
 
     Raises:
-        ExportError: the tensor has another type than the usual floating point ones, or the file cannot be written.
+        ExportError: a tensor has another type than the usual floating point ones, or the file cannot be written.
     """
     entries, start = header(path)
-    entry = entries[key]
-    if entry["dtype"] not in _DTYPES:
-        raise ExportError(f"{path}: {key} is stored as {entry['dtype']}. Export from a checkpoint in {', '.join(_DTYPES)}.")
-    begin, end = entry["data_offsets"]
-    size = (end - begin) // entry["shape"][0]
+    for key in rows:
+        if entries[key]["dtype"] not in _DTYPES:
+            raise ExportError(f"{path}: {key} is stored as {entries[key]['dtype']}. Export from a checkpoint in {', '.join(_DTYPES)}.")
     try:
         with path.open("r+b") as file:
-            for row in rows:
-                place = start + begin + row * size
-                file.seek(place)
-                values = torch.frombuffer(bytearray(file.read(size)), dtype=_DTYPES[entry["dtype"]])
-                file.seek(place)
-                file.write((values * scale + 0.0).view(torch.uint8).numpy().tobytes())  # + 0.0 turns -0.0 into 0.0
+            for key, indices in rows.items():
+                begin, end = entries[key]["data_offsets"]
+                size = (end - begin) // entries[key]["shape"][0]
+                for index in indices:
+                    place = start + begin + index * size
+                    file.seek(place)
+                    values = torch.frombuffer(bytearray(file.read(size)), dtype=_DTYPES[entries[key]["dtype"]])
+                    file.seek(place)
+                    file.write((values * scale + 0.0).view(torch.uint8).numpy().tobytes())  # + 0.0 turns -0.0 into 0.0
     except OSError as problem:
         raise ExportError(f"{path}: cannot be written ({problem.strerror}). Free space, or choose another folder.") from problem
 

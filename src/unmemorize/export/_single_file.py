@@ -11,9 +11,8 @@ from safetensors import safe_open
 
 from unmemorize._denoiser import weights_of
 from unmemorize._errors import ExportError
-from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
-from unmemorize.export._checkpoint import refuse_shared
+from unmemorize.export._checkpoint import exportable
 from unmemorize.export._rows import header, scale_rows
 
 
@@ -32,9 +31,7 @@ def export_single_file(pipe: DiffusionPipeline, neurons: NeuronFile, base: str |
         ExportError: the file does not hold the layer's weights, or holds them twice; it cannot be read or written.
         NeuronError: the neurons belong to another model.
     """
-    model, base, output = Model(pipe), Path(base), Path(output)
-    neurons.check(model)
-    refuse_shared(neurons.neurons)
+    model, base, output = exportable(pipe, neurons), Path(base), Path(output)
     if output.exists():
         raise ExportError(f"{output}: exists already. Choose another file, or delete it first.")
     entries, _ = header(base)
@@ -56,6 +53,5 @@ def export_single_file(pipe: DiffusionPipeline, neurons: NeuronFile, base: str |
         shutil.copyfile(base, output)
     except OSError as problem:
         raise ExportError(f"{output}: cannot be written ({problem.strerror}). Free space, or choose another place.") from problem
-    for key, indices in keys.items():
-        scale_rows(output, key, indices, neurons.scale)
+    scale_rows(output, keys, neurons.scale)
     return output
