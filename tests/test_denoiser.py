@@ -22,7 +22,9 @@ from unmemorize import (
     remove,
     switched_off,
 )
+from unmemorize._activations import activations
 from unmemorize._denoiser import denoiser_of, uncompiled
+from unmemorize._similarity import make_probe, noise_differences
 
 SETTINGS = NoiseSettings(seeds=3)
 
@@ -119,6 +121,55 @@ def test_offloaded(planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, N
     assert located(planted) == found
     torch.testing.assert_close(output(planted), before)
     assert untouched(planted)
+
+
+class _Moved:
+    """Weights that come to the device and go again around each forward, as new tensors: what model offload does between two devices."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._forward, self._module = module.forward, module
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        for parameter in self._module.parameters():
+            parameter.data = parameter.data.clone()
+        return self._forward(*args, **kwargs)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_moved_weights_can_be_differentiated(planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons], inference: bool) -> None:
+    planted.unet.requires_grad_(True)
+    planted.unet.forward = _Moved(planted.unet)
+    model = Model(planted)
+    text = model.encode(["x"])
+    activations(model, text)
+    model.predict(model.draw_latents(1, 0), model.timesteps(50)[1], text)
+    assert not any(parameter.is_inference() for parameter in planted.unet.parameters())
+    statistics = compute_statistics(planted, PROMPTS)
+    threshold = calibrate_threshold(planted, PROMPTS, settings=SETTINGS, deviations=3)
+    with torch.inference_mode(inference):
+        assert localize(planted, PLANTED_PROMPT, statistics=statistics, threshold=threshold).neurons == expected[2]
+    model = Model(planted)
+    probe = make_probe(model, model.encode([PLANTED_PROMPT]), SETTINGS)
+    assert noise_differences(model, probe, gradient=True).requires_grad
+    assert all(parameter.requires_grad for parameter in planted.unet.parameters())
+
+
+def test_model_offload_frees_the_denoiser_before_text_is_encoded(planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else both are on the device at once: the pipeline frees them at its end, which is never reached."""
+    freed: list[object] = []
+    monkeypatch.setattr(planted, "maybe_free_model_hooks", lambda: freed.append(planted.unet), raising=False)
+    Model(planted).encode(["x"])
+    assert freed
+    assert all(denoiser is planted.unet for denoiser in freed)
+
+
+def test_activations_of_an_offloaded_model_are_the_same(planted: DiffusionPipeline) -> None:
+    model = Model(planted)
+    text = model.encode(["a prompt", "another"])
+    before = activations(model, text)
+    accelerate.cpu_offload_with_hook(planted.unet, execution_device=torch.device("cpu"))
+    after = activations(model, text)
+    assert all(torch.equal(before[path], after[path]) for path in model.value_layers)
 
 
 def test_sliced(planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons]) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import (
+    AuraFlowTransformer2DModel,
     DDIMPipeline,
     DDIMScheduler,
     DiffusionPipeline,
@@ -15,7 +16,8 @@ from diffusers import (
 
 from architectures import make
 from conftest import make_pipeline
-from unmemorize import Model, ModelError, load_pipeline, name_value_layers
+from unmemorize import Model, ModelError, NeuronFile, Neurons, export_lora, generate, load_pipeline, name_value_layers
+from unmemorize._sampler import sampler
 from unmemorize._value_layers import find_value_layers, select_value_layers
 
 
@@ -59,9 +61,23 @@ def test_value_layers_can_be_named(pipe: DiffusionPipeline) -> None:
     assert list(Model(pipe).value_layers) == known
 
 
+def test_single_stream_blocks_count_where_the_text_is_apart() -> None:
+    """AuraFlow puts registers before the text, so the first rows of its single-stream blocks are not the text."""
+    denoiser = AuraFlowTransformer2DModel(
+        sample_size=8,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+    )
+    assert list(find_value_layers(denoiser)) == ["joint_transformer_blocks.0.attn.add_v_proj"]
+
+
 def test_pipelines_that_take_no_prompt_are_refused(pipe: DiffusionPipeline) -> None:
     inpainting = StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
-    with pytest.raises(ModelError, match="cannot be called with a prompt alone"):
+    with pytest.raises(ModelError, match=r"fails before its first denoising step.*called with a prompt alone"):
         _ = Model(inpainting).layout
 
 
@@ -96,6 +112,8 @@ def test_unknown_predictions_and_schedulers_are_refused(pipe: DiffusionPipeline)
     pipe.scheduler = DDIMScheduler(prediction_type="flow")
     with pytest.raises(ModelError, match="prediction type flow: unknown"):
         Model(pipe).difference(noise, noise, torch.tensor(9))
+    with pytest.raises(ModelError, match="prediction type flow: unknown"):
+        generate(pipe, "x")
     pipe.scheduler = KarrasVeScheduler()
     with pytest.raises(ModelError, match="neither flow matching nor a diffusion over steps"):
         Model(pipe).difference(noise, noise, torch.tensor(9))
@@ -121,6 +139,61 @@ def test_fingerprint_knows_the_weights_but_not_the_precision() -> None:
     assert Model(make_pipeline(seed=1)).fingerprint != first.fingerprint
     second.pipe.to(torch.float16)
     assert Model(second.pipe).fingerprint == first.fingerprint
+    assert Model(make_pipeline().to(torch.bfloat16)).fingerprint != first.fingerprint  # as documented
+
+
+def test_fingerprint_knows_how_a_lora_is_used(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    model = Model(pipe)
+    export_lora(pipe, NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [1]})), tmp_path)
+    pipe.load_lora_weights(tmp_path, adapter_name="off")
+    found = [model.fingerprint, Model(pipe).fingerprint]
+    pipe.set_adapters("off", 0.5)
+    found.append(Model(pipe).fingerprint)
+    pipe.disable_lora()
+    found.append(Model(pipe).fingerprint)
+    assert len(set(found)) == 4
+    pipe.unload_lora_weights()
+    assert Model(pipe).fingerprint == found[0]
+
+
+def test_a_schedule_without_clipping_stays_without() -> None:
+    """DDIM clips by default; schedulers that cannot clip say nothing about it."""
+    assert sampler(make("PixArt")).config.clip_sample is False
+    pipe = make_pipeline()
+    pipe.scheduler = EulerDiscreteScheduler()
+    assert sampler(pipe).config.clip_sample is False
+    pipe.scheduler = DDIMScheduler(clip_sample=True)
+    assert sampler(pipe).config.clip_sample is True
+
+
+def test_encoding_shows_no_progress_bar(pipe: DiffusionPipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe.set_progress_bar_config(desc="mine")
+    Model(pipe).encode(["x"])
+    assert capsys.readouterr().err == ""
+    assert pipe._progress_bar_config == {"desc": "mine"}
+    del pipe._progress_bar_config
+    Model(pipe).encode(["x"])
+    assert not pipe._progress_bar_config
+
+
+class InvertedTime(StableDiffusionPipeline):  # type: ignore[misc]
+    """Counts time upwards, as Lumina does."""
+
+    highest = 1000
+
+    def __call__(self, prompt: list[str], num_inference_steps: int) -> None:
+        self.scheduler.set_timesteps(num_inference_steps)
+        count = len(prompt)
+        time = 1 - self.scheduler.timesteps[0] / self.highest
+        self.unet(torch.zeros(count, 4, 16, 16), time.expand(count), torch.zeros(count, 16, 16))
+
+
+@pytest.mark.parametrize("highest", [1000, 501])
+def test_a_denoiser_with_another_time_is_refused(pipe: DiffusionPipeline, highest: int) -> None:
+    inverted = InvertedTime(**pipe.components, requires_safety_checker=False)
+    inverted.highest = highest
+    with pytest.raises(ModelError, match="another time than a multiple of the scheduler's"):
+        _ = Model(inverted).layout
 
 
 def test_latents_are_one_draw_of_a_cpu_generator(pipe: DiffusionPipeline) -> None:
@@ -146,6 +219,11 @@ def test_loading_saved_pipelines(tmp_path: Path) -> None:
 def test_loading_errors_name_the_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the model cannot be loaded"):
         load_pipeline(str(tmp_path), device="cpu", local_files_only=True)
+    for index in ("[]", '{"_class_name": 3}', '{"_class_name": "StableDiffusionPipeline", "unet": 5}', '{"unet": ["diffusers"]}'):
+        (tmp_path / "damaged").mkdir(exist_ok=True)
+        (tmp_path / "damaged" / "model_index.json").write_text(index)
+        with pytest.raises(ModelError, match="the model cannot be loaded"):
+            load_pipeline(str(tmp_path / "damaged"), device="cpu", local_files_only=True)
     make_pipeline().save_pretrained(tmp_path / "pickled", safe_serialization=False)
     with pytest.raises(ModelError, match="Its weights are pickles, which can run code"):
         load_pipeline(str(tmp_path / "pickled"), device="cpu", local_files_only=True)

@@ -30,7 +30,7 @@ class _ReachedError(Exception):
     """The first value layer was called."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def activations(model: Model, text: Conditioning) -> dict[str, Tensor]:
     """Activation of every value neuron, layer -> (B, features), float32.
 
@@ -41,10 +41,10 @@ def activations(model: Model, text: Conditioning) -> dict[str, Tensor]:
         text: B prompts from `Model.encode`.
     """
     source = source_of(model)
-    if source == "text":
+    if source == "text" and not hasattr(model.denoiser, "_hf_hook"):  # what is offloaded is elsewhere until the denoiser runs
         return {path: _mean_absolute(layer(text.text)) for path, layer in model.value_layers.items()}
     parts = [text.take(range(start, min(start + _AT_ONCE, len(text)))) for start in range(0, len(text), _AT_ONCE)]
-    found = [_projected(model, part) if source == "projection" else _in_a_forward(model, part) for part in parts]
+    found = [_projected(model, part) if source != "denoiser" else _in_a_forward(model, part) for part in parts]
     return {path: torch.cat([part[path] for part in found]) for path in model.value_layers}
 
 

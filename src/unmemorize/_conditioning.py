@@ -7,7 +7,9 @@ to its first call of the denoiser; that call is kept and never carried out.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -52,10 +54,6 @@ class Conditioning:
     def join(self, other: Conditioning) -> Conditioning:
         """These prompts, then the other ones."""
         return Conditioning({key: torch.cat([value, other.samples[key]]) for key, value in self.samples.items()}, self.shared)
-
-    def clone(self) -> Conditioning:
-        """The same in tensors that a backward pass accepts."""
-        return Conditioning({key: value.clone() for key, value in self.samples.items()}, self.shared)
 
     def arguments(self) -> dict[str, Any]:
         """As the denoiser takes them."""
@@ -136,19 +134,33 @@ def first_call(pipe: DiffusionPipeline, texts: Sequence[str], steps: int, *, gui
     """Run a pipeline for these prompts until it calls its denoiser; 1 is no guidance.
 
     Raises:
-        ModelError: the pipeline takes no prompts, or never calls its denoiser.
+        ModelError: the pipeline fails before it calls its denoiser, or never calls it.
     """
     denoiser = denoiser_of(pipe)
+    pipe.maybe_free_model_hooks()  # with model offload a denoiser that ran last would be on the device beside the text encoder
     try:
-        with replaced(pipe, _StandIn(denoiser)), sampling(pipe):
+        with replaced(pipe, _StandIn(denoiser)), sampling(pipe), _silent(pipe):
             try:
                 run(pipe, texts, num_inference_steps=steps, guidance_scale=guidance, generator=torch.Generator().manual_seed(0))
             except _DenoiserCalledError as called:
                 return Call(dict(_flat(called.arguments)), pipe.scheduler.timesteps.detach().cpu())
-    except (TypeError, ValueError) as problem:
-        kind = type(pipe).__name__
-        raise ModelError(f"{kind}: it cannot be called with a prompt alone ({problem}). Load a text-to-image pipeline.") from problem
+    except (AttributeError, TypeError, ValueError) as problem:
+        raise ModelError(
+            f"{type(pipe).__name__}: it fails before its first denoising step ({problem}). Load a text-to-image pipeline that can be "
+            f"called with a prompt alone."
+        ) from problem
     raise ModelError(f"{type(pipe).__name__}: it does not call its {type(denoiser).__name__}. Load a text-to-image pipeline.")
+
+
+@contextmanager
+def _silent(pipe: DiffusionPipeline) -> Iterator[None]:
+    """No progress bar, which would stand still."""
+    own = getattr(pipe, "_progress_bar_config", {})
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**own)
 
 
 def run(pipe: Any, texts: Sequence[str], **options: Any) -> Any:
@@ -164,7 +176,7 @@ def layout_of(pipe: DiffusionPipeline) -> Layout:
     Raises:
         ModelError: the denoiser does not take what the method needs.
     """
-    two, three = first_call(pipe, ["a", "b"], 2), first_call(pipe, ["a", "b", "c"], 2)
+    two, three = first_call(pipe, ["a", "b"], 2), first_call(pipe, ["a", "b", "c"], 5)
     sample: Key = (next(name for name in inspect.signature(type(denoiser_of(pipe)).forward).parameters if name != "self"),)
     per_prompt = frozenset(
         key
@@ -177,8 +189,12 @@ def layout_of(pipe: DiffusionPipeline) -> Layout:
             f"needed are samples, timestep and encoder_hidden_states."
         )
     timestep = torch.as_tensor(two.arguments[_TIMESTEP])
-    first = float(two.timesteps[0])
-    scale = 1.0 if float(timestep.flatten()[0]) == first else float(timestep.flatten()[0]) / first
+    scale, again = (float(torch.as_tensor(call.arguments[_TIMESTEP]).flatten()[0]) / float(call.timesteps[0]) for call in (two, three))
+    if not scale or not math.isclose(scale, again, rel_tol=1e-2):
+        raise ModelError(
+            f"{type(pipe).__name__}: its denoiser is told another time than a multiple of the scheduler's timestep. Such models (Lumina is "
+            f"one) are not supported."
+        )
     shape = tuple(two.arguments[sample].shape[1:])
     return Layout(sample, shape, per_prompt - {sample, _TIMESTEP}, scale, timestep.ndim > 0, timestep.dtype)
 

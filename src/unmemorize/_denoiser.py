@@ -64,6 +64,15 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(getattr(module, "base_layer", module), nn.Linear)
 
 
+def adapters_of(layer: nn.Module) -> str:
+    """How the LoRAs of a linear layer are used, as text; empty without."""
+    if not hasattr(layer, "base_layer"):
+        return ""
+    found: Any = layer
+    strengths = {name: found.scaling[name] for name in sorted(found.scaling)}
+    return f" active {found.active_adapters}, merged {found.merged_adapters}, disabled {found.disable_adapters}, strengths {strengths}"
+
+
 def weights_of(layer: nn.Module) -> dict[str, Tensor]:
     """Weight, bias if any, and what a loaded LoRA adds to a linear layer, by name; also where accelerate keeps them elsewhere."""
     base: Any = getattr(layer, "base_layer", layer)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,28 @@ def atomic_write(path: Path, content: bytes | str, error: type[UnmemorizeError] 
         if partial is not None:
             Path(partial).unlink(missing_ok=True)
         raise error(f"{path}: cannot be written ({problem.strerror or problem}). Free some space or choose another place.") from problem
+
+
+@contextmanager
+def whole_folder(folder: Path, error: type[UnmemorizeError]) -> Iterator[Path]:
+    """A folder to fill, which becomes ``folder`` when the context ends, and is deleted when it ends by an exception.
+
+    Raises:
+        UnmemorizeError: the given ``error``: it cannot be written.
+    """
+    partial: str | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
+        yield Path(partial)
+        Path(partial).chmod(0o755)
+        Path(partial).rename(folder)
+    except BaseException as problem:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(problem, OSError):
+            raise error(f"{folder}: cannot be written ({problem}). Free some space or choose another place.") from problem
+        raise
 
 
 def safetensors_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

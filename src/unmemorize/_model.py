@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unmemorize._conditioning import Conditioning, Layout, first_call, layout_of
-from unmemorize._denoiser import denoiser_of, uncompiled, weights_of
+from unmemorize._denoiser import adapters_of, denoiser_of, uncompiled, weights_of
 from unmemorize._errors import ModelError
 from unmemorize._sampler import sampler
 from unmemorize._value_layers import find_value_layers
@@ -25,7 +25,7 @@ from unmemorize._value_layers import find_value_layers
 class Model:
     """A text-to-image pipeline with the few operations that localization needs.
 
-    Making one costs next to nothing: it holds the pipeline and changes nothing in it.
+    Making one reads the weights of the value layers once, to see that they are finite; it changes nothing in the pipeline.
 
     Args:
         pipe: a loaded pipeline whose denoiser reads text by cross-attention or joint attention.
@@ -101,15 +101,16 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the paths, shapes and weights of all value layers, in float16, so that loading in half precision changes nothing.
+        """SHA-256 over the paths, shapes and weights of all value layers, in float16, so that loading in float16 changes nothing.
 
-        A LoRA that is loaded into value layers counts.
+        A model in bfloat16 has another one, since its weights are rounded otherwise. A LoRA that is loaded into value layers counts, with
+        its strength, and whether it is enabled.
         """
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for path, layer in sorted(self.value_layers.items()):
                 weights = weights_of(layer)
-                digest.update(f"{path} {tuple(weights['weight'].shape)}\n".encode())
+                digest.update(f"{path} {tuple(weights['weight'].shape)}{adapters_of(layer)}\n".encode())
                 for tensor in weights.values():
                     digest.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
             self._fingerprint = digest.hexdigest()
@@ -119,12 +120,12 @@ class Model:
         """Whether a fingerprint is this model's; an empty one, of published files that name no weights, says nothing and passes."""
         return not fingerprint or fingerprint == self.fingerprint
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """What the denoiser is given for these prompts, encoded, padded and cut as the pipeline does for generation."""
         return self.layout.conditioning(first_call(self.pipe, texts, 2))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_empty(self) -> Conditioning:
         """What classifier-free guidance sets against a prompt.
 
@@ -161,7 +162,8 @@ class Model:
 
         Args:
             latents, timestep, text: what the denoiser sees.
-            gradient: keep what a backward pass needs; without, inference mode.
+            gradient: keep what a backward pass needs. Without, it is no inference mode either: weights that an offloaded pipeline moves
+                meanwhile could not be differentiated afterwards.
 
         Raises:
             ModelError: the output is not finite.
@@ -172,7 +174,7 @@ class Model:
             "timestep": time.to(layout.dtype).expand(len(latents)) if layout.repeated else time.to(layout.dtype),
             "return_dict": False,
         }
-        with torch.inference_mode(not gradient), uncompiled(self.pipe):
+        with torch.set_grad_enabled(gradient), uncompiled(self.pipe):
             output: Tensor = self.denoiser(self.as_given(latents), **arguments)[0].float()
         output = unpack(output) if layout.packed else output
         if not bool(torch.isfinite(output).all()):
@@ -184,9 +186,6 @@ class Model:
 
         For a model that predicts noise it is the paper's: predicted minus initial noise. For others the negative of the clean image that
         the prediction implies.
-
-        Raises:
-            ModelError: what the model predicts is unknown.
         """
         scheduler = self._sampler
         noise = latents.float()
@@ -199,9 +198,7 @@ class Model:
         signal = float(scheduler.alphas_cumprod[int(timestep)])
         if kind == "v_prediction":
             return math.sqrt(1 - signal) * prediction - math.sqrt(signal) * noise
-        if kind == "sample":
-            return -prediction
-        raise ModelError(f"prediction type {kind}: unknown. Known are epsilon, v_prediction, sample and flow matching.")
+        return -prediction
 
 
 _REVISION, _VARIANT = "_unmemorize_revision", "_unmemorize_variant"
@@ -260,7 +257,7 @@ def load_pipeline(
         pipe: Any = DiffusionPipeline.from_pretrained(
             model, dtype=dtypes[dtype], revision=revision, variant=variant, local_files_only=local_files_only, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as problem:
         reason = str(problem).strip().split("\n")[0]
         way_out = "Give a Hub id, a diffusers folder with safetensors, or testbed."
         if "safetensors" in reason and Path(model).is_dir() and any(Path(model).rglob("*.bin")):

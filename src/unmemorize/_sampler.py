@@ -10,18 +10,23 @@ from diffusers import DDIMScheduler
 
 from unmemorize._errors import ModelError
 
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
 
 def sampler(pipe: Any) -> Any:
     """A scheduler of its own: the pipeline's for flow matching, else DDIM with the noise schedule that the pipeline's is configured with.
 
     Raises:
-        ModelError: the scheduler is neither.
+        ModelError: the scheduler is neither, or what the model predicts is unknown.
     """
     if type(pipe.scheduler).__name__.startswith("FlowMatch"):
         return type(pipe.scheduler).from_config(pipe.scheduler.config)
     if not hasattr(pipe.scheduler, "alphas_cumprod"):
         raise ModelError(f"{type(pipe.scheduler).__name__}: neither flow matching nor a diffusion over steps. Set another scheduler.")
     config = dict(pipe.scheduler.config)
+    if (kind := config.get("prediction_type", "epsilon")) not in _PREDICTIONS:
+        raise ModelError(f"prediction type {kind}: unknown. Known are {', '.join(_PREDICTIONS)} and flow matching.")
+    config.setdefault("clip_sample", False)  # DDIM would clip latents to [-1, 1] where the loaded scheduler has no such option
     if "variance_type" in config:
         config["variance_type"] = "fixed_small"  # DDIM has no use for a learned one, which pipelines then take away
     return DDIMScheduler.from_config(config)

@@ -74,11 +74,6 @@ class Probe:
         """The same with only some of the seeds."""
         return replace(self, latents=self.latents[seeds])
 
-    def differentiable(self) -> Probe:
-        """The same in tensors that a backward pass accepts."""
-        empty = None if self.empty is None else self.empty.clone()
-        return replace(self, latents=self.latents.clone(), text=self.text.clone(), empty=empty)
-
 
 def make_probe(model: Model, text: Conditioning, settings: NoiseSettings) -> Probe:
     """The probe for an encoded prompt."""
@@ -90,8 +85,7 @@ def make_probe(model: Model, text: Conditioning, settings: NoiseSettings) -> Pro
 def noise_differences(model: Model, probe: Probe, guidance: float = 0.0, *, gradient: bool = False) -> Tensor:
     """Predicted minus initial noise, rescaled to [0, 1] per sample and channel, float32 of shape (seeds, C, H, W); one denoiser pass.
 
-    For models that do not predict noise see `Model.difference`. With ``gradient`` it can be differentiated; the probe must not come from
-    inference mode then.
+    For models that do not predict noise see `Model.difference`. With ``gradient`` it can be differentiated.
     """
     count = len(probe.latents)
     text = probe.text if len(probe.text) == count else probe.text.take([0] * count)

@@ -6,6 +6,7 @@ Paper: section 3 (value layers of the cross-attention); the layers searched by d
 from __future__ import annotations
 
 import fnmatch
+import inspect
 
 from torch import nn
 
@@ -33,8 +34,8 @@ def find_value_layers(denoiser: nn.Module) -> dict[str, nn.Linear]:
     """All value layers by dotted path, in the order in which the denoiser runs them.
 
     These are ``attn2.to_v`` of cross-attentions (an ``attn2`` that attends to the image itself is none), ``add_v_proj`` of attentions that
-    add text to the image (DeepFloyd IF) or join both (Stable Diffusion 3, Flux), and in single-stream blocks ``attn.to_v``, whose neurons
-    count for the text tokens only, see `text_rows_only`.
+    add text to the image (DeepFloyd IF) or join both (Stable Diffusion 3, Flux), and in single-stream blocks that are given text and image
+    apart (Flux) ``attn.to_v``, whose neurons count for the text tokens only, see `text_rows_only`.
 
     Raises:
         ModelError: there is none.
@@ -46,7 +47,10 @@ def find_value_layers(denoiser: nn.Module) -> dict[str, nn.Linear]:
             return any(fnmatch.fnmatchcase(name, pattern) for pattern in _named)
         if name.endswith(_CROSS):
             return bool(getattr(denoiser.get_submodule(name.removesuffix(".to_v")), "is_cross_attention", True))
-        return name.rpartition(".")[2] == _ADDED or text_rows_only(name)
+        if text_rows_only(name):  # a block that is given both as one may have more in front than the text
+            block = denoiser.get_submodule(name.removesuffix(".attn.to_v"))
+            return "encoder_hidden_states" in inspect.signature(block.forward).parameters
+        return name.rpartition(".")[2] == _ADDED
 
     found = {name: module for name, module in modules.items() if is_value_layer(name)}
     if not found:

@@ -5,7 +5,7 @@ from diffusers import DiffusionPipeline
 
 from conftest import make_pipeline
 from unmemorize import ClipAlignment, ExportError, GenerationSettings, Model, NeuronFile, Neurons, Run
-from unmemorize.export import write_card
+from unmemorize.export import model_card
 from unmemorize.metrics import BundledDescriptor
 from unmemorize.report import read_results, summary_table
 from unmemorize.runs import ImageSet, NeuronSet, evaluate_all, generate_all
@@ -18,25 +18,24 @@ def neurons_of(pipe: DiffusionPipeline) -> NeuronFile:
 
 def test_a_card_says_what_was_done(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: openrail\n---\n")
-    path = write_card(tmp_path / "out", neurons_of(make_pipeline()), base=tmp_path)
-    text = path.read_text()
+    text = model_card(neurons_of(make_pipeline()), base=tmp_path)
     header = text.split("---\n")[1]
     assert "license: openrail\n" in header
     assert "library_name: diffusers\n" in header
     assert "- memorized: 1\n" in text
     assert "Before and after" not in text
-    assert "license: other\n" in write_card(tmp_path / "out", neurons_of(make_pipeline())).read_text()
+    assert "license: other\n" in model_card(neurons_of(make_pipeline()))
 
 
 def test_the_numbers_of_a_run_go_into_it(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="unmemorize evaluate RUN"):
-        write_card(tmp_path, neurons_of(planted), run=run)
+        model_card(neurons_of(planted), run=run)
     for name in ("original", "refined"):
         generate_all(run, planted, ImageSet(neurons=NeuronSet.parse(name)), GenerationSettings(images=2, steps=2))
         evaluate_all(run, name, descriptor=BundledDescriptor(), alignment=ClipAlignment())
     table = summary_table(read_results(run), None)
     run.write("metrics.json", table.to_json())
-    text = write_card(tmp_path, neurons_of(planted), run=run).read_text()
+    text = model_card(neurons_of(planted), run=run)
     assert "## Before and after" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert any(line.startswith("| copy score") and "[" in line for line in rows)

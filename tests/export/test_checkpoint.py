@@ -10,9 +10,10 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from architectures import ARCHITECTURES, make
-from unmemorize import ExportError, Model, NeuronError, NeuronFile, Neurons, bake, load_pipeline, switched_off
+from unmemorize import ExportError, Model, NeuronError, NeuronFile, Neurons, bake, export_lora, load_pipeline, switched_off
 from unmemorize._value_layers import text_rows_only
-from unmemorize.export import changes
+from unmemorize.export import changes, folder_of
+from unmemorize.export._rows import differing_rows
 
 
 def saved(name: str, folder: Path) -> Any:
@@ -45,9 +46,9 @@ def test_a_baked_model_is_the_switched_off_one(name: str, scale: float, tmp_path
         torch.testing.assert_close(prediction(plain), expected)
     else:
         assert torch.equal(prediction(plain), expected)
-    found = list(changes(tmp_path / "baked", tmp_path / "base", Model(pipe)))
-    assert Neurons.of(neuron for change in found for neuron in change.neurons) == neurons.neurons
-    assert all(change.neurons for change in found)
+    found = list(changes(tmp_path / "baked", tmp_path / "base", Model(pipe), neurons))
+    assert {change.key.removesuffix(".weight") for change in found if change.key.endswith(".weight")} == set(neurons.neurons.layers)
+    assert all(change.asked and change.rows == (1, 3) for change in found)
     assert NeuronFile.load(tmp_path / "baked" / "unmemorize_neurons.json") == neurons
 
 
@@ -96,7 +97,61 @@ def test_pickles_stay_behind(tmp_path: Path) -> None:
     (tmp_path / "base" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"code")
     bake(pipe, some_neurons(pipe), tmp_path / "baked")
     assert not list((tmp_path / "baked").rglob("*.bin"))
-    assert all(change.neurons for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe)))
+    assert all(change.asked for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)))
+
+
+def test_the_whole_model_in_one_file_stays_behind(tmp_path: Path) -> None:
+    """Repositories keep one beside the folders of the components; it would have the neurons on."""
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    save_file({"a": torch.ones(2)}, tmp_path / "base" / "v1-5-pruned.safetensors")
+    bake(pipe, some_neurons(pipe), tmp_path / "baked")
+    assert not list((tmp_path / "baked").glob("*.safetensors"))
+    assert all(change.asked for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)))
+
+
+@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["scale_rows", "shutil.copytree"])
+def test_nothing_half_edited_is_left(problem: BaseException, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+
+    def fail(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(f"unmemorize.export._checkpoint.{where}", fail)
+    expected = ExportError if isinstance(problem, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        bake(pipe, some_neurons(pipe), tmp_path / "baked")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_folder_of_other_weights_is_refused(tmp_path: Path) -> None:
+    """The folder that a pipeline names may hold another revision, or its denoiser may have been exchanged."""
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    make("Stable Diffusion", seed=1).save_pretrained(tmp_path / "base")
+    with pytest.raises(ExportError, match="is not what the loaded model has there"):
+        bake(pipe, some_neurons(pipe), tmp_path / "baked")
+    assert not (tmp_path / "baked").exists()
+
+
+def test_the_folder_is_that_of_the_loaded_revision(tmp_path: Path) -> None:
+    """A pipeline from the Hub names its id; its denoiser knows the folder in the cache."""
+    pipe = saved("Stable Diffusion", tmp_path / "snapshots" / "abc")
+    pipe.register_to_config(_name_or_path="someone/model")
+    assert folder_of(Model(pipe)) == tmp_path / "snapshots" / "abc"
+    pipe.unet.register_to_config(_name_or_path=str(tmp_path / "elsewhere" / "unet"))
+    with pytest.raises(ExportError, match="someone/model: has no files here"):
+        folder_of(Model(pipe))
+
+
+def test_a_loaded_lora_is_refused(tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    export_lora(pipe, some_neurons(pipe), tmp_path / "lora")
+    pipe.load_lora_weights(tmp_path / "lora")
+    neurons = some_neurons(pipe)
+    with pytest.raises(ExportError, match="a LoRA is loaded"):
+        bake(pipe, neurons, tmp_path / "baked")
+    with pytest.raises(ExportError, match="a LoRA is loaded"):
+        export_lora(pipe, neurons, tmp_path / "second")
 
 
 def test_baking_refuses(tmp_path: Path) -> None:
@@ -132,7 +187,7 @@ def test_verify_tells_an_edit_from_anything_else(cli: Cli, tmp_path: Path) -> No
     assert card.startswith("---\n")
     assert "it is no proof of erasure" in " ".join(card.split())
     code, out, _ = cli("verify", tmp_path / "baked", tmp_path / "base")
-    assert (code, "14 neurons changed, and nothing else" in out) == (0, True)
+    assert (code, "14 neurons changed as they should be, and nothing else" in out) == (0, True)
     code, out, _ = cli("verify", tmp_path / "n.json", tmp_path / "base")
     assert (code, "whose fingerprint fits" in out) == (0, True)
     make("Stable Diffusion", seed=1).save_pretrained(tmp_path / "foreign")
@@ -144,7 +199,7 @@ def test_verify_tells_an_edit_from_anything_else(cli: Cli, tmp_path: Path) -> No
     weights["conv_in.weight"][0, 0] += 1
     save_file(weights, file, {"format": "pt"})
     code, out, err = cli("verify", tmp_path / "baked", tmp_path / "base")
-    assert (code, "changes more than the 14 neurons" in err, "not a neuron" in out) == (1, True, True)
+    assert (code, "with the 14 neurons off that it names" in err, "conv_in.weight" in out) == (1, True, True)
     shutil.rmtree(tmp_path / "baked")
     bake(pipe, neurons, tmp_path / "baked")
     config = tmp_path / "baked" / "unet" / "config.json"
@@ -152,6 +207,52 @@ def test_verify_tells_an_edit_from_anything_else(cli: Cli, tmp_path: Path) -> No
     (tmp_path / "baked" / "more.txt").write_text("x")
     code, out, _ = cli("verify", tmp_path / "baked", tmp_path / "base")
     assert (code, "unet/config.json" in out, "more.txt" in out) == (1, True, True)
+
+
+def damaged(weights: dict[str, torch.Tensor], path: str, kind: str) -> dict[str, torch.Tensor]:
+    """Weights of a baked model after something was done to them."""
+    if kind == "other values":
+        weights[f"{path}.weight"][1] = 123
+    elif kind == "half of it":
+        weights[f"{path}.weight"][3] = 1
+    elif kind == "another type":
+        weights["conv_in.weight"] = weights["conv_in.weight"].half()
+    elif kind == "a single value":
+        weights["a_scale"] += 1
+    elif kind == "not a number":
+        weights["conv_in.bias"][0] = float("nan")
+    return weights
+
+
+@pytest.mark.parametrize("kind", ["other values", "half of it", "another type", "a single value", "not a number", "metadata", "nothing"])
+def test_changes_are_held_against_the_neuron_file(kind: str, tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    neurons = some_neurons(pipe)
+    path = next(iter(neurons.neurons.layers))
+    base = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({**load_file(base), "a_scale": torch.tensor(1.0)}, base, {"format": "pt"})
+    bake(pipe, neurons, tmp_path / "baked")
+    file = tmp_path / "baked" / "unet" / "diffusion_pytorch_model.safetensors"
+    more = {"more": "text"} if kind == "metadata" else {}
+    save_file(damaged(load_file(file), path, kind), file, {"format": "pt", **more})
+    found = [change for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), neurons) if not change.asked]
+    assert len(found) == (kind != "nothing")
+
+
+def test_an_unedited_folder_is_no_edit(tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    neurons = some_neurons(pipe)
+    found = list(changes(tmp_path / "base", tmp_path / "base", Model(pipe), neurons))
+    assert len(found) == len(neurons.neurons.layers)
+    assert not any(change.asked or change.rows for change in found)
+
+
+def test_differing_rows_are_told_bit_by_bit() -> None:
+    one = torch.tensor([[1.0, float("nan")], [0.0, 2.0]])
+    assert differing_rows(one, one.clone()) == []
+    assert differing_rows(one, torch.tensor([[1.0, float("nan")], [-0.0, 2.0]])) == [1]
+    assert differing_rows(torch.tensor(1), torch.tensor(2)) == [0]
+    assert differing_rows(torch.empty(0, 3), torch.empty(0, 3)) == []
 
 
 def test_a_neuron_file_names_the_revision(tmp_path: Path) -> None:

@@ -27,6 +27,37 @@ def test_value_layers_are_found_by_their_values(tmp_path: Path) -> None:
         export_single_file(pipe, neurons, tmp_path / "one.safetensors", tmp_path / "edited.safetensors")
     with pytest.raises(ExportError, match="0 times instead of once"):
         export_single_file(pipe, neurons, tmp_path / "edited.safetensors", tmp_path / "twice.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "edited.safetensors", "one.safetensors"]
     (tmp_path / "bad.safetensors").write_bytes(b"\x10" + bytes(30))
     with pytest.raises(ExportError, match="cannot be read as safetensors"):
         export_single_file(pipe, neurons, tmp_path / "bad.safetensors", tmp_path / "twice.safetensors")
+
+
+def test_values_behind_queries_and_keys(tmp_path: Path) -> None:
+    """The original layout of Stable Diffusion 3 and Flux has the three projections as one tensor."""
+    pipe = saved("Stable Diffusion 3", tmp_path / "base")
+    neurons = some_neurons(pipe)
+    weights, before = pipe.transformer.state_dict(), {}
+    for number, path in enumerate(neurons.neurons.layers):
+        for kind in ("weight", "bias"):
+            parts = [weights[path.replace("add_v_proj", f"add_{letter}_proj") + f".{kind}"] for letter in "qkv"]
+            before[f"joint_blocks.{number}.context_block.attn.qkv.{kind}"] = torch.cat(parts)
+    save_file(before, tmp_path / "one.safetensors")
+    export_single_file(pipe, neurons, tmp_path / "one.safetensors", tmp_path / "edited.safetensors")
+    after = load_file(tmp_path / "edited.safetensors")
+    for key, value in before.items():
+        value[[2 * len(value) // 3 + 1, 2 * len(value) // 3 + 3]] = 0
+        assert torch.equal(after[key], value)
+
+
+def test_nothing_half_edited_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    save_file(pipe.unet.state_dict(), tmp_path / "one.safetensors")
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unmemorize.export._single_file.scale_rows", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export_single_file(pipe, some_neurons(pipe), tmp_path / "one.safetensors", tmp_path / "edited.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "one.safetensors"]

@@ -81,15 +81,20 @@ def _loading_options(
 
 
 def takes_model(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that load a model, in place of its first parameter ``pipe``; it is called with the loaded pipeline."""
+    """Give a command the options that load a model, in place of its first parameter ``pipe``; it is called with the loaded pipeline.
+
+    An option that the command declares itself, such as ``model`` as an argument, takes the place of the common one, and it gets it, too.
+    """
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     loading = list(inspect.signature(_loading_options, eval_str=True).parameters.values())
 
     def run(**arguments: Any) -> None:
-        options = {parameter.name: arguments.pop(parameter.name) for parameter in loading}
-        command(_loading_options(**options), **arguments)
+        options = {parameter.name: arguments[parameter.name] for parameter in loading}
+        command(_loading_options(**options), **{parameter.name: arguments[parameter.name] for parameter in own})
 
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *loading)]
+    named = {parameter.name for parameter in own}
+    common = [parameter for parameter in loading if parameter.name not in named]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *common)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__name__, run.__doc__ = command.__name__, command.__doc__

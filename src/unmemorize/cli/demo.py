@@ -30,7 +30,7 @@ def command(
     full: Annotated[
         bool, typer.Option("--full", help="Also make the statistics and the threshold again, instead of using those in the package.")
     ] = False,
-    images: Annotated[int, typer.Option(min=2, help="Images per prompt.")] = 3,
+    images: Annotated[int, typer.Option(min=2, help="Images per prompt.")] = 2,
 ) -> None:
     """The whole method on the bundled model: find memorized prompts, localize their neurons, switch them off, show what is left.
 

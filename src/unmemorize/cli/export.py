@@ -10,7 +10,7 @@ from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
 from unmemorize._upstream import export_results
 from unmemorize.cli._common import RunArgument, console, takes_model
-from unmemorize.export import LoraLayout, bake, export_lora, export_single_file, folder_of, write_card
+from unmemorize.export import LoraLayout, bake, export_lora, export_single_file, folder_of, model_card
 from unmemorize.runs import Run
 
 app = typer.Typer(help="Write what was found in forms that other programs load.", no_args_is_help=True)
@@ -34,9 +34,8 @@ def checkpoint(
     A model card (README.md) and the neuron file go with it. See unmemorize verify.
     """
     given = NeuronFile.load(neurons)
-    folder = bake(pipe, given, output)
-    card = write_card(folder, given, base=folder_of(Model(pipe)), run=Run.load(run) if run else None)
-    console.print(f"{len(given.neurons)} neurons off: {folder}, {card.name}")
+    card = model_card(given, base=folder_of(Model(pipe)), run=Run.load(run) if run else None)
+    console.print(f"{len(given.neurons)} neurons off: {bake(pipe, given, output, card=card)}")
 
 
 @app.command("single-file")
@@ -63,9 +62,8 @@ def lora(
 ) -> None:
     """A LoRA for load_lora_weights: at strength 1 the neurons are off, at 0 on. A model card goes with it."""
     given = NeuronFile.load(neurons)
-    file = export_lora(pipe, given, output, layout=layout)
-    write_card(output, given, run=Run.load(run) if run else None, lora=True)
-    console.print(f"{len(given.neurons)} neurons off at strength 1: {file}")
+    card = model_card(given, run=Run.load(run) if run else None, lora=True)
+    console.print(f"{len(given.neurons)} neurons off at strength 1: {export_lora(pipe, given, output, layout=layout, card=card)}")
 
 
 @app.command("upstream-csv")

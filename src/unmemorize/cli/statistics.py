@@ -30,7 +30,8 @@ def command(
     """Step 1: how strongly each value neuron answers to prompts that are not memorized.
 
     Give many ordinary captions (the paper takes 50,000); neurons that answer far more strongly to one prompt are candidates later.
-    Only the text encoder and the value layers run, and any number of prompts fits into memory.
+    Where the value layers read the text itself (Stable Diffusion), only they and the text encoder run; other models run their denoiser once
+    per prompt, or up to the first of these layers. Any number of prompts fits into memory.
     """
     if prompts is None and not is_bundled(pipe):
         raise PromptError("no prompts given. Name a prompt file with --prompts.")

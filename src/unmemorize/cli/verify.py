@@ -4,46 +4,45 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from unmemorize._errors import ExportError
-from unmemorize._model import Model, load_pipeline
-from unmemorize._neurons import NeuronFile, Neurons
-from unmemorize.cli._common import console
+from unmemorize._model import Model
+from unmemorize._neurons import NeuronFile
+from unmemorize.cli._common import console, takes_model
 from unmemorize.export import NEURONS, changes, folder_of, read_lora
 
 
+@takes_model
 def command(
+    pipe: DiffusionPipeline,
     artefact: Annotated[Path, typer.Argument(help="Edited folder, LoRA (.safetensors) or neuron file (.json).", show_default=False)],
-    base: Annotated[str, typer.Argument(help="The model it was made from: Hub id, folder, or testbed.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(metavar="BASE", help="The model it was made from: Hub id, folder, or testbed.", show_default=False)
+    ],
 ) -> None:
     """See that an artefact belongs to a model, and list what an edited checkpoint changes in it.
 
-    Exit code 1 when an edited folder differs from its base in anything but the rows of its neurons.
+    Exit code 1 when an edited folder differs from its base in anything but the rows of its neurons, or these have not the values that they
+    should.
     """
-    model = Model(load_pipeline(base, device="cpu"))
+    base = Model(pipe)
     if not artefact.is_dir():
         given = read_lora(artefact) if artefact.suffix == ".safetensors" else NeuronFile.load(artefact)
-        given.check(model)
-        console.print(f"{artefact}: {len(given.neurons)} neurons of {model.name}, whose fingerprint fits")
+        given.check(base)
+        console.print(f"{artefact}: {len(given.neurons)} neurons of {base.name}, whose fingerprint fits")
         return
     given = NeuronFile.load(artefact / NEURONS)
-    given.check(model)
-    found = list(changes(artefact, folder_of(model), model))
+    given.check(base)
+    found = list(changes(artefact, folder_of(base), base, given))
     table = Table(pad_edge=False)
-    for heading in ("file", "tensor", "rows", ""):
+    for heading in ("file", "tensor", "rows that differ", ""):
         table.add_column(heading, overflow="fold")
     for change in found:
-        rows = ", ".join(map(str, change.rows)) or "all"
-        table.add_row(change.file, change.key, rows, "" if change.neurons else "not a neuron")
+        rows = ", ".join(map(str, change.rows)) or ("all" if not change.key else "")
+        table.add_row(change.file, change.key, rows, "" if change.asked else "not what the neuron file says")
     console.print(table)
-    edited = Neurons.of(neuron for change in found for neuron in change.neurons)
-    foreign = [change for change in found if not change.neurons]
-    if foreign or edited - given.neurons:
-        raise ExportError(
-            f"{artefact}: it changes more than the {len(given.neurons)} neurons that it names. Do not trust it as an edit of {base}."
-        )
-    silent = len(given.neurons - edited)
-    console.print(
-        f"{len(edited)} neurons changed, and nothing else" + (f"; {silent} more have the same weights as before" if silent else "")
-    )
+    if not all(change.asked for change in found):
+        raise ExportError(f"{artefact}: it is not {model} with the {len(given.neurons)} neurons off that it names; see the table.")
+    console.print(f"{len(given.neurons)} neurons changed as they should be, and nothing else")

@@ -10,34 +10,30 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unmemorize._errors import ExportError
-from unmemorize._files import atomic_write, read_json
+from unmemorize._files import read_json
 from unmemorize._neurons import NeuronFile
 from unmemorize.export._checkpoint import CARD
 from unmemorize.runs import Run
 
 
-def write_card(folder: str | Path, neurons: NeuronFile, *, base: Path | None = None, run: Run | None = None, lora: bool = False) -> Path:
-    """Write a model card with a header that the Hub understands.
+def model_card(neurons: NeuronFile, *, base: Path | None = None, run: Run | None = None, lora: bool = False) -> str:
+    """A model card with a header that the Hub understands.
 
     Args:
-        folder: of the checkpoint or LoRA.
         neurons: what is off.
         base: folder of the base model, whose card names its license.
         run: an evaluated run, for the numbers before and after.
         lora: whether it is a LoRA.
 
     Raises:
-        ExportError: the file cannot be written.
-        RunError: the run was not evaluated.
+        ExportError: the run was not evaluated.
     """
     environment = Environment(loader=PackageLoader("unmemorize.export"), undefined=StrictUndefined, autoescape=False)  # Markdown
     table = None if run is None else _table(run)
     text = environment.get_template("card.md.j2").render(
         neurons=neurons, count=len(neurons.neurons), license=_license(base), table=table, lora=lora
     )
-    path = Path(folder) / CARD
-    atomic_write(path, text.rstrip() + "\n", ExportError)
-    return path
+    return text.rstrip() + "\n"
 
 
 def _table(run: Run) -> Mapping[str, Any]:

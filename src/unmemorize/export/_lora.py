@@ -18,7 +18,7 @@ from unmemorize._denoiser import name_of_denoiser, weights_of
 from unmemorize._errors import ExportError, NeuronError
 from unmemorize._files import atomic_write, parse_json, safetensors_bytes
 from unmemorize._neurons import NeuronFile
-from unmemorize.export._checkpoint import exportable
+from unmemorize.export._checkpoint import CARD, exportable
 from unmemorize.export._rows import header
 
 LoraLayout = Literal["diffusers", "kohya"]
@@ -26,7 +26,9 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 """The name under which diffusers looks for them in a folder."""
 
 
-def export_lora(pipe: DiffusionPipeline, neurons: NeuronFile, folder: str | Path, *, layout: LoraLayout = "diffusers") -> Path:
+def export_lora(
+    pipe: DiffusionPipeline, neurons: NeuronFile, folder: str | Path, *, layout: LoraLayout = "diffusers", card: str | None = None
+) -> Path:
     """Write a LoRA that ``pipe.load_lora_weights(folder)`` loads.
 
     Args:
@@ -34,6 +36,7 @@ def export_lora(pipe: DiffusionPipeline, neurons: NeuronFile, folder: str | Path
         neurons: what it switches off at strength 1, to the scale of the file.
         folder: where it goes.
         layout: "diffusers", or "kohya" for other programs (U-Nets without bias only).
+        card: a README.md to go with it, see `model_card`.
 
     Returns:
         The file.
@@ -69,6 +72,8 @@ def export_lora(pipe: DiffusionPipeline, neurons: NeuronFile, folder: str | Path
         metadata["lora_adapter_metadata"] = json.dumps({f"{name}.{key}": value for key, value in config.items()}, sort_keys=True)
     file = Path(folder) / WEIGHTS
     atomic_write(file, safetensors_bytes(tensors, metadata), ExportError)
+    if card is not None:
+        atomic_write(Path(folder) / CARD, card, ExportError)
     return file
 
 

@@ -17,7 +17,7 @@ from unmemorize._errors import ExportError
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def header(path: Path) -> tuple[Mapping[str, Any], int]:
+def header(path: Path) -> tuple[dict[str, Any], int]:
     """What a safetensors file says about its tensors, and where their data begins.
 
     Raises:
@@ -53,12 +53,26 @@ def scale_rows(path: Path, rows: Mapping[str, Sequence[int]], scale: float) -> N
                     file.seek(place)
                     values = torch.frombuffer(bytearray(file.read(size)), dtype=_DTYPES[entries[key]["dtype"]])
                     file.seek(place)
-                    file.write((values * scale + 0.0).view(torch.uint8).numpy().tobytes())  # + 0.0 turns -0.0 into 0.0
+                    file.write(_scaled(values, scale).view(torch.uint8).numpy().tobytes())
     except OSError as problem:
         raise ExportError(f"{path}: cannot be written ({problem.strerror}). Free space, or choose another folder.") from problem
 
 
-def changed_rows(base: Tensor, other: Tensor) -> list[int]:
-    """The rows (of a vector the entries) in which two tensors of one shape differ."""
-    differing = base != other
-    return torch.nonzero(differing.flatten(1).any(1) if base.ndim > 1 else differing).flatten().tolist()
+def with_scaled_rows(tensor: Tensor, rows: Sequence[int], scale: float) -> Tensor:
+    """What `scale_rows` makes of a tensor."""
+    changed = tensor.clone()
+    changed[list(rows)] = _scaled(tensor[list(rows)], scale)
+    return changed
+
+
+def _scaled(values: Tensor, scale: float) -> Tensor:
+    return values * scale + 0.0  # which turns -0.0 into 0.0
+
+
+def differing_rows(base: Tensor, other: Tensor) -> list[int]:
+    """The rows (of a vector the entries, of a single value row 0) in which two tensors of one shape and type differ in any bit."""
+    if not base.numel():
+        return []
+    count = len(base) if base.ndim else 1
+    first, second = (tensor.reshape(count, -1).contiguous().view(torch.uint8) for tensor in (base, other))
+    return torch.nonzero((first != second).any(1)).flatten().tolist()

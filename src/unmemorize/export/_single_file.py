@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
+from torch import Tensor
 
 from unmemorize._denoiser import weights_of
 from unmemorize._errors import ExportError
@@ -19,13 +23,14 @@ from unmemorize.export._rows import header, scale_rows
 def export_single_file(pipe: DiffusionPipeline, neurons: NeuronFile, base: str | Path, output: str | Path) -> Path:
     """Copy a single-file checkpoint of the model and multiply the rows of the neurons in it by the file's scale.
 
-    The tensors are found by their values, so the file may name them as it likes (the original layout of Stable Diffusion, for instance).
+    The tensors are found by their values, so the file may name them as it likes (the original layout of Stable Diffusion, for instance),
+    and may hold queries, keys and values as one tensor (those of Stable Diffusion 3 and Flux).
 
     Args:
         pipe: the model, loaded from a diffusers folder with the same weights.
         neurons: what to switch off.
         base: the single file (safetensors).
-        output: where the copy goes.
+        output: where the copy goes; it is there when it is whole.
 
     Raises:
         ExportError: the file does not hold the layer's weights, or holds them twice; it cannot be read or written.
@@ -35,23 +40,37 @@ def export_single_file(pipe: DiffusionPipeline, neurons: NeuronFile, base: str |
     if output.exists():
         raise ExportError(f"{output}: exists already. Choose another file, or delete it first.")
     entries, _ = header(base)
-    keys = {}
+    rows = {}
     with safe_open(base, framework="pt") as file:
-        for path in neurons.neurons.layers:
+        for path, indices in neurons.neurons.layers.items():
             for name, weights in weights_of(model.value_layers[path]).items():
-                expected = weights.detach().cpu()
-                shaped = [key for key, entry in entries.items() if entry.get("shape") == list(expected.shape)]
-                found = [key for key in shaped if torch.equal(file.get_tensor(key).to(expected.dtype), expected)]
+                found = list(_places(file, entries, weights.detach().cpu()))
                 if len(found) != 1:
                     raise ExportError(
                         f"{base}: it holds the {name} of {path} {len(found)} times instead of once. Load the model from a folder with the "
                         f"same weights, in the same precision (--dtype)."
                     )
-                keys[found[0]] = neurons.neurons.layers[path]
+                key, first = found[0]
+                rows[key] = [first + index for index in indices]
+    partial = output.with_name(f".{output.name}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base, output)
+        shutil.copyfile(base, partial)
+        scale_rows(partial, rows, neurons.scale)
+        os.replace(partial, output)
     except OSError as problem:
         raise ExportError(f"{output}: cannot be written ({problem.strerror}). Free space, or choose another place.") from problem
-    scale_rows(output, keys, neurons.scale)
+    finally:
+        partial.unlink(missing_ok=True)
     return output
+
+
+def _places(file: Any, entries: dict[str, Any], expected: Tensor) -> Iterator[tuple[str, int]]:
+    """The tensors that hold these values, as a whole or behind those of queries and keys, and the row where they begin."""
+    out, *features = expected.shape
+    for key, entry in entries.items():
+        for first in (0, 2 * out):
+            if entry.get("shape") == [first + out, *features]:
+                there = file.get_tensor(key)[first:].to(expected.dtype)
+                if torch.equal(there, expected):
+                    yield key, first

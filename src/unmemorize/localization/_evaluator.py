@@ -113,12 +113,12 @@ class Evaluator:
         """
         places = list(range(len(self._kept)))
         blocked, _ = self._blocked(neurons, places)
-        with torch.inference_mode(False), torch.enable_grad(), _frozen(self._model.denoiser):
-            return self._effects(neurons, places, blocked.clone().requires_grad_())
+        with torch.enable_grad(), _frozen(self._model.denoiser):
+            return self._effects(neurons, places, blocked.requires_grad_())
 
     def _effects(self, neurons: Neurons, places: list[int], blocked: Tensor) -> dict[tuple[str, int], float]:
         (pull,) = torch.autograd.grad(self._scores(places, blocked).mean(), blocked)
-        model, probe = self._model, self._probe.differentiable()
+        model, probe = self._model, self._probe
         gates = {path: torch.ones(model.widths[path], device=model.device, dtype=model.dtype) for path in neurons.layers}
         for path, indices in neurons.layers.items():
             gates[path][list(indices)] = self._settings.scale

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
@@ -54,10 +55,11 @@ def localize(
     return localize_prompt(Model(pipe), as_prompt(prompt), statistics, threshold, settings)
 
 
+@torch.inference_mode(False)
 def localize_prompt(
     model: Model, prompt: Prompt, statistics: Statistics, threshold: Threshold, settings: LocalizationSettings
 ) -> Localization:
-    """`localize` for a `Model`, whose weights are looked at once for many prompts."""
+    """`localize` for a `Model`, whose weights are looked at once for many prompts; no inference mode, since it differentiates."""
     work = Work()
     searched = select_value_layers(model.value_layers, settings.layers)
     statistics.check(model, searched)

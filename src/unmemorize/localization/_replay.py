@@ -98,8 +98,8 @@ def plan_for(denoiser: nn.Module, layers: Sequence[str], forward: Callable[[], o
 def _state(denoiser: nn.Module) -> Hashable:
     first = next(denoiser.parameters())
     hooks = [
-        (name, type(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks), id(vars(module).get("forward")))
-        for name, module in denoiser.named_modules()
+        (name, type(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks), id(vars(module).get("forward")) if name else 0)
+        for name, module in denoiser.named_modules()  # the forward of the denoiser itself is never replayed, and model offload renews it
     ]
     return first.device, first.dtype, tuple(hooks)
 
