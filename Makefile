@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench evaluation
+.PHONY: demo test test-slow lint bench bench-scale evaluation
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
@@ -22,6 +22,10 @@ bench: .venv/user
 	mkdir -p work
 	$(BIN)/python benchmarks/localization.py --full-size --json work/bench.json
 	$(BIN)/python benchmarks/performance.py work/bench.json
+
+bench-scale: .venv/user
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/scale.py
 
 evaluation: .venv/user
 	$(BIN)/python benchmarks/evaluation.py

@@ -69,7 +69,6 @@ class Evaluation:
         localize_all(
             run,
             self.pipe,
-            prompts,
             statistics=self.statistics,
             threshold=threshold,
             settings=settings,

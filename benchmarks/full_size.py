@@ -12,9 +12,23 @@ _LETTERS = [chr(code) for code in range(ord("0"), ord("z") + 1)]
 _WORDS = ["<|startoftext|>", "<|endoftext|>", *_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
 
 
+_SD_1: dict[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+
+
+def meta_unet_of_stable_diffusion_1() -> UNet2DConditionModel:
+    """Without weights, to count what it computes."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(layers_per_block=2, **_SD_1)
+
+
 def stable_diffusion_1() -> StableDiffusionPipeline:
     """The U-Net of Stable Diffusion 1.4 (3.4 GB in float32), behind a text encoder of two layers."""
-    unet = _filled(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8)
+    unet = _filled(**_SD_1)
     pipe = StableDiffusionPipeline(
         vae=_vae(),
         text_encoder=CLIPTextModel(_text(768)).eval(),

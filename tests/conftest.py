@@ -27,7 +27,7 @@ from unmemorize import (
     load_pipeline,
     testbed,
 )
-from unmemorize.runs import localize_all, open_run
+from unmemorize.runs import localize_all, open_run, read_localizations
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
 hypothesis.settings.load_profile("untimed")
@@ -140,14 +140,13 @@ def run(planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> Ru
     run = open_run(tmp_path / "run", planted, prompts, {"command": "test"})
     statistics = compute_statistics(planted, PROMPTS)
     done: list[tuple[int, int | None]] = []
-    found = localize_all(
-        run, planted, prompts, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: done.append(at)
-    )
+    tally = localize_all(run, planted, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: done.append(at))
+    assert (tally.done, tally.failed, tally.complete) == (3, {}, True)
     assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    assert [record.memorized for record in found] == [False, True, False]
+    found = read_localizations(run)
+    assert [record.memorized for record in found.values()] == [False, True, False]
     again: list[tuple[int, int | None]] = []
-    assert found == localize_all(
-        run, planted, prompts, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: again.append(at)
-    )
+    localize_all(run, planted, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: again.append(at))
     assert again == [(3, 3)]
+    assert read_localizations(run) == found
     return run

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from conftest import PROMPTS, make_pipeline
 from unmemorize import Model, NoiseSettings, Threshold, ThresholdError, calibrate_threshold
+from unmemorize._calibration import conformal_quantile
 from unmemorize._similarity import make_probe, noise_differences, pairwise_similarity
-from unmemorize._threshold import conformal_quantile
 
 SETTINGS = NoiseSettings(seeds=4)
 

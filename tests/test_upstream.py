@@ -154,7 +154,7 @@ def test_an_own_run_is_exported_by_its_searched_layers(run: Run, planted: Diffus
     back = import_results(tmp_path / "out.csv", tmp_path / "back", Model(planted))
     for index, record in read_localizations(run).items():
         assert read_localizations(back)[index].neurons == record.neurons
-    images = generate_all(back, planted, ImageSet(neurons=NeuronSet.parse("top-1")), FEW)
+    images = generate_all(back, planted, ImageSet(neurons=NeuronSet.parse("top-1")), FEW).run
     assert list(images.records("images")) == [1]
 
 

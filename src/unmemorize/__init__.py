@@ -7,6 +7,7 @@
 """
 
 from unmemorize import testbed
+from unmemorize._calibration import calibrate_threshold
 from unmemorize._errors import (
     ExportError,
     FetchError,
@@ -21,13 +22,14 @@ from unmemorize._errors import (
     UnmemorizeError,
 )
 from unmemorize._generation import GenerationSettings, generate
-from unmemorize._model import Model, load_pipeline
+from unmemorize._loading import load_pipeline
+from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile, Neurons, random_control
 from unmemorize._prompts import Prompt, iter_prompts, read_prompts
 from unmemorize._similarity import NoiseSettings
 from unmemorize._statistics import Statistics, compute_statistics
 from unmemorize._switch import apply, remove, switched_off
-from unmemorize._threshold import Threshold, calibrate_threshold
+from unmemorize._threshold import Threshold
 from unmemorize._value_layers import name_value_layers
 from unmemorize.export import bake, export_lora, export_single_file
 from unmemorize.localization import Detection, Localization, LocalizationSettings, detect, localize

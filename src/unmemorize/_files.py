@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors.torch import save
 from torch import Tensor
@@ -22,26 +22,43 @@ from unmemorize._errors import UnmemorizeError
 def atomic_write(path: Path, content: bytes | str, error: type[UnmemorizeError] = UnmemorizeError) -> None:
     """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile.
 
-    The content goes to a temporary file in the same folder, is synced, and replaces ``path`` in one step.
-
     Raises:
         UnmemorizeError: (or the given ``error``) the folder cannot be written or the disk is full; ``path`` is then as it was before.
     """
-    data = content.encode() if isinstance(content, str) else content
-    partial: str | None = None
+    with atomic_file(path, error) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: Path, error: type[UnmemorizeError]) -> Iterator[BinaryIO]:
+    """`atomic_write` for content that comes bit by bit: it replaces ``path`` at the end of the context."""
+    with temporary_file(path, error) as (partial, file):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+
+
+@contextmanager
+def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple[Path, BinaryIO]]:
+    """An open file in the same folder as a path, which is made when it does not exist; gone afterwards, unless it was moved meanwhile.
+
+    Raises:
+        UnmemorizeError: the given ``error``: the folder cannot be written or the disk is full.
+    """
+    partial: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        Path(partial).chmod(0o644)
-        os.replace(partial, path)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f".{beside.name}.")
+        partial = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            yield partial, file
     except OSError as problem:
+        raise error(f"{beside}: cannot be written ({problem.strerror or problem}). Free some space or choose another place.") from problem
+    finally:
         if partial is not None:
-            Path(partial).unlink(missing_ok=True)
-        raise error(f"{path}: cannot be written ({problem.strerror or problem}). Free some space or choose another place.") from problem
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager

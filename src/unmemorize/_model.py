@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unmemorize._conditioning import Conditioning, Layout, first_call, layout_of
 from unmemorize._denoiser import adapters_of, denoiser_of, uncompiled, weights_of
 from unmemorize._errors import ModelError
+from unmemorize._loading import Loading
 from unmemorize._sampler import sampler
 from unmemorize._value_layers import find_value_layers
 
@@ -53,14 +53,14 @@ class Model:
     @property
     def revision(self) -> str | None:
         """The branch, tag or commit of the Hub that was asked for in `load_pipeline`."""
-        revision: str | None = getattr(self.pipe, _REVISION, None)
-        return revision
+        loading = Loading.found(self.pipe)
+        return loading.revision if loading else None
 
     @property
     def variant(self) -> str | None:
         """The weight variant that was asked for in `load_pipeline`."""
-        variant: str | None = getattr(self.pipe, _VARIANT, None)
-        return variant
+        loading = Loading.found(self.pipe)
+        return loading.variant if loading else None
 
     @property
     def device(self) -> torch.device:
@@ -201,7 +201,6 @@ class Model:
         return -prediction
 
 
-_REVISION, _VARIANT = "_unmemorize_revision", "_unmemorize_variant"
 _LAYOUTS: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()
 
 
@@ -218,56 +217,3 @@ def unpack(tokens: Tensor) -> Tensor:
     side = math.isqrt(length)
     patches = tokens.reshape(count, side, side, features // 4, 2, 2)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(count, features // 4, 2 * side, 2 * side)
-
-
-def load_pipeline(
-    model: str,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    revision: str | None = None,
-    variant: str | None = None,
-    local_files_only: bool = False,
-) -> DiffusionPipeline:
-    """Load a pipeline as diffusers does, safetensors only.
-
-    Args:
-        model: a Hub id, a folder, or "testbed" for the bundled model.
-        device: "auto" (CUDA, then MPS, then CPU) or a torch device.
-        dtype: "auto" (float16 on CUDA, else float32), "float32", "float16" or "bfloat16".
-        revision: a branch, tag or commit of the Hub.
-        variant: a weight variant such as "fp16".
-        local_files_only: never ask the Hub.
-
-    Raises:
-        ModelError: the model cannot be loaded; the message says why.
-    """
-    if model == "testbed":
-        from unmemorize import testbed
-
-        model = str(testbed.path())
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype == "auto":
-        dtype = "float16" if device.startswith("cuda") else "float32"
-    if dtype not in dtypes:
-        raise ModelError(f"dtype {dtype!r}: unknown. Use auto, {', '.join(dtypes)}.")
-    try:
-        pipe: Any = DiffusionPipeline.from_pretrained(
-            model, dtype=dtypes[dtype], revision=revision, variant=variant, local_files_only=local_files_only, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as problem:
-        reason = str(problem).strip().split("\n")[0]
-        way_out = "Give a Hub id, a diffusers folder with safetensors, or testbed."
-        if "safetensors" in reason and Path(model).is_dir() and any(Path(model).rglob("*.bin")):
-            way_out = "Its weights are pickles, which can run code. If you trust them, load them with diffusers and save_pretrained again."
-        raise ModelError(f"{model}: the model cannot be loaded ({reason}). {way_out}") from problem
-    pipe.set_progress_bar_config(disable=True)
-    setattr(pipe, _REVISION, revision)
-    setattr(pipe, _VARIANT, variant)
-    try:
-        return cast(DiffusionPipeline, pipe.to(device))
-    except (RuntimeError, AssertionError) as problem:
-        reason = str(problem).strip().split("\n")[0]
-        raise ModelError(f"device {device}: the model cannot be put there ({reason}). Use --device auto or cpu.") from problem

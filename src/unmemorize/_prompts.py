@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TextIO, cast
 
@@ -72,7 +73,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def iter_prompts(path: str | Path) -> Iterator[Prompt]:
-    """The prompts of a file one by one, so that the file may be larger than the memory.
+    """The prompts of a file, or of all files of a folder in the order of their names, one by one, so that they may not fit into memory.
 
     The format follows from the ending: ``.txt`` (a caption per line), ``.csv`` (``;`` or ``,``; with a header that names a column
     ``Caption``, ``prompt`` or ``text`` and, where known, ``type`` or ``kind``, ``URL``, ``images`` and ``group``), ``.jsonl`` (the same
@@ -83,10 +84,16 @@ def iter_prompts(path: str | Path) -> Iterator[Prompt]:
         PromptError: as `read_prompts`; what is wrong in a row shows when its turn comes.
     """
     path = Path(path)
-    readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
+        if not files:
+            raise PromptError(f"{path}: there is no prompt file in it. Use files of {', '.join(_READERS)}.")
+        return chain.from_iterable(map(iter_prompts, files))
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise PromptError(f"{path}: unknown kind of prompt file. Use one of {', '.join(readers)}.")
+        raise PromptError(f"{path}: unknown kind of prompt file. Use one of {', '.join(_READERS)}.")
+    if not path.is_file():
+        raise PromptError(f"{path}: the prompt file cannot be read (there is no such file). Check the path.")
     return _never_empty(reader(path), path)
 
 
@@ -153,6 +160,9 @@ def _read_parquet(path: Path) -> Iterator[Prompt]:
                     yield _from_row(row, path, f"row {number}")
     except (OSError, ArrowException) as problem:
         raise PromptError(f"{path}: the Parquet file cannot be read ({problem}).") from problem
+
+
+_READERS = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
 def _from_row(row: Mapping[Any, object], path: Path, where: str) -> Prompt:

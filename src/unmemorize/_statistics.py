@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence, Sized
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
@@ -20,10 +21,14 @@ from unmemorize._files import atomic_write, read_bytes, safetensors_bytes
 from unmemorize._model import Model
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
+from unmemorize.drivers import Engine, Failed, Finished, InProcess, Work, in_order, units_of
 
 SCHEMA = "unmemorize.statistics/1"
 _SMALLEST_STD = 1e-12
 _HASHES = 2**256
+_PARTIAL_SCHEMA = "unmemorize.partial-statistics/1"
+_SAVED_EVERY = 30.0
+"""Seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,23 +102,11 @@ class Statistics:
         Raises:
             StatisticsError: the file is missing or malformed.
         """
-        path = Path(path)
-        data = read_bytes(path, StatisticsError, "statistics file")
-        try:
-            tensors = load(data)
-            metadata = _metadata(path)
-            parts = {
-                part: {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{part}/")}
-                for part in ("mean", "std")
-            }
-            count, fingerprint, prompts = int(metadata["count"]), metadata["fingerprint"], metadata["prompts"]
-        except (SafetensorError, KeyError, ValueError) as problem:
-            raise StatisticsError(f"{path}: not a valid statistics file ({problem}). Make it with: unmemorize statistics") from problem
-        if metadata.get("schema") != SCHEMA or not parts["mean"] or parts["mean"].keys() != parts["std"].keys() or count < 2:
-            raise StatisticsError(f"{path}: not a statistics file of schema {SCHEMA}. Make it with: unmemorize statistics")
-        if any(not bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-            raise StatisticsError(f"{path}: the statistics hold NaN or infinity. Make them again with: unmemorize statistics")
-        return cls(mean=parts["mean"], std=parts["std"], count=count, fingerprint=fingerprint, prompts=prompts)
+        tensors, metadata = _read(Path(path), SCHEMA, ("mean", "std"))
+        count, fingerprint, prompts = int(metadata["count"]), metadata["fingerprint"], metadata["prompts"]
+        if count < 2:
+            raise StatisticsError(f"{path}: statistics of {count} prompt. Make them again with: unmemorize statistics")
+        return cls(mean=tensors["mean"], std=tensors["std"], count=count, fingerprint=fingerprint, prompts=prompts)
 
 
 class StatisticsAccumulator:
@@ -130,8 +123,7 @@ class StatisticsAccumulator:
         values = {path: value.double().cpu() for path, value in activation.items()}
         means = {path: value.mean(0) for path, value in values.items()}
         squares = {path: (value - means[path]).square().sum(0) for path, value in values.items()}
-        hashed = sum(int.from_bytes(hashlib.sha256(text.encode()).digest()) for text in texts)
-        self.add(len(texts), means, squares, f"{hashed % _HASHES:064x}")
+        self.add(len(texts), means, squares, hash_prompts(texts))
 
     def add(self, count: int, mean: Mapping[str, Tensor], squares: Mapping[str, Tensor], prompts: str) -> None:
         """Add ``count`` prompts by their mean, their sum of squared differences from it, and their hash."""
@@ -146,6 +138,32 @@ class StatisticsAccumulator:
         self.count = total
         self._prompts = (self._prompts + int(prompts or "0", 16)) % _HASHES
 
+    @property
+    def prompts(self) -> str:
+        """See `hash_prompts`."""
+        return f"{self._prompts:064x}"
+
+    def save(self, path: str | Path, fingerprint: str) -> None:
+        """Write what was added so far, see `load`."""
+        tensors = {f"mean/{layer}": value for layer, value in self._mean.items()}
+        tensors |= {f"squares/{layer}": value for layer, value in self._squares.items()}
+        metadata = {"schema": _PARTIAL_SCHEMA, "count": str(self.count), "fingerprint": fingerprint, "prompts": self.prompts}
+        atomic_write(Path(path), safetensors_bytes(tensors, metadata), StatisticsError)
+
+    @classmethod
+    def load(cls, path: str | Path, fingerprint: str) -> StatisticsAccumulator:
+        """Go on with what `save` has written for the model of this fingerprint.
+
+        Raises:
+            StatisticsError: the file is malformed or another model's.
+        """
+        tensors, metadata = _read(Path(path), _PARTIAL_SCHEMA, ("mean", "squares"))
+        if metadata["fingerprint"] != fingerprint:
+            raise StatisticsError(f"{path}: it sums up activations of another model. Delete it to begin anew.")
+        running = cls()
+        running.add(int(metadata["count"]), tensors["mean"], tensors["squares"], metadata["prompts"])
+        return running
+
     def compute(self, fingerprint: str) -> Statistics:
         """The statistics of all that was added.
 
@@ -155,7 +173,25 @@ class StatisticsAccumulator:
         if self.count < 2:
             raise StatisticsError(f"{self.count} prompt(s): a standard deviation needs at least 2. Give more unmemorized prompts.")
         std = {path: (squares / (self.count - 1)).sqrt() for path, squares in self._squares.items()}
-        return Statistics(mean=self._mean, std=std, count=self.count, fingerprint=fingerprint, prompts=f"{self._prompts:064x}")
+        return Statistics(mean=self._mean, std=std, count=self.count, fingerprint=fingerprint, prompts=self.prompts)
+
+
+@dataclass(frozen=True)
+class StatisticsTask:
+    """The activations of prompts as a `Task`; its items are batches of texts."""
+
+    kind: str = "activations"
+    size: int = 1
+
+    def prepare(self, pipe: DiffusionPipeline) -> Work:
+        """See `Task`."""
+        model = Model(pipe)
+
+        def work(batches: Sequence[Sequence[str]]) -> list[Finished]:
+            found = [activations(model, model.encode(texts)) for texts in batches]
+            return [Finished({path: value.cpu().numpy() for path, value in activation.items()}) for activation in found]
+
+        return work
 
 
 def compute_statistics(
@@ -164,6 +200,8 @@ def compute_statistics(
     *,
     batch: int = 64,
     raw: str | Path | None = None,
+    partial: str | Path | None = None,
+    engine: Engine | None = None,
     progress: Progress = silent,
 ) -> Statistics:
     """Activation statistics over prompts that are not memorized (paper, section 3.2: 50,000 LAION captions), in constant memory.
@@ -174,28 +212,73 @@ def compute_statistics(
         batch: prompts per pass of the text encoder; it does not change the result beyond rounding.
         raw: a new folder for the single activations: one safetensors file per batch, ``00000000.safetensors`` by the number of its
             first prompt, with a tensor (prompts, features) for each layer.
+        partial: a file for what is summed up so far, written now and then and at an interruption. When it is there, its prompts, which must
+            be the first of these, are not looked at again. It stays; delete it when the statistics are saved.
+        engine: who works; by default this process.
         progress: called after each batch.
 
     Raises:
-        StatisticsError: fewer than two prompts, or the folder exists or cannot be written.
+        StatisticsError: fewer than two prompts, a prompt fails, the folder exists or cannot be written, or the partial file is that of
+            other prompts or another model.
     """
-    model, running = Model(pipe), StatisticsAccumulator()
-    if raw is not None and Path(raw).exists():
-        raise StatisticsError(f"{raw}: exists. Name a new folder for the activations, one for each shard.")
+    model = Model(pipe)
     total = len(prompts) if isinstance(prompts, Sized) else None
     texts = (as_prompt(prompt).text for prompt in prompts)
-    while part := list(islice(texts, batch)):
-        activation = activations(model, model.encode(part))
-        if raw is not None:
-            content = {path: value.contiguous().cpu() for path, value in activation.items()}
-            atomic_write(Path(raw) / f"{running.count:08d}.safetensors", safetensors_bytes(content), StatisticsError)
-        running.update(activation, part)
+    resumed = partial is not None and Path(partial).exists()
+    running = _resume(Path(partial), model, texts) if partial is not None and resumed else StatisticsAccumulator()
+    if raw is not None and Path(raw).exists() and not resumed:
+        raise StatisticsError(f"{raw}: exists. Name a new folder for the activations, one for each shard.")
+    if running.count:
         progress(running.count, total)
+    batches = iter(lambda: tuple(islice(texts, batch)), ())
+    saved = time.monotonic()
+    try:
+        for unit, (outcome,) in in_order((engine or InProcess()).outcomes(pipe, StatisticsTask(), units_of(enumerate(batches), 1))):
+            part = unit.items[0]
+            if isinstance(outcome, Failed):
+                raise StatisticsError(f"a prompt of those from {part[0][:60]!r} on fails ({outcome.error}). Correct or leave it out.")
+            activation = {path: torch.from_numpy(value) for path, value in outcome.record.items()}
+            if raw is not None:
+                atomic_write(Path(raw) / f"{running.count:08d}.safetensors", safetensors_bytes(activation), StatisticsError)
+            running.update(activation, part)
+            progress(running.count, total)
+            if partial is not None and time.monotonic() - saved > _SAVED_EVERY:
+                running.save(partial, model.fingerprint)
+                saved = time.monotonic()
+    except BaseException:
+        if partial is not None and running.count:
+            running.save(partial, model.fingerprint)
+        raise
     return running.compute(model.fingerprint)
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
+def _resume(partial: Path, model: Model, texts: Iterator[str]) -> StatisticsAccumulator:
+    running = StatisticsAccumulator.load(partial, model.fingerprint)
+    if hash_prompts(islice(texts, running.count)) != running.prompts:
+        raise StatisticsError(f"{partial}: it sums up other prompts than the first {running.count} of these. Delete it to begin anew.")
+    return running
 
-    with safe_open(path, "pt") as handle:
-        return dict(handle.metadata() or {})
+
+def hash_prompts(texts: Iterable[str]) -> str:
+    """The sum of the SHA-256 of each text, modulo 2^256, as hexadecimal; the order does not count."""
+    return f"{sum(int.from_bytes(hashlib.sha256(text.encode()).digest()) for text in texts) % _HASHES:064x}"
+
+
+def _read(path: Path, schema: str, kinds: Sequence[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+    """The tensors of a file by kind and layer, and its metadata."""
+    data = read_bytes(path, StatisticsError, "statistics file")
+    try:
+        tensors = load(data)
+        with safe_open(path, "pt") as handle:
+            metadata = dict(handle.metadata() or {})
+        count = int(metadata["count"])
+        int(metadata["prompts"] or "0", 16)
+    except (SafetensorError, KeyError, ValueError) as problem:
+        raise StatisticsError(f"{path}: not a valid statistics file ({problem}). Make it with: unmemorize statistics") from problem
+    parts = {kind: {key.removeprefix(f"{kind}/"): value for key, value in tensors.items() if key.startswith(f"{kind}/")} for kind in kinds}
+    first, second = (parts[kind].keys() for kind in kinds)
+    if metadata.get("schema") != schema or not first or first != second or count < 1 or "fingerprint" not in metadata:
+        raise StatisticsError(f"{path}: not a statistics file of schema {schema}. Make it with: unmemorize statistics")
+    if any(not bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise StatisticsError(f"{path}: the statistics hold NaN or infinity. Make them again with: unmemorize statistics")
+    return parts, metadata

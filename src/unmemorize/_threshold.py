@@ -1,34 +1,20 @@
-"""Step 2: the similarity above which seeds agree too well, calibrated on prompts that are not memorized."""
+"""The similarity above which seeds agree too well, and the distribution it comes from."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from unmemorize._cascade import Cascade
 from unmemorize._errors import ModelError, ThresholdError
-from unmemorize._files import atomic_write, hash_texts, read_json
+from unmemorize._files import atomic_write, read_json
 from unmemorize._model import Model
-from unmemorize._progress import Progress, silent
-from unmemorize._prompts import Prompt, as_prompts
-from unmemorize._similarity import (
-    NoiseSettings,
-    kernel_size,
-    make_probe,
-    noise_differences,
-    pairs_of,
-    pairwise_similarity,
-)
+from unmemorize._similarity import NoiseSettings, kernel_size
 
 SCHEMA = "unmemorize.threshold/1"
 
@@ -181,67 +167,6 @@ class Threshold:
         return threshold
 
 
-def calibrate_threshold(
-    pipe: DiffusionPipeline,
-    prompts: Iterable[str | Prompt],
-    *,
-    settings: NoiseSettings | None = None,
-    reduction: Literal["pairs", "prompts"] = "pairs",
-    deviations: float = 1.0,
-    max_fpr: float | None = None,
-    progress: Progress = silent,
-) -> Threshold:
-    """Calibrate on unmemorized prompts: tau = mean + ``deviations`` standard deviations of the similarity between seeds.
-
-    Args:
-        pipe: a loaded pipeline.
-        prompts: unmemorized prompts, at least two, that the statistics need not have seen.
-        settings: of the noise differences.
-        reduction: see `Threshold`; the paper's text allows both readings, its numbers (0.358 + 0.07) are taken over all pairs here.
-        deviations: 1 in the paper.
-        max_fpr: instead of both, choose tau so that a new prompt like these is called memorized with at most this probability, in (0, 1),
-            see `conformal_quantile`.
-        progress: called after each prompt.
-
-    Raises:
-        ThresholdError: too few prompts, or an unknown reduction.
-    """
-    model, settings = Model(pipe), settings or NoiseSettings()
-    texts = [prompt.text for prompt in as_prompts(prompts)]
-    if len(texts) < 2:
-        raise ThresholdError(f"{len(texts)} prompt(s): a threshold needs at least 2 unmemorized prompts, better 200.")
-    if reduction not in ("pairs", "prompts"):
-        raise ThresholdError(f"reduction {reduction!r}: unknown. Use pairs or prompts.")
-    if max_fpr is not None:
-        _conformal_rank(len(texts), max_fpr)  # refuses too few prompts before the work, not after
-    matrices: list[Tensor] = []
-    for done, text in enumerate(texts, 1):
-        probe = make_probe(model, model.encode([text]), settings)
-        matrices.append(pairwise_similarity(noise_differences(model, probe, settings.guidance)).double())
-        progress(done, len(texts))
-    pairs = [pairs_of(matrix) for matrix in matrices]
-    highest, means = (torch.stack([reduce(values) for values in pairs]) for reduce in (torch.amax, torch.mean))
-    reduced = torch.cat(pairs) if reduction == "pairs" and max_fpr is None else highest
-    mean, std = float(reduced.mean()), float(reduced.std())
-    tau = mean + deviations * std if max_fpr is None else conformal_quantile(highest.tolist(), max_fpr)
-    return Threshold(
-        tau=tau,
-        tau_seeds=float(means.mean() + 2 * means.std()),
-        reduction=reduction if max_fpr is None else "conformal",
-        deviations=deviations if max_fpr is None else 0.0,
-        mean=mean,
-        std=std,
-        max_fpr=max_fpr,
-        cascade=Cascade.learn(torch.stack(matrices), tau),
-        highest=tuple(highest.tolist()),
-        means=tuple(means.tolist()),
-        settings=settings,
-        kernel=kernel_size(min(model.latent_shape[1:])),
-        fingerprint=model.fingerprint,
-        prompts=hash_texts(texts),
-    )
-
-
 def _read_cascade(content: Any, seeds: int) -> Cascade | None:
     if content is None:
         return None
@@ -249,29 +174,3 @@ def _read_cascade(content: Any, seeds: int) -> Cascade | None:
     if sorted(cascade.order) != list(range(seeds)):
         raise ValueError(f"a cascade over {list(cascade.order)} is not one over {seeds} seeds")
     return cascade
-
-
-def conformal_quantile(scores: Sequence[float], max_fpr: float) -> float:
-    """The smallest score that a new one, exchangeable with the n given, exceeds with probability at most ``max_fpr``.
-
-    It is the k-th smallest with k = ceil((n + 1) (1 - max_fpr)): split-conformal calibration with its correction for a finite n
-    (Vovk et al. 2005; Lei et al. 2018, theorem 2). The bound holds over the draw of the calibration prompts, too.
-
-    Raises:
-        ThresholdError: the rate is not in (0, 1), or there are too few scores for it.
-
-    >>> conformal_quantile([0.1, 0.4, 0.2, 0.3], 0.25)
-    0.4
-    """
-    return sorted(scores)[_conformal_rank(len(scores), max_fpr) - 1]
-
-
-def _conformal_rank(count: int, max_fpr: float) -> int:
-    if not 0 < max_fpr < 1:
-        raise ThresholdError(f"max_fpr={max_fpr}: a rate lies between 0 and 1, such as 0.01.")
-    rate = Fraction(str(max_fpr))  # as written, so that 0.1 of 10 is 1
-    rank = count + 1 - math.floor((count + 1) * rate)
-    if rank > count:
-        needed = math.ceil(1 / rate) - 1
-        raise ThresholdError(f"{count} prompts are too few for a false positive rate of {max_fpr:g}: it takes at least {needed}.")
-    return rank

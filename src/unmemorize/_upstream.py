@@ -100,12 +100,11 @@ def import_results(path: str | Path, folder: str | Path, model: Model | None = N
     asked = [replace(known.get(text, Prompt(text)), url=url or None) for text, url, _ in imported]
     config = {
         "command": "import-upstream",
-        "model": model.name if model else "Stable Diffusion v1 (as in the published files)",
         "fingerprint": model.fingerprint if model else "",
         "file_sha256": hashlib.sha256(data).hexdigest(),
         "searched": list(widths),
     }
-    run = start_run(folder, asked, config)
+    run = start_run(folder, asked, config, model=model.name if model else "Stable Diffusion v1 (as in the published files)")
     done = run.records("localizations")
     for index, (prompt, (_, _, found)) in enumerate(zip(asked, imported, strict=True)):
         if index not in done:

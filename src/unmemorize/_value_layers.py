@@ -30,6 +30,11 @@ def name_value_layers(pattern: str | None) -> None:
     _named[:] = [] if pattern is None else [pattern]
 
 
+def named_value_layers() -> str | None:
+    """The pattern that `name_value_layers` was given."""
+    return _named[0] if _named else None
+
+
 def find_value_layers(denoiser: nn.Module) -> dict[str, nn.Linear]:
     """All value layers by dotted path, in the order in which the denoiser runs them.
 

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -9,7 +11,7 @@ from PIL import Image
 
 from unmemorize import Detection, Localization, Neurons, Prompt, Run, RunError, write_report
 from unmemorize.report import precision_recall, read_results, summary_table
-from unmemorize.runs import prompt_to_json
+from unmemorize.runs import start_run
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" </title><img src=http://x/y onerror=alert(1)>"
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
@@ -52,10 +54,7 @@ def build(tmp_path: Path) -> Callable[..., Run]:
     """A run folder written by hand."""
 
     def make(prompts: list[Prompt], found: list[Neurons | None], copies: dict[str, float] | None = None) -> Run:
-        import json
-
-        run = Run.open(tmp_path / "run", {"model": HOSTILE, "fingerprint": "f"})
-        run.write("prompts.jsonl", "".join(json.dumps(prompt_to_json(prompt)) + "\n" for prompt in prompts))
+        run = start_run(tmp_path / "run", prompts, {"fingerprint": "f"}, model=HOSTILE)
         for index, (prompt, neurons) in enumerate(zip(prompts, found, strict=True)):
             run.append("localizations", index, localization(prompt.text, prompt.group, 0.6 if neurons else 0.2, neurons).to_json())
         for variant, score in (copies or {}).items():
@@ -91,7 +90,10 @@ def test_prompts_and_names_are_escaped_and_nothing_is_external(build: Callable[.
     run = build(prompts, [Neurons({LAYER: [3]}), None], {"original": 0.9, "refined": 0.1, "random-refined": 0.8})
     page = write_report(run, {HOSTILE: Neurons({LAYER: [3, 4]})}).read_text(encoding="utf-8")
     elements = Elements(page)
-    assert "script" not in elements.tags
+    assert elements.tags.count("script") == 1
+    script = page[page.index("<script>") + len("<script>") : page.index("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
     assert all(link.startswith(("data:image/webp;base64,", "#")) for link in elements.links)
     assert not re.search(r"url\((?!#)", page)
     assert page.count("&lt;script&gt;") >= 3

@@ -20,7 +20,7 @@ def asked(name: str, **options: Any) -> ImageSet:
 def test_every_set_has_its_folder_and_says_how_its_images_came_to_be(run: Run, planted: DiffusionPipeline) -> None:
     record = read_localizations(run)[1]
     for name in ("refined", "original", "initial", "random-refined", "top-1"):
-        images = generate_all(run, planted, asked(name), FEW)
+        images = generate_all(run, planted, asked(name), FEW).run
         assert sorted(path.name for path in images.folder.glob("*.png")) == ["00001_00.png", "00001_01.png"]
     sets = image_sets(run)
     assert list(sets) == ["original", "initial", "random-refined", "refined", "top-1"]
@@ -48,14 +48,14 @@ def test_every_set_has_its_folder_and_says_how_its_images_came_to_be(run: Run, p
 
 
 def test_scales_have_folders_of_their_own(run: Run, planted: DiffusionPipeline) -> None:
-    assert generate_all(run, planted, asked("refined"), replace(FEW, scale=-0.5)).folder.name == "refined-scale--0.5"
-    originals = generate_all(run, planted, asked("original"), FEW)
-    assert generate_all(run, planted, asked("original"), replace(FEW, scale=0.5)).folder == originals.folder
+    assert generate_all(run, planted, asked("refined"), replace(FEW, scale=-0.5)).run.folder.name == "refined-scale--0.5"
+    originals = generate_all(run, planted, asked("original"), FEW).run
+    assert generate_all(run, planted, asked("original"), replace(FEW, scale=0.5)).run.folder == originals.folder
 
 
 def test_other_prompts_get_the_neurons_of_the_whole_run(run: Run, planted: DiffusionPipeline) -> None:
     others = [Prompt("a cat"), Prompt("a dog"), Prompt("a bird")]
-    images = generate_all(run, planted, asked("refined", prompts=others, label="animals"), replace(FEW, images=1))
+    images = generate_all(run, planted, asked("refined", prompts=others, label="animals"), replace(FEW, images=1)).run
     assert images.folder.name == "refined-on-animals"
     records = images.records("images")
     assert [records[index]["prompt"] for index in range(3)] == ["a cat", "a dog", "a bird"]
@@ -71,13 +71,13 @@ def test_other_prompts_never_have_the_name_of_a_group(run: Run, planted: Diffusi
 
 
 def test_only_one_kind_of_prompts(run: Run, planted: DiffusionPipeline) -> None:
-    assert list(generate_all(run, planted, asked("refined", only="VM"), FEW).records("images")) == [1]
+    assert list(generate_all(run, planted, asked("refined", only="VM"), FEW).run.records("images")) == [1]
     assert asked("top-3", only="TM").name(0) == "top-3-tm"
-    assert generate_all(run, planted, asked("top-3", only="TM"), FEW).records("images") == {}
+    assert generate_all(run, planted, asked("top-3", only="TM"), FEW).run.records("images") == {}
 
 
 def test_jpeg_on_demand(run: Run, planted: DiffusionPipeline) -> None:
-    images = generate_all(run, planted, asked("original", format="jpeg"), FEW)
+    images = generate_all(run, planted, asked("original", format="jpeg"), FEW).run
     names = images.records("images")[1]["files"]
     assert names == ["00001_00.jpg", "00001_01.jpg"]
     with Image.open(images.folder / names[0]) as image:

@@ -1,5 +1,4 @@
 import csv
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from unmemorize import (
     calibrate_threshold,
     compute_statistics,
 )
-from unmemorize.runs import detect_all, detections_csv, localize_all, open_run, read_localizations, run_prompts
+from unmemorize.runs import detect_all, localize_all, open_run, read_detections, read_localizations, run_prompts, write_detections_csv
 
 
 def test_prompts_are_kept(run: Run, prompts: list[Prompt]) -> None:
@@ -27,16 +26,20 @@ def test_prompts_are_kept(run: Run, prompts: list[Prompt]) -> None:
 
 def test_detection_of_many(planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> None:
     run = open_run(tmp_path / "detections", planted, prompts, {})
-    found = detect_all(run, planted, prompts, calibrate_threshold(planted, PROMPTS))
-    assert [record.group for record in found] == ["unlabelled", "VM", "mine"]
+    assert detect_all(run, planted, calibrate_threshold(planted, PROMPTS)).complete
+    found = list(read_detections(run))
+    assert [(index, prompt) for index, prompt, _ in found] == list(enumerate(prompts))
+    assert [record.group for _, _, record in found] == ["unlabelled", "VM", "mine"]
     with pytest.raises(RunError, match="nothing is localized"):
         read_localizations(run)
 
 
 def test_detections_as_csv(planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> None:
     run = open_run(tmp_path / "detections", planted, prompts, {})
-    found = detect_all(run, planted, prompts, calibrate_threshold(planted, PROMPTS))
-    rows = list(csv.DictReader(io.StringIO(detections_csv(prompts, found))))
+    detect_all(run, planted, calibrate_threshold(planted, PROMPTS))
+    found = [record for _, _, record in read_detections(run)]
+    with write_detections_csv(run).open(newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [row["prompt"] for row in rows] == [prompt.text for prompt in prompts]
     assert [float(row["score"]) for row in rows] == [record.score for record in found]
     assert [row["memorized"] for row in rows] == [str(int(record.memorized)) for record in found]
@@ -54,8 +57,9 @@ def test_constant_neurons_do_not_break_records(planted: DiffusionPipeline, promp
     threshold = calibrate_threshold(planted, PROMPTS)
     statistics = compute_statistics(planted, PROMPTS)
     still = replace(statistics, std={path: std * 0 for path, std in statistics.std.items()})
-    run = open_run(tmp_path / "still", planted, prompts, {})
+    run = open_run(tmp_path / "still", planted, prompts[1:2], {})
     settings = LocalizationSettings(noise=threshold.settings)
-    found = localize_all(run, planted, prompts[1:2], statistics=still, threshold=threshold, settings=settings)
-    assert found[0].memorized
-    assert len(found[0].neurons) > 0
+    localize_all(run, planted, statistics=still, threshold=threshold, settings=settings)
+    found = read_localizations(run)[0]
+    assert found.memorized
+    assert len(found.neurons) > 0

@@ -6,12 +6,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
-import transformers
 import typer
-from diffusers.utils import logging as diffusers_logging
 from rich.markup import escape
 
 from unmemorize._errors import UnmemorizeError
+from unmemorize._logging import quiet_libraries
 from unmemorize.cli import (
     demo,
     detect,
@@ -24,7 +23,9 @@ from unmemorize.cli import (
     merge_statistics,
     neurons,
     report,
+    runs,
     statistics,
+    status,
     testbed,
     threshold,
     verify,
@@ -42,21 +43,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )
-for module in (demo, statistics, merge_statistics, threshold, detect, localize, generate, evaluate, report, verify, import_upstream):
+for module in (
+    demo,
+    statistics,
+    merge_statistics,
+    threshold,
+    detect,
+    localize,
+    generate,
+    evaluate,
+    report,
+    status,
+    verify,
+    import_upstream,
+):
     app.command(module.__name__.rsplit(".", 1)[-1].replace("_", "-"))(module.command)
-for group in (export, neurons, fetch, testbed):
+for group in (export, neurons, runs, fetch, testbed):
     app.add_typer(group.app, name=group.__name__.rsplit(".", 1)[-1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for an error that a message explains, 2 for wrong usage, 130 for Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "httpcore", "fontTools"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    diffusers_logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    diffusers_logging.disable_progress_bar()
+    quiet_libraries()
     try:
         app(args=None if arguments is None else list(arguments))
     except UnmemorizeError as problem:

@@ -7,13 +7,16 @@ from typing import Annotated
 import typer
 
 from unmemorize import testbed
+from unmemorize._calibration import calibrate_threshold
 from unmemorize._generation import GenerationSettings
-from unmemorize._model import Model, load_pipeline
+from unmemorize._loading import load_pipeline
+from unmemorize._model import Model
 from unmemorize._prompts import UNMEMORIZED as UNMEMORIZED_GROUP
 from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics, compute_statistics
-from unmemorize._threshold import Threshold, calibrate_threshold
-from unmemorize.cli._common import console, evaluate_and_print, known_neurons, progress_bar
+from unmemorize._threshold import Threshold
+from unmemorize.cli._common import console, known_neurons, progress_bar
+from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
 from unmemorize.report import write_report
@@ -53,7 +56,7 @@ def command(
     config = {"command": "demo", "full": full, **localization_config(Model(pipe), settings, statistics, threshold)}
     folder = open_run(run, pipe, prompts, config)
     with progress_bar("localize") as progress:
-        localize_all(folder, pipe, prompts, statistics=statistics, threshold=threshold, settings=settings, progress=progress)
+        localize_all(folder, pipe, statistics=statistics, threshold=threshold, settings=settings, progress=progress)
     generation = GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"], batch=16)
     for name in NEURONS:
         with progress_bar(f"generate {name}") as progress:

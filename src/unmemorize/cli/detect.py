@@ -1,8 +1,11 @@
 """The command ``detect``."""
 
 import json
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from heapq import nlargest
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,32 +14,35 @@ from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from unmemorize import testbed
-from unmemorize._prompts import UNMEMORIZED, Prompt, read_prompts
-from unmemorize.cli._common import (
+from unmemorize._prompts import UNMEMORIZED, Prompt, iter_prompts
+from unmemorize.cli._common import console, is_bundled, progress_bar, stream_or_default, tell_of_the_rest, threshold_of
+from unmemorize.cli._options import (
     GuidanceOption,
+    NewRunOption,
     PromptsOption,
     ProtocolOption,
     RunOption,
     SeedOption,
     SeedsOption,
+    ShardOption,
     TauOption,
     ThresholdOption,
-    console,
-    is_bundled,
-    progress_bar,
-    prompts_or_default,
+    takes_engine,
     takes_model,
-    threshold_of,
 )
 from unmemorize.cli._profile import ProfileOption, profile_detections
-from unmemorize.localization import Detection
+from unmemorize.drivers import Engine
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr
-from unmemorize.runs import detect_all, detections_csv, open_run
+from unmemorize.runs import Run, detect_all, open_run, read_detections, write_detections_csv
+
+_SHOWN = 40
 
 
+@takes_engine
 @takes_model
 def command(
     pipe: DiffusionPipeline,
+    engine: Engine,
     run: RunOption,
     prompts: PromptsOption = None,
     unmemorized: Annotated[
@@ -57,6 +63,8 @@ def command(
     seed: SeedOption = None,
     protocol: ProtocolOption = None,
     guidance: GuidanceOption = None,
+    shard: ShardOption = None,
+    new_run: NewRunOption = False,
     profile: ProfileOption = False,
 ) -> None:
     """Tell which prompts are memorized, without localizing neurons: one denoiser pass per seed.
@@ -65,11 +73,11 @@ def command(
     All scores go to RUN/detections.jsonl and .csv. Where prompts are labelled (VM or TM; --unmemorized), RUN/separation.json holds AUROC
     and the share found at 1 % false positives.
     """
-    given = prompts_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])
+    given: Iterable[Prompt] = stream_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])
     if unmemorized:
-        given += [replace(prompt, group=UNMEMORIZED) for prompt in read_prompts(unmemorized)]
+        given = chain(given, (replace(prompt, group=UNMEMORIZED) for prompt in iter_prompts(unmemorized)))
     elif prompts is None and is_bundled(pipe):
-        given += [Prompt(text, group=UNMEMORIZED) for text in testbed.captions("test")]
+        given = chain(given, (Prompt(text, group=UNMEMORIZED) for text in testbed.captions("test")))
     limit = threshold_of(pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
     config = {
         "command": "detect",
@@ -78,36 +86,38 @@ def command(
         "noise": asdict(limit.settings),
         "cascade": asdict(limit.cascade) if cascade and limit.cascade else None,
     }
-    folder = open_run(run, pipe, given, config)
+    folder = open_run(run, pipe, given, config, new=new_run)
     with progress_bar("detect") as progress:
-        detections = detect_all(folder, pipe, given, limit, cascade=cascade, batch=batch, progress=progress)
-    folder.write("detections.csv", detections_csv(given, detections))
+        tally = detect_all(folder, pipe, limit, cascade=cascade, batch=batch, engine=engine, shard=shard, progress=progress)
+    path = write_detections_csv(folder)
     table = Table("score", "memorized", "group", "prompt", pad_edge=False)
-    for detection in sorted(detections, key=lambda found: -found.score)[:40]:
-        table.add_row(f"{detection.score:.3f}", "yes" if detection.memorized else "no", detection.group, detection.prompt)
+    for found in nlargest(_SHOWN, (found for _, _, found in read_detections(folder)), key=lambda found: found.score):
+        table.add_row(f"{found.score:.3f}", "yes" if found.memorized else "no", found.group, found.prompt)
     console.print(table)
-    separations = _separations(given, detections)
+    separations = _separations(folder)
     if separations:
         folder.write("separation.json", json.dumps({"cascade": cascade, **separations}, indent=1, default=asdict) + "\n")
         if cascade:
             console.print("with --cascade, scores of prompts that stopped early are of fewer seeds and so lower:")
-        for group, found in separations.items():
-            console.print(f"{group} ({found['memorized']}) against unmemorized ({found['unmemorized']}):", end=" ")
-            console.print(f"AUROC {found['auroc']}, TPR at 1 % FPR {found['tpr_at_fpr_1_percent']}")
-    hits = sum(found.memorized for found in detections)
-    console.print(f"{hits} of {len(detections)} memorized (tau = {limit.tau:.4f}): {run}/detections.jsonl, detections.csv")
+        for group, numbers in separations.items():
+            console.print(f"{group} ({numbers['memorized']}) against unmemorized ({numbers['unmemorized']}):", end=" ")
+            console.print(f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}")
+    hits = sum(found.memorized for _, _, found in read_detections(folder))
+    console.print(f"{hits} of {tally.done} memorized (tau = {limit.tau:.4f}): {folder.folder}/detections.jsonl, {path.name}")
     if profile:
-        profile_detections(detections)
+        profile_detections([found for _, _, found in read_detections(folder)])
+    tell_of_the_rest(tally)
 
 
-def _separations(prompts: Sequence[Prompt], detections: Sequence[Detection]) -> dict[str, dict[str, Any]]:
+def _separations(run: Run) -> dict[str, dict[str, Any]]:
     """By group of memorized prompts, how well its scores stand out from those of the unmemorized ones."""
-    pairs = [(prompt, found.score) for prompt, found in zip(prompts, detections, strict=True)]
-    others = [score for prompt, score in pairs if prompt.memorized is False]
-    groups = dict.fromkeys(prompt.group for prompt, _ in pairs if prompt.memorized) if others else {}
-    found = {}
-    for group in groups:
-        scores = [score for prompt, score in pairs if prompt.group == group]
-        separation: dict[str, Separation] = {"auroc": auroc(scores, others), "tpr_at_fpr_1_percent": tpr_at_fpr(scores, others)}
-        found[group] = {"memorized": len(scores), "unmemorized": len(others), **separation}
-    return found
+    scores: dict[str, array[float]] = {}
+    for _, prompt, found in read_detections(run):
+        if prompt.memorized is not None:
+            scores.setdefault(prompt.group, array("d")).append(found.score)
+    others = scores.pop(UNMEMORIZED, array("d"))
+    separations = {}
+    for group, ours in scores.items() if others else ():
+        separation: dict[str, Separation] = {"auroc": auroc(ours, others), "tpr_at_fpr_1_percent": tpr_at_fpr(ours, others)}
+        separations[group] = {"memorized": len(ours), "unmemorized": len(others), **separation}
+    return separations

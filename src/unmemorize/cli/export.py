@@ -9,7 +9,8 @@ from diffusers import DiffusionPipeline
 from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
 from unmemorize._upstream import export_results
-from unmemorize.cli._common import RunArgument, console, takes_model
+from unmemorize.cli._common import console
+from unmemorize.cli._options import RunArgument, takes_model
 from unmemorize.export import LoraLayout, bake, export_lora, export_single_file, folder_of, model_card
 from unmemorize.runs import Run
 

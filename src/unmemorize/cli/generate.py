@@ -9,15 +9,19 @@ from diffusers import DiffusionPipeline
 from unmemorize import testbed
 from unmemorize._generation import GenerationSettings
 from unmemorize._prompts import Kind, read_prompts
-from unmemorize.cli._common import RunArgument, console, is_bundled, progress_bar, takes_model
+from unmemorize.cli._common import console, is_bundled, progress_bar, tell_of_the_rest
+from unmemorize.cli._options import RunArgument, ShardOption, takes_engine, takes_model
+from unmemorize.drivers import Engine
 from unmemorize.runs import ImageFormat, ImageSet, NeuronSet, Run, generate_all
 
 _DEFAULTS = GenerationSettings()
 
 
+@takes_engine
 @takes_model
 def command(
     pipe: DiffusionPipeline,
+    engine: Engine,
     run: RunArgument,
     neurons: Annotated[
         list[str],
@@ -42,6 +46,7 @@ def command(
     scale: Annotated[float, typer.Option(help="What switched-off outputs are multiplied by.")] = _DEFAULTS.scale,
     batch: Annotated[int, typer.Option(min=1, help="Images per pass, across prompts.")] = _DEFAULTS.batch,
     format: Annotated[ImageFormat, typer.Option(help="Of the files; png keeps every pixel.")] = "png",  # noqa: A002 -- the option's name
+    shard: ShardOption = None,
 ) -> None:
     """Step 4: images of every memorized prompt of a run, each with its own neurons off, the same seeds throughout.
 
@@ -62,5 +67,6 @@ def command(
     for chosen in map(NeuronSet.parse, neurons):
         asked = ImageSet(neurons=chosen, only=only, prompts=others, label=label, format=format)
         with progress_bar(f"generate {asked.name(scale)}") as progress:
-            made = generate_all(folder, pipe, asked, settings, progress=progress)
-        console.print(f"{chosen.name}: {made.folder}")
+            tally = generate_all(folder, pipe, asked, settings, engine=engine, shard=shard, progress=progress)
+        console.print(f"{chosen.name}: {tally.run.folder}")
+        tell_of_the_rest(tally)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from unmemorize._errors import PromptError
-from unmemorize._model import Model, load_pipeline
+from unmemorize._loading import load_pipeline
+from unmemorize._model import Model
 from unmemorize._prompts import read_prompts
 from unmemorize._upstream import import_results, read_statistics
 from unmemorize.cli._common import console

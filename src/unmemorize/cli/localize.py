@@ -10,34 +10,36 @@ from unmemorize import testbed
 from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile, Neurons
 from unmemorize._statistics import Statistics
-from unmemorize.cli._common import (
+from unmemorize._threshold import Threshold
+from unmemorize.cli._common import console, file_or_default, is_bundled, progress_bar, stream_or_default, tell_of_the_rest, threshold_of
+from unmemorize.cli._options import (
     GuidanceOption,
+    NewRunOption,
     PromptsOption,
     ProtocolOption,
     RunOption,
     SeedOption,
     SeedsOption,
+    ShardOption,
     StatisticsOption,
     TauOption,
     ThresholdOption,
-    console,
-    file_or_default,
-    is_bundled,
-    progress_bar,
-    prompts_or_default,
+    takes_engine,
     takes_model,
-    threshold_of,
 )
 from unmemorize.cli._profile import ProfileOption, profile_localizations
+from unmemorize.drivers import Engine
 from unmemorize.localization import Criterion, LocalizationSettings, RefinementMethod
-from unmemorize.runs import localization_config, localize_all, open_run
+from unmemorize.runs import Run, localization_config, localize_all, open_run, read_localizations
 
 _DEFAULTS = LocalizationSettings()
 
 
+@takes_engine
 @takes_model
 def command(
     pipe: DiffusionPipeline,
+    engine: Engine,
     run: RunOption,
     prompts: PromptsOption = None,
     statistics: StatisticsOption = None,
@@ -83,6 +85,8 @@ def command(
     seed: SeedOption = None,
     protocol: ProtocolOption = None,
     guidance: GuidanceOption = None,
+    shard: ShardOption = None,
+    new_run: NewRunOption = False,
     profile: ProfileOption = False,
 ) -> None:
     """Step 3: find the neurons that carry the image of each memorized prompt.
@@ -90,7 +94,7 @@ def command(
     Candidates are neurons that answer unusually strongly to the prompt; those are kept without which the copy comes back. Prompts that
     are not memorized get no neurons. Defaults are the paper's, but for the refinement.
     """
-    given = prompts_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])
+    given = stream_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])
     measured = Statistics.load(file_or_default(pipe, statistics, testbed.statistics_path, "statistics"))
     limit = threshold_of(pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
     chosen = criterion or (testbed.defaults()["criterion"] if is_bundled(pipe) and tau is None else _DEFAULTS.criterion)
@@ -111,25 +115,33 @@ def command(
         refinement_threshold=refinement_threshold,
         relative_threshold=relative_threshold,
     )
-    folder = open_run(run, pipe, given, {"command": "localize", **localization_config(Model(pipe), settings, measured, limit)})
+    model = Model(pipe)
+    config = {"command": "localize", **localization_config(model, settings, measured, limit)}
+    folder = open_run(run, pipe, given, config, new=new_run)
     with progress_bar("localize") as progress:
-        found = localize_all(folder, pipe, given, statistics=measured, threshold=limit, settings=settings, progress=progress)
+        tally = localize_all(
+            folder, pipe, statistics=measured, threshold=limit, settings=settings, engine=engine, shard=shard, progress=progress
+        )
+    if tally.done:
+        _show(folder, model, limit, settings, profile)
+    tell_of_the_rest(tally)
+
+
+def _show(run: Run, model: Model, limit: Threshold, settings: LocalizationSettings, profile: bool) -> None:
+    found = list(read_localizations(run).values())
+    counted = {"prompts": len(found), "memorized": sum(record.memorized for record in found), "tau": limit.tau}
+    asked = {name: getattr(settings, name) for name in ("criterion", "layers", "refinement")}
+    how = {**counted, **asked, "protocol": limit.settings.protocol, "seeds": limit.settings.seeds}
     everything = Neurons.of(pair for record in found for pair in record.neurons)
-    counted = {"prompts": len(found), "memorized": sum(record.memorized for record in found), "tau": limit.tau, "criterion": chosen}
-    how = {**counted, "layers": layers, "refinement": refinement, "protocol": limit.settings.protocol, "seeds": limit.settings.seeds}
-    NeuronFile.of(Model(pipe), everything, scale=scale, found=how).save(run / "neurons.json")
+    NeuronFile.of(model, everything, scale=settings.scale, found=how).save(run.folder / "neurons.json")
     table = Table("neurons", "initial", "score", "floor", "group", "prompt", pad_edge=False)
     for record in found:
         if record.memorized:
-            table.add_row(
-                str(len(record.neurons)),
-                str(len(record.initial)),
-                f"{record.score:.3f}",
-                "floor" if record.floor else "",
-                record.group,
-                record.prompt,
-            )
+            sizes = str(len(record.neurons)), str(len(record.initial))
+            table.add_row(*sizes, f"{record.score:.3f}", "floor" if record.floor else "", record.group, record.prompt)
     console.print(table)
-    console.print(f"{counted['memorized']} of {len(found)} memorized (tau = {limit.tau:.4f}): {run}/localizations.jsonl, neurons.json")
+    console.print(
+        f"{counted['memorized']} of {len(found)} memorized (tau = {limit.tau:.4f}): {run.folder}/localizations.jsonl, neurons.json"
+    )
     if profile:
         profile_localizations(found)

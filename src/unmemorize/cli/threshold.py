@@ -1,5 +1,7 @@
 """The command ``threshold``."""
 
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,20 +9,25 @@ import typer
 from diffusers import DiffusionPipeline
 
 from unmemorize import testbed
+from unmemorize._calibration import Calibration
 from unmemorize._errors import ThresholdError
 from unmemorize._files import atomic_write
 from unmemorize._prompts import as_prompts
 from unmemorize._similarity import NoiseSettings, Protocol
-from unmemorize._threshold import calibrate_threshold
-from unmemorize.cli._common import PromptsOption, console, is_bundled, progress_bar, prompts_or_default, takes_model
+from unmemorize.cli._common import console, is_bundled, progress_bar, stream_or_default
+from unmemorize.cli._options import PromptsOption, takes_engine, takes_model
+from unmemorize.drivers import Engine
 from unmemorize.report import plot_threshold
+from unmemorize.runs import calibrate_in, open_run
 
 _DEFAULTS = NoiseSettings()
 
 
+@takes_engine
 @takes_model
 def command(
     pipe: DiffusionPipeline,
+    engine: Engine,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it (.json).")],
     prompts: PromptsOption = None,
     reduction: Annotated[
@@ -46,16 +53,18 @@ def command(
     """Step 2: how similar the noise differences of different seeds are for prompts that are not memorized.
 
     Writes tau, above which a prompt counts as memorized, with the distribution it comes from, and beside it a histogram (.png). Detection
-    and localization take the settings of the noise differences from this file, so that they always fit.
+    and localization take the settings of the noise differences from this file, so that they always fit. The same command goes on after
+    an interruption.
     """
-    given = prompts_or_default(pipe, prompts, lambda: as_prompts(testbed.captions("calibration")))
+    given = list(stream_or_default(pipe, prompts, lambda: as_prompts(testbed.captions("calibration"))))
     chosen = reduction or (testbed.defaults()["reduction"] if is_bundled(pipe) else "pairs")
     settings = NoiseSettings(seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
+    calibration = Calibration(reduction=chosen, deviations=deviations, max_fpr=max_fpr)
+    folder = open_run(output.with_name(f".{output.name}.partial"), pipe, given, {"command": "threshold", "noise": asdict(settings)})
     with progress_bar("threshold") as progress:
-        threshold = calibrate_threshold(
-            pipe, given, settings=settings, reduction=chosen, deviations=deviations, max_fpr=max_fpr, progress=progress
-        )
+        threshold = calibrate_in(folder, pipe, calibration, settings, engine=engine, progress=progress)
     threshold.save(output)
+    shutil.rmtree(folder.folder)
     picture = output.with_suffix(".png")
     atomic_write(picture, plot_threshold(threshold), ThresholdError)
     made = (

@@ -21,6 +21,8 @@ from unmemorize.localization._prefixes import Prefixes, Work
 from unmemorize.localization._replay import Recording
 from unmemorize.localization._settings import LocalizationSettings
 
+SHOWN = 3
+"""Seeds whose noise differences are kept to look at."""
 _GROWTH = 4
 """How much larger each batch of seeds is than the one before."""
 _DIFFERENTIATED = 32 * 1024
@@ -77,6 +79,18 @@ class Evaluator:
         self._order = list(range(len(kept)))
         self._known: dict[Neurons, Tensor] = {Neurons(): self._scores(self._order, unblocked[self._kept])}
         self._at_least: dict[Neurons, float] = {}
+        self._passing: tuple[Neurons, Tensor] | None = None
+
+    def differences(self, neurons: Neurons) -> Tensor:
+        """Noise differences of the first kept seeds, (1 or 2, seeds, C, H, W): with nothing off, then with these neurons off.
+
+        The second is there when they were the last ones to pass a test; nothing is computed for it.
+        """
+        seeds = self._kept[:SHOWN]
+        rows = [self._unblocked[seeds]]
+        if self._passing is not None and self._passing[0] == neurons:
+            rows.append(self._passing[1])
+        return torch.stack(rows).cpu()
 
     def scores(self, neurons: Neurons) -> Tensor:
         """With these neurons off: per seed the similarity to the unblocked noise difference, or per pair of seeds that between them."""
@@ -139,6 +153,7 @@ class Evaluator:
 
     def _below_by_seeds(self, neurons: Neurons, limit: Limit) -> float | None:
         scores = torch.empty(len(self._kept))
+        blocked_by_place: dict[int, Tensor] = {}
         recorded: list[Recording] = []
         start, size = 0, 1
         while start < len(self._order):
@@ -153,9 +168,10 @@ class Evaluator:
                 self._at_least[neurons] = float(found.max())
                 return None
             scores[places] = found
+            blocked_by_place |= zip(places, blocked, strict=True)
             recorded.append(part)
             start, size = start + size, size * _GROWTH
-        return self._passed(neurons, scores, recorded)
+        return self._passed(neurons, scores, recorded, [blocked_by_place[place] for place in range(len(self._kept))])
 
     def _below_by_pairs(self, neurons: Neurons, limit: Limit) -> float | None:
         """The mean over all pairs is too high as soon as the pairs known so far, whose similarity is never negative, make it so."""
@@ -177,10 +193,11 @@ class Evaluator:
         if bool(limit.exceeded(scores.mean())):
             self._known[neurons] = scores
             return None
-        return self._passed(neurons, scores, recorded)
+        return self._passed(neurons, scores, recorded, list(blocked))
 
-    def _passed(self, neurons: Neurons, scores: Tensor, recorded: Sequence[Recording]) -> float:
+    def _passed(self, neurons: Neurons, scores: Tensor, recorded: Sequence[Recording], blocked: Sequence[Tensor]) -> float:
         self._known[neurons] = scores
+        self._passing = neurons, torch.stack(list(blocked[:SHOWN]))
         self._prefixes.keep("current", recorded)
         return self.reduce(scores)
 

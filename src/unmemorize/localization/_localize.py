@@ -107,6 +107,7 @@ def localize_prompt(
         z_scores={path: tuple(z_scores[path][list(indices)].tolist()) for path, indices in refinement.neurons.layers.items()},
         refinement=settings.refinement,
         minimal=refinement.minimal,
+        differences=evaluator.differences(refinement.neurons),
         **_spent(work, prefixes),
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from torch import Tensor
+
 from unmemorize._errors import RunError
 from unmemorize._neurons import Neurons
 from unmemorize._similarity import Protocol
@@ -96,6 +98,8 @@ class Localization:
         spent: by stage: detection, selection, refinement.
         recorded_bytes: the most memory that recorded outputs of the denoiser took, see docs/method.md.
         seconds: wall time, detection included; None for an imported record.
+        differences: noise differences of some kept seeds in [0, 1], (1 or 2, seeds, C, H, W): with nothing off, and where they were
+            computed anyway with ``neurons`` off; to look at, no part of the record.
     """
 
     prompt: str
@@ -121,6 +125,7 @@ class Localization:
     spent: Mapping[str, Spent] = field(default_factory=dict)
     recorded_bytes: int = 0
     seconds: float | None
+    differences: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def memorized(self) -> bool:
@@ -128,7 +133,7 @@ class Localization:
         return self.detection.memorized if self.detection else bool(self.initial)
 
     def to_json(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "differences"}
         return plain | {
             "detection": self.detection.to_json() if self.detection else None,
             "initial": self.initial.to_json(),

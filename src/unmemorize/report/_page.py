@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from statistics import median
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
-from unmemorize.metrics import read_image, read_references
-from unmemorize.report._plots import plot_copies, plot_neurons, plot_similarity
+from unmemorize.metrics import read_image, read_references, summarize
+from unmemorize.report._plots import plot_copies, plot_diversity, plot_layers, plot_neurons, plot_quality, plot_shared, plot_similarity
 from unmemorize.report._results import NAMES, Results, read_results, seed_median
 from unmemorize.report._table import Truth, precision_recall, summary_table
-from unmemorize.runs import OVERALL, Run, image_sets
+from unmemorize.runs import OVERALL, Run, difference_file, image_sets
 
-LARGEST_SIDE = 192
 SHOWN_IMAGES = 4
+_MANY = 60
+"""Memorized prompts from which on pictures are smaller, so that the page stays below 25 MB at 500 of them."""
+_SCRIPT = "report.js"
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,34 @@ class Strip:
     title: str
     images: tuple[str, ...]
     caption: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
 class Card:
     """One memorized prompt on the page."""
 
+    index: int
     prompt: str
     group: str
     facts: tuple[tuple[str, str], ...]
     neurons: tuple[str, ...]
     strips: tuple[Strip, ...]
     floor: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt of the table of all; numbers are None where they are unknown."""
+
+    index: int
+    prompt: str
+    group: str
+    memorized: bool
+    score: float | None
+    neurons: int | None
+    before: float | None
+    after: float | None
 
 
 def write_report(run: Run, truth: Truth | None = None) -> Path:
@@ -58,18 +77,27 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
     plots = [
         ("Similarity between seeds", plot_similarity(results)),
         ("Copies", plot_copies(results)),
-        ("Neurons", plot_neurons(results)),
+        ("Copies and diversity", plot_diversity(results)),
+        ("Neurons of a prompt", plot_neurons(results)),
+        ("Neurons of a layer", plot_layers(results)),
+        ("Neurons that several prompts share", plot_shared(results)),
+        ("Quality", plot_quality(results)),
     ]
     environment = Environment(
         loader=PackageLoader("unmemorize.report"), autoescape=select_autoescape(("html", "j2")), trim_blocks=True, lstrip_blocks=True
     )
+    script = (files("unmemorize.report") / "templates" / _SCRIPT).read_text(encoding="utf-8")
     page = environment.get_template("report.html.j2").render(
-        model=run.config["model"],
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        model=run.about["model"],
         manifest=run.manifest,
         table=summary_table(results, truth),
         prompts=len(results.prompts),
         done=len(results.localizations),
         memorized=sum(record.memorized for record in results.localizations.values()),
+        neurons=len({pair for record in results.localizations.values() for pair in record.neurons}),
+        rows=_rows(results),
         headline=_headline(results),
         plots=[(title, Markup(svg)) for title, svg in plots if svg is not None],
         cards=_cards(run, results, truth),
@@ -77,20 +105,41 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
     return run.write("report.html", page)
 
 
-def _headline(results: Results) -> list[tuple[str, str]]:
-    """Copies before and after in plain words, where they were measured."""
+def _headline(results: Results) -> list[tuple[str, str, str]]:
+    """Copies before and after in plain words, where they were measured, with intervals."""
     found = []
     for name in ("original", "refined", "random-refined"):
         scores = [seed_median(record["sscd_orig"]) for record in results.records(name, OVERALL) if "sscd_orig" in record]
         if scores:
-            found.append((NAMES[name], f"{median(scores):.2f}"))
+            summary = summarize(scores)
+            found.append((NAMES[name], f"{summary.median:.2f}", f"{summary.low:.2f} to {summary.high:.2f}"))
     return found
+
+
+def _rows(results: Results) -> list[Row]:
+    rows = []
+    for index, record in results.localizations.items():
+        before, after = (results.of(name).get(index, {}).get("sscd_orig") for name in ("original", "refined"))
+        rows.append(
+            Row(
+                index,
+                record.prompt,
+                record.group,
+                record.memorized,
+                record.detection.score if record.detection else None,
+                len(record.neurons) if record.memorized else None,
+                None if before is None else seed_median(before),
+                None if after is None else seed_median(after),
+            )
+        )
+    return rows
 
 
 def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
     sets = {name: images for name, images in image_sets(run).items() if not images.config["on"]}
     shown = [name for name in NAMES if name in sets] + [name for name in sets if name not in NAMES]
-    files = {name: sets[name].records("images") for name in shown}
+    made = {name: sets[name].records("images") for name in shown}
+    side, quality = (192, 88) if sum(record.memorized for record in results.localizations.values()) <= _MANY else (96, 70)
     cards = []
     for index, record in results.localizations.items():
         if not record.memorized:
@@ -98,13 +147,18 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
         strips = []
         references = read_references(results.prompts[index].images[:SHOWN_IMAGES]).images
         if references:
-            strips.append(Strip("training image", tuple(map(_data_url, references)), ""))
+            strips.append(Strip("training image", tuple(_data_url(image, side, quality) for image in references), ""))
         for name in shown:
-            if index in files[name]:
+            if index in made[name]:
                 scores = results.of(name).get(index, {})
                 line = f"copy score {seed_median(scores['sscd_orig']):.2f}" if "sscd_orig" in scores else ""
-                paths = [sets[name].folder / file for file in files[name][index]["files"][:SHOWN_IMAGES]]
-                strips.append(Strip(NAMES.get(name, name), tuple(_data_url(read_image(path)) for path in paths), line))
+                paths = [sets[name].folder / file for file in made[name][index]["files"][:SHOWN_IMAGES]]
+                strips.append(Strip(NAMES.get(name, name), tuple(_data_url(read_image(path), side, quality) for path in paths), line))
+        differences = run.folder / difference_file(index)
+        if differences.is_file():
+            picture = read_image(differences)
+            seeds = "noise differences of some seeds: above with all neurons on, below with those found off"
+            strips.append(Strip("noise differences", (_data_url(picture, 2 * side, quality),), seeds, wide=picture.width > picture.height))
         facts = []
         if record.detection:
             facts.append(("similarity between seeds", f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})"))
@@ -117,6 +171,7 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
             ),
             ("refined", f"{len(record.neurons)} neurons; score {_known(record.score)} (threshold {_known(record.threshold)})"),
             ("work", f"{_known(record.evaluations)} denoiser samples, {_known(record.seconds)} s"),
+            *((f"of this, {stage}", f"{spent.work:.0f} weighted samples, {spent.seconds:.2f} s") for stage, spent in record.spent.items()),
         ]
         if truth is not None and truth.get(record.prompt):
             precision, recall = precision_recall(record.neurons, truth[record.prompt])
@@ -126,7 +181,7 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
             for path, indices in record.neurons.layers.items()
             for neuron, z in zip(indices, record.z_scores.get(path, (None,) * len(indices)), strict=True)
         )
-        cards.append(Card(record.prompt, record.group, tuple(facts), neurons, tuple(strips), bool(record.floor)))
+        cards.append(Card(index, record.prompt, record.group, tuple(facts), neurons, tuple(strips), bool(record.floor)))
     return cards
 
 
@@ -135,8 +190,8 @@ def _known(value: float | None) -> str:
     return "?" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _data_url(image: Image.Image) -> str:
-    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+def _data_url(image: Image.Image, side: int, quality: int) -> str:
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=88)
+    image.save(buffer, "WEBP", quality=quality)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

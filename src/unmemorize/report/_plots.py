@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from unmemorize._threshold import Threshold
-from unmemorize.report._results import Results, seed_median
+from unmemorize.report._results import NAMES, Results, seed_median
 
 INK = "#7a8594"
+_ROWS, _COLUMNS = 40, 80
+"""Of the matrix of shared neurons."""
+_TOP = re.compile(r"top-(\d+)$")
 COLOURS = ("#e4572e", "#f2a541", "#b07cc6", "#8d99ae", "#2e86ab", "#55a630")
 
 
@@ -30,11 +36,24 @@ def plot_similarity(results: Results) -> str | None:
         scores = [record.detection.score for record in results.localized(group) if record.detection]
         axes.scatter(scores, row + rng.uniform(-0.22, 0.22, len(scores)), s=18, alpha=0.75, color=COLOURS[row % len(COLOURS)], linewidths=0)
     axes.axvline(first.tau, color=INK, linestyle="--", linewidth=1.2)
-    axes.text(first.tau, -0.62, f" tau = {first.tau:.3f}", color=INK, fontsize=9, va="bottom")
-    axes.set_yticks(range(len(groups)), groups)
+    axes.text(first.tau, -0.62, f" tau = {first.tau:.3f}{_errors(results)}", color=INK, fontsize=9, va="bottom")
+    axes.set_yticks(range(len(groups)), [_short(group) for group in groups])
     axes.set_ylim(len(groups) - 0.4, -0.7)
     axes.set_xlabel("highest similarity between two seeds")
     return _svg(figure)
+
+
+def _errors(results: Results) -> str:
+    """What tau gets wrong, where it is known which prompts are memorized."""
+    known = [(prompt.memorized, results.localizations.get(index)) for index, prompt in enumerate(results.prompts)]
+    found = [(label, record.memorized) for label, record in known if label is not None and record is not None]
+    wrong = {label: [said != label for is_label, said in found if is_label == label] for label in (True, False)}
+    texts = [
+        f"{sum(wrong[label])} of {len(wrong[label])} {name}"
+        for label, name in ((True, "missed"), (False, "false positives"))
+        if wrong[label]
+    ]
+    return f" ({', '.join(texts)})" if texts else ""
 
 
 def plot_copies(results: Results) -> str | None:
@@ -78,7 +97,7 @@ def plot_neurons(results: Results) -> str | None:
     heights = [np.histogram(count, edges)[0] for count in counts]
     bottom = np.zeros(len(edges) - 1)
     for row, (group, height) in enumerate(zip(groups, heights, strict=True)):
-        axes.bar(range(len(height)), height, bottom=bottom, color=COLOURS[row % len(COLOURS)], label=group, width=0.8)
+        axes.bar(range(len(height)), height, bottom=bottom, color=COLOURS[row % len(COLOURS)], label=_short(group), width=0.8)
         bottom = bottom + height
     labels = ["0", *(_span(2**power, 2 ** (power + 1) - 1) for power in range(len(edges) - 2))]
     axes.set_xticks(range(len(labels)), labels)
@@ -87,6 +106,93 @@ def plot_neurons(results: Results) -> str | None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     return _svg(figure)
+
+
+def plot_layers(results: Results) -> str | None:
+    """In which layers the neurons are that refinement left, each counted once, by depth; None when there are none."""
+    everything = {pair for record in results.localizations.values() for pair in record.neurons}
+    layers = list(dict.fromkeys(layer for record in results.localizations.values() for layer in record.initial.layers))
+    counts = Counter(layer for layer, _ in everything)
+    shown = sorted((layer for layer in layers if counts[layer]), key=layers.index)
+    if not shown:
+        return None
+    figure, axes = _figure(0.34 * len(shown) + 1.2)
+    axes.barh(range(len(shown)), [counts[layer] for layer in shown], color=COLOURS[4], height=0.7)
+    axes.set_yticks(range(len(shown)), [short_layer(layer) for layer in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel("different neurons, over all memorized prompts")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _svg(figure)
+
+
+def plot_shared(results: Results) -> str | None:
+    """Which neurons several prompts have in common, as a matrix of neurons and prompts; None where no neuron is shared."""
+    prompts = [(index, record) for index, record in results.localizations.items() if record.memorized]
+    owners: dict[tuple[str, int], list[int]] = {}
+    for place, (_, record) in enumerate(prompts):
+        for pair in record.neurons:
+            owners.setdefault(pair, []).append(place)
+    shared = sorted((pair for pair in owners if len(owners[pair]) > 1), key=lambda pair: -len(owners[pair]))[:_ROWS]
+    if not shared:
+        return None
+    columns = sorted({place for pair in shared for place in owners[pair]})[:_COLUMNS]
+    matrix = np.array([[place in owners[pair] for place in columns] for pair in shared], float)
+    figure, axes = _figure(0.2 * len(shared) + 1.4)
+    axes.pcolormesh(matrix, cmap=ListedColormap(["#00000000", COLOURS[4]]), edgecolors=f"{INK}55", linewidth=0.4, vmin=0, vmax=1)
+    axes.set_yticks(np.arange(len(shared)) + 0.5, [f"{short_layer(layer)} #{index}" for layer, index in shared], fontsize=7)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [str(prompts[place][0]) for place in columns], fontsize=7, rotation=90)
+    axes.invert_yaxis()
+    axes.set_xlabel("number of the prompt")
+    return _svg(figure)
+
+
+def plot_diversity(results: Results) -> str | None:
+    """How alike the images of a prompt are against how much they copy, before and after; None where either is unknown."""
+    figure, axes = _figure(3.0)
+    shown = False
+    for name, colour in (("original", COLOURS[0]), ("refined", COLOURS[4])):
+        records = [record for record in results.of(name).values() if "sscd_orig" in record and "diversity" in record]
+        if records:
+            shown = True
+            copies = [seed_median(record["sscd_orig"]) for record in records]
+            axes.scatter(
+                copies, [record["diversity"] for record in records], s=22, alpha=0.8, color=colour, linewidths=0, label=NAMES[name]
+            )
+    if not shown:
+        return None
+    axes.set_xlabel("copy score")
+    axes.set_ylabel("similarity between seeds' images")
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    return _svg(figure)
+
+
+def plot_quality(results: Results) -> str | None:
+    """The distance from real images against how many neurons are off, for sets such as top-10; None for fewer than two of them."""
+    known = [(int(found[1]), record) for record in results.quality if (found := _TOP.match(record["set"]))]
+    series: dict[str, list[tuple[int, float]]] = {}
+    for count, record in known:
+        series.setdefault(f"{record['on'] or 'memorized prompts'}, against {record['against']}", []).append((count, record["fid"]))
+    series = {label: sorted(points) for label, points in series.items() if len(points) > 1}
+    if not series:
+        return None
+    figure, axes = _figure(2.8)
+    for row, (label, points) in enumerate(series.items()):
+        axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[row % len(COLOURS)], label=label)
+    axes.set_xlabel("neurons off")
+    axes.set_ylabel("FID")
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    return _svg(figure)
+
+
+def short_layer(path: str) -> str:
+    """A layer's path without what the paths of all layers have in common.
+
+    >>> short_layer("down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v")
+    'down 0.1.0'
+    """
+    parts = path.split(".")
+    numbers = ".".join(part for part in parts if part.isdigit())
+    return f"{parts[0].removesuffix('_blocks').removesuffix('_block')} {numbers}".strip()
 
 
 def plot_threshold(threshold: Threshold) -> bytes:
@@ -108,6 +214,10 @@ def plot_threshold(threshold: Threshold) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 30 else name[:27] + "..."
 
 
 def _span(low: int, high: int) -> str:

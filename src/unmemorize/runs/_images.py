@@ -22,11 +22,15 @@ from unmemorize._model import Model
 from unmemorize._neurons import Neurons
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Kind, Prompt
+from unmemorize.drivers import Engine, Finished, Shard, Work
+from unmemorize.runs._drive import Tally, drive
 from unmemorize.runs._neuron_sets import NeuronSet
+from unmemorize.runs._prompts import run_prompts
 from unmemorize.runs._run import Run
-from unmemorize.runs._steps import each, read_localizations, run_prompts
+from unmemorize.runs._steps import read_localizations
 
 ImageFormat = Literal["png", "jpeg"]
+IMAGES = "images"
 OVERALL = "overall"
 """Over all prompts of interest, in a summary; no group and no label has this name."""
 
@@ -61,11 +65,50 @@ class ImageSet:
         return "-".join(parts)
 
 
-def generate_all(run: Run, pipe: DiffusionPipeline, images: ImageSet, settings: GenerationSettings, *, progress: Progress = silent) -> Run:
+@dataclass(frozen=True)
+class GenerateTask:
+    """`generate_each` as a `Task`; its items are index, text and what is off."""
+
+    settings: GenerationSettings
+    format: ImageFormat
+    kind: str = IMAGES
+
+    @property
+    def size(self) -> int:
+        """Prompts whose images fill a batch."""
+        return max(1, self.settings.batch // self.settings.images)
+
+    def prepare(self, pipe: DiffusionPipeline) -> Work:
+        """See `Task`."""
+        suffix = "jpg" if self.format == "jpeg" else "png"
+
+        def work(items: Sequence[tuple[int, str, Neurons]]) -> list[Finished]:
+            _, texts, off = zip(*items, strict=True)
+            finished = []
+            for (index, text, neurons), drawn in zip(items, generate_each(pipe, texts, off, settings=self.settings), strict=True):
+                files = {f"{index:05d}_{number:02d}.{suffix}": _encoded(image, self.format) for number, image in enumerate(drawn)}
+                finished.append(Finished({"prompt": text, "files": list(files), "neurons": neurons.to_json()}, files))
+            return finished
+
+        return work
+
+
+def generate_all(
+    run: Run,
+    pipe: DiffusionPipeline,
+    images: ImageSet,
+    settings: GenerationSettings,
+    *,
+    engine: Engine | None = None,
+    shard: Shard | None = None,
+    progress: Progress = silent,
+) -> Tally:
     """Generate a set of images for a localization run: of its memorized prompts, each with its own neurons off, or of other prompts.
 
+    ``engine``, ``shard`` and ``progress`` are those of `drive`.
+
     Returns:
-        The run of the images, see `image_sets`.
+        How far the run of the images has come, see `image_sets`.
 
     Raises:
         RunError: nothing is localized, the run is another model's, or the folder has images of other settings.
@@ -73,9 +116,7 @@ def generate_all(run: Run, pipe: DiffusionPipeline, images: ImageSet, settings: 
     """
     model = Model(pipe)
     if not model.matches(run.config["fingerprint"]):
-        raise RunError(
-            f"{run.folder}: the run is one of {run.config['model']}, which is not the model given. Generate with the same model."
-        )
+        raise RunError(f"{run.folder}: the run is one of {run.about['model']}, which is not the model given. Generate with the same model.")
     if settings.seed == run.config.get("noise", {}).get("seed"):
         raise RunError(f"{run.folder}: seed {settings.seed} is that of its localization. Generate with another one, to see other noise.")
     asked = run_prompts(run)
@@ -100,21 +141,20 @@ def generate_all(run: Run, pipe: DiffusionPipeline, images: ImageSet, settings: 
     config["dtype"] = str(model.dtype)
     if images.neurons.source == "original":
         config["scale"] = 0.0  # of nothing
-    made = Run.open(run.folder / "images" / images.name(settings.scale), config)
-    suffix = "jpg" if images.format == "jpeg" else "png"
-
-    def some(indices: Sequence[int]) -> list[dict[str, Any]]:
-        generated = generate_each(pipe, [targets[index] for index in indices], [off[index] for index in indices], settings=settings)
-        records = []
-        for index, drawn in zip(indices, generated, strict=True):
-            names = [f"{index:05d}_{number:02d}.{suffix}" for number in range(len(drawn))]
-            for name, image in zip(names, drawn, strict=True):
-                made.write(name, _encoded(image, images.format))
-            records.append({"prompt": targets[index], "files": names, "neurons": off[index].to_json()})
-        return records
-
-    each(made, "images", list(targets), some, progress, at_once=max(1, settings.batch // settings.images))
-    return made
+    made = Run.open(run.folder / "images" / images.name(settings.scale), config, about={"items": len(targets)})
+    for neurons in off.values():
+        neurons.check(model)
+    items = [(index, (index, text, off[index])) for index, text in targets.items()]
+    return drive(
+        made,
+        pipe,
+        GenerateTask(settings, images.format),
+        items,
+        1 + max(targets, default=-1),
+        engine=engine,
+        shard=shard,
+        progress=progress,
+    )
 
 
 def image_sets(run: Run) -> dict[str, Run]:

@@ -33,8 +33,8 @@ from unmemorize.metrics import (
     seedwise_similarity,
 )
 from unmemorize.runs._images import image_sets
+from unmemorize.runs._prompts import run_prompts
 from unmemorize.runs._run import Run
-from unmemorize.runs._steps import each, run_prompts
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +119,14 @@ def evaluate_all(
     if folder.exists() and Run.load(folder).config != json.loads(json.dumps(config)):
         shutil.rmtree(folder)  # measured by something else, or with other training images: measured anew from the same images
     metrics = Run.open(folder, config)
-    records = each(metrics, "metrics", list(files), lambda part: [one(index) for index in part], progress)
-    return dict(zip(files, records, strict=True))
+    records = metrics.records("metrics")
+    progress(len(records), len(files))
+    with metrics.writer("metrics") as writer:
+        for index in sorted(files.keys() - records.keys()):
+            records[index] = one(index)
+            writer.append({index: records[index]})
+            progress(len(records), len(files))
+    return dict(sorted(records.items()))
 
 
 def quality_all(run: Run, names: Iterable[str], real: str | Path, extractor: FeatureExtractor, *, progress: Progress = silent) -> None:

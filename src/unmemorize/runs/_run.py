@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from unmemorize._errors import RunError
-from unmemorize._files import atomic_write, parse_json, read_json
+from unmemorize._files import atomic_write, read_json
+from unmemorize.runs._records import Writer, body, files_of, read_lines, read_sorted
 
 SCHEMA = "unmemorize.run/1"
 _LEFTOVER = ".manifest.json."
@@ -22,8 +22,8 @@ _LEFTOVER = ".manifest.json."
 class Run:
     """A folder that the same command can go on with.
 
-    A unit is done when its record is there whole; `append` syncs each record to the disk, and a torn last line (the process was killed
-    while it wrote) is ignored, and cut off by the next `append`.
+    An item is done when its record is there whole; each record is synced to the disk, and a torn last line (the process was killed while it
+    wrote) is ignored, and cut off by whoever writes next.
 
     Args:
         folder: the run folder, see `open` and `load`.
@@ -35,34 +35,37 @@ class Run:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, folder: str | Path, config: Mapping[str, Any]) -> Self:
+    def open(cls, folder: str | Path, config: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> Self:
         """Start a run in a folder, or go on with the one that is there.
 
         Args:
             folder: made when it does not exist.
             config: everything that determines the results, as plain JSON values.
+            about: what determines nothing, such as the model's name and the number of prompts.
 
         Raises:
             RunError: the folder holds a run of another configuration, or files that are no run.
         """
         folder, config = Path(folder), json.loads(json.dumps(config))
         path = folder / "manifest.json"
-        if path.exists():
+        foreign = folder.exists() and (not folder.is_dir() or any(not file.name.startswith(_LEFTOVER) for file in folder.iterdir()))
+        if path.exists():  # looked at last, since another shard may start the run just now
             run = cls.load(folder)
             before = run.manifest["config"]
             for name in sorted(before.keys() | config.keys()):
                 if before.get(name) != config.get(name):
                     raise RunError(
                         f"{folder}: this run was made with {name} = {_short(before.get(name))}, now it is {_short(config.get(name))}. "
-                        "Repeat the earlier command to go on with it, choose another folder, or delete this one."
+                        "Repeat the earlier command to go on with it, or start another with --new-run or in another folder."
                     )
             return run
-        if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(_LEFTOVER) for file in folder.iterdir())):
+        if foreign:
             raise RunError(f"{folder}: exists and is not a run folder. Choose another one.")
         packages = {name: version(name) for name in ("unmemorize", "torch", "diffusers", "transformers", "torchmetrics")}
         manifest = {
             "schema": SCHEMA,
             "config": config,
+            "about": dict(about or {}),
             "versions": {"python": platform.python_version(), **packages},
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -83,54 +86,63 @@ class Run:
         return cls(folder, manifest)
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What was noted beside; empty for runs that say nothing."""
+        about: dict[str, Any] = self.manifest.get("about", {})
+        return about
+
+    @property
     def config(self) -> dict[str, Any]:
         """What determines the results."""
         config: dict[str, Any] = self.manifest["config"]
         return config
 
     def records(self, name: str) -> dict[int, dict[str, Any]]:
-        """The finished units of one kind, by index; empty when there are none. A torn last line does not count.
+        """What came of the finished items of one kind, by index; empty when there are none. A torn last line does not count.
 
         Raises:
             RunError: a line other than the last is damaged.
         """
-        path = self._path(name)
-        if not path.exists():
-            return {}
-        data = path.read_bytes()
-        found: dict[int, dict[str, Any]] = {}
-        for number, line in enumerate(data[: _whole(data)].splitlines(), 1):
-            record = parse_json(line, RunError, f"{path}, line {number}: damaged")
-            if not isinstance(record.get("index"), int):
-                raise RunError(f"{path}, line {number}: a record without an index. Delete the line and run the command again.")
-            found[record.pop("index")] = record
-        return found
+        return {content["index"]: body(content) for _, _, content in read_lines(self.files(name)) if "error" not in content}
+
+    def failures(self, name: str) -> dict[int, str]:
+        """The errors of items that failed and were not finished later, by index."""
+        done, failed = set(), {}
+        for _, _, content in read_lines(self.files(name)):
+            if "error" in content:
+                failed[content["index"]] = str(content["error"])
+            else:
+                done.add(content["index"])
+        return {index: error for index, error in failed.items() if index not in done}
+
+    def stream(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """`records` one by one in the order of their indices, however many there are."""
+        return ((content["index"], body(content)) for content in read_sorted(self.files(name)))
+
+    def done(self, name: str, total: int) -> bytearray:
+        """For each of ``total`` items 1 when it is finished, else 0."""
+        flags = bytearray(total)
+        for _, _, content in read_lines(self.files(name)):
+            if "error" not in content and content["index"] < total:
+                flags[content["index"]] = 1
+        return flags
+
+    def writer(self, name: str, shard: str = "") -> Writer:
+        """Adds records, to a file of its own for each shard.
+
+        Raises:
+            RunError: the file cannot be written, or another process writes it.
+        """
+        return Writer(self.folder / (f"{name}.{shard}.jsonl" if shard else f"{name}.jsonl"))
 
     def append(self, name: str, index: int, record: Mapping[str, Any]) -> None:
-        """Add the record of a finished unit, synced to the disk.
+        """Add the record of one finished item, synced to the disk.
 
         Raises:
             RunError: the disk is full or the folder cannot be written; what was there stays.
         """
-        path = self._path(name)
-        line = (json.dumps({"index": index, **record}, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        before: int | None = None
-        try:
-            with path.open("a+b") as handle:
-                before = handle.seek(0, os.SEEK_END)
-                if before and not _ends_whole(handle):
-                    handle.seek(0)
-                    before = _whole(handle.read())
-                    handle.truncate(before)
-                handle.write(line)
-                handle.flush()
-                os.fsync(handle.fileno())
-        except OSError as problem:
-            if before is not None:
-                os.truncate(path, before)
-            raise RunError(
-                f"{path}: cannot be written ({problem.strerror}). Free some space; the same command goes on from here."
-            ) from problem
+        with self.writer(name) as writer:
+            writer.append({index: record})
 
     def write(self, name: str, content: bytes | str) -> Path:
         """Write a file of the run, whole or not at all; returns its path."""
@@ -138,18 +150,9 @@ class Run:
         atomic_write(path, content, RunError)
         return path
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.jsonl"
-
-
-def _whole(data: bytes) -> int:
-    """The length of the whole lines at the beginning of a file."""
-    return data.rfind(b"\n") + 1
-
-
-def _ends_whole(handle: BinaryIO) -> bool:
-    handle.seek(-1, os.SEEK_END)
-    return handle.read(1) == b"\n"
+    def files(self, name: str) -> list[Path]:
+        """The files with records of one kind, one for each writer."""
+        return files_of(self.folder, name)
 
 
 def _short(value: object) -> str:

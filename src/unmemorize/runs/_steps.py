@@ -1,69 +1,44 @@
-"""Detection and localization of many prompts in a run folder: what is done already is not done again.
+"""Detection and localization of many prompts in a run folder.
 
 RUN/manifest.json, prompts.jsonl      what was asked
+RUN/similarities.jsonl                step `calibrate_in`
 RUN/detections.jsonl                  step `detect_all`
 RUN/localizations.jsonl               step `localize_all`
+RUN/differences/00003.png             noise differences of prompt 3, to look at
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
 
-from unmemorize._errors import RunError
-from unmemorize._files import hash_texts, parse_json, read_bytes
+from unmemorize._calibration import Calibration, CalibrationTask
+from unmemorize._errors import RunError, ThresholdError
+from unmemorize._files import atomic_file
 from unmemorize._model import Model
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
+from unmemorize._similarity import NoiseSettings
 from unmemorize._statistics import Statistics
 from unmemorize._threshold import Threshold
 from unmemorize._value_layers import select_value_layers
+from unmemorize.drivers import Engine, Finished, Shard, Work
 from unmemorize.localization import Detection, Localization, LocalizationSettings, detect_prompts, localize_prompt
+from unmemorize.runs._drive import Tally, drive
+from unmemorize.runs._prompts import prompt_count, stream_prompts
 from unmemorize.runs._run import Run
 
-
-def open_run(folder: str | Path, pipe: DiffusionPipeline, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> Run:
-    """Start or go on with a run over these prompts; ``settings`` is all else that determines the results.
-
-    Raises:
-        RunError: the folder holds another run.
-    """
-    model = Model(pipe)
-    return start_run(folder, prompts, {"model": model.name, "fingerprint": model.fingerprint, "dtype": str(model.dtype), **settings})
-
-
-def start_run(folder: str | Path, prompts: Sequence[Prompt], config: Mapping[str, Any]) -> Run:
-    """Start or go on with a run over these prompts; ``config`` names the model, too.
-
-    Raises:
-        RunError: the folder holds another run.
-    """
-    texts = [json.dumps(prompt_to_json(prompt), ensure_ascii=False) for prompt in prompts]
-    run = Run.open(folder, {**config, "prompts": hash_texts(texts)})
-    run.write("prompts.jsonl", "\n".join(texts) + "\n")
-    return run
-
-
-def run_prompts(run: Run) -> list[Prompt]:
-    """The prompts of a run.
-
-    Raises:
-        RunError: their file is missing or damaged.
-    """
-    path = run.folder / "prompts.jsonl"
-    text = read_bytes(path, RunError, "prompt list of the run").decode(errors="replace")
-    rows = [parse_json(line, RunError, f"{path}, line {number}: damaged") for number, line in enumerate(text.split("\n")[:-1], 1)]
-    try:
-        return [Prompt(row["text"], row["kind"], row["url"], tuple(map(Path, row["images"])), row["group"]) for row in rows]
-    except (KeyError, TypeError) as problem:
-        raise RunError(f"{path}: damaged ({problem}). Repeat the command that made the run.") from problem
+DETECTIONS, LOCALIZATIONS = "detections", "localizations"
+DIFFERENCES = "differences"
 
 
 def localization_config(model: Model, settings: LocalizationSettings, statistics: Statistics, threshold: Threshold) -> dict[str, Any]:
@@ -74,59 +49,164 @@ def localization_config(model: Model, settings: LocalizationSettings, statistics
     return {**asdict(settings), **limits, **made_on, "searched": searched}
 
 
+@dataclass(frozen=True)
+class DetectTask:
+    """`detect_prompts` as a `Task`."""
+
+    threshold: Threshold
+    cascade: bool
+    batch: int
+    kind: str = DETECTIONS
+
+    @property
+    def size(self) -> int:
+        """Prompts whose first seeds fill a batch."""
+        return max(1, self.batch // (2 if self.cascade else self.threshold.settings.seeds))
+
+    def prepare(self, pipe: DiffusionPipeline) -> Work:
+        """See `Task`."""
+        model = Model(pipe)
+        settings = self.threshold.settings
+        self.threshold.check(model, settings)
+
+        def work(prompts: Sequence[Prompt]) -> list[Finished]:
+            found = detect_prompts(model, prompts, self.threshold, settings, cascade=self.cascade, batch=self.batch)
+            return [Finished(detection.to_json()) for detection in found]
+
+        return work
+
+
+@dataclass(frozen=True)
+class LocalizeTask:
+    """`localize_prompt` as a `Task`; its items are index and prompt."""
+
+    statistics: Statistics
+    threshold: Threshold
+    settings: LocalizationSettings
+    kind: str = LOCALIZATIONS
+    size: int = 1
+
+    def prepare(self, pipe: DiffusionPipeline) -> Work:
+        """See `Task`."""
+        model = Model(pipe)
+        self.statistics.check(model, select_value_layers(model.value_layers, self.settings.layers))
+        self.threshold.check(model, self.settings.noise)
+        self.threshold.of_criterion(self.settings.criterion)
+
+        def work(items: Sequence[tuple[int, Prompt]]) -> list[Finished]:
+            finished = []
+            for index, prompt in items:
+                found = localize_prompt(model, prompt, self.statistics, self.threshold, self.settings)
+                files = {} if found.differences is None else {difference_file(index): _picture(found.differences)}
+                finished.append(Finished(found.to_json(), files))
+            return finished
+
+        return work
+
+
 def detect_all(
     run: Run,
     pipe: DiffusionPipeline,
-    prompts: Sequence[Prompt],
     threshold: Threshold,
     *,
     cascade: bool = False,
     batch: int = 16,
+    engine: Engine | None = None,
+    shard: Shard | None = None,
     progress: Progress = silent,
-) -> list[Detection]:
-    """A `Detection` for each prompt; ``cascade`` as in `detect`, ``batch`` seeds per denoiser pass, across prompts."""
-    model = Model(pipe)
+) -> Tally:
+    """A `Detection` for each prompt of the run, see `read_detections`.
 
-    def some(indices: Sequence[int]) -> list[dict[str, Any]]:
-        given = [prompts[index] for index in indices]
-        return [found.to_json() for found in detect_prompts(model, given, threshold, threshold.settings, cascade=cascade, batch=batch)]
-
-    records = each(
-        run, "detections", range(len(prompts)), some, progress, at_once=max(1, batch // (2 if cascade else threshold.settings.seeds))
-    )
-    return [Detection.from_json(record) for record in records]
-
-
-def detections_csv(prompts: Sequence[Prompt], detections: Sequence[Detection]) -> str:
-    """Detections as a table, one line per prompt in its order, for spreadsheets."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("prompt", "kind", "group", "score", "mean", "tau", "memorized", "seeds_above_tau"))
-    for prompt, found in zip(prompts, detections, strict=True):
-        writer.writerow(
-            (found.prompt, prompt.kind or "", found.group, found.score, found.mean, found.tau, int(found.memorized), len(found.kept))
-        )
-    return text.getvalue()
+    Args:
+        run: see `open_run`.
+        pipe: the model.
+        threshold: calibrated for it.
+        cascade: as in `detect`.
+        batch: seeds per denoiser pass, across prompts.
+        engine, shard, progress: see `drive`.
+    """
+    task = DetectTask(threshold, cascade, batch)
+    return drive(run, pipe, task, enumerate(stream_prompts(run)), prompt_count(run), engine=engine, shard=shard, progress=progress)
 
 
 def localize_all(
     run: Run,
     pipe: DiffusionPipeline,
-    prompts: Sequence[Prompt],
     *,
     statistics: Statistics,
     threshold: Threshold,
     settings: LocalizationSettings,
+    engine: Engine | None = None,
+    shard: Shard | None = None,
     progress: Progress = silent,
-) -> list[Localization]:
-    """A `Localization` for each prompt."""
+) -> Tally:
+    """A `Localization` for each prompt of the run, see `read_localizations`; ``engine``, ``shard`` and ``progress`` as in `drive`."""
+    task = LocalizeTask(statistics, threshold, settings)
+    items = ((index, (index, prompt)) for index, prompt in enumerate(stream_prompts(run)))
+    return drive(run, pipe, task, items, prompt_count(run), engine=engine, shard=shard, progress=progress)
 
-    model = Model(pipe)
 
-    def some(indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [localize_prompt(model, prompts[index], statistics, threshold, settings).to_json() for index in indices]
+def difference_file(index: int) -> str:
+    """Where the run keeps a picture of the noise differences of a localized prompt: a row for all neurons on, one for those found off."""
+    return f"{DIFFERENCES}/{index:05d}.png"
 
-    return [Localization.from_json(record) for record in each(run, "localizations", range(len(prompts)), some, progress)]
+
+def _picture(differences: Tensor) -> bytes:
+    """Rows and columns as one PNG file; of latents the first three channels are shown as red, green and blue."""
+    rows, columns, channels, height, width = differences.shape
+    shown = differences[:, :, :3] if channels >= 3 else differences[:, :, :1].expand(-1, -1, 3, -1, -1)
+    sheet = shown.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
+    buffer = io.BytesIO()
+    Image.fromarray((sheet * 255).round().to(torch.uint8).numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def calibrate_in(
+    run: Run,
+    pipe: DiffusionPipeline,
+    calibration: Calibration,
+    settings: NoiseSettings,
+    *,
+    engine: Engine | None = None,
+    progress: Progress = silent,
+) -> Threshold:
+    """`calibrate_threshold` on the prompts of a run, which the same call goes on with; ``engine`` and ``progress`` as in `drive`.
+
+    Raises:
+        ThresholdError: too few prompts, or a prompt fails.
+    """
+    count, task = prompt_count(run), CalibrationTask(settings)
+    calibration.check(count)
+    texts = [prompt.text for prompt in stream_prompts(run)]
+    tally = drive(run, pipe, task, enumerate(texts), count, engine=engine, progress=progress)
+    for index, error in tally.failed.items():
+        raise ThresholdError(f"prompt {texts[index][:60]!r} fails ({error}). Correct or leave it out.")
+    return calibration.threshold(Model(pipe), settings, texts, [record["pairs"] for _, record in run.stream(task.kind)])
+
+
+def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
+    """The finished detections of a run with index and prompt, one by one in the order of the prompts."""
+    found = run.stream(DETECTIONS)
+    index, record = next(found, (-1, {}))
+    for number, prompt in enumerate(stream_prompts(run)):
+        if number == index:
+            yield number, prompt, Detection.from_json(record)
+            index, record = next(found, (-1, {}))
+
+
+def write_detections_csv(run: Run) -> Path:
+    """Write RUN/detections.csv, one line per finished prompt in their order, for spreadsheets."""
+    path = run.folder / "detections.csv"
+    with atomic_file(path, RunError) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("prompt", "kind", "group", "score", "mean", "tau", "memorized", "seeds_above_tau"))
+        for _, prompt, found in read_detections(run):
+            writer.writerow(
+                (found.prompt, prompt.kind or "", found.group, found.score, found.mean, found.tau, int(found.memorized), len(found.kept))
+            )
+        text.detach()
+    return path
 
 
 def read_localizations(run: Run) -> dict[int, Localization]:
@@ -135,41 +215,7 @@ def read_localizations(run: Run) -> dict[int, Localization]:
     Raises:
         RunError: there are none.
     """
-    found = {index: Localization.from_json(record) for index, record in sorted(run.records("localizations").items())}
+    found = {index: Localization.from_json(record) for index, record in run.stream(LOCALIZATIONS)}
     if not found:
         raise RunError(f"{run.folder}: nothing is localized there. Localize into a folder of its own: unmemorize localize -o FOLDER")
     return found
-
-
-def each(
-    run: Run,
-    name: str,
-    indices: Sequence[int],
-    work: Callable[[Sequence[int]], list[dict[str, Any]]],
-    progress: Progress,
-    *,
-    at_once: int = 1,
-) -> list[dict[str, Any]]:
-    """Do the units that are missing, ``at_once`` of them in one call, and return the records of all, in the order of ``indices``."""
-    records = run.records(name)
-    done = sum(index in records for index in indices)
-    progress(done, len(indices))
-    missing = [index for index in indices if index not in records]
-    for start in range(0, len(missing), at_once):
-        part = missing[start : start + at_once]
-        for index, record in zip(part, work(part), strict=True):
-            records[index] = record
-            run.append(name, index, record)
-        done += len(part)
-        progress(done, len(indices))
-    return [records[index] for index in indices]
-
-
-def prompt_to_json(prompt: Prompt) -> dict[str, Any]:
-    return {
-        "text": prompt.text,
-        "kind": prompt.kind,
-        "url": prompt.url,
-        "images": [str(path.absolute()) for path in prompt.images],
-        "group": prompt.group,
-    }

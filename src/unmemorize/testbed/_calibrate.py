@@ -7,10 +7,10 @@ from typing import Literal
 
 from diffusers import DiffusionPipeline
 
+from unmemorize._calibration import calibrate_threshold
 from unmemorize._files import atomic_write
 from unmemorize._progress import Progress, silent
 from unmemorize._statistics import compute_statistics
-from unmemorize._threshold import calibrate_threshold
 from unmemorize.testbed._assets import captions
 from unmemorize.testbed._layout import DEFAULTS, STATISTICS, THRESHOLD
 

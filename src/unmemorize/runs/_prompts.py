@@ -1,0 +1,108 @@
+"""The prompts of a run: as many as a disk holds, written once and read as a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from unmemorize._errors import RunError
+from unmemorize._files import parse_json, temporary_file
+from unmemorize._model import Model
+from unmemorize._prompts import Prompt
+from unmemorize.runs._run import Run
+
+_FILE = "prompts.jsonl"
+
+
+def open_run(
+    folder: str | Path, pipe: DiffusionPipeline, prompts: Iterable[Prompt], settings: Mapping[str, Any], *, new: bool = False
+) -> Run:
+    """Start or go on with a run over these prompts; ``settings`` is all else that determines the results.
+
+    Args:
+        folder: of the run.
+        pipe: the model.
+        prompts: read once, one after the other.
+        settings: plain JSON values.
+        new: take FOLDER-2, FOLDER-3, ... where the folder holds a run of other settings or prompts.
+
+    Raises:
+        RunError: the folder holds another run.
+    """
+    model = Model(pipe)
+    config = {"fingerprint": model.fingerprint, "dtype": str(model.dtype), **settings}
+    return start_run(folder, prompts, config, model=model.name, new=new)
+
+
+def start_run(folder: str | Path, prompts: Iterable[Prompt], config: Mapping[str, Any], *, model: str, new: bool = False) -> Run:
+    """Start or go on with a run over these prompts; ``config`` names the weights, too, ``model`` is for people.
+
+    Raises:
+        RunError: the folder holds another run.
+    """
+    folder = Path(folder)
+    digest, count = hashlib.sha256(), 0
+    with temporary_file(folder, RunError) as (partial, file):
+        for prompt in prompts:
+            file.write((json.dumps(_to_json(prompt), ensure_ascii=False) + "\n").encode())
+            known = json.dumps([prompt.text, prompt.kind, prompt.url, [path.name for path in prompt.images], prompt.group])
+            digest.update(f"{known}\n".encode())  # not where images are, so that a run can be moved
+            count += 1
+        file.flush()
+        config = {**config, "prompts": digest.hexdigest()}
+        run = Run.open(_unused(folder, config) if new else folder, config, about={"model": model, "prompts": count})
+        partial.replace(run.folder / _FILE)
+    return run
+
+
+def _unused(folder: Path, config: Mapping[str, Any]) -> Path:
+    """The folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist or holds this run."""
+    wanted, number = json.loads(json.dumps(config)), 1
+    while True:
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        if not candidate.exists() or ((candidate / "manifest.json").is_file() and Run.load(candidate).config == wanted):
+            return candidate
+        number += 1
+
+
+def prompt_count(run: Run) -> int:
+    """How many prompts a run has."""
+    return int(run.about["prompts"])
+
+
+def stream_prompts(run: Run) -> Iterator[Prompt]:
+    """The prompts of a run one by one.
+
+    Raises:
+        RunError: their file is missing or damaged.
+    """
+    path = run.folder / _FILE
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                row = parse_json(line, RunError, f"{path}, line {number}: damaged")
+                yield Prompt(row["text"], row["kind"], row["url"], tuple(map(Path, row["images"])), row["group"])
+    except OSError as problem:
+        raise RunError(f"{path}: the prompt list of the run cannot be read ({problem.strerror}). Repeat its command.") from problem
+    except (KeyError, TypeError) as problem:
+        raise RunError(f"{path}: damaged ({problem}). Repeat the command that made the run.") from problem
+
+
+def run_prompts(run: Run) -> list[Prompt]:
+    """All prompts of a run, see `stream_prompts`."""
+    return list(stream_prompts(run))
+
+
+def _to_json(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "text": prompt.text,
+        "kind": prompt.kind,
+        "url": prompt.url,
+        "images": [str(path.absolute()) for path in prompt.images],
+        "group": prompt.group,
+    }
