@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench bench-scale evaluation
+.PHONY: demo test test-ui screenshots test-slow lint bench bench-scale evaluation
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
 
-test: lint
+test: lint .venv/browser
 	$(BIN)/pytest --cov --cov-report=term
+
+test-ui: .venv/developer .venv/browser
+	$(BIN)/pytest tests/browser tests/ui
+
+screenshots: .venv/developer .venv/browser
+	SCREENSHOTS=docs/images $(BIN)/pytest -q tests/browser
 
 test-slow: .venv/developer
 	$(BIN)/pytest -m slow
@@ -39,3 +45,9 @@ evaluation: .venv/user
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@ .venv/user
+
+# Debian's Chromium, for the tests that open pages; where it cannot be installed, they are skipped
+.venv/browser:
+	mkdir -p .venv
+	command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } || echo "no chromium: skipped"
+	touch $@

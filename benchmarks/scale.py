@@ -50,7 +50,7 @@ class Audit:
         hours: wall time.
         gpu_hours: of all GPUs, waiting included.
         waiting: share of them in which GPUs waited for the driver.
-        lost: units that had to be done again.
+        lost: units that are done again, as expected.
     """
 
     hours: float
@@ -73,15 +73,16 @@ def simulate(measured: dict[str, Any], machine: Machine, prompts: int, gpus: int
     work += [rng.choice(localization, count).sum() if count else 0.0 for count in called]
     free = [(load, gpu) for gpu in range(gpus)]
     heapq.heapify(free)
-    driver, waited, lost, end = 0.0, 0.0, 0, load
+    driver, waited, lost, end = 0.0, 0.0, 0.0, load
     for samples in work:
         at, gpu = heapq.heappop(free)
         served = max(at, driver)
         driver = served + overhead
         waited += driver - at
         seconds = samples * per_sample
-        while rng.random() < -np.expm1(-machine.losses * seconds / 3600):
-            lost += 1
+        risk = -np.expm1(-machine.losses * seconds / 3600)
+        lost += risk
+        while rng.random() < risk:
             seconds += samples * per_sample * rng.random() + load
         end = max(end, driver + seconds)
         heapq.heappush(free, (driver + seconds, gpu))
@@ -127,7 +128,7 @@ def page(measured: dict[str, Any], machine: Machine, flops: float) -> str:
         f"Assumed are {machine.tflops:g} TFLOP/s sustained by a GPU, and one worker lost per {1 / machine.losses:g} hours of its work.",
         f"One driver serves all GPUs, {UNIT} prompts at a time.",
         "",
-        "| prompts | GPUs | wall time | GPU hours | GPUs wait for the driver | units done twice |",
+        "| prompts | GPUs | wall time | GPU hours | GPUs wait for the driver | units done again |",
         "|---|---|---|---|---|---|",
     ]
     for prompts in PROMPTS:

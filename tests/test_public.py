@@ -4,7 +4,7 @@ import unmemorize
 
 
 def test_all_is_sorted_and_complete() -> None:
-    modules = ("cli", "drivers", "export", "localization", "metrics", "report", "runs")
+    modules = ("cli", "drivers", "export", "localization", "metrics", "report", "runs", "ui")
     public = [name for name in vars(unmemorize) if not name.startswith("_") and name not in modules]
     assert sorted(public) == list(unmemorize.__all__)
 

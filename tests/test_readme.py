@@ -36,7 +36,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("call", commands())
 def test_commands_and_options_exist(cli: Callable[..., tuple[int, str, str]], call: str) -> None:
     words = call.split()
-    command = words[:2] if words[0] in ("export", "fetch", "testbed") else words[:1]
+    command = words[:2] if words[0] in ("export", "fetch", "neurons", "runs", "testbed") else words[:1]
     if command == ["COMMAND"]:
         command = ["demo"]
     code, out, _ = cli(*command, "--help")

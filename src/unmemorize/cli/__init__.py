@@ -28,6 +28,7 @@ from unmemorize.cli import (
     status,
     testbed,
     threshold,
+    ui,
     verify,
 )
 from unmemorize.cli._common import errors
@@ -54,6 +55,7 @@ for module in (
     evaluate,
     report,
     status,
+    ui,
     verify,
     import_upstream,
 ):

@@ -1,0 +1,168 @@
+"""The page on the bundled model, served as users do."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unmemorize import NeuronFile, testbed
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+PROMPT = "chelsea the ginger tabby stares"
+WAIT = 120_000
+HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script> & 🦓"
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Where the page is served."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from unmemorize.cli import run; run()", "ui", "--port", str(port), "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert str(port) in line
+        yield f"http://127.0.0.1:{port}"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) in (0, 130)
+
+
+def sources(page: Any, gallery: str) -> list[str]:
+    """The addresses of the images of a gallery; each image has its own, by content."""
+    images = page.locator(f"#{gallery} img")
+    images.first.wait_for(timeout=WAIT)
+    return [images.nth(place).get_attribute("src") for place in range(images.count())]
+
+
+def pixels(page: Any, gallery: str) -> list[bytes]:
+    return [page.request.get(source).body() for source in sources(page, gallery)]
+
+
+def ask(page: Any, prompt: str) -> None:
+    page.locator("#prompt textarea").fill(prompt)
+
+
+def choose(page: Any, tab: str) -> None:
+    page.get_by_role("tab", name=tab).click()
+
+
+def complained(page: Any, button: str, message: str) -> None:
+    """Press a button and wait for the sentence; while an earlier request ends, Gradio ignores a press."""
+    for _ in range(10):
+        page.locator(button).click()
+        with suppress(playwright.TimeoutError):
+            page.locator(".toast-body", has_text=message).first.wait_for(timeout=WAIT / 10)
+            return
+    raise AssertionError(f"{button} did not say: {message}")
+
+
+def localized(page: Any) -> None:
+    """Localize the neurons of a memorized prompt."""
+    ask(page, PROMPT)
+    choose(page, "Localize")
+    page.locator("#localize").click()
+    page.locator("#off input[type=checkbox]").first.wait_for(timeout=WAIT)
+    sources(page, "after")
+
+
+def test_probe(address: str, open_page: Open, picture: Callable[..., None]) -> None:
+    page = open_page(address, viewport={"width": 1100, "height": 1000})
+    ask(page, PROMPT)
+    page.locator("#probe").click()
+    page.get_by_text("Memorized.").wait_for(timeout=WAIT)
+    assert len(sources(page, "probed")) == 2
+    assert re.search(r"similarity between two seeds 0\.\d+, tau 0\.\d+", page.locator("#gauge").inner_text())
+    picture(page, "ui-probe")
+    ask(page, testbed.captions("test")[1])
+    page.locator("#probe").click()
+    page.get_by_text("No memorization seen.").wait_for(timeout=WAIT)
+
+
+def test_localize_switch_and_export(address: str, open_page: Open, picture: Callable[..., None], tmp_path: Path) -> None:
+    page = open_page(address, viewport={"width": 1100, "height": 1150})
+    localized(page)
+    before, after = pixels(page, "before"), pixels(page, "after")
+    assert len(before) == len(after) == 2
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert "Copy score" in page.locator("#copied").inner_text()
+    picture(page, "ui-localize")
+    boxes = page.locator("#off input[type=checkbox]")
+    count = boxes.count()
+    choose(page, "Export")
+    page.locator("#make-neurons").click()
+    with page.expect_download(timeout=WAIT) as download:
+        page.locator("#file-neurons a").first.click(timeout=WAIT)
+    download.value.save_as(tmp_path / "neurons.json")
+    saved = NeuronFile.load(tmp_path / "neurons.json")
+    assert len(saved.neurons) == count
+    choose(page, "Localize")
+    old = sources(page, "after")
+    for place in range(count):
+        boxes.nth(place).uncheck()
+    page.locator("#compare").click()
+    page.wait_for_function("old => document.querySelector('#after img').src !== old", arg=old[0], timeout=WAIT)
+    assert pixels(page, "after") == before  # all neurons are on again
+    choose(page, "Export")
+    complained(page, "#make-neurons", "no neuron is chosen")
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "neurons.json")
+    choose(page, "Localize")
+    page.wait_for_function("count => document.querySelectorAll('#off input:checked').length === count", arg=count, timeout=WAIT)
+    page.locator("#scale input[type=number]").fill("1")
+    page.locator("#scale input[type=number]").press("Tab")
+    choose(page, "Export")
+    page.locator("#make-lora").click()
+    with page.expect_download(timeout=WAIT) as download:
+        page.locator("#file-lora a").first.click(timeout=WAIT)
+    assert download.value.suggested_filename.endswith(".safetensors")
+    picture(page, "ui-export")
+
+
+def test_what_visitors_type_stays_text(address: str, open_page: Open) -> None:
+    page = open_page(address)
+    for prompt in (HOSTILE, "x" * 10_000):
+        ask(page, prompt)
+        old = page.locator("#gauge").inner_text()
+        page.locator("#probe").click()
+        page.wait_for_function("old => document.querySelector('#gauge').innerText !== old", arg=old, timeout=WAIT)
+        assert page.title() == "unmemorize"
+    for prompt, message in (("  ", "there is no prompt"), ("x" * 10_001, "the prompt has 10001 characters")):
+        ask(page, prompt)
+        complained(page, "#probe", message)
+    choose(page, "Localize")
+    ask(page, "a plain caption of nothing")
+    complained(page, "#compare", "Nothing is localized yet")
+
+
+def test_visitors_do_not_see_each_other(address: str, open_page: Open) -> None:
+    first, second = open_page(address), open_page(address)
+    localized(first)
+    choose(second, "Localize")
+    assert second.locator("#off input[type=checkbox]").count() == 0
+    complained(second, "#compare", "Nothing is localized yet")
+
+
+def test_only_this_machine_and_no_other_files(address: str, open_page: Open) -> None:
+    port = int(address.rsplit(":", 1)[1])
+    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"]
+    assert f"0100007F:{port:04X}" in listening
+    assert f"00000000:{port:04X}" not in listening
+    page = open_page(address)
+    for path in ("/etc/passwd", str(testbed.path() / "model_index.json"), "/tmp/../etc/passwd"):
+        answer = page.request.get(f"{address}/gradio_api/file={path}")
+        assert answer.status in (403, 404)
+        assert "root:" not in answer.text()

@@ -1,0 +1,74 @@
+"""A real browser: Debian's Chromium, driven by Playwright. Pictures are kept where the variable SCREENSHOTS names a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("there is no chromium: make test-ui installs it")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages that must not complain, and must not ask anybody but this machine for anything."""
+    contexts, problems = [], []
+
+    def opened(address: str, **options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+
+        def route(asked: Any) -> None:
+            if not asked.request.url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:")):
+                problems.append(f"asks for {asked.request.url}")
+                asked.abort()
+            else:
+                asked.continue_()
+
+        context.route("**/*", route)
+        page.goto(address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def picture() -> Callable[..., None]:
+    """Keeps a picture of a page under a name, where pictures are asked for."""
+
+    def keep(page: Any, name: str, **options: Any) -> None:
+        folder = os.environ.get("SCREENSHOTS")
+        if folder:
+            page.screenshot(path=Path(folder) / f"{name}.png", **options)
+
+    return keep
