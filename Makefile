@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-ui screenshots test-slow lint bench bench-scale evaluation
+.PHONY: demo test test-ui screenshots test-slow lint docs bench bench-scale evaluation
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
@@ -23,6 +23,11 @@ lint: .venv/developer
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/developer
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python scripts/commands.py
+	$(BIN)/mkdocs build --quiet
 
 bench: .venv/user
 	mkdir -p work

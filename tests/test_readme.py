@@ -1,6 +1,8 @@
 """What the README and the docs tell a reader to type works."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCKS = [
     pytest.param(block, id=f"{path.name}-{number}")
-    for path in (ROOT / "README.md", ROOT / "docs" / "testbed.md")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
 ]
 
@@ -19,7 +21,7 @@ def test_python_examples_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(compile(block, "example", "exec"), names)
-    assert names["pipe"] is not None
+    assert names["um"] is not None
     if "NeuronFile" in block:
         assert (tmp_path / "neurons.json").exists()
 
@@ -43,6 +45,11 @@ def test_commands_and_options_exist(cli: Callable[..., tuple[int, str, str]], ca
     assert code == 0
     options = [word.split("=")[0].rstrip(",.") for word in words if word.startswith("-") and word != "-"]
     assert all(re.search(rf"(?<!\S){re.escape(option)}(?!\S)", out) for option in options if option != "-h")
+
+
+def test_the_page_of_commands_is_that_of_the_commands() -> None:
+    found = subprocess.run([sys.executable, ROOT / "scripts" / "commands.py", "/dev/stdout"], capture_output=True, text=True, check=True)
+    assert found.stdout.removesuffix("/dev/stdout\n") == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
 def test_links_of_the_docs_exist() -> None:

@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -271,6 +271,12 @@ def test_runs_as_parquet(run: Run, planted: DiffusionPipeline, prompts: list[Pro
     detect_all(detections, planted, calibrate_threshold(planted, PROMPTS))
     assert export_parquet(detections, tmp_path / "d.parquet") == 3
     assert parquet.read_table(tmp_path / "d.parquet").column_names[:3] == ["index", "prompt", "kind"]
+
+
+def test_a_part_of_a_run_has_no_status(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    Run.open(tmp_path / "images", {}).append("images", 0, {})
+    code, _, err = cli("status", tmp_path / "images")
+    assert (code, "it is no run over prompts" in err) == (1, True)
 
 
 def test_only_shards_of_one_run_are_merged(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def command(
     chosen = reduction or (testbed.defaults()["reduction"] if is_bundled(pipe) else "pairs")
     settings = NoiseSettings(seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
     calibration = Calibration(reduction=chosen, deviations=deviations, max_fpr=max_fpr)
-    folder = open_run(output.with_name(f".{output.name}.partial"), pipe, given, {"command": "threshold", "noise": asdict(settings)})
+    partial = output.with_name(f".{output.name}.partial")
+    folder = open_run(partial, pipe, given, {"command": "threshold", "noise": asdict(settings)}, new=True)
     with progress_bar("threshold") as progress:
         threshold = calibrate_in(folder, pipe, calibration, settings, engine=engine, progress=progress)
     threshold.save(output)

@@ -157,7 +157,7 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
         differences = run.folder / difference_file(index)
         if differences.is_file():
             picture = read_image(differences)
-            seeds = "noise differences of some seeds: above with all neurons on, below with those found off"
+            seeds = "some seeds: above with all neurons on, below with those found off"
             strips.append(Strip("noise differences", (_data_url(picture, 2 * side, quality),), seeds, wide=picture.width > picture.height))
         facts = []
         if record.detection:

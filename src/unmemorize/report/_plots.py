@@ -111,9 +111,8 @@ def plot_neurons(results: Results) -> str | None:
 def plot_layers(results: Results) -> str | None:
     """In which layers the neurons are that refinement left, each counted once, by depth; None when there are none."""
     everything = {pair for record in results.localizations.values() for pair in record.neurons}
-    layers = list(dict.fromkeys(layer for record in results.localizations.values() for layer in record.initial.layers))
     counts = Counter(layer for layer, _ in everything)
-    shown = sorted((layer for layer in layers if counts[layer]), key=layers.index)
+    shown = sorted(counts, key=_depth)
     if not shown:
         return None
     figure, axes = _figure(0.34 * len(shown) + 1.2)
@@ -182,6 +181,12 @@ def plot_quality(results: Results) -> str | None:
     axes.set_ylabel("FID")
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     return _svg(figure)
+
+
+def _depth(path: str) -> tuple[int, list[int]]:
+    """Down blocks, the middle one, up blocks, and in these by number."""
+    stage = next((place for place, name in enumerate(("down", "mid", "up")) if path.startswith(name)), 3)
+    return stage, [int(part) for part in path.split(".") if part.isdigit()]
 
 
 def short_layer(path: str) -> str:

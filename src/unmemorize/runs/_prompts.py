@@ -71,7 +71,13 @@ def _unused(folder: Path, config: Mapping[str, Any]) -> Path:
 
 
 def prompt_count(run: Run) -> int:
-    """How many prompts a run has."""
+    """How many prompts a run has.
+
+    Raises:
+        RunError: it is a part of another run, such as a set of images.
+    """
+    if "prompts" not in run.about:
+        raise RunError(f"{run.folder}: it is no run over prompts, but a part of one. Name the folder of the run.")
     return int(run.about["prompts"])
 
 

@@ -14,7 +14,7 @@ from unmemorize._errors import RunError
 from unmemorize._files import atomic_write, read_json
 from unmemorize.runs._records import Writer, body, files_of, read_lines, read_sorted
 
-SCHEMA = "unmemorize.run/1"
+SCHEMA = "unmemorize.run/2"
 _LEFTOVER = ".manifest.json."
 """How the temporary file of a manifest begins, which a killed process may leave."""
 
@@ -81,14 +81,14 @@ class Run:
         """
         folder = Path(folder)
         manifest = read_json(folder / "manifest.json", RunError, "run manifest")
-        if manifest.get("schema") != SCHEMA or not isinstance(manifest.get("config"), dict):
+        if manifest.get("schema") != SCHEMA or not all(isinstance(manifest.get(part), dict) for part in ("config", "about")):
             raise RunError(f"{folder}: not a run of schema {SCHEMA}. Was it made by this version?")
         return cls(folder, manifest)
 
     @property
     def about(self) -> dict[str, Any]:
-        """What was noted beside; empty for runs that say nothing."""
-        about: dict[str, Any] = self.manifest.get("about", {})
+        """What was noted beside."""
+        about: dict[str, Any] = self.manifest["about"]
         return about
 
     @property
