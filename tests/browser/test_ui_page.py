@@ -129,7 +129,6 @@ def test_localize_switch_and_export(address: str, open_page: Open, picture: Call
     with page.expect_download(timeout=WAIT) as download:
         page.locator("#file-lora a").first.click(timeout=WAIT)
     assert download.value.suggested_filename.endswith(".safetensors")
-    picture(page, "ui-export")
 
 
 def test_what_visitors_type_stays_text(address: str, open_page: Open) -> None:
