@@ -169,9 +169,11 @@ tried again by the same command; the exit code is then 1. Ctrl-C stops at once w
 stands. `statistics`, `threshold`, `detect`, `localize` and `generate` take these options; in Python they are `engine=` and `shard=`.
 
 Prompts are streamed from text, CSV, JSON lines or Parquet, or a folder of such files; `unmemorize runs parquet RUN -o FILE` writes results
-back. Of each prompt a byte is kept in memory while a run works, and some more while it is summed up.
+back. `detect` keeps a byte of each prompt in memory while it works; `localize` has the records of all in memory when it sums them up, and
+`threshold` all prompts.
 
-Examples: [a Slurm array](launch/slurm.sh), [SkyPilot](launch/skypilot.yaml).
+Examples: [a Slurm array](launch/slurm.sh), [SkyPilot](launch/skypilot.yaml). Neither was tried on a cluster, as there was none; what is tested
+is two Ray nodes on one machine, one of which is killed midway, shards at the same time in one folder, and workers that are killed.
 """
 
 
