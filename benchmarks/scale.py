@@ -172,8 +172,8 @@ Prompts are streamed from text, CSV, JSON lines or Parquet, or a folder of such 
 back. `detect` keeps a byte of each prompt in memory while it works; `localize` has the records of all in memory when it sums them up, and
 `threshold` all prompts.
 
-Examples: [a Slurm array](launch/slurm.sh), [SkyPilot](launch/skypilot.yaml). Neither was tried on a cluster, as there was none; what is tested
-is two Ray nodes on one machine, one of which is killed midway, shards at the same time in one folder, and workers that are killed.
+Examples: [a Slurm array](launch/slurm.sh), [SkyPilot](launch/skypilot.yaml). Neither was tried on a cluster, as there was none; tested
+are two Ray nodes on one machine, one of which is killed midway, shards at the same time in one folder, and workers that are killed.
 """
 
 

@@ -162,6 +162,22 @@ def test_ray_goes_on_without_a_node(loaded: DiffusionPipeline, tmp_path: Path, l
     assert len((tally.run.folder / "squares.jsonl").read_text().splitlines()) == len(items)
 
 
+def test_a_ray_of_its_own_is_started_beside_others(loaded: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address Ray would join any cluster that runs on the machine, with another Python and other packages."""
+    import ray
+
+    class AskedError(ConnectionError):
+        pass
+
+    def asked(**options: object) -> None:
+        raise AskedError(f"address={options['address']}")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", asked)
+    with pytest.raises(RunError, match="address=local"):
+        squares(tmp_path / "run", loaded, RayActors(1), Squares(), [1])
+
+
 def test_ray_that_is_not_there(loaded: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from unmemorize._errors import RunError
 from unmemorize._logging import quiet_libraries
 from unmemorize.drivers._crew import Answer, Duty, Worker, work_through
 from unmemorize.drivers._task import Outcome, Task, Unit
+
+log = logging.getLogger(__name__)
 
 
 class RayActors:
@@ -38,9 +41,9 @@ class RayActors:
         ours = not ray.is_initialized()
         if ours:
             try:
-                ray.init(
-                    address=self._address, include_dashboard=None if self._address else False, log_to_driver=False, logging_level="ERROR"
-                )
+                started = {"address": "local", "include_dashboard": False}  # without an address Ray takes any that runs here, of anybody
+                there = {"address": self._address} if self._address else started
+                ray.init(**there, log_to_driver=False, logging_level="ERROR")
             except (ConnectionError, ValueError, RuntimeError) as problem:
                 raise RunError(f"Ray at {self._address}: cannot be reached ({problem}). Is it running there?") from problem
         try:
@@ -75,7 +78,8 @@ class _Actors:
         number = self._asked.pop(ready)
         try:
             answer: Answer = self._ray.get(ready)
-        except self._ray.exceptions.RayError:
+        except self._ray.exceptions.RayError as problem:
+            log.debug("actor %d: %s", number, problem)
             return number, None
         return number, answer
 
