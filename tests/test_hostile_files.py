@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from conftest import PROMPTS, make_pipeline
 from unmemorize import (
     Model,
+    NeuronError,
     NeuronFile,
     Neurons,
     Statistics,
+    StatisticsError,
     Threshold,
     UnmemorizeError,
     calibrate_threshold,
@@ -56,6 +59,7 @@ def valid_statistics(found: Any) -> None:
     assert found.count >= 2
     assert found.mean.keys() == found.std.keys()
     assert all(bool(torch.isfinite(value).all()) for part in (found.mean, found.std) for value in part.values())
+    assert all(value.shape == found.mean[layer].shape == (len(value),) and bool((value >= 0).all()) for layer, value in found.std.items())
 
 
 def valid_threshold(found: Any) -> None:
@@ -173,3 +177,49 @@ def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
         for load in (Statistics.load, read_lora):
             with pytest.raises(UnmemorizeError, match="safetensors"):
                 load(tmp_path / "s.safetensors")
+
+
+LAYER = "mid.to_v"
+TWO = torch.ones(2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        (TWO.float(), TWO),
+        (TWO, TWO.bool()),
+        (TWO.to(torch.complex64), TWO),
+        (TWO.long(), TWO.long()),
+        (TWO[0], TWO[0]),
+        (TWO, TWO[:1]),
+        (TWO[None], TWO[None]),
+        (TWO, -TWO),
+        (TWO.float().to(torch.float8_e4m3fn), TWO),
+    ],
+)
+def test_statistics_that_are_no_vectors(mean: torch.Tensor, std: torch.Tensor, tmp_path: Path) -> None:
+    metadata = {"schema": "unmemorize.statistics/1", "count": "3", "fingerprint": "f", "prompts": "0"}
+    save_file({f"mean/{LAYER}": mean.clone(), f"std/{LAYER}": std.clone()}, tmp_path / "s.safetensors", metadata)
+    with pytest.raises(StatisticsError, match="Make the statistics again"):
+        Statistics.load(tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["neurons", "statistics", "threshold"])
+def test_oversized_files_are_not_read(files: dict[str, Loaded], kind: str, tmp_path: Path) -> None:
+    original, load, _ = files[kind]
+    path = tmp_path / original.name
+    with path.open("wb") as file:
+        file.truncate(2**33)  # takes no space
+    for large in (path, Path("/dev/zero")):
+        with pytest.raises(UnmemorizeError, match="more than 256 MiB"):
+            load(large)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x1b[2J", "a\x00"])
+@pytest.mark.parametrize("place", ["model", "found", "neurons"])
+def test_texts_that_nobody_can_write(files: dict[str, Loaded], place: str, text: str, tmp_path: Path) -> None:
+    content = json.loads(files["neurons"][0].read_text())
+    content[place] = text if place == "model" else {text: [1]}
+    (tmp_path / "n.json").write_text(json.dumps(content))
+    with pytest.raises(NeuronError, match="control characters or half of a character"):
+        NeuronFile.load(tmp_path / "n.json")

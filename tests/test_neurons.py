@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -120,3 +121,10 @@ def test_neurons_can_be_pickled_copied_and_made_from_numpy() -> None:
     assert neurons == Neurons({"a": [2, 4]})
     assert json.dumps(neurons.to_json()) == '{"a": [2, 4]}'
     assert pickle.loads(pickle.dumps(neurons)) == copy.deepcopy(neurons) == neurons
+
+
+def test_files_are_for_those_whom_the_user_lets_read_them(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    NeuronFile(neurons=Neurons(), model="m", fingerprint="f").save(tmp_path / "n.json")
+    assert (tmp_path / "n.json").stat().st_mode & 0o777 == 0o666 & ~umask

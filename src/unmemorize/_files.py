@@ -18,6 +18,19 @@ from torch import Tensor
 
 from unmemorize._errors import UnmemorizeError
 
+_LARGEST = 256 * 1024**2
+"""Bytes, far more than any file that is read at once has."""
+
+
+def _mode() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+_MODE = _mode()
+"""Of new files, as the user wants them: temporary ones are for nobody else."""
+
 
 def atomic_write(path: Path, content: bytes | str, error: type[UnmemorizeError] = UnmemorizeError) -> None:
     """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile.
@@ -36,8 +49,13 @@ def atomic_file(path: Path, error: type[UnmemorizeError]) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(path)
+        publish(partial, path)
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Put a finished temporary file in its place, for whoever may read new files; as a whole, unless that is another file system."""
+    partial.chmod(_MODE)
+    shutil.move(partial, path)
 
 
 @contextmanager
@@ -73,7 +91,7 @@ def whole_folder(folder: Path, error: type[UnmemorizeError]) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
         yield Path(partial)
-        Path(partial).chmod(0o755)
+        Path(partial).chmod(_MODE | (_MODE & 0o444) >> 2)  # who may read may look inside
         Path(partial).rename(folder)
     except BaseException as problem:
         if partial is not None:
@@ -94,12 +112,16 @@ def safetensors_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str] | 
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
-def read_bytes(path: Path, error: type[UnmemorizeError], what: str) -> bytes:
-    """The content of a file that must be there; ``what`` names it in the error."""
+def read_bytes(path: Path, error: type[UnmemorizeError], what: str, largest: int = _LARGEST) -> bytes:
+    """The content of a file that must be there and must not be larger; ``what`` names it in the error."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(min(largest, os.fstat(file.fileno()).st_size or largest) + 1)
     except OSError as problem:
         raise error(f"{path}: the {what} cannot be read ({problem.strerror or problem}). Check the path.") from problem
+    if len(content) > largest:
+        raise error(f"{path}: more than {largest / 1024**2:.0f} MiB, too large for a {what}. Is it the right file?")
+    return content
 
 
 def read_json(path: Path, error: type[UnmemorizeError], what: str) -> dict[str, Any]:

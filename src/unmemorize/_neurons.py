@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -188,6 +189,12 @@ class NeuronFile:
         if not well_formed:
             raise NeuronError(f"{path}: a value has the wrong type. Export the neurons again.")
         try:
+            writable = all(map(_is_writable, _texts(content)))
+        except RecursionError:
+            writable = False
+        if not writable:
+            raise NeuronError(f"{path}: a text holds control characters or half of a character, or is nested too deep. Export it again.")
+        try:
             neurons = Neurons(layers)
         except NeuronError as problem:
             raise NeuronError(f"{path}: {problem}") from problem
@@ -202,9 +209,27 @@ class NeuronFile:
         if self.fingerprint != model.fingerprint:
             raise NeuronError(
                 f"these neurons were found in {self.model} (fingerprint {self.fingerprint[:12]}), but {model.name} has fingerprint "
-                f"{model.fingerprint[:12]}. Load the model they belong to, or localize again."
+                f"{model.fingerprint[:12]}. Load the model they belong to, with the same --dtype and --value-layers, or localize "
+                f"again."
             )
         self.neurons.check(model)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+
+
+def _is_writable(text: str) -> bool:
+    """Whether a text can be encoded and does nothing to a terminal."""
+    return all(character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs") for character in text)
 
 
 def random_control(neurons: Neurons, widths: Mapping[str, int], seed: int, *, exclude: Neurons | None = None) -> Neurons:

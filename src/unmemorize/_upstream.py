@@ -57,7 +57,7 @@ def read_statistics(path: str | Path, model: Model | None = None, *, count: int 
         StatisticsError: the file is missing, too large, holds something else, or does not fit the layers.
     """
     path = Path(path)
-    data = _bounded(path, StatisticsError)
+    data = read_bytes(path, StatisticsError, "published file", _LARGEST)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as problem:
@@ -93,7 +93,7 @@ def import_results(path: str | Path, folder: str | Path, model: Model | None = N
         RunError: the folder holds another run.
     """
     path = Path(path)
-    data = _bounded(path, PromptError)
+    data = read_bytes(path, PromptError, "published file", _LARGEST)
     widths = _widths(model)
     known = {prompt.text: prompt for prompt in prompts}
     imported = [_row(row, widths, f"{path}, row {number}") for number, row in enumerate(_rows(path, data), 1)]
@@ -139,12 +139,6 @@ def _widths(model: Model | None) -> dict[str, int]:
     if model is None:
         return WIDTHS
     return {layer: model.widths[layer] for layer in select_value_layers(model.value_layers)}
-
-
-def _bounded(path: Path, error: type[PromptError] | type[StatisticsError]) -> bytes:
-    if path.is_file() and path.stat().st_size > _LARGEST:
-        raise error(f"{path}: {path.stat().st_size} bytes; published files have far fewer than {_LARGEST}. Is it the right one?")
-    return read_bytes(path, error, "published file")
 
 
 def _fits(part: object, widths: dict[str, int]) -> bool:

@@ -23,6 +23,7 @@ SSCD_SHA256 = "9f26bd4c848cc19b73d2ae92eea6e04886f61a7b764ceb7a13aeee62e6a6db56"
 SSCD_SIDE = 320
 """Images are squashed to 320 x 320, the authors' recommendation for batches."""
 
+_LARGEST = 16 * 1024**3
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
@@ -89,7 +90,7 @@ def load_script(path: str | Path, sha256: str | None) -> tuple[Any, str]:
 
 def _read(path: Path, expected: str | None) -> tuple[bytes, str]:
     """The content of a file and its hash, after that was checked where one is expected."""
-    data = read_bytes(path, MetricError, "network")
+    data = read_bytes(path, MetricError, "network", _LARGEST)
     digest = hashlib.sha256(data).hexdigest()
     if expected is not None and digest != expected.lower():
         raise MetricError(
