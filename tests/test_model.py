@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,17 +7,23 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     DDIMPipeline,
     DDIMScheduler,
+    DDPMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     KarrasVeScheduler,
+    KDPM2DiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    TCDScheduler,
     UNet2DModel,
 )
 
 from architectures import make
 from conftest import make_pipeline
-from unmemorize import Model, ModelError, NeuronFile, Neurons, export_lora, generate, load_pipeline, name_value_layers
+from unmemorize import Model, ModelError, NeuronFile, Neurons, compute_statistics, export_lora, generate, load_pipeline, name_value_layers
 from unmemorize._sampler import sampler
 from unmemorize._value_layers import find_value_layers, select_value_layers
 
@@ -231,3 +238,47 @@ def test_loading_errors_name_the_model(tmp_path: Path) -> None:
         load_pipeline("testbed", dtype="int3")
     with pytest.raises(ModelError, match="device cuda:77"):
         load_pipeline("testbed", device="cuda:77", dtype="float32")
+
+
+SCHEDULERS = (
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
+    PNDMScheduler,
+)
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of NumPy, in diffusers
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_the_noise_schedule_is_that_of_the_loaded_scheduler(pipe: DiffusionPipeline, kind: Any, tmp_path: Path) -> None:
+    """What a scheduler has by default is its own: DDIM's defaults are others."""
+    pipe.scheduler = kind()
+    ours = sampler(pipe)
+    torch.testing.assert_close(ours.alphas_cumprod, pipe.scheduler.alphas_cumprod)
+    assert ours.config.clip_sample == pipe.scheduler.config.get("clip_sample", False)
+    pipe.scheduler.save_pretrained(tmp_path)
+    pipe.scheduler = kind.from_pretrained(tmp_path)
+    torch.testing.assert_close(sampler(pipe).alphas_cumprod, ours.alphas_cumprod)
+    assert sampler(pipe).config.clip_sample == ours.config.clip_sample
+
+
+def test_a_pipeline_in_another_type_is_looked_at_anew() -> None:
+    """Flux is given its timestep in the type of the model."""
+    pipe = make("Flux")
+    pipe.to(torch.bfloat16)
+    assert Model(pipe).layout.dtype == torch.bfloat16
+    pipe.to(torch.float32)
+    assert Model(pipe).layout.dtype == torch.float32
+
+
+@pytest.mark.parametrize("pattern", ["*attn1.to_v", "time_embedding.*"])
+def test_named_layers_must_see_the_text(pipe: DiffusionPipeline, pattern: str) -> None:
+    name_value_layers(pattern)
+    try:
+        with pytest.raises(ModelError, match="so it is no value layer"):
+            compute_statistics(pipe, ["one", "two"])
+    finally:
+        name_value_layers(None)

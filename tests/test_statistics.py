@@ -95,7 +95,7 @@ def test_one_prompt_is_too_few(pipe: DiffusionPipeline) -> None:
         ({"a": torch.zeros(1)}, {"schema": "x", "count": "3", "fingerprint": "", "prompts": ""}, "not a statistics file of schema"),
         ({"a": torch.zeros(1)}, {}, "not a valid statistics file"),
         (
-            {"mean/a": torch.tensor([float("nan")]), "std/a": torch.zeros(1)},
+            {"mean/a": torch.tensor([float("nan")]).double(), "std/a": torch.zeros(1).double()},
             {"schema": "unmemorize.statistics/1", "count": "3", "fingerprint": "", "prompts": ""},
             "NaN",
         ),

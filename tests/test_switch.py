@@ -1,9 +1,12 @@
+import copy
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from unmemorize import Model, ModelError, NeuronError, Neurons, apply, remove, switched_off
+from architectures import make
+from unmemorize import Model, ModelError, NeuronError, Neurons, apply, calibrate_threshold, compute_statistics, remove, switched_off
 
 
 def output(pipe: DiffusionPipeline) -> Tensor:
@@ -102,3 +105,30 @@ def test_a_refused_apply_leaves_the_earlier_one(pipe: DiffusionPipeline, neurons
         apply(pipe, neurons)
     pipe.unet.get_submodule(second.removesuffix(".to_v")).fused_projections = False
     assert torch.equal(output(pipe), off)
+
+
+def test_a_denoiser_with_neurons_off_can_be_copied(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    apply(pipe, neurons)
+    copied = copy.deepcopy(pipe.unet)
+    remove(pipe)
+    assert list(copied.state_dict()) == list(pipe.unet.state_dict())
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "PixArt", "Flux"])
+def test_statistics_say_that_projections_are_fused(name: str) -> None:
+    pipe = make(name)
+    for module in Model(pipe).denoiser.modules():
+        if fuse := getattr(module, "fuse_projections", None):
+            fuse()
+    with pytest.raises(ModelError, match=r"projections are fused.*unfuse_qkv_projections"):
+        compute_statistics(pipe, ["one", "two"])
+
+
+def test_nothing_is_measured_with_neurons_off(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    """It would pass for the model's own."""
+    apply(pipe, neurons)
+    for measure in (compute_statistics, calibrate_threshold):
+        with pytest.raises(ModelError, match=r"Call remove\(pipe\) first"):
+            measure(pipe, ["one", "two"])
+    remove(pipe)
+    compute_statistics(pipe, ["one", "two"])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -127,3 +127,13 @@ def test_shifting_by_standard_deviations(pipe: DiffusionPipeline) -> None:
     assert one.shifted(2).deviations == 3
     assert one.tau_seeds is not None
     assert one.shifted(-1).tau_seeds == pytest.approx(one.tau_seeds - np.std(one.means, ddof=1))
+
+
+def test_a_scheduler_that_spaces_its_steps_otherwise_is_refused(pipe: DiffusionPipeline) -> None:
+    threshold = calibrate_threshold(pipe, PROMPTS)
+    assert threshold.timestep == 961
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    threshold.check(Model(pipe), threshold.settings)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    with pytest.raises(ThresholdError, match=r"calibrated at timestep 961, but the scheduler of .* leads to 979"):
+        threshold.check(Model(pipe), threshold.settings)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from unmemorize._conditioning import Conditioning
+from unmemorize._errors import ModelError
 from unmemorize._model import Model
-from unmemorize._value_layers import text_rows_only
+from unmemorize._value_layers import refuse_fused, text_rows_only
 
 Source = Literal["text", "projection", "denoiser"]
 _SEED, _STEPS, _STEP = 1, 50, 1
@@ -82,6 +83,12 @@ def source_of(model: Model) -> Source:
         text = model.encode(["a"])
         inputs: dict[str, Tensor] = {}
         _run(model, text, lambda path, given, _output: inputs.__setitem__(path, given), model.value_layers)
+        for path, given in inputs.items():
+            if not text_rows_only(path) and (given.ndim != 3 or given.shape[1] != text.text.shape[1]):
+                raise ModelError(
+                    f"{path}: it is given {tuple(given.shape)}, not the {text.text.shape[1]} tokens of a text, so it is no value layer. "
+                    f"Name others: --value-layers PATTERN."
+                )
         first = next(iter(inputs.values()))
         alike = len(inputs) > 1 and all(given.shape == first.shape and torch.equal(given, first) for given in inputs.values())
         reads_text = all(given.shape == text.text.shape and torch.equal(given, text.text) for given in inputs.values())
@@ -98,6 +105,7 @@ def _run(model: Model, text: Conditioning, keep: Callable[[str, Tensor, Tensor],
 
         return called
 
+    refuse_fused(model.denoiser, layers)
     with ExitStack() as stack:
         for path, layer in layers.items():
             stack.callback(layer.register_forward_hook(hook(path)).remove)

@@ -18,7 +18,16 @@ from unmemorize._files import hash_texts
 from unmemorize._model import Model
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompts
-from unmemorize._similarity import NoiseSettings, kernel_size, make_probe, noise_differences, pairs_of, pairwise_similarity
+from unmemorize._similarity import (
+    NoiseSettings,
+    evaluated_timestep,
+    kernel_size,
+    make_probe,
+    noise_differences,
+    pairs_of,
+    pairwise_similarity,
+)
+from unmemorize._switch import refuse_applied
 from unmemorize._threshold import Threshold
 from unmemorize.drivers import Engine, Failed, Finished, InProcess, Work, units_of
 
@@ -71,6 +80,7 @@ class Calibration:
             means=tuple(means.tolist()),
             settings=settings,
             kernel=kernel_size(min(model.latent_shape[1:])),
+            timestep=float(evaluated_timestep(model, settings)),
             fingerprint=model.fingerprint,
             prompts=hash_texts(texts),
         )
@@ -87,6 +97,7 @@ class CalibrationTask:
     def prepare(self, pipe: DiffusionPipeline) -> Work:
         """See `Task`."""
         model = Model(pipe)
+        refuse_applied(pipe)
         if self.settings.guidance:
             model.encode_empty()  # refuses pipelines without guidance
 
@@ -133,7 +144,7 @@ def calibrate_threshold(
     pairs: dict[int, Any] = {}
     for unit, (outcome,) in (engine or InProcess()).outcomes(pipe, CalibrationTask(settings), units_of(enumerate(texts), 1)):
         if isinstance(outcome, Failed):
-            raise ThresholdError(f"prompt {unit.items[0][:60]!r} fails ({outcome.error}). Correct or leave it out.")
+            raise ThresholdError(f"prompt {unit.items[0][:60]!r} fails ({outcome.error.rstrip('.')}). If it is that prompt, leave it out.")
         pairs[unit.number] = outcome.record["pairs"]
         progress(len(pairs), len(texts))
     return calibration.threshold(Model(pipe), settings, texts, [pairs[number] for number in range(len(texts))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -74,10 +74,12 @@ class Model:
 
     @property
     def layout(self) -> Layout:
-        """How the pipeline calls its denoiser; seen once per denoiser."""
-        if self.denoiser not in _LAYOUTS:
-            _LAYOUTS[self.denoiser] = layout_of(self.pipe)
-        return _LAYOUTS[self.denoiser]
+        """How the pipeline calls its denoiser; seen once per denoiser, type and size."""
+        sizes = getattr(self.pipe, "default_sample_size", None), getattr(self.denoiser, "config", {}).get("sample_size")
+        known, key = _LAYOUTS.setdefault(self.denoiser, {}), (self.dtype, *sizes)
+        if key not in known:
+            known[key] = layout_of(self.pipe)
+        return known[key]
 
     @cached_property
     def _sampler(self) -> Any:
@@ -201,7 +203,7 @@ class Model:
         return -prediction
 
 
-_LAYOUTS: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()
+_LAYOUTS: WeakKeyDictionary[nn.Module, dict[Hashable, Layout]] = WeakKeyDictionary()
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler
 
 from unmemorize._errors import ModelError
 
+_SPACING = ("timestep_spacing", "steps_offset")
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
@@ -24,6 +25,8 @@ def sampler(pipe: Any) -> Any:
     if not hasattr(pipe.scheduler, "alphas_cumprod"):
         raise ModelError(f"{type(pipe.scheduler).__name__}: neither flow matching nor a diffusion over steps. Set another scheduler.")
     config = dict(pipe.scheduler.config)
+    # from_config puts DDIM's defaults in place of what the loaded one has by default: right for how steps are spaced, not for the schedule
+    config["_use_default_values"] = [name for name in config.get("_use_default_values", ()) if name in _SPACING]
     if (kind := config.get("prediction_type", "epsilon")) not in _PREDICTIONS:
         raise ModelError(f"prediction type {kind}: unknown. Known are {', '.join(_PREDICTIONS)} and flow matching.")
     config.setdefault("clip_sample", False)  # DDIM would clip latents to [-1, 1] where the loaded scheduler has no such option

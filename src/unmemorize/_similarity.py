@@ -78,8 +78,12 @@ class Probe:
 def make_probe(model: Model, text: Conditioning, settings: NoiseSettings) -> Probe:
     """The probe for an encoded prompt."""
     empty = model.encode_empty() if settings.guidance else None
-    timestep = model.timesteps(settings.steps)[_EVALUATED[settings.protocol]]
-    return Probe(model.draw_latents(settings.seeds, settings.seed), timestep, text, empty)
+    return Probe(model.draw_latents(settings.seeds, settings.seed), evaluated_timestep(model, settings), text, empty)
+
+
+def evaluated_timestep(model: Model, settings: NoiseSettings) -> Tensor:
+    """The one timestep at which the denoiser is looked at, ()."""
+    return model.timesteps(settings.steps)[_EVALUATED[settings.protocol]]
 
 
 def noise_differences(model: Model, probe: Probe, guidance: float = 0.0, *, gradient: bool = False) -> Tensor:

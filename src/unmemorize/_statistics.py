@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -15,13 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from unmemorize._activations import activations
+from unmemorize._activations import activations, source_of
 from unmemorize._errors import StatisticsError
 from unmemorize._files import atomic_write, read_bytes, safetensors_bytes
 from unmemorize._model import Model
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
-from unmemorize.drivers import Engine, Failed, Finished, InProcess, Work, in_order, units_of
+from unmemorize._switch import refuse_applied
+from unmemorize.drivers import Engine, Failed, Finished, InProcess, Unit, Work, attempt, in_order, units_of
 
 SCHEMA = "unmemorize.statistics/1"
 _SMALLEST_STD = 1e-12
@@ -186,12 +188,34 @@ class StatisticsTask:
     def prepare(self, pipe: DiffusionPipeline) -> Work:
         """See `Task`."""
         model = Model(pipe)
+        refuse_applied(pipe)
+        source_of(model)  # refuses what no prompt can help
+
+        def answers(texts: Sequence[str]) -> dict[str, Any]:
+            return {path: value.cpu().numpy() for path, value in activations(model, model.encode(texts)).items()}
 
         def work(batches: Sequence[Sequence[str]]) -> list[Finished]:
-            found = [activations(model, model.encode(texts)) for texts in batches]
-            return [Finished({path: value.cpu().numpy() for path, value in activation.items()}) for activation in found]
+            return [Finished(_Batch.of(texts, answers)) for texts in batches]
 
         return work
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What came of a batch of texts: the activations of those that did not fail, and the errors of the others."""
+
+    texts: tuple[str, ...]
+    activation: dict[str, Any]
+    errors: dict[str, str]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], answers: Callable[[Sequence[str]], dict[str, Any]]) -> _Batch:
+        found = attempt(lambda items: [Finished(answers(items))] * len(items), Unit(0, tuple(range(len(texts))), tuple(texts)))
+        errors = {text: outcome.error for text, outcome in zip(texts, found, strict=True) if isinstance(outcome, Failed)}
+        if not errors:
+            return cls(tuple(texts), found[0].record if isinstance(found[0], Finished) else {}, {})
+        good = tuple(text for text in texts if text not in errors)
+        return cls(good, answers(good) if good else {}, errors)
 
 
 def compute_statistics(
@@ -232,19 +256,29 @@ def compute_statistics(
         progress(running.count, total)
     batches = iter(lambda: tuple(islice(texts, batch)), ())
     saved = time.monotonic()
+    failed: dict[str, str] = {}
     try:
         for unit, (outcome,) in in_order((engine or InProcess()).outcomes(pipe, StatisticsTask(), units_of(enumerate(batches), 1))):
-            part = unit.items[0]
             if isinstance(outcome, Failed):
-                raise StatisticsError(f"a prompt of those from {part[0][:60]!r} on fails ({outcome.error}). Correct or leave it out.")
-            activation = {path: torch.from_numpy(value) for path, value in outcome.record.items()}
+                raise StatisticsError(f"prompts from {unit.items[0][0][:60]!r} on: {outcome.error}")
+            part: _Batch = outcome.record
+            failed |= part.errors
+            if not part.texts:
+                continue
+            activation = {path: torch.from_numpy(value) for path, value in part.activation.items()}
             if raw is not None:
                 atomic_write(Path(raw) / f"{running.count:08d}.safetensors", safetensors_bytes(activation), StatisticsError)
-            running.update(activation, part)
+            running.update(activation, part.texts)
             progress(running.count, total)
             if partial is not None and time.monotonic() - saved > _SAVED_EVERY:
                 running.save(partial, model.fingerprint)
                 saved = time.monotonic()
+        if failed:
+            text, error = next(iter(failed.items()))
+            raise StatisticsError(
+                f"{len(failed)} prompts fail, such as {text[:60]!r} ({error.rstrip('.')}). Leave them out; "
+                f"what was computed of the others is kept."
+            )
     except BaseException:
         if partial is not None and running.count:
             running.save(partial, model.fingerprint)
@@ -279,6 +313,13 @@ def _read(path: Path, schema: str, kinds: Sequence[str]) -> tuple[dict[str, dict
     first, second = (parts[kind].keys() for kind in kinds)
     if metadata.get("schema") != schema or not first or first != second or count < 1 or "fingerprint" not in metadata:
         raise StatisticsError(f"{path}: not a statistics file of schema {schema}. Make it with: unmemorize statistics")
-    if any(not bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise StatisticsError(f"{path}: the statistics hold NaN or infinity. Make them again with: unmemorize statistics")
+    values = [*parts[kinds[0]].values(), *parts[kinds[1]].values()]
+    if any(value.dtype != torch.float64 or value.ndim != 1 for value in values) or any(
+        parts[kinds[1]][layer].shape != value.shape for layer, value in parts[kinds[0]].items()
+    ):
+        raise StatisticsError(f"{path}: not pairs of vectors in float64. Make the statistics again with: unmemorize statistics")
+    if not all(bool(torch.isfinite(value).all()) for value in values) or any(
+        bool((spread < 0).any()) for spread in parts[kinds[1]].values()
+    ):
+        raise StatisticsError(f"{path}: NaN, infinity or a negative spread. Make the statistics again with: unmemorize statistics")
     return parts, metadata

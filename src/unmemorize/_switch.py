@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,9 +18,10 @@ from unmemorize._denoiser import denoiser_of, uncompiled
 from unmemorize._errors import ModelError
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
-from unmemorize._value_layers import text_rows_only
+from unmemorize._value_layers import refuse_fused, text_rows_only
 
-_APPLIED = "_unmemorize_applied"
+_APPLIED: WeakKeyDictionary[nn.Module, ExitStack] = WeakKeyDictionary()
+"""What `apply` has done to denoisers; beside them, so that they can be copied."""
 
 
 @contextmanager
@@ -68,12 +70,22 @@ def apply(pipe: DiffusionPipeline, neurons: Neurons, *, scale: float = 0.0) -> N
     model = Model(pipe)
     factors = _factors(model, [neurons], scale)
     remove(pipe)
-    setattr(model.denoiser, _APPLIED, _multiplied(model, factors))
+    _APPLIED[model.denoiser] = _multiplied(model, factors)
+
+
+def refuse_applied(pipe: DiffusionPipeline) -> None:
+    """See that nothing is switched off by `apply`.
+
+    Raises:
+        ModelError: something is, so that what is measured would not be the model's, whose fingerprint it would bear.
+    """
+    if denoiser_of(pipe) in _APPLIED:
+        raise ModelError("neurons are switched off in this pipeline, so it is not the model as loaded. Call remove(pipe) first.")
 
 
 def remove(pipe: DiffusionPipeline) -> None:
     """Undo `apply`; without one it does nothing."""
-    applied = vars(denoiser_of(pipe)).pop(_APPLIED, None)
+    applied = _APPLIED.pop(denoiser_of(pipe), None)
     if applied is not None:
         applied.close()
 
@@ -102,8 +114,7 @@ def _factors(model: Model, rows: Sequence[Neurons], scale: float) -> dict[str, T
     found = {}
     for path, width in model.widths.items():
         if any(path in neurons.layers for neurons in rows):
-            if getattr(model.denoiser.get_submodule(path.rpartition(".")[0]), "fused_projections", False):
-                raise ModelError(f"{path}: its projections are fused, so that it is not called. Call pipe.unfuse_qkv_projections() first.")
+            refuse_fused(model.denoiser, [path])
             found[path] = torch.ones(len(rows), 1, width)
             for row, neurons in enumerate(rows):
                 found[path][row, :, list(neurons.layers.get(path, ()))] = scale

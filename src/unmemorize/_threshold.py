@@ -14,7 +14,7 @@ from unmemorize._cascade import Cascade
 from unmemorize._errors import ModelError, ThresholdError
 from unmemorize._files import atomic_write, read_json
 from unmemorize._model import Model
-from unmemorize._similarity import NoiseSettings, kernel_size
+from unmemorize._similarity import NoiseSettings, evaluated_timestep, kernel_size
 
 SCHEMA = "unmemorize.threshold/1"
 
@@ -38,6 +38,7 @@ class Threshold:
         means: per prompt the mean of its pairs.
         settings: of the noise differences; results under other settings refuse this threshold.
         kernel: size of the MS-SSIM kernel.
+        timestep: that was evaluated; another scheduler may space its steps otherwise.
         fingerprint: of the model.
         prompts: hash of the prompts.
     """
@@ -54,6 +55,7 @@ class Threshold:
     means: tuple[float, ...] = field(repr=False)
     settings: NoiseSettings
     kernel: int
+    timestep: float
     fingerprint: str
     prompts: str
 
@@ -83,6 +85,7 @@ class Threshold:
             means=(),
             settings=settings or NoiseSettings(),
             kernel=kernel_size(min(model.latent_shape[1:])),
+            timestep=float(evaluated_timestep(model, settings or NoiseSettings())),
             fingerprint=model.fingerprint,
             prompts="",
         )
@@ -119,7 +122,7 @@ class Threshold:
         """See that the threshold holds for this model and these settings.
 
         Raises:
-            ThresholdError: it was calibrated on another model or under other settings.
+            ThresholdError: it was calibrated on another model or under other settings, or by a scheduler of other steps.
         """
         if self.fingerprint != model.fingerprint:
             raise ThresholdError(
@@ -133,6 +136,12 @@ class Threshold:
                 f"the threshold was calibrated with {name}={getattr(self.settings, name)}, "
                 f"but this run has {name}={getattr(settings, name)}. "
                 f"Use the same settings, or calibrate again."
+            )
+        timestep = float(evaluated_timestep(model, settings))
+        if timestep != self.timestep:
+            raise ThresholdError(
+                f"the threshold was calibrated at timestep {self.timestep:g}, but the scheduler of {model.name} leads to {timestep:g}. "
+                f"Set the scheduler that it was calibrated with, or calibrate again."
             )
 
     def save(self, path: str | Path) -> None:
@@ -159,7 +168,8 @@ class Threshold:
                     "means": tuple(map(float, content["means"])),
                 }
             )
-            numbers = (threshold.tau, threshold.mean, threshold.std, threshold.tau if threshold.tau_seeds is None else threshold.tau_seeds)
+            numbers = [threshold.tau, threshold.mean, threshold.std, threshold.timestep]
+            numbers += [] if threshold.tau_seeds is None else [threshold.tau_seeds]
             if not all(isinstance(number, (int, float)) and np.isfinite(number) for number in numbers):
                 raise ThresholdError(f"{path}: the thresholds are not numbers. Make it again with: unmemorize threshold")
         except (TypeError, KeyError, ValueError, OverflowError, ModelError) as problem:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -68,6 +69,17 @@ def find_value_layers(denoiser: nn.Module) -> dict[str, nn.Linear]:
         )
     # diffusers registers the middle block after the up blocks, but runs it before them
     return dict(sorted(found.items(), key=lambda item: _stage(item[0])))
+
+
+def refuse_fused(denoiser: nn.Module, paths: Iterable[str]) -> None:
+    """See that value layers are called.
+
+    Raises:
+        ModelError: the projections of an attention are fused, so that its value layer is not.
+    """
+    for path in paths:
+        if getattr(denoiser.get_submodule(path.rpartition(".")[0]), "fused_projections", False):
+            raise ModelError(f"{path}: its projections are fused, so that it is not called. Call pipe.unfuse_qkv_projections() first.")
 
 
 def text_rows_only(path: str) -> bool:
