@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,23 @@ def test_the_numbers_of_a_run_go_into_it(run: Run, planted: DiffusionPipeline, t
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert any(line.startswith("| copy score") and "[" in line for line in rows)
     assert len({line.count("|") for line in rows if not line.startswith("| `")} - {3}) == 1  # one width
+
+
+def test_a_card_says_no_more_than_is_known(run: Run) -> None:
+    pipe = make_pipeline()
+    plain = NeuronFile.of(Model(pipe), neurons_of(pipe).neurons, scale=0.5)
+    text = model_card(plain, license_name="mit")
+    assert "license: mit\n" in text
+    assert "1 value neuron at 0.5 of their strength" in text
+    assert "found by localizing" not in text
+    assert "Only the prompts counted above" not in text
+    both = neurons_of(pipe).combine(neurons_of(pipe), "union")
+    assert "- union, part 2, memorized: 1\n" in model_card(both)
+    with pytest.raises(ExportError, match="a run of another model"):
+        model_card(replace(plain, fingerprint="other"), run=run)
+
+
+def test_a_damaged_table_is_no_card(run: Run, planted: DiffusionPipeline) -> None:
+    run.write("metrics.json", "{}")
+    with pytest.raises(ExportError, match=r"metrics.json: damaged"):
+        model_card(neurons_of(planted), run=run)

@@ -110,7 +110,7 @@ def test_the_whole_model_in_one_file_stays_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["scale_rows", "shutil.copytree"])
+@pytest.mark.parametrize("where", ["scale_rows", "shutil.copyfile"])
 def test_nothing_half_edited_is_left(problem: BaseException, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = saved("Stable Diffusion", tmp_path / "base")
 
@@ -261,3 +261,55 @@ def test_a_neuron_file_names_the_revision(tmp_path: Path) -> None:
     assert some_neurons(pipe).revision == "v2"
     assert Model(pipe).variant == "fp16"
     assert some_neurons(make("Stable Diffusion")).revision is None
+
+
+def test_what_the_model_does_not_load_stays_behind(tmp_path: Path) -> None:
+    """Other programs' copies of the weights would have the neurons on."""
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    (tmp_path / "base" / "comfy").mkdir()
+    for name in ("model.gguf", "unet/weights.pb", "comfy/unet.safetensors", "unet/modeling.py"):
+        (tmp_path / "base" / name).write_bytes(b"x")
+    (tmp_path / "base" / "LICENSE").write_text("terms")
+    bake(pipe, some_neurons(pipe), tmp_path / "baked")
+    names = {str(path.relative_to(tmp_path / "baked")) for path in (tmp_path / "baked").rglob("*") if path.is_file()}
+    assert not names & {"model.gguf", "unet/weights.pb", "comfy/unet.safetensors", "unet/modeling.py"}
+    assert "LICENSE" in names
+    (tmp_path / "baked" / "comfy").mkdir()
+    for name in ("model.gguf", "comfy/unet.safetensors"):
+        (tmp_path / "baked" / name).write_bytes(b"x")
+    found = [change.file for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)) if not change.asked]
+    assert found == ["comfy/unet.safetensors", "model.gguf"]
+
+
+def test_what_the_hub_and_git_add_is_no_difference(tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    bake(pipe, some_neurons(pipe), tmp_path / "baked")
+    for name in (".gitattributes", ".git/HEAD", ".cache/huggingface/x.metadata", "LICENSE.md", "before.png"):
+        (tmp_path / "baked" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "baked" / name).write_text("x")
+    (tmp_path / "base" / "LICENSE").write_text("terms")
+    assert all(change.asked for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)))
+
+
+def test_a_base_that_nobody_may_write(tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    for path in [*(tmp_path / "base").rglob("*"), tmp_path / "base"]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    bake(pipe, some_neurons(pipe), tmp_path / "baked")
+    assert all(path.stat().st_mode & 0o200 for path in (tmp_path / "baked").rglob("*"))
+
+
+def test_a_checkpoint_inside_of_its_base(tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    for folder in (tmp_path / "base" / "edited", tmp_path / "base" / "unet" / "edited"):
+        bake(pipe, some_neurons(pipe), folder)
+        assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+        assert not (folder / "unet" / "edited").exists() or folder.parent.name == "base"
+
+
+def test_a_lora_of_the_text_encoder_counts_too(tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    neurons = some_neurons(pipe)
+    pipe.text_encoder.base_layer = torch.nn.Identity()
+    with pytest.raises(ExportError, match="a LoRA is loaded"):
+        bake(pipe, neurons, tmp_path / "baked")

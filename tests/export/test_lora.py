@@ -9,7 +9,7 @@ from test_checkpoint import saved, some_neurons
 
 from architectures import make
 from unmemorize import ExportError, GenerationSettings, Model, NeuronFile, Neurons, export_lora, generate, switched_off
-from unmemorize.export import read_lora
+from unmemorize.export import read_lora, verify_lora
 
 pytest.importorskip("peft")
 
@@ -77,7 +77,7 @@ def test_a_lora_carries_its_neurons(tmp_path: Path) -> None:
     file = export_lora(pipe, neurons, tmp_path)
     assert read_lora(file) == neurons
     first = file.read_bytes()
-    assert export_lora(pipe, read_lora(file), tmp_path).read_bytes() == first
+    assert export_lora(pipe, read_lora(file), tmp_path / "again").read_bytes() == first
 
 
 def test_what_cannot_be_a_lora_is_refused(tmp_path: Path) -> None:
@@ -135,3 +135,35 @@ def test_a_loaded_lora_is_another_model(tmp_path: Path) -> None:
     assert torch.equal(denoised(pipe, torch.float32), before)
     pipe.unload_lora_weights()
     assert Model(pipe).fingerprint == plain
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_a_lora_is_held_against_its_neurons(layout: Any, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    pipe = make("Stable Diffusion")
+    file = export_lora(pipe, some_neurons(pipe, 0.5), tmp_path, layout=layout)
+    assert verify_lora(file, pipe) == some_neurons(pipe, 0.5)
+    assert verify_lora(file, pipe.to(torch.float16)) == some_neurons(pipe, 0.5)
+    with safe_open(file, "pt") as handle:
+        metadata = handle.metadata()
+    tensors = load_file(file)
+    changed = next(iter(tensors))
+    save_file({**tensors, changed: tensors[changed] + 1}, file, metadata)
+    with pytest.raises(ExportError, match="its tensors are not those"):
+        verify_lora(file, pipe)
+    save_file({**tensors, "more": torch.ones(1)}, file, metadata)
+    with pytest.raises(ExportError, match="its tensors are not those"):
+        verify_lora(file, pipe)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    pipe = make("Stable Diffusion")
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ExportError, match=r"README.md: exists already"):
+        export_lora(pipe, some_neurons(pipe), tmp_path, card="a card")
+    export_lora(pipe, some_neurons(pipe), tmp_path)
+    with pytest.raises(ExportError, match=r"safetensors: exists already"):
+        export_lora(pipe, some_neurons(pipe), tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"

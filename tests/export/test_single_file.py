@@ -61,3 +61,10 @@ def test_nothing_half_edited_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         export_single_file(pipe, some_neurons(pipe), tmp_path / "one.safetensors", tmp_path / "edited.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "one.safetensors"]
+
+
+def test_averaged_weights_are_not_those_that_programs_load(tmp_path: Path) -> None:
+    pipe = saved("Stable Diffusion", tmp_path / "base")
+    save_file({f"model_ema.{key}": value for key, value in pipe.unet.state_dict().items()}, tmp_path / "one.safetensors")
+    with pytest.raises(ExportError, match="0 times instead of once"):
+        export_single_file(pipe, some_neurons(pipe), tmp_path / "one.safetensors", tmp_path / "edited.safetensors")

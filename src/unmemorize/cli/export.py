@@ -21,6 +21,13 @@ EvaluatedOption = Annotated[
     Path | None, typer.Option("--run", help="An evaluated run, whose numbers go into the model card.", show_default=False)
 ]
 
+LicenseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--license", help="Of the base, for the card, as the Hub writes it. [default: that of its own card, or other]", show_default=False
+    ),
+]
+
 
 @app.command()
 @takes_model
@@ -29,13 +36,14 @@ def checkpoint(
     neurons: NeuronsArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder, which must not exist.", show_default=False)],
     run: EvaluatedOption = None,
+    license_name: LicenseOption = None,
 ) -> None:
     """A complete diffusers folder with the neurons off for good, for plain from_pretrained; only their rows change.
 
     A model card (README.md) and the neuron file go with it. See unmemorize verify.
     """
     given = NeuronFile.load(neurons)
-    card = model_card(given, base=folder_of(Model(pipe)), run=Run.load(run) if run else None)
+    card = model_card(given, base=folder_of(Model(pipe)), run=Run.load(run) if run else None, license_name=license_name)
     console.print(f"{len(given.neurons)} neurons off: {bake(pipe, given, output, card=card)}")
 
 
@@ -60,10 +68,11 @@ def lora(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.", show_default=False)],
     layout: Annotated[LoraLayout, typer.Option(help="Names of the tensors: of diffusers, or kohya for other programs.")] = "diffusers",
     run: EvaluatedOption = None,
+    license_name: LicenseOption = None,
 ) -> None:
     """A LoRA for load_lora_weights: at strength 1 the neurons are off, at 0 on. A model card goes with it."""
     given = NeuronFile.load(neurons)
-    card = model_card(given, run=Run.load(run) if run else None, lora=True)
+    card = model_card(given, base=folder_of(Model(pipe)), run=Run.load(run) if run else None, lora=True, license_name=license_name)
     console.print(f"{len(given.neurons)} neurons off at strength 1: {export_lora(pipe, given, output, layout=layout, card=card)}")
 
 

@@ -12,7 +12,7 @@ from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
 from unmemorize.cli._common import console
 from unmemorize.cli._options import takes_model
-from unmemorize.export import NEURONS, changes, folder_of, read_lora
+from unmemorize.export import NEURONS, changes, folder_of, verify_lora
 
 
 @takes_model
@@ -29,8 +29,11 @@ def command(
     should.
     """
     base = Model(pipe)
+    if artefact.suffix == ".safetensors":
+        console.print(f"{artefact}: switches {len(verify_lora(artefact, pipe).neurons)} neurons of {base.name} off, and does nothing else")
+        return
     if not artefact.is_dir():
-        given = read_lora(artefact) if artefact.suffix == ".safetensors" else NeuronFile.load(artefact)
+        given = NeuronFile.load(artefact)
         given.check(base)
         console.print(f"{artefact}: {len(given.neurons)} neurons of {base.name}, whose fingerprint fits")
         return

@@ -2,7 +2,7 @@
 
 from unmemorize.export._card import model_card
 from unmemorize.export._checkpoint import NEURONS, bake, folder_of
-from unmemorize.export._lora import LoraLayout, export_lora, read_lora
+from unmemorize.export._lora import LoraLayout, export_lora, read_lora, verify_lora
 from unmemorize.export._single_file import export_single_file
 from unmemorize.export._verification import Change, changes
 
@@ -17,4 +17,5 @@ __all__ = [
     "folder_of",
     "model_card",
     "read_lora",
+    "verify_lora",
 ]

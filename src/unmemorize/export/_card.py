@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from unmemorize.export._checkpoint import CARD
 from unmemorize.runs import Run
 
 
-def model_card(neurons: NeuronFile, *, base: Path | None = None, run: Run | None = None, lora: bool = False) -> str:
+def model_card(
+    neurons: NeuronFile, *, base: Path | None = None, run: Run | None = None, lora: bool = False, license_name: str | None = None
+) -> str:
     """A model card with a header that the Hub understands.
 
     Args:
@@ -24,22 +26,44 @@ def model_card(neurons: NeuronFile, *, base: Path | None = None, run: Run | None
         base: folder of the base model, whose card names its license.
         run: an evaluated run, for the numbers before and after.
         lora: whether it is a LoRA.
+        license_name: of the base, as the Hub writes it; by default that of its card, or "other" without one.
 
     Raises:
-        ExportError: the run was not evaluated.
+        ExportError: the run was not evaluated, or is another model's.
     """
+    if run is not None and run.config["fingerprint"] not in ("", neurons.fingerprint):
+        raise ExportError(f"{run.folder}: a run of another model ({run.about['model']}) than that of the neurons ({neurons.model}).")
     environment = Environment(loader=PackageLoader("unmemorize.export"), undefined=StrictUndefined, autoescape=False)  # Markdown
     table = None if run is None else _table(run)
     text = environment.get_template("card.md.j2").render(
-        neurons=neurons, count=len(neurons.neurons), license=_license(base), table=table, lora=lora
+        neurons=neurons,
+        count=len(neurons.neurons),
+        license=license_name or _license(base),
+        found=list(_lines(neurons.found)),
+        table=table,
+        lora=lora,
     )
     return text.rstrip() + "\n"
 
 
 def _table(run: Run) -> Mapping[str, Any]:
     table = read_json(run.folder / "metrics.json", ExportError, "table of metrics (made by: unmemorize evaluate RUN)")
-    columns = table["columns"]
-    return {**table, "rows": [{**row, "cells": {name: _figure(row["cells"].get(name)) for name in columns}} for row in table["rows"]]}
+    try:
+        columns = table["columns"]
+        rows = [{**row, "cells": {name: _figure(row["cells"].get(name)) for name in columns}} for row in table["rows"]]
+        return {"columns": columns, "rows": rows, "notes": table["notes"]}
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise ExportError(f"{run.folder}/metrics.json: damaged ({problem}). Make it again: unmemorize evaluate {run.folder}") from problem
+
+
+def _lines(found: Mapping[str, Any], of: str = "") -> Iterator[tuple[str, Any]]:
+    """How neurons were found, line by line; what was combined of several files by its parts."""
+    for name, value in found.items():
+        if isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
+            for number, part in enumerate(value, 1):
+                yield from _lines(part, f"{of}{name}, part {number}, ")
+        else:
+            yield f"{of}{name}", value
 
 
 def _figure(cell: Mapping[str, Any] | None) -> str:

@@ -7,18 +7,21 @@ its row; a bias goes by the bias of B. Layers are padded with zeros to one rank,
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unmemorize._denoiser import name_of_denoiser, weights_of
 from unmemorize._errors import ExportError, NeuronError
 from unmemorize._files import atomic_write, parse_json, safetensors_bytes
+from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
-from unmemorize.export._checkpoint import CARD, exportable
+from unmemorize.export._checkpoint import CARD, alike, exportable
 from unmemorize.export._rows import header
 
 LoraLayout = Literal["diffusers", "kohya"]
@@ -34,7 +37,7 @@ def export_lora(
     Args:
         pipe: the model.
         neurons: what it switches off at strength 1, to the scale of the file.
-        folder: where it goes.
+        folder: where it goes; it must not hold a LoRA yet, nor a card where one is given.
         layout: "diffusers", or "kohya" for other programs (U-Nets without bias only).
         card: a README.md to go with it, see `model_card`.
 
@@ -42,20 +45,52 @@ def export_lora(
         The file.
 
     Raises:
-        ExportError: diffusers cannot load a LoRA into this kind of model, the layout does not fit it, or the file cannot be written.
+        ExportError: diffusers cannot load a LoRA into this kind of model, the layout does not fit it, or the file exists or cannot be
+            written.
         NeuronError: the neurons belong to another model.
     """
-    model = exportable(pipe, neurons)
-    name = name_of_denoiser(pipe)
+    model, folder = exportable(pipe, neurons), Path(folder)
     if not hasattr(pipe, "load_lora_weights"):
         raise ExportError(f"{type(pipe).__name__}: diffusers loads no LoRA into it. Export a checkpoint instead.")
+    file = folder / WEIGHTS
+    for path in (file, *([folder / CARD] if card is not None else [])):
+        if path.exists():
+            raise ExportError(f"{path}: exists already. Choose another folder, or delete it first.")
+    tensors, metadata = _tensors(model, neurons, layout)
+    atomic_write(file, safetensors_bytes(tensors, metadata), ExportError)
+    if card is not None:
+        atomic_write(folder / CARD, card, ExportError)
+    return file
+
+
+def verify_lora(path: str | Path, pipe: DiffusionPipeline) -> NeuronFile:
+    """See that a LoRA switches off the neurons that it names, in this model, and does nothing else; returns these.
+
+    Raises:
+        ExportError: it carries no neurons, cannot be read, or holds something else.
+        NeuronError: the neurons are malformed, or another model's.
+    """
+    neurons = read_lora(path)
+    model = exportable(pipe, neurons)
+    there = load_file(path)
+    for layout in get_args(LoraLayout):
+        with suppress(ExportError):
+            expected, _ = _tensors(model, neurons, layout)
+            if expected.keys() == there.keys() and all(alike(there[key], value) for key, value in expected.items()):
+                return neurons
+    raise ExportError(f"{path}: its tensors are not those that switch its {len(neurons.neurons)} neurons off. Export it again.")
+
+
+def _tensors(model: Model, neurons: NeuronFile, layout: LoraLayout) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a LoRA."""
+    name, kind = name_of_denoiser(model.pipe), type(model.pipe).__name__
     rank = max((len(indices) for indices in neurons.neurons.layers.values()), default=0)
     if not rank:
         raise ExportError(f"{neurons.model}: no neurons, so there is nothing to export.")
     tensors: dict[str, Tensor] = {}
     has_bias = any("bias" in weights_of(model.value_layers[path]) for path in neurons.neurons.layers)
     if layout == "kohya" and (name != "unet" or has_bias):
-        raise ExportError(f"{type(pipe).__name__}: the kohya layout has no place for its value layers. Use the layout diffusers.")
+        raise ExportError(f"{kind}: the kohya layout has no place for its value layers. Use the layout diffusers.")
     for path, indices in neurons.neurons.layers.items():
         weights = {key: value.detach().cpu() for key, value in weights_of(model.value_layers[path]).items()}
         down, up, bias = _factors(weights, list(indices), rank, neurons.scale)
@@ -70,11 +105,7 @@ def export_lora(
     metadata = {"unmemorize": json.dumps(neurons.to_json(), sort_keys=True)}
     if layout == "diffusers":
         metadata["lora_adapter_metadata"] = json.dumps({f"{name}.{key}": value for key, value in config.items()}, sort_keys=True)
-    file = Path(folder) / WEIGHTS
-    atomic_write(file, safetensors_bytes(tensors, metadata), ExportError)
-    if card is not None:
-        atomic_write(Path(folder) / CARD, card, ExportError)
-    return file
+    return tensors, metadata
 
 
 def read_lora(path: str | Path) -> NeuronFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,13 @@ from torch import Tensor
 
 from unmemorize._denoiser import weights_of
 from unmemorize._errors import ExportError
+from unmemorize._files import temporary_file
 from unmemorize._neurons import NeuronFile
 from unmemorize.export._checkpoint import exportable
 from unmemorize.export._rows import header, scale_rows
+
+_AVERAGED = "model_ema."
+"""Weights that the original programs keep for training and do not load."""
 
 
 def export_single_file(pipe: DiffusionPipeline, neurons: NeuronFile, base: str | Path, output: str | Path) -> Path:
@@ -41,10 +44,10 @@ def export_single_file(pipe: DiffusionPipeline, neurons: NeuronFile, base: str |
         raise ExportError(f"{output}: exists already. Choose another file, or delete it first.")
     entries, _ = header(base)
     rows = {}
-    with safe_open(base, framework="pt") as file:
+    with safe_open(base, framework="pt") as tensors:
         for path, indices in neurons.neurons.layers.items():
             for name, weights in weights_of(model.value_layers[path]).items():
-                found = list(_places(file, entries, weights.detach().cpu()))
+                found = list(_places(tensors, entries, weights.detach().cpu()))
                 if len(found) != 1:
                     raise ExportError(
                         f"{base}: it holds the {name} of {path} {len(found)} times instead of once. Load the model from a folder with the "
@@ -52,16 +55,13 @@ def export_single_file(pipe: DiffusionPipeline, neurons: NeuronFile, base: str |
                     )
                 key, first = found[0]
                 rows[key] = [first + index for index in indices]
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base, partial)
+    with temporary_file(output, ExportError) as (partial, file):
+        with base.open("rb") as original:
+            shutil.copyfileobj(original, file)
+        file.flush()
         scale_rows(partial, rows, neurons.scale)
-        os.replace(partial, output)
-    except OSError as problem:
-        raise ExportError(f"{output}: cannot be written ({problem.strerror}). Free space, or choose another place.") from problem
-    finally:
-        partial.unlink(missing_ok=True)
+        shutil.copymode(base, partial)
+        partial.replace(output)
     return output
 
 
@@ -70,7 +70,7 @@ def _places(file: Any, entries: dict[str, Any], expected: Tensor) -> Iterator[tu
     out, *features = expected.shape
     for key, entry in entries.items():
         for first in (0, 2 * out):
-            if entry.get("shape") == [first + out, *features]:
+            if not key.startswith(_AVERAGED) and entry.get("shape") == [first + out, *features]:
                 there = file.get_tensor(key)[first:].to(expected.dtype)
                 if torch.equal(there, expected):
                     yield key, first

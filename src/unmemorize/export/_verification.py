@@ -13,8 +13,10 @@ from unmemorize._denoiser import name_of_denoiser
 from unmemorize._errors import ExportError
 from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
-from unmemorize.export._checkpoint import CARD, NEURONS, left_out
+from unmemorize.export._checkpoint import CARD, NEURONS, model_files
 from unmemorize.export._rows import differing_rows, header, with_scaled_rows
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Change:
 
 
 def changes(baked: str | Path, base: str | Path, model: Model, neurons: NeuronFile) -> Iterator[Change]:
-    """All differences between an edited folder and its base (neuron file and model card apart), and edits that are not there.
+    """All differences between an edited folder and its base, and edits that are not there.
+
+    What no program loads may differ: model card, licenses, pictures, and what git and the Hub put into folders.
 
     Args:
         baked: the edited folder.
@@ -50,13 +54,14 @@ def changes(baked: str | Path, base: str | Path, model: Model, neurons: NeuronFi
     for folder in (baked, base):
         if not folder.is_dir():
             raise ExportError(f"{folder}: no such folder. Give two folders of diffusers models.")
-    names = {path.relative_to(base) for path in _copied(base)} | {path.relative_to(baked) for path in baked.rglob("*") if path.is_file()}
+    copied = set(model_files(base))
+    names = {*copied, *(name for path in baked.rglob("*") if path.is_file() and not _harmless(name := path.relative_to(baked)))}
     denoiser = Path(name_of_denoiser(model.pipe))
     rows = {f"{path}.{name}": indices for path, indices in neurons.neurons.layers.items() for name in ("weight", "bias")}
-    for name in sorted(names - {Path(NEURONS), Path(CARD)}):
+    for name in sorted(names):
         tensors = name.suffix == ".safetensors"
         asked = rows if tensors and name.parent == denoiser else {}
-        if not (base / name).is_file() or not (baked / name).is_file():
+        if name not in copied or not (baked / name).is_file():
             yield Change(str(name), "", ())
         elif not asked and filecmp.cmp(base / name, baked / name, shallow=False):
             continue
@@ -66,15 +71,10 @@ def changes(baked: str | Path, base: str | Path, model: Model, neurons: NeuronFi
             yield Change(str(name), "", ())
 
 
-def _copied(base: Path) -> Iterator[Path]:
-    """The files of a base of which an edited folder has copies."""
-    folders = [base]
-    while folders:
-        folder = folders.pop()
-        inside = {path.name: path for path in folder.iterdir()}
-        kept = [path for name, path in inside.items() if name not in left_out(base, folder, list(inside))]
-        folders += [path for path in kept if path.is_dir()]
-        yield from (path for path in kept if path.is_file())
+def _harmless(name: Path) -> bool:
+    if name.parts[0].startswith((".git", ".cache")):
+        return True
+    return len(name.parts) == 1 and (name.name in (NEURONS, CARD) or name.stem == "LICENSE" or name.suffix.lower() in _PICTURES)
 
 
 def _tensor_changes(baked: Path, base: Path, name: str, asked: Mapping[str, Sequence[int]], scale: float) -> Iterator[Change]:
