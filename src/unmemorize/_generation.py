@@ -17,6 +17,7 @@ from unmemorize._conditioning import run
 from unmemorize._errors import ModelError
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
+from unmemorize._progress import Progress, silent
 from unmemorize._sampler import sampler, sampling
 from unmemorize._switch import scaled
 
@@ -69,11 +70,17 @@ def generate(
 
 
 def generate_each(
-    pipe: DiffusionPipeline, prompts: Sequence[str], neurons: Sequence[Neurons], *, settings: GenerationSettings
+    pipe: DiffusionPipeline,
+    prompts: Sequence[str],
+    neurons: Sequence[Neurons],
+    *,
+    settings: GenerationSettings,
+    progress: Progress = silent,
 ) -> list[list[Image.Image]]:
     """`generate` for several prompts at once, each with its own neurons off; batches go across prompts.
 
-    All prompts start from the same initial noise. Returns a list of images for each prompt.
+    All prompts start from the same initial noise. ``progress`` is called with denoising steps times images, after each step where the
+    pipeline tells of its steps. Returns a list of images for each prompt.
     """
     model = Model(pipe)
     trained = int(sampler(pipe).config.num_train_timesteps)
@@ -82,6 +89,12 @@ def generate_each(
     latents = model.draw_latents(settings.images, settings.seed)
     samples = [(place, seed) for place in range(len(prompts)) for seed in range(settings.images)]
     images: list[list[Image.Image]] = [[] for _ in prompts]
+    done, total = 0, len(samples) * settings.steps
+
+    def stepped(_pipe: object, step: int, _timestep: object, values: dict[str, Any]) -> dict[str, Any]:
+        progress(done + (step + 1) * len(places), total)
+        return values
+
     with sampling(model.pipe), _unchecked(model.pipe):
         for start in range(0, len(samples), settings.batch):
             places, seeds = zip(*samples[start : start + settings.batch], strict=True)
@@ -93,7 +106,10 @@ def generate_each(
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance,
                     output_type="np",
+                    callback_on_step_end=stepped,
                 ).images
+            done += settings.steps * len(places)
+            progress(done, total)
             for place, array in zip(places, output, strict=True):
                 if not np.isfinite(array).all():
                     raise ModelError(f"{model.name}: an image of {prompts[place][:60]!r} holds NaN. Load the model with --dtype float32.")

@@ -2,7 +2,7 @@
 
 from unmemorize.localization._detect import detect, detect_prompts
 from unmemorize.localization._localize import localize, localize_prompt
-from unmemorize.localization._records import Detection, Localization, Spent
+from unmemorize.localization._records import Detection, Localization, Spent, Trial
 from unmemorize.localization._settings import Criterion, LocalizationSettings, RefinementMethod
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "LocalizationSettings",
     "RefinementMethod",
     "Spent",
+    "Trial",
     "detect",
     "detect_prompts",
     "localize",

@@ -18,6 +18,7 @@ from unmemorize._neurons import Neurons
 from unmemorize._similarity import Probe, noise_differences, pairs_of, pairwise_similarity, similarity
 from unmemorize._switch import gated, scaled
 from unmemorize.localization._prefixes import Prefixes, Work
+from unmemorize.localization._records import Trial
 from unmemorize.localization._replay import Recording
 from unmemorize.localization._settings import LocalizationSettings
 
@@ -80,6 +81,8 @@ class Evaluator:
         self._known: dict[Neurons, Tensor] = {Neurons(): self._scores(self._order, unblocked[self._kept])}
         self._at_least: dict[Neurons, float] = {}
         self._passing: tuple[Neurons, Tensor] | None = None
+        self.trials: list[Trial] = []
+        """What was asked so far and took the denoiser, in order."""
 
     def differences(self, neurons: Neurons) -> Tensor:
         """Noise differences of the first kept seeds, (1 or 2, seeds, C, H, W): with nothing off, then with these neurons off.
@@ -111,6 +114,14 @@ class Evaluator:
 
     def below(self, neurons: Neurons, limit: Limit) -> float | None:
         """The score of a set of neurons if it stays below the limit, else None; seeds are tried until the answer is known."""
+        before = self._work.evaluations
+        found = self._below(neurons, limit)
+        if self._work.evaluations > before:
+            seen = found if found is not None else self.score(neurons) if neurons in self._known else self._at_least[neurons]
+            self.trials.append(Trial(len(neurons), seen, found is not None))
+        return found
+
+    def _below(self, neurons: Neurons, limit: Limit) -> float | None:
         if neurons in self._known:
             scores = self._known[neurons]
             seedwise = self._settings.criterion != "seeds"

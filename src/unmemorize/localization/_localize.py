@@ -12,6 +12,7 @@ from torch import Tensor
 from unmemorize._activations import activations
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
+from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize._similarity import NoiseSettings, Probe, make_probe, pairwise_similarity
 from unmemorize._statistics import Statistics
@@ -34,6 +35,7 @@ def localize(
     statistics: Statistics,
     threshold: Threshold,
     settings: LocalizationSettings | None = None,
+    progress: Progress = silent,
 ) -> Localization:
     """Find the neurons that carry the image a prompt has memorized (paper, section 3).
 
@@ -43,6 +45,7 @@ def localize(
         statistics: of this model.
         threshold: calibrated for this model under the same noise settings.
         settings: how to localize; by default the paper's way.
+        progress: called with the denoiser samples so far, after each pass; nobody knows how many there will be.
 
     Returns:
         The record of the localization; its ``neurons`` are empty when the prompt is not memorized.
@@ -52,15 +55,21 @@ def localize(
         ThresholdError: the threshold belongs to another model or other settings, or has none for the criterion "seeds".
     """
     settings = settings or LocalizationSettings(noise=threshold.settings)
-    return localize_prompt(Model(pipe), as_prompt(prompt), statistics, threshold, settings)
+    return localize_prompt(Model(pipe), as_prompt(prompt), statistics, threshold, settings, progress=progress)
 
 
 @torch.inference_mode(False)
 def localize_prompt(
-    model: Model, prompt: Prompt, statistics: Statistics, threshold: Threshold, settings: LocalizationSettings
+    model: Model,
+    prompt: Prompt,
+    statistics: Statistics,
+    threshold: Threshold,
+    settings: LocalizationSettings,
+    *,
+    progress: Progress = silent,
 ) -> Localization:
     """`localize` for a `Model`, whose weights are looked at once for many prompts; no inference mode, since it differentiates."""
-    work = Work()
+    work = Work(progress)
     searched = select_value_layers(model.value_layers, settings.layers)
     statistics.check(model, searched)
     threshold.check(model, settings.noise)
@@ -86,6 +95,7 @@ def localize_prompt(
     refinement_tau = tau if settings.refinement_threshold is None else settings.refinement_threshold
     selection = select(evaluator, z_scores, activation, initial_tau, settings)
     work.end("selection")
+    selected = len(evaluator.trials)
     limit = refinement_limit(evaluator, selection, refinement_tau, settings.relative_threshold)
     if settings.refinement == "greedy":
         refinement = refine_greedily(evaluator, selection, limit, settings)
@@ -107,6 +117,7 @@ def localize_prompt(
         z_scores={path: tuple(z_scores[path][list(indices)].tolist()) for path, indices in refinement.neurons.layers.items()},
         refinement=settings.refinement,
         minimal=refinement.minimal,
+        trials={"selection": tuple(evaluator.trials[:selected]), "refinement": tuple(evaluator.trials[selected:])},
         differences=evaluator.differences(refinement.neurons),
         **_spent(work, prefixes),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unmemorize._model import Model
 from unmemorize._neurons import Neurons
+from unmemorize._progress import Progress, silent
 from unmemorize._similarity import Probe, noise_differences
 from unmemorize.localization._records import Spent
 from unmemorize.localization._replay import LARGEST, Plan, Recording, first_difference, joined, plan_for, recording, replaying
@@ -26,9 +27,13 @@ class Work:
     """Denoiser samples spent on a prompt: in all, weighted by the share of the forward's multiply-adds that ran, and by stage.
 
     What is done once per model (one sample to see its structure, and the check of replaying) is no prompt's work.
+
+    Args:
+        progress: called with the denoiser samples so far, after each pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress = silent) -> None:
+        self._progress = progress
         self.evaluations = 0
         self.weighted = 0.0
         self.stages: dict[str, Spent] = {}
@@ -37,6 +42,7 @@ class Work:
     def add(self, samples: int, share: float) -> None:
         self.evaluations += samples
         self.weighted += samples * share
+        self._progress(self.evaluations, None)
 
     def end(self, stage: str) -> None:
         """What was spent since the last stage was this stage's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, Self
 
 from torch import Tensor
@@ -74,6 +74,21 @@ class Spent:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A set of neurons that was switched off to see the score.
+
+    Args:
+        off: how many neurons.
+        score: with them off; where it was seen to be too high before all seeds had run, at least this.
+        below: whether it stayed below the limit.
+    """
+
+    off: int
+    score: float
+    below: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Localization:
     """The neurons found for a prompt and how they were found; for a prompt that is not memorized, none.
@@ -96,6 +111,7 @@ class Localization:
         evaluations: denoiser samples spent, detection included; None for an imported record.
         work: the same, each weighted by the share of the denoiser's multiply-adds that ran.
         spent: by stage: detection, selection, refinement.
+        trials: by stage what was tried, in order; what was known without the denoiser is not among them.
         recorded_bytes: the most memory that recorded outputs of the denoiser took, see docs/method.md.
         seconds: wall time, detection included; None for an imported record.
         differences: noise differences of some kept seeds in [0, 1], (1 or 2, seeds, C, H, W): with nothing off, and where they were
@@ -123,6 +139,7 @@ class Localization:
     evaluations: int | None
     work: float | None
     spent: Mapping[str, Spent] = field(default_factory=dict)
+    trials: Mapping[str, tuple[Trial, ...]] = field(default_factory=dict)
     recorded_bytes: int = 0
     seconds: float | None
     differences: Tensor | None = field(default=None, compare=False, repr=False)
@@ -140,6 +157,7 @@ class Localization:
             "neurons": self.neurons.to_json(),
             "z_scores": {layer: list(values) for layer, values in self.z_scores.items()},
             "spent": {stage: asdict(spent) for stage, spent in self.spent.items()},
+            "trials": {stage: [list(astuple(trial)) for trial in trials] for stage, trials in self.trials.items()},
         }
 
     @classmethod
@@ -159,6 +177,7 @@ class Localization:
                     "neurons": Neurons(value["neurons"]),
                     "z_scores": {layer: tuple(values) for layer, values in value["z_scores"].items()},
                     "spent": {stage: Spent(**spent) for stage, spent in value["spent"].items()},
+                    "trials": {stage: tuple(Trial(*trial) for trial in trials) for stage, trials in value["trials"].items()},
                 }
             )
         except (KeyError, TypeError, AttributeError) as problem:

@@ -7,7 +7,7 @@ the architecture: no forward of diffusers is copied, the ``forward`` of module i
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -125,15 +125,11 @@ def _make_plan(denoiser: nn.Module, layers: Sequence[str], forward: Callable[[],
 
         return hook
 
-    handles = []
-    for name, module in denoiser.named_modules():
-        handles += [module.register_forward_pre_hook(at_begin(name)), module.register_forward_hook(at_end(name))]
-    try:
-        with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
-            forward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
+        for name, module in denoiser.named_modules():
+            stack.callback(module.register_forward_pre_hook(at_begin(name)).remove)
+            stack.callback(module.register_forward_hook(at_end(name)).remove)
+        forward()
     root = type(denoiser).__name__
     counted = {name.removeprefix(f"{root}."): sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     total = counted[root]
@@ -163,12 +159,10 @@ def recording(denoiser: nn.Module, names: Iterable[str]) -> Iterator[dict[str, A
 
         return hook
 
-    handles = [denoiser.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(denoiser.get_submodule(name).register_forward_hook(keep(name)).remove)
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
