@@ -89,7 +89,8 @@ def load_pipeline(
     Raises:
         ModelError: the model cannot be loaded; the message says why.
     """
-    loading = Loading(model, device, dtype, revision, variant, local_files_only)
+    place = model if model == "testbed" or not Path(model).is_dir() else str(Path(model).absolute())  # for processes in other folders
+    asked = device
     if model == "testbed":
         from unmemorize import testbed
 
@@ -104,14 +105,24 @@ def load_pipeline(
         pipe: Any = DiffusionPipeline.from_pretrained(
             model, dtype=_DTYPES[dtype], revision=revision, variant=variant, local_files_only=local_files_only, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as problem:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as problem:
         reason = str(problem).strip().split("\n")[0]
         way_out = "Give a Hub id, a diffusers folder with safetensors, or testbed."
         if "safetensors" in reason and Path(model).is_dir() and any(Path(model).rglob("*.bin")):
             way_out = "Its weights are pickles, which can run code. If you trust them, load them with diffusers and save_pretrained again."
         raise ModelError(f"{model}: the model cannot be loaded ({reason}). {way_out}") from problem
     pipe.set_progress_bar_config(disable=True)
-    setattr(pipe, _LOADING, loading)
+    setattr(pipe, _LOADING, Loading(place, asked, dtype, revision, variant, local_files_only))  # one type, whatever devices others have
     try:
         return cast(DiffusionPipeline, pipe.to(device))
     except (RuntimeError, AssertionError) as problem:

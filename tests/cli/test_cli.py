@@ -12,9 +12,11 @@ from PIL import Image
 from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from networks import Network, save_onnx, save_script, statistics_for
 from server import SHA256
-from unmemorize import Model, NeuronFile, Run, Statistics, Threshold, load_pipeline, read_prompts, testbed
+from unmemorize import Model, NeuronFile, Run, RunError, Statistics, Threshold, load_pipeline, read_prompts, testbed
 from unmemorize._upstream import WIDTHS
 from unmemorize.cli import main
+from unmemorize.cli._common import tell_of_the_rest
+from unmemorize.runs import Tally
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -348,3 +350,11 @@ def test_ctrl_c_says_how_to_go_on(cli: Cli, folder: Path, tmp_path: Path, monkey
 
 def test_main_returns_zero_without_work() -> None:
     assert main(["--help"]) == 0
+
+
+def test_failures_are_told_when_everything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run.open(tmp_path / "run", {})
+    tallies = [Tally(run, "images", 1, {3: "ValueError: x"}, 2), Tally(run, "images", 1, {}, 2), Tally(run, "images", 2, {}, 2)]
+    with pytest.raises(RunError, match=r"1 of 2 prompts failed, such as number 3 \(ValueError: x\)"):
+        tell_of_the_rest(*tallies)
+    assert capsys.readouterr().out.count("the other shards have the rest") == 1

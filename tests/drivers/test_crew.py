@@ -45,6 +45,9 @@ class Scripted:
             self.ready.remove(number)
         return number, None if is_lost else [Finished(item * 2) for item in unit.items]
 
+    def lost_by(self) -> str:
+        return "of a script"
+
     def close(self) -> None:
         self.closed = True
 
@@ -125,3 +128,8 @@ def test_shards() -> None:
     for text in ("0/3", "4/3", "3", "a/b", "1/3/5", ""):
         with pytest.raises(RunError, match="not a part of a whole"):
             Shard.parse(text)
+
+
+def test_why_workers_are_lost_is_said() -> None:
+    with pytest.raises(RunError, match=r"10 workers were lost one after the other \(of a script\)"):
+        list(work_through(Scripted(iter([(0, True)] * 30)), 1, units_of(enumerate(range(9)), 1)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ from diffusers import DiffusionPipeline
 from conftest import make_pipeline
 from tasks import Squares
 from unmemorize import ModelError, Run, RunError, load_pipeline
+from unmemorize._loading import Loading
 from unmemorize.drivers import Engine, InProcess, RayActors, Shard, Workers, units_of
+from unmemorize.drivers._crew import aside
+from unmemorize.drivers._ray import _Actors
 from unmemorize.runs import Tally, drive
 
 TESTS = Path(__file__).parent.parent
@@ -188,3 +193,84 @@ def test_ray_that_is_not_there(loaded: DiffusionPipeline, tmp_path: Path, monkey
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(RunError, match=r"Ray at 10.0.0.1:6379: cannot be reached \(nobody answers\)"):
         squares(tmp_path / "run", loaded, RayActors(1, address="10.0.0.1:6379"), Squares(), [1])
+
+
+def test_ray_is_looked_for_before_it_is_waited_for(loaded: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would try for minutes."""
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(RunError, match=rf"Ray at 127.0.0.1:{port}: cannot be reached .*RAY_AUTH_MODE"):
+        squares(tmp_path / "run", loaded, RayActors(1, address=f"127.0.0.1:{port}"), Squares(), [1])
+    assert time.monotonic() - began < 10
+
+
+class Waiting:
+    """In place of Ray: the first waits end without an answer."""
+
+    def __init__(self, answers: list[list[str]]) -> None:
+        self.answers = answers
+
+    def wait(self, asked: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        assert (num_returns, timeout > 0) == (1, True)
+        return self.answers.pop(0), asked
+
+    def get(self, _asked: str) -> list[object]:
+        return []
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 8.0}
+
+    def nodes(self) -> list[str]:
+        return ["one"]
+
+    class exceptions:  # noqa: N801 -- Ray's name
+        RayError = OSError
+
+
+def test_it_is_said_what_actors_wait_for(caplog: pytest.LogCaptureFixture) -> None:
+    actors = object.__new__(_Actors)
+    actors._ray, actors._asked, actors._needs, actors._working = Waiting([[], [], ["a"], [], ["b"]]), {"a": 1, "b": 2}, "2 GPUs", False
+    assert actors.next() == (1, [])
+    said = "no actor has started yet: each needs 2 GPUs, the cluster has 8 CPUs and 0 GPUs on 1 nodes"
+    assert [record.getMessage() for record in caplog.records] == [said, said]
+    assert actors.next() == (2, [])
+    assert len(caplog.records) == 2  # units may take as long as they take
+
+
+def test_numbers_of_gpus(loaded: DiffusionPipeline, tmp_path: Path, cli: Any) -> None:
+    with pytest.raises(RunError, match=r"1.5 GPUs for each actor: above 1, only whole ones"):
+        RayActors(1, gpus=1.5)
+    for option in (("--gpus", "1"), ("--address", "auto")):
+        code, _, err = cli("detect", "-o", tmp_path / "run", *option)
+        assert (code, "Add --engine ray" in err) == (1, True)
+
+
+class OnDevice:
+    """A pipeline as far as its device goes."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("meta")
+
+    def to(self, device: Any) -> None:
+        self.device = torch.device(device)
+
+
+def test_the_drivers_model_leaves_the_gpu_to_the_workers() -> None:
+    pipe: Any = OnDevice()
+    with aside(pipe):
+        assert pipe.device.type == "cpu"
+    assert pipe.device.type == "meta"
+
+
+def test_other_processes_load_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever folder they run and whatever devices they have."""
+    make_pipeline().save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    loading = Loading.of(load_pipeline("model", device="cpu", local_files_only=True))
+    assert (loading.model, loading.dtype, loading.device) == (str(tmp_path / "model"), "float32", "cpu")
+    assert Loading.of(load_pipeline("testbed")).model == "testbed"

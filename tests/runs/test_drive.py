@@ -4,16 +4,19 @@ import json
 import os
 import resource
 import signal
+import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 
 from conftest import PROMPTS
 from tasks import Squares
 from unmemorize import (
+    Model,
     NoiseSettings,
     Prompt,
     Run,
@@ -25,6 +28,7 @@ from unmemorize import (
     read_prompts,
 )
 from unmemorize._calibration import Calibration
+from unmemorize._conditioning import Conditioning
 from unmemorize._statistics import StatisticsAccumulator
 from unmemorize.drivers import Finished
 from unmemorize.localization import detect_prompts
@@ -37,6 +41,7 @@ from unmemorize.runs import (
     open_run,
     prompt_count,
     read_detections,
+    start_run,
     status_of,
     stream_prompts,
 )
@@ -301,3 +306,112 @@ def test_sets_of_images_are_merged(tmp_path: Path) -> None:
     assert (merged.folder / "1.png").exists()
     assert json.loads((merged.folder / "images.jsonl").read_text().splitlines()[0])["at"] > 0
     assert os.access(merged.folder, os.R_OK)
+
+
+def test_a_run_folder_on_another_disk(tmp_path: Path) -> None:
+    """A link to a scratch disk, say; prompts were once moved across disks and refused."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system")
+    with tempfile.TemporaryDirectory(dir=shared) as disk:
+        (tmp_path / "run").symlink_to(disk)
+        run = start_run(tmp_path / "run", [Prompt("one")], {"a": 1}, model="m")
+        assert [prompt.text for prompt in stream_prompts(run)] == ["one"]
+        assert sorted(path.name for path in Path(disk).iterdir()) == ["manifest.json", "prompts.jsonl"]
+        modes = {path.stat().st_mode & 0o777 for path in Path(disk).iterdir()}
+        assert len(modes) == 1  # others can read both or none
+
+
+def test_what_killed_processes_leave_is_no_obstacle_and_goes(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    old, new = (tmp_path / "run" / f".prompts.jsonl.{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_text("x")
+    os.utime(old, (0, 0))
+    start_run(tmp_path / "run", [Prompt("one")], {"a": 1}, model="m", new=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".prompts.jsonl.new", "manifest.json", "prompts.jsonl"]
+
+
+def test_a_new_run_beside_one_of_another_version(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text('{"schema": "older"}')
+    assert start_run(tmp_path / "run", [Prompt("one")], {"a": 1}, model="m", new=True).folder.name == "run-2"
+    (tmp_path / "empty").mkdir()
+    assert start_run(tmp_path / "empty", [Prompt("one")], {"a": 1}, model="m", new=True).folder.name == "empty"
+
+
+def test_what_another_process_did_meanwhile_is_not_done_again(
+    pipe: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that takes over from another looks at the records when the other one is gone."""
+    run = Run.open(tmp_path / "run", {})
+    writer = Run.writer
+
+    def later(self: Run, name: str, shard: str = "") -> object:
+        monkeypatch.setattr(Run, "writer", writer)
+        self.append(name, 1, {"square": 1, "pid": 0})
+        return writer(self, name, shard)
+
+    monkeypatch.setattr(Run, "writer", later)
+    tally = drive(run, pipe, Squares(), enumerate([0, 1, 2]), 3)
+    assert (tally.complete, run.records("squares")[1]["pid"]) == (True, 0)
+    assert len((run.folder / "squares.jsonl").read_text().splitlines()) == 3
+
+
+def test_more_files_than_may_be_open(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", {})
+    count = 150
+    for number in range(count):
+        with run.writer("squares", f"{number + 1}-of-{count}") as writer:
+            writer.append({number + count: {"square": number}, number: {"square": -number}})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 80, limits[1]))
+    try:
+        found = list(run.stream("squares"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [index for index, _ in found] == list(range(2 * count))
+
+
+def test_a_pause_is_not_the_rate(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run", [Prompt(str(number)) for number in range(20)], {}, model="m")
+    times = [*range(1000, 1005), *range(90_000, 90_006)]
+    lines = [json.dumps({"index": index, "at": float(at), "prompt": "x", "seconds": float(index)}) for index, at in enumerate(times)]
+    lines.append(json.dumps({"index": 18, "error": "x"}))
+    (run.folder / "detections.jsonl").write_text("\n".join(lines) + "\n")
+    (status,) = status_of(run)
+    assert (status.done, status.failed, status.pending) == (11, 1, 8)
+    assert status.rate == pytest.approx(1.0)
+    assert status.left == pytest.approx(9.0)
+    assert [seconds for seconds, _ in status.slowest] == [10, 9, 8, 7, 6]
+
+
+def test_different_sets_of_images_are_not_merged(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        Run.open(tmp_path / name, {"a": 1}, about={"prompts": 1})
+        Run.open(tmp_path / name / "images" / "refined", {"seed": name})
+    with pytest.raises(RunError, match="they differ in seed"):
+        merge_runs([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
+def test_prompts_that_fail_do_not_stop_statistics(pipe: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = Model.encode
+
+    def picky(self: Model, texts: Sequence[str]) -> Conditioning:
+        if any("bad" in text for text in texts):
+            raise ValueError("cannot be read")
+        return encode(self, texts)
+
+    monkeypatch.setattr(Model, "encode", picky)
+    partial = tmp_path / "partial"
+    given = [*PROMPTS[:3], "bad one", *PROMPTS[3:], "bad two"]
+    with pytest.raises(StatisticsError, match=r"2 prompts fail, such as 'bad one' \(ValueError: cannot be read\). Leave them out"):
+        compute_statistics(pipe, given, batch=2, partial=partial)
+    done: list[int] = []
+    resumed = compute_statistics(pipe, PROMPTS, batch=2, partial=partial, progress=lambda at, _: done.append(at))
+    assert done == [len(PROMPTS)]  # nothing was left to do
+    whole = compute_statistics(pipe, PROMPTS)
+    assert (resumed.count, resumed.prompts) == (whole.count, whole.prompts)
+    for path, mean in whole.mean.items():
+        torch.testing.assert_close(resumed.mean[path], mean)

@@ -21,7 +21,7 @@ from unmemorize import Model, NoiseSettings, Run, calibrate_threshold, compute_s
 from unmemorize.runs import read_localizations
 
 COMMAND = "from unmemorize.cli import run; run()"
-COUNT = 20
+COUNT = 40
 SECONDS = {"seconds", "spent"}
 
 
@@ -110,53 +110,68 @@ def check(run: Path, expected: dict[int, str]) -> None:
     assert (run / "neurons.json").exists()
 
 
-def disturb(job: tuple[Path, list[str]], run: Path, victim: str, rng: random.Random, *options: str) -> None:
-    """Start the command and kill it, or one of its workers, at a random moment; a killed worker must be replaced."""
+def disturb(job: tuple[Path, list[str]], run: Path, victim: str, rng: random.Random, *options: str) -> bool:
+    """Start the command and kill it, or one of its workers, at a random moment of its work; a killed worker must be replaced.
+
+    Whether that was done: a run may be over before.
+    """
     done = len(lines(run))
+    wanted = min(COUNT - 1, done + rng.randrange(0, 6))
     with started(job, run, *options) as process:
-        wait_for(lambda: process.poll() is not None or len(lines(run)) >= min(COUNT - 1, done + rng.randrange(0, 6)))
-        time.sleep(rng.random() * 0.3)
+        if "--workers" in options:
+            wait_for(lambda: process.poll() is not None or workers_of(process.pid))
+        wait_for(lambda: process.poll() is not None or len(lines(run)) >= max(wanted, 1))
+        time.sleep(rng.random() * 0.05)
         crew = workers_of(process.pid)
+        if process.poll() is not None or len(lines(run)) == COUNT:
+            process.communicate(timeout=300)
+            return False
         if victim == "main":
             process.kill()
             process.wait()
-            wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in crew), seconds=10)
-        else:
-            if crew and process.poll() is None:
-                os.kill(rng.choice(crew), signal.SIGKILL)
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
+            wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in crew), seconds=60)
+            return True
+        os.kill(rng.choice(crew), signal.SIGKILL)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return True
 
 
 @pytest.mark.parametrize("victim", ["main", "worker"])
 def test_killed_once(job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, victim: str) -> None:
-    disturb(job, tmp_path / "run", victim, random.Random(1), "--workers", "2")
-    finish(job, tmp_path / "run", "--workers", "1")
-    check(tmp_path / "run", undisturbed)
+    runs = (tmp_path / str(number) for number in range(5))
+    run = next(run for run in runs if disturb(job, run, victim, random.Random(1), "--workers", "2"))
+    finish(job, run, "--workers", "1")
+    check(run, undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "times", "options"),
     [
-        ("main", 13, ()),
-        ("main", 13, ("--workers", "2")),
+        ("main", 12, ()),
+        ("main", 12, ("--workers", "2")),
+        ("main", 4, ("--workers", "2", "--engine", "ray")),
         ("worker", 12, ("--workers", "2")),
-        ("worker", 12, ("--workers", "2", "--engine", "ray")),
+        ("worker", 10, ("--workers", "2", "--engine", "ray")),
     ],
 )
 def test_killed_often(
     job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, victim: str, times: int, options: tuple[str, ...]
 ) -> None:
     """Fifty times in all, at random moments; a run that is complete is followed by another."""
-    rng, rounds = random.Random(len(options)), 0
-    for _ in range(times):
+    rng, killed, rounds = random.Random(len(options)), 0, 0
+    for _ in range(3 * times):
         run = tmp_path / str(rounds)
-        disturb(job, run, victim, rng, *options)
+        killed += disturb(job, run, victim, rng, *options)
         if len(lines(run)) == COUNT:
             finish(job, run, *options)
             check(run, undisturbed)
             rounds += 1
+        if killed == times:
+            break
+    print(f"\n{victim} killed {killed} times {' '.join(options)}")
+    assert killed == times
     finish(job, tmp_path / str(rounds), *options)
     check(tmp_path / str(rounds), undisturbed)
 
@@ -175,6 +190,16 @@ def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(job: tuple[Path, list
     assert "Traceback" not in errors
     assert "leaked" not in errors
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in crew)
+
+
+def test_ctrl_c_while_workers_start_shows_no_traceback(job: tuple[Path, list[str]], tmp_path: Path) -> None:
+    with started(job, tmp_path / "run", "--workers", "2") as process:
+        wait_for(lambda: workers_of(process.pid))
+        for pid in (process.pid, *workers_of(process.pid)):
+            os.kill(pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
 
 
 def test_shards_of_two_programs_are_merged(job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, cli: Any) -> None:

@@ -70,7 +70,8 @@ def test_training_images_that_are_gone_are_counted_and_named(run: Run, planted: 
     (tmp_path / "broken.png").write_text("no image")
     paths = [tmp_path / name for name in ("reference.png", "broken.png", "gone.png")]
     found = evaluate_all(run, "original", descriptor=Colours(), alignment=None, references={1: paths})
-    assert found[1]["references"] == {"used": 1, "missing": ("gone.png",), "unreadable": ("broken.png",)}
+    told = {"used": 1, "missing": ("gone.png",), "unreadable": ("broken.png",)}
+    assert found[1]["references"] == {**told, "paths": list(map(str, paths))}
     assert len(found[1]["sscd_orig"]) == 2
     results = read_results(run)
     assert (results.lacking("missing"), results.lacking("unreadable")) == (["gone.png"], ["broken.png"])

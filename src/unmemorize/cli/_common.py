@@ -107,17 +107,20 @@ def progress_bar(title: str) -> Iterator[Progress]:
         yield update
 
 
-def tell_of_the_rest(tally: Tally) -> None:
+def tell_of_the_rest(*tallies: Tally) -> None:
     """Say what is missing, after everything else was written.
 
     Raises:
         RunError: prompts failed.
     """
-    if tally.failed:
-        index, error = next(iter(tally.failed.items()))
-        raise RunError(
-            f"{len(tally.failed)} of {tally.total} prompts failed, such as number {index} ({error}). All errors are in "
-            f"{tally.run.folder}/{tally.kind}*.jsonl; the same command tries these prompts again."
-        )
-    if not tally.complete:
-        console.print(f"{tally.done} of {tally.total} prompts are done; the other shards have the rest")
+    for tally in tallies:
+        if not tally.complete and not tally.failed:
+            console.print(f"{tally.done} of {tally.total} prompts are done; the other shards have the rest")
+    failures = [
+        f"{len(tally.failed)} of {tally.total} prompts failed, such as number {index} ({error}). All errors are in "
+        f"{tally.run.folder}/{tally.kind}*.jsonl; the same command tries these prompts again."
+        for tally in tallies
+        for index, error in list(tally.failed.items())[:1]
+    ]
+    if failures:
+        raise RunError("\n".join(failures))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from diffusers import DiffusionPipeline
 
+from unmemorize._errors import RunError
 from unmemorize._loading import load_pipeline
 from unmemorize._similarity import Protocol
 from unmemorize._value_layers import name_value_layers
@@ -96,7 +97,7 @@ def _engine_options(
         int | None,
         typer.Option(
             min=1,
-            help="Processes, each with its own model: one per GPU, or several on the CPU. [default: none but this one]",
+            help="Processes, each with its own model: one per GPU, or several on the CPU. [default: none but this one; 1 Ray actor]",
             show_default=False,
         ),
     ] = None,
@@ -108,6 +109,8 @@ def _engine_options(
         float | None, typer.Option(min=0, help="Of each Ray actor. [default: 1 if the cluster has any]", show_default=False)
     ] = None,
 ) -> Engine:
+    if engine != "ray" and (address is not None or gpus is not None):
+        raise RunError("--address and --gpus are of Ray actors. Add --engine ray, or leave them out.")
     if engine == "ray":
         return RayActors(workers or 1, gpus=gpus, address=address)
     return Workers(workers) if workers else InProcess()

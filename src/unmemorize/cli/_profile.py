@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -34,16 +34,17 @@ def profile_localizations(found: Sequence[Localization]) -> None:
     )
 
 
-def profile_detections(found: Sequence[Detection]) -> None:
+def profile_detections(found: Iterable[Detection]) -> None:
     """By how many seeds a prompt took."""
-    seconds, work = sum(record.seconds for record in found), sum(record.evaluations for record in found)
+    spent: dict[int, tuple[int, int, float]] = {}
+    for record in found:
+        prompts, samples, seconds = spent.get(record.seeds, (0, 0, 0.0))
+        spent[record.seeds] = prompts + 1, samples + record.evaluations, seconds + record.seconds
+    prompts, samples, seconds = (sum(column) for column in zip(*spent.values(), strict=True)) if spent else (0, 0, 0.0)
     table = Table("seeds", "prompts", "samples", "share", "seconds", "share", box=box.SIMPLE, pad_edge=False)
-    for seeds in sorted({record.seeds for record in found}):
-        some = [record for record in found if record.seeds == seeds]
-        _row(
-            table, str(seeds), len(some), sum(record.evaluations for record in some), work, sum(record.seconds for record in some), seconds
-        )
-    _row(table, "all", len(found), work, work, seconds, seconds)
+    for seeds, (some, taken, time) in sorted(spent.items()):
+        _row(table, str(seeds), some, taken, samples, time, seconds)
+    _row(table, "all", prompts, samples, samples, seconds, seconds)
     console.print(table)
 
 

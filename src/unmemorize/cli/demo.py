@@ -15,7 +15,7 @@ from unmemorize._prompts import UNMEMORIZED as UNMEMORIZED_GROUP
 from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics, compute_statistics
 from unmemorize._threshold import Threshold
-from unmemorize.cli._common import console, known_neurons, progress_bar
+from unmemorize.cli._common import console, known_neurons, progress_bar, tell_of_the_rest
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
@@ -56,11 +56,12 @@ def command(
     config = {"command": "demo", "full": full, **localization_config(Model(pipe), settings, statistics, threshold)}
     folder = open_run(run, pipe, prompts, config)
     with progress_bar("localize") as progress:
-        localize_all(folder, pipe, statistics=statistics, threshold=threshold, settings=settings, progress=progress)
+        tallies = [localize_all(folder, pipe, statistics=statistics, threshold=threshold, settings=settings, progress=progress)]
     generation = GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"], batch=16)
     for name in NEURONS:
         with progress_bar(f"generate {name}") as progress:
-            generate_all(folder, pipe, ImageSet(neurons=NeuronSet.parse(name)), generation, progress=progress)
+            tallies.append(generate_all(folder, pipe, ImageSet(neurons=NeuronSet.parse(name)), generation, progress=progress))
     evaluate_and_print(folder, descriptor=BundledDescriptor(), alignment=ClipAlignment())
     console.print(f"{time.perf_counter() - began:.0f} s in all")
     console.print(f"report: {write_report(folder, known_neurons(folder))}")
+    tell_of_the_rest(*tallies)

@@ -4,7 +4,7 @@ import json
 from array import array
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from heapq import nlargest
+from heapq import heappush, heappushpop
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize._prompts import UNMEMORIZED, Prompt, iter_prompts
+from unmemorize._threshold import Threshold
 from unmemorize.cli._common import console, is_bundled, progress_bar, stream_or_default, tell_of_the_rest, threshold_of
 from unmemorize.cli._options import (
     GuidanceOption,
@@ -32,6 +33,7 @@ from unmemorize.cli._options import (
 )
 from unmemorize.cli._profile import ProfileOption, profile_detections
 from unmemorize.drivers import Engine
+from unmemorize.localization import Detection
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr
 from unmemorize.runs import Run, detect_all, open_run, read_detections, write_detections_csv
 
@@ -89,35 +91,53 @@ def command(
     folder = open_run(run, pipe, given, config, new=new_run)
     with progress_bar("detect") as progress:
         tally = detect_all(folder, pipe, limit, cascade=cascade, batch=batch, engine=engine, shard=shard, progress=progress)
-    path = write_detections_csv(folder)
+    if tally.complete or shard is None:
+        _show(folder, limit, cascade)
+    if profile:
+        profile_detections(found for _, _, found in read_detections(folder))
+    tell_of_the_rest(tally)
+
+
+class _Seen:
+    """What the summary tells of the detections, gathered one by one."""
+
+    def __init__(self) -> None:
+        self.count = self.hits = 0
+        self.top: list[tuple[float, int, Detection]] = []
+        self.scores: dict[str, array[float]] = {}
+
+    def add(self, prompt: Prompt, found: Detection) -> None:
+        self.count += 1
+        self.hits += found.memorized
+        entry = (found.score, -self.count, found)
+        heappush(self.top, entry) if len(self.top) < _SHOWN else heappushpop(self.top, entry)
+        if prompt.memorized is not None:
+            self.scores.setdefault(prompt.group, array("d")).append(found.score)
+
+    def separations(self) -> dict[str, dict[str, Any]]:
+        """By group of memorized prompts, how well its scores stand out from those of the unmemorized ones."""
+        others = self.scores.get(UNMEMORIZED, array("d"))
+        separations = {}
+        for group, ours in self.scores.items():
+            if others and group != UNMEMORIZED:
+                separation: dict[str, Separation] = {"auroc": auroc(ours, others), "tpr_at_fpr_1_percent": tpr_at_fpr(ours, others)}
+                separations[group] = {"memorized": len(ours), "unmemorized": len(others), **separation}
+        return separations
+
+
+def _show(run: Run, limit: Threshold, cascade: bool) -> None:
+    seen = _Seen()
+    path = write_detections_csv(run, seen.add)
     table = Table("score", "memorized", "group", "prompt", pad_edge=False)
-    for found in nlargest(_SHOWN, (found for _, _, found in read_detections(folder)), key=lambda found: found.score):
+    for _, _, found in sorted(seen.top, key=lambda entry: entry[:2], reverse=True):
         table.add_row(f"{found.score:.3f}", "yes" if found.memorized else "no", found.group, found.prompt)
     console.print(table)
-    separations = _separations(folder)
+    separations = seen.separations()
     if separations:
-        folder.write("separation.json", json.dumps({"cascade": cascade, **separations}, indent=1, default=asdict) + "\n")
+        run.write("separation.json", json.dumps({"cascade": cascade, **separations}, indent=1, default=asdict) + "\n")
         if cascade:
             console.print("with --cascade, scores of prompts that stopped early are of fewer seeds and so lower:")
         for group, numbers in separations.items():
             console.print(f"{group} ({numbers['memorized']}) against unmemorized ({numbers['unmemorized']}):", end=" ")
             console.print(f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}")
-    hits = sum(found.memorized for _, _, found in read_detections(folder))
-    console.print(f"{hits} of {tally.done} memorized (tau = {limit.tau:.4f}): {folder.folder}/detections.jsonl, {path.name}")
-    if profile:
-        profile_detections([found for _, _, found in read_detections(folder)])
-    tell_of_the_rest(tally)
-
-
-def _separations(run: Run) -> dict[str, dict[str, Any]]:
-    """By group of memorized prompts, how well its scores stand out from those of the unmemorized ones."""
-    scores: dict[str, array[float]] = {}
-    for _, prompt, found in read_detections(run):
-        if prompt.memorized is not None:
-            scores.setdefault(prompt.group, array("d")).append(found.score)
-    others = scores.pop(UNMEMORIZED, array("d"))
-    separations = {}
-    for group, ours in scores.items() if others else ():
-        separation: dict[str, Separation] = {"auroc": auroc(ours, others), "tpr_at_fpr_1_percent": tpr_at_fpr(ours, others)}
-        separations[group] = {"memorized": len(ours), "unmemorized": len(others), **separation}
-    return separations
+    console.print(f"{seen.hits} of {seen.count} memorized (tau = {limit.tau:.4f}): {run.folder}/detections.jsonl, {path.name}")

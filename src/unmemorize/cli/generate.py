@@ -64,9 +64,10 @@ def command(
         batch=batch,
     )
     others, label = (read_prompts(prompts), prompts.stem) if prompts else ([], "")
+    tallies = []
     for chosen in map(NeuronSet.parse, neurons):
         asked = ImageSet(neurons=chosen, only=only, prompts=others, label=label, format=format)
         with progress_bar(f"generate {asked.name(scale)}") as progress:
-            tally = generate_all(folder, pipe, asked, settings, engine=engine, shard=shard, progress=progress)
-        console.print(f"{chosen.name}: {tally.run.folder}")
-        tell_of_the_rest(tally)
+            tallies.append(generate_all(folder, pipe, asked, settings, engine=engine, shard=shard, progress=progress))
+        console.print(f"{chosen.name}: {tallies[-1].run.folder}")
+    tell_of_the_rest(*tallies)

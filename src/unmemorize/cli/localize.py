@@ -30,7 +30,7 @@ from unmemorize.cli._options import (
 from unmemorize.cli._profile import ProfileOption, profile_localizations
 from unmemorize.drivers import Engine
 from unmemorize.localization import Criterion, LocalizationSettings, RefinementMethod
-from unmemorize.runs import Run, localization_config, localize_all, open_run, read_localizations
+from unmemorize.runs import Run, localization_config, localize_all, open_run, stream_localizations
 
 _DEFAULTS = LocalizationSettings()
 
@@ -128,20 +128,20 @@ def command(
 
 
 def _show(run: Run, model: Model, limit: Threshold, settings: LocalizationSettings, profile: bool) -> None:
-    found = list(read_localizations(run).values())
-    counted = {"prompts": len(found), "memorized": sum(record.memorized for record in found), "tau": limit.tau}
-    asked = {name: getattr(settings, name) for name in ("criterion", "layers", "refinement")}
-    how = {**counted, **asked, "protocol": limit.settings.protocol, "seeds": limit.settings.seeds}
-    everything = Neurons.of(pair for record in found for pair in record.neurons)
-    NeuronFile.of(model, everything, scale=settings.scale, found=how).save(run.folder / "neurons.json")
     table = Table("neurons", "initial", "score", "floor", "group", "prompt", pad_edge=False)
-    for record in found:
+    count, memorized, everything = 0, 0, set()
+    for record in stream_localizations(run):
+        count += 1
         if record.memorized:
+            memorized += 1
+            everything |= set(record.neurons)
             sizes = str(len(record.neurons)), str(len(record.initial))
             table.add_row(*sizes, f"{record.score:.3f}", "floor" if record.floor else "", record.group, record.prompt)
+    asked = {name: getattr(settings, name) for name in ("criterion", "layers", "refinement")}
+    counted = {"prompts": count, "memorized": memorized, "tau": limit.tau}
+    how = {**counted, **asked, "protocol": limit.settings.protocol, "seeds": limit.settings.seeds}
+    NeuronFile.of(model, Neurons.of(everything), scale=settings.scale, found=how).save(run.folder / "neurons.json")
     console.print(table)
-    console.print(
-        f"{counted['memorized']} of {len(found)} memorized (tau = {limit.tau:.4f}): {run.folder}/localizations.jsonl, neurons.json"
-    )
+    console.print(f"{memorized} of {count} memorized (tau = {limit.tau:.4f}): {run.folder}/localizations.jsonl, neurons.json")
     if profile:
-        profile_localizations(found)
+        profile_localizations(list(stream_localizations(run)))

@@ -6,8 +6,9 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
@@ -43,6 +44,10 @@ class Crew(Protocol):
         """Wait for an answer; None: the worker is lost."""
         ...
 
+    def lost_by(self) -> str:
+        """Why the last worker was lost, as far as that is known; empty if not."""
+        ...
+
     def close(self) -> None:
         """Stop all workers at once."""
         ...
@@ -75,7 +80,10 @@ def work_through(crew: Crew, count: int, units: Iterator[Unit]) -> Iterator[tupl
             if answer is None:
                 losses += 1
                 if losses >= _LOSSES:
-                    raise RunError(f"{losses} workers were lost one after the other. Is there memory for so many? Use fewer --workers.")
+                    why = f" ({crew.lost_by()})" if crew.lost_by() else ""
+                    raise RunError(
+                        f"{losses} workers were lost one after the other{why}. Is there memory for so many? Use fewer --workers."
+                    )
                 log.warning("worker %d is lost and replaced", number)
                 crew.start(number)
                 if unit is not None and tried[unit.number] < _ATTEMPTS:
@@ -127,6 +135,22 @@ class Duty:
         """
         threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // workers))
         return cls(Loading.of(pipe), Model(pipe).fingerprint, task, threads)
+
+
+@contextmanager
+def aside(pipe: DiffusionPipeline) -> Iterator[None]:
+    """The driver's own model leaves the GPU to the workers while the context lasts."""
+    model: Any = pipe
+    device = model.device
+    if device.type == "cpu":
+        yield
+        return
+    model.to("cpu")
+    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        model.to(device)
 
 
 class Worker:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from unmemorize._errors import RunError
 from unmemorize._logging import quiet_libraries
-from unmemorize.drivers._crew import Answer, Duty, Worker, work_through
+from unmemorize.drivers._crew import Answer, Duty, Worker, aside, work_through
 from unmemorize.drivers._task import Outcome, Task, Unit
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -39,7 +39,8 @@ class Workers:
 
     def outcomes(self, pipe: DiffusionPipeline, task: Task, units: Iterator[Unit]) -> Iterator[tuple[Unit, list[Outcome]]]:
         """See `Engine`."""
-        return work_through(_Processes(Duty.of(pipe, task, self._count)), self._count, units)
+        with aside(pipe):
+            yield from work_through(_Processes(Duty.of(pipe, task, self._count)), self._count, units)
 
 
 class _Processes:
@@ -52,7 +53,8 @@ class _Processes:
     def start(self, number: int) -> None:
         ours, theirs = _SPAWN.Pipe()
         process = _SPAWN.Process(target=_serve, args=(theirs, self._duty, number), daemon=True, name=f"unmemorize worker {number}")
-        process.start()
+        with _without_interrupts():  # from its first moment on: Ctrl-C is this process's business, which stops all others
+            process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         self._crew[number] = process, ours
 
@@ -73,6 +75,9 @@ class _Processes:
             answer = None
         return numbers[ready], answer
 
+    def lost_by(self) -> str:
+        return ""
+
     def close(self) -> None:
         for process, connection in self._crew.values():
             connection.close()
@@ -82,8 +87,18 @@ class _Processes:
         self._crew.clear()
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started meanwhile never see Ctrl-C; this one sees it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(connection: Connection, duty: Duty, number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business, which stops this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which counts as leaked when a worker is stopped

@@ -19,6 +19,8 @@ from unmemorize.runs._steps import (
     localize_all,
     read_detections,
     read_localizations,
+    record_localization,
+    stream_localizations,
     write_detections_csv,
 )
 
@@ -49,9 +51,11 @@ __all__ = [
     "quality_all",
     "read_detections",
     "read_localizations",
+    "record_localization",
     "run_prompts",
     "start_run",
     "status_of",
+    "stream_localizations",
     "stream_prompts",
     "write_detections_csv",
 ]

@@ -63,11 +63,8 @@ def drive(
     Raises:
         RunError: the folder cannot be written or another process writes there, or nobody is able to work.
     """
-    finished = run.done(task.kind, total)
     asked = total if not isinstance(items, Sequence) else len(items)
     failed: dict[int, str] = {}
-    done = sum(finished)
-    progress(done, asked)
 
     def missing() -> Iterator[Unit]:
         for unit in units_of(items, task.size):
@@ -75,6 +72,9 @@ def drive(
                 yield unit
 
     with run.writer(task.kind, str(shard) if shard else "") as writer:
+        finished = run.done(task.kind, total)  # now that nobody else writes
+        done = sum(finished)
+        progress(done, asked)
         for unit, outcomes in (engine or InProcess()).outcomes(pipe, task, missing()):
             records: dict[int, dict[str, Any]] = {}
             for index, outcome in zip(unit.indices, outcomes, strict=True):

@@ -23,11 +23,12 @@ from unmemorize._neurons import Neurons
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Kind, Prompt
 from unmemorize.drivers import Engine, Finished, Shard, Work
+from unmemorize.localization import Localization
 from unmemorize.runs._drive import Tally, drive
 from unmemorize.runs._neuron_sets import NeuronSet
-from unmemorize.runs._prompts import run_prompts
+from unmemorize.runs._prompts import stream_prompts
 from unmemorize.runs._run import Run
-from unmemorize.runs._steps import read_localizations
+from unmemorize.runs._steps import LOCALIZATIONS, read_localizations
 
 ImageFormat = Literal["png", "jpeg"]
 IMAGES = "images"
@@ -119,11 +120,15 @@ def generate_all(
         raise RunError(f"{run.folder}: the run is one of {run.about['model']}, which is not the model given. Generate with the same model.")
     if settings.seed == run.config.get("noise", {}).get("seed"):
         raise RunError(f"{run.folder}: seed {settings.seed} is that of its localization. Generate with another one, to see other noise.")
-    asked = run_prompts(run)
-    if images.prompts and images.label in (OVERALL, *(prompt.group for prompt in asked)):
+    localized = _memorized(run)
+    asked, groups = {}, set()
+    for index, prompt in enumerate(stream_prompts(run)):
+        groups.add(prompt.group)
+        if index in localized:
+            asked[index] = prompt
+    if images.prompts and images.label in (OVERALL, *groups):
         raise RunError(f"{images.label}: the run has a group of this name, so other prompts need another. Rename their file.")
-    localized = read_localizations(run)
-    chosen = {index: record for index, record in localized.items() if record.memorized and images.only in (None, asked[index].kind)}
+    chosen = {index: record for index, record in localized.items() if images.only in (None, asked[index].kind)}
     if images.prompts:
         targets = {index: prompt.text for index, prompt in enumerate(images.prompts)}
     else:
@@ -141,7 +146,8 @@ def generate_all(
     config["dtype"] = str(model.dtype)
     if images.neurons.source == "original":
         config["scale"] = 0.0  # of nothing
-    made = Run.open(run.folder / "images" / images.name(settings.scale), config, about={"items": len(targets)})
+    place = run.folder / "images" / images.name(settings.scale)
+    made = Run.open(place, config, about={"items": len(targets)}, way_out=f"delete {place} to make these images anew")
     for neurons in off.values():
         neurons.check(model)
     items = [(index, (index, text, off[index])) for index, text in targets.items()]
@@ -155,6 +161,18 @@ def generate_all(
         shard=shard,
         progress=progress,
     )
+
+
+def _memorized(run: Run) -> dict[int, Localization]:
+    """The localizations of memorized prompts, by index of the prompt.
+
+    Raises:
+        RunError: nothing is localized.
+    """
+    if not run.files(LOCALIZATIONS):
+        return read_localizations(run)
+    records = ((index, Localization.from_json(record)) for index, record in run.stream(LOCALIZATIONS))
+    return {index: record for index, record in records if record.memorized}
 
 
 def image_sets(run: Run) -> dict[str, Run]:

@@ -28,10 +28,6 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Run:
         RunError: the folders are of different runs, the output exists, or it cannot be written.
     """
     runs, output = [Run.load(folder) for folder in folders], Path(output)
-    for run in runs[1:]:
-        for name in sorted(run.config.keys() | runs[0].config.keys()):
-            if run.config.get(name) != runs[0].config.get(name):
-                raise RunError(f"{run.folder} and {runs[0].folder} are different runs: they differ in {name}. Merge shards of one run.")
     if output.exists():
         raise RunError(f"{output}: exists already. Choose another folder.")
     with whole_folder(output, RunError) as partial:
@@ -40,6 +36,11 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Run:
 
 
 def _merge(folders: Sequence[Path], into: Path) -> None:
+    first, *others = [Run.load(folder) for folder in folders]
+    for run in others:
+        for name in sorted(run.config.keys() | first.config.keys()):
+            if run.config.get(name) != first.config.get(name):
+                raise RunError(f"{run.folder} and {first.folder} are different runs: they differ in {name}. Merge shards of one run.")
     into.mkdir(exist_ok=True)
     for name in ("manifest.json", "prompts.jsonl"):
         if (folders[0] / name).is_file():

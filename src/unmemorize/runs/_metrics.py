@@ -106,6 +106,8 @@ def evaluate_all(
         if paths.get(index):
             training = read_references(paths[index])
             record["references"] = {"used": len(training.images), "missing": training.missing, "unreadable": training.unreadable}
+            if references is not None:  # for the report
+                record["references"]["paths"] = [str(path.absolute()) for path in paths[index]]
             if training.images:
                 record["sscd_orig"] = copy_scores(embeddings, descriptor(training.images)).tolist()
             alike = training.images if len(training.images) > 1 else before

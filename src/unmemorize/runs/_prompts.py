@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import RunError
-from unmemorize._files import parse_json, temporary_file
+from unmemorize._files import parse_json, publish, temporary_file
 from unmemorize._model import Model
 from unmemorize._prompts import Prompt
-from unmemorize.runs._run import Run
+from unmemorize.runs._run import PROMPTS, Run
 
-_FILE = "prompts.jsonl"
+_OLD = 24 * 3600.0
+"""Seconds."""
 
 
 def open_run(
@@ -47,7 +50,7 @@ def start_run(folder: str | Path, prompts: Iterable[Prompt], config: Mapping[str
     """
     folder = Path(folder)
     digest, count = hashlib.sha256(), 0
-    with temporary_file(folder, RunError) as (partial, file):
+    with temporary_file(folder / PROMPTS, RunError) as (partial, file):  # in the folder, which may be on a disk of its own
         for prompt in prompts:
             file.write((json.dumps(_to_json(prompt), ensure_ascii=False) + "\n").encode())
             known = json.dumps([prompt.text, prompt.kind, prompt.url, [path.name for path in prompt.images], prompt.group])
@@ -55,18 +58,26 @@ def start_run(folder: str | Path, prompts: Iterable[Prompt], config: Mapping[str
             count += 1
         file.flush()
         config = {**config, "prompts": digest.hexdigest()}
-        run = Run.open(_unused(folder, config) if new else folder, config, about={"model": model, "prompts": count})
-        partial.replace(run.folder / _FILE)
+        about = {"model": model, "prompts": count}
+        way_out = "start another with --new-run or in another folder"
+        run = Run.open(_unused(folder, config) if new else folder, config, about=about, way_out=way_out)
+        publish(partial, run.folder / PROMPTS)
+    for leftover in run.folder.glob(f".{PROMPTS}.*"):  # of processes that were killed; others may write theirs just now
+        if time.time() - leftover.stat().st_mtime > _OLD:
+            leftover.unlink(missing_ok=True)
     return run
 
 
 def _unused(folder: Path, config: Mapping[str, Any]) -> Path:
-    """The folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist or holds this run."""
+    """The folder, or the first of FOLDER-2, FOLDER-3, ... in which there is nothing, or this run."""
     wanted, number = json.loads(json.dumps(config)), 1
     while True:
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        if not candidate.exists() or ((candidate / "manifest.json").is_file() and Run.load(candidate).config == wanted):
+        if not candidate.exists() or all(path.name.startswith(f".{PROMPTS}.") for path in candidate.iterdir()):
             return candidate
+        with suppress(RunError):  # of another version, or damaged
+            if Run.load(candidate).config == wanted:
+                return candidate
         number += 1
 
 
@@ -87,7 +98,7 @@ def stream_prompts(run: Run) -> Iterator[Prompt]:
     Raises:
         RunError: their file is missing or damaged.
     """
-    path = run.folder / _FILE
+    path = run.folder / PROMPTS
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             for number, line in enumerate(file, 1):

@@ -13,7 +13,7 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from unmemorize._errors import RunError
 from unmemorize._files import parse_json
 
 _CHUNK = 1 << 20
+_OPEN = 64
+"""Files at a time."""
 
 
 class Writer:
@@ -122,22 +124,28 @@ def read_sorted(paths: list[Path]) -> Iterator[dict[str, Any]]:
         RunError: a line is damaged.
     """
     indices, files, places = array("q"), array("q"), array("q")
-    for path, place, content in read_lines(paths):
-        if "error" not in content:
-            indices.append(content["index"])
-            files.append(paths.index(path))
-            places.append(place)
+    for number, one in enumerate(paths):
+        for _, place, content in read_lines([one]):
+            if "error" not in content:
+                indices.append(content["index"])
+                files.append(number)
+                places.append(place)
     order = np.argsort(np.asarray(indices), kind="stable")
-    opened = [path.open("rb") for path in paths]
+    opened: dict[int, BinaryIO] = {}
     try:
         for position, here in enumerate(order):
             if position + 1 < len(order) and indices[order[position + 1]] == indices[here]:
                 continue
-            opened[files[here]].seek(places[here])
-            line: dict[str, Any] = json.loads(opened[files[here]].readline())
+            number = files[here]
+            if number not in opened:
+                if len(opened) == _OPEN:
+                    opened.pop(next(iter(opened))).close()
+                opened[number] = paths[number].open("rb")
+            opened[number].seek(places[here])
+            line: dict[str, Any] = json.loads(opened[number].readline())
             yield line
     finally:
-        for file in opened:
+        for file in opened.values():
             file.close()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,8 +17,9 @@ from unmemorize._files import atomic_write, read_json
 from unmemorize.runs._records import Writer, body, files_of, read_lines, read_sorted
 
 SCHEMA = "unmemorize.run/2"
-_LEFTOVER = ".manifest.json."
-"""How the temporary file of a manifest begins, which a killed process may leave."""
+PROMPTS = "prompts.jsonl"
+_LEFTOVERS = (".manifest.json.", f".{PROMPTS}.")
+"""How temporary files begin, which a killed process may leave."""
 
 
 class Run:
@@ -35,20 +38,23 @@ class Run:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, folder: str | Path, config: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> Self:
+    def open(
+        cls, folder: str | Path, config: Mapping[str, Any], *, about: Mapping[str, Any] | None = None, way_out: str = "use another folder"
+    ) -> Self:
         """Start a run in a folder, or go on with the one that is there.
 
         Args:
             folder: made when it does not exist.
             config: everything that determines the results, as plain JSON values.
             about: what determines nothing, such as the model's name and the number of prompts.
+            way_out: what to do about a run of another configuration, for the error.
 
         Raises:
             RunError: the folder holds a run of another configuration, or files that are no run.
         """
         folder, config = Path(folder), json.loads(json.dumps(config))
         path = folder / "manifest.json"
-        foreign = folder.exists() and (not folder.is_dir() or any(not file.name.startswith(_LEFTOVER) for file in folder.iterdir()))
+        foreign = folder.exists() and (not folder.is_dir() or any(not file.name.startswith(_LEFTOVERS) for file in folder.iterdir()))
         if path.exists():  # looked at last, since another shard may start the run just now
             run = cls.load(folder)
             before = run.manifest["config"]
@@ -56,7 +62,7 @@ class Run:
                 if before.get(name) != config.get(name):
                     raise RunError(
                         f"{folder}: this run was made with {name} = {_short(before.get(name))}, now it is {_short(config.get(name))}. "
-                        "Repeat the earlier command to go on with it, or start another with --new-run or in another folder."
+                        f"Repeat the earlier command to go on with it, or {way_out}."
                     )
             return run
         if foreign:
@@ -67,6 +73,7 @@ class Run:
             "config": config,
             "about": dict(about or {}),
             "versions": {"python": platform.python_version(), **packages},
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         atomic_write(path, json.dumps(manifest, indent=1) + "\n", RunError)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from heapq import nlargest
+from heapq import heappush, heappushpop
+from itertools import pairwise
+from statistics import median
+from typing import Any
 
 from unmemorize.runs._images import IMAGES, image_sets
 from unmemorize.runs._prompts import prompt_count
@@ -14,6 +17,9 @@ from unmemorize.runs._run import Run
 _RECENT = 200
 """Finished items from which the rate is taken, the last ones."""
 _SLOWEST = 5
+_FINISHED, _FAILED = 1, 2
+_PAUSE = 50
+"""Times the median gap between two items, which counts as a second at least."""
 
 
 @dataclass(frozen=True)
@@ -51,30 +57,45 @@ def _kinds(run: Run) -> list[str]:
 
 
 def _status(run: Run, kind: str, name: str, total: int) -> Status:
-    finished: set[int] = set()
-    failed: set[int] = set()
+    flags = bytearray(total)
     times: list[float] = []
     took: list[tuple[float, str]] = []
     for _, _, content in read_lines(run.files(kind)):
+        index = content["index"]
+        if index >= len(flags):  # images are numbered as the prompts are, of which they may show a part
+            flags.extend(bytes(index + 1 - len(flags)))
         if "error" in content:
-            failed.add(content["index"])
+            flags[index] |= _FAILED
             continue
-        finished.add(content["index"])
-        if "at" in content:
-            times.append(content["at"])
+        flags[index] |= _FINISHED
+        _keep_largest(times, _RECENT, content.get("at"))
         seconds = content.get("seconds")
         if isinstance(seconds, (int, float)):
-            took = nlargest(_SLOWEST, [*took, (float(seconds), str(content.get("prompt", "")))])
-    times = sorted(times)[-_RECENT:]
-    rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else None
-    open_ = total - len(finished)
+            _keep_largest(took, _SLOWEST, (float(seconds), str(content.get("prompt", ""))))
+    times.sort()
+    rate = _rate(times)
+    lost = flags.count(_FAILED)
+    done = len(flags) - flags.count(0) - lost
     return Status(
         name,
-        len(finished),
-        len(failed - finished),
-        max(0, open_ - len(failed - finished)),
+        done,
+        lost,
+        max(0, total - done - lost),
         rate,
-        open_ / rate if rate else None,
+        (total - done) / rate if rate else None,
         time.time() - times[-1] if times else None,
-        tuple(took),
+        tuple(sorted(took, reverse=True)),
     )
+
+
+def _keep_largest(kept: list[Any], count: int, value: Any) -> None:
+    """Add a value to a heap of the largest ones."""
+    if value is not None:
+        heappush(kept, value) if len(kept) < count else heappushpop(kept, value)
+
+
+def _rate(times: list[float]) -> float | None:
+    """Items per second while somebody worked: gaps far above the usual one were pauses."""
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    worked = [gap for gap in gaps if gap <= _PAUSE * max(median(gaps), 1.0)]
+    return len(worked) / sum(worked) if sum(worked) else None

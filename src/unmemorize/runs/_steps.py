@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,23 @@ class LocalizeTask:
         self.threshold.of_criterion(self.settings.criterion)
 
         def work(items: Sequence[tuple[int, Prompt]]) -> list[Finished]:
-            finished = []
-            for index, prompt in items:
-                found = localize_prompt(model, prompt, self.statistics, self.threshold, self.settings)
-                files = {} if found.differences is None else {difference_file(index): _picture(found.differences)}
-                finished.append(Finished(found.to_json(), files))
-            return finished
+            return [
+                _finished(index, localize_prompt(model, prompt, self.statistics, self.threshold, self.settings)) for index, prompt in items
+            ]
 
         return work
+
+
+def _finished(index: int, found: Localization) -> Finished:
+    return Finished(found.to_json(), {} if found.differences is None else {difference_file(index): _picture(found.differences)})
+
+
+def record_localization(run: Run, index: int, found: Localization) -> None:
+    """Add what was localized elsewhere for a prompt of the run."""
+    finished = _finished(index, found)
+    for name, content in finished.files.items():
+        run.write(name, content)
+    run.append(LOCALIZATIONS, index, finished.record)
 
 
 def detect_all(
@@ -180,7 +189,7 @@ def calibrate_in(
     texts = [prompt.text for prompt in stream_prompts(run)]
     tally = drive(run, pipe, task, enumerate(texts), count, engine=engine, progress=progress)
     for index, error in tally.failed.items():
-        raise ThresholdError(f"prompt {texts[index][:60]!r} fails ({error}). Correct or leave it out.")
+        raise ThresholdError(f"prompt {texts[index][:60]!r} fails ({error.rstrip('.')}). If it is that prompt, leave it out.")
     return calibration.threshold(Model(pipe), settings, texts, [record["pairs"] for _, record in run.stream(task.kind)])
 
 
@@ -194,19 +203,25 @@ def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
             index, record = next(found, (-1, {}))
 
 
-def write_detections_csv(run: Run) -> Path:
-    """Write RUN/detections.csv, one line per finished prompt in their order, for spreadsheets."""
+def write_detections_csv(run: Run, each: Callable[[Prompt, Detection], None] = lambda *_: None) -> Path:
+    """Write RUN/detections.csv, one line per finished prompt in their order, for spreadsheets; ``each`` sees them pass by."""
     path = run.folder / "detections.csv"
     with atomic_file(path, RunError) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("prompt", "kind", "group", "score", "mean", "tau", "memorized", "seeds_above_tau"))
         for _, prompt, found in read_detections(run):
+            each(prompt, found)
             writer.writerow(
                 (found.prompt, prompt.kind or "", found.group, found.score, found.mean, found.tau, int(found.memorized), len(found.kept))
             )
         text.detach()
     return path
+
+
+def stream_localizations(run: Run) -> Iterator[Localization]:
+    """The finished localizations of a run one by one, in the order of the prompts."""
+    return (Localization.from_json(record) for _, record in run.stream(LOCALIZATIONS))
 
 
 def read_localizations(run: Run) -> dict[int, Localization]:
