@@ -23,6 +23,8 @@ FLAGS = (
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     program = shutil.which("chromium")
+    if program is None and os.environ.get("CI"):
+        pytest.fail("there is no chromium: apt-get install chromium")
     if program is None:
         pytest.skip("there is no chromium: make test-ui installs it")
     from playwright.sync_api import sync_playwright

@@ -7,11 +7,34 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from records import HOSTILE, LAYER, localization
-from unmemorize import Neurons, Prompt, Run, testbed, write_report
-from unmemorize.runs import difference_file, start_run
+from unmemorize import (
+    GenerationSettings,
+    LocalizationSettings,
+    Model,
+    Neurons,
+    Prompt,
+    Run,
+    Statistics,
+    Threshold,
+    testbed,
+    write_report,
+)
+from unmemorize.metrics import BundledDescriptor
+from unmemorize.runs import (
+    ImageSet,
+    NeuronSet,
+    difference_file,
+    evaluate_all,
+    generate_all,
+    localization_config,
+    localize_all,
+    open_run,
+    start_run,
+)
 
 SETS = {"original": 0.9, "refined": 0.1, "random-refined": 0.88}
 
@@ -89,6 +112,40 @@ def test_the_report_fits_a_phone(tmp_path: Path, open_page: Open, scheme: str) -
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (light == "rgb(246, 247, 249)") == (scheme == "light")
+    assert page.locator(".plot svg").first.bounding_box()["width"] > 500  # scrolls, so that its text can be read
+    assert page.locator("#prompts tbody td").nth(1).bounding_box()["width"] > 150
+
+
+def test_the_report_of_the_bundled_model(
+    bundled: DiffusionPipeline,
+    bundled_statistics: Statistics,
+    bundled_threshold: Threshold,
+    tmp_path: Path,
+    open_page: Open,
+    picture: Callable[..., None],
+) -> None:
+    own = testbed.defaults()
+    prompts = [entry.prompt for entry in testbed.planted()[2:8:2]]
+    prompts += [Prompt(text, group="unmemorized") for text in testbed.captions("test")[:8]]
+    settings = LocalizationSettings(noise=bundled_threshold.settings, criterion=own["criterion"])
+    config = localization_config(Model(bundled), settings, bundled_statistics, bundled_threshold)
+    run = open_run(tmp_path / "run", bundled, prompts, config)
+    localize_all(run, bundled, statistics=bundled_statistics, threshold=bundled_threshold, settings=settings)
+    generation = GenerationSettings(images=4, steps=20, guidance=own["guidance"], batch=12)
+    for name in SETS:
+        generate_all(run, bundled, ImageSet(neurons=NeuronSet.parse(name)), generation)
+        evaluate_all(run, name, descriptor=BundledDescriptor(), alignment=None)
+    page = open_page(write_report(run).as_uri(), viewport={"width": 1100, "height": 900})
+    cards = page.locator("article")
+    assert cards.count() >= 3
+    assert cards.first.locator("figure").count() == 6  # training image, before, off, random, noise differences, course
+    assert cards.first.locator(".course path").count() >= 3
+    dots = cards.first.locator(".course .off").first  # they are round ends of lines without length
+    assert dots.evaluate("dots => getComputedStyle(dots).strokeLinecap") == "round"
+    picture(page, "report-summary")
+    cards.first.scroll_into_view_if_needed()
+    cards.first.locator("summary").click()
+    picture(cards.first, "report-prompt")
 
 
 def test_the_table_is_there_without_scripts(tmp_path: Path, open_page: Open) -> None:
@@ -105,5 +162,7 @@ def test_five_hundred_memorized_prompts(tmp_path: Path, open_page: Open) -> None
     began = time.perf_counter()
     page = open_page(path.as_uri())
     assert page.locator("article").count() == 500
-    print(f"\nreport of 500 memorized prompts: {size:.1f} MB, open after {time.perf_counter() - began:.2f} s")
+    seconds = time.perf_counter() - began
+    print(f"\nreport of 500 memorized prompts: {size:.1f} MB, open after {seconds:.2f} s")
     assert size < 25
+    assert seconds < 2

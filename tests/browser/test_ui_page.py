@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,19 +28,27 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the page is served."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-c", "from unmemorize.cli import run; run()", "ui", "--port", str(port), "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert str(port) in line
-        yield f"http://127.0.0.1:{port}"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) in (0, 130)
+    folder = tmp_path_factory.mktemp("server")
+    environment = {**os.environ, "COLUMNS": "200", "TMPDIR": str(folder)}
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            print(f"\nthe page can be opened {time.perf_counter() - began:.1f} s after the command")
+            assert str(port) in line
+            yield f"http://127.0.0.1:{port}"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) in (0, 130)
+        finally:
+            process.kill()
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]  # nothing of what visitors made stays
 
 
 def sources(page: Any, gallery: str) -> list[str]:
@@ -94,12 +103,13 @@ def test_probe(address: str, open_page: Open, picture: Callable[..., None]) -> N
 
 
 def test_localize_switch_and_export(address: str, open_page: Open, picture: Callable[..., None], tmp_path: Path) -> None:
-    page = open_page(address, viewport={"width": 1100, "height": 1150})
+    page = open_page(address, viewport={"width": 1100, "height": 1270})
     localized(page)
     before, after = pixels(page, "before"), pixels(page, "after")
     assert len(before) == len(after) == 2
     assert all(one != other for one, other in zip(before, after, strict=True))
     assert "Copy score" in page.locator("#copied").inner_text()
+    assert page.locator("#about textarea").input_value() == PROMPT
     picture(page, "ui-localize")
     boxes = page.locator("#off input[type=checkbox]")
     count = boxes.count()
@@ -111,24 +121,63 @@ def test_localize_switch_and_export(address: str, open_page: Open, picture: Call
     saved = NeuronFile.load(tmp_path / "neurons.json")
     assert len(saved.neurons) == count
     choose(page, "Localize")
-    old = sources(page, "after")
-    for place in range(count):
+    boxes.first.uncheck()
+    some = compared(page)
+    assert (some != before, some != after) == (count > 1, True)  # one neuron is on again
+    for place in range(1, count):
         boxes.nth(place).uncheck()
-    page.locator("#compare").click()
-    page.wait_for_function("old => document.querySelector('#after img').src !== old", arg=old[0], timeout=WAIT)
-    assert pixels(page, "after") == before  # all neurons are on again
+    if count > 1:
+        assert compared(page) == before  # all are
     choose(page, "Export")
     complained(page, "#make-neurons", "no neuron is chosen")
     page.locator("#upload input[type=file]").set_input_files(tmp_path / "neurons.json")
     choose(page, "Localize")
     page.wait_for_function("count => document.querySelectorAll('#off input:checked').length === count", arg=count, timeout=WAIT)
-    page.locator("#scale input[type=number]").fill("1")
+    page.locator("#scale input[type=number]").fill("0.5")
     page.locator("#scale input[type=number]").press("Tab")
+    half = compared(page)
+    assert half not in (before, after)
     choose(page, "Export")
     page.locator("#make-lora").click()
     with page.expect_download(timeout=WAIT) as download:
         page.locator("#file-lora a").first.click(timeout=WAIT)
     assert download.value.suggested_filename.endswith(".safetensors")
+    complained(page, "#make-report", "these neurons are from a file")
+    choose(page, "Localize")
+    page.locator("#localize").click()  # at the strength that the slider shows
+    page.get_by_text("found.").wait_for(timeout=WAIT)
+    assert pixels(page, "after") == half
+    choose(page, "Export")
+    page.locator("#make-report").click()
+    with page.expect_download(timeout=WAIT) as download:
+        page.locator("#file-report a").first.click(timeout=WAIT)
+    download.value.save_as(tmp_path / "report.html")
+    assert PROMPT in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def compared(page: Any) -> list[bytes]:
+    """Press Compare, and the new images of the neurons as chosen."""
+    old = sources(page, "after")
+    page.locator("#compare").click()
+    page.wait_for_function("old => document.querySelector('#after img').src !== old", arg=old[0], timeout=WAIT)
+    return pixels(page, "after")
+
+
+def test_cancel_ends_the_work(address: str, open_page: Open) -> None:
+    """Gradio alone leaves the work running, so that the next one waits for it."""
+    page = open_page(address)
+    page.locator("#images input[type=number]").fill("8")
+    page.locator("#images input[type=number]").press("Tab")
+    ask(page, testbed.captions("test")[2])
+    page.locator("#probe").click()
+    page.locator("#probed .progress-text, #probed .progress-level").first.wait_for(timeout=WAIT)
+    page.locator("#cancel").click()
+    page.wait_for_timeout(1000)
+    assert page.locator("#probed img").count() == 0
+    page.locator("#images input[type=number]").fill("1")
+    page.locator("#images input[type=number]").press("Tab")
+    page.locator("#probe").click()
+    assert len(sources(page, "probed")) == 1
 
 
 def test_what_visitors_type_stays_text(address: str, open_page: Open) -> None:

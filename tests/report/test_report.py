@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import html
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -107,3 +108,58 @@ def test_table_counts_by_group(build: Callable[..., Run]) -> None:
 def test_precision_and_recall() -> None:
     assert precision_recall(Neurons({"a": [1, 2]}), Neurons({"a": [2, 3, 4, 5]})) == (0.5, 0.25)
     assert precision_recall(Neurons(), Neurons({"a": [2]})) == (0.0, 0.0)
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r'<div class="plot"><h3>(.*?)</h3>', page)
+
+
+def test_every_plot_is_there_when_it_has_something_to_show(build: Callable[..., Run]) -> None:
+    prompts = [Prompt("one", "VM"), Prompt("two", "VM"), Prompt("three", group="unmemorized")]
+    run = build(prompts, [Neurons({LAYER: [1, 2]}), Neurons({LAYER: [2]}), None], {"original": 0.9, "refined": 0.1, "random-refined": 0.8})
+    for place, (name, on) in enumerate((("original", ""), ("top-5", ""), ("original-on-coco", "coco"), ("top-5-on-coco", "coco"))):
+        run.append(
+            "quality",
+            place,
+            {"set": name, "on": on, "against": "real", "kind": "FID", "extractor": "x", "extractor_sha256": "1" * 64} | QUALITY,
+        )
+    page = write_report(run).read_text(encoding="utf-8")
+    assert headings(page) == [
+        "Similarity between seeds",
+        "Copies",
+        "Copies and diversity",
+        "Neurons of a prompt",
+        "Neurons of a layer",
+        "Neurons that several prompts share",
+        "Quality against neurons off",
+    ]
+    assert "coco, against real" in page
+    assert "memorized prompts, against real" in page
+    assert page.count('class="course"') == 2
+    assert "copy score 0.10, worst seed 0.10" in page
+    assert "the same for the worst seed of each prompt, neurons off" in page
+    assert "of the same layers, as a control" in page
+
+
+QUALITY = {"fid": 5.0, "kid": 0.1, "kid_std": 0.01, "generated": 10}
+
+
+@pytest.mark.parametrize("group", ["$50 & $60", "a $x_{1$ b", "_hidden", "\u732b \U0001f993"])
+def test_names_of_groups_are_no_mathematics(build: Callable[..., Run], group: str) -> None:
+    page = write_report(build([Prompt("one", "VM", group=group), Prompt("two", "VM")], [Neurons({LAYER: [1]}), Neurons({LAYER: [2]})]))
+    drawn = page.read_text(encoding="utf-8").split("<h2>All prompts</h2>")[0].split('<div class="plots">')[1]
+    assert html.escape(group, quote=False) in drawn
+
+
+def test_training_images_that_were_given_to_evaluate(build: Callable[..., Run], tmp_path: Path) -> None:
+    run = build([Prompt("one", "VM")], [Neurons({LAYER: [1]})], {"original": 0.9})
+    assert "training image</figcaption>" not in write_report(run).read_text(encoding="utf-8").replace("\n", "")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "0001_x.png")
+    metrics = Run.load(run.folder / "metrics" / "original")
+    record = {
+        **metrics.records("metrics")[0],
+        "references": {"used": 1, "missing": [], "unreadable": [], "paths": [str(tmp_path / "0001_x.png")]},
+    }
+    (metrics.folder / "metrics.jsonl").unlink()
+    metrics.append("metrics", 0, record)
+    assert "training image</figcaption>" in write_report(run).read_text(encoding="utf-8").replace("\n", "")

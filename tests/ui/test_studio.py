@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,36 +58,88 @@ def test_probing(studio: Studio) -> None:
 
 def test_localizing_switching_and_taking_home(studio: Studio) -> None:
     found = studio.localize(PLANTED_PROMPT)
-    assert len(found.neurons) == len(found.localization.neurons) > 0
-    scores = [float(name.split("z = ")[1].rstrip(")")) for name in found.neurons]
+    assert set(found.named.values()) == set(found.neurons)
+    assert found.neurons
+    scores = [float(name.split("z = ")[1].rstrip(")")) for name in found.named]
     assert scores == sorted(scores, reverse=True)
-    made = studio.compare(found.prompt, found.localization.neurons, 0.0, 2)
+    made = studio.compare(found.prompt, found.neurons, 0.0, 2)
     assert (len(made.before), len(made.after)) == (2, 2)
     assert made.sentence.startswith("Copy score to the training image")
+    assert f"The closest one: {max(made.copies_before):.2f} before" in made.sentence
     alone = studio.compare(Prompt("c word"), Neurons(), 0.0, 1)
     assert np.array_equal(np.asarray(alone.before[0]), np.asarray(alone.after[0]))
     assert "is not known" in alone.sentence
-    path = studio.neuron_file(found, found.localization.neurons, 0.5)
+    path = studio.neuron_file(found, found.neurons, 0.5)
     saved = NeuronFile.load(path)
-    assert (saved.neurons, saved.scale) == (found.localization.neurons, 0.5)
-    assert read_lora(studio.lora(found, saved.neurons, 0.0)).neurons == saved.neurons
-    report = studio.report(found, 2)
-    assert PLANTED_PROMPT in report.read_text(encoding="utf-8")
-    loaded = studio.load(path, PLANTED_PROMPT)
-    assert set(loaded.neurons.values()) == set(found.neurons.values())
+    assert (saved.neurons, saved.scale) == (found.neurons, 0.5)
+    loras = {studio.lora(found, saved.neurons, scale) for scale in (0.0, 0.5)}
+    assert [read_lora(lora).neurons for lora in loras] == [saved.neurons] * 2
     with pytest.raises(NeuronError, match="no neuron is chosen"):
         studio.neuron_file(found, Neurons(), 0.0)
+
+
+def test_reports_are_of_what_was_localized(studio: Studio) -> None:
+    found = studio.localize(PLANTED_PROMPT)
+    steps: list[tuple[int, int | None]] = []
+    reports = [studio.report(found, count, lambda *at: steps.append(at)) for count in (2, 1)]  # another number is another report
+    assert reports[0] != reports[1]
+    assert steps == [(done, 3) for done in range(3)] * 2
+    page = reports[0].read_text(encoding="utf-8")
+    assert PLANTED_PROMPT in page
+    assert "noise differences" in page
+    loaded = studio.load(studio.neuron_file(found, found.neurons, 0.0), PLANTED_PROMPT)
+    with pytest.raises(NeuronError, match=r"from a file.*Press Localize"):
+        studio.report(loaded, 2)
+
+
+def test_loading_a_neuron_file(studio: Studio) -> None:
+    found = studio.localize(PLANTED_PROMPT)
+    path = studio.neuron_file(found, found.neurons, 0.5)
+    loaded = studio.load(path, "c word")
+    assert (loaded.neurons, loaded.scale, loaded.prompt.text, loaded.localization) == (found.neurons, 0.5, "c word", None)
+    assert not any("z =" in name for name in loaded.named)
     NeuronFile.of(Model(studio.pipe), Neurons()).save(path)
     with pytest.raises(NeuronError, match="there are no neurons in the file"):
         studio.load(path, PLANTED_PROMPT)
-    replace(saved, fingerprint="other").save(path)
+    replace(NeuronFile.of(Model(studio.pipe), found.neurons), fingerprint="other").save(path)
     with pytest.raises(NeuronError, match="were found in"):
         studio.load(path, PLANTED_PROMPT)
 
 
+class StopError(Exception):
+    pass
+
+
+def test_work_tells_how_far_it_is_and_can_be_ended(studio: Studio) -> None:
+    seen: list[tuple[int, int | None]] = []
+
+    def end(done: int, total: int | None) -> None:
+        seen.append((done, total))
+        if len(seen) % 2 == 0:
+            raise StopError
+
+    works: list[Callable[[], object]] = [
+        lambda: studio.probe(PLANTED_PROMPT, 2, end),
+        lambda: studio.localize(PLANTED_PROMPT, end),
+        lambda: studio.compare(Prompt("c word"), Neurons(), 0.0, 2, end),
+    ]
+    for work in works:
+        with pytest.raises(StopError):
+            work()
+    assert seen[:2] == [(2, 4), (4, 4)]  # images times steps
+    assert seen[2] == (4, None)  # the unblocked seeds
+    assert seen[4:] == [(4, 8), (8, 8)]
+    assert not any(module._forward_hooks for module in studio.pipe.unet.modules())
+
+
+def test_without_a_descriptor_there_is_no_copy_score(studio: Studio) -> None:
+    studio._descriptor = None
+    assert studio.compare(studio.prompts[0], Neurons(), 0.0, 1).sentence.startswith("There is no copy descriptor for this model")
+
+
 def test_visitors_have_folders_of_their_own_which_go_at_the_end(studio: Studio) -> None:
     first, second = studio.localize(PLANTED_PROMPT), studio.localize("c word")
-    assert first.run != second.run
+    assert first.folder != second.folder
     assert not second.neurons
     studio.close()
-    assert not first.run.exists()
+    assert not first.folder.exists()

@@ -1,5 +1,6 @@
 """The command ``ui``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,12 +9,13 @@ from diffusers import DiffusionPipeline
 from unmemorize import testbed
 from unmemorize._errors import ModelError
 from unmemorize._generation import GenerationSettings
+from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics
 from unmemorize._threshold import Threshold
 from unmemorize.cli._common import console, file_or_default, is_bundled, stream_or_default
 from unmemorize.cli._options import PromptsOption, StatisticsOption, ThresholdOption, takes_model
 from unmemorize.localization import LocalizationSettings
-from unmemorize.metrics import BundledDescriptor
+from unmemorize.metrics import BundledDescriptor, FileDescriptor
 from unmemorize.ui import Studio
 
 
@@ -23,6 +25,14 @@ def command(
     prompts: PromptsOption = None,
     statistics: StatisticsOption = None,
     threshold: ThresholdOption = None,
+    sscd: Annotated[
+        Path | None,
+        typer.Option(
+            help="SSCD, for copy scores on prompts whose training images --prompts names: a file from unmemorize fetch sscd. "
+            "The bundled model has a descriptor of its own.",
+            show_default=False,
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of this machine.")] = 7860,
 ) -> None:
     """A page in the browser: probe a prompt, localize its neurons, switch them off one by one, and take them home.
@@ -39,9 +49,15 @@ def command(
     own = testbed.defaults() if is_bundled(pipe) else {}
     settings = LocalizationSettings(noise=limit.settings, criterion=own.get("criterion", "unblocked"))
     generation = GenerationSettings(**{name: own[name] for name in ("steps", "guidance") if name in own})
-    known = list(stream_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])) if prompts or own else []
-    studio = Studio(pipe, measured, limit, settings, generation, known, BundledDescriptor() if own else None)
+    known = list(stream_or_default(pipe, prompts, _examples)) if prompts or own else []
+    descriptor = FileDescriptor.sscd(sscd) if sscd else BundledDescriptor() if own else None
+    studio = Studio(pipe, measured, limit, settings, generation, known, descriptor)
     try:
         serve(studio, port, lambda address: console.print(f"{address} (Ctrl-C stops it)"))
     finally:
         studio.close()
+
+
+def _examples() -> list[Prompt]:
+    """Of the bundled model: memorized prompts, and a few that are not."""
+    return [*(entry.prompt for entry in testbed.planted()), *map(Prompt, testbed.captions("test")[:3])]

@@ -5,23 +5,34 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
 from unmemorize.metrics import read_image, read_references, summarize
-from unmemorize.report._plots import plot_copies, plot_diversity, plot_layers, plot_neurons, plot_quality, plot_shared, plot_similarity
+from unmemorize.report._course import course
+from unmemorize.report._plots import (
+    plot_copies,
+    plot_diversity,
+    plot_layers,
+    plot_neurons,
+    plot_quality,
+    plot_shared,
+    plot_similarity,
+    plotting,
+)
 from unmemorize.report._results import NAMES, Results, read_results, seed_median
 from unmemorize.report._table import Truth, precision_recall, summary_table
 from unmemorize.runs import OVERALL, Run, difference_file, image_sets
 
-SHOWN_IMAGES = 4
 _MANY = 60
-"""Memorized prompts from which on pictures are smaller, so that the page stays below 25 MB at 500 of them."""
+"""Memorized prompts from which on pictures are smaller and fewer, so that the page stays below 25 MB at 500 of them."""
 _SCRIPT = "report.js"
 
 
@@ -45,11 +56,12 @@ class Card:
     facts: tuple[tuple[str, str], ...]
     neurons: tuple[str, ...]
     strips: tuple[Strip, ...]
+    course: Markup | None
     floor: bool
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """One prompt of the table of all; numbers are None where they are unknown."""
 
     index: int
@@ -74,15 +86,16 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
         MetricError: an image is missing or damaged.
     """
     results = read_results(run)
-    plots = [
-        ("Similarity between seeds", plot_similarity(results)),
-        ("Copies", plot_copies(results)),
-        ("Copies and diversity", plot_diversity(results)),
-        ("Neurons of a prompt", plot_neurons(results)),
-        ("Neurons of a layer", plot_layers(results)),
-        ("Neurons that several prompts share", plot_shared(results)),
-        ("Quality", plot_quality(results)),
-    ]
+    with plotting():
+        plots = [
+            ("Similarity between seeds", plot_similarity(results)),
+            ("Copies", plot_copies(results)),
+            ("Copies and diversity", plot_diversity(results)),
+            ("Neurons of a prompt", plot_neurons(results)),
+            ("Neurons of a layer", plot_layers(results)),
+            ("Neurons that several prompts share", plot_shared(results)),
+            ("Quality against neurons off", plot_quality(results)),
+        ]
     environment = Environment(
         loader=PackageLoader("unmemorize.report"), autoescape=select_autoescape(("html", "j2")), trim_blocks=True, lstrip_blocks=True
     )
@@ -97,7 +110,7 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
         done=len(results.localizations),
         memorized=sum(record.memorized for record in results.localizations.values()),
         neurons=len({pair for record in results.localizations.values() for pair in record.neurons}),
-        rows=_rows(results),
+        rows=_lines(results),
         headline=_headline(results),
         plots=[(title, Markup(svg)) for title, svg in plots if svg is not None],
         cards=_cards(run, results, truth),
@@ -109,19 +122,21 @@ def _headline(results: Results) -> list[tuple[str, str, str]]:
     """Copies before and after in plain words, where they were measured, with intervals."""
     found = []
     for name in ("original", "refined", "random-refined"):
-        scores = [seed_median(record["sscd_orig"]) for record in results.records(name, OVERALL) if "sscd_orig" in record]
-        if scores:
-            summary = summarize(scores)
-            found.append((NAMES[name], f"{summary.median:.2f}", f"{summary.low:.2f} to {summary.high:.2f}"))
-    return found
+        lists = [record["sscd_orig"] for record in results.records(name, OVERALL) if "sscd_orig" in record]
+        if lists:
+            summary = summarize([seed_median(values) for values in lists])
+            found.append((f"copy score to the training image, {NAMES[name]}", summary))
+            if name == "refined":
+                found.append((f"the same for the worst seed of each prompt, {NAMES[name]}", summarize([max(values) for values in lists])))
+    return [(label, f"{summary.median:.2f}", f"{summary.low:.2f} to {summary.high:.2f}") for label, summary in found]
 
 
-def _rows(results: Results) -> list[Row]:
-    rows = []
+def _lines(results: Results) -> list[Line]:
+    lines = []
     for index, record in results.localizations.items():
         before, after = (results.of(name).get(index, {}).get("sscd_orig") for name in ("original", "refined"))
-        rows.append(
-            Row(
+        lines.append(
+            Line(
                 index,
                 record.prompt,
                 record.group,
@@ -132,28 +147,28 @@ def _rows(results: Results) -> list[Row]:
                 None if after is None else seed_median(after),
             )
         )
-    return rows
+    return lines
 
 
 def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
     sets = {name: images for name, images in image_sets(run).items() if not images.config["on"]}
-    shown = [name for name in NAMES if name in sets] + [name for name in sets if name not in NAMES]
+    shown = [name for name in NAMES if name in sets]
     made = {name: sets[name].records("images") for name in shown}
-    side, quality = (192, 88) if sum(record.memorized for record in results.localizations.values()) <= _MANY else (96, 70)
+    few = sum(record.memorized for record in results.localizations.values()) <= _MANY
+    side, quality, most = (192, 88, 4) if few else (96, 70, 2)
     cards = []
     for index, record in results.localizations.items():
         if not record.memorized:
             continue
         strips = []
-        references = read_references(results.prompts[index].images[:SHOWN_IMAGES]).images
+        references = read_references(_training_images(results, index)[:most]).images
         if references:
             strips.append(Strip("training image", tuple(_data_url(image, side, quality) for image in references), ""))
         for name in shown:
             if index in made[name]:
                 scores = results.of(name).get(index, {})
-                line = f"copy score {seed_median(scores['sscd_orig']):.2f}" if "sscd_orig" in scores else ""
-                paths = [sets[name].folder / file for file in made[name][index]["files"][:SHOWN_IMAGES]]
-                strips.append(Strip(NAMES.get(name, name), tuple(_data_url(read_image(path), side, quality) for path in paths), line))
+                paths = [sets[name].folder / file for file in made[name][index]["files"][:most]]
+                strips.append(Strip(NAMES[name], tuple(_data_url(read_image(path), side, quality) for path in paths), _line(scores)))
         differences = run.folder / difference_file(index)
         if differences.is_file():
             picture = read_image(differences)
@@ -181,8 +196,25 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
             for path, indices in record.neurons.layers.items()
             for neuron, z in zip(indices, record.z_scores.get(path, (None,) * len(indices)), strict=True)
         )
-        cards.append(Card(index, record.prompt, record.group, tuple(facts), neurons, tuple(strips), bool(record.floor)))
+        cards.append(Card(index, record.prompt, record.group, tuple(facts), neurons, tuple(strips), course(record), bool(record.floor)))
     return cards
+
+
+def _training_images(results: Results, index: int) -> list[Path]:
+    """Those that the prompt was measured against, else those that it names."""
+    for name in NAMES:
+        paths = results.of(name).get(index, {}).get("references", {}).get("paths")
+        if paths:
+            return list(map(Path, paths))
+    return list(results.prompts[index].images)
+
+
+def _line(scores: Mapping[str, Any]) -> str:
+    """How much the images of a prompt copy, or else how much they are those with nothing off."""
+    for key, what in (("sscd_orig", "copy score"), ("sscd_gen", "same as before")):
+        if key in scores:
+            return f"{what} {seed_median(scores[key]):.2f}, worst seed {max(scores[key]):.2f}"
+    return ""
 
 
 def _known(value: float | None) -> str:

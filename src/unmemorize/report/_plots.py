@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,13 +18,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from unmemorize._threshold import Threshold
-from unmemorize.report._results import NAMES, Results, seed_median
+from unmemorize.report._results import NAMES, Results, seed_median, what_is_off
 
-INK = "#7a8594"
+INK = "#667080"
+"""On a white page; within the report, its own colour for such text takes the place."""
 _ROWS, _COLUMNS = 40, 80
 """Of the matrix of shared neurons."""
-_TOP = re.compile(r"top-(\d+)$")
+_TOP = re.compile(r"top-(\d+)$|original$")
+_STYLE: Any = {"svg.hashsalt": "unmemorize", "svg.fonttype": "none", "font.family": "sans-serif", "text.parse_math": False}
 COLOURS = ("#e4572e", "#f2a541", "#b07cc6", "#8d99ae", "#2e86ab", "#55a630")
+
+
+@contextmanager
+def plotting() -> Iterator[None]:
+    """What all plots are drawn in: names are taken as they are, in whatever script."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has it
+        yield
 
 
 def plot_similarity(results: Results) -> str | None:
@@ -36,7 +49,17 @@ def plot_similarity(results: Results) -> str | None:
         scores = [record.detection.score for record in results.localized(group) if record.detection]
         axes.scatter(scores, row + rng.uniform(-0.22, 0.22, len(scores)), s=18, alpha=0.75, color=COLOURS[row % len(COLOURS)], linewidths=0)
     axes.axvline(first.tau, color=INK, linestyle="--", linewidth=1.2)
-    axes.text(first.tau, -0.62, f" tau = {first.tau:.3f}{_errors(results)}", color=INK, fontsize=9, va="bottom")
+    to_the_left = first.tau > np.mean(axes.get_xlim())
+    axes.text(
+        first.tau,
+        -0.62,
+        f" tau = {first.tau:.3f}{_errors(results)} ",
+        color=INK,
+        fontsize=9,
+        va="bottom",
+        ha="right" if to_the_left else "left",
+        in_layout=False,
+    )
     axes.set_yticks(range(len(groups)), [_short(group) for group in groups])
     axes.set_ylim(len(groups) - 0.4, -0.7)
     axes.set_xlabel("highest similarity between two seeds")
@@ -141,7 +164,8 @@ def plot_shared(results: Results) -> str | None:
     axes.set_yticks(np.arange(len(shared)) + 0.5, [f"{short_layer(layer)} #{index}" for layer, index in shared], fontsize=7)
     axes.set_xticks(np.arange(len(columns)) + 0.5, [str(prompts[place][0]) for place in columns], fontsize=7, rotation=90)
     axes.invert_yaxis()
-    axes.set_xlabel("number of the prompt")
+    cut = " (the neurons of most prompts; others are left out)" if len(shared) == _ROWS or len(columns) == _COLUMNS else ""
+    axes.set_xlabel(f"number of the prompt{cut}")
     return _svg(figure)
 
 
@@ -167,9 +191,9 @@ def plot_diversity(results: Results) -> str | None:
 
 def plot_quality(results: Results) -> str | None:
     """The distance from real images against how many neurons are off, for sets such as top-10; None for fewer than two of them."""
-    known = [(int(found[1]), record) for record in results.quality if (found := _TOP.match(record["set"]))]
+    named = [(_TOP.match(what_is_off(record["set"], record["on"])), record) for record in results.quality]
     series: dict[str, list[tuple[int, float]]] = {}
-    for count, record in known:
+    for count, record in [(int(found[1] or 0), record) for found, record in named if found]:
         series.setdefault(f"{record['on'] or 'memorized prompts'}, against {record['against']}", []).append((count, record["fid"]))
     series = {label: sorted(points) for label, points in series.items() if len(points) > 1}
     if not series:
@@ -222,7 +246,9 @@ def plot_threshold(threshold: Threshold) -> bytes:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 30 else name[:27] + "..."
+    """A name as a label; Matplotlib leaves out those that begin with an underscore."""
+    short = name if len(name) <= 30 else name[:27] + "..."
+    return f" {short}" if short.startswith("_") else short
 
 
 def _span(low: int, high: int) -> str:
@@ -249,7 +275,6 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 def _svg(figure: Figure) -> str:
     """The figure as an SVG element, transparent, so that it fits a light and a dark page; the same figure gives the same text."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "unmemorize", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace(INK, "currentColor")

@@ -6,12 +6,14 @@ import html
 import logging
 from collections.abc import Callable, Sequence
 from functools import wraps
+from threading import Event
 from typing import Any
 
 import gradio as gr
 
 from unmemorize._errors import PromptError, UnmemorizeError
 from unmemorize._neurons import Neurons
+from unmemorize._progress import Progress
 from unmemorize.ui._studio import Found, Probed, Studio
 
 log = logging.getLogger(__name__)
@@ -25,14 +27,45 @@ CSS = """
 .gauge .tau { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--body-text-color); }
 #probed .grid-container { grid-template-columns: repeat(4, 1fr) !important; }
 .gauge-text { margin-top: .3rem; }
+#off label { overflow-wrap: anywhere; white-space: normal; }
 """
+_GALLERY: dict[str, Any] = {"object_fit": "contain", "height": 300}
 _PROGRESS = gr.Progress()
 """What Gradio fills in for each request."""
 _START = "Nothing is localized yet: type a prompt above and press Localize."
 
 
+class _CancelledError(Exception):
+    """The visitor pressed Cancel."""
+
+
+class _Visits:
+    """Who waits for what. Gradio alone would stop waiting for work that is cancelled, and the work would go on."""
+
+    def __init__(self) -> None:
+        self._stops: dict[str | None, Event] = {}
+
+    def watch(self, request: gr.Request, progress: gr.Progress, what: str, unit: str = "steps") -> Progress:
+        """What work is to call: it shows how far the work is, and ends it when its visitor has cancelled."""
+        stop = self._stops[request.session_hash] = Event()
+        progress(0.0, desc=what)
+
+        def report(done: int, total: int | None) -> None:
+            if stop.is_set():
+                raise _CancelledError
+            progress((done, total), desc=what, unit=unit)
+
+        return report
+
+    def cancel(self, request: gr.Request) -> None:
+        """End what the visitor waits for."""
+        if stop := self._stops.get(request.session_hash):
+            stop.set()
+
+
 def build(studio: Studio) -> gr.Blocks:
     """The page for a model; every visitor has a state of their own, and one request uses the model at a time."""
+    visits = _Visits()
     examples = [prompt.text for prompt in studio.prompts]
     with gr.Blocks(title="unmemorize", analytics_enabled=False) as page:
         found = gr.State(None)
@@ -43,25 +76,29 @@ def build(studio: Studio) -> gr.Blocks:
             prompt = gr.Textbox(label="Prompt", lines=2, value=examples[0] if examples else "", scale=3, elem_id="prompt")
             example = gr.Dropdown(examples, label="Examples", value=None, scale=2, visible=bool(examples), elem_id="example")
         with gr.Row():
-            images = gr.Slider(1, 8, value=2, step=1, label="Images (seeds)", elem_id="images")
-            cancel = gr.Button("Cancel", elem_id="cancel")
+            images = gr.Slider(1, 8, value=2, step=1, label="Images (seeds)", elem_id="images", scale=3)
+            cancel = gr.Button("Cancel", elem_id="cancel", scale=2)
         with gr.Tab("Probe", elem_id="probe-tab"):
             run_probe = gr.Button("Probe", variant="primary", elem_id="probe")
             gauge = gr.HTML(elem_id="gauge")
             verdict = gr.Markdown(elem_id="verdict")
-            probed = gr.Gallery(label="Images of some seeds", columns=4, elem_id="probed", object_fit="contain", height=300)
+            probed = gr.Gallery(label="Images of some seeds", columns=4, elem_id="probed", **_GALLERY)
         with gr.Tab("Localize", elem_id="localize-tab"):
             run_localize = gr.Button("Localize", variant="primary", elem_id="localize")
             said = gr.Markdown(_START, elem_id="said")
+            about = gr.Textbox(label="For the prompt", interactive=False, visible=False, max_lines=2, elem_id="about")
             off = gr.CheckboxGroup([], label="Neurons that are off", elem_id="off")
             scale = gr.Slider(-1, 1, value=0, step=0.05, label="What their outputs are multiplied by (0: off, 1: on)", elem_id="scale")
             compare = gr.Button("Compare", elem_id="compare")
             copied = gr.Markdown(elem_id="copied")
             with gr.Row():
-                before = gr.Gallery(label="Before", columns=2, elem_id="before", object_fit="contain", height=300)
-                after = gr.Gallery(label="With these neurons off", columns=2, elem_id="after", object_fit="contain", height=300)
+                before = gr.Gallery(label="All neurons on", columns=2, elem_id="before", **_GALLERY)
+                after = gr.Gallery(label="Neurons as chosen", columns=2, elem_id="after", **_GALLERY)
         with gr.Tab("Export", elem_id="export-tab"):
-            gr.Markdown("What is chosen in *Localize*, to take home. A neuron file can be loaded again here.")
+            gr.Markdown(
+                "Neuron file and LoRA hold the neurons as chosen in *Localize*, with their factor. The report shows what was localized, "
+                "with all neurons that were found off. A neuron file can be loaded again here."
+            )
             files = []
             with gr.Row():
                 for name, key in (("neuron file", "neurons"), ("LoRA", "lora"), ("report", "report")):
@@ -72,64 +109,60 @@ def build(studio: Studio) -> gr.Blocks:
 
         example.input(lambda text: text, example, prompt, show_progress="hidden")
 
-        def do_probe(text: str, count: int, progress: gr.Progress = _PROGRESS) -> tuple[str, str, list[Any]]:
-            progress(0.1, desc="looking at the first denoising step, then making images")
-            answer = studio.probe(text, int(count))
+        def do_probe(text: str, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS) -> tuple[str, str, list[Any]]:
+            answer = studio.probe(text, int(count), visits.watch(request, progress, "the first denoising step, then images"))
             return _gauge(answer, studio.threshold.tau), answer.verdict, list(answer.images)
 
-        def do_localize(text: str, count: int, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
-            progress(0.1, desc="searching neurons")
-            answer = studio.localize(text)
-            return show(answer, int(count), progress)
+        def do_localize(text: str, by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
+            answer = studio.localize(text, visits.watch(request, progress, "searching neurons", "denoiser samples"))
+            return show(answer, by, int(count), visits.watch(request, progress, "making images"))
 
-        def show(answer: Found, count: int, progress: gr.Progress) -> tuple[Any, ...]:
-            names = list(answer.neurons)
+        def show(answer: Found, by: float, count: int, progress: Progress) -> tuple[Any, ...]:
+            names, prompt = list(answer.named), gr.Textbox(answer.prompt.text, visible=True)
             if not names:
-                return answer, "This prompt is not memorized, so there are no neurons to switch off.", _choices([]), "", [], []
-            progress(0.6, desc="making images with and without them")
-            made = studio.compare(answer.prompt, answer.localization.neurons, 0.0, count)
-            warning = (
-                " The threshold could not be reached even with all candidates off: the copy may survive."
-                if answer.localization.floor
-                else ""
-            )
-            text = f"{len(names)} neuron{'s' if len(names) > 1 else ''} found.{warning}"
-            return answer, text, _choices(names), made.sentence, list(made.before), list(made.after)
+                return answer, "Not memorized, so there are no neurons to switch off.", prompt, _choices([]), gr.skip(), "", [], []
+            made = studio.compare(answer.prompt, answer.neurons, by, count, progress)
+            text = f"{len(names)} neuron{'s' if len(names) > 1 else ''} {'found' if answer.localization else 'in the file'}."
+            if answer.localization and answer.localization.floor:
+                text += " The threshold could not be reached even with all candidates off: the copy may survive."
+            factor = gr.Slider(min(-1.0, by), max(1.0, by), value=by)
+            return answer, text, prompt, _choices(names), factor, made.sentence, list(made.before), list(made.after)
 
         def do_compare(
-            answer: Found | None, names: list[str], by: float, count: int, progress: gr.Progress = _PROGRESS
+            answer: Found | None, names: list[str], by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS
         ) -> tuple[str, list[Any], list[Any]]:
-            progress(0.1, desc="making images")
-            made = studio.compare(_localized(answer).prompt, _chosen(answer, names), by, int(count))
+            known = _localized(answer)
+            made = studio.compare(known.prompt, _chosen(known, names), by, int(count), visits.watch(request, progress, "making images"))
             return made.sentence, list(made.before), list(made.after)
 
-        def do_load(path: str | None, text: str, count: int, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
+        def do_load(path: str | None, text: str, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
             if path is None:
-                return tuple(gr.skip() for _ in range(6))
-            progress(0.1, desc="reading the file")
-            return show(studio.load(path, text), int(count), progress)
+                return tuple(gr.skip() for _ in shown)
+            answer = studio.load(path, text)
+            return show(answer, answer.scale, int(count), visits.watch(request, progress, "making images"))
 
         def maker(key: str) -> Callable[..., str]:
-            def make(answer: Found | None, names: list[str], by: float, count: int, progress: gr.Progress = _PROGRESS) -> str:
-                progress(0.1, desc="writing")
-                known = _localized(answer)
+            def make(
+                answer: Found | None, names: list[str], by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS
+            ) -> str:
+                known, report = _localized(answer), visits.watch(request, progress, "writing", "sets of images")
                 if key == "report":
-                    return str(studio.report(known, int(count)))
+                    return str(studio.report(known, int(count), report))
                 return str((studio.neuron_file if key == "neurons" else studio.lora)(known, _chosen(known, names), by))
 
             return make
 
-        shown = [found, said, off, copied, before, after]
+        shown = [found, said, about, off, scale, copied, before, after]
         one = {"concurrency_limit": 1, "concurrency_id": "model"}
         events = [
             run_probe.click(_told(do_probe), [prompt, images], [gauge, verdict, probed], **one),
             prompt.submit(_told(do_probe), [prompt, images], [gauge, verdict, probed], **one),
-            run_localize.click(_told(do_localize), [prompt, images], shown, **one),
+            run_localize.click(_told(do_localize), [prompt, scale, images], shown, **one),
             compare.click(_told(do_compare), [found, off, scale, images], [copied, before, after], **one),
             upload.upload(_told(do_load), [upload, prompt, images], shown, **one),
             *(button.click(_told(maker(key)), [found, off, scale, images], file, **one) for button, file, key in files),
         ]
-        cancel.click(None, cancels=events)
+        cancel.click(visits.cancel, cancels=events, queue=False)
     return page
 
 
@@ -142,6 +175,8 @@ def _told(work: Callable[..., Any]) -> Callable[..., Any]:
             return work(*arguments, **named)
         except UnmemorizeError as problem:
             raise gr.Error(html.escape(str(problem)), print_exception=False) from problem
+        except _CancelledError as problem:
+            raise gr.Error("Cancelled.", print_exception=False) from problem
         except Exception as problem:
             log.exception("a request fails")
             raise gr.Error("This did not work; the terminal says why.", print_exception=False) from problem
@@ -168,6 +203,5 @@ def _localized(answer: Found | None) -> Found:
     return answer
 
 
-def _chosen(answer: Found | None, names: Sequence[str]) -> Neurons:
-    known = _localized(answer).neurons
-    return Neurons.of(known[name] for name in names if name in known)
+def _chosen(answer: Found, names: Sequence[str]) -> Neurons:
+    return Neurons.of(answer.named[name] for name in names if name in answer.named)

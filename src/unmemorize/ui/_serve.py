@@ -25,6 +25,7 @@ def serve(studio: Studio, port: int, ready: Callable[[str], None]) -> None:
     Raises:
         ModelError: the port is taken.
     """
+    os.environ["GRADIO_TEMP_DIR"] = str(studio.folder / "page")  # images that are shown go there, and with the studio
     page = build(studio)
     page.queue(max_size=32, default_concurrency_limit=1)
     try:

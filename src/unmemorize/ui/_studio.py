@@ -16,23 +16,22 @@ from unmemorize._errors import NeuronError, PromptError
 from unmemorize._generation import GenerationSettings, generate_each
 from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile, Neurons
+from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics
 from unmemorize._threshold import Threshold
 from unmemorize.export import export_lora
-from unmemorize.localization import Detection, Localization, LocalizationSettings, detect_prompts
+from unmemorize.localization import Detection, Localization, LocalizationSettings, detect_prompts, localize_prompt
 from unmemorize.metrics import Descriptor, copy_scores, read_references
 from unmemorize.report import write_report
 from unmemorize.runs import (
     ImageSet,
     NeuronSet,
-    Run,
     evaluate_all,
     generate_all,
     localization_config,
-    localize_all,
     open_run,
-    read_localizations,
+    record_localization,
 )
 
 LONGEST = 10_000
@@ -60,40 +59,52 @@ class Probed:
 
 @dataclass(frozen=True)
 class Found:
-    """What was localized for a prompt, and the run folder that it is in."""
+    """Neurons for a prompt.
+
+    Args:
+        prompt: the prompt.
+        neurons: what was localized for it, or read from a file.
+        folder: for what is made of them.
+        scale: what the file multiplies their outputs by.
+        localization: None for those of a file.
+    """
 
     prompt: Prompt
-    localization: Localization
-    run: Path
+    neurons: Neurons
+    folder: Path
+    scale: float = 0.0
+    localization: Localization | None = None
 
     @property
-    def neurons(self) -> Mapping[str, tuple[str, int]]:
-        """Each neuron by a name for people, with its z-score, the highest first."""
-        record = self.localization
-        scored = [
-            (z, layer, index)
-            for layer, indices in record.neurons.layers.items()
-            for index, z in zip(indices, record.z_scores.get(layer, (0.0,) * len(indices)), strict=True)
-        ]
+    def named(self) -> Mapping[str, tuple[str, int]]:
+        """Each neuron by a name for people; those that were localized with their z-score, the highest first."""
+        if self.localization is None:
+            return {f"{layer} #{index}": (layer, index) for layer, index in self.neurons}
+        z_scores = self.localization.z_scores
+        scored = [(z, *pair) for pair, z in zip(self.neurons, (z for layer in self.neurons.layers for z in z_scores[layer]), strict=True)]
         return {f"{layer} #{index} (z = {z:.1f})": (layer, index) for z, layer, index in sorted(scored, reverse=True)}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Images of the same seeds, all neurons on, and some off; with their similarity to the training image where that is known."""
+    """Images of the same seeds, all neurons on, and some off; with their similarity to the training image, or why it is not known."""
 
     before: tuple[Image.Image, ...]
     after: tuple[Image.Image, ...]
-    copies_before: tuple[float, ...] | None
-    copies_after: tuple[float, ...] | None
+    copies_before: tuple[float, ...] = ()
+    copies_after: tuple[float, ...] = ()
+    unknown: str = ""
 
     @property
     def sentence(self) -> str:
         """In words."""
-        if self.copies_before is None or self.copies_after is None:
-            return "The training image of this prompt is not known, so there is no copy score: look at the images."
+        if self.unknown:
+            return f"{self.unknown}, so there is no copy score: look at the images."
         before, after = np.median(self.copies_before), np.median(self.copies_after)
-        return f"Copy score to the training image (about 1 is a copy, about 0 another image): {before:.2f} before, {after:.2f} now."
+        return (
+            f"Copy score to the training image (about 1 is a copy, about 0 another image), median over the images: {before:.2f} before, "
+            f"{after:.2f} now. The closest one: {max(self.copies_before):.2f} before, {max(self.copies_after):.2f} now."
+        )
 
 
 class Studio:
@@ -137,60 +148,67 @@ class Studio:
             raise PromptError(f"the prompt has {len(text)} characters. Use at most {LONGEST}; models read far fewer.")
         return next((known for known in self.prompts if known.text == text), Prompt(text))
 
-    def probe(self, text: str, images: int) -> Probed:
+    def probe(self, text: str, images: int, progress: Progress = silent) -> Probed:
         """Tell whether a prompt is memorized, and make some images of it."""
         prompt = self.prompt(text)
         with self._lock:
             (detection,) = detect_prompts(self._model, [prompt], self.threshold, self.threshold.settings)
-            (made,) = generate_each(self.pipe, [prompt.text], [Neurons()], settings=self._images(images))
+            (made,) = generate_each(self.pipe, [prompt.text], [Neurons()], settings=self._images(images), progress=progress)
         return Probed(detection, tuple(made))
 
-    def localize(self, text: str) -> Found:
+    def localize(self, text: str, progress: Progress = silent) -> Found:
         """Find the neurons of a prompt."""
         prompt = self.prompt(text)
-        folder = Path(tempfile.mkdtemp(dir=self._folder.name)) / "run"
-        config = {"command": "ui", **localization_config(self._model, self._settings, self._statistics, self.threshold)}
         with self._lock:
-            run = open_run(folder, self.pipe, [prompt], config)
-            tally = localize_all(run, self.pipe, statistics=self._statistics, threshold=self.threshold, settings=self._settings)
-        for error in tally.failed.values():
-            raise PromptError(f"this prompt fails: {error}")
-        return Found(prompt, read_localizations(run)[0], folder)
+            found = localize_prompt(self._model, prompt, self._statistics, self.threshold, self._settings, progress=progress)
+        return Found(prompt, found.neurons, self._new_folder(), localization=found)
 
-    def compare(self, prompt: Prompt, neurons: Neurons, scale: float, images: int) -> Comparison:
+    def compare(self, prompt: Prompt, neurons: Neurons, scale: float, images: int, progress: Progress = silent) -> Comparison:
         """Images with all neurons on, and with some multiplied by ``scale``."""
         settings = replace(self._images(2 * images), images=images, scale=scale)
         with self._lock:
-            before, after = generate_each(self.pipe, [prompt.text] * 2, [Neurons(), neurons], settings=settings)
+            before, after = generate_each(self.pipe, [prompt.text] * 2, [Neurons(), neurons], settings=settings, progress=progress)
+        if self._descriptor is None:
+            return Comparison(tuple(before), tuple(after), unknown="There is no copy descriptor for this model")
         training = read_references(prompt.images).images if prompt.images else ()
-        if self._descriptor is None or not training:
-            return Comparison(tuple(before), tuple(after), None, None)
+        if not training:
+            return Comparison(tuple(before), tuple(after), unknown="The training image of this prompt is not known")
         references = self._descriptor(training)
-        copies = [tuple(copy_scores(self._descriptor(made), references).tolist()) for made in (before, after)]
-        return Comparison(tuple(before), tuple(after), *copies)
+        copies_before, copies_after = (tuple(copy_scores(self._descriptor(made), references).tolist()) for made in (before, after))
+        return Comparison(tuple(before), tuple(after), copies_before, copies_after)
 
     def neuron_file(self, found: Found, neurons: Neurons, scale: float) -> Path:
         """The neurons chosen for a prompt as a neuron file."""
-        path = found.run.parent / "neurons.json"
+        path = found.folder / "neurons.json"
         self._file(found, neurons, scale).save(path)
         return path
 
     def lora(self, found: Found, neurons: Neurons, scale: float) -> Path:
         """The same as a LoRA."""
-        return export_lora(self.pipe, self._file(found, neurons, scale), found.run.parent / "lora")
+        return export_lora(self.pipe, self._file(found, neurons, scale), self._new_folder())
 
-    def report(self, found: Found, images: int) -> Path:
-        """The report of what was localized for a prompt, with images."""
-        run = Run.load(found.run)
+    def report(self, found: Found, images: int, progress: Progress = silent) -> Path:
+        """The report of what was localized for a prompt, with images.
+
+        Raises:
+            NeuronError: nothing was localized, the neurons are those of a file.
+        """
+        if found.localization is None:
+            raise NeuronError("these neurons are from a file, and a report is of what was localized. Press Localize first.")
+        names = ("original", "refined", "random-refined")
+        config = {"command": "ui", **localization_config(self._model, self._settings, self._statistics, self.threshold)}
         with self._lock:
-            for name in ("original", "refined", "random-refined"):
+            run = open_run(self._new_folder(), self.pipe, [found.prompt], config)
+            record_localization(run, 0, found.localization)
+            for done, name in enumerate(names):
+                progress(done, len(names))
                 generate_all(run, self.pipe, ImageSet(neurons=NeuronSet.parse(name)), self._images(images))
                 if self._descriptor is not None:
                     evaluate_all(run, name, descriptor=self._descriptor, alignment=None)
         return write_report(run)
 
     def load(self, path: str | Path, text: str) -> Found:
-        """A neuron file for a prompt, as if it had been localized.
+        """The neurons of a file, for a prompt.
 
         Raises:
             NeuronError: the file is malformed, or another model's.
@@ -199,12 +217,19 @@ class Studio:
         file.check(self._model)
         if not file.neurons:
             raise NeuronError("there are no neurons in the file.")
-        found = self.localize(prompt.text)
-        return replace(found, localization=replace(found.localization, neurons=file.neurons, z_scores={}))
+        return Found(prompt, file.neurons, self._new_folder(), file.scale)
 
     def close(self) -> None:
         """Delete everything that was made for visitors."""
         self._folder.cleanup()
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is that is made for visitors; nobody else on this machine can look inside."""
+        return Path(self._folder.name)
+
+    def _new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._folder.name))
 
     def _images(self, count: int) -> GenerationSettings:
         return replace(self._generation, images=count, batch=max(1, count))
