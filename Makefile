@@ -25,7 +25,6 @@ lint: .venv/developer
 	$(BIN)/mypy
 
 docs: .venv/developer
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python scripts/commands.py
 	$(BIN)/mkdocs build --quiet
 
@@ -51,8 +50,8 @@ evaluation: .venv/user
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@ .venv/user
 
-# Debian's Chromium, for the tests that open pages; where it cannot be installed, they are skipped
+# Debian's Chromium, for the tests that open pages; where it cannot be installed, they are skipped (in CI that is a failure)
 .venv/browser:
 	mkdir -p .venv
-	command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } || echo "no chromium: skipped"
-	touch $@
+	command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } || true
+	if command -v chromium >/dev/null; then touch $@; else echo "no chromium: tests in a browser are skipped"; fi

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics as stats
 import time
@@ -92,7 +93,8 @@ def compare(
     model = um.Model(pipe)
     searched = list(select_value_layers(model.value_layers, settings.layers))
     published = PublishedLocalization(model, statistics, threshold, settings, searched)
-    reference = published.localize(prompt.text)
+    with peak() as most:
+        reference = published.localize(prompt.text)
     if not reference.memorized:
         return None
     row: dict[str, Any] = {
@@ -104,6 +106,7 @@ def compare(
             "seconds": sum(reference.seconds.values()),
             "neurons": len(reference.neurons),
             "score": reference.score,
+            "peak MiB": most[0],
             **{f"{stage} samples": float(spent) for stage, spent in reference.evaluations.items()},
             **{f"{stage} seconds": spent for stage, spent in reference.seconds.items()},
         },
@@ -111,9 +114,20 @@ def compare(
     for method in METHODS:
         began = time.perf_counter()
         chosen = replace(settings, refinement=method)
-        found = um.localize(pipe, prompt, statistics=statistics, threshold=threshold, settings=chosen)
+        passes: list[int] = []
+        with peak() as most:
+            found = um.localize(
+                pipe,
+                prompt,
+                statistics=statistics,
+                threshold=threshold,
+                settings=chosen,
+                progress=lambda done, _, passes=passes: passes.append(done),  # type: ignore[misc]
+            )
         row[method] = {
             "samples": found.evaluations,
+            "passes": len(passes),
+            "peak MiB": most[0],
             "weighted": found.work,
             "seconds": time.perf_counter() - began,
             "neurons": len(found.neurons),
@@ -131,6 +145,23 @@ def compare(
     return row
 
 
+@contextmanager
+def peak() -> Iterator[list[float]]:
+    """MiB that the process took at most meanwhile, beyond what it had before; known when the context ends, and on Linux only."""
+    status, found = Path("/proc/self/status"), [math.nan]
+
+    def kib(name: str) -> float:
+        return float(next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[1])
+
+    if not status.exists():
+        yield found
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # the highest use so far is the present one
+    before = kib("VmRSS")
+    yield found
+    found[0] = (kib("VmHWM") - before) / 1024
+
+
 def jaccard(one: um.Neurons, other: um.Neurons) -> float:
     """What two sets share, as a part of both together; 1 for two empty ones."""
     return len(one & other) / len(one | other) if one | other else 1.0
@@ -144,8 +175,10 @@ def detection(pipe: StableDiffusionPipeline) -> dict[str, Any]:
     whole, early = (detect_prompts(model, prompts, threshold, threshold.settings, cascade=cascade) for cascade in (False, True))
     differing = sum(one.memorized != other.memorized for one, other in zip(whole, early, strict=True))
     samples, earlier = (stats.mean(found.evaluations for found in some[len(memorized) :]) for some in (whole, early))
+    median = stats.median(found.evaluations for found in early[len(memorized) :])
     faster = sum(found.seconds for found in whole) / sum(found.seconds for found in early)
-    print(f"detection of {len(others)} unmemorized prompts: {samples:.1f} samples with all seeds, {earlier:.1f} as a cascade; ", end="")
+    print(f"detection of {len(others)} unmemorized prompts: {samples:.1f} samples with all seeds, ", end="")
+    print(f"{earlier:.1f} as a cascade (median {median:g}); ", end="")
     print(f"of these and {len(memorized)} planted ones {differing} verdicts differ ({differing / len(prompts):.2%}), {faster:.1f} x faster")
     taken = dict(sorted(Counter(found.seeds for found in early[len(memorized) :]).items()))
     after_two = detect_prompts(model, others, two_seeds(threshold), threshold.settings, cascade=True)
@@ -153,6 +186,7 @@ def detection(pipe: StableDiffusionPipeline) -> dict[str, Any]:
         "published": 2 * samples,
         "all seeds": samples,
         "ours": earlier,
+        "median": median,
         "differing": differing,
         "prompts": len(prompts),
         "seeds taken": taken,
@@ -275,7 +309,7 @@ def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str, bool], list[dict
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    names = ("samples", "weighted", "seconds", "neurons", "score")
+    names = ("samples", "weighted", "seconds", "neurons", "score", "peak MiB")
     for (kind, mode, floor), some in grouped(rows).items():
         title = f"{kind} {mode}{', at the floor' if floor else ''}"
         print(f"{title}: {len(some)} prompts, {stats.median(row['candidates'] for row in some):g} candidates")

@@ -15,6 +15,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
 from localization import METHODS, grouped, ratio, without_floor
@@ -120,7 +121,7 @@ def batches(axes: Axes, report: dict[str, Any]) -> None:
 
 
 COLUMNS = (
-    *("prompts", "candidates", "", "samples", "weighted", "seconds", "neurons left", "score"),
+    *("prompts", "candidates", "", "samples", "weighted", "seconds", "neurons left", "score", "MiB"),
     *("equal sets", "Jaccard", "published / ours"),
 )
 
@@ -131,9 +132,8 @@ def table(rows: Rows) -> str:
         first = [f"{len(some)} {kind} {mode}{', floor' if floor else ''}", f"{stats.median(row['candidates'] for row in some):g}"]
         for method in ("published", *METHODS):
             cells = [row[method] for row in some]
-            middle = [
-                f"{stats.median(cell[name] for cell in cells):.4g}" for name in ("samples", "weighted", "seconds", "neurons", "score")
-            ]
+            names = ("samples", "weighted", "seconds", "neurons", "score", "peak MiB")
+            middle = [f"{stats.median(cell[name] for cell in cells):.4g}" for name in names]
             agreement = ["", "", ""]
             if method != "published":
                 agreement = [f"{stats.mean(cell['equal'] for cell in cells):.0%}", f"{stats.mean(cell['jaccard'] for cell in cells):.2f}"]
@@ -167,6 +167,9 @@ Stable Diffusion 1.4's U-Net in full size with random weights (two seeds, two la
 """
     )
     changed = precision["differing"]
+    size = sum(row["bisect"]["samples"] for row in rows) / sum(row["bisect"]["passes"] for row in rows)
+    by_batch = {int(batch): taken for batch, taken in precision["milliseconds"]["float32"].items()}
+    here = float(np.interp(size, sorted(by_batch), [by_batch[batch] for batch in sorted(by_batch)]))
     taken = ", ".join(f"{count} after {seeds}" for seeds, count in found["seeds taken"].items())
     return f"""# What localization costs
 
@@ -179,11 +182,13 @@ one *denoiser sample*: one initial noise through one forward of the denoiser, we
 |---|---|---|
 | greedy, the same neurons for {stats.mean(row["greedy"]["equal"] for row in rows):.0%} of prompts | {ratio(rows, "greedy"):.1f} | 4 |
 | bisect, {len(some)} prompts on which theta does not reach its floor | {ratio(some, "bisect"):.1f} | 15 |
-| detection of unmemorized prompts | {found["published"] / found["ours"]:.1f} | 8 |
+| detection of unmemorized prompts: mean samples, and of the median prompt | {found["published"] / found["ours"]:.1f}, {
+        found["published"] / found["median"]:.1f} | 8 |
 
 {table(rows)}
 
-Medians over the prompts of a row. Peak memory of the whole process {report["peak GiB"]:.2f} GiB; recorded outputs
+Medians over the prompts of a row; MiB is what the process took at most beyond what it had before. Peak memory of the whole process
+{report["peak GiB"]:.2f} GiB; recorded outputs
 {max(row["bisect"]["recorded MiB"] for row in rows):.0f} MiB at most. Sets of bisect have {stats.median(sets):.2f} times the neurons of the
 published ones (median); each one is below its threshold with no neuron that can be switched on again
 ({sum(row["bisect"]["minimal"] and row["bisect"]["below"] for row in rows)} of {len(rows)}).
@@ -197,7 +202,7 @@ itself makes few tests. Where memory is spread over many neurons, what is left o
 neuron of the result can go.
 
 *Detection.* Two seeds are the least that can be compared, which bounds the factor by 10. Of the unmemorized
-prompts {taken} seeds were done.
+prompts {taken} seeds were done: the mean is that of the few which stay between the levels to the end.
 Stopping earlier changes more verdicts: {found["differing"]} of {found["prompts"]} ({found["differing"] / found["prompts"]:.2%}) differ from
 those of all ten seeds now, and 1 % is the bound.
 
@@ -233,8 +238,11 @@ call memorized.
 
 ![Two seeds and ten](images/performance-cascade.png)
 
-**Batches.** Detection batches seeds across prompts. Half precision and memory layout were measured: bfloat16 takes {half:.1f} ms per sample
-where float32 takes {fewest:.1f} and channels-last float32 {last:.1f}; it changes {changed} of {precision["prompts"]} verdicts
+**Batches.** Detection batches seeds across prompts. Localization batches the seeds of a test, {size:.1f} samples in a pass on average
+(bisect); a sample then takes {here:.1f} ms on this machine, where passes of 32 take {fewest:.1f}. So much is what passes that go across
+prompts would save here at the most. They do not exist: several workers on one device (`--workers`) fill it as well, and leave the records
+of a prompt independent of those beside it. Half precision and memory layout were measured: bfloat16 takes {half:.1f} ms per sample where
+float32 takes {fewest:.1f} and channels-last float32 {last:.1f}; it changes {changed} of {precision["prompts"]} verdicts
 ({changed / precision["prompts"]:.1%}). So neither is on by itself: `--dtype bfloat16` is there where a processor is fast with it, with a
 threshold calibrated in the same type.
 

@@ -166,11 +166,14 @@ number of threads (`OMP_NUM_THREADS`), else scores differ by about 1e-6.
 They go together: `--shard 3/8 --workers 4`. The driver alone writes records; workers and actors send theirs to it. A worker that is lost is
 replaced and its unit tried again, three times in all. A prompt that fails is on record with its error, does not stop the others, and is
 tried again by the same command; the exit code is then 1. Ctrl-C stops at once with exit code 130. `unmemorize status RUN` shows where a run
-stands. `statistics`, `threshold`, `detect`, `localize` and `generate` take these options; in Python they are `engine=` and `shard=`.
+stands. `statistics`, `threshold`, `detect`, `localize` and `generate` take these options (`threshold` no `--shard`); in Python they are
+`engine=` and `shard=`. What fails in `statistics` and `threshold` is named when all else is done, and nothing is written until it is left
+out.
 
 Prompts are streamed from text, CSV, JSON lines or Parquet, or a folder of such files; `unmemorize runs parquet RUN -o FILE` writes results
-back. `detect` keeps a byte of each prompt in memory while it works; `localize` has the records of all in memory when it sums them up, and
-`threshold` all prompts.
+back. `detect` keeps a byte of each prompt in memory while it works, and some 30 bytes when it sums up, which takes about a minute for a
+million records; of several shards the last one does it. `localize` and `generate` hold what concerns memorized prompts, `threshold` and
+the report everything.
 
 Examples: [a Slurm array](launch/slurm.sh), [SkyPilot](launch/skypilot.yaml). Neither was tried on a cluster, as there was none; tested
 are two Ray nodes on one machine, one of which is killed midway, shards at the same time in one folder, and workers that are killed.

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 os.environ["TERM"] = "dumb"
 
@@ -39,12 +39,22 @@ def _described(command: Any, call: str) -> Iterator[str]:
         yield from ("| argument | |", "|---|---|")
         yield from (f"| `{argument.metavar or argument.name.upper()}` | {_plain(argument.help)} |" for argument in arguments)
         yield ""
-    yield from ("| option | |", "|---|---|")
-    for option in command.params:
-        if option.param_type_name == "option" and option.name != "help":
-            default = f" (`{option.default}`)" if option.show_default and option.default not in (None, False) else ""
-            yield f"| `{', '.join(option.opts)}` | {_plain(option.help)}{default} |"
-    yield ""
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option" and parameter.name != "help"]
+    if options:
+        yield from ("| option | |", "|---|---|")
+        yield from (f"| `{', '.join(option.opts)}` | {_plain(option.help)}{_values(option)} |" for option in options)
+        yield ""
+
+
+def _values(option: Any) -> str:
+    """What an option may be, and what it is by default."""
+    declared = option.type_descriptor.annotation
+    choices = [choice for kind in (declared, *get_args(declared)) if get_origin(kind) is Literal for choice in get_args(kind)]
+    allowed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+    default = option.default
+    if not option.show_default or default is None or default is False or callable(default):
+        return allowed
+    return f"{allowed} (`{' '.join(map(str, default)) if isinstance(default, (list, tuple)) else default}`)"
 
 
 def _plain(text: str | None) -> str:

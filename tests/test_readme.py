@@ -1,5 +1,6 @@
 """What the README and the docs tell a reader to type works."""
 
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,6 @@ def test_python_examples_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(compile(block, "example", "exec"), names)
-    assert names["um"] is not None
     if "NeuronFile" in block:
         assert (tmp_path / "neurons.json").exists()
 
@@ -50,6 +50,14 @@ def test_commands_and_options_exist(cli: Callable[..., tuple[int, str, str]], ca
 def test_the_page_of_commands_is_that_of_the_commands() -> None:
     found = subprocess.run([sys.executable, ROOT / "scripts" / "commands.py", "/dev/stdout"], capture_output=True, text=True, check=True)
     assert found.stdout.removesuffix("/dev/stdout\n") == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+
+
+def test_the_site_can_be_built(tmp_path: Path) -> None:
+    """Strictly: a broken link or a page that is missing in the navigation is an error."""
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "index.html").exists()
 
 
 def test_links_of_the_docs_exist() -> None:
