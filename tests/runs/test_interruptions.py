@@ -21,7 +21,7 @@ from unmemorize import Model, NoiseSettings, Run, calibrate_threshold, compute_s
 from unmemorize.runs import read_localizations
 
 COMMAND = "from unmemorize.cli import run; run()"
-COUNT = 40
+COUNT = 20
 SECONDS = {"seconds", "spent"}
 
 
