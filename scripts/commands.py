@@ -13,7 +13,7 @@ os.environ["TERM"] = "dumb"
 
 import typer.main
 
-from unmemorize.cli import app
+from unmemorize.cli import COMMANDS, app
 
 ORDER = ("demo", "statistics", "merge-statistics", "threshold", "detect", "localize", "generate", "evaluate", "report", "ui", "status")
 
@@ -22,9 +22,9 @@ def page() -> str:
     """Every command with its description and options."""
     root: Any = typer.main.get_command(app)
     lines = ["# Commands", "", "Written by `make docs` from the commands' own help (`unmemorize COMMAND -h`).", ""]
-    names = [*ORDER, *(name for name in root.commands if name not in ORDER)]
+    names = [*ORDER, *(name for name in COMMANDS if name not in ORDER)]
     for name in names:
-        lines += _described(root.commands[name], f"unmemorize {name}")
+        lines += _described(root.get_command(None, name), f"unmemorize {name}")
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import transformers
 from diffusers.utils import logging as diffusers_logging
 
 
 def quiet_libraries() -> None:
     """Nothing but errors from the libraries that load models, and no progress bars."""
-    for noisy in ("httpx", "httpcore", "fontTools"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
     diffusers_logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -41,7 +41,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            print(f"\nthe page can be opened {time.perf_counter() - began:.1f} s after the command")
+            print(f"\nthe page opens {time.perf_counter() - began:.1f} s after the command")
             assert str(port) in line
             yield f"http://127.0.0.1:{port}"
             process.send_signal(signal.SIGINT)

@@ -25,7 +25,7 @@ from unmemorize import (
 )
 from unmemorize.export import read_lora
 from unmemorize.metrics import BundledDescriptor
-from unmemorize.ui import Studio
+from unmemorize.ui._studio import Studio
 
 
 @pytest.fixture

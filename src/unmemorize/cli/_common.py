@@ -1,30 +1,23 @@
-"""What the commands share: the terminal, progress bars, and the files that the bundled model has of its own."""
+"""What the commands share: the files that the bundled model has of its own, its truth, and what is said of prompts that are missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from unmemorize import testbed
 from unmemorize._errors import PromptError, RunError, ThresholdError
 from unmemorize._model import Model
-from unmemorize._progress import Progress
 from unmemorize._prompts import Prompt, iter_prompts
 from unmemorize._similarity import NoiseSettings, Protocol
 from unmemorize._threshold import Threshold
+from unmemorize.cli._console import console
 from unmemorize.report import Truth
 from unmemorize.runs import Run, Tally
-
-console = Console(markup=False, highlight=False)
-errors = Console(stderr=True)
 
 
 def is_bundled(pipe: DiffusionPipeline) -> bool:
@@ -92,19 +85,6 @@ def is_run_of_bundled(run: Run) -> bool:
 def known_neurons(run: Run) -> Truth | None:
     """The ground truth, when a run is one of the bundled model."""
     return {entry.prompt.text: entry.neurons for entry in testbed.planted()} if is_run_of_bundled(run) else None
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on the terminal (on standard error, so that output can be piped), as the callback that the library takes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=errors) as bar:
-        task = bar.add_task(title, total=None)
-
-        def update(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield update
 
 
 def tell_of_the_rest(*tallies: Tally) -> None:

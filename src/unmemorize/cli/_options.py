@@ -1,36 +1,20 @@
-"""Options that several commands have: which model, which files, how noise is drawn, who works."""
+"""Options that several commands have: which run, how noise is drawn, who works."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from diffusers import DiffusionPipeline
 
 from unmemorize._errors import RunError
-from unmemorize._loading import load_pipeline
 from unmemorize._similarity import Protocol
-from unmemorize._value_layers import name_value_layers
+from unmemorize.cli._model_options import given_by
 from unmemorize.drivers import Engine, InProcess, RayActors, Shard, Workers
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, made by unmemorize localize.", show_default=False)]
 RunOption = Annotated[
     Path, typer.Option("--run", "-o", help="Run folder; the same command again does only what is missing.", show_default=False)
-]
-PromptsOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Prompts: .txt, .csv, .jsonl or .parquet, or a folder of such. With --model testbed by default its own.", show_default=False
-    ),
-]
-StatisticsOption = Annotated[
-    Path | None, typer.Option(help="From unmemorize statistics. With --model testbed by default its own.", show_default=False)
-]
-ThresholdOption = Annotated[
-    Path | None, typer.Option(help="From unmemorize threshold. With --model testbed by default its own.", show_default=False)
 ]
 TauOption = Annotated[
     float | None,
@@ -45,51 +29,6 @@ ProtocolOption = Annotated[
 GuidanceOption = Annotated[
     float | None, typer.Option(help="Classifier-free guidance; 0 is none. [default: as calibrated; 0]", show_default=False)
 ]
-
-
-def _loading_options(
-    model: Annotated[str, typer.Option("--model", "-m", help="Hub id, diffusers folder, or testbed (the bundled model).")] = "testbed",
-    device: Annotated[str, typer.Option(help="auto (CUDA, MPS or CPU), or a torch device such as cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (float16 on CUDA, else float32), float32, float16 or bfloat16.")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub.", show_default=False)] = None,
-    variant: Annotated[str | None, typer.Option(help="Weight variant, such as fp16.", show_default=False)] = None,
-    local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Never ask the Hub.")] = False,
-    value_layers: Annotated[
-        str | None,
-        typer.Option(help="Pattern with * over the value layers' paths, for an architecture that is not known.", show_default=False),
-    ] = None,
-) -> DiffusionPipeline:
-    name_value_layers(value_layers)
-    return load_pipeline(model, device=device, dtype=dtype, revision=revision, variant=variant, local_files_only=local_files_only)
-
-
-def _given_by(name: str, maker: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Commands whose parameter of this name is made by a function have that function's options in its place.
-
-    An option that the command declares itself, such as ``model`` as an argument, takes the place of the function's, and both get it.
-    """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [parameter for parameter in inspect.signature(command, eval_str=True).parameters.values() if parameter.name != name]
-        made = list(inspect.signature(maker, eval_str=True).parameters.values())
-
-        def run(**arguments: Any) -> None:
-            options = {parameter.name: arguments[parameter.name] for parameter in made}
-            command(**{name: maker(**options)}, **{parameter.name: arguments[parameter.name] for parameter in own})
-
-        named = {parameter.name for parameter in own}
-        more = [parameter for parameter in made if parameter.name not in named]
-        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *more)]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        return run
-
-    return decorate
-
-
-takes_model = _given_by("pipe", _loading_options)
-"""Gives a command the options that load a model, in place of its parameter ``pipe``."""
 
 
 def _engine_options(
@@ -116,7 +55,7 @@ def _engine_options(
     return Workers(workers) if workers else InProcess()
 
 
-takes_engine = _given_by("engine", _engine_options)
+takes_engine = given_by("engine", _engine_options)
 """Gives a command the options that say who works, in place of its parameter ``engine``."""
 
 ShardOption = Annotated[

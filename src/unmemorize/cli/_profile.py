@@ -9,7 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from unmemorize.cli._common import console
+from unmemorize.cli._console import console
 from unmemorize.localization import Detection, Localization
 
 ProfileOption = Annotated[bool, typer.Option("--profile", help="Also print where denoiser samples and time went.")]

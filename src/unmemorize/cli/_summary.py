@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table as ScreenTable
 from rich.text import Text
 
-from unmemorize.cli._common import console, known_neurons, progress_bar
+from unmemorize.cli._common import known_neurons
+from unmemorize.cli._console import console, progress_bar
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.report import Cell, Table, read_results, summary_table
 from unmemorize.runs import Run, evaluate_all, image_sets

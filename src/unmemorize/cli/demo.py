@@ -15,7 +15,8 @@ from unmemorize._prompts import UNMEMORIZED as UNMEMORIZED_GROUP
 from unmemorize._prompts import Prompt
 from unmemorize._statistics import Statistics, compute_statistics
 from unmemorize._threshold import Threshold
-from unmemorize.cli._common import console, known_neurons, progress_bar, tell_of_the_rest
+from unmemorize.cli._common import known_neurons, tell_of_the_rest
+from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, ClipAlignment

@@ -16,20 +16,19 @@ from rich.table import Table
 from unmemorize import testbed
 from unmemorize._prompts import UNMEMORIZED, Prompt, iter_prompts
 from unmemorize._threshold import Threshold
-from unmemorize.cli._common import console, is_bundled, progress_bar, stream_or_default, tell_of_the_rest, threshold_of
+from unmemorize.cli._common import is_bundled, stream_or_default, tell_of_the_rest, threshold_of
+from unmemorize.cli._console import console, progress_bar
+from unmemorize.cli._model_options import PromptsOption, ThresholdOption, takes_model
 from unmemorize.cli._options import (
     GuidanceOption,
     NewRunOption,
-    PromptsOption,
     ProtocolOption,
     RunOption,
     SeedOption,
     SeedsOption,
     ShardOption,
     TauOption,
-    ThresholdOption,
     takes_engine,
-    takes_model,
 )
 from unmemorize.cli._profile import ProfileOption, profile_detections
 from unmemorize.drivers import Engine

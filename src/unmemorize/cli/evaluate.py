@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from unmemorize._errors import MetricError, RunError
-from unmemorize.cli._common import console, is_run_of_bundled, progress_bar
+from unmemorize.cli._common import is_run_of_bundled
+from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._options import RunArgument
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.metrics import (

@@ -9,8 +9,9 @@ from diffusers import DiffusionPipeline
 from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
 from unmemorize._upstream import export_results
-from unmemorize.cli._common import console
-from unmemorize.cli._options import RunArgument, takes_model
+from unmemorize.cli._console import console
+from unmemorize.cli._model_options import takes_model
+from unmemorize.cli._options import RunArgument
 from unmemorize.export import LoraLayout, bake, export_lora, export_single_file, folder_of, model_card
 from unmemorize.runs import Run
 

@@ -8,7 +8,7 @@ import typer
 from unmemorize._errors import FetchError
 from unmemorize._fetch import download, fetch_images
 from unmemorize._prompts import read_prompts
-from unmemorize.cli._common import console, progress_bar
+from unmemorize.cli._console import console, progress_bar
 from unmemorize.metrics import SSCD_SHA256, SSCD_URL
 
 app = typer.Typer(help="Download what others publish; an interrupted download goes on.", no_args_is_help=True)

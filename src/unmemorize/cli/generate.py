@@ -9,8 +9,10 @@ from diffusers import DiffusionPipeline
 from unmemorize import testbed
 from unmemorize._generation import GenerationSettings
 from unmemorize._prompts import Kind, read_prompts
-from unmemorize.cli._common import console, is_bundled, progress_bar, tell_of_the_rest
-from unmemorize.cli._options import RunArgument, ShardOption, takes_engine, takes_model
+from unmemorize.cli._common import is_bundled, tell_of_the_rest
+from unmemorize.cli._console import console, progress_bar
+from unmemorize.cli._model_options import takes_model
+from unmemorize.cli._options import RunArgument, ShardOption, takes_engine
 from unmemorize.drivers import Engine
 from unmemorize.runs import ImageFormat, ImageSet, NeuronSet, Run, generate_all
 

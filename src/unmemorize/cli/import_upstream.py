@@ -10,7 +10,7 @@ from unmemorize._loading import load_pipeline
 from unmemorize._model import Model
 from unmemorize._prompts import read_prompts
 from unmemorize._upstream import import_results, read_statistics
-from unmemorize.cli._common import console
+from unmemorize.cli._console import console
 from unmemorize.runs import read_localizations
 
 

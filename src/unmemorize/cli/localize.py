@@ -11,21 +11,19 @@ from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile, Neurons
 from unmemorize._statistics import Statistics
 from unmemorize._threshold import Threshold
-from unmemorize.cli._common import console, file_or_default, is_bundled, progress_bar, stream_or_default, tell_of_the_rest, threshold_of
+from unmemorize.cli._common import file_or_default, is_bundled, stream_or_default, tell_of_the_rest, threshold_of
+from unmemorize.cli._console import console, progress_bar
+from unmemorize.cli._model_options import PromptsOption, StatisticsOption, ThresholdOption, takes_model
 from unmemorize.cli._options import (
     GuidanceOption,
     NewRunOption,
-    PromptsOption,
     ProtocolOption,
     RunOption,
     SeedOption,
     SeedsOption,
     ShardOption,
-    StatisticsOption,
     TauOption,
-    ThresholdOption,
     takes_engine,
-    takes_model,
 )
 from unmemorize.cli._profile import ProfileOption, profile_localizations
 from unmemorize.drivers import Engine

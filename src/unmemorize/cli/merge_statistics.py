@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from unmemorize._statistics import Statistics
-from unmemorize.cli._common import console
+from unmemorize.cli._console import console
 
 
 def command(

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from unmemorize._neurons import NeuronFile, Operation
-from unmemorize.cli._common import console
+from unmemorize.cli._console import console
 
 app = typer.Typer(help="Look at neuron files and combine them.", no_args_is_help=True)
 

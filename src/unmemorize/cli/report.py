@@ -1,6 +1,7 @@
 """The command ``report``."""
 
-from unmemorize.cli._common import console, known_neurons
+from unmemorize.cli._common import known_neurons
+from unmemorize.cli._console import console
 from unmemorize.cli._options import RunArgument
 from unmemorize.report import write_report
 from unmemorize.runs import Run

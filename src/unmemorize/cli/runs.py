@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unmemorize.cli._common import console
+from unmemorize.cli._console import console
 from unmemorize.cli._options import RunArgument
 from unmemorize.runs import Run, export_parquet, merge_runs
 

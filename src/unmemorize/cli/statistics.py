@@ -11,8 +11,10 @@ from unmemorize import testbed
 from unmemorize._errors import PromptError
 from unmemorize._prompts import as_prompts, iter_prompts
 from unmemorize._statistics import compute_statistics
-from unmemorize.cli._common import console, is_bundled, progress_bar
-from unmemorize.cli._options import PromptsOption, takes_engine, takes_model
+from unmemorize.cli._common import is_bundled
+from unmemorize.cli._console import console, progress_bar
+from unmemorize.cli._model_options import PromptsOption, takes_model
+from unmemorize.cli._options import takes_engine
 from unmemorize.drivers import Engine, Shard
 
 

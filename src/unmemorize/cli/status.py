@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from rich.table import Table
 
-from unmemorize.cli._common import console
+from unmemorize.cli._console import console
 from unmemorize.cli._options import RunArgument
 from unmemorize.runs import Run, status_of
 

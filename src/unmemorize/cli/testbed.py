@@ -10,7 +10,7 @@ from unmemorize import testbed as assets
 from unmemorize._errors import TestbedError
 from unmemorize._files import atomic_write
 from unmemorize._loading import load_pipeline
-from unmemorize.cli._common import console, progress_bar
+from unmemorize.cli._console import console, progress_bar
 from unmemorize.testbed._calibrate import calibrate as run_calibration
 from unmemorize.testbed._check import check as run_check
 

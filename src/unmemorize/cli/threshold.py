@@ -14,8 +14,10 @@ from unmemorize._errors import ThresholdError
 from unmemorize._files import atomic_write
 from unmemorize._prompts import as_prompts
 from unmemorize._similarity import NoiseSettings, Protocol
-from unmemorize.cli._common import console, is_bundled, progress_bar, stream_or_default
-from unmemorize.cli._options import PromptsOption, takes_engine, takes_model
+from unmemorize.cli._common import is_bundled, stream_or_default
+from unmemorize.cli._console import console, progress_bar
+from unmemorize.cli._model_options import PromptsOption, takes_model
+from unmemorize.cli._options import takes_engine
 from unmemorize.drivers import Engine
 from unmemorize.report import plot_threshold
 from unmemorize.runs import calibrate_in, open_run

@@ -1,27 +1,24 @@
 """The command ``ui``."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from diffusers import DiffusionPipeline
 
-from unmemorize import testbed
 from unmemorize._errors import ModelError
-from unmemorize._generation import GenerationSettings
-from unmemorize._prompts import Prompt
-from unmemorize._statistics import Statistics
-from unmemorize._threshold import Threshold
-from unmemorize.cli._common import console, file_or_default, is_bundled, stream_or_default
-from unmemorize.cli._options import PromptsOption, StatisticsOption, ThresholdOption, takes_model
-from unmemorize.localization import LocalizationSettings
-from unmemorize.metrics import BundledDescriptor, FileDescriptor
-from unmemorize.ui import Studio
+from unmemorize.cli._console import console
+from unmemorize.cli._model_options import PromptsOption, StatisticsOption, ThresholdOption, takes_loader
+
+if TYPE_CHECKING:
+    from unmemorize.ui._studio import Studio
 
 
-@takes_model
+@takes_loader
 def command(
-    pipe: DiffusionPipeline,
+    load_pipe: Callable[[], Any],
     prompts: PromptsOption = None,
     statistics: StatisticsOption = None,
     threshold: ThresholdOption = None,
@@ -44,20 +41,12 @@ def command(
         from unmemorize.ui._serve import serve
     except ImportError as problem:
         raise ModelError("the page needs Gradio. pip install 'unmemorize[ui]'") from problem
-    measured = Statistics.load(file_or_default(pipe, statistics, testbed.statistics_path, "statistics"))
-    limit = Threshold.load(file_or_default(pipe, threshold, testbed.threshold_path, "threshold"))
-    own = testbed.defaults() if is_bundled(pipe) else {}
-    settings = LocalizationSettings(noise=limit.settings, criterion=own.get("criterion", "unblocked"))
-    generation = GenerationSettings(**{name: own[name] for name in ("steps", "guidance") if name in own})
-    known = list(stream_or_default(pipe, prompts, _examples)) if prompts or own else []
-    descriptor = FileDescriptor.sscd(sscd) if sscd else BundledDescriptor() if own else None
-    studio = Studio(pipe, measured, limit, settings, generation, known, descriptor)
-    try:
-        serve(studio, port, lambda address: console.print(f"{address} (Ctrl-C stops it)"))
-    finally:
-        studio.close()
 
+    def load() -> Studio:
+        from unmemorize._logging import quiet_libraries
+        from unmemorize.cli._studio import open_studio
 
-def _examples() -> list[Prompt]:
-    """Of the bundled model: memorized prompts, and a few that are not."""
-    return [*(entry.prompt for entry in testbed.planted()), *map(Prompt, testbed.captions("test")[:3])]
+        quiet_libraries()
+        return open_studio(load_pipe(), prompts=prompts, statistics=statistics, threshold=threshold, sscd=sscd)
+
+    serve(load, port, lambda address: console.print(f"{address} (Ctrl-C stops it)"))

@@ -10,8 +10,8 @@ from rich.table import Table
 from unmemorize._errors import ExportError
 from unmemorize._model import Model
 from unmemorize._neurons import NeuronFile
-from unmemorize.cli._common import console
-from unmemorize.cli._options import takes_model
+from unmemorize.cli._console import console
+from unmemorize.cli._model_options import takes_model
 from unmemorize.export import NEURONS, changes, folder_of, verify_lora
 
 

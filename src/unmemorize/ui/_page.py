@@ -5,16 +5,19 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
 from functools import wraps
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from unmemorize._errors import PromptError, UnmemorizeError
-from unmemorize._neurons import Neurons
 from unmemorize._progress import Progress
-from unmemorize.ui._studio import Found, Probed, Studio
+from unmemorize.ui._answers import Found, Probed
+
+if TYPE_CHECKING:
+    from unmemorize.ui._studio import Studio
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ CSS = """
 _GALLERY: dict[str, Any] = {"object_fit": "contain", "height": 300}
 _PROGRESS = gr.Progress()
 """What Gradio fills in for each request."""
+_LOADING = "Loading the model …"
 _START = "Nothing is localized yet: type a prompt above and press Localize."
 
 
@@ -39,42 +43,60 @@ class _CancelledError(Exception):
     """The visitor pressed Cancel."""
 
 
-class _Visits:
-    """Who waits for what. Gradio alone would stop waiting for work that is cancelled, and the work would go on."""
+class _Visit:
+    """One request: shows how far its work is, and ends it when the visitor has cancelled, which Gradio would not."""
 
-    def __init__(self) -> None:
-        self._stops: dict[str | None, Event] = {}
+    def __init__(self, progress: gr.Progress) -> None:
+        self.cancelled = Event()
+        self._progress = progress
 
-    def watch(self, request: gr.Request, progress: gr.Progress, what: str, unit: str = "steps") -> Progress:
-        """What work is to call: it shows how far the work is, and ends it when its visitor has cancelled."""
-        stop = self._stops[request.session_hash] = Event()
-        progress(0.0, desc=what)
+    def wait(self, loading: Future[Studio]) -> Studio:
+        """The model, once it is loaded."""
+        if not loading.done():
+            self._progress(0.0, desc="loading the model")
+        return loading.result()
+
+    def stage(self, what: str, unit: str = "steps") -> Progress:
+        """What a part of the work is to call."""
+        self._progress(0.0, desc=what)
 
         def report(done: int, total: int | None) -> None:
-            if stop.is_set():
+            if self.cancelled.is_set():
                 raise _CancelledError
-            progress((done, total), desc=what, unit=unit)
+            self._progress((done, total), desc=what, unit=unit)
 
         return report
 
+
+class _Visits:
+    """The last request of each visitor."""
+
+    def __init__(self) -> None:
+        self._last: dict[str | None, _Visit] = {}
+
+    def open(self, request: gr.Request, progress: gr.Progress) -> _Visit:
+        """Begin a request."""
+        visit = self._last[request.session_hash] = _Visit(progress)
+        return visit
+
     def cancel(self, request: gr.Request) -> None:
         """End what the visitor waits for."""
-        if stop := self._stops.get(request.session_hash):
-            stop.set()
+        if visit := self._last.get(request.session_hash):
+            visit.cancelled.set()
 
 
-def build(studio: Studio) -> gr.Blocks:
-    """The page for a model; every visitor has a state of their own, and one request uses the model at a time."""
+def build(loading: Future[Studio]) -> gr.Blocks:
+    """The page for a model, which may still be loading; every visitor has a state of their own, and one request uses it at a time."""
     visits = _Visits()
-    examples = [prompt.text for prompt in studio.prompts]
     with gr.Blocks(title="unmemorize", analytics_enabled=False) as page:
         found = gr.State(None)
         gr.Markdown(
             "# unmemorize\nHas the model memorized an image for this prompt, which neurons carry it, and what is left without them?"
         )
+        state = gr.Markdown(_LOADING, elem_id="state")
         with gr.Row():
-            prompt = gr.Textbox(label="Prompt", lines=2, value=examples[0] if examples else "", scale=3, elem_id="prompt")
-            example = gr.Dropdown(examples, label="Examples", value=None, scale=2, visible=bool(examples), elem_id="example")
+            prompt = gr.Textbox(label="Prompt", lines=2, placeholder="Type a prompt, or choose an example.", scale=3, elem_id="prompt")
+            example = gr.Dropdown([], label="Examples", value=None, scale=2, visible=False, elem_id="example")
         with gr.Row():
             images = gr.Slider(1, 8, value=2, step=1, label="Images (seeds)", elem_id="images", scale=3)
             cancel = gr.Button("Cancel", elem_id="cancel", scale=2)
@@ -109,19 +131,26 @@ def build(studio: Studio) -> gr.Blocks:
 
         example.input(lambda text: text, example, prompt, show_progress="hidden")
 
+        def do_wait() -> tuple[Any, Any]:
+            known = [prompt.text for prompt in loading.result().prompts]
+            return gr.Markdown(visible=False), gr.Dropdown(known, visible=bool(known))
+
         def do_probe(text: str, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS) -> tuple[str, str, list[Any]]:
-            answer = studio.probe(text, int(count), visits.watch(request, progress, "the first denoising step, then images"))
+            visit = visits.open(request, progress)
+            studio = visit.wait(loading)
+            answer = studio.probe(text, int(count), visit.stage("the first denoising step, then images"))
             return _gauge(answer, studio.threshold.tau), answer.verdict, list(answer.images)
 
         def do_localize(text: str, by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
-            answer = studio.localize(text, visits.watch(request, progress, "searching neurons", "denoiser samples"))
-            return show(answer, by, int(count), visits.watch(request, progress, "making images"))
+            visit = visits.open(request, progress)
+            answer = visit.wait(loading).localize(text, visit.stage("searching neurons", "denoiser samples"))
+            return show(answer, by, int(count), visit)
 
-        def show(answer: Found, by: float, count: int, progress: Progress) -> tuple[Any, ...]:
+        def show(answer: Found, by: float, count: int, visit: _Visit) -> tuple[Any, ...]:
             names, prompt = list(answer.named), gr.Textbox(answer.prompt.text, visible=True)
             if not names:
                 return answer, "Not memorized, so there are no neurons to switch off.", prompt, _choices([]), gr.skip(), "", [], []
-            made = studio.compare(answer.prompt, answer.neurons, by, count, progress)
+            made = visit.wait(loading).compare(answer.prompt, answer.neurons, by, count, visit.stage("making images"))
             text = f"{len(names)} neuron{'s' if len(names) > 1 else ''} {'found' if answer.localization else 'in the file'}."
             if answer.localization and answer.localization.floor:
                 text += " The threshold could not be reached even with all candidates off: the copy may survive."
@@ -131,24 +160,26 @@ def build(studio: Studio) -> gr.Blocks:
         def do_compare(
             answer: Found | None, names: list[str], by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS
         ) -> tuple[str, list[Any], list[Any]]:
-            known = _localized(answer)
-            made = studio.compare(known.prompt, _chosen(known, names), by, int(count), visits.watch(request, progress, "making images"))
+            known, visit = _localized(answer), visits.open(request, progress)
+            made = visit.wait(loading).compare(known.prompt, known.chosen(names), by, int(count), visit.stage("making images"))
             return made.sentence, list(made.before), list(made.after)
 
         def do_load(path: str | None, text: str, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
             if path is None:
                 return tuple(gr.skip() for _ in shown)
-            answer = studio.load(path, text)
-            return show(answer, answer.scale, int(count), visits.watch(request, progress, "making images"))
+            visit = visits.open(request, progress)
+            answer = visit.wait(loading).load(path, text)
+            return show(answer, answer.scale, int(count), visit)
 
         def maker(key: str) -> Callable[..., str]:
             def make(
                 answer: Found | None, names: list[str], by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS
             ) -> str:
-                known, report = _localized(answer), visits.watch(request, progress, "writing", "sets of images")
+                known, visit = _localized(answer), visits.open(request, progress)
+                studio, report = visit.wait(loading), visit.stage("writing", "sets of images")
                 if key == "report":
                     return str(studio.report(known, int(count), report))
-                return str((studio.neuron_file if key == "neurons" else studio.lora)(known, _chosen(known, names), by))
+                return str((studio.neuron_file if key == "neurons" else studio.lora)(known, known.chosen(names), by))
 
             return make
 
@@ -162,6 +193,7 @@ def build(studio: Studio) -> gr.Blocks:
             upload.upload(_told(do_load), [upload, prompt, images], shown, **one),
             *(button.click(_told(maker(key)), [found, off, scale, images], file, **one) for button, file, key in files),
         ]
+        page.load(_told(do_wait), None, [state, example], show_progress="hidden", concurrency_limit=None)
         cancel.click(visits.cancel, cancels=events, queue=False)
     return page
 
@@ -177,6 +209,8 @@ def _told(work: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(html.escape(str(problem)), print_exception=False) from problem
         except _CancelledError as problem:
             raise gr.Error("Cancelled.", print_exception=False) from problem
+        except CancelledError as problem:
+            raise gr.Error("The model could not be loaded; the terminal says why.", print_exception=False) from problem
         except Exception as problem:
             log.exception("a request fails")
             raise gr.Error("This did not work; the terminal says why.", print_exception=False) from problem
@@ -201,7 +235,3 @@ def _localized(answer: Found | None) -> Found:
     if answer is None:
         raise PromptError(_START)
     return answer
-
-
-def _chosen(answer: Found, names: Sequence[str]) -> Neurons:
-    return Neurons.of(answer.named[name] for name in names if name in answer.named)
