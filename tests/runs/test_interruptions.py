@@ -88,7 +88,7 @@ def workers_of(process: int) -> list[int]:
     return [child for child, name in named if b"multiprocessing.spawn" in name or b"ray::_Actor" in name]
 
 
-def wait_for(condition: Any, seconds: float = 120) -> None:
+def wait_for(condition: Any, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
