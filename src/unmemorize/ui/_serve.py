@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported, which asks for news then
 
@@ -53,7 +55,8 @@ def serve(load: Callable[[], Studio], port: int, ready: Callable[[str], None]) -
             raise ModelError(f"port {port}: it is taken. Choose another one with --port.") from problem
         try:
             ready(address)
-            studio = load()
+            with _ctrl_c_is_kept():
+                studio = load()
             try:
                 loading.set_result(studio)
                 page.block_thread()
@@ -62,3 +65,22 @@ def serve(load: Callable[[], Studio], port: int, ready: Callable[[str], None]) -
         finally:
             loading.cancel()  # who still waits for it is told
             page.close(verbose=False)
+
+
+@contextmanager
+def _ctrl_c_is_kept() -> Iterator[None]:
+    """Ctrl-C ends what is done here, at the latest at its end: some libraries swallow it while they are imported."""
+    pressed = False
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
