@@ -153,11 +153,6 @@ class Studio:
         """Delete everything that was made for visitors."""
         self._folder.cleanup()
 
-    @property
-    def folder(self) -> Path:
-        """Where everything is that is made for visitors; nobody else on this machine can look inside."""
-        return Path(self._folder.name)
-
     def _new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._folder.name))
 
