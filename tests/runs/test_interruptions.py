@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +74,33 @@ def contents(run: Path) -> dict[int, str]:
     return {index: json.dumps(timeless(record), sort_keys=True) for index, record in Run.load(run).records("localizations").items()}
 
 
+def seen(file: str | Path) -> bytes:
+    """A file of /proc; nothing of a process that has just ended."""
+    try:
+        return Path(file).read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def descendants(process: int) -> list[int]:
     found = []
     for file in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, file.read_text().split()):
+        for child in map(int, seen(file).split()):
             found += [child, *descendants(child)]
     return found
 
 
 def workers_of(process: int) -> list[int]:
     """Worker processes or Ray actors below a process."""
-    named = ((child, Path(f"/proc/{child}/cmdline").read_bytes()) for child in descendants(process))
+    named = ((child, seen(f"/proc/{child}/cmdline")) for child in descendants(process))
     return [child for child, name in named if b"multiprocessing.spawn" in name or b"ray::_Actor" in name]
+
+
+def interrupt(*processes: int) -> None:
+    """Ctrl-C, as a terminal hands it to all; the main process may have ended a worker before its turn comes."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGINT)
 
 
 def wait_for(condition: Any, seconds: float = 300) -> None:
@@ -181,8 +196,7 @@ def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(job: tuple[Path, list
         wait_for(lambda: lines(tmp_path / "run"))
         crew = workers_of(process.pid)
         began = time.monotonic()
-        for pid in (process.pid, *crew):  # as a terminal does
-            os.kill(pid, signal.SIGINT)
+        interrupt(process.pid, *crew)
         _, errors = process.communicate(timeout=60)
         assert time.monotonic() - began < 5
     assert process.returncode == 130
@@ -195,8 +209,7 @@ def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(job: tuple[Path, list
 def test_ctrl_c_while_workers_start_shows_no_traceback(job: tuple[Path, list[str]], tmp_path: Path) -> None:
     with started(job, tmp_path / "run", "--workers", "2") as process:
         wait_for(lambda: workers_of(process.pid))
-        for pid in (process.pid, *workers_of(process.pid)):
-            os.kill(pid, signal.SIGINT)
+        interrupt(process.pid, *workers_of(process.pid))
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
