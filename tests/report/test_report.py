@@ -114,6 +114,13 @@ def headings(page: str) -> list[str]:
     return re.findall(r'<div class="plot"><h3>(.*?)</h3>', page)
 
 
+def test_no_text_of_a_plot_juts_out(build: Callable[..., Run]) -> None:
+    page = write_report(build([Prompt("one", "VM"), Prompt("two", "VM")], [Neurons({LAYER: [1]}), None])).read_text(encoding="utf-8")
+    text = re.search(r'font-size: (\d+)px[^>]* y="([\d.-]+)"[^>]*> tau = ', page)
+    assert text is not None
+    assert float(text[2]) >= 0.8 * float(text[1])  # the baseline, and the letters above it
+
+
 def test_every_plot_is_there_when_it_has_something_to_show(build: Callable[..., Run]) -> None:
     prompts = [Prompt("one", "VM"), Prompt("two", "VM"), Prompt("three", group="unmemorized")]
     run = build(prompts, [Neurons({LAYER: [1, 2]}), Neurons({LAYER: [2]}), None], {"original": 0.9, "refined": 0.1, "random-refined": 0.8})

@@ -20,7 +20,7 @@ def course(record: Localization) -> Markup | None:
         return None
     limit = record.threshold if record.threshold is not None else record.tau
     step = (WIDTH - 2 * _EDGE) / max(1, len(trials) - 1)
-    parts = []
+    parts = [f'<svg class="course" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="scores of {len(trials)} trials">']
     if limit is not None:
         parts.append(f'<path class="limit" d="M0 {_height(limit)}H{WIDTH}"/>')
     place = 0
@@ -33,9 +33,7 @@ def course(record: Localization) -> Markup | None:
             if dots:
                 parts.append(f'<path class="{kind}" d="{dots}"/>')
         place += len(stage)
-    return Markup(f'<svg class="course" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="scores of {len(trials)} trials">') + Markup(
-        "".join(parts) + "</svg>"
-    )
+    return Markup("".join([*parts, "</svg>"]))
 
 
 def _height(score: float) -> str:

@@ -43,7 +43,7 @@ def plot_similarity(results: Results) -> str | None:
     if first is None:
         return None
     groups = results.groups
-    figure, axes = _figure(0.42 * len(groups) + 1.1)
+    figure, axes = _figure(0.42 * len(groups) + 1.25)
     rng = np.random.default_rng(0)
     for row, group in enumerate(groups):
         scores = [record.detection.score for record in results.localized(group) if record.detection]
@@ -52,16 +52,17 @@ def plot_similarity(results: Results) -> str | None:
     to_the_left = first.tau > np.mean(axes.get_xlim())
     axes.text(
         first.tau,
-        -0.62,
+        1,
         f" tau = {first.tau:.3f}{_errors(results)} ",
+        transform=axes.get_xaxis_transform(),  # within the axes, above all dots: what juts out is cut off
         color=INK,
         fontsize=9,
-        va="bottom",
+        va="top",
         ha="right" if to_the_left else "left",
         in_layout=False,
     )
     axes.set_yticks(range(len(groups)), [_short(group) for group in groups])
-    axes.set_ylim(len(groups) - 0.4, -0.7)
+    axes.set_ylim(len(groups) - 0.4, -1)
     axes.set_xlabel("highest similarity between two seeds")
     return _svg(figure)
 

@@ -23,12 +23,11 @@ from unmemorize._neurons import Neurons
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Kind, Prompt
 from unmemorize.drivers import Engine, Finished, Shard, Work
-from unmemorize.localization import Localization
 from unmemorize.runs._drive import Tally, drive
 from unmemorize.runs._neuron_sets import NeuronSet
 from unmemorize.runs._prompts import stream_prompts
 from unmemorize.runs._run import Run
-from unmemorize.runs._steps import LOCALIZATIONS, read_localizations
+from unmemorize.runs._steps import read_localizations
 
 ImageFormat = Literal["png", "jpeg"]
 IMAGES = "images"
@@ -120,7 +119,7 @@ def generate_all(
         raise RunError(f"{run.folder}: the run is one of {run.about['model']}, which is not the model given. Generate with the same model.")
     if settings.seed == run.config.get("noise", {}).get("seed"):
         raise RunError(f"{run.folder}: seed {settings.seed} is that of its localization. Generate with another one, to see other noise.")
-    localized = _memorized(run)
+    localized = read_localizations(run, only_memorized=True)
     asked, groups = {}, set()
     for index, prompt in enumerate(stream_prompts(run)):
         groups.add(prompt.group)
@@ -161,18 +160,6 @@ def generate_all(
         shard=shard,
         progress=progress,
     )
-
-
-def _memorized(run: Run) -> dict[int, Localization]:
-    """The localizations of memorized prompts, by index of the prompt.
-
-    Raises:
-        RunError: nothing is localized.
-    """
-    if not run.files(LOCALIZATIONS):
-        return read_localizations(run)
-    records = ((index, Localization.from_json(record)) for index, record in run.stream(LOCALIZATIONS))
-    return {index: record for index, record in records if record.memorized}
 
 
 def image_sets(run: Run) -> dict[str, Run]:

@@ -224,13 +224,21 @@ def stream_localizations(run: Run) -> Iterator[Localization]:
     return (Localization.from_json(record) for _, record in run.stream(LOCALIZATIONS))
 
 
-def read_localizations(run: Run) -> dict[int, Localization]:
+def read_localizations(run: Run, *, only_memorized: bool = False) -> dict[int, Localization]:
     """The finished localizations of a run, by index of the prompt.
 
+    Args:
+        run: as `localize_all` leaves it.
+        only_memorized: those of memorized prompts, of which there may be none.
+
     Raises:
-        RunError: there are none.
+        RunError: nothing is localized.
     """
-    found = {index: Localization.from_json(record) for index, record in run.stream(LOCALIZATIONS)}
-    if not found:
+    found, empty = {}, True
+    for index, record in run.stream(LOCALIZATIONS):
+        localization, empty = Localization.from_json(record), False
+        if localization.memorized or not only_memorized:
+            found[index] = localization
+    if empty:
         raise RunError(f"{run.folder}: nothing is localized there. Localize into a folder of its own: unmemorize localize -o FOLDER")
     return found
