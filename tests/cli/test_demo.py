@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from unmemorize import Run, testbed
+from unmemorize import NeuronFile, Run, testbed
 from unmemorize.cli import demo
+from unmemorize.runs import read_localizations
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -28,6 +29,10 @@ def test_demo_ends_with_a_table_and_a_report(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("demo", "-o", tmp_path / "run", "--images", 2)
     assert code == 0
     assert "report.html" in out
+    neurons = NeuronFile.load(tmp_path / "run" / "neurons.json")
+    records = read_localizations(Run.load(tmp_path / "run")).values()
+    assert neurons.found["prompts"] == len(records) == 6
+    assert set(neurons.neurons) == {pair for record in records for pair in record.neurons} != set()
     table = json.loads((tmp_path / "run" / "metrics.json").read_text())
     rows = {row["label"]: row["cells"] for row in table["rows"]}
     assert table["columns"] == ["overall", "VM", "rare (0.1 of the dose)", "unmemorized"]

@@ -21,7 +21,7 @@ from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
 from unmemorize.report import write_report
-from unmemorize.runs import ImageSet, NeuronSet, generate_all, localization_config, localize_all, open_run
+from unmemorize.runs import ImageSet, NeuronSet, generate_all, localization_config, localize_all, open_run, save_neurons
 
 UNMEMORIZED = 100
 NEURONS = ("original", "refined", "random-refined")
@@ -54,10 +54,12 @@ def command(
     else:
         statistics, threshold = Statistics.load(testbed.statistics_path()), Threshold.load(testbed.threshold_path())
     settings = LocalizationSettings(noise=threshold.settings, criterion=own["criterion"])
-    config = {"command": "demo", "full": full, **localization_config(Model(pipe), settings, statistics, threshold)}
+    model = Model(pipe)
+    config = {"command": "demo", "full": full, **localization_config(model, settings, statistics, threshold)}
     folder = open_run(run, pipe, prompts, config)
     with progress_bar("localize") as progress:
         tallies = [localize_all(folder, pipe, statistics=statistics, threshold=threshold, settings=settings, progress=progress)]
+    save_neurons(folder, model, threshold, settings)
     generation = GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"], batch=16)
     for name in NEURONS:
         with progress_bar(f"generate {name}") as progress:

@@ -15,7 +15,7 @@ from unmemorize.cli._options import RunArgument
 from unmemorize.export import LoraLayout, bake, export_lora, export_single_file, folder_of, model_card
 from unmemorize.runs import Run
 
-app = typer.Typer(help="Write what was found in forms that other programs load.", no_args_is_help=True)
+app = typer.Typer(help="Write what was found in forms that other programs load.", no_args_is_help=True, add_completion=False)
 
 NeuronsArgument = Annotated[Path, typer.Argument(metavar="NEURONS", help="Neuron file, such as RUN/neurons.json.", show_default=False)]
 EvaluatedOption = Annotated[

@@ -11,7 +11,7 @@ from unmemorize._prompts import read_prompts
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.metrics import SSCD_SHA256, SSCD_URL
 
-app = typer.Typer(help="Download what others publish; an interrupted download goes on.", no_args_is_help=True)
+app = typer.Typer(help="Download what others publish; an interrupted download goes on.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()

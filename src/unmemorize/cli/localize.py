@@ -8,9 +8,8 @@ from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize._model import Model
-from unmemorize._neurons import NeuronFile, Neurons
+from unmemorize._neurons import NeuronFile
 from unmemorize._statistics import Statistics
-from unmemorize._threshold import Threshold
 from unmemorize.cli._common import file_or_default, is_bundled, stream_or_default, tell_of_the_rest, threshold_of
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._model_options import PromptsOption, StatisticsOption, ThresholdOption, takes_model
@@ -28,7 +27,7 @@ from unmemorize.cli._options import (
 from unmemorize.cli._profile import ProfileOption, profile_localizations
 from unmemorize.drivers import Engine
 from unmemorize.localization import Criterion, LocalizationSettings, RefinementMethod
-from unmemorize.runs import Run, localization_config, localize_all, open_run, stream_localizations
+from unmemorize.runs import Run, localization_config, localize_all, open_run, save_neurons, stream_localizations
 
 _DEFAULTS = LocalizationSettings()
 
@@ -121,25 +120,20 @@ def command(
             folder, pipe, statistics=measured, threshold=limit, settings=settings, engine=engine, shard=shard, progress=progress
         )
     if tally.done:
-        _show(folder, model, limit, settings, profile)
+        _show(folder, save_neurons(folder, model, limit, settings))
+        if profile:
+            profile_localizations(list(stream_localizations(folder)))
     tell_of_the_rest(tally)
 
 
-def _show(run: Run, model: Model, limit: Threshold, settings: LocalizationSettings, profile: bool) -> None:
+def _show(run: Run, together: NeuronFile) -> None:
     table = Table("neurons", "initial", "score", "floor", "group", "prompt", pad_edge=False)
-    count, memorized, everything = 0, 0, set()
     for record in stream_localizations(run):
-        count += 1
         if record.memorized:
-            memorized += 1
-            everything |= set(record.neurons)
             sizes = str(len(record.neurons)), str(len(record.initial))
             table.add_row(*sizes, f"{record.score:.3f}", "floor" if record.floor else "", record.group, record.prompt)
-    asked = {name: getattr(settings, name) for name in ("criterion", "layers", "refinement")}
-    counted = {"prompts": count, "memorized": memorized, "tau": limit.tau}
-    how = {**counted, **asked, "protocol": limit.settings.protocol, "seeds": limit.settings.seeds}
-    NeuronFile.of(model, Neurons.of(everything), scale=settings.scale, found=how).save(run.folder / "neurons.json")
     console.print(table)
-    console.print(f"{memorized} of {count} memorized (tau = {limit.tau:.4f}): {run.folder}/localizations.jsonl, neurons.json")
-    if profile:
-        profile_localizations(list(stream_localizations(run)))
+    found = together.found
+    console.print(
+        f"{found['memorized']} of {found['prompts']} memorized (tau = {found['tau']:.4f}): {run.folder}/localizations.jsonl, neurons.json"
+    )

@@ -10,7 +10,7 @@ from rich.table import Table
 from unmemorize._neurons import NeuronFile, Operation
 from unmemorize.cli._console import console
 
-app = typer.Typer(help="Look at neuron files and combine them.", no_args_is_help=True)
+app = typer.Typer(help="Look at neuron files and combine them.", no_args_is_help=True, add_completion=False)
 
 FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILES", help="Neuron files of one model, two or more.", show_default=False)]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write the result (.json).", show_default=False)]

@@ -9,7 +9,7 @@ from unmemorize.cli._console import console
 from unmemorize.cli._options import RunArgument
 from unmemorize.runs import Run, export_parquet, merge_runs
 
-app = typer.Typer(help="Join the shards of a run, and write its records as a table.", no_args_is_help=True)
+app = typer.Typer(help="Join the shards of a run, and write its records as a table.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()

@@ -14,7 +14,9 @@ from unmemorize.cli._console import console, progress_bar
 from unmemorize.testbed._calibrate import calibrate as run_calibration
 from unmemorize.testbed._check import check as run_check
 
-app = typer.Typer(help="The bundled model, which really memorizes known images: check it, or make it again.", no_args_is_help=True)
+app = typer.Typer(
+    help="The bundled model, which really memorizes known images: check it, or make it again.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.command()

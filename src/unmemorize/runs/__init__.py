@@ -20,6 +20,7 @@ from unmemorize.runs._steps import (
     read_detections,
     read_localizations,
     record_localization,
+    save_neurons,
     stream_localizations,
     write_detections_csv,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "read_localizations",
     "record_localization",
     "run_prompts",
+    "save_neurons",
     "start_run",
     "status_of",
     "stream_localizations",

@@ -4,6 +4,7 @@ RUN/manifest.json, prompts.jsonl      what was asked
 RUN/similarities.jsonl                step `calibrate_in`
 RUN/detections.jsonl                  step `detect_all`
 RUN/localizations.jsonl               step `localize_all`
+RUN/neurons.json                      what `save_neurons` makes of them
 RUN/differences/00003.png             noise differences of prompt 3, to look at
 """
 
@@ -25,6 +26,7 @@ from unmemorize._calibration import Calibration, CalibrationTask
 from unmemorize._errors import RunError, ThresholdError
 from unmemorize._files import atomic_file
 from unmemorize._model import Model
+from unmemorize._neurons import NeuronFile, Neurons
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
 from unmemorize._similarity import NoiseSettings
@@ -38,6 +40,7 @@ from unmemorize.runs._prompts import prompt_count, stream_prompts
 from unmemorize.runs._run import Run
 
 DETECTIONS, LOCALIZATIONS = "detections", "localizations"
+NEURONS = "neurons.json"
 DIFFERENCES = "differences"
 
 
@@ -222,6 +225,20 @@ def write_detections_csv(run: Run, each: Callable[[Prompt, Detection], None] = l
 def stream_localizations(run: Run) -> Iterator[Localization]:
     """The finished localizations of a run one by one, in the order of the prompts."""
     return (Localization.from_json(record) for _, record in run.stream(LOCALIZATIONS))
+
+
+def save_neurons(run: Run, model: Model, threshold: Threshold, settings: LocalizationSettings) -> NeuronFile:
+    """Write the neurons of all memorized prompts of a run together to RUN/neurons.json; the file also says of how many prompts."""
+    count, memorized, together = 0, 0, set()
+    for record in stream_localizations(run):
+        count, memorized = count + 1, memorized + record.memorized
+        together |= set(record.neurons)
+    found: dict[str, Any] = {"prompts": count, "memorized": memorized, "tau": threshold.tau}
+    found |= {name: getattr(settings, name) for name in ("criterion", "layers", "refinement")}
+    found |= {"protocol": threshold.settings.protocol, "seeds": threshold.settings.seeds}
+    file = NeuronFile.of(model, Neurons.of(together), scale=settings.scale, found=found)
+    file.save(run.folder / NEURONS)
+    return file
 
 
 def read_localizations(run: Run, *, only_memorized: bool = False) -> dict[int, Localization]:
