@@ -55,3 +55,11 @@ def test_value_layers_are_named_on_the_command_line(cli: Cli, tmp_path: Path) ->
         assert (code, "2 prompts, 1 value layers" in out) == (0, True)
     finally:
         name_value_layers(None)
+
+
+def test_show_cuts_no_name(cli: Cli, tmp_path: Path) -> None:
+    model = Model(make_pipeline())
+    every = Neurons({path: range(layer.out_features) for path, layer in model.value_layers.items()})
+    NeuronFile.of(model, every).save(tmp_path / "many.json")
+    code, out, _ = cli("neurons", "show", tmp_path / "many.json")
+    assert (code, "…" in out) == (0, False)

@@ -38,6 +38,7 @@ def test_the_numbers_of_a_run_go_into_it(run: Run, planted: DiffusionPipeline, t
     run.write("metrics.json", table.to_json())
     text = model_card(neurons_of(planted), run=run)
     assert "## Before and after" in text
+    assert "the neurons of each prompt alone off" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert any(line.startswith("| copy score") and "[" in line for line in rows)
     assert len({line.count("|") for line in rows if not line.startswith("| `")} - {3}) == 1  # one width
@@ -48,7 +49,7 @@ def test_a_card_says_no_more_than_is_known(run: Run) -> None:
     plain = NeuronFile.of(Model(pipe), neurons_of(pipe).neurons, scale=0.5)
     text = model_card(plain, license_name="mit")
     assert "license: mit\n" in text
-    assert "1 value neuron at 0.5 of their strength" in text
+    assert "1 value neuron at 0.5 of full strength" in text
     assert "found by localizing" not in text
     assert "Only the prompts counted above" not in text
     both = neurons_of(pipe).combine(neurons_of(pipe), "union")

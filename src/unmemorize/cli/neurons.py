@@ -20,7 +20,9 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to wri
 def show(file: Annotated[Path, typer.Argument(help="A neuron file.", show_default=False)]) -> None:
     """Which neurons a file names, of which model, and how they were found."""
     given = NeuronFile.load(file)
-    table = Table("layer", "neurons", pad_edge=False)
+    table = Table(pad_edge=False)
+    for name in ("layer", "neurons"):
+        table.add_column(name, overflow="fold")
     for layer, indices in given.neurons.layers.items():
         table.add_row(layer, ", ".join(map(str, indices)))
     console.print(table)
