@@ -278,6 +278,12 @@ def test_runs_as_parquet(run: Run, planted: DiffusionPipeline, prompts: list[Pro
     assert parquet.read_table(tmp_path / "d.parquet").column_names[:3] == ["index", "prompt", "kind"]
 
 
+def test_status_cuts_no_name(run: Run, cli: Callable[..., tuple[int, str, str]]) -> None:
+    Run.open(run.folder / "images" / "random-top-100-per-layer", {"on": ""}).append("images", 1, {})
+    code, out, _ = cli("status", run.folder)
+    assert (code, "images/random-top-100-per-layer" in out) == (0, True)
+
+
 def test_a_part_of_a_run_has_no_status(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     Run.open(tmp_path / "images", {}).append("images", 0, {})
     code, _, err = cli("status", tmp_path / "images")
