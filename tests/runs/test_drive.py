@@ -279,7 +279,7 @@ def test_runs_as_parquet(run: Run, planted: DiffusionPipeline, prompts: list[Pro
 
 
 def test_status_cuts_no_name(run: Run, cli: Callable[..., tuple[int, str, str]]) -> None:
-    Run.open(run.folder / "images" / "random-top-100-per-layer", {"on": ""}).append("images", 1, {})
+    Run.open(run.folder / "images" / "random-top-100-per-layer", {"on": ""}, about={"items": 1}).append("images", 1, {})
     code, out, _ = cli("status", run.folder)
     assert (code, "images/random-top-100-per-layer" in out) == (0, True)
 
