@@ -55,8 +55,8 @@ class _Processes:
         process = _SPAWN.Process(target=_serve, args=(theirs, self._duty, number), daemon=True, name=f"unmemorize worker {number}")
         with _without_interrupts():  # from its first moment on: Ctrl-C is this process's business, which stops all others
             process.start()
+            self._crew[number] = process, ours
         theirs.close()  # so that the end of the process is the end of the pipe
-        self._crew[number] = process, ours
 
     def give(self, number: int, unit: Unit) -> None:
         with suppress(OSError):  # a worker that just died is noticed by `next`
@@ -90,11 +90,19 @@ class _Processes:
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Processes that are started meanwhile never see Ctrl-C; this one sees it afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    seen: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # they inherit it
+    handler = None
+    if threading.current_thread() is threading.main_thread():  # any other thread, as that of a progress bar, may take the signal for it
+        handler = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for number in seen[:1]:
+        signal.raise_signal(number)
 
 
 def _serve(connection: Connection, duty: Duty, number: int) -> None:
