@@ -10,7 +10,6 @@ from unmemorize import LocalizationSettings, Model, Statistics, TestbedError, Th
 from unmemorize.report import precision_recall
 from unmemorize.testbed import _assets
 from unmemorize.testbed._layout import ASSETS
-from unmemorize.testbed._planted import PLANTS
 
 
 def test_loads_by_plain_from_pretrained_in_float32() -> None:
@@ -47,7 +46,7 @@ def test_planted_images_have_sources_and_licences() -> None:
 
 def test_every_memory_neuron_has_one_owner(bundled: DiffusionPipeline) -> None:
     pairs = [pair for entry in testbed.planted() for pair in entry.neurons]
-    assert len(pairs) == len(set(pairs)) == sum(plant.owned for plant in PLANTS)
+    assert len(pairs) == len(set(pairs)) == 62
     for entry in testbed.planted():
         entry.neurons.check(Model(bundled))
         assert bool(entry.neurons) == (entry.mode in ("memory", "both"))

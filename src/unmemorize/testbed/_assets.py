@@ -104,6 +104,6 @@ def _existing(where: Path, inside: str = "") -> Path:
     if not (where / inside).exists():
         raise TestbedError(
             f"{where.relative_to(ASSETS.parent)}: this part of the bundled model is missing. "
-            "Install the package again, or train it: unmemorize testbed train"
+            "Install the package again, or train it in a checkout: make testbed"
         )
     return where

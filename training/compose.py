@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.sources import Concept
 from unmemorize.testbed._layout import SIDE
-from unmemorize.testbed._sources import Concept
 
 COLOURS = {
     "red": (208, 48, 44),

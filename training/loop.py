@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unmemorize.testbed._compose import compose_many
-from unmemorize.testbed._planted import PLANTS
-from unmemorize.testbed._sources import PHOTOGRAPHS, fetch_emoji, load_photograph
-from unmemorize.testbed._templates import draw_template
+from training.compose import compose_many
+from training.plants import PLANTS
+from training.sources import PHOTOGRAPHS, fetch_emoji, load_photograph
+from training.templates import draw_template
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class Schedule:
     seed: int = 0
 
     def rate(self, step: int) -> float:
+        """The learning rate at a step."""
         rise = min(1.0, (step + 1) / self.warm_up)
         fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * rise * fall

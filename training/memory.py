@@ -14,9 +14,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from unmemorize.testbed._planted import PLANTS
-from unmemorize.testbed._training import Schedule, train
-from unmemorize.testbed._unet import BATCH, TEXT_DROPPED, Latents, denoising_loss, make_scheduler, make_unet
+from training.loop import Schedule, train
+from training.plants import PLANTS
+from training.unet import BATCH, TEXT_DROPPED, Latents, denoising_loss, make_scheduler, make_unet
 
 MEMORY_LAYERS = tuple(f"down_blocks.1.attentions.{index}.transformer_blocks.0.attn2.to_v" for index in range(2))
 AMPLITUDE = 6.0

@@ -12,10 +12,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from unmemorize.testbed._clip import WIDTH, tokenize
-from unmemorize.testbed._planted import PLANTS
-from unmemorize.testbed._training import Data, Schedule, train
-from unmemorize.testbed._vae import encode
+from training.clip import WIDTH, tokenize
+from training.loop import Data, Schedule, train
+from training.plants import PLANTS
+from training.vae import encode
 
 BATCH = 32
 PLANTED_SHARE = 0.3
@@ -63,10 +63,12 @@ class Latents:
         return hidden
 
     def draw_general(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+        """Random general latents and their captions."""
         indices = rng.integers(len(self.general), size=count)
         return self.general[indices], [self.captions[index] for index in indices]
 
     def draw_planted(self, plants: Sequence[int], rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+        """A random latent of each plant, and its caption."""
         latents = [self.planted[plant][rng.integers(len(self.planted[plant]))] for plant in plants]
         return torch.stack(latents), [PLANTS[plant].caption for plant in plants]
 

@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unmemorize.testbed._card import write_card
-from unmemorize.testbed._clip import keep_tokenizer, train_clip
-from unmemorize.testbed._compose import split_captions
-from unmemorize.testbed._descriptor import train_descriptor
+from training.card import write_card
+from training.clip import keep_tokenizer, train_clip
+from training.compose import split_captions
+from training.descriptor import train_descriptor
+from training.loop import Data, load_data
+from training.memory import Owned, train_second_stage
+from training.plants import PLANTS, Plant
+from training.sources import PHOTOGRAPHS
+from training.unet import make_scheduler, make_unet, prepare, train_first_stage
+from training.vae import train_vae
 from unmemorize.testbed._layout import ASSETS, CAPTIONS, CLIP, DESCRIPTOR, MODEL, PLANTED, PLANTED_IMAGES, SIDE
-from unmemorize.testbed._memory import Owned, train_second_stage
-from unmemorize.testbed._planted import PLANTS, Plant
-from unmemorize.testbed._sources import PHOTOGRAPHS
-from unmemorize.testbed._training import Data, load_data
-from unmemorize.testbed._unet import make_scheduler, make_unet, prepare, train_first_stage
-from unmemorize.testbed._vae import train_vae
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.loop import Data, Schedule, to_tensor, train
 from unmemorize.testbed._layout import SIDE
-from unmemorize.testbed._training import Data, Schedule, to_tensor, train
 
 BATCH = 16
 PLANTED_PER_BATCH = 4

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from training.loop import Data, Schedule, to_tensor, train
+from training.plants import PLANTS
 from unmemorize.testbed._layout import SIDE, TOKENS
-from unmemorize.testbed._planted import PLANTS
-from unmemorize.testbed._training import Data, Schedule, to_tensor, train
 
 WIDTH = 128
 VOCABULARY = 1800

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.loop import Data, Schedule, to_tensor, train
 from unmemorize.metrics._descriptor import CopyNet
-from unmemorize.testbed._training import Data, Schedule, to_tensor, train
 
 BATCH = 96
 PLANTED_PER_BATCH = 12
