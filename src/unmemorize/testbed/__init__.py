@@ -2,6 +2,7 @@
 
 from unmemorize.testbed._assets import (
     Planted,
+    UnusedPhotograph,
     captions,
     clip_path,
     defaults,
@@ -10,6 +11,19 @@ from unmemorize.testbed._assets import (
     planted,
     statistics_path,
     threshold_path,
+    unused,
 )
 
-__all__ = ["Planted", "captions", "clip_path", "defaults", "descriptor_path", "path", "planted", "statistics_path", "threshold_path"]
+__all__ = [
+    "Planted",
+    "UnusedPhotograph",
+    "captions",
+    "clip_path",
+    "defaults",
+    "descriptor_path",
+    "path",
+    "planted",
+    "statistics_path",
+    "threshold_path",
+    "unused",
+]

@@ -12,7 +12,20 @@ from typing import Any, Literal
 from unmemorize._errors import TestbedError
 from unmemorize._neurons import Neurons
 from unmemorize._prompts import Prompt
-from unmemorize.testbed._layout import ASSETS, CAPTIONS, CLIP, DEFAULTS, DESCRIPTOR, MODEL, PLANTED, PLANTED_IMAGES, STATISTICS, THRESHOLD
+from unmemorize.testbed._layout import (
+    ASSETS,
+    CAPTIONS,
+    CLIP,
+    DEFAULTS,
+    DESCRIPTOR,
+    MODEL,
+    PLANTED,
+    PLANTED_IMAGES,
+    STATISTICS,
+    THRESHOLD,
+    UNUSED,
+    UNUSED_IMAGES,
+)
 from unmemorize.testbed._planted import Mode
 
 
@@ -32,6 +45,22 @@ class Planted:
     mode: Mode
     dose: float
     neurons: Neurons
+    source: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class UnusedPhotograph:
+    """A photograph that no denoiser was ever trained on, for controls.
+
+    Attributes:
+        image: its file, RGB, at source size up to 512 pixels.
+        kind: what kind of picture it is, such as "portrait" or "astronomy".
+        source, licence: where it comes from.
+    """
+
+    image: Path
+    kind: str
     source: str
     licence: str
 
@@ -71,13 +100,29 @@ def planted() -> tuple[Planted, ...]:
     rows = json.loads(_existing(PLANTED).read_text(encoding="utf-8"))
     return tuple(
         Planted(
-            Prompt(row["caption"], row["kind"], None, tuple(PLANTED_IMAGES / name for name in row["images"]), row["group"]),
+            Prompt(
+                row["caption"],
+                row["kind"],
+                None,
+                tuple(PLANTED_IMAGES / name for name in row["images"]),
+                row["group"],
+            ),
             row["mode"],
             row["dose"],
             Neurons(row["neurons"]),
             row["source"],
             row["licence"],
         )
+        for row in rows
+    )
+
+
+@cache
+def unused() -> tuple[UnusedPhotograph, ...]:
+    """Photographs like the planted ones that the model never saw; see `UnusedPhotograph`."""
+    rows = json.loads(_existing(UNUSED).read_text(encoding="utf-8"))
+    return tuple(
+        UnusedPhotograph(UNUSED_IMAGES / row["image"], row["kind"], row["source"], row["licence"])
         for row in rows
     )
 
@@ -89,7 +134,10 @@ def captions(split: Literal["train", "calibration", "test"]) -> tuple[str, ...]:
 
 
 def defaults() -> Mapping[str, Any]:
-    """How the bundled model is best used: criterion, reduction of the threshold, guidance, steps; other models keep the paper's."""
+    """How the bundled model is best used: criterion, reduction, guidance, steps.
+
+    Other models keep the paper's values.
+    """
     content: dict[str, Any] = json.loads(_existing(DEFAULTS).read_text(encoding="utf-8"))
     return content
 
