@@ -28,7 +28,8 @@ from unmemorize import (
     load_pipeline,
     testbed,
 )
-from unmemorize.runs import localize_all, open_run, read_localizations
+from unmemorize.localization import localize_all, read_localizations
+from unmemorize.runs import open_run
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
 hypothesis.settings.load_profile("untimed")
@@ -108,8 +109,14 @@ def plant_neuron(pipe: StableDiffusionPipeline, path: str, index: int) -> None:
     """
     model = Model(pipe)
     own = model.encode([PLANTED_PROMPT]).text[0].double()  # (tokens, features)
-    others = model.encode([*PROMPTS, *(f"{letter} word" for letter in "abcdefghijklmnopq")]).text.double().flatten(0, 1)
-    moment = others.T @ others / len(others) + 1e-3 * torch.eye(others.shape[1], dtype=torch.float64)
+    others = (
+        model.encode([*PROMPTS, *(f"{letter} word" for letter in "abcdefghijklmnopq")])
+        .text.double()
+        .flatten(0, 1)
+    )
+    moment = others.T @ others / len(others) + 1e-3 * torch.eye(
+        others.shape[1], dtype=torch.float64
+    )
     row = torch.linalg.solve(moment, own.mean(0) - others.mean(0))
     attention = pipe.unet.get_submodule(path.removesuffix(".to_v"))
     attention.to_v.weight.data[index] = (row / (own @ row).abs().mean()).float()
@@ -129,7 +136,11 @@ def planted() -> DiffusionPipeline:
 def prompts(tmp_path: Path) -> list[Prompt]:
     """Three prompts, the second of which `planted` has memorized, with its training image."""
     Image.new("RGB", (20, 20), (200, 30, 30)).save(tmp_path / "reference.png")
-    return [Prompt("c word"), Prompt(PLANTED_PROMPT, "VM", images=(tmp_path / "reference.png",)), Prompt("prompt two", group="mine")]
+    return [
+        Prompt("c word"),
+        Prompt(PLANTED_PROMPT, "VM", images=(tmp_path / "reference.png",)),
+        Prompt("prompt two", group="mine"),
+    ]
 
 
 @pytest.fixture
@@ -141,13 +152,27 @@ def run(planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> Ru
     run = open_run(tmp_path / "run", planted, prompts, {"command": "test"})
     statistics = compute_statistics(planted, PROMPTS)
     done: list[tuple[int, int | None]] = []
-    tally = localize_all(run, planted, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: done.append(at))
+    tally = localize_all(
+        run,
+        planted,
+        statistics=statistics,
+        threshold=strict,
+        settings=settings,
+        progress=lambda *at: done.append(at),
+    )
     assert (tally.done, tally.failed, tally.complete) == (3, {}, True)
     assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
     found = read_localizations(run)
     assert [record.memorized for record in found.values()] == [False, True, False]
     again: list[tuple[int, int | None]] = []
-    localize_all(run, planted, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: again.append(at))
+    localize_all(
+        run,
+        planted,
+        statistics=statistics,
+        threshold=strict,
+        settings=settings,
+        progress=lambda *at: again.append(at),
+    )
     assert again == [(3, 3)]
     assert read_localizations(run) == found
     return run

@@ -12,7 +12,7 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from unmemorize import ModelError
-from unmemorize.drivers import Finished, Work
+from unmemorize.engines import Finished, Work
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,19 @@ class Squares:
 
     def _work(self, items: Sequence[int]) -> list[Finished]:
         time.sleep(self.pause)
-        if self.deadly in items and self.alive is not None and (lives := self.alive.read_text().splitlines()):
+        if (
+            self.deadly in items
+            and self.alive is not None
+            and (lives := self.alive.read_text().splitlines())
+        ):
             self.alive.write_text("\n".join(lives[1:]))
             os.kill(os.getpid(), signal.SIGKILL)
         if min(items) < 0:
             raise ValueError("a negative number\nand more")
-        return [Finished({"square": item * item, "pid": os.getpid()}, {f"{item}.txt": b"x"} if item == 3 else {}) for item in items]
+        return [
+            Finished(
+                {"square": item * item, "pid": os.getpid()},
+                {f"{item}.txt": b"x"} if item == 3 else {},
+            )
+            for item in items
+        ]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unmemorize._cascade import Cascade
+from unmemorize.detection._cascade import Cascade
 
 
 def matrices(*pairs: dict[tuple[int, int], float], seeds: int = 4) -> torch.Tensor:

@@ -22,9 +22,9 @@ from unmemorize import (
     remove,
     switched_off,
 )
-from unmemorize._activations import activations
-from unmemorize._denoiser import denoiser_of, uncompiled
-from unmemorize._similarity import make_probe, noise_differences
+from unmemorize.detection import make_probe, noise_differences
+from unmemorize.pipelines import denoiser_of, uncompiled
+from unmemorize.statistics import activations
 
 SETTINGS = NoiseSettings(seeds=3)
 
@@ -32,7 +32,9 @@ SETTINGS = NoiseSettings(seeds=3)
 def output(pipe: DiffusionPipeline) -> Tensor:
     """What generation makes of a prompt, before any decoding."""
     latents = Model(pipe).draw_latents(1, 0)
-    found: Tensor = pipe("a prompt", latents=latents, num_inference_steps=2, guidance_scale=1.0, output_type="latent").images
+    found: Tensor = pipe(
+        "a prompt", latents=latents, num_inference_steps=2, guidance_scale=1.0, output_type="latent"
+    ).images
     return found
 
 
@@ -50,7 +52,9 @@ def untouched(pipe: DiffusionPipeline) -> bool:
     """No hook is left, and no replaced forward but those of accelerate."""
     modules = list(denoiser_of(pipe).modules())
     plain = all("forward" not in vars(module) or hasattr(module, "_hf_hook") for module in modules)
-    return plain and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return plain and not any(
+        module._forward_hooks or module._forward_pre_hooks for module in modules
+    )
 
 
 @pytest.fixture
@@ -66,7 +70,9 @@ def expected() -> tuple[Tensor, Tensor, Neurons]:
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_compiled(planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons], in_place: bool) -> None:
+def test_compiled(
+    planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons], in_place: bool
+) -> None:
     """A compiled denoiser ignores later hooks; with neurons off it runs uncompiled, and is compiled again afterwards."""
     calls: list[int] = []
 
@@ -136,7 +142,9 @@ class _Moved:
 
 
 @pytest.mark.parametrize("inference", [False, True])
-def test_moved_weights_can_be_differentiated(planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons], inference: bool) -> None:
+def test_moved_weights_can_be_differentiated(
+    planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons], inference: bool
+) -> None:
     planted.unet.requires_grad_(True)
     planted.unet.forward = _Moved(planted.unet)
     model = Model(planted)
@@ -147,17 +155,24 @@ def test_moved_weights_can_be_differentiated(planted: DiffusionPipeline, expecte
     statistics = compute_statistics(planted, PROMPTS)
     threshold = calibrate_threshold(planted, PROMPTS, settings=SETTINGS, deviations=3)
     with torch.inference_mode(inference):
-        assert localize(planted, PLANTED_PROMPT, statistics=statistics, threshold=threshold).neurons == expected[2]
+        assert (
+            localize(planted, PLANTED_PROMPT, statistics=statistics, threshold=threshold).neurons
+            == expected[2]
+        )
     model = Model(planted)
     probe = make_probe(model, model.encode([PLANTED_PROMPT]), SETTINGS)
     assert noise_differences(model, probe, gradient=True).requires_grad
     assert all(parameter.requires_grad for parameter in planted.unet.parameters())
 
 
-def test_model_offload_frees_the_denoiser_before_text_is_encoded(planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_offload_frees_the_denoiser_before_text_is_encoded(
+    planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else both are on the device at once: the pipeline frees them at its end, which is never reached."""
     freed: list[object] = []
-    monkeypatch.setattr(planted, "maybe_free_model_hooks", lambda: freed.append(planted.unet), raising=False)
+    monkeypatch.setattr(
+        planted, "maybe_free_model_hooks", lambda: freed.append(planted.unet), raising=False
+    )
     Model(planted).encode(["x"])
     assert freed
     assert all(denoiser is planted.unet for denoiser in freed)
@@ -182,11 +197,17 @@ def test_sliced(planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neur
     assert untouched(planted)
 
 
-def test_half_precision(planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons]) -> None:
+def test_half_precision(
+    planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons]
+) -> None:
     planted.to(torch.bfloat16)
     with switched_off(planted, everything(planted)):
         off = output(planted).float()
-    assert float((off - expected[1]).norm() / expected[1].norm()) < 0.05 < float((off - expected[0]).norm() / expected[0].norm())
+    assert (
+        float((off - expected[1]).norm() / expected[1].norm())
+        < 0.05
+        < float((off - expected[0]).norm() / expected[0].norm())
+    )
     assert expected[2] & located(planted)
     assert untouched(planted)
 
@@ -197,7 +218,10 @@ def test_nothing_is_left_when_the_pipeline_fails(planted: DiffusionPipeline) -> 
 
     handle = planted.unet.mid_block.register_forward_hook(fail)
     scheduler = planted.scheduler
-    for attempt in (lambda: located(planted), lambda: generate(planted, "x", everything(planted), settings=GenerationSettings(images=1))):
+    for attempt in (
+        lambda: located(planted),
+        lambda: generate(planted, "x", everything(planted), settings=GenerationSettings(images=1)),
+    ):
         with pytest.raises(KeyboardInterrupt):
             attempt()
         assert planted.scheduler is scheduler

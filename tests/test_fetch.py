@@ -4,13 +4,18 @@ import pytest
 
 from server import CONTENT, SHA256, Server, picture
 from unmemorize import FetchError, Prompt
-from unmemorize._fetch import download, fetch_images
-from unmemorize.metrics import image_files
+from unmemorize.metrics import download, fetch_images
+from unmemorize.metrics._images import image_files
 
 
 def test_a_file_comes_whole_and_is_kept(address: str, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
-    download(f"{address}/file", tmp_path / "to" / "it", sha256=SHA256.upper(), progress=lambda *at: seen.append(at))
+    download(
+        f"{address}/file",
+        tmp_path / "to" / "it",
+        sha256=SHA256.upper(),
+        progress=lambda *at: seen.append(at),
+    )
     assert (tmp_path / "to" / "it").read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     download(f"{address}/file", tmp_path / "to" / "it", sha256=SHA256)
@@ -46,20 +51,32 @@ def test_another_file_is_not_taken(address: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("path", "message"), [("/none", "404"), ("/file", "larger than 100 bytes")])
+@pytest.mark.parametrize(
+    ("path", "message"), [("/none", "404"), ("/file", "larger than 100 bytes")]
+)
 def test_failures_are_explained(address: str, tmp_path: Path, path: str, message: str) -> None:
     with pytest.raises(FetchError, match=message):
         download(f"{address}{path}", tmp_path / "it", largest=100)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://x/y", "http://127.0.0.1:1/closed", "http://[broken"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/hostname", "ftp://x/y", "http://127.0.0.1:1/closed", "http://[broken"]
+)
 def test_other_addresses_are_not_followed(tmp_path: Path, url: str) -> None:
     with pytest.raises(FetchError, match="cannot be downloaded"):
         download(url, tmp_path / "it")
 
 
-def test_images_are_numbered_like_their_prompts_and_failures_named(address: str, tmp_path: Path) -> None:
-    urls = [f"{address}/picture.png", f"{address}/gone.jpg", None, f"{address}/text.jpg", "file:///etc/hostname"]
+def test_images_are_numbered_like_their_prompts_and_failures_named(
+    address: str, tmp_path: Path
+) -> None:
+    urls = [
+        f"{address}/picture.png",
+        f"{address}/gone.jpg",
+        None,
+        f"{address}/text.jpg",
+        "file:///etc/hostname",
+    ]
     prompts = [Prompt("p", url=url) for url in urls]
     fetched = fetch_images(prompts, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["0001_picture.jpg"]

@@ -23,15 +23,28 @@ from diffusers import (
 
 from architectures import make
 from conftest import make_pipeline
-from unmemorize import Model, ModelError, NeuronFile, Neurons, compute_statistics, export_lora, generate, load_pipeline, name_value_layers
-from unmemorize._sampler import sampler
-from unmemorize._value_layers import find_value_layers, select_value_layers
+from unmemorize import (
+    Model,
+    ModelError,
+    NeuronFile,
+    Neurons,
+    compute_statistics,
+    export_lora,
+    generate,
+    load_pipeline,
+    name_value_layers,
+)
+from unmemorize.pipelines import sampler, select_value_layers
+from unmemorize.pipelines._value_layers import find_value_layers
 
 
 def test_value_layers_come_in_the_order_of_execution(pipe: DiffusionPipeline) -> None:
     ran: list[str] = []
     model = Model(pipe)
-    handles = [layer.register_forward_hook(lambda *_, path=path: ran.append(path)) for path, layer in model.value_layers.items()]
+    handles = [
+        layer.register_forward_hook(lambda *_, path=path: ran.append(path))
+        for path, layer in model.value_layers.items()
+    ]
     model.predict(model.draw_latents(1, 0), torch.tensor(1), model.encode(["x"]))
     for handle in handles:
         handle.remove()
@@ -41,14 +54,24 @@ def test_value_layers_come_in_the_order_of_execution(pipe: DiffusionPipeline) ->
 def test_scopes(pipe: DiffusionPipeline) -> None:
     layers = find_value_layers(pipe.unet)
     assert select_value_layers(layers, "all") == layers
-    assert {path.split(".")[0] for path in select_value_layers(layers)} == {"down_blocks", "mid_block"}
-    assert list(select_value_layers(layers, "mid_block*")) == [path for path in layers if path.startswith("mid_block")]
+    assert {path.split(".")[0] for path in select_value_layers(layers)} == {
+        "down_blocks",
+        "mid_block",
+    }
+    assert list(select_value_layers(layers, "mid_block*")) == [
+        path for path in layers if path.startswith("mid_block")
+    ]
     with pytest.raises(ModelError, match="no value layer matches"):
         select_value_layers(layers, "nothing*")
 
 
 def test_models_without_value_layers_are_refused() -> None:
-    unet = UNet2DModel(block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    unet = UNet2DModel(
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
     with pytest.raises(ModelError, match="no value layer found"):
         find_value_layers(unet)
     with pytest.raises(ModelError, match=r"no value layer found.*--value-layers PATTERN"):
@@ -59,7 +82,9 @@ def test_value_layers_can_be_named(pipe: DiffusionPipeline) -> None:
     known = list(find_value_layers(pipe.unet))
     name_value_layers("mid_block.*.attn2.to_v")
     try:
-        assert list(Model(pipe).value_layers) == [path for path in known if path.startswith("mid_block")]
+        assert list(Model(pipe).value_layers) == [
+            path for path in known if path.startswith("mid_block")
+        ]
         name_value_layers("nowhere.*")
         with pytest.raises(ModelError, match=r"Looked for linear layers nowhere.\*"):
             Model(pipe)
@@ -84,12 +109,16 @@ def test_single_stream_blocks_count_where_the_text_is_apart() -> None:
 
 def test_pipelines_that_take_no_prompt_are_refused(pipe: DiffusionPipeline) -> None:
     inpainting = StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
-    with pytest.raises(ModelError, match=r"fails before its first denoising step.*called with a prompt alone"):
+    with pytest.raises(
+        ModelError, match=r"fails before its first denoising step.*called with a prompt alone"
+    ):
         _ = Model(inpainting).layout
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_the_difference_is_the_papers_up_to_the_documented_term(pipe: DiffusionPipeline, kind: str) -> None:
+def test_the_difference_is_the_papers_up_to_the_documented_term(
+    pipe: DiffusionPipeline, kind: str
+) -> None:
     """The same clean image, predicted in each of the ways, against predicted minus initial noise in float64."""
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
     model, timestep = Model(pipe), torch.tensor(961)
@@ -97,19 +126,27 @@ def test_the_difference_is_the_papers_up_to_the_documented_term(pipe: DiffusionP
     sigma = (1 - alpha**2) ** 0.5
     noise, clean = model.draw_latents(2, 0).double(), torch.randn(2, 4, 16, 16, dtype=torch.float64)
     predicted = (noise - alpha * clean) / sigma
-    prediction = {"epsilon": predicted, "v_prediction": alpha * predicted - sigma * clean, "sample": clean}[kind]
+    prediction = {
+        "epsilon": predicted,
+        "v_prediction": alpha * predicted - sigma * clean,
+        "sample": clean,
+    }[kind]
     paper = predicted - noise
     found = model.difference(prediction.float(), noise.float(), timestep).double()
     if kind == "epsilon":
         torch.testing.assert_close(found, paper, rtol=0, atol=1e-5)
     else:
-        torch.testing.assert_close(alpha / sigma * found, paper - (1 - sigma) / sigma * noise, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            alpha / sigma * found, paper - (1 - sigma) / sigma * noise, rtol=0, atol=1e-5
+        )
 
 
 def test_the_difference_of_flow_matching_is_the_negative_clean_image() -> None:
     model, level = Model(make("Flux")), 0.987
     noise, clean = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16)
-    start = (noise - (1 - level) * clean) / level  # what was added to the clean image to get the noise
+    start = (
+        noise - (1 - level) * clean
+    ) / level  # what was added to the clean image to get the noise
     found = model.difference(start - clean, noise, torch.tensor(level * 1000))
     torch.testing.assert_close(found, -clean, rtol=0, atol=1e-4)
 
@@ -146,12 +183,16 @@ def test_fingerprint_knows_the_weights_but_not_the_precision() -> None:
     assert Model(make_pipeline(seed=1)).fingerprint != first.fingerprint
     second.pipe.to(torch.float16)
     assert Model(second.pipe).fingerprint == first.fingerprint
-    assert Model(make_pipeline().to(torch.bfloat16)).fingerprint != first.fingerprint  # as documented
+    assert (
+        Model(make_pipeline().to(torch.bfloat16)).fingerprint != first.fingerprint
+    )  # as documented
 
 
 def test_fingerprint_knows_how_a_lora_is_used(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     model = Model(pipe)
-    export_lora(pipe, NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [1]})), tmp_path)
+    export_lora(
+        pipe, NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [1]})), tmp_path
+    )
     pipe.load_lora_weights(tmp_path, adapter_name="off")
     found = [model.fingerprint, Model(pipe).fingerprint]
     pipe.set_adapters("off", 0.5)
@@ -173,7 +214,9 @@ def test_a_schedule_without_clipping_stays_without() -> None:
     assert sampler(pipe).config.clip_sample is True
 
 
-def test_encoding_shows_no_progress_bar(pipe: DiffusionPipeline, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoding_shows_no_progress_bar(
+    pipe: DiffusionPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
     pipe.set_progress_bar_config(desc="mine")
     Model(pipe).encode(["x"])
     assert capsys.readouterr().err == ""
@@ -226,7 +269,12 @@ def test_loading_saved_pipelines(tmp_path: Path) -> None:
 def test_loading_errors_name_the_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the model cannot be loaded"):
         load_pipeline(str(tmp_path), device="cpu", local_files_only=True)
-    for index in ("[]", '{"_class_name": 3}', '{"_class_name": "StableDiffusionPipeline", "unet": 5}', '{"unet": ["diffusers"]}'):
+    for index in (
+        "[]",
+        '{"_class_name": 3}',
+        '{"_class_name": "StableDiffusionPipeline", "unet": 5}',
+        '{"unet": ["diffusers"]}',
+    ):
         (tmp_path / "damaged").mkdir(exist_ok=True)
         (tmp_path / "damaged" / "model_index.json").write_text(index)
         with pytest.raises(ModelError, match="the model cannot be loaded"):
@@ -253,7 +301,9 @@ SCHEDULERS = (
 
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of NumPy, in diffusers
 @pytest.mark.parametrize("kind", SCHEDULERS)
-def test_the_noise_schedule_is_that_of_the_loaded_scheduler(pipe: DiffusionPipeline, kind: Any, tmp_path: Path) -> None:
+def test_the_noise_schedule_is_that_of_the_loaded_scheduler(
+    pipe: DiffusionPipeline, kind: Any, tmp_path: Path
+) -> None:
     """What a scheduler has by default is its own: DDIM's defaults are others."""
     pipe.scheduler = kind()
     ours = sampler(pipe)

@@ -16,7 +16,9 @@ PAIRS = st.sets(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 30)))
 
 
 @given(PAIRS, PAIRS)
-def test_set_algebra_is_that_of_sets_of_pairs(first: set[tuple[str, int]], second: set[tuple[str, int]]) -> None:
+def test_set_algebra_is_that_of_sets_of_pairs(
+    first: set[tuple[str, int]], second: set[tuple[str, int]]
+) -> None:
     one, other = Neurons.of(first), Neurons.of(second)
     assert set(one | other) == first | second
     assert set(one & other) == first & second

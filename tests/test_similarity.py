@@ -8,7 +8,14 @@ from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure
 
 from conftest import make_pipeline
 from unmemorize import Model, ModelError, NoiseSettings
-from unmemorize._similarity import highest_similarity, kernel_size, make_probe, noise_differences, pairs_of, pairwise_similarity, similarity
+from unmemorize.detection import (
+    make_probe,
+    noise_differences,
+    pairs_of,
+    pairwise_similarity,
+    similarity,
+)
+from unmemorize.detection._similarity import highest_similarity, kernel_size
 
 
 def ms_ssim(first: NDArray[np.float64], second: NDArray[np.float64], k: int) -> float:
@@ -38,11 +45,14 @@ def ms_ssim(first: NDArray[np.float64], second: NDArray[np.float64], k: int) -> 
             variance = filtered(a * a) + filtered(b * b) - mean_a**2 - mean_b**2
             contrast = (2 * (filtered(a * b) - mean_a * mean_b) + 0.03**2) / (variance + 0.03**2)
             contrasts.append(contrast)
-            similarities.append((2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2) * contrast)
+            similarities.append(
+                (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2) * contrast
+            )
         value = float(np.mean(similarities if scale == 2 else contrasts))
         product *= max(value, 0.0) ** 0.33
         first, second = (
-            image.reshape(len(image), image.shape[1] // 2, 2, image.shape[2] // 2, 2).mean((2, 4)) for image in (first, second)
+            image.reshape(len(image), image.shape[1] // 2, 2, image.shape[2] // 2, 2).mean((2, 4))
+            for image in (first, second)
         )
     return product
 
@@ -50,7 +60,9 @@ def ms_ssim(first: NDArray[np.float64], second: NDArray[np.float64], k: int) -> 
 def images(count: int, side: int, noise: float = 0.2) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     first = torch.rand((count, 4, side, side), generator=generator, dtype=torch.float64)
-    return first, (first + noise * torch.randn(first.shape, generator=generator, dtype=torch.float64)).clamp(0, 1)
+    return first, (
+        first + noise * torch.randn(first.shape, generator=generator, dtype=torch.float64)
+    ).clamp(0, 1)
 
 
 @pytest.mark.parametrize(("side", "k"), [(16, 3), (32, 7), (64, 11)])
@@ -64,7 +76,9 @@ def test_against_an_independent_implementation(side: int, k: int) -> None:
 @pytest.mark.parametrize(("side", "k"), [(16, 3), (32, 7), (64, 11)])
 def test_against_torchmetrics_one_image_at_a_time(side: int, k: int) -> None:
     first, second = images(5, side)
-    metric = MultiScaleStructuralSimilarityIndexMeasure(sigma=1.5 * k / 11, kernel_size=k, data_range=1.0, betas=(0.33, 0.33, 0.33))
+    metric = MultiScaleStructuralSimilarityIndexMeasure(
+        sigma=1.5 * k / 11, kernel_size=k, data_range=1.0, betas=(0.33, 0.33, 0.33)
+    )
     metric.set_dtype(torch.float64)
     expected = [float(metric(a[None], b[None])) for a, b in zip(first, second, strict=True)]
     assert similarity(first, second).tolist() == pytest.approx(expected, abs=1e-9)
@@ -83,7 +97,9 @@ def test_pairwise_matrix() -> None:
     assert matrix.diagonal().tolist() == [1.0] * 4
     assert matrix[1, 2].item() == pytest.approx(float(similarity(first[1:2], first[2:3])), abs=1e-5)
     assert pairs_of(matrix).shape == (6,)
-    assert highest_similarity(matrix).tolist() == [max(row[:i] + row[i + 1 :]) for i, row in enumerate(matrix.tolist())]
+    assert highest_similarity(matrix).tolist() == [
+        max(row[:i] + row[i + 1 :]) for i, row in enumerate(matrix.tolist())
+    ]
 
 
 def test_small_latents_are_refused() -> None:
@@ -101,7 +117,9 @@ def test_noise_difference_is_prediction_minus_noise_rescaled(pipe: DiffusionPipe
     model, settings = Model(pipe), NoiseSettings(seeds=3)
     probe = make_probe(model, model.encode(["a prompt"]), settings)
     with torch.no_grad():
-        prediction = pipe.unet(probe.latents, 961, encoder_hidden_states=probe.text.text.expand(3, -1, -1)).sample
+        prediction = pipe.unet(
+            probe.latents, 961, encoder_hidden_states=probe.text.text.expand(3, -1, -1)
+        ).sample
     raw = (prediction - probe.latents).double().numpy()
     low, high = raw.min((2, 3), keepdims=True), raw.max((2, 3), keepdims=True)
     differences = noise_differences(model, probe)
@@ -129,7 +147,8 @@ def test_guidance_one_is_none_and_the_order_is_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"seeds": 1}, "at least 2"), ({"protocol": "mine"}, "unknown"), ({"steps": 1}, "too few")]
+    ("change", "message"),
+    [({"seeds": 1}, "at least 2"), ({"protocol": "mine"}, "unknown"), ({"steps": 1}, "too few")],
 )
 def test_bad_settings_are_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(ModelError, match=message):

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from conftest import PROMPTS, make_pipeline
 from unmemorize import Model, Statistics, StatisticsError, compute_statistics
-from unmemorize._activations import activations
-from unmemorize._statistics import StatisticsAccumulator
+from unmemorize.statistics import activations
+from unmemorize.statistics._statistics import StatisticsAccumulator
 
 
 def test_activation_is_the_mean_absolute_output_over_all_tokens(pipe: DiffusionPipeline) -> None:
@@ -40,7 +40,9 @@ def test_streaming_in_any_split_gives_numpy_mean_and_std(values: list[float], cu
     running = StatisticsAccumulator()
     for part in (values[:cut], values[cut:]):
         if part:
-            running.update({"a": torch.tensor(part, dtype=torch.float64)[:, None]}, list(map(str, part)))
+            running.update(
+                {"a": torch.tensor(part, dtype=torch.float64)[:, None]}, list(map(str, part))
+            )
     result = running.compute("f")
     np.testing.assert_allclose(result.mean["a"].item(), np.mean(values), rtol=1e-9, atol=1e-7)
     np.testing.assert_allclose(result.std["a"].item(), np.std(values, ddof=1), rtol=1e-9, atol=1e-7)
@@ -49,7 +51,11 @@ def test_streaming_in_any_split_gives_numpy_mean_and_std(values: list[float], cu
 def test_merged_shards_are_the_whole(pipe: DiffusionPipeline) -> None:
     whole = compute_statistics(pipe, PROMPTS)
     merged = compute_statistics(pipe, PROMPTS[1::2]).merge(compute_statistics(pipe, PROMPTS[::2]))
-    assert (merged.count, merged.prompts, merged.fingerprint) == (whole.count, whole.prompts, whole.fingerprint)
+    assert (merged.count, merged.prompts, merged.fingerprint) == (
+        whole.count,
+        whole.prompts,
+        whole.fingerprint,
+    )
     assert compute_statistics(pipe, PROMPTS[:5]).prompts != whole.prompts
     for path in whole.mean:
         torch.testing.assert_close(merged.mean[path], whole.mean[path], rtol=1e-6, atol=1e-9)
@@ -58,7 +64,11 @@ def test_merged_shards_are_the_whole(pipe: DiffusionPipeline) -> None:
 
 def test_z_scores_of_constant_neurons() -> None:
     statistics = Statistics(
-        mean={"a": torch.tensor([1.0, 1.0, 1.0])}, std={"a": torch.tensor([0.0, 0.0, 0.5])}, count=2, fingerprint="", prompts=""
+        mean={"a": torch.tensor([1.0, 1.0, 1.0])},
+        std={"a": torch.tensor([0.0, 0.0, 0.5])},
+        count=2,
+        fingerprint="",
+        prompts="",
     )
     scores = statistics.z_scores({"a": torch.tensor([1.0, 2.0, 0.0])})
     assert scores["a"].tolist() == pytest.approx([0.0, 1e12, 2.0])
@@ -68,9 +78,14 @@ def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     statistics = compute_statistics(pipe, PROMPTS)
     statistics.save(tmp_path / "s.safetensors")
     loaded = Statistics.load(tmp_path / "s.safetensors")
-    assert (loaded.count, loaded.fingerprint, loaded.prompts) == (statistics.count, statistics.fingerprint, statistics.prompts)
+    assert (loaded.count, loaded.fingerprint, loaded.prompts) == (
+        statistics.count,
+        statistics.fingerprint,
+        statistics.prompts,
+    )
     assert all(
-        torch.equal(loaded.mean[path], statistics.mean[path]) and torch.equal(loaded.std[path], statistics.std[path])
+        torch.equal(loaded.mean[path], statistics.mean[path])
+        and torch.equal(loaded.std[path], statistics.std[path])
         for path in statistics.mean
     )
     loaded.check(Model(pipe))
@@ -92,7 +107,11 @@ def test_one_prompt_is_too_few(pipe: DiffusionPipeline) -> None:
 @pytest.mark.parametrize(
     ("tensors", "metadata", "message"),
     [
-        ({"a": torch.zeros(1)}, {"schema": "x", "count": "3", "fingerprint": "", "prompts": ""}, "not a statistics file of schema"),
+        (
+            {"a": torch.zeros(1)},
+            {"schema": "x", "count": "3", "fingerprint": "", "prompts": ""},
+            "not a statistics file of schema",
+        ),
         ({"a": torch.zeros(1)}, {}, "not a valid statistics file"),
         (
             {"mean/a": torch.tensor([float("nan")]).double(), "std/a": torch.zeros(1).double()},
@@ -101,7 +120,9 @@ def test_one_prompt_is_too_few(pipe: DiffusionPipeline) -> None:
         ),
     ],
 )
-def test_malformed_files_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], message: str) -> None:
+def test_malformed_files_are_refused(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], message: str
+) -> None:
     save_file(tensors, tmp_path / "s.safetensors", metadata)
     with pytest.raises(StatisticsError, match=message):
         Statistics.load(tmp_path / "s.safetensors")
@@ -128,7 +149,12 @@ def test_prompts_are_streamed(pipe: DiffusionPipeline) -> None:
             yield text
 
     whole = compute_statistics(pipe, PROMPTS)
-    found = compute_statistics(pipe, stream(), batch=2, progress=lambda done, total: reported.append((len(asked), done, total)))
+    found = compute_statistics(
+        pipe,
+        stream(),
+        batch=2,
+        progress=lambda done, total: reported.append((len(asked), done, total)),
+    )
     assert reported == [(2, 2, None), (4, 4, None), (6, 6, None)]
     assert (found.count, found.prompts) == (whole.count, whole.prompts)
 

@@ -6,13 +6,25 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from architectures import make
-from unmemorize import Model, ModelError, NeuronError, Neurons, apply, calibrate_threshold, compute_statistics, remove, switched_off
+from unmemorize import (
+    Model,
+    ModelError,
+    NeuronError,
+    Neurons,
+    apply,
+    calibrate_threshold,
+    compute_statistics,
+    remove,
+    switched_off,
+)
 
 
 def output(pipe: DiffusionPipeline) -> Tensor:
     """One denoiser output."""
     model = Model(pipe)
-    return model.predict(model.draw_latents(2, 1), torch.tensor(500), model.encode(["a prompt", "another"]))
+    return model.predict(
+        model.draw_latents(2, 1), torch.tensor(500), model.encode(["a prompt", "another"])
+    )
 
 
 @pytest.fixture
@@ -34,14 +46,18 @@ def edited(pipe: DiffusionPipeline, neurons: Neurons, scale: float) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.25, -1.0])
-def test_switching_off_is_scaling_rows(pipe: DiffusionPipeline, neurons: Neurons, scale: float) -> None:
+def test_switching_off_is_scaling_rows(
+    pipe: DiffusionPipeline, neurons: Neurons, scale: float
+) -> None:
     with switched_off(pipe, neurons, scale=scale):
         hooked = output(pipe)
     assert torch.allclose(hooked, edited(pipe, neurons, scale), atol=1e-6)
     assert not torch.allclose(hooked, output(pipe), atol=1e-4)
 
 
-def test_pipeline_is_exactly_as_before_also_after_an_exception(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+def test_pipeline_is_exactly_as_before_also_after_an_exception(
+    pipe: DiffusionPipeline, neurons: Neurons
+) -> None:
     before = output(pipe)
 
     def fail() -> None:
@@ -84,13 +100,18 @@ def edited_without_hooks(pipe: DiffusionPipeline, neurons: Neurons) -> Tensor:
 
 
 def test_unknown_neurons_are_refused_and_leave_nothing(pipe: DiffusionPipeline) -> None:
-    with pytest.raises(NeuronError, match="no such value layer"), switched_off(pipe, Neurons({"nowhere": [1]})):
+    with (
+        pytest.raises(NeuronError, match="no such value layer"),
+        switched_off(pipe, Neurons({"nowhere": [1]})),
+    ):
         pass
     assert not any(module._forward_hooks for module in pipe.unet.modules())
 
 
 def test_fused_projections_are_refused(pipe: DiffusionPipeline, neurons: Neurons) -> None:
-    pipe.unet.get_submodule(next(iter(neurons.layers)).removesuffix(".to_v")).fused_projections = True
+    pipe.unet.get_submodule(
+        next(iter(neurons.layers)).removesuffix(".to_v")
+    ).fused_projections = True
     with pytest.raises(ModelError, match="projections are fused"), switched_off(pipe, neurons):
         pass
 
@@ -107,7 +128,9 @@ def test_a_refused_apply_leaves_the_earlier_one(pipe: DiffusionPipeline, neurons
     assert torch.equal(output(pipe), off)
 
 
-def test_a_denoiser_with_neurons_off_can_be_copied(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+def test_a_denoiser_with_neurons_off_can_be_copied(
+    pipe: DiffusionPipeline, neurons: Neurons
+) -> None:
     apply(pipe, neurons)
     copied = copy.deepcopy(pipe.unet)
     remove(pipe)

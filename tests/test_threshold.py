@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from conftest import PROMPTS, make_pipeline
 from unmemorize import Model, NoiseSettings, Threshold, ThresholdError, calibrate_threshold
-from unmemorize._calibration import conformal_quantile
-from unmemorize._similarity import make_probe, noise_differences, pairwise_similarity
+from unmemorize.detection import make_probe, noise_differences, pairwise_similarity
+from unmemorize.detection._calibration import conformal_quantile
 
 SETTINGS = NoiseSettings(seeds=4)
 
@@ -20,7 +20,13 @@ def pairs(pipe: DiffusionPipeline) -> np.ndarray[tuple[int, int], np.dtype[np.fl
     model = Model(pipe)
     rows = []
     for text in PROMPTS:
-        matrix = pairwise_similarity(noise_differences(model, make_probe(model, model.encode([text]), SETTINGS))).double().numpy()
+        matrix = (
+            pairwise_similarity(
+                noise_differences(model, make_probe(model, model.encode([text]), SETTINGS))
+            )
+            .double()
+            .numpy()
+        )
         rows.append([matrix[i, j] for i in range(4) for j in range(i + 1, 4)])
     return np.array(rows)
 
@@ -29,13 +35,19 @@ def test_both_reductions_against_numpy(pipe: DiffusionPipeline) -> None:
     values = pairs(pipe)
     over_pairs = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
     assert over_pairs.tau == pytest.approx(values.mean() + values.std(ddof=1), abs=1e-6)
-    over_prompts = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, reduction="prompts", deviations=2)
+    over_prompts = calibrate_threshold(
+        pipe, PROMPTS, settings=SETTINGS, reduction="prompts", deviations=2
+    )
     highest = values.max(1)
     assert over_prompts.tau == pytest.approx(highest.mean() + 2 * highest.std(ddof=1), abs=1e-6)
     assert over_prompts.highest == pytest.approx(tuple(highest), abs=1e-6)
     means = values.mean(1)
     assert over_pairs.tau_seeds == pytest.approx(means.mean() + 2 * means.std(ddof=1), abs=1e-6)
-    assert (over_pairs.kernel, over_pairs.reduction, over_prompts.reduction) == (3, "pairs", "prompts")
+    assert (over_pairs.kernel, over_pairs.reduction, over_prompts.reduction) == (
+        3,
+        "pairs",
+        "prompts",
+    )
 
 
 def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:
@@ -47,7 +59,9 @@ def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:
 def test_other_models_and_settings_are_refused(pipe: DiffusionPipeline) -> None:
     threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
     threshold.check(Model(pipe), SETTINGS)
-    with pytest.raises(ThresholdError, match=r"calibrated with guidance=0\.0, but this run has guidance=7"):
+    with pytest.raises(
+        ThresholdError, match=r"calibrated with guidance=0\.0, but this run has guidance=7"
+    ):
         threshold.check(Model(pipe), NoiseSettings(seeds=4, guidance=7))
     with pytest.raises(ThresholdError, match="another model"):
         threshold.check(Model(make_pipeline(seed=1)), SETTINGS)
@@ -69,7 +83,9 @@ def test_bad_calibrations_are_refused(pipe: DiffusionPipeline) -> None:
         ({"extra": 1}, "malformed"),
     ],
 )
-def test_malformed_files_are_refused(pipe: DiffusionPipeline, tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_malformed_files_are_refused(
+    pipe: DiffusionPipeline, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
     path = tmp_path / "t.json"
     calibrate_threshold(pipe, PROMPTS, settings=SETTINGS).save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -78,7 +94,9 @@ def test_malformed_files_are_refused(pipe: DiffusionPipeline, tmp_path: Path, ch
 
 
 @given(st.integers(1, 200), st.sampled_from([0.5, 0.25, 0.2, 0.1, 0.05, 0.01]))
-def test_the_conformal_quantile_bounds_the_rate_of_an_exchangeable_prompt(count: int, rate: float) -> None:
+def test_the_conformal_quantile_bounds_the_rate_of_an_exchangeable_prompt(
+    count: int, rate: float
+) -> None:
     """Of count + 1 exchangeable scores each is the new one with the same probability; it must exceed tau in at most that share."""
     scores = np.random.default_rng(count).permutation(count + 1) / (count + 1)
     needed = int(np.ceil(round(1 / rate, 9))) - 1
@@ -86,7 +104,10 @@ def test_the_conformal_quantile_bounds_the_rate_of_an_exchangeable_prompt(count:
         with pytest.raises(ThresholdError, match=f"it takes at least {needed}"):
             conformal_quantile(scores[:-1].tolist(), rate)
         return
-    exceeding = [score > conformal_quantile(np.delete(scores, place).tolist(), rate) for place, score in enumerate(scores)]
+    exceeding = [
+        score > conformal_quantile(np.delete(scores, place).tolist(), rate)
+        for place, score in enumerate(scores)
+    ]
     assert np.mean(exceeding) <= rate + 1e-12
     largest_allowed = np.floor(round((count + 1) * rate, 9))
     assert sum(exceeding) == largest_allowed  # no looser than necessary
@@ -99,8 +120,17 @@ def test_a_bounded_rate_of_false_positives(pipe: DiffusionPipeline, tmp_path: Pa
     threshold.save(tmp_path / "t.json")
     assert Threshold.load(tmp_path / "t.json") == threshold
     seen: list[int] = []
-    with pytest.raises(ThresholdError, match=r"6 prompts are too few for a false positive rate of 0\.01: it takes at least 99"):
-        calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, max_fpr=0.01, progress=lambda done, _total: seen.append(done))
+    with pytest.raises(
+        ThresholdError,
+        match=r"6 prompts are too few for a false positive rate of 0\.01: it takes at least 99",
+    ):
+        calibrate_threshold(
+            pipe,
+            PROMPTS,
+            settings=SETTINGS,
+            max_fpr=0.01,
+            progress=lambda done, _total: seen.append(done),
+        )
     assert seen == []
     with pytest.raises(ThresholdError, match="a rate lies between"):
         calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, max_fpr=1.5)
@@ -134,6 +164,10 @@ def test_a_scheduler_that_spaces_its_steps_otherwise_is_refused(pipe: DiffusionP
     assert threshold.timestep == 961
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     threshold.check(Model(pipe), threshold.settings)
-    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
-    with pytest.raises(ThresholdError, match=r"calibrated at timestep 961, but the scheduler of .* leads to 979"):
+    pipe.scheduler = EulerDiscreteScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="trailing"
+    )
+    with pytest.raises(
+        ThresholdError, match=r"calibrated at timestep 961, but the scheduler of .* leads to 979"
+    ):
         threshold.check(Model(pipe), threshold.settings)

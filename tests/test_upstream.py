@@ -23,19 +23,40 @@ from unmemorize import (
     Threshold,
     localize,
 )
-from unmemorize._upstream import COLUMNS, WIDTHS, export_results, import_results, read_statistics
-from unmemorize.runs import ImageSet, NeuronSet, generate_all, read_localizations, run_prompts
+from unmemorize.export import export_results, import_results, read_statistics
+from unmemorize.export._published import COLUMNS, WIDTHS
+from unmemorize.generation import ImageSet, NeuronSet, generate_all
+from unmemorize.localization import read_localizations
+from unmemorize.runs import run_prompts
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "statistics_additional_laion_prompts_v1_4.pt"
+PUBLISHED = (
+    Path(__file__).parents[2] / "shared" / "data" / "statistics_additional_laion_prompts_v1_4.pt"
+)
 LAYERS = list(WIDTHS)
 FEW = GenerationSettings(images=2, steps=2, guidance=2.0)
 ROWS = (
-    ("plain", "http://x/a.jpg", "[[3, 1, 3], [], [], [], [], [], [7]]", "0.31", "[[3], [], [], [], [], [], []]", "0.4"),
-    ('a; "quoted" caption', "", "[[], [], [], [], [], [], []]", "", "[[], [], [], [], [], [], []]", ""),
+    (
+        "plain",
+        "http://x/a.jpg",
+        "[[3, 1, 3], [], [], [], [], [], [7]]",
+        "0.31",
+        "[[3], [], [], [], [], [], []]",
+        "0.4",
+    ),
+    (
+        'a; "quoted" caption',
+        "",
+        "[[], [], [], [], [], [], []]",
+        "",
+        "[[], [], [], [], [], [], []]",
+        "",
+    ),
 )
 
 
-def write_results(path: Path, rows: tuple[tuple[str, ...], ...] = ROWS, columns: tuple[str, ...] = COLUMNS) -> Path:
+def write_results(
+    path: Path, rows: tuple[tuple[str, ...], ...] = ROWS, columns: tuple[str, ...] = COLUMNS
+) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=";")
         writer.writerow(columns)
@@ -77,7 +98,9 @@ def test_statistics_of_unknown_weights_fit_models_with_such_layers(pipe: Diffusi
     unbound.check(Model(pipe), widths)
     narrow = {path: torch.ones(2, dtype=torch.float64) for path in widths}
     with pytest.raises(StatisticsError, match="have 2 neurons in"):
-        Statistics(mean=narrow, std=narrow, count=2, fingerprint="", prompts="").check(Model(pipe), widths)
+        Statistics(mean=narrow, std=narrow, count=2, fingerprint="", prompts="").check(
+            Model(pipe), widths
+        )
 
 
 class Hostile:
@@ -92,12 +115,27 @@ class Hostile:
         ([1, 2], "not a pair of means"),
         ((statistics_for([320] * 7)), "not a pair of means"),
         ((statistics_for(list(WIDTHS.values())[:6])), "not a pair of means"),
-        (tuple([torch.full((width,), float("nan")) for width in WIDTHS.values()] for _ in range(2)), "not a pair of means"),
-        (tuple([torch.ones(width, dtype=torch.long) for width in WIDTHS.values()] for _ in range(2)), "not a pair of means"),
-        (tuple([torch.full((width,), -1.0) for width in WIDTHS.values()] for _ in range(2)), "negative"),
+        (
+            tuple(
+                [torch.full((width,), float("nan")) for width in WIDTHS.values()] for _ in range(2)
+            ),
+            "not a pair of means",
+        ),
+        (
+            tuple(
+                [torch.ones(width, dtype=torch.long) for width in WIDTHS.values()] for _ in range(2)
+            ),
+            "not a pair of means",
+        ),
+        (
+            tuple([torch.full((width,), -1.0) for width in WIDTHS.values()] for _ in range(2)),
+            "negative",
+        ),
     ],
 )
-def test_other_contents_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: object, message: str) -> None:
+def test_other_contents_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: object, message: str
+) -> None:
     torch.save(content, tmp_path / "s.pt")
     with pytest.raises(StatisticsError, match=message):
         read_statistics(tmp_path / "s.pt")
@@ -118,12 +156,18 @@ def test_files_far_too_large_are_refused_unread(tmp_path: Path) -> None:
         read_statistics(tmp_path / "s.pt")
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published statistics lie beside the project on some machines only")
+@pytest.mark.skipif(
+    not PUBLISHED.exists(),
+    reason="the published statistics lie beside the project on some machines only",
+)
 def test_published_statistics(tmp_path: Path) -> None:
     found = read_statistics(PUBLISHED)
     raw = torch.load(PUBLISHED, weights_only=True)
     assert {path: len(mean) for path, mean in found.mean.items()} == WIDTHS
-    assert all(torch.equal(found.std[path].float(), std.float()) for path, std in zip(LAYERS, raw[1], strict=True))
+    assert all(
+        torch.equal(found.std[path].float(), std.float())
+        for path, std in zip(LAYERS, raw[1], strict=True)
+    )
 
 
 def test_results_become_a_run_and_come_back(tmp_path: Path) -> None:
@@ -137,7 +181,12 @@ def test_results_become_a_run_and_come_back(tmp_path: Path) -> None:
     ]
     assert found[0].initial == Neurons({LAYERS[0]: [1, 3], LAYERS[6]: [7]})
     assert found[0].neurons == Neurons({LAYERS[0]: [3]})
-    assert (found[0].initial_score, found[0].score, found[0].group, found[0].floor) == (0.31, 0.4, "VM", None)
+    assert (found[0].initial_score, found[0].score, found[0].group, found[0].floor) == (
+        0.31,
+        0.4,
+        "VM",
+        None,
+    )
     assert [record.memorized for record in found.values()] == [True, False]
     import_results(file, tmp_path / "run", prompts=prompts)
     assert len((tmp_path / "run" / "localizations.jsonl").read_text().splitlines()) == 2
@@ -146,7 +195,9 @@ def test_results_become_a_run_and_come_back(tmp_path: Path) -> None:
     assert read_localizations(again) == found
 
 
-def test_an_own_run_is_exported_by_its_searched_layers(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+def test_an_own_run_is_exported_by_its_searched_layers(
+    run: Run, planted: DiffusionPipeline, tmp_path: Path
+) -> None:
     with pytest.raises(RunError, match="does not say which layers"):
         export_results(run, tmp_path / "out.csv")
     run.config["searched"] = list(searched(planted))
@@ -159,7 +210,16 @@ def test_an_own_run_is_exported_by_its_searched_layers(run: Run, planted: Diffus
 
 
 def test_imported_neurons_do_not_fit_another_model(pipe: DiffusionPipeline, tmp_path: Path) -> None:
-    rows = (("a", "", "[[319], [], [], [], [], [], []]", "0.3", "[[319], [], [], [], [], [], []]", "0.3"),)
+    rows = (
+        (
+            "a",
+            "",
+            "[[319], [], [], [], [], [], []]",
+            "0.3",
+            "[[319], [], [], [], [], [], []]",
+            "0.3",
+        ),
+    )
     run = import_results(write_results(tmp_path / "results.csv", rows), tmp_path / "run")
     with pytest.raises(NeuronError, match="neuron 319 does not exist"):
         generate_all(run, pipe, ImageSet(neurons=NeuronSet.parse("refined")), FEW)
@@ -170,26 +230,49 @@ def test_imported_neurons_do_not_fit_another_model(pipe: DiffusionPipeline, tmp_
     [
         (ROWS, ("Caption", "URL", "Initial Neurons", "x", "y", "z"), "no column 'Initial SSIM'"),
         ((), COLUMNS, "no rows"),
-        ((("a", "", "[[1]]", "0.1", ROWS[0][4], "0.1"),), COLUMNS, r"row 1, Initial Neurons: '\[\[1\]\]' is not a list of 7 lists"),
-        ((("a", "", ROWS[0][2], "0.1", "[[320], [], [], [], [], [], []]", "0.1"),), COLUMNS, "Refined Neurons"),
-        ((("a", "", ROWS[0][2], "0.1", "[[true], [], [], [], [], [], []]", "0.1"),), COLUMNS, "Refined Neurons"),
+        (
+            (("a", "", "[[1]]", "0.1", ROWS[0][4], "0.1"),),
+            COLUMNS,
+            r"row 1, Initial Neurons: '\[\[1\]\]' is not a list of 7 lists",
+        ),
+        (
+            (("a", "", ROWS[0][2], "0.1", "[[320], [], [], [], [], [], []]", "0.1"),),
+            COLUMNS,
+            "Refined Neurons",
+        ),
+        (
+            (("a", "", ROWS[0][2], "0.1", "[[true], [], [], [], [], [], []]", "0.1"),),
+            COLUMNS,
+            "Refined Neurons",
+        ),
         ((("a", "", "__import__('os')", "0.1", ROWS[0][4], "0.1"),), COLUMNS, "is not a list"),
         ((("a", "", "[" * 100_000, "0.1", ROWS[0][4], "0.1"),), COLUMNS, "is not a list"),
-        ((("a", "", ROWS[0][2], "tensor", ROWS[0][4], "0.1"),), COLUMNS, "'tensor' is not a similarity"),
+        (
+            (("a", "", ROWS[0][2], "tensor", ROWS[0][4], "0.1"),),
+            COLUMNS,
+            "'tensor' is not a similarity",
+        ),
         ((("a", "", ROWS[0][2], "nan", ROWS[0][4], "0.1"),), COLUMNS, "'nan' is not a similarity"),
         ((("a", "", ROWS[0][2]),), COLUMNS, "more or fewer than 6 fields"),
     ],
 )
-def test_malformed_results_are_refused(tmp_path: Path, rows: tuple[tuple[str, ...], ...], columns: tuple[str, ...], message: str) -> None:
+def test_malformed_results_are_refused(
+    tmp_path: Path, rows: tuple[tuple[str, ...], ...], columns: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(PromptError, match=message):
         import_results(write_results(tmp_path / "results.csv", rows, columns), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_localization_takes_published_statistics(planted: DiffusionPipeline, tmp_path: Path) -> None:
+def test_localization_takes_published_statistics(
+    planted: DiffusionPipeline, tmp_path: Path
+) -> None:
     means, stds = statistics_for(list(searched(planted).values()))
     torch.save((means, stds), tmp_path / "s.pt")
     found = localize(
-        planted, "c word", statistics=read_statistics(tmp_path / "s.pt", Model(planted)), threshold=Threshold.given(planted, 0.999)
+        planted,
+        "c word",
+        statistics=read_statistics(tmp_path / "s.pt", Model(planted)),
+        threshold=Threshold.given(planted, 0.999),
     )
     assert not found.memorized

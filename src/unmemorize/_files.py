@@ -32,7 +32,9 @@ _MODE = _mode()
 """Of new files, as the user wants them: temporary ones are for nobody else."""
 
 
-def atomic_write(path: Path, content: bytes | str, error: type[UnmemorizeError] = UnmemorizeError) -> None:
+def atomic_write(
+    path: Path, content: bytes | str, error: type[UnmemorizeError] = UnmemorizeError
+) -> None:
     """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile.
 
     Raises:
@@ -73,7 +75,9 @@ def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple
         with os.fdopen(descriptor, "wb") as file:
             yield partial, file
     except OSError as problem:
-        raise error(f"{beside}: cannot be written ({problem.strerror or problem}). Free some space or choose another place.") from problem
+        raise error(
+            f"{beside}: cannot be written ({problem.strerror or problem}). Free some space or choose another place."
+        ) from problem
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
@@ -97,11 +101,15 @@ def whole_folder(folder: Path, error: type[UnmemorizeError]) -> Iterator[Path]:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
         if isinstance(problem, OSError):
-            raise error(f"{folder}: cannot be written ({problem}). Free some space or choose another place.") from problem
+            raise error(
+                f"{folder}: cannot be written ({problem}). Free some space or choose another place."
+            ) from problem
         raise
 
 
-def safetensors_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+def safetensors_bytes(
+    tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> bytes:
     """A safetensors file; the same content gives the same bytes, which the library does not promise for metadata."""
     data = save(tensors, {"format": "pt", **(metadata or {})})
     (length,) = struct.unpack("<Q", data[:8])
@@ -112,15 +120,21 @@ def safetensors_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str] | 
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
-def read_bytes(path: Path, error: type[UnmemorizeError], what: str, largest: int = _LARGEST) -> bytes:
+def read_bytes(
+    path: Path, error: type[UnmemorizeError], what: str, largest: int = _LARGEST
+) -> bytes:
     """The content of a file that must be there and must not be larger; ``what`` names it in the error."""
     try:
         with path.open("rb") as file:
             content = file.read(min(largest, os.fstat(file.fileno()).st_size or largest) + 1)
     except OSError as problem:
-        raise error(f"{path}: the {what} cannot be read ({problem.strerror or problem}). Check the path.") from problem
+        raise error(
+            f"{path}: the {what} cannot be read ({problem.strerror or problem}). Check the path."
+        ) from problem
     if len(content) > largest:
-        raise error(f"{path}: more than {largest / 1024**2:.0f} MiB, too large for a {what}. Is it the right file?")
+        raise error(
+            f"{path}: more than {largest / 1024**2:.0f} MiB, too large for a {what}. Is it the right file?"
+        )
     return content
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmemorize import RunError
-from unmemorize.drivers import Failed, Finished, Shard, Unit, attempt, in_order, units_of, work_through
-from unmemorize.drivers._crew import Answer
+from unmemorize.engines import Failed, Finished, Shard, Unit, attempt, in_order, units_of
+from unmemorize.engines._pool import Answer, work_through
 
 
 class Scripted:
@@ -52,12 +52,20 @@ class Scripted:
         self.closed = True
 
 
-@given(st.integers(0, 12), st.integers(1, 4), st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=30))
-def test_every_unit_is_done_once_or_given_up_after_three_losses(count: int, workers: int, events: list[tuple[int, bool]]) -> None:
+@given(
+    st.integers(0, 12),
+    st.integers(1, 4),
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=30),
+)
+def test_every_unit_is_done_once_or_given_up_after_three_losses(
+    count: int, workers: int, events: list[tuple[int, bool]]
+) -> None:
     crew = Scripted(iter(events))
     found: dict[int, list[object]] = {}
     try:
-        for unit, outcomes in work_through(crew, workers, units_of(((index, index) for index in range(count)), 1)):
+        for unit, outcomes in work_through(
+            crew, workers, units_of(((index, index) for index in range(count)), 1)
+        ):
             assert unit.number not in found
             found[unit.number] = list(outcomes)
     except RunError:

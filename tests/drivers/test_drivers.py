@@ -17,10 +17,10 @@ from diffusers import DiffusionPipeline
 from conftest import make_pipeline
 from tasks import Squares
 from unmemorize import ModelError, Run, RunError, load_pipeline
-from unmemorize._loading import Loading
-from unmemorize.drivers import Engine, InProcess, RayActors, Shard, Workers, units_of
-from unmemorize.drivers._crew import aside
-from unmemorize.drivers._ray import _Actors
+from unmemorize.engines import Engine, InProcess, RayActors, Shard, Workers, units_of
+from unmemorize.engines._pool import aside
+from unmemorize.engines._ray import _Actors
+from unmemorize.pipelines import Loading
 from unmemorize.runs import Tally, drive
 
 TESTS = Path(__file__).parent.parent
@@ -42,7 +42,9 @@ def local_ray() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster, nodes
@@ -54,9 +56,18 @@ def local_ray() -> Iterator[Any]:
         os.environ["PYTHONPATH"] = before
 
 
-def squares(folder: Path, pipe: DiffusionPipeline, engine: Engine | None, task: Squares, items: list[int], **more: Any) -> Tally:
+def squares(
+    folder: Path,
+    pipe: DiffusionPipeline,
+    engine: Engine | None,
+    task: Squares,
+    items: list[int],
+    **more: Any,
+) -> Tally:
     """Squares of the items, in a run folder."""
-    return drive(Run.open(folder, {"a": 1}), pipe, task, enumerate(items), len(items), engine=engine, **more)
+    return drive(
+        Run.open(folder, {"a": 1}), pipe, task, enumerate(items), len(items), engine=engine, **more
+    )
 
 
 def found(tally: Tally) -> dict[int, int]:
@@ -71,7 +82,11 @@ def check_engine(engine: Engine, pipe: DiffusionPipeline, folder: Path) -> None:
     items = [5, 3, -1, 7, 9, 11]
     tally = squares(folder / "run", pipe, engine, Squares(size=2, deadly=9, alive=alive), items)
     assert alive.read_text() == ""
-    assert (tally.done, tally.failed, tally.complete) == (5, {2: "ValueError: a negative number"}, False)
+    assert (tally.done, tally.failed, tally.complete) == (
+        5,
+        {2: "ValueError: a negative number"},
+        False,
+    )
     assert found(tally) == {0: 25, 1: 9, 3: 49, 4: 81, 5: 121}
     assert tally.run.failures("squares") == tally.failed
     assert (tally.run.folder / "3.txt").read_bytes() == b"x"
@@ -92,7 +107,9 @@ def test_workers_that_cannot_work_say_why(loaded: DiffusionPipeline, tmp_path: P
         squares(tmp_path / "run", loaded, Workers(1), Squares(broken=True), [1])
     with pytest.raises(ModelError, match="cannot load this pipeline"):
         squares(tmp_path / "run", make_pipeline(), Workers(1), Squares(), [1])
-    before = loaded.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v.weight.data.clone()
+    before = (
+        loaded.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v.weight.data.clone()
+    )
     try:
         loaded.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v.weight.data += 1
         with pytest.raises(RunError, match="changes to a live pipeline stay in its process"):
@@ -130,10 +147,15 @@ def test_one_process_at_a_time_writes(tmp_path: Path, pipe: DiffusionPipeline) -
     assert (part.done, found(part)) == (1, {1: 4})
     whole = squares(tmp_path / "run", pipe, None, Squares(), [1, 2, 3])
     assert found(whole) == {0: 1, 1: 4, 2: 9}
-    assert [path.name for path in whole.run.files("squares")] == ["squares.jsonl", "squares.2-of-2.jsonl"]
+    assert [path.name for path in whole.run.files("squares")] == [
+        "squares.jsonl",
+        "squares.2-of-2.jsonl",
+    ]
 
 
-def test_a_failing_device_stops_the_run(tmp_path: Path, pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_device_stops_the_run(
+    tmp_path: Path, pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(self: Squares, items: object) -> None:
         raise torch.AcceleratorError("an illegal memory access was encountered")
 
@@ -148,7 +170,9 @@ def test_ray(loaded: DiffusionPipeline, tmp_path: Path, local_ray: Any) -> None:
         squares(tmp_path / "broken", loaded, RayActors(1), Squares(broken=True), [1])
 
 
-def test_ray_goes_on_without_a_node(loaded: DiffusionPipeline, tmp_path: Path, local_ray: Any) -> None:
+def test_ray_goes_on_without_a_node(
+    loaded: DiffusionPipeline, tmp_path: Path, local_ray: Any
+) -> None:
     cluster, nodes = local_ray
     items = list(range(60))
     seen: list[int] = []
@@ -160,14 +184,18 @@ def test_ray_goes_on_without_a_node(loaded: DiffusionPipeline, tmp_path: Path, l
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             killed.set()
 
-    tally = squares(tmp_path / "run", loaded, RayActors(2), Squares(pause=0.05), items, progress=progress)
+    tally = squares(
+        tmp_path / "run", loaded, RayActors(2), Squares(pause=0.05), items, progress=progress
+    )
     assert killed.is_set()
     assert tally.complete
     assert found(tally) == {index: index * index for index in items}
     assert len((tally.run.folder / "squares.jsonl").read_text().splitlines()) == len(items)
 
 
-def test_a_ray_of_its_own_is_started_beside_others(loaded: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_of_its_own_is_started_beside_others(
+    loaded: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without an address Ray would join any cluster that runs on the machine, with another Python and other packages."""
     import ray
 
@@ -183,7 +211,9 @@ def test_a_ray_of_its_own_is_started_beside_others(loaded: DiffusionPipeline, tm
         squares(tmp_path / "run", loaded, RayActors(1), Squares(), [1])
 
 
-def test_ray_that_is_not_there(loaded: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_that_is_not_there(
+    loaded: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
     def refuse(**_: object) -> None:
@@ -191,11 +221,15 @@ def test_ray_that_is_not_there(loaded: DiffusionPipeline, tmp_path: Path, monkey
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(RunError, match=r"Ray at 10.0.0.1:6379: cannot be reached \(nobody answers\)"):
+    with pytest.raises(
+        RunError, match=r"Ray at 10.0.0.1:6379: cannot be reached \(nobody answers\)"
+    ):
         squares(tmp_path / "run", loaded, RayActors(1, address="10.0.0.1:6379"), Squares(), [1])
 
 
-def test_ray_is_looked_for_before_it_is_waited_for(loaded: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_is_looked_for_before_it_is_waited_for(
+    loaded: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray itself would try for minutes."""
     import ray
 
@@ -204,7 +238,9 @@ def test_ray_is_looked_for_before_it_is_waited_for(loaded: DiffusionPipeline, tm
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     began = time.monotonic()
-    with pytest.raises(RunError, match=rf"Ray at 127.0.0.1:{port}: cannot be reached .*RAY_AUTH_MODE"):
+    with pytest.raises(
+        RunError, match=rf"Ray at 127.0.0.1:{port}: cannot be reached .*RAY_AUTH_MODE"
+    ):
         squares(tmp_path / "run", loaded, RayActors(1, address=f"127.0.0.1:{port}"), Squares(), [1])
     assert time.monotonic() - began < 10
 
@@ -215,7 +251,9 @@ class Waiting:
     def __init__(self, answers: list[list[str]]) -> None:
         self.answers = answers
 
-    def wait(self, asked: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+    def wait(
+        self, asked: list[str], num_returns: int, timeout: float
+    ) -> tuple[list[str], list[str]]:
         assert (num_returns, timeout > 0) == (1, True)
         return self.answers.pop(0), asked
 
@@ -234,9 +272,16 @@ class Waiting:
 
 def test_it_is_said_what_actors_wait_for(caplog: pytest.LogCaptureFixture) -> None:
     actors = object.__new__(_Actors)
-    actors._ray, actors._asked, actors._needs, actors._working = Waiting([[], [], ["a"], [], ["b"]]), {"a": 1, "b": 2}, "2 GPUs", False
+    actors._ray, actors._asked, actors._needs, actors._working = (
+        Waiting([[], [], ["a"], [], ["b"]]),
+        {"a": 1, "b": 2},
+        "2 GPUs",
+        False,
+    )
     assert actors.next() == (1, [])
-    said = "no actor has started yet: each needs 2 GPUs, the cluster has 8 CPUs and 0 GPUs on 1 nodes"
+    said = (
+        "no actor has started yet: each needs 2 GPUs, the cluster has 8 CPUs and 0 GPUs on 1 nodes"
+    )
     assert [record.getMessage() for record in caplog.records] == [said, said]
     assert actors.next() == (2, [])
     assert len(caplog.records) == 2  # units may take as long as they take
@@ -272,5 +317,9 @@ def test_other_processes_load_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     make_pipeline().save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     loading = Loading.of(load_pipeline("model", device="cpu", local_files_only=True))
-    assert (loading.model, loading.dtype, loading.device) == (str(tmp_path / "model"), "float32", "cpu")
+    assert (loading.model, loading.dtype, loading.device) == (
+        str(tmp_path / "model"),
+        "float32",
+        "cpu",
+    )
     assert Loading.of(load_pipeline("testbed")).model == "testbed"

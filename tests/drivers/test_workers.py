@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from unmemorize.drivers._workers import _without_interrupts
+from unmemorize.engines._workers import _without_interrupts
 
 
 def test_ctrl_c_waits_for_a_start_also_when_another_thread_takes_it() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unmemorize import LocalizationSettings, Neurons
-from unmemorize.localization._evaluator import Evaluator, Limit
+from unmemorize.localization import Evaluator, Limit
 from unmemorize.localization._selection import select
 
 

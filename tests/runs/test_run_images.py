@@ -8,7 +8,8 @@ from PIL import Image
 
 from conftest import PLANTED_PROMPT, make_pipeline
 from unmemorize import GenerationSettings, Neurons, Prompt, Run, RunError, generate
-from unmemorize.runs import ImageSet, NeuronSet, generate_all, image_sets, read_localizations
+from unmemorize.generation import ImageSet, NeuronSet, generate_all, image_sets
+from unmemorize.localization import read_localizations
 
 FEW = GenerationSettings(images=2, steps=2, guidance=2.0)
 
@@ -17,11 +18,16 @@ def asked(name: str, **options: Any) -> ImageSet:
     return ImageSet(neurons=NeuronSet.parse(name), **options)
 
 
-def test_every_set_has_its_folder_and_says_how_its_images_came_to_be(run: Run, planted: DiffusionPipeline) -> None:
+def test_every_set_has_its_folder_and_says_how_its_images_came_to_be(
+    run: Run, planted: DiffusionPipeline
+) -> None:
     record = read_localizations(run)[1]
     for name in ("refined", "original", "initial", "random-refined", "top-1"):
         images = generate_all(run, planted, asked(name), FEW).run
-        assert sorted(path.name for path in images.folder.glob("*.png")) == ["00001_00.png", "00001_01.png"]
+        assert sorted(path.name for path in images.folder.glob("*.png")) == [
+            "00001_00.png",
+            "00001_01.png",
+        ]
     sets = image_sets(run)
     assert list(sets) == ["original", "initial", "random-refined", "refined", "top-1"]
     made = {name: images.records("images")[1] for name, images in sets.items()}
@@ -31,7 +37,10 @@ def test_every_set_has_its_folder_and_says_how_its_images_came_to_be(run: Run, p
     assert not Neurons(made["random-refined"]["neurons"]) & record.neurons
     assert made["refined"]["prompt"] == PLANTED_PROMPT
     config = sets["refined"].config
-    assert {key: config[key] for key in ("neurons", "seed", "steps", "guidance", "scale", "images", "format")} == {
+    assert {
+        key: config[key]
+        for key in ("neurons", "seed", "steps", "guidance", "scale", "images", "format")
+    } == {
         "neurons": "refined",
         "seed": 2,
         "steps": 2,
@@ -48,30 +57,52 @@ def test_every_set_has_its_folder_and_says_how_its_images_came_to_be(run: Run, p
 
 
 def test_scales_have_folders_of_their_own(run: Run, planted: DiffusionPipeline) -> None:
-    assert generate_all(run, planted, asked("refined"), replace(FEW, scale=-0.5)).run.folder.name == "refined-scale--0.5"
+    assert (
+        generate_all(run, planted, asked("refined"), replace(FEW, scale=-0.5)).run.folder.name
+        == "refined-scale--0.5"
+    )
     originals = generate_all(run, planted, asked("original"), FEW).run
-    assert generate_all(run, planted, asked("original"), replace(FEW, scale=0.5)).run.folder == originals.folder
+    assert (
+        generate_all(run, planted, asked("original"), replace(FEW, scale=0.5)).run.folder
+        == originals.folder
+    )
 
 
-def test_other_prompts_get_the_neurons_of_the_whole_run(run: Run, planted: DiffusionPipeline) -> None:
+def test_other_prompts_get_the_neurons_of_the_whole_run(
+    run: Run, planted: DiffusionPipeline
+) -> None:
     others = [Prompt("a cat"), Prompt("a dog"), Prompt("a bird")]
-    images = generate_all(run, planted, asked("refined", prompts=others, label="animals"), replace(FEW, images=1)).run
+    images = generate_all(
+        run, planted, asked("refined", prompts=others, label="animals"), replace(FEW, images=1)
+    ).run
     assert images.folder.name == "refined-on-animals"
     records = images.records("images")
     assert [records[index]["prompt"] for index in range(3)] == ["a cat", "a dog", "a bird"]
-    assert all(Neurons(record["neurons"]) == read_localizations(run)[1].neurons for record in records.values())
+    assert all(
+        Neurons(record["neurons"]) == read_localizations(run)[1].neurons
+        for record in records.values()
+    )
     with pytest.raises(RunError, match="made with prompts"):
-        generate_all(run, planted, asked("refined", prompts=others[:2], label="animals"), replace(FEW, images=1))
+        generate_all(
+            run,
+            planted,
+            asked("refined", prompts=others[:2], label="animals"),
+            replace(FEW, images=1),
+        )
 
 
 @pytest.mark.parametrize("label", ["mine", "overall"])
-def test_other_prompts_never_have_the_name_of_a_group(run: Run, planted: DiffusionPipeline, label: str) -> None:
+def test_other_prompts_never_have_the_name_of_a_group(
+    run: Run, planted: DiffusionPipeline, label: str
+) -> None:
     with pytest.raises(RunError, match="Rename their file"):
         generate_all(run, planted, asked("original", prompts=[Prompt("a cat")], label=label), FEW)
 
 
 def test_only_one_kind_of_prompts(run: Run, planted: DiffusionPipeline) -> None:
-    assert list(generate_all(run, planted, asked("refined", only="VM"), FEW).run.records("images")) == [1]
+    assert list(
+        generate_all(run, planted, asked("refined", only="VM"), FEW).run.records("images")
+    ) == [1]
     assert asked("top-3", only="TM").name(0) == "top-3-tm"
     assert generate_all(run, planted, asked("top-3", only="TM"), FEW).run.records("images") == {}
 
@@ -92,10 +123,24 @@ def test_what_does_not_fit_is_refused(run: Run, planted: DiffusionPipeline) -> N
         generate_all(run, planted, asked("original"), FEW)
 
 
-def test_a_batch_goes_across_prompts(run: Run, planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_batch_goes_across_prompts(
+    run: Run, planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     sizes: list[int] = []
-    handle = planted.unet.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    handle = planted.unet.register_forward_pre_hook(
+        lambda _module, inputs: sizes.append(len(inputs[0]))
+    )
     others = [Prompt(f"number {letter}") for letter in "abc"]
-    generate_all(run, planted, asked("original", prompts=others, label="numbers"), replace(FEW, images=1, batch=2))
+    generate_all(
+        run,
+        planted,
+        asked("original", prompts=others, label="numbers"),
+        replace(FEW, images=1, batch=2),
+    )
     handle.remove()
-    assert sizes == [4, 4, 2, 2]  # two prompts with both halves of the guidance, two steps; then the third prompt
+    assert sizes == [
+        4,
+        4,
+        2,
+        2,
+    ]  # two prompts with both halves of the guidance, two steps; then the third prompt

@@ -9,8 +9,9 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from unmemorize import BundledDescriptor, GenerationSettings, MetricError, Prompt, Run, RunError
+from unmemorize.generation import ImageSet, NeuronSet, generate_all, image_sets
+from unmemorize.metrics import evaluate_all, quality_all
 from unmemorize.report import read_results, summary_table
-from unmemorize.runs import ImageSet, NeuronSet, evaluate_all, generate_all, image_sets, quality_all
 
 FEW = GenerationSettings(images=2, steps=2, guidance=2.0)
 
@@ -22,7 +23,12 @@ class Colours:
     kind: Literal["FID", "CLIP-FID"] = "FID"
 
     def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        rows = [torch.tensor(list(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))) for image in images]  # type: ignore[arg-type]
+        rows = [
+            torch.tensor(
+                list(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
+            )
+            for image in images
+        ]  # type: ignore[arg-type]
         return torch.stack(rows).float() + 1
 
     def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -46,13 +52,17 @@ def test_metrics_resume_and_agree(run: Run, planted: DiffusionPipeline) -> None:
     assert first["refined"][1]["references"] == {"used": 1, "missing": (), "unreadable": ()}
     assert {"alignment", "masked"}.isdisjoint(first["refined"][1])
     again = {name: measure(run, name) for name in image_sets(run)}
-    assert [record[1]["sscd_orig"] for record in again.values()] == [record[1]["sscd_orig"] for record in first.values()]
+    assert [record[1]["sscd_orig"] for record in again.values()] == [
+        record[1]["sscd_orig"] for record in first.values()
+    ]
     other = evaluate_all(run, "refined", descriptor=BundledDescriptor(), alignment=None)
     assert other[1]["sscd_orig"] != first["refined"][1]["sscd_orig"]
     assert Run.load(run.folder / "metrics" / "refined").config["descriptor"] == "unmemorize-copy-64"
 
 
-def test_missing_pieces_are_named(run: Run, planted: DiffusionPipeline, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_pieces_are_named(
+    run: Run, planted: DiffusionPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(RunError, match="no images refined"):
         measure(run, "refined")
     make(run, planted, "refined")
@@ -65,45 +75,74 @@ def test_missing_pieces_are_named(run: Run, planted: DiffusionPipeline, caplog: 
         measure(run, "refined")
 
 
-def test_training_images_that_are_gone_are_counted_and_named(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+def test_training_images_that_are_gone_are_counted_and_named(
+    run: Run, planted: DiffusionPipeline, tmp_path: Path
+) -> None:
     make(run, planted, "original")
     (tmp_path / "broken.png").write_text("no image")
     paths = [tmp_path / name for name in ("reference.png", "broken.png", "gone.png")]
-    found = evaluate_all(run, "original", descriptor=Colours(), alignment=None, references={1: paths})
+    found = evaluate_all(
+        run, "original", descriptor=Colours(), alignment=None, references={1: paths}
+    )
     told = {"used": 1, "missing": ("gone.png",), "unreadable": ("broken.png",)}
     assert found[1]["references"] == {**told, "paths": list(map(str, paths))}
     assert len(found[1]["sscd_orig"]) == 2
     results = read_results(run)
-    assert (results.lacking("missing"), results.lacking("unreadable")) == (["gone.png"], ["broken.png"])
+    assert (results.lacking("missing"), results.lacking("unreadable")) == (
+        ["gone.png"],
+        ["broken.png"],
+    )
     notes = summary_table(results).notes
     assert any("missing: 1 (gone.png)" in note for note in notes)
     assert any("unreadable: 1 (broken.png)" in note for note in notes)
 
 
-def test_a_training_image_that_comes_later_is_compared_with(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+def test_a_training_image_that_comes_later_is_compared_with(
+    run: Run, planted: DiffusionPipeline, tmp_path: Path
+) -> None:
     make(run, planted, "original")
     late = {1: [tmp_path / "late.png"]}
-    assert "sscd_orig" not in evaluate_all(run, "original", descriptor=Colours(), alignment=None, references=late)[1]
+    assert (
+        "sscd_orig"
+        not in evaluate_all(run, "original", descriptor=Colours(), alignment=None, references=late)[
+            1
+        ]
+    )
     Image.new("RGB", (9, 9), (3, 90, 200)).save(tmp_path / "late.png")
-    assert "sscd_orig" in evaluate_all(run, "original", descriptor=Colours(), alignment=None, references=late)[1]
+    assert (
+        "sscd_orig"
+        in evaluate_all(run, "original", descriptor=Colours(), alignment=None, references=late)[1]
+    )
     results = read_results(run)
     assert (results.lacking("missing"), results.lacking("unreadable")) == ([], [])
 
 
-def test_without_any_training_image_there_is_no_copy_score(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+def test_without_any_training_image_there_is_no_copy_score(
+    run: Run, planted: DiffusionPipeline, tmp_path: Path
+) -> None:
     make(run, planted, "original")
-    found = evaluate_all(run, "original", descriptor=Colours(), alignment=None, references={1: [tmp_path / "gone.png"]})
+    found = evaluate_all(
+        run,
+        "original",
+        descriptor=Colours(),
+        alignment=None,
+        references={1: [tmp_path / "gone.png"]},
+    )
     assert "sscd_orig" not in found[1]
 
 
 def test_images_of_other_seeds_are_not_compared(run: Run, planted: DiffusionPipeline) -> None:
     make(run, planted, "original")
-    generate_all(run, planted, ImageSet(neurons=NeuronSet.parse("refined")), replace(FEW, seed=5, scale=0.5))
+    generate_all(
+        run, planted, ImageSet(neurons=NeuronSet.parse("refined")), replace(FEW, seed=5, scale=0.5)
+    )
     with pytest.raises(RunError, match="made with seed = 5, the original images with 2"):
         measure(run, "refined-scale-0.5")
 
 
-def test_other_prompts_have_a_column_of_their_own_with_the_quality(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+def test_other_prompts_have_a_column_of_their_own_with_the_quality(
+    run: Run, planted: DiffusionPipeline, tmp_path: Path
+) -> None:
     others: dict[str, Any] = {"prompts": [Prompt("a cat"), Prompt("a dog")], "label": "animals"}
     make(run, planted, "original", "refined", **others)
     make(run, planted, "original")
@@ -113,7 +152,13 @@ def test_other_prompts_have_a_column_of_their_own_with_the_quality(run: Run, pla
         Image.new("RGB", (30, 20), (shade, 30, 90)).save(real / f"{shade}.png")
     seen: list[tuple[int, int | None]] = []
     for _ in range(2):
-        quality_all(run, ["original-on-animals", "refined-on-animals"], real, Colours(), progress=lambda *at: seen.append(at))
+        quality_all(
+            run,
+            ["original-on-animals", "refined-on-animals"],
+            real,
+            Colours(),
+            progress=lambda *at: seen.append(at),
+        )
     assert seen[-1] == (11, 11)
     for name in ("original-on-animals", "refined-on-animals"):
         measure(run, name)
@@ -127,7 +172,9 @@ def test_other_prompts_have_a_column_of_their_own_with_the_quality(run: Run, pla
     assert not any(cell.figure for cell in rows["FID to real, before"].cells[:-1])
 
 
-def test_template_prompts_get_a_masked_score(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+def test_template_prompts_get_a_masked_score(
+    run: Run, planted: DiffusionPipeline, tmp_path: Path
+) -> None:
     make(run, planted, "original")
     lines = (run.folder / "prompts.jsonl").read_text().replace('"VM"', '"TM"')
     run.write("prompts.jsonl", lines)
@@ -136,6 +183,12 @@ def test_template_prompts_get_a_masked_score(run: Run, planted: DiffusionPipelin
         image.paste((90, 20, 20), (0, 0, 10, 20))
         image.paste((shade, 10, 10), (12, 0, 20, 8))
         image.save(tmp_path / f"{number}.png")
-    found = evaluate_all(run, "original", descriptor=Colours(), alignment=None, references={1: [tmp_path / "0.png", tmp_path / "1.png"]})
+    found = evaluate_all(
+        run,
+        "original",
+        descriptor=Colours(),
+        alignment=None,
+        references={1: [tmp_path / "0.png", tmp_path / "1.png"]},
+    )
     assert len(found[1]["masked"]) == 2
     assert all(-1 <= score <= 1 for score in found[1]["masked"])

@@ -9,13 +9,15 @@ from rich.table import Table
 from unmemorize import testbed as assets
 from unmemorize._errors import TestbedError
 from unmemorize._files import atomic_write
-from unmemorize._loading import load_pipeline
 from unmemorize.cli._console import console, progress_bar
+from unmemorize.pipelines import load_pipeline
 from unmemorize.testbed._calibrate import calibrate as run_calibration
 from unmemorize.testbed._check import check as run_check
 
 app = typer.Typer(
-    help="The bundled model, which really memorizes known images: check it, or make it again.", no_args_is_help=True, add_completion=False
+    help="The bundled model, which really memorizes known images: check it, or make it again.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 
@@ -27,7 +29,9 @@ def check() -> None:
     table = Table("", "measured", "required", "", "on", pad_edge=False)
     for finding in findings:
         verdict = "" if finding.required is None else "ok" if finding.passed else "FAILS"
-        table.add_row(finding.name, f"{finding.measured:.3f}", finding.required or "", verdict, finding.detail)
+        table.add_row(
+            finding.name, f"{finding.measured:.3f}", finding.required or "", verdict, finding.detail
+        )
     console.print(table)
     if not all(finding.passed for finding in findings):
         raise typer.Exit(1)
@@ -43,7 +47,9 @@ def calibrate() -> None:
 @app.command()
 def captions(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write them (.txt).")],
-    split: Annotated[Literal["train", "calibration", "test"], typer.Option(help="Seen in training, or held out.")] = "test",
+    split: Annotated[
+        Literal["train", "calibration", "test"], typer.Option(help="Seen in training, or held out.")
+    ] = "test",
 ) -> None:
     """Write captions that the bundled model has not memorized, for unmemorize generate --prompts and the like."""
     given = assets.captions(split)
@@ -54,12 +60,17 @@ def captions(
 @app.command()
 def train(
     work: Annotated[
-        Path, typer.Argument(help="Folder for downloads and checkpoints, about 1 GB; an interrupted training goes on from there.")
+        Path,
+        typer.Argument(
+            help="Folder for downloads and checkpoints, about 1 GB; an interrupted training goes on from there."
+        ),
     ],
 ) -> None:
     """Train the bundled model from nothing, in the package; about an hour and a half on two cores. Needs the extra testbed, and npm."""
     try:
-        from unmemorize.testbed._assemble import train_all
+        from unmemorize.testbed import train_all
     except ImportError as problem:
-        raise TestbedError(f"training needs more packages ({problem}). pip install 'unmemorize[testbed]'") from problem
+        raise TestbedError(
+            f"training needs more packages ({problem}). pip install 'unmemorize[testbed]'"
+        ) from problem
     train_all(work)

@@ -9,56 +9,9 @@ from typing import Any, Self
 from torch import Tensor
 
 from unmemorize._errors import RunError
-from unmemorize._neurons import Neurons
-from unmemorize._similarity import Protocol
+from unmemorize.detection import Detection, Protocol
 from unmemorize.localization._settings import Criterion, RefinementMethod
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detection:
-    """How memorized a prompt looks before any localization.
-
-    Args:
-        prompt: the text.
-        group: of the prompt.
-        score: the highest similarity between two seeds.
-        mean: the mean over all pairs of seeds.
-        tau: the threshold of the score.
-        kept: the seeds whose highest similarity is above tau.
-        seeds: how many were compared; a cascade may stop early, and its scores are of fewer seeds then.
-        evaluations: denoiser sample evaluations spent.
-        seconds: wall time.
-    """
-
-    prompt: str
-    group: str
-    score: float
-    mean: float
-    tau: float
-    kept: tuple[int, ...]
-    seeds: int
-    evaluations: int
-    seconds: float
-
-    @property
-    def memorized(self) -> bool:
-        """Whether at least one seed passes the filter."""
-        return bool(self.kept)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The record from its JSON object.
-
-        Raises:
-            RunError: a field is missing or unknown.
-        """
-        try:
-            return cls(**{**value, "kept": tuple(value["kept"])})
-        except (KeyError, TypeError) as problem:
-            raise RunError(f"malformed detection record ({problem}). Run the command again in a new folder.") from problem
+from unmemorize.neurons import Neurons
 
 
 @dataclass(frozen=True)
@@ -150,14 +103,19 @@ class Localization:
         return self.detection.memorized if self.detection else bool(self.initial)
 
     def to_json(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "differences"}
+        plain = {
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name != "differences"
+        }
         return plain | {
             "detection": self.detection.to_json() if self.detection else None,
             "initial": self.initial.to_json(),
             "neurons": self.neurons.to_json(),
             "z_scores": {layer: list(values) for layer, values in self.z_scores.items()},
             "spent": {stage: asdict(spent) for stage, spent in self.spent.items()},
-            "trials": {stage: [list(astuple(trial)) for trial in trials] for stage, trials in self.trials.items()},
+            "trials": {
+                stage: [list(astuple(trial)) for trial in trials]
+                for stage, trials in self.trials.items()
+            },
         }
 
     @classmethod
@@ -172,13 +130,22 @@ class Localization:
             return cls(
                 **{
                     **value,
-                    "detection": Detection.from_json(value["detection"]) if value["detection"] else None,
+                    "detection": Detection.from_json(value["detection"])
+                    if value["detection"]
+                    else None,
                     "initial": Neurons(value["initial"]),
                     "neurons": Neurons(value["neurons"]),
-                    "z_scores": {layer: tuple(values) for layer, values in value["z_scores"].items()},
+                    "z_scores": {
+                        layer: tuple(values) for layer, values in value["z_scores"].items()
+                    },
                     "spent": {stage: Spent(**spent) for stage, spent in value["spent"].items()},
-                    "trials": {stage: tuple(Trial(*trial) for trial in trials) for stage, trials in value["trials"].items()},
+                    "trials": {
+                        stage: tuple(Trial(*trial) for trial in trials)
+                        for stage, trials in value["trials"].items()
+                    },
                 }
             )
         except (KeyError, TypeError, AttributeError) as problem:
-            raise RunError(f"malformed localization record ({problem}). Run the command again in a new folder.") from problem
+            raise RunError(
+                f"malformed localization record ({problem}). Run the command again in a new folder."
+            ) from problem

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unmemorize._neurons import Neurons
-from unmemorize._similarity import Protocol
+from unmemorize.detection import Protocol
 from unmemorize.localization._evaluator import Evaluator, Limit
 from unmemorize.localization._selection import LayerCandidates, Selection
 from unmemorize.localization._settings import LocalizationSettings
+from unmemorize.neurons import Neurons
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,18 @@ class Refinement:
     minimal: bool
 
 
-def refinement_limit(evaluator: Evaluator, selection: Selection, tau: float, relative: float | None) -> Limit:
+def refinement_limit(
+    evaluator: Evaluator, selection: Selection, tau: float, relative: float | None
+) -> Limit:
     """What fewer neurons off must stay below: tau, at the floor the selection's own score; or near enough to all candidates off."""
     if relative is not None:
         return Limit(relative, reference=evaluator.scores(selection.neurons))
     return Limit(selection.score if selection.floor else tau)
 
 
-def refine_greedily(evaluator: Evaluator, selection: Selection, limit: Limit, settings: LocalizationSettings) -> Refinement:
+def refine_greedily(
+    evaluator: Evaluator, selection: Selection, limit: Limit, settings: LocalizationSettings
+) -> Refinement:
     """Switch candidates back on, last layer first; what brings the score to the limit or above stays off (the paper's refinement).
 
     Layers are tested whole, then each neuron of the layers that are left: those above theta by index, then the most active ones by falling
@@ -66,7 +70,9 @@ def refine_greedily(evaluator: Evaluator, selection: Selection, limit: Limit, se
             if found is not None:
                 current, score, passing = trial, found, True
                 listed.remove(index)
-    minimal = all(evaluator.below(current - Neurons.of([neuron]), limit) is None for neuron in current)
+    minimal = all(
+        evaluator.below(current - Neurons.of([neuron]), limit) is None for neuron in current
+    )
     return Refinement(current, score, limit.value, minimal)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from unmemorize._progress import Progress, silent
-from unmemorize.drivers import Engine, Failed, InProcess, Shard, Task, Unit, units_of
+from unmemorize.engines import Engine, Failed, InProcess, Shard, Task, Unit, units_of
 from unmemorize.runs._run import Run
 
 
@@ -68,7 +68,9 @@ def drive(
 
     def missing() -> Iterator[Unit]:
         for unit in units_of(items, task.size):
-            if (shard is None or unit.number in shard) and not all(finished[index] for index in unit.indices):
+            if (shard is None or unit.number in shard) and not all(
+                finished[index] for index in unit.indices
+            ):
                 yield unit
 
     with run.writer(task.kind, str(shard) if shard else "") as writer:

@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline
 
 from unmemorize._errors import RunError
 from unmemorize._files import parse_json, publish, temporary_file
-from unmemorize._model import Model
 from unmemorize._prompts import Prompt
+from unmemorize.pipelines import Model
 from unmemorize.runs._run import PROMPTS, Run
 
 _OLD = 24 * 3600.0
@@ -23,7 +23,12 @@ _OLD = 24 * 3600.0
 
 
 def open_run(
-    folder: str | Path, pipe: DiffusionPipeline, prompts: Iterable[Prompt], settings: Mapping[str, Any], *, new: bool = False
+    folder: str | Path,
+    pipe: DiffusionPipeline,
+    prompts: Iterable[Prompt],
+    settings: Mapping[str, Any],
+    *,
+    new: bool = False,
 ) -> Run:
     """Start or go on with a run over these prompts; ``settings`` is all else that determines the results.
 
@@ -42,7 +47,14 @@ def open_run(
     return start_run(folder, prompts, config, model=model.name, new=new)
 
 
-def start_run(folder: str | Path, prompts: Iterable[Prompt], config: Mapping[str, Any], *, model: str, new: bool = False) -> Run:
+def start_run(
+    folder: str | Path,
+    prompts: Iterable[Prompt],
+    config: Mapping[str, Any],
+    *,
+    model: str,
+    new: bool = False,
+) -> Run:
     """Start or go on with a run over these prompts; ``config`` names the weights, too, ``model`` is for people.
 
     Raises:
@@ -50,19 +62,34 @@ def start_run(folder: str | Path, prompts: Iterable[Prompt], config: Mapping[str
     """
     folder = Path(folder)
     digest, count = hashlib.sha256(), 0
-    with temporary_file(folder / PROMPTS, RunError) as (partial, file):  # in the folder, which may be on a disk of its own
+    with temporary_file(folder / PROMPTS, RunError) as (
+        partial,
+        file,
+    ):  # in the folder, which may be on a disk of its own
         for prompt in prompts:
             file.write((json.dumps(_to_json(prompt), ensure_ascii=False) + "\n").encode())
-            known = json.dumps([prompt.text, prompt.kind, prompt.url, [path.name for path in prompt.images], prompt.group])
+            known = json.dumps(
+                [
+                    prompt.text,
+                    prompt.kind,
+                    prompt.url,
+                    [path.name for path in prompt.images],
+                    prompt.group,
+                ]
+            )
             digest.update(f"{known}\n".encode())  # not where images are, so that a run can be moved
             count += 1
         file.flush()
         config = {**config, "prompts": digest.hexdigest()}
         about = {"model": model, "prompts": count}
         way_out = "start another with --new-run or in another folder"
-        run = Run.open(_unused(folder, config) if new else folder, config, about=about, way_out=way_out)
+        run = Run.open(
+            _unused(folder, config) if new else folder, config, about=about, way_out=way_out
+        )
         publish(partial, run.folder / PROMPTS)
-    for leftover in run.folder.glob(f".{PROMPTS}.*"):  # of processes that were killed; others may write theirs just now
+    for leftover in run.folder.glob(
+        f".{PROMPTS}.*"
+    ):  # of processes that were killed; others may write theirs just now
         if time.time() - leftover.stat().st_mtime > _OLD:
             leftover.unlink(missing_ok=True)
     return run
@@ -73,7 +100,9 @@ def _unused(folder: Path, config: Mapping[str, Any]) -> Path:
     wanted, number = json.loads(json.dumps(config)), 1
     while True:
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        if not candidate.exists() or all(path.name.startswith(f".{PROMPTS}.") for path in candidate.iterdir()):
+        if not candidate.exists() or all(
+            path.name.startswith(f".{PROMPTS}.") for path in candidate.iterdir()
+        ):
             return candidate
         with suppress(RunError):  # of another version, or damaged
             if Run.load(candidate).config == wanted:
@@ -88,7 +117,9 @@ def prompt_count(run: Run) -> int:
         RunError: it is a part of another run, such as a set of images.
     """
     if "prompts" not in run.about:
-        raise RunError(f"{run.folder}: it is no run over prompts, but a part of one. Name the folder of the run.")
+        raise RunError(
+            f"{run.folder}: it is no run over prompts, but a part of one. Name the folder of the run."
+        )
     return int(run.about["prompts"])
 
 
@@ -103,11 +134,21 @@ def stream_prompts(run: Run) -> Iterator[Prompt]:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 row = parse_json(line, RunError, f"{path}, line {number}: damaged")
-                yield Prompt(row["text"], row["kind"], row["url"], tuple(map(Path, row["images"])), row["group"])
+                yield Prompt(
+                    row["text"],
+                    row["kind"],
+                    row["url"],
+                    tuple(map(Path, row["images"])),
+                    row["group"],
+                )
     except OSError as problem:
-        raise RunError(f"{path}: the prompt list of the run cannot be read ({problem.strerror}). Repeat its command.") from problem
+        raise RunError(
+            f"{path}: the prompt list of the run cannot be read ({problem.strerror}). Repeat its command."
+        ) from problem
     except (KeyError, TypeError) as problem:
-        raise RunError(f"{path}: damaged ({problem}). Repeat the command that made the run.") from problem
+        raise RunError(
+            f"{path}: damaged ({problem}). Repeat the command that made the run."
+        ) from problem
 
 
 def run_prompts(run: Run) -> list[Prompt]:

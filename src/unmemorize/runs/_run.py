@@ -39,7 +39,12 @@ class Run:
 
     @classmethod
     def open(
-        cls, folder: str | Path, config: Mapping[str, Any], *, about: Mapping[str, Any] | None = None, way_out: str = "use another folder"
+        cls,
+        folder: str | Path,
+        config: Mapping[str, Any],
+        *,
+        about: Mapping[str, Any] | None = None,
+        way_out: str = "use another folder",
     ) -> Self:
         """Start a run in a folder, or go on with the one that is there.
 
@@ -54,7 +59,10 @@ class Run:
         """
         folder, config = Path(folder), json.loads(json.dumps(config))
         path = folder / "manifest.json"
-        foreign = folder.exists() and (not folder.is_dir() or any(not file.name.startswith(_LEFTOVERS) for file in folder.iterdir()))
+        foreign = folder.exists() and (
+            not folder.is_dir()
+            or any(not file.name.startswith(_LEFTOVERS) for file in folder.iterdir())
+        )
         if path.exists():  # looked at last, since another shard may start the run just now
             run = cls.load(folder)
             before = run.manifest["config"]
@@ -67,7 +75,10 @@ class Run:
             return run
         if foreign:
             raise RunError(f"{folder}: exists and is not a run folder. Choose another one.")
-        packages = {name: version(name) for name in ("unmemorize", "torch", "diffusers", "transformers", "torchmetrics")}
+        packages = {
+            name: version(name)
+            for name in ("unmemorize", "torch", "diffusers", "transformers", "torchmetrics")
+        }
         manifest = {
             "schema": SCHEMA,
             "config": config,
@@ -88,7 +99,9 @@ class Run:
         """
         folder = Path(folder)
         manifest = read_json(folder / "manifest.json", RunError, "run manifest")
-        if manifest.get("schema") != SCHEMA or not all(isinstance(manifest.get(part), dict) for part in ("config", "about")):
+        if manifest.get("schema") != SCHEMA or not all(
+            isinstance(manifest.get(part), dict) for part in ("config", "about")
+        ):
             raise RunError(f"{folder}: not a run of schema {SCHEMA}. Was it made by this version?")
         return cls(folder, manifest)
 
@@ -110,7 +123,11 @@ class Run:
         Raises:
             RunError: a line other than the last is damaged.
         """
-        return {content["index"]: body(content) for _, _, content in read_lines(self.files(name)) if "error" not in content}
+        return {
+            content["index"]: body(content)
+            for _, _, content in read_lines(self.files(name))
+            if "error" not in content
+        }
 
     def failures(self, name: str) -> dict[int, str]:
         """The errors of items that failed and were not finished later, by index."""
@@ -156,6 +173,11 @@ class Run:
         path = self.folder / name
         atomic_write(path, content, RunError)
         return path
+
+    def nested(self, kind: str) -> dict[str, Run]:
+        """Return the runs inside this one by name: each folder RUN/KIND/NAME that holds a manifest."""
+        manifests = sorted((self.folder / kind).glob("*/manifest.json"))
+        return {path.parent.name: Run.load(path.parent) for path in manifests}
 
     def files(self, name: str) -> list[Path]:
         """The files with records of one kind, one for each writer."""

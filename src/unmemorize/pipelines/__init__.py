@@ -1,0 +1,33 @@
+"""A diffusers pipeline as the method sees it: loading, denoiser, sampler, conditioning, value layers."""
+
+from unmemorize.pipelines._conditioning import Conditioning, run
+from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled, weights_of
+from unmemorize.pipelines._loading import Loading, load_pipeline
+from unmemorize.pipelines._model import Model
+from unmemorize.pipelines._quiet import quiet_libraries
+from unmemorize.pipelines._sampler import sampler, sampling
+from unmemorize.pipelines._value_layers import (
+    name_value_layers,
+    refuse_fused,
+    select_value_layers,
+    text_rows_only,
+)
+
+__all__ = [
+    "Conditioning",
+    "Loading",
+    "Model",
+    "denoiser_of",
+    "load_pipeline",
+    "name_of_denoiser",
+    "name_value_layers",
+    "quiet_libraries",
+    "refuse_fused",
+    "run",
+    "sampler",
+    "sampling",
+    "select_value_layers",
+    "text_rows_only",
+    "uncompiled",
+    "weights_of",
+]
