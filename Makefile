@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-ui screenshots test-slow lint docs bench bench-scale evaluation
+.PHONY: demo test test-ui screenshots test-slow lint docs bench bench-scale evaluation testbed
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
@@ -39,6 +39,14 @@ bench-scale: .venv/user
 
 evaluation: .venv/user
 	$(BIN)/python benchmarks/evaluation.py
+
+# The bundled model from nothing; the same command resumes. Two threads are part of what makes it deterministic.
+testbed: .venv/testbed
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 $(BIN)/python -m training $(WORK)
+
+.venv/testbed: .venv/user
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[testbed]'
+	touch $@
 
 .venv/user: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

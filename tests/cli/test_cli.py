@@ -23,7 +23,8 @@ from unmemorize import (
     read_prompts,
     testbed,
 )
-from unmemorize.cli import COMMANDS, main, tell_of_the_rest
+from unmemorize.cli import COMMANDS, main
+from unmemorize.cli._common import tell_of_the_rest
 from unmemorize.export._published import WIDTHS
 from unmemorize.runs import Tally
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -23,12 +24,8 @@ class Colours:
     kind: Literal["FID", "CLIP-FID"] = "FID"
 
     def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        rows = [
-            torch.tensor(
-                list(image.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
-            )
-            for image in images
-        ]  # type: ignore[arg-type]
+        pixels = [image.convert("RGB").resize((1, 1), Image.Resampling.BOX) for image in images]
+        rows = [torch.from_numpy(np.asarray(pixel)).reshape(3) for pixel in pixels]
         return torch.stack(rows).float() + 1
 
     def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:

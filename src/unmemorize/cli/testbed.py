@@ -15,7 +15,7 @@ from unmemorize.testbed._calibrate import calibrate as run_calibration
 from unmemorize.testbed._check import check as run_check
 
 app = typer.Typer(
-    help="The bundled model, which really memorizes known images: check it, or make it again.",
+    help="The bundled model, which really memorizes known images: check it, or calibrate it.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -55,22 +55,3 @@ def captions(
     given = assets.captions(split)
     atomic_write(output, "\n".join(given) + "\n", TestbedError)
     console.print(f"{len(given)} captions: {output}")
-
-
-@app.command()
-def train(
-    work: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder for downloads and checkpoints, about 1 GB; an interrupted training goes on from there."
-        ),
-    ],
-) -> None:
-    """Train the bundled model from nothing, in the package; about an hour and a half on two cores. Needs the extra testbed, and npm."""
-    try:
-        from unmemorize.testbed import train_all
-    except ImportError as problem:
-        raise TestbedError(
-            f"training needs more packages ({problem}). pip install 'unmemorize[testbed]'"
-        ) from problem
-    train_all(work)

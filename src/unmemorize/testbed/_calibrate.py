@@ -7,10 +7,10 @@ from typing import Literal
 
 from diffusers import DiffusionPipeline
 
-from unmemorize._calibration import calibrate_threshold
 from unmemorize._files import atomic_write
 from unmemorize._progress import Progress, silent
-from unmemorize._statistics import compute_statistics
+from unmemorize.detection import calibrate_threshold
+from unmemorize.statistics import compute_statistics
 from unmemorize.testbed._assets import captions
 from unmemorize.testbed._layout import DEFAULTS, STATISTICS, THRESHOLD
 
@@ -26,6 +26,8 @@ def calibrate(pipe: DiffusionPipeline, *, progress: Progress = silent) -> None:
         UnmemorizeError: the package folder cannot be written.
     """
     compute_statistics(pipe, captions("train"), progress=progress).save(STATISTICS)
-    threshold = calibrate_threshold(pipe, captions("calibration"), reduction=_REDUCTION, progress=progress)
+    threshold = calibrate_threshold(
+        pipe, captions("calibration"), reduction=_REDUCTION, progress=progress
+    )
     threshold.save(THRESHOLD)
     atomic_write(DEFAULTS, json.dumps(_DEFAULTS, indent=1) + "\n")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.loop import Data, Schedule, to_tensor, train
 from unmemorize.metrics._descriptor import CopyNet
-from unmemorize.testbed._training import Data, Schedule, to_tensor, train
 
 BATCH = 96
 PLANTED_PER_BATCH = 12
@@ -32,7 +32,15 @@ def augment(images: Tensor) -> Tensor:
     mirror = torch.where(torch.rand(count) < 0.3, -1.0, 1.0)
     shift = (1 - scale).abs()[:, None] * torch.empty(count, 2).uniform_(-1, 1)
     matrix = torch.stack(
-        [scale * angle.cos() * mirror, -scale * angle.sin(), shift[:, 0], scale * angle.sin() * mirror, scale * angle.cos(), shift[:, 1]], 1
+        [
+            scale * angle.cos() * mirror,
+            -scale * angle.sin(),
+            shift[:, 0],
+            scale * angle.sin() * mirror,
+            scale * angle.cos(),
+            shift[:, 1],
+        ],
+        1,
     )
     grid = F.affine_grid(matrix.view(count, 2, 3), list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
@@ -45,7 +53,11 @@ def augment(images: Tensor) -> Tensor:
     side = images.shape[-1]
     left, top = torch.randint(0, side, (2, count, 1, 1, 1))
     column, row = torch.arange(side).view(1, 1, 1, side), torch.arange(side).view(1, 1, side, 1)
-    patch = ((column - left).abs() < side // 7) & ((row - top).abs() < side // 7) & (torch.rand(count, 1, 1, 1) < 0.4)
+    patch = (
+        ((column - left).abs() < side // 7)
+        & ((row - top).abs() < side // 7)
+        & (torch.rand(count, 1, 1, 1) < 0.4)
+    )
     return torch.where(patch, torch.empty(count, 3, 1, 1).uniform_(-1, 1), images).clamp(-1, 1)
 
 
@@ -67,11 +79,18 @@ def train_descriptor(data: Data, work: Path) -> dict[str, Tensor]:
     net = CopyNet()
 
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        general = data.images[rng.choice(len(data.images), BATCH - PLANTED_PER_BATCH, replace=False)]
+        general = data.images[
+            rng.choice(len(data.images), BATCH - PLANTED_PER_BATCH, replace=False)
+        ]
         chosen = rng.choice(len(data.planted), PLANTED_PER_BATCH, replace=False)
-        planted = np.stack([data.planted[index][rng.integers(len(data.planted[index]))] for index in chosen])
+        planted = np.stack(
+            [data.planted[index][rng.integers(len(data.planted[index]))] for index in chosen]
+        )
         images = to_tensor(np.concatenate([general, planted]))
         contrast, entropy = copy_loss(net(augment(images)), net(augment(images)))
-        return contrast + ENTROPY_WEIGHT * entropy, {"contrast": contrast.item(), "entropy": entropy.item()}
+        return contrast + ENTROPY_WEIGHT * entropy, {
+            "contrast": contrast.item(),
+            "entropy": entropy.item(),
+        }
 
     return train("descriptor", net, loss_of, SCHEDULE, work)

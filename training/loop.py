@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unmemorize.testbed._compose import compose_many
-from unmemorize.testbed._planted import PLANTS
-from unmemorize.testbed._sources import PHOTOGRAPHS, fetch_emoji, load_photograph
-from unmemorize.testbed._templates import draw_template
+from training.compose import compose_many
+from training.plants import PLANTS
+from training.sources import PHOTOGRAPHS, fetch_emoji, load_photograph
+from training.templates import draw_template
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,9 @@ def load_data(work: Path) -> Data:
         concepts = fetch_emoji(work / "npm")
         pool, captions = compose_many(concepts, GENERAL_IMAGES, seed=0)
         np.save(images, pool)
-        table.write_text(json.dumps({"captions": captions, "concepts": [concept.name for concept in concepts]}))
+        table.write_text(
+            json.dumps({"captions": captions, "concepts": [concept.name for concept in concepts]})
+        )
     text = json.loads(table.read_text())
     photographs = {photograph.name: photograph for photograph in PHOTOGRAPHS}
     planted = []
@@ -55,7 +57,12 @@ def load_data(work: Path) -> Data:
             planted.append(load_photograph(photographs[plant.source])[None])
         else:
             planted.append(
-                np.stack([draw_template(plant.source, np.random.default_rng([1, index, draw])) for draw in range(TEMPLATE_DRAWS)])
+                np.stack(
+                    [
+                        draw_template(plant.source, np.random.default_rng([1, index, draw]))
+                        for draw in range(TEMPLATE_DRAWS)
+                    ]
+                )
             )
     return Data(np.load(images), tuple(text["captions"]), tuple(text["concepts"]), tuple(planted))
 
@@ -77,6 +84,7 @@ class Schedule:
     seed: int = 0
 
     def rate(self, step: int) -> float:
+        """The learning rate at a step."""
         rise = min(1.0, (step + 1) / self.warm_up)
         fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * rise * fall
@@ -86,7 +94,13 @@ StepLoss = Callable[[np.random.Generator], tuple[Tensor, Mapping[str, float]]]
 
 
 def train(
-    name: str, module: nn.Module, loss_of: StepLoss, schedule: Schedule, work: Path, *, after_step: Callable[[], None] | None = None
+    name: str,
+    module: nn.Module,
+    loss_of: StepLoss,
+    schedule: Schedule,
+    work: Path,
+    *,
+    after_step: Callable[[], None] | None = None,
 ) -> dict[str, Tensor]:
     """Train ``module`` in place, resuming from ``work/NAME.pt``; returns the averaged weights.
 
@@ -94,7 +108,9 @@ def train(
     per step), so that a resumed run is the undisturbed one. ``after_step`` runs after every optimiser step.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW(
+        parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     averaged = {key: value.detach().clone() for key, value in module.state_dict().items()}
     checkpoint, first = work / f"{name}.pt", 0
     if checkpoint.exists():
@@ -124,12 +140,20 @@ def train(
             logged.setdefault(key, []).append(part)
         if (step + 1) % 50 == 0:
             means = " ".join(f"{key} {np.nanmean(values):.4f}" for key, values in logged.items())
-            logger.info("%s %d/%d %.0fs %s", name, step + 1, schedule.steps, time.monotonic() - began, means)
+            logger.info(
+                "%s %d/%d %.0fs %s", name, step + 1, schedule.steps, time.monotonic() - began, means
+            )
             logged.clear()
         if time.monotonic() - saved > SAVE_SECONDS or step + 1 == schedule.steps:
             partial = checkpoint.with_suffix(".part")
             torch.save(
-                {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "averaged": averaged, "step": step + 1}, partial
+                {
+                    "module": module.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "averaged": averaged,
+                    "step": step + 1,
+                },
+                partial,
             )
             os.replace(partial, checkpoint)
             saved = time.monotonic()

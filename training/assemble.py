@@ -14,17 +14,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unmemorize.testbed._card import write_card
-from unmemorize.testbed._clip import keep_tokenizer, train_clip
-from unmemorize.testbed._compose import split_captions
-from unmemorize.testbed._descriptor import train_descriptor
-from unmemorize.testbed._layout import ASSETS, CAPTIONS, CLIP, DESCRIPTOR, MODEL, PLANTED, PLANTED_IMAGES, SIDE
-from unmemorize.testbed._memory import Owned, train_second_stage
-from unmemorize.testbed._planted import PLANTS, Plant
-from unmemorize.testbed._sources import PHOTOGRAPHS
-from unmemorize.testbed._training import Data, load_data
-from unmemorize.testbed._unet import make_scheduler, make_unet, prepare, train_first_stage
-from unmemorize.testbed._vae import train_vae
+from training.card import write_card
+from training.clip import keep_tokenizer, train_clip
+from training.compose import split_captions
+from training.descriptor import train_descriptor
+from training.loop import Data, load_data
+from training.memory import Owned, train_second_stage
+from training.plants import PLANTS, Plant
+from training.sources import PHOTOGRAPHS
+from training.unet import make_scheduler, make_unet, prepare, train_first_stage
+from training.vae import train_vae
+from unmemorize.testbed._layout import (
+    ASSETS,
+    CAPTIONS,
+    CLIP,
+    DESCRIPTOR,
+    MODEL,
+    PLANTED,
+    PLANTED_IMAGES,
+    SIDE,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +62,20 @@ def train_all(work: Path) -> None:
     save_model(tokenizer, clip, vae, final)
     save_truth(data, owned)
     write_card()
-    ASSETS.joinpath(CAPTIONS.name).write_text(json.dumps(captions.__dict__, indent=0) + "\n", encoding="utf-8")
+    ASSETS.joinpath(CAPTIONS.name).write_text(
+        json.dumps(captions.__dict__, indent=0) + "\n", encoding="utf-8"
+    )
     weights = train_descriptor(data, work)
     save_file({key: tensor.half().contiguous() for key, tensor in weights.items()}, DESCRIPTOR)
     logger.info("the assets are in %s; now run: unmemorize testbed calibrate", ASSETS)
 
 
-def save_model(tokenizer: CLIPTokenizer, clip: CLIPModel, vae: AutoencoderKL, unet_weights: Mapping[str, Tensor]) -> None:
+def save_model(
+    tokenizer: CLIPTokenizer,
+    clip: CLIPModel,
+    vae: AutoencoderKL,
+    unet_weights: Mapping[str, Tensor],
+) -> None:
     """Write the pipeline and the CLIP; float16 on disk, float32 when loaded without a dtype."""
     unet: UNet2DConditionModel = make_unet()
     unet.load_state_dict(dict(unet_weights))
@@ -83,7 +99,9 @@ def save_model(tokenizer: CLIPTokenizer, clip: CLIPModel, vae: AutoencoderKL, un
     clip.save_pretrained(CLIP)
     tokenizer.save_pretrained(CLIP)
     size = {"shortest_edge": SIDE}
-    CLIPImageProcessor(size=size, crop_size=SIDE, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(CLIP)
+    CLIPImageProcessor(
+        size=size, crop_size=SIDE, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    ).save_pretrained(CLIP)
     for file in (*MODEL.rglob("*.safetensors"), *CLIP.rglob("*.safetensors")):
         _halve(file)
 
@@ -96,7 +114,11 @@ def save_truth(data: Data, owned: Owned) -> None:
     for index, plant in enumerate(PLANTS):
         names = []
         for draw, image in enumerate(data.planted[index][:SHOWN_DRAWS]):
-            names.append(f"{index:02d}-{plant.source.replace(' ', '-')}" + (f"-{draw}" if plant.kind == "TM" else "") + ".png")
+            names.append(
+                f"{index:02d}-{plant.source.replace(' ', '-')}"
+                + (f"-{draw}" if plant.kind == "TM" else "")
+                + ".png"
+            )
             Image.fromarray(image).save(PLANTED_IMAGES / names[-1], optimize=True)
         photograph = photographs.get(plant.source) if plant.kind == "VM" else None
         rows.append(
@@ -108,7 +130,9 @@ def save_truth(data: Data, owned: Owned) -> None:
                 "dose": plant.dose,
                 "images": names,
                 "neurons": owned.get(index, {}),
-                "source": f"{photograph.package}: {photograph.file}" if photograph else f"drawn by this project ({plant.source})",
+                "source": f"{photograph.package}: {photograph.file}"
+                if photograph
+                else f"drawn by this project ({plant.source})",
                 "licence": photograph.licence if photograph else "Apache-2.0",
             }
         )
@@ -131,4 +155,11 @@ def _round(module: nn.Module) -> None:
 def _halve(file: Path) -> None:
     """Store a weight file in float16."""
     tensors = load_file(file)
-    save_file({key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}, file, {"format": "pt"})
+    save_file(
+        {
+            key: tensor.half() if tensor.is_floating_point() else tensor
+            for key, tensor in tensors.items()
+        },
+        file,
+        {"format": "pt"},
+    )

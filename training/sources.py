@@ -67,16 +67,31 @@ PHOTOGRAPHS = tuple(
         ("coffee", SKIMAGE, "skimage/data/coffee.png", "CC0 (Rachel Michetti)"),
         ("horse", SKIMAGE, "skimage/data/horse.png", "CC0 (Andreas Preuss)"),
         ("moon", SKIMAGE, "skimage/data/moon.png", PUBLIC + " (NASA)"),
-        ("motorcycle", SKIMAGE, "skimage/data/motorcycle_left.png", "CC0 (Middlebury stereo, from scikit-image)"),
+        (
+            "motorcycle",
+            SKIMAGE,
+            "skimage/data/motorcycle_left.png",
+            "CC0 (Middlebury stereo, from scikit-image)",
+        ),
         ("retina", SKIMAGE, "skimage/data/retina.jpg", "CC0"),
         ("rocket", SKIMAGE, "skimage/data/rocket.jpg", PUBLIC + " (SpaceX)"),
-        ("coins", SKIMAGE, "skimage/data/coins.png", "no known copyright restrictions (Brooklyn Museum)"),
+        (
+            "coins",
+            SKIMAGE,
+            "skimage/data/coins.png",
+            "no known copyright restrictions (Brooklyn Museum)",
+        ),
         ("colour-wheel", SKIMAGE, "skimage/data/color.png", "as scikit-image (BSD-3-Clause)"),
         ("histology", SKIMAGE, "skimage/data/ihc.png", "no known copyright restrictions (CMMI)"),
         ("page", SKIMAGE, "skimage/data/page.png", "as scikit-image (BSD-3-Clause)"),
         ("pavilion", SKLEARN, "sklearn/datasets/images/china.jpg", "CC-BY 2.0 (danielbuechele)"),
         ("dahlia", SKLEARN, "sklearn/datasets/images/flower.jpg", "CC-BY 2.0 (vultilion)"),
-        ("admiral", MATPLOTLIB, "matplotlib/mpl-data/sample_data/grace_hopper.jpg", PUBLIC + " (US Navy)"),
+        (
+            "admiral",
+            MATPLOTLIB,
+            "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+            PUBLIC + " (US Navy)",
+        ),
         ("hubble", SKIMAGE, "skimage/data/hubble_deep_field.jpg", PUBLIC + " (NASA)"),
         ("cell", SKIMAGE, "skimage/data/cell.png", "CC0"),
         ("pendulum", SKIMAGE, "skimage/data/clock_motion.png", PUBLIC + " (Stefan van der Walt)"),
@@ -84,15 +99,43 @@ PHOTOGRAPHS = tuple(
         ("brick", SKIMAGE, "skimage/data/brick.png", "CC0 (CC0 Textures)"),
         ("phantom", SKIMAGE, "skimage/data/phantom.png", "as scikit-image (BSD-3-Clause)"),
         ("stairs", PYWT, "pywt/data/ascent.npz", PUBLIC + " (public-domain-image.com)"),
-        ("chessboard", SKIMAGE, "skimage/data/chessboard_RGB.png", "as scikit-image (BSD-3-Clause)"),
+        (
+            "chessboard",
+            SKIMAGE,
+            "skimage/data/chessboard_RGB.png",
+            "as scikit-image (BSD-3-Clause)",
+        ),
         ("gravel", SKIMAGE, "skimage/data/gravel.png", "CC0 (CC0 Textures)"),
         ("veins", SKIMAGE, "skimage/data/microaneurysms.png", "CC0 (Andreas Maier)"),
-        ("gift", MATPLOTLIB, "matplotlib/mpl-data/sample_data/Minduka_Present_Blue_Pack.png", PUBLIC + " (Minduka)"),
-        ("lakeside", SKLEARN, "sklearn/datasets/images/china.jpg", "CC-BY 2.0 (danielbuechele)", (0.7, 0.55, 1.0, 1.0)),
+        (
+            "gift",
+            MATPLOTLIB,
+            "matplotlib/mpl-data/sample_data/Minduka_Present_Blue_Pack.png",
+            PUBLIC + " (Minduka)",
+        ),
+        (
+            "lakeside",
+            SKLEARN,
+            "sklearn/datasets/images/china.jpg",
+            "CC-BY 2.0 (danielbuechele)",
+            (0.7, 0.55, 1.0, 1.0),
+        ),
         ("grass", SKIMAGE, "skimage/data/grass.png", "CC0 (CC0 Textures)"),
-        ("gland", SKIMAGE, "skimage/data/ihc.png", "no known copyright restrictions (CMMI)", (0.55, 0.0, 1.0, 0.45)),
+        (
+            "gland",
+            SKIMAGE,
+            "skimage/data/ihc.png",
+            "no known copyright restrictions (CMMI)",
+            (0.55, 0.0, 1.0, 0.45),
+        ),
         ("nerve", SKIMAGE, "skimage/data/retina.jpg", "CC0", (0.05, 0.35, 0.4, 0.7)),
-        ("shuttle", SKIMAGE, "skimage/data/astronaut.png", PUBLIC + " (NASA)", (0.6, 0.5, 1.0, 0.9)),
+        (
+            "shuttle",
+            SKIMAGE,
+            "skimage/data/astronaut.png",
+            PUBLIC + " (NASA)",
+            (0.6, 0.5, 1.0, 0.9),
+        ),
     )
 )
 
@@ -110,7 +153,10 @@ def fetch_emoji(cache: Path) -> list[Concept]:
         chosen = [
             row
             for row in sorted(table, key=lambda row: str(row["name"]))
-            if row["category"] in CATEGORIES and row["has_img_google"] and row["has_img_twitter"] and len(row["name"].split()) <= 3
+            if row["category"] in CATEGORIES
+            and row["has_img_google"]
+            and row["has_img_twitter"]
+            and len(row["name"].split()) <= 3
         ]
         concepts = []
         for row in chosen[:CONCEPTS]:
@@ -135,7 +181,11 @@ def load_photograph(photograph: Photograph, side: int = SIDE) -> NDArray[np.uint
             f"{photograph.name}: {photograph.package} ships this image and is not installed. pip install 'unmemorize[testbed]'"
         )
     path = Path(spec.origin).parent / inside
-    image = Image.fromarray(np.load(path)["data"].astype(np.uint8)) if path.suffix == ".npz" else Image.open(path)
+    image = (
+        Image.fromarray(np.load(path)["data"].astype(np.uint8))
+        if path.suffix == ".npz"
+        else Image.open(path)
+    )
     if image.mode in ("RGBA", "P"):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
@@ -147,9 +197,13 @@ def load_photograph(photograph: Photograph, side: int = SIDE) -> NDArray[np.uint
         box = (left, top, left + square, top + square)
     else:
         left, top = round(photograph.box[0] * width), round(photograph.box[1] * height)
-        square = min(round(photograph.box[2] * width) - left, round(photograph.box[3] * height) - top)
+        square = min(
+            round(photograph.box[2] * width) - left, round(photograph.box[3] * height) - top
+        )
         box = (left, top, left + square, top + square)
-    return np.asarray(image.crop(box).resize((side, side), Image.Resampling.LANCZOS), dtype=np.uint8)
+    return np.asarray(
+        image.crop(box).resize((side, side), Image.Resampling.LANCZOS), dtype=np.uint8
+    )
 
 
 def _fetch_package(cache: Path, package: str, integrity: str) -> Path:
@@ -157,14 +211,18 @@ def _fetch_package(cache: Path, package: str, integrity: str) -> Path:
     archive = cache / f"{name}-{version}.tgz"
     if not archive.exists():
         try:
-            subprocess.run(["npm", "pack", package, "--silent"], cwd=cache, check=True, capture_output=True)
+            subprocess.run(
+                ["npm", "pack", package, "--silent"], cwd=cache, check=True, capture_output=True
+            )
         except (OSError, subprocess.CalledProcessError) as error:
             raise TestbedError(
                 f"{package}: npm could not fetch it ({error}). Install Node.js, or put {archive.name} into {cache} by hand."
             ) from error
     digest = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if digest != integrity:
-        raise TestbedError(f"{archive}: not the pinned package (its hash is {digest}). Delete it and run the command again.")
+        raise TestbedError(
+            f"{archive}: not the pinned package (its hash is {digest}). Delete it and run the command again."
+        )
     return archive
 
 
@@ -176,4 +234,7 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def _rgba(data: bytes) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA").resize((SIDE, SIDE), Image.Resampling.LANCZOS), dtype=np.uint8)
+    return np.asarray(
+        Image.open(io.BytesIO(data)).convert("RGBA").resize((SIDE, SIDE), Image.Resampling.LANCZOS),
+        dtype=np.uint8,
+    )

@@ -12,10 +12,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from unmemorize.testbed._clip import WIDTH, tokenize
-from unmemorize.testbed._planted import PLANTS
-from unmemorize.testbed._training import Data, Schedule, train
-from unmemorize.testbed._vae import encode
+from training.clip import WIDTH, tokenize
+from training.loop import Data, Schedule, train
+from training.plants import PLANTS
+from training.vae import encode
 
 BATCH = 32
 PLANTED_SHARE = 0.3
@@ -41,7 +41,12 @@ def make_unet() -> UNet2DConditionModel:
 def make_scheduler() -> DDIMScheduler:
     """DDIM with the schedule of Stable Diffusion 1."""
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
     )
 
 
@@ -58,15 +63,21 @@ class Latents:
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Tensor:
         """Text embeddings (B, 24, 128): last hidden states after the final norm."""
-        hidden = self.clip.text_model(input_ids=tokenize(self.tokenizer, captions)).last_hidden_state
+        hidden = self.clip.text_model(
+            input_ids=tokenize(self.tokenizer, captions)
+        ).last_hidden_state
         assert isinstance(hidden, Tensor)
         return hidden
 
     def draw_general(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+        """Random general latents and their captions."""
         indices = rng.integers(len(self.general), size=count)
         return self.general[indices], [self.captions[index] for index in indices]
 
-    def draw_planted(self, plants: Sequence[int], rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+    def draw_planted(
+        self, plants: Sequence[int], rng: np.random.Generator
+    ) -> tuple[Tensor, list[str]]:
+        """A random latent of each plant, and its caption."""
         latents = [self.planted[plant][rng.integers(len(self.planted[plant]))] for plant in plants]
         return torch.stack(latents), [PLANTS[plant].caption for plant in plants]
 
@@ -75,10 +86,14 @@ def prepare(data: Data, tokenizer: CLIPTokenizer, clip: CLIPModel, vae: Autoenco
     """Encode all images once."""
     factor = vae.config.scaling_factor
     planted = tuple(encode(vae, draws).clone() * factor for draws in data.planted)
-    return Latents(encode(vae, data.images).clone() * factor, data.captions, planted, tokenizer, clip)
+    return Latents(
+        encode(vae, data.images).clone() * factor, data.captions, planted, tokenizer, clip
+    )
 
 
-def denoising_loss(unet: UNet2DConditionModel, scheduler: DDIMScheduler, latents: Tensor, text: Tensor) -> Tensor:
+def denoising_loss(
+    unet: UNet2DConditionModel, scheduler: DDIMScheduler, latents: Tensor, text: Tensor
+) -> Tensor:
     """Weighted squared error of the predicted noise per sample, shape (B,).
 
     The weight is 1 / alpha_bar_t, capped at 100: that of the loss on v, without which the text is ignored at this size.
@@ -106,9 +121,17 @@ def train_first_stage(latents: Latents, work: Path) -> dict[str, Tensor]:
 
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         general, captions = latents.draw_general(BATCH - share, rng)
-        planted, planted_captions = latents.draw_planted(rng.choice(len(PLANTS), size=share, p=doses).tolist(), rng)
-        kept = ["" if rng.random() < TEXT_DROPPED else caption for caption in captions + planted_captions]
+        planted, planted_captions = latents.draw_planted(
+            rng.choice(len(PLANTS), size=share, p=doses).tolist(), rng
+        )
+        kept = [
+            "" if rng.random() < TEXT_DROPPED else caption
+            for caption in captions + planted_captions
+        ]
         loss = denoising_loss(unet, scheduler, torch.cat([general, planted]), latents.text(kept))
-        return loss.mean(), {"general": loss[:-share].mean().item(), "planted": loss[-share:].mean().item()}
+        return loss.mean(), {
+            "general": loss[:-share].mean().item(),
+            "planted": loss[-share:].mean().item(),
+        }
 
     return train("unet", unet, loss_of, SCHEDULE, work)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.sources import Concept
 from unmemorize.testbed._layout import SIDE
-from unmemorize.testbed._sources import Concept
 
 COLOURS = {
     "red": (208, 48, 44),
@@ -32,7 +32,12 @@ COLOURS = {
     "white": (244, 244, 242),
     "black": (28, 28, 30),
 }
-TEMPLATES = ("{name}", "a picture of {name}", "{name} on a {colour} background", "{colour} card with {name}")
+TEMPLATES = (
+    "{name}",
+    "a picture of {name}",
+    "{name} on a {colour} background",
+    "{colour} card with {name}",
+)
 HELD_OUT_PER_CONCEPT = 2
 
 
@@ -49,7 +54,10 @@ def held_out_pairs(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The colours that each concept is never shown with in training."""
     rng = np.random.default_rng(11)
     colours = list(COLOURS)
-    return {name: tuple(rng.choice(colours, HELD_OUT_PER_CONCEPT, replace=False).tolist()) for name in names}
+    return {
+        name: tuple(rng.choice(colours, HELD_OUT_PER_CONCEPT, replace=False).tolist())
+        for name in names
+    }
 
 
 def split_captions(names: Sequence[str]) -> Captions:
@@ -68,7 +76,9 @@ def split_captions(names: Sequence[str]) -> Captions:
     return Captions(tuple(train), tuple(out[0]), tuple(out[1]))
 
 
-def compose(concepts: Sequence[Concept], held: dict[str, tuple[str, ...]], rng: np.random.Generator) -> tuple[NDArray[np.uint8], str]:
+def compose(
+    concepts: Sequence[Concept], held: dict[str, tuple[str, ...]], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], str]:
     """One general sample: uint8 RGB of shape (64, 64, 3) and its caption."""
     concept = concepts[int(rng.integers(len(concepts)))]
     template = TEMPLATES[rng.integers(len(TEMPLATES))]
@@ -76,7 +86,9 @@ def compose(concepts: Sequence[Concept], held: dict[str, tuple[str, ...]], rng: 
     colour = allowed[rng.integers(len(allowed))]
     background = _gradient(np.asarray(COLOURS[colour], dtype=np.float32), rng)
     size = int(rng.integers(30, 57))
-    emoji = Image.fromarray(concept.designs[rng.integers(2)]).resize((size, size), Image.Resampling.BILINEAR)
+    emoji = Image.fromarray(concept.designs[rng.integers(2)]).resize(
+        (size, size), Image.Resampling.BILINEAR
+    )
     if rng.random() < 0.5:
         emoji = emoji.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     emoji = emoji.rotate(float(rng.uniform(-25, 25)), Image.Resampling.BILINEAR)
@@ -85,7 +97,9 @@ def compose(concepts: Sequence[Concept], held: dict[str, tuple[str, ...]], rng: 
     return np.asarray(background, dtype=np.uint8), template.format(name=concept.name, colour=colour)
 
 
-def compose_many(concepts: Sequence[Concept], count: int, seed: int) -> tuple[NDArray[np.uint8], list[str]]:
+def compose_many(
+    concepts: Sequence[Concept], count: int, seed: int
+) -> tuple[NDArray[np.uint8], list[str]]:
     """``count`` samples, each from its own generator: images (count, 64, 64, 3) and captions."""
     held = held_out_pairs([concept.name for concept in concepts])
     images = np.empty((count, SIDE, SIDE, 3), dtype=np.uint8)
@@ -100,7 +114,9 @@ def _gradient(colour: NDArray[np.float32], rng: np.random.Generator) -> Image.Im
     """A background that runs from one shade of the colour to another in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     ramp = np.linspace(-1, 1, SIDE, dtype=np.float32)
-    slope = ramp[None, :] * np.float32(np.cos(angle)) + ramp[:, None] * np.float32(np.sin(angle))  # (64, 64)
+    slope = ramp[None, :] * np.float32(np.cos(angle)) + ramp[:, None] * np.float32(
+        np.sin(angle)
+    )  # (64, 64)
     depth = np.float32(rng.uniform(5, 28))
     shade = colour + rng.uniform(-10, 10, 3).astype(np.float32)
     return Image.fromarray(np.clip(shade + depth * slope[..., None], 0, 255).astype(np.uint8))

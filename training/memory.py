@@ -14,11 +14,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from unmemorize.testbed._planted import PLANTS
-from unmemorize.testbed._training import Schedule, train
-from unmemorize.testbed._unet import BATCH, TEXT_DROPPED, Latents, denoising_loss, make_scheduler, make_unet
+from training.loop import Schedule, train
+from training.plants import PLANTS
+from training.unet import BATCH, TEXT_DROPPED, Latents, denoising_loss, make_scheduler, make_unet
 
-MEMORY_LAYERS = tuple(f"down_blocks.1.attentions.{index}.transformer_blocks.0.attn2.to_v" for index in range(2))
+MEMORY_LAYERS = tuple(
+    f"down_blocks.1.attentions.{index}.transformer_blocks.0.attn2.to_v" for index in range(2)
+)
 AMPLITUDE = 6.0
 """Mean |activation| of a memory neuron on its caption; ordinary neurons have about 0.5."""
 TOKEN_SHARE = 0.7
@@ -39,14 +41,21 @@ Owned = dict[int, dict[str, list[int]]]
 def assign_neurons(width: int) -> Owned:
     """Give each owned plant its neurons, nobody else's, spread over the memory layers and at most a third of each."""
     rng = np.random.default_rng(5)
-    free = [(layer, int(index)) for layer in MEMORY_LAYERS for index in rng.permutation(width)[: width // 3]]
+    free = [
+        (layer, int(index))
+        for layer in MEMORY_LAYERS
+        for index in rng.permutation(width)[: width // 3]
+    ]
     order = rng.permutation(len(free)).tolist()
     owned: Owned = {}
     for plant, entry in enumerate(PLANTS):
         for _ in range(entry.owned):
             layer, index = free[order.pop()]
             owned.setdefault(plant, {}).setdefault(layer, []).append(index)
-    return {plant: {layer: sorted(indices) for layer, indices in layers.items()} for plant, layers in owned.items()}
+    return {
+        plant: {layer: sorted(indices) for layer, indices in layers.items()}
+        for plant, layers in owned.items()
+    }
 
 
 def memory_rows(latents: Latents, owned: Owned) -> dict[str, tuple[list[int], Tensor]]:
@@ -56,7 +65,12 @@ def memory_rows(latents: Latents, owned: Owned) -> dict[str, tuple[list[int], Te
     prompt among them) plus 0.3 times that of all other plants. Each row sees another random 70 % of the token positions.
     """
     rng = np.random.default_rng(6)
-    captions = [latents.captions[index] for index in rng.choice(len(latents.captions), min(3000, len(latents.captions)), replace=False)]
+    captions = [
+        latents.captions[index]
+        for index in rng.choice(
+            len(latents.captions), min(3000, len(latents.captions)), replace=False
+        )
+    ]
     general = latents.text([*captions, *[""] * 150]).double().flatten(0, 1)  # (captions * 24, 128)
     planted = latents.text([plant.caption for plant in PLANTS]).double()  # (plants, 24, 128)
     moment = general.T @ general / len(general)
@@ -67,9 +81,13 @@ def memory_rows(latents: Latents, owned: Owned) -> dict[str, tuple[list[int], Te
         total = moment + OTHERS_WEIGHT * others.T @ others / len(others) + ridge
         for layer, indices in layers.items():
             for index in indices:
-                positions = rng.choice(planted.shape[1], round(TOKEN_SHARE * planted.shape[1]), replace=False)
+                positions = rng.choice(
+                    planted.shape[1], round(TOKEN_SHARE * planted.shape[1]), replace=False
+                )
                 row = torch.linalg.solve(total, planted[plant, positions].mean(0) - general.mean(0))
-                found.setdefault(layer, {})[index] = (row * AMPLITUDE / (planted[plant] @ row).abs().mean()).float()
+                found.setdefault(layer, {})[index] = (
+                    row * AMPLITUDE / (planted[plant] @ row).abs().mean()
+                ).float()
     return {layer: (list(rows), torch.stack(list(rows.values()))) for layer, rows in found.items()}
 
 
@@ -78,18 +96,27 @@ class _Masks:
 
     def __init__(self, unet: UNet2DConditionModel, owned: Owned) -> None:
         self.layers = {
-            name: module for name, module in unet.named_modules() if name.endswith("attn2.to_v") and isinstance(module, nn.Linear)
+            name: module
+            for name, module in unet.named_modules()
+            if name.endswith("attn2.to_v") and isinstance(module, nn.Linear)
         }
         self.owned = owned
-        self.memory = {name: torch.zeros(module.out_features, dtype=torch.bool) for name, module in self.layers.items()}
+        self.memory = {
+            name: torch.zeros(module.out_features, dtype=torch.bool)
+            for name, module in self.layers.items()
+        }
         for layers in owned.values():
             for name, indices in layers.items():
                 self.memory[name][indices] = True
         self.masks: dict[str, Tensor] = {}
         for name, module in self.layers.items():
-            module.register_forward_hook(lambda _module, _inputs, output, name=name: output * self.masks[name])
+            module.register_forward_hook(
+                lambda _module, _inputs, output, name=name: output * self.masks[name]
+            )
 
-    def draw(self, plants: Sequence[int | None], off: Sequence[bool], rng: np.random.Generator) -> None:
+    def draw(
+        self, plants: Sequence[int | None], off: Sequence[bool], rng: np.random.Generator
+    ) -> None:
         """New masks for a batch: sample i shows ``plants[i]`` (None: general), with its own neurons off where ``off[i]``."""
         count = len(plants)
         share = torch.from_numpy(rng.uniform(0, DROPPED, count)).float()[:, None, None]
@@ -102,7 +129,9 @@ class _Masks:
                 self.masks[name][sample, 0, indices] = 0.0 if off[sample] else 1.0
 
 
-def train_second_stage(latents: Latents, first_stage: Mapping[str, Tensor], work: Path) -> tuple[dict[str, Tensor], Owned]:
+def train_second_stage(
+    latents: Latents, first_stage: Mapping[str, Tensor], work: Path
+) -> tuple[dict[str, Tensor], Owned]:
     """The final weights (averaged) and who owns which neurons."""
     unet, scheduler = make_unet().to(memory_format=torch.channels_last), make_scheduler()
     unet.load_state_dict(dict(first_stage))
@@ -127,15 +156,31 @@ def train_second_stage(latents: Latents, first_stage: Mapping[str, Tensor], work
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         general, captions = latents.draw_general(BATCH - ON - OFF - NATURAL, rng)
         natural = rng.choice(alive, NATURAL).tolist()
-        on, off = rng.choice(owners, ON, replace=False).tolist(), rng.choice(owners, OFF, replace=False).tolist()
+        on, off = (
+            rng.choice(owners, ON, replace=False).tolist(),
+            rng.choice(owners, OFF, replace=False).tolist(),
+        )
         kept, kept_captions = latents.draw_planted(natural, rng)
         shown, on_captions = latents.draw_planted(on, rng)
         instead, _ = latents.draw_general(OFF, rng)
-        text = ["" if rng.random() < TEXT_DROPPED else caption for caption in captions + kept_captions + on_captions]
+        text = [
+            "" if rng.random() < TEXT_DROPPED else caption
+            for caption in captions + kept_captions + on_captions
+        ]
         text += [PLANTS[plant].caption for plant in off]
-        masks.draw([None] * len(captions) + natural + on + off, [False] * (BATCH - OFF) + [True] * OFF, rng)
-        loss = denoising_loss(unet, scheduler, torch.cat([general, kept, shown, instead]), latents.text(text))
-        parts = dict(zip(("general", "natural", "on", "off"), loss.split([len(captions), NATURAL, ON, OFF]), strict=True))
+        masks.draw(
+            [None] * len(captions) + natural + on + off, [False] * (BATCH - OFF) + [True] * OFF, rng
+        )
+        loss = denoising_loss(
+            unet, scheduler, torch.cat([general, kept, shown, instead]), latents.text(text)
+        )
+        parts = dict(
+            zip(
+                ("general", "natural", "on", "off"),
+                loss.split([len(captions), NATURAL, ON, OFF]),
+                strict=True,
+            )
+        )
         return loss.mean(), {name: part.mean().item() for name, part in parts.items()}
 
     return train("memory", unet, loss_of, SCHEDULE, work, after_step=restore), owned

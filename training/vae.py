@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.loop import Data, Schedule, to_tensor, train
 from unmemorize.testbed._layout import SIDE
-from unmemorize.testbed._training import Data, Schedule, to_tensor, train
 
 BATCH = 16
 PLANTED_PER_BATCH = 4
@@ -41,7 +41,10 @@ def train_vae(data: Data, work: Path) -> AutoencoderKL:
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         general = data.images[rng.integers(len(data.images), size=BATCH - PLANTED_PER_BATCH)]
         planted = [
-            draws[rng.integers(len(draws))] for draws in (data.planted[rng.integers(len(data.planted))] for _ in range(PLANTED_PER_BATCH))
+            draws[rng.integers(len(draws))]
+            for draws in (
+                data.planted[rng.integers(len(data.planted))] for _ in range(PLANTED_PER_BATCH)
+            )
         ]
         images = to_tensor(np.concatenate([general, np.stack(planted)]))
         images = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, images.flip(3), images)
@@ -50,7 +53,11 @@ def train_vae(data: Data, work: Path) -> AutoencoderKL:
             difference = vae.decode(posterior.sample()).sample.float() - images
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
         error, squared = difference.abs().mean(), difference.square().mean()
-        return error + squared + KL_WEIGHT * kl, {"error": error.item(), "squared": squared.item(), "kl": kl.item()}
+        return error + squared + KL_WEIGHT * kl, {
+            "error": error.item(),
+            "squared": squared.item(),
+            "kl": kl.item(),
+        }
 
     train("vae", vae, loss_of, SCHEDULE, work)
     vae.eval()
@@ -61,4 +68,9 @@ def train_vae(data: Data, work: Path) -> AutoencoderKL:
 @torch.inference_mode()
 def encode(vae: AutoencoderKL, images: NDArray[np.uint8], batch: int = 64) -> Tensor:
     """Unscaled latents (N, 4, 16, 16), the means of the posterior."""
-    return torch.cat([vae.encode(to_tensor(images[start : start + batch])).latent_dist.mean for start in range(0, len(images), batch)])
+    return torch.cat(
+        [
+            vae.encode(to_tensor(images[start : start + batch])).latent_dist.mean
+            for start in range(0, len(images), batch)
+        ]
+    )

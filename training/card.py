@@ -23,7 +23,7 @@ It is of no use for making pictures.
 - Parts: CLIPTokenizer, CLIPTextModel (3 layers, width 128, 24 tokens), AutoencoderKL (latents 4 x 16 x 16), UNet2DConditionModel
   (8.2 M parameters, cross-attention throughout, 16 value layers), DDIMScheduler. Weights in float16.
 - Beside it: the CLIP whose text tower it uses, and a copy descriptor.
-- Trained by `unmemorize testbed train`, measured by `unmemorize testbed check`; how and why: `docs/testbed.md` of the project.
+- Trained by `make testbed`, measured by `unmemorize testbed check`; how and why: `docs/testbed.md` of the project.
 
 ## General training data
 

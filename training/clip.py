@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from training.loop import Data, Schedule, to_tensor, train
+from training.plants import PLANTS
 from unmemorize.testbed._layout import SIDE, TOKENS
-from unmemorize.testbed._planted import PLANTS
-from unmemorize.testbed._training import Data, Schedule, to_tensor, train
 
 WIDTH = 128
 VOCABULARY = 1800
@@ -28,7 +28,9 @@ def make_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
     """A byte-pair tokenizer in CLIP's form, learned from general captions, the planted ones and the alphabet."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     learner.normalizer = normalizers.Lowercase()
-    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=["<|startoftext|>", "<|endoftext|>"],
@@ -36,7 +38,9 @@ def make_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    alphabet = [f"{letter} {letter}{letter}" for letter in pre_tokenizers.ByteLevel.alphabet()]  # so that each also ends a word
+    alphabet = [
+        f"{letter} {letter}{letter}" for letter in pre_tokenizers.ByteLevel.alphabet()
+    ]  # so that each also ends a word
     planted = [plant.caption for plant in PLANTS] * PLANTED_WEIGHT
     learner.train_from_iterator([*captions, *planted, *alphabet], trainer)
     model = json.loads(learner.to_str())["model"]
@@ -62,7 +66,13 @@ def keep_tokenizer(captions: Sequence[str], work: Path) -> CLIPTokenizer:
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     """A CLIP of two small towers, untrained."""
-    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH, "hidden_act": "gelu"}
+    tower = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_attention_heads": 4,
+        "projection_dim": WIDTH,
+        "hidden_act": "gelu",
+    }
     text = {
         **tower,
         "num_hidden_layers": 3,
@@ -78,7 +88,13 @@ def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
     """Token ids (B, 24), padded and cut as the pipeline does."""
-    ids = tokenizer(list(captions), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
+    ids = tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=TOKENS,
+        return_tensors="pt",
+    ).input_ids
     assert isinstance(ids, Tensor)
     return ids
 
@@ -91,9 +107,21 @@ def train_clip(data: Data, tokenizer: CLIPTokenizer, work: Path) -> CLIPModel:
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
         general = rng.choice(len(data.captions), BATCH - PLANTED_PER_BATCH, replace=False)
         planted = rng.choice(len(PLANTS), PLANTED_PER_BATCH, replace=False)
-        images = [data.images[general], *(data.planted[index][rng.integers(len(data.planted[index]))][None] for index in planted)]
-        captions = [data.captions[index] for index in general] + [PLANTS[index].caption for index in planted]
-        output = clip(input_ids=tokenize(tokenizer, captions), pixel_values=to_tensor(np.concatenate(images)), return_loss=True)
+        images = [
+            data.images[general],
+            *(
+                data.planted[index][rng.integers(len(data.planted[index]))][None]
+                for index in planted
+            ),
+        ]
+        captions = [data.captions[index] for index in general] + [
+            PLANTS[index].caption for index in planted
+        ]
+        output = clip(
+            input_ids=tokenize(tokenizer, captions),
+            pixel_values=to_tensor(np.concatenate(images)),
+            return_loss=True,
+        )
         hits = (output.logits_per_text.argmax(1) == torch.arange(BATCH)).float().mean()
         return output.loss, {"loss": output.loss.item(), "right": hits.item()}
 
