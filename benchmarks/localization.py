@@ -81,7 +81,7 @@ def write(report: dict[str, Any], output: Path | None) -> None:
 
 
 def without_floor(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if not row["floor"]] or rows
+    return [row for row in rows if not row["theta_exhausted"]] or rows
 
 
 def bundled(
@@ -159,13 +159,13 @@ def compare(
             "minimal": found.minimal,
             "below": found.score is not None
             and found.threshold is not None
-            and (found.score < found.threshold or bool(found.floor)),
+            and (found.score < found.threshold or bool(found.theta_exhausted)),
             "theta": found.theta,
             "recorded MiB": found.recorded_bytes / 1024**2,
             **{f"{stage} samples": spent.work for stage, spent in found.spent.items()},
             **{f"{stage} seconds": spent.seconds for stage, spent in found.spent.items()},
         }
-        row["floor"] = found.floor
+        row["theta_exhausted"] = found.theta_exhausted
     return row
 
 
@@ -390,7 +390,7 @@ def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str, bool], list[dict
     """Rows by kind, by how the prompt was planted, and by whether theta reached its floor."""
     groups: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["kind"], row["mode"], row["floor"]), []).append(row)
+        groups.setdefault((row["kind"], row["mode"], row["theta_exhausted"]), []).append(row)
     return groups
 
 

@@ -27,7 +27,7 @@ Rows = list[dict[str, Any]]
 def main(measured: Path, page: Path) -> None:
     report = json.loads(measured.read_text(encoding="utf-8"))
     for row in report["bundled"]:
-        row["floor"] = bool(row["floor"])
+        row["theta_exhausted"] = bool(row["theta_exhausted"])
     pictures = page.parent / "images"
     for name, draw in {
         "stages": stages,

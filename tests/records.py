@@ -18,7 +18,7 @@ def localization(prompt: str, group: str, score: float, neurons: Neurons | None)
         score=score,
         mean=score,
         tau=0.4,
-        kept=(0, 1) if neurons else (),
+        memorized_seeds=(0, 1) if neurons else (),
         seeds=10,
         evaluations=10,
         seconds=0.1,
@@ -46,7 +46,7 @@ def localization(prompt: str, group: str, score: float, neurons: Neurons | None)
         threshold=0.3,
         theta=5.0,
         top_k=0,
-        floor=False,
+        theta_exhausted=False,
         z_scores=z_scores,
         trials={
             "selection": (Trial(len(neurons), 0.2, True),),

@@ -18,8 +18,8 @@ from .export import bake, export_lora, export_single_file
 from .generation import GenerationSettings, generate
 from .localization import Localization, LocalizationSettings, localize
 from .metrics import BundledDescriptor, ClipAlignment, FileDescriptor
-from .neurons import NeuronFile, Neurons, apply, random_control, remove, switched_off
-from .pipelines import Model, load_pipeline, name_value_layers
+from .neurons import NeuronFile, Neurons, random_control, switch_off, switch_on, switched_off
+from .pipelines import Model, load_pipeline
 from .report import write_report
 from .runs import Run
 from .statistics import Statistics, compute_statistics
@@ -51,7 +51,6 @@ __all__ = [
     "Threshold",
     "ThresholdError",
     "UnmemorizeError",
-    "apply",
     "bake",
     "calibrate_threshold",
     "compute_statistics",
@@ -62,10 +61,10 @@ __all__ = [
     "iter_prompts",
     "load_pipeline",
     "localize",
-    "name_value_layers",
     "random_control",
     "read_prompts",
-    "remove",
+    "switch_off",
+    "switch_on",
     "switched_off",
     "testbed",
     "write_report",

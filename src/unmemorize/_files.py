@@ -11,12 +11,15 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+import msgspec
 from safetensors.torch import save
 from torch import Tensor
 
 from unmemorize._errors import UnmemorizeError
+
+Record = TypeVar("Record")
 
 _LARGEST = 256 * 1024**2
 """Bytes, far more than any file that is read at once has."""
@@ -156,6 +159,47 @@ def parse_json(text: bytes | str, error: type[UnmemorizeError], problem: str) ->
     if not isinstance(value, dict):
         raise error(f"{problem} (it holds a {type(value).__name__}, not an object). Make it again.")
     return value
+
+
+def to_json(record: Any) -> Any:
+    """Turn a typed record into plain JSON values; types of ours say how by ``to_json``.
+
+    Args:
+        record: a dataclass instance of standard types, or of types with a method ``to_json``.
+    """
+    return msgspec.to_builtins(record, enc_hook=_encoded)
+
+
+def from_json(
+    cls: type[Record], value: Any, error: type[UnmemorizeError], problem: str, way_out: str
+) -> Record:
+    """Make a typed record from plain JSON values, checked field by field.
+
+    Args:
+        cls: a dataclass. Fields of types with a class method ``from_json`` are made by that.
+        value: what `to_json` returned.
+        error, problem, way_out: what is raised where a value is missing, unknown or of another
+            type, what the message begins with, and how it ends.
+
+    Raises:
+        UnmemorizeError: the given ``error``.
+    """
+    try:
+        return msgspec.convert(value, cls, dec_hook=_decoded)
+    except (msgspec.ValidationError, UnmemorizeError) as reason:
+        raise error(f"{problem} ({reason}). {way_out}") from reason
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return value.to_json()
+
+
+def _decoded(cls: Any, value: Any) -> Any:
+    if cls is Path:
+        return Path(value)
+    return cls.from_json(value)
 
 
 def hash_texts(texts: Iterable[str]) -> str:

@@ -138,7 +138,7 @@ def test_on_a_model_the_guarantee_holds_by_whole_forwards(planted: DiffusionPipe
     model = Model(planted)
     assert found.detection is not None
     probe = make_probe(model, model.encode([PLANTED_PROMPT]), noise).keep(
-        list(found.detection.kept)
+        list(found.detection.memorized_seeds)
     )
     unblocked = noise_differences(model, probe)
 

@@ -43,7 +43,7 @@ class Case:
         kept: tuple[int, ...] = (0, 2, 3, 5),
     ) -> None:
         noise = NoiseSettings(seeds=SEEDS, guidance=guidance)
-        self.pipe, self.model, self.kept, self.guidance, self.criterion = (
+        self.pipe, self.model, self.memorized_seeds, self.guidance, self.criterion = (
             pipe,
             Model(pipe),
             list(kept),
@@ -65,11 +65,11 @@ class Case:
 
     def scores(self, off: Neurons) -> Tensor:
         with switched_off(self.pipe, off):
-            blocked = noise_differences(self.model, self.probe, self.guidance)[self.kept]
+            blocked = noise_differences(self.model, self.probe, self.guidance)[self.memorized_seeds]
         return (
             pairs_of(pairwise_similarity(blocked))
             if self.criterion == "seeds"
-            else similarity(self.unblocked[self.kept], blocked)
+            else similarity(self.unblocked[self.memorized_seeds], blocked)
         )
 
     def score(self, off: Neurons) -> float:
@@ -110,7 +110,7 @@ def test_scores_are_those_of_whole_forwards(
 
 
 def test_replaying_is_exact_to_the_last_bit(planted: DiffusionPipeline) -> None:
-    case = Case(planted, "unblocked", kept=tuple(range(SEEDS)))
+    case = Case(planted, "unblocked", memorized_seeds=tuple(range(SEEDS)))
     for path in case.layers:
         off = Neurons({path: [0, 1]})
         with switched_off(planted, off):
@@ -182,11 +182,11 @@ def test_effects_are_finite_differences(planted: DiffusionPipeline, criterion: C
                 switched_off(planted, rest),
                 switched_off(planted, Neurons.of([neuron]), scale=scale),
             ):
-                blocked = noise_differences(case.model, case.probe)[case.kept].double()
+                blocked = noise_differences(case.model, case.probe)[case.memorized_seeds].double()
             scores = (
                 pairs_of(pairwise_similarity(blocked))
                 if criterion == "seeds"
-                else similarity(case.unblocked[case.kept], blocked)
+                else similarity(case.unblocked[case.memorized_seeds], blocked)
             )
             moved.append(float(scores.double().mean()))
         slope = (moved[0] - moved[1]) / (2 * step)
@@ -240,7 +240,7 @@ def test_recordings_for_one_set_only_where_two_are_too_many(
 ) -> None:
     size = Case(planted, "unblocked").prefixes.bytes
     monkeypatch.setattr("unmemorize.localization._prefixes.LARGEST", int(1.5 * size))
-    case = Case(planted, "unblocked", kept=tuple(range(SEEDS)))
+    case = Case(planted, "unblocked", memorized_seeds=tuple(range(SEEDS)))
     for off in case.random_sets(3):
         assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
     assert case.prefixes.bytes == size

@@ -156,7 +156,7 @@ def test_selection_and_refinement_against_brute_force(
         if max(float(matrix[seed, other]) for other in range(3) if other != seed) > filtering
     )
     assert found.detection is not None
-    assert found.detection.kept == kept
+    assert found.detection.memorized_seeds == kept
     assert kept
 
     @cache
@@ -166,7 +166,7 @@ def test_selection_and_refinement_against_brute_force(
     def score(off: frozenset[int]) -> float:
         return max(seedwise(off))
 
-    thetas = [2.0, 1.5] if protocol == "upstream" else [2.0, 1.5, 1.0]
+    thetas = [2.0, 1.5] if protocol == "published" else [2.0, 1.5, 1.0]
     if not settings.use_theta:
         thetas = [
             2.0 - 0.5 * step for step in range(len(z) + (protocol == "paper") - settings.top_k)
@@ -180,7 +180,11 @@ def test_selection_and_refinement_against_brute_force(
         if score(initial) <= change.get("initial_threshold", tau):
             break
     floor = score(initial) > change.get("initial_threshold", tau)
-    assert (found.floor, found.theta, found.top_k) == (floor, theta, settings.top_k + step)
+    assert (found.theta_exhausted, found.theta, found.top_k) == (
+        floor,
+        theta,
+        settings.top_k + step,
+    )
     assert set(found.initial) == {(LAYERS[0], index) for index in initial}
     limit = score(initial) if floor else change.get("refinement_threshold", tau)
 

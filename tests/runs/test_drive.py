@@ -218,7 +218,7 @@ def test_detection_does_not_depend_on_batch_or_parts(
     assert {detection.memorized for detection in found[1]} == {False, True}
     for batch in (4, 16):
         for one, other in zip(found[1], found[batch], strict=True):
-            assert one.kept == other.kept
+            assert one.memorized_seeds == other.memorized_seeds
             assert one.score == pytest.approx(other.score, abs=1e-5)
 
 

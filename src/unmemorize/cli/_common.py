@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
-
 from unmemorize import testbed
 from unmemorize._errors import PromptError, RunError, ThresholdError
 from unmemorize._prompts import Prompt, iter_prompts
@@ -19,13 +17,13 @@ from unmemorize.report import Truth
 from unmemorize.runs import Run, Tally
 
 
-def is_bundled(pipe: DiffusionPipeline) -> bool:
+def is_bundled(pipe: Model) -> bool:
     """Whether a pipeline was loaded from the bundled model."""
-    return Path(pipe.config.get("_name_or_path") or "") == testbed.path()
+    return Path(pipe.pipe.config.get("_name_or_path") or "") == testbed.path()
 
 
 def stream_or_default(
-    pipe: DiffusionPipeline, path: Path | None, default: Callable[[], Iterable[Prompt]]
+    pipe: Model, path: Path | None, default: Callable[[], Iterable[Prompt]]
 ) -> Iterable[Prompt]:
     """The prompts of a file one by one, or for the bundled model its own.
 
@@ -40,7 +38,7 @@ def stream_or_default(
 
 
 def file_or_default(
-    pipe: DiffusionPipeline, path: Path | None, default: Callable[[], Path], option: str
+    pipe: Model, path: Path | None, default: Callable[[], Path], option: str
 ) -> Path:
     """A file given by an option, or for the bundled model its own.
 
@@ -57,7 +55,7 @@ def file_or_default(
 
 
 def threshold_of(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     path: Path | None,
     tau: float | None,
     *,
@@ -78,14 +76,14 @@ def threshold_of(
             raise ThresholdError("both --tau and --threshold are given. Use one of them.")
         return Threshold.given(pipe, tau, NoiseSettings(**given))
     threshold = Threshold.load(file_or_default(pipe, path, testbed.threshold_path, "threshold"))
-    threshold.check(Model(pipe), replace(threshold.settings, **given))
+    threshold.check(pipe, replace(threshold.settings, **given))
     return threshold
 
 
 def is_run_of_bundled(run: Run) -> bool:
     """Whether a run is one of the bundled model."""
     return bool(
-        run.config.get("fingerprint") == Threshold.load(testbed.threshold_path()).fingerprint
+        run.manifest.inputs.fingerprint == Threshold.load(testbed.threshold_path()).fingerprint
     )
 
 

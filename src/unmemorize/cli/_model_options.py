@@ -65,16 +65,16 @@ def _loading_options(
     ] = None,
 ) -> Any:
     # imported when they are used, since diffusers takes seconds, and the page is to open before
-    from unmemorize.pipelines import load_pipeline, name_value_layers
+    from unmemorize.pipelines import Model
 
-    name_value_layers(value_layers)
-    return load_pipeline(
+    return Model.load(
         model,
         device=device,
         dtype=dtype,
         revision=revision,
         variant=variant,
         local_files_only=local_files_only,
+        value_layers=value_layers,
     )
 
 

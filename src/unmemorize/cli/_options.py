@@ -49,7 +49,7 @@ SeedOption = Annotated[
 ProtocolOption = Annotated[
     Protocol | None,
     typer.Option(
-        help="Which of the first two timesteps is evaluated. [default: as calibrated; upstream]",
+        help="Which of the first two timesteps is evaluated. [default: as calibrated; published]",
         show_default=False,
     ),
 ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
-
 from unmemorize import testbed
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import file_or_default, is_bundled, stream_or_default
@@ -13,12 +11,13 @@ from unmemorize.detection import Threshold
 from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, FileDescriptor
+from unmemorize.pipelines import Model
 from unmemorize.statistics import Statistics
 from unmemorize.ui._studio import Studio
 
 
 def open_studio(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     *,
     prompts: Path | None,
     statistics: Path | None,

@@ -12,16 +12,17 @@ from unmemorize._prompts import Prompt
 from unmemorize.cli._common import known_neurons, tell_of_the_rest
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._summary import evaluate_and_print
-from unmemorize.detection import Threshold, calibrate_threshold
+from unmemorize.detection import Calibration, Threshold, calibrate_threshold
+from unmemorize.engines import Execution
 from unmemorize.generation import GenerationSettings, ImageSet, NeuronSet, generate_all
 from unmemorize.localization import (
+    LocalizationRun,
     LocalizationSettings,
-    localization_config,
     localize_all,
     save_neurons,
 )
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
-from unmemorize.pipelines import Model, load_pipeline
+from unmemorize.pipelines import Model
 from unmemorize.report import write_report
 from unmemorize.runs import open_run
 from unmemorize.statistics import Statistics, compute_statistics
@@ -52,7 +53,7 @@ def command(
     controls. Some minutes on two cores. Ends with a table and a report.
     """
     began = time.perf_counter()
-    pipe = load_pipeline("testbed")
+    pipe = Model.load("testbed")
     memorized = [entry.prompt for entry in testbed.planted()]
     prompts = [
         *memorized,
@@ -61,10 +62,15 @@ def command(
     own = testbed.defaults()
     if full:
         with progress_bar("statistics") as progress:
-            statistics = compute_statistics(pipe, testbed.captions("train"), progress=progress)
+            statistics = compute_statistics(
+                pipe, testbed.captions("train"), execution=Execution(progress=progress)
+            )
         with progress_bar("threshold") as progress:
             threshold = calibrate_threshold(
-                pipe, testbed.captions("calibration"), reduction=own["reduction"], progress=progress
+                pipe,
+                testbed.captions("calibration"),
+                calibration=Calibration(reduction=own["reduction"]),
+                execution=Execution(progress=progress),
             )
     else:
         statistics, threshold = (
@@ -72,12 +78,7 @@ def command(
             Threshold.load(testbed.threshold_path()),
         )
     settings = LocalizationSettings(noise=threshold.settings, criterion=own["criterion"])
-    model = Model(pipe)
-    config = {
-        "command": "demo",
-        "full": full,
-        **localization_config(model, settings, statistics, threshold),
-    }
+    config = LocalizationRun.of(pipe, settings, statistics, threshold)
     folder = open_run(run, pipe, prompts, config)
     with progress_bar("localize") as progress:
         tallies = [
@@ -87,10 +88,10 @@ def command(
                 statistics=statistics,
                 threshold=threshold,
                 settings=settings,
-                progress=progress,
+                execution=Execution(progress=progress),
             )
         ]
-    save_neurons(folder, model, threshold, settings)
+    save_neurons(folder, pipe, threshold, settings)
     generation = GenerationSettings(
         images=images, steps=own["steps"], guidance=own["guidance"], batch=16
     )
@@ -102,7 +103,7 @@ def command(
                     pipe,
                     ImageSet(neurons=NeuronSet.parse(name)),
                     generation,
-                    progress=progress,
+                    execution=Execution(progress=progress),
                 )
             )
     evaluate_and_print(folder, descriptor=BundledDescriptor(), alignment=ClipAlignment())

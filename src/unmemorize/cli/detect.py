@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from unmemorize import testbed
@@ -32,13 +31,15 @@ from unmemorize.cli._options import (
 from unmemorize.cli._profile import ProfileOption, profile_detections
 from unmemorize.detection import (
     Detection,
+    DetectionRun,
     Threshold,
     detect_all,
     read_detections,
     write_detections_csv,
 )
-from unmemorize.engines import Engine
+from unmemorize.engines import Engine, Execution
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr
+from unmemorize.pipelines import Model
 from unmemorize.runs import Run, open_run
 
 _SHOWN = 40
@@ -47,7 +48,7 @@ _SHOWN = 40
 @takes_engine
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     engine: Engine,
     run: RunOption,
     prompts: PromptsOption = None,
@@ -96,13 +97,7 @@ def command(
     limit = threshold_of(
         pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance
     )
-    config = {
-        "command": "detect",
-        "tau": limit.tau,
-        "threshold_prompts": limit.prompts,
-        "noise": asdict(limit.settings),
-        "cascade": asdict(limit.cascade) if cascade and limit.cascade else None,
-    }
+    config = DetectionRun.of(limit, cascade=cascade)
     folder = open_run(run, pipe, given, config, new=new_run)
     with progress_bar("detect") as progress:
         tally = detect_all(
@@ -111,9 +106,7 @@ def command(
             limit,
             cascade=cascade,
             batch=batch,
-            engine=engine,
-            shard=shard,
-            progress=progress,
+            execution=Execution(engine=engine, shard=shard, progress=progress),
         )
     if tally.complete or shard is None:
         _show(folder, limit, cascade)

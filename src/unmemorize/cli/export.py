@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from diffusers import DiffusionPipeline
 
 from unmemorize.cli._console import console
 from unmemorize.cli._model_options import takes_model
@@ -54,7 +53,7 @@ LicenseOption = Annotated[
 @app.command()
 @takes_model
 def checkpoint(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     neurons: NeuronsArgument,
     output: Annotated[
         Path,
@@ -70,7 +69,7 @@ def checkpoint(
     given = NeuronFile.load(neurons)
     card = model_card(
         given,
-        base=folder_of(Model(pipe)),
+        base=folder_of(pipe),
         run=Run.load(run) if run else None,
         license_name=license_name,
     )
@@ -80,7 +79,7 @@ def checkpoint(
 @app.command("single-file")
 @takes_model
 def single_file(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     neurons: NeuronsArgument,
     base: Annotated[
         Path,
@@ -102,7 +101,7 @@ def single_file(
 @app.command()
 @takes_model
 def lora(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     neurons: NeuronsArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.", show_default=False)],
     layout: Annotated[
@@ -116,7 +115,7 @@ def lora(
     given = NeuronFile.load(neurons)
     card = model_card(
         given,
-        base=folder_of(Model(pipe)),
+        base=folder_of(pipe),
         run=Run.load(run) if run else None,
         lora=True,
         license_name=license_name,

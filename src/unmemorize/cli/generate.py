@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from diffusers import DiffusionPipeline
 
 from unmemorize import testbed
 from unmemorize._prompts import Kind, read_prompts
@@ -12,8 +11,9 @@ from unmemorize.cli._common import is_bundled, tell_of_the_rest
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._model_options import takes_model
 from unmemorize.cli._options import RunArgument, ShardOption, takes_engine
-from unmemorize.engines import Engine
+from unmemorize.engines import Engine, Execution
 from unmemorize.generation import GenerationSettings, ImageFormat, ImageSet, NeuronSet, generate_all
+from unmemorize.pipelines import Model
 from unmemorize.runs import Run
 
 _DEFAULTS = GenerationSettings()
@@ -22,7 +22,7 @@ _DEFAULTS = GenerationSettings()
 @takes_engine
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     engine: Engine,
     run: RunArgument,
     neurons: Annotated[
@@ -91,7 +91,11 @@ def command(
         with progress_bar(f"generate {asked.name(scale)}") as progress:
             tallies.append(
                 generate_all(
-                    folder, pipe, asked, settings, engine=engine, shard=shard, progress=progress
+                    folder,
+                    pipe,
+                    asked,
+                    settings,
+                    execution=Execution(engine=engine, shard=shard, progress=progress),
                 )
             )
         console.print(f"{chosen.name}: {tallies[-1].run.folder}")

@@ -10,7 +10,7 @@ from unmemorize._prompts import read_prompts
 from unmemorize.cli._console import console
 from unmemorize.export import import_results, read_statistics
 from unmemorize.localization import read_localizations
-from unmemorize.pipelines import Model, load_pipeline
+from unmemorize.pipelines import Model
 
 
 def command(
@@ -53,7 +53,7 @@ def command(
 
     The files name no weights. With --model they are bound to that model; without, they are taken for any model with the same layers.
     """
-    bound = Model(load_pipeline(model)) if model else None
+    bound = Model.load(model) if model else None
     if file.suffix in (".pt", ".pth"):
         statistics = read_statistics(file, bound, count=count)
         statistics.save(output)

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from unmemorize import testbed
@@ -33,12 +32,12 @@ from unmemorize.cli._options import (
     takes_engine,
 )
 from unmemorize.cli._profile import ProfileOption, profile_localizations
-from unmemorize.engines import Engine
+from unmemorize.engines import Engine, Execution
 from unmemorize.localization import (
     Criterion,
+    LocalizationRun,
     LocalizationSettings,
     RefinementMethod,
-    localization_config,
     localize_all,
     save_neurons,
     stream_localizations,
@@ -54,7 +53,7 @@ _DEFAULTS = LocalizationSettings()
 @takes_engine
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     engine: Engine,
     run: RunOption,
     prompts: PromptsOption = None,
@@ -167,8 +166,7 @@ def command(
         refinement_threshold=refinement_threshold,
         relative_threshold=relative_threshold,
     )
-    model = Model(pipe)
-    config = {"command": "localize", **localization_config(model, settings, measured, limit)}
+    config = LocalizationRun.of(pipe, settings, measured, limit)
     folder = open_run(run, pipe, given, config, new=new_run)
     with progress_bar("localize") as progress:
         tally = localize_all(
@@ -177,12 +175,10 @@ def command(
             statistics=measured,
             threshold=limit,
             settings=settings,
-            engine=engine,
-            shard=shard,
-            progress=progress,
+            execution=Execution(engine=engine, shard=shard, progress=progress),
         )
     if tally.done:
-        _show(folder, save_neurons(folder, model, limit, settings))
+        _show(folder, save_neurons(folder, pipe, limit, settings))
         if profile:
             profile_localizations(list(stream_localizations(folder)))
     tell_of_the_rest(tally)
@@ -196,7 +192,7 @@ def _show(run: Run, together: NeuronFile) -> None:
             table.add_row(
                 *sizes,
                 f"{record.score:.3f}",
-                "floor" if record.floor else "",
+                "floor" if record.theta_exhausted else "",
                 record.group,
                 record.prompt,
             )

@@ -1,11 +1,11 @@
 """The command ``statistics``."""
 
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from diffusers import DiffusionPipeline
 
 from unmemorize import testbed
 from unmemorize._errors import PromptError
@@ -14,14 +14,15 @@ from unmemorize.cli._common import is_bundled
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._model_options import PromptsOption, takes_model
 from unmemorize.cli._options import takes_engine
-from unmemorize.engines import Engine, Shard
+from unmemorize.engines import Engine, Execution, Shard
+from unmemorize.pipelines import Model
 from unmemorize.statistics import compute_statistics
 
 
 @takes_engine
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     engine: Engine,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where to write them (.safetensors).")
@@ -62,8 +63,13 @@ def command(
     partial = output.with_name(f".{output.name}.partial")
     with progress_bar("statistics") as progress:
         statistics = compute_statistics(
-            pipe, given, batch=batch, raw=raw, partial=partial, engine=engine, progress=progress
+            pipe,
+            given,
+            batch=batch,
+            raw=raw,
+            folder=partial,
+            execution=Execution(engine=engine, progress=progress),
         )
     statistics.save(output)
-    partial.unlink(missing_ok=True)
+    shutil.rmtree(partial)
     console.print(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")

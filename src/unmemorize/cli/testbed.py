@@ -10,7 +10,7 @@ from unmemorize import testbed as assets
 from unmemorize._errors import TestbedError
 from unmemorize._files import atomic_write
 from unmemorize.cli._console import console, progress_bar
-from unmemorize.pipelines import load_pipeline
+from unmemorize.pipelines import Model
 from unmemorize.testbed._calibrate import calibrate as run_calibration
 from unmemorize.testbed._check import check as run_check
 
@@ -25,7 +25,7 @@ app = typer.Typer(
 def check() -> None:
     """Measure what the bundled model must show, beside what is required; exit code 1 when something fails. Some minutes."""
     with progress_bar("check") as progress:
-        findings = run_check(load_pipeline("testbed", device="cpu"), progress=progress)
+        findings = run_check(Model.load("testbed", device="cpu"), progress=progress)
     table = Table("", "measured", "required", "", "on", pad_edge=False)
     for finding in findings:
         verdict = "" if finding.required is None else "ok" if finding.passed else "FAILS"
@@ -41,7 +41,7 @@ def check() -> None:
 def calibrate() -> None:
     """Make the statistics, the threshold and the defaults of the bundled model again, in the package."""
     with progress_bar("calibrate") as progress:
-        run_calibration(load_pipeline("testbed", device="cpu"), progress=progress)
+        run_calibration(Model.load("testbed", device="cpu"), progress=progress)
 
 
 @app.command()

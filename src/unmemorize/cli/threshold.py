@@ -1,12 +1,10 @@
 """The command ``threshold``."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from diffusers import DiffusionPipeline
 
 from unmemorize import testbed
 from unmemorize._errors import ThresholdError
@@ -16,10 +14,10 @@ from unmemorize.cli._common import is_bundled, stream_or_default
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._model_options import PromptsOption, takes_model
 from unmemorize.cli._options import takes_engine
-from unmemorize.detection import Calibration, NoiseSettings, Protocol, calibrate_in
-from unmemorize.engines import Engine
+from unmemorize.detection import Calibration, NoiseSettings, Protocol, calibrate_threshold
+from unmemorize.engines import Engine, Execution
+from unmemorize.pipelines import Model
 from unmemorize.report import plot_threshold
-from unmemorize.runs import open_run
 
 _DEFAULTS = NoiseSettings()
 
@@ -27,7 +25,7 @@ _DEFAULTS = NoiseSettings()
 @takes_engine
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     engine: Engine,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it (.json).")],
     prompts: PromptsOption = None,
@@ -70,15 +68,17 @@ def command(
     settings = NoiseSettings(seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
     calibration = Calibration(reduction=chosen, deviations=deviations, max_fpr=max_fpr)
     partial = output.with_name(f".{output.name}.partial")
-    folder = open_run(
-        partial, pipe, given, {"command": "threshold", "noise": asdict(settings)}, new=True
-    )
     with progress_bar("threshold") as progress:
-        threshold = calibrate_in(
-            folder, pipe, calibration, settings, engine=engine, progress=progress
+        threshold = calibrate_threshold(
+            pipe,
+            given,
+            settings=settings,
+            calibration=calibration,
+            folder=partial,
+            execution=Execution(engine=engine, progress=progress),
         )
     threshold.save(output)
-    shutil.rmtree(folder.folder)
+    shutil.rmtree(partial)
     picture = output.with_suffix(".png")
     atomic_write(picture, plot_threshold(threshold), ThresholdError)
     made = (

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from unmemorize._errors import ExportError
@@ -17,7 +16,7 @@ from unmemorize.pipelines import Model
 
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     artefact: Annotated[
         Path,
         typer.Argument(
@@ -38,7 +37,7 @@ def command(
     Exit code 1 when an edited folder differs from its base in anything but the rows of its neurons, or these have not the values that they
     should.
     """
-    base = Model(pipe)
+    base = pipe
     if artefact.suffix == ".safetensors":
         console.print(
             f"{artefact}: switches {len(verify_lora(artefact, pipe).neurons)} neurons of {base.name} off, and does nothing else"

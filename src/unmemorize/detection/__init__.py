@@ -1,6 +1,7 @@
 """Step 2: noise differences, thresholds and their calibration, detectors."""
 
 from unmemorize.detection._calibration import Calibration, calibrate_threshold
+from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._detect import detect, detect_prompts, detection_of
 from unmemorize.detection._noise import (
     NoiseSettings,
@@ -12,7 +13,7 @@ from unmemorize.detection._noise import (
 from unmemorize.detection._records import Detection
 from unmemorize.detection._runs import (
     DETECTIONS,
-    calibrate_in,
+    DetectionRun,
     detect_all,
     read_detections,
     write_detections_csv,
@@ -23,12 +24,13 @@ from unmemorize.detection._threshold import Threshold
 __all__ = [
     "DETECTIONS",
     "Calibration",
+    "Cascade",
     "Detection",
+    "DetectionRun",
     "NoiseSettings",
     "Probe",
     "Protocol",
     "Threshold",
-    "calibrate_in",
     "calibrate_threshold",
     "detect",
     "detect_all",

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from unmemorize._errors import ThresholdError
 from unmemorize._files import hash_texts
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._noise import (
@@ -25,9 +25,10 @@ from unmemorize.detection._noise import (
 )
 from unmemorize.detection._similarity import kernel_size, pairs_of, pairwise_similarity
 from unmemorize.detection._threshold import Threshold
-from unmemorize.engines import Engine, Failed, Finished, InProcess, Work, units_of
-from unmemorize.neurons import refuse_applied
+from unmemorize.engines import Execution, Finished, UnitFunction
+from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model
+from unmemorize.runs import drive, given_or_temporary, open_run, prompt_count, stream_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,15 @@ class Calibration:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRun:
+    """What determines the similarities of a calibration, besides the model and the prompts."""
+
+    kind: ClassVar[str] = "calibration"
+
+    noise: NoiseSettings
+
+
 @dataclass(frozen=True)
 class CalibrationTask:
     """The similarities between the seeds of a prompt as a `Task`."""
@@ -106,12 +116,10 @@ class CalibrationTask:
     kind: str = "similarities"
     size: int = 1
 
-    def prepare(self, pipe: DiffusionPipeline) -> Work:
+    def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
-        model = Model(pipe)
-        refuse_applied(pipe)
-        if self.settings.guidance:
-            model.encode_empty()  # refuses pipelines without guidance
+        refuse_switched_off(model)
+        model.guidance(self.settings.guidance)  # refuses pipelines without guidance
 
         def work(texts: Sequence[str]) -> list[Finished]:
             return [
@@ -125,52 +133,47 @@ class CalibrationTask:
 def similarities(model: Model, text: str, settings: NoiseSettings) -> Tensor:
     """The similarity of each pair of seeds of a prompt, float64, in the order of `pairs_of`."""
     probe = make_probe(model, model.encode([text]), settings)
-    return pairs_of(
-        pairwise_similarity(noise_differences(model, probe, settings.guidance)).double()
-    )
+    return pairs_of(pairwise_similarity(noise_differences(model, probe)).double())
 
 
 def calibrate_threshold(
-    pipe: DiffusionPipeline,
+    pipe: DiffusionPipeline | Model,
     prompts: Iterable[str | Prompt],
     *,
     settings: NoiseSettings | None = None,
-    reduction: Literal["pairs", "prompts"] = "pairs",
-    deviations: float = 1.0,
-    max_fpr: float | None = None,
-    engine: Engine | None = None,
-    progress: Progress = silent,
+    calibration: Calibration | None = None,
+    folder: str | Path | None = None,
+    execution: Execution | None = None,
 ) -> Threshold:
-    """Calibrate on unmemorized prompts: tau = mean + ``deviations`` standard deviations of the similarity between seeds.
+    """Calibrate the threshold on prompts that are not memorized.
 
     Args:
         pipe: a loaded pipeline.
-        prompts: unmemorized prompts, at least two, that the statistics need not have seen.
-        settings: of the noise differences.
-        reduction, deviations, max_fpr: see `Calibration`.
-        engine: who works; by default this process.
-        progress: called after each prompt.
+        prompts: at least two unmemorized prompts, which the statistics need not have seen.
+        settings: how noise differences are made.
+        calibration: how tau follows from the similarities.
+        folder: a run folder in which an interrupted calibration is resumed. It stays; without one
+            a temporary folder is used.
+        execution: who does the work.
 
     Raises:
         ThresholdError: too few prompts, an unknown reduction, or a prompt fails.
+        RunError: the run folder holds another run or cannot be written.
     """
-    calibration = Calibration(reduction=reduction, deviations=deviations, max_fpr=max_fpr)
-    settings = settings or NoiseSettings()
-    texts = [prompt.text for prompt in as_prompts(prompts)]
-    calibration.check(len(texts))
-    pairs: dict[int, Any] = {}
-    for unit, (outcome,) in (engine or InProcess()).outcomes(
-        pipe, CalibrationTask(settings), units_of(enumerate(texts), 1)
-    ):
-        if isinstance(outcome, Failed):
+    model = Model.of(pipe)
+    settings, calibration = settings or NoiseSettings(), calibration or Calibration()
+    with given_or_temporary(folder) as place:
+        run = open_run(place, model, as_prompts(prompts), CalibrationRun(noise=settings))
+        calibration.check(prompt_count(run))
+        task, texts = CalibrationTask(settings), [prompt.text for prompt in stream_prompts(run)]
+        tally = drive(run, model, task, enumerate(texts), len(texts), execution)
+        for index, error in tally.failed.items():
             raise ThresholdError(
-                f"prompt {unit.items[0][:60]!r} fails ({outcome.error.rstrip('.')}). If it is that prompt, leave it out."
+                f"prompt {texts[index][:60]!r} fails ({error.rstrip('.')}). "
+                "If it is that prompt, leave it out."
             )
-        pairs[unit.number] = outcome.record["pairs"]
-        progress(len(pairs), len(texts))
-    return calibration.threshold(
-        Model(pipe), settings, texts, [pairs[number] for number in range(len(texts))]
-    )
+        pairs = [record["pairs"] for _, record in run.stream(task.kind)]
+    return calibration.threshold(model, settings, texts, pairs)
 
 
 def _matrices(pairs: Tensor, seeds: int) -> Tensor:

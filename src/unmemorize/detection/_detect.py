@@ -20,7 +20,7 @@ from unmemorize.pipelines import Model
 
 
 def detect(
-    pipe: DiffusionPipeline,
+    pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
     *,
     threshold: Threshold,
@@ -40,7 +40,9 @@ def detect(
         ThresholdError: the threshold belongs to another model or other settings, or has none for a cascade.
     """
     settings = settings or threshold.settings
-    return detect_prompts(Model(pipe), [as_prompt(prompt)], threshold, settings, cascade=cascade)[0]
+    return detect_prompts(
+        Model.of(pipe), [as_prompt(prompt)], threshold, settings, cascade=cascade
+    )[0]
 
 
 def detect_prompts(
@@ -72,11 +74,9 @@ def detect_prompts(
         for start in range(0, len(jobs), batch):
             places, chosen = (list(part) for part in zip(*jobs[start : start + batch], strict=True))
             part = Probe(
-                probe.latents[chosen], probe.timestep, probe.text.take(places), probe.empty
+                probe.latents[chosen], probe.timestep, probe.text.take(places), probe.guidance
             )
-            for place, difference in zip(
-                places, noise_differences(model, part, settings.guidance), strict=True
-            ):
+            for place, difference in zip(places, noise_differences(model, part), strict=True):
                 found[place].append(difference)
         for place in is_open:
             matrices[place] = pairwise_similarity(torch.stack(found[place]))
@@ -110,7 +110,7 @@ def detection_of(
         score=float(highest.max()),
         mean=float(pairs_of(matrix).mean()),
         tau=tau,
-        kept=tuple(sorted(order[place] for place in places)),
+        memorized_seeds=tuple(sorted(order[place] for place in places)),
         seeds=len(matrix),
         evaluations=evaluations,
         seconds=seconds,

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
-
-from unmemorize._errors import RunError
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +15,7 @@ class Detection:
         score: the highest similarity between two seeds.
         mean: the mean over all pairs of seeds.
         tau: the threshold of the score.
-        kept: the seeds whose highest similarity is above tau.
+        memorized_seeds: the seeds whose highest similarity is above tau.
         seeds: how many were compared; a cascade may stop early, and its scores are of fewer seeds then.
         evaluations: denoiser sample evaluations spent.
         seconds: wall time.
@@ -30,7 +26,7 @@ class Detection:
     score: float
     mean: float
     tau: float
-    kept: tuple[int, ...]
+    memorized_seeds: tuple[int, ...]
     seeds: int
     evaluations: int
     seconds: float
@@ -38,21 +34,4 @@ class Detection:
     @property
     def memorized(self) -> bool:
         """Whether at least one seed passes the filter."""
-        return bool(self.kept)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The record from its JSON object.
-
-        Raises:
-            RunError: a field is missing or unknown.
-        """
-        try:
-            return cls(**{**value, "kept": tuple(value["kept"])})
-        except (KeyError, TypeError) as problem:
-            raise RunError(
-                f"malformed detection record ({problem}). Run the command again in a new folder."
-            ) from problem
+        return bool(self.memorized_seeds)

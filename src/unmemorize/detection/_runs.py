@@ -7,23 +7,50 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from diffusers import DiffusionPipeline
-
-from unmemorize._errors import RunError, ThresholdError
-from unmemorize._files import atomic_file
-from unmemorize._progress import Progress, silent
+from unmemorize._errors import RunError
+from unmemorize._files import atomic_file, from_json, to_json
 from unmemorize._prompts import Prompt
-from unmemorize.detection._calibration import Calibration, CalibrationTask
+from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._detect import detect_prompts
 from unmemorize.detection._noise import NoiseSettings
 from unmemorize.detection._records import Detection
 from unmemorize.detection._threshold import Threshold
-from unmemorize.engines import Engine, Finished, Shard, Work
+from unmemorize.engines import Execution, Finished, UnitFunction
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, Tally, drive, prompt_count, stream_prompts
 
 DETECTIONS = "detections"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRun:
+    """What determines detections, besides the model and the prompts.
+
+    Args:
+        tau: the threshold.
+        threshold_prompts: a hash of the prompts it was calibrated on.
+        noise: how noise differences are made.
+        cascade: which seeds are looked at first and when to stop; None where all are.
+    """
+
+    kind: ClassVar[str] = "detection"
+
+    tau: float
+    threshold_prompts: str
+    noise: NoiseSettings
+    cascade: Cascade | None
+
+    @classmethod
+    def of(cls, threshold: Threshold, *, cascade: bool) -> DetectionRun:
+        """Make the settings of a run with this threshold."""
+        return cls(
+            tau=threshold.tau,
+            threshold_prompts=threshold.prompts,
+            noise=threshold.settings,
+            cascade=threshold.cascade if cascade else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -40,9 +67,8 @@ class DetectTask:
         """Prompts whose first seeds fill a batch."""
         return max(1, self.batch // (2 if self.cascade else self.threshold.settings.seeds))
 
-    def prepare(self, pipe: DiffusionPipeline) -> Work:
+    def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
-        model = Model(pipe)
         settings = self.threshold.settings
         self.threshold.check(model, settings)
 
@@ -50,70 +76,32 @@ class DetectTask:
             found = detect_prompts(
                 model, prompts, self.threshold, settings, cascade=self.cascade, batch=self.batch
             )
-            return [Finished(detection.to_json()) for detection in found]
+            return [Finished(to_json(detection)) for detection in found]
 
         return work
 
 
 def detect_all(
     run: Run,
-    pipe: DiffusionPipeline,
+    model: Model,
     threshold: Threshold,
     *,
     cascade: bool = False,
     batch: int = 16,
-    engine: Engine | None = None,
-    shard: Shard | None = None,
-    progress: Progress = silent,
+    execution: Execution | None = None,
 ) -> Tally:
-    """A `Detection` for each prompt of the run, see `read_detections`.
+    """Detect each prompt of a run, see `read_detections`.
 
     Args:
-        run: see `open_run`.
-        pipe: the model.
-        threshold: calibrated for it.
+        run: a run with prompts, see `open_run`.
+        model: the model.
+        threshold: calibrated for this model.
         cascade: as in `detect`.
         batch: seeds per denoiser pass, across prompts.
-        engine, shard, progress: see `drive`.
+        execution: who does the work.
     """
     task = DetectTask(threshold, cascade, batch)
-    return drive(
-        run,
-        pipe,
-        task,
-        enumerate(stream_prompts(run)),
-        prompt_count(run),
-        engine=engine,
-        shard=shard,
-        progress=progress,
-    )
-
-
-def calibrate_in(
-    run: Run,
-    pipe: DiffusionPipeline,
-    calibration: Calibration,
-    settings: NoiseSettings,
-    *,
-    engine: Engine | None = None,
-    progress: Progress = silent,
-) -> Threshold:
-    """`calibrate_threshold` on the prompts of a run, which the same call goes on with; ``engine`` and ``progress`` as in `drive`.
-
-    Raises:
-        ThresholdError: too few prompts, or a prompt fails.
-    """
-    count, task = prompt_count(run), CalibrationTask(settings)
-    calibration.check(count)
-    texts = [prompt.text for prompt in stream_prompts(run)]
-    tally = drive(run, pipe, task, enumerate(texts), count, engine=engine, progress=progress)
-    for index, error in tally.failed.items():
-        raise ThresholdError(
-            f"prompt {texts[index][:60]!r} fails ({error.rstrip('.')}). If it is that prompt, leave it out."
-        )
-    return calibration.threshold(
-        Model(pipe), settings, texts, [record["pairs"] for _, record in run.stream(task.kind)]
-    )
+    return drive(run, model, task, enumerate(stream_prompts(run)), prompt_count(run), execution)
 
 
 def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
@@ -122,7 +110,9 @@ def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
     index, record = next(found, (-1, {}))
     for number, prompt in enumerate(stream_prompts(run)):
         if number == index:
-            yield number, prompt, Detection.from_json(record)
+            way_out = "Run the command again in a new folder."
+            problem = f"{run.folder}: malformed detection record"
+            yield number, prompt, from_json(Detection, record, RunError, problem, way_out)
             index, record = next(found, (-1, {}))
 
 
@@ -148,7 +138,7 @@ def write_detections_csv(
                     found.mean,
                     found.tau,
                     int(found.memorized),
-                    len(found.kept),
+                    len(found.memorized_seeds),
                 )
             )
         text.detach()

@@ -62,7 +62,7 @@ class Threshold:
 
     @classmethod
     def given(
-        cls, pipe: DiffusionPipeline, tau: float, settings: NoiseSettings | None = None
+        cls, pipe: DiffusionPipeline | Model, tau: float, settings: NoiseSettings | None = None
     ) -> Threshold:
         """A threshold known from elsewhere, such as the paper's 0.428 for Stable Diffusion v1.4, taken for this model.
 
@@ -78,7 +78,7 @@ class Threshold:
             raise ThresholdError(
                 f"tau={tau}: a similarity lies between 0 and 1. The paper's for Stable Diffusion v1.4 is 0.428."
             )
-        model = Model(pipe)
+        model = Model.of(pipe)
         return cls(
             tau=tau,
             tau_seeds=None,
@@ -181,7 +181,7 @@ class Threshold:
             threshold = cls(
                 **{
                     **content,
-                    "settings": NoiseSettings(**content["settings"]),
+                    "settings": _read_settings(content["settings"]),
                     "cascade": _read_cascade(content.get("cascade"), content["settings"]["seeds"]),
                     "highest": tuple(map(float, content["highest"])),
                     "means": tuple(map(float, content["means"])),
@@ -200,6 +200,12 @@ class Threshold:
                 f"{path}: malformed ({problem}). Make it again with: unmemorize threshold"
             ) from problem
         return threshold
+
+
+def _read_settings(content: dict[str, Any]) -> NoiseSettings:
+    names = {"upstream": "published"}  # as the first edition called the protocol
+    protocol = content["protocol"]
+    return NoiseSettings(**{**content, "protocol": names.get(protocol, protocol)})
 
 
 def _read_cascade(content: Any, seeds: int) -> Cascade | None:

@@ -1,6 +1,7 @@
 """Who does the work on many prompts: this process, local workers, or a Ray cluster. Results are the same."""
 
 from unmemorize.engines._engine import Engine, InProcess
+from unmemorize.engines._execution import Execution
 from unmemorize.engines._ray import RayActors
 from unmemorize.engines._units import (
     Failed,
@@ -8,8 +9,9 @@ from unmemorize.engines._units import (
     Shard,
     Task,
     Unit,
-    Work,
+    UnitFunction,
     attempt,
+    attempt_each,
     in_order,
     units_of,
 )
@@ -17,6 +19,7 @@ from unmemorize.engines._workers import Workers
 
 __all__ = [
     "Engine",
+    "Execution",
     "Failed",
     "Finished",
     "InProcess",
@@ -24,9 +27,10 @@ __all__ = [
     "Shard",
     "Task",
     "Unit",
-    "Work",
+    "UnitFunction",
     "Workers",
     "attempt",
+    "attempt_each",
     "in_order",
     "units_of",
 ]

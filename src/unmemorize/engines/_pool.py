@@ -8,12 +8,11 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from diffusers import DiffusionPipeline
 
-from unmemorize._errors import RunError, UnmemorizeError
+from unmemorize._errors import ModelError, RunError, UnmemorizeError
 from unmemorize.engines._units import Failed, Outcome, Task, Unit, attempt
 from unmemorize.pipelines import Loading, Model
 
@@ -128,30 +127,34 @@ class Duty:
     threads: int
 
     @classmethod
-    def of(cls, pipe: DiffusionPipeline, task: Task, workers: int) -> Duty:
-        """The duty of so many workers on this machine.
+    def of(cls, model: Model, task: Task, workers: int) -> Duty:
+        """The duty of this many workers on this machine.
 
         Raises:
-            ModelError: the pipeline was not loaded by `load_pipeline`, so others cannot load the same.
+            ModelError: the model was not loaded by `Model.load`, so others cannot load the same.
         """
+        if model.loading is None:
+            raise ModelError(
+                "other processes cannot load this pipeline again. Load it with "
+                "unmemorize.Model.load(MODEL), or work in this process."
+            )
         threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // workers))
-        return cls(Loading.of(pipe), Model(pipe).fingerprint, task, threads)
+        return cls(model.loading, model.fingerprint, task, threads)
 
 
 @contextmanager
-def aside(pipe: DiffusionPipeline) -> Iterator[None]:
-    """The driver's own model leaves the GPU to the workers while the context lasts."""
-    model: Any = pipe
-    device = model.device
+def aside(model: Model) -> Iterator[None]:
+    """Leave the GPU to the workers while the context lasts."""
+    device = model.pipe.device
     if device.type == "cpu":
         yield
         return
-    model.to("cpu")
+    model.pipe.to("cpu")
     torch.cuda.empty_cache()
     try:
         yield
     finally:
-        model.to(device)
+        model.pipe.to(device)
 
 
 class Worker:
@@ -161,12 +164,13 @@ class Worker:
         self._problem = ""
         try:
             torch.set_num_threads(duty.threads)
-            pipe = duty.loading.load(number)
-            if Model(pipe).fingerprint != duty.fingerprint:
+            model = Model.from_loading(duty.loading.for_worker(number))
+            if model.fingerprint != duty.fingerprint:
                 raise RunError(
-                    "the model that a worker loads is another one: changes to a live pipeline stay in its process. Save it first."
+                    "a worker loads another model: changes to a live pipeline stay in its "
+                    "process. Save the changed model and load it from there."
                 )
-            self._work = duty.task.prepare(pipe)
+            self._work = duty.task.prepare(model)
         except UnmemorizeError as problem:
             self._problem = str(problem)
 

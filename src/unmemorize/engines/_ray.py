@@ -7,12 +7,10 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from diffusers import DiffusionPipeline
-
 from unmemorize._errors import RunError
 from unmemorize.engines._pool import Answer, Duty, Worker, aside, work_through
 from unmemorize.engines._units import Outcome, Task, Unit
-from unmemorize.pipelines import quiet_libraries
+from unmemorize.pipelines import Model, quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +44,7 @@ class RayActors:
         self._count, self._gpus, self._address = count, gpus, address
 
     def outcomes(
-        self, pipe: DiffusionPipeline, task: Task, units: Iterator[Unit]
+        self, model: Model, task: Task, units: Iterator[Unit]
     ) -> Iterator[tuple[Unit, list[Outcome]]]:
         """See `Engine`."""
         try:
@@ -76,9 +74,9 @@ class RayActors:
                 raise RunError(
                     f"{gpus:g} GPUs for each actor, and this machine has {there:g}. Use fewer --gpus, or a cluster: --address."
                 )
-            with aside(pipe):
+            with aside(model):
                 yield from work_through(
-                    _Actors(Duty.of(pipe, task, 1 if gpus else self._count), gpus),
+                    _Actors(Duty.of(model, task, 1 if gpus else self._count), gpus),
                     self._count,
                     units,
                 )

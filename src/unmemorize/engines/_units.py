@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline
 
 from unmemorize._errors import RunError
+from unmemorize.pipelines import Model
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,10 @@ class Failed:
 
 
 Outcome = Finished | Failed
-Work = Callable[[Sequence[Any]], Sequence[Finished]]
-"""Works on the items of a unit."""
+UnitFunction = Callable[[Sequence[Any]], Sequence[Finished]]
+"""Works on the items of a unit and returns what came of each."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Task(Protocol):
@@ -70,7 +72,7 @@ class Task(Protocol):
         """Items in a unit."""
         ...
 
-    def prepare(self, pipe: DiffusionPipeline) -> Work:
+    def prepare(self, model: Model) -> UnitFunction:
         """What is needed once; errors that concern every item are raised here."""
         ...
 
@@ -131,27 +133,42 @@ def in_order(
             number += 1
 
 
-def attempt(work: Work, unit: Unit) -> list[Outcome]:
-    """Work on a unit; when that fails, on each of its items alone, so that only those fail that must.
+def attempt(work: UnitFunction, unit: Unit) -> list[Outcome]:
+    """Work on a unit, see `attempt_each`.
 
     Raises:
         RunError: the device does not work any more.
     """
+    return attempt_each(work, unit.items)
+
+
+def attempt_each(
+    work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
+) -> list[Result | Failed]:
+    """Work on items together; where that fails, on each half, until only those fail that must.
+
+    Args:
+        work: returns one result for each item.
+        items: what to work on.
+
+    Raises:
+        RunError: the device does not work any more.
+
+    >>> attempt_each(lambda numbers: [1 / number for number in numbers], [2, 0, 4])
+    [0.5, Failed(error='ZeroDivisionError: division by zero'), 0.25]
+    """
     try:
-        return list(work(unit.items))
+        return list(work(items))
     except torch.AcceleratorError as problem:
         raise RunError(
-            f"the device fails: {_first_line(problem)}. The same command goes on from here."
+            f"the device fails: {_first_line(problem)}. The same command resumes from here."
         ) from problem
-    except Exception as problem:
-        if len(unit.items) > 1:
-            alone = (
-                Unit(unit.number, (index,), (item,))
-                for index, item in zip(unit.indices, unit.items, strict=True)
-            )
-            return [outcome for single in alone for outcome in attempt(work, single)]
-        log.debug("item %d fails", unit.indices[0], exc_info=True)
-        return [Failed(f"{type(problem).__name__}: {_first_line(problem)}")]
+    except Exception as problem:  # whatever one prompt causes must not stop the others
+        if len(items) == 1:
+            log.debug("an item fails", exc_info=True)
+            return [Failed(f"{type(problem).__name__}: {_first_line(problem)}")]
+        middle = len(items) // 2
+        return [*attempt_each(work, items[:middle]), *attempt_each(work, items[middle:])]
 
 
 def _first_line(problem: BaseException) -> str:

@@ -11,13 +11,12 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
 from unmemorize._errors import RunError
 from unmemorize.engines._pool import Answer, Duty, Worker, aside, work_through
 from unmemorize.engines._units import Outcome, Task, Unit
-from unmemorize.pipelines import quiet_libraries
+from unmemorize.pipelines import Model, quiet_libraries
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -38,12 +37,12 @@ class Workers:
         self._count = count
 
     def outcomes(
-        self, pipe: DiffusionPipeline, task: Task, units: Iterator[Unit]
+        self, model: Model, task: Task, units: Iterator[Unit]
     ) -> Iterator[tuple[Unit, list[Outcome]]]:
         """See `Engine`."""
-        with aside(pipe):
+        with aside(model):
             yield from work_through(
-                _Processes(Duty.of(pipe, task, self._count)), self._count, units
+                _Processes(Duty.of(model, task, self._count)), self._count, units
             )
 
 

@@ -36,9 +36,9 @@ def model_card(
     Raises:
         ExportError: the run was not evaluated, or is another model's.
     """
-    if run is not None and run.config["fingerprint"] not in ("", neurons.fingerprint):
+    if run is not None and run.manifest.inputs.fingerprint not in ("", neurons.fingerprint):
         raise ExportError(
-            f"{run.folder}: a run of another model ({run.about['model']}) than that of the neurons ({neurons.model})."
+            f"{run.folder}: a run of another model ({run.manifest.model}) than that of the neurons ({neurons.model})."
         )
     environment = Environment(
         loader=PackageLoader("unmemorize.export"), undefined=StrictUndefined, autoescape=False

@@ -25,7 +25,11 @@ _ROUNDING = 0.01
 
 
 def bake(
-    pipe: DiffusionPipeline, neurons: NeuronFile, folder: str | Path, *, card: str | None = None
+    pipe: DiffusionPipeline | Model,
+    neurons: NeuronFile,
+    folder: str | Path,
+    *,
+    card: str | None = None,
 ) -> Path:
     """Copy the model's folder and multiply the rows of the neurons (weights and bias) by the file's scale.
 
@@ -56,7 +60,7 @@ def bake(
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, partial / name)
         _switch_off(
-            sorted((partial / name_of_denoiser(pipe)).glob("*.safetensors")), neurons, model
+            sorted((partial / name_of_denoiser(model.pipe)).glob("*.safetensors")), neurons, model
         )
         neurons.save(partial / NEURONS)
         if card is not None or (source / CARD).is_file():
@@ -123,16 +127,16 @@ def _check_same(name: str, there: Tensor, here: Tensor) -> None:
         )
 
 
-def exportable(pipe: DiffusionPipeline, neurons: NeuronFile) -> Model:
+def exportable(pipe: DiffusionPipeline | Model, neurons: NeuronFile) -> Model:
     """The model, after it was seen that the neurons are its own and that weights can switch them off.
 
     Raises:
         ExportError: a LoRA is loaded, or neurons are in a layer that projects text and image, which weights cannot tell from each other.
         NeuronError: the neurons belong to another model.
     """
-    model = Model(pipe)
+    model = Model.of(pipe)
     neurons.check(model)
-    networks = (part for part in pipe.components.values() if isinstance(part, nn.Module))
+    networks = (part for part in model.pipe.components.values() if isinstance(part, nn.Module))
     if any(hasattr(module, "base_layer") for network in networks for module in network.modules()):
         raise ExportError(
             f"{model.name}: a LoRA is loaded. Unload it (pipe.unload_lora_weights), or make it part of the model: pipe.fuse_lora, "

@@ -29,7 +29,7 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def export_lora(
-    pipe: DiffusionPipeline,
+    pipe: DiffusionPipeline | Model,
     neurons: NeuronFile,
     folder: str | Path,
     *,
@@ -54,9 +54,9 @@ def export_lora(
         NeuronError: the neurons belong to another model.
     """
     model, folder = exportable(pipe, neurons), Path(folder)
-    if not hasattr(pipe, "load_lora_weights"):
+    if not hasattr(model.pipe, "load_lora_weights"):
         raise ExportError(
-            f"{type(pipe).__name__}: diffusers loads no LoRA into it. Export a checkpoint instead."
+            f"{type(model.pipe).__name__}: diffusers loads no LoRA into it. Export a checkpoint instead."
         )
     file = folder / WEIGHTS
     for path in (file, *([folder / CARD] if card is not None else [])):
@@ -69,7 +69,7 @@ def export_lora(
     return file
 
 
-def verify_lora(path: str | Path, pipe: DiffusionPipeline) -> NeuronFile:
+def verify_lora(path: str | Path, pipe: DiffusionPipeline | Model) -> NeuronFile:
     """See that a LoRA switches off the neurons that it names, in this model, and does nothing else; returns these.
 
     Raises:

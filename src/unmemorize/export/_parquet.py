@@ -107,6 +107,6 @@ def _localized(run: Run) -> Iterator[dict[str, Any]]:
             "neurons": [{"layer": layer, "index": neuron} for layer, neuron in found.neurons],
             "initial_score": found.initial_score,
             "final_score": found.score,
-            "floor": found.floor,
+            "floor": found.theta_exhausted,
         }
         index, record = next(records, (-1, {}))

@@ -11,9 +11,9 @@ import io
 import json
 import pickle
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,10 +21,10 @@ from torch import Tensor
 from unmemorize._errors import PromptError, RunError, StatisticsError
 from unmemorize._files import atomic_write, read_bytes
 from unmemorize._prompts import Prompt
-from unmemorize.localization import Localization, read_localizations
+from unmemorize.localization import Localization, LocalizationRun, read_localizations
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, select_value_layers
-from unmemorize.runs import Run, run_prompts, start_run
+from unmemorize.runs import Inputs, Run, run_prompts, start_run
 from unmemorize.statistics import Statistics
 
 WIDTHS = {
@@ -39,6 +39,21 @@ WIDTHS = {
 
 COLUMNS = ("Caption", "URL", "Initial Neurons", "Initial SSIM", "Refined Neurons", "Refined SSIM")
 _LARGEST = 64 * 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedRun:
+    """What determines imported localizations: the published file.
+
+    Args:
+        file_sha256: of the file.
+        searched: the value layers that its lists stand for, in their order.
+    """
+
+    kind: ClassVar[str] = "imported"
+
+    file_sha256: str
+    searched: tuple[str, ...]
 
 
 def read_statistics(
@@ -136,16 +151,12 @@ def import_results(
         for number, row in enumerate(_rows(path, data), 1)
     ]
     asked = [replace(known.get(text, Prompt(text)), url=url or None) for text, url, _ in imported]
-    config = {
-        "command": "import-upstream",
-        "fingerprint": model.fingerprint if model else "",
-        "file_sha256": hashlib.sha256(data).hexdigest(),
-        "searched": list(widths),
-    }
+    settings = ImportedRun(file_sha256=hashlib.sha256(data).hexdigest(), searched=tuple(widths))
     run = start_run(
         folder,
         asked,
-        config,
+        settings,
+        Inputs(fingerprint=model.fingerprint if model else ""),
         model=model.name if model else "Stable Diffusion v1 (as in the published files)",
     )
     done = run.records("localizations")
@@ -163,11 +174,14 @@ def export_results(run: Run, path: str | Path) -> int:
     Raises:
         RunError: nothing is localized, or the run does not say which layers were searched.
     """
-    layers = run.config.get("searched")
-    if not layers:
+    kinds: tuple[type[ImportedRun | LocalizationRun], ...] = (ImportedRun, LocalizationRun)
+    settings = [run.settings(kind) for kind in kinds if kind.kind == run.manifest.kind]
+    if not settings:
         raise RunError(
-            f"{run.folder}: the run does not say which layers were searched. Localize again with this version."
+            f"{run.folder}: a run of kind {run.manifest.kind}, which localizes nothing. "
+            "Name the folder of unmemorize localize."
         )
+    layers = settings[0].searched
     asked, found = run_prompts(run), read_localizations(run)
     text = io.StringIO()
     writer = csv.writer(text, delimiter=";", lineterminator="\n")
@@ -243,9 +257,9 @@ def _row(row: dict[str, Any], widths: dict[str, int], where: str) -> tuple[str, 
         neurons=refined,
         initial_score=initial_score,
         score=score,
-        floor=None,
+        theta_exhausted=None,
         criterion="unblocked",
-        protocol="upstream",
+        protocol="published",
         kernel=11,
         evaluations=None,
         work=None,

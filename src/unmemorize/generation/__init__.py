@@ -5,6 +5,7 @@ from unmemorize.generation._image_sets import (
     OVERALL,
     ImageFormat,
     ImageSet,
+    ImageSetRun,
     generate_all,
     image_sets,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "GenerationSettings",
     "ImageFormat",
     "ImageSet",
+    "ImageSetRun",
     "NeuronSet",
     "generate",
     "generate_all",

@@ -46,7 +46,7 @@ class GenerationSettings:
 
 
 def generate(
-    pipe: DiffusionPipeline,
+    pipe: DiffusionPipeline | Model,
     prompt: str,
     neurons: Neurons | None = None,
     *,
@@ -67,13 +67,12 @@ def generate(
         NeuronError: the neurons do not exist in this model.
         ModelError: the images hold NaN, or there are more steps than the model has timesteps.
     """
-    return generate_each(
-        pipe, [prompt], [neurons or Neurons()], settings=settings or GenerationSettings()
-    )[0]
+    settings = settings or GenerationSettings()
+    return generate_each(Model.of(pipe), [prompt], [neurons or Neurons()], settings=settings)[0]
 
 
 def generate_each(
-    pipe: DiffusionPipeline,
+    model: Model,
     prompts: Sequence[str],
     neurons: Sequence[Neurons],
     *,
@@ -85,8 +84,7 @@ def generate_each(
     All prompts start from the same initial noise. ``progress`` is called with denoising steps times images, after each step where the
     pipeline tells of its steps. Returns a list of images for each prompt.
     """
-    model = Model(pipe)
-    trained = int(sampler(pipe).config.num_train_timesteps)
+    trained = int(sampler(model.pipe).config.num_train_timesteps)
     if settings.steps > trained:
         raise ModelError(
             f"steps={settings.steps}: {model.name} was trained with {trained} timesteps. Use fewer, such as 50."
@@ -109,7 +107,7 @@ def generate_each(
                 output = _from_noise(
                     model.pipe,
                     [prompts[place] for place in places],
-                    model.as_given(latents[list(seeds)]),
+                    model.to_denoiser(latents[list(seeds)]),
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance,
                     output_type="np",

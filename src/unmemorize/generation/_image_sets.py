@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from diffusers import DiffusionPipeline
 from PIL import Image
 
 from unmemorize._errors import RunError
 from unmemorize._files import hash_texts
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Kind, Prompt
-from unmemorize.engines import Engine, Finished, Shard, Work
+from unmemorize.engines import Execution, Finished, UnitFunction
 from unmemorize.generation._generate import GenerationSettings, generate_each
 from unmemorize.generation._neuron_sets import NeuronSet
-from unmemorize.localization import read_localizations
+from unmemorize.localization import LocalizationRun, read_localizations
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, Tally, drive, stream_prompts
+from unmemorize.runs import Inputs, Run, Tally, drive, stream_prompts
 
 ImageFormat = Literal["png", "jpeg"]
 IMAGES = "images"
@@ -67,6 +65,48 @@ class ImageSet:
         return "-".join(parts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageSetRun:
+    """What determines a set of images, besides the model and the prompts.
+
+    Args:
+        neurons: the name of the neurons that are off, see `NeuronSet`.
+        on: the name of other prompts than those of the run; empty for the run's own.
+        format: of the files.
+        pool: the neurons that are off for all prompts; None where each prompt has its own.
+        images, seed, steps, guidance, scale: see `GenerationSettings`.
+    """
+
+    kind: ClassVar[str] = "images"
+
+    neurons: str
+    on: str
+    format: ImageFormat
+    pool: Neurons | None
+    images: int
+    seed: int
+    steps: int
+    guidance: float
+    scale: float
+
+    @classmethod
+    def of(
+        cls, images: ImageSet, settings: GenerationSettings, pool: Neurons | None
+    ) -> ImageSetRun:
+        """Make the settings of the run of a set of images."""
+        return cls(
+            neurons=images.neurons.name,
+            on=images.label,
+            format=images.format,
+            pool=pool,
+            images=settings.images,
+            seed=settings.seed,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            scale=0.0 if images.neurons.source == "original" else settings.scale,
+        )
+
+
 @dataclass(frozen=True)
 class GenerateTask:
     """`generate_each` as a `Task`; its items are index, text and what is off."""
@@ -80,7 +120,7 @@ class GenerateTask:
         """Prompts whose images fill a batch."""
         return max(1, self.settings.batch // self.settings.images)
 
-    def prepare(self, pipe: DiffusionPipeline) -> Work:
+    def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
         suffix = "jpg" if self.format == "jpeg" else "png"
 
@@ -88,7 +128,7 @@ class GenerateTask:
             _, texts, off = zip(*items, strict=True)
             finished = []
             for (index, text, neurons), drawn in zip(
-                items, generate_each(pipe, texts, off, settings=self.settings), strict=True
+                items, generate_each(model, texts, off, settings=self.settings), strict=True
             ):
                 files = {
                     f"{index:05d}_{number:02d}.{suffix}": _encoded(image, self.format)
@@ -106,99 +146,94 @@ class GenerateTask:
 
 def generate_all(
     run: Run,
-    pipe: DiffusionPipeline,
+    model: Model,
     images: ImageSet,
     settings: GenerationSettings,
-    *,
-    engine: Engine | None = None,
-    shard: Shard | None = None,
-    progress: Progress = silent,
+    execution: Execution | None = None,
 ) -> Tally:
-    """Generate a set of images for a localization run: of its memorized prompts, each with its own neurons off, or of other prompts.
+    """Generate a set of images for a localization run.
 
-    ``engine``, ``shard`` and ``progress`` are those of `drive`.
+    The set shows the run's memorized prompts, each with its own neurons off, or other prompts.
+
+    Args:
+        run: a run with localizations.
+        model: the model of the run.
+        images: which neurons are off for which prompts.
+        settings: how images are generated.
+        execution: who does the work.
 
     Returns:
         How far the run of the images has come, see `image_sets`.
 
     Raises:
-        RunError: nothing is localized, the run is another model's, or the folder has images of other settings.
+        RunError: nothing is localized, the run is another model's, or the folder has images made
+            under other settings.
         NeuronError: a neuron file is malformed or another model's.
     """
-    model = Model(pipe)
-    if not model.matches(run.config["fingerprint"]):
-        raise RunError(
-            f"{run.folder}: the run is one of {run.about['model']}, which is not the model given. Generate with the same model."
-        )
-    if settings.seed == run.config.get("noise", {}).get("seed"):
-        raise RunError(
-            f"{run.folder}: seed {settings.seed} is that of its localization. Generate with another one, to see other noise."
-        )
+    _check_run(run, model, settings)
     localized = read_localizations(run, only_memorized=True)
-    asked, groups = {}, set()
+    prompts, groups = {}, set()
     for index, prompt in enumerate(stream_prompts(run)):
         groups.add(prompt.group)
         if index in localized:
-            asked[index] = prompt
+            prompts[index] = prompt
     if images.prompts and images.label in (OVERALL, *groups):
         raise RunError(
-            f"{images.label}: the run has a group of this name, so other prompts need another. Rename their file."
+            f"{images.label}: the run has a group of this name, so other prompts need another. "
+            "Rename their file."
         )
     chosen = {
         index: record
         for index, record in localized.items()
-        if images.only in (None, asked[index].kind)
+        if images.only in (None, prompts[index].kind)
     }
     if images.prompts:
         targets = {index: prompt.text for index, prompt in enumerate(images.prompts)}
     else:
         targets = {index: record.prompt for index, record in chosen.items()}
-    found = {
-        index: record
-        for index, record in chosen.items()
-        if asked[index].memorized is not False or not images.neurons.pooled
-    }
+    pool = None
+    if images.prompts or images.neurons.pooled:
+        sources = {
+            index: record
+            for index, record in chosen.items()
+            if prompts[index].memorized is not False or not images.neurons.pooled
+        }
+        pool = images.neurons.pool(sources, model, settings.scale)
     everything = Neurons.of(pair for record in localized.values() for pair in record.neurons)
-    pool = (
-        images.neurons.pool(found, model, settings.scale)
-        if images.prompts or images.neurons.pooled
-        else None
-    )
-    off = images.neurons.assign(targets, found, model, pool=pool, barred=everything)
-    config: dict[str, Any] = {
-        "neurons": images.neurons.name,
-        "on": images.label,
-        "format": images.format,
-        "fingerprint": model.fingerprint,
-    }
-    if images.prompts:
-        config["prompts"] = hash_texts(targets.values())
-    if pool is not None:
-        config["pool"] = pool.to_json()
-    config |= {name: value for name, value in asdict(settings).items() if name != "batch"}
-    config["dtype"] = str(model.dtype)
-    if images.neurons.source == "original":
-        config["scale"] = 0.0  # of nothing
-    place = run.folder / "images" / images.name(settings.scale)
-    made = Run.open(
-        place,
-        config,
-        about={"items": len(targets)},
-        way_out=f"delete {place} to make these images anew",
-    )
+    off = images.neurons.assign(targets, chosen, model, pool=pool, barred=everything)
     for neurons in off.values():
         neurons.check(model)
-    items = [(index, (index, text, off[index])) for index, text in targets.items()]
-    return drive(
-        made,
-        pipe,
-        GenerateTask(settings, images.format),
-        items,
-        1 + max(targets, default=-1),
-        engine=engine,
-        shard=shard,
-        progress=progress,
+    folder = run.folder / IMAGES / images.name(settings.scale)
+    set_run = Run.open(
+        folder,
+        ImageSetRun.of(images, settings, pool),
+        inputs=Inputs(
+            fingerprint=model.fingerprint,
+            dtype=str(model.dtype),
+            prompts=hash_texts(targets.values()) if images.prompts else "",
+        ),
+        model=model.name,
+        items=len(targets),
+        way_out=f"delete {folder} to make these images again",
     )
+    items = [(index, (index, text, off[index])) for index, text in targets.items()]
+    task = GenerateTask(settings, images.format)
+    return drive(set_run, model, task, items, 1 + max(targets, default=-1), execution)
+
+
+def _check_run(run: Run, model: Model, settings: GenerationSettings) -> None:
+    if not model.matches(run.manifest.inputs.fingerprint):
+        raise RunError(
+            f"{run.folder}: the run is one of {run.manifest.model}, which is not the model given. "
+            "Generate with the same model."
+        )
+    if run.manifest.kind != LocalizationRun.kind:
+        return
+    if settings.seed == run.settings(LocalizationRun).localization.noise.seed:
+        raise RunError(
+            f"{run.folder}: its localization used seed {settings.seed}, too. "
+            "Generate with another seed, to see other noise."
+        )
 
 
 def image_sets(run: Run) -> dict[str, Run]:

@@ -6,8 +6,8 @@ from unmemorize.localization._records import Localization
 from unmemorize.localization._replay import plan_for
 from unmemorize.localization._runs import (
     LOCALIZATIONS,
+    LocalizationRun,
     difference_file,
-    localization_config,
     localize_all,
     read_localizations,
     record_localization,
@@ -22,10 +22,10 @@ __all__ = [
     "Evaluator",
     "Limit",
     "Localization",
+    "LocalizationRun",
     "LocalizationSettings",
     "RefinementMethod",
     "difference_file",
-    "localization_config",
     "localize",
     "localize_all",
     "localize_prompt",

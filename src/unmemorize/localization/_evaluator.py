@@ -180,8 +180,7 @@ class Evaluator:
             with gated(model, gates):
                 part = noise_differences(
                     model,
-                    probe.keep([self._kept[place] for place in some]),
-                    self._settings.noise.guidance,
+                    probe.of_seeds([self._kept[place] for place in some]),
                     gradient=True,
                 )
                 found = torch.autograd.grad((part * pull[some]).sum(), list(gates.values()))
@@ -258,9 +257,7 @@ class Evaluator:
     def _blocked(self, neurons: Neurons, places: list[int]) -> tuple[Tensor, Recording]:
         seeds = [self._kept[place] for place in places]
         with scaled(self._model, [neurons], self._settings.scale):
-            return self._prefixes.differences(
-                self._probe.keep(seeds), seeds, neurons, self._settings.noise.guidance
-            )
+            return self._prefixes.differences(self._probe.of_seeds(seeds), seeds, neurons)
 
     def _scores(self, places: list[int], blocked: Tensor) -> Tensor:
         if self._settings.criterion == "seeds":

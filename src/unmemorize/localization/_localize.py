@@ -33,7 +33,7 @@ from unmemorize.statistics import Statistics, activations
 
 
 def localize(
-    pipe: DiffusionPipeline,
+    pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
     *,
     statistics: Statistics,
@@ -60,7 +60,7 @@ def localize(
     """
     settings = settings or LocalizationSettings(noise=threshold.settings)
     return localize_prompt(
-        Model(pipe), as_prompt(prompt), statistics, threshold, settings, progress=progress
+        Model.of(pipe), as_prompt(prompt), statistics, threshold, settings, progress=progress
     )
 
 
@@ -94,7 +94,9 @@ def localize_prompt(
     work.end("detection")
     if not detection.memorized:
         return Localization(**common, **_spent(work, prefixes))
-    evaluator = Evaluator(model, probe, differences, detection.kept, settings, prefixes, work)
+    evaluator = Evaluator(
+        model, probe, differences, detection.memorized_seeds, settings, prefixes, work
+    )
     activation = {
         path: value[0].cpu()
         for path, value in activations(model, probe.text).items()
@@ -123,7 +125,7 @@ def localize_prompt(
         threshold=refinement.threshold,
         theta=selection.theta,
         top_k=selection.top_k,
-        floor=selection.floor,
+        theta_exhausted=selection.theta_exhausted,
         z_scores={
             path: tuple(z_scores[path][list(indices)].tolist())
             for path, indices in refinement.neurons.layers.items()
@@ -150,12 +152,12 @@ def _detect(
     began = time.perf_counter()
     probe = make_probe(model, model.encode([prompt.text]), settings)
     seeds = list(range(settings.seeds))
-    differences, recorded = prefixes.differences(probe, seeds, Neurons(), settings.guidance)
+    differences, recorded = prefixes.differences(probe, seeds, Neurons())
     prefixes.keep("unblocked", [recorded])
     matrix = pairwise_similarity(differences)
     detection = detection_of(
         prompt, matrix, tau, settings.seeds * settings.samples, time.perf_counter() - began, seeds
     )
     if detection.memorized:
-        prefixes.verify(probe, seeds, differences, settings.guidance)
+        prefixes.verify(probe, seeds, differences)
     return detection, probe, differences

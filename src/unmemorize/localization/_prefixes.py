@@ -93,7 +93,7 @@ class Prefixes:
         return sum(kept.bytes for kept in self._kept.values())
 
     def differences(
-        self, probe: Probe, seeds: Sequence[int], off: Neurons, guidance: float
+        self, probe: Probe, seeds: Sequence[int], off: Neurons
     ) -> tuple[Tensor, Recording]:
         """Noise differences of the probe, whose seeds are these, with the neurons switched by the caller, and what was recorded."""
         plan = self._plan(probe)
@@ -104,8 +104,8 @@ class Prefixes:
             replaying(self._model.denoiser, replayed),
             recording(self._model.denoiser, names) as outputs,
         ):
-            found = noise_differences(self._model, probe, guidance)
-        self._work.add(len(seeds) * (1 if probe.empty is None else 2), plan.cost(layer))
+            found = noise_differences(self._model, probe)
+        self._work.add(probe.samples, plan.cost(layer))
         return found, Recording(off, tuple(seeds), outputs)
 
     def keep(self, name: str, parts: Sequence[Recording]) -> None:
@@ -129,7 +129,7 @@ class Prefixes:
             del self._kept[name]
             plan.roomy = False
 
-    def verify(self, probe: Probe, seeds: Sequence[int], expected: Tensor, guidance: float) -> None:
+    def verify(self, probe: Probe, seeds: Sequence[int], expected: Tensor) -> None:
         """See once per model that replaying changes nothing, not even the last bit; where it does, it is never used."""
         plan = self._plan(probe)
         if plan.exact is not None:
@@ -143,7 +143,7 @@ class Prefixes:
             with replaying(
                 self._model.denoiser, self._kept["unblocked"].of(chosen, plan.before[layer])
             ):
-                found = noise_differences(self._model, probe.keep(list(chosen)), guidance)
+                found = noise_differences(self._model, probe.of_seeds(chosen))
             # another batch may round differently, the same one may not
             same = (
                 torch.equal(found, expected)
@@ -157,7 +157,7 @@ class Prefixes:
 
     def _plan(self, probe: Probe) -> Plan:
         if self._known_plan is None:
-            one = probe.keep([0])
+            one = probe.of_seeds([0])
             self._known_plan = plan_for(
                 self._model.denoiser,
                 self._layers,

@@ -37,7 +37,7 @@ def refinement_limit(
     """What fewer neurons off must stay below: tau, at the floor the selection's own score; or near enough to all candidates off."""
     if relative is not None:
         return Limit(relative, reference=evaluator.scores(selection.neurons))
-    return Limit(selection.score if selection.floor else tau)
+    return Limit(selection.score if selection.theta_exhausted else tau)
 
 
 def refine_greedily(
@@ -48,7 +48,7 @@ def refine_greedily(
     Layers are tested whole, then each neuron of the layers that are left: those above theta by index, then the most active ones by falling
     activation.
 
-    A neuron in both lists stands twice under ``protocol="upstream"``, as in the published code: taking one copy off the list changes
+    A neuron in both lists stands twice under ``protocol="published"``, as in the published code: taking one copy off the list changes
     nothing in the model, so it goes only if what is off now passes the test already.
     """
     current, score = selection.neurons, selection.score
@@ -79,6 +79,6 @@ def refine_greedily(
 def _listed(layer: LayerCandidates, protocol: Protocol) -> list[int]:
     """The neurons of a layer in the order of their tests."""
     doubled = [*layer.above_theta, *layer.most_active]
-    if protocol == "upstream":
+    if protocol == "published":
         return doubled
     return [index for place, index in enumerate(doubled) if index not in doubled[place + 1 :]]

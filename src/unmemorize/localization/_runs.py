@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import RunError
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
 from unmemorize.detection import (
     Threshold,
 )
-from unmemorize.engines import Engine, Finished, Shard, Work
+from unmemorize.engines import Execution, Finished, UnitFunction
 from unmemorize.localization._localize import localize_prompt
 from unmemorize.localization._records import Localization
 from unmemorize.localization._settings import LocalizationSettings
@@ -42,14 +40,43 @@ NEURONS = "neurons.json"
 DIFFERENCES = "differences"
 
 
-def localization_config(
-    model: Model, settings: LocalizationSettings, statistics: Statistics, threshold: Threshold
-) -> dict[str, Any]:
-    """What determines localizations beside the weights and the prompts, for `open_run`; ``searched`` are the layers in their order."""
-    searched = list(select_value_layers(model.value_layers, settings.layers))
-    limits = {"tau": threshold.tau, "tau_seeds": threshold.tau_seeds}
-    made_on = {"threshold_prompts": threshold.prompts, "statistics_prompts": statistics.prompts}
-    return {**asdict(settings), **limits, **made_on, "searched": searched}
+@dataclass(frozen=True, kw_only=True)
+class LocalizationRun:
+    """What determines localizations, besides the model and the prompts.
+
+    Args:
+        localization: how neurons are searched.
+        tau, tau_seeds: the thresholds.
+        threshold_prompts, statistics_prompts: hashes of the prompts these were made on.
+        searched: the value layers that are searched, in their order.
+    """
+
+    kind: ClassVar[str] = "localization"
+
+    localization: LocalizationSettings
+    tau: float
+    tau_seeds: float | None
+    threshold_prompts: str
+    statistics_prompts: str
+    searched: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        settings: LocalizationSettings,
+        statistics: Statistics,
+        threshold: Threshold,
+    ) -> LocalizationRun:
+        """Make the settings of a run with this model, these statistics and this threshold."""
+        return cls(
+            localization=settings,
+            tau=threshold.tau,
+            tau_seeds=threshold.tau_seeds,
+            threshold_prompts=threshold.prompts,
+            statistics_prompts=statistics.prompts,
+            searched=tuple(select_value_layers(model.value_layers, settings.layers)),
+        )
 
 
 @dataclass(frozen=True)
@@ -62,9 +89,8 @@ class LocalizeTask:
     kind: str = LOCALIZATIONS
     size: int = 1
 
-    def prepare(self, pipe: DiffusionPipeline) -> Work:
+    def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
-        model = Model(pipe)
         self.statistics.check(model, select_value_layers(model.value_layers, self.settings.layers))
         self.threshold.check(model, self.settings.noise)
         self.threshold.of_criterion(self.settings.criterion)
@@ -98,21 +124,24 @@ def record_localization(run: Run, index: int, found: Localization) -> None:
 
 def localize_all(
     run: Run,
-    pipe: DiffusionPipeline,
+    model: Model,
     *,
     statistics: Statistics,
     threshold: Threshold,
     settings: LocalizationSettings,
-    engine: Engine | None = None,
-    shard: Shard | None = None,
-    progress: Progress = silent,
+    execution: Execution | None = None,
 ) -> Tally:
-    """A `Localization` for each prompt of the run, see `read_localizations`; ``engine``, ``shard`` and ``progress`` as in `drive`."""
+    """Localize each prompt of a run, see `read_localizations`.
+
+    Args:
+        run: a run with prompts, see `open_run`.
+        model: the model.
+        statistics, threshold, settings: as in `localize`.
+        execution: who does the work.
+    """
     task = LocalizeTask(statistics, threshold, settings)
     items = ((index, (index, prompt)) for index, prompt in enumerate(stream_prompts(run)))
-    return drive(
-        run, pipe, task, items, prompt_count(run), engine=engine, shard=shard, progress=progress
-    )
+    return drive(run, model, task, items, prompt_count(run), execution)
 
 
 def difference_file(index: int) -> str:

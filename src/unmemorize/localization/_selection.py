@@ -39,14 +39,14 @@ class Selection:
         score: with all candidates off.
         theta: the last theta.
         top_k: the last k.
-        floor: whether theta or k ran out before the score fell to the threshold.
+        theta_exhausted: whether theta or k ran out before the score fell to the threshold.
     """
 
     candidates: Candidates
     score: float
     theta: float
     top_k: int
-    floor: bool
+    theta_exhausted: bool
 
     @property
     def neurons(self) -> Neurons:
@@ -120,7 +120,11 @@ def select(
     chosen = candidates(step)
     score = evaluator.score(neurons_of(chosen))
     return Selection(
-        chosen, score, _theta(step, settings), settings.top_k + step, floor=not passes(step)
+        chosen,
+        score,
+        _theta(step, settings),
+        settings.top_k + step,
+        theta_exhausted=not passes(step),
     )
 
 
@@ -130,7 +134,7 @@ def _theta(step: int, settings: LocalizationSettings) -> float:
 
 def _is_last(step: int, widest: int, settings: LocalizationSettings) -> bool:
     theta, top_k = _theta(step + 1, settings), settings.top_k + step + 1
-    if settings.noise.protocol == "upstream":
+    if settings.noise.protocol == "published":
         return (settings.use_theta and theta <= settings.theta_floor) or (
             settings.use_top_k and top_k >= widest
         )

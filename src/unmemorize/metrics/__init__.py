@@ -5,7 +5,7 @@ from unmemorize.metrics._copies import copy_scores, pixel_correlation
 from unmemorize.metrics._descriptor import BundledDescriptor, CopyNet, Descriptor
 from unmemorize.metrics._detection import Separation, auroc, tpr_at_fpr
 from unmemorize.metrics._download import download, fetch_images
-from unmemorize.metrics._evaluation import evaluate_all, quality_all
+from unmemorize.metrics._evaluation import EvaluationRun, evaluate_all, quality_all
 from unmemorize.metrics._images import numbered_images, read_image, read_references
 from unmemorize.metrics._quality import FeatureExtractor, InceptionFeatures
 from unmemorize.metrics._scripted import SSCD_SHA256, SSCD_URL, FileDescriptor
@@ -18,6 +18,7 @@ __all__ = [
     "ClipAlignment",
     "CopyNet",
     "Descriptor",
+    "EvaluationRun",
     "FeatureExtractor",
     "FileDescriptor",
     "InceptionFeatures",

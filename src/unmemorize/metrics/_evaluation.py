@@ -6,18 +6,17 @@ RUN/quality.jsonl    distances of sets of images from real ones, see `quality_al
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from unmemorize._errors import RunError
 from unmemorize._files import hash_texts
 from unmemorize._progress import Progress, silent
-from unmemorize.generation import image_sets
+from unmemorize.generation import ImageSetRun, image_sets
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._copies import copy_scores, diversity, seedwise_similarity
 from unmemorize.metrics._descriptor import Descriptor
@@ -30,6 +29,28 @@ log = logging.getLogger(__name__)
 
 _ORIGINAL = "original"
 _MAY_DIFFER = ("neurons", "scale", "pool", "format")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRun:
+    """What determines the metrics of a set of images.
+
+    Args:
+        images, original: how the images, and those with nothing off, were made.
+        descriptor, descriptor_sha256: what compares images.
+        clip, clip_sha256: what compares images and prompts.
+        references: a hash of the training images.
+    """
+
+    kind: ClassVar[str] = "metrics"
+
+    images: ImageSetRun
+    original: ImageSetRun | None
+    descriptor: str
+    descriptor_sha256: str
+    clip: str | None
+    clip_sha256: str | None
+    references: str
 
 
 def evaluate_all(
@@ -67,8 +88,8 @@ def evaluate_all(
             f"{run.folder}: there are no images {name}. First: unmemorize generate {run.folder}"
         )
     ours = sets[name]
-    on = ours.config["on"]
-    original = sets.get(f"{_ORIGINAL}-on-{on}" if on else _ORIGINAL)
+    made = ours.settings(ImageSetRun)
+    original = sets.get(f"{_ORIGINAL}-on-{made.on}" if made.on else _ORIGINAL)
     if original is None:
         log.warning(
             "%s: no original images of the same prompts, so nothing tells how much %s changes",
@@ -77,24 +98,24 @@ def evaluate_all(
         )
     else:
         _check_comparable(ours, original)
-    prompts = {} if on else dict(enumerate(run_prompts(run)))
+    prompts = {} if made.on else dict(enumerate(run_prompts(run)))
     paths = {
         index: list((references or {}).get(index, ()))
         if references is not None
         else prompts[index].images
         for index in prompts
     }
-    config = {
-        "images": ours.config,
-        "original": original.config if original else None,
-        "descriptor": descriptor.name,
-        "descriptor_sha256": descriptor.digest,
-        "clip": alignment.name if alignment else None,
-        "clip_sha256": alignment.digest if alignment else None,
-        "references": hash_texts(
+    settings = EvaluationRun(
+        images=made,
+        original=original.settings(ImageSetRun) if original else None,
+        descriptor=descriptor.name,
+        descriptor_sha256=descriptor.digest,
+        clip=alignment.name if alignment else None,
+        clip_sha256=alignment.digest if alignment else None,
+        references=hash_texts(
             f"{index} {path.name} {_size(path)}" for index in sorted(paths) for path in paths[index]
         ),
-    }
+    )
     files, before_files = ours.records("images"), original.records("images") if original else {}
 
     def one(index: int) -> dict[str, Any]:
@@ -129,11 +150,12 @@ def evaluate_all(
         return record
 
     folder = run.folder / "metrics" / name
-    if folder.exists() and Run.load(folder).config != json.loads(json.dumps(config)):
-        shutil.rmtree(
-            folder
-        )  # measured by something else, or with other training images: measured anew from the same images
-    metrics = Run.open(folder, config)
+    inputs = ours.manifest.inputs
+    if folder.exists() and Run.load(folder).settings(EvaluationRun) != settings:
+        shutil.rmtree(folder)  # measured by something else, or with other training images
+    metrics = Run.open(
+        folder, settings, inputs=inputs, model=ours.manifest.model, items=ours.manifest.items
+    )
     records = metrics.records("metrics")
     progress(len(records), len(files))
     with metrics.writer("metrics") as writer:
@@ -182,7 +204,7 @@ def quality_all(
     for name, generated in zip(names, features[1:], strict=True):
         which = {
             "set": name,
-            "on": sets[name].config["on"],
+            "on": sets[name].settings(ImageSetRun).on,
             "against": against,
             "kind": extractor.kind,
         }
@@ -197,11 +219,11 @@ def quality_all(
 
 
 def _check_comparable(ours: Run, original: Run) -> None:
-    for key in ours.config.keys() - {*_MAY_DIFFER}:
-        if ours.config[key] != original.config.get(key):
+    for name, here, there in ours.manifest.differences(original.manifest):
+        if name not in _MAY_DIFFER:
             raise RunError(
-                f"{ours.folder}: made with {key} = {ours.config[key]}, the original images with {original.config.get(key)}: they cannot "
-                "be compared. Delete one of the two folders and generate it again."
+                f"{ours.folder}: made with {name} = {here}, the original images with {there}: "
+                "they cannot be compared. Delete one of the two folders and generate it again."
             )
 
 

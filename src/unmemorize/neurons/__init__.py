@@ -2,17 +2,24 @@
 
 from unmemorize.neurons._neuron_file import NeuronFile, Operation
 from unmemorize.neurons._neurons import Neurons, random_control
-from unmemorize.neurons._switching import apply, gated, refuse_applied, remove, scaled, switched_off
+from unmemorize.neurons._switching import (
+    gated,
+    refuse_switched_off,
+    scaled,
+    switch_off,
+    switch_on,
+    switched_off,
+)
 
 __all__ = [
     "NeuronFile",
     "Neurons",
     "Operation",
-    "apply",
     "gated",
     "random_control",
-    "refuse_applied",
-    "remove",
+    "refuse_switched_off",
     "scaled",
+    "switch_off",
+    "switch_on",
     "switched_off",
 ]

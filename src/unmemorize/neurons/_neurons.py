@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from unmemorize._errors import NeuronError
 from unmemorize.pipelines import Model
 
 
-@dataclass(frozen=True)
 class Neurons:
     """A set of neurons, frozen: layer path -> sorted indices. Layers without neurons are left out.
 
@@ -26,7 +25,8 @@ class Neurons:
     (2, (3, 7), Neurons({'attn2.to_v': (7,)}))
     """
 
-    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    __slots__ = ("layers",)
+    layers: Mapping[str, tuple[int, ...]]
 
     def __init__(self, layers: Mapping[str, Iterable[int]] | None = None) -> None:
         clean: dict[str, tuple[int, ...]] = {}
@@ -42,6 +42,21 @@ class Neurons:
             if listed:
                 clean[layer] = tuple(sorted({int(index) for index in listed}))
         object.__setattr__(self, "layers", MappingProxyType(clean))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name}: a set of neurons cannot be changed")
+
+    @classmethod
+    def from_json(cls, value: Any) -> Neurons:
+        """Make a set from its JSON object, layer -> indices.
+
+        Raises:
+            NeuronError: it is no such object.
+        """
+        lists = value.values() if isinstance(value, dict) else [None]
+        if not all(isinstance(indices, list) for indices in lists):
+            raise NeuronError("neurons must be an object of layer and list of indices")
+        return cls(value)
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, int]]) -> Neurons:

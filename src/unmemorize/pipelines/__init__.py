@@ -3,11 +3,11 @@
 from unmemorize.pipelines._conditioning import Conditioning, run
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled, weights_of
 from unmemorize.pipelines._loading import Loading, load_pipeline
-from unmemorize.pipelines._model import Model
+from unmemorize.pipelines._model import Guidance, Model
 from unmemorize.pipelines._quiet import quiet_libraries
 from unmemorize.pipelines._sampler import sampler, sampling
+from unmemorize.pipelines._value_inputs import ValueInput, observe
 from unmemorize.pipelines._value_layers import (
-    name_value_layers,
     refuse_fused,
     select_value_layers,
     text_rows_only,
@@ -15,12 +15,14 @@ from unmemorize.pipelines._value_layers import (
 
 __all__ = [
     "Conditioning",
+    "Guidance",
     "Loading",
     "Model",
+    "ValueInput",
     "denoiser_of",
     "load_pipeline",
     "name_of_denoiser",
-    "name_value_layers",
+    "observe",
     "quiet_libraries",
     "refuse_fused",
     "run",

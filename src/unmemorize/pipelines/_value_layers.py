@@ -1,6 +1,7 @@
-"""Which linear layers of a denoiser project text to attention values; found from the model, never from a list of paths.
+"""Which linear layers of a denoiser project text to attention values.
 
-Paper: section 3 (value layers of the cross-attention); the layers searched by default are those of its section 4.
+They are found in the model itself, never in a list of paths. Paper: section 3 (value layers of the
+cross-attention) and section 4 (the layers that are searched by default).
 """
 
 from __future__ import annotations
@@ -19,29 +20,20 @@ SEARCHED_STAGES = ("down_blocks", "mid_block")
 _CROSS = "attn2.to_v"
 _ADDED = "add_v_proj"
 _SINGLE_STREAM = "single_transformer_blocks.*.attn.to_v"
-_named: list[str] = []
 
 
-def name_value_layers(pattern: str | None) -> None:
-    """Say which linear layers are value layers, for an architecture that is not known; they must project text alone.
+def find_value_layers(denoiser: nn.Module, pattern: str | None = None) -> dict[str, nn.Linear]:
+    """Find all value layers by dotted path, in the order in which the denoiser runs them.
+
+    These are ``attn2.to_v`` of cross-attentions (but not of an ``attn2`` that attends to the image
+    itself), ``add_v_proj`` of attentions that add text to the image (DeepFloyd IF) or join both
+    (Stable Diffusion 3, Flux), and ``attn.to_v`` of single-stream blocks that receive text and
+    image separately (Flux). The neurons of the last kind count for text tokens only, see
+    `text_rows_only`.
 
     Args:
-        pattern: with ``*`` over the paths of the denoiser's modules; None forgets it.
-    """
-    _named[:] = [] if pattern is None else [pattern]
-
-
-def named_value_layers() -> str | None:
-    """The pattern that `name_value_layers` was given."""
-    return _named[0] if _named else None
-
-
-def find_value_layers(denoiser: nn.Module) -> dict[str, nn.Linear]:
-    """All value layers by dotted path, in the order in which the denoiser runs them.
-
-    These are ``attn2.to_v`` of cross-attentions (an ``attn2`` that attends to the image itself is none), ``add_v_proj`` of attentions that
-    add text to the image (DeepFloyd IF) or join both (Stable Diffusion 3, Flux), and in single-stream blocks that are given text and image
-    apart (Flux) ``attn.to_v``, whose neurons count for the text tokens only, see `text_rows_only`.
+        denoiser: the U-Net or transformer.
+        pattern: takes the place of these rules; ``*`` matches any part of a path.
 
     Raises:
         ModelError: there is none.
@@ -51,63 +43,66 @@ def find_value_layers(denoiser: nn.Module) -> dict[str, nn.Linear]:
         for name, module in denoiser.named_modules()
         if is_linear(module) and not name.endswith("base_layer")
     }
-
-    def is_value_layer(name: str) -> bool:
-        if _named:
-            return any(fnmatch.fnmatchcase(name, pattern) for pattern in _named)
-        if name.endswith(_CROSS):
-            return bool(
-                getattr(
-                    denoiser.get_submodule(name.removesuffix(".to_v")), "is_cross_attention", True
-                )
-            )
-        if text_rows_only(
-            name
-        ):  # a block that is given both as one may have more in front than the text
-            block = denoiser.get_submodule(name.removesuffix(".attn.to_v"))
-            return "encoder_hidden_states" in inspect.signature(block.forward).parameters
-        return name.rpartition(".")[2] == _ADDED
-
-    found = {name: module for name, module in modules.items() if is_value_layer(name)}
+    if pattern is None:
+        found = {name: module for name, module in modules.items() if _reads_text(denoiser, name)}
+    else:
+        found = {
+            name: module for name, module in modules.items() if fnmatch.fnmatchcase(name, pattern)
+        }
     if not found:
-        looked_for = _named[0] if _named else f"*{_CROSS}, *{_ADDED} or {_SINGLE_STREAM}"
+        looked_for = pattern or f"*{_CROSS}, *{_ADDED} or {_SINGLE_STREAM}"
         there = sorted({name.rpartition(".")[2] for name in modules})
         raise ModelError(
-            f"{type(denoiser).__name__}: no value layer found. Looked for linear layers {looked_for}; "
-            f"its linear layers are called {', '.join(there[:12]) or '(none)'}. Use a model that reads text by attention, "
-            f"or name its value layers: --value-layers PATTERN, in Python name_value_layers(PATTERN)."
+            f"{type(denoiser).__name__}: no value layer found. Looked for linear layers "
+            f"{looked_for}; its linear layers are called {', '.join(there[:12]) or '(none)'}. "
+            "Use a model that reads text by attention, or name its value layers: "
+            "--value-layers PATTERN, in Python Model(pipe, value_layers=PATTERN)."
         )
-    # diffusers registers the middle block after the up blocks, but runs it before them
+    # diffusers registers the middle block after the up blocks but runs it before them
     return dict(sorted(found.items(), key=lambda item: _stage(item[0])))
 
 
+def _reads_text(denoiser: nn.Module, name: str) -> bool:
+    if name.endswith(_CROSS):
+        attention = denoiser.get_submodule(name.removesuffix(".to_v"))
+        return bool(getattr(attention, "is_cross_attention", True))
+    if text_rows_only(name):  # a block that receives both joined may have more than text in front
+        block = denoiser.get_submodule(name.removesuffix(".attn.to_v"))
+        return "encoder_hidden_states" in inspect.signature(block.forward).parameters
+    return name.rpartition(".")[2] == _ADDED
+
+
 def refuse_fused(denoiser: nn.Module, paths: Iterable[str]) -> None:
-    """See that value layers are called.
+    """Refuse value layers that diffusers does not call because their projections are fused.
 
     Raises:
-        ModelError: the projections of an attention are fused, so that its value layer is not.
+        ModelError: the projections of an attention are fused.
     """
     for path in paths:
         if getattr(denoiser.get_submodule(path.rpartition(".")[0]), "fused_projections", False):
             raise ModelError(
-                f"{path}: its projections are fused, so that it is not called. Call pipe.unfuse_qkv_projections() first."
+                f"{path}: its projections are fused, so it is never called. "
+                "Call pipe.unfuse_qkv_projections() first."
             )
 
 
 def text_rows_only(path: str) -> bool:
-    """Whether the layer projects text and image together, text first, so that its neurons are switched for the text alone."""
+    """Whether the layer projects text and image together, text first.
+
+    Its neurons are then switched for the text tokens alone.
+    """
     return fnmatch.fnmatchcase(path, _SINGLE_STREAM)
 
 
 def select_value_layers(
     layers: dict[str, nn.Linear], scope: str = "default"
 ) -> dict[str, nn.Linear]:
-    """The layers that are searched.
+    """Choose the value layers to search.
 
     Args:
         layers: all value layers, see `find_value_layers`.
-        scope: "default" (of a U-Net the down and middle blocks, as in the paper; of a transformer all), "all", or a pattern with ``*``
-            over the paths.
+        scope: "default" (the down and middle blocks of a U-Net, as in the paper; every layer of a
+            transformer), "all", or a pattern with ``*`` over the paths.
 
     Raises:
         ModelError: nothing matches.

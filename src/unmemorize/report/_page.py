@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
-from unmemorize.generation import OVERALL, image_sets
+from unmemorize.generation import OVERALL, ImageSetRun, image_sets
 from unmemorize.localization import difference_file
 from unmemorize.metrics import read_image, read_references, summarize
 from unmemorize.report._course import course
@@ -108,7 +108,7 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
     page = environment.get_template("report.html.j2").render(
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        model=run.about["model"],
+        model=run.manifest.model,
         manifest=run.manifest,
         table=summary_table(results, truth),
         prompts=len(results.prompts),
@@ -170,7 +170,11 @@ def _lines(results: Results) -> list[Line]:
 
 
 def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
-    sets = {name: images for name, images in image_sets(run).items() if not images.config["on"]}
+    sets = {
+        name: images
+        for name, images in image_sets(run).items()
+        if not images.settings(ImageSetRun).on
+    }
     shown = [name for name in NAMES if name in sets]
     made = {name: sets[name].records("images") for name in shown}
     few = sum(record.memorized for record in results.localizations.values()) <= _MANY
@@ -220,7 +224,7 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
                     f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})",
                 )
             )
-            facts.append(("seeds above tau", str(len(record.detection.kept))))
+            facts.append(("seeds above tau", str(len(record.detection.memorized_seeds))))
         facts += [
             (
                 "initial selection",
@@ -261,7 +265,7 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
                 neurons,
                 tuple(strips),
                 course(record),
-                bool(record.floor),
+                bool(record.theta_exhausted),
             )
         )
     return cards

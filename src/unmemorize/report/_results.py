@@ -8,8 +8,9 @@ from statistics import median
 from typing import Any, Literal
 
 from unmemorize._prompts import UNMEMORIZED, Prompt
-from unmemorize.generation import OVERALL, image_sets
+from unmemorize.generation import OVERALL, ImageSetRun, image_sets
 from unmemorize.localization import Localization, read_localizations
+from unmemorize.metrics import EvaluationRun
 from unmemorize.runs import Run, run_prompts
 
 NAMES = {
@@ -134,16 +135,15 @@ def read_results(run: Run) -> Results:
         folder = run.folder / "metrics" / folder_name
         if not folder.exists():
             continue
-        measured, on = Run.load(folder), images.config["on"]
+        measured, on = Run.load(folder), images.settings(ImageSetRun).on
+        by = measured.settings(EvaluationRun)
         metrics.append(
             Measured(
                 what_is_off(folder_name, on),
                 on,
                 measured.records("metrics"),
-                hashed(measured.config["descriptor"], measured.config["descriptor_sha256"]),
-                hashed(measured.config["clip"], measured.config["clip_sha256"])
-                if measured.config["clip"]
-                else "",
+                hashed(by.descriptor, by.descriptor_sha256),
+                hashed(by.clip, by.clip_sha256 or "") if by.clip else "",
             )
         )
     order = list(NAMES)

@@ -196,7 +196,7 @@ def _localization_rows(results: Results) -> list[Row]:
             results,
             "theta floor reached",
             lambda column: _share(
-                _told(results.memorized(column)), lambda record: bool(record.floor)
+                _told(results.memorized(column)), lambda record: bool(record.theta_exhausted)
             ),
         ),
         _row(
@@ -218,7 +218,7 @@ def _localization_rows(results: Results) -> list[Row]:
 
 
 def _told(records: list[Localization]) -> list[Localization]:
-    return [record for record in records if record.floor is not None]
+    return [record for record in records if record.theta_exhausted is not None]
 
 
 def _truth_rows(results: Results, truth: Truth) -> list[Row]:

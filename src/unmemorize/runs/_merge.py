@@ -37,11 +37,11 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Run:
 def _merge(folders: Sequence[Path], into: Path) -> None:
     first, *others = [Run.load(folder) for folder in folders]
     for run in others:
-        for name in sorted(run.config.keys() | first.config.keys()):
-            if run.config.get(name) != first.config.get(name):
-                raise RunError(
-                    f"{run.folder} and {first.folder} are different runs: they differ in {name}. Merge shards of one run."
-                )
+        for name, _, _ in first.manifest.differences(run.manifest):
+            raise RunError(
+                f"{run.folder} and {first.folder} are different runs: they differ in {name}. "
+                "Merge shards of one run."
+            )
     into.mkdir(exist_ok=True)
     for name in ("manifest.json", "prompts.jsonl"):
         if (folders[0] / name).is_file():

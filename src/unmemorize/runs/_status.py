@@ -48,7 +48,7 @@ def status_of(run: Run) -> list[Status]:
     """The status of detection or localization, and of each set of images."""
     found = [_status(run, name, name, prompt_count(run)) for name in _kinds(run)]
     return found + [
-        _status(images, "images", f"images/{name}", images.about["items"])
+        _status(images, "images", f"images/{name}", images.manifest.items)
         for name, images in run.nested("images").items()
     ]
 

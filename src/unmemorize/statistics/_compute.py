@@ -1,177 +1,178 @@
-"""Activation statistics of a model over many prompts."""
+"""Activation statistics of a model over many prompts, as a run that can be resumed.
+
+RUN/batches.jsonl               per batch of prompts how many were measured, and which failed
+RUN/sums/000003.safetensors     per layer the mean and the squared differences of batch 3
+RUN/raw/000003.safetensors      its single activations, where they were asked for
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from unmemorize._errors import StatisticsError
-from unmemorize._files import atomic_write, safetensors_bytes
-from unmemorize._progress import Progress, silent
-from unmemorize._prompts import Prompt, as_prompt
-from unmemorize.engines import (
-    Engine,
-    Failed,
-    Finished,
-    InProcess,
-    Unit,
-    Work,
-    attempt,
-    in_order,
-    units_of,
-)
-from unmemorize.neurons import refuse_applied
+from unmemorize._files import safetensors_bytes
+from unmemorize._prompts import Prompt, as_prompts
+from unmemorize.engines import Execution, Failed, Finished, UnitFunction, attempt_each
+from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model
-from unmemorize.statistics._activations import activations, source_of
-from unmemorize.statistics._statistics import Statistics, StatisticsAccumulator, hash_prompts
+from unmemorize.runs import (
+    Run,
+    drive,
+    given_or_temporary,
+    open_run,
+    prompt_count,
+    stream_prompts,
+)
+from unmemorize.statistics._activations import activations
+from unmemorize.statistics._statistics import Statistics, StatisticsAccumulator
 
-_SAVED_EVERY = 30.0
-"""Seconds."""
+_BATCHES = "batches"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsRun:
+    """What determines activation statistics, besides the model and the prompts.
+
+    Args:
+        batch: prompts per pass of the text encoder.
+        raw: whether the single activations are kept.
+    """
+
+    kind: ClassVar[str] = "statistics"
+
+    batch: int
+    raw: bool = False
 
 
 @dataclass(frozen=True)
 class StatisticsTask:
-    """The activations of prompts as a `Task`; its items are batches of texts."""
+    """The activations of prompts as a `Task`; its items are number and texts of a batch."""
 
-    kind: str = "activations"
+    raw: bool
+    kind: str = _BATCHES
     size: int = 1
 
-    def prepare(self, pipe: DiffusionPipeline) -> Work:
+    def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
-        model = Model(pipe)
-        refuse_applied(pipe)
-        source_of(model)  # refuses what no prompt can help
+        refuse_switched_off(model)
+        _ = model.value_input  # refuses a model that no prompt can help
 
-        def answers(texts: Sequence[str]) -> dict[str, Any]:
-            return {
-                path: value.cpu().numpy()
-                for path, value in activations(model, model.encode(texts)).items()
-            }
-
-        def work(batches: Sequence[Sequence[str]]) -> list[Finished]:
-            return [Finished(_Batch.of(texts, answers)) for texts in batches]
+        def work(items: Sequence[tuple[int, tuple[str, ...]]]) -> list[Finished]:
+            return [_measure(model, number, texts, self.raw) for number, texts in items]
 
         return work
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """What came of a batch of texts: the activations of those that did not fail, and the errors of the others."""
+def _measure(model: Model, number: int, texts: Sequence[str], raw: bool) -> Finished:
+    """Measure one batch. Prompts that fail are named, and the others are measured without them."""
 
-    texts: tuple[str, ...]
-    activation: dict[str, Any]
-    errors: dict[str, str]
-
-    @classmethod
-    def of(cls, texts: Sequence[str], answers: Callable[[Sequence[str]], dict[str, Any]]) -> _Batch:
-        found = attempt(
-            lambda items: [Finished(answers(items))] * len(items),
-            Unit(0, tuple(range(len(texts))), tuple(texts)),
-        )
-        errors = {
-            text: outcome.error
-            for text, outcome in zip(texts, found, strict=True)
-            if isinstance(outcome, Failed)
+    def each(some: Sequence[str]) -> list[dict[str, Tensor]]:
+        activation = {
+            path: value.cpu() for path, value in activations(model, model.encode(some)).items()
         }
-        if not errors:
-            return cls(tuple(texts), found[0].record if isinstance(found[0], Finished) else {}, {})
-        good = tuple(text for text in texts if text not in errors)
-        return cls(good, answers(good) if good else {}, errors)
+        return [
+            {path: value[row] for path, value in activation.items()} for row in range(len(some))
+        ]
+
+    outcomes = attempt_each(each, texts)
+    failed = {
+        text: outcome.error
+        for text, outcome in zip(texts, outcomes, strict=True)
+        if isinstance(outcome, Failed)
+    }
+    rows = [outcome for outcome in outcomes if not isinstance(outcome, Failed)]
+    measured = [text for text in texts if text not in failed]
+    if not rows:
+        return Finished({"prompts": 0, "failed": failed})
+    activation = {path: torch.stack([row[path] for row in rows]) for path in rows[0]}
+    sums = StatisticsAccumulator()
+    sums.update(activation, measured)
+    files = {_sums_file(number): sums.to_bytes(model.fingerprint)}
+    if raw:
+        files[f"raw/{number:06d}.safetensors"] = safetensors_bytes(activation)
+    return Finished({"prompts": len(rows), "failed": failed}, files)
 
 
 def compute_statistics(
-    pipe: DiffusionPipeline,
+    pipe: DiffusionPipeline | Model,
     prompts: Iterable[str | Prompt],
     *,
     batch: int = 64,
     raw: str | Path | None = None,
-    partial: str | Path | None = None,
-    engine: Engine | None = None,
-    progress: Progress = silent,
+    folder: str | Path | None = None,
+    execution: Execution | None = None,
 ) -> Statistics:
-    """Activation statistics over prompts that are not memorized (paper, section 3.2: 50,000 LAION captions), in constant memory.
+    """Compute mean and standard deviation of every neuron's activation, in constant memory.
+
+    Give ordinary prompts that are not memorized (paper, section 3.2: 50,000 LAION captions).
 
     Args:
         pipe: a loaded pipeline.
-        prompts: unmemorized prompts, at least two; also a stream such as `iter_prompts`.
-        batch: prompts per pass of the text encoder; it does not change the result beyond rounding.
-        raw: a new folder for the single activations: one safetensors file per batch, ``00000000.safetensors`` by the number of its
-            first prompt, with a tensor (prompts, features) for each layer.
-        partial: a file for what is summed up so far, written now and then and at an interruption. When it is there, its prompts, which must
-            be the first of these, are not looked at again. It stays; delete it when the statistics are saved.
-        engine: who works; by default this process.
-        progress: called after each batch.
+        prompts: at least two unmemorized prompts; may be a stream such as `iter_prompts`.
+        batch: prompts per pass of the text encoder. It changes the result by rounding only.
+        raw: a new folder for the single activations: one safetensors file per batch, with a tensor
+            (prompts, features) for each layer.
+        folder: a run folder in which an interrupted computation is resumed. It stays; without one
+            a temporary folder is used.
+        execution: who does the work.
 
     Raises:
-        StatisticsError: fewer than two prompts, a prompt fails, the folder exists or cannot be written, or the partial file is that of
-            other prompts or another model.
+        StatisticsError: fewer than two prompts, a prompt fails, or the folder for raw activations
+            exists.
+        PromptError: ``prompts`` is a single text.
+        RunError: the run folder holds another run or cannot be written.
     """
-    model = Model(pipe)
-    total = len(prompts) if isinstance(prompts, Sized) else None
-    texts = (as_prompt(prompt).text for prompt in prompts)
-    resumed = partial is not None and Path(partial).exists()
-    running = (
-        _resume(Path(partial), model, texts)
-        if partial is not None and resumed
-        else StatisticsAccumulator()
-    )
-    if raw is not None and Path(raw).exists() and not resumed:
-        raise StatisticsError(
-            f"{raw}: exists. Name a new folder for the activations, one for each shard."
-        )
-    if running.count:
-        progress(running.count, total)
-    batches = iter(lambda: tuple(islice(texts, batch)), ())
-    saved = time.monotonic()
+    model = Model.of(pipe)
+    if raw is not None and Path(raw).exists():
+        raise StatisticsError(f"{raw}: exists. Name a new folder for the activations.")
+    settings = StatisticsRun(batch=batch, raw=raw is not None)
+    with given_or_temporary(folder) as place:
+        run = open_run(place, model, as_prompts(prompts), settings)
+        statistics = _statistics_in(run, model, settings, execution)
+        if raw is not None:
+            shutil.move(run.folder / "raw", raw)
+    return statistics
+
+
+def _statistics_in(
+    run: Run, model: Model, settings: StatisticsRun, execution: Execution | None
+) -> Statistics:
+    batches = _batches(run, settings.batch)
+    total = -(-prompt_count(run) // settings.batch)
+    tally = drive(run, model, StatisticsTask(settings.raw), batches, total, execution)
+    for error in tally.failed.values():
+        raise StatisticsError(error)
     failed: dict[str, str] = {}
-    try:
-        for unit, (outcome,) in in_order(
-            (engine or InProcess()).outcomes(
-                pipe, StatisticsTask(), units_of(enumerate(batches), 1)
-            )
-        ):
-            if isinstance(outcome, Failed):
-                raise StatisticsError(f"prompts from {unit.items[0][0][:60]!r} on: {outcome.error}")
-            part: _Batch = outcome.record
-            failed |= part.errors
-            if not part.texts:
-                continue
-            activation = {path: torch.from_numpy(value) for path, value in part.activation.items()}
-            if raw is not None:
-                atomic_write(
-                    Path(raw) / f"{running.count:08d}.safetensors",
-                    safetensors_bytes(activation),
-                    StatisticsError,
-                )
-            running.update(activation, part.texts)
-            progress(running.count, total)
-            if partial is not None and time.monotonic() - saved > _SAVED_EVERY:
-                running.save(partial, model.fingerprint)
-                saved = time.monotonic()
-        if failed:
-            text, error = next(iter(failed.items()))
-            raise StatisticsError(
-                f"{len(failed)} prompts fail, such as {text[:60]!r} ({error.rstrip('.')}). Leave them out; "
-                f"what was computed of the others is kept."
-            )
-    except BaseException:
-        if partial is not None and running.count:
-            running.save(partial, model.fingerprint)
-        raise
-    return running.compute(model.fingerprint)
-
-
-def _resume(partial: Path, model: Model, texts: Iterator[str]) -> StatisticsAccumulator:
-    running = StatisticsAccumulator.load(partial, model.fingerprint)
-    if hash_prompts(islice(texts, running.count)) != running.prompts:
+    sums = StatisticsAccumulator()
+    for number, record in run.stream(_BATCHES):
+        failed |= record["failed"]
+        if record["prompts"]:
+            sums.add_file(run.folder / _sums_file(number), model.fingerprint)
+    if failed:
+        text, error = next(iter(failed.items()))
         raise StatisticsError(
-            f"{partial}: it sums up other prompts than the first {running.count} of these. Delete it to begin anew."
+            f"{len(failed)} prompts fail, such as {text[:60]!r} ({error.rstrip('.')}). Leave them "
+            "out."
         )
-    return running
+    return sums.compute(model.fingerprint)
+
+
+def _batches(run: Run, size: int) -> Iterator[tuple[int, tuple[int, tuple[str, ...]]]]:
+    texts = (prompt.text for prompt in stream_prompts(run))
+    number = 0
+    while batch := tuple(islice(texts, size)):
+        yield number, (number, batch)
+        number += 1
+
+
+def _sums_file(number: int) -> str:
+    return f"sums/{number:06d}.safetensors"

@@ -25,7 +25,7 @@ _SMALLEST_STD = 1e-12
 _HASHES = 2**256
 
 
-_PARTIAL_SCHEMA = "unmemorize.partial-statistics/1"
+_SUMS_SCHEMA = "unmemorize.activation-sums/1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,35 +164,31 @@ class StatisticsAccumulator:
         """See `hash_prompts`."""
         return f"{self._prompts:064x}"
 
-    def save(self, path: str | Path, fingerprint: str) -> None:
-        """Write what was added so far, see `load`."""
+    def to_bytes(self, fingerprint: str) -> bytes:
+        """Return a safetensors file of what was added so far, see `add_file`."""
         tensors = {f"mean/{layer}": value for layer, value in self._mean.items()}
         tensors |= {f"squares/{layer}": value for layer, value in self._squares.items()}
         metadata = {
-            "schema": _PARTIAL_SCHEMA,
+            "schema": _SUMS_SCHEMA,
             "count": str(self.count),
             "fingerprint": fingerprint,
             "prompts": self.prompts,
         }
-        atomic_write(Path(path), safetensors_bytes(tensors, metadata), StatisticsError)
+        return safetensors_bytes(tensors, metadata)
 
-    @classmethod
-    def load(cls, path: str | Path, fingerprint: str) -> StatisticsAccumulator:
-        """Go on with what `save` has written for the model of this fingerprint.
+    def add_file(self, path: Path, fingerprint: str) -> None:
+        """Add what `to_bytes` returned for other prompts and the same model.
 
         Raises:
-            StatisticsError: the file is malformed or another model's.
+            StatisticsError: the file is missing, malformed, or another model's.
         """
-        tensors, metadata = _read(Path(path), _PARTIAL_SCHEMA, ("mean", "squares"))
+        tensors, metadata = _read(path, _SUMS_SCHEMA, ("mean", "squares"))
         if metadata["fingerprint"] != fingerprint:
             raise StatisticsError(
-                f"{path}: it sums up activations of another model. Delete it to begin anew."
+                f"{path}: the activations of another model. Delete its run folder and start again."
             )
-        running = cls()
-        running.add(
-            int(metadata["count"]), tensors["mean"], tensors["squares"], metadata["prompts"]
-        )
-        return running
+        count, prompts = int(metadata["count"]), metadata["prompts"]
+        self.add(count, tensors["mean"], tensors["squares"], prompts)
 
     def compute(self, fingerprint: str) -> Statistics:
         """The statistics of all that was added.

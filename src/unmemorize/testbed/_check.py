@@ -9,7 +9,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from torchmetrics.functional.classification import binary_auroc
 
 from unmemorize._bundled import statistics_path, threshold_path
@@ -48,14 +47,14 @@ class Finding:
     passed: bool = True
 
 
-def check(pipe: DiffusionPipeline, *, progress: Progress = silent) -> list[Finding]:
+def check(model: Model, *, progress: Progress = silent) -> list[Finding]:
     """Measure everything that the bundled model must show; a few minutes on two cores.
 
     Raises:
         TestbedError: the pipeline is not the bundled model.
     """
     statistics, threshold = Statistics.load(statistics_path()), Threshold.load(threshold_path())
-    if threshold.fingerprint != Model(pipe).fingerprint:
+    if threshold.fingerprint != model.fingerprint:
         raise TestbedError(
             "the check is for the bundled model, and another one was given. Load it with --model testbed."
         )
@@ -63,12 +62,12 @@ def check(pipe: DiffusionPipeline, *, progress: Progress = silent) -> list[Findi
         images=IMAGES, steps=defaults()["steps"], guidance=defaults()["guidance"]
     )
     stages: list[Callable[[], list[Finding]]] = [
-        lambda: _detection(pipe, threshold),
-        lambda: _copies(pipe, settings),
-        lambda: _harmlessness(pipe, settings),
-        lambda: _localization(pipe, statistics, threshold, settings),
-        lambda: _floor(pipe, threshold),
-        lambda: _size_and_speed(pipe, settings),
+        lambda: _detection(model, threshold),
+        lambda: _copies(model, settings),
+        lambda: _harmlessness(model, settings),
+        lambda: _localization(model, statistics, threshold, settings),
+        lambda: _floor(model, threshold),
+        lambda: _size_and_speed(model, settings),
     ]
     findings: list[Finding] = []
     for done, stage in enumerate(stages):
@@ -90,9 +89,9 @@ def _full_dose(kind: str) -> list[Planted]:
     return [entry for entry in planted() if entry.prompt.kind == kind and entry.mode != "rare"]
 
 
-def _detection(pipe: DiffusionPipeline, threshold: Threshold) -> list[Finding]:
+def _detection(model: Model, threshold: Threshold) -> list[Finding]:
     def scores(texts: Sequence[str]) -> list[Detection]:
-        return [detect(pipe, text, threshold=threshold) for text in texts]
+        return [detect(model, text, threshold=threshold) for text in texts]
 
     unmemorized = scores(captions("test"))
     findings = []
@@ -137,10 +136,10 @@ def _detection(pipe: DiffusionPipeline, threshold: Threshold) -> list[Finding]:
 
 
 def copy_correlation(
-    pipe: DiffusionPipeline, entry: Planted, neurons: Neurons, settings: GenerationSettings
+    model: Model, entry: Planted, neurons: Neurons, settings: GenerationSettings
 ) -> float:
     """Median over seeds of the pixel correlation with the training image (with the closest of them for TM)."""
-    generated = generate(pipe, entry.prompt.text, neurons, settings=settings)
+    generated = generate(model, entry.prompt.text, neurons, settings=settings)
     references = [read_image(path) for path in entry.prompt.images]
     return float(
         np.median(
@@ -149,10 +148,11 @@ def copy_correlation(
     )
 
 
-def _copies(pipe: DiffusionPipeline, settings: GenerationSettings) -> list[Finding]:
-    widths = Model(pipe).widths
+def _copies(model: Model, settings: GenerationSettings) -> list[Finding]:
+    widths = model.widths
     before = {
-        entry.prompt.text: copy_correlation(pipe, entry, Neurons(), settings) for entry in planted()
+        entry.prompt.text: copy_correlation(model, entry, Neurons(), settings)
+        for entry in planted()
     }
     findings = []
     for kind in ("VM", "TM"):
@@ -162,10 +162,10 @@ def _copies(pipe: DiffusionPipeline, settings: GenerationSettings) -> list[Findi
         copies = float(np.median([before[entry.prompt.text] for entry in entries]))
         own = float(np.median([before[entry.prompt.text] for entry in owning]))
         off = float(
-            np.median([copy_correlation(pipe, entry, entry.neurons, settings) for entry in owning])
+            np.median([copy_correlation(model, entry, entry.neurons, settings) for entry in owning])
         )
         controls = [
-            copy_correlation(pipe, entry, random_control(entry.neurons, widths, seed), settings)
+            copy_correlation(model, entry, random_control(entry.neurons, widths, seed), settings)
             - before[entry.prompt.text]
             for seed, entry in enumerate(owning)
         ]
@@ -218,14 +218,14 @@ def _copies(pipe: DiffusionPipeline, settings: GenerationSettings) -> list[Findi
     return findings
 
 
-def _harmlessness(pipe: DiffusionPipeline, settings: GenerationSettings) -> list[Finding]:
+def _harmlessness(model: Model, settings: GenerationSettings) -> list[Finding]:
     everything = Neurons.of(pair for entry in planted() for pair in entry.neurons)
     texts = captions("test")[:: len(captions("test")) // QUALITY_PROMPTS][:QUALITY_PROMPTS]
     values = []
     for text in texts:
         before, after = (
-            generate(pipe, text, settings=settings),
-            generate(pipe, text, everything, settings=settings),
+            generate(model, text, settings=settings),
+            generate(model, text, everything, settings=settings),
         )
         values.append(float(np.median(pixel_correlation(before, after))))
     detail = f"median over {len(texts)} prompts, all {len(everything)} memory neurons off"
@@ -240,13 +240,13 @@ def _harmlessness(pipe: DiffusionPipeline, settings: GenerationSettings) -> list
 
 
 def _localization(
-    pipe: DiffusionPipeline,
+    model: Model,
     statistics: Statistics,
     threshold: Threshold,
     settings: GenerationSettings,
 ) -> list[Finding]:
     found = {
-        entry: _localize(pipe, entry, statistics, threshold)
+        entry: _localize(model, entry, statistics, threshold)
         for entry in planted()
         if entry.mode != "rare"
     }
@@ -257,7 +257,9 @@ def _localization(
             for entry, record in found.items()
             if entry.prompt.kind == kind and entry.neurons
         }
-        free = sum(bool(record.neurons) and not record.floor for record in owning.values())
+        free = sum(
+            bool(record.neurons) and not record.theta_exhausted for record in owning.values()
+        )
         share, counted = free / len(owning), f"{free} of {len(owning)}"
         precision = [
             len(record.neurons & entry.neurons) / max(1, len(record.neurons))
@@ -312,7 +314,7 @@ def _localization(
     natural = {
         entry: record for entry, record in found.items() if not entry.neurons and record.memorized
     }
-    floor = sum(bool(record.floor) for record in natural.values())
+    floor = sum(bool(record.theta_exhausted) for record in natural.values())
     findings.append(
         Finding(
             "localization, natural plants: floor reached",
@@ -322,7 +324,7 @@ def _localization(
     )
     if natural:
         after = [
-            copy_correlation(pipe, entry, record.neurons, settings)
+            copy_correlation(model, entry, record.neurons, settings)
             for entry, record in natural.items()
         ]
         detail = f"median over {len(natural)} prompts, {np.median([len(record.neurons) for record in natural.values()]):g} neurons off"
@@ -335,18 +337,17 @@ def _localization(
 
 
 def _localize(
-    pipe: DiffusionPipeline, entry: Planted, statistics: Statistics, threshold: Threshold
+    model: Model, entry: Planted, statistics: Statistics, threshold: Threshold
 ) -> Localization:
     criterion = cast(Criterion, defaults()["criterion"])
     settings = LocalizationSettings(noise=threshold.settings, criterion=criterion)
     return localize(
-        pipe, entry.prompt, statistics=statistics, threshold=threshold, settings=settings
+        model, entry.prompt, statistics=statistics, threshold=threshold, settings=settings
     )
 
 
-def _floor(pipe: DiffusionPipeline, threshold: Threshold) -> list[Finding]:
+def _floor(model: Model, threshold: Threshold) -> list[Finding]:
     """How similar a seed stays to itself with every value neuron off: below tau, the paper's criterion can work."""
-    model = Model(pipe)
     everything = Neurons(
         {path: range(layer.out_features) for path, layer in model.value_layers.items()}
     )
@@ -354,17 +355,17 @@ def _floor(pipe: DiffusionPipeline, threshold: Threshold) -> list[Finding]:
     for entry in _full_dose("VM"):
         probe = make_probe(model, model.encode([entry.prompt.text]), threshold.settings)
         before = noise_differences(model, probe)
-        with switched_off(pipe, everything):
+        with switched_off(model, everything):
             values.append(float(similarity(before, noise_differences(model, probe)).max()))
     detail = f"median over {len(values)} VM prompts, all {len(everything)} value neurons off; tau {threshold.tau:.3f}"
     return [Finding("floor of the criterion unblocked", float(np.median(values)), detail)]
 
 
-def _size_and_speed(pipe: DiffusionPipeline, settings: GenerationSettings) -> list[Finding]:
+def _size_and_speed(model: Model, settings: GenerationSettings) -> list[Finding]:
     size = sum(file.stat().st_size for file in ASSETS.rglob("*.safetensors"))
     ten = replace(settings, images=10, batch=10, steps=30)
     began = time.perf_counter()
-    generate(pipe, captions("test")[0], settings=ten)
+    generate(model, captions("test")[0], settings=ten)
     seconds = (time.perf_counter() - began) / ten.images
     return [
         _at_most(

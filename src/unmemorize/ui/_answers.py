@@ -34,7 +34,7 @@ class Probed:
                 "No memorization seen. Different initial noise leads to different images: no two seeds are as similar as tau. "
                 "The test may still miss images that are memorized in another way."
             )
-        return f"Memorized. {len(found.kept)} of {found.seeds} seeds lead to nearly the same image, whatever the initial noise."
+        return f"Memorized. {len(found.memorized_seeds)} of {found.seeds} seeds lead to nearly the same image, whatever the initial noise."
 
 
 @dataclass(frozen=True)

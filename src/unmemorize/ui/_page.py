@@ -212,7 +212,7 @@ def build(loading: Future[Studio]) -> gr.Blocks:
                 answer.prompt, answer.neurons, by, count, visit.stage("making images")
             )
             text = f"{len(names)} neuron{'s' if len(names) > 1 else ''} {'found' if answer.localization else 'in the file'}."
-            if answer.localization and answer.localization.floor:
+            if answer.localization and answer.localization.theta_exhausted:
                 text += " The threshold could not be reached even with all candidates off: the copy may survive."
             factor = gr.Slider(min(-1.0, by), max(1.0, by), value=by)
             return (

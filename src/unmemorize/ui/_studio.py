@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
-from diffusers import DiffusionPipeline
-
 from unmemorize._errors import NeuronError, PromptError
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
@@ -23,8 +21,8 @@ from unmemorize.generation import (
     generate_each,
 )
 from unmemorize.localization import (
+    LocalizationRun,
     LocalizationSettings,
-    localization_config,
     localize_prompt,
     record_localization,
 )
@@ -44,7 +42,7 @@ class Studio:
     """One model with its statistics and threshold.
 
     Args:
-        pipe: a loaded pipeline.
+        model: the model.
         statistics, threshold: of it.
         settings: how to localize.
         generation: how images are made; ``images`` and ``batch`` are set for each request.
@@ -54,7 +52,7 @@ class Studio:
 
     def __init__(
         self,
-        pipe: DiffusionPipeline,
+        model: Model,
         statistics: Statistics,
         threshold: Threshold,
         settings: LocalizationSettings,
@@ -62,8 +60,7 @@ class Studio:
         prompts: Sequence[Prompt] = (),
         descriptor: Descriptor | None = None,
     ) -> None:
-        self.pipe, self.prompts, self.threshold = pipe, tuple(prompts), threshold
-        self._model = Model(pipe)
+        self.model, self.prompts, self.threshold = model, tuple(prompts), threshold
         self._statistics, self._settings, self._generation, self._descriptor = (
             statistics,
             settings,
@@ -93,10 +90,10 @@ class Studio:
         prompt = self.prompt(text)
         with self._lock:
             (detection,) = detect_prompts(
-                self._model, [prompt], self.threshold, self.threshold.settings
+                self.model, [prompt], self.threshold, self.threshold.settings
             )
             (made,) = generate_each(
-                self.pipe,
+                self.model,
                 [prompt.text],
                 [Neurons()],
                 settings=self._images(images),
@@ -109,7 +106,7 @@ class Studio:
         prompt = self.prompt(text)
         with self._lock:
             found = localize_prompt(
-                self._model,
+                self.model,
                 prompt,
                 self._statistics,
                 self.threshold,
@@ -130,7 +127,7 @@ class Studio:
         settings = replace(self._images(2 * images), images=images, scale=scale)
         with self._lock:
             before, after = generate_each(
-                self.pipe,
+                self.model,
                 [prompt.text] * 2,
                 [Neurons(), neurons],
                 settings=settings,
@@ -162,7 +159,7 @@ class Studio:
 
     def lora(self, found: Found, neurons: Neurons, scale: float) -> Path:
         """The same as a LoRA."""
-        return export_lora(self.pipe, self._file(found, neurons, scale), self._new_folder())
+        return export_lora(self.model, self._file(found, neurons, scale), self._new_folder())
 
     def report(self, found: Found, images: int, progress: Progress = silent) -> Path:
         """The report of what was localized for a prompt, with images.
@@ -175,17 +172,14 @@ class Studio:
                 "these neurons are from a file, and a report is of what was localized. Press Localize first."
             )
         names = ("original", "refined", "random-refined")
-        config = {
-            "command": "ui",
-            **localization_config(self._model, self._settings, self._statistics, self.threshold),
-        }
+        config = LocalizationRun.of(self.model, self._settings, self._statistics, self.threshold)
         with self._lock:
-            run = open_run(self._new_folder(), self.pipe, [found.prompt], config)
+            run = open_run(self._new_folder(), self.model, [found.prompt], config)
             record_localization(run, 0, found.localization)
             for done, name in enumerate(names):
                 progress(done, len(names))
                 generate_all(
-                    run, self.pipe, ImageSet(neurons=NeuronSet.parse(name)), self._images(images)
+                    run, self.model, ImageSet(neurons=NeuronSet.parse(name)), self._images(images)
                 )
                 if self._descriptor is not None:
                     evaluate_all(run, name, descriptor=self._descriptor, alignment=None)
@@ -198,7 +192,7 @@ class Studio:
             NeuronError: the file is malformed, or another model's.
         """
         prompt, file = self.prompt(text), NeuronFile.load(path)
-        file.check(self._model)
+        file.check(self.model)
         if not file.neurons:
             raise NeuronError("there are no neurons in the file.")
         return Found(prompt, file.neurons, self._new_folder(), file.scale)
@@ -221,4 +215,4 @@ class Studio:
             "tau": self.threshold.tau,
             "criterion": self._settings.criterion,
         }
-        return NeuronFile.of(self._model, neurons, scale=scale, found=how)
+        return NeuronFile.of(self.model, neurons, scale=scale, found=how)

@@ -59,7 +59,7 @@ def test_a_cascade_stops_where_few_seeds_tell(
     found = detect_prompts(Model(planted), GIVEN, far, far.settings, cascade=True)
     handle.remove()
     memorized = found[3]
-    assert (memorized.memorized, memorized.seeds, memorized.kept) == (True, 2, (2, 7))
+    assert (memorized.memorized, memorized.seeds, memorized.memorized_seeds) == (True, 2, (2, 7))
     assert [record.memorized for record in found] == [False, False, False, True, False]
     assert {record.seeds for record in found} <= {2, 4, 10}
     assert (
@@ -73,7 +73,7 @@ def test_a_cascade_stops_where_few_seeds_tell(
     for record, other in zip(found, whole, strict=True):
         if record.seeds == 10:
             assert record.score == pytest.approx(other.score, abs=1e-4)
-            assert record.kept == other.kept
+            assert record.memorized_seeds == other.memorized_seeds
 
 
 def test_a_cascade_loses_no_calibration_prompt(planted: DiffusionPipeline) -> None:

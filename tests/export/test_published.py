@@ -181,7 +181,7 @@ def test_results_become_a_run_and_come_back(tmp_path: Path) -> None:
     ]
     assert found[0].initial == Neurons({LAYERS[0]: [1, 3], LAYERS[6]: [7]})
     assert found[0].neurons == Neurons({LAYERS[0]: [3]})
-    assert (found[0].initial_score, found[0].score, found[0].group, found[0].floor) == (
+    assert (found[0].initial_score, found[0].score, found[0].group, found[0].theta_exhausted) == (
         0.31,
         0.4,
         "VM",
