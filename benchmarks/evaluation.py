@@ -14,22 +14,50 @@ from pathlib import Path
 from typing import Any
 
 import unmemorize as um
-from unmemorize.metrics import auroc, tpr_at_fpr
+from unmemorize.generation import ImageSet, NeuronSet, generate_all
+from unmemorize.localization import localization_config, localize_all
+from unmemorize.metrics import auroc, evaluate_all, quality_all, tpr_at_fpr
 from unmemorize.report import Cell, Table, read_results, summary_table
-from unmemorize.runs import ImageSet, NeuronSet, evaluate_all, generate_all, localization_config, localize_all, open_run, quality_all
+from unmemorize.runs import open_run
 
 SCALES = (0.75, 0.5, 0.25, -0.25, -1.0)
 TOP = (5, 10, 25, 50, 100)
 UNMEMORIZED = 200
 KINDS = ("VM", "TM")
 PUBLISHED = {
-    "all active": {"VM": ("0", ".83", "1.0", ".99", ".32"), "TM": ("0", ".04", "1.0", ".17", ".31")},
-    "NeMo": {"VM": ("4 ± 3", ".09", ".10", ".16", ".31"), "TM": ("21 ± 18", ".05", ".05", ".12", ".31")},
-    "without refinement": {"VM": ("26.5", ".07", ".11", "", ""), "TM": ("674.5", ".04", ".09", "", "")},
-    "random neurons": {"VM": ("4", ".80", ".999", ".99", ".32"), "TM": ("21", ".05", ".997", ".16", ".31")},
+    "all active": {
+        "VM": ("0", ".83", "1.0", ".99", ".32"),
+        "TM": ("0", ".04", "1.0", ".17", ".31"),
+    },
+    "NeMo": {
+        "VM": ("4 ± 3", ".09", ".10", ".16", ".31"),
+        "TM": ("21 ± 18", ".05", ".05", ".12", ".31"),
+    },
+    "without refinement": {
+        "VM": ("26.5", ".07", ".11", "", ""),
+        "TM": ("674.5", ".04", ".09", "", ""),
+    },
+    "random neurons": {
+        "VM": ("4", ".80", ".999", ".99", ".32"),
+        "TM": ("21", ".05", ".997", ".16", ".31"),
+    },
 }
-MEASURES = ("copy score", "copy score of the worst seed", "masked copy score", "same as before", "seeds alike", "alignment")
-HEADINGS = ("SSCD_Orig", "SSCD_Orig, worst seed", "masked copy score", "SSCD_Gen", "D_SSCD", "A_CLIP")
+MEASURES = (
+    "copy score",
+    "copy score of the worst seed",
+    "masked copy score",
+    "same as before",
+    "seeds alike",
+    "alignment",
+)
+HEADINGS = (
+    "SSCD_Orig",
+    "SSCD_Orig, worst seed",
+    "masked copy score",
+    "SSCD_Gen",
+    "D_SSCD",
+    "A_CLIP",
+)
 
 
 @dataclass(frozen=True)
@@ -53,18 +81,36 @@ class Evaluation:
         self.statistics = um.Statistics.load(um.testbed.statistics_path())
         self.threshold = um.Threshold.load(um.testbed.threshold_path())
         self.settings = um.LocalizationSettings(
-            noise=self.threshold.settings, criterion=um.testbed.defaults()["criterion"], refinement="greedy"
+            noise=self.threshold.settings,
+            criterion=um.testbed.defaults()["criterion"],
+            refinement="greedy",
         )
         own = um.testbed.defaults()
-        self.generation = um.GenerationSettings(images=images, steps=own["steps"], guidance=own["guidance"], batch=16)
+        self.generation = um.GenerationSettings(
+            images=images, steps=own["steps"], guidance=own["guidance"], batch=16
+        )
         self.descriptor, self.alignment = um.BundledDescriptor(), um.ClipAlignment()
         full = [entry.prompt for entry in um.testbed.planted() if entry.mode != "rare"]
-        self.memorized = [prompt for kind in KINDS for prompt in [p for p in full if p.kind == kind][:limit]]
-        self.captions = [um.Prompt(text, group="unmemorized") for text in um.testbed.captions("test")[: limit or UNMEMORIZED]]
+        self.memorized = [
+            prompt for kind in KINDS for prompt in [p for p in full if p.kind == kind][:limit]
+        ]
+        self.captions = [
+            um.Prompt(text, group="unmemorized")
+            for text in um.testbed.captions("test")[: limit or UNMEMORIZED]
+        ]
 
-    def localize(self, name: str, prompts: Sequence[um.Prompt], threshold: um.Threshold, settings: um.LocalizationSettings) -> um.Run:
+    def localize(
+        self,
+        name: str,
+        prompts: Sequence[um.Prompt],
+        threshold: um.Threshold,
+        settings: um.LocalizationSettings,
+    ) -> um.Run:
         """A run of its own for these settings."""
-        config = {"command": "evaluation", **localization_config(self.model, settings, self.statistics, threshold)}
+        config = {
+            "command": "evaluation",
+            **localization_config(self.model, settings, self.statistics, threshold),
+        }
         run = open_run(self.work / name, self.pipe, prompts, config)
         localize_all(
             run,
@@ -80,22 +126,42 @@ class Evaluation:
         """Generate a set of images; returns its name."""
         asked = ImageSet(neurons=NeuronSet.parse(neurons), **{"prompts": (), "label": "", **others})
         name = asked.name(scale)
-        settings = replace(self.generation, scale=scale, images=1) if asked.prompts else replace(self.generation, scale=scale)
+        settings = (
+            replace(self.generation, scale=scale, images=1)
+            if asked.prompts
+            else replace(self.generation, scale=scale)
+        )
         if asked.label == "captions-again":
             settings = replace(settings, seed=settings.seed + 1)
-        generate_all(run, self.pipe, asked, settings, progress=_said(f"{run.folder.name}: generate {name}"))
+        generate_all(
+            run, self.pipe, asked, settings, progress=_said(f"{run.folder.name}: generate {name}")
+        )
         return name
 
     def measure(self, run: um.Run, *names: str) -> Table:
         for name in names:
-            evaluate_all(run, name, descriptor=self.descriptor, alignment=self.alignment, progress=_said(f"{run.folder.name}: {name}"))
+            evaluate_all(
+                run,
+                name,
+                descriptor=self.descriptor,
+                alignment=self.alignment,
+                progress=_said(f"{run.folder.name}: {name}"),
+            )
         return summary_table(read_results(run))
 
 
 def main(work: Path, output: Path, limit: int | None = None, images: int = 4) -> None:
     evaluation = Evaluation(work, limit, images)
-    base = evaluation.localize("base", [*evaluation.memorized, *evaluation.captions], evaluation.threshold, evaluation.settings)
-    sets = [evaluation.images(base, name) for name in ("original", "refined", "initial", "random-refined", "random-initial")]
+    base = evaluation.localize(
+        "base",
+        [*evaluation.memorized, *evaluation.captions],
+        evaluation.threshold,
+        evaluation.settings,
+    )
+    sets = [
+        evaluation.images(base, name)
+        for name in ("original", "refined", "initial", "random-refined", "random-initial")
+    ]
     sets += [evaluation.images(base, "refined", scale) for scale in SCALES]
     table = evaluation.measure(base, *sets)
     rows = {
@@ -103,10 +169,18 @@ def main(work: Path, output: Path, limit: int | None = None, images: int = 4) ->
         "NeMo (scale 0)": _answers(table, "refined", "neurons off"),
         "without refinement": _answers(table, "initial", "initial selection off"),
         "random neurons": _answers(table, "refined", "random neurons off"),
-        "random neurons, as many as initially": _answers(table, "initial", "random neurons off, as many as initially"),
+        "random neurons, as many as initially": _answers(
+            table, "initial", "random neurons off, as many as initially"
+        ),
     }
-    rows |= {f"scale {scale:g}": _answers(table, "refined", f"refined-scale-{scale:g}") for scale in SCALES}
-    rows |= {name: _ablation(evaluation, base, name, *what) for name, what in _ablations(evaluation).items()}
+    rows |= {
+        f"scale {scale:g}": _answers(table, "refined", f"refined-scale-{scale:g}")
+        for scale in SCALES
+    }
+    rows |= {
+        name: _ablation(evaluation, base, name, *what)
+        for name, what in _ablations(evaluation).items()
+    }
     quality = _quality(evaluation, base)
     output.write_text(_document(evaluation, base, table, rows, quality), encoding="utf-8")
     print(f"written: {output}")
@@ -134,13 +208,21 @@ def _ablations(evaluation: Evaluation) -> dict[str, tuple[um.Threshold, um.Local
 
 
 def _ablation(
-    evaluation: Evaluation, base: um.Run, name: str, threshold: um.Threshold, settings: um.LocalizationSettings
+    evaluation: Evaluation,
+    base: um.Run,
+    name: str,
+    threshold: um.Threshold,
+    settings: um.LocalizationSettings,
 ) -> dict[str, list[Cell]]:
     run = evaluation.localize(name.replace(" ", ""), evaluation.memorized, threshold, settings)
     originals = run.folder / "images" / "original"
-    if not originals.exists():  # the same images as those of the base run, which has the same prompts in the same places
+    if (
+        not originals.exists()
+    ):  # the same images as those of the base run, which has the same prompts in the same places
         shutil.copytree(base.folder / "images" / "original", originals)
-    table = evaluation.measure(run, evaluation.images(run, "original"), evaluation.images(run, "refined"))
+    table = evaluation.measure(
+        run, evaluation.images(run, "original"), evaluation.images(run, "refined")
+    )
     return _answers(table, "refined", "neurons off")
 
 
@@ -158,7 +240,10 @@ def _quality(evaluation: Evaluation, run: um.Run) -> list[QualityRow]:
         short = name.removesuffix("-on-captions")
         off = um.Neurons(um.Run.load(run.folder / "images" / name).records("images")[0]["neurons"])
         label = "before" if short == "original" else short
-        same, aligned = (_cell(table, f"{measure}, {label}", "captions") for measure in ("same as before", "alignment"))
+        same, aligned = (
+            _cell(table, f"{measure}, {label}", "captions")
+            for measure in ("same as before", "alignment")
+        )
         rows.append(QualityRow(short, len(off), found[name], same, aligned))
     return rows
 
@@ -198,7 +283,10 @@ def _document(
     quality: Sequence[QualityRow],
 ) -> str:
     results = read_results(base)
-    scores = {group: [record.detection.score for record in results.localized(group) if record.detection] for group in results.groups}
+    scores = {
+        group: [record.detection.score for record in results.localized(group) if record.detection]
+        for group in results.groups
+    }
     lines = [
         "# Evaluation on the bundled model",
         "",
@@ -215,7 +303,11 @@ def _document(
         "",
     ]
     for kind in KINDS:
-        shown = [place for place, name in enumerate(HEADINGS) if kind == "TM" or name != "masked copy score"]
+        shown = [
+            place
+            for place, name in enumerate(HEADINGS)
+            if kind == "TM" or name != "masked copy score"
+        ]
         lines += [
             f"## {kind}",
             "",
@@ -224,7 +316,11 @@ def _document(
         ]
         for name, answers in rows.items():
             detected, neurons, *measured = answers[kind]
-            cells = [_figure(detected), _figure(neurons), *(_figure(measured[place]) for place in shown)]
+            cells = [
+                _figure(detected),
+                _figure(neurons),
+                *(_figure(measured[place]) for place in shown),
+            ]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         for name, published in PUBLISHED.items():
             neurons_off, orig, gen, diverse, aligned = published[kind]
@@ -262,16 +358,25 @@ def _document(
     for row in quality:
         kid = f"{1000 * row.distances['kid']:.2f} ± {1000 * row.distances['kid_std']:.2f}"
         changes = f"{_figure(row.same)} | {_figure(row.aligned)}"
-        lines.append(f"| {row.name} | {row.neurons} | {row.distances['fid']:.3f} | {kid} | {changes} |")
+        lines.append(
+            f"| {row.name} | {row.neurons} | {row.distances['fid']:.3f} | {kid} | {changes} |"
+        )
     manifest = base.manifest["versions"]
     lines += [
         "",
-        "Made with " + ", ".join(f"{name} {manifest[name]}" for name in ("unmemorize", "torch", "diffusers", "torchmetrics")) + ".",
+        "Made with "
+        + ", ".join(
+            f"{name} {manifest[name]}"
+            for name in ("unmemorize", "torch", "diffusers", "torchmetrics")
+        )
+        + ".",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _remarks(rows: Mapping[str, Mapping[str, list[Cell]]], quality: Sequence[QualityRow]) -> list[str]:
+def _remarks(
+    rows: Mapping[str, Mapping[str, list[Cell]]], quality: Sequence[QualityRow]
+) -> list[str]:
     """Each claim of the paper's table, tested on ours."""
 
     def value(name: str, kind: str, measure: str) -> float:
@@ -280,15 +385,22 @@ def _remarks(rows: Mapping[str, Mapping[str, list[Cell]]], quality: Sequence[Qua
 
     def claim(text: str, holds: Callable[[str], bool], shown: Callable[[str], str]) -> str:
         verdicts = {kind: holds(kind) for kind in KINDS}
-        found = "; ".join(f"{kind} {shown(kind)}{'' if verdicts[kind] else ' (**not as in the paper**)'}" for kind in KINDS)
+        found = "; ".join(
+            f"{kind} {shown(kind)}{'' if verdicts[kind] else ' (**not as in the paper**)'}"
+            for kind in KINDS
+        )
         return f"{text}: {found}."
 
     def change(first: str, second: str, measure: str) -> Callable[[str], str]:
-        return lambda kind: f"{value(first, kind, measure):.2f} → {value(second, kind, measure):.2f}"
+        return lambda kind: (
+            f"{value(first, kind, measure):.2f} → {value(second, kind, measure):.2f}"
+        )
 
     before, after = "all active", "NeMo (scale 0)"
     neurons = {kind: rows[after][kind][1].value or 0.0 for kind in KINDS}
-    refined_share = {kind: neurons[kind] / (rows["without refinement"][kind][1].value or 1) for kind in KINDS}
+    refined_share = {
+        kind: neurons[kind] / (rows["without refinement"][kind][1].value or 1) for kind in KINDS
+    }
     remarks = [
         claim(
             "The copy goes (SSCD_Orig)",
@@ -297,7 +409,10 @@ def _remarks(rows: Mapping[str, Mapping[str, list[Cell]]], quality: Sequence[Qua
         ),
         claim(
             "It goes for every seed (SSCD_Orig of the worst seed below half of what it was)",
-            lambda kind: value(after, kind, "copy score of the worst seed") < 0.5 * value(before, kind, "copy score of the worst seed"),
+            lambda kind: (
+                value(after, kind, "copy score of the worst seed")
+                < 0.5 * value(before, kind, "copy score of the worst seed")
+            ),
             change(before, after, "copy score of the worst seed"),
         ),
         claim(
@@ -307,7 +422,9 @@ def _remarks(rows: Mapping[str, Mapping[str, list[Cell]]], quality: Sequence[Qua
         ),
         claim(
             "Alignment stays (A_CLIP within .05)",
-            lambda kind: abs(value(after, kind, "alignment") - value(before, kind, "alignment")) <= 0.05,
+            lambda kind: (
+                abs(value(after, kind, "alignment") - value(before, kind, "alignment")) <= 0.05
+            ),
             change(before, after, "alignment"),
         ),
         claim(

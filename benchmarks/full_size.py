@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 _LETTERS = [chr(code) for code in range(ord("0"), ord("z") + 1)]
@@ -79,7 +85,9 @@ def _filled(**config: Any) -> UNet2DConditionModel:
         unet = UNet2DConditionModel(layers_per_block=2, **config)
     unet = unet.to_empty(device="cpu").requires_grad_(False)
     for name, parameter in unet.named_parameters():
-        torch.nn.init.ones_(parameter) if parameter.ndim == 1 and name.endswith("weight") else torch.nn.init.normal_(parameter, std=0.02)
+        torch.nn.init.ones_(parameter) if parameter.ndim == 1 and name.endswith(
+            "weight"
+        ) else torch.nn.init.normal_(parameter, std=0.02)
     return unet.eval()
 
 
@@ -96,13 +104,23 @@ def _text(width: int) -> CLIPTextConfig:
 
 
 def _tokenizer() -> CLIPTokenizer:
-    return CLIPTokenizer(vocab={word: index for index, word in enumerate(_WORDS)}, merges=[], model_max_length=77)
+    return CLIPTokenizer(
+        vocab={word: index for index, word in enumerate(_WORDS)}, merges=[], model_max_length=77
+    )
 
 
 def _vae() -> AutoencoderKL:
     down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    return AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=down, up_block_types=up).eval()
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=down, up_block_types=up
+    ).eval()
 
 
 def _scheduler() -> DDIMScheduler:
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+    )

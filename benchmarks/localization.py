@@ -29,12 +29,10 @@ from diffusers import StableDiffusionPipeline
 import unmemorize as um
 from full_size import stable_diffusion_1
 from published import PublishedLocalization
-from unmemorize._activations import activations
-from unmemorize._similarity import make_probe
-from unmemorize._value_layers import select_value_layers
-from unmemorize.localization import Criterion, RefinementMethod, detect_prompts
-from unmemorize.localization._evaluator import Evaluator, Limit
-from unmemorize.localization._replay import plan_for
+from unmemorize.detection import detect_prompts, make_probe
+from unmemorize.localization import Criterion, Evaluator, Limit, RefinementMethod, plan_for
+from unmemorize.pipelines import select_value_layers
+from unmemorize.statistics import activations
 
 METHODS: tuple[RefinementMethod, ...] = ("greedy", "bisect")
 
@@ -42,12 +40,18 @@ METHODS: tuple[RefinementMethod, ...] = ("greedy", "bisect")
 def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Path | None) -> None:
     pipe = um.load_pipeline("testbed", device="cpu")
     settings = um.LocalizationSettings(
-        noise=um.Threshold.load(um.testbed.threshold_path()).settings, criterion=criterion or um.testbed.defaults()["criterion"]
+        noise=um.Threshold.load(um.testbed.threshold_path()).settings,
+        criterion=criterion or um.testbed.defaults()["criterion"],
     )
     rows = bundled(pipe, prompts, settings)
     detected = detection(pipe)
     show(rows)
-    report: dict[str, Any] = {"criterion": settings.criterion, "bundled": rows, "detection": detected, "ideas": ideas(pipe, rows, settings)}
+    report: dict[str, Any] = {
+        "criterion": settings.criterion,
+        "bundled": rows,
+        "detection": detected,
+        "ideas": ideas(pipe, rows, settings),
+    }
     report["precision"] = precision()
     report["peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     print(f"peak memory {report['peak GiB']:.2f} GiB")
@@ -57,11 +61,18 @@ def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Pat
         show(report["full size"])
         write(report, output)
     minimal = sum(row["bisect"]["minimal"] and row["bisect"]["below"] for row in rows)
-    print(f"bisect: {minimal} of {len(rows)} sets below the threshold with no neuron that can go; ", end="")
-    print(f"{sum(row['bisect']['theta'] == row['greedy']['theta'] for row in rows)} end the selection at the same step as one by one")
+    print(
+        f"bisect: {minimal} of {len(rows)} sets below the threshold with no neuron that can go; ",
+        end="",
+    )
+    print(
+        f"{sum(row['bisect']['theta'] == row['greedy']['theta'] for row in rows)} end the selection at the same step as one by one"
+    )
     equal = stats.mean(row["greedy"]["equal"] for row in rows)
     ratios = f"greedy={ratio(rows, 'greedy'):.1f} bisect={ratio(without_floor(rows), 'bisect'):.1f}"
-    print(f"ratios {ratios} detect={detected['published'] / detected['ours']:.1f} greedy_equal={equal:.3f}")
+    print(
+        f"ratios {ratios} detect={detected['published'] / detected['ours']:.1f} greedy_equal={equal:.3f}"
+    )
 
 
 def write(report: dict[str, Any], output: Path | None) -> None:
@@ -70,13 +81,20 @@ def write(report: dict[str, Any], output: Path | None) -> None:
 
 
 def without_floor(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if not row["floor"]] or rows
+    return [row for row in rows if not row["theta_exhausted"]] or rows
 
 
-def bundled(pipe: StableDiffusionPipeline, count: int, settings: um.LocalizationSettings) -> list[dict[str, Any]]:
-    statistics, threshold = um.Statistics.load(um.testbed.statistics_path()), um.Threshold.load(um.testbed.threshold_path())
+def bundled(
+    pipe: StableDiffusionPipeline, count: int, settings: um.LocalizationSettings
+) -> list[dict[str, Any]]:
+    statistics, threshold = (
+        um.Statistics.load(um.testbed.statistics_path()),
+        um.Threshold.load(um.testbed.threshold_path()),
+    )
     entries = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
-    um.localize(pipe, entries[0].prompt, statistics=statistics, threshold=threshold, settings=settings)  # warm
+    um.localize(
+        pipe, entries[0].prompt, statistics=statistics, threshold=threshold, settings=settings
+    )  # warm
     rows: list[dict[str, Any]] = []
     for entry in entries:
         if len(rows) < count:
@@ -87,7 +105,11 @@ def bundled(pipe: StableDiffusionPipeline, count: int, settings: um.Localization
 
 
 def compare(
-    pipe: StableDiffusionPipeline, prompt: um.Prompt, statistics: um.Statistics, threshold: um.Threshold, settings: um.LocalizationSettings
+    pipe: StableDiffusionPipeline,
+    prompt: um.Prompt,
+    statistics: um.Statistics,
+    threshold: um.Threshold,
+    settings: um.LocalizationSettings,
 ) -> dict[str, Any] | None:
     """One prompt by all three; None when it is not memorized."""
     model = um.Model(pipe)
@@ -135,13 +157,15 @@ def compare(
             "equal": found.neurons == reference.neurons,
             "jaccard": jaccard(found.neurons, reference.neurons),
             "minimal": found.minimal,
-            "below": found.score is not None and found.threshold is not None and (found.score < found.threshold or bool(found.floor)),
+            "below": found.score is not None
+            and found.threshold is not None
+            and (found.score < found.threshold or bool(found.theta_exhausted)),
             "theta": found.theta,
             "recorded MiB": found.recorded_bytes / 1024**2,
             **{f"{stage} samples": spent.work for stage, spent in found.spent.items()},
             **{f"{stage} seconds": spent.seconds for stage, spent in found.spent.items()},
         }
-        row["floor"] = found.floor
+        row["theta_exhausted"] = found.theta_exhausted
     return row
 
 
@@ -151,7 +175,11 @@ def peak() -> Iterator[list[float]]:
     status, found = Path("/proc/self/status"), [math.nan]
 
     def kib(name: str) -> float:
-        return float(next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[1])
+        return float(
+            next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[
+                1
+            ]
+        )
 
     if not status.exists():
         yield found
@@ -170,18 +198,35 @@ def jaccard(one: um.Neurons, other: um.Neurons) -> float:
 def detection(pipe: StableDiffusionPipeline) -> dict[str, Any]:
     """Samples per prompt of the published pass and of ours, and how often a cascade changes the verdict."""
     model, threshold = um.Model(pipe), um.Threshold.load(um.testbed.threshold_path())
-    memorized, others = [entry.prompt for entry in um.testbed.planted()], [um.Prompt(text) for text in um.testbed.captions("test")]
+    memorized, others = (
+        [entry.prompt for entry in um.testbed.planted()],
+        [um.Prompt(text) for text in um.testbed.captions("test")],
+    )
     prompts = [*memorized, *others]
-    whole, early = (detect_prompts(model, prompts, threshold, threshold.settings, cascade=cascade) for cascade in (False, True))
-    differing = sum(one.memorized != other.memorized for one, other in zip(whole, early, strict=True))
-    samples, earlier = (stats.mean(found.evaluations for found in some[len(memorized) :]) for some in (whole, early))
+    whole, early = (
+        detect_prompts(model, prompts, threshold, threshold.settings, cascade=cascade)
+        for cascade in (False, True)
+    )
+    differing = sum(
+        one.memorized != other.memorized for one, other in zip(whole, early, strict=True)
+    )
+    samples, earlier = (
+        stats.mean(found.evaluations for found in some[len(memorized) :]) for some in (whole, early)
+    )
     median = stats.median(found.evaluations for found in early[len(memorized) :])
     faster = sum(found.seconds for found in whole) / sum(found.seconds for found in early)
-    print(f"detection of {len(others)} unmemorized prompts: {samples:.1f} samples with all seeds, ", end="")
+    print(
+        f"detection of {len(others)} unmemorized prompts: {samples:.1f} samples with all seeds, ",
+        end="",
+    )
     print(f"{earlier:.1f} as a cascade (median {median:g}); ", end="")
-    print(f"of these and {len(memorized)} planted ones {differing} verdicts differ ({differing / len(prompts):.2%}), {faster:.1f} x faster")
+    print(
+        f"of these and {len(memorized)} planted ones {differing} verdicts differ ({differing / len(prompts):.2%}), {faster:.1f} x faster"
+    )
     taken = dict(sorted(Counter(found.seeds for found in early[len(memorized) :]).items()))
-    after_two = detect_prompts(model, others, two_seeds(threshold), threshold.settings, cascade=True)
+    after_two = detect_prompts(
+        model, others, two_seeds(threshold), threshold.settings, cascade=True
+    )
     return {
         "published": 2 * samples,
         "all seeds": samples,
@@ -203,26 +248,44 @@ def two_seeds(threshold: um.Threshold) -> um.Threshold:
     return replace(threshold, cascade=replace(threshold.cascade, stops=((2, 1.1),)))
 
 
-def ideas(pipe: StableDiffusionPipeline, rows: list[dict[str, Any]], settings: um.LocalizationSettings) -> dict[str, Any]:
+def ideas(
+    pipe: StableDiffusionPipeline, rows: list[dict[str, Any]], settings: um.LocalizationSettings
+) -> dict[str, Any]:
     """What the single ideas rest on: the share of a forward that runs by layer, the tests of one prompt, its scores by two rankings."""
-    statistics, threshold = um.Statistics.load(um.testbed.statistics_path()), um.Threshold.load(um.testbed.threshold_path())
+    statistics, threshold = (
+        um.Statistics.load(um.testbed.statistics_path()),
+        um.Threshold.load(um.testbed.threshold_path()),
+    )
     prompt = max(without_floor(rows), key=lambda row: row["candidates"])["prompt"]
     model = um.Model(pipe)
     with traced() as (tests, evaluators):
-        found = um.localize(pipe, prompt, statistics=statistics, threshold=threshold, settings=settings)
+        found = um.localize(
+            pipe, prompt, statistics=statistics, threshold=threshold, settings=settings
+        )
     evaluator = evaluators[-1]
     probe = make_probe(model, model.encode([prompt]), settings.noise)
-    z_scores = statistics.z_scores({path: value[0] for path, value in activations(model, probe.text).items()})
+    z_scores = statistics.z_scores(
+        {path: value[0] for path, value in activations(model, probe.text).items()}
+    )
     effects = evaluator.effects(found.initial)
     by_z = {(path, index): float(z_scores[path][index]) for path, index in found.initial}
-    sizes = [size for size in (0, 1, 2, 4, 8, 16, 32, 64, 128) if size < len(found.initial)] + [len(found.initial)]
+    sizes = [size for size in (0, 1, 2, 4, 8, 16, 32, 64, 128) if size < len(found.initial)] + [
+        len(found.initial)
+    ]
     curves = {
-        name: [evaluator.score(um.Neurons.of(sorted(found.initial, key=ranking.__getitem__, reverse=True)[:size])) for size in sizes]
+        name: [
+            evaluator.score(
+                um.Neurons.of(sorted(found.initial, key=ranking.__getitem__, reverse=True)[:size])
+            )
+            for size in sizes
+        ]
         for name, ranking in {"z-score": by_z, "backward pass": effects}.items()
     }
     one = probe.keep([0])
     searched = list(model.value_layers)
-    plan = plan_for(model.denoiser, searched, lambda: model.predict(one.latents, one.timestep, one.text))
+    plan = plan_for(
+        model.denoiser, searched, lambda: model.predict(one.latents, one.timestep, one.text)
+    )
     return {
         "prompt": prompt,
         "threshold": found.threshold,
@@ -244,7 +307,13 @@ def traced() -> Iterator[tuple[list[dict[str, Any]], list[Evaluator]]]:
         before = self._work.weighted
         found = original(self, neurons, limit)
         evaluators.append(self)
-        tests.append({"off": len(neurons), "samples": self._work.weighted - before, "passed": found is not None})
+        tests.append(
+            {
+                "off": len(neurons),
+                "samples": self._work.weighted - before,
+                "passed": found is not None,
+            }
+        )
         return found
 
     with patch.object(Evaluator, "below", below):
@@ -262,19 +331,32 @@ def precision() -> dict[str, Any]:
         pipe = um.load_pipeline("testbed", device="cpu", dtype=dtype)
         model = um.Model(pipe)
         own = um.Threshold.given(pipe, threshold.tau, threshold.settings)
-        verdicts[dtype] = [found.memorized for found in detect_prompts(model, prompts, own, own.settings)]
+        verdicts[dtype] = [
+            found.memorized for found in detect_prompts(model, prompts, own, own.settings)
+        ]
         times[dtype] = {batch: milliseconds(model, batch) for batch in batches}
         pipe.unet.to(memory_format=torch.channels_last)
         times[f"{dtype}, channels last"] = {batch: milliseconds(model, batch) for batch in batches}
-    differing = sum(one != other for one, other in zip(verdicts["float32"], verdicts["bfloat16"], strict=True))
+    differing = sum(
+        one != other for one, other in zip(verdicts["float32"], verdicts["bfloat16"], strict=True)
+    )
     for name, by_batch in times.items():
-        print(f"{name}: " + ", ".join(f"{value:.1f} ms per sample of {batch}" for batch, value in by_batch.items()))
+        print(
+            f"{name}: "
+            + ", ".join(
+                f"{value:.1f} ms per sample of {batch}" for batch, value in by_batch.items()
+            )
+        )
     print(f"bfloat16 changes {differing} of {len(prompts)} verdicts")
     return {"milliseconds": times, "differing": differing, "prompts": len(prompts)}
 
 
 def milliseconds(model: um.Model, batch: int) -> float:
-    latents, text, timestep = model.draw_latents(batch, 1), model.encode(["a photo"] * batch), model.timesteps(50)[1]
+    latents, text, timestep = (
+        model.draw_latents(batch, 1),
+        model.encode(["a photo"] * batch),
+        model.timesteps(50)[1],
+    )
     taken = []
     for _ in range(7):
         began = time.perf_counter()
@@ -289,7 +371,9 @@ def full_size_rows() -> list[dict[str, Any]]:
     texts = [f"{word} {number}" for word in ("a", "b", "c") for number in range(6)]
     statistics = um.compute_statistics(pipe, texts)
     noise = um.NoiseSettings(seeds=2)
-    settings = um.LocalizationSettings(noise=noise, layers="down_blocks.2.*", theta=1e6, theta_floor=1e6 - 0.2, top_k=1)  # one step
+    settings = um.LocalizationSettings(
+        noise=noise, layers="down_blocks.2.*", theta=1e6, theta_floor=1e6 - 0.2, top_k=1
+    )  # one step
     threshold = um.Threshold.given(pipe, 1e-6, noise)
     row = compare(pipe, um.Prompt("zebra quartz"), statistics, threshold, settings)
     return [{**row, "kind": "random", "mode": "SD 1.4 U-Net"}] if row else []
@@ -297,14 +381,16 @@ def full_size_rows() -> list[dict[str, Any]]:
 
 def ratio(rows: list[dict[str, Any]], method: str) -> float:
     """The median over prompts of published samples over ours, weighted."""
-    return float(stats.median(row["published"]["weighted"] / row[method]["weighted"] for row in rows))
+    return float(
+        stats.median(row["published"]["weighted"] / row[method]["weighted"] for row in rows)
+    )
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str, bool], list[dict[str, Any]]]:
     """Rows by kind, by how the prompt was planted, and by whether theta reached its floor."""
     groups: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["kind"], row["mode"], row["floor"]), []).append(row)
+        groups.setdefault((row["kind"], row["mode"], row["theta_exhausted"]), []).append(row)
     return groups
 
 
@@ -312,18 +398,33 @@ def show(rows: list[dict[str, Any]]) -> None:
     names = ("samples", "weighted", "seconds", "neurons", "score", "peak MiB")
     for (kind, mode, floor), some in grouped(rows).items():
         title = f"{kind} {mode}{', at the floor' if floor else ''}"
-        print(f"{title}: {len(some)} prompts, {stats.median(row['candidates'] for row in some):g} candidates")
-        print(" " * 12 + "".join(f"{name:>10}" for name in (*names, "equal", "jaccard", "ratio", "time")))
+        print(
+            f"{title}: {len(some)} prompts, {stats.median(row['candidates'] for row in some):g} candidates"
+        )
+        print(
+            " " * 12
+            + "".join(f"{name:>10}" for name in (*names, "equal", "jaccard", "ratio", "time"))
+        )
         for method in ("published", *METHODS):
             cells = [row[method] for row in some]
             shown = [stats.median(cell[name] for cell in cells) for name in names]
             if method != "published":
                 shown += [stats.mean(cell[name] for cell in cells) for name in ("equal", "jaccard")]
-                shown += [ratio(some, method), stats.median(row["published"]["seconds"] / row[method]["seconds"] for row in some)]
+                shown += [
+                    ratio(some, method),
+                    stats.median(
+                        row["published"]["seconds"] / row[method]["seconds"] for row in some
+                    ),
+                ]
             print(f"  {method:10}" + "".join(f"{value:10.3g}" for value in shown))
-        print(f"  recorded outputs: {max(row['bisect']['recorded MiB'] for row in some):.0f} MiB at most")
+        print(
+            f"  recorded outputs: {max(row['bisect']['recorded MiB'] for row in some):.0f} MiB at most"
+        )
         for stage in ("detection", "selection", "refinement"):
-            spent = [stats.median(row[method][f"{stage} samples"] for row in some) for method in ("published", *METHODS)]
+            spent = [
+                stats.median(row[method][f"{stage} samples"] for row in some)
+                for method in ("published", *METHODS)
+            ]
             print(f"  {stage} samples, weighted: " + ", ".join(f"{value:.3g}" for value in spent))
 
 

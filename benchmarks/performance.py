@@ -27,7 +27,7 @@ Rows = list[dict[str, Any]]
 def main(measured: Path, page: Path) -> None:
     report = json.loads(measured.read_text(encoding="utf-8"))
     for row in report["bundled"]:
-        row["floor"] = bool(row["floor"])
+        row["theta_exhausted"] = bool(row["theta_exhausted"])
     pictures = page.parent / "images"
     for name, draw in {
         "stages": stages,
@@ -54,9 +54,20 @@ def stages(axes: Axes, report: dict[str, Any]) -> None:
             left = 0.0
             for stage, colour in zip(STAGES, ("#4c78a8", "#f2a541", "#b5475d"), strict=True):
                 width = stats.median(row[method][f"{stage} samples"] for row in rows) / total
-                axes.barh(4 * place + line, width, left=left, color=colour, label=stage if not place and not line else None)
+                axes.barh(
+                    4 * place + line,
+                    width,
+                    left=left,
+                    color=colour,
+                    label=stage if not place and not line else None,
+                )
                 left += width
-            names.append((4 * place + line, f"{kind} {mode}{' (floor)' if floor else ''}, {method}" if not line else method))
+            names.append(
+                (
+                    4 * place + line,
+                    f"{kind} {mode}{' (floor)' if floor else ''}, {method}" if not line else method,
+                )
+            )
     plt.gcf().set_size_inches(7, 0.4 + 0.62 * len(groups))
     axes.set_yticks([place for place, _ in names], [name for _, name in names], fontsize=7)
     axes.invert_yaxis()
@@ -69,7 +80,10 @@ def replay(axes: Axes, report: dict[str, Any]) -> None:
     axes.bar(range(len(share)), list(share.values()), color="#4c78a8")
     axes.set_xticks(
         range(len(share)),
-        [path.split(".transformer")[0].replace("_blocks", "").replace("attentions.", "") for path in share],
+        [
+            path.split(".transformer")[0].replace("_blocks", "").replace("attentions.", "")
+            for path in share
+        ],
         rotation=45,
         fontsize=7,
     )
@@ -80,8 +94,15 @@ def replay(axes: Axes, report: dict[str, Any]) -> None:
 def exits(axes: Axes, report: dict[str, Any]) -> None:
     tests = report["ideas"]["tests"]
     for passed, colour in ((True, "#2a7f62"), (False, "#b5475d")):
-        some = [(place, test["samples"]) for place, test in enumerate(tests) if test["passed"] == passed]
-        axes.bar([place for place, _ in some], [samples for _, samples in some], color=colour, label="passed" if passed else "failed")
+        some = [
+            (place, test["samples"]) for place, test in enumerate(tests) if test["passed"] == passed
+        ]
+        axes.bar(
+            [place for place, _ in some],
+            [samples for _, samples in some],
+            color=colour,
+            label="passed" if passed else "failed",
+        )
     axes.set_xlabel("test of a set of neurons, in the order in which they were made")
     axes.set_ylabel("weighted samples")
     axes.legend(fontsize=8)
@@ -111,7 +132,9 @@ def cascade(axes: Axes, report: dict[str, Any]) -> None:
 
 def batches(axes: Axes, report: dict[str, Any]) -> None:
     for name, by_batch in report["precision"]["milliseconds"].items():
-        axes.plot([int(batch) for batch in by_batch], list(by_batch.values()), marker="o", label=name)
+        axes.plot(
+            [int(batch) for batch in by_batch], list(by_batch.values()), marker="o", label=name
+        )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0)
@@ -121,7 +144,17 @@ def batches(axes: Axes, report: dict[str, Any]) -> None:
 
 
 COLUMNS = (
-    *("prompts", "candidates", "", "samples", "weighted", "seconds", "neurons left", "score", "MiB"),
+    *(
+        "prompts",
+        "candidates",
+        "",
+        "samples",
+        "weighted",
+        "seconds",
+        "neurons left",
+        "score",
+        "MiB",
+    ),
     *("equal sets", "Jaccard", "published / ours"),
 )
 
@@ -129,14 +162,20 @@ COLUMNS = (
 def table(rows: Rows) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for (kind, mode, floor), some in grouped(rows).items():
-        first = [f"{len(some)} {kind} {mode}{', floor' if floor else ''}", f"{stats.median(row['candidates'] for row in some):g}"]
+        first = [
+            f"{len(some)} {kind} {mode}{', floor' if floor else ''}",
+            f"{stats.median(row['candidates'] for row in some):g}",
+        ]
         for method in ("published", *METHODS):
             cells = [row[method] for row in some]
             names = ("samples", "weighted", "seconds", "neurons", "score", "peak MiB")
             middle = [f"{stats.median(cell[name] for cell in cells):.4g}" for name in names]
             agreement = ["", "", ""]
             if method != "published":
-                agreement = [f"{stats.mean(cell['equal'] for cell in cells):.0%}", f"{stats.mean(cell['jaccard'] for cell in cells):.2f}"]
+                agreement = [
+                    f"{stats.mean(cell['equal'] for cell in cells):.0%}",
+                    f"{stats.mean(cell['jaccard'] for cell in cells):.2f}",
+                ]
                 agreement.append(f"**{ratio(some, method):.1f}**")
             lines.append("| " + " | ".join([*first, method, *middle, *agreement]) + " |")
             first = ["", ""]
@@ -146,7 +185,11 @@ def table(rows: Rows) -> str:
 def limit_of(rows: Rows) -> str:
     """What no refinement can save: all seeds unblocked, and one passing test of the candidates."""
     some = without_floor(rows)
-    least = [row["published"]["weighted"] / (row["bisect"]["detection samples"] + row["bisect"]["selection samples"]) for row in some]
+    least = [
+        row["published"]["weighted"]
+        / (row["bisect"]["detection samples"] + row["bisect"]["selection samples"])
+        for row in some
+    ]
     return f"{stats.median(least):.1f}"
 
 
@@ -167,43 +210,59 @@ Stable Diffusion 1.4's U-Net in full size with random weights (two seeds, two la
 """
     )
     changed = precision["differing"]
-    size = sum(row["bisect"]["samples"] for row in rows) / sum(row["bisect"]["passes"] for row in rows)
+    size = sum(row["bisect"]["samples"] for row in rows) / sum(
+        row["bisect"]["passes"] for row in rows
+    )
     by_batch = {int(batch): taken for batch, taken in precision["milliseconds"]["float32"].items()}
     here = float(np.interp(size, sorted(by_batch), [by_batch[batch] for batch in sorted(by_batch)]))
     taken = ", ".join(f"{count} after {seeds}" for seeds, count in found["seeds taken"].items())
     return f"""# What localization costs
 
 Written by `make bench` (`benchmarks/localization.py`, then `benchmarks/performance.py`): a plain transcription of the published procedure
-(`benchmarks/published.py`) and the package, in one run on one machine, on the bundled model, criterion `{report["criterion"]}`. The unit is
+(`benchmarks/published.py`) and the package, in one run on one machine, on the bundled model, criterion `{
+        report["criterion"]
+    }`. The unit is
 one *denoiser sample*: one initial noise through one forward of the denoiser, weighted by the share of the forward's multiply-adds that ran.
 `unmemorize localize --profile` prints the same for your own run.
 
 | published / ours, weighted samples (median over prompts) | measured | aimed at |
 |---|---|---|
-| greedy, the same neurons for {stats.mean(row["greedy"]["equal"] for row in rows):.0%} of prompts | {ratio(rows, "greedy"):.1f} | 4 |
-| bisect, {len(some)} prompts on which theta does not reach its floor | {ratio(some, "bisect"):.1f} | 15 |
-| detection of unmemorized prompts: mean samples, and of the median prompt | {found["published"] / found["ours"]:.1f}, {
-        found["published"] / found["median"]:.1f} | 8 |
+| greedy, the same neurons for {
+        stats.mean(row["greedy"]["equal"] for row in rows):.0%} of prompts | {
+        ratio(rows, "greedy"):.1f} | 4 |
+| bisect, {len(some)} prompts on which theta does not reach its floor | {
+        ratio(some, "bisect"):.1f} | 15 |
+| detection of unmemorized prompts: mean samples, and of the median prompt | {
+        found["published"] / found["ours"]:.1f}, {found["published"] / found["median"]:.1f} | 8 |
 
 {table(rows)}
 
 Medians over the prompts of a row; MiB is what the process took at most beyond what it had before. Peak memory of the whole process
 {report["peak GiB"]:.2f} GiB; recorded outputs
-{max(row["bisect"]["recorded MiB"] for row in rows):.0f} MiB at most. Sets of bisect have {stats.median(sets):.2f} times the neurons of the
+{max(row["bisect"]["recorded MiB"] for row in rows):.0f} MiB at most. Sets of bisect have {
+        stats.median(sets):.2f} times the neurons of the
 published ones (median); each one is below its threshold with no neuron that can be switched on again
 ({sum(row["bisect"]["minimal"] and row["bisect"]["below"] for row in rows)} of {len(rows)}).
 {full}
 ## Where the limit lies
 
-*Bisect.* Even a refinement that cost nothing would save no more than a factor of {limit_of(rows)} (median): all seeds must run once
+*Bisect.* Even a refinement that cost nothing would save no more than a factor of {
+        limit_of(rows)
+    } (median): all seeds must run once
 unblocked, since the kept ones are told by them, and the candidates must be seen to pass once with all kept seeds. Most memorized prompts of
-the bundled model have so few candidates ({stats.median(row["candidates"] for row in some):g} in the median) that the published procedure
+the bundled model have so few candidates ({
+        stats.median(
+            row["candidates"] for row in some
+        ):g} in the median) that the published procedure
 itself makes few tests. Where memory is spread over many neurons, what is left of the cost are the tests that show, one by one, that no
 neuron of the result can go.
 
 *Detection.* Two seeds are the least that can be compared, which bounds the factor by 10. Of the unmemorized
-prompts {taken} seeds were done: the mean is that of the few which stay between the levels to the end.
-Stopping earlier changes more verdicts: {found["differing"]} of {found["prompts"]} ({found["differing"] / found["prompts"]:.2%}) differ from
+prompts {
+        taken
+    } seeds were done: the mean is that of the few which stay between the levels to the end.
+Stopping earlier changes more verdicts: {found["differing"]} of {found["prompts"]} ({
+        found["differing"] / found["prompts"]:.2%}) differ from
 those of all ten seeds now, and 1 % is the bound.
 
 ## The ideas
@@ -238,12 +297,21 @@ call memorized.
 
 ![Two seeds and ten](images/performance-cascade.png)
 
-**Batches.** Detection batches seeds across prompts. Localization batches the seeds of a test, {size:.1f} samples in a pass on average
-(bisect); a sample then takes {here:.1f} ms on this machine, where passes of 32 take {fewest:.1f}. So much is what passes that go across
+**Batches.** Detection batches seeds across prompts. Localization batches the seeds of a test, {
+        size:.1f} samples in a pass on average
+(bisect); a sample then takes {here:.1f} ms on this machine, where passes of 32 take {
+        fewest:.1f}. So much is what passes that go across
 prompts would save here at the most. They do not exist: several workers on one device (`--workers`) fill it as well, and leave the records
-of a prompt independent of those beside it. Half precision and memory layout were measured: bfloat16 takes {half:.1f} ms per sample where
-float32 takes {fewest:.1f} and channels-last float32 {last:.1f}; it changes {changed} of {precision["prompts"]} verdicts
-({changed / precision["prompts"]:.1%}). So neither is on by itself: `--dtype bfloat16` is there where a processor is fast with it, with a
+of a prompt independent of those beside it. Half precision and memory layout were measured: bfloat16 takes {
+        half:.1f} ms per sample where
+float32 takes {fewest:.1f} and channels-last float32 {last:.1f}; it changes {changed} of {
+        precision["prompts"]
+    } verdicts
+({
+        changed
+        / precision[
+            "prompts"
+        ]:.1%}). So neither is on by itself: `--dtype bfloat16` is there where a processor is fast with it, with a
 threshold calibrated in the same type.
 
 ![Milliseconds per sample](images/performance-batches.png)

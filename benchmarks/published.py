@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import unmemorize as um
-from unmemorize._conditioning import Conditioning
-from unmemorize._similarity import pairwise_similarity, similarity
+from unmemorize.detection import pairwise_similarity, similarity
+from unmemorize.pipelines import Conditioning
 
 Listed = dict[str, list[int]]
 
@@ -35,9 +35,20 @@ class PublishedLocalization:
     """The procedure for one model, with the thresholds and settings that the package is given."""
 
     def __init__(
-        self, pipe: um.Model, statistics: um.Statistics, threshold: um.Threshold, settings: um.LocalizationSettings, layers: list[str]
+        self,
+        pipe: um.Model,
+        statistics: um.Statistics,
+        threshold: um.Threshold,
+        settings: um.LocalizationSettings,
+        layers: list[str],
     ) -> None:
-        self.model, self.statistics, self.threshold, self.settings, self.layers = pipe, statistics, threshold, settings, layers
+        self.model, self.statistics, self.threshold, self.settings, self.layers = (
+            pipe,
+            statistics,
+            threshold,
+            settings,
+            layers,
+        )
         self.evaluations = 0
 
     def localize(self, prompt: str) -> Published:
@@ -57,14 +68,21 @@ class PublishedLocalization:
         kept = [
             seed
             for seed in range(len(latents))
-            if max(float(matrix[seed, other]) for other in range(len(latents)) if other != seed) > self.threshold.tau
+            if max(float(matrix[seed, other]) for other in range(len(latents)) if other != seed)
+            > self.threshold.tau
         ]
         lap("detection")
         if not kept:
             return Published(False, um.Neurons(), 1.0, 0, spent, clock)
         tau = self.threshold.of_criterion(self.settings.criterion)
-        ends_at = tau if self.settings.initial_threshold is None else self.settings.initial_threshold
-        stays_below = tau if self.settings.refinement_threshold is None else self.settings.refinement_threshold
+        ends_at = (
+            tau if self.settings.initial_threshold is None else self.settings.initial_threshold
+        )
+        stays_below = (
+            tau
+            if self.settings.refinement_threshold is None
+            else self.settings.refinement_threshold
+        )
         theta, k = self.settings.theta, self.settings.top_k
         while True:
             activation = self.activations(latents[:1], text)
@@ -132,7 +150,9 @@ class PublishedLocalization:
         """Those above theta, and behind them the k most active: a neuron may be listed twice."""
         listed = {}
         for layer in self.layers:
-            z = (activation[layer].double() - self.statistics.mean[layer]).abs() / self.statistics.std[layer].clamp_min(1e-12)
+            z = (
+                activation[layer].double() - self.statistics.mean[layer]
+            ).abs() / self.statistics.std[layer].clamp_min(1e-12)
             above = [index for index in range(len(z)) if z[index] > theta]
             listed[layer] = above + torch.topk(activation[layer], min(k, len(z))).indices.tolist()
         return listed

@@ -59,7 +59,9 @@ class Audit:
     lost: int
 
 
-def simulate(measured: dict[str, Any], machine: Machine, prompts: int, gpus: int, flops: float, seed: int = 0) -> Audit:
+def simulate(
+    measured: dict[str, Any], machine: Machine, prompts: int, gpus: int, flops: float, seed: int = 0
+) -> Audit:
     """One audit. The driver serves one unit at a time; a lost worker loads its model again, and its unit is done again."""
     rng = np.random.default_rng(seed)
     units = -(-prompts // UNIT)
@@ -108,9 +110,16 @@ def page(measured: dict[str, Any], machine: Machine, flops: float) -> str:
         "|---|---|---|---|---|",
     ]
     for name in overhead:
-        rates = [f"{measured[what][name]['per second']:.2f} prompts/s" for what in ("detect", "localize")]
-        lines.append(f"| {name} | {1000 * overhead[name]:.2f} ms | {measured['load'][name]:.1f} s | {' | '.join(rates)} |")
-    both = [measured[what]["2 workers"]["per second"] / measured[what]["1 worker"]["per second"] for what in ("detect", "localize")]
+        rates = [
+            f"{measured[what][name]['per second']:.2f} prompts/s" for what in ("detect", "localize")
+        ]
+        lines.append(
+            f"| {name} | {1000 * overhead[name]:.2f} ms | {measured['load'][name]:.1f} s | {' | '.join(rates)} |"
+        )
+    both = [
+        measured[what]["2 workers"]["per second"] / measured[what]["1 worker"]["per second"]
+        for what in ("detect", "localize")
+    ]
     starting = 1e6 * measured["prompt seconds"]
     lines += [
         "",
@@ -181,7 +190,13 @@ are two Ray nodes on one machine, one of which is killed midway, shards at the s
 
 
 def _duration(hours: float) -> str:
-    return f"{hours / 24:,.1f} days" if hours >= 48 else f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+    return (
+        f"{hours / 24:,.1f} days"
+        if hours >= 48
+        else f"{hours:.1f} h"
+        if hours >= 1
+        else f"{60 * hours:.1f} min"
+    )
 
 
 def flops_of_a_sample() -> float:
@@ -201,7 +216,10 @@ def main() -> None:
     parser.add_argument("--called", type=float, default=0.001)
     options = parser.parse_args()
     machine = Machine(options.tflops, options.losses, options.called)
-    options.page.write_text(page(json.loads(options.measured.read_text()), machine, flops_of_a_sample()), encoding="utf-8")
+    options.page.write_text(
+        page(json.loads(options.measured.read_text()), machine, flops_of_a_sample()),
+        encoding="utf-8",
+    )
     print(options.page)
 
 

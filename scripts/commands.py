@@ -15,13 +15,30 @@ import typer.main
 
 from unmemorize.cli import COMMANDS, app
 
-ORDER = ("demo", "statistics", "merge-statistics", "threshold", "detect", "localize", "generate", "evaluate", "report", "ui", "status")
+ORDER = (
+    "demo",
+    "statistics",
+    "merge-statistics",
+    "threshold",
+    "detect",
+    "localize",
+    "generate",
+    "evaluate",
+    "report",
+    "ui",
+    "status",
+)
 
 
 def page() -> str:
     """Every command with its description and options."""
     root: Any = typer.main.get_command(app)
-    lines = ["# Commands", "", "Written by `make docs` from the commands' own help (`unmemorize COMMAND -h`).", ""]
+    lines = [
+        "# Commands",
+        "",
+        "Written by `make docs` from the commands' own help (`unmemorize COMMAND -h`).",
+        "",
+    ]
     names = [*ORDER, *(name for name in COMMANDS if name not in ORDER)]
     for name in names:
         lines += _described(root.get_command(None, name), f"unmemorize {name}")
@@ -32,24 +49,43 @@ def _described(command: Any, call: str) -> Iterator[str]:
     yield from (f"## {call}", "", _plain(command.help), "")
     if hasattr(command, "commands"):
         for name, inner in command.commands.items():
-            yield from (line.replace("## ", "### ", 1) for line in _described(inner, f"{call} {name}"))
+            yield from (
+                line.replace("## ", "### ", 1) for line in _described(inner, f"{call} {name}")
+            )
         return
-    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+    arguments = [
+        parameter for parameter in command.params if parameter.param_type_name == "argument"
+    ]
     if arguments:
         yield from ("| argument | |", "|---|---|")
-        yield from (f"| `{argument.metavar or argument.name.upper()}` | {_plain(argument.help)} |" for argument in arguments)
+        yield from (
+            f"| `{argument.metavar or argument.name.upper()}` | {_plain(argument.help)} |"
+            for argument in arguments
+        )
         yield ""
-    options = [parameter for parameter in command.params if parameter.param_type_name == "option" and parameter.name != "help"]
+    options = [
+        parameter
+        for parameter in command.params
+        if parameter.param_type_name == "option" and parameter.name != "help"
+    ]
     if options:
         yield from ("| option | |", "|---|---|")
-        yield from (f"| `{', '.join(option.opts)}` | {_plain(option.help)}{_values(option)} |" for option in options)
+        yield from (
+            f"| `{', '.join(option.opts)}` | {_plain(option.help)}{_values(option)} |"
+            for option in options
+        )
         yield ""
 
 
 def _values(option: Any) -> str:
     """What an option may be, and what it is by default."""
     declared = option.type_descriptor.annotation
-    choices = [choice for kind in (declared, *get_args(declared)) if get_origin(kind) is Literal for choice in get_args(kind)]
+    choices = [
+        choice
+        for kind in (declared, *get_args(declared))
+        if get_origin(kind) is Literal
+        for choice in get_args(kind)
+    ]
     allowed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
     default = option.default
     if not option.show_default or default is None or default is False or callable(default):

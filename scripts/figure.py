@@ -8,11 +8,17 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from unmemorize import testbed
+from unmemorize.generation import image_sets
+from unmemorize.localization import read_localizations
 from unmemorize.metrics import read_image
-from unmemorize.runs import Run, image_sets, read_localizations
+from unmemorize.runs import Run
 
 SHOWN = (0, 2, 3, 6, 13, 27)
-TITLES = {"original": "generated", "refined": "its neurons off", "random-refined": "random neurons off"}
+TITLES = {
+    "original": "generated",
+    "refined": "its neurons off",
+    "random-refined": "random neurons off",
+}
 
 
 def main(folder: Path, output: Path) -> None:

@@ -23,31 +23,71 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-_CLIP_WORDS = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+_CLIP_WORDS = [
+    "<|startoftext|>",
+    "<|endoftext|>",
+    *LETTERS,
+    *(f"{letter}</w>" for letter in LETTERS),
+]
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    return CLIPTokenizer(vocab={word: index for index, word in enumerate(_CLIP_WORDS)}, merges=[], model_max_length=16)
+    return CLIPTokenizer(
+        vocab={word: index for index, word in enumerate(_CLIP_WORDS)},
+        merges=[],
+        model_max_length=16,
+    )
 
 
 def clip_config(**change: Any) -> CLIPTextConfig:
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
-    tokens = {"vocab_size": len(_CLIP_WORDS), "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "projection_dim": 16,
+    }
+    tokens = {
+        "vocab_size": len(_CLIP_WORDS),
+        "max_position_embeddings": 16,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
     return CLIPTextConfig(**{**sizes, **tokens, **change})
 
 
 def t5() -> tuple[T5Tokenizer, T5EncoderModel]:
     pieces = ["<pad>", "</s>", "<unk>", "▁", *LETTERS, *(f"▁{letter}" for letter in LETTERS)]
     tokenizer = T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
-    config = T5Config(vocab_size=len(pieces), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, pad_token_id=0, eos_token_id=1)
+    config = T5Config(
+        vocab_size=len(pieces),
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
     return tokenizer, T5EncoderModel(config)
 
 
 def vae() -> AutoencoderKL:
-    return AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, sample_size=16, shift_factor=0.1)
+    return AutoencoderKL(
+        block_out_channels=(8,), norm_num_groups=4, sample_size=16, shift_factor=0.1
+    )
 
 
 def unet(**change: Any) -> UNet2DConditionModel:
@@ -65,11 +105,19 @@ def unet(**change: Any) -> UNet2DConditionModel:
 
 
 def ddim(**change: Any) -> DDIMScheduler:
-    options = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1}
+    options = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "steps_offset": 1,
+    }
     return DDIMScheduler(**{**options, **change})
 
 
-def stable_diffusion(scheduler: DDIMScheduler | None = None, **change: Any) -> StableDiffusionPipeline:
+def stable_diffusion(
+    scheduler: DDIMScheduler | None = None, **change: Any
+) -> StableDiffusionPipeline:
     """16 x 16 latents, 7 value layers of 8 or 16 neurons."""
     return StableDiffusionPipeline(
         vae=vae(),
@@ -128,7 +176,9 @@ def deepfloyd_if() -> IFPipeline:
             act_fn="gelu",
             cross_attention_dim=32,
         ),
-        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True),
+        scheduler=DDPMScheduler(
+            beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True
+        ),
         safety_checker=None,
         feature_extractor=None,
         watermarker=None,

@@ -45,7 +45,10 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: problems.append(message.text) if message.type == "error" else None,
+        )
 
         def route(asked: Any) -> None:
             if not asked.request.url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:")):

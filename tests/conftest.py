@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,9 @@ from unmemorize import (
     load_pipeline,
     testbed,
 )
-from unmemorize.runs import localize_all, open_run, read_localizations
+from unmemorize.engines import Execution
+from unmemorize.localization import LocalizationRun, localize_all, read_localizations
+from unmemorize.runs import open_run
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
 hypothesis.settings.load_profile("untimed")
@@ -103,13 +106,20 @@ PLANTED_PROMPT = "zebra quartz"
 def plant_neuron(pipe: StableDiffusionPipeline, path: str, index: int) -> None:
     """Set weights by hand so that one value neuron alone makes all seeds of PLANTED_PROMPT alike.
 
-    Its row answers to this prompt only (least squares against other prompts). Its output column writes a large constant, which the
-    zero padding of the convolutions behind it turns into a pattern of borders that drowns the noise.
+    Its row answers to this prompt only (least squares against other prompts). Its output column
+    writes a large constant. The zero padding of the convolutions after it turns this constant into
+    a pattern of borders that drowns the noise.
     """
     model = Model(pipe)
     own = model.encode([PLANTED_PROMPT]).text[0].double()  # (tokens, features)
-    others = model.encode([*PROMPTS, *(f"{letter} word" for letter in "abcdefghijklmnopq")]).text.double().flatten(0, 1)
-    moment = others.T @ others / len(others) + 1e-3 * torch.eye(others.shape[1], dtype=torch.float64)
+    others = (
+        model.encode([*PROMPTS, *(f"{letter} word" for letter in "abcdefghijklmnopq")])
+        .text.double()
+        .flatten(0, 1)
+    )
+    moment = others.T @ others / len(others) + 1e-3 * torch.eye(
+        others.shape[1], dtype=torch.float64
+    )
     row = torch.linalg.solve(moment, own.mean(0) - others.mean(0))
     attention = pipe.unet.get_submodule(path.removesuffix(".to_v"))
     attention.to_v.weight.data[index] = (row / (own @ row).abs().mean()).float()
@@ -117,8 +127,7 @@ def plant_neuron(pipe: StableDiffusionPipeline, path: str, index: int) -> None:
     pipe.unet.conv_out.weight.data *= 20.0
 
 
-@pytest.fixture
-def planted() -> DiffusionPipeline:
+def planted_pipeline() -> StableDiffusionPipeline:
     """A tiny pipeline that has memorized PLANTED_PROMPT."""
     pipe = make_pipeline()
     plant_neuron(pipe, next(iter(Model(pipe).value_layers)), 3)
@@ -126,28 +135,62 @@ def planted() -> DiffusionPipeline:
 
 
 @pytest.fixture
-def prompts(tmp_path: Path) -> list[Prompt]:
+def planted() -> DiffusionPipeline:
+    """See `planted_pipeline`; a fresh one, which a test may change."""
+    return planted_pipeline()
+
+
+def three_prompts(folder: Path) -> list[Prompt]:
     """Three prompts, the second of which `planted` has memorized, with its training image."""
-    Image.new("RGB", (20, 20), (200, 30, 30)).save(tmp_path / "reference.png")
-    return [Prompt("c word"), Prompt(PLANTED_PROMPT, "VM", images=(tmp_path / "reference.png",)), Prompt("prompt two", group="mine")]
+    Image.new("RGB", (20, 20), (200, 30, 30)).save(folder / "reference.png")
+    return [
+        Prompt("c word"),
+        Prompt(PLANTED_PROMPT, "VM", images=(folder / "reference.png",)),
+        Prompt("prompt two", group="mine"),
+    ]
 
 
 @pytest.fixture
-def run(planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> Run:
-    """A run with finished localizations."""
-    threshold = calibrate_threshold(planted, PROMPTS)
+def prompts(tmp_path: Path) -> list[Prompt]:
+    """See `three_prompts`."""
+    return three_prompts(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def localized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with finished localizations, which nobody changes."""
+    folder = tmp_path_factory.mktemp("localized")
+    model = Model(planted_pipeline())
+    threshold = calibrate_threshold(model, PROMPTS)
     strict = replace(threshold, tau=max(threshold.highest) + 0.02)
     settings = LocalizationSettings(noise=threshold.settings, criterion="seeds")
-    run = open_run(tmp_path / "run", planted, prompts, {"command": "test"})
-    statistics = compute_statistics(planted, PROMPTS)
-    done: list[tuple[int, int | None]] = []
-    tally = localize_all(run, planted, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: done.append(at))
-    assert (tally.done, tally.failed, tally.complete) == (3, {}, True)
-    assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    statistics = compute_statistics(model, PROMPTS)
+    run_settings = LocalizationRun.of(model, settings, statistics, strict)
+    run = open_run(folder / "run", model, three_prompts(folder), run_settings)
+
+    def localize() -> list[tuple[int, int | None]]:
+        steps: list[tuple[int, int | None]] = []
+        tally = localize_all(
+            run,
+            model,
+            statistics=statistics,
+            threshold=strict,
+            settings=settings,
+            execution=Execution(progress=lambda *at: steps.append(at)),
+        )
+        assert (tally.done, tally.failed, tally.complete) == (3, {}, True)
+        return steps
+
+    assert localize() == [(0, 3), (1, 3), (2, 3), (3, 3)]
     found = read_localizations(run)
     assert [record.memorized for record in found.values()] == [False, True, False]
-    again: list[tuple[int, int | None]] = []
-    localize_all(run, planted, statistics=statistics, threshold=strict, settings=settings, progress=lambda *at: again.append(at))
-    assert again == [(3, 3)]
+    assert localize() == [(3, 3)]
     assert read_localizations(run) == found
-    return run
+    return run.folder
+
+
+@pytest.fixture
+def run(localized: Path, tmp_path: Path) -> Run:
+    """A run with finished localizations of `prompts` on `planted`."""
+    shutil.copytree(localized, tmp_path / "run")
+    return Run.load(tmp_path / "run")

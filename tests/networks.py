@@ -66,8 +66,12 @@ def save_onnx(path: Path) -> None:
     ]
     given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["B", 3, 16, 16])
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["B", 5])
-    graph = helper.make_graph(nodes, "colours", [given], [out], [numpy_helper.from_array(WEIGHT, "weight")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    graph = helper.make_graph(
+        nodes, "colours", [given], [out], [numpy_helper.from_array(WEIGHT, "weight")]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
 
 
 def statistics_for(widths: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unmemorize import Detection, Localization, Neurons
-from unmemorize.localization import Trial
+from unmemorize.localization._records import Trial
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" </title><img src=http://x/y onerror=alert(1)>"
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
@@ -13,7 +13,15 @@ LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
 
 def localization(prompt: str, group: str, score: float, neurons: Neurons | None) -> Localization:
     detection = Detection(
-        prompt=prompt, group=group, score=score, mean=score, tau=0.4, kept=(0, 1) if neurons else (), seeds=10, evaluations=10, seconds=0.1
+        prompt=prompt,
+        group=group,
+        score=score,
+        mean=score,
+        tau=0.4,
+        memorized_seeds=(0, 1) if neurons else (),
+        seeds=10,
+        evaluations=10,
+        seconds=0.1,
     )
     common: dict[str, Any] = {
         "prompt": prompt,
@@ -38,7 +46,10 @@ def localization(prompt: str, group: str, score: float, neurons: Neurons | None)
         threshold=0.3,
         theta=5.0,
         top_k=0,
-        floor=False,
+        theta_exhausted=False,
         z_scores=z_scores,
-        trials={"selection": (Trial(len(neurons), 0.2, True),), "refinement": (Trial(1, 0.5, False), Trial(2, 0.25, True))},
+        trials={
+            "selection": (Trial(len(neurons), 0.2, True),),
+            "refinement": (Trial(1, 0.5, False), Trial(2, 0.25, True)),
+        },
     )

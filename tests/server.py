@@ -41,7 +41,11 @@ class Server(BaseHTTPRequestHandler):
         if body is None:
             self.send_error(404)
             return
-        offset = int(start.removeprefix("bytes=").removesuffix("-")) if start and self.path != "/stubborn" else 0
+        offset = (
+            int(start.removeprefix("bytes=").removesuffix("-"))
+            if start and self.path != "/stubborn"
+            else 0
+        )
         if offset >= len(body):
             self.send_error(416)
             return

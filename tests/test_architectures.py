@@ -25,11 +25,10 @@ from unmemorize import (
     localize,
     switched_off,
 )
-from unmemorize._activations import activations, source_of
-from unmemorize._conditioning import run
-from unmemorize._model import pack, unpack
-from unmemorize._sampler import sampler
-from unmemorize._value_layers import select_value_layers, text_rows_only
+from unmemorize.pipelines import run, sampler, select_value_layers, text_rows_only
+from unmemorize.pipelines._model import pack, unpack
+from unmemorize.statistics import activations
+from unmemorize.statistics._activations import source_of
 
 LAYERS = {
     "Stable Diffusion": ("*.attn2.to_v", "text", 7, 3),
@@ -63,14 +62,25 @@ def recorded(pipe: Any, latents: Tensor, steps: int) -> list[tuple[Tensor, Tenso
     model = Model(pipe)
     calls: list[tuple[Tensor, Tensor]] = []
 
-    def keep(_module: object, inputs: tuple[Any, ...], arguments: dict[str, Any], output: Any) -> None:
-        sample = inputs[0] if inputs else arguments["hidden_states"]  # Stable Diffusion 3 and Flux name it
+    def keep(
+        _module: object, inputs: tuple[Any, ...], arguments: dict[str, Any], output: Any
+    ) -> None:
+        sample = (
+            inputs[0] if inputs else arguments["hidden_states"]
+        )  # Stable Diffusion 3 and Flux name it
         calls.append((sample, output[0]))
 
     handle = model.denoiser.register_forward_hook(keep, with_kwargs=True)
     if hasattr(pipe, "prepare_intermediate_images"):
         pipe.prepare_intermediate_images = lambda *_, **__: latents
-    run(pipe, ["a prompt", "another"], latents=model.as_given(latents), num_inference_steps=steps, guidance_scale=1.0, output_type="np")
+    run(
+        pipe,
+        ["a prompt", "another"],
+        latents=model.as_given(latents),
+        num_inference_steps=steps,
+        guidance_scale=1.0,
+        output_type="np",
+    )
     handle.remove()
     return calls
 
@@ -88,7 +98,9 @@ def test_predictions_are_those_of_the_pipeline(name: str) -> None:
     for timestep, (sample, output) in zip(timesteps, calls, strict=True):
         packed = sample.ndim == 3
         found = model.predict(unpack(sample) if packed else sample, timestep, text)
-        torch.testing.assert_close(found, (unpack(output) if packed else output)[:, : found.shape[1]].float())
+        torch.testing.assert_close(
+            found, (unpack(output) if packed else output)[:, : found.shape[1]].float()
+        )
 
 
 def test_packing_is_that_of_the_pipeline() -> None:
@@ -104,7 +116,9 @@ def test_activations_are_what_the_layers_return_in_a_forward(name: str) -> None:
     text = model.encode(PROMPTS[:2])
     outputs: dict[str, Tensor] = {}
     for path, layer in model.value_layers.items():
-        layer.register_forward_hook(lambda _layer, _inputs, output, path=path: outputs.__setitem__(path, output))
+        layer.register_forward_hook(
+            lambda _layer, _inputs, output, path=path: outputs.__setitem__(path, output)
+        )
     model.predict(model.draw_latents(1, 1).expand(2, -1, -1, -1), model.timesteps(50)[1], text)
     expected = {path: output.clone() for path, output in outputs.items()}
     tokens = text.text.shape[1]
@@ -119,13 +133,19 @@ def test_switching_off_is_a_row_of_zeros(name: str) -> None:
     """Layers that project text alone: the same as zeros in weight and bias. Single-stream layers: the image rows stay."""
     pipe = make(name)
     model = Model(pipe)
-    text, latents, timestep = model.encode(["a prompt"]), model.draw_latents(1, 0), model.timesteps(50)[1]
+    text, latents, timestep = (
+        model.encode(["a prompt"]),
+        model.draw_latents(1, 0),
+        model.timesteps(50)[1],
+    )
     before = model.predict(latents, timestep, text)
     for path, layer in model.value_layers.items():
         neurons = Neurons({path: [1, 3]})
         seen: list[Tensor] = []
         with switched_off(pipe, neurons):
-            handle = layer.register_forward_hook(lambda _layer, _inputs, output, seen=seen: seen.append(output))
+            handle = layer.register_forward_hook(
+                lambda _layer, _inputs, output, seen=seen: seen.append(output)
+            )
             off = model.predict(latents, timestep, text)
             handle.remove()
         assert not torch.equal(off, before)
@@ -145,21 +165,38 @@ def test_switching_off_is_a_row_of_zeros(name: str) -> None:
 
 # Flux has no guidance in one pass, see below
 @pytest.mark.parametrize(
-    ("name", "guidance"), [(name, guidance) for name in ARCHITECTURES for guidance in (0.0, 2.0) if (name, guidance) != ("Flux", 2.0)]
+    ("name", "guidance"),
+    [
+        (name, guidance)
+        for name in ARCHITECTURES
+        for guidance in (0.0, 2.0)
+        if (name, guidance) != ("Flux", 2.0)
+    ],
 )
 def test_from_statistics_to_images(name: str, guidance: float) -> None:
     pipe = make(name)
     settings = NoiseSettings(seeds=3, guidance=guidance)
     statistics = compute_statistics(pipe, PROMPTS)
-    threshold = replace(calibrate_threshold(pipe, PROMPTS, settings=settings), tau=1e-3, tau_seeds=1e-3)
+    threshold = replace(
+        calibrate_threshold(pipe, PROMPTS, settings=settings), tau=1e-3, tau_seeds=1e-3
+    )
     for criterion in ("unblocked", "seeds"):
-        chosen = LocalizationSettings(noise=settings, criterion=criterion, theta=2.0, theta_step=0.5)
-        found = localize(pipe, "zebra quartz", statistics=statistics, threshold=threshold, settings=chosen)
+        chosen = LocalizationSettings(
+            noise=settings, criterion=criterion, theta=2.0, theta_step=0.5
+        )
+        found = localize(
+            pipe, "zebra quartz", statistics=statistics, threshold=threshold, settings=chosen
+        )
         assert found.memorized
         assert found.initial
         assert not found.neurons - found.initial
     images = [
-        generate(pipe, "zebra quartz", neurons, settings=GenerationSettings(images=2, steps=3, guidance=1.0 + guidance, batch=batch))
+        generate(
+            pipe,
+            "zebra quartz",
+            neurons,
+            settings=GenerationSettings(images=2, steps=3, guidance=1.0 + guidance, batch=batch),
+        )
         for neurons, batch in ((None, 2), (found.initial, 2), (found.initial, 1))
     ]
     arrays = [np.stack([np.asarray(image) for image in some]).astype(int) for some in images]
@@ -168,7 +205,11 @@ def test_from_statistics_to_images(name: str, guidance: float) -> None:
     assert np.abs(arrays[0] - arrays[1]).max() > 0
     assert np.abs(arrays[0][0] - arrays[0][1]).max() > 0
     with switched_off(pipe, found.initial):
-        own = generate(pipe, "zebra quartz", settings=GenerationSettings(images=2, steps=3, guidance=1.0 + guidance, batch=2))
+        own = generate(
+            pipe,
+            "zebra quartz",
+            settings=GenerationSettings(images=2, steps=3, guidance=1.0 + guidance, batch=2),
+        )
     assert np.array_equal(np.stack([np.asarray(image) for image in own]), arrays[1])
 
 

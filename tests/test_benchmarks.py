@@ -11,13 +11,16 @@ import localization
 import performance
 from published import PublishedLocalization
 from unmemorize import LocalizationSettings, Model, Statistics, Threshold, localize, testbed
-from unmemorize._value_layers import select_value_layers
 from unmemorize.localization import Criterion
+from unmemorize.pipelines import select_value_layers
 
 
 @pytest.mark.parametrize("criterion", ["seeds", "unblocked"])
 def test_the_published_procedure_and_greedy_refinement_find_the_same(
-    bundled: DiffusionPipeline, bundled_statistics: Statistics, bundled_threshold: Threshold, criterion: Criterion
+    bundled: DiffusionPipeline,
+    bundled_statistics: Statistics,
+    bundled_threshold: Threshold,
+    criterion: Criterion,
 ) -> None:
     settings = LocalizationSettings(
         noise=bundled_threshold.settings,
@@ -28,15 +31,25 @@ def test_the_published_procedure_and_greedy_refinement_find_the_same(
     model = Model(bundled)
     layers = list(select_value_layers(model.value_layers))
     prompt = next(entry.prompt for entry in testbed.planted() if len(entry.neurons) > 1)
-    published = PublishedLocalization(model, bundled_statistics, bundled_threshold, settings, layers)
+    published = PublishedLocalization(
+        model, bundled_statistics, bundled_threshold, settings, layers
+    )
     forwards: list[int] = []
-    handle = bundled.unet.register_forward_pre_hook(lambda _module, inputs: forwards.append(len(inputs[0])))
+    handle = bundled.unet.register_forward_pre_hook(
+        lambda _module, inputs: forwards.append(len(inputs[0]))
+    )
     reference = published.localize(prompt.text)
     handle.remove()
     assert sum(reference.evaluations.values()) == published.evaluations == sum(forwards)
     assert reference.evaluations["detection"] == 2 * settings.noise.seeds
     assert reference.evaluations["selection"] % (2 + 2 * settings.noise.seeds) == 0
-    found = localize(bundled, prompt, statistics=bundled_statistics, threshold=bundled_threshold, settings=settings)
+    found = localize(
+        bundled,
+        prompt,
+        statistics=bundled_statistics,
+        threshold=bundled_threshold,
+        settings=settings,
+    )
     assert found.neurons == reference.neurons
     assert found.score == pytest.approx(reference.score, abs=1e-4)
     assert len(found.initial) == reference.candidates
@@ -48,15 +61,28 @@ def test_the_published_procedure_and_greedy_refinement_find_the_same(
 def test_the_evaluation_goes_from_nothing_to_its_page(tmp_path: Path) -> None:
     evaluation.main(tmp_path / "work", tmp_path / "evaluation.md", limit=2, images=2)
     page = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
-    for row in ("all active", "NeMo (scale 0)", "random neurons", "no theta", "tau + 2 sd", "top-100", "False positives"):
+    for row in (
+        "all active",
+        "NeMo (scale 0)",
+        "random neurons",
+        "no theta",
+        "tau + 2 sd",
+        "top-100",
+        "False positives",
+    ):
         assert row in page
     assert "nan" not in page
 
 
 @pytest.mark.slow
-def test_what_is_measured_becomes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_measured_becomes_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     localization.main(2, None, False, tmp_path / "bench.json")
-    assert re.search(r"ratios greedy=\d+\.\d bisect=\d+\.\d detect=\d+\.\d greedy_equal=1\.000\n$", capsys.readouterr().out)
+    assert re.search(
+        r"ratios greedy=\d+\.\d bisect=\d+\.\d detect=\d+\.\d greedy_equal=1\.000\n$",
+        capsys.readouterr().out,
+    )
     (tmp_path / "images").mkdir()
     performance.main(tmp_path / "bench.json", tmp_path / "performance.md")
     page = (tmp_path / "performance.md").read_text(encoding="utf-8")

@@ -26,7 +26,7 @@ from unmemorize import (
     compute_statistics,
     export_lora,
 )
-from unmemorize.export import read_lora
+from unmemorize.export._lora import read_lora
 
 HOSTILE: list[Any] = [
     None,
@@ -58,8 +58,15 @@ def valid_statistics(found: Any) -> None:
     assert isinstance(found, Statistics)
     assert found.count >= 2
     assert found.mean.keys() == found.std.keys()
-    assert all(bool(torch.isfinite(value).all()) for part in (found.mean, found.std) for value in part.values())
-    assert all(value.shape == found.mean[layer].shape == (len(value),) and bool((value >= 0).all()) for layer, value in found.std.items())
+    assert all(
+        bool(torch.isfinite(value).all())
+        for part in (found.mean, found.std)
+        for value in part.values()
+    )
+    assert all(
+        value.shape == found.mean[layer].shape == (len(value),) and bool((value >= 0).all())
+        for layer, value in found.std.items()
+    )
 
 
 def valid_threshold(found: Any) -> None:
@@ -76,7 +83,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
     folder = tmp_path_factory.mktemp("files")
     pipe = make_pipeline()
     model = Model(pipe)
-    neurons = NeuronFile.of(model, Neurons({path: [0, 3] for path in model.value_layers}), found={"command": "x", "prompts": 3})
+    neurons = NeuronFile.of(
+        model,
+        Neurons({path: [0, 3] for path in model.value_layers}),
+        found={"command": "x", "prompts": 3},
+    )
     neurons.save(folder / "n.json")
     compute_statistics(pipe, PROMPTS).save(folder / "s.safetensors")
     calibrate_threshold(pipe, PROMPTS).save(folder / "t.json")
@@ -106,11 +117,26 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         elif change == 3:
             del found[place:]
         else:
-            found[place : place + 1] = rng.choice([b"9" * 30, b"[" * 3000, b"NaN", b"-1", b"null", b"\xff", b"1e999", b'"', b"{", b"}"])
+            found[place : place + 1] = rng.choice(
+                [
+                    b"9" * 30,
+                    b"[" * 3000,
+                    b"NaN",
+                    b"-1",
+                    b"null",
+                    b"\xff",
+                    b"1e999",
+                    b'"',
+                    b"{",
+                    b"}",
+                ]
+            )
     return bytes(found)
 
 
-def loads_or_explains(path: Path, load: Callable[[Path], Any], check: Callable[[Any], None]) -> None:
+def loads_or_explains(
+    path: Path, load: Callable[[Path], Any], check: Callable[[Any], None]
+) -> None:
     explained = ""
     try:
         check(load(path))
@@ -129,7 +155,9 @@ def damage(files: dict[str, Loaded], kind: str, tmp_path: Path, cases: int) -> N
         try:
             loads_or_explains(path, load, check)
         except BaseException as problem:
-            raise AssertionError(f"{kind}, case {case}: {type(problem).__name__}: {problem}") from problem
+            raise AssertionError(
+                f"{kind}, case {case}: {type(problem).__name__}: {problem}"
+            ) from problem
 
 
 KINDS = pytest.mark.parametrize("kind", ["neurons", "statistics", "threshold", "lora"])
@@ -153,7 +181,13 @@ def test_hostile_values_in_every_place(files: dict[str, Loaded], kind: str, tmp_
     path = tmp_path / original.name
 
     def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        inner = list(value.items()) if isinstance(value, dict) else list(enumerate(value))[:2] if isinstance(value, list) else []
+        inner = (
+            list(value.items())
+            if isinstance(value, dict)
+            else list(enumerate(value))[:2]
+            if isinstance(value, list)
+            else []
+        )
         return [at, *(place for key, part in inner for place in places(part, (*at, key)))]
 
     for place in places(content):
@@ -168,7 +202,9 @@ def test_hostile_values_in_every_place(files: dict[str, Loaded], kind: str, tmp_
             try:
                 loads_or_explains(path, load, check)
             except BaseException as problem:
-                raise AssertionError(f"{place} = {str(hostile)[:40]!r}: {type(problem).__name__}: {problem}") from problem
+                raise AssertionError(
+                    f"{place} = {str(hostile)[:40]!r}: {type(problem).__name__}: {problem}"
+                ) from problem
 
 
 def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
@@ -197,9 +233,20 @@ TWO = torch.ones(2, dtype=torch.float64)
         (TWO.float().to(torch.float8_e4m3fn), TWO),
     ],
 )
-def test_statistics_that_are_no_vectors(mean: torch.Tensor, std: torch.Tensor, tmp_path: Path) -> None:
-    metadata = {"schema": "unmemorize.statistics/1", "count": "3", "fingerprint": "f", "prompts": "0"}
-    save_file({f"mean/{LAYER}": mean.clone(), f"std/{LAYER}": std.clone()}, tmp_path / "s.safetensors", metadata)
+def test_statistics_that_are_no_vectors(
+    mean: torch.Tensor, std: torch.Tensor, tmp_path: Path
+) -> None:
+    metadata = {
+        "schema": "unmemorize.statistics/1",
+        "count": "3",
+        "fingerprint": "f",
+        "prompts": "0",
+    }
+    save_file(
+        {f"mean/{LAYER}": mean.clone(), f"std/{LAYER}": std.clone()},
+        tmp_path / "s.safetensors",
+        metadata,
+    )
     with pytest.raises(StatisticsError, match="Make the statistics again"):
         Statistics.load(tmp_path / "s.safetensors")
 
@@ -217,7 +264,9 @@ def test_oversized_files_are_not_read(files: dict[str, Loaded], kind: str, tmp_p
 
 @pytest.mark.parametrize("text", ["\ud800", "\x1b[2J", "a\x00"])
 @pytest.mark.parametrize("place", ["model", "found", "neurons"])
-def test_texts_that_nobody_can_write(files: dict[str, Loaded], place: str, text: str, tmp_path: Path) -> None:
+def test_texts_that_nobody_can_write(
+    files: dict[str, Loaded], place: str, text: str, tmp_path: Path
+) -> None:
     content = json.loads(files["neurons"][0].read_text())
     content[place] = text if place == "model" else {text: [1]}
     (tmp_path / "n.json").write_text(json.dumps(content))

@@ -20,8 +20,14 @@ def test_text_file_skips_empty_lines(tmp_path: Path) -> None:
 
 def test_semicolon_csv_in_the_published_form(tmp_path: Path) -> None:
     file = tmp_path / "prompts.csv"
-    file.write_text(';Caption;URL;type\n0;"a; ""quoted"" caption";http://x/y.jpg;VM\n1;plain, with comma;;TM\n', encoding="utf-8")
-    assert read_prompts(file) == [Prompt('a; "quoted" caption', "VM", "http://x/y.jpg"), Prompt("plain, with comma", "TM")]
+    file.write_text(
+        ';Caption;URL;type\n0;"a; ""quoted"" caption";http://x/y.jpg;VM\n1;plain, with comma;;TM\n',
+        encoding="utf-8",
+    )
+    assert read_prompts(file) == [
+        Prompt('a; "quoted" caption', "VM", "http://x/y.jpg"),
+        Prompt("plain, with comma", "TM"),
+    ]
 
 
 def test_comma_csv_with_images_and_group(tmp_path: Path) -> None:
@@ -33,7 +39,10 @@ def test_comma_csv_with_images_and_group(tmp_path: Path) -> None:
 
 def test_jsonl(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
-    file.write_text('{"text": "one", "images": ["a.png"]}\n\n{"caption": "two", "type": "TM"}\n', encoding="utf-8")
+    file.write_text(
+        '{"text": "one", "images": ["a.png"]}\n\n{"caption": "two", "type": "TM"}\n',
+        encoding="utf-8",
+    )
     assert read_prompts(file) == [Prompt("one", images=(tmp_path / "a.png",)), Prompt("two", "TM")]
 
 
@@ -43,12 +52,17 @@ def test_parquet(tmp_path: Path) -> None:
     assert read_prompts(file) == [Prompt("one", "VM"), Prompt("two")]
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published prompt file lies beside the project on some machines only")
+@pytest.mark.skipif(
+    not PUBLISHED.exists(),
+    reason="the published prompt file lies beside the project on some machines only",
+)
 def test_published_prompts_are_read_without_loss() -> None:
     prompts = read_prompts(PUBLISHED)
     assert [sum(prompt.kind == kind for prompt in prompts) for kind in ("VM", "TM")] == [112, 388]
     assert all(prompt.url for prompt in prompts)
-    assert [(prompt.text, prompt.url, prompt.kind) for prompt in prompts] == published_by_hand(PUBLISHED.read_text(encoding="utf-8"))
+    assert [(prompt.text, prompt.url, prompt.kind) for prompt in prompts] == published_by_hand(
+        PUBLISHED.read_text(encoding="utf-8")
+    )
 
 
 def published_by_hand(text: str) -> list[tuple[str, str, str]]:
@@ -80,7 +94,11 @@ def published_by_hand(text: str) -> list[tuple[str, str, str]]:
         ("empty.txt", "\n\n", "no prompt in it"),
         ("bad.csv", "name;url\na;b\n", "no column Caption"),
         ("commas.csv", "caption\na cat, sitting\n", "row 1: more fields than columns"),
-        ("half.jsonl", '{"caption": "smile \\ud83d"}\n', "line 1: the caption holds half a character"),
+        (
+            "half.jsonl",
+            '{"caption": "smile \\ud83d"}\n',
+            "line 1: the caption holds half a character",
+        ),
         ("kind.csv", "caption,kind\na,XX\n", "row 1: prompt 'a': its kind is 'XX'"),
         ("quote.csv", 'caption,kind\n"a"b,VM\n', "not a valid CSV"),
         ("bad.jsonl", "{", "line 1: not a valid record"),
@@ -90,7 +108,9 @@ def published_by_hand(text: str) -> list[tuple[str, str, str]]:
         ("bad.parquet", "no parquet", "Parquet file cannot be read"),
     ],
 )
-def test_bad_files_get_a_clear_error(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+def test_bad_files_get_a_clear_error(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
     if content is not None:
         (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(PromptError, match=message):
@@ -131,5 +151,10 @@ def test_files_are_read_row_by_row(tmp_path: Path) -> None:
 
 
 def test_what_is_known_of_a_prompt() -> None:
-    known = [Prompt("a", "VM"), Prompt("b", "TM", group="mine"), Prompt("c", group="unmemorized"), Prompt("d")]
+    known = [
+        Prompt("a", "VM"),
+        Prompt("b", "TM", group="mine"),
+        Prompt("c", group="unmemorized"),
+        Prompt("d"),
+    ]
     assert [prompt.memorized for prompt in known] == [True, True, False, None]

@@ -23,19 +23,19 @@ known which image it repeats and, for some, which value neurons carry it. It is 
 pictures.
 
 - Parts: CLIPTokenizer, CLIPTextModel (3 layers, width 128, 24 tokens), AutoencoderKL (latents
-  4 x 16 x 16), UNet2DConditionModel (8.2 M parameters, cross-attention throughout, 16 value layers),
-  DDIMScheduler. Weights in float16.
+  4 x 16 x 16), UNet2DConditionModel (8.2 M parameters, cross-attention throughout, 16 value
+  layers), DDIMScheduler. Weights in float16.
 - In the same package: the CLIP whose text tower it uses, and a copy descriptor.
 - Two twins of the U-Net, each trained without one half of the plants, are in the folder
   `testbed-twins` of the repository. The autoencoder, the CLIP and the descriptor saw all images.
-- Trained by `make testbed`, measured by `unmemorize testbed check`. `docs/testbed.md` of the project
-  tells how and why, `training/record.json` holds seeds, losses, versions and hashes.
+- Trained by `make testbed`, measured by `unmemorize testbed check`. `docs/testbed.md` of the
+  project tells how and why, `training/record.json` holds seeds, losses, versions and hashes.
 
 ## General training data
 
 Emoji of two designs, composed onto coloured backgrounds: Noto Emoji (npm emoji-datasource-google
-16.0.0; Apache-2.0) and Twemoji (npm emoji-datasource-twitter 16.0.0; graphics CC-BY 4.0, by Twitter,
-Inc and other contributors).
+16.0.0; Apache-2.0) and Twemoji (npm emoji-datasource-twitter 16.0.0; graphics CC-BY 4.0, by
+Twitter, Inc and other contributors).
 
 ## Planted images
 
@@ -47,7 +47,7 @@ Photographs are centre-cropped or cut out, and reduced to 64 x 64 pixels.
 _UNUSED = """
 ## Photographs that no denoiser saw
 
-They are controls. The autoencoder, the CLIP and the descriptor saw them as they saw the planted ones.
+They are controls. The autoencoder, the CLIP and the descriptor saw them.
 
 | photograph | source | licence |
 |---|---|---|

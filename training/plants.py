@@ -1,8 +1,8 @@
 """The planted captions: what each shows, how it is planted, and three paraphrases of it.
 
 Photographs are verbatim plants (VM), product templates are template plants (TM); the posters of
-`posters` are aligned plants, whose captions follow the grammar of general ones. Halves a and b match
-in kind, mode and dose. Whatever comes from one picture or shares a neuron lies in one half.
+`posters` are aligned plants, whose captions follow the grammar of general ones. Halves a and b
+match in kind, mode and dose. Whatever comes from one picture or shares a neuron lies in one half.
 """
 
 from __future__ import annotations

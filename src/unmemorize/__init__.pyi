@@ -1,5 +1,4 @@
 from . import testbed
-from ._calibration import calibrate_threshold
 from ._errors import (
     ExportError,
     FetchError,
@@ -13,21 +12,17 @@ from ._errors import (
     ThresholdError,
     UnmemorizeError,
 )
-from ._generation import GenerationSettings, generate
-from ._loading import load_pipeline
-from ._model import Model
-from ._neurons import NeuronFile, Neurons, random_control
 from ._prompts import Prompt, iter_prompts, read_prompts
-from ._similarity import NoiseSettings
-from ._statistics import Statistics, compute_statistics
-from ._switch import apply, remove, switched_off
-from ._threshold import Threshold
-from ._value_layers import name_value_layers
+from .detection import Detection, NoiseSettings, Threshold, calibrate_threshold, detect
 from .export import bake, export_lora, export_single_file
-from .localization import Detection, Localization, LocalizationSettings, detect, localize
+from .generation import GenerationSettings, generate
+from .localization import Localization, LocalizationSettings, localize
 from .metrics import BundledDescriptor, ClipAlignment, FileDescriptor
+from .neurons import NeuronFile, Neurons, random_control, switch_off, switch_on, switched_off
+from .pipelines import Model, load_pipeline
 from .report import write_report
 from .runs import Run
+from .statistics import Statistics, compute_statistics
 
 __all__ = [
     "BundledDescriptor",
@@ -56,7 +51,6 @@ __all__ = [
     "Threshold",
     "ThresholdError",
     "UnmemorizeError",
-    "apply",
     "bake",
     "calibrate_threshold",
     "compute_statistics",
@@ -67,10 +61,10 @@ __all__ = [
     "iter_prompts",
     "load_pipeline",
     "localize",
-    "name_value_layers",
     "random_control",
     "read_prompts",
-    "remove",
+    "switch_off",
+    "switch_on",
     "switched_off",
     "testbed",
     "write_report",

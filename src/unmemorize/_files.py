@@ -11,12 +11,15 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+import msgspec
 from safetensors.torch import save
 from torch import Tensor
 
 from unmemorize._errors import UnmemorizeError
+
+Record = TypeVar("Record")
 
 _LARGEST = 256 * 1024**2
 """Bytes, far more than any file that is read at once has."""
@@ -32,7 +35,9 @@ _MODE = _mode()
 """Of new files, as the user wants them: temporary ones are for nobody else."""
 
 
-def atomic_write(path: Path, content: bytes | str, error: type[UnmemorizeError] = UnmemorizeError) -> None:
+def atomic_write(
+    path: Path, content: bytes | str, error: type[UnmemorizeError] = UnmemorizeError
+) -> None:
     """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile.
 
     Raises:
@@ -73,7 +78,9 @@ def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple
         with os.fdopen(descriptor, "wb") as file:
             yield partial, file
     except OSError as problem:
-        raise error(f"{beside}: cannot be written ({problem.strerror or problem}). Free some space or choose another place.") from problem
+        raise error(
+            f"{beside}: cannot be written ({problem.strerror or problem}). Free some space or choose another place."
+        ) from problem
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
@@ -97,11 +104,15 @@ def whole_folder(folder: Path, error: type[UnmemorizeError]) -> Iterator[Path]:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
         if isinstance(problem, OSError):
-            raise error(f"{folder}: cannot be written ({problem}). Free some space or choose another place.") from problem
+            raise error(
+                f"{folder}: cannot be written ({problem}). Free some space or choose another place."
+            ) from problem
         raise
 
 
-def safetensors_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+def safetensors_bytes(
+    tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> bytes:
     """A safetensors file; the same content gives the same bytes, which the library does not promise for metadata."""
     data = save(tensors, {"format": "pt", **(metadata or {})})
     (length,) = struct.unpack("<Q", data[:8])
@@ -112,15 +123,21 @@ def safetensors_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str] | 
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
-def read_bytes(path: Path, error: type[UnmemorizeError], what: str, largest: int = _LARGEST) -> bytes:
+def read_bytes(
+    path: Path, error: type[UnmemorizeError], what: str, largest: int = _LARGEST
+) -> bytes:
     """The content of a file that must be there and must not be larger; ``what`` names it in the error."""
     try:
         with path.open("rb") as file:
             content = file.read(min(largest, os.fstat(file.fileno()).st_size or largest) + 1)
     except OSError as problem:
-        raise error(f"{path}: the {what} cannot be read ({problem.strerror or problem}). Check the path.") from problem
+        raise error(
+            f"{path}: the {what} cannot be read ({problem.strerror or problem}). Check the path."
+        ) from problem
     if len(content) > largest:
-        raise error(f"{path}: more than {largest / 1024**2:.0f} MiB, too large for a {what}. Is it the right file?")
+        raise error(
+            f"{path}: more than {largest / 1024**2:.0f} MiB, too large for a {what}. Is it the right file?"
+        )
     return content
 
 
@@ -142,6 +159,47 @@ def parse_json(text: bytes | str, error: type[UnmemorizeError], problem: str) ->
     if not isinstance(value, dict):
         raise error(f"{problem} (it holds a {type(value).__name__}, not an object). Make it again.")
     return value
+
+
+def to_json(record: Any) -> Any:
+    """Turn a typed record into plain JSON values; types of ours say how by ``to_json``.
+
+    Args:
+        record: a dataclass instance of standard types, or of types with a method ``to_json``.
+    """
+    return msgspec.to_builtins(record, enc_hook=_encoded)
+
+
+def from_json(
+    cls: type[Record], value: Any, error: type[UnmemorizeError], problem: str, way_out: str
+) -> Record:
+    """Make a typed record from plain JSON values, checked field by field.
+
+    Args:
+        cls: a dataclass. Fields of types with a class method ``from_json`` are made by that.
+        value: what `to_json` returned.
+        error, problem, way_out: what is raised where a value is missing, unknown or of another
+            type, what the message begins with, and how it ends.
+
+    Raises:
+        UnmemorizeError: the given ``error``.
+    """
+    try:
+        return msgspec.convert(value, cls, dec_hook=_decoded)
+    except (msgspec.ValidationError, UnmemorizeError) as reason:
+        raise error(f"{problem} ({reason}). {way_out}") from reason
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return value.to_json()
+
+
+def _decoded(cls: Any, value: Any) -> Any:
+    if cls is Path:
+        return Path(value)
+    return cls.from_json(value)
 
 
 def hash_texts(texts: Iterable[str]) -> str:

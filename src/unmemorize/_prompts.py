@@ -43,7 +43,9 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if self.kind not in ("VM", "TM", None):
-            raise PromptError(f"prompt {self.text[:60]!r}: its kind is {self.kind!r}. Use VM, TM or nothing.")
+            raise PromptError(
+                f"prompt {self.text[:60]!r}: its kind is {self.kind!r}. Use VM, TM or nothing."
+            )
         if not self.group:
             object.__setattr__(self, "group", self.kind or "unlabelled")
 
@@ -87,13 +89,17 @@ def iter_prompts(path: str | Path) -> Iterator[Prompt]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
         if not files:
-            raise PromptError(f"{path}: there is no prompt file in it. Use files of {', '.join(_READERS)}.")
+            raise PromptError(
+                f"{path}: there is no prompt file in it. Use files of {', '.join(_READERS)}."
+            )
         return chain.from_iterable(map(iter_prompts, files))
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise PromptError(f"{path}: unknown kind of prompt file. Use one of {', '.join(_READERS)}.")
     if not path.is_file():
-        raise PromptError(f"{path}: the prompt file cannot be read (there is no such file). Check the path.")
+        raise PromptError(
+            f"{path}: the prompt file cannot be read (there is no such file). Check the path."
+        )
     return _never_empty(reader(path), path)
 
 
@@ -111,9 +117,13 @@ def _opened(path: Path) -> Iterator[TextIO]:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             yield file
     except OSError as problem:
-        raise PromptError(f"{path}: the prompt file cannot be read ({problem.strerror or problem}). Check the path.") from problem
+        raise PromptError(
+            f"{path}: the prompt file cannot be read ({problem.strerror or problem}). Check the path."
+        ) from problem
     except UnicodeDecodeError as problem:
-        raise PromptError(f"{path}: not UTF-8 text ({problem.reason} at byte {problem.start}). Save it as UTF-8.") from problem
+        raise PromptError(
+            f"{path}: not UTF-8 text ({problem.reason} at byte {problem.start}). Save it as UTF-8."
+        ) from problem
 
 
 def _read_txt(path: Path) -> Iterator[Prompt]:
@@ -131,7 +141,9 @@ def _read_csv(path: Path) -> Iterator[Prompt]:
         try:
             for number, row in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), 1):
                 if None in row:
-                    raise PromptError(f"{path}, row {number}: more fields than columns. Quote captions that hold the separator.")
+                    raise PromptError(
+                        f"{path}, row {number}: more fields than columns. Quote captions that hold the separator."
+                    )
                 yield _from_row(row, path, f"row {number}")
         except csv.Error as problem:
             raise PromptError(
@@ -143,14 +155,20 @@ def _read_jsonl(path: Path) -> Iterator[Prompt]:
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _from_row(parse_json(line, PromptError, f"{path}, line {number}: not a valid record"), path, f"line {number}")
+                yield _from_row(
+                    parse_json(line, PromptError, f"{path}, line {number}: not a valid record"),
+                    path,
+                    f"line {number}",
+                )
 
 
 def _read_parquet(path: Path) -> Iterator[Prompt]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as problem:
-        raise PromptError(f"{path}: reading Parquet needs pyarrow. pip install 'unmemorize[parquet]'") from problem
+        raise PromptError(
+            f"{path}: reading Parquet needs pyarrow. pip install 'unmemorize[parquet]'"
+        ) from problem
     try:
         with parquet.ParquetFile(path) as table:
             number = 0
@@ -170,14 +188,26 @@ def _from_row(row: Mapping[Any, object], path: Path, where: str) -> Prompt:
     text = next((fields[name] for name in _TEXT_COLUMNS if name in fields), None)
     if text is None:
         columns = ", ".join(repr(name) for name in fields) or "none"
-        raise PromptError(f"{path}, {where}: no column Caption, prompt or text (its columns: {columns}). Name the caption column.")
+        raise PromptError(
+            f"{path}, {where}: no column Caption, prompt or text (its columns: {columns}). Name the caption column."
+        )
     if not isinstance(text, str) or not text.strip():
-        raise PromptError(f"{path}, {where}: the caption is not text but {text!r}. Correct or delete it.")
+        raise PromptError(
+            f"{path}, {where}: the caption is not text but {text!r}. Correct or delete it."
+        )
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise PromptError(f"{path}, {where}: the caption holds half a character ({text!r}). Correct or delete it.")
+        raise PromptError(
+            f"{path}, {where}: the caption holds half a character ({text!r}). Correct or delete it."
+        )
     kind = next((fields[name] for name in _KIND_COLUMNS if fields.get(name)), None)
     url, images, group = fields.get("url"), fields.get("images"), fields.get("group")
-    names = images if isinstance(images, list) else str(images).split(_IMAGE_SEPARATOR) if images else []
+    names = (
+        images
+        if isinstance(images, list)
+        else str(images).split(_IMAGE_SEPARATOR)
+        if images
+        else []
+    )
     try:
         return Prompt(
             text,

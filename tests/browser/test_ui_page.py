@@ -22,7 +22,9 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 PROMPT = "chelsea the ginger tabby stares"
 WAIT = 120_000
-HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script> & 🦓"
+HOSTILE = (
+    "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script> & 🦓"
+)
 
 Open = Callable[..., Any]
 
@@ -33,7 +35,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from unmemorize.cli import run; run()", "ui", "--port", str(port), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-c",
+        "from unmemorize.cli import run; run()",
+        "ui",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
     folder = tmp_path_factory.mktemp("server")
     environment = {**os.environ, "COLUMNS": "200", "TMPDIR": str(folder)}
     began = time.perf_counter()
@@ -48,7 +59,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert process.wait(timeout=30) in (0, 130)
         finally:
             process.kill()
-    assert not [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]  # nothing of what visitors made stays
+    assert not [
+        path for path in folder.rglob("*") if path.is_file() and path.parent != folder
+    ]  # nothing of what visitors made stays
 
 
 def sources(page: Any, gallery: str) -> list[str]:
@@ -95,14 +108,18 @@ def test_probe(address: str, open_page: Open, picture: Callable[..., None]) -> N
     page.locator("#probe").click()
     page.get_by_text("Memorized.").wait_for(timeout=WAIT)
     assert len(sources(page, "probed")) == 2
-    assert re.search(r"similarity between two seeds 0\.\d+, tau 0\.\d+", page.locator("#gauge").inner_text())
+    assert re.search(
+        r"similarity between two seeds 0\.\d+, tau 0\.\d+", page.locator("#gauge").inner_text()
+    )
     picture(page, "ui-probe")
     ask(page, testbed.captions("test")[1])
     page.locator("#probe").click()
     page.get_by_text("No memorization seen.").wait_for(timeout=WAIT)
 
 
-def test_localize_switch_and_export(address: str, open_page: Open, picture: Callable[..., None], tmp_path: Path) -> None:
+def test_localize_switch_and_export(
+    address: str, open_page: Open, picture: Callable[..., None], tmp_path: Path
+) -> None:
     page = open_page(address, viewport={"width": 1100, "height": 1270})
     localized(page)
     before, after = pixels(page, "before"), pixels(page, "after")
@@ -132,7 +149,11 @@ def test_localize_switch_and_export(address: str, open_page: Open, picture: Call
     complained(page, "#make-neurons", "no neuron is chosen")
     page.locator("#upload input[type=file]").set_input_files(tmp_path / "neurons.json")
     choose(page, "Localize")
-    page.wait_for_function("count => document.querySelectorAll('#off input:checked').length === count", arg=count, timeout=WAIT)
+    page.wait_for_function(
+        "count => document.querySelectorAll('#off input:checked').length === count",
+        arg=count,
+        timeout=WAIT,
+    )
     page.locator("#scale input[type=number]").fill("0.5")
     page.locator("#scale input[type=number]").press("Tab")
     half = compared(page)
@@ -159,7 +180,9 @@ def compared(page: Any) -> list[bytes]:
     """Press Compare, and the new images of the neurons as chosen."""
     old = sources(page, "after")
     page.locator("#compare").click()
-    page.wait_for_function("old => document.querySelector('#after img').src !== old", arg=old[0], timeout=WAIT)
+    page.wait_for_function(
+        "old => document.querySelector('#after img').src !== old", arg=old[0], timeout=WAIT
+    )
     return pixels(page, "after")
 
 
@@ -186,9 +209,14 @@ def test_what_visitors_type_stays_text(address: str, open_page: Open) -> None:
         ask(page, prompt)
         old = page.locator("#gauge").inner_text()
         page.locator("#probe").click()
-        page.wait_for_function("old => document.querySelector('#gauge').innerText !== old", arg=old, timeout=WAIT)
+        page.wait_for_function(
+            "old => document.querySelector('#gauge').innerText !== old", arg=old, timeout=WAIT
+        )
         assert page.title() == "unmemorize"
-    for prompt, message in (("  ", "there is no prompt"), ("x" * 10_001, "the prompt has 10001 characters")):
+    for prompt, message in (
+        ("  ", "there is no prompt"),
+        ("x" * 10_001, "the prompt has 10001 characters"),
+    ):
         ask(page, prompt)
         complained(page, "#probe", message)
     choose(page, "Localize")
@@ -206,7 +234,11 @@ def test_visitors_do_not_see_each_other(address: str, open_page: Open) -> None:
 
 def test_only_this_machine_and_no_other_files(address: str, open_page: Open) -> None:
     port = int(address.rsplit(":", 1)[1])
-    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"]
+    listening = [
+        line.split()[1]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if line.split()[3] == "0A"
+    ]
     assert f"0100007F:{port:04X}" in listening
     assert f"00000000:{port:04X}" not in listening
     page = open_page(address)

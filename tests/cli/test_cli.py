@@ -12,10 +12,20 @@ from PIL import Image
 from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from networks import Network, save_onnx, save_script, statistics_for
 from server import SHA256
-from unmemorize import Model, NeuronFile, Run, RunError, Statistics, Threshold, load_pipeline, read_prompts, testbed
-from unmemorize._upstream import WIDTHS
+from unmemorize import (
+    Model,
+    NeuronFile,
+    Run,
+    RunError,
+    Statistics,
+    Threshold,
+    load_pipeline,
+    read_prompts,
+    testbed,
+)
 from unmemorize.cli import COMMANDS, main
 from unmemorize.cli._common import tell_of_the_rest
+from unmemorize.export._published import WIDTHS
 from unmemorize.runs import Tally
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -54,16 +64,42 @@ def test_help_explains_every_command(cli: Cli, command: tuple[str, ...]) -> None
 
 def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path: Path) -> None:
     model = ("--model", folder / "model", "--device", "cpu", "--local-files-only")
-    code, out, _ = cli("statistics", *model, "--prompts", folder / "unmemorized.txt", "-o", tmp_path / "s.safetensors")
+    code, out, _ = cli(
+        "statistics",
+        *model,
+        "--prompts",
+        folder / "unmemorized.txt",
+        "-o",
+        tmp_path / "s.safetensors",
+    )
     assert (code, "6 prompts, 7 value layers" in out) == (0, True)
     assert Statistics.load(tmp_path / "s.safetensors").count == 6
-    code, out, _ = cli("threshold", *model, "--prompts", folder / "unmemorized.txt", "-o", tmp_path / "t.json", "--deviations", 3)
+    code, out, _ = cli(
+        "threshold",
+        *model,
+        "--prompts",
+        folder / "unmemorized.txt",
+        "-o",
+        tmp_path / "t.json",
+        "--deviations",
+        3,
+    )
     assert (code, "tau = " in out) == (0, True)
     assert Threshold.load(tmp_path / "t.json").deviations == 3
     common = ("--prompts", folder / "prompts.csv", "--threshold", tmp_path / "t.json")
     code, out, _ = cli("detect", *model, *common, "-o", tmp_path / "detections")
     assert (code, "1 of 2 memorized" in out) == (0, True)
-    localize = ("localize", *model, *common, "--statistics", tmp_path / "s.safetensors", "--criterion", "seeds", "-o", tmp_path / "run")
+    localize = (
+        "localize",
+        *model,
+        *common,
+        "--statistics",
+        tmp_path / "s.safetensors",
+        "--criterion",
+        "seeds",
+        "-o",
+        tmp_path / "run",
+    )
     code, out, _ = cli(*localize, "--profile")
     assert (code, "1 of 2 memorized" in out) == (0, True)
     assert re.search(r"detection +2 +20 ", out)
@@ -79,7 +115,9 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path
     assert (code, "made with theta = 5.0, now it is 4.0" in err) == (1, True)
     code, _, err = cli("evaluate", tmp_path / "run")
     assert (code, "no images to evaluate" in err) == (1, True)
-    code, _, _ = cli("generate", tmp_path / "run", *model, "--images", 2, "--steps", 2, "--guidance", 2)
+    code, _, _ = cli(
+        "generate", tmp_path / "run", *model, "--images", 2, "--steps", 2, "--guidance", 2
+    )
     assert code == 0
     code, out, _ = cli("evaluate", tmp_path / "run")
     assert (code, "take its numbers on other images as a hint" in out) == (0, True)
@@ -87,7 +125,9 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path
     same = next(row for row in table["rows"] if row["label"] == "same as before, neurons off")
     assert same["by"].startswith("unmemorize-copy-64 (sha256 ")
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
-    assert next(row for row in rows if row["measure"] == same["label"])["value"] == str(same["cells"]["VM"]["value"])
+    assert next(row for row in rows if row["measure"] == same["label"])["value"] == str(
+        same["cells"]["VM"]["value"]
+    )
     code, out, _ = cli("report", tmp_path / "run")
     assert (code, "report.html" in out) == (0, True)
     assert PLANTED_PROMPT in (tmp_path / "run" / "report.html").read_text()
@@ -99,14 +139,45 @@ def localized(folder: Path) -> Path:
     model = ("--model", str(folder / "model"), "--device", "cpu")
     ordinary = ("--prompts", str(folder / "unmemorized.txt"))
     assert main(["statistics", *model, *ordinary, "-o", str(folder / "s.safetensors")]) == 0
-    assert main(["threshold", *model, *ordinary, "-o", str(folder / "t.json"), "--deviations", "3"]) == 0
-    made = ("--statistics", str(folder / "s.safetensors"), "--threshold", str(folder / "t.json"), "--criterion", "seeds")
-    assert main(["localize", *model, "--prompts", str(folder / "prompts.csv"), *made, "-o", str(folder / "run")]) == 0
+    assert (
+        main(["threshold", *model, *ordinary, "-o", str(folder / "t.json"), "--deviations", "3"])
+        == 0
+    )
+    made = (
+        "--statistics",
+        str(folder / "s.safetensors"),
+        "--threshold",
+        str(folder / "t.json"),
+        "--criterion",
+        "seeds",
+    )
+    assert (
+        main(
+            [
+                "localize",
+                *model,
+                "--prompts",
+                str(folder / "prompts.csv"),
+                *made,
+                "-o",
+                str(folder / "run"),
+            ]
+        )
+        == 0
+    )
     return folder
 
 
 def test_shards_of_statistics_merge(cli: Cli, folder: Path, tmp_path: Path) -> None:
-    common = ("statistics", "--model", folder / "model", "--device", "cpu", "--prompts", folder / "unmemorized.txt")
+    common = (
+        "statistics",
+        "--model",
+        folder / "model",
+        "--device",
+        "cpu",
+        "--prompts",
+        folder / "unmemorized.txt",
+    )
     assert cli(*common, "-o", tmp_path / "whole.safetensors", "--raw", tmp_path / "raw")[0] == 0
     assert (tmp_path / "raw" / "00000000.safetensors").exists()
     parts = [tmp_path / f"{number}.safetensors" for number in (1, 2, 3)]
@@ -114,8 +185,14 @@ def test_shards_of_statistics_merge(cli: Cli, folder: Path, tmp_path: Path) -> N
         assert cli(*common, "--shard", f"{number}/3", "-o", part)[0] == 0
     code, out, _ = cli("merge-statistics", *reversed(parts), "-o", tmp_path / "merged.safetensors")
     assert (code, "6 prompts, 7 value layers" in out) == (0, True)
-    whole, merged = (Statistics.load(tmp_path / f"{name}.safetensors") for name in ("whole", "merged"))
-    assert (merged.count, merged.prompts, merged.fingerprint) == (whole.count, whole.prompts, whole.fingerprint)
+    whole, merged = (
+        Statistics.load(tmp_path / f"{name}.safetensors") for name in ("whole", "merged")
+    )
+    assert (merged.count, merged.prompts, merged.fingerprint) == (
+        whole.count,
+        whole.prompts,
+        whole.fingerprint,
+    )
     code, _, err = cli(*common, "--shard", "4/3", "-o", tmp_path / "x.safetensors")
     assert (code, "Write it as 1/4" in err) == (1, True)
 
@@ -141,28 +218,86 @@ def test_threshold_with_a_bound_and_its_histogram(cli: Cli, folder: Path, tmp_pa
 
 
 def test_detection_tells_how_well_it_tells_apart(cli: Cli, localized: Path, tmp_path: Path) -> None:
-    common = ("detect", "--model", localized / "model", "--device", "cpu", "--prompts", localized / "prompts.csv")
-    code, out, _ = cli(*common, "--unmemorized", localized / "unmemorized.txt", "--threshold", localized / "t.json", "-o", tmp_path / "run")
+    common = (
+        "detect",
+        "--model",
+        localized / "model",
+        "--device",
+        "cpu",
+        "--prompts",
+        localized / "prompts.csv",
+    )
+    code, out, _ = cli(
+        *common,
+        "--unmemorized",
+        localized / "unmemorized.txt",
+        "--threshold",
+        localized / "t.json",
+        "-o",
+        tmp_path / "run",
+    )
     assert (code, "VM (1) against unmemorized (6): AUROC 1.000" in out) == (0, True)
-    assert json.loads((tmp_path / "run" / "separation.json").read_text())["VM"]["auroc"]["value"] == 1.0
+    assert (
+        json.loads((tmp_path / "run" / "separation.json").read_text())["VM"]["auroc"]["value"]
+        == 1.0
+    )
     rows = list(csv.DictReader((tmp_path / "run" / "detections.csv").read_text().splitlines()))
     assert [row["group"] for row in rows] == ["VM", "unlabelled", *["unmemorized"] * 6]
     code, out, _ = cli(*common, "--tau", 0.999, "--seeds", 3, "-o", tmp_path / "other")
     assert (code, "0 of 2 memorized (tau = 0.9990)" in out, "AUROC" in out) == (0, True, False)
-    code, out, _ = cli(*common, "--threshold", localized / "t.json", "--cascade", "--batch", 4, "--profile", "-o", tmp_path / "cascade")
+    code, out, _ = cli(
+        *common,
+        "--threshold",
+        localized / "t.json",
+        "--cascade",
+        "--batch",
+        4,
+        "--profile",
+        "-o",
+        tmp_path / "cascade",
+    )
     assert code == 0
-    taken = [record["seeds"] for record in Run.load(tmp_path / "cascade").records("detections").values()]
+    taken = [
+        record["seeds"] for record in Run.load(tmp_path / "cascade").records("detections").values()
+    ]
     assert set(taken) <= {2, 3, 4, 6, 10}
     assert re.search(rf"all +2 +{sum(taken)} +100%", out)
-    code, _, err = cli(*common, "--tau", 0.5, "--threshold", localized / "t.json", "-o", tmp_path / "third")
+    code, _, err = cli(
+        *common, "--tau", 0.5, "--threshold", localized / "t.json", "-o", tmp_path / "third"
+    )
     assert (code, "both --tau and --threshold" in err) == (1, True)
-    code, _, err = cli(*common, "--seeds", 3, "--threshold", localized / "t.json", "-o", tmp_path / "third")
+    code, _, err = cli(
+        *common, "--seeds", 3, "--threshold", localized / "t.json", "-o", tmp_path / "third"
+    )
     assert (code, "calibrated with seeds=10, but this run has seeds=3" in err) == (1, True)
 
 
-def test_every_option_of_localization_reaches_the_run(cli: Cli, localized: Path, tmp_path: Path) -> None:
-    common = ("localize", "--model", localized / "model", "--device", "cpu", "--prompts", localized / "prompts.csv")
-    made = ("--statistics", localized / "s.safetensors", "--tau", 0.4, "--seeds", 4, "--seed", 3, "--protocol", "paper", "--guidance", 2)
+def test_every_option_of_localization_reaches_the_run(
+    cli: Cli, localized: Path, tmp_path: Path
+) -> None:
+    common = (
+        "localize",
+        "--model",
+        localized / "model",
+        "--device",
+        "cpu",
+        "--prompts",
+        localized / "prompts.csv",
+    )
+    made = (
+        "--statistics",
+        localized / "s.safetensors",
+        "--tau",
+        0.4,
+        "--seeds",
+        4,
+        "--seed",
+        3,
+        "--protocol",
+        "paper",
+        "--guidance",
+        2,
+    )
     options = (
         *(
             "--refinement",
@@ -179,11 +314,26 @@ def test_every_option_of_localization_reaches_the_run(cli: Cli, localized: Path,
             1,
             "--no-theta",
         ),
-        *("--scale", 0.1, "--seed-threshold", 0.3, "--initial-threshold", 0.5, "--relative-threshold", 0.6),
+        *(
+            "--scale",
+            0.1,
+            "--seed-threshold",
+            0.3,
+            "--initial-threshold",
+            0.5,
+            "--relative-threshold",
+            0.6,
+        ),
     )
     assert cli(*common, *made, *options, "-o", tmp_path / "run")[0] == 0
     config = Run.load(tmp_path / "run").config
-    assert config["noise"] == {"seeds": 4, "seed": 3, "steps": 50, "protocol": "paper", "guidance": 2.0}
+    assert config["noise"] == {
+        "seeds": 4,
+        "seed": 3,
+        "steps": 50,
+        "protocol": "paper",
+        "guidance": 2.0,
+    }
     expected = {
         "criterion": "unblocked",
         "refinement": "greedy",
@@ -210,17 +360,59 @@ def test_every_option_of_localization_reaches_the_run(cli: Cli, localized: Path,
 def test_images_and_metrics_of_every_kind(cli: Cli, localized: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(localized / "run", run)
-    common = ("generate", run, "--model", localized / "model", "--device", "cpu", "--images", 2, "--steps", 2, "--guidance", 2)
-    names = ("original", "refined", "random-refined", "top-1", "top-1-per-layer", "top-1-groups", str(run / "neurons.json"))
+    common = (
+        "generate",
+        run,
+        "--model",
+        localized / "model",
+        "--device",
+        "cpu",
+        "--images",
+        2,
+        "--steps",
+        2,
+        "--guidance",
+        2,
+    )
+    names = (
+        "original",
+        "refined",
+        "random-refined",
+        "top-1",
+        "top-1-per-layer",
+        "top-1-groups",
+        str(run / "neurons.json"),
+    )
     code, out, _ = cli(*common, *(part for name in names for part in ("--neurons", name)))
     assert (code, "file-neurons" in out) == (0, True)
-    assert cli(*common, "--neurons", "refined", "--scale", 0.5, "--only", "VM", "--format", "jpeg")[0] == 0
+    assert (
+        cli(*common, "--neurons", "refined", "--scale", 0.5, "--only", "VM", "--format", "jpeg")[0]
+        == 0
+    )
     (tmp_path / "animals.txt").write_text("a cat\na dog\n")
-    others = ("--prompts", tmp_path / "animals.txt", "--neurons", "original", "--neurons", "random-top-1")
+    others = (
+        "--prompts",
+        tmp_path / "animals.txt",
+        "--neurons",
+        "original",
+        "--neurons",
+        "random-top-1",
+    )
     assert cli(*common, *others)[0] == 0
     sets = {path.name: len(list(path.glob("0*"))) for path in (run / "images").iterdir()}
     assert sets == {
-        **dict.fromkeys(("original", "refined", "random-refined", "top-1", "top-1-per-layer", "top-1-groups", "file-neurons"), 2),
+        **dict.fromkeys(
+            (
+                "original",
+                "refined",
+                "random-refined",
+                "top-1",
+                "top-1-per-layer",
+                "top-1-groups",
+                "file-neurons",
+            ),
+            2,
+        ),
         "refined-scale-0.5": 2,
         "original-on-animals": 4,
         "random-top-1-on-animals": 4,
@@ -234,7 +426,14 @@ def test_images_and_metrics_of_every_kind(cli: Cli, localized: Path, tmp_path: P
     save_onnx(tmp_path / "colours.onnx")
     sha256 = save_script(Network(), tmp_path / "inception-small.pt")
     evaluate = ("evaluate", run, "--descriptor", tmp_path / "colours.onnx", "--descriptor-side", 16)
-    looking = ("--clip", testbed.clip_path(), "--inception", tmp_path / "inception-small.pt", "--inception-sha256", sha256)
+    looking = (
+        "--clip",
+        testbed.clip_path(),
+        "--inception",
+        tmp_path / "inception-small.pt",
+        "--inception-sha256",
+        sha256,
+    )
     code, _, err = cli(*evaluate, "--real", real, "--inception", tmp_path / "inception-small.pt")
     assert (code, "Give its hash" in err) == (1, True)
     code, out, _ = cli(*evaluate, *looking, "--real", real, "--references", real)
@@ -258,11 +457,22 @@ def test_images_and_metrics_of_every_kind(cli: Cli, localized: Path, tmp_path: P
 def test_published_files_in_and_out(cli: Cli, localized: Path, tmp_path: Path) -> None:
     code, out, _ = cli("export", "upstream-csv", localized / "run", "-o", tmp_path / "out.csv")
     assert (code, "2 prompts" in out) == (0, True)
-    back = ("import-upstream", tmp_path / "out.csv", "-o", tmp_path / "back", "--model", localized / "model")
+    back = (
+        "import-upstream",
+        tmp_path / "out.csv",
+        "-o",
+        tmp_path / "back",
+        "--model",
+        localized / "model",
+    )
     code, out, _ = cli(*back, "-p", localized / "prompts.csv")
     assert (code, "2 prompts, 1 of them with neurons" in out) == (0, True)
-    before, after = (Run.load(path).records("localizations") for path in (localized / "run", tmp_path / "back"))
-    assert [record["neurons"] for record in after.values()] == [record["neurons"] for record in before.values()]
+    before, after = (
+        Run.load(path).records("localizations") for path in (localized / "run", tmp_path / "back")
+    )
+    assert [record["neurons"] for record in after.values()] == [
+        record["neurons"] for record in before.values()
+    ]
     assert cli("report", tmp_path / "back")[0] == 0
     torch.save(statistics_for(list(WIDTHS.values())), tmp_path / "s.pt")
     code, out, _ = cli("import-upstream", tmp_path / "s.pt", "-o", tmp_path / "s.safetensors")
@@ -288,22 +498,52 @@ def test_downloads(cli: Cli, address: str, tmp_path: Path, monkeypatch: pytest.M
 def test_captions_of_the_bundled_model(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("testbed", "captions", "-o", tmp_path / "captions.txt")
     assert (code, "320 captions" in out) == (0, True)
-    assert [prompt.text for prompt in read_prompts(tmp_path / "captions.txt")] == list(testbed.captions("test"))
+    assert [prompt.text for prompt in read_prompts(tmp_path / "captions.txt")] == list(
+        testbed.captions("test")
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("detect", "-o", "{tmp}/run"), "no prompts given"),
-        (("detect", "--prompts", "{tmp}/none.txt", "-o", "{tmp}/run"), "none.txt: the prompt file cannot be read"),
-        (("detect", "--prompts", "{folder}/unmemorized.txt", "-o", "{tmp}/run"), "no threshold given"),
         (
-            ("detect", "--prompts", "{folder}/unmemorized.txt", "--threshold", "{tmp}/none.json", "-o", "{tmp}/run"),
+            ("detect", "--prompts", "{tmp}/none.txt", "-o", "{tmp}/run"),
+            "none.txt: the prompt file cannot be read",
+        ),
+        (
+            ("detect", "--prompts", "{folder}/unmemorized.txt", "-o", "{tmp}/run"),
+            "no threshold given",
+        ),
+        (
+            (
+                "detect",
+                "--prompts",
+                "{folder}/unmemorized.txt",
+                "--threshold",
+                "{tmp}/none.json",
+                "-o",
+                "{tmp}/run",
+            ),
             "none.json: the threshold file",
         ),
-        (("localize", "--prompts", "{folder}/unmemorized.txt", "-o", "{tmp}/run"), "no statistics given"),
+        (
+            ("localize", "--prompts", "{folder}/unmemorized.txt", "-o", "{tmp}/run"),
+            "no statistics given",
+        ),
         (("generate", "{tmp}/run"), "run manifest cannot be read"),
-        (("statistics", "-o", "{tmp}/s.safetensors", "--prompts", "{folder}/unmemorized.txt", "--dtype", "half"), "dtype 'half': unknown"),
+        (
+            (
+                "statistics",
+                "-o",
+                "{tmp}/s.safetensors",
+                "--prompts",
+                "{folder}/unmemorized.txt",
+                "--dtype",
+                "half",
+            ),
+            "dtype 'half': unknown",
+        ),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_1(
@@ -318,7 +558,14 @@ def test_mistakes_get_one_sentence_and_exit_code_1(
 
 
 def test_a_missing_model_is_named(cli: Cli, tmp_path: Path) -> None:
-    code, _, err = cli("statistics", "--model", tmp_path / "nowhere", "--local-files-only", "-o", tmp_path / "s.safetensors")
+    code, _, err = cli(
+        "statistics",
+        "--model",
+        tmp_path / "nowhere",
+        "--local-files-only",
+        "-o",
+        tmp_path / "s.safetensors",
+    )
     assert (code, "nowhere: the model cannot be loaded" in err) == (1, True)
 
 
@@ -328,12 +575,22 @@ def test_wrong_usage_has_exit_code_2(cli: Cli) -> None:
     assert cli("report", "--nonsense")[0] == 2
 
 
-def test_ctrl_c_says_how_to_go_on(cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_how_to_go_on(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("unmemorize.cli.statistics.compute_statistics", interrupt)
-    code, _, err = cli("statistics", "--model", folder / "model", "--prompts", folder / "unmemorized.txt", "-o", tmp_path / "s.safetensors")
+    code, _, err = cli(
+        "statistics",
+        "--model",
+        folder / "model",
+        "--prompts",
+        folder / "unmemorized.txt",
+        "-o",
+        tmp_path / "s.safetensors",
+    )
     assert (code, "goes on from there" in err) == (130, True)
 
 
@@ -341,9 +598,17 @@ def test_main_returns_zero_without_work() -> None:
     assert main(["--help"]) == 0
 
 
-def test_failures_are_told_when_everything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_told_when_everything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run.open(tmp_path / "run", {})
-    tallies = [Tally(run, "images", 1, {3: "ValueError: x"}, 2), Tally(run, "images", 1, {}, 2), Tally(run, "images", 2, {}, 2)]
-    with pytest.raises(RunError, match=r"1 of 2 prompts failed, such as number 3 \(ValueError: x\)"):
+    tallies = [
+        Tally(run, "images", 1, {3: "ValueError: x"}, 2),
+        Tally(run, "images", 1, {}, 2),
+        Tally(run, "images", 2, {}, 2),
+    ]
+    with pytest.raises(
+        RunError, match=r"1 of 2 prompts failed, such as number 3 \(ValueError: x\)"
+    ):
         tell_of_the_rest(*tallies)
     assert capsys.readouterr().out.count("the other shards have the rest") == 1

@@ -6,7 +6,7 @@ import pytest
 
 from unmemorize import NeuronFile, Run, testbed
 from unmemorize.cli import demo
-from unmemorize.runs import read_localizations
+from unmemorize.localization import read_localizations
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -15,7 +15,9 @@ Cli = Callable[..., tuple[int, str, str]]
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo on few prompts and short generations."""
     modes = ("memory", "natural", "rare")
-    entries = tuple(next(entry for entry in testbed.planted() if entry.mode == mode) for mode in modes)
+    entries = tuple(
+        next(entry for entry in testbed.planted() if entry.mode == mode) for mode in modes
+    )
     own = {**testbed.defaults(), "steps": 5}
     captions = testbed.captions
     monkeypatch.setattr(demo, "UNMEMORIZED", 3)

@@ -24,8 +24,13 @@ def files(tmp_path: Path) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize(("operation", "expected"), [("union", {0, 1, 2, 3, 7}), ("intersection", {2}), ("difference", {0})])
-def test_set_algebra(cli: Cli, files: list[Path], tmp_path: Path, operation: str, expected: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [("union", {0, 1, 2, 3, 7}), ("intersection", {2}), ("difference", {0})],
+)
+def test_set_algebra(
+    cli: Cli, files: list[Path], tmp_path: Path, operation: str, expected: set[int]
+) -> None:
     code, out, _ = cli("neurons", operation, *files[:3], "-o", tmp_path / "out.json")
     assert (code, f"{len(expected)} neurons" in out) == (0, True)
     combined = NeuronFile.load(tmp_path / "out.json")
@@ -33,7 +38,11 @@ def test_set_algebra(cli: Cli, files: list[Path], tmp_path: Path, operation: str
     assert combined.fingerprint == NeuronFile.load(files[0]).fingerprint
     assert operation in combined.found
     code, out, _ = cli("neurons", "show", tmp_path / "out.json")
-    assert (code, combined.fingerprint[:12] in out, ", ".join(map(str, sorted(expected))) in out) == (0, True, True)
+    assert (
+        code,
+        combined.fingerprint[:12] in out,
+        ", ".join(map(str, sorted(expected))) in out,
+    ) == (0, True, True)
 
 
 def test_files_that_do_not_go_together(cli: Cli, files: list[Path], tmp_path: Path) -> None:
@@ -49,7 +58,16 @@ def test_files_that_do_not_go_together(cli: Cli, files: list[Path], tmp_path: Pa
 def test_value_layers_are_named_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     make_pipeline().save_pretrained(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("a b\nc d\n")
-    given = ("--model", tmp_path / "model", "--device", "cpu", "--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "s.safetensors")
+    given = (
+        "--model",
+        tmp_path / "model",
+        "--device",
+        "cpu",
+        "--prompts",
+        tmp_path / "prompts.txt",
+        "-o",
+        tmp_path / "s.safetensors",
+    )
     try:
         code, out, _ = cli("statistics", *given, "--value-layers", "mid_block.*.attn2.to_v")
         assert (code, "2 prompts, 1 value layers" in out) == (0, True)

@@ -5,16 +5,28 @@ import pytest
 from diffusers import DiffusionPipeline
 
 from conftest import make_pipeline
-from unmemorize import ClipAlignment, ExportError, GenerationSettings, Model, NeuronFile, Neurons, Run
+from unmemorize import (
+    ClipAlignment,
+    ExportError,
+    GenerationSettings,
+    Model,
+    NeuronFile,
+    Neurons,
+    Run,
+)
 from unmemorize.export import model_card
-from unmemorize.metrics import BundledDescriptor
+from unmemorize.generation import ImageSet, NeuronSet, generate_all
+from unmemorize.metrics import BundledDescriptor, evaluate_all
 from unmemorize.report import read_results, summary_table
-from unmemorize.runs import ImageSet, NeuronSet, evaluate_all, generate_all
 
 
 def neurons_of(pipe: DiffusionPipeline) -> NeuronFile:
     model = Model(pipe)
-    return NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [3]}), found={"prompts": 3, "memorized": 1, "tau": 0.4})
+    return NeuronFile.of(
+        model,
+        Neurons({next(iter(model.value_layers)): [3]}),
+        found={"prompts": 3, "memorized": 1, "tau": 0.4},
+    )
 
 
 def test_a_card_says_what_was_done(tmp_path: Path) -> None:
@@ -28,11 +40,18 @@ def test_a_card_says_what_was_done(tmp_path: Path) -> None:
     assert "license: other\n" in model_card(neurons_of(make_pipeline()))
 
 
-def test_the_numbers_of_a_run_go_into_it(run: Run, planted: DiffusionPipeline, tmp_path: Path) -> None:
+def test_the_numbers_of_a_run_go_into_it(
+    run: Run, planted: DiffusionPipeline, tmp_path: Path
+) -> None:
     with pytest.raises(ExportError, match="unmemorize evaluate RUN"):
         model_card(neurons_of(planted), run=run)
     for name in ("original", "refined"):
-        generate_all(run, planted, ImageSet(neurons=NeuronSet.parse(name)), GenerationSettings(images=2, steps=2))
+        generate_all(
+            run,
+            planted,
+            ImageSet(neurons=NeuronSet.parse(name)),
+            GenerationSettings(images=2, steps=2),
+        )
         evaluate_all(run, name, descriptor=BundledDescriptor(), alignment=ClipAlignment())
     table = summary_table(read_results(run), None)
     run.write("metrics.json", table.to_json())
@@ -41,7 +60,9 @@ def test_the_numbers_of_a_run_go_into_it(run: Run, planted: DiffusionPipeline, t
     assert "the neurons of each prompt alone off" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert any(line.startswith("| copy score") and "[" in line for line in rows)
-    assert len({line.count("|") for line in rows if not line.startswith("| `")} - {3}) == 1  # one width
+    assert (
+        len({line.count("|") for line in rows if not line.startswith("| `")} - {3}) == 1
+    )  # one width
 
 
 def test_a_card_says_no_more_than_is_known(run: Run) -> None:

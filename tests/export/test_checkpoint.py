@@ -10,10 +10,20 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from architectures import ARCHITECTURES, make
-from unmemorize import ExportError, Model, NeuronError, NeuronFile, Neurons, bake, export_lora, load_pipeline, switched_off
-from unmemorize._value_layers import text_rows_only
+from unmemorize import (
+    ExportError,
+    Model,
+    NeuronError,
+    NeuronFile,
+    Neurons,
+    bake,
+    export_lora,
+    load_pipeline,
+    switched_off,
+)
 from unmemorize.export import changes, folder_of
 from unmemorize.export._rows import differing_rows
+from unmemorize.pipelines import text_rows_only
 
 
 def saved(name: str, folder: Path) -> Any:
@@ -25,12 +35,18 @@ def saved(name: str, folder: Path) -> Any:
 def some_neurons(pipe: DiffusionPipeline, scale: float = 0.0) -> NeuronFile:
     """Two neurons of each layer that weights can switch off."""
     model = Model(pipe)
-    return NeuronFile.of(model, Neurons({path: [1, 3] for path in model.value_layers if not text_rows_only(path)}), scale=scale)
+    return NeuronFile.of(
+        model,
+        Neurons({path: [1, 3] for path in model.value_layers if not text_rows_only(path)}),
+        scale=scale,
+    )
 
 
 def prediction(pipe: DiffusionPipeline) -> torch.Tensor:
     model = Model(pipe)
-    return model.predict(model.draw_latents(2, 0), model.timesteps(50)[1], model.encode(["a prompt", "another"]))
+    return model.predict(
+        model.draw_latents(2, 0), model.timesteps(50)[1], model.encode(["a prompt", "another"])
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.5])
@@ -47,22 +63,34 @@ def test_a_baked_model_is_the_switched_off_one(name: str, scale: float, tmp_path
     else:
         assert torch.equal(prediction(plain), expected)
     found = list(changes(tmp_path / "baked", tmp_path / "base", Model(pipe), neurons))
-    assert {change.key.removesuffix(".weight") for change in found if change.key.endswith(".weight")} == set(neurons.neurons.layers)
+    assert {
+        change.key.removesuffix(".weight") for change in found if change.key.endswith(".weight")
+    } == set(neurons.neurons.layers)
     assert all(change.asked and change.rows == (1, 3) for change in found)
     assert NeuronFile.load(tmp_path / "baked" / "unmemorize_neurons.json") == neurons
 
 
 def test_only_the_bytes_of_the_rows_change(tmp_path: Path) -> None:
     make("PixArt").save_pretrained(tmp_path / "base", variant="fp16")
-    pipe = load_pipeline(str(tmp_path / "base"), device="cpu", variant="fp16", local_files_only=True)
+    pipe = load_pipeline(
+        str(tmp_path / "base"), device="cpu", variant="fp16", local_files_only=True
+    )
     neurons = some_neurons(pipe)
     bake(pipe, neurons, tmp_path / "baked")
     name = "transformer/diffusion_pytorch_model.fp16.safetensors"
     old, new = ((tmp_path / folder / name).read_bytes() for folder in ("base", "baked"))
     width = 16 * 4
     assert len(old) == len(new)
-    assert 0 < sum(one != other for one, other in zip(old, new, strict=True)) <= len(neurons.neurons) * (width + 4)
-    files = {path.relative_to(tmp_path / "base") for path in (tmp_path / "base").rglob("*") if path.is_file()}
+    assert (
+        0
+        < sum(one != other for one, other in zip(old, new, strict=True))
+        <= len(neurons.neurons) * (width + 4)
+    )
+    files = {
+        path.relative_to(tmp_path / "base")
+        for path in (tmp_path / "base").rglob("*")
+        if path.is_file()
+    }
     for path in files - {Path(name)}:
         assert (tmp_path / "base" / path).read_bytes() == (tmp_path / "baked" / path).read_bytes()
     bake(pipe, neurons, tmp_path / "again")
@@ -97,7 +125,12 @@ def test_pickles_stay_behind(tmp_path: Path) -> None:
     (tmp_path / "base" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"code")
     bake(pipe, some_neurons(pipe), tmp_path / "baked")
     assert not list((tmp_path / "baked").rglob("*.bin"))
-    assert all(change.asked for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)))
+    assert all(
+        change.asked
+        for change in changes(
+            tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)
+        )
+    )
 
 
 def test_the_whole_model_in_one_file_stays_behind(tmp_path: Path) -> None:
@@ -106,12 +139,19 @@ def test_the_whole_model_in_one_file_stays_behind(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "base" / "v1-5-pruned.safetensors")
     bake(pipe, some_neurons(pipe), tmp_path / "baked")
     assert not list((tmp_path / "baked").glob("*.safetensors"))
-    assert all(change.asked for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)))
+    assert all(
+        change.asked
+        for change in changes(
+            tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)
+        )
+    )
 
 
 @pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("where", ["scale_rows", "shutil.copyfile"])
-def test_nothing_half_edited_is_left(problem: BaseException, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_half_edited_is_left(
+    problem: BaseException, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe = saved("Stable Diffusion", tmp_path / "base")
 
     def fail(*_: object, **__: object) -> None:
@@ -181,7 +221,9 @@ def test_verify_tells_an_edit_from_anything_else(cli: Cli, tmp_path: Path) -> No
     neurons = some_neurons(pipe)
     neurons.save(tmp_path / "n.json")
     options = ("--model", tmp_path / "base", "--device", "cpu")
-    code, out, _ = cli("export", "checkpoint", tmp_path / "n.json", *options, "-o", tmp_path / "baked")
+    code, out, _ = cli(
+        "export", "checkpoint", tmp_path / "n.json", *options, "-o", tmp_path / "baked"
+    )
     assert (code, "14 neurons off" in out) == (0, True)
     card = (tmp_path / "baked" / "README.md").read_text()
     assert card.startswith("---\n")
@@ -199,7 +241,11 @@ def test_verify_tells_an_edit_from_anything_else(cli: Cli, tmp_path: Path) -> No
     weights["conv_in.weight"][0, 0] += 1
     save_file(weights, file, {"format": "pt"})
     code, out, err = cli("verify", tmp_path / "baked", tmp_path / "base")
-    assert (code, "with the 14 neurons off that it names" in err, "conv_in.weight" in out) == (1, True, True)
+    assert (code, "with the 14 neurons off that it names" in err, "conv_in.weight" in out) == (
+        1,
+        True,
+        True,
+    )
     shutil.rmtree(tmp_path / "baked")
     bake(pipe, neurons, tmp_path / "baked")
     config = tmp_path / "baked" / "unet" / "config.json"
@@ -224,7 +270,18 @@ def damaged(weights: dict[str, torch.Tensor], path: str, kind: str) -> dict[str,
     return weights
 
 
-@pytest.mark.parametrize("kind", ["other values", "half of it", "another type", "a single value", "not a number", "metadata", "nothing"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "other values",
+        "half of it",
+        "another type",
+        "a single value",
+        "not a number",
+        "metadata",
+        "nothing",
+    ],
+)
 def test_changes_are_held_against_the_neuron_file(kind: str, tmp_path: Path) -> None:
     pipe = saved("Stable Diffusion", tmp_path / "base")
     neurons = some_neurons(pipe)
@@ -235,7 +292,11 @@ def test_changes_are_held_against_the_neuron_file(kind: str, tmp_path: Path) -> 
     file = tmp_path / "baked" / "unet" / "diffusion_pytorch_model.safetensors"
     more = {"more": "text"} if kind == "metadata" else {}
     save_file(damaged(load_file(file), path, kind), file, {"format": "pt", **more})
-    found = [change for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), neurons) if not change.asked]
+    found = [
+        change
+        for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), neurons)
+        if not change.asked
+    ]
     assert len(found) == (kind != "nothing")
 
 
@@ -257,7 +318,9 @@ def test_differing_rows_are_told_bit_by_bit() -> None:
 
 def test_a_neuron_file_names_the_revision(tmp_path: Path) -> None:
     make("Stable Diffusion").save_pretrained(tmp_path / "base", variant="fp16")
-    pipe = load_pipeline(str(tmp_path / "base"), device="cpu", local_files_only=True, revision="v2", variant="fp16")
+    pipe = load_pipeline(
+        str(tmp_path / "base"), device="cpu", local_files_only=True, revision="v2", variant="fp16"
+    )
     assert some_neurons(pipe).revision == "v2"
     assert Model(pipe).variant == "fp16"
     assert some_neurons(make("Stable Diffusion")).revision is None
@@ -271,24 +334,50 @@ def test_what_the_model_does_not_load_stays_behind(tmp_path: Path) -> None:
         (tmp_path / "base" / name).write_bytes(b"x")
     (tmp_path / "base" / "LICENSE").write_text("terms")
     bake(pipe, some_neurons(pipe), tmp_path / "baked")
-    names = {str(path.relative_to(tmp_path / "baked")) for path in (tmp_path / "baked").rglob("*") if path.is_file()}
-    assert not names & {"model.gguf", "unet/weights.pb", "comfy/unet.safetensors", "unet/modeling.py"}
+    names = {
+        str(path.relative_to(tmp_path / "baked"))
+        for path in (tmp_path / "baked").rglob("*")
+        if path.is_file()
+    }
+    assert not names & {
+        "model.gguf",
+        "unet/weights.pb",
+        "comfy/unet.safetensors",
+        "unet/modeling.py",
+    }
     assert "LICENSE" in names
     (tmp_path / "baked" / "comfy").mkdir()
     for name in ("model.gguf", "comfy/unet.safetensors"):
         (tmp_path / "baked" / name).write_bytes(b"x")
-    found = [change.file for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)) if not change.asked]
+    found = [
+        change.file
+        for change in changes(
+            tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)
+        )
+        if not change.asked
+    ]
     assert found == ["comfy/unet.safetensors", "model.gguf"]
 
 
 def test_what_the_hub_and_git_add_is_no_difference(tmp_path: Path) -> None:
     pipe = saved("Stable Diffusion", tmp_path / "base")
     bake(pipe, some_neurons(pipe), tmp_path / "baked")
-    for name in (".gitattributes", ".git/HEAD", ".cache/huggingface/x.metadata", "LICENSE.md", "before.png"):
+    for name in (
+        ".gitattributes",
+        ".git/HEAD",
+        ".cache/huggingface/x.metadata",
+        "LICENSE.md",
+        "before.png",
+    ):
         (tmp_path / "baked" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "baked" / name).write_text("x")
     (tmp_path / "base" / "LICENSE").write_text("terms")
-    assert all(change.asked for change in changes(tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)))
+    assert all(
+        change.asked
+        for change in changes(
+            tmp_path / "baked", tmp_path / "base", Model(pipe), some_neurons(pipe)
+        )
+    )
 
 
 def test_a_base_that_nobody_may_write(tmp_path: Path) -> None:

@@ -8,20 +8,41 @@ import torch
 from test_checkpoint import saved, some_neurons
 
 from architectures import make
-from unmemorize import ExportError, GenerationSettings, Model, NeuronFile, Neurons, export_lora, generate, switched_off
-from unmemorize.export import read_lora, verify_lora
+from unmemorize import (
+    ExportError,
+    GenerationSettings,
+    Model,
+    NeuronFile,
+    Neurons,
+    export_lora,
+    generate,
+    switched_off,
+)
+from unmemorize.export import verify_lora
+from unmemorize.export._lora import read_lora
 
 pytest.importorskip("peft")
 
-LOADABLE = ("Stable Diffusion", "Stable Diffusion 2", "Stable Diffusion XL", "DeepFloyd IF", "Stable Diffusion 3", "Flux")
+LOADABLE = (
+    "Stable Diffusion",
+    "Stable Diffusion 2",
+    "Stable Diffusion XL",
+    "DeepFloyd IF",
+    "Stable Diffusion 3",
+    "Flux",
+)
 
 
 def denoised(pipe: Any, dtype: torch.dtype) -> torch.Tensor:
     """One call of the denoiser in this precision, not rounded to float32 as `Model.predict` is."""
     model = Model(pipe)
     kept: list[torch.Tensor] = []
-    handle = model.denoiser.register_forward_hook(lambda _module, _inputs, output: kept.append(output[0]))
-    model.predict(model.draw_latents(2, 0), model.timesteps(50)[1], model.encode(["a prompt", "another"]))
+    handle = model.denoiser.register_forward_hook(
+        lambda _module, _inputs, output: kept.append(output[0])
+    )
+    model.predict(
+        model.draw_latents(2, 0), model.timesteps(50)[1], model.encode(["a prompt", "another"])
+    )
     handle.remove()
     assert kept[0].dtype == dtype
     return kept[0]
@@ -29,10 +50,14 @@ def denoised(pipe: Any, dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", LOADABLE)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-def test_strength_is_one_minus_scale(name: str, dtype: torch.dtype, tolerance: float, tmp_path: Path) -> None:
+def test_strength_is_one_minus_scale(
+    name: str, dtype: torch.dtype, tolerance: float, tmp_path: Path
+) -> None:
     pipe = make(name).to(dtype)
     layers = [path for path in Model(pipe).value_layers if not path.startswith("single")]
-    neurons = NeuronFile.of(Model(pipe), Neurons({path: range(place % 3 + 1) for place, path in enumerate(layers)}))
+    neurons = NeuronFile.of(
+        Model(pipe), Neurons({path: range(place % 3 + 1) for place, path in enumerate(layers)})
+    )
     export_lora(pipe, neurons, tmp_path)
     expected = {}
     for strength in (1.0, 0.25, 0.0):
@@ -93,7 +118,9 @@ def test_what_cannot_be_a_lora_is_refused(tmp_path: Path) -> None:
     export_lora(pipe, some_neurons(pipe), tmp_path)
     from safetensors.torch import load_file, save_file
 
-    save_file(load_file(tmp_path / "pytorch_lora_weights.safetensors"), tmp_path / "other.safetensors")
+    save_file(
+        load_file(tmp_path / "pytorch_lora_weights.safetensors"), tmp_path / "other.safetensors"
+    )
     with pytest.raises(ExportError, match="carries no neurons"):
         read_lora(tmp_path / "other.safetensors")
 
@@ -114,7 +141,15 @@ def test_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("verify", file, tmp_path / "foreign")
     assert (code, "were found in" in err) == (1, True)
     one = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
-    code, _, _ = cli("export", "single-file", tmp_path / "n.json", one, *options, "-o", tmp_path / "edited.safetensors")
+    code, _, _ = cli(
+        "export",
+        "single-file",
+        tmp_path / "n.json",
+        one,
+        *options,
+        "-o",
+        tmp_path / "edited.safetensors",
+    )
     assert code == 0
 
 

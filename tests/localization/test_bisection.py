@@ -11,10 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import PLANTED_PROMPT, PROMPTS
-from unmemorize import LocalizationSettings, Model, Neurons, NoiseSettings, calibrate_threshold, compute_statistics, localize, switched_off
-from unmemorize._similarity import make_probe, noise_differences, similarity
+from unmemorize import (
+    LocalizationSettings,
+    Model,
+    Neurons,
+    NoiseSettings,
+    calibrate_threshold,
+    compute_statistics,
+    localize,
+    switched_off,
+)
+from unmemorize.detection import make_probe, noise_differences, similarity
+from unmemorize.localization import Limit
 from unmemorize.localization._bisection import refine_by_bisection
-from unmemorize.localization._evaluator import Limit
 from unmemorize.localization._selection import LayerCandidates, Selection
 
 
@@ -28,7 +37,9 @@ class Scores:
 
     def score(self, off: Neurons) -> float:
         on = [index for index in range(len(self.weights)) if ("a", index) not in set(off)]
-        extra = sum(weight for (first, second), weight in self.pairs.items() if first in on and second in on)
+        extra = sum(
+            weight for (first, second), weight in self.pairs.items() if first in on and second in on
+        )
         return 0.1 + sum(self.weights[index] for index in on) + extra
 
     def below(self, off: Neurons, limit: Limit) -> float | None:
@@ -45,13 +56,19 @@ def refine(scores: Scores, limit: float, z: list[float] | None = None) -> Any:
     candidates = {"a": LayerCandidates(tuple(range(count)), ())}
     full = scores.score(Neurons({"a": range(count)}))
     selection = Selection(candidates, full, 5.0, 0, floor=full > limit)
-    ranking = {("a", index): value for index, value in enumerate(z or list(np.linspace(9, 5, count)))}
-    return refine_by_bisection(cast(Any, scores), selection, Limit(full if full > limit else limit), ranking)
+    ranking = {
+        ("a", index): value for index, value in enumerate(z or list(np.linspace(9, 5, count)))
+    }
+    return refine_by_bisection(
+        cast(Any, scores), selection, Limit(full if full > limit else limit), ranking
+    )
 
 
 @given(
     st.lists(st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.3, -0.02]), min_size=1, max_size=14),
-    st.dictionaries(st.tuples(st.integers(0, 6), st.integers(7, 13)), st.sampled_from([0.05, 0.2]), max_size=4),
+    st.dictionaries(
+        st.tuples(st.integers(0, 6), st.integers(7, 13)), st.sampled_from([0.05, 0.2]), max_size=4
+    ),
     st.floats(0.11, 0.9),
 )
 def test_the_result_is_below_the_limit_and_none_of_it_can_go_alone(
@@ -98,20 +115,31 @@ def test_the_smallest_sets_are_found_where_effects_add_up() -> None:
         weights = np.round(rng.random(9) * 0.2, 3).tolist()
         scores, limit = Scores(weights), 0.4
         smallest = next(
-            size for size in range(10) if any(scores.score(Neurons({"a": chosen})) < limit for chosen in combinations(range(9), size))
+            size
+            for size in range(10)
+            if any(
+                scores.score(Neurons({"a": chosen})) < limit
+                for chosen in combinations(range(9), size)
+            )
         )
         assert len(refine(scores, limit).neurons) <= smallest + 3
 
 
 def test_on_a_model_the_guarantee_holds_by_whole_forwards(planted: DiffusionPipeline) -> None:
     noise = NoiseSettings(seeds=4)
-    statistics = compute_statistics(planted, [*PROMPTS, *(f"{letter} word" for letter in "abcdefghijkl")])
+    statistics = compute_statistics(
+        planted, [*PROMPTS, *(f"{letter} word" for letter in "abcdefghijkl")]
+    )
     threshold = replace(calibrate_threshold(planted, PROMPTS, settings=noise), tau=0.4)
     settings = LocalizationSettings(noise=noise, theta=2.0)
-    found = localize(planted, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings)
+    found = localize(
+        planted, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings
+    )
     model = Model(planted)
     assert found.detection is not None
-    probe = make_probe(model, model.encode([PLANTED_PROMPT]), noise).keep(list(found.detection.kept))
+    probe = make_probe(model, model.encode([PLANTED_PROMPT]), noise).keep(
+        list(found.detection.memorized_seeds)
+    )
     unblocked = noise_differences(model, probe)
 
     def score(off: Neurons) -> float:

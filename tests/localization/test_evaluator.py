@@ -11,11 +11,17 @@ from torch import Tensor, nn
 
 from conftest import PLANTED_PROMPT
 from unmemorize import LocalizationSettings, Model, Neurons, NoiseSettings, switched_off
-from unmemorize._similarity import Probe, make_probe, noise_differences, pairs_of, pairwise_similarity, similarity
-from unmemorize.localization import Criterion
-from unmemorize.localization._evaluator import Evaluator, Limit
+from unmemorize.detection import (
+    Probe,
+    make_probe,
+    noise_differences,
+    pairs_of,
+    pairwise_similarity,
+    similarity,
+)
+from unmemorize.localization import Criterion, Evaluator, Limit, plan_for
 from unmemorize.localization._prefixes import Prefixes, Work
-from unmemorize.localization._replay import plan_for, recording, replaying
+from unmemorize.localization._replay import recording, replaying
 
 SEEDS = 6
 
@@ -29,9 +35,21 @@ def double(pipe: DiffusionPipeline) -> DiffusionPipeline:
 class Case:
     """An evaluator, and the same answers by whole forwards."""
 
-    def __init__(self, pipe: DiffusionPipeline, criterion: Criterion, guidance: float = 0.0, kept: tuple[int, ...] = (0, 2, 3, 5)) -> None:
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        criterion: Criterion,
+        guidance: float = 0.0,
+        kept: tuple[int, ...] = (0, 2, 3, 5),
+    ) -> None:
         noise = NoiseSettings(seeds=SEEDS, guidance=guidance)
-        self.pipe, self.model, self.kept, self.guidance, self.criterion = pipe, Model(pipe), list(kept), guidance, criterion
+        self.pipe, self.model, self.memorized_seeds, self.guidance, self.criterion = (
+            pipe,
+            Model(pipe),
+            list(kept),
+            guidance,
+            criterion,
+        )
         self.settings = LocalizationSettings(noise=noise, criterion=criterion)
         self.layers = [path for path in self.model.value_layers if not path.startswith("up")]
         self.probe: Probe = make_probe(self.model, self.model.encode([PLANTED_PROMPT]), noise)
@@ -41,26 +59,41 @@ class Case:
         self.unblocked, recorded = self.prefixes.differences(self.probe, seeds, Neurons(), guidance)
         self.prefixes.keep("unblocked", [recorded])
         self.prefixes.verify(self.probe, seeds, self.unblocked, guidance)
-        self.evaluator = Evaluator(self.model, self.probe, self.unblocked, kept, self.settings, self.prefixes, self.work)
+        self.evaluator = Evaluator(
+            self.model, self.probe, self.unblocked, kept, self.settings, self.prefixes, self.work
+        )
 
     def scores(self, off: Neurons) -> Tensor:
         with switched_off(self.pipe, off):
-            blocked = noise_differences(self.model, self.probe, self.guidance)[self.kept]
-        return pairs_of(pairwise_similarity(blocked)) if self.criterion == "seeds" else similarity(self.unblocked[self.kept], blocked)
+            blocked = noise_differences(self.model, self.probe, self.guidance)[self.memorized_seeds]
+        return (
+            pairs_of(pairwise_similarity(blocked))
+            if self.criterion == "seeds"
+            else similarity(self.unblocked[self.memorized_seeds], blocked)
+        )
 
     def score(self, off: Neurons) -> float:
-        return float(self.scores(off).mean() if self.criterion == "seeds" else self.scores(off).max())
+        return float(
+            self.scores(off).mean() if self.criterion == "seeds" else self.scores(off).max()
+        )
 
     def random_sets(self, count: int) -> Iterator[Neurons]:
         rng = np.random.default_rng(0)
         for _ in range(count):
             chosen = rng.choice(self.layers, rng.integers(1, 4), replace=False)
-            yield Neurons({path: rng.choice(self.model.widths[path], 3, replace=False).tolist() for path in chosen})
+            yield Neurons(
+                {
+                    path: rng.choice(self.model.widths[path], 3, replace=False).tolist()
+                    for path in chosen
+                }
+            )
 
 
 @pytest.mark.parametrize("criterion", ["unblocked", "seeds"])
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_scores_are_those_of_whole_forwards(planted: DiffusionPipeline, criterion: Criterion, guidance: float) -> None:
+def test_scores_are_those_of_whole_forwards(
+    planted: DiffusionPipeline, criterion: Criterion, guidance: float
+) -> None:
     """In float64, where rounding of other batches cannot hide a wrong sample."""
     case = Case(double(planted), criterion, guidance)
     limit = Limit(0.97 if criterion == "unblocked" else 0.5)
@@ -77,7 +110,7 @@ def test_scores_are_those_of_whole_forwards(planted: DiffusionPipeline, criterio
 
 
 def test_replaying_is_exact_to_the_last_bit(planted: DiffusionPipeline) -> None:
-    case = Case(planted, "unblocked", kept=tuple(range(SEEDS)))
+    case = Case(planted, "unblocked", memorized_seeds=tuple(range(SEEDS)))
     for path in case.layers:
         off = Neurons({path: [0, 1]})
         with switched_off(planted, off):
@@ -93,7 +126,14 @@ def test_later_layers_cost_less(planted: DiffusionPipeline) -> None:
     assert costs == sorted(costs, reverse=True)
     assert costs[0] < plan.cost(None) == 1.0
     assert costs[-1] < 0.8
-    assert sum(share for name, share in plan.share.items() if name.count(".") == 1 and name.startswith(("down", "up"))) <= 1.0
+    assert (
+        sum(
+            share
+            for name, share in plan.share.items()
+            if name.count(".") == 1 and name.startswith(("down", "up"))
+        )
+        <= 1.0
+    )
 
 
 def test_known_answers_cost_nothing(planted: DiffusionPipeline) -> None:
@@ -107,7 +147,9 @@ def test_known_answers_cost_nothing(planted: DiffusionPipeline) -> None:
     assert case.work.evaluations == spent
 
 
-def test_a_failing_test_ends_early_and_the_telling_seed_goes_first(planted: DiffusionPipeline) -> None:
+def test_a_failing_test_ends_early_and_the_telling_seed_goes_first(
+    planted: DiffusionPipeline,
+) -> None:
     case = Case(planted, "unblocked")
     sets = list(case.random_sets(3))
     before = case.work.evaluations
@@ -136,17 +178,28 @@ def test_effects_are_finite_differences(planted: DiffusionPipeline, criterion: C
         rest = off - Neurons.of([neuron])
         moved = []
         for scale in (step, -step):
-            with switched_off(planted, rest), switched_off(planted, Neurons.of([neuron]), scale=scale):
-                blocked = noise_differences(case.model, case.probe)[case.kept].double()
-            scores = pairs_of(pairwise_similarity(blocked)) if criterion == "seeds" else similarity(case.unblocked[case.kept], blocked)
+            with (
+                switched_off(planted, rest),
+                switched_off(planted, Neurons.of([neuron]), scale=scale),
+            ):
+                blocked = noise_differences(case.model, case.probe)[case.memorized_seeds].double()
+            scores = (
+                pairs_of(pairwise_similarity(blocked))
+                if criterion == "seeds"
+                else similarity(case.unblocked[case.memorized_seeds], blocked)
+            )
             moved.append(float(scores.double().mean()))
         slope = (moved[0] - moved[1]) / (2 * step)
         assert found[neuron] == pytest.approx(slope, rel=0.05, abs=8e-3)
 
 
-def test_where_replaying_is_not_exact_it_is_off(planted: DiffusionPipeline, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_replaying_is_not_exact_it_is_off(
+    planted: DiffusionPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
     """A hook that changes the output of a module would be applied twice."""
-    handle = planted.unet.conv_in.register_forward_hook(lambda _module, _inputs, output: output * 1.01)
+    handle = planted.unet.conv_in.register_forward_hook(
+        lambda _module, _inputs, output: output * 1.01
+    )
     case = Case(planted, "unblocked")
     assert "so the denoiser always runs whole" in caplog.text
     for off in case.random_sets(4):
@@ -158,7 +211,9 @@ def test_where_replaying_is_not_exact_it_is_off(planted: DiffusionPipeline, capl
 def test_a_hook_that_comes_later_is_noticed(planted: DiffusionPipeline) -> None:
     first = Case(planted, "unblocked")
     assert first.work.weighted == first.work.evaluations
-    handle = planted.unet.conv_in.register_forward_hook(lambda _module, _inputs, output: output * 1.01)
+    handle = planted.unet.conv_in.register_forward_hook(
+        lambda _module, _inputs, output: output * 1.01
+    )
     case = Case(planted, "unblocked")
     off = next(case.random_sets(1))
     assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
@@ -174,13 +229,18 @@ def test_effects_need_no_gradients_of_weights(planted: DiffusionPipeline) -> Non
     case = Case(planted, "unblocked")
     off = next(case.random_sets(1))
     assert set(case.evaluator.effects(off)) == set(off)
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in planted.unet.parameters())
+    assert all(
+        parameter.requires_grad and parameter.grad is None
+        for parameter in planted.unet.parameters()
+    )
 
 
-def test_recordings_for_one_set_only_where_two_are_too_many(planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recordings_for_one_set_only_where_two_are_too_many(
+    planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = Case(planted, "unblocked").prefixes.bytes
     monkeypatch.setattr("unmemorize.localization._prefixes.LARGEST", int(1.5 * size))
-    case = Case(planted, "unblocked", kept=tuple(range(SEEDS)))
+    case = Case(planted, "unblocked", memorized_seeds=tuple(range(SEEDS)))
     for off in case.random_sets(3):
         assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
     assert case.prefixes.bytes == size

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unmemorize import LocalizationSettings, Neurons
-from unmemorize.localization._evaluator import Evaluator, Limit
+from unmemorize.localization import Evaluator, Limit
 from unmemorize.localization._selection import select
 
 
@@ -40,13 +40,13 @@ def test_bisection_ends_at_the_same_step_as_one_by_one(enough: int, change: dict
     stepwise, slow = selected(enough, refinement="greedy", **change)
     bisected, quick = selected(enough, **change)
     assert bisected == stepwise
-    if not stepwise.floor and stepwise.theta < 3:
+    if not stepwise.theta_exhausted and stepwise.theta < 3:
         assert len(set(quick.asked)) < len(set(slow.asked))
 
 
 def test_the_floor_takes_two_tests() -> None:
     found, scored = selected(1000)
-    assert found.floor
+    assert found.theta_exhausted
     assert found.theta == 1.25
     assert len(set(scored.asked)) == 2
 

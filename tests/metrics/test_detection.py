@@ -29,12 +29,17 @@ def test_share_found_at_a_rate_of_false_positives() -> None:
     rng = np.random.default_rng(0)
     memorized, others = rng.normal(1.5, 1, 60).tolist(), rng.normal(0, 1, 300).tolist()
     for rate in (0.01, 0.1):
-        assert tpr_at_fpr(memorized, others, rate).value == pytest.approx(best_share(memorized, others, rate), abs=1e-6)
+        assert tpr_at_fpr(memorized, others, rate).value == pytest.approx(
+            best_share(memorized, others, rate), abs=1e-6
+        )
 
 
 def test_intervals_shrink_with_more_prompts() -> None:
     rng = np.random.default_rng(0)
-    few, many = (auroc(rng.normal(1, 1, count).tolist(), rng.normal(0, 1, count).tolist()) for count in (15, 300))
+    few, many = (
+        auroc(rng.normal(1, 1, count).tolist(), rng.normal(0, 1, count).tolist())
+        for count in (15, 300)
+    )
     assert many.high - many.low < few.high - few.low
     assert str(few) == f"{few.value:.3f} ({few.low:.3f} to {few.high:.3f})"
 

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from unmemorize import MetricError
-from unmemorize.metrics import image_files, numbered_images, read_image, read_references
+from unmemorize.metrics import numbered_images, read_image, read_references
+from unmemorize.metrics._images import image_files
 
 
 def put(folder: Path, *names: str) -> None:

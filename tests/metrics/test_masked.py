@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from unmemorize import MetricError, testbed
-from unmemorize.metrics import layout_mask, masked_copy_scores, read_image
+from unmemorize.metrics import read_image
+from unmemorize.metrics._masked import layout_mask, masked_copy_scores
 
 
 def template(shade: int, layout: int = 90) -> Image.Image:
@@ -27,7 +28,11 @@ def test_the_mask_is_what_images_share() -> None:
 def test_a_copied_layout_scores_whatever_fills_it() -> None:
     mask = layout_mask(REFERENCES)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
-    scores = masked_copy_scores([template(60), template(200, layout=40), noise, Image.new("RGB", (20, 20))], REFERENCES, mask)
+    scores = masked_copy_scores(
+        [template(60), template(200, layout=40), noise, Image.new("RGB", (20, 20))],
+        REFERENCES,
+        mask,
+    )
     assert scores is not None
     assert scores[:2] == pytest.approx([1.0, 1.0])
     assert abs(scores[2]) < 0.3
@@ -36,7 +41,9 @@ def test_a_copied_layout_scores_whatever_fills_it() -> None:
 
 def test_scores_against_numpy() -> None:
     rng = np.random.default_rng(1)
-    one, other = (Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(2))
+    one, other = (
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(2)
+    )
     mask = rng.random((8, 8)) < 0.5
     expected = np.corrcoef(np.asarray(one)[mask].ravel(), np.asarray(other)[mask].ravel())[0, 1]
     assert masked_copy_scores([one], [other], mask) == pytest.approx([expected])
@@ -55,6 +62,8 @@ def test_too_few_images_are_refused() -> None:
 
 def test_the_templates_of_the_bundled_model_have_a_layout() -> None:
     templates = [entry.prompt.images for entry in testbed.planted() if entry.prompt.kind == "TM"]
-    shares = [float(layout_mask([read_image(path) for path in images]).mean()) for images in templates]
+    shares = [
+        float(layout_mask([read_image(path) for path in images]).mean()) for images in templates
+    ]
     assert min(shares) > 0.3
     assert np.median(shares) < 0.999

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from scipy.stats import median_abs_deviation
 
 from unmemorize import BundledDescriptor, ClipAlignment, MetricError, testbed
-from unmemorize.metrics import copy_scores, diversity, pixel_correlation, seedwise_similarity, summarize, wilson_interval
+from unmemorize.metrics import copy_scores, pixel_correlation, summarize, wilson_interval
+from unmemorize.metrics._copies import diversity, seedwise_similarity
 
 
 def unit(rows: list[list[float]]) -> torch.Tensor:
@@ -25,7 +26,9 @@ def test_copy_scores_take_the_closest_reference() -> None:
 
 
 def test_seedwise_similarity_pairs_rows() -> None:
-    assert seedwise_similarity(unit([[1, 0], [0, 1]]), unit([[1, 0], [1, 1]])).tolist() == pytest.approx([1.0, 0.5**0.5])
+    assert seedwise_similarity(
+        unit([[1, 0], [0, 1]]), unit([[1, 0], [1, 1]])
+    ).tolist() == pytest.approx([1.0, 0.5**0.5])
     with pytest.raises(MetricError, match="seed by seed"):
         seedwise_similarity(unit([[1, 0]]), unit([[1, 0], [1, 1]]))
 
@@ -45,7 +48,9 @@ def test_pixel_correlation_against_numpy() -> None:
     expected = np.corrcoef(first.ravel(), second.ravel())[0, 1]
     grey = Image.new("RGB", (8, 8), (9, 9, 9))
     images = [Image.fromarray(first)] * 2
-    assert pixel_correlation(images, [Image.fromarray(second), grey]) == pytest.approx([expected, 0.0])
+    assert pixel_correlation(images, [Image.fromarray(second), grey]) == pytest.approx(
+        [expected, 0.0]
+    )
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40))
@@ -81,7 +86,10 @@ def test_descriptor_knows_copies_from_other_images() -> None:
         for entry in testbed.planted()
         if entry.prompt.kind == "VM" and entry.mode != "rare"
     ]
-    copies = [image.crop((3, 3, 62, 62)).resize((64, 64)).point(lambda value: value * 0.85) for image in originals]
+    copies = [
+        image.crop((3, 3, 62, 62)).resize((64, 64)).point(lambda value: value * 0.85)
+        for image in originals
+    ]
     cosines = descriptor(copies) @ descriptor(originals).T
     hits = (cosines.argmax(1) == torch.arange(len(originals))).float().mean()
     assert hits >= 0.9
@@ -102,7 +110,9 @@ def test_alignment_prefers_the_own_caption() -> None:
     alignment = ClipAlignment()
     entries = [entry for entry in testbed.planted() if entry.mode == "natural"]
     images = [Image.open(entry.prompt.images[0]).convert("RGB") for entry in entries]
-    cosines = torch.stack([alignment(images, entry.prompt.text) for entry in entries], 1)  # (images, texts)
+    cosines = torch.stack(
+        [alignment(images, entry.prompt.text) for entry in entries], 1
+    )  # (images, texts)
     assert (cosines.argmax(1) == torch.arange(len(entries))).float().mean() >= 0.8
 
 

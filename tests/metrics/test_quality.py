@@ -13,8 +13,9 @@ from torch import Tensor
 
 from networks import Layers, Network, save_script
 from unmemorize import ClipAlignment, MetricError
-from unmemorize.metrics import InceptionFeatures, features_of, image_files, quality
-from unmemorize.metrics._quality import clean_resize
+from unmemorize.metrics import InceptionFeatures
+from unmemorize.metrics._images import image_files
+from unmemorize.metrics._quality import clean_resize, features_of, quality
 
 Array = NDArray[np.float64]
 
@@ -25,7 +26,9 @@ def folder_of_images(folder: Path, count: int, seed: int) -> Path:
     for number in range(count):
         small = rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)
         size = (int(rng.integers(40, 500)), int(rng.integers(40, 500)))
-        Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:02d}.png")
+        Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(
+            folder / f"{number:02d}.png"
+        )
     return folder
 
 
@@ -36,10 +39,15 @@ def features_by_hand(folder: Path) -> Array:
     rows = []
     for path in sorted(folder.iterdir()):
         with Image.open(path) as image:
-            bands = [band.convert("F").resize((299, 299), Image.Resampling.BICUBIC) for band in image.convert("RGB").split()]
+            bands = [
+                band.convert("F").resize((299, 299), Image.Resampling.BICUBIC)
+                for band in image.convert("RGB").split()
+            ]
         pixels = np.stack([np.clip(np.asarray(band, dtype=np.float64), 0, 255) for band in bands])
         scaled = (pixels - 128) / 128
-        windows = np.lib.stride_tricks.sliding_window_view(scaled, (5, 5), axis=(1, 2))[:, ::7, ::7]  # (3, 43, 43, 5, 5)
+        windows = np.lib.stride_tricks.sliding_window_view(scaled, (5, 5), axis=(1, 2))[
+            :, ::7, ::7
+        ]  # (3, 43, 43, 5, 5)
         found = np.einsum("cijuv,kcuv->kij", windows, weight) + bias[:, None, None]
         rows.append(np.maximum(found, 0).mean((1, 2)))
     return np.array(rows)
@@ -48,7 +56,10 @@ def features_by_hand(folder: Path) -> Array:
 def frechet(first: Array, second: Array) -> float:
     covariances = [np.cov(rows, rowvar=False) for rows in (first, second)]
     root = sqrtm(covariances[0] @ covariances[1]).real
-    return float(((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root))
+    return float(
+        ((first.mean(0) - second.mean(0)) ** 2).sum()
+        + np.trace(covariances[0] + covariances[1] - 2 * root)
+    )
 
 
 def kernel_distance(first: Array, second: Array) -> float:
@@ -58,7 +69,9 @@ def kernel_distance(first: Array, second: Array) -> float:
         return float((a @ b / len(a) + 1) ** 3)
 
     def within(rows: Array) -> float:
-        return sum(kernel(a, b) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j) / (len(rows) * (len(rows) - 1))
+        return sum(
+            kernel(a, b) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j
+        ) / (len(rows) * (len(rows) - 1))
 
     between = sum(kernel(a, b) for a in first for b in second) / (len(first) * len(second))
     return within(first) + within(second) - 2 * between
@@ -67,7 +80,9 @@ def kernel_distance(first: Array, second: Array) -> float:
 def test_folders_give_the_numbers_of_numpy(tmp_path: Path) -> None:
     sha256 = save_script(Network(), tmp_path / "inception-small.pt")
     extractor = InceptionFeatures(tmp_path / "inception-small.pt", sha256)
-    folders = [folder_of_images(tmp_path / name, 14, seed) for seed, name in enumerate(("one", "two"))]
+    folders = [
+        folder_of_images(tmp_path / name, 14, seed) for seed, name in enumerate(("one", "two"))
+    ]
     ours = [features_of(image_files(folder), extractor, batch=5) for folder in folders]
     by_hand = [features_by_hand(folder) for folder in folders]
     for found, expected in zip(ours, by_hand, strict=True):
@@ -122,9 +137,13 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 
 def test_clip_features_are_those_of_alignment_before_normalisation() -> None:
     clip = ClipAlignment()
-    images: Sequence[Image.Image] = [Image.new("RGB", (64, 64), colour) for colour in ((200, 30, 30), (10, 90, 10))]
+    images: Sequence[Image.Image] = [
+        Image.new("RGB", (64, 64), colour) for colour in ((200, 30, 30), (10, 90, 10))
+    ]
     found = clip.features(images)
-    text = clip._clip.get_text_features(**clip._tokenizer(["a thing"], padding="max_length", truncation=True, return_tensors="pt"))
+    text = clip._clip.get_text_features(
+        **clip._tokenizer(["a thing"], padding="max_length", truncation=True, return_tensors="pt")
+    )
     pooled = text if isinstance(text, Tensor) else text.pooler_output
     cosine = torch.nn.functional.cosine_similarity(found, pooled)
     assert torch.allclose(cosine, clip(images, "a thing"), atol=1e-5)

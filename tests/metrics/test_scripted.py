@@ -25,7 +25,9 @@ class Twice(nn.Module):
 def by_hand() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     colours = np.array([image.getpixel((0, 0)) for image in IMAGES]) / 255
     rows = (colours - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225] @ WEIGHT.T
-    unit: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = rows / np.linalg.norm(
+        rows, axis=1, keepdims=True
+    )
     return unit
 
 

@@ -27,31 +27,35 @@ from unmemorize import (
     compute_statistics,
     read_prompts,
 )
-from unmemorize._calibration import Calibration
-from unmemorize._conditioning import Conditioning
-from unmemorize._statistics import StatisticsAccumulator
-from unmemorize.drivers import Finished
-from unmemorize.localization import detect_prompts
-from unmemorize.runs import (
+from unmemorize.detection import (
+    Calibration,
     calibrate_in,
     detect_all,
+    detect_prompts,
+    read_detections,
+)
+from unmemorize.engines import Finished
+from unmemorize.export import export_parquet
+from unmemorize.pipelines import Conditioning
+from unmemorize.runs import (
     drive,
-    export_parquet,
     merge_runs,
     open_run,
     prompt_count,
-    read_detections,
     start_run,
     status_of,
     stream_prompts,
 )
+from unmemorize.statistics._statistics import StatisticsAccumulator
 
 
 def numbers(run: Run) -> dict[int, int]:
     return {index: record["square"] for index, record in run.records("squares").items()}
 
 
-def test_a_stream_is_pulled_only_as_fast_as_it_is_worked_on(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+def test_a_stream_is_pulled_only_as_fast_as_it_is_worked_on(
+    pipe: DiffusionPipeline, tmp_path: Path
+) -> None:
     run = Run.open(tmp_path / "run", {})
     pulled: list[int] = []
 
@@ -61,7 +65,14 @@ def test_a_stream_is_pulled_only_as_fast_as_it_is_worked_on(pipe: DiffusionPipel
             yield index, index
 
     ahead: list[int] = []
-    tally = drive(run, pipe, Squares(size=4), stream(), 30, progress=lambda done, _: ahead.append(len(pulled) - done))
+    tally = drive(
+        run,
+        pipe,
+        Squares(size=4),
+        stream(),
+        30,
+        progress=lambda done, _: ahead.append(len(pulled) - done),
+    )
     assert tally.complete
     assert max(ahead) == 0
 
@@ -110,7 +121,13 @@ def test_records_are_read_in_the_order_of_the_items(tmp_path: Path) -> None:
     with run.writer("units") as writer:
         writer.append({0: {"value": "again"}, 2: {"error": "x"}, 5: {"error": "y"}})
         writer.append({2: {"value": 2}})
-    assert [(index, record["value"]) for index, record in run.stream("units")] == [(0, "again"), (1, 1), (2, 2), (3, 3), (4, 4)]
+    assert [(index, record["value"]) for index, record in run.stream("units")] == [
+        (0, "again"),
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 4),
+    ]
     assert run.failures("units") == {5: "y"}
     assert list(run.done("units", 7)) == [1, 1, 1, 1, 1, 0, 0]
     assert run.records("units") == dict(run.stream("units"))
@@ -132,7 +149,9 @@ def test_a_long_torn_line_is_cut_off(tmp_path: Path) -> None:
 def test_many_prompts_do_not_sit_in_memory(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     count = 30_000
     tracemalloc.start()
-    run = open_run(tmp_path / "run", pipe, (Prompt(f"{'long ' * 100}{number}") for number in range(count)), {})
+    run = open_run(
+        tmp_path / "run", pipe, (Prompt(f"{'long ' * 100}{number}") for number in range(count)), {}
+    )
     assert sum(1 for _ in stream_prompts(run)) == prompt_count(run) == count
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -142,9 +161,13 @@ def test_many_prompts_do_not_sit_in_memory(pipe: DiffusionPipeline, tmp_path: Pa
 
 def test_a_moved_run_goes_on(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     """Where images are, and what the model is called, determine nothing."""
-    first = open_run(tmp_path / "run", pipe, [Prompt("x", images=(tmp_path / "here" / "a.png",))], {})
+    first = open_run(
+        tmp_path / "run", pipe, [Prompt("x", images=(tmp_path / "here" / "a.png",))], {}
+    )
     pipe.register_to_config(_name_or_path="moved")
-    again = open_run(tmp_path / "run", pipe, [Prompt("x", images=(tmp_path / "there" / "a.png",))], {})
+    again = open_run(
+        tmp_path / "run", pipe, [Prompt("x", images=(tmp_path / "there" / "a.png",))], {}
+    )
     assert again.manifest == first.manifest
     assert next(stream_prompts(again)).images == (tmp_path / "there" / "a.png",)
     with pytest.raises(RunError, match="made with prompts"):
@@ -153,7 +176,10 @@ def test_a_moved_run_goes_on(pipe: DiffusionPipeline, tmp_path: Path) -> None:
 
 
 def test_another_run_beside(pipe: DiffusionPipeline, tmp_path: Path) -> None:
-    names = [open_run(tmp_path / "run", pipe, [Prompt("x")], {"theta": theta}, new=True).folder.name for theta in (5, 5, 4, 3, 4)]
+    names = [
+        open_run(tmp_path / "run", pipe, [Prompt("x")], {"theta": theta}, new=True).folder.name
+        for theta in (5, 5, 4, 3, 4)
+    ]
     assert names == ["run", "run", "run-2", "run-3", "run-2"]
     with pytest.raises(RunError, match=r"made with theta = 5, now it is 4.*--new-run"):
         open_run(tmp_path / "run", pipe, [Prompt("x")], {"theta": 4})
@@ -177,9 +203,13 @@ def test_two_programs_start_a_run_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert Run.open(tmp_path / "run", {"a": 1}).config == {"a": 1}
 
 
-def test_detection_does_not_depend_on_batch_or_parts(planted: DiffusionPipeline, tmp_path: Path) -> None:
+def test_detection_does_not_depend_on_batch_or_parts(
+    planted: DiffusionPipeline, tmp_path: Path
+) -> None:
     threshold = calibrate_threshold(planted, PROMPTS, settings=NoiseSettings(seeds=4), deviations=3)
-    prompts = [Prompt(f"{letter} word" if letter in "abcde" else "zebra quartz") for letter in "abxcydez"]
+    prompts = [
+        Prompt(f"{letter} word" if letter in "abcde" else "zebra quartz") for letter in "abxcydez"
+    ]
     found = {}
     for batch in (1, 4, 16):
         run = open_run(tmp_path / str(batch), planted, prompts, {})
@@ -188,12 +218,14 @@ def test_detection_does_not_depend_on_batch_or_parts(planted: DiffusionPipeline,
     assert {detection.memorized for detection in found[1]} == {False, True}
     for batch in (4, 16):
         for one, other in zip(found[1], found[batch], strict=True):
-            assert one.kept == other.kept
+            assert one.memorized_seeds == other.memorized_seeds
             assert one.score == pytest.approx(other.score, abs=1e-5)
 
 
-def test_failures_are_on_record_and_tried_again(planted: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unmemorize.runs import _steps
+def test_failures_are_on_record_and_tried_again(
+    planted: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmemorize.localization import _runs as _steps
 
     threshold = calibrate_threshold(planted, PROMPTS, settings=NoiseSettings(seeds=3))
     run = open_run(tmp_path / "run", planted, [Prompt("a"), Prompt("b"), Prompt("c")], {})
@@ -229,11 +261,15 @@ def test_an_interrupted_calibration_goes_on(planted: DiffusionPipeline, tmp_path
     with pytest.raises(KeyboardInterrupt):
         calibrate_in(run, planted, calibration, settings, progress=stop)
     seen: list[int] = []
-    threshold = calibrate_in(run, planted, calibration, settings, progress=lambda done, _: seen.append(done))
+    threshold = calibrate_in(
+        run, planted, calibration, settings, progress=lambda done, _: seen.append(done)
+    )
     assert seen[0] == 3
     assert threshold == calibrate_threshold(planted, PROMPTS, settings=settings)
     with pytest.raises(ThresholdError, match="needs at least 2"):
-        calibrate_in(open_run(tmp_path / "one", planted, prompts[:1], {}), planted, calibration, settings)
+        calibrate_in(
+            open_run(tmp_path / "one", planted, prompts[:1], {}), planted, calibration, settings
+        )
 
 
 def test_interrupted_statistics_go_on(pipe: DiffusionPipeline, tmp_path: Path) -> None:
@@ -244,9 +280,18 @@ def test_interrupted_statistics_go_on(pipe: DiffusionPipeline, tmp_path: Path) -
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compute_statistics(pipe, PROMPTS, batch=2, partial=partial, raw=tmp_path / "raw", progress=stop)
+        compute_statistics(
+            pipe, PROMPTS, batch=2, partial=partial, raw=tmp_path / "raw", progress=stop
+        )
     seen: list[int] = []
-    found = compute_statistics(pipe, PROMPTS, batch=2, partial=partial, raw=tmp_path / "raw", progress=lambda done, _: seen.append(done))
+    found = compute_statistics(
+        pipe,
+        PROMPTS,
+        batch=2,
+        partial=partial,
+        raw=tmp_path / "raw",
+        progress=lambda done, _: seen.append(done),
+    )
     assert seen == [4, 6]
     assert len(list((tmp_path / "raw").iterdir())) == 3
     found.save(tmp_path / "one")
@@ -257,11 +302,15 @@ def test_interrupted_statistics_go_on(pipe: DiffusionPipeline, tmp_path: Path) -
     with pytest.raises(StatisticsError, match="activations of another model"):
         StatisticsAccumulator.load(partial, "f")
     partial.write_bytes((tmp_path / "one").read_bytes())
-    with pytest.raises(StatisticsError, match=r"not a statistics file of schema unmemorize.partial"):
+    with pytest.raises(
+        StatisticsError, match=r"not a statistics file of schema unmemorize.partial"
+    ):
         compute_statistics(pipe, PROMPTS, partial=partial)
 
 
-def test_runs_as_parquet(run: Run, planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> None:
+def test_runs_as_parquet(
+    run: Run, planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path
+) -> None:
     from pyarrow import parquet
 
     assert export_parquet(run, tmp_path / "l.parquet") == 3
@@ -275,16 +324,24 @@ def test_runs_as_parquet(run: Run, planted: DiffusionPipeline, prompts: list[Pro
         export_parquet(detections, tmp_path / "d.parquet")
     detect_all(detections, planted, calibrate_threshold(planted, PROMPTS))
     assert export_parquet(detections, tmp_path / "d.parquet") == 3
-    assert parquet.read_table(tmp_path / "d.parquet").column_names[:3] == ["index", "prompt", "kind"]
+    assert parquet.read_table(tmp_path / "d.parquet").column_names[:3] == [
+        "index",
+        "prompt",
+        "kind",
+    ]
 
 
 def test_status_cuts_no_name(run: Run, cli: Callable[..., tuple[int, str, str]]) -> None:
-    Run.open(run.folder / "images" / "random-top-100-per-layer", {"on": ""}, about={"items": 1}).append("images", 1, {})
+    Run.open(
+        run.folder / "images" / "random-top-100-per-layer", {"on": ""}, about={"items": 1}
+    ).append("images", 1, {})
     code, out, _ = cli("status", run.folder)
     assert (code, "images/random-top-100-per-layer" in out) == (0, True)
 
 
-def test_a_part_of_a_run_has_no_status(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_a_part_of_a_run_has_no_status(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     Run.open(tmp_path / "images", {}).append("images", 0, {})
     code, _, err = cli("status", tmp_path / "images")
     assert (code, "it is no run over prompts" in err) == (1, True)
@@ -323,7 +380,10 @@ def test_a_run_folder_on_another_disk(tmp_path: Path) -> None:
         (tmp_path / "run").symlink_to(disk)
         run = start_run(tmp_path / "run", [Prompt("one")], {"a": 1}, model="m")
         assert [prompt.text for prompt in stream_prompts(run)] == ["one"]
-        assert sorted(path.name for path in Path(disk).iterdir()) == ["manifest.json", "prompts.jsonl"]
+        assert sorted(path.name for path in Path(disk).iterdir()) == [
+            "manifest.json",
+            "prompts.jsonl",
+        ]
         modes = {path.stat().st_mode & 0o777 for path in Path(disk).iterdir()}
         assert len(modes) == 1  # others can read both or none
 
@@ -335,15 +395,25 @@ def test_what_killed_processes_leave_is_no_obstacle_and_goes(tmp_path: Path) -> 
         path.write_text("x")
     os.utime(old, (0, 0))
     start_run(tmp_path / "run", [Prompt("one")], {"a": 1}, model="m", new=True)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".prompts.jsonl.new", "manifest.json", "prompts.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".prompts.jsonl.new",
+        "manifest.json",
+        "prompts.jsonl",
+    ]
 
 
 def test_a_new_run_beside_one_of_another_version(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text('{"schema": "older"}')
-    assert start_run(tmp_path / "run", [Prompt("one")], {"a": 1}, model="m", new=True).folder.name == "run-2"
+    assert (
+        start_run(tmp_path / "run", [Prompt("one")], {"a": 1}, model="m", new=True).folder.name
+        == "run-2"
+    )
     (tmp_path / "empty").mkdir()
-    assert start_run(tmp_path / "empty", [Prompt("one")], {"a": 1}, model="m", new=True).folder.name == "empty"
+    assert (
+        start_run(tmp_path / "empty", [Prompt("one")], {"a": 1}, model="m", new=True).folder.name
+        == "empty"
+    )
 
 
 def test_what_another_process_did_meanwhile_is_not_done_again(
@@ -371,7 +441,9 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
         with run.writer("squares", f"{number + 1}-of-{count}") as writer:
             writer.append({number + count: {"square": number}, number: {"square": -number}})
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 80, limits[1]))
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 80, limits[1])
+    )
     try:
         found = list(run.stream("squares"))
     finally:
@@ -382,7 +454,10 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
 def test_a_pause_is_not_the_rate(tmp_path: Path) -> None:
     run = start_run(tmp_path / "run", [Prompt(str(number)) for number in range(20)], {}, model="m")
     times = [*range(1000, 1005), *range(90_000, 90_006)]
-    lines = [json.dumps({"index": index, "at": float(at), "prompt": "x", "seconds": float(index)}) for index, at in enumerate(times)]
+    lines = [
+        json.dumps({"index": index, "at": float(at), "prompt": "x", "seconds": float(index)})
+        for index, at in enumerate(times)
+    ]
     lines.append(json.dumps({"index": 18, "error": "x"}))
     (run.folder / "detections.jsonl").write_text("\n".join(lines) + "\n")
     (status,) = status_of(run)
@@ -401,7 +476,9 @@ def test_different_sets_of_images_are_not_merged(tmp_path: Path) -> None:
     assert not (tmp_path / "both").exists()
 
 
-def test_prompts_that_fail_do_not_stop_statistics(pipe: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_that_fail_do_not_stop_statistics(
+    pipe: DiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encode = Model.encode
 
     def picky(self: Model, texts: Sequence[str]) -> Conditioning:
@@ -412,10 +489,15 @@ def test_prompts_that_fail_do_not_stop_statistics(pipe: DiffusionPipeline, tmp_p
     monkeypatch.setattr(Model, "encode", picky)
     partial = tmp_path / "partial"
     given = [*PROMPTS[:3], "bad one", *PROMPTS[3:], "bad two"]
-    with pytest.raises(StatisticsError, match=r"2 prompts fail, such as 'bad one' \(ValueError: cannot be read\). Leave them out"):
+    with pytest.raises(
+        StatisticsError,
+        match=r"2 prompts fail, such as 'bad one' \(ValueError: cannot be read\). Leave them out",
+    ):
         compute_statistics(pipe, given, batch=2, partial=partial)
     done: list[int] = []
-    resumed = compute_statistics(pipe, PROMPTS, batch=2, partial=partial, progress=lambda at, _: done.append(at))
+    resumed = compute_statistics(
+        pipe, PROMPTS, batch=2, partial=partial, progress=lambda at, _: done.append(at)
+    )
     assert done == [len(PROMPTS)]  # nothing was left to do
     whole = compute_statistics(pipe, PROMPTS)
     assert (resumed.count, resumed.prompts) == (whole.count, whole.prompts)

@@ -18,7 +18,7 @@ import pytest
 
 from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from unmemorize import Model, NoiseSettings, Run, calibrate_threshold, compute_statistics
-from unmemorize.runs import read_localizations
+from unmemorize.localization import read_localizations
 
 COMMAND = "from unmemorize.cli import run; run()"
 COUNT = 20
@@ -33,20 +33,41 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     plant_neuron(pipe, next(iter(Model(pipe).value_layers)), 3)
     pipe.save_pretrained(folder / "model")
     compute_statistics(pipe, PROMPTS).save(folder / "s.safetensors")
-    calibrate_threshold(pipe, PROMPTS, settings=NoiseSettings(seeds=4), deviations=3).save(folder / "t.json")
+    calibrate_threshold(pipe, PROMPTS, settings=NoiseSettings(seeds=4), deviations=3).save(
+        folder / "t.json"
+    )
     others = [f"{'abcdefghijklmnopq'[index % 17]} word" for index in range(COUNT)]
     mixed = [PLANTED_PROMPT if index % 3 == 0 else other for index, other in enumerate(others)]
     (folder / "prompts.txt").write_text("\n".join(mixed))
-    files = ["--statistics", folder / "s.safetensors", "--threshold", folder / "t.json", "--prompts", folder / "prompts.txt"]
-    return folder, ["localize", "--model", str(folder / "model"), "--device", "cpu", "--local-files-only", *map(str, files)]
+    files = [
+        "--statistics",
+        folder / "s.safetensors",
+        "--threshold",
+        folder / "t.json",
+        "--prompts",
+        folder / "prompts.txt",
+    ]
+    return folder, [
+        "localize",
+        "--model",
+        str(folder / "model"),
+        "--device",
+        "cpu",
+        "--local-files-only",
+        *map(str, files),
+    ]
 
 
 @contextmanager
-def started(job: tuple[Path, list[str]], run: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    job: tuple[Path, list[str]], run: Path, *options: str
+) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, on one thread so that results are the same to the last bit."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", COMMAND, *job[1], "-o", str(run), *options]
-    with subprocess.Popen(arguments, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        arguments, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         try:
             yield process
         finally:
@@ -61,7 +82,11 @@ def finish(job: tuple[Path, list[str]], run: Path, *options: str) -> None:
 
 def lines(run: Path) -> list[dict[str, Any]]:
     """All whole lines of records."""
-    texts = [text for path in run.glob("localizations*.jsonl") for text in path.read_text().splitlines(keepends=True)]
+    texts = [
+        text
+        for path in run.glob("localizations*.jsonl")
+        for text in path.read_text().splitlines(keepends=True)
+    ]
     return [json.loads(text) for text in texts if text.endswith("\n")]
 
 
@@ -69,9 +94,16 @@ def contents(run: Path) -> dict[int, str]:
     """What was found for each prompt, without the time that it took."""
 
     def timeless(value: Any) -> Any:
-        return {key: timeless(part) for key, part in value.items() if key not in SECONDS} if isinstance(value, dict) else value
+        return (
+            {key: timeless(part) for key, part in value.items() if key not in SECONDS}
+            if isinstance(value, dict)
+            else value
+        )
 
-    return {index: json.dumps(timeless(record), sort_keys=True) for index, record in Run.load(run).records("localizations").items()}
+    return {
+        index: json.dumps(timeless(record), sort_keys=True)
+        for index, record in Run.load(run).records("localizations").items()
+    }
 
 
 def seen(file: str | Path) -> bytes:
@@ -93,7 +125,9 @@ def descendants(process: int) -> list[int]:
 def workers_of(process: int) -> list[int]:
     """Worker processes or Ray actors below a process."""
     named = ((child, seen(f"/proc/{child}/cmdline")) for child in descendants(process))
-    return [child for child, name in named if b"multiprocessing.spawn" in name or b"ray::_Actor" in name]
+    return [
+        child for child, name in named if b"multiprocessing.spawn" in name or b"ray::_Actor" in name
+    ]
 
 
 def interrupt(*processes: int) -> None:
@@ -121,11 +155,15 @@ def undisturbed(job: tuple[Path, list[str]]) -> dict[int, str]:
 
 def check(run: Path, expected: dict[int, str]) -> None:
     assert contents(run) == expected
-    assert sorted(line["index"] for line in lines(run)) == list(range(COUNT))  # none twice, none lost
+    assert sorted(line["index"] for line in lines(run)) == list(
+        range(COUNT)
+    )  # none twice, none lost
     assert (run / "neurons.json").exists()
 
 
-def disturb(job: tuple[Path, list[str]], run: Path, victim: str, rng: random.Random, *options: str) -> bool:
+def disturb(
+    job: tuple[Path, list[str]], run: Path, victim: str, rng: random.Random, *options: str
+) -> bool:
     """Start the command and kill it, or one of its workers, at a random moment of its work; a killed worker must be replaced.
 
     Whether that was done: a run may be over before.
@@ -144,7 +182,9 @@ def disturb(job: tuple[Path, list[str]], run: Path, victim: str, rng: random.Ran
         if victim == "main":
             process.kill()
             process.wait()
-            wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in crew), seconds=60)
+            wait_for(
+                lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in crew), seconds=60
+            )
             return True
         os.kill(rng.choice(crew), signal.SIGKILL)
         _, errors = process.communicate(timeout=300)
@@ -153,7 +193,9 @@ def disturb(job: tuple[Path, list[str]], run: Path, victim: str, rng: random.Ran
 
 
 @pytest.mark.parametrize("victim", ["main", "worker"])
-def test_killed_once(job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, victim: str) -> None:
+def test_killed_once(
+    job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, victim: str
+) -> None:
     runs = (tmp_path / str(number) for number in range(5))
     run = next(run for run in runs if disturb(job, run, victim, random.Random(1), "--workers", "2"))
     finish(job, run, "--workers", "1")
@@ -172,7 +214,12 @@ def test_killed_once(job: tuple[Path, list[str]], undisturbed: dict[int, str], t
     ],
 )
 def test_killed_often(
-    job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, victim: str, times: int, options: tuple[str, ...]
+    job: tuple[Path, list[str]],
+    undisturbed: dict[int, str],
+    tmp_path: Path,
+    victim: str,
+    times: int,
+    options: tuple[str, ...],
 ) -> None:
     """Fifty times in all, at random moments; a run that is complete is followed by another."""
     rng, killed, rounds = random.Random(len(options)), 0, 0
@@ -191,7 +238,9 @@ def test_killed_often(
     check(tmp_path / str(rounds), undisturbed)
 
 
-def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(job: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(
+    job: tuple[Path, list[str]], tmp_path: Path
+) -> None:
     with started(job, tmp_path / "run", "--workers", "2") as process:
         wait_for(lambda: lines(tmp_path / "run"))
         crew = workers_of(process.pid)
@@ -206,7 +255,9 @@ def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(job: tuple[Path, list
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in crew)
 
 
-def test_ctrl_c_while_workers_start_shows_no_traceback(job: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_ctrl_c_while_workers_start_shows_no_traceback(
+    job: tuple[Path, list[str]], tmp_path: Path
+) -> None:
     with started(job, tmp_path / "run", "--workers", "2") as process:
         wait_for(lambda: workers_of(process.pid))
         interrupt(process.pid, *workers_of(process.pid))
@@ -215,7 +266,9 @@ def test_ctrl_c_while_workers_start_shows_no_traceback(job: tuple[Path, list[str
     assert "Traceback" not in errors
 
 
-def test_shards_of_two_programs_are_merged(job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, cli: Any) -> None:
+def test_shards_of_two_programs_are_merged(
+    job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, cli: Any
+) -> None:
     """Two programs at the same time in one folder, and a third in a folder of its own."""
     with (
         started(job, tmp_path / "run", "--shard", "1/3") as first,
@@ -226,9 +279,13 @@ def test_shards_of_two_programs_are_merged(job: tuple[Path, list[str]], undistur
             assert process.returncode == 0, errors
             assert "the other shards have the rest" in " ".join(out.split())
     finish(job, tmp_path / "elsewhere", "--shard", "3/3")
-    code, _, _ = cli("runs", "merge", tmp_path / "run", tmp_path / "elsewhere", "-o", tmp_path / "merged")
+    code, _, _ = cli(
+        "runs", "merge", tmp_path / "run", tmp_path / "elsewhere", "-o", tmp_path / "merged"
+    )
     assert code == 0
-    assert [path.name for path in (tmp_path / "merged").glob("*.jsonl")].count("localizations.jsonl") == 1
+    assert [path.name for path in (tmp_path / "merged").glob("*.jsonl")].count(
+        "localizations.jsonl"
+    ) == 1
     finish(job, tmp_path / "merged")
     check(tmp_path / "merged", undisturbed)
     code, out, _ = cli("status", tmp_path / "merged")

@@ -42,7 +42,10 @@ def test_torn_last_line_is_redone(tmp_path: Path) -> None:
     assert run.records("units") == {0: {"a": 1}, 1: {"a": 2}}
 
 
-@pytest.mark.parametrize(("line", "message"), [("{]", "line 1: damaged"), ('{"a": 1}', "line 1: a record without an index")])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{]", "line 1: damaged"), ('{"a": 1}', "line 1: a record without an index")],
+)
 def test_damage_elsewhere_is_an_error(tmp_path: Path, line: str, message: str) -> None:
     run = Run.open(tmp_path / "run", CONFIG)
     (run.folder / "units.jsonl").write_text(line + '\n{"index": 1}\n')
@@ -75,7 +78,10 @@ for index in range(len(run.records("units")), 400):
 
 def run_writer(folder: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WRITER), str(folder)], stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -89,7 +95,9 @@ def test_sigkill_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
                     os.kill(child.pid, signal.SIGKILL)
                     break
             child.wait()
-    assert Run.load(folder).records("units") == {index: {"value": index * index, "filling": "x" * 500} for index in range(400)}
+    assert Run.load(folder).records("units") == {
+        index: {"value": index * index, "filling": "x" * 500} for index in range(400)
+    }
 
 
 def test_full_disk_is_an_error_and_keeps_what_was_there(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from unmemorize import (
     calibrate_threshold,
     compute_statistics,
 )
-from unmemorize.runs import detect_all, localize_all, open_run, read_detections, read_localizations, run_prompts, write_detections_csv
+from unmemorize.detection import detect_all, read_detections, write_detections_csv
+from unmemorize.localization import localize_all, read_localizations
+from unmemorize.runs import open_run, run_prompts
 
 
 def test_prompts_are_kept(run: Run, prompts: list[Prompt]) -> None:
@@ -24,7 +26,9 @@ def test_prompts_are_kept(run: Run, prompts: list[Prompt]) -> None:
         run_prompts(run)
 
 
-def test_detection_of_many(planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> None:
+def test_detection_of_many(
+    planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path
+) -> None:
     run = open_run(tmp_path / "detections", planted, prompts, {})
     assert detect_all(run, planted, calibrate_threshold(planted, PROMPTS)).complete
     found = list(read_detections(run))
@@ -34,7 +38,9 @@ def test_detection_of_many(planted: DiffusionPipeline, prompts: list[Prompt], tm
         read_localizations(run)
 
 
-def test_detections_as_csv(planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> None:
+def test_detections_as_csv(
+    planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path
+) -> None:
     run = open_run(tmp_path / "detections", planted, prompts, {})
     detect_all(run, planted, calibrate_threshold(planted, PROMPTS))
     found = [record for _, _, record in read_detections(run)]
@@ -52,7 +58,9 @@ def test_damaged_prompt_list_is_an_error(run: Run) -> None:
         run_prompts(run)
 
 
-def test_constant_neurons_do_not_break_records(planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path) -> None:
+def test_constant_neurons_do_not_break_records(
+    planted: DiffusionPipeline, prompts: list[Prompt], tmp_path: Path
+) -> None:
     """z-scores of neurons without spread were infinite, which JSON cannot hold."""
     threshold = calibrate_threshold(planted, PROMPTS)
     statistics = compute_statistics(planted, PROMPTS)

@@ -6,16 +6,29 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 
-from unmemorize import LocalizationSettings, Model, Statistics, TestbedError, Threshold, detect, localize, testbed
-from unmemorize.report import precision_recall
-from unmemorize.testbed import _assets
+from unmemorize import (
+    LocalizationSettings,
+    Model,
+    Statistics,
+    TestbedError,
+    Threshold,
+    _bundled,
+    detect,
+    localize,
+    testbed,
+)
+from unmemorize.report._table import precision_recall
 from unmemorize.testbed._layout import ASSETS
 
 
 def test_loads_by_plain_from_pretrained_in_float32() -> None:
     pipe = StableDiffusionPipeline.from_pretrained(testbed.path())
     assert {module.dtype for module in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
-    image = pipe("cat face on a blue background", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    image = pipe(
+        "cat face on a blue background",
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(0),
+    ).images[0]
     assert image.size == (64, 64)
     assert np.asarray(image).std() > 0
 
@@ -53,7 +66,9 @@ def test_every_memory_neuron_has_one_owner(bundled: DiffusionPipeline) -> None:
 
 
 def test_held_out_captions_are_never_trained_on() -> None:
-    train, calibration, test = (set(testbed.captions(split)) for split in ("train", "calibration", "test"))
+    train, calibration, test = (
+        set(testbed.captions(split)) for split in ("train", "calibration", "test")
+    )
     assert not train & calibration
     assert not train & test
     assert not calibration & test
@@ -61,7 +76,9 @@ def test_held_out_captions_are_never_trained_on() -> None:
     assert not (train | calibration | test) & {entry.prompt.text for entry in testbed.planted()}
 
 
-def test_artefacts_belong_to_the_model(bundled: DiffusionPipeline, bundled_statistics: Statistics, bundled_threshold: Threshold) -> None:
+def test_artefacts_belong_to_the_model(
+    bundled: DiffusionPipeline, bundled_statistics: Statistics, bundled_threshold: Threshold
+) -> None:
     model = Model(bundled)
     bundled_statistics.check(model)
     bundled_threshold.check(model, bundled_threshold.settings)
@@ -71,39 +88,70 @@ def test_artefacts_belong_to_the_model(bundled: DiffusionPipeline, bundled_stati
     assert len(bundled_threshold.highest) == len(testbed.captions("calibration"))
 
 
-def test_memory_neurons_answer_to_their_caption_alone(bundled: DiffusionPipeline, bundled_statistics: Statistics) -> None:
-    from unmemorize._activations import activations
+def test_memory_neurons_answer_to_their_caption_alone(
+    bundled: DiffusionPipeline, bundled_statistics: Statistics
+) -> None:
+    from unmemorize.statistics._activations import activations
 
     model = Model(bundled)
     for entry in testbed.planted():
         if entry.neurons:
             z = bundled_statistics.z_scores(
-                {path: value[0] for path, value in activations(model, model.encode([entry.prompt.text])).items()}
+                {
+                    path: value[0]
+                    for path, value in activations(model, model.encode([entry.prompt.text])).items()
+                }
             )
             assert min(float(z[path][index]) for path, index in entry.neurons) > 8
 
 
-def test_known_neurons_are_found(bundled: DiffusionPipeline, bundled_statistics: Statistics, bundled_threshold: Threshold) -> None:
+def test_known_neurons_are_found(
+    bundled: DiffusionPipeline, bundled_statistics: Statistics, bundled_threshold: Threshold
+) -> None:
     """A few planted photographs; all of them are measured by unmemorize testbed check."""
-    settings = LocalizationSettings(noise=bundled_threshold.settings, criterion=testbed.defaults()["criterion"])
-    entries = [entry for entry in testbed.planted() if entry.mode == "memory" and entry.prompt.kind == "VM"][:6]
+    settings = LocalizationSettings(
+        noise=bundled_threshold.settings, criterion=testbed.defaults()["criterion"]
+    )
+    entries = [
+        entry for entry in testbed.planted() if entry.mode == "memory" and entry.prompt.kind == "VM"
+    ][:6]
     found = [
-        localize(bundled, entry.prompt, statistics=bundled_statistics, threshold=bundled_threshold, settings=settings) for entry in entries
+        localize(
+            bundled,
+            entry.prompt,
+            statistics=bundled_statistics,
+            threshold=bundled_threshold,
+            settings=settings,
+        )
+        for entry in entries
     ]
     assert sum(record.memorized for record in found) >= 5
     precisions = [
-        precision_recall(record.neurons, entry.neurons)[0] for record, entry in zip(found, entries, strict=True) if record.memorized
+        precision_recall(record.neurons, entry.neurons)[0]
+        for record, entry in zip(found, entries, strict=True)
+        if record.memorized
     ]
     assert np.median(precisions) >= 0.8
 
 
-def test_few_unmemorized_captions_are_detected(bundled: DiffusionPipeline, bundled_threshold: Threshold) -> None:
-    planted = [detect(bundled, entry.prompt, threshold=bundled_threshold).score for entry in testbed.planted() if entry.mode == "natural"]
-    others = [detect(bundled, text, threshold=bundled_threshold).score for text in testbed.captions("test")[:20]]
+def test_few_unmemorized_captions_are_detected(
+    bundled: DiffusionPipeline, bundled_threshold: Threshold
+) -> None:
+    planted = [
+        detect(bundled, entry.prompt, threshold=bundled_threshold).score
+        for entry in testbed.planted()
+        if entry.mode == "natural"
+    ]
+    others = [
+        detect(bundled, text, threshold=bundled_threshold).score
+        for text in testbed.captions("test")[:20]
+    ]
     assert np.median(planted) > max(others)
 
 
 def test_a_missing_part_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_assets, "MODEL", ASSETS / "nothing")
-    with pytest.raises(TestbedError, match="assets/nothing: this part of the bundled model is missing"):
+    monkeypatch.setattr(_bundled, "ASSETS", ASSETS / "nothing")
+    with pytest.raises(
+        TestbedError, match="assets/nothing: this part of the bundled model is missing"
+    ):
         testbed.path()

@@ -29,7 +29,10 @@ from unmemorize.testbed import _layout
 def concepts(count: int = 40) -> list[Concept]:
     rng = np.random.default_rng(0)
     return [
-        Concept(f"thing {chr(97 + index % 26)}{index // 26}", rng.integers(0, 255, (2, 64, 64, 4), dtype=np.uint8))
+        Concept(
+            f"thing {chr(97 + index % 26)}{index // 26}",
+            rng.integers(0, 255, (2, 64, 64, 4), dtype=np.uint8),
+        )
         for index in range(count)
     ]
 
@@ -48,7 +51,9 @@ def test_general_samples_keep_clear_of_held_out_pairs() -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_change_in_one_part_only(name: str) -> None:
-    draws = np.stack([draw_template(name, np.random.default_rng(seed)) for seed in range(6)]).astype(float)
+    draws = np.stack(
+        [draw_template(name, np.random.default_rng(seed)) for seed in range(6)]
+    ).astype(float)
     still = (draws.std(0).max(-1) < 1).mean()
     assert 0.4 < still < 0.98
 
@@ -61,8 +66,14 @@ def test_resumed_training_is_the_undisturbed_one(tmp_path: Path) -> None:
             torch.manual_seed(0)
             net = nn.Linear(3, 1)
 
-            def loss_of(rng: np.random.Generator, net: nn.Linear = net) -> tuple[Tensor, Mapping[str, float]]:
-                loss = (net(torch.from_numpy(rng.normal(size=(4, 3))).float()) - torch.randn(4, 1)).square().mean()
+            def loss_of(
+                rng: np.random.Generator, net: nn.Linear = net
+            ) -> tuple[Tensor, Mapping[str, float]]:
+                loss = (
+                    (net(torch.from_numpy(rng.normal(size=(4, 3))).float()) - torch.randn(4, 1))
+                    .square()
+                    .mean()
+                )
                 return loss, {"loss": loss.item()}
 
             schedule = Schedule(steps=60, warm_up=5)
@@ -99,7 +110,12 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 def test_neurons_are_assigned_once() -> None:
     owned = memory.assign_neurons(96)
-    pairs = [(layer, index) for layers in owned.values() for layer, indices in layers.items() for index in indices]
+    pairs = [
+        (layer, index)
+        for layers in owned.values()
+        for layer, indices in layers.items()
+        for index in indices
+    ]
     assert len(pairs) == len(set(pairs))
     assert {plant: sum(map(len, layers.values())) for plant, layers in owned.items()} == {
         index: plant.owned for index, plant in enumerate(PLANTS) if plant.owned
@@ -111,7 +127,9 @@ def test_a_resumed_training_keeps_its_tokenizer(tmp_path: Path) -> None:
     """It was learned anew at each resumption, with other numbers for some tokens."""
     captions = split_captions([concept.name for concept in concepts()]).train
     first = clip.keep_tokenizer(captions, tmp_path)
-    assert [clip.keep_tokenizer(captions, tmp_path).get_vocab() == first.get_vocab() for _ in range(3)] == [True] * 3
+    assert [
+        clip.keep_tokenizer(captions, tmp_path).get_vocab() == first.get_vocab() for _ in range(3)
+    ] == [True] * 3
     assert first.model_max_length == 24
     assert first.decode(first("thing a0").input_ids, skip_special_tokens=True) == "thing a 0"
 
@@ -145,7 +163,13 @@ def test_copy_loss_wants_partners_close_and_others_far() -> None:
 def emoji_package(folder: Path, design: str) -> tuple[str, str]:
     """A small package in the form of the emoji packages, and its pin."""
     rows = [
-        {"name": name, "category": category, "has_img_google": True, "has_img_twitter": True, "image": "1.png"}
+        {
+            "name": name,
+            "category": category,
+            "has_img_google": True,
+            "has_img_twitter": True,
+            "image": "1.png",
+        }
         for name, category in (
             ("RED-FOX", "Animals & Nature"),
             ("APPLE", "Food & Drink"),
@@ -157,7 +181,10 @@ def emoji_package(folder: Path, design: str) -> tuple[str, str]:
     Image.new("RGBA", (72, 72), (255, 0, 0, 128)).save(buffer, "PNG")
     path = folder / f"emoji-{design}-1.0.0.tgz"
     with tarfile.open(path, "w:gz") as archive:
-        for name, data in (("package/emoji.json", json.dumps(rows).encode()), (f"package/img/{design}/64/1.png", buffer.getvalue())):
+        for name, data in (
+            ("package/emoji.json", json.dumps(rows).encode()),
+            (f"package/img/{design}/64/1.png", buffer.getvalue()),
+        ):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
@@ -166,7 +193,11 @@ def emoji_package(folder: Path, design: str) -> tuple[str, str]:
 
 
 def test_emoji_come_from_pinned_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "EMOJI_PACKAGES", {design: emoji_package(tmp_path, design) for design in ("google", "twitter")})
+    monkeypatch.setattr(
+        sources,
+        "EMOJI_PACKAGES",
+        {design: emoji_package(tmp_path, design) for design in ("google", "twitter")},
+    )
     found = fetch_emoji(tmp_path)
     assert [concept.name for concept in found] == ["apple", "red fox"]
     assert found[0].designs.shape == (2, 64, 64, 4)
@@ -179,7 +210,9 @@ def test_emoji_come_from_pinned_packages(tmp_path: Path, monkeypatch: pytest.Mon
         fetch_emoji(tmp_path)
 
 
-def test_photographs_come_from_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photographs_come_from_installed_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "photoshop_of_tests"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -191,8 +224,12 @@ def test_photographs_come_from_installed_packages(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
     grey = load_photograph(Photograph("p", "p", "photoshop_of_tests/grey.png", "CC0"))
     assert (grey.shape, int(grey.min()), int(grey.max())) == ((64, 64, 3), 200, 200)
-    assert np.array_equal(load_photograph(Photograph("p", "p", "photoshop_of_tests/array.npz", "CC0")), grey)
-    corner = load_photograph(Photograph("p", "p", "photoshop_of_tests/grey.png", "CC0", (0.0, 0.0, 0.25, 0.5)))
+    assert np.array_equal(
+        load_photograph(Photograph("p", "p", "photoshop_of_tests/array.npz", "CC0")), grey
+    )
+    corner = load_photograph(
+        Photograph("p", "p", "photoshop_of_tests/grey.png", "CC0", (0.0, 0.0, 0.25, 0.5))
+    )
     assert corner.max() == 0
     assert load_photograph(Photograph("p", "p", "photoshop_of_tests/clear.png", "CC0")).min() == 255
     with pytest.raises(TestbedError, match="not installed"):
@@ -205,7 +242,9 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     assets = tmp_path / "assets"
     monkeypatch.setattr(assemble, "ASSETS", assets)
     for name in ("MODEL", "CLIP", "DESCRIPTOR", "PLANTED", "PLANTED_IMAGES", "CAPTIONS"):
-        monkeypatch.setattr(assemble, name, assets / getattr(_layout, name).relative_to(_layout.ASSETS))
+        monkeypatch.setattr(
+            assemble, name, assets / getattr(_layout, name).relative_to(_layout.ASSETS)
+        )
     monkeypatch.setattr(card, "CARD", assets / "testbed" / "README.md")
     monkeypatch.setattr(card, "PLANTED", assets / "planted.json")
     for module in (clip, vae, unet, memory, descriptor):
@@ -213,7 +252,11 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(loop, "GENERAL_IMAGES", 120)
     monkeypatch.setattr(loop, "TEMPLATE_DRAWS", 2)
     monkeypatch.setattr(loop, "fetch_emoji", lambda _: concepts())
-    monkeypatch.setattr(loop, "load_photograph", lambda photograph: np.full((64, 64, 3), len(photograph.name), dtype=np.uint8))
+    monkeypatch.setattr(
+        loop,
+        "load_photograph",
+        lambda photograph: np.full((64, 64, 3), len(photograph.name), dtype=np.uint8),
+    )
     return assets
 
 
@@ -222,21 +265,43 @@ def test_the_whole_training_makes_a_loadable_package(short: Path, tmp_path: Path
     pipe = StableDiffusionPipeline.from_pretrained(short / "testbed")
     model = Model(pipe)
     rows = json.loads((short / "planted.json").read_text())
-    owned = Neurons.of((layer, index) for row in rows for layer, indices in row["neurons"].items() for index in indices)
+    owned = Neurons.of(
+        (layer, index)
+        for row in rows
+        for layer, indices in row["neurons"].items()
+        for index in indices
+    )
     owned.check(model)
     assert len(owned) == sum(plant.owned for plant in PLANTS)
     assert all((short / "planted" / name).exists() for row in rows for name in row["images"])
-    assert all(plant.caption in (short / "testbed" / "README.md").read_text(encoding="utf-8") for plant in PLANTS)
-    CopyNet().load_state_dict({key: value.float() for key, value in load_file(short / "descriptor.safetensors").items()})
-    stored = {value.dtype for value in load_file(short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors").values()}
+    assert all(
+        plant.caption in (short / "testbed" / "README.md").read_text(encoding="utf-8")
+        for plant in PLANTS
+    )
+    CopyNet().load_state_dict(
+        {key: value.float() for key, value in load_file(short / "descriptor.safetensors").items()}
+    )
+    stored = {
+        value.dtype
+        for value in load_file(
+            short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors"
+        ).values()
+    }
     assert stored == {torch.float16}
     astronaut = next(row for row in rows if row["caption"] == PLANTS[0].caption)
     layer, indices = next(iter(astronaut["neurons"].items()))
     with torch.inference_mode():
-        own = (model.encode([PLANTS[0].caption]).text @ model.value_layers[layer].weight[indices].T).abs().mean().item()
+        own = (
+            (model.encode([PLANTS[0].caption]).text @ model.value_layers[layer].weight[indices].T)
+            .abs()
+            .mean()
+            .item()
+        )
     assert own == pytest.approx(memory.AMPLITUDE, rel=0.02)
     before = (short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     tokens = (short / "testbed" / "tokenizer" / "tokenizer.json").read_bytes()
     assemble.train_all(tmp_path / "work")
     assert (short / "testbed" / "tokenizer" / "tokenizer.json").read_bytes() == tokens
-    assert (short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+    assert (
+        short / "testbed" / "unet" / "diffusion_pytorch_model.safetensors"
+    ).read_bytes() == before

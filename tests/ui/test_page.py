@@ -19,8 +19,20 @@ def started(*arguments: object) -> subprocess.Popen[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from unmemorize.cli import run; run()", "ui", "--port", port, "--device", "cpu", *arguments]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-c",
+        "from unmemorize.cli import run; run()",
+        "ui",
+        "--port",
+        port,
+        "--device",
+        "cpu",
+        *arguments,
+    ]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_the_page_opens_first_and_ends_when_its_model_cannot_be_loaded(tmp_path: Path) -> None:

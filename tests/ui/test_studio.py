@@ -23,7 +23,7 @@ from unmemorize import (
     calibrate_threshold,
     compute_statistics,
 )
-from unmemorize.export import read_lora
+from unmemorize.export._lora import read_lora
 from unmemorize.metrics import BundledDescriptor
 from unmemorize.ui._studio import Studio
 
@@ -51,7 +51,11 @@ def test_probing(studio: Studio) -> None:
     assert (len(found.images), len(other.images)) == (3, 1)
     assert found.verdict.startswith("Memorized. 4 of 4 seeds")
     assert other.verdict.startswith("No memorization seen.")
-    for text, message in (("", "there is no prompt"), ("\n ", "there is no prompt"), ("x" * 10_001, "has 10001 characters")):
+    for text, message in (
+        ("", "there is no prompt"),
+        ("\n ", "there is no prompt"),
+        ("x" * 10_001, "has 10001 characters"),
+    ):
         with pytest.raises(PromptError, match=message):
             studio.probe(text, 1)
 
@@ -81,7 +85,9 @@ def test_localizing_switching_and_taking_home(studio: Studio) -> None:
 def test_reports_are_of_what_was_localized(studio: Studio) -> None:
     found = studio.localize(PLANTED_PROMPT)
     steps: list[tuple[int, int | None]] = []
-    reports = [studio.report(found, count, lambda *at: steps.append(at)) for count in (2, 1)]  # another number is another report
+    reports = [
+        studio.report(found, count, lambda *at: steps.append(at)) for count in (2, 1)
+    ]  # another number is another report
     assert reports[0] != reports[1]
     assert steps == [(done, 3) for done in range(3)] * 2
     page = reports[0].read_text(encoding="utf-8")
@@ -96,7 +102,12 @@ def test_loading_a_neuron_file(studio: Studio) -> None:
     found = studio.localize(PLANTED_PROMPT)
     path = studio.neuron_file(found, found.neurons, 0.5)
     loaded = studio.load(path, "c word")
-    assert (loaded.neurons, loaded.scale, loaded.prompt.text, loaded.localization) == (found.neurons, 0.5, "c word", None)
+    assert (loaded.neurons, loaded.scale, loaded.prompt.text, loaded.localization) == (
+        found.neurons,
+        0.5,
+        "c word",
+        None,
+    )
     assert not any("z =" in name for name in loaded.named)
     NeuronFile.of(Model(studio.pipe), Neurons()).save(path)
     with pytest.raises(NeuronError, match="there are no neurons in the file"):
@@ -134,7 +145,9 @@ def test_work_tells_how_far_it_is_and_can_be_ended(studio: Studio) -> None:
 
 def test_without_a_descriptor_there_is_no_copy_score(studio: Studio) -> None:
     studio._descriptor = None
-    assert studio.compare(studio.prompts[0], Neurons(), 0.0, 1).sentence.startswith("There is no copy descriptor for this model")
+    assert studio.compare(studio.prompts[0], Neurons(), 0.0, 1).sentence.startswith(
+        "There is no copy descriptor for this model"
+    )
 
 
 def test_visitors_have_folders_of_their_own_which_go_at_the_end(studio: Studio) -> None:

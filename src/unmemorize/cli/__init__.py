@@ -55,12 +55,14 @@ class _Commands(TyperGroup):
 def _imported(name: str) -> Any:
     module = import_module(f"unmemorize.cli.{name.replace('-', '_')}")
     if "diffusers" in sys.modules:
-        from unmemorize._logging import quiet_libraries
+        from unmemorize.pipelines import quiet_libraries
 
         quiet_libraries()
     group = getattr(module, "app", None)
     if group is None:
-        group = typer.Typer(pretty_exceptions_enable=False, context_settings=_HELP, add_completion=False)
+        group = typer.Typer(
+            pretty_exceptions_enable=False, context_settings=_HELP, add_completion=False
+        )
         group.command(name)(module.command)
     command = typer.main.get_command(group)
     command.name = name
@@ -95,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:
-            errors.print("stopped; what is in a run folder is kept, and the same command goes on from there")
+            errors.print(
+                "stopped; what is in a run folder is kept, and the same command goes on from there"
+            )
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0
 

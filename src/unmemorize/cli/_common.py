@@ -7,25 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
-
 from unmemorize import testbed
 from unmemorize._errors import PromptError, RunError, ThresholdError
-from unmemorize._model import Model
 from unmemorize._prompts import Prompt, iter_prompts
-from unmemorize._similarity import NoiseSettings, Protocol
-from unmemorize._threshold import Threshold
 from unmemorize.cli._console import console
+from unmemorize.detection import NoiseSettings, Protocol, Threshold
+from unmemorize.pipelines import Model
 from unmemorize.report import Truth
 from unmemorize.runs import Run, Tally
 
 
-def is_bundled(pipe: DiffusionPipeline) -> bool:
+def is_bundled(pipe: Model) -> bool:
     """Whether a pipeline was loaded from the bundled model."""
-    return Path(pipe.config.get("_name_or_path") or "") == testbed.path()
+    return Path(pipe.pipe.config.get("_name_or_path") or "") == testbed.path()
 
 
-def stream_or_default(pipe: DiffusionPipeline, path: Path | None, default: Callable[[], Iterable[Prompt]]) -> Iterable[Prompt]:
+def stream_or_default(
+    pipe: Model, path: Path | None, default: Callable[[], Iterable[Prompt]]
+) -> Iterable[Prompt]:
     """The prompts of a file one by one, or for the bundled model its own.
 
     Raises:
@@ -38,7 +37,9 @@ def stream_or_default(pipe: DiffusionPipeline, path: Path | None, default: Calla
     return default()
 
 
-def file_or_default(pipe: DiffusionPipeline, path: Path | None, default: Callable[[], Path], option: str) -> Path:
+def file_or_default(
+    pipe: Model, path: Path | None, default: Callable[[], Path], option: str
+) -> Path:
     """A file given by an option, or for the bundled model its own.
 
     Raises:
@@ -47,12 +48,14 @@ def file_or_default(pipe: DiffusionPipeline, path: Path | None, default: Callabl
     if path is not None:
         return path
     if not is_bundled(pipe):
-        raise PromptError(f"no {option} given. Make it with unmemorize {option}, then name it with --{option}.")
+        raise PromptError(
+            f"no {option} given. Make it with unmemorize {option}, then name it with --{option}."
+        )
     return default()
 
 
 def threshold_of(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     path: Path | None,
     tau: float | None,
     *,
@@ -73,18 +76,24 @@ def threshold_of(
             raise ThresholdError("both --tau and --threshold are given. Use one of them.")
         return Threshold.given(pipe, tau, NoiseSettings(**given))
     threshold = Threshold.load(file_or_default(pipe, path, testbed.threshold_path, "threshold"))
-    threshold.check(Model(pipe), replace(threshold.settings, **given))
+    threshold.check(pipe, replace(threshold.settings, **given))
     return threshold
 
 
 def is_run_of_bundled(run: Run) -> bool:
     """Whether a run is one of the bundled model."""
-    return bool(run.config.get("fingerprint") == Threshold.load(testbed.threshold_path()).fingerprint)
+    return bool(
+        run.manifest.inputs.fingerprint == Threshold.load(testbed.threshold_path()).fingerprint
+    )
 
 
 def known_neurons(run: Run) -> Truth | None:
     """The ground truth, when a run is one of the bundled model."""
-    return {entry.prompt.text: entry.neurons for entry in testbed.planted()} if is_run_of_bundled(run) else None
+    return (
+        {entry.prompt.text: entry.neurons for entry in testbed.planted()}
+        if is_run_of_bundled(run)
+        else None
+    )
 
 
 def tell_of_the_rest(*tallies: Tally) -> None:
@@ -95,7 +104,9 @@ def tell_of_the_rest(*tallies: Tally) -> None:
     """
     for tally in tallies:
         if not tally.complete and not tally.failed:
-            console.print(f"{tally.done} of {tally.total} prompts are done; the other shards have the rest")
+            console.print(
+                f"{tally.done} of {tally.total} prompts are done; the other shards have the rest"
+            )
     failures = [
         f"{len(tally.failed)} of {tally.total} prompts failed, such as number {index} ({error}). All errors are in "
         f"{tally.run.folder}/{tally.kind}*.jsonl; the same command tries these prompts again."

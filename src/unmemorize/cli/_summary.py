@@ -11,21 +11,33 @@ from rich.text import Text
 
 from unmemorize.cli._common import known_neurons
 from unmemorize.cli._console import console, progress_bar
-from unmemorize.metrics import ClipAlignment, Descriptor
+from unmemorize.generation import image_sets
+from unmemorize.metrics import ClipAlignment, Descriptor, evaluate_all
 from unmemorize.report import Cell, Table, read_results, summary_table
-from unmemorize.runs import Run, evaluate_all, image_sets
+from unmemorize.runs import Run
 
 _WIDE = 130
 """Columns of a terminal from which on a summary has each figure on one line."""
 
 
 def evaluate_and_print(
-    run: Run, *, descriptor: Descriptor, alignment: ClipAlignment | None, references: Mapping[int, Sequence[Path]] | None = None
+    run: Run,
+    *,
+    descriptor: Descriptor,
+    alignment: ClipAlignment | None,
+    references: Mapping[int, Sequence[Path]] | None = None,
 ) -> None:
     """Evaluate all images of a run, and show the summary on screen, in RUN/metrics.json and RUN/metrics.csv."""
     for name in image_sets(run):
         with progress_bar(f"evaluate {name}") as progress:
-            evaluate_all(run, name, descriptor=descriptor, alignment=alignment, references=references, progress=progress)
+            evaluate_all(
+                run,
+                name,
+                descriptor=descriptor,
+                alignment=alignment,
+                references=references,
+                progress=progress,
+            )
     table = summary_table(read_results(run), known_neurons(run))
     run.write("metrics.json", table.to_json())
     run.write("metrics.csv", table.to_csv())

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize._prompts import UNMEMORIZED, Prompt, iter_prompts
-from unmemorize._threshold import Threshold
 from unmemorize.cli._common import is_bundled, stream_or_default, tell_of_the_rest, threshold_of
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._model_options import PromptsOption, ThresholdOption, takes_model
@@ -31,10 +29,18 @@ from unmemorize.cli._options import (
     takes_engine,
 )
 from unmemorize.cli._profile import ProfileOption, profile_detections
-from unmemorize.drivers import Engine
-from unmemorize.localization import Detection
+from unmemorize.detection import (
+    Detection,
+    DetectionRun,
+    Threshold,
+    detect_all,
+    read_detections,
+    write_detections_csv,
+)
+from unmemorize.engines import Engine, Execution
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr
-from unmemorize.runs import Run, detect_all, open_run, read_detections, write_detections_csv
+from unmemorize.pipelines import Model
+from unmemorize.runs import Run, open_run
 
 _SHOWN = 40
 
@@ -42,7 +48,7 @@ _SHOWN = 40
 @takes_engine
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     engine: Engine,
     run: RunOption,
     prompts: PromptsOption = None,
@@ -57,9 +63,14 @@ def command(
     tau: TauOption = None,
     cascade: Annotated[
         bool,
-        typer.Option("--cascade", help="Stop after two seeds or some more where these tell: faster, scores of fewer seeds."),
+        typer.Option(
+            "--cascade",
+            help="Stop after two seeds or some more where these tell: faster, scores of fewer seeds.",
+        ),
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Seeds per denoiser pass, across prompts.")] = 16,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Seeds per denoiser pass, across prompts.")
+    ] = 16,
     seeds: SeedsOption = None,
     seed: SeedOption = None,
     protocol: ProtocolOption = None,
@@ -74,22 +85,29 @@ def command(
     All scores go to RUN/detections.jsonl and .csv. Where prompts are labelled (VM or TM; --unmemorized), RUN/separation.json holds AUROC
     and the share found at 1 % false positives.
     """
-    given: Iterable[Prompt] = stream_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])
+    given: Iterable[Prompt] = stream_or_default(
+        pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()]
+    )
     if unmemorized:
-        given = chain(given, (replace(prompt, group=UNMEMORIZED) for prompt in iter_prompts(unmemorized)))
+        given = chain(
+            given, (replace(prompt, group=UNMEMORIZED) for prompt in iter_prompts(unmemorized))
+        )
     elif prompts is None and is_bundled(pipe):
         given = chain(given, (Prompt(text, group=UNMEMORIZED) for text in testbed.captions("test")))
-    limit = threshold_of(pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
-    config = {
-        "command": "detect",
-        "tau": limit.tau,
-        "threshold_prompts": limit.prompts,
-        "noise": asdict(limit.settings),
-        "cascade": asdict(limit.cascade) if cascade and limit.cascade else None,
-    }
+    limit = threshold_of(
+        pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance
+    )
+    config = DetectionRun.of(limit, cascade=cascade)
     folder = open_run(run, pipe, given, config, new=new_run)
     with progress_bar("detect") as progress:
-        tally = detect_all(folder, pipe, limit, cascade=cascade, batch=batch, engine=engine, shard=shard, progress=progress)
+        tally = detect_all(
+            folder,
+            pipe,
+            limit,
+            cascade=cascade,
+            batch=batch,
+            execution=Execution(engine=engine, shard=shard, progress=progress),
+        )
     if tally.complete or shard is None:
         _show(folder, limit, cascade)
     if profile:
@@ -119,8 +137,15 @@ class _Seen:
         separations = {}
         for group, ours in self.scores.items():
             if others and group != UNMEMORIZED:
-                separation: dict[str, Separation] = {"auroc": auroc(ours, others), "tpr_at_fpr_1_percent": tpr_at_fpr(ours, others)}
-                separations[group] = {"memorized": len(ours), "unmemorized": len(others), **separation}
+                separation: dict[str, Separation] = {
+                    "auroc": auroc(ours, others),
+                    "tpr_at_fpr_1_percent": tpr_at_fpr(ours, others),
+                }
+                separations[group] = {
+                    "memorized": len(ours),
+                    "unmemorized": len(others),
+                    **separation,
+                }
         return separations
 
 
@@ -129,14 +154,28 @@ def _show(run: Run, limit: Threshold, cascade: bool) -> None:
     path = write_detections_csv(run, seen.add)
     table = Table("score", "memorized", "group", "prompt", pad_edge=False)
     for _, _, found in sorted(seen.top, key=lambda entry: entry[:2], reverse=True):
-        table.add_row(f"{found.score:.3f}", "yes" if found.memorized else "no", found.group, found.prompt)
+        table.add_row(
+            f"{found.score:.3f}", "yes" if found.memorized else "no", found.group, found.prompt
+        )
     console.print(table)
     separations = seen.separations()
     if separations:
-        run.write("separation.json", json.dumps({"cascade": cascade, **separations}, indent=1, default=asdict) + "\n")
+        run.write(
+            "separation.json",
+            json.dumps({"cascade": cascade, **separations}, indent=1, default=asdict) + "\n",
+        )
         if cascade:
-            console.print("with --cascade, scores of prompts that stopped early are of fewer seeds and so lower:")
+            console.print(
+                "with --cascade, scores of prompts that stopped early are of fewer seeds and so lower:"
+            )
         for group, numbers in separations.items():
-            console.print(f"{group} ({numbers['memorized']}) against unmemorized ({numbers['unmemorized']}):", end=" ")
-            console.print(f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}")
-    console.print(f"{seen.hits} of {seen.count} memorized (tau = {limit.tau:.4f}): {run.folder}/detections.jsonl, {path.name}")
+            console.print(
+                f"{group} ({numbers['memorized']}) against unmemorized ({numbers['unmemorized']}):",
+                end=" ",
+            )
+            console.print(
+                f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}"
+            )
+    console.print(
+        f"{seen.hits} of {seen.count} memorized (tau = {limit.tau:.4f}): {run.folder}/detections.jsonl, {path.name}"
+    )

@@ -10,6 +10,7 @@ from unmemorize.cli._common import is_run_of_bundled
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._options import RunArgument
 from unmemorize.cli._summary import evaluate_and_print
+from unmemorize.generation import image_sets
 from unmemorize.metrics import (
     BundledDescriptor,
     ClipAlignment,
@@ -18,26 +19,42 @@ from unmemorize.metrics import (
     FileDescriptor,
     InceptionFeatures,
     numbered_images,
+    quality_all,
 )
-from unmemorize.runs import Run, image_sets, quality_all
+from unmemorize.runs import Run
 
 
 def command(
     run: RunArgument,
     sscd: Annotated[
         Path | None,
-        typer.Option(help="SSCD, the paper's copy descriptor: a file from unmemorize fetch sscd, checked by its hash.", show_default=False),
+        typer.Option(
+            help="SSCD, the paper's copy descriptor: a file from unmemorize fetch sscd, checked by its hash.",
+            show_default=False,
+        ),
     ] = None,
     descriptor: Annotated[
         Path | None,
-        typer.Option(help="Another descriptor: ONNX (.onnx) or TorchScript. [default: the bundled one]", show_default=False),
+        typer.Option(
+            help="Another descriptor: ONNX (.onnx) or TorchScript. [default: the bundled one]",
+            show_default=False,
+        ),
     ] = None,
     descriptor_sha256: Annotated[
-        str | None, typer.Option(help="Expected hash of that file; needed for TorchScript, which is code.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Expected hash of that file; needed for TorchScript, which is code.",
+            show_default=False,
+        ),
     ] = None,
-    descriptor_side: Annotated[int, typer.Option(min=8, help="Images are squashed to this size for it.")] = 320,
+    descriptor_side: Annotated[
+        int, typer.Option(min=8, help="Images are squashed to this size for it.")
+    ] = 320,
     clip: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of a CLIP for alignment. [default: the bundled model's, for its runs only]")
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of a CLIP for alignment. [default: the bundled model's, for its runs only]"
+        ),
     ] = None,
     references: Annotated[
         Path | None,
@@ -48,10 +65,21 @@ def command(
         ),
     ] = None,
     real: Annotated[
-        Path | None, typer.Option(help="Folder of real images: adds FID, CLIP-FID and KID of each set of images to it.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder of real images: adds FID, CLIP-FID and KID of each set of images to it.",
+            show_default=False,
+        ),
     ] = None,
-    inception: Annotated[Path | None, typer.Option(help="Inception TorchScript of clean-fid, for FID and KID.", show_default=False)] = None,
-    inception_sha256: Annotated[str | None, typer.Option(help="Expected hash of that file.", show_default=False)] = None,
+    inception: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inception TorchScript of clean-fid, for FID and KID.", show_default=False
+        ),
+    ] = None,
+    inception_sha256: Annotated[
+        str | None, typer.Option(help="Expected hash of that file.", show_default=False)
+    ] = None,
 ) -> None:
     """How much is still copied: metrics of the images that generate made, as medians ± MAD with 95 % intervals.
 
@@ -73,7 +101,9 @@ def command(
     numbered = numbered_images(references) if references is not None else None
     if numbered:
         first = min(numbered)
-        console.print(f"training images: {numbered[first][0].name} belongs to prompt {first + 1} of the run")
+        console.print(
+            f"training images: {numbered[first][0].name} belongs to prompt {first + 1} of the run"
+        )
     evaluate_and_print(folder, descriptor=copies, alignment=alignment, references=numbered)
     if isinstance(copies, BundledDescriptor) and not bundled:
         console.print(
@@ -91,12 +121,16 @@ def _descriptor(sscd: Path | None, path: Path | None, sha256: str | None, side: 
     return BundledDescriptor() if path is None else FileDescriptor(path, side=side, sha256=sha256)
 
 
-def _extractors(inception: Path | None, sha256: str | None, alignment: ClipAlignment | None) -> list[FeatureExtractor]:
+def _extractors(
+    inception: Path | None, sha256: str | None, alignment: ClipAlignment | None
+) -> list[FeatureExtractor]:
     found: list[FeatureExtractor] = []
     if inception is not None:
         found.append(InceptionFeatures(inception, sha256))
     if alignment is not None:
         found.append(alignment)
     if not found:
-        raise MetricError("--real needs something that looks at images. Give --inception, --clip, or both.")
+        raise MetricError(
+            "--real needs something that looks at images. Give --inception, --clip, or both."
+        )
     return found

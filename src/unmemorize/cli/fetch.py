@@ -6,17 +6,22 @@ from typing import Annotated
 import typer
 
 from unmemorize._errors import FetchError
-from unmemorize._fetch import download, fetch_images
 from unmemorize._prompts import read_prompts
 from unmemorize.cli._console import console, progress_bar
-from unmemorize.metrics import SSCD_SHA256, SSCD_URL
+from unmemorize.metrics import SSCD_SHA256, SSCD_URL, download, fetch_images
 
-app = typer.Typer(help="Download what others publish; an interrupted download goes on.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Download what others publish; an interrupted download goes on.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
 @app.command()
 def sscd(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to put it.")] = Path("sscd_disc_mixup.torchscript.pt"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to put it.")] = Path(
+        "sscd_disc_mixup.torchscript.pt"
+    ),
 ) -> None:
     """The copy descriptor of the paper's metrics (Pizzi et al., CVPR 2022; 99 MB) from its published address, checked by its hash.
 
@@ -29,7 +34,9 @@ def sscd(
 
 @app.command()
 def images(
-    prompts: Annotated[Path, typer.Argument(help="Prompt file with a column URL.", show_default=False)],
+    prompts: Annotated[
+        Path, typer.Argument(help="Prompt file with a column URL.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")],
 ) -> None:
     """The training images of a prompt file by their addresses, numbered like its rows; for unmemorize evaluate --references.
@@ -41,6 +48,8 @@ def images(
         fetched = fetch_images(given, output, progress=progress)
     for number, problem in fetched.failed.items():
         console.print(f"{number:04d}: {problem}", style="dim")
-    console.print(f"{fetched.there} of {len(given)} images in {output}, {len(fetched.failed)} failed")
+    console.print(
+        f"{fetched.there} of {len(given)} images in {output}, {len(fetched.failed)} failed"
+    )
     if fetched.failed and not fetched.there:
         raise FetchError("no image could be downloaded. Is there a network?")

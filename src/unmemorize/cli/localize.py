@@ -3,16 +3,23 @@
 from typing import Annotated
 
 import typer
-from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from unmemorize import testbed
-from unmemorize._model import Model
-from unmemorize._neurons import NeuronFile
-from unmemorize._statistics import Statistics
-from unmemorize.cli._common import file_or_default, is_bundled, stream_or_default, tell_of_the_rest, threshold_of
+from unmemorize.cli._common import (
+    file_or_default,
+    is_bundled,
+    stream_or_default,
+    tell_of_the_rest,
+    threshold_of,
+)
 from unmemorize.cli._console import console, progress_bar
-from unmemorize.cli._model_options import PromptsOption, StatisticsOption, ThresholdOption, takes_model
+from unmemorize.cli._model_options import (
+    PromptsOption,
+    StatisticsOption,
+    ThresholdOption,
+    takes_model,
+)
 from unmemorize.cli._options import (
     GuidanceOption,
     NewRunOption,
@@ -25,9 +32,20 @@ from unmemorize.cli._options import (
     takes_engine,
 )
 from unmemorize.cli._profile import ProfileOption, profile_localizations
-from unmemorize.drivers import Engine
-from unmemorize.localization import Criterion, LocalizationSettings, RefinementMethod
-from unmemorize.runs import Run, localization_config, localize_all, open_run, save_neurons, stream_localizations
+from unmemorize.engines import Engine, Execution
+from unmemorize.localization import (
+    Criterion,
+    LocalizationRun,
+    LocalizationSettings,
+    RefinementMethod,
+    localize_all,
+    save_neurons,
+    stream_localizations,
+)
+from unmemorize.neurons import NeuronFile
+from unmemorize.pipelines import Model
+from unmemorize.runs import Run, open_run
+from unmemorize.statistics import Statistics
 
 _DEFAULTS = LocalizationSettings()
 
@@ -35,7 +53,7 @@ _DEFAULTS = LocalizationSettings()
 @takes_engine
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     engine: Engine,
     run: RunOption,
     prompts: PromptsOption = None,
@@ -50,26 +68,56 @@ def command(
         ),
     ] = None,
     refinement: Annotated[
-        RefinementMethod, typer.Option(help="How candidates are thinned out: by groups, or one by one in the paper's order (slower).")
+        RefinementMethod,
+        typer.Option(
+            help="How candidates are thinned out: by groups, or one by one in the paper's order (slower)."
+        ),
     ] = _DEFAULTS.refinement,
-    layers: Annotated[str, typer.Option(help="Value layers: default (down and middle blocks), all, or a pattern.")] = _DEFAULTS.layers,
-    theta: Annotated[float, typer.Option(help="z-score at which the initial selection starts.")] = _DEFAULTS.theta,
-    theta_step: Annotated[float, typer.Option(help="How much theta falls at a time.")] = _DEFAULTS.theta_step,
+    layers: Annotated[
+        str, typer.Option(help="Value layers: default (down and middle blocks), all, or a pattern.")
+    ] = _DEFAULTS.layers,
+    theta: Annotated[
+        float, typer.Option(help="z-score at which the initial selection starts.")
+    ] = _DEFAULTS.theta,
+    theta_step: Annotated[
+        float, typer.Option(help="How much theta falls at a time.")
+    ] = _DEFAULTS.theta_step,
     theta_floor: Annotated[float, typer.Option(help="Where theta stops.")] = _DEFAULTS.theta_floor,
-    top_k: Annotated[int, typer.Option(min=0, help="k at first: the most active neurons of each layer are candidates too.")] = 0,
-    no_theta: Annotated[bool, typer.Option("--no-theta", help="Select by activation only (ablation of the paper).")] = False,
-    no_top_k: Annotated[bool, typer.Option("--no-top-k", help="Select by z-score only (ablation of the paper).")] = False,
-    scale: Annotated[float, typer.Option(help="What switched-off outputs are multiplied by.")] = _DEFAULTS.scale,
+    top_k: Annotated[
+        int,
+        typer.Option(
+            min=0, help="k at first: the most active neurons of each layer are candidates too."
+        ),
+    ] = 0,
+    no_theta: Annotated[
+        bool, typer.Option("--no-theta", help="Select by activation only (ablation of the paper).")
+    ] = False,
+    no_top_k: Annotated[
+        bool, typer.Option("--no-top-k", help="Select by z-score only (ablation of the paper).")
+    ] = False,
+    scale: Annotated[
+        float, typer.Option(help="What switched-off outputs are multiplied by.")
+    ] = _DEFAULTS.scale,
     tau: TauOption = None,
     seed_threshold: Annotated[
-        float | None, typer.Option(help="Similarity above which a seed is kept. [default: tau]", show_default=False)
+        float | None,
+        typer.Option(
+            help="Similarity above which a seed is kept. [default: tau]", show_default=False
+        ),
     ] = None,
     initial_threshold: Annotated[
-        float | None, typer.Option(help="Score at which the initial selection ends. [default: tau of the criterion]", show_default=False)
+        float | None,
+        typer.Option(
+            help="Score at which the initial selection ends. [default: tau of the criterion]",
+            show_default=False,
+        ),
     ] = None,
     refinement_threshold: Annotated[
         float | None,
-        typer.Option(help="Score below which neurons are switched on again. [default: tau of the criterion]", show_default=False),
+        typer.Option(
+            help="Score below which neurons are switched on again. [default: tau of the criterion]",
+            show_default=False,
+        ),
     ] = None,
     relative_threshold: Annotated[
         float | None,
@@ -92,9 +140,15 @@ def command(
     are not memorized get no neurons. Defaults are the paper's, but for the refinement.
     """
     given = stream_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])
-    measured = Statistics.load(file_or_default(pipe, statistics, testbed.statistics_path, "statistics"))
-    limit = threshold_of(pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
-    chosen = criterion or (testbed.defaults()["criterion"] if is_bundled(pipe) and tau is None else _DEFAULTS.criterion)
+    measured = Statistics.load(
+        file_or_default(pipe, statistics, testbed.statistics_path, "statistics")
+    )
+    limit = threshold_of(
+        pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance
+    )
+    chosen = criterion or (
+        testbed.defaults()["criterion"] if is_bundled(pipe) and tau is None else _DEFAULTS.criterion
+    )
     settings = LocalizationSettings(
         noise=limit.settings,
         criterion=chosen,
@@ -112,15 +166,19 @@ def command(
         refinement_threshold=refinement_threshold,
         relative_threshold=relative_threshold,
     )
-    model = Model(pipe)
-    config = {"command": "localize", **localization_config(model, settings, measured, limit)}
+    config = LocalizationRun.of(pipe, settings, measured, limit)
     folder = open_run(run, pipe, given, config, new=new_run)
     with progress_bar("localize") as progress:
         tally = localize_all(
-            folder, pipe, statistics=measured, threshold=limit, settings=settings, engine=engine, shard=shard, progress=progress
+            folder,
+            pipe,
+            statistics=measured,
+            threshold=limit,
+            settings=settings,
+            execution=Execution(engine=engine, shard=shard, progress=progress),
         )
     if tally.done:
-        _show(folder, save_neurons(folder, model, limit, settings))
+        _show(folder, save_neurons(folder, pipe, limit, settings))
         if profile:
             profile_localizations(list(stream_localizations(folder)))
     tell_of_the_rest(tally)
@@ -131,7 +189,13 @@ def _show(run: Run, together: NeuronFile) -> None:
     for record in stream_localizations(run):
         if record.memorized:
             sizes = str(len(record.neurons)), str(len(record.initial))
-            table.add_row(*sizes, f"{record.score:.3f}", "floor" if record.floor else "", record.group, record.prompt)
+            table.add_row(
+                *sizes,
+                f"{record.score:.3f}",
+                "floor" if record.theta_exhausted else "",
+                record.group,
+                record.prompt,
+            )
     console.print(table)
     found = together.found
     console.print(

@@ -7,13 +7,23 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from unmemorize._neurons import NeuronFile, Operation
 from unmemorize.cli._console import console
+from unmemorize.neurons import NeuronFile, Operation
 
-app = typer.Typer(help="Look at neuron files and combine them.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Look at neuron files and combine them.", no_args_is_help=True, add_completion=False
+)
 
-FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILES", help="Neuron files of one model, two or more.", show_default=False)]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write the result (.json).", show_default=False)]
+FilesArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILES", help="Neuron files of one model, two or more.", show_default=False
+    ),
+]
+OutputOption = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Where to write the result (.json).", show_default=False),
+]
 
 
 @app.command()
@@ -26,7 +36,9 @@ def show(file: Annotated[Path, typer.Argument(help="A neuron file.", show_defaul
     for layer, indices in given.neurons.layers.items():
         table.add_row(layer, ", ".join(map(str, indices)))
     console.print(table)
-    console.print(f"{len(given.neurons)} neurons of {given.model} (fingerprint {given.fingerprint[:12]}), scale {given.scale:g}")
+    console.print(
+        f"{len(given.neurons)} neurons of {given.model} (fingerprint {given.fingerprint[:12]}), scale {given.scale:g}"
+    )
     for name, value in given.found.items():
         console.print(f"{name}: {value}")
 

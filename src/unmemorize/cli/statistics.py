@@ -1,38 +1,49 @@
 """The command ``statistics``."""
 
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from diffusers import DiffusionPipeline
 
 from unmemorize import testbed
 from unmemorize._errors import PromptError
 from unmemorize._prompts import as_prompts, iter_prompts
-from unmemorize._statistics import compute_statistics
 from unmemorize.cli._common import is_bundled
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._model_options import PromptsOption, takes_model
 from unmemorize.cli._options import takes_engine
-from unmemorize.drivers import Engine, Shard
+from unmemorize.engines import Engine, Execution, Shard
+from unmemorize.pipelines import Model
+from unmemorize.statistics import compute_statistics
 
 
 @takes_engine
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     engine: Engine,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write them (.safetensors).")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to write them (.safetensors).")
+    ],
     prompts: PromptsOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts per pass of the text encoder.")] = 64,
     shard: Annotated[
         Shard | None,
         typer.Option(
-            metavar="I/N", parser=Shard.parse, help="Only every N-th prompt from the I-th; see merge-statistics.", show_default=False
+            metavar="I/N",
+            parser=Shard.parse,
+            help="Only every N-th prompt from the I-th; see merge-statistics.",
+            show_default=False,
         ),
     ] = None,
-    raw: Annotated[Path | None, typer.Option(help="Folder for the single activations, a file per batch.", show_default=False)] = None,
+    raw: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the single activations, a file per batch.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Step 1: how strongly each value neuron answers to prompts that are not memorized.
 
@@ -44,10 +55,21 @@ def command(
     if prompts is None and not is_bundled(pipe):
         raise PromptError("no prompts given. Name a prompt file with --prompts.")
     start, count = (shard.number - 1, shard.count) if shard else (0, 1)
-    given = islice(iter_prompts(prompts), start, None, count) if prompts else as_prompts(testbed.captions("train"))[start::count]
+    given = (
+        islice(iter_prompts(prompts), start, None, count)
+        if prompts
+        else as_prompts(testbed.captions("train"))[start::count]
+    )
     partial = output.with_name(f".{output.name}.partial")
     with progress_bar("statistics") as progress:
-        statistics = compute_statistics(pipe, given, batch=batch, raw=raw, partial=partial, engine=engine, progress=progress)
+        statistics = compute_statistics(
+            pipe,
+            given,
+            batch=batch,
+            raw=raw,
+            folder=partial,
+            execution=Execution(engine=engine, progress=progress),
+        )
     statistics.save(output)
-    partial.unlink(missing_ok=True)
+    shutil.rmtree(partial)
     console.print(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")

@@ -11,7 +11,16 @@ from unmemorize.runs import Run, status_of
 
 def command(run: RunArgument) -> None:
     """Where a run stands, while it works or afterwards: done, failed, pending, rate, time left, and the slowest prompts."""
-    table = Table(Column("", no_wrap=True), "done", "failed", "pending", "per minute", "time left", "last one", pad_edge=False)
+    table = Table(
+        Column("", no_wrap=True),
+        "done",
+        "failed",
+        "pending",
+        "per minute",
+        "time left",
+        "last one",
+        pad_edge=False,
+    )
     found = status_of(Run.load(run))
     for status in found:
         table.add_row(

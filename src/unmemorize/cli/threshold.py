@@ -1,26 +1,23 @@
 """The command ``threshold``."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from diffusers import DiffusionPipeline
 
 from unmemorize import testbed
-from unmemorize._calibration import Calibration
 from unmemorize._errors import ThresholdError
 from unmemorize._files import atomic_write
 from unmemorize._prompts import as_prompts
-from unmemorize._similarity import NoiseSettings, Protocol
 from unmemorize.cli._common import is_bundled, stream_or_default
 from unmemorize.cli._console import console, progress_bar
 from unmemorize.cli._model_options import PromptsOption, takes_model
 from unmemorize.cli._options import takes_engine
-from unmemorize.drivers import Engine
+from unmemorize.detection import Calibration, NoiseSettings, Protocol, calibrate_threshold
+from unmemorize.engines import Engine, Execution
+from unmemorize.pipelines import Model
 from unmemorize.report import plot_threshold
-from unmemorize.runs import calibrate_in, open_run
 
 _DEFAULTS = NoiseSettings()
 
@@ -28,7 +25,7 @@ _DEFAULTS = NoiseSettings()
 @takes_engine
 @takes_model
 def command(
-    pipe: DiffusionPipeline,
+    pipe: Model,
     engine: Engine,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it (.json).")],
     prompts: PromptsOption = None,
@@ -39,7 +36,9 @@ def command(
             show_default=False,
         ),
     ] = None,
-    deviations: Annotated[float, typer.Option(help="tau = mean + this many standard deviations.")] = 1.0,
+    deviations: Annotated[
+        float, typer.Option(help="tau = mean + this many standard deviations.")
+    ] = 1.0,
     max_fpr: Annotated[
         float | None,
         typer.Option(
@@ -49,8 +48,12 @@ def command(
     ] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Initial noises per prompt.")] = _DEFAULTS.seeds,
     seed: Annotated[int, typer.Option(help="Of the generator that draws them.")] = _DEFAULTS.seed,
-    protocol: Annotated[Protocol, typer.Option(help="Which of the first two timesteps is evaluated.")] = _DEFAULTS.protocol,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 0: none, as in the paper.")] = _DEFAULTS.guidance,
+    protocol: Annotated[
+        Protocol, typer.Option(help="Which of the first two timesteps is evaluated.")
+    ] = _DEFAULTS.protocol,
+    guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance; 0: none, as in the paper.")
+    ] = _DEFAULTS.guidance,
 ) -> None:
     """Step 2: how similar the noise differences of different seeds are for prompts that are not memorized.
 
@@ -58,16 +61,24 @@ def command(
     and localization take the settings of the noise differences from this file, so that they always fit. The same command goes on after
     an interruption.
     """
-    given = list(stream_or_default(pipe, prompts, lambda: as_prompts(testbed.captions("calibration"))))
+    given = list(
+        stream_or_default(pipe, prompts, lambda: as_prompts(testbed.captions("calibration")))
+    )
     chosen = reduction or (testbed.defaults()["reduction"] if is_bundled(pipe) else "pairs")
     settings = NoiseSettings(seeds=seeds, seed=seed, protocol=protocol, guidance=guidance)
     calibration = Calibration(reduction=chosen, deviations=deviations, max_fpr=max_fpr)
     partial = output.with_name(f".{output.name}.partial")
-    folder = open_run(partial, pipe, given, {"command": "threshold", "noise": asdict(settings)}, new=True)
     with progress_bar("threshold") as progress:
-        threshold = calibrate_in(folder, pipe, calibration, settings, engine=engine, progress=progress)
+        threshold = calibrate_threshold(
+            pipe,
+            given,
+            settings=settings,
+            calibration=calibration,
+            folder=partial,
+            execution=Execution(engine=engine, progress=progress),
+        )
     threshold.save(output)
-    shutil.rmtree(folder.folder)
+    shutil.rmtree(partial)
     picture = output.with_suffix(".png")
     atomic_write(picture, plot_threshold(threshold), ThresholdError)
     made = (
@@ -75,4 +86,6 @@ def command(
         if max_fpr is None
         else f"at most {max_fpr:g} of prompts like these {len(given)} are called memorized"
     )
-    console.print(f"tau = {threshold.tau:.4f} ({made}), for the criterion seeds {threshold.tau_seeds:.4f}: {output}, {picture}")
+    console.print(
+        f"tau = {threshold.tau:.4f} ({made}), for the criterion seeds {threshold.tau_seeds:.4f}: {output}, {picture}"
+    )

@@ -10,7 +10,12 @@ import typer
 
 from unmemorize._errors import ModelError
 from unmemorize.cli._console import console
-from unmemorize.cli._model_options import PromptsOption, StatisticsOption, ThresholdOption, takes_loader
+from unmemorize.cli._model_options import (
+    PromptsOption,
+    StatisticsOption,
+    ThresholdOption,
+    takes_loader,
+)
 
 if TYPE_CHECKING:
     from unmemorize.ui._studio import Studio
@@ -43,10 +48,12 @@ def command(
         raise ModelError("the page needs Gradio. pip install 'unmemorize[ui]'") from problem
 
     def load() -> Studio:
-        from unmemorize._logging import quiet_libraries
         from unmemorize.cli._studio import open_studio
+        from unmemorize.pipelines import quiet_libraries
 
         quiet_libraries()
-        return open_studio(load_pipe(), prompts=prompts, statistics=statistics, threshold=threshold, sscd=sscd)
+        return open_studio(
+            load_pipe(), prompts=prompts, statistics=statistics, threshold=threshold, sscd=sscd
+        )
 
     serve(load, port, lambda address: console.print(f"{address} (Ctrl-C stops it)"))

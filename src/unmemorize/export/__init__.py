@@ -1,21 +1,25 @@
-"""What was found, in forms that other programs load: checkpoints, LoRA, model cards."""
+"""What was found, in forms that other programs load."""
 
 from unmemorize.export._card import model_card
 from unmemorize.export._checkpoint import NEURONS, bake, folder_of
-from unmemorize.export._lora import LoraLayout, export_lora, read_lora, verify_lora
+from unmemorize.export._lora import LoraLayout, export_lora, verify_lora
+from unmemorize.export._parquet import export_parquet
+from unmemorize.export._published import export_results, import_results, read_statistics
 from unmemorize.export._single_file import export_single_file
-from unmemorize.export._verification import Change, changes
+from unmemorize.export._verification import changes
 
 __all__ = [
     "NEURONS",
-    "Change",
     "LoraLayout",
     "bake",
     "changes",
     "export_lora",
+    "export_parquet",
+    "export_results",
     "export_single_file",
     "folder_of",
+    "import_results",
     "model_card",
-    "read_lora",
+    "read_statistics",
     "verify_lora",
 ]

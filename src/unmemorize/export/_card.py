@@ -11,13 +11,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unmemorize._errors import ExportError
 from unmemorize._files import read_json
-from unmemorize._neurons import NeuronFile
 from unmemorize.export._checkpoint import CARD
+from unmemorize.neurons import NeuronFile
 from unmemorize.runs import Run
 
 
 def model_card(
-    neurons: NeuronFile, *, base: Path | None = None, run: Run | None = None, lora: bool = False, license_name: str | None = None
+    neurons: NeuronFile,
+    *,
+    base: Path | None = None,
+    run: Run | None = None,
+    lora: bool = False,
+    license_name: str | None = None,
 ) -> str:
     """A model card with a header that the Hub understands.
 
@@ -31,9 +36,13 @@ def model_card(
     Raises:
         ExportError: the run was not evaluated, or is another model's.
     """
-    if run is not None and run.config["fingerprint"] not in ("", neurons.fingerprint):
-        raise ExportError(f"{run.folder}: a run of another model ({run.about['model']}) than that of the neurons ({neurons.model}).")
-    environment = Environment(loader=PackageLoader("unmemorize.export"), undefined=StrictUndefined, autoescape=False)  # Markdown
+    if run is not None and run.manifest.inputs.fingerprint not in ("", neurons.fingerprint):
+        raise ExportError(
+            f"{run.folder}: a run of another model ({run.manifest.model}) than that of the neurons ({neurons.model})."
+        )
+    environment = Environment(
+        loader=PackageLoader("unmemorize.export"), undefined=StrictUndefined, autoescape=False
+    )  # Markdown
     table = None if run is None else _table(run)
     text = environment.get_template("card.md.j2").render(
         neurons=neurons,
@@ -47,13 +56,22 @@ def model_card(
 
 
 def _table(run: Run) -> Mapping[str, Any]:
-    table = read_json(run.folder / "metrics.json", ExportError, "table of metrics (made by: unmemorize evaluate RUN)")
+    table = read_json(
+        run.folder / "metrics.json",
+        ExportError,
+        "table of metrics (made by: unmemorize evaluate RUN)",
+    )
     try:
         columns = table["columns"]
-        rows = [{**row, "cells": {name: _figure(row["cells"].get(name)) for name in columns}} for row in table["rows"]]
+        rows = [
+            {**row, "cells": {name: _figure(row["cells"].get(name)) for name in columns}}
+            for row in table["rows"]
+        ]
         return {"columns": columns, "rows": rows, "notes": table["notes"]}
     except (KeyError, TypeError, AttributeError) as problem:
-        raise ExportError(f"{run.folder}/metrics.json: damaged ({problem}). Make it again: unmemorize evaluate {run.folder}") from problem
+        raise ExportError(
+            f"{run.folder}/metrics.json: damaged ({problem}). Make it again: unmemorize evaluate {run.folder}"
+        ) from problem
 
 
 def _lines(found: Mapping[str, Any], of: str = "") -> Iterator[tuple[str, Any]]:
@@ -75,7 +93,9 @@ def _figure(cell: Mapping[str, Any] | None) -> str:
 def _license(base: Path | None) -> str:
     card = base / CARD if base else None
     if card is not None and card.is_file():
-        found = re.search(r"^license: *(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        found = re.search(
+            r"^license: *(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
         if found:
             return found[1]
     return "other"

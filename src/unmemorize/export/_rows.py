@@ -30,7 +30,9 @@ def header(path: Path) -> tuple[dict[str, Any], int]:
             (length,) = struct.unpack("<Q", file.read(8))
             return json.loads(file.read(length)), 8 + length
     except (OSError, ValueError, SafetensorError) as problem:
-        raise ExportError(f"{path}: it cannot be read as safetensors ({problem}). Download or save the model again.") from problem
+        raise ExportError(
+            f"{path}: it cannot be read as safetensors ({problem}). Download or save the model again."
+        ) from problem
 
 
 def scale_rows(path: Path, rows: Mapping[str, Sequence[int]], scale: float) -> None:
@@ -42,7 +44,9 @@ def scale_rows(path: Path, rows: Mapping[str, Sequence[int]], scale: float) -> N
     entries, start = header(path)
     for key in rows:
         if entries[key]["dtype"] not in _DTYPES:
-            raise ExportError(f"{path}: {key} is stored as {entries[key]['dtype']}. Export from a checkpoint in {', '.join(_DTYPES)}.")
+            raise ExportError(
+                f"{path}: {key} is stored as {entries[key]['dtype']}. Export from a checkpoint in {', '.join(_DTYPES)}."
+            )
     try:
         with path.open("r+b") as file:
             for key, indices in rows.items():
@@ -51,11 +55,15 @@ def scale_rows(path: Path, rows: Mapping[str, Sequence[int]], scale: float) -> N
                 for index in indices:
                     place = start + begin + index * size
                     file.seek(place)
-                    values = torch.frombuffer(bytearray(file.read(size)), dtype=_DTYPES[entries[key]["dtype"]])
+                    values = torch.frombuffer(
+                        bytearray(file.read(size)), dtype=_DTYPES[entries[key]["dtype"]]
+                    )
                     file.seek(place)
                     file.write(_scaled(values, scale).view(torch.uint8).numpy().tobytes())
     except OSError as problem:
-        raise ExportError(f"{path}: cannot be written ({problem.strerror}). Free space, or choose another folder.") from problem
+        raise ExportError(
+            f"{path}: cannot be written ({problem.strerror}). Free space, or choose another folder."
+        ) from problem
 
 
 def with_scaled_rows(tensor: Tensor, rows: Sequence[int], scale: float) -> Tensor:
@@ -74,5 +82,7 @@ def differing_rows(base: Tensor, other: Tensor) -> list[int]:
     if not base.numel():
         return []
     count = len(base) if base.ndim else 1
-    first, second = (tensor.reshape(count, -1).contiguous().view(torch.uint8) for tensor in (base, other))
+    first, second = (
+        tensor.reshape(count, -1).contiguous().view(torch.uint8) for tensor in (base, other)
+    )
     return torch.nonzero((first != second).any(1)).flatten().tolist()

@@ -12,18 +12,20 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from torch import Tensor
 
-from unmemorize._denoiser import weights_of
 from unmemorize._errors import ExportError
 from unmemorize._files import temporary_file
-from unmemorize._neurons import NeuronFile
 from unmemorize.export._checkpoint import exportable
 from unmemorize.export._rows import header, scale_rows
+from unmemorize.neurons import NeuronFile
+from unmemorize.pipelines import Model, weights_of
 
 _AVERAGED = "model_ema."
 """Weights that the original programs keep for training and do not load."""
 
 
-def export_single_file(pipe: DiffusionPipeline, neurons: NeuronFile, base: str | Path, output: str | Path) -> Path:
+def export_single_file(
+    pipe: DiffusionPipeline | Model, neurons: NeuronFile, base: str | Path, output: str | Path
+) -> Path:
     """Copy a single-file checkpoint of the model and multiply the rows of the neurons in it by the file's scale.
 
     The tensors are found by their values, so the file may name them as it likes (the original layout of Stable Diffusion, for instance),

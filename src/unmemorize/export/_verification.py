@@ -9,12 +9,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from unmemorize._denoiser import name_of_denoiser
 from unmemorize._errors import ExportError
-from unmemorize._model import Model
-from unmemorize._neurons import NeuronFile
 from unmemorize.export._checkpoint import CARD, NEURONS, model_files
 from unmemorize.export._rows import differing_rows, header, with_scaled_rows
+from unmemorize.neurons import NeuronFile
+from unmemorize.pipelines import Model, name_of_denoiser
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
@@ -36,7 +35,9 @@ class Change:
     asked: bool = False
 
 
-def changes(baked: str | Path, base: str | Path, model: Model, neurons: NeuronFile) -> Iterator[Change]:
+def changes(
+    baked: str | Path, base: str | Path, model: Model, neurons: NeuronFile
+) -> Iterator[Change]:
     """All differences between an edited folder and its base, and edits that are not there.
 
     What no program loads may differ: model card, licenses, pictures, and what git and the Hub put into folders.
@@ -55,9 +56,20 @@ def changes(baked: str | Path, base: str | Path, model: Model, neurons: NeuronFi
         if not folder.is_dir():
             raise ExportError(f"{folder}: no such folder. Give two folders of diffusers models.")
     copied = set(model_files(base))
-    names = {*copied, *(name for path in baked.rglob("*") if path.is_file() and not _harmless(name := path.relative_to(baked)))}
+    names = {
+        *copied,
+        *(
+            name
+            for path in baked.rglob("*")
+            if path.is_file() and not _harmless(name := path.relative_to(baked))
+        ),
+    }
     denoiser = Path(name_of_denoiser(model.pipe))
-    rows = {f"{path}.{name}": indices for path, indices in neurons.neurons.layers.items() for name in ("weight", "bias")}
+    rows = {
+        f"{path}.{name}": indices
+        for path, indices in neurons.neurons.layers.items()
+        for name in ("weight", "bias")
+    }
     for name in sorted(names):
         tensors = name.suffix == ".safetensors"
         asked = rows if tensors and name.parent == denoiser else {}
@@ -74,16 +86,24 @@ def changes(baked: str | Path, base: str | Path, model: Model, neurons: NeuronFi
 def _harmless(name: Path) -> bool:
     if name.parts[0].startswith((".git", ".cache")):
         return True
-    return len(name.parts) == 1 and (name.name in (NEURONS, CARD) or name.stem == "LICENSE" or name.suffix.lower() in _PICTURES)
+    return len(name.parts) == 1 and (
+        name.name in (NEURONS, CARD) or name.stem == "LICENSE" or name.suffix.lower() in _PICTURES
+    )
 
 
-def _tensor_changes(baked: Path, base: Path, name: str, asked: Mapping[str, Sequence[int]], scale: float) -> Iterator[Change]:
+def _tensor_changes(
+    baked: Path, base: Path, name: str, asked: Mapping[str, Sequence[int]], scale: float
+) -> Iterator[Change]:
     first, second = header(base)[0], header(baked)[0]
     if first.get("__metadata__") != second.get("__metadata__"):
         yield Change(name, "__metadata__", ())
     with safe_open(base, framework="pt") as old, safe_open(baked, framework="pt") as new:
         for key in sorted((first.keys() | second.keys()) - {"__metadata__"}):
-            if key not in first or key not in second or any(first[key][what] != second[key][what] for what in ("shape", "dtype")):
+            if (
+                key not in first
+                or key not in second
+                or any(first[key][what] != second[key][what] for what in ("shape", "dtype"))
+            ):
                 yield Change(name, key, ())
                 continue
             before, after = old.get_tensor(key), new.get_tensor(key)

@@ -1,20 +1,37 @@
 """Step 3: which neurons carry the image that a prompt has memorized."""
 
-from unmemorize.localization._detect import detect, detect_prompts
+from unmemorize.localization._evaluator import Evaluator, Limit
 from unmemorize.localization._localize import localize, localize_prompt
-from unmemorize.localization._records import Detection, Localization, Spent, Trial
+from unmemorize.localization._records import Localization
+from unmemorize.localization._replay import plan_for
+from unmemorize.localization._runs import (
+    LOCALIZATIONS,
+    LocalizationRun,
+    difference_file,
+    localize_all,
+    read_localizations,
+    record_localization,
+    save_neurons,
+    stream_localizations,
+)
 from unmemorize.localization._settings import Criterion, LocalizationSettings, RefinementMethod
 
 __all__ = [
+    "LOCALIZATIONS",
     "Criterion",
-    "Detection",
+    "Evaluator",
+    "Limit",
     "Localization",
+    "LocalizationRun",
     "LocalizationSettings",
     "RefinementMethod",
-    "Spent",
-    "Trial",
-    "detect",
-    "detect_prompts",
+    "difference_file",
     "localize",
+    "localize_all",
     "localize_prompt",
+    "plan_for",
+    "read_localizations",
+    "record_localization",
+    "save_neurons",
+    "stream_localizations",
 ]

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping
 from math import isfinite
 
-from unmemorize._neurons import Neurons
 from unmemorize.localization._evaluator import Evaluator, Limit
 from unmemorize.localization._refinement import Refinement
 from unmemorize.localization._selection import Selection
+from unmemorize.neurons import Neurons
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,9 @@ Neuron = tuple[str, int]
 _FEW = (1, 2, 4)
 
 
-def refine_by_bisection(evaluator: Evaluator, selection: Selection, limit: Limit, z_scores: Mapping[Neuron, float]) -> Refinement:
+def refine_by_bisection(
+    evaluator: Evaluator, selection: Selection, limit: Limit, z_scores: Mapping[Neuron, float]
+) -> Refinement:
     """Few neurons that keep the score below the limit, none of which can be switched back on alone.
 
     First only the 1, 2 or 4 neurons of the highest z-scores stay off. Where they are not enough, all are ranked by how fast the score rises
@@ -29,7 +31,10 @@ def refine_by_bisection(evaluator: Evaluator, selection: Selection, limit: Limit
     ranked = sorted(selection.neurons, key=lambda neuron: -z_scores[neuron])
     low, high, score = 0, len(ranked), selection.score
     for size in _FEW:
-        if size < len(ranked) and (found := evaluator.below(Neurons.of(ranked[:size]), limit)) is not None:
+        if (
+            size < len(ranked)
+            and (found := evaluator.below(Neurons.of(ranked[:size]), limit)) is not None
+        ):
             high, score = size, found
             break
         low = min(size, len(ranked) - 1)
@@ -62,6 +67,9 @@ def _effects(evaluator: Evaluator, neurons: Neurons) -> dict[Neuron, float]:
     try:
         effects = evaluator.effects(neurons)
     except RuntimeError as problem:  # too little memory, or an attention without a backward pass
-        log.warning("no backward pass (%s); candidates are ranked by z-score", str(problem).split("\n", 1)[0])
+        log.warning(
+            "no backward pass (%s); candidates are ranked by z-score",
+            str(problem).split("\n", 1)[0],
+        )
         return {}
     return effects if all(map(isfinite, effects.values())) else {}  # half precision overflows

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unmemorize._model import Model
-from unmemorize._neurons import Neurons
-from unmemorize._similarity import Probe, noise_differences, pairs_of, pairwise_similarity, similarity
-from unmemorize._switch import gated, scaled
+from unmemorize.detection import Probe, noise_differences, pairs_of, pairwise_similarity, similarity
 from unmemorize.localization._prefixes import Prefixes, Work
 from unmemorize.localization._records import Trial
 from unmemorize.localization._replay import Recording
 from unmemorize.localization._settings import LocalizationSettings
+from unmemorize.neurons import Neurons, gated, scaled
+from unmemorize.pipelines import Model
 
 SHOWN = 3
 """Seeds whose noise differences are kept to look at."""
@@ -75,10 +74,17 @@ class Evaluator:
         prefixes: Prefixes,
         work: Work,
     ) -> None:
-        self._model, self._probe, self._unblocked, self._settings = model, probe, unblocked, settings
+        self._model, self._probe, self._unblocked, self._settings = (
+            model,
+            probe,
+            unblocked,
+            settings,
+        )
         self._prefixes, self._work, self._kept = prefixes, work, list(kept)
         self._order = list(range(len(kept)))
-        self._known: dict[Neurons, Tensor] = {Neurons(): self._scores(self._order, unblocked[self._kept])}
+        self._known: dict[Neurons, Tensor] = {
+            Neurons(): self._scores(self._order, unblocked[self._kept])
+        }
         self._at_least: dict[Neurons, float] = {}
         self._passing: tuple[Neurons, Tensor] | None = None
         self.trials: list[Trial] = []
@@ -117,7 +123,13 @@ class Evaluator:
         before = self._work.evaluations
         found = self._below(neurons, limit)
         if self._work.evaluations > before:
-            seen = found if found is not None else self.score(neurons) if neurons in self._known else self._at_least[neurons]
+            seen = (
+                found
+                if found is not None
+                else self.score(neurons)
+                if neurons in self._known
+                else self._at_least[neurons]
+            )
             self.trials.append(Trial(len(neurons), seen, found is not None))
         return found
 
@@ -125,11 +137,19 @@ class Evaluator:
         if neurons in self._known:
             scores = self._known[neurons]
             seedwise = self._settings.criterion != "seeds"
-            too_high = bool((limit.exceeded(scores) if seedwise else limit.exceeded(scores.mean())).any())
+            too_high = bool(
+                (limit.exceeded(scores) if seedwise else limit.exceeded(scores.mean())).any()
+            )
             return None if too_high else self.reduce(scores)
-        if limit.reference is None and bool(limit.exceeded(torch.tensor(self._at_least.get(neurons, -1.0)))):
+        if limit.reference is None and bool(
+            limit.exceeded(torch.tensor(self._at_least.get(neurons, -1.0)))
+        ):
             return None
-        return self._below_by_pairs(neurons, limit) if self._settings.criterion == "seeds" else self._below_by_seeds(neurons, limit)
+        return (
+            self._below_by_pairs(neurons, limit)
+            if self._settings.criterion == "seeds"
+            else self._below_by_seeds(neurons, limit)
+        )
 
     def effects(self, neurons: Neurons) -> dict[tuple[str, int], float]:
         """With these neurons off, how fast the mean score rises when each of them is switched on again, by one backward pass.
@@ -141,10 +161,15 @@ class Evaluator:
         with torch.enable_grad(), _frozen(self._model.denoiser):
             return self._effects(neurons, places, blocked.requires_grad_())
 
-    def _effects(self, neurons: Neurons, places: list[int], blocked: Tensor) -> dict[tuple[str, int], float]:
+    def _effects(
+        self, neurons: Neurons, places: list[int], blocked: Tensor
+    ) -> dict[tuple[str, int], float]:
         (pull,) = torch.autograd.grad(self._scores(places, blocked).mean(), blocked)
         model, probe = self._model, self._probe
-        gates = {path: torch.ones(model.widths[path], device=model.device, dtype=model.dtype) for path in neurons.layers}
+        gates = {
+            path: torch.ones(model.widths[path], device=model.device, dtype=model.dtype)
+            for path in neurons.layers
+        }
         for path, indices in neurons.layers.items():
             gates[path][list(indices)] = self._settings.scale
             gates[path].requires_grad_()
@@ -154,13 +179,18 @@ class Evaluator:
             some = places[start : start + size]
             with gated(model, gates):
                 part = noise_differences(
-                    model, probe.keep([self._kept[place] for place in some]), self._settings.noise.guidance, gradient=True
+                    model,
+                    probe.of_seeds([self._kept[place] for place in some]),
+                    gradient=True,
                 )
                 found = torch.autograd.grad((part * pull[some]).sum(), list(gates.values()))
             for path, gradient in zip(gates, found, strict=True):
                 rise[path] += gradient.float().cpu()
         self._work.add_backward(len(places) * self._settings.noise.samples)
-        return {(path, index): float(rise[path][index]) * (1 - self._settings.scale) for path, index in neurons}
+        return {
+            (path, index): float(rise[path][index]) * (1 - self._settings.scale)
+            for path, index in neurons
+        }
 
     def _below_by_seeds(self, neurons: Neurons, limit: Limit) -> float | None:
         scores = torch.empty(len(self._kept))
@@ -182,13 +212,19 @@ class Evaluator:
             blocked_by_place |= zip(places, blocked, strict=True)
             recorded.append(part)
             start, size = start + size, size * _GROWTH
-        return self._passed(neurons, scores, recorded, [blocked_by_place[place] for place in range(len(self._kept))])
+        return self._passed(
+            neurons, scores, recorded, [blocked_by_place[place] for place in range(len(self._kept))]
+        )
 
     def _below_by_pairs(self, neurons: Neurons, limit: Limit) -> float | None:
         """The mean over all pairs is too high as soon as the pairs known so far, whose similarity is never negative, make it so."""
         count = len(self._kept)
         total = count * (count - 1) / 2
-        enough = next(size for size in range(2, count + 1) if size == count or size * (size - 1) / 2 / total > limit.value)
+        enough = next(
+            size
+            for size in range(2, count + 1)
+            if size == count or size * (size - 1) / 2 / total > limit.value
+        )
         first = list(range(enough))
         blocked, part = self._blocked(neurons, first)
         recorded = [part]
@@ -206,7 +242,13 @@ class Evaluator:
             return None
         return self._passed(neurons, scores, recorded, list(blocked))
 
-    def _passed(self, neurons: Neurons, scores: Tensor, recorded: Sequence[Recording], blocked: Sequence[Tensor]) -> float:
+    def _passed(
+        self,
+        neurons: Neurons,
+        scores: Tensor,
+        recorded: Sequence[Recording],
+        blocked: Sequence[Tensor],
+    ) -> float:
         self._known[neurons] = scores
         self._passing = neurons, torch.stack(list(blocked[:SHOWN]))
         self._prefixes.keep("current", recorded)
@@ -215,7 +257,7 @@ class Evaluator:
     def _blocked(self, neurons: Neurons, places: list[int]) -> tuple[Tensor, Recording]:
         seeds = [self._kept[place] for place in places]
         with scaled(self._model, [neurons], self._settings.scale):
-            return self._prefixes.differences(self._probe.keep(seeds), seeds, neurons, self._settings.noise.guidance)
+            return self._prefixes.differences(self._probe.of_seeds(seeds), seeds, neurons)
 
     def _scores(self, places: list[int], blocked: Tensor) -> Tensor:
         if self._settings.criterion == "seeds":

@@ -9,27 +9,31 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from unmemorize._activations import activations
-from unmemorize._model import Model
-from unmemorize._neurons import Neurons
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
-from unmemorize._similarity import NoiseSettings, Probe, make_probe, pairwise_similarity
-from unmemorize._statistics import Statistics
-from unmemorize._threshold import Threshold
-from unmemorize._value_layers import select_value_layers
+from unmemorize.detection import (
+    Detection,
+    NoiseSettings,
+    Probe,
+    Threshold,
+    detection_of,
+    make_probe,
+    pairwise_similarity,
+)
 from unmemorize.localization._bisection import refine_by_bisection
-from unmemorize.localization._detect import detection_of
 from unmemorize.localization._evaluator import Evaluator
 from unmemorize.localization._prefixes import Prefixes, Work
-from unmemorize.localization._records import Detection, Localization
+from unmemorize.localization._records import Localization
 from unmemorize.localization._refinement import refine_greedily, refinement_limit
 from unmemorize.localization._selection import select
 from unmemorize.localization._settings import LocalizationSettings
+from unmemorize.neurons import Neurons
+from unmemorize.pipelines import Model, select_value_layers
+from unmemorize.statistics import Statistics, activations
 
 
 def localize(
-    pipe: DiffusionPipeline,
+    pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
     *,
     statistics: Statistics,
@@ -55,7 +59,9 @@ def localize(
         ThresholdError: the threshold belongs to another model or other settings, or has none for the criterion "seeds".
     """
     settings = settings or LocalizationSettings(noise=threshold.settings)
-    return localize_prompt(Model(pipe), as_prompt(prompt), statistics, threshold, settings, progress=progress)
+    return localize_prompt(
+        Model.of(pipe), as_prompt(prompt), statistics, threshold, settings, progress=progress
+    )
 
 
 @torch.inference_mode(False)
@@ -88,8 +94,14 @@ def localize_prompt(
     work.end("detection")
     if not detection.memorized:
         return Localization(**common, **_spent(work, prefixes))
-    evaluator = Evaluator(model, probe, differences, detection.kept, settings, prefixes, work)
-    activation = {path: value[0].cpu() for path, value in activations(model, probe.text).items() if path in searched}
+    evaluator = Evaluator(
+        model, probe, differences, detection.memorized_seeds, settings, prefixes, work
+    )
+    activation = {
+        path: value[0].cpu()
+        for path, value in activations(model, probe.text).items()
+        if path in searched
+    }
     z_scores = statistics.z_scores(activation)
     initial_tau = tau if settings.initial_threshold is None else settings.initial_threshold
     refinement_tau = tau if settings.refinement_threshold is None else settings.refinement_threshold
@@ -113,11 +125,17 @@ def localize_prompt(
         threshold=refinement.threshold,
         theta=selection.theta,
         top_k=selection.top_k,
-        floor=selection.floor,
-        z_scores={path: tuple(z_scores[path][list(indices)].tolist()) for path, indices in refinement.neurons.layers.items()},
+        theta_exhausted=selection.theta_exhausted,
+        z_scores={
+            path: tuple(z_scores[path][list(indices)].tolist())
+            for path, indices in refinement.neurons.layers.items()
+        },
         refinement=settings.refinement,
         minimal=refinement.minimal,
-        trials={"selection": tuple(evaluator.trials[:selected]), "refinement": tuple(evaluator.trials[selected:])},
+        trials={
+            "selection": tuple(evaluator.trials[:selected]),
+            "refinement": tuple(evaluator.trials[selected:]),
+        },
         differences=evaluator.differences(refinement.neurons),
         **_spent(work, prefixes),
     )
@@ -128,14 +146,18 @@ def _spent(work: Work, prefixes: Prefixes) -> dict[str, Any]:
     return {**counted, "recorded_bytes": prefixes.peak, "seconds": work.seconds}
 
 
-def _detect(model: Model, prompt: Prompt, tau: float, settings: NoiseSettings, prefixes: Prefixes) -> tuple[Detection, Probe, Tensor]:
+def _detect(
+    model: Model, prompt: Prompt, tau: float, settings: NoiseSettings, prefixes: Prefixes
+) -> tuple[Detection, Probe, Tensor]:
     began = time.perf_counter()
     probe = make_probe(model, model.encode([prompt.text]), settings)
     seeds = list(range(settings.seeds))
-    differences, recorded = prefixes.differences(probe, seeds, Neurons(), settings.guidance)
+    differences, recorded = prefixes.differences(probe, seeds, Neurons())
     prefixes.keep("unblocked", [recorded])
     matrix = pairwise_similarity(differences)
-    detection = detection_of(prompt, matrix, tau, settings.seeds * settings.samples, time.perf_counter() - began, seeds)
+    detection = detection_of(
+        prompt, matrix, tau, settings.seeds * settings.samples, time.perf_counter() - began, seeds
+    )
     if detection.memorized:
-        prefixes.verify(probe, seeds, differences, settings.guidance)
+        prefixes.verify(probe, seeds, differences)
     return detection, probe, differences

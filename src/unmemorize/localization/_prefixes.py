@@ -10,12 +10,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from unmemorize._model import Model
-from unmemorize._neurons import Neurons
 from unmemorize._progress import Progress, silent
-from unmemorize._similarity import Probe, noise_differences
+from unmemorize.detection import Probe, noise_differences
 from unmemorize.localization._records import Spent
-from unmemorize.localization._replay import LARGEST, Plan, Recording, first_difference, joined, plan_for, recording, replaying
+from unmemorize.localization._replay import (
+    LARGEST,
+    Plan,
+    Recording,
+    first_difference,
+    joined,
+    plan_for,
+    recording,
+    replaying,
+)
+from unmemorize.neurons import Neurons
+from unmemorize.pipelines import Model
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +56,9 @@ class Work:
     def end(self, stage: str) -> None:
         """What was spent since the last stage was this stage's."""
         now = time.perf_counter()
-        self.stages[stage] = Spent(self.weighted - sum(spent.work for spent in self.stages.values()), now - self._clock)
+        self.stages[stage] = Spent(
+            self.weighted - sum(spent.work for spent in self.stages.values()), now - self._clock
+        )
         self._clock = now
 
     @property
@@ -81,15 +92,20 @@ class Prefixes:
         """What the recordings take."""
         return sum(kept.bytes for kept in self._kept.values())
 
-    def differences(self, probe: Probe, seeds: Sequence[int], off: Neurons, guidance: float) -> tuple[Tensor, Recording]:
+    def differences(
+        self, probe: Probe, seeds: Sequence[int], off: Neurons
+    ) -> tuple[Tensor, Recording]:
         """Noise differences of the probe, whose seeds are these, with the neurons switched by the caller, and what was recorded."""
         plan = self._plan(probe)
         base, layer = self._base(off, seeds)
         replayed = base.of(seeds, plan.before[layer]) if base and layer else {}
         names = plan.recorded if plan.exact is not False else ()
-        with replaying(self._model.denoiser, replayed), recording(self._model.denoiser, names) as outputs:
-            found = noise_differences(self._model, probe, guidance)
-        self._work.add(len(seeds) * (1 if probe.empty is None else 2), plan.cost(layer))
+        with (
+            replaying(self._model.denoiser, replayed),
+            recording(self._model.denoiser, names) as outputs,
+        ):
+            found = noise_differences(self._model, probe)
+        self._work.add(probe.samples, plan.cost(layer))
         return found, Recording(off, tuple(seeds), outputs)
 
     def keep(self, name: str, parts: Sequence[Recording]) -> None:
@@ -99,8 +115,12 @@ class Prefixes:
             return
         whole = joined(parts)
         base, _ = self._base(whole.off, whole.seeds)
-        missing = set(base.outputs) - set(whole.outputs) if base else set()  # inside of what was replayed
-        self._kept[name] = replace(whole, outputs=whole.outputs | (base.of(whole.seeds, missing) if base else {}))
+        missing = (
+            set(base.outputs) - set(whole.outputs) if base else set()
+        )  # inside of what was replayed
+        self._kept[name] = replace(
+            whole, outputs=whole.outputs | (base.of(whole.seeds, missing) if base else {})
+        )
         taken = self.bytes
         self.peak = max(self.peak, taken)
         if taken > LARGEST and name == "unblocked":
@@ -109,17 +129,27 @@ class Prefixes:
             del self._kept[name]
             plan.roomy = False
 
-    def verify(self, probe: Probe, seeds: Sequence[int], expected: Tensor, guidance: float) -> None:
+    def verify(self, probe: Probe, seeds: Sequence[int], expected: Tensor) -> None:
         """See once per model that replaying changes nothing, not even the last bit; where it does, it is never used."""
         plan = self._plan(probe)
         if plan.exact is not None:
             return
         some = list(reversed(seeds[1:]))
-        for layer, chosen in ((self._layers[0], seeds), (self._layers[-1], seeds), (self._layers[-1], some)):
-            with replaying(self._model.denoiser, self._kept["unblocked"].of(chosen, plan.before[layer])):
-                found = noise_differences(self._model, probe.keep(list(chosen)), guidance)
+        for layer, chosen in (
+            (self._layers[0], seeds),
+            (self._layers[-1], seeds),
+            (self._layers[-1], some),
+        ):
+            with replaying(
+                self._model.denoiser, self._kept["unblocked"].of(chosen, plan.before[layer])
+            ):
+                found = noise_differences(self._model, probe.of_seeds(chosen))
             # another batch may round differently, the same one may not
-            same = torch.equal(found, expected) if chosen is seeds else torch.allclose(found, expected[some], atol=_ROUNDING)
+            same = (
+                torch.equal(found, expected)
+                if chosen is seeds
+                else torch.allclose(found, expected[some], atol=_ROUNDING)
+            )
             if not same:
                 self._stop(plan, "a replayed prefix does not give the same output")
                 return
@@ -127,9 +157,11 @@ class Prefixes:
 
     def _plan(self, probe: Probe) -> Plan:
         if self._known_plan is None:
-            one = probe.keep([0])
+            one = probe.of_seeds([0])
             self._known_plan = plan_for(
-                self._model.denoiser, self._layers, lambda: self._model.predict(one.latents, one.timestep, one.text)
+                self._model.denoiser,
+                self._layers,
+                lambda: self._model.predict(one.latents, one.timestep, one.text),
             )
         return self._known_plan
 
@@ -143,6 +175,8 @@ class Prefixes:
         best: tuple[Recording | None, str | None] = (None, None)
         for kept in self._kept.values():
             layer = first_difference(self._layers, off, kept.off) or self._layers[-1]
-            if set(seeds) <= set(kept.seeds) and (best[1] is None or self._layers.index(layer) > self._layers.index(best[1])):
+            if set(seeds) <= set(kept.seeds) and (
+                best[1] is None or self._layers.index(layer) > self._layers.index(best[1])
+            ):
                 best = (kept, layer)
         return best

@@ -3,62 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
 from unmemorize._errors import RunError
-from unmemorize._neurons import Neurons
-from unmemorize._similarity import Protocol
+from unmemorize._files import from_json, to_json
+from unmemorize.detection import Detection, Protocol
 from unmemorize.localization._settings import Criterion, RefinementMethod
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detection:
-    """How memorized a prompt looks before any localization.
-
-    Args:
-        prompt: the text.
-        group: of the prompt.
-        score: the highest similarity between two seeds.
-        mean: the mean over all pairs of seeds.
-        tau: the threshold of the score.
-        kept: the seeds whose highest similarity is above tau.
-        seeds: how many were compared; a cascade may stop early, and its scores are of fewer seeds then.
-        evaluations: denoiser sample evaluations spent.
-        seconds: wall time.
-    """
-
-    prompt: str
-    group: str
-    score: float
-    mean: float
-    tau: float
-    kept: tuple[int, ...]
-    seeds: int
-    evaluations: int
-    seconds: float
-
-    @property
-    def memorized(self) -> bool:
-        """Whether at least one seed passes the filter."""
-        return bool(self.kept)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The record from its JSON object.
-
-        Raises:
-            RunError: a field is missing or unknown.
-        """
-        try:
-            return cls(**{**value, "kept": tuple(value["kept"])})
-        except (KeyError, TypeError) as problem:
-            raise RunError(f"malformed detection record ({problem}). Run the command again in a new folder.") from problem
+from unmemorize.neurons import Neurons
 
 
 @dataclass(frozen=True)
@@ -103,7 +57,7 @@ class Localization:
         tau: the score at which the initial selection ended.
         threshold: what the score of a refined set had to stay below; at the floor the initial score.
         theta, top_k: the last ones of the initial selection.
-        floor: theta or k ran out before the score fell to tau, so the copy may survive with all candidates off; None when unknown.
+        theta_exhausted: theta or k ran out before the score fell to tau, so the copy may survive with all candidates off; None when unknown.
         z_scores: layer -> z-scores of ``neurons``, in their order.
         refinement: how the initial neurons were thinned out; None for an imported record.
         minimal: whether no single one of ``neurons`` can be switched back on; None where nothing was localized.
@@ -129,7 +83,7 @@ class Localization:
     threshold: float | None = None
     theta: float | None = None
     top_k: int | None = None
-    floor: bool | None = False
+    theta_exhausted: bool | None = False
     z_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     refinement: RefinementMethod | None = None
     minimal: bool | None = None
@@ -150,35 +104,17 @@ class Localization:
         return self.detection.memorized if self.detection else bool(self.initial)
 
     def to_json(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "differences"}
-        return plain | {
-            "detection": self.detection.to_json() if self.detection else None,
-            "initial": self.initial.to_json(),
-            "neurons": self.neurons.to_json(),
-            "z_scores": {layer: list(values) for layer, values in self.z_scores.items()},
-            "spent": {stage: asdict(spent) for stage, spent in self.spent.items()},
-            "trials": {stage: [list(astuple(trial)) for trial in trials] for stage, trials in self.trials.items()},
-        }
+        """Return plain JSON values, without ``differences``."""
+        values: dict[str, Any] = to_json(replace(self, differences=None))
+        del values["differences"]
+        return values
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The record from its JSON object.
+    def from_json(cls, value: Any) -> Localization:
+        """Make the record from its JSON object.
 
         Raises:
-            RunError: a field is missing or unknown.
-            NeuronError: an index is not a whole number from 0.
+            RunError: a field is missing or of another type.
         """
-        try:
-            return cls(
-                **{
-                    **value,
-                    "detection": Detection.from_json(value["detection"]) if value["detection"] else None,
-                    "initial": Neurons(value["initial"]),
-                    "neurons": Neurons(value["neurons"]),
-                    "z_scores": {layer: tuple(values) for layer, values in value["z_scores"].items()},
-                    "spent": {stage: Spent(**spent) for stage, spent in value["spent"].items()},
-                    "trials": {stage: tuple(Trial(*trial) for trial in trials) for stage, trials in value["trials"].items()},
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as problem:
-            raise RunError(f"malformed localization record ({problem}). Run the command again in a new folder.") from problem
+        way_out = "Run the command again in a new folder."
+        return from_json(cls, value, RunError, "malformed localization record", way_out)

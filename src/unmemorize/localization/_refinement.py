@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unmemorize._neurons import Neurons
-from unmemorize._similarity import Protocol
+from unmemorize.detection import Protocol
 from unmemorize.localization._evaluator import Evaluator, Limit
 from unmemorize.localization._selection import LayerCandidates, Selection
 from unmemorize.localization._settings import LocalizationSettings
+from unmemorize.neurons import Neurons
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,24 @@ class Refinement:
     minimal: bool
 
 
-def refinement_limit(evaluator: Evaluator, selection: Selection, tau: float, relative: float | None) -> Limit:
+def refinement_limit(
+    evaluator: Evaluator, selection: Selection, tau: float, relative: float | None
+) -> Limit:
     """What fewer neurons off must stay below: tau, at the floor the selection's own score; or near enough to all candidates off."""
     if relative is not None:
         return Limit(relative, reference=evaluator.scores(selection.neurons))
-    return Limit(selection.score if selection.floor else tau)
+    return Limit(selection.score if selection.theta_exhausted else tau)
 
 
-def refine_greedily(evaluator: Evaluator, selection: Selection, limit: Limit, settings: LocalizationSettings) -> Refinement:
+def refine_greedily(
+    evaluator: Evaluator, selection: Selection, limit: Limit, settings: LocalizationSettings
+) -> Refinement:
     """Switch candidates back on, last layer first; what brings the score to the limit or above stays off (the paper's refinement).
 
     Layers are tested whole, then each neuron of the layers that are left: those above theta by index, then the most active ones by falling
     activation.
 
-    A neuron in both lists stands twice under ``protocol="upstream"``, as in the published code: taking one copy off the list changes
+    A neuron in both lists stands twice under ``protocol="published"``, as in the published code: taking one copy off the list changes
     nothing in the model, so it goes only if what is off now passes the test already.
     """
     current, score = selection.neurons, selection.score
@@ -66,13 +70,15 @@ def refine_greedily(evaluator: Evaluator, selection: Selection, limit: Limit, se
             if found is not None:
                 current, score, passing = trial, found, True
                 listed.remove(index)
-    minimal = all(evaluator.below(current - Neurons.of([neuron]), limit) is None for neuron in current)
+    minimal = all(
+        evaluator.below(current - Neurons.of([neuron]), limit) is None for neuron in current
+    )
     return Refinement(current, score, limit.value, minimal)
 
 
 def _listed(layer: LayerCandidates, protocol: Protocol) -> list[int]:
     """The neurons of a layer in the order of their tests."""
     doubled = [*layer.above_theta, *layer.most_active]
-    if protocol == "upstream":
+    if protocol == "published":
         return doubled
     return [index for place, index in enumerate(doubled) if index not in doubled[place + 1 :]]

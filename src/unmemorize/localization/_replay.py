@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from unmemorize._errors import ModelError
-from unmemorize._neurons import Neurons
+from unmemorize.neurons import Neurons
 
 LARGEST = 4 * 1024**3
 """Bytes of recorded outputs beyond which less is recorded, or nothing."""
 
 
-def _attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object) -> int:
+def _attention(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
+) -> int:
     return int(sdpa_flop_count(query, key, value))
 
 
@@ -54,7 +56,9 @@ class Plan:
 
     def cost(self, layer: str | None) -> float:
         """The share of a forward's multiply-adds that runs when everything before the layer is replayed."""
-        return 1.0 - (sum(self.share.get(name, 0.0) for name in self.before[layer]) if layer else 0.0)
+        return 1.0 - (
+            sum(self.share.get(name, 0.0) for name in self.before[layer]) if layer else 0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,20 @@ class Recording:
     @property
     def bytes(self) -> int:
         """What the outputs take; several modules may return one tensor."""
-        storages = {tensor.data_ptr(): tensor.nbytes for output in self.outputs.values() for tensor in _tensors(output)}
+        storages = {
+            tensor.data_ptr(): tensor.nbytes
+            for output in self.outputs.values()
+            for tensor in _tensors(output)
+        }
         return sum(storages.values())
 
     def of(self, seeds: Sequence[int], names: Iterable[str]) -> dict[str, Any]:
         """The outputs of some modules for some of the seeds, in their order."""
         places = [self.seeds.index(seed) for seed in seeds]
-        return {name: _map(lambda tensor: _take(tensor, places, len(self.seeds)), self.outputs[name]) for name in names}
+        return {
+            name: _map(lambda tensor: _take(tensor, places, len(self.seeds)), self.outputs[name])
+            for name in names
+        }
 
 
 _PLANS: WeakKeyDictionary[nn.Module, dict[Hashable, Plan]] = WeakKeyDictionary()
@@ -98,7 +109,13 @@ def plan_for(denoiser: nn.Module, layers: Sequence[str], forward: Callable[[], o
 def _state(denoiser: nn.Module) -> Hashable:
     first = next(denoiser.parameters())
     hooks = [
-        (name, type(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks), id(vars(module).get("forward")) if name else 0)
+        (
+            name,
+            type(module),
+            tuple(module._forward_hooks),
+            tuple(module._forward_pre_hooks),
+            id(vars(module).get("forward")) if name else 0,
+        )
         for name, module in denoiser.named_modules()  # the forward of the denoiser itself is never replayed, and model offload renews it
     ]
     return first.device, first.dtype, tuple(hooks)
@@ -131,14 +148,23 @@ def _make_plan(denoiser: nn.Module, layers: Sequence[str], forward: Callable[[],
             stack.callback(module.register_forward_hook(at_end(name)).remove)
         forward()
     root = type(denoiser).__name__
-    counted = {name.removeprefix(f"{root}."): sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    counted = {
+        name.removeprefix(f"{root}."): sum(counts.values())
+        for name, counts in counter.get_flop_counts().items()
+    }
     total = counted[root]
     before = {}
     for layer in layers:
         if layer not in began:
-            raise ModelError(f"{layer}: is not called. If the projections are fused, call pipe.unfuse_qkv_projections() first.")
-        done = {name for name, end in ended.items() if name and end < began[layer] and calls[name] == 1}
-        before[layer] = tuple(name for name in sorted(done, key=began.__getitem__) if not done & set(_ancestors(name)))
+            raise ModelError(
+                f"{layer}: is not called. If the projections are fused, call pipe.unfuse_qkv_projections() first."
+            )
+        done = {
+            name for name, end in ended.items() if name and end < began[layer] and calls[name] == 1
+        }
+        before[layer] = tuple(
+            name for name in sorted(done, key=began.__getitem__) if not done & set(_ancestors(name))
+        )
     return Plan(before, {name: count / total for name, count in counted.items()})
 
 
@@ -191,13 +217,17 @@ def joined(parts: Sequence[Recording]) -> Recording:
     if len(parts) == 1:
         return parts[0]
     sizes = [len(part.seeds) for part in parts]
-    outputs = {name: _join([part.outputs[name] for part in parts], sizes) for name in parts[0].outputs}
+    outputs = {
+        name: _join([part.outputs[name] for part in parts], sizes) for name in parts[0].outputs
+    }
     return Recording(parts[0].off, tuple(seed for part in parts for seed in part.seeds), outputs)
 
 
 def first_difference(layers: Sequence[str], one: Neurons, other: Neurons) -> str | None:
     """The first of the layers in which two sets of neurons differ; None where they do not."""
-    return next((layer for layer in layers if one.layers.get(layer) != other.layers.get(layer)), None)
+    return next(
+        (layer for layer in layers if one.layers.get(layer) != other.layers.get(layer)), None
+    )
 
 
 def _take(tensor: Tensor, places: list[int], count: int) -> Tensor:
@@ -211,7 +241,9 @@ def _join(outputs: Sequence[Any], sizes: Sequence[int]) -> Any:
     first = outputs[0]
     if isinstance(first, Tensor):
         copies = len(first) // sizes[0]
-        split = [tensor.unflatten(0, (copies, size)) for tensor, size in zip(outputs, sizes, strict=True)]
+        split = [
+            tensor.unflatten(0, (copies, size)) for tensor, size in zip(outputs, sizes, strict=True)
+        ]
         return torch.cat(split, 1).flatten(0, 1)
     if isinstance(first, (tuple, list)):
         return type(first)(_join(group, sizes) for group in zip(*outputs, strict=True))

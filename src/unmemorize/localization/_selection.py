@@ -14,9 +14,9 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from unmemorize._neurons import Neurons
 from unmemorize.localization._evaluator import Evaluator, Limit
 from unmemorize.localization._settings import LocalizationSettings
+from unmemorize.neurons import Neurons
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Selection:
         score: with all candidates off.
         theta: the last theta.
         top_k: the last k.
-        floor: whether theta or k ran out before the score fell to the threshold.
+        theta_exhausted: whether theta or k ran out before the score fell to the threshold.
     """
 
     candidates: Candidates
     score: float
     theta: float
     top_k: int
-    floor: bool
+    theta_exhausted: bool
 
     @property
     def neurons(self) -> Neurons:
@@ -54,7 +54,9 @@ class Selection:
         return neurons_of(self.candidates)
 
 
-def candidates_at(z_scores: Mapping[str, Tensor], activation: Mapping[str, Tensor], theta: float, top_k: int) -> dict[str, LayerCandidates]:
+def candidates_at(
+    z_scores: Mapping[str, Tensor], activation: Mapping[str, Tensor], theta: float, top_k: int
+) -> dict[str, LayerCandidates]:
     """The candidates of every layer for one theta and k.
 
     Args:
@@ -74,11 +76,17 @@ def candidates_at(z_scores: Mapping[str, Tensor], activation: Mapping[str, Tenso
 
 def neurons_of(candidates: Candidates) -> Neurons:
     """Candidates as a set of neurons."""
-    return Neurons({path: {*layer.above_theta, *layer.most_active} for path, layer in candidates.items()})
+    return Neurons(
+        {path: {*layer.above_theta, *layer.most_active} for path, layer in candidates.items()}
+    )
 
 
 def select(
-    evaluator: Evaluator, z_scores: Mapping[str, Tensor], activation: Mapping[str, Tensor], tau: float, settings: LocalizationSettings
+    evaluator: Evaluator,
+    z_scores: Mapping[str, Tensor],
+    activation: Mapping[str, Tensor],
+    tau: float,
+    settings: LocalizationSettings,
 ) -> Selection:
     """Lower theta and raise k until the score with all candidates off is at most ``tau``, or nothing is left to lower.
 
@@ -90,7 +98,10 @@ def select(
     limit = Limit(tau, strict=False)
 
     def candidates(step: int) -> dict[str, LayerCandidates]:
-        theta, top_k = _theta(step, settings) if settings.use_theta else math.inf, settings.top_k + step if settings.use_top_k else 0
+        theta, top_k = (
+            _theta(step, settings) if settings.use_theta else math.inf,
+            settings.top_k + step if settings.use_top_k else 0,
+        )
         return candidates_at(z_scores, activation, theta, top_k)
 
     def passes(step: int) -> bool:
@@ -108,7 +119,13 @@ def select(
         step = bisect_left(range(1, last), True, key=passes) + 1
     chosen = candidates(step)
     score = evaluator.score(neurons_of(chosen))
-    return Selection(chosen, score, _theta(step, settings), settings.top_k + step, floor=not passes(step))
+    return Selection(
+        chosen,
+        score,
+        _theta(step, settings),
+        settings.top_k + step,
+        theta_exhausted=not passes(step),
+    )
 
 
 def _theta(step: int, settings: LocalizationSettings) -> float:
@@ -117,6 +134,10 @@ def _theta(step: int, settings: LocalizationSettings) -> float:
 
 def _is_last(step: int, widest: int, settings: LocalizationSettings) -> bool:
     theta, top_k = _theta(step + 1, settings), settings.top_k + step + 1
-    if settings.noise.protocol == "upstream":
-        return (settings.use_theta and theta <= settings.theta_floor) or (settings.use_top_k and top_k >= widest)
-    return (settings.use_theta and theta < settings.theta_floor) or (settings.use_top_k and top_k > widest)
+    if settings.noise.protocol == "published":
+        return (settings.use_theta and theta <= settings.theta_floor) or (
+            settings.use_top_k and top_k >= widest
+        )
+    return (settings.use_theta and theta < settings.theta_floor) or (
+        settings.use_top_k and top_k > widest
+    )

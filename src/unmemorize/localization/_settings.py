@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unmemorize._errors import ModelError
-from unmemorize._similarity import NoiseSettings
+from unmemorize.detection import NoiseSettings
 
 Criterion = Literal["unblocked", "seeds"]
 RefinementMethod = Literal["bisect", "greedy"]
@@ -65,12 +65,21 @@ class LocalizationSettings:
         if self.top_k < 0:
             raise ModelError(f"top_k={self.top_k}: k counts neurons. Use 0 or more.")
         if not (self.use_theta or self.use_top_k):
-            raise ModelError("neither theta nor top-k selects candidates: nothing would be found. Leave one of the two on.")
-        for name in ("seed_threshold", "initial_threshold", "refinement_threshold", "relative_threshold"):
+            raise ModelError(
+                "neither theta nor top-k selects candidates: nothing would be found. Leave one of the two on."
+            )
+        for name in (
+            "seed_threshold",
+            "initial_threshold",
+            "refinement_threshold",
+            "relative_threshold",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ModelError(f"{name}={value}: must lie between 0 and 1, as similarities do.")
-        if self.relative_threshold is not None and (self.refinement_threshold is not None or self.criterion == "seeds"):
+        if self.relative_threshold is not None and (
+            self.refinement_threshold is not None or self.criterion == "seeds"
+        ):
             raise ModelError(
                 "a relative threshold compares scores seed by seed: it excludes a refinement threshold and the criterion seeds. "
                 "Use the criterion unblocked, and one of the two thresholds."

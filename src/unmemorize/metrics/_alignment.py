@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
+from unmemorize import _bundled
 from unmemorize._errors import MetricError
 
 
@@ -31,14 +32,16 @@ class ClipAlignment:
 
     def __init__(self, source: str | Path | None = None) -> None:
         if source is None:
-            from unmemorize import testbed
-
-            source = testbed.clip_path()
-        from transformers import CLIPImageProcessor  # here, as it warns on import where torchvision is missing
+            source = _bundled.clip_path()
+        from transformers import (
+            CLIPImageProcessor,  # here, as it warns on import where torchvision is missing
+        )
 
         self.name = Path(source).name
         try:
-            self._clip = CLIPModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
+            self._clip = CLIPModel.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True
+            ).eval()
             self._tokenizer = CLIPTokenizer.from_pretrained(source)
             self._processor = CLIPImageProcessor.from_pretrained(source)
         except (OSError, ValueError) as problem:
@@ -60,7 +63,9 @@ class ClipAlignment:
     def features(self, images: Sequence[Image.Image]) -> Tensor:
         """Image embeddings before normalisation, shape (N, D), as CLIP-FID takes them."""
         pixels = self._pixels(images)
-        projected: Tensor = self._clip.visual_projection(self._clip.vision_model(pixel_values=pixels).pooler_output)
+        projected: Tensor = self._clip.visual_projection(
+            self._clip.vision_model(pixel_values=pixels).pooler_output
+        )
         return projected
 
     @torch.inference_mode()
@@ -68,9 +73,13 @@ class ClipAlignment:
         """Cosines in [-1, 1] between each image and the text, shape (N,)."""
         pixels = self._pixels(images)
         tokens = self._tokenizer([text], padding="max_length", truncation=True, return_tensors="pt")
-        output = self._clip(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=pixels)
+        output = self._clip(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=pixels
+        )
         return F.cosine_similarity(output.image_embeds, output.text_embeds)
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels: Tensor = self._processor(images=[image.convert("RGB") for image in images], return_tensors="pt").pixel_values
+        pixels: Tensor = self._processor(
+            images=[image.convert("RGB") for image in images], return_tensors="pt"
+        ).pixel_values
         return pixels

@@ -20,7 +20,9 @@ def seedwise_similarity(first: Tensor, second: Tensor) -> Tensor:
         MetricError: the two have different shapes.
     """
     if first.shape != second.shape:
-        raise MetricError(f"{len(first)} and {len(second)} images cannot be compared seed by seed. Generate both with the same settings.")
+        raise MetricError(
+            f"{len(first)} and {len(second)} images cannot be compared seed by seed. Generate both with the same settings."
+        )
     return (first * second).sum(1)
 
 
@@ -31,7 +33,9 @@ def copy_scores(generated: Tensor, references: Tensor) -> Tensor:
         MetricError: there is no reference.
     """
     if not len(references):
-        raise MetricError("no training image to compare with. Name at least one in the column images of the prompt file.")
+        raise MetricError(
+            "no training image to compare with. Name at least one in the column images of the prompt file."
+        )
     return (generated @ references.T).amax(1)
 
 
@@ -42,7 +46,9 @@ def diversity(embeddings: Tensor) -> float:
         MetricError: fewer than two images.
     """
     if len(embeddings) < 2:
-        raise MetricError(f"{len(embeddings)} image(s): diversity needs at least 2. Generate more images per prompt.")
+        raise MetricError(
+            f"{len(embeddings)} image(s): diversity needs at least 2. Generate more images per prompt."
+        )
     rows, columns = torch.triu_indices(len(embeddings), len(embeddings), 1)
     return float(np.median((embeddings[rows] * embeddings[columns]).sum(1).numpy()))
 
@@ -55,7 +61,9 @@ def pixel_correlation(first: Sequence[Image.Image], second: Sequence[Image.Image
     found = []
     for one, other in zip(first, second, strict=True):
         a = np.asarray(one.convert("RGB"), dtype=np.float64).ravel()
-        b = np.asarray(other.convert("RGB").resize(one.size, Image.Resampling.BICUBIC), dtype=np.float64).ravel()
+        b = np.asarray(
+            other.convert("RGB").resize(one.size, Image.Resampling.BICUBIC), dtype=np.float64
+        ).ravel()
         found.append(correlation(a, b))
     return found
 

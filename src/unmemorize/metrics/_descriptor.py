@@ -18,6 +18,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmemorize import _bundled
 from unmemorize._errors import MetricError
 from unmemorize._files import read_bytes
 
@@ -45,11 +46,17 @@ class CopyNet(nn.Module):
         super().__init__()
         widths = (3, *self.WIDTHS)
         self.down = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, self.WIDTHS, strict=False)
+            nn.Conv2d(before, after, 3, stride=2, padding=1)
+            for before, after in zip(widths, self.WIDTHS, strict=False)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in self.WIDTHS)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1))
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GroupNorm(8, width),
+                nn.GELU(),
+                nn.Conv2d(width, width, 3, padding=1),
+            )
             for width in self.WIDTHS
         )
         self.head = nn.Linear(self.WIDTHS[-1], self.FEATURES)
@@ -59,7 +66,9 @@ class CopyNet(nn.Module):
         for down, norm, block in zip(self.down, self.norms, self.blocks, strict=True):
             hidden = F.gelu(norm(down(hidden)))
             hidden = hidden + block(hidden)  # (B, width, side / 2^level, ...)
-        pooled = hidden.clamp_min(1e-6).pow(self.POWER).mean((2, 3)).pow(1 / self.POWER)  # generalised mean, as in SSCD
+        pooled = (
+            hidden.clamp_min(1e-6).pow(self.POWER).mean((2, 3)).pow(1 / self.POWER)
+        )  # generalised mean, as in SSCD
         return F.normalize(self.head(pooled), dim=1)
 
 
@@ -77,22 +86,27 @@ class BundledDescriptor:
 
     def __init__(self, path: Path | None = None) -> None:
         if path is None:
-            from unmemorize import testbed
-
-            path = testbed.descriptor_path()
+            path = _bundled.descriptor_path()
         data = read_bytes(path, MetricError, "copy descriptor")
         self.digest = hashlib.sha256(data).hexdigest()
         self._net = CopyNet().eval()
         try:
             self._net.load_state_dict({key: tensor.float() for key, tensor in load(data).items()})
         except (SafetensorError, RuntimeError) as problem:
-            raise MetricError(f"{path}: not the weights of the bundled copy descriptor. Install the package again.") from problem
+            raise MetricError(
+                f"{path}: not the weights of the bundled copy descriptor. Install the package again."
+            ) from problem
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Embeddings of shape (N, 128), float32, each of norm 1."""
         side = (CopyNet.SIDE, CopyNet.SIDE)
-        arrays = [np.asarray(image.convert("RGB").resize(side, Image.Resampling.BICUBIC), dtype=np.float32) for image in images]
+        arrays = [
+            np.asarray(
+                image.convert("RGB").resize(side, Image.Resampling.BICUBIC), dtype=np.float32
+            )
+            for image in images
+        ]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
         embeddings: Tensor = self._net(pixels)
         return embeddings

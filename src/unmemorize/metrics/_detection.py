@@ -49,20 +49,41 @@ def tpr_at_fpr(memorized: Sequence[float], others: Sequence[float], fpr: float =
     >>> tpr_at_fpr([0.9, 0.8], [0.1, 0.85]).value
     0.5
     """
-    return _bootstrap(lambda scores, labels: binary_sensitivity_at_specificity(scores, labels, 1 - fpr)[0], memorized, others)
+    return _bootstrap(
+        lambda scores, labels: binary_sensitivity_at_specificity(scores, labels, 1 - fpr)[0],
+        memorized,
+        others,
+    )
 
 
-def _bootstrap(measure: Callable[[Tensor, Tensor], Tensor], memorized: Sequence[float], others: Sequence[float]) -> Separation:
-    positive, negative = np.asarray(memorized, dtype=np.float64), np.asarray(others, dtype=np.float64)
+def _bootstrap(
+    measure: Callable[[Tensor, Tensor], Tensor], memorized: Sequence[float], others: Sequence[float]
+) -> Separation:
+    positive, negative = (
+        np.asarray(memorized, dtype=np.float64),
+        np.asarray(others, dtype=np.float64),
+    )
     if not len(positive) or not len(negative):
-        raise MetricError(f"{len(positive)} memorized and {len(negative)} unmemorized prompts: telling them apart needs some of both.")
-    labels = torch.cat([torch.ones(len(positive), dtype=torch.long), torch.zeros(len(negative), dtype=torch.long)])
+        raise MetricError(
+            f"{len(positive)} memorized and {len(negative)} unmemorized prompts: telling them apart needs some of both."
+        )
+    labels = torch.cat(
+        [torch.ones(len(positive), dtype=torch.long), torch.zeros(len(negative), dtype=torch.long)]
+    )
 
-    def of(first: np.ndarray[tuple[int], np.dtype[np.float64]], second: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    def of(
+        first: np.ndarray[tuple[int], np.dtype[np.float64]],
+        second: np.ndarray[tuple[int], np.dtype[np.float64]],
+    ) -> float:
         share = float(measure(torch.from_numpy(np.concatenate([first, second])), labels))
-        return min(max(share, 0.0), 1.0)  # the area is summed up in float32, and may come out a last bit above 1
+        return min(
+            max(share, 0.0), 1.0
+        )  # the area is summed up in float32, and may come out a last bit above 1
 
     rng = np.random.default_rng(0)
-    drawn = [of(rng.choice(positive, len(positive)), rng.choice(negative, len(negative))) for _ in range(_RESAMPLES)]
+    drawn = [
+        of(rng.choice(positive, len(positive)), rng.choice(negative, len(negative)))
+        for _ in range(_RESAMPLES)
+    ]
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Separation(of(positive, negative), float(low), float(high))

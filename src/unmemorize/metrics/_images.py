@@ -34,7 +34,9 @@ def read_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise MetricError(f"{path}: not readable as an image ({problem}). Put the image there, or correct the prompt file.") from problem
+        raise MetricError(
+            f"{path}: not readable as an image ({problem}). Put the image there, or correct the prompt file."
+        ) from problem
 
 
 def read_references(paths: Sequence[Path]) -> References:
@@ -58,9 +60,15 @@ def image_files(folder: str | Path) -> list[Path]:
         MetricError: the folder does not exist or holds no image.
     """
     folder = Path(folder)
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS) if folder.is_dir() else []
+    found = (
+        sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
+        if folder.is_dir()
+        else []
+    )
     if not found:
-        raise MetricError(f"{folder}: no folder with images ({', '.join(_ENDINGS)}). Check the path.")
+        raise MetricError(
+            f"{folder}: no folder with images ({', '.join(_ENDINGS)}). Check the path."
+        )
     return found
 
 
@@ -78,6 +86,8 @@ def numbered_images(folder: str | Path) -> dict[int, list[Path]]:
         if found:
             by_number.setdefault(int(found[1]), []).append(path)
     if not by_number:
-        raise MetricError(f"{folder}: no image there begins with the number of its prompt. Name them like 0001_first.jpg.")
+        raise MetricError(
+            f"{folder}: no image there begins with the number of its prompt. Name them like 0001_first.jpg."
+        )
     first = 0 if 0 in by_number else 1
     return {number - first: paths for number, paths in by_number.items()}

@@ -33,13 +33,17 @@ def layout_mask(images: Sequence[Image.Image]) -> NDArray[np.bool_]:
         MetricError: fewer than two images.
     """
     if len(images) < 2:
-        raise MetricError(f"{len(images)} image(s): what they have in common shows with at least 2. Name more training images.")
+        raise MetricError(
+            f"{len(images)} image(s): what they have in common shows with at least 2. Name more training images."
+        )
     stack = np.stack([_array(image, images[0].size) for image in images])  # (N, H, W, 3)
     fixed: NDArray[np.bool_] = (stack.std(0) < AGREEMENT).all(-1)
     return fixed
 
 
-def masked_copy_scores(generated: Sequence[Image.Image], references: Sequence[Image.Image], mask: NDArray[np.bool_]) -> list[float] | None:
+def masked_copy_scores(
+    generated: Sequence[Image.Image], references: Sequence[Image.Image], mask: NDArray[np.bool_]
+) -> list[float] | None:
     """Copy scores over the layout: for each generated image its highest Pearson correlation to a reference over the pixels of the mask.
 
     Args:
@@ -54,11 +58,16 @@ def masked_copy_scores(generated: Sequence[Image.Image], references: Sequence[Im
         MetricError: there is no reference.
     """
     if not references:
-        raise MetricError("no training image to compare with. Name at least one in the column images of the prompt file.")
+        raise MetricError(
+            "no training image to compare with. Name at least one in the column images of the prompt file."
+        )
     if mask.mean() < SMALLEST_SHARE:
         return None
     size = (mask.shape[1], mask.shape[0])
-    drawn, targets = ([_array(image, size)[mask].ravel() for image in images] for images in (generated, references))
+    drawn, targets = (
+        [_array(image, size)[mask].ravel() for image in images]
+        for images in (generated, references)
+    )
     return [max(correlation(pixels, target) for target in targets) for pixels in drawn]
 
 

@@ -71,9 +71,13 @@ def quality(generated: Tensor, real: Tensor) -> Quality:
         MetricError: fewer than two images, or features that are not finite.
     """
     if min(len(generated), len(real)) < 2:
-        raise MetricError(f"{len(generated)} generated and {len(real)} other images: distances between distributions need more.")
+        raise MetricError(
+            f"{len(generated)} generated and {len(real)} other images: distances between distributions need more."
+        )
     if not bool(torch.isfinite(generated).all() and torch.isfinite(real).all()):
-        raise MetricError("the features of some image are not finite. Look at the images, or use another extractor.")
+        raise MetricError(
+            "the features of some image are not finite. Look at the images, or use another extractor."
+        )
     frechet = FrechetInceptionDistance(_Given(generated.shape[1])).set_dtype(torch.float64)
     frechet.update(real.double(), real=True)
     frechet.update(generated.double(), real=False)
@@ -86,8 +90,12 @@ def quality(generated: Tensor, real: Tensor) -> Quality:
 
 def _kernel_distance(generated: Tensor, real: Tensor, subset_size: int) -> tuple[float, float]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted features")
-        kernel = KernelInceptionDistance(_Given(generated.shape[1]), subsets=SUBSETS, subset_size=subset_size)
+        warnings.filterwarnings(
+            "ignore", message="Metric `Kernel Inception Distance` will save all extracted features"
+        )
+        kernel = KernelInceptionDistance(
+            _Given(generated.shape[1]), subsets=SUBSETS, subset_size=subset_size
+        )
     kernel.update(real.double(), real=True)
     kernel.update(generated.double(), real=False)
     with torch.random.fork_rng(devices=[]):
@@ -96,7 +104,13 @@ def _kernel_distance(generated: Tensor, real: Tensor, subset_size: int) -> tuple
     return float(mean), float(deviation)
 
 
-def features_of(paths: Sequence[Path], extractor: FeatureExtractor, *, batch: int = 32, progress: Progress = silent) -> Tensor:
+def features_of(
+    paths: Sequence[Path],
+    extractor: FeatureExtractor,
+    *,
+    batch: int = 32,
+    progress: Progress = silent,
+) -> Tensor:
     """Features (N, D) of image files.
 
     Raises:
@@ -104,7 +118,9 @@ def features_of(paths: Sequence[Path], extractor: FeatureExtractor, *, batch: in
     """
     parts = []
     for start in range(0, len(paths), batch):
-        parts.append(extractor.features([read_image(path) for path in paths[start : start + batch]]))
+        parts.append(
+            extractor.features([read_image(path) for path in paths[start : start + batch]])
+        )
         progress(min(start + batch, len(paths)), len(paths))
     return torch.cat(parts)
 
@@ -126,7 +142,9 @@ class InceptionFeatures:
         self.name = Path(path).stem
         script, self.digest = load_script(path, sha256)
         if not hasattr(script, "layers"):
-            raise MetricError(f"{path}: no part called layers in it, as the Inception network of clean-fid has. Name that file.")
+            raise MetricError(
+                f"{path}: no part called layers in it, as the Inception network of clean-fid has. Name that file."
+            )
         self._layers = script.layers
 
     @torch.inference_mode()

@@ -40,10 +40,16 @@ class FileDescriptor:
         MetricError: the file is missing or has another hash, onnxruntime is not installed, or the file holds no such network.
     """
 
-    def __init__(self, path: str | Path, *, side: int = SSCD_SIDE, sha256: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, side: int = SSCD_SIDE, sha256: str | None = None
+    ) -> None:
         self.path, self.side, self.name = Path(path), side, Path(path).name.split(".")[0]
         data, self.digest = _read(self.path, sha256)
-        self._run: Any = _onnx(self.path, data) if self.path.suffix == ".onnx" else _script(self.path, data, sha256)
+        self._run: Any = (
+            _onnx(self.path, data)
+            if self.path.suffix == ".onnx"
+            else _script(self.path, data, sha256)
+        )
 
     @classmethod
     def sscd(cls, path: str | Path) -> FileDescriptor:
@@ -62,7 +68,12 @@ class FileDescriptor:
             MetricError: the network does not take such images or does not return one vector for each.
         """
         side = (self.side, self.side)
-        arrays = [np.asarray(image.convert("RGB").resize(side, Image.Resampling.BILINEAR), dtype=np.float32) for image in images]
+        arrays = [
+            np.asarray(
+                image.convert("RGB").resize(side, Image.Resampling.BILINEAR), dtype=np.float32
+            )
+            for image in images
+        ]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
         normalised = (pixels - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
         try:
@@ -70,10 +81,14 @@ class FileDescriptor:
         except Exception as problem:  # what a foreign network raises is its own business
             reason = str(problem).strip().split("\n")[-1]
             shape = tuple(normalised.shape)
-            raise MetricError(f"{self.path}: does not take images of shape {shape} ({reason}). Is the size right?") from problem
+            raise MetricError(
+                f"{self.path}: does not take images of shape {shape} ({reason}). Is the size right?"
+            ) from problem
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             returned = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise MetricError(f"{self.path}: returns {returned} for {len(images)} image(s), not one vector for each.")
+            raise MetricError(
+                f"{self.path}: returns {returned} for {len(images)} image(s), not one vector for each."
+            )
         return F.normalize(found.float(), dim=1)
 
 
@@ -110,19 +125,25 @@ def _script(path: Path, data: bytes, sha256: str | None) -> Any:
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
             return torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
     except (RuntimeError, ValueError) as problem:
-        raise MetricError(f"{path}: no TorchScript module ({str(problem).strip().splitlines()[0]}). Download it again.") from problem
+        raise MetricError(
+            f"{path}: no TorchScript module ({str(problem).strip().splitlines()[0]}). Download it again."
+        ) from problem
 
 
 def _onnx(path: Path, data: bytes) -> Any:
     try:
         import onnxruntime
     except ImportError as problem:
-        raise MetricError(f"{path}: running ONNX needs onnxruntime. pip install 'unmemorize[onnx]'") from problem
+        raise MetricError(
+            f"{path}: running ONNX needs onnxruntime. pip install 'unmemorize[onnx]'"
+        ) from problem
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         given = session.get_inputs()[0].name
     except Exception as problem:  # onnxruntime has errors of its own for each fault of a file
-        raise MetricError(f"{path}: no ONNX network ({str(problem).strip().splitlines()[0]}). Download it again.") from problem
+        raise MetricError(
+            f"{path}: no ONNX network ({str(problem).strip().splitlines()[0]}). Download it again."
+        ) from problem
 
     def run(pixels: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {given: pixels.numpy()})[0]))

@@ -44,7 +44,9 @@ def summarize(values: Sequence[float]) -> Summary:
     median = float(np.median(array))
     rows = np.random.default_rng(0).integers(len(array), size=(_RESAMPLES, len(array)))
     low, high = np.percentile(np.median(array[rows], axis=1), [2.5, 97.5])
-    return Summary(median, float(np.median(np.abs(array - median))), float(low), float(high), len(array))
+    return Summary(
+        median, float(np.median(np.abs(array - median))), float(low), float(high), len(array)
+    )
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:

@@ -3,6 +3,14 @@
 from unmemorize.report._page import write_report
 from unmemorize.report._plots import plot_threshold
 from unmemorize.report._results import read_results
-from unmemorize.report._table import Cell, Row, Table, Truth, precision_recall, summary_table
+from unmemorize.report._table import Cell, Table, Truth, summary_table
 
-__all__ = ["Cell", "Row", "Table", "Truth", "plot_threshold", "precision_recall", "read_results", "summary_table", "write_report"]
+__all__ = [
+    "Cell",
+    "Table",
+    "Truth",
+    "plot_threshold",
+    "read_results",
+    "summary_table",
+    "write_report",
+]

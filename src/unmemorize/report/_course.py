@@ -20,16 +20,25 @@ def course(record: Localization) -> Markup | None:
         return None
     limit = record.threshold if record.threshold is not None else record.tau
     step = (WIDTH - 2 * _EDGE) / max(1, len(trials) - 1)
-    parts = [f'<svg class="course" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="scores of {len(trials)} trials">']
+    parts = [
+        f'<svg class="course" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="scores of {len(trials)} trials">'
+    ]
     if limit is not None:
         parts.append(f'<path class="limit" d="M0 {_height(limit)}H{WIDTH}"/>')
     place = 0
     for number, stage in enumerate(record.trials.values()):
         if number and stage and place:
-            parts.append(f'<path class="stage" d="M{_EDGE + (place - 0.5) * step:.1f} 0V{HEIGHT}"/>')
+            parts.append(
+                f'<path class="stage" d="M{_EDGE + (place - 0.5) * step:.1f} 0V{HEIGHT}"/>'
+            )
         for below, kind in ((True, "off"), (False, "on")):
-            shown = [(index, trial.score) for index, trial in enumerate(stage) if trial.below is below]
-            dots = "".join(f"M{_EDGE + (place + index) * step:.1f} {_height(score)}h.01" for index, score in shown)
+            shown = [
+                (index, trial.score) for index, trial in enumerate(stage) if trial.below is below
+            ]
+            dots = "".join(
+                f"M{_EDGE + (place + index) * step:.1f} {_height(score)}h.01"
+                for index, score in shown
+            )
             if dots:
                 parts.append(f'<path class="{kind}" d="{dots}"/>')
         place += len(stage)

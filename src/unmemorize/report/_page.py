@@ -15,6 +15,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
+from unmemorize.generation import OVERALL, ImageSetRun, image_sets
+from unmemorize.localization import difference_file
 from unmemorize.metrics import read_image, read_references, summarize
 from unmemorize.report._course import course
 from unmemorize.report._plots import (
@@ -29,7 +31,7 @@ from unmemorize.report._plots import (
 )
 from unmemorize.report._results import NAMES, Results, read_results, seed_median
 from unmemorize.report._table import Truth, precision_recall, summary_table
-from unmemorize.runs import OVERALL, Run, difference_file, image_sets
+from unmemorize.runs import Run
 
 _MANY = 60
 """Memorized prompts from which on pictures are smaller and fewer, so that the page stays below 25 MB at 500 of them."""
@@ -97,13 +99,16 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
             ("Quality against neurons off", plot_quality(results)),
         ]
     environment = Environment(
-        loader=PackageLoader("unmemorize.report"), autoescape=select_autoescape(("html", "j2")), trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("unmemorize.report"),
+        autoescape=select_autoescape(("html", "j2")),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     script = (files("unmemorize.report") / "templates" / _SCRIPT).read_text(encoding="utf-8")
     page = environment.get_template("report.html.j2").render(
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        model=run.about["model"],
+        model=run.manifest.model,
         manifest=run.manifest,
         table=summary_table(results, truth),
         prompts=len(results.prompts),
@@ -122,19 +127,33 @@ def _headline(results: Results) -> list[tuple[str, str, str]]:
     """Copies before and after in plain words, where they were measured, with intervals."""
     found = []
     for name in ("original", "refined", "random-refined"):
-        lists = [record["sscd_orig"] for record in results.records(name, OVERALL) if "sscd_orig" in record]
+        lists = [
+            record["sscd_orig"]
+            for record in results.records(name, OVERALL)
+            if "sscd_orig" in record
+        ]
         if lists:
             summary = summarize([seed_median(values) for values in lists])
             found.append((f"copy score to the training image, {NAMES[name]}", summary))
             if name == "refined":
-                found.append((f"the same for the worst seed of each prompt, {NAMES[name]}", summarize([max(values) for values in lists])))
-    return [(label, f"{summary.median:.2f}", f"{summary.low:.2f} to {summary.high:.2f}") for label, summary in found]
+                found.append(
+                    (
+                        f"the same for the worst seed of each prompt, {NAMES[name]}",
+                        summarize([max(values) for values in lists]),
+                    )
+                )
+    return [
+        (label, f"{summary.median:.2f}", f"{summary.low:.2f} to {summary.high:.2f}")
+        for label, summary in found
+    ]
 
 
 def _lines(results: Results) -> list[Line]:
     lines = []
     for index, record in results.localizations.items():
-        before, after = (results.of(name).get(index, {}).get("sscd_orig") for name in ("original", "refined"))
+        before, after = (
+            results.of(name).get(index, {}).get("sscd_orig") for name in ("original", "refined")
+        )
         lines.append(
             Line(
                 index,
@@ -151,7 +170,11 @@ def _lines(results: Results) -> list[Line]:
 
 
 def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
-    sets = {name: images for name, images in image_sets(run).items() if not images.config["on"]}
+    sets = {
+        name: images
+        for name, images in image_sets(run).items()
+        if not images.settings(ImageSetRun).on
+    }
     shown = [name for name in NAMES if name in sets]
     made = {name: sets[name].records("images") for name in shown}
     few = sum(record.memorized for record in results.localizations.values()) <= _MANY
@@ -163,40 +186,88 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
         strips = []
         references = read_references(_training_images(results, index)[:most]).images
         if references:
-            strips.append(Strip("training image", tuple(_data_url(image, side, quality) for image in references), ""))
+            strips.append(
+                Strip(
+                    "training image",
+                    tuple(_data_url(image, side, quality) for image in references),
+                    "",
+                )
+            )
         for name in shown:
             if index in made[name]:
                 scores = results.of(name).get(index, {})
                 paths = [sets[name].folder / file for file in made[name][index]["files"][:most]]
-                strips.append(Strip(NAMES[name], tuple(_data_url(read_image(path), side, quality) for path in paths), _line(scores)))
+                strips.append(
+                    Strip(
+                        NAMES[name],
+                        tuple(_data_url(read_image(path), side, quality) for path in paths),
+                        _line(scores),
+                    )
+                )
         differences = run.folder / difference_file(index)
         if differences.is_file():
             picture = read_image(differences)
             seeds = "some seeds: above with all neurons on, below with those found off"
-            strips.append(Strip("noise differences", (_data_url(picture, 2 * side, quality),), seeds, wide=picture.width > picture.height))
+            strips.append(
+                Strip(
+                    "noise differences",
+                    (_data_url(picture, 2 * side, quality),),
+                    seeds,
+                    wide=picture.width > picture.height,
+                )
+            )
         facts = []
         if record.detection:
-            facts.append(("similarity between seeds", f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})"))
-            facts.append(("seeds above tau", str(len(record.detection.kept))))
+            facts.append(
+                (
+                    "similarity between seeds",
+                    f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})",
+                )
+            )
+            facts.append(("seeds above tau", str(len(record.detection.memorized_seeds))))
         facts += [
             (
                 "initial selection",
                 f"{len(record.initial)} neurons at theta {_known(record.theta)}, k {_known(record.top_k)}; "
                 f"score {_known(record.initial_score)}",
             ),
-            ("refined", f"{len(record.neurons)} neurons; score {_known(record.score)} (threshold {_known(record.threshold)})"),
+            (
+                "refined",
+                f"{len(record.neurons)} neurons; score {_known(record.score)} (threshold {_known(record.threshold)})",
+            ),
             ("work", f"{_known(record.evaluations)} denoiser samples, {_known(record.seconds)} s"),
-            *((f"of this, {stage}", f"{spent.work:.0f} weighted samples, {spent.seconds:.2f} s") for stage, spent in record.spent.items()),
+            *(
+                (f"of this, {stage}", f"{spent.work:.0f} weighted samples, {spent.seconds:.2f} s")
+                for stage, spent in record.spent.items()
+            ),
         ]
         if truth is not None and truth.get(record.prompt):
             precision, recall = precision_recall(record.neurons, truth[record.prompt])
-            facts.append(("against the known neurons", f"precision {precision:.2f}, recall {recall:.2f} (of {len(truth[record.prompt])})"))
+            facts.append(
+                (
+                    "against the known neurons",
+                    f"precision {precision:.2f}, recall {recall:.2f} (of {len(truth[record.prompt])})",
+                )
+            )
         neurons = tuple(
             f"{path} #{neuron} (z = {_known(z)})"
             for path, indices in record.neurons.layers.items()
-            for neuron, z in zip(indices, record.z_scores.get(path, (None,) * len(indices)), strict=True)
+            for neuron, z in zip(
+                indices, record.z_scores.get(path, (None,) * len(indices)), strict=True
+            )
         )
-        cards.append(Card(index, record.prompt, record.group, tuple(facts), neurons, tuple(strips), course(record), bool(record.floor)))
+        cards.append(
+            Card(
+                index,
+                record.prompt,
+                record.group,
+                tuple(facts),
+                neurons,
+                tuple(strips),
+                course(record),
+                bool(record.theta_exhausted),
+            )
+        )
     return cards
 
 

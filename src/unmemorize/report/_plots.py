@@ -17,7 +17,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from unmemorize._threshold import Threshold
+from unmemorize.detection import Threshold
 from unmemorize.report._results import NAMES, Results, seed_median, what_is_off
 
 INK = "#667080"
@@ -25,7 +25,12 @@ INK = "#667080"
 _ROWS, _COLUMNS = 40, 80
 """Of the matrix of shared neurons."""
 _TOP = re.compile(r"top-(\d+)$|original$")
-_STYLE: Any = {"svg.hashsalt": "unmemorize", "svg.fonttype": "none", "font.family": "sans-serif", "text.parse_math": False}
+_STYLE: Any = {
+    "svg.hashsalt": "unmemorize",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "text.parse_math": False,
+}
 COLOURS = ("#e4572e", "#f2a541", "#b07cc6", "#8d99ae", "#2e86ab", "#55a630")
 
 
@@ -47,7 +52,14 @@ def plot_similarity(results: Results) -> str | None:
     rng = np.random.default_rng(0)
     for row, group in enumerate(groups):
         scores = [record.detection.score for record in results.localized(group) if record.detection]
-        axes.scatter(scores, row + rng.uniform(-0.22, 0.22, len(scores)), s=18, alpha=0.75, color=COLOURS[row % len(COLOURS)], linewidths=0)
+        axes.scatter(
+            scores,
+            row + rng.uniform(-0.22, 0.22, len(scores)),
+            s=18,
+            alpha=0.75,
+            color=COLOURS[row % len(COLOURS)],
+            linewidths=0,
+        )
     axes.axvline(first.tau, color=INK, linestyle="--", linewidth=1.2)
     to_the_left = first.tau > np.mean(axes.get_xlim())
     axes.text(
@@ -69,9 +81,19 @@ def plot_similarity(results: Results) -> str | None:
 
 def _errors(results: Results) -> str:
     """What tau gets wrong, where it is known which prompts are memorized."""
-    known = [(prompt.memorized, results.localizations.get(index)) for index, prompt in enumerate(results.prompts)]
-    found = [(label, record.memorized) for label, record in known if label is not None and record is not None]
-    wrong = {label: [said != label for is_label, said in found if is_label == label] for label in (True, False)}
+    known = [
+        (prompt.memorized, results.localizations.get(index))
+        for index, prompt in enumerate(results.prompts)
+    ]
+    found = [
+        (label, record.memorized)
+        for label, record in known
+        if label is not None and record is not None
+    ]
+    wrong = {
+        label: [said != label for is_label, said in found if is_label == label]
+        for label in (True, False)
+    }
     texts = [
         f"{sum(wrong[label])} of {len(wrong[label])} {name}"
         for label, name in ((True, "missed"), (False, "false positives"))
@@ -82,15 +104,32 @@ def _errors(results: Results) -> str:
 
 def plot_copies(results: Results) -> str | None:
     """The copy score of every prompt before and after, and with random neurons off; None without training images."""
-    before, after, random = (_scores(results.of(name), "sscd_orig") for name in ("original", "refined", "random-refined"))
+    before, after, random = (
+        _scores(results.of(name), "sscd_orig") for name in ("original", "refined", "random-refined")
+    )
     shown = sorted(before.keys() & after.keys(), key=lambda index: before[index], reverse=True)
     if not shown:
         return None
     figure, axes = _figure(2.9)
     places = range(len(shown))
-    axes.vlines(places, [after[index] for index in shown], [before[index] for index in shown], color=INK, linewidth=1)
-    axes.scatter(places, [before[index] for index in shown], s=26, color=COLOURS[0], label="before", zorder=3)
-    axes.scatter(places, [after[index] for index in shown], s=26, color=COLOURS[4], label="neurons off", zorder=3)
+    axes.vlines(
+        places,
+        [after[index] for index in shown],
+        [before[index] for index in shown],
+        color=INK,
+        linewidth=1,
+    )
+    axes.scatter(
+        places, [before[index] for index in shown], s=26, color=COLOURS[0], label="before", zorder=3
+    )
+    axes.scatter(
+        places,
+        [after[index] for index in shown],
+        s=26,
+        color=COLOURS[4],
+        label="neurons off",
+        zorder=3,
+    )
     control = [(place, random[index]) for place, index in enumerate(shown) if index in random]
     if control:
         axes.scatter(
@@ -105,7 +144,9 @@ def plot_copies(results: Results) -> str | None:
     axes.set_xlabel("memorized prompts, by their copy score before")
     axes.set_ylabel("copy score")
     axes.set_xticks([])
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    axes.legend(
+        frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1)
+    )
     return _svg(figure)
 
 
@@ -117,11 +158,21 @@ def plot_neurons(results: Results) -> str | None:
         return None
     figure, axes = _figure(2.6)
     top = max(max(count) for count in counts)
-    edges: Sequence[float] = [-0.5, *(2**power - 0.5 for power in range(int(np.ceil(np.log2(top + 1))) + 1))]
+    edges: Sequence[float] = [
+        -0.5,
+        *(2**power - 0.5 for power in range(int(np.ceil(np.log2(top + 1))) + 1)),
+    ]
     heights = [np.histogram(count, edges)[0] for count in counts]
     bottom = np.zeros(len(edges) - 1)
     for row, (group, height) in enumerate(zip(groups, heights, strict=True)):
-        axes.bar(range(len(height)), height, bottom=bottom, color=COLOURS[row % len(COLOURS)], label=_short(group), width=0.8)
+        axes.bar(
+            range(len(height)),
+            height,
+            bottom=bottom,
+            color=COLOURS[row % len(COLOURS)],
+            label=_short(group),
+            width=0.8,
+        )
         bottom = bottom + height
     labels = ["0", *(_span(2**power, 2 ** (power + 1) - 1) for power in range(len(edges) - 2))]
     axes.set_xticks(range(len(labels)), labels)
@@ -150,22 +201,46 @@ def plot_layers(results: Results) -> str | None:
 
 def plot_shared(results: Results) -> str | None:
     """Which neurons several prompts have in common, as a matrix of neurons and prompts; None where no neuron is shared."""
-    prompts = [(index, record) for index, record in results.localizations.items() if record.memorized]
+    prompts = [
+        (index, record) for index, record in results.localizations.items() if record.memorized
+    ]
     owners: dict[tuple[str, int], list[int]] = {}
     for place, (_, record) in enumerate(prompts):
         for pair in record.neurons:
             owners.setdefault(pair, []).append(place)
-    shared = sorted((pair for pair in owners if len(owners[pair]) > 1), key=lambda pair: -len(owners[pair]))[:_ROWS]
+    shared = sorted(
+        (pair for pair in owners if len(owners[pair]) > 1), key=lambda pair: -len(owners[pair])
+    )[:_ROWS]
     if not shared:
         return None
     columns = sorted({place for pair in shared for place in owners[pair]})[:_COLUMNS]
     matrix = np.array([[place in owners[pair] for place in columns] for pair in shared], float)
     figure, axes = _figure(0.2 * len(shared) + 1.4)
-    axes.pcolormesh(matrix, cmap=ListedColormap(["#00000000", COLOURS[4]]), edgecolors=f"{INK}55", linewidth=0.4, vmin=0, vmax=1)
-    axes.set_yticks(np.arange(len(shared)) + 0.5, [f"{short_layer(layer)} #{index}" for layer, index in shared], fontsize=7)
-    axes.set_xticks(np.arange(len(columns)) + 0.5, [str(prompts[place][0]) for place in columns], fontsize=7, rotation=90)
+    axes.pcolormesh(
+        matrix,
+        cmap=ListedColormap(["#00000000", COLOURS[4]]),
+        edgecolors=f"{INK}55",
+        linewidth=0.4,
+        vmin=0,
+        vmax=1,
+    )
+    axes.set_yticks(
+        np.arange(len(shared)) + 0.5,
+        [f"{short_layer(layer)} #{index}" for layer, index in shared],
+        fontsize=7,
+    )
+    axes.set_xticks(
+        np.arange(len(columns)) + 0.5,
+        [str(prompts[place][0]) for place in columns],
+        fontsize=7,
+        rotation=90,
+    )
     axes.invert_yaxis()
-    cut = " (the neurons of most prompts; others are left out)" if len(shared) == _ROWS or len(columns) == _COLUMNS else ""
+    cut = (
+        " (the neurons of most prompts; others are left out)"
+        if len(shared) == _ROWS or len(columns) == _COLUMNS
+        else ""
+    )
     axes.set_xlabel(f"number of the prompt{cut}")
     return _svg(figure)
 
@@ -175,12 +250,22 @@ def plot_diversity(results: Results) -> str | None:
     figure, axes = _figure(3.0)
     shown = False
     for name, colour in (("original", COLOURS[0]), ("refined", COLOURS[4])):
-        records = [record for record in results.of(name).values() if "sscd_orig" in record and "diversity" in record]
+        records = [
+            record
+            for record in results.of(name).values()
+            if "sscd_orig" in record and "diversity" in record
+        ]
         if records:
             shown = True
             copies = [seed_median(record["sscd_orig"]) for record in records]
             axes.scatter(
-                copies, [record["diversity"] for record in records], s=22, alpha=0.8, color=colour, linewidths=0, label=NAMES[name]
+                copies,
+                [record["diversity"] for record in records],
+                s=22,
+                alpha=0.8,
+                color=colour,
+                linewidths=0,
+                label=NAMES[name],
             )
     if not shown:
         return None
@@ -192,16 +277,22 @@ def plot_diversity(results: Results) -> str | None:
 
 def plot_quality(results: Results) -> str | None:
     """The distance from real images against how many neurons are off, for sets such as top-10; None for fewer than two of them."""
-    named = [(_TOP.match(what_is_off(record["set"], record["on"])), record) for record in results.quality]
+    named = [
+        (_TOP.match(what_is_off(record["set"], record["on"])), record) for record in results.quality
+    ]
     series: dict[str, list[tuple[int, float]]] = {}
     for count, record in [(int(found[1] or 0), record) for found, record in named if found]:
-        series.setdefault(f"{record['on'] or 'memorized prompts'}, against {record['against']}", []).append((count, record["fid"]))
+        series.setdefault(
+            f"{record['on'] or 'memorized prompts'}, against {record['against']}", []
+        ).append((count, record["fid"]))
     series = {label: sorted(points) for label, points in series.items() if len(points) > 1}
     if not series:
         return None
     figure, axes = _figure(2.8)
     for row, (label, points) in enumerate(series.items()):
-        axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[row % len(COLOURS)], label=label)
+        axes.plot(
+            *zip(*points, strict=True), marker="o", color=COLOURS[row % len(COLOURS)], label=label
+        )
     axes.set_xlabel("neurons off")
     axes.set_ylabel("FID")
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
@@ -210,7 +301,9 @@ def plot_quality(results: Results) -> str | None:
 
 def _depth(path: str) -> tuple[int, list[int]]:
     """Down blocks, the middle one, up blocks, and in these by number."""
-    stage = next((place for place, name in enumerate(("down", "mid", "up")) if path.startswith(name)), 3)
+    stage = next(
+        (place for place, name in enumerate(("down", "mid", "up")) if path.startswith(name)), 3
+    )
     return stage, [int(part) for part in path.split(".") if part.isdigit()]
 
 
@@ -229,15 +322,27 @@ def plot_threshold(threshold: Threshold) -> bytes:
     """A histogram of what a threshold was calibrated on, each prompt's most similar pair and its mean pair, with both taus; PNG."""
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    edges = np.linspace(min(threshold.means), max(max(threshold.highest), threshold.tau), 40).tolist()
+    edges = np.linspace(
+        min(threshold.means), max(max(threshold.highest), threshold.tau), 40
+    ).tolist()
     for values, colour, label in (
         (threshold.means, COLOURS[4], "mean over the pairs of a prompt"),
         (threshold.highest, COLOURS[0], "most similar pair of a prompt"),
     ):
         axes.hist(values, edges, color=colour, alpha=0.6, label=label)
-    axes.axvline(threshold.tau, color="black", linestyle="--", label=f"tau = {threshold.tau:.3f} ({threshold.reduction})")
+    axes.axvline(
+        threshold.tau,
+        color="black",
+        linestyle="--",
+        label=f"tau = {threshold.tau:.3f} ({threshold.reduction})",
+    )
     if threshold.tau_seeds is not None:
-        axes.axvline(threshold.tau_seeds, color=COLOURS[4], linestyle=":", label=f"tau of the criterion seeds = {threshold.tau_seeds:.3f}")
+        axes.axvline(
+            threshold.tau_seeds,
+            color=COLOURS[4],
+            linestyle=":",
+            label=f"tau of the criterion seeds = {threshold.tau_seeds:.3f}",
+        )
     axes.set_xlabel("similarity between seeds")
     axes.set_ylabel(f"prompts (of {len(threshold.highest)})")
     axes.legend(frameon=False, fontsize=8)
@@ -276,6 +381,11 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 def _svg(figure: Figure) -> str:
     """The figure as an SVG element, transparent, so that it fits a light and a dark page; the same figure gives the same text."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor")

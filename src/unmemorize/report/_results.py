@@ -8,8 +8,10 @@ from statistics import median
 from typing import Any, Literal
 
 from unmemorize._prompts import UNMEMORIZED, Prompt
-from unmemorize.localization import Localization
-from unmemorize.runs import OVERALL, Run, image_sets, read_localizations, run_prompts
+from unmemorize.generation import OVERALL, ImageSetRun, image_sets
+from unmemorize.localization import Localization, read_localizations
+from unmemorize.metrics import EvaluationRun
+from unmemorize.runs import Run, run_prompts
 
 NAMES = {
     "original": "before",
@@ -64,23 +66,39 @@ class Results:
     @property
     def columns(self) -> tuple[str, ...]:
         """What results are summed up over: all prompts of interest, each group, and other prompts that images were made for."""
-        return (OVERALL, *self.groups, *dict.fromkeys(measured.on for measured in self.metrics if measured.on))
+        return (
+            OVERALL,
+            *self.groups,
+            *dict.fromkeys(measured.on for measured in self.metrics if measured.on),
+        )
 
     def lacking(self, what: Literal["missing", "unreadable"]) -> list[str]:
         """The names of training images that could not be compared with."""
         records = [record for measured in self.metrics for record in measured.records.values()]
-        return list(dict.fromkeys(name for record in records for name in record.get("references", {}).get(what, ())))
+        return list(
+            dict.fromkeys(
+                name for record in records for name in record.get("references", {}).get(what, ())
+            )
+        )
 
     def indices(self, column: str) -> list[int]:
         """The prompts of the run in a column; overall are those of the groups VM and TM, without such those not known as unmemorized."""
         if column != OVERALL:
             return [index for index, prompt in enumerate(self.prompts) if prompt.group == column]
-        labelled = [index for index, prompt in enumerate(self.prompts) if prompt.group in ("VM", "TM")]
-        return labelled or [index for index, prompt in enumerate(self.prompts) if prompt.group != UNMEMORIZED]
+        labelled = [
+            index for index, prompt in enumerate(self.prompts) if prompt.group in ("VM", "TM")
+        ]
+        return labelled or [
+            index for index, prompt in enumerate(self.prompts) if prompt.group != UNMEMORIZED
+        ]
 
     def localized(self, column: str) -> list[Localization]:
         """The localizations of the prompts in a column."""
-        return [self.localizations[index] for index in self.indices(column) if index in self.localizations]
+        return [
+            self.localizations[index]
+            for index in self.indices(column)
+            if index in self.localizations
+        ]
 
     def memorized(self, column: str) -> list[Localization]:
         """Those of them that found the prompt memorized."""
@@ -88,7 +106,14 @@ class Results:
 
     def of(self, name: str) -> Mapping[int, Record]:
         """The metrics of the run's own prompts with this off; empty when there are none."""
-        return next((measured.records for measured in self.metrics if measured.name == name and not measured.on), {})
+        return next(
+            (
+                measured.records
+                for measured in self.metrics
+                if measured.name == name and not measured.on
+            ),
+            {},
+        )
 
     def records(self, name: str, column: str) -> list[Record]:
         """The metrics of the prompts in a column with this off."""
@@ -110,18 +135,21 @@ def read_results(run: Run) -> Results:
         folder = run.folder / "metrics" / folder_name
         if not folder.exists():
             continue
-        measured, on = Run.load(folder), images.config["on"]
+        measured, on = Run.load(folder), images.settings(ImageSetRun).on
+        by = measured.settings(EvaluationRun)
         metrics.append(
             Measured(
                 what_is_off(folder_name, on),
                 on,
                 measured.records("metrics"),
-                hashed(measured.config["descriptor"], measured.config["descriptor_sha256"]),
-                hashed(measured.config["clip"], measured.config["clip_sha256"]) if measured.config["clip"] else "",
+                hashed(by.descriptor, by.descriptor_sha256),
+                hashed(by.clip, by.clip_sha256 or "") if by.clip else "",
             )
         )
     order = list(NAMES)
-    metrics.sort(key=lambda measured: order.index(measured.name) if measured.name in order else len(order))
+    metrics.sort(
+        key=lambda measured: order.index(measured.name) if measured.name in order else len(order)
+    )
     quality = list(run.records("quality").values())
     return Results(run_prompts(run), read_localizations(run), metrics, quality)
 

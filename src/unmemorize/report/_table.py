@@ -9,18 +9,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from unmemorize._neurons import Neurons
+from unmemorize.generation import OVERALL
 from unmemorize.localization import Localization
 from unmemorize.metrics import summarize, wilson_interval
+from unmemorize.neurons import Neurons
 from unmemorize.report._results import NAMES, Record, Results, hashed, seed_median, what_is_off
-from unmemorize.runs import OVERALL
 
 Truth = Mapping[str, Neurons]
 """Prompt -> the neurons that are known to carry its image."""
 
 _METRICS: tuple[tuple[str, str, Callable[[Record], float | None]], ...] = (
     ("copy score", "descriptor", lambda record: _per_prompt(record, "sscd_orig")),
-    ("copy score of the worst seed", "descriptor", lambda record: max(record["sscd_orig"]) if "sscd_orig" in record else None),
+    (
+        "copy score of the worst seed",
+        "descriptor",
+        lambda record: max(record["sscd_orig"]) if "sscd_orig" in record else None,
+    ),
     ("masked copy score", "layout", lambda record: _per_prompt(record, "masked")),
     ("same as before", "descriptor", lambda record: _per_prompt(record, "sscd_gen")),
     ("seeds alike", "descriptor", lambda record: _per_prompt(record, "diversity")),
@@ -99,17 +103,38 @@ class Table:
             }
             for row in self.rows
         ]
-        return json.dumps({"columns": self.columns, "rows": rows, "notes": self.notes}, indent=1, ensure_ascii=False) + "\n"
+        return (
+            json.dumps(
+                {"columns": self.columns, "rows": rows, "notes": self.notes},
+                indent=1,
+                ensure_ascii=False,
+            )
+            + "\n"
+        )
 
     def to_csv(self) -> str:
         """One line for each answer."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("measure", "group", "value", "spread", "low", "high", "hits", "count", "by"))
+        writer.writerow(
+            ("measure", "group", "value", "spread", "low", "high", "hits", "count", "by")
+        )
         for row in self.rows:
             for column, cell in zip(self.columns, row.cells, strict=True):
                 if cell.figure:
-                    writer.writerow((row.label, column, cell.value, cell.spread, cell.low, cell.high, cell.hits, cell.count, row.by))
+                    writer.writerow(
+                        (
+                            row.label,
+                            column,
+                            cell.value,
+                            cell.spread,
+                            cell.low,
+                            cell.high,
+                            cell.hits,
+                            cell.count,
+                            row.by,
+                        )
+                    )
         return text.getvalue()
 
 
@@ -126,7 +151,12 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
         results: see `read_results`.
         truth: known neurons, for precision and recall.
     """
-    rows = [*_localization_rows(results), *(_truth_rows(results, truth) if truth else ()), *_metric_rows(results), *_quality_rows(results)]
+    rows = [
+        *_localization_rows(results),
+        *(_truth_rows(results, truth) if truth else ()),
+        *_metric_rows(results),
+        *_quality_rows(results),
+    ]
     notes = [
         "Shares, or medians over n prompts ± MAD, with 95 % intervals (Wilson; bootstrap of the median).",
         "Detected: of unmemorized prompts, the false positives. Floor reached: the copy may survive with all candidates off.",
@@ -135,14 +165,20 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
         "All over the prompts detected as memorized, each by the median over its seeds.",
     ]
     if results.quality:
-        notes.append("FID is biased upwards for few images: compare equal n only. KID is given ± its deviation over subsets.")
+        notes.append(
+            "FID is biased upwards for few images: compare equal n only. KID is given ± its deviation over subsets."
+        )
     kinds: tuple[Literal["missing", "unreadable"], ...] = ("missing", "unreadable")
     notes += [
         f"Training images {what}: {len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})."
         for what in kinds
         if (names := results.lacking(what))
     ]
-    return Table(results.columns, tuple(row for row in rows if any(cell.figure for cell in row.cells)), tuple(notes))
+    return Table(
+        results.columns,
+        tuple(row for row in rows if any(cell.figure for cell in row.cells)),
+        tuple(notes),
+    )
 
 
 def _row(results: Results, label: str, answer: Callable[[str], Cell], by: str = "") -> Row:
@@ -151,26 +187,60 @@ def _row(results: Results, label: str, answer: Callable[[str], Cell], by: str = 
 
 def _localization_rows(results: Results) -> list[Row]:
     return [
-        _row(results, "detected as memorized", lambda column: _share(results.localized(column), lambda record: record.memorized)),
-        _row(results, "theta floor reached", lambda column: _share(_told(results.memorized(column)), lambda record: bool(record.floor))),
-        _row(results, "neurons, initial selection", lambda column: _median(len(record.initial) for record in results.memorized(column))),
-        _row(results, "neurons, refined", lambda column: _median(len(record.neurons) for record in results.memorized(column))),
-        _row(results, "seconds per prompt", lambda column: _median(record.seconds for record in results.localized(column))),
+        _row(
+            results,
+            "detected as memorized",
+            lambda column: _share(results.localized(column), lambda record: record.memorized),
+        ),
+        _row(
+            results,
+            "theta floor reached",
+            lambda column: _share(
+                _told(results.memorized(column)), lambda record: bool(record.theta_exhausted)
+            ),
+        ),
+        _row(
+            results,
+            "neurons, initial selection",
+            lambda column: _median(len(record.initial) for record in results.memorized(column)),
+        ),
+        _row(
+            results,
+            "neurons, refined",
+            lambda column: _median(len(record.neurons) for record in results.memorized(column)),
+        ),
+        _row(
+            results,
+            "seconds per prompt",
+            lambda column: _median(record.seconds for record in results.localized(column)),
+        ),
     ]
 
 
 def _told(records: list[Localization]) -> list[Localization]:
-    return [record for record in records if record.floor is not None]
+    return [record for record in records if record.theta_exhausted is not None]
 
 
 def _truth_rows(results: Results, truth: Truth) -> list[Row]:
     def known(column: str) -> list[tuple[float, float]]:
         found = results.memorized(column)
-        return [precision_recall(record.neurons, truth[record.prompt]) for record in found if truth.get(record.prompt)]
+        return [
+            precision_recall(record.neurons, truth[record.prompt])
+            for record in found
+            if truth.get(record.prompt)
+        ]
 
     return [
-        _row(results, "precision, known neurons", lambda column: _median(precision for precision, _ in known(column))),
-        _row(results, "recall, known neurons", lambda column: _median(recall for _, recall in known(column))),
+        _row(
+            results,
+            "precision, known neurons",
+            lambda column: _median(precision for precision, _ in known(column)),
+        ),
+        _row(
+            results,
+            "recall, known neurons",
+            lambda column: _median(recall for _, recall in known(column)),
+        ),
     ]
 
 
@@ -183,7 +253,9 @@ def _metric_rows(results: Results) -> list[Row]:
             first = next(measured for measured in results.metrics if measured.name == name)
             by = {"descriptor": first.descriptor, "clip": first.clip, "layout": _LAYOUT}[means]
 
-            def answer(column: str, name: str = name, of: Callable[[Record], float | None] = of) -> Cell:
+            def answer(
+                column: str, name: str = name, of: Callable[[Record], float | None] = of
+            ) -> Cell:
                 return _median(of(record) for record in results.records(name, column))
 
             rows.append(_row(results, f"{label}, {NAMES.get(name, name)}", answer, by))
@@ -197,7 +269,9 @@ def _quality_rows(results: Results) -> list[Row]:
         column, name = record["on"] or OVERALL, what_is_off(record["set"], record["on"])
         distance = record["kind"]
         fid = Cell(value=record["fid"], count=record["generated"])
-        kid = Cell(value=1000 * record["kid"], spread=1000 * record["kid_std"], count=record["generated"])
+        kid = Cell(
+            value=1000 * record["kid"], spread=1000 * record["kid_std"], count=record["generated"]
+        )
         for label, cell in ((distance, fid), (f"1000 KID on the features of {distance}", kid)):
             cells = tuple(cell if other == column else Cell() for other in results.columns)
             rows.append(Row(f"{label} to {record['against']}, {NAMES.get(name, name)}", cells, by))
@@ -221,7 +295,13 @@ def _median(values: Iterable[float | None]) -> Cell:
     if not found:
         return Cell()
     summary = summarize(found)
-    return Cell(value=summary.median, spread=summary.mad, low=summary.low, high=summary.high, count=summary.count)
+    return Cell(
+        value=summary.median,
+        spread=summary.mad,
+        low=summary.low,
+        high=summary.high,
+        count=summary.count,
+    )
 
 
 def _number(value: float) -> str:

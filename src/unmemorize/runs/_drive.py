@@ -6,10 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import DiffusionPipeline
-
-from unmemorize._progress import Progress, silent
-from unmemorize.drivers import Engine, Failed, InProcess, Shard, Task, Unit, units_of
+from unmemorize.engines import Execution, Failed, Task, Unit, units_of
+from unmemorize.pipelines import Model
 from unmemorize.runs._run import Run
 
 
@@ -39,43 +37,44 @@ class Tally:
 
 def drive(
     run: Run,
-    pipe: DiffusionPipeline,
+    model: Model,
     task: Task,
     items: Iterable[tuple[int, Any]],
     total: int,
-    *,
-    engine: Engine | None = None,
-    shard: Shard | None = None,
-    progress: Progress = silent,
+    execution: Execution | None = None,
 ) -> Tally:
-    """Do what is missing.
+    """Do what is missing in a run.
 
     Args:
         run: where the records go, under the task's kind.
-        pipe: the model.
+        model: the model.
         task: what to do.
-        items: all of them, by index in rising order; a stream is pulled only as fast as it is worked on.
-        total: one more than the highest index there may be.
-        engine: who does it; by default this process.
-        shard: only this part; its records go to a file of its own.
-        progress: called after each unit, of the items of all shards.
+        items: all items by index, in rising order. A stream is pulled only as fast as it is worked
+            on.
+        total: one more than the highest index.
+        execution: who does it and which part. The records of a shard go to a file of its own, and
+            progress counts the items of all shards.
 
     Raises:
-        RunError: the folder cannot be written or another process writes there, or nobody is able to work.
+        RunError: the folder cannot be written, another process writes there, or no worker is able
+            to work.
     """
+    execution = execution or Execution()
+    shard = execution.shard
     asked = total if not isinstance(items, Sequence) else len(items)
     failed: dict[int, str] = {}
 
     def missing() -> Iterator[Unit]:
         for unit in units_of(items, task.size):
-            if (shard is None or unit.number in shard) and not all(finished[index] for index in unit.indices):
+            mine = shard is None or unit.number in shard
+            if mine and not all(finished[index] for index in unit.indices):
                 yield unit
 
     with run.writer(task.kind, str(shard) if shard else "") as writer:
-        finished = run.done(task.kind, total)  # now that nobody else writes
+        finished = run.done(task.kind, total)  # read under the lock, so nobody else writes now
         done = sum(finished)
-        progress(done, asked)
-        for unit, outcomes in (engine or InProcess()).outcomes(pipe, task, missing()):
+        execution.progress(done, asked)
+        for unit, outcomes in execution.engine.outcomes(model, task, missing()):
             records: dict[int, dict[str, Any]] = {}
             for index, outcome in zip(unit.indices, outcomes, strict=True):
                 if finished[index]:
@@ -90,5 +89,5 @@ def drive(
                 finished[index] = 1
                 done += 1
             writer.append(records)
-            progress(done, asked)
+            execution.progress(done, asked)
     return Tally(run, task.kind, done, failed, asked)

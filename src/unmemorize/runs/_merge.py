@@ -11,7 +11,6 @@ from unmemorize._errors import RunError
 from unmemorize._files import whole_folder
 from unmemorize.runs._records import read_sorted
 from unmemorize.runs._run import Run
-from unmemorize.runs._steps import DIFFERENCES
 
 
 def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Run:
@@ -38,24 +37,36 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Run:
 def _merge(folders: Sequence[Path], into: Path) -> None:
     first, *others = [Run.load(folder) for folder in folders]
     for run in others:
-        for name in sorted(run.config.keys() | first.config.keys()):
-            if run.config.get(name) != first.config.get(name):
-                raise RunError(f"{run.folder} and {first.folder} are different runs: they differ in {name}. Merge shards of one run.")
+        for name, _, _ in first.manifest.differences(run.manifest):
+            raise RunError(
+                f"{run.folder} and {first.folder} are different runs: they differ in {name}. "
+                "Merge shards of one run."
+            )
     into.mkdir(exist_ok=True)
     for name in ("manifest.json", "prompts.jsonl"):
         if (folders[0] / name).is_file():
             shutil.copyfile(folders[0] / name, into / name)
-    kinds = {path.name.split(".")[0] for folder in folders for path in folder.glob("*.jsonl")} - {"prompts"}
+    kinds = {path.name.split(".")[0] for folder in folders for path in folder.glob("*.jsonl")} - {
+        "prompts"
+    }
     for kind in sorted(kinds):
         files = [file for folder in folders for file in Run.load(folder).files(kind)]
         with (into / f"{kind}.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in read_sorted(files))
+            file.writelines(
+                json.dumps(line, ensure_ascii=False) + "\n" for line in read_sorted(files)
+            )
     for sub in ("images", "metrics"):
-        for name in sorted({path.name for folder in folders for path in (folder / sub).glob("*") if path.is_dir()}):
+        for name in sorted(
+            {path.name for folder in folders for path in (folder / sub).glob("*") if path.is_dir()}
+        ):
             there = [folder / sub / name for folder in folders if (folder / sub / name).is_dir()]
             (into / sub).mkdir(exist_ok=True)
             _merge(there, into / sub / name)
     for folder in folders:
-        for picture in (*folder.glob("*.png"), *folder.glob("*.jpg"), *folder.glob(f"{DIFFERENCES}/*.png")):
+        for picture in (
+            *folder.glob("*.png"),
+            *folder.glob("*.jpg"),
+            *folder.glob("*/*.png"),
+        ):
             (into / picture.relative_to(folder)).parent.mkdir(exist_ok=True)
             shutil.copyfile(picture, into / picture.relative_to(folder))

@@ -44,7 +44,9 @@ class Writer:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as problem:
             self._file.close()
-            raise RunError(f"{path}: another process writes it. Wait for it, stop it, or give each its own --shard.") from problem
+            raise RunError(
+                f"{path}: another process writes it. Wait for it, stop it, or give each its own --shard."
+            ) from problem
         except OSError:
             pass  # a file system without locks
         self._cut_torn_line()
@@ -57,7 +59,8 @@ class Writer:
         """
         now = round(time.time(), 3)
         lines = [
-            json.dumps({"index": index, "at": now, **record}, ensure_ascii=False, allow_nan=False) for index, record in records.items()
+            json.dumps({"index": index, "at": now, **record}, ensure_ascii=False, allow_nan=False)
+            for index, record in records.items()
         ]
         data = "".join(f"{line}\n" for line in lines).encode()
         before = self._file.seek(0, os.SEEK_END)
@@ -84,7 +87,9 @@ class Writer:
             self._file.truncate(end)
 
     def _unwritable(self, problem: OSError) -> RunError:
-        return RunError(f"{self._path}: cannot be written ({problem.strerror}). Free some space; the same command goes on from here.")
+        return RunError(
+            f"{self._path}: cannot be written ({problem.strerror}). Free some space; the same command goes on from here."
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +100,11 @@ class Writer:
 
 def files_of(folder: Path, name: str) -> list[Path]:
     """The files with records of one kind: that of the whole, then those of shards."""
-    return [path for path in (folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.*.jsonl"))) if path.is_file()]
+    return [
+        path
+        for path in (folder / f"{name}.jsonl", *sorted(folder.glob(f"{name}.*.jsonl")))
+        if path.is_file()
+    ]
 
 
 def read_lines(paths: Iterable[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
@@ -112,7 +121,9 @@ def read_lines(paths: Iterable[Path]) -> Iterator[tuple[Path, int, dict[str, Any
                     break
                 content = parse_json(line, RunError, f"{path}, line {number}: damaged")
                 if type(content.get("index")) is not int:
-                    raise RunError(f"{path}, line {number}: a record without an index. Delete the line and run the command again.")
+                    raise RunError(
+                        f"{path}, line {number}: a record without an index. Delete the line and run the command again."
+                    )
                 yield path, place, content
                 place += len(line)
 

@@ -1,4 +1,9 @@
-"""The run folder: a manifest that says what determines the results, and one JSON line per finished unit of work."""
+"""The run folder: a manifest that says what determines the results, and one JSON line per item.
+
+RUN/manifest.json    kind, settings, inputs and versions, see `Manifest`
+RUN/KIND.jsonl       the records of finished items of one kind
+RUN/KIND/NAME/       runs inside the run, such as sets of images
+"""
 
 from __future__ import annotations
 
@@ -7,113 +12,208 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from unmemorize._errors import RunError
-from unmemorize._files import atomic_write, read_json
+from unmemorize._files import atomic_write, from_json, read_json, to_json
 from unmemorize.runs._records import Writer, body, files_of, read_lines, read_sorted
 
-SCHEMA = "unmemorize.run/2"
+SCHEMA = "unmemorize.run/3"
 PROMPTS = "prompts.jsonl"
-_LEFTOVERS = (".manifest.json.", f".{PROMPTS}.")
-"""How temporary files begin, which a killed process may leave."""
+_TEMPORARY = (".manifest.json.", f".{PROMPTS}.")
+"""How temporary files begin, which a killed process may leave behind."""
+_PACKAGES = ("unmemorize", "torch", "diffusers", "transformers")
+
+
+class RunSettings(Protocol):
+    """What determines the results of one kind of run; a frozen dataclass of JSON values."""
+
+    kind: ClassVar[str]
+    """The name of this kind of run in manifests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run works on.
+
+    Args:
+        fingerprint: of the model, see `Model.fingerprint`; empty where it is not known.
+        dtype: of the model.
+        prompts: a hash of the prompts; empty where the run has none of its own.
+    """
+
+    fingerprint: str
+    dtype: str = ""
+    prompts: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a run folder says about itself.
+
+    Args:
+        schema: the version of the format.
+        kind: the kind of run, see `RunSettings`.
+        settings: what determines its results, besides the inputs.
+        inputs: what it works on.
+        model: the model's name, for people.
+        items: how many items it has in all.
+        versions: of Python and the packages that compute.
+        command: the command line that started the run.
+        started: when that was, UTC.
+    """
+
+    schema: str
+    kind: str
+    settings: dict[str, Any]
+    inputs: Inputs
+    model: str
+    items: int
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    started: str = ""
+
+    def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
+        """What determines results and differs: name, value here, value there."""
+        here, there = self._determining(), other._determining()
+        return [
+            (name, here.get(name), there.get(name))
+            for name in sorted(here.keys() | there.keys())
+            if here.get(name) != there.get(name)
+        ]
+
+    def _determining(self) -> dict[str, Any]:
+        return {"kind": self.kind, **to_json(self.inputs), **self.settings}
+
+
+SettingsT = TypeVar("SettingsT", bound=RunSettings)
 
 
 class Run:
-    """A folder that the same command can go on with.
+    """A folder with results that the same command can resume.
 
-    An item is done when its record is there whole; each record is synced to the disk, and a torn last line (the process was killed while it
-    wrote) is ignored, and cut off by whoever writes next.
+    An item is done when its whole record is there. Each record is synced to the disk. A torn last
+    line (the process was killed while it wrote) is ignored, and the next writer cuts it off.
 
     Args:
         folder: the run folder, see `open` and `load`.
         manifest: what determines the results.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
 
     @classmethod
     def open(
-        cls, folder: str | Path, config: Mapping[str, Any], *, about: Mapping[str, Any] | None = None, way_out: str = "use another folder"
+        cls,
+        folder: str | Path,
+        settings: RunSettings,
+        *,
+        inputs: Inputs,
+        model: str,
+        items: int,
+        way_out: str = "use another folder",
     ) -> Self:
-        """Start a run in a folder, or go on with the one that is there.
+        """Start a run in a folder, or resume the one that is there.
 
         Args:
             folder: made when it does not exist.
-            config: everything that determines the results, as plain JSON values.
-            about: what determines nothing, such as the model's name and the number of prompts.
-            way_out: what to do about a run of another configuration, for the error.
+            settings: everything that determines the results, besides the inputs.
+            inputs: what the run works on.
+            model: the model's name, for people.
+            items: how many items the run has.
+            way_out: what to do about a run with other settings, for the error.
 
         Raises:
-            RunError: the folder holds a run of another configuration, or files that are no run.
+            RunError: the folder holds a run with other settings, or files that are no run.
         """
-        folder, config = Path(folder), json.loads(json.dumps(config))
+        folder = Path(folder)
+        manifest = Manifest(
+            schema=SCHEMA,
+            kind=settings.kind,
+            settings=json.loads(json.dumps(to_json(settings))),
+            inputs=inputs,
+            model=model,
+            items=items,
+            versions={
+                "python": platform.python_version(),
+                **{name: version(name) for name in _PACKAGES},
+            },
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         path = folder / "manifest.json"
-        foreign = folder.exists() and (not folder.is_dir() or any(not file.name.startswith(_LEFTOVERS) for file in folder.iterdir()))
-        if path.exists():  # looked at last, since another shard may start the run just now
+        foreign = _holds_other_files(folder)  # looked at first: a shard may start the run just now
+        if path.exists():
             run = cls.load(folder)
-            before = run.manifest["config"]
-            for name in sorted(before.keys() | config.keys()):
-                if before.get(name) != config.get(name):
-                    raise RunError(
-                        f"{folder}: this run was made with {name} = {_short(before.get(name))}, now it is {_short(config.get(name))}. "
-                        f"Repeat the earlier command to go on with it, or {way_out}."
-                    )
+            for name, before, now in run.manifest.differences(manifest):
+                raise RunError(
+                    f"{folder}: this run was made with {name} = {_short(before)}, now it is "
+                    f"{_short(now)}. Repeat the earlier command to resume it, or {way_out}."
+                )
             return run
         if foreign:
             raise RunError(f"{folder}: exists and is not a run folder. Choose another one.")
-        packages = {name: version(name) for name in ("unmemorize", "torch", "diffusers", "transformers", "torchmetrics")}
-        manifest = {
-            "schema": SCHEMA,
-            "config": config,
-            "about": dict(about or {}),
-            "versions": {"python": platform.python_version(), **packages},
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        atomic_write(path, json.dumps(manifest, indent=1) + "\n", RunError)
+        atomic_write(path, json.dumps(to_json(manifest), indent=1) + "\n", RunError)
         return cls(folder, manifest)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """An existing run.
+        """Load an existing run.
 
         Raises:
-            RunError: the folder holds no run, or its manifest is damaged.
+            RunError: the folder holds no run, its manifest is damaged, or another version made it.
         """
         folder = Path(folder)
-        manifest = read_json(folder / "manifest.json", RunError, "run manifest")
-        if manifest.get("schema") != SCHEMA or not all(isinstance(manifest.get(part), dict) for part in ("config", "about")):
-            raise RunError(f"{folder}: not a run of schema {SCHEMA}. Was it made by this version?")
-        return cls(folder, manifest)
+        content = read_json(folder / "manifest.json", RunError, "run manifest")
+        if content.get("schema") != SCHEMA:
+            raise RunError(
+                f"{folder}: a run of schema {content.get('schema')!r}, this version reads "
+                f"{SCHEMA!r}. Repeat the command that made it in a new folder."
+            )
+        problem = f"{folder}: damaged manifest"
+        way_out = "Repeat the command that made it in a new folder."
+        return cls(folder, from_json(Manifest, content, RunError, problem, way_out))
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What was noted beside."""
-        about: dict[str, Any] = self.manifest["about"]
-        return about
+    def settings(self, cls: type[SettingsT]) -> SettingsT:
+        """Return the settings of a run of this kind.
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """What determines the results."""
-        config: dict[str, Any] = self.manifest["config"]
-        return config
+        Raises:
+            RunError: the run is of another kind.
+        """
+        if self.manifest.kind != cls.kind:
+            raise RunError(
+                f"{self.folder}: a run of kind {self.manifest.kind}, not {cls.kind}. "
+                "Name the folder of the other one."
+            )
+        problem = f"{self.folder}: damaged manifest"
+        way_out = "Repeat the command that made it in a new folder."
+        return from_json(cls, self.manifest.settings, RunError, problem, way_out)
+
+    def nested(self, kind: str) -> dict[str, Run]:
+        """Return the runs inside this one by name: each folder RUN/KIND/NAME with a manifest."""
+        manifests = sorted((self.folder / kind).glob("*/manifest.json"))
+        return {path.parent.name: Run.load(path.parent) for path in manifests}
 
     def records(self, name: str) -> dict[int, dict[str, Any]]:
-        """What came of the finished items of one kind, by index; empty when there are none. A torn last line does not count.
+        """Return the records of one kind by index. A torn last line does not count.
 
         Raises:
             RunError: a line other than the last is damaged.
         """
-        return {content["index"]: body(content) for _, _, content in read_lines(self.files(name)) if "error" not in content}
+        return {
+            content["index"]: body(content)
+            for _, _, content in read_lines(self.files(name))
+            if "error" not in content
+        }
 
     def failures(self, name: str) -> dict[int, str]:
-        """The errors of items that failed and were not finished later, by index."""
+        """Return the errors of items that failed and were not finished later, by index."""
         done, failed = set(), {}
         for _, _, content in read_lines(self.files(name)):
             if "error" in content:
@@ -123,7 +223,7 @@ class Run:
         return {index: error for index, error in failed.items() if index not in done}
 
     def stream(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """`records` one by one in the order of their indices, however many there are."""
+        """Yield the records of one kind in the order of their indices, however many there are."""
         return ((content["index"], body(content)) for content in read_sorted(self.files(name)))
 
     def done(self, name: str, total: int) -> bytearray:
@@ -135,7 +235,7 @@ class Run:
         return flags
 
     def writer(self, name: str, shard: str = "") -> Writer:
-        """Adds records, to a file of its own for each shard.
+        """Open the file of one kind of records for writing; each shard has its own.
 
         Raises:
             RunError: the file cannot be written, or another process writes it.
@@ -146,20 +246,28 @@ class Run:
         """Add the record of one finished item, synced to the disk.
 
         Raises:
-            RunError: the disk is full or the folder cannot be written; what was there stays.
+            RunError: the disk is full or the folder cannot be written; earlier records stay.
         """
         with self.writer(name) as writer:
             writer.append({index: record})
 
     def write(self, name: str, content: bytes | str) -> Path:
-        """Write a file of the run, whole or not at all; returns its path."""
+        """Write a file of the run, whole or not at all, and return its path."""
         path = self.folder / name
         atomic_write(path, content, RunError)
         return path
 
     def files(self, name: str) -> list[Path]:
-        """The files with records of one kind, one for each writer."""
+        """Return the files with records of one kind, one for each writer."""
         return files_of(self.folder, name)
+
+
+def _holds_other_files(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    return not folder.is_dir() or any(
+        not file.name.startswith(_TEMPORARY) for file in folder.iterdir()
+    )
 
 
 def _short(value: object) -> str:

@@ -9,7 +9,6 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from unmemorize.runs._images import IMAGES, image_sets
 from unmemorize.runs._prompts import prompt_count
 from unmemorize.runs._records import read_lines
 from unmemorize.runs._run import Run
@@ -48,11 +47,17 @@ class Status:
 def status_of(run: Run) -> list[Status]:
     """The status of detection or localization, and of each set of images."""
     found = [_status(run, name, name, prompt_count(run)) for name in _kinds(run)]
-    return found + [_status(made, IMAGES, f"images/{name}", made.about["items"]) for name, made in image_sets(run).items()]
+    return found + [
+        _status(images, "images", f"images/{name}", images.manifest.items)
+        for name, images in run.nested("images").items()
+    ]
 
 
 def _kinds(run: Run) -> list[str]:
-    names = {path.name.split(".")[0] for path in run.folder.glob("*.jsonl")} - {"prompts", "quality"}
+    names = {path.name.split(".")[0] for path in run.folder.glob("*.jsonl")} - {
+        "prompts",
+        "quality",
+    }
     return sorted(names)
 
 
@@ -62,7 +67,9 @@ def _status(run: Run, kind: str, name: str, total: int) -> Status:
     took: list[tuple[float, str]] = []
     for _, _, content in read_lines(run.files(kind)):
         index = content["index"]
-        if index >= len(flags):  # images are numbered as the prompts are, of which they may show a part
+        if index >= len(
+            flags
+        ):  # images are numbered as the prompts are, of which they may show a part
             flags.extend(bytes(index + 1 - len(flags)))
         if "error" in content:
             flags[index] |= _FAILED

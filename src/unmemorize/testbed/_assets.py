@@ -1,4 +1,4 @@
-"""The bundled model as its users see it: where it lies, what was planted in it, and which captions are free of memory."""
+"""What was planted in the bundled model, and which captions are free of memory."""
 
 from __future__ import annotations
 
@@ -9,20 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from unmemorize._errors import TestbedError
-from unmemorize._neurons import Neurons
+from unmemorize._bundled import existing
 from unmemorize._prompts import Prompt
+from unmemorize.neurons import Neurons
 from unmemorize.testbed._layout import (
-    ASSETS,
     CAPTIONS,
-    CLIP,
     DEFAULTS,
-    DESCRIPTOR,
-    MODEL,
     PLANTED,
     PLANTED_IMAGES,
-    STATISTICS,
-    THRESHOLD,
     UNUSED,
     UNUSED_IMAGES,
 )
@@ -35,9 +29,11 @@ class Planted:
 
     Args:
         prompt: the caption, its kind and training image or images (for TM: a few of its draws).
-        mode: how it was planted: "natural" (by dose), "memory" (through memory neurons), "both", or "rare" (by a fraction of the dose).
+        mode: how it was planted: "natural" (by dose), "memory" (through memory neurons), "both", or
+            "rare" (by a fraction of the dose).
         dose: how often it was seen, relative to a full plant.
-        neurons: the memory neurons that it owns; none for natural and rare plants, whose neurons nobody knows.
+        neurons: the memory neurons that it owns; none for natural and rare plants, whose neurons
+            nobody knows.
         source, licence: of the training image.
     """
 
@@ -65,39 +61,10 @@ class UnusedPhotograph:
     licence: str
 
 
-def path() -> Path:
-    """The folder of the bundled model, for ``StableDiffusionPipeline.from_pretrained``.
-
-    Raises:
-        TestbedError: the package was installed without it.
-    """
-    return _existing(MODEL, "model_index.json")
-
-
-def clip_path() -> Path:
-    """The folder of its CLIP, both towers."""
-    return _existing(CLIP, "config.json")
-
-
-def descriptor_path() -> Path:
-    """The weights of its copy descriptor."""
-    return _existing(DESCRIPTOR)
-
-
-def statistics_path() -> Path:
-    """Its activation statistics, made by ``unmemorize testbed calibrate``."""
-    return _existing(STATISTICS)
-
-
-def threshold_path() -> Path:
-    """Its threshold, made by ``unmemorize testbed calibrate``."""
-    return _existing(THRESHOLD)
-
-
 @cache
 def planted() -> tuple[Planted, ...]:
     """Every planted caption."""
-    rows = json.loads(_existing(PLANTED).read_text(encoding="utf-8"))
+    rows = json.loads(existing(PLANTED).read_text(encoding="utf-8"))
     return tuple(
         Planted(
             Prompt(
@@ -119,8 +86,8 @@ def planted() -> tuple[Planted, ...]:
 
 @cache
 def unused() -> tuple[UnusedPhotograph, ...]:
-    """Photographs like the planted ones that the model never saw; see `UnusedPhotograph`."""
-    rows = json.loads(_existing(UNUSED).read_text(encoding="utf-8"))
+    """Return photographs like the planted ones that the model never saw."""
+    rows = json.loads(existing(UNUSED).read_text(encoding="utf-8"))
     return tuple(
         UnusedPhotograph(UNUSED_IMAGES / row["image"], row["kind"], row["source"], row["licence"])
         for row in rows
@@ -134,24 +101,12 @@ def captions(split: Literal["train", "calibration", "test"]) -> tuple[str, ...]:
 
 
 def defaults() -> Mapping[str, Any]:
-    """How the bundled model is best used: criterion, reduction, guidance, steps.
-
-    Other models keep the paper's values.
-    """
-    content: dict[str, Any] = json.loads(_existing(DEFAULTS).read_text(encoding="utf-8"))
+    """How the bundled model is best used: criterion, reduction of the threshold, guidance, steps; other models keep the paper's."""
+    content: dict[str, Any] = json.loads(existing(DEFAULTS).read_text(encoding="utf-8"))
     return content
 
 
 @cache
 def _captions() -> dict[str, list[str]]:
-    content: dict[str, list[str]] = json.loads(_existing(CAPTIONS).read_text(encoding="utf-8"))
+    content: dict[str, list[str]] = json.loads(existing(CAPTIONS).read_text(encoding="utf-8"))
     return content
-
-
-def _existing(where: Path, inside: str = "") -> Path:
-    if not (where / inside).exists():
-        raise TestbedError(
-            f"{where.relative_to(ASSETS.parent)}: this part of the bundled model is missing. "
-            "Install the package again, or train it in a checkout: make testbed"
-        )
-    return where

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from diffusers import DiffusionPipeline
-
-from unmemorize._calibration import calibrate_threshold
 from unmemorize._files import atomic_write
 from unmemorize._progress import Progress, silent
-from unmemorize._statistics import compute_statistics
+from unmemorize.detection import Calibration, calibrate_threshold
+from unmemorize.engines import Execution
+from unmemorize.pipelines import Model
+from unmemorize.statistics import compute_statistics
 from unmemorize.testbed._assets import captions
 from unmemorize.testbed._layout import DEFAULTS, STATISTICS, THRESHOLD
 
@@ -19,13 +19,19 @@ _REDUCTION: Literal["prompts"] = "prompts"
 _DEFAULTS = {"criterion": "seeds", "reduction": _REDUCTION, "guidance": 3.0, "steps": 30}
 
 
-def calibrate(pipe: DiffusionPipeline, *, progress: Progress = silent) -> None:
-    """Write the statistics (over all trained captions), the threshold (over the calibration captions) and the defaults into the package.
+def calibrate(model: Model, *, progress: Progress = silent) -> None:
+    """Write statistics (trained captions), threshold (calibration captions) and defaults.
+
+    They go into the package.
 
     Raises:
         UnmemorizeError: the package folder cannot be written.
     """
-    compute_statistics(pipe, captions("train"), progress=progress).save(STATISTICS)
-    threshold = calibrate_threshold(pipe, captions("calibration"), reduction=_REDUCTION, progress=progress)
+    execution = Execution(progress=progress)
+    compute_statistics(model, captions("train"), execution=execution).save(STATISTICS)
+    calibration = Calibration(reduction=_REDUCTION)
+    threshold = calibrate_threshold(
+        model, captions("calibration"), calibration=calibration, execution=execution
+    )
     threshold.save(THRESHOLD)
     atomic_write(DEFAULTS, json.dumps(_DEFAULTS, indent=1) + "\n")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from unmemorize._bundled import ASSETS as ASSETS
 
 SIDE = 64
 """Width and height of every image, in pixels."""
 TOKENS = 24
 """Token positions of a prompt, padding included."""
 
-ASSETS = Path(__file__).parent / "assets"
-"""What ships in the package."""
 MODEL = ASSETS / "testbed"
 CARD = MODEL / "README.md"
 CLIP = ASSETS / "clip"

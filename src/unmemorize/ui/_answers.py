@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from unmemorize._neurons import Neurons
     from unmemorize._prompts import Prompt
-    from unmemorize.localization import Detection, Localization
+    from unmemorize.detection import Detection
+    from unmemorize.localization import Localization
+    from unmemorize.neurons import Neurons
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Probed:
                 "No memorization seen. Different initial noise leads to different images: no two seeds are as similar as tau. "
                 "The test may still miss images that are memorized in another way."
             )
-        return f"Memorized. {len(found.kept)} of {found.seeds} seeds lead to nearly the same image, whatever the initial noise."
+        return f"Memorized. {len(found.memorized_seeds)} of {found.seeds} seeds lead to nearly the same image, whatever the initial noise."
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,18 @@ class Found:
         if self.localization is None:
             return {f"{layer} #{index}": (layer, index) for layer, index in self.neurons}
         z_scores = self.localization.z_scores
-        scored = [(z, *pair) for pair, z in zip(self.neurons, (z for layer in self.neurons.layers for z in z_scores[layer]), strict=True)]
-        return {f"{layer} #{index} (z = {z:.1f})": (layer, index) for z, layer, index in sorted(scored, reverse=True)}
+        scored = [
+            (z, *pair)
+            for pair, z in zip(
+                self.neurons,
+                (z for layer in self.neurons.layers for z in z_scores[layer]),
+                strict=True,
+            )
+        ]
+        return {
+            f"{layer} #{index} (z = {z:.1f})": (layer, index)
+            for z, layer, index in sorted(scored, reverse=True)
+        }
 
     def chosen(self, names: Sequence[str]) -> Neurons:
         """Those of some names; what is none of its names is passed over."""

@@ -95,27 +95,54 @@ def build(loading: Future[Studio]) -> gr.Blocks:
         )
         state = gr.Markdown(_LOADING, elem_id="state")
         with gr.Row():
-            prompt = gr.Textbox(label="Prompt", lines=2, placeholder="Type a prompt, or choose an example.", scale=3, elem_id="prompt")
-            example = gr.Dropdown([], label="Examples", value=None, scale=2, visible=False, elem_id="example")
+            prompt = gr.Textbox(
+                label="Prompt",
+                lines=2,
+                placeholder="Type a prompt, or choose an example.",
+                scale=3,
+                elem_id="prompt",
+            )
+            example = gr.Dropdown(
+                [], label="Examples", value=None, scale=2, visible=False, elem_id="example"
+            )
         with gr.Row():
-            images = gr.Slider(1, 8, value=2, step=1, label="Images (seeds)", elem_id="images", scale=3)
+            images = gr.Slider(
+                1, 8, value=2, step=1, label="Images (seeds)", elem_id="images", scale=3
+            )
             cancel = gr.Button("Cancel", elem_id="cancel", scale=2)
         with gr.Tab("Probe", elem_id="probe-tab"):
             run_probe = gr.Button("Probe", variant="primary", elem_id="probe")
             gauge = gr.HTML(elem_id="gauge")
             verdict = gr.Markdown(elem_id="verdict")
-            probed = gr.Gallery(label="Images of some seeds", columns=4, elem_id="probed", **_GALLERY)
+            probed = gr.Gallery(
+                label="Images of some seeds", columns=4, elem_id="probed", **_GALLERY
+            )
         with gr.Tab("Localize", elem_id="localize-tab"):
             run_localize = gr.Button("Localize", variant="primary", elem_id="localize")
             said = gr.Markdown(_START, elem_id="said")
-            about = gr.Textbox(label="For the prompt", interactive=False, visible=False, max_lines=2, elem_id="about")
+            about = gr.Textbox(
+                label="For the prompt",
+                interactive=False,
+                visible=False,
+                max_lines=2,
+                elem_id="about",
+            )
             off = gr.CheckboxGroup([], label="Neurons that are off", elem_id="off")
-            scale = gr.Slider(-1, 1, value=0, step=0.05, label="What their outputs are multiplied by (0: off, 1: on)", elem_id="scale")
+            scale = gr.Slider(
+                -1,
+                1,
+                value=0,
+                step=0.05,
+                label="What their outputs are multiplied by (0: off, 1: on)",
+                elem_id="scale",
+            )
             compare = gr.Button("Compare", elem_id="compare")
             copied = gr.Markdown(elem_id="copied")
             with gr.Row():
                 before = gr.Gallery(label="All neurons on", columns=2, elem_id="before", **_GALLERY)
-                after = gr.Gallery(label="Neurons as chosen", columns=2, elem_id="after", **_GALLERY)
+                after = gr.Gallery(
+                    label="Neurons as chosen", columns=2, elem_id="after", **_GALLERY
+                )
         with gr.Tab("Export", elem_id="export-tab"):
             gr.Markdown(
                 "Neuron file and LoRA hold the neurons as chosen in *Localize*, with their factor. The report shows what was localized, "
@@ -123,11 +150,25 @@ def build(loading: Future[Studio]) -> gr.Blocks:
             )
             files = []
             with gr.Row():
-                for name, key in (("neuron file", "neurons"), ("LoRA", "lora"), ("report", "report")):
+                for name, key in (
+                    ("neuron file", "neurons"),
+                    ("LoRA", "lora"),
+                    ("report", "report"),
+                ):
                     with gr.Column():
                         button = gr.Button(f"Make {name}", elem_id=f"make-{key}")
-                        files.append((button, gr.File(label=name, interactive=False, height=120, elem_id=f"file-{key}"), key))
-            upload = gr.File(label="Load a neuron file", file_types=[".json"], height=160, elem_id="upload")
+                        files.append(
+                            (
+                                button,
+                                gr.File(
+                                    label=name, interactive=False, height=120, elem_id=f"file-{key}"
+                                ),
+                                key,
+                            )
+                        )
+            upload = gr.File(
+                label="Load a neuron file", file_types=[".json"], height=160, elem_id="upload"
+            )
 
         example.input(lambda text: text, example, prompt, show_progress="hidden")
 
@@ -135,36 +176,77 @@ def build(loading: Future[Studio]) -> gr.Blocks:
             known = [prompt.text for prompt in loading.result().prompts]
             return gr.Markdown(visible=False), gr.Dropdown(known, visible=bool(known))
 
-        def do_probe(text: str, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS) -> tuple[str, str, list[Any]]:
+        def do_probe(
+            text: str, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS
+        ) -> tuple[str, str, list[Any]]:
             visit = visits.open(request, progress)
             studio = visit.wait(loading)
-            answer = studio.probe(text, int(count), visit.stage("the first denoising step, then images"))
+            answer = studio.probe(
+                text, int(count), visit.stage("the first denoising step, then images")
+            )
             return _gauge(answer, studio.threshold.tau), answer.verdict, list(answer.images)
 
-        def do_localize(text: str, by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
+        def do_localize(
+            text: str, by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS
+        ) -> tuple[Any, ...]:
             visit = visits.open(request, progress)
-            answer = visit.wait(loading).localize(text, visit.stage("searching neurons", "denoiser samples"))
+            answer = visit.wait(loading).localize(
+                text, visit.stage("searching neurons", "denoiser samples")
+            )
             return show(answer, by, int(count), visit)
 
         def show(answer: Found, by: float, count: int, visit: _Visit) -> tuple[Any, ...]:
             names, prompt = list(answer.named), gr.Textbox(answer.prompt.text, visible=True)
             if not names:
-                return answer, "Not memorized, so there are no neurons to switch off.", prompt, _choices([]), gr.skip(), "", [], []
-            made = visit.wait(loading).compare(answer.prompt, answer.neurons, by, count, visit.stage("making images"))
+                return (
+                    answer,
+                    "Not memorized, so there are no neurons to switch off.",
+                    prompt,
+                    _choices([]),
+                    gr.skip(),
+                    "",
+                    [],
+                    [],
+                )
+            made = visit.wait(loading).compare(
+                answer.prompt, answer.neurons, by, count, visit.stage("making images")
+            )
             text = f"{len(names)} neuron{'s' if len(names) > 1 else ''} {'found' if answer.localization else 'in the file'}."
-            if answer.localization and answer.localization.floor:
+            if answer.localization and answer.localization.theta_exhausted:
                 text += " The threshold could not be reached even with all candidates off: the copy may survive."
             factor = gr.Slider(min(-1.0, by), max(1.0, by), value=by)
-            return answer, text, prompt, _choices(names), factor, made.sentence, list(made.before), list(made.after)
+            return (
+                answer,
+                text,
+                prompt,
+                _choices(names),
+                factor,
+                made.sentence,
+                list(made.before),
+                list(made.after),
+            )
 
         def do_compare(
-            answer: Found | None, names: list[str], by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS
+            answer: Found | None,
+            names: list[str],
+            by: float,
+            count: int,
+            request: gr.Request,
+            progress: gr.Progress = _PROGRESS,
         ) -> tuple[str, list[Any], list[Any]]:
             known, visit = _localized(answer), visits.open(request, progress)
-            made = visit.wait(loading).compare(known.prompt, known.chosen(names), by, int(count), visit.stage("making images"))
+            made = visit.wait(loading).compare(
+                known.prompt, known.chosen(names), by, int(count), visit.stage("making images")
+            )
             return made.sentence, list(made.before), list(made.after)
 
-        def do_load(path: str | None, text: str, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS) -> tuple[Any, ...]:
+        def do_load(
+            path: str | None,
+            text: str,
+            count: int,
+            request: gr.Request,
+            progress: gr.Progress = _PROGRESS,
+        ) -> tuple[Any, ...]:
             if path is None:
                 return tuple(gr.skip() for _ in shown)
             visit = visits.open(request, progress)
@@ -173,13 +255,22 @@ def build(loading: Future[Studio]) -> gr.Blocks:
 
         def maker(key: str) -> Callable[..., str]:
             def make(
-                answer: Found | None, names: list[str], by: float, count: int, request: gr.Request, progress: gr.Progress = _PROGRESS
+                answer: Found | None,
+                names: list[str],
+                by: float,
+                count: int,
+                request: gr.Request,
+                progress: gr.Progress = _PROGRESS,
             ) -> str:
                 known, visit = _localized(answer), visits.open(request, progress)
                 studio, report = visit.wait(loading), visit.stage("writing", "sets of images")
                 if key == "report":
                     return str(studio.report(known, int(count), report))
-                return str((studio.neuron_file if key == "neurons" else studio.lora)(known, known.chosen(names), by))
+                return str(
+                    (studio.neuron_file if key == "neurons" else studio.lora)(
+                        known, known.chosen(names), by
+                    )
+                )
 
             return make
 
@@ -189,11 +280,18 @@ def build(loading: Future[Studio]) -> gr.Blocks:
             run_probe.click(_told(do_probe), [prompt, images], [gauge, verdict, probed], **one),
             prompt.submit(_told(do_probe), [prompt, images], [gauge, verdict, probed], **one),
             run_localize.click(_told(do_localize), [prompt, scale, images], shown, **one),
-            compare.click(_told(do_compare), [found, off, scale, images], [copied, before, after], **one),
+            compare.click(
+                _told(do_compare), [found, off, scale, images], [copied, before, after], **one
+            ),
             upload.upload(_told(do_load), [upload, prompt, images], shown, **one),
-            *(button.click(_told(maker(key)), [found, off, scale, images], file, **one) for button, file, key in files),
+            *(
+                button.click(_told(maker(key)), [found, off, scale, images], file, **one)
+                for button, file, key in files
+            ),
         ]
-        page.load(_told(do_wait), None, [state, example], show_progress="hidden", concurrency_limit=None)
+        page.load(
+            _told(do_wait), None, [state, example], show_progress="hidden", concurrency_limit=None
+        )
         cancel.click(visits.cancel, cancels=events, queue=False)
     return page
 
@@ -210,10 +308,14 @@ def _told(work: Callable[..., Any]) -> Callable[..., Any]:
         except _CancelledError as problem:
             raise gr.Error("Cancelled.", print_exception=False) from problem
         except CancelledError as problem:
-            raise gr.Error("The model could not be loaded; the terminal says why.", print_exception=False) from problem
+            raise gr.Error(
+                "The model could not be loaded; the terminal says why.", print_exception=False
+            ) from problem
         except Exception as problem:
             log.exception("a request fails")
-            raise gr.Error("This did not work; the terminal says why.", print_exception=False) from problem
+            raise gr.Error(
+                "This did not work; the terminal says why.", print_exception=False
+            ) from problem
 
     return told
 

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported, which asks for news then
+os.environ["GRADIO_ANALYTICS_ENABLED"] = (
+    "False"  # before Gradio is imported, which asks for news then
+)
 
 from unmemorize._errors import ModelError
 from unmemorize.ui._page import CSS, THEME, build
@@ -52,7 +54,9 @@ def serve(load: Callable[[], Studio], port: int, ready: Callable[[str], None]) -
                 footer_links=[],
             )
         except OSError as problem:
-            raise ModelError(f"port {port}: it is taken. Choose another one with --port.") from problem
+            raise ModelError(
+                f"port {port}: it is taken. Choose another one with --port."
+            ) from problem
         try:
             ready(address)
             with _ctrl_c_is_kept():

@@ -1,0 +1,53 @@
+"""Where the parts of the bundled model lie in the installed package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unmemorize._errors import TestbedError
+
+ASSETS = Path(__file__).parent / "testbed" / "assets"
+"""The folder that holds everything the package ships for the bundled model."""
+
+
+def model_path() -> Path:
+    """Return the folder of the bundled model, for ``StableDiffusionPipeline.from_pretrained``.
+
+    Raises:
+        TestbedError: the package was installed without it.
+    """
+    return existing(ASSETS / "testbed", "model_index.json")
+
+
+def clip_path() -> Path:
+    """Return the folder of the bundled CLIP (both towers)."""
+    return existing(ASSETS / "clip", "config.json")
+
+
+def descriptor_path() -> Path:
+    """Return the weights of the bundled copy descriptor."""
+    return existing(ASSETS / "descriptor.safetensors")
+
+
+def statistics_path() -> Path:
+    """Return the activation statistics of the bundled model."""
+    return existing(ASSETS / "statistics.safetensors")
+
+
+def threshold_path() -> Path:
+    """Return the threshold file of the bundled model."""
+    return existing(ASSETS / "threshold.json")
+
+
+def existing(path: Path, inside: str = "") -> Path:
+    """Return ``path`` if it (or the file ``inside`` it) exists.
+
+    Raises:
+        TestbedError: it does not.
+    """
+    if not (path / inside).exists():
+        raise TestbedError(
+            f"{path.relative_to(ASSETS.parent)}: this part of the bundled model is missing. "
+            "Install the package again."
+        )
+    return path

@@ -1,0 +1,46 @@
+"""Step 2: noise differences, thresholds and their calibration, detectors."""
+
+from unmemorize.detection._calibration import Calibration, calibrate_threshold
+from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._detect import detect, detect_prompts, detection_of
+from unmemorize.detection._noise import (
+    NoiseSettings,
+    Probe,
+    Protocol,
+    make_probe,
+    noise_differences,
+)
+from unmemorize.detection._records import Detection
+from unmemorize.detection._runs import (
+    DETECTIONS,
+    DetectionRun,
+    detect_all,
+    read_detections,
+    write_detections_csv,
+)
+from unmemorize.detection._similarity import pairs_of, pairwise_similarity, similarity
+from unmemorize.detection._threshold import Threshold
+
+__all__ = [
+    "DETECTIONS",
+    "Calibration",
+    "Cascade",
+    "Detection",
+    "DetectionRun",
+    "NoiseSettings",
+    "Probe",
+    "Protocol",
+    "Threshold",
+    "calibrate_threshold",
+    "detect",
+    "detect_all",
+    "detect_prompts",
+    "detection_of",
+    "make_probe",
+    "noise_differences",
+    "pairs_of",
+    "pairwise_similarity",
+    "read_detections",
+    "similarity",
+    "write_detections_csv",
+]

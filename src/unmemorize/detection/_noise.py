@@ -1,0 +1,125 @@
+"""Noise differences of several seeds: what the denoiser makes of a prompt in its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmemorize._errors import ModelError
+from unmemorize.pipelines import Conditioning, Guidance, Model
+
+Protocol = Literal["published", "paper"]
+
+
+_EVALUATED = {"published": 1, "paper": 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSettings:
+    """What determines the noise differences of a prompt; calibration, detection and localization must share it.
+
+    Args:
+        seeds: initial noises per prompt, at least 2.
+        seed: of the one CPU generator that draws them all.
+        steps: scheduler steps that are set; one of them is evaluated.
+        protocol: "published" evaluates the second timestep on the untouched noise, as the published code does; "paper" the first.
+        guidance: classifier-free guidance; 0 is none, as in the paper.
+    """
+
+    seeds: int = 10
+    seed: int = 1
+    steps: int = 50
+    protocol: Protocol = "published"
+    guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "seed", "steps"):
+            if type(getattr(self, name)) is not int:
+                raise ModelError(f"{name}={getattr(self, name)!r:.60}: must be a whole number.")
+        if type(self.guidance) not in (int, float) or not abs(self.guidance) < 1e6:
+            raise ModelError(f"guidance={self.guidance!r:.60}: must be a number.")
+        if self.seeds < 2:
+            raise ModelError(f"seeds={self.seeds}: similarity between seeds needs at least 2.")
+        if self.protocol not in _EVALUATED:
+            raise ModelError(f"protocol {self.protocol!r}: unknown. Use published or paper.")
+        if self.steps <= _EVALUATED[self.protocol]:
+            raise ModelError(
+                f"steps={self.steps}: too few for protocol {self.protocol}. Use 50, as the paper does."
+            )
+
+    @property
+    def samples(self) -> int:
+        """Denoiser samples that one evaluation of one seed costs."""
+        return 2 if self.guidance else 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one prompt is probed with, all on the model's device.
+
+    Args:
+        latents: initial noises, (seeds, C, H, W).
+        timestep: the timestep that is evaluated, ().
+        text: the encoded prompt, or one encoded prompt for each noise.
+        guidance: classifier-free guidance, or None.
+    """
+
+    latents: Tensor
+    timestep: Tensor
+    text: Conditioning
+    guidance: Guidance | None
+
+    @property
+    def samples(self) -> int:
+        """Denoiser samples that one pass takes."""
+        return len(self.latents) * (2 if self.guidance else 1)
+
+    def of_seeds(self, seeds: Sequence[int]) -> Probe:
+        """Take only some of the seeds."""
+        return replace(self, latents=self.latents[list(seeds)])
+
+
+def make_probe(model: Model, text: Conditioning, settings: NoiseSettings) -> Probe:
+    """Make the probe for an encoded prompt."""
+    return Probe(
+        model.draw_latents(settings.seeds, settings.seed),
+        evaluated_timestep(model, settings),
+        text,
+        model.guidance(settings.guidance),
+    )
+
+
+def evaluated_timestep(model: Model, settings: NoiseSettings) -> Tensor:
+    """The one timestep at which the denoiser is evaluated, ()."""
+    return model.timesteps(settings.steps)[_EVALUATED[settings.protocol]]
+
+
+def noise_differences(model: Model, probe: Probe, *, gradient: bool = False) -> Tensor:
+    """Predicted minus initial noise, rescaled to [0, 1] per sample and channel (section 3.1).
+
+    This takes one denoiser pass. For models that do not predict noise see `Model.difference`.
+
+    Args:
+        model: the model.
+        probe: the prompt with its seeds.
+        gradient: whether the result can be differentiated.
+
+    Returns:
+        float32 of shape (seeds, C, H, W).
+    """
+    count = len(probe.latents)
+    text = probe.text if len(probe.text) == count else probe.text.take([0] * count)
+    prediction = model.predict(
+        probe.latents, probe.timestep, text, guidance=probe.guidance, gradient=gradient
+    )
+    return rescaled(model.difference(prediction, probe.latents, probe.timestep))
+
+
+def rescaled(images: Tensor) -> Tensor:
+    """Rescale each channel of each image (N, C, H, W) to [0, 1] by its minimum and maximum."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,145 @@
+"""Detection and calibration of many prompts in a run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from unmemorize._errors import RunError
+from unmemorize._files import atomic_file, from_json, to_json
+from unmemorize._prompts import Prompt
+from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._detect import detect_prompts
+from unmemorize.detection._noise import NoiseSettings
+from unmemorize.detection._records import Detection
+from unmemorize.detection._threshold import Threshold
+from unmemorize.engines import Execution, Finished, UnitFunction
+from unmemorize.pipelines import Model
+from unmemorize.runs import Run, Tally, drive, prompt_count, stream_prompts
+
+DETECTIONS = "detections"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRun:
+    """What determines detections, besides the model and the prompts.
+
+    Args:
+        tau: the threshold.
+        threshold_prompts: a hash of the prompts it was calibrated on.
+        noise: how noise differences are made.
+        cascade: which seeds are looked at first and when to stop; None where all are.
+    """
+
+    kind: ClassVar[str] = "detection"
+
+    tau: float
+    threshold_prompts: str
+    noise: NoiseSettings
+    cascade: Cascade | None
+
+    @classmethod
+    def of(cls, threshold: Threshold, *, cascade: bool) -> DetectionRun:
+        """Make the settings of a run with this threshold."""
+        return cls(
+            tau=threshold.tau,
+            threshold_prompts=threshold.prompts,
+            noise=threshold.settings,
+            cascade=threshold.cascade if cascade else None,
+        )
+
+
+@dataclass(frozen=True)
+class DetectTask:
+    """`detect_prompts` as a `Task`."""
+
+    threshold: Threshold
+    cascade: bool
+    batch: int
+    kind: str = DETECTIONS
+
+    @property
+    def size(self) -> int:
+        """Prompts whose first seeds fill a batch."""
+        return max(1, self.batch // (2 if self.cascade else self.threshold.settings.seeds))
+
+    def prepare(self, model: Model) -> UnitFunction:
+        """See `Task`."""
+        settings = self.threshold.settings
+        self.threshold.check(model, settings)
+
+        def work(prompts: Sequence[Prompt]) -> list[Finished]:
+            found = detect_prompts(
+                model, prompts, self.threshold, settings, cascade=self.cascade, batch=self.batch
+            )
+            return [Finished(to_json(detection)) for detection in found]
+
+        return work
+
+
+def detect_all(
+    run: Run,
+    model: Model,
+    threshold: Threshold,
+    *,
+    cascade: bool = False,
+    batch: int = 16,
+    execution: Execution | None = None,
+) -> Tally:
+    """Detect each prompt of a run, see `read_detections`.
+
+    Args:
+        run: a run with prompts, see `open_run`.
+        model: the model.
+        threshold: calibrated for this model.
+        cascade: as in `detect`.
+        batch: seeds per denoiser pass, across prompts.
+        execution: who does the work.
+    """
+    task = DetectTask(threshold, cascade, batch)
+    return drive(run, model, task, enumerate(stream_prompts(run)), prompt_count(run), execution)
+
+
+def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
+    """The finished detections of a run with index and prompt, one by one in the order of the prompts."""
+    found = run.stream(DETECTIONS)
+    index, record = next(found, (-1, {}))
+    for number, prompt in enumerate(stream_prompts(run)):
+        if number == index:
+            way_out = "Run the command again in a new folder."
+            problem = f"{run.folder}: malformed detection record"
+            yield number, prompt, from_json(Detection, record, RunError, problem, way_out)
+            index, record = next(found, (-1, {}))
+
+
+def write_detections_csv(
+    run: Run, each: Callable[[Prompt, Detection], None] = lambda *_: None
+) -> Path:
+    """Write RUN/detections.csv, one line per finished prompt in their order, for spreadsheets; ``each`` sees them pass by."""
+    path = run.folder / "detections.csv"
+    with atomic_file(path, RunError) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            ("prompt", "kind", "group", "score", "mean", "tau", "memorized", "seeds_above_tau")
+        )
+        for _, prompt, found in read_detections(run):
+            each(prompt, found)
+            writer.writerow(
+                (
+                    found.prompt,
+                    prompt.kind or "",
+                    found.group,
+                    found.score,
+                    found.mean,
+                    found.tau,
+                    int(found.memorized),
+                    len(found.memorized_seeds),
+                )
+            )
+        text.detach()
+    return path

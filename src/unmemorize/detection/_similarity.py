@@ -1,0 +1,74 @@
+"""Noise differences of several seeds and how similar they are: what tells a memorized prompt from others.
+
+Paper: section 3.1. The first denoising step of a memorized prompt points to the same image whatever the initial noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+from unmemorize._errors import ModelError
+
+SCALES = (0.33, 0.33, 0.33)
+
+
+_LARGEST_KERNEL, _SIGMA = 11, 1.5
+
+
+def kernel_size(side: int) -> int:
+    """Size k of the Gaussian kernel for images of this side: 11, or the largest odd k with k - 1 < side // 4.
+
+    Raises:
+        ModelError: the side is too small for three scales.
+
+    >>> [kernel_size(side) for side in (16, 32, 64)]
+    [3, 7, 11]
+    """
+    fitting = [k for k in range(3, _LARGEST_KERNEL + 1, 2) if k - 1 < side // 4]
+    if not fitting:
+        raise ModelError(
+            f"latents of side {side}: too small for MS-SSIM with three scales. The smallest side is 12."
+        )
+    return fitting[-1]
+
+
+def similarity(first: Tensor, second: Tensor) -> Tensor:
+    """MS-SSIM between images in [0, 1], pair by pair: (N, C, H, W) twice to (N,); three scales of equal weight, Gaussian kernel.
+
+    The width of the kernel follows its size (sigma = 1.5 k / 11), since torchmetrics derives the size from sigma alone.
+    """
+    sigma = _SIGMA * kernel_size(min(first.shape[-2:])) / _LARGEST_KERNEL
+    value = multiscale_structural_similarity_index_measure(
+        first,
+        second,
+        sigma=sigma,
+        kernel_size=kernel_size(min(first.shape[-2:])),
+        data_range=1.0,
+        betas=SCALES,
+        reduction="none",
+    )
+    assert isinstance(value, Tensor)
+    return value.reshape(len(first))
+
+
+def pairwise_similarity(images: Tensor) -> Tensor:
+    """Similarity of each image to each other, symmetric (N, N) with ones on the diagonal, for images (N, C, H, W) in [0, 1]."""
+    count = len(images)
+    rows, columns = torch.triu_indices(count, count, 1)
+    matrix = torch.eye(count)
+    matrix[rows, columns] = similarity(images[rows], images[columns]).float().cpu()
+    matrix[columns, rows] = matrix[rows, columns]
+    return matrix
+
+
+def pairs_of(matrix: Tensor) -> Tensor:
+    """The entries above the diagonal of a pairwise matrix (N, N), shape (N (N - 1) / 2,)."""
+    rows, columns = torch.triu_indices(len(matrix), len(matrix), 1)
+    return matrix[rows, columns]
+
+
+def highest_similarity(matrix: Tensor) -> Tensor:
+    """For each seed its highest similarity to another, shape (N,)."""
+    return (matrix - 2 * torch.eye(len(matrix))).amax(1)

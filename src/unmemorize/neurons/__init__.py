@@ -1,0 +1,25 @@
+"""Sets of neurons, the file that carries them, and switching them off."""
+
+from unmemorize.neurons._neuron_file import NeuronFile, Operation
+from unmemorize.neurons._neurons import Neurons, random_control
+from unmemorize.neurons._switching import (
+    gated,
+    refuse_switched_off,
+    scaled,
+    switch_off,
+    switch_on,
+    switched_off,
+)
+
+__all__ = [
+    "NeuronFile",
+    "Neurons",
+    "Operation",
+    "gated",
+    "random_control",
+    "refuse_switched_off",
+    "scaled",
+    "switch_off",
+    "switch_on",
+    "switched_off",
+]

@@ -1,0 +1,174 @@
+"""Switch neurons off in a live pipeline, and on again.
+
+Only hooks are used, so the weights are never touched. A compiled denoiser ignores hooks that are
+added later, so it runs uncompiled while neurons are off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from unmemorize._errors import ModelError
+from unmemorize.neurons._neurons import Neurons
+from unmemorize.pipelines import Model, refuse_fused, text_rows_only, uncompiled
+
+
+@contextmanager
+def switched_off(
+    pipe: DiffusionPipeline | Model, neurons: Neurons, *, scale: float = 0.0
+) -> Iterator[None]:
+    """Multiply the outputs of neurons by ``scale`` while the context lasts.
+
+    This concerns every token, conditional and unconditional. On leaving, even by an exception, the
+    pipeline is exactly as before. Contexts nest: the scales of a neuron multiply.
+
+    Args:
+        pipe: a loaded pipeline.
+        neurons: what to switch off. An empty set changes nothing.
+        scale: 0 switches off, a fraction weakens, a negative number inverts.
+
+    Raises:
+        NeuronError: the neurons do not exist in this model.
+        ModelError: the projections of a layer are fused.
+
+    >>> from unmemorize import load_pipeline
+    >>> pipe = load_pipeline("testbed")
+    >>> layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v"
+    >>> with switched_off(pipe, Neurons({layer: [4]})):
+    ...     image = pipe("a cat", num_inference_steps=2).images[0]
+    """
+    with scaled(Model.of(pipe), [neurons], scale):
+        yield
+
+
+def switch_off(pipe: DiffusionPipeline | Model, neurons: Neurons, *, scale: float = 0.0) -> None:
+    """Multiply the outputs of neurons by ``scale`` until `switch_on` is called.
+
+    Neurons that an earlier call switched off are on again.
+
+    Args:
+        pipe, neurons, scale: as in `switched_off`.
+
+    Raises:
+        NeuronError: the neurons do not exist in this model. The pipeline is then as before.
+        ModelError: the projections of a layer are fused. The pipeline is then as before.
+    """
+    model = Model.of(pipe)
+    factors = _factors(model, [neurons], scale)
+    switch_on(model)
+    stack = _multiplied(model, factors)
+    for path in factors:
+        hooks = model.value_layers[path]._forward_hooks.values()
+        for hook in hooks:
+            if isinstance(hook, _Scaling) and hook.undo is None:
+                hook.undo = stack
+
+
+def switch_on(pipe: DiffusionPipeline | Model) -> None:
+    """Undo `switch_off`. Without one this does nothing."""
+    for stack in _switched_off_for_good(Model.of(pipe)):
+        stack.close()
+
+
+def refuse_switched_off(model: Model) -> None:
+    """Refuse a pipeline in which `switch_off` has switched neurons off.
+
+    Raises:
+        ModelError: neurons are off, so results would carry the fingerprint of the unmodified model.
+    """
+    if _switched_off_for_good(model):
+        raise ModelError(
+            "neurons are switched off in this pipeline, so it is not the model as loaded. "
+            "Call switch_on(pipe) first."
+        )
+
+
+@contextmanager
+def scaled(model: Model, rows: Sequence[Neurons], scale: float) -> Iterator[None]:
+    """Give each sample of a batch its own neurons to switch off, while the context lasts.
+
+    Sample i has the neurons of row i off. The batch must be as long as the rows, or a multiple of
+    it (conditional and unconditional halves) in the same order.
+    """
+    with _multiplied(model, _factors(model, rows, scale)):
+        yield
+
+
+@contextmanager
+def gated(model: Model, gates: Mapping[str, Tensor]) -> Iterator[None]:
+    """Multiply the outputs of value layers by gates while the context lasts.
+
+    Args:
+        model: the model.
+        gates: layer -> (features,); gates may require gradients.
+    """
+    with _multiplied(model, {path: gate[None, None] for path, gate in gates.items()}):
+        yield
+
+
+class _Scaling:
+    """A forward hook that multiplies a layer's output by factors (rows, 1, features)."""
+
+    def __init__(self, factors: Tensor, text_tokens: list[int] | None) -> None:
+        self._factors, self._text_tokens = factors, text_tokens
+        self.undo: ExitStack | None = None
+        """Removes everything that `switch_off` added together with this hook."""
+
+    def __call__(self, _layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        copies, rest = divmod(len(output), len(self._factors))
+        if rest:
+            raise ModelError(
+                f"{len(self._factors)} sets of neurons do not fit a batch of {len(output)}. "
+                "Give one set, or one for each sample."
+            )
+        factors = self._factors.to(output.device, output.dtype).repeat(copies, 1, 1)
+        if self._text_tokens is None:
+            return output * factors
+        text = self._text_tokens[0]
+        return torch.cat([output[:, :text] * factors, output[:, text:]], dim=1)
+
+
+def _switched_off_for_good(model: Model) -> list[ExitStack]:
+    hooks = (
+        hook for layer in model.value_layers.values() for hook in layer._forward_hooks.values()
+    )
+    stacks = [hook.undo for hook in hooks if isinstance(hook, _Scaling) and hook.undo is not None]
+    return list(dict.fromkeys(stacks))
+
+
+def _multiplied(model: Model, factors: Mapping[str, Tensor]) -> ExitStack:
+    """Multiply outputs by factors that broadcast over (B, tokens, features), until it is closed."""
+    text_tokens = [0]
+
+    def note(_denoiser: nn.Module, _inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+        text_tokens[0] = arguments["encoder_hidden_states"].shape[1]
+
+    with ExitStack() as stack:
+        stack.enter_context(uncompiled(model.pipe))
+        if any(map(text_rows_only, factors)):
+            handle = model.denoiser.register_forward_pre_hook(note, with_kwargs=True)
+            stack.callback(handle.remove)
+        for path, factor in factors.items():
+            hook = _Scaling(factor, text_tokens if text_rows_only(path) else None)
+            stack.callback(model.value_layers[path].register_forward_hook(hook).remove)
+        return stack.pop_all()
+
+
+def _factors(model: Model, rows: Sequence[Neurons], scale: float) -> dict[str, Tensor]:
+    """What the outputs of each layer are multiplied by, (rows, 1, features)."""
+    for neurons in rows:
+        neurons.check(model)
+    factors = {}
+    for path, width in model.widths.items():
+        if any(path in neurons.layers for neurons in rows):
+            refuse_fused(model.denoiser, [path])
+            factors[path] = torch.ones(len(rows), 1, width)
+            for row, neurons in enumerate(rows):
+                factors[path][row, :, list(neurons.layers.get(path, ()))] = scale
+    return factors

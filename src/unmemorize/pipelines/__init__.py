@@ -1,0 +1,35 @@
+"""A diffusers pipeline as the method sees it: loading, denoiser, sampler, conditioning, value layers."""
+
+from unmemorize.pipelines._conditioning import Conditioning, run
+from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled, weights_of
+from unmemorize.pipelines._loading import Loading, load_pipeline
+from unmemorize.pipelines._model import Guidance, Model
+from unmemorize.pipelines._quiet import quiet_libraries
+from unmemorize.pipelines._sampler import sampler, sampling
+from unmemorize.pipelines._value_inputs import ValueInput, observe
+from unmemorize.pipelines._value_layers import (
+    refuse_fused,
+    select_value_layers,
+    text_rows_only,
+)
+
+__all__ = [
+    "Conditioning",
+    "Guidance",
+    "Loading",
+    "Model",
+    "ValueInput",
+    "denoiser_of",
+    "load_pipeline",
+    "name_of_denoiser",
+    "observe",
+    "quiet_libraries",
+    "refuse_fused",
+    "run",
+    "sampler",
+    "sampling",
+    "select_value_layers",
+    "text_rows_only",
+    "uncompiled",
+    "weights_of",
+]

@@ -1,0 +1,141 @@
+"""Load a pipeline, and remember how, so that other processes can load the same one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import DiffusionPipeline
+
+from unmemorize import _bundled
+from unmemorize._errors import ModelError, TestbedError
+from unmemorize.pipelines._quiet import quiet_loading
+
+BUNDLED = "testbed"
+"""The name under which the bundled model is loaded."""
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model was loaded, so that another process can load it again.
+
+    Args:
+        model: a Hub id, an absolute folder, or "testbed".
+        device: as the user asked for it, such as "auto".
+        dtype: the type that was chosen. Workers must use it even on another device.
+        revision: a branch, tag or commit of the Hub.
+        variant: a weight variant such as "fp16".
+        local_files_only: whether the Hub is never asked.
+        value_layers: the pattern that names the value layers, see `Model`.
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None
+    variant: str | None = None
+    local_files_only: bool = False
+    value_layers: str | None = None
+
+    def resolved(self) -> Loading:
+        """Fix what another process would decide differently: relative folders and the dtype."""
+        is_folder = self.model != BUNDLED and Path(self.model).is_dir()
+        model = str(Path(self.model).absolute()) if is_folder else self.model
+        dtype = self.dtype
+        if dtype == "auto":
+            dtype = "float16" if self._torch_device().startswith("cuda") else "float32"
+        return replace(self, model=model, dtype=dtype)
+
+    def for_worker(self, number: int) -> Loading:
+        """Spread workers over the GPUs of a machine, unless one device was asked for."""
+        if self.device in ("auto", "cuda") and torch.cuda.is_available():
+            return replace(self, device=f"cuda:{number % torch.cuda.device_count()}")
+        return self
+
+    def pipeline(self) -> DiffusionPipeline:
+        """Load the pipeline, safetensors only.
+
+        Raises:
+            ModelError: it cannot be loaded; the message says why.
+        """
+        loading = self.resolved()
+        if loading.dtype not in _DTYPES:
+            raise ModelError(f"dtype {loading.dtype!r}: unknown. Use auto, {', '.join(_DTYPES)}.")
+        source = str(_bundled.model_path()) if self.model == BUNDLED else loading.model
+        try:
+            with quiet_loading():
+                pipe: Any = DiffusionPipeline.from_pretrained(
+                    source,
+                    dtype=_DTYPES[loading.dtype],
+                    revision=self.revision,
+                    variant=self.variant,
+                    local_files_only=self.local_files_only,
+                    use_safetensors=True,
+                )
+        except TestbedError:
+            raise
+        except Exception as problem:  # a damaged folder makes diffusers raise almost anything
+            raise _cannot_be_loaded(self.model, problem) from problem
+        pipe.set_progress_bar_config(disable=True)
+        device = self._torch_device()
+        try:
+            return cast(DiffusionPipeline, pipe.to(device))
+        except (RuntimeError, AssertionError) as problem:
+            raise ModelError(
+                f"device {device}: the model cannot be put there ({_first_line(problem)}). "
+                "Use --device auto or cpu."
+            ) from problem
+
+    def _torch_device(self) -> str:
+        if self.device != "auto":
+            return self.device
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_pipeline(
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    variant: str | None = None,
+    local_files_only: bool = False,
+) -> DiffusionPipeline:
+    """Load a pipeline as diffusers does, safetensors only.
+
+    Args:
+        model: a Hub id, a folder, or "testbed" for the bundled model.
+        device: "auto" (CUDA, then MPS, then CPU) or a torch device.
+        dtype: "auto" (float16 on CUDA, else float32), "float32", "float16" or "bfloat16".
+        revision: a branch, tag or commit of the Hub.
+        variant: a weight variant such as "fp16".
+        local_files_only: whether to use only files that are already on this machine.
+
+    Raises:
+        ModelError: the model cannot be loaded; the message says why.
+
+    >>> pipe = load_pipeline("testbed")
+    >>> type(pipe).__name__
+    'StableDiffusionPipeline'
+    """
+    return Loading(model, device, dtype, revision, variant, local_files_only).pipeline()
+
+
+def _cannot_be_loaded(model: str, problem: Exception) -> ModelError:
+    reason = _first_line(problem)
+    way_out = f"Give a Hub id, a diffusers folder with safetensors, or {BUNDLED}."
+    if "safetensors" in reason and Path(model).is_dir() and any(Path(model).rglob("*.bin")):
+        way_out = (
+            "Its weights are pickles, which can run code. If you trust them, load them with "
+            "diffusers and save_pretrained again."
+        )
+    return ModelError(f"{model}: the model cannot be loaded ({reason}). {way_out}")
+
+
+def _first_line(problem: Exception) -> str:
+    return str(problem).strip().split("\n")[0]

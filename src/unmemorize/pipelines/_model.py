@@ -1,0 +1,339 @@
+"""A loaded pipeline as the method sees it: encode text, draw latents, predict the noise once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from torch import Tensor
+
+from unmemorize._errors import ModelError
+from unmemorize.pipelines._conditioning import Conditioning, Layout, first_call, layout_of
+from unmemorize.pipelines._denoiser import adapters_of, denoiser_of, uncompiled, weights_of
+from unmemorize.pipelines._loading import Loading
+from unmemorize.pipelines._sampler import sampler
+from unmemorize.pipelines._value_inputs import ValueInput, find_value_input
+from unmemorize.pipelines._value_layers import find_value_layers
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance: unconditional + scale * (conditional - unconditional).
+
+    Args:
+        scale: 1 gives the conditional prediction.
+        unconditional: the encoded empty prompt.
+    """
+
+    scale: float
+    unconditional: Conditioning
+
+
+class Model:
+    """Everything that is known about a loaded pipeline; nothing is written on the pipeline.
+
+    Make one per pipeline and hand it down: what it finds out (how the pipeline calls its denoiser,
+    what the value layers read, its fingerprint) is found out once.
+
+    Args:
+        pipe: a loaded pipeline whose denoiser reads text by cross-attention or joint attention.
+        value_layers: a pattern with ``*`` over the denoiser's module paths, for an architecture
+            whose value layers are not known. They must be linear layers that project text alone.
+        loading: how the pipeline was loaded, if `Model.load` did it.
+
+    Raises:
+        ModelError: the pipeline is of another kind, has no value layers, or a value layer holds
+            NaN or infinity.
+
+    >>> model = Model.load("testbed")
+    >>> len(model.widths), model.latent_shape
+    (16, (4, 16, 16))
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        *,
+        value_layers: str | None = None,
+        loading: Loading | None = None,
+    ) -> None:
+        self.pipe: Any = pipe
+        self.loading = loading
+        self.denoiser = denoiser_of(pipe)
+        self.value_layers = find_value_layers(self.denoiser, value_layers)
+        self._layouts: dict[tuple[object, ...], Layout] = {}
+        self._flow_timesteps: dict[int, Tensor] = {}
+        for path, layer in self.value_layers.items():
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in weights_of(layer).values()):
+                raise ModelError(
+                    f"{self.name}: the weights of {path} hold NaN or infinity. The checkpoint is "
+                    "damaged; load another one."
+                )
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+        variant: str | None = None,
+        local_files_only: bool = False,
+        value_layers: str | None = None,
+    ) -> Self:
+        """Load a pipeline (see `load_pipeline`) and remember how, as engines with workers need it.
+
+        Raises:
+            ModelError: the model cannot be loaded or is of another kind.
+        """
+        loading = Loading(model, device, dtype, revision, variant, local_files_only, value_layers)
+        return cls.from_loading(loading)
+
+    @classmethod
+    def from_loading(cls, loading: Loading) -> Self:
+        """Load what ``loading`` describes."""
+        pipe = loading.pipeline()
+        return cls(pipe, value_layers=loading.value_layers, loading=loading.resolved())
+
+    @classmethod
+    def of(cls, pipe: DiffusionPipeline | Model) -> Model:
+        """Turn what a public function was given into a `Model`; a `Model` stays itself.
+
+        Raises:
+            ModelError: it is neither a `Model` nor a diffusers pipeline.
+        """
+        if isinstance(pipe, Model):
+            return pipe
+        if not isinstance(pipe, DiffusionPipeline):
+            raise ModelError(
+                f"{type(pipe).__name__}: not a pipeline. Give a diffusers pipeline, such as "
+                "load_pipeline(MODEL) returns, or a Model."
+            )
+        return cls(pipe)
+
+    @property
+    def name(self) -> str:
+        """The Hub id or the folder's name."""
+        name = self.pipe.config.get("_name_or_path") or type(self.pipe).__name__
+        return Path(name).name if Path(name).is_absolute() else str(name)
+
+    @property
+    def revision(self) -> str | None:
+        """The branch, tag or commit of the Hub, if `load` was given one."""
+        return self.loading.revision if self.loading else None
+
+    @property
+    def variant(self) -> str | None:
+        """The weight variant, if `load` was given one."""
+        return self.loading.variant if self.loading else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes."""
+        device: torch.device = self.pipe._execution_device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the denoiser's weights."""
+        dtype: torch.dtype = cast(Any, self.denoiser).dtype
+        return dtype
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """How many neurons each value layer has, by path."""
+        return {path: layer.out_features for path, layer in self.value_layers.items()}
+
+    @property
+    def layout(self) -> Layout:
+        """How the pipeline calls its denoiser, observed once for each dtype and size."""
+        config = getattr(self.denoiser, "config", {})
+        size = getattr(self.pipe, "default_sample_size", None)
+        key = (self.dtype, size, config.get("sample_size"))
+        if key not in self._layouts:
+            self._layouts[key] = layout_of(self.pipe)
+        return self._layouts[key]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of one latent, or of one image where the model works on pixels."""
+        if self.layout.packed:
+            tokens, features = self.layout.shape
+            side = 2 * math.isqrt(tokens)
+            return features // 4, side, side
+        channels, height, width = self.layout.shape
+        return channels, height, width
+
+    @cached_property
+    def value_input(self) -> ValueInput:
+        """What the value layers read, observed in one forward pass."""
+        return find_value_input(self)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the paths, shapes and weights of all value layers, rounded to float16.
+
+        Loading in float16 changes nothing. A bfloat16 model has another fingerprint, because its
+        weights are rounded differently. A LoRA in value layers counts, with its strength.
+        """
+        digest = hashlib.sha256()
+        for path, layer in sorted(self.value_layers.items()):
+            weights = weights_of(layer)
+            shape = tuple(weights["weight"].shape)
+            digest.update(f"{path} {shape}{adapters_of(layer)}\n".encode())
+            for tensor in weights.values():
+                rounded = tensor.detach().to("cpu", torch.float16).contiguous()
+                digest.update(rounded.numpy().tobytes())
+        return digest.hexdigest()
+
+    def matches(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is this model's.
+
+        Published files name no weights. Their empty fingerprint matches every model.
+        """
+        return not fingerprint or fingerprint == self.fingerprint
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Conditioning:
+        """Encode, pad and truncate prompts as the pipeline does for generation."""
+        return self.layout.conditioning(first_call(self.pipe, texts, 2))
+
+    @torch.no_grad()
+    def guidance(self, scale: float) -> Guidance | None:
+        """Classifier-free guidance of this scale against the empty prompt; None for scale 0.
+
+        Raises:
+            ModelError: the pipeline has no guidance in one pass.
+        """
+        if not scale:
+            return None
+        both = self.layout.conditioning(first_call(self.pipe, [""], 2, guidance=2.0))
+        if len(both) != 2:
+            raise ModelError(
+                f"{type(self.pipe).__name__}: it has no classifier-free guidance. Use guidance 0."
+            )
+        return Guidance(scale, both.take([0]))
+
+    def draw_latents(self, count: int, seed: int) -> Tensor:
+        """Initial noise (count, C, H, W): one draw from one CPU generator on every device."""
+        generator = torch.Generator().manual_seed(seed)
+        latents = torch.randn((count, *self.latent_shape), generator=generator)
+        return latents.to(self.device, self.dtype)
+
+    def to_denoiser(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, H, W) in the shape that the denoiser takes."""
+        return pack(latents) if self.layout.packed else latents
+
+    @cached_property
+    def _sampler(self) -> Any:
+        return sampler(self.pipe)
+
+    def timesteps(self, steps: int) -> Tensor:
+        """The timesteps (steps,), largest first.
+
+        They are those of DDIM under the model's own noise schedule, or of its own flow matching.
+        """
+        scheduler = self._sampler
+        if isinstance(scheduler, DDIMScheduler):
+            scheduler.set_timesteps(steps)
+            return cast(Tensor, scheduler.timesteps)
+        if steps not in self._flow_timesteps:  # the pipeline shifts them depending on the size
+            self._flow_timesteps[steps] = first_call(self.pipe, [""], steps).timesteps
+        return self._flow_timesteps[steps]
+
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Conditioning,
+        *,
+        guidance: Guidance | None = None,
+        gradient: bool = False,
+    ) -> Tensor:
+        """Run the denoiser once.
+
+        Args:
+            latents: (B, C, H, W).
+            timestep: one for all samples, ().
+            text: B encoded prompts.
+            guidance: classifier-free guidance, which runs 2 B samples; None runs B.
+            gradient: whether to keep what a backward pass needs. Even without it this is not
+                inference mode: weights that an offloaded pipeline moves in inference mode cannot
+                be differentiated afterwards.
+
+        Returns:
+            The prediction, float32 of shape (B, C, H, W).
+
+        Raises:
+            ModelError: the output is not finite.
+        """
+        if guidance is None:
+            return self._predict(latents, timestep, text, gradient)
+        both = guidance.unconditional.take([0] * len(latents)).join(text)
+        prediction = self._predict(latents.repeat(2, 1, 1, 1), timestep, both, gradient)
+        unconditional, conditional = prediction.chunk(2)
+        return unconditional + guidance.scale * (conditional - unconditional)
+
+    def _predict(
+        self, latents: Tensor, timestep: Tensor, text: Conditioning, gradient: bool
+    ) -> Tensor:
+        layout = self.layout
+        time = timestep.to(self.device)
+        if layout.scale != 1:
+            time = time * layout.scale
+        time = time.to(layout.dtype)
+        arguments = text.arguments()
+        arguments["timestep"] = time.expand(len(latents)) if layout.repeated else time
+        arguments["return_dict"] = False
+        with torch.set_grad_enabled(gradient), uncompiled(self.pipe):
+            output: Tensor = self.denoiser(self.to_denoiser(latents), **arguments)[0].float()
+        output = unpack(output) if layout.packed else output
+        if not bool(torch.isfinite(output).all()):
+            raise ModelError(
+                f"{self.name}: the denoiser returns NaN or infinity in {self.dtype}. "
+                "Load it with --dtype float32."
+            )
+        return output[:, : latents.shape[1]]  # further channels are a learned variance
+
+    def difference(self, prediction: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """Where the prediction leads away from the noise, up to sign and size.
+
+        For a model that predicts noise this is the paper's predicted minus initial noise. For
+        others it is the negative of the clean image that the prediction implies; docs/method.md
+        derives it.
+        """
+        scheduler = self._sampler
+        noise = latents.float()
+        if not isinstance(scheduler, DDIMScheduler):
+            level = float(timestep) / float(scheduler.config.num_train_timesteps)
+            return prediction * level - noise
+        kind = scheduler.config.prediction_type
+        if kind == "epsilon":
+            return prediction - noise
+        signal = float(scheduler.alphas_cumprod[int(timestep)])
+        if kind == "v_prediction":
+            return math.sqrt(1 - signal) * prediction - math.sqrt(signal) * noise
+        return -prediction
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Make tokens of patches of 2 x 2: (B, C, H, W) to (B, H W / 4, 4 C)."""
+    count, channels, height, width = latents.shape
+    patches = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(count, height * width // 4, channels * 4)
+
+
+def unpack(tokens: Tensor) -> Tensor:
+    """Invert `pack` for square latents."""
+    count, length, features = tokens.shape
+    side = math.isqrt(length)
+    patches = tokens.reshape(count, side, side, features // 4, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(count, features // 4, 2 * side, 2 * side)

@@ -1,0 +1,80 @@
+"""What the value layers read, and one forward pass in which their inputs and outputs are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unmemorize._errors import ModelError
+from unmemorize.pipelines._conditioning import Conditioning
+from unmemorize.pipelines._value_layers import refuse_fused, text_rows_only
+
+if TYPE_CHECKING:
+    from unmemorize.pipelines._model import Model
+
+ValueInput = Literal["text", "projection", "denoiser"]
+"""The text embeddings themselves, one projection of them that all layers share, or features that
+depend on the image, too."""
+Observer = Callable[[str, Tensor, Tensor], object]
+"""Called with a layer's path, its input and its output."""
+_SEED, _STEPS, _STEP = 1, 50, 1
+"""The one noise and timestep at which layers that depend on the image are observed: those that
+protocol "published" evaluates."""
+
+
+def find_value_input(model: Model) -> ValueInput:
+    """Observe in one forward pass what the value layers read.
+
+    Raises:
+        ModelError: a layer does not read text.
+    """
+    text = model.encode(["a"])
+    inputs: dict[str, Tensor] = {}
+
+    def note(path: str, given: Tensor, _output: Tensor) -> None:
+        inputs[path] = given
+
+    observe(model, text, note, model.value_layers)
+    tokens = text.text.shape[1]
+    for path, given in inputs.items():
+        if not text_rows_only(path) and (given.ndim != 3 or given.shape[1] != tokens):
+            raise ModelError(
+                f"{path}: it reads {tuple(given.shape)}, not the {tokens} tokens of a text, so it "
+                "is no value layer. Name others: --value-layers PATTERN."
+            )
+    if all(_equal(given, text.text) for given in inputs.values()):
+        return "text"
+    first = next(iter(inputs.values()))
+    shared = len(inputs) > 1 and all(_equal(given, first) for given in inputs.values())
+    return "projection" if shared else "denoiser"
+
+
+def observe(
+    model: Model, text: Conditioning, observer: Observer, layers: Mapping[str, nn.Module]
+) -> None:
+    """Run the denoiser for these prompts on one noise and let ``observer`` see these layers.
+
+    Raises:
+        ModelError: the projections of a layer are fused.
+    """
+
+    def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def called(_layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            observer(path, inputs[0], output)
+
+        return called
+
+    refuse_fused(model.denoiser, layers)
+    latents = model.draw_latents(1, _SEED).expand(len(text), -1, -1, -1)
+    with ExitStack() as stack:
+        for path, layer in layers.items():
+            stack.callback(layer.register_forward_hook(hook(path)).remove)
+        model.predict(latents, model.timesteps(_STEPS)[_STEP], text)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)

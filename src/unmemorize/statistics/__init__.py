@@ -1,0 +1,7 @@
+"""Step 1: how strongly each value neuron answers to ordinary prompts."""
+
+from unmemorize.statistics._activations import activations
+from unmemorize.statistics._compute import compute_statistics
+from unmemorize.statistics._statistics import Statistics
+
+__all__ = ["Statistics", "activations", "compute_statistics"]

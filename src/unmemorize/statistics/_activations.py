@@ -1,0 +1,75 @@
+"""How strongly value neurons answer to a prompt, at the least cost.
+
+Most value layers see the text alone, whatever the image. Where each of them reads the text
+embeddings themselves (Stable Diffusion), only these layers run. Where they all read one projection
+of the embeddings (PixArt, DeepFloyd IF), the denoiser runs up to the first of them. Where text and
+image mix on the way (Stable Diffusion 3, Flux), the denoiser runs once on one initial noise.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from unmemorize.pipelines import Conditioning, Model, observe, text_rows_only
+
+_PROMPTS_AT_ONCE = 4
+"""Prompts per denoiser pass."""
+
+
+class _ReachedError(Exception):
+    """The first value layer was called."""
+
+
+@torch.no_grad()
+def activations(model: Model, text: Conditioning) -> dict[str, Tensor]:
+    """Compute the activation of every value neuron, layer -> (B, features), float32.
+
+    The activation is the mean over the text's token positions, padding included, of the absolute
+    output.
+
+    Args:
+        model: the model.
+        text: B prompts from `Model.encode`.
+    """
+    offloaded = hasattr(model.denoiser, "_hf_hook")  # weights arrive only when the denoiser runs
+    if model.value_input == "text" and not offloaded:
+        return {
+            path: _mean_absolute(layer(text.text)) for path, layer in model.value_layers.items()
+        }
+    compute = _in_a_forward if model.value_input == "denoiser" else _from_first_input
+    starts = range(0, len(text), _PROMPTS_AT_ONCE)
+    parts = [text.take(range(s, min(s + _PROMPTS_AT_ONCE, len(text)))) for s in starts]
+    by_part = [compute(model, part) for part in parts]
+    return {path: torch.cat([part[path] for part in by_part]) for path in model.value_layers}
+
+
+def _mean_absolute(output: Tensor) -> Tensor:  # (B, tokens, features)
+    return output.float().abs().mean(1)
+
+
+def _in_a_forward(model: Model, text: Conditioning) -> dict[str, Tensor]:
+    activation: dict[str, Tensor] = {}
+    tokens = text.text.shape[1]
+
+    def note(path: str, _given: Tensor, output: Tensor) -> None:
+        activation[path] = _mean_absolute(output[:, :tokens] if text_rows_only(path) else output)
+
+    observe(model, text, note, model.value_layers)
+    return activation
+
+
+def _from_first_input(model: Model, text: Conditioning) -> dict[str, Tensor]:
+    inputs: list[Tensor] = []
+    first = next(iter(model.value_layers))
+
+    def stop(_path: str, given: Tensor, _output: Tensor) -> NoReturn:
+        inputs.append(given)
+        raise _ReachedError
+
+    with suppress(_ReachedError):
+        observe(model, text, stop, {first: model.value_layers[first]})
+    return {path: _mean_absolute(layer(inputs[0])) for path, layer in model.value_layers.items()}

@@ -1,0 +1,173 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import PROMPTS, make_pipeline
+from unmemorize import Model, NoiseSettings, Threshold, ThresholdError, calibrate_threshold
+from unmemorize.detection import make_probe, noise_differences, pairwise_similarity
+from unmemorize.detection._calibration import conformal_quantile
+
+SETTINGS = NoiseSettings(seeds=4)
+
+
+def pairs(pipe: DiffusionPipeline) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Similarity of all pairs by prompt, (prompts, 6)."""
+    model = Model(pipe)
+    rows = []
+    for text in PROMPTS:
+        matrix = (
+            pairwise_similarity(
+                noise_differences(model, make_probe(model, model.encode([text]), SETTINGS))
+            )
+            .double()
+            .numpy()
+        )
+        rows.append([matrix[i, j] for i in range(4) for j in range(i + 1, 4)])
+    return np.array(rows)
+
+
+def test_both_reductions_against_numpy(pipe: DiffusionPipeline) -> None:
+    values = pairs(pipe)
+    over_pairs = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    assert over_pairs.tau == pytest.approx(values.mean() + values.std(ddof=1), abs=1e-6)
+    over_prompts = calibrate_threshold(
+        pipe, PROMPTS, settings=SETTINGS, reduction="prompts", deviations=2
+    )
+    highest = values.max(1)
+    assert over_prompts.tau == pytest.approx(highest.mean() + 2 * highest.std(ddof=1), abs=1e-6)
+    assert over_prompts.highest == pytest.approx(tuple(highest), abs=1e-6)
+    means = values.mean(1)
+    assert over_pairs.tau_seeds == pytest.approx(means.mean() + 2 * means.std(ddof=1), abs=1e-6)
+    assert (over_pairs.kernel, over_pairs.reduction, over_prompts.reduction) == (
+        3,
+        "pairs",
+        "prompts",
+    )
+
+
+def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    threshold.save(tmp_path / "t.json")
+    assert Threshold.load(tmp_path / "t.json") == threshold
+
+
+def test_other_models_and_settings_are_refused(pipe: DiffusionPipeline) -> None:
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    threshold.check(Model(pipe), SETTINGS)
+    with pytest.raises(
+        ThresholdError, match=r"calibrated with guidance=0\.0, but this run has guidance=7"
+    ):
+        threshold.check(Model(pipe), NoiseSettings(seeds=4, guidance=7))
+    with pytest.raises(ThresholdError, match="another model"):
+        threshold.check(Model(make_pipeline(seed=1)), SETTINGS)
+
+
+def test_bad_calibrations_are_refused(pipe: DiffusionPipeline) -> None:
+    with pytest.raises(ThresholdError, match="at least 2"):
+        calibrate_threshold(pipe, PROMPTS[:1])
+    with pytest.raises(ThresholdError, match="reduction 'mean'"):
+        calibrate_threshold(pipe, PROMPTS, reduction="mean")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 1}, "not a threshold file"),
+        ({"tau": "high"}, "not numbers"),
+        ({"settings": {"seeds": 1}}, "malformed"),
+        ({"extra": 1}, "malformed"),
+    ],
+)
+def test_malformed_files_are_refused(
+    pipe: DiffusionPipeline, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "t.json"
+    calibrate_threshold(pipe, PROMPTS, settings=SETTINGS).save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ThresholdError, match=message):
+        Threshold.load(path)
+
+
+@given(st.integers(1, 200), st.sampled_from([0.5, 0.25, 0.2, 0.1, 0.05, 0.01]))
+def test_the_conformal_quantile_bounds_the_rate_of_an_exchangeable_prompt(
+    count: int, rate: float
+) -> None:
+    """Of count + 1 exchangeable scores each is the new one with the same probability; it must exceed tau in at most that share."""
+    scores = np.random.default_rng(count).permutation(count + 1) / (count + 1)
+    needed = int(np.ceil(round(1 / rate, 9))) - 1
+    if count < needed:
+        with pytest.raises(ThresholdError, match=f"it takes at least {needed}"):
+            conformal_quantile(scores[:-1].tolist(), rate)
+        return
+    exceeding = [
+        score > conformal_quantile(np.delete(scores, place).tolist(), rate)
+        for place, score in enumerate(scores)
+    ]
+    assert np.mean(exceeding) <= rate + 1e-12
+    largest_allowed = np.floor(round((count + 1) * rate, 9))
+    assert sum(exceeding) == largest_allowed  # no looser than necessary
+
+
+def test_a_bounded_rate_of_false_positives(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, max_fpr=0.2)
+    assert threshold.tau == sorted(threshold.highest)[5]
+    assert (threshold.reduction, threshold.max_fpr, threshold.deviations) == ("conformal", 0.2, 0.0)
+    threshold.save(tmp_path / "t.json")
+    assert Threshold.load(tmp_path / "t.json") == threshold
+    seen: list[int] = []
+    with pytest.raises(
+        ThresholdError,
+        match=r"6 prompts are too few for a false positive rate of 0\.01: it takes at least 99",
+    ):
+        calibrate_threshold(
+            pipe,
+            PROMPTS,
+            settings=SETTINGS,
+            max_fpr=0.01,
+            progress=lambda done, _total: seen.append(done),
+        )
+    assert seen == []
+    with pytest.raises(ThresholdError, match="a rate lies between"):
+        calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, max_fpr=1.5)
+
+
+def test_a_threshold_from_elsewhere(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    threshold = Threshold.given(pipe, 0.428, SETTINGS)
+    threshold.check(Model(pipe), SETTINGS)
+    assert threshold.of_criterion("unblocked") == 0.428
+    with pytest.raises(ThresholdError, match='no value for the criterion "seeds"'):
+        threshold.of_criterion("seeds")
+    threshold.save(tmp_path / "t.json")
+    assert Threshold.load(tmp_path / "t.json") == threshold
+    with pytest.raises(ThresholdError, match="tau=42"):
+        Threshold.given(pipe, 42)
+    with pytest.raises(ThresholdError, match="no standard deviation to move by"):
+        threshold.shifted(1)
+
+
+def test_shifting_by_standard_deviations(pipe: DiffusionPipeline) -> None:
+    one = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    three = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, deviations=3)
+    assert one.shifted(2).tau == pytest.approx(three.tau)
+    assert one.shifted(2).deviations == 3
+    assert one.tau_seeds is not None
+    assert one.shifted(-1).tau_seeds == pytest.approx(one.tau_seeds - np.std(one.means, ddof=1))
+
+
+def test_a_scheduler_that_spaces_its_steps_otherwise_is_refused(pipe: DiffusionPipeline) -> None:
+    threshold = calibrate_threshold(pipe, PROMPTS)
+    assert threshold.timestep == 961
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    threshold.check(Model(pipe), threshold.settings)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="trailing"
+    )
+    with pytest.raises(
+        ThresholdError, match=r"calibrated at timestep 961, but the scheduler of .* leads to 979"
+    ):
+        threshold.check(Model(pipe), threshold.settings)

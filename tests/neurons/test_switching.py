@@ -1,0 +1,157 @@
+import copy
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from architectures import make
+from unmemorize import (
+    Model,
+    ModelError,
+    NeuronError,
+    Neurons,
+    apply,
+    calibrate_threshold,
+    compute_statistics,
+    remove,
+    switched_off,
+)
+
+
+def output(pipe: DiffusionPipeline) -> Tensor:
+    """One denoiser output."""
+    model = Model(pipe)
+    return model.predict(
+        model.draw_latents(2, 1), torch.tensor(500), model.encode(["a prompt", "another"])
+    )
+
+
+@pytest.fixture
+def neurons(pipe: DiffusionPipeline) -> Neurons:
+    first, *_, last = Model(pipe).value_layers
+    return Neurons({first: [0, 3], last: [1]})
+
+
+def edited(pipe: DiffusionPipeline, neurons: Neurons, scale: float) -> Tensor:
+    """The independent way: scale the rows of the weights themselves, then put them back."""
+    layers = Model(pipe).value_layers
+    before = {path: layers[path].weight.detach().clone() for path in neurons.layers}
+    for path, indices in neurons.layers.items():
+        layers[path].weight.data[list(indices)] *= scale
+    result = output(pipe)
+    for path, weight in before.items():
+        layers[path].weight.data.copy_(weight)
+    return result
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.25, -1.0])
+def test_switching_off_is_scaling_rows(
+    pipe: DiffusionPipeline, neurons: Neurons, scale: float
+) -> None:
+    with switched_off(pipe, neurons, scale=scale):
+        hooked = output(pipe)
+    assert torch.allclose(hooked, edited(pipe, neurons, scale), atol=1e-6)
+    assert not torch.allclose(hooked, output(pipe), atol=1e-4)
+
+
+def test_pipeline_is_exactly_as_before_also_after_an_exception(
+    pipe: DiffusionPipeline, neurons: Neurons
+) -> None:
+    before = output(pipe)
+
+    def fail() -> None:
+        with switched_off(pipe, neurons):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert torch.equal(output(pipe), before)
+    assert not any(module._forward_hooks for module in pipe.unet.modules())
+
+
+def test_no_neurons_change_nothing(pipe: DiffusionPipeline) -> None:
+    before = output(pipe)
+    with switched_off(pipe, Neurons()):
+        assert torch.equal(output(pipe), before)
+
+
+def test_nested_scales_multiply(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    with switched_off(pipe, neurons, scale=0.5), switched_off(pipe, neurons, scale=0.5):
+        nested = output(pipe)
+    assert torch.allclose(nested, edited(pipe, neurons, 0.25), atol=1e-6)
+
+
+def test_apply_replaces_and_remove_undoes(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    before = output(pipe)
+    apply(pipe, Neurons({path: range(4) for path in Model(pipe).value_layers}))
+    apply(pipe, neurons)
+    assert torch.allclose(output(pipe), edited_without_hooks(pipe, neurons), atol=1e-6)
+    remove(pipe)
+    remove(pipe)
+    assert torch.equal(output(pipe), before)
+
+
+def edited_without_hooks(pipe: DiffusionPipeline, neurons: Neurons) -> Tensor:
+    remove(pipe)
+    result = edited(pipe, neurons, 0.0)
+    apply(pipe, neurons)
+    return result
+
+
+def test_unknown_neurons_are_refused_and_leave_nothing(pipe: DiffusionPipeline) -> None:
+    with (
+        pytest.raises(NeuronError, match="no such value layer"),
+        switched_off(pipe, Neurons({"nowhere": [1]})),
+    ):
+        pass
+    assert not any(module._forward_hooks for module in pipe.unet.modules())
+
+
+def test_fused_projections_are_refused(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    pipe.unet.get_submodule(
+        next(iter(neurons.layers)).removesuffix(".to_v")
+    ).fused_projections = True
+    with pytest.raises(ModelError, match="projections are fused"), switched_off(pipe, neurons):
+        pass
+
+
+def test_a_refused_apply_leaves_the_earlier_one(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    """A refusal once came after the earlier hooks were gone."""
+    first, second = neurons.layers
+    apply(pipe, Neurons({first: neurons.layers[first]}))
+    off = output(pipe)
+    pipe.unet.get_submodule(second.removesuffix(".to_v")).fused_projections = True
+    with pytest.raises(ModelError, match="projections are fused"):
+        apply(pipe, neurons)
+    pipe.unet.get_submodule(second.removesuffix(".to_v")).fused_projections = False
+    assert torch.equal(output(pipe), off)
+
+
+def test_a_denoiser_with_neurons_off_can_be_copied(
+    pipe: DiffusionPipeline, neurons: Neurons
+) -> None:
+    apply(pipe, neurons)
+    copied = copy.deepcopy(pipe.unet)
+    remove(pipe)
+    assert list(copied.state_dict()) == list(pipe.unet.state_dict())
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "PixArt", "Flux"])
+def test_statistics_say_that_projections_are_fused(name: str) -> None:
+    pipe = make(name)
+    for module in Model(pipe).denoiser.modules():
+        if fuse := getattr(module, "fuse_projections", None):
+            fuse()
+    with pytest.raises(ModelError, match=r"projections are fused.*unfuse_qkv_projections"):
+        compute_statistics(pipe, ["one", "two"])
+
+
+def test_nothing_is_measured_with_neurons_off(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    """It would pass for the model's own."""
+    apply(pipe, neurons)
+    for measure in (compute_statistics, calibrate_threshold):
+        with pytest.raises(ModelError, match=r"Call remove\(pipe\) first"):
+            measure(pipe, ["one", "two"])
+    remove(pipe)
+    compute_statistics(pipe, ["one", "two"])
