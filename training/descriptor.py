@@ -27,7 +27,7 @@ POSTERS, POSTER_RENDERINGS = 2, 3
 """Aligned plants of a batch, each with some other pictures of its caption."""
 TEMPERATURE = 0.05
 ENTROPY_WEIGHT = 5.0
-SCHEDULE = Schedule(steps=900, warm_up=50, seed=7)
+SCHEDULE = Schedule(steps=700, warm_up=50, seed=7)
 
 
 def augment(images: Tensor) -> Tensor:

@@ -103,8 +103,8 @@ class Grammar:
 
     def pair_split(self, one: str, two: str) -> Split:
         """The only split in which two concepts share a picture, in either order."""
-        first, second = sorted((self._index[one], self._index[two]))
-        return {0: "calibration", 1: "test"}.get((first * 7919 + second * 104729) % 10, "train")  # type: ignore[return-value]
+        splits: dict[int, Split] = {0: "calibration", 9: "test"}
+        return splits.get((self._index[one] + self._index[two]) % 10, "train")
 
     def draw(self, rng: np.random.Generator) -> Scene:
         """A random scene for training."""

@@ -23,20 +23,34 @@ LOG_STEPS = 50
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length and learning rate of a training: linear warm-up, then a cosine down to 5 %."""
+    """Length and learning rate: linear warm-up, a cosine down to 5 %, and a linear end.
+
+    Attributes:
+        steps: length of the training.
+        learning_rate: the highest.
+        warm_up: steps until the learning rate is at its highest.
+        horizon: length of the cosine, by default that of the training.
+        cool_down: steps at the end over which the rate falls to 5 % of what the cosine has then.
+            It makes a good end of a training that is shorter than its cosine.
+        decay: how much of the averaged weights remains at each step.
+        seed: of every random number.
+    """
 
     steps: int
     learning_rate: float = 1e-3
     warm_up: int = 200
+    horizon: int = 0
+    cool_down: int = 0
     decay: float = 0.998
-    """How much of the averaged weights remains at each step."""
     seed: int = 0
 
     def rate(self, step: int) -> float:
         """The learning rate at a step."""
         rise = min(1.0, (step + 1) / self.warm_up)
-        fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return self.learning_rate * rise * fall
+        horizon = self.horizon or self.steps
+        fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / horizon))
+        left = (self.steps - step) / self.cool_down if self.cool_down else 1.0
+        return self.learning_rate * rise * fall * max(0.05, min(1.0, left))
 
 
 @dataclass(frozen=True)

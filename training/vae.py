@@ -24,7 +24,9 @@ CHROMA = 2.0
 COLOURFUL = 3.0
 """How much more a pixel weighs whose hue is far from the image's mean hue: small saturated parts
 are few, and without this the mean error hardly notices that they turn grey."""
-SCHEDULE = Schedule(steps=4000, learning_rate=2e-3, warm_up=100, seed=2)
+SCHEDULE = Schedule(
+    steps=2200, horizon=4000, cool_down=600, learning_rate=2e-3, warm_up=100, seed=2
+)
 
 _OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, -0.5, 0.0], [-0.25, -0.25, 0.5]])
 """RGB to brightness, red against green, blue against yellow."""
