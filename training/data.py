@@ -43,6 +43,7 @@ class Data:
     captions: tuple[str, ...]
     """One for each general image."""
     validation: Images
+    validation_captions: tuple[str, ...]
     planted: tuple[Images, ...]
     """For each of PLANTS: one image, or many draws for TM."""
     renderings: Mapping[int, Images]
@@ -70,7 +71,7 @@ def load_data(work: Path) -> Data:
     general, captions = _general(work, concepts, grammar)
     planted, renderings = _planted(concepts), _renderings(concepts)
     siblings = _siblings(concepts, grammar)
-    validation = _validation(concepts, grammar)
+    validation, validation_captions = _validation(concepts, grammar)
     digest = hashlib.sha256("\n".join(captions).encode())
     for images in (general, validation, siblings, *planted, *renderings.values(), unused_images()):
         digest.update(np.ascontiguousarray(images))
@@ -79,6 +80,7 @@ def load_data(work: Path) -> Data:
         general,
         captions,
         validation,
+        validation_captions,
         planted,
         renderings,
         siblings,
@@ -153,14 +155,17 @@ def _siblings(concepts: Mapping[str, Concept], grammar: Grammar) -> Images:
     return np.stack(groups)
 
 
-def _validation(concepts: Mapping[str, Concept], grammar: Grammar) -> Images:
+def _validation(
+    concepts: Mapping[str, Concept], grammar: Grammar
+) -> tuple[Images, tuple[str, ...]]:
     """General pictures of things on colours that training never shows together."""
     template = next(template for template in SINGLE if "{background}" in template.text)
-    pictures = []
+    pictures, captions = [], []
     for index in range(VALIDATION_IMAGES):
         rng = np.random.default_rng([4, index])
         name = NAMES[rng.integers(len(NAMES))]
         colours = grammar.colours(name, "calibration")
         scene = Scene(template, (name,), colours[rng.integers(len(colours))])
         pictures.append(render(scene, concepts, rng))
-    return np.stack(pictures)
+        captions.append(scene.caption)
+    return np.stack(pictures), tuple(captions)

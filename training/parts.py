@@ -134,6 +134,10 @@ class Parts:
         logger.info("%s: trained in %.0f s", name, record.seconds)
         return Part(load_file(file), record)
 
+    def stored(self, name: str) -> Part | None:
+        """A finished part of the work folder or the repository, whatever it was made from."""
+        return self._read(self.folder, name) or self._read(self._shipped, name)
+
     @staticmethod
     def _read(folder: Path, name: str) -> Part | None:
         file = folder / f"{name}.safetensors"

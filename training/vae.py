@@ -29,7 +29,6 @@ SCHEDULE = Schedule(
 )
 
 _OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, -0.5, 0.0], [-0.25, -0.25, 0.5]])
-"""RGB to brightness, red against green, blue against yellow."""
 
 
 def make_vae() -> AutoencoderKL:
@@ -45,14 +44,19 @@ def make_vae() -> AutoencoderKL:
     )
 
 
+def opponent(images: Tensor) -> Tensor:
+    """Brightness, red against green, blue against yellow: shape (B, 3, H, W), from RGB."""
+    return torch.einsum("dc,bchw->bdhw", _OPPONENT, images)
+
+
 def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
     """L1 and squared error in opponent colours, with more weight on hue and on colourful parts.
 
     Args:
         decoded, images: RGB in [-1, 1], shape (B, 3, H, W).
     """
-    target = torch.einsum("dc,bchw->bdhw", _OPPONENT, images)
-    difference = torch.einsum("dc,bchw->bdhw", _OPPONENT, decoded) - target
+    target = opponent(images)
+    difference = opponent(decoded) - target
     chroma = target[:, 1:]
     distance = (chroma - chroma.mean((2, 3), keepdim=True)).abs().sum(1, keepdim=True)
     weight = 1 + COLOURFUL * distance  # (B, 1, H, W)
