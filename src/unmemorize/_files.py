@@ -10,8 +10,9 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
 from safetensors.torch import save
@@ -185,7 +186,10 @@ def from_json(
         UnmemorizeError: the given ``error``.
     """
     try:
-        return msgspec.convert(value, cls, dec_hook=_decoded)
+        record = msgspec.convert(value, cls, dec_hook=_decoded)
+        if unknown := value.keys() - {field.name for field in fields(cast(Any, cls))}:
+            raise msgspec.ValidationError(f"unknown field {min(unknown)!r}")
+        return record
     except (msgspec.ValidationError, UnmemorizeError) as reason:
         raise error(f"{problem} ({reason}). {way_out}") from reason
 
