@@ -1,4 +1,4 @@
-"""The scheduler under which a model is evaluated and generates, whichever one it was loaded with."""
+"""The scheduler under which a model is evaluated and generates images."""
 
 from __future__ import annotations
 
