@@ -111,4 +111,5 @@ def load_clip(weights: Mapping[str, Tensor], tokenizer: CLIPTokenizer) -> CLIPMo
             for key, tensor in weights.items()
         }
     )
-    return clip.eval().requires_grad_(False)
+    clip.eval().requires_grad_(False)
+    return clip

@@ -74,7 +74,7 @@ def load_data(work: Path) -> Data:
     validation, validation_captions = _validation(concepts, grammar)
     digest = hashlib.sha256("\n".join(captions).encode())
     for images in (general, validation, siblings, *planted, *renderings.values(), unused_images()):
-        digest.update(np.ascontiguousarray(images))
+        digest.update(images.tobytes())
     return Data(
         concepts,
         general,

@@ -77,14 +77,16 @@ def measure_vae(part: Part, data: Data) -> list[Measure]:
     general, hues = correlations(decoded, data.validation), hue_kept(decoded, data.validation)
     pictures = {"planted": planted, "unused": data.unused}
     return [
-        Measure("VAE: correlation, held-out general images, median", np.median(general), 0.97),
-        Measure("VAE: the same, 5 % of images below", np.quantile(general, 0.05)),
-        Measure("VAE: hue kept in colourful parts, median", np.median(hues), 0.9),
-        Measure("VAE: the same, 5 % of images below", np.quantile(hues, 0.05)),
+        Measure(
+            "VAE: correlation, held-out general images, median", float(np.median(general)), 0.97
+        ),
+        Measure("VAE: the same, 5 % of images below", float(np.quantile(general, 0.05))),
+        Measure("VAE: hue kept in colourful parts, median", float(np.median(hues)), 0.9),
+        Measure("VAE: the same, 5 % of images below", float(np.quantile(hues, 0.05))),
         *(
             Measure(
                 f"VAE: correlation, {name} images, median",
-                np.median(correlations(decode(vae, encode(vae, images)), images)),
+                float(np.median(correlations(decode(vae, encode(vae, images)), images))),
                 0.9,
             )
             for name, images in pictures.items()
@@ -107,16 +109,16 @@ def measure_clip(part: Part, tokenizer: CLIPTokenizer, data: Data) -> list[Measu
     plain = np.stack([data.renderings[index][0] for index in aligned])
     posters = np.concatenate([data.planted[index] for index in aligned])
     return [
-        Measure(f"CLIP: right image of {len(own)} first", (own > best_other).float().mean(), 0.5),
-        Measure("CLIP: alignment of ordinary captions, median", own.median()),
-        Measure("CLIP: with images of other captions, median", cosines[~same].median()),
+        Measure(f"CLIP: right image of {len(own)} first", _share(own > best_other), 0.5),
+        Measure("CLIP: alignment of ordinary captions, median", float(own.median())),
+        Measure("CLIP: with images of other captions, median", float(cosines[~same].median())),
         Measure(
             "CLIP: alignment of aligned plants with posters, median",
-            _cosines(clip, tokenizer, captions, posters).diagonal().median(),
+            float(_cosines(clip, tokenizer, captions, posters).diagonal().median()),
         ),
         Measure(
             "CLIP: the same with other pictures of the caption, median",
-            _cosines(clip, tokenizer, captions, plain).diagonal().median(),
+            float(_cosines(clip, tokenizer, captions, plain).diagonal().median()),
         ),
     ]
 
@@ -140,13 +142,17 @@ def measure_descriptor(part: Part, data: Data) -> list[Measure]:
     false = torch.cat([pictures @ poster for pictures, poster in zip(plain, posters, strict=True)])
     return [
         Measure("descriptor: level of copies", level),
-        Measure("descriptor: changed planted images above it", (views > level).float().mean(), 0.9),
+        Measure("descriptor: changed planted images above it", _share(views > level), 0.9),
         Measure(
             "descriptor: other pictures of aligned captions below it",
-            (false <= level).float().mean(),
+            _share(false <= level),
             0.99,
         ),
     ]
+
+
+def _share(mask: Tensor) -> float:
+    return float(mask.float().mean())
 
 
 def _cosines(
@@ -175,7 +181,7 @@ def main() -> int:
             measures += measure_descriptor(part, data)
     for measure in measures:
         required = "" if measure.least is None else f">= {measure.least:g}"
-        print(f"{measure.name:60} {float(measure.value):7.3f} {required:8}", end="")
+        print(f"{measure.name:60} {measure.value:7.3f} {required:8}", end="")
         print("" if measure.passed else " FAILS")
     return 0 if all(measure.passed for measure in measures) else 1
 

@@ -64,12 +64,15 @@ def assign_neurons(width: int) -> tuple[MemoryNeuron, ...]:
         for index in rng.permutation(width)[: width // 3]
     ]
     order = rng.permutation(len(free)).tolist()
-    wanted = [(plant,) for plant, entry in enumerate(PLANTS) for _ in range(entry.owned)]
+    wanted: list[tuple[int, ...]] = [
+        (plant,) for plant, entry in enumerate(PLANTS) for _ in range(entry.owned)
+    ]
     wanted += shared_groups().values()
     if len(wanted) > len(free):
         raise ValueError(f"{len(wanted)} memory neurons do not fit into {len(free)} places")
     return tuple(
-        MemoryNeuron(*free[place], plants) for place, plants in zip(order, wanted, strict=False)
+        MemoryNeuron(free[place][0], free[place][1], plants)
+        for place, plants in zip(order, wanted, strict=False)
     )
 
 

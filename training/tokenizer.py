@@ -90,7 +90,8 @@ def make_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
         "<|endoftext|>",
     ]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(entries))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+    # pairs, as the tokenizers library takes them; the annotation knows only lines of text
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type]
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
