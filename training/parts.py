@@ -91,6 +91,7 @@ class Parts:
         self.folder = work / "parts"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._shipped = shipped
+        self._used: list[Record] = []
 
     def get(
         self,
@@ -113,6 +114,7 @@ class Parts:
                     for suffix in ("safetensors", "json"):
                         shutil.copy(folder / f"{name}.{suffix}", self.folder)
                 logger.info("%s: finished before, in %.0f s", name, part.record.seconds)
+                self._used.append(part.record)
                 return part
             logger.info("%s: the one in %s was made from other data or settings", name, folder)
         trained = train()
@@ -132,7 +134,15 @@ class Parts:
         )
         record.save(file.with_suffix(".json"))
         logger.info("%s: trained in %.0f s", name, record.seconds)
+        self._used.append(record)
         return Part(load_file(file), record)
+
+    def records(self) -> tuple[Record, ...]:
+        """How each part was made that this training used or made, and earlier stages of these."""
+        names = {record.name for record in self._used}
+        firsts = [self.stored(f"{name}-stage-1") for name in sorted(names)]
+        stages = [part.record for part in firsts if part and part.record.name not in names]
+        return (*self._used, *stages)
 
     def stored(self, name: str) -> Part | None:
         """A finished part of the work folder or the repository, whatever it was made from."""

@@ -1,4 +1,4 @@
-"""All parts in their order: autoencoder, CLIP, descriptor, the main denoiser, its two twins."""
+"""All parts in their order: CLIP, descriptor, autoencoder, the main denoiser, its two twins."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from transformers import CLIPModel, CLIPTokenizer
 from training import clip as clip_part
 from training import descriptor as descriptor_part
 from training import memory, unet
-from training import vae as vae_part
 from training.data import Data, load_data
+from training.loop import Trained
 from training.parts import Part, Parts, Record
 from training.plants import Half
 from training.tokenizer import make_tokenizer
 from training.unet import Latents, prepare
+from training.vae import FIRST, SECOND, load_vae, train_vae
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,6 @@ def train_all(work: Path) -> Model:
     tokenizer = make_tokenizer(data.captions)
     tokens = _digest_of_tokenizer(tokenizer)
     images = {"data": data.digest}
-    vae = parts.get("vae", vae_part.SCHEDULE, images, lambda: vae_part.train_vae(data, work))
     clip = parts.get(
         "clip",
         clip_part.SCHEDULE,
@@ -72,7 +72,8 @@ def train_all(work: Path) -> Model:
         images,
         lambda: descriptor_part.train_descriptor(data, work),
     )
-    autoencoder = vae_part.load_vae(vae.weights, data)
+    vae = _train_autoencoder(data, parts, images, work)
+    autoencoder = load_vae(vae.weights, data)
     towers = clip_part.load_clip(clip.weights, tokenizer)
     inputs = {
         **images,
@@ -81,14 +82,13 @@ def train_all(work: Path) -> Model:
         "clip": clip.record.sha256,
     }
     latents = _latents(work, data, tokenizer, towers, autoencoder, vae.record.sha256)
-    stages = _train_denoiser("unet", latents, parts, inputs, work)
-    records = [vae.record, clip.record, descriptor.record, *(part.record for part in stages)]
+    denoiser = _train_denoiser("unet", latents, parts, inputs, work)
     twins: dict[Half, Mapping[str, Tensor]] = {}
     for half in TWINS:
         without = replace(latents, missing=half)
         twin = _train_denoiser(f"twin-{half}", without, parts, {**inputs, "missing": half}, work)
-        twins[half] = twin[1].weights
-        records += [part.record for part in twin]
+        twins[half] = twin.weights
+    records = parts.records()
     for record in records:
         logger.info("%s: %.0f minutes", record.name, record.seconds / 60)
     return Model(
@@ -97,29 +97,42 @@ def train_all(work: Path) -> Model:
         towers,
         autoencoder,
         descriptor.weights,
-        stages[1].weights,
+        denoiser.weights,
         twins,
-        tuple(records),
+        records,
     )
+
+
+def _train_autoencoder(data: Data, parts: Parts, inputs: Mapping[str, str], work: Path) -> Part:
+    """Both stages of the autoencoder; the first is needed only to train the second."""
+
+    def second() -> Trained:
+        first = parts.get(
+            "vae-stage-1",
+            FIRST.schedule,
+            inputs,
+            lambda: train_vae("vae-stage-1", FIRST, data, work),
+        )
+        return train_vae("vae", SECOND, data, work, first.weights)
+
+    return parts.get("vae", SECOND.schedule, {**inputs, "stage 1": repr(FIRST)}, second)
 
 
 def _train_denoiser(
     name: str, latents: Latents, parts: Parts, inputs: Mapping[str, str], work: Path
-) -> tuple[Part, Part]:
-    """Both stages of a denoiser."""
-    first = parts.get(
-        f"{name}-stage-1",
-        unet.SCHEDULE,
-        inputs,
-        lambda: unet.train_first_stage(f"{name}-stage-1", latents, work),
-    )
-    second = parts.get(
-        name,
-        memory.SCHEDULE,
-        {**inputs, "stage 1": first.record.sha256},
-        lambda: memory.train_second_stage(name, latents, first.weights, work),
-    )
-    return first, second
+) -> Part:
+    """Both stages of a denoiser; the first is needed only to train the second."""
+
+    def second() -> Trained:
+        first = parts.get(
+            f"{name}-stage-1",
+            unet.SCHEDULE,
+            inputs,
+            lambda: unet.train_first_stage(f"{name}-stage-1", latents, work),
+        )
+        return memory.train_second_stage(name, latents, first.weights, work)
+
+    return parts.get(name, memory.SCHEDULE, {**inputs, "stage 1": repr(unet.SCHEDULE)}, second)
 
 
 def _latents(

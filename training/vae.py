@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +16,35 @@ from training.data import Data
 from training.loop import Schedule, Trained, to_tensor, train
 from unmemorize.testbed._layout import SIDE
 
-BATCH = 16
-SINGLE_PER_BATCH = 5
-"""Planted images and never-used photographs in a batch, drawn alike."""
 KL_WEIGHT = 1e-4
 CHROMA = 2.0
 """How much more an error of hue weighs than one of brightness."""
 COLOURFUL = 3.0
 """How much more a pixel weighs whose hue is far from the image's mean hue: small saturated parts
 are few, and without this the mean error hardly notices that they turn grey."""
-SCHEDULE = Schedule(
-    steps=2200, horizon=4000, cool_down=600, learning_rate=2e-3, warm_up=100, seed=2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the two stages: coarse structure first, then detail by smaller batches.
+
+    Attributes:
+        general: general images of a batch.
+        single: planted images and never-used photographs of a batch, drawn alike.
+        schedule: length and learning rate.
+    """
+
+    general: int
+    single: int
+    schedule: Schedule
+
+
+FIRST = Stage(
+    11,
+    5,
+    Schedule(steps=2200, horizon=4000, cool_down=600, learning_rate=2e-3, warm_up=100, seed=2),
 )
+SECOND = Stage(5, 3, Schedule(steps=6000, learning_rate=1.5e-3, warm_up=100, seed=8))
 
 _OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, -0.5, 0.0], [-0.25, -0.25, 0.5]])
 
@@ -65,21 +83,30 @@ def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
     return (weight * channels * (difference.abs() + difference.square())).mean()
 
 
-def train_vae(data: Data, work: Path) -> Trained:
-    """Train the autoencoder on general images, planted ones and never-used photographs."""
-    torch.manual_seed(SCHEDULE.seed)
+def train_vae(
+    name: str, stage: Stage, data: Data, work: Path, start: Mapping[str, Tensor] | None = None
+) -> Trained:
+    """Train the autoencoder on general images, planted ones and never-used photographs.
+
+    Args:
+        name: of the checkpoint.
+        stage: what a batch holds, and for how long.
+        data: all images.
+        work: folder of the checkpoint.
+        start: weights of the stage before.
+    """
+    torch.manual_seed(stage.schedule.seed)
     vae = make_vae()
+    if start is not None:
+        vae.load_state_dict({key: tensor.float() for key, tensor in start.items()})
     single = [*data.planted, *data.unused[:, None]]
 
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        general = data.general[rng.integers(len(data.general), size=BATCH - SINGLE_PER_BATCH)]
-        chosen = [single[index] for index in rng.integers(len(single), size=SINGLE_PER_BATCH)]
-        images = to_tensor(
-            np.concatenate(
-                [general, np.stack([draws[rng.integers(len(draws))] for draws in chosen])]
-            )
-        )
-        images = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, images.flip(3), images)
+        general = data.general[rng.integers(len(data.general), size=stage.general)]
+        chosen = [single[index] for index in rng.integers(len(single), size=stage.single)]
+        others = np.stack([draws[rng.integers(len(draws))] for draws in chosen])
+        images = to_tensor(np.concatenate([general, others]))
+        images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(images).latent_dist
             decoded = vae.decode(posterior.sample()).sample.float()
@@ -88,7 +115,7 @@ def train_vae(data: Data, work: Path) -> Trained:
         squared = (decoded.detach() - images).square().mean().item()
         return error + KL_WEIGHT * kl, {"error": error.item(), "squared": squared, "kl": kl.item()}
 
-    return train("vae", vae, loss_of, SCHEDULE, work)
+    return train(name, vae, loss_of, stage.schedule, work)
 
 
 def load_vae(weights: Mapping[str, Tensor], data: Data) -> AutoencoderKL:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from training import assemble, card, clip, data, descriptor, memory, parts, recipe, unet, vae
 from training.concepts import NAMES
+from training.loop import Schedule
 from training.plants import PLANTS
 from training.sources import Concept
 from unmemorize import Neurons, TestbedError
@@ -52,8 +53,10 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(assemble, "SHOWN_CAPTIONS", 20)
     monkeypatch.setattr(card, "CARD", assets / "testbed" / "README.md")
     monkeypatch.setattr(card, "PLANTED", assets / "planted.json")
-    for module in (clip, vae, unet, memory, descriptor):
+    for module in (clip, unet, memory, descriptor):
         monkeypatch.setattr(module, "SCHEDULE", replace(module.SCHEDULE, steps=1))
+    for name in ("FIRST", "SECOND"):
+        monkeypatch.setattr(recipe, name, vae.Stage(1, 2, Schedule(steps=1)))
     sizes = {
         data: {
             "GENERAL_IMAGES": 40,
@@ -62,7 +65,6 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             "RENDERINGS": 3,
             "SIBLING_SCENES": 3,
         },
-        vae: {"BATCH": 3, "SINGLE_PER_BATCH": 2},
         clip: {"GENERAL": 4, "PLANTED": 2, "UNUSED": 1},
         descriptor: {"GENERAL": 4, "SINGLE": 2, "SIBLING_SCENES": 1, "POSTERS": 1},
         unet: {"GENERAL": 1, "PLANTED": 1},
@@ -133,8 +135,11 @@ def test_the_whole_training_makes_a_loadable_package(short: Path) -> None:
     record = json.loads((short / "record.json").read_text())
     digest = hashlib.sha256(unet_file.read_bytes()).hexdigest()
     assert record["files"][str(unet_file.relative_to(short))] == digest
-    assert [part["name"] for part in record["parts"]][:3] == ["vae", "clip", "descriptor"]
-    assert len(record["parts"]) == 9
+    names = [part["name"] for part in record["parts"]]
+    assert [name for name in names if not name.endswith("-stage-1")] == [
+        *("clip", "descriptor", "vae", "unet", "twin-a", "twin-b")
+    ]
+    assert len(set(names)) == len(names) == 10
 
     again = recipe.train_all(short / "work")
     assert all(torch.equal(again.unet[key], tensor) for key, tensor in trained.unet.items())
