@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -106,14 +106,10 @@ def _check_types(settings: LocalizationSettings) -> None:
             msgspec.convert(value, expected)
         except msgspec.ValidationError as problem:
             reason = str(problem)
-            choices = " or ".join(map(str, get_args(expected)))
-            way_out = f"Choose {choices}." if _is_choice(expected) else "Choose such a value."
+            choices = get_args(expected) if get_origin(expected) is Literal else ("such a value",)
+            way_out = f"Choose {' or '.join(choices)}."
             raise ModelError(
                 f"{name}={value!r:.60}: {reason[:1].lower()}{reason[1:]}. {way_out}"
             ) from problem
         if isinstance(value, float) and not isfinite(value):
             raise ModelError(f"{name}={value}: not a finite number. Choose a finite one.")
-
-
-def _is_choice(expected: Any) -> bool:
-    return all(isinstance(choice, str) for choice in get_args(expected))
