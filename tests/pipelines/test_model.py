@@ -324,3 +324,27 @@ def test_a_pipeline_in_another_type_is_observed_again() -> None:
 def test_named_layers_must_see_the_text(pipe: DiffusionPipeline, pattern: str) -> None:
     with pytest.raises(ModelError, match="so it is no value layer"):
         compute_statistics(Model(pipe, value_layers=pattern), ["one", "two"])
+
+
+@pytest.mark.parametrize("scale", [3.0, -1.0])
+def test_guidance_leads_from_the_unconditional_to_the_conditional_prediction(
+    pipe: DiffusionPipeline, scale: float
+) -> None:
+    model = Model(pipe)
+    latents, timestep = model.draw_latents(2, 0), torch.tensor(961)
+    conditional = model.predict(latents, timestep, model.encode(["one", "two"]))
+    unconditional = model.predict(latents, timestep, model.encode(["", ""]))
+    assert not torch.allclose(conditional, unconditional, atol=1e-2)
+    guided = model.predict(
+        latents, timestep, model.encode(["one", "two"]), guidance=model.guidance(scale)
+    )
+    expected = unconditional + scale * (conditional - unconditional)
+    torch.testing.assert_close(guided, expected, rtol=0, atol=1e-4)
+
+
+def test_guidance_of_zero_is_none(pipe: DiffusionPipeline) -> None:
+    model = Model(pipe)
+    assert model.guidance(0.0) is None
+    guidance = model.guidance(1.0)
+    assert guidance is not None
+    assert len(guidance.unconditional) == 1
