@@ -107,7 +107,7 @@ def fewest_telling_seeds(count: int, limit: float) -> int:
     """Return how many seeds can make the mean over the pairs of all seeds exceed a limit.
 
     >>> fewest_telling_seeds(10, limit=0.3)
-    7
+    6
     """
     return next(
         size
