@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
@@ -17,7 +16,7 @@ from PIL import Image
 
 from unmemorize.generation import OVERALL, ImageSetRun, image_sets
 from unmemorize.localization import difference_file
-from unmemorize.metrics import read_image, read_references, summarize
+from unmemorize.metrics import PromptMetrics, read_image, read_references, summarize
 from unmemorize.report._course import course
 from unmemorize.report._plots import (
     plot_copies,
@@ -29,7 +28,7 @@ from unmemorize.report._plots import (
     plot_similarity,
     plotting,
 )
-from unmemorize.report._results import NAMES, Results, read_results, seed_median
+from unmemorize.report._results import NAMES, Results, read_results
 from unmemorize.report._table import Truth, precision_recall, summary_table
 from unmemorize.runs import Run
 
@@ -128,12 +127,12 @@ def _headline(results: Results) -> list[tuple[str, str, str]]:
     found = []
     for name in ("original", "refined", "random-refined"):
         lists = [
-            record["sscd_orig"]
+            seeds
             for record in results.records(name, OVERALL)
-            if "sscd_orig" in record
+            if (seeds := record.seeds("sscd-orig"))
         ]
         if lists:
-            summary = summarize([seed_median(values) for values in lists])
+            summary = summarize([median(values) for values in lists])
             found.append((f"copy score to the training image, {NAMES[name]}", summary))
             if name == "refined":
                 found.append(
@@ -152,7 +151,8 @@ def _lines(results: Results) -> list[Line]:
     lines = []
     for index, record in results.localizations.items():
         before, after = (
-            results.of(name).get(index, {}).get("sscd_orig") for name in ("original", "refined")
+            results.of(name).get(index, PromptMetrics(values={})).median("sscd-orig")
+            for name in ("original", "refined")
         )
         lines.append(
             Line(
@@ -162,8 +162,8 @@ def _lines(results: Results) -> list[Line]:
                 record.memorized,
                 record.detection.score if record.detection else None,
                 len(record.neurons) if record.memorized else None,
-                None if before is None else seed_median(before),
-                None if after is None else seed_median(after),
+                before,
+                after,
             )
         )
     return lines
@@ -195,7 +195,7 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
             )
         for name in shown:
             if index in made[name]:
-                scores = results.of(name).get(index, {})
+                scores = results.of(name).get(index, PromptMetrics(values={}))
                 paths = [sets[name].folder / file for file in made[name][index]["files"][:most]]
                 strips.append(
                     Strip(
@@ -274,17 +274,17 @@ def _cards(run: Run, results: Results, truth: Truth | None) -> list[Card]:
 def _training_images(results: Results, index: int) -> list[Path]:
     """Those that the prompt was measured against, else those that it names."""
     for name in NAMES:
-        paths = results.of(name).get(index, {}).get("references", {}).get("paths")
-        if paths:
-            return list(map(Path, paths))
+        record = results.of(name).get(index)
+        if record and record.references and record.references.paths:
+            return list(record.references.paths)
     return list(results.prompts[index].images)
 
 
-def _line(scores: Mapping[str, Any]) -> str:
+def _line(scores: PromptMetrics) -> str:
     """How much the images of a prompt copy, or else how much they are those with nothing off."""
-    for key, what in (("sscd_orig", "copy score"), ("sscd_gen", "same as before")):
-        if key in scores:
-            return f"{what} {seed_median(scores[key]):.2f}, worst seed {max(scores[key]):.2f}"
+    for name, what in (("sscd-orig", "copy score"), ("sscd-gen", "same as before")):
+        if name in scores.values:
+            return f"{what} {scores.median(name):.2f}, worst seed {scores.highest(name):.2f}"
     return ""
 
 

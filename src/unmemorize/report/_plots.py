@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from unmemorize.detection import Threshold
-from unmemorize.report._results import NAMES, Results, seed_median, what_is_off
+from unmemorize.metrics import PromptMetrics
+from unmemorize.report._results import NAMES, Results, what_is_off
 
 INK = "#667080"
 """On a white page; within the report, its own colour for such text takes the place."""
@@ -105,7 +106,7 @@ def _errors(results: Results) -> str:
 def plot_copies(results: Results) -> str | None:
     """The copy score of every prompt before and after, and with random neurons off; None without training images."""
     before, after, random = (
-        _scores(results.of(name), "sscd_orig") for name in ("original", "refined", "random-refined")
+        _scores(results.of(name), "sscd-orig") for name in ("original", "refined", "random-refined")
     )
     shown = sorted(before.keys() & after.keys(), key=lambda index: before[index], reverse=True)
     if not shown:
@@ -250,17 +251,18 @@ def plot_diversity(results: Results) -> str | None:
     figure, axes = _figure(3.0)
     shown = False
     for name, colour in (("original", COLOURS[0]), ("refined", COLOURS[4])):
-        records = [
-            record
+        points = [
+            (copy, alike)
             for record in results.of(name).values()
-            if "sscd_orig" in record and "diversity" in record
+            if (copy := record.median("sscd-orig")) is not None
+            and (alike := record.median("d-sscd")) is not None
         ]
-        if records:
+        if points:
             shown = True
-            copies = [seed_median(record["sscd_orig"]) for record in records]
+            copies, similarities = zip(*points, strict=True)
             axes.scatter(
                 copies,
-                [record["diversity"] for record in records],
+                similarities,
                 s=22,
                 alpha=0.8,
                 color=colour,
@@ -277,14 +279,12 @@ def plot_diversity(results: Results) -> str | None:
 
 def plot_quality(results: Results) -> str | None:
     """The distance from real images against how many neurons are off, for sets such as top-10; None for fewer than two of them."""
-    named = [
-        (_TOP.match(what_is_off(record["set"], record["on"])), record) for record in results.quality
-    ]
+    named = [(_TOP.match(what_is_off(record.set, record.on)), record) for record in results.quality]
     series: dict[str, list[tuple[int, float]]] = {}
     for count, record in [(int(found[1] or 0), record) for found, record in named if found]:
         series.setdefault(
-            f"{record['on'] or 'memorized prompts'}, against {record['against']}", []
-        ).append((count, record["fid"]))
+            f"{record.on or 'memorized prompts'}, against {record.against}", []
+        ).append((count, record.fid))
     series = {label: sorted(points) for label, points in series.items() if len(points) > 1}
     if not series:
         return None
@@ -361,8 +361,9 @@ def _span(low: int, high: int) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _scores(records: Mapping[int, Mapping[str, object]], key: str) -> dict[int, float]:
-    return {index: seed_median(record[key]) for index, record in records.items() if key in record}
+def _scores(records: Mapping[int, PromptMetrics], name: str) -> dict[int, float]:
+    medians = {index: record.median(name) for index, record in records.items()}
+    return {index: value for index, value in medians.items() if value is not None}
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

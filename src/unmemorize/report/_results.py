@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 from unmemorize._prompts import UNMEMORIZED, Prompt
 from unmemorize.generation import OVERALL, ImageSetRun, image_sets
 from unmemorize.localization import Localization, read_localizations
-from unmemorize.metrics import EvaluationRun
+from unmemorize.metrics import (
+    EvaluationRun,
+    MeasuredMetric,
+    PromptMetrics,
+    QualityRecord,
+    read_metrics,
+    read_quality,
+)
 from unmemorize.runs import Run, run_prompts
 
 NAMES = {
@@ -21,7 +27,6 @@ NAMES = {
     "random-initial": "random neurons off, as many as initially",
 }
 """What sets of images show, in words and in order; other sets have their own names and come after."""
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,14 @@ class Measured:
     Args:
         name: what is off, see `NAMES`.
         on: the name of the prompts; empty for those of the run.
-        records: by index of the prompt, see `evaluate_all`.
-        descriptor, clip: what measured, with the hash of its weights; empty for none.
+        records: by index of the prompt.
+        metrics: what was measured and by what, by name.
     """
 
     name: str
     on: str
-    records: Mapping[int, Record]
-    descriptor: str
-    clip: str
+    records: Mapping[int, PromptMetrics]
+    metrics: Mapping[str, MeasuredMetric]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Results:
     prompts: Sequence[Prompt]
     localizations: Mapping[int, Localization]
     metrics: Sequence[Measured] = ()
-    quality: Sequence[Record] = ()
+    quality: Sequence[QualityRecord] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -74,12 +78,14 @@ class Results:
 
     def lacking(self, what: Literal["missing", "unreadable"]) -> list[str]:
         """The names of training images that could not be compared with."""
-        records = [record for measured in self.metrics for record in measured.records.values()]
-        return list(
-            dict.fromkeys(
-                name for record in records for name in record.get("references", {}).get(what, ())
-            )
-        )
+        references = [
+            record.references
+            for measured in self.metrics
+            for record in measured.records.values()
+            if record.references
+        ]
+        names = (name for some in references for name in getattr(some, what))
+        return list(dict.fromkeys(names))
 
     def indices(self, column: str) -> list[int]:
         """The prompts of the run in a column; overall are those of the groups VM and TM, without such those not known as unmemorized."""
@@ -104,7 +110,7 @@ class Results:
         """Those of them that found the prompt memorized."""
         return [record for record in self.localized(column) if record.memorized]
 
-    def of(self, name: str) -> Mapping[int, Record]:
+    def of(self, name: str) -> Mapping[int, PromptMetrics]:
         """The metrics of the run's own prompts with this off; empty when there are none."""
         return next(
             (
@@ -115,7 +121,7 @@ class Results:
             {},
         )
 
-    def records(self, name: str, column: str) -> list[Record]:
+    def records(self, name: str, column: str) -> list[PromptMetrics]:
         """The metrics of the prompts in a column with this off."""
         for measured in self.metrics:
             if measured.name == name and measured.on == column:
@@ -136,34 +142,22 @@ def read_results(run: Run) -> Results:
         if not folder.exists():
             continue
         measured, on = Run.load(folder), images.settings(ImageSetRun).on
-        by = measured.settings(EvaluationRun)
         metrics.append(
             Measured(
                 what_is_off(folder_name, on),
                 on,
-                measured.records("metrics"),
-                hashed(by.descriptor, by.descriptor_sha256),
-                hashed(by.clip, by.clip_sha256 or "") if by.clip else "",
+                read_metrics(measured),
+                {metric.name: metric for metric in measured.settings(EvaluationRun).metrics},
             )
         )
     order = list(NAMES)
     metrics.sort(
         key=lambda measured: order.index(measured.name) if measured.name in order else len(order)
     )
-    quality = list(run.records("quality").values())
+    quality = list(read_quality(run).values())
     return Results(run_prompts(run), read_localizations(run), metrics, quality)
 
 
 def what_is_off(name: str, on: str) -> str:
     """The name of a set of images without that of its prompts."""
     return name.removesuffix(f"-on-{on}")
-
-
-def hashed(name: str, digest: str) -> str:
-    """A name with the beginning of a hash."""
-    return f"{name} (sha256 {digest[:12]})"
-
-
-def seed_median(value: Any) -> float:
-    """One number per prompt: the median of a list over seeds, or the number itself."""
-    return float(median(value)) if isinstance(value, list) else float(value)

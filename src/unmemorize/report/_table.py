@@ -11,26 +11,12 @@ from typing import Literal
 
 from unmemorize.generation import OVERALL
 from unmemorize.localization import Localization
-from unmemorize.metrics import summarize, wilson_interval
+from unmemorize.metrics import Instrument, PromptMetrics, summarize, wilson_interval
 from unmemorize.neurons import Neurons
-from unmemorize.report._results import NAMES, Record, Results, hashed, seed_median, what_is_off
+from unmemorize.report._results import NAMES, Results, what_is_off
 
 Truth = Mapping[str, Neurons]
 """Prompt -> the neurons that are known to carry its image."""
-
-_METRICS: tuple[tuple[str, str, Callable[[Record], float | None]], ...] = (
-    ("copy score", "descriptor", lambda record: _per_prompt(record, "sscd_orig")),
-    (
-        "copy score of the worst seed",
-        "descriptor",
-        lambda record: max(record["sscd_orig"]) if "sscd_orig" in record else None,
-    ),
-    ("masked copy score", "layout", lambda record: _per_prompt(record, "masked")),
-    ("same as before", "descriptor", lambda record: _per_prompt(record, "sscd_gen")),
-    ("seeds alike", "descriptor", lambda record: _per_prompt(record, "diversity")),
-    ("alignment", "clip", lambda record: _per_prompt(record, "alignment")),
-)
-_LAYOUT = "Pearson correlation over the pixels in which the training images agree"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,40 +232,46 @@ def _truth_rows(results: Results, truth: Truth) -> list[Row]:
 
 def _metric_rows(results: Results) -> list[Row]:
     rows = []
-    for label, means, of in _METRICS:
-        for name in dict.fromkeys(measured.name for measured in results.metrics):
-            if label == "same as before" and name == "original":
-                continue
-            first = next(measured for measured in results.metrics if measured.name == name)
-            by = {"descriptor": first.descriptor, "clip": first.clip, "layout": _LAYOUT}[means]
+    for metric in dict.fromkeys(name for measured in results.metrics for name in measured.metrics):
+        rows += _rows_of_metric(results, metric, "", PromptMetrics.median)
+        if metric == "sscd-orig":
+            rows += _rows_of_metric(results, metric, " of the worst seed", PromptMetrics.highest)
+    return rows
 
-            def answer(
-                column: str, name: str = name, of: Callable[[Record], float | None] = of
-            ) -> Cell:
-                return _median(of(record) for record in results.records(name, column))
 
-            rows.append(_row(results, f"{label}, {NAMES.get(name, name)}", answer, by))
+def _rows_of_metric(
+    results: Results,
+    metric: str,
+    suffix: str,
+    number: Callable[[PromptMetrics, str], float | None],
+) -> list[Row]:
+    """A row for each set of images, each prompt being one number."""
+    rows = []
+    for name in dict.fromkeys(measured.name for measured in results.metrics):
+        first = next(measured for measured in results.metrics if measured.name == name)
+        if metric not in first.metrics or (metric, name) == ("sscd-gen", "original"):
+            continue
+
+        def answer(column: str, name: str = name) -> Cell:
+            return _median(number(record, metric) for record in results.records(name, column))
+
+        label = f"{first.metrics[metric].label}{suffix}, {NAMES.get(name, name)}"
+        rows.append(_row(results, label, answer, str(first.metrics[metric].measured_by)))
     return rows
 
 
 def _quality_rows(results: Results) -> list[Row]:
     rows = []
     for record in results.quality:
-        by = hashed(record["extractor"], record["extractor_sha256"])
-        column, name = record["on"] or OVERALL, what_is_off(record["set"], record["on"])
-        distance = record["kind"]
-        fid = Cell(value=record["fid"], count=record["generated"])
-        kid = Cell(
-            value=1000 * record["kid"], spread=1000 * record["kid_std"], count=record["generated"]
-        )
+        by = str(Instrument(record.extractor, record.extractor_sha256))
+        column, name = record.on or OVERALL, what_is_off(record.set, record.on)
+        distance = record.kind
+        fid = Cell(value=record.fid, count=record.generated)
+        kid = Cell(value=1000 * record.kid, spread=1000 * record.kid_std, count=record.generated)
         for label, cell in ((distance, fid), (f"1000 KID on the features of {distance}", kid)):
             cells = tuple(cell if other == column else Cell() for other in results.columns)
-            rows.append(Row(f"{label} to {record['against']}, {NAMES.get(name, name)}", cells, by))
+            rows.append(Row(f"{label} to {record.against}, {NAMES.get(name, name)}", cells, by))
     return rows
-
-
-def _per_prompt(record: Record, key: str) -> float | None:
-    return None if record.get(key) is None else seed_median(record[key])
 
 
 def _share(records: list[Localization], test: Callable[[Localization], bool]) -> Cell:

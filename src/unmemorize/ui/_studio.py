@@ -16,6 +16,7 @@ from unmemorize.export import export_lora
 from unmemorize.generation import (
     GenerationSettings,
     ImageSet,
+    NeuronEdit,
     NeuronSet,
     generate_all,
     generate_each,
@@ -95,7 +96,7 @@ class Studio:
             (made,) = generate_each(
                 self.model,
                 [prompt.text],
-                [Neurons()],
+                [None],
                 settings=self._images(images),
                 progress=progress,
             )
@@ -129,7 +130,7 @@ class Studio:
             before, after = generate_each(
                 self.model,
                 [prompt.text] * 2,
-                [Neurons(), neurons],
+                [None, NeuronEdit(neurons, scale)],
                 settings=settings,
                 progress=progress,
             )
