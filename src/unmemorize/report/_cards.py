@@ -16,7 +16,7 @@ from unmemorize.generation import ImageSetRun, image_sets
 from unmemorize.localization import Localization, difference_file
 from unmemorize.metrics import read_image, read_references
 from unmemorize.neurons import Neurons
-from unmemorize.report._copies_left import copy_warning
+from unmemorize.report._copies_left import COPY_LEVEL, copy_warning
 from unmemorize.report._course import draw_course
 from unmemorize.report._results import SET_LABELS, PromptScores, Results
 from unmemorize.report._truth import Truth, precision_recall
@@ -109,15 +109,18 @@ def make_cards(run: Run, results: Results, truth: Truth | None) -> Iterator[Card
 
 
 def prompt_warning(results: Results, index: int) -> str:
-    """Return the warning of a prompt, judged by the measure that shows a copy of its kind.
+    """Return the warning of a memorized prompt, by the measures that show a copy of its kind.
 
-    A template copies only the layout, which the masked copy score measures. A low SSCD_Orig says
-    nothing about it, a high one does.
+    Of a template only the layout is copied. The masked copy score measures that, while a low
+    SSCD_Orig says nothing about it.
     """
     scores = results.scores("refined").get(index, PromptScores())
     copy_scores = scores.sscd_orig
     if results.prompts[index].kind == "TM":
-        copy_scores = scores.masked or scores.sscd_orig
+        if scores.masked:
+            copy_scores = tuple(map(max, scores.masked, scores.sscd_orig))
+        elif not any(score > COPY_LEVEL for score in scores.sscd_orig):
+            copy_scores = ()
     return copy_warning(copy_scores, results.localizations[index].theta_exhausted)
 
 

@@ -23,6 +23,8 @@ Values = dict[Any, Any]
 """New values by component."""
 
 _NOTHING_YET = "Nothing is localized yet: type a prompt above and press Localize."
+_STATUS_HEIGHT = 80
+"""Pixels of a text on which progress and errors are shown."""
 _GALLERY: dict[str, Any] = {"object_fit": "contain", "height": 300}
 
 
@@ -75,7 +77,7 @@ class LocalizeTab:
         self.state = gr.State(None)  # the PromptNeurons of each visitor
         with gr.Tab("Localize", elem_id="localize-tab"):
             self.button = gr.Button("Localize", variant="primary", elem_id="localize")
-            self.message = gr.Markdown(_NOTHING_YET, elem_id="message")
+            self.message = gr.Markdown(_NOTHING_YET, min_height=_STATUS_HEIGHT, elem_id="message")
             with gr.Column(visible=False, elem_id="controls") as self._controls:
                 self._about = gr.Textbox(
                     label="For the prompt", interactive=False, max_lines=2, elem_id="about"
@@ -90,7 +92,7 @@ class LocalizeTab:
                     elem_id="factor",
                 )
                 self.compare_button = gr.Button("Compare", elem_id="compare")
-                self._copies = gr.Markdown(elem_id="copies")
+                self._copies = gr.Markdown(min_height=_STATUS_HEIGHT, elem_id="copies")
                 with gr.Row():
                     self._before = gr.Gallery(
                         label="All neurons on", columns=2, elem_id="before", **_GALLERY
