@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio asks for news while it is imported
 
-import gradio as gr
-
 from unmemorize._errors import ModelError
+
+try:
+    import gradio as gr
+except ModuleNotFoundError:
+    raise
+except (ImportError, ValueError) as problem:  # Gradio makes an HTTP client when it is imported
+    raise ModelError(
+        f"the page cannot be opened with these proxy settings: {problem}. "
+        "Correct or unset http_proxy, https_proxy and all_proxy."
+    ) from problem
+
 from unmemorize.ui._page import CSS, THEME, build
 
 if TYPE_CHECKING:
@@ -73,7 +82,7 @@ def _launch(page: gr.Blocks, port: int) -> str:
         )
     except OSError as problem:
         raise ModelError(f"port {port}: it is taken. Choose another one with --port.") from problem
-    except Exception as problem:  # Gradio checks its own address, with errors of several libraries
+    except Exception as problem:  # Gradio opens its own address, with errors of several libraries
         raise ModelError(
             f"http://{HOST}:{port}: the page cannot be reached from this machine ({problem}). "
             "Check the proxy settings (http_proxy, all_proxy, no_proxy)."
