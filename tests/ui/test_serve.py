@@ -17,7 +17,8 @@ from unmemorize import ModelError
 
 pytest.importorskip("gradio")
 
-from unmemorize.ui._serve import bypass_proxy, keep_ctrl_c
+from unmemorize.ui import _serve as serve_module
+from unmemorize.ui._serve import bypass_proxy, keep_ctrl_c, serve
 
 DEAD_PROXY = "http://127.0.0.1:9"
 """Nothing listens there."""
