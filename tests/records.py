@@ -13,13 +13,26 @@ from unmemorize.generation import ImageSet, ImageSetRun, NeuronSet
 from unmemorize.generation._generate import GenerationSettings
 from unmemorize.localization import LocalizationRun, LocalizationSettings
 from unmemorize.localization._records import Trial
-from unmemorize.metrics import EvaluationRun
+from unmemorize.metrics import EvaluationRun, Instrument, MeasuredMetric
 from unmemorize.runs import Inputs, start_run
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" </title><img src=http://x/y onerror=alert(1)>"
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
 Scores = Mapping[str, Mapping[int, Mapping[str, Any]]]
-"""Set of images -> index of the prompt -> its metrics."""
+"""Set of images -> index of the prompt -> its metrics by name."""
+INSTRUMENTS = {
+    "descriptor": Instrument("a descriptor", "1" * 64),
+    "clip": Instrument("a clip", "2" * 64),
+    "layout": Instrument("pixels of the layout"),
+}
+METRICS = {
+    "sscd-orig": ("SSCD_Orig", "descriptor"),
+    "masked-copy": ("masked copy score", "layout"),
+    "sscd-gen": ("SSCD_Gen", "descriptor"),
+    "d-sscd": ("D_SSCD", "descriptor"),
+    "a-clip": ("A_CLIP", "clip"),
+}
+"""The metrics of `add_metrics` by name: label and instrument."""
 
 
 def localization(
@@ -110,26 +123,31 @@ def add_images(run: Run, set_name: str, files: Mapping[int, Sequence[str]], on: 
     )
     with images.writer("images") as writer:
         for index, names in files.items():
-            writer.append({index: {"files": list(names), "neurons": {}}})
+            writer.append({index: {"prompt": "", "files": list(names), "neurons": {}}})
     return images
 
 
-def add_metrics(run: Run, images: Run, scores: Mapping[int, Mapping[str, Any]]) -> Run:
+def add_metrics(
+    run: Run,
+    images: Run,
+    scores: Mapping[int, Mapping[str, Any]],
+    references: Mapping[str, Any] | None = None,
+) -> Run:
     """The metrics of a set of images."""
     settings = EvaluationRun(
         images=images.settings(ImageSetRun),
         original=None,
-        descriptor="a descriptor",
-        descriptor_sha256="1" * 64,
-        clip="a clip",
-        clip_sha256="2" * 64,
+        metrics=tuple(
+            MeasuredMetric(name, label, INSTRUMENTS[instrument])
+            for name, (label, instrument) in METRICS.items()
+        ),
         references="r",
     )
     folder = run.folder / "metrics" / images.folder.name
     metrics = Run.open(folder, settings, inputs=run.manifest.inputs, model="", items=9)
     with metrics.writer("metrics") as writer:
-        for index, record in scores.items():
-            writer.append({index: record})
+        for index, values in scores.items():
+            writer.append({index: {"values": values, "references": references}})
     return metrics
 
 

@@ -16,10 +16,11 @@ from scored import NEURONS, SCORES, scored_run
 from unmemorize import MetricError, Neurons, Prompt, Run
 from unmemorize.localization import difference_file
 from unmemorize.localization._records import Spent
+from unmemorize.metrics import PromptMetrics, References
 from unmemorize.report import _cards as cards_module
 from unmemorize.report import copy_warning, read_results
 from unmemorize.report._cards import Card, Strip, make_cards, prompt_warning
-from unmemorize.report._results import PromptScores, References, Results
+from unmemorize.report._results import Results
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +112,8 @@ def test_training_images_are_those_of_the_prompt_unless_others_were_measured_aga
         assert decoded(url).getpixel((3, 3))[0] == pytest.approx(red, abs=6)  # type: ignore[index]
         assert decoded(url).size == (40, 20)
     Image.new("RGB", (8, 8), (9, 9, 240)).save(tmp_path / "given.png")
-    given = PromptScores(references=References(paths=(tmp_path / "given.png",)))
-    metrics = [replace(results.metrics[0], scores={0: given})]
+    given = PromptMetrics(values={}, references=References(used=1, paths=(tmp_path / "given.png",)))
+    metrics = [replace(results.metrics[0], prompts={0: given})]
     card = next(make_cards(run, replace(results, metrics=metrics), None))
     (url,) = strip_of(card, "training image").images
     assert decoded(url).getpixel((3, 3))[2] == pytest.approx(240, abs=6)  # type: ignore[index]
@@ -207,20 +208,23 @@ def test_warnings_stand_where_a_copy_is_left(cards: dict[int, Card]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "warning"),
+    ("values", "warning"),
     [
-        (PromptScores(sscd_orig=(0.1, 0.2)), "theta exhausted: the copy may survive"),
-        (PromptScores(sscd_orig=(0.1, 0.9)), "a copy is left in 1 of 2 images (worst 0.90)"),
-        (PromptScores(sscd_orig=(0.1, 0.2), masked=(0.3, 0.4)), ""),
+        ({"sscd-orig": (0.1, 0.2)}, "theta exhausted: the copy may survive"),
         (
-            PromptScores(sscd_orig=(0.9, 0.2), masked=(0.3, 0.8)),
+            {"sscd-orig": (0.1, 0.9)},
+            "a copy is left in 1 of 2 images (worst 0.90)",
+        ),
+        ({"sscd-orig": (0.1, 0.2), "masked-copy": (0.3, 0.4)}, ""),
+        (
+            {"sscd-orig": (0.9, 0.2), "masked-copy": (0.3, 0.8)},
             "a copy is left in 2 of 2 images (worst 0.90)",
         ),
-        (PromptScores(), "theta exhausted: the copy may survive"),
+        ({}, "theta exhausted: the copy may survive"),
     ],
 )
 def test_a_low_whole_image_score_says_nothing_of_a_template(
-    results: Results, scores: PromptScores, warning: str
+    results: Results, values: dict[str, tuple[float, ...]], warning: str
 ) -> None:
-    metrics = [replace(results.metrics[1], scores={2: scores})]
-    assert prompt_warning(replace(results, metrics=metrics), 2) == warning
+    refined = replace(results.metrics[1], prompts={2: PromptMetrics(values=values)})
+    assert prompt_warning(replace(results, metrics=[refined]), 2) == warning

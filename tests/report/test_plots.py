@@ -15,6 +15,7 @@ from PIL import Image
 from records import LAYER, localization
 from scored import SCORES, scored_run
 from unmemorize import Neurons, Prompt, Threshold
+from unmemorize.metrics import QualityRecord
 from unmemorize.report import _plots as plots_module
 from unmemorize.report import plot_threshold, read_results
 from unmemorize.report._drawing import short_label
@@ -28,7 +29,7 @@ from unmemorize.report._plots import (
     plot_shared,
     plot_similarity,
 )
-from unmemorize.report._results import Quality, Results
+from unmemorize.report._results import Results
 from unmemorize.report._threshold_plot import threshold_figure
 
 
@@ -92,9 +93,9 @@ def test_copies_before_and_after_and_of_the_control(results: Results) -> None:
     figure = plot_copies(results)
     medians = {
         set_name: {
-            index: float(np.median(scores["sscd_orig"]))
+            index: float(np.median(scores["sscd-orig"]))
             for index, scores in by_index.items()
-            if "sscd_orig" in scores
+            if "sscd-orig" in scores
         }
         for set_name, by_index in SCORES.items()
     }
@@ -108,7 +109,7 @@ def test_copies_before_and_after_and_of_the_control(results: Results) -> None:
 
 def test_the_control_stays_with_its_prompt(results: Results) -> None:
     original, refined, random = results.metrics
-    only_second = replace(random, scores={1: random.scores[1]})
+    only_second = replace(random, prompts={1: random.prompts[1]})
     figure = plot_copies(replace(results, metrics=[original, refined, only_second]))
     assert points(figure)["random neurons off"] == [(1, 0.66)]
     without = plot_copies(replace(results, metrics=[original, refined]))
@@ -166,8 +167,8 @@ def test_shared_neurons(results: Results, monkeypatch: pytest.MonkeyPatch) -> No
     assert "only the neurons that most prompts share" in cut.axes[0].get_xlabel()
 
 
-def quality(set_name: str, fid: float, on: str = "") -> Quality:
-    return Quality(
+def quality(set_name: str, fid: float, on: str = "") -> QualityRecord:
+    return QualityRecord(
         set=f"{set_name}-on-{on}" if on else set_name,
         on=on,
         against="photos",
@@ -178,6 +179,7 @@ def quality(set_name: str, fid: float, on: str = "") -> Quality:
         kid=0.1,
         kid_std=0.01,
         generated=10,
+        real=20,
     )
 
 

@@ -8,8 +8,9 @@ import pytest
 from records import LAYER, add_images, add_metrics, add_scored_images, localization, localized_run
 from scored import SCORES, scored_run
 from unmemorize import Neurons, Prompt, Run, RunError
+from unmemorize.metrics import PromptMetrics
 from unmemorize.report import read_results
-from unmemorize.report._results import PromptScores, Results
+from unmemorize.report._results import Results
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +25,17 @@ def one_prompt(folder: Path) -> Run:
 
 def test_scores_by_set_and_prompt(results: Results) -> None:
     assert [metrics.name for metrics in results.metrics] == list(SCORES)
-    assert results.scores("refined")[2] == PromptScores(
-        sscd_orig=(0.01, 0.09, 0.04),
-        masked=(0.2, 0.88, 0.33),
-        sscd_gen=(0.5, 0.61, 0.57),
-        alignment=(0.15, 0.29, 0.22),
-        diversity=0.39,
+    assert results.of_set("refined")[2] == PromptMetrics(
+        values={
+            "sscd-orig": (0.01, 0.09, 0.04),
+            "masked-copy": (0.2, 0.88, 0.33),
+            "sscd-gen": (0.5, 0.61, 0.57),
+            "a-clip": (0.15, 0.29, 0.22),
+            "d-sscd": 0.39,
+        }
     )
-    assert results.scores("top-10") == {}
-    assert results.column_scores("refined", "TM") == [results.scores("refined")[2]]
+    assert results.of_set("top-10") == {}
+    assert results.of_column("refined", "TM") == [results.of_set("refined")[2]]
 
 
 def test_overall_are_the_labelled_prompts_or_else_all_not_known_as_unmemorized(
@@ -53,32 +56,32 @@ def test_images_that_were_not_evaluated_have_no_metrics(tmp_path: Path) -> None:
 
 def test_what_evaluation_could_not_measure_is_empty(tmp_path: Path) -> None:
     run = one_prompt(tmp_path / "run")
-    references = {"used": 0, "missing": ["gone.png"], "unreadable": []}
-    record = {"masked": None, "sscd_gen": [0.5], "references": references}
-    add_metrics(run, add_images(run, "refined", {0: ["0.png"]}), {0: record})
+    references = {"used": 0, "missing": ["gone.png"]}
+    images = add_images(run, "refined", {0: ["0.png"]})
+    add_metrics(run, images, {0: {"sscd-gen": [0.5]}}, references)
     results = read_results(run)
-    assert results.scores("refined")[0].masked == ()
+    assert results.of_set("refined")[0].seeds("sscd-orig") == ()
     assert (results.lacking("missing"), results.lacking("unreadable")) == (["gone.png"], [])
 
 
 def test_scores_on_other_prompts_are_not_those_of_the_run(tmp_path: Path) -> None:
     run = one_prompt(tmp_path / "run")
-    add_scored_images(run, {"refined": {0: {"sscd_gen": [0.2]}}}, on="captions")
+    add_scored_images(run, {"refined": {0: {"sscd-gen": [0.2]}}}, on="captions")
     results = read_results(run)
     assert results.columns == ("overall", "VM", "captions")
     assert (results.metrics[0].name, results.metrics[0].on) == ("refined", "captions")
-    assert results.scores("refined") == {}
-    assert results.column_scores("refined", "captions")[0].sscd_gen == (0.2,)
+    assert results.of_set("refined") == {}
+    assert results.of_column("refined", "captions")[0].seeds("sscd-gen") == (0.2,)
 
 
 def test_damaged_records_are_named(tmp_path: Path) -> None:
     run = one_prompt(tmp_path / "run")
-    add_metrics(run, add_images(run, "refined", {0: ["0.png"]}), {0: {"sscd_orig": "high"}})
-    with pytest.raises(RunError, match=r"refined/metrics\.jsonl: damaged .*sscd_orig"):
+    add_metrics(run, add_images(run, "refined", {0: ["0.png"]}), {0: {"sscd-orig": "high"}})
+    with pytest.raises(RunError, match="metrics/refined: damaged record of prompt 0"):
         read_results(run)
     run = one_prompt(tmp_path / "other")
     run.append("quality", 0, {"set": "refined"})
-    with pytest.raises(RunError, match=r"quality\.jsonl: damaged"):
+    with pytest.raises(RunError, match="damaged record of quality"):
         read_results(run)
 
 
@@ -105,4 +108,4 @@ def test_quality_is_read_as_written(tmp_path: Path) -> None:
     }
     run.append("quality", 0, record)
     (quality,) = read_results(run).quality
-    assert (quality.set_name, quality.fid, quality.generated) == ("top-5", 5.0, 10)
+    assert (quality.set, quality.fid, quality.generated) == ("top-5-on-captions", 5.0, 10)

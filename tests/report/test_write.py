@@ -16,9 +16,9 @@ from scored import scored_run
 from unmemorize import Neurons, Prompt, Run, RunError, write_report
 
 SMALL = {
-    "original": {0: {"sscd_orig": [0.9, 0.8]}},
-    "refined": {0: {"sscd_orig": [0.1, 0.2]}},
-    "random-refined": {0: {"sscd_orig": [0.7, 0.6]}},
+    "original": {0: {"sscd-orig": [0.9, 0.8]}},
+    "refined": {0: {"sscd-orig": [0.1, 0.2]}},
+    "random-refined": {0: {"sscd-orig": [0.7, 0.6]}},
 }
 
 
@@ -47,6 +47,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
             "kid": 0.1,
             "kid_std": 0.01,
             "generated": 10,
+            "real": 20,
         }
         run.append("quality", index, quality)
     return write_report(run, {"prompt one": Neurons({LAYER: [2]})}).read_text(encoding="utf-8")

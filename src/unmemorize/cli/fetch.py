@@ -49,7 +49,7 @@ def images(
     for number, problem in fetched.failed.items():
         console.print(f"{number:04d}: {problem}", style="dim")
     console.print(
-        f"{fetched.there} of {len(given)} images in {output}, {len(fetched.failed)} failed"
+        f"{fetched.available} of {len(given)} images in {output}, {len(fetched.failed)} failed"
     )
-    if fetched.failed and not fetched.there:
+    if fetched.failed and not fetched.available:
         raise FetchError("no image could be downloaded. Is there a network?")

@@ -7,18 +7,17 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from markupsafe import Markup
 from PIL import Image
 
-from unmemorize.generation import ImageSetRun, image_sets
+from unmemorize.generation import ImageSetRun, image_sets, read_images
 from unmemorize.localization import Localization, difference_file
-from unmemorize.metrics import read_image, read_references
+from unmemorize.metrics import PromptMetrics, read_image, read_references
 from unmemorize.neurons import Neurons
 from unmemorize.report._copies_left import COPY_LEVEL, copy_warning
 from unmemorize.report._course import draw_course
-from unmemorize.report._results import SET_LABELS, PromptScores, Results
+from unmemorize.report._results import MASKED_COPY, SET_LABELS, SSCD_GEN, SSCD_ORIG, Results
 from unmemorize.report._truth import Truth, precision_recall
 from unmemorize.runs import Run
 
@@ -40,6 +39,7 @@ class Pictures:
 
 _LARGE = Pictures(side=192, quality=88, most=4)
 _SMALL = Pictures(side=96, quality=70, most=2)
+_UNMEASURED = PromptMetrics(values={})
 _MOST_LARGE = 60
 """Memorized prompts with large pictures. With small ones the page stays below 25 MB at 500."""
 
@@ -114,12 +114,13 @@ def prompt_warning(results: Results, index: int) -> str:
     Of a template only the layout is copied. The masked copy score measures that, while a low
     SSCD_Orig says nothing about it.
     """
-    scores = results.scores("refined").get(index, PromptScores())
-    copy_scores = scores.sscd_orig
+    metrics = results.of_set("refined").get(index, _UNMEASURED)
+    copy_scores = metrics.seeds(SSCD_ORIG)
     if results.prompts[index].kind == "TM":
-        if scores.masked:
-            copy_scores = tuple(map(max, scores.masked, scores.sscd_orig))
-        elif not any(score > COPY_LEVEL for score in scores.sscd_orig):
+        masked = metrics.seeds(MASKED_COPY)
+        if masked:
+            copy_scores = tuple(map(max, masked, copy_scores or masked))
+        elif not any(score > COPY_LEVEL for score in copy_scores):
             copy_scores = ()
     return copy_warning(copy_scores, results.localizations[index].theta_exhausted)
 
@@ -133,8 +134,8 @@ def _generated_images(run: Run) -> dict[str, _SetImages]:
     sets = image_sets(run)
     return {
         name: {
-            index: tuple(sets[name].folder / file for file in record["files"])
-            for index, record in sets[name].records("images").items()
+            index: tuple(sets[name].folder / file for file in record.files)
+            for index, record in read_images(sets[name]).items()
         }
         for name in SET_LABELS
         if name in sets and not sets[name].settings(ImageSetRun).on
@@ -150,8 +151,8 @@ def _strips(
     for name, files in images.items():
         if index in files:
             shown = map(read_image, files[index][: pictures.most])
-            scores = results.scores(name).get(index, PromptScores())
-            yield Strip(SET_LABELS[name], _data_urls(shown, pictures), _score_line(scores))
+            metrics = results.of_set(name).get(index, _UNMEASURED)
+            yield Strip(SET_LABELS[name], _data_urls(shown, pictures), _score_line(metrics))
     differences = run.folder / difference_file(index)
     if differences.is_file():
         image = read_image(differences)
@@ -166,17 +167,18 @@ def _strips(
 def _training_images(results: Results, index: int) -> tuple[Path, ...]:
     """Return the images that the prompt was measured against, else those that it names."""
     for set_name in SET_LABELS:
-        scores = results.scores(set_name).get(index)
-        if scores is not None and scores.references.paths:
-            return scores.references.paths
+        references = results.of_set(set_name).get(index, _UNMEASURED).references
+        if references and references.paths:
+            return references.paths
     return results.prompts[index].images
 
 
-def _score_line(scores: PromptScores) -> str:
+def _score_line(metrics: PromptMetrics) -> str:
     """Return how much the images copy, or else how much they resemble the original ones."""
-    for term, values in (("SSCD_Orig", scores.sscd_orig), ("SSCD_Gen", scores.sscd_gen)):
-        if values:
-            return f"{term} {median(values):.2f}, worst seed {max(values):.2f}"
+    for term, name in (("SSCD_Orig", SSCD_ORIG), ("SSCD_Gen", SSCD_GEN)):
+        middle, worst = metrics.median(name), metrics.highest(name)
+        if middle is not None:
+            return f"{term} {middle:.2f}, worst seed {worst:.2f}"
     return ""
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from unmemorize.report._drawing import (
     short_label,
     short_layer,
 )
-from unmemorize.report._results import SET_LABELS, PromptScores, Results
+from unmemorize.report._results import D_SSCD, SET_LABELS, SSCD_ORIG, Results, without_prompts
 
 _MOST_NEURONS, _MOST_PROMPTS = 40, 80
 """The largest matrix of shared neurons in which labels can still be read."""
@@ -99,9 +97,9 @@ def plot_copies(results: Results) -> Figure | None:
 
     None without training images.
     """
-    before = _copy_scores(results.scores("original"))
-    after = _copy_scores(results.scores("refined"))
-    control = _copy_scores(results.scores("random-refined"))
+    before = _copy_scores(results, "original")
+    after = _copy_scores(results, "refined")
+    control = _copy_scores(results, "random-refined")
     shown = sorted(before.keys() & after.keys(), key=lambda index: before[index], reverse=True)
     if not shown:
         return None
@@ -130,8 +128,11 @@ def plot_copies(results: Results) -> Figure | None:
     return figure
 
 
-def _copy_scores(scores: Mapping[int, PromptScores]) -> dict[int, float]:
-    return {index: median(entry.sscd_orig) for index, entry in scores.items() if entry.sscd_orig}
+def _copy_scores(results: Results, set_name: str) -> dict[int, float]:
+    medians = {
+        index: record.median(SSCD_ORIG) for index, record in results.of_set(set_name).items()
+    }
+    return {index: score for index, score in medians.items() if score is not None}
 
 
 def plot_diversity(results: Results) -> Figure | None:
@@ -142,15 +143,15 @@ def plot_diversity(results: Results) -> Figure | None:
     figure, axes = new_figure(3.0)
     for set_name, colour in (("original", HOT), ("refined", COOL)):
         points = [
-            (median(scores.sscd_orig), scores.diversity)
-            for scores in results.scores(set_name).values()
-            if scores.sscd_orig and scores.diversity is not None
+            (copies, alike)
+            for record in results.of_set(set_name).values()
+            if (copies := record.median(SSCD_ORIG)) is not None
+            and (alike := record.median(D_SSCD)) is not None
         ]
         if points:
-            copies, alike = zip(*points, strict=True)
             axes.scatter(
-                copies,
-                alike,
+                [copies for copies, _ in points],
+                [alike for _, alike in points],
                 s=22,
                 alpha=0.8,
                 color=colour,
@@ -273,7 +274,7 @@ def plot_quality(results: Results) -> Figure | None:
     """
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for quality in results.quality:
-        matched = _TOP.match(quality.set_name)
+        matched = _TOP.match(without_prompts(quality.set, quality.on))
         if matched:
             label = f"{quality.on or 'memorized prompts'}, against {quality.against}"
             series[label].append((int(matched[1] or 0), quality.fid))

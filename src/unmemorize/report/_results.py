@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from unmemorize._errors import RunError
-from unmemorize._files import from_json
 from unmemorize._prompts import UNMEMORIZED, Prompt
 from unmemorize.generation import OVERALL, ImageSetRun, image_sets
 from unmemorize.localization import Localization, read_localizations
-from unmemorize.metrics import EvaluationRun
+from unmemorize.metrics import (
+    EvaluationRun,
+    MeasuredMetric,
+    PromptMetrics,
+    QualityRecord,
+    read_metrics,
+    read_quality,
+)
 from unmemorize.runs import Run, run_prompts
 
 SET_LABELS = {
@@ -25,72 +29,9 @@ SET_LABELS = {
 """What the usual sets of images show, in words and in the order of rows. Other sets keep the name
 of their folder and come last."""
 
-_WAY_OUT = "Delete its folder and repeat the command that made it."
-
-
-@dataclass(frozen=True, kw_only=True)
-class References:
-    """The training images that a prompt's images were compared with.
-
-    Args:
-        missing, unreadable: the file names that could not be compared with.
-        paths: all of the files, where they were given to the evaluation instead of by the prompt.
-    """
-
-    missing: tuple[str, ...] = ()
-    unreadable: tuple[str, ...] = ()
-    paths: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptScores:
-    """The metrics of one prompt's images. What was not measured is empty or None.
-
-    Args:
-        sscd_orig: per seed the similarity to the closest training image, in [-1, 1].
-        masked: the same over the layout of a template only.
-        sscd_gen: per seed the similarity to the original image of that seed.
-        alignment: per seed the CLIP similarity of image and prompt.
-        diversity: the median similarity between the seeds. Lower is more diverse.
-        references: the training images.
-    """
-
-    sscd_orig: tuple[float, ...] = ()
-    masked: tuple[float, ...] = ()
-    sscd_gen: tuple[float, ...] = ()
-    alignment: tuple[float, ...] = ()
-    diversity: float | None = None
-    references: References = field(default_factory=References)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quality:
-    """The distance of one set of images from a folder of real ones.
-
-    Args:
-        set, on: the set of images and the label of its prompts, empty for the run's own.
-        against: the name of the folder of real images.
-        kind: the distance, "FID" or "CLIP-FID".
-        extractor, extractor_sha256: the network that sees the images, and its hash.
-        fid, kid, kid_std: the distances, and the deviation of KID over subsets.
-        generated: how many images the set has.
-    """
-
-    set: str
-    on: str
-    against: str
-    kind: str
-    extractor: str
-    extractor_sha256: str
-    fid: float
-    kid: float
-    kid_std: float
-    generated: int
-
-    @property
-    def set_name(self) -> str:
-        """The name of the set without that of its prompts."""
-        return without_prompts(self.set, self.on)
+# the metrics that the report itself speaks of, see `METRICS`
+SSCD_ORIG, SSCD_GEN, D_SSCD = "sscd-orig", "sscd-gen", "d-sscd"
+MASKED_COPY = "masked-copy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +41,14 @@ class SetMetrics:
     Args:
         name: the name of the set without that of its prompts, such as "refined".
         on: the label of its prompts, empty for those of the run.
-        scores: by index of the prompt.
-        descriptor, clip: the networks that measured, with their hashes. Empty for none.
+        prompts: the metrics of each prompt, by its index.
+        measured: what was measured and with which instrument, by name of the metric.
     """
 
     name: str
     on: str
-    scores: Mapping[int, PromptScores]
-    descriptor: str
-    clip: str
+    prompts: Mapping[int, PromptMetrics]
+    measured: Mapping[str, MeasuredMetric]
 
 
 @dataclass(frozen=True)
@@ -125,7 +65,7 @@ class Results:
     prompts: Sequence[Prompt]
     localizations: Mapping[int, Localization]
     metrics: Sequence[SetMetrics] = ()
-    quality: Sequence[Quality] = ()
+    quality: Sequence[QualityRecord] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -140,12 +80,13 @@ class Results:
 
     def lacking(self, reason: Literal["missing", "unreadable"]) -> list[str]:
         """Return the names of training images that could not be compared with."""
-        names = (
-            name
+        references = [
+            record.references
             for metrics in self.metrics
-            for scores in metrics.scores.values()
-            for name in getattr(scores.references, reason)
-        )
+            for record in metrics.prompts.values()
+            if record.references
+        ]
+        names = (name for entry in references for name in getattr(entry, reason))
         return list(dict.fromkeys(names))
 
     def indices(self, column: str) -> list[int]:
@@ -173,20 +114,20 @@ class Results:
         """Return the localizations in a column whose prompt was detected as memorized."""
         return [record for record in self.localized(column) if record.memorized]
 
-    def scores(self, set_name: str) -> Mapping[int, PromptScores]:
-        """Return the scores of the run's own prompts in a set of images, by index."""
+    def of_set(self, set_name: str) -> Mapping[int, PromptMetrics]:
+        """Return the metrics of the run's own prompts in a set of images, by index."""
         for metrics in self.metrics:
             if metrics.name == set_name and not metrics.on:
-                return metrics.scores
+                return metrics.prompts
         return {}
 
-    def column_scores(self, set_name: str, column: str) -> list[PromptScores]:
-        """Return the scores of the prompts in a column, the run's own or others of that label."""
+    def of_column(self, set_name: str, column: str) -> list[PromptMetrics]:
+        """Return the metrics of the prompts in a column, the run's own or others of that label."""
         for metrics in self.metrics:
             if metrics.name == set_name and metrics.on == column:
-                return list(metrics.scores.values())
-        scores = self.scores(set_name)
-        return [scores[index] for index in self.indices(column) if index in scores]
+                return list(metrics.prompts.values())
+        own = self.of_set(set_name)
+        return [own[index] for index in self.indices(column) if index in own]
 
 
 def read_results(run: Run) -> Results:
@@ -200,45 +141,27 @@ def read_results(run: Run) -> Results:
     """
     order = list(SET_LABELS)
     metrics = sorted(
-        _read_metrics(run),
+        _read_set_metrics(run),
         key=lambda entry: order.index(entry.name) if entry.name in order else len(order),
     )
-    quality = [
-        from_json(Quality, record, RunError, f"{run.folder}/quality.jsonl: damaged", _WAY_OUT)
-        for record in run.records("quality").values()
-    ]
+    quality = list(read_quality(run).values())
     return Results(run_prompts(run), read_localizations(run), metrics, quality)
 
 
-def _read_metrics(run: Run) -> list[SetMetrics]:
+def _read_set_metrics(run: Run) -> Iterator[SetMetrics]:
     evaluated = run.nested("metrics")
-    entries = []
     for folder_name, images in image_sets(run).items():
         if folder_name not in evaluated:
             continue
-        metrics_run = evaluated[folder_name]
-        settings = metrics_run.settings(EvaluationRun)
+        evaluation = evaluated[folder_name]
         on = images.settings(ImageSetRun).on
-        entries.append(
-            SetMetrics(
-                name=without_prompts(folder_name, on),
-                on=on,
-                scores={
-                    index: _read_scores(metrics_run, record)
-                    for index, record in metrics_run.records("metrics").items()
-                },
-                descriptor=with_hash(settings.descriptor, settings.descriptor_sha256),
-                clip=with_hash(settings.clip, settings.clip_sha256 or "") if settings.clip else "",
-            )
+        measured = evaluation.settings(EvaluationRun).metrics
+        yield SetMetrics(
+            name=without_prompts(folder_name, on),
+            on=on,
+            prompts=read_metrics(evaluation),
+            measured={metric.name: metric for metric in measured},
         )
-    return entries
-
-
-def _read_scores(metrics_run: Run, record: Mapping[str, Any]) -> PromptScores:
-    """Return the scores in a record of `evaluate_all`, which leaves out what it did not measure."""
-    values = {name: value for name, value in record.items() if value is not None}
-    problem = f"{metrics_run.folder}/metrics.jsonl: damaged"
-    return from_json(PromptScores, values, RunError, problem, _WAY_OUT)
 
 
 def without_prompts(folder_name: str, on: str) -> str:
@@ -248,12 +171,3 @@ def without_prompts(folder_name: str, on: str) -> str:
     'refined'
     """
     return folder_name.removesuffix(f"-on-{on}")
-
-
-def with_hash(name: str, digest: str) -> str:
-    """Return a name with the first digits of a hash.
-
-    >>> with_hash("descriptor", "0123456789abcdef")
-    'descriptor (sha256 0123456789ab)'
-    """
-    return f"{name} (sha256 {digest[:12]})"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from statistics import median
 from typing import Literal
 
 from unmemorize.generation import OVERALL
-from unmemorize.report._results import SET_LABELS, PromptScores, Results, with_hash
+from unmemorize.metrics import Instrument, PromptMetrics
+from unmemorize.report._results import (
+    SET_LABELS,
+    SSCD_GEN,
+    SSCD_ORIG,
+    Results,
+    without_prompts,
+)
 from unmemorize.report._table import Cell, Row, Table
 from unmemorize.report._truth import Truth, precision_recall
 
@@ -16,36 +21,6 @@ _NAMED = 8
 """How many training images that cannot be used a note names."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One metric as a row of the summary.
-
-    Args:
-        label: the field's term.
-        measured_by: the network that measures it, or "layout" for pixels.
-        of_prompt: returns the one number of a prompt, None where it was not measured.
-    """
-
-    label: str
-    measured_by: Literal["descriptor", "clip", "layout"]
-    of_prompt: Callable[[PromptScores], float | None]
-
-
-def _median(values: tuple[float, ...]) -> float | None:
-    return median(values) if values else None
-
-
-MEASURES = (
-    Measure("SSCD_Orig", "descriptor", lambda scores: _median(scores.sscd_orig)),
-    Measure(
-        "SSCD_Orig, worst seed", "descriptor", lambda scores: max(scores.sscd_orig, default=None)
-    ),
-    Measure("masked copy score", "layout", lambda scores: _median(scores.masked)),
-    Measure("SSCD_Gen", "descriptor", lambda scores: _median(scores.sscd_gen)),
-    Measure("D_SSCD", "descriptor", lambda scores: scores.diversity),
-    Measure("A_CLIP", "clip", lambda scores: _median(scores.alignment)),
-)
-_LAYOUT = "Pearson correlation over the pixels in which the training images agree"
 _NOTES = (
     "The figures are shares, or medians over n prompts ± MAD, with 95 % intervals (Wilson for "
     "shares, bootstrap for medians).",
@@ -147,37 +122,45 @@ def _truth_rows(results: Results, truth: Truth) -> list[Row]:
     ]
 
 
-def _metric_rows(results: Results) -> list[Row]:
+def _metric_rows(results: Results) -> Iterator[Row]:
+    names = dict.fromkeys(name for metrics in results.metrics for name in metrics.measured)
+    for name in names:
+        yield from _rows_of_metric(results, name, "", PromptMetrics.median)
+        if name == SSCD_ORIG:
+            yield from _rows_of_metric(results, name, ", worst seed", PromptMetrics.highest)
+
+
+def _rows_of_metric(
+    results: Results,
+    name: str,
+    suffix: str,
+    of_seeds: Callable[[PromptMetrics, str], float | None],
+) -> Iterator[Row]:
+    """Yield a row for each set of images, with one number for each prompt."""
     first_of_set = {metrics.name: metrics for metrics in reversed(results.metrics)}
-    set_names = list(dict.fromkeys(metrics.name for metrics in results.metrics))
-    rows = []
-    for measure in MEASURES:
-        for set_name in set_names:
-            if measure.label == "SSCD_Gen" and set_name == "original":
-                continue  # the similarity of the original images to themselves
-            metrics = first_of_set[set_name]
-            networks = {"descriptor": metrics.descriptor, "clip": metrics.clip, "layout": _LAYOUT}
-            rows.append(
-                Row(
-                    f"{measure.label}, {SET_LABELS.get(set_name, set_name)}",
-                    tuple(
-                        _measured(results, measure, set_name, column) for column in results.columns
-                    ),
-                    networks[measure.measured_by],
-                )
-            )
-    return rows
-
-
-def _measured(results: Results, measure: Measure, set_name: str, column: str) -> Cell:
-    return Cell.median(map(measure.of_prompt, results.column_scores(set_name, column)))
+    for set_name in dict.fromkeys(metrics.name for metrics in results.metrics):
+        metric = first_of_set[set_name].measured.get(name)
+        if metric is None:
+            continue
+        if (name, set_name) == (SSCD_GEN, "original"):
+            continue  # the similarity of the original images to themselves
+        numbers = {
+            column: [of_seeds(record, name) for record in results.of_column(set_name, column)]
+            for column in results.columns
+        }
+        yield Row(
+            f"{metric.label}{suffix}, {SET_LABELS.get(set_name, set_name)}",
+            tuple(Cell.median(numbers[column]) for column in results.columns),
+            str(metric.measured_by),
+        )
 
 
 def _quality_rows(results: Results) -> Iterator[Row]:
     for quality in results.quality:
-        by = with_hash(quality.extractor, quality.extractor_sha256)
+        by = str(Instrument(quality.extractor, quality.extractor_sha256))
         own_column = quality.on or OVERALL
-        set_label = SET_LABELS.get(quality.set_name, quality.set_name)
+        set_name = without_prompts(quality.set, quality.on)
+        set_label = SET_LABELS.get(set_name, set_name)
         fid = Cell(value=quality.fid, count=quality.generated)
         kid = Cell(value=1000 * quality.kid, spread=1000 * quality.kid_std, count=quality.generated)
         for distance, cell in (

@@ -14,11 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from unmemorize.generation import OVERALL
-from unmemorize.metrics import summarize
+from unmemorize.metrics import PromptMetrics, summarize
 from unmemorize.report._cards import make_cards
 from unmemorize.report._drawing import plotting, to_svg
 from unmemorize.report._plots import PLOTS
-from unmemorize.report._results import SET_LABELS, PromptScores, Results, read_results
+from unmemorize.report._results import SET_LABELS, SSCD_ORIG, Results, read_results
 from unmemorize.report._summary import summary_table
 from unmemorize.report._truth import Truth
 from unmemorize.runs import Run
@@ -117,11 +117,8 @@ def _plots(results: Results) -> list[tuple[str, Markup]]:
 def _headline(results: Results) -> Iterator[Tile]:
     """Yield the copies before and after, where they were measured."""
     for set_name in ("original", "refined", "random-refined"):
-        measured = [
-            scores.sscd_orig
-            for scores in results.column_scores(set_name, OVERALL)
-            if scores.sscd_orig
-        ]
+        records = results.of_column(set_name, OVERALL)
+        measured = [scores for record in records if (scores := record.seeds(SSCD_ORIG))]
         if not measured:
             continue
         state = SET_LABELS[set_name]
@@ -137,7 +134,8 @@ def _headline(results: Results) -> Iterator[Tile]:
 
 
 def _lines(results: Results) -> Iterator[Line]:
-    before, after = results.scores("original"), results.scores("refined")
+    before, after = results.of_set("original"), results.of_set("refined")
+    unmeasured = PromptMetrics(values={})
     for index, record in results.localizations.items():
         yield Line(
             index=index,
@@ -146,10 +144,6 @@ def _lines(results: Results) -> Iterator[Line]:
             memorized=record.memorized,
             similarity=record.detection.score if record.detection else None,
             neurons=len(record.neurons) if record.memorized else None,
-            before=_median_copy(before.get(index)),
-            after=_median_copy(after.get(index)),
+            before=before.get(index, unmeasured).median(SSCD_ORIG),
+            after=after.get(index, unmeasured).median(SSCD_ORIG),
         )
-
-
-def _median_copy(scores: PromptScores | None) -> float | None:
-    return median(scores.sscd_orig) if scores is not None and scores.sscd_orig else None

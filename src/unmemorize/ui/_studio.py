@@ -18,6 +18,7 @@ from unmemorize.export import export_lora
 from unmemorize.generation import (
     GenerationSettings,
     ImageSet,
+    NeuronEdit,
     NeuronSet,
     generate_all,
     generate_each,
@@ -109,7 +110,7 @@ class Studio:
                 self.model, [prompt], self.threshold, self.threshold.settings
             )
             (drawn,) = generate_each(
-                self.model, [prompt.text], [Neurons()], settings=settings, progress=progress
+                self.model, [prompt.text], [None], settings=settings, progress=progress
             )
         return ProbeAnswer(detection, tuple(drawn))
 
@@ -152,12 +153,12 @@ class Studio:
             progress: called with image steps.
         """
         prompt = neurons.prompt
-        settings = replace(self._for_images(images), batch=max(1, 2 * images), scale=scale)
+        settings = replace(self._for_images(images), batch=max(1, 2 * images))
         with self._lock:
             before, after = generate_each(
                 self.model,
                 [prompt.text] * 2,
-                [Neurons(), selected],
+                [None, NeuronEdit(selected, scale)],
                 settings=settings,
                 progress=progress,
             )
