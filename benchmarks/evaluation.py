@@ -43,12 +43,12 @@ PUBLISHED = {
     },
 }
 MEASURES = (
-    "copy score",
-    "copy score of the worst seed",
+    "SSCD_Orig",
+    "SSCD_Orig, worst seed",
     "masked copy score",
-    "same as before",
-    "seeds alike",
-    "alignment",
+    "SSCD_Gen",
+    "D_SSCD",
+    "A_CLIP",
 )
 HEADINGS = (
     "SSCD_Orig",
@@ -242,7 +242,7 @@ def _quality(evaluation: Evaluation, run: um.Run) -> list[QualityRow]:
         label = "before" if short == "original" else short
         same, aligned = (
             _cell(table, f"{measure}, {label}", "captions")
-            for measure in ("same as before", "alignment")
+            for measure in ("SSCD_Gen", "A_CLIP")
         )
         rows.append(QualityRow(short, len(off), found[name], same, aligned))
     return rows
@@ -404,32 +404,32 @@ def _remarks(
     remarks = [
         claim(
             "The copy goes (SSCD_Orig)",
-            lambda kind: value(after, kind, "copy score") < 0.5 * value(before, kind, "copy score"),
-            change(before, after, "copy score"),
+            lambda kind: value(after, kind, "SSCD_Orig") < 0.5 * value(before, kind, "SSCD_Orig"),
+            change(before, after, "SSCD_Orig"),
         ),
         claim(
             "It goes for every seed (SSCD_Orig of the worst seed below half of what it was)",
             lambda kind: (
-                value(after, kind, "copy score of the worst seed")
-                < 0.5 * value(before, kind, "copy score of the worst seed")
+                value(after, kind, "SSCD_Orig, worst seed")
+                < 0.5 * value(before, kind, "SSCD_Orig, worst seed")
             ),
-            change(before, after, "copy score of the worst seed"),
+            change(before, after, "SSCD_Orig, worst seed"),
         ),
         claim(
             "Seeds become diverse (D_SSCD)",
-            lambda kind: value(after, kind, "seeds alike") < value(before, kind, "seeds alike"),
-            change(before, after, "seeds alike"),
+            lambda kind: value(after, kind, "D_SSCD") < value(before, kind, "D_SSCD"),
+            change(before, after, "D_SSCD"),
         ),
         claim(
             "Alignment stays (A_CLIP within .05)",
             lambda kind: (
-                abs(value(after, kind, "alignment") - value(before, kind, "alignment")) <= 0.05
+                abs(value(after, kind, "A_CLIP") - value(before, kind, "A_CLIP")) <= 0.05
             ),
-            change(before, after, "alignment"),
+            change(before, after, "A_CLIP"),
         ),
         claim(
             "Random neurons change nothing (SSCD_Gen above .95)",
-            lambda kind: value("random neurons", kind, "same as before") > 0.95,
+            lambda kind: value("random neurons", kind, "SSCD_Gen") > 0.95,
             lambda kind: f"{value('random neurons', kind, 'same as before'):.3f}",
         ),
         claim(
@@ -444,8 +444,8 @@ def _remarks(
         ),
         claim(
             "Weakening falls short of switching off (SSCD_Orig at scale .5 above that at 0)",
-            lambda kind: value("scale 0.5", kind, "copy score") > value(after, kind, "copy score"),
-            change("scale 0.5", after, "copy score"),
+            lambda kind: value("scale 0.5", kind, "SSCD_Orig") > value(after, kind, "SSCD_Orig"),
+            change("scale 0.5", after, "SSCD_Orig"),
         ),
     ]
     kid = {row.name: 1000 * row.distances["kid"] for row in quality}
