@@ -214,8 +214,8 @@ def quality_of_captions(evaluation: Evaluation, run: um.Run) -> list[QualityRow]
                 name=choice,
                 neurons=len(read_images(sets[name])[0].neurons),
                 distances=distances[name],
-                same=cell(table, f"same as before, {label}", "captions"),
-                aligned=cell(table, f"alignment, {label}", "captions"),
+                same=cell(table, f"SSCD_Gen, {label}", "captions"),
+                aligned=cell(table, f"A_CLIP, {label}", "captions"),
             )
         )
     return rows

@@ -122,7 +122,7 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path
     code, out, _ = cli("evaluate", tmp_path / "run")
     assert (code, "take its numbers on other images as a hint" in out) == (0, True)
     table = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    same = next(row for row in table["rows"] if row["label"] == "same as before, neurons off")
+    same = next(row for row in table["rows"] if row["label"] == "SSCD_Gen, neurons off")
     assert same["by"].startswith("unmemorize-copy-64 (sha256 ")
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
     assert next(row for row in rows if row["measure"] == same["label"])["value"] == str(
@@ -441,9 +441,9 @@ def test_images_and_metrics_of_every_kind(cli: Cli, localized: Path, tmp_path: P
     rows = {row["label"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
     assert rows["FID to real, random-top-1"]["cells"]["animals"]["count"] == 4
     assert rows["CLIP-FID to real, before"]["by"].startswith("clip (sha256 ")
-    assert rows["copy score, top-1"]["cells"]["VM"]["count"] == 1
-    assert rows["copy score, top-1"]["by"].startswith("colours (sha256 ")
-    assert "alignment, refined-scale-0.5" in rows
+    assert rows["SSCD_Orig, top-1"]["cells"]["VM"]["count"] == 1
+    assert rows["SSCD_Orig, top-1"]["by"].startswith("colours (sha256 ")
+    assert "A_CLIP, refined-scale-0.5" in rows
     code, _, err = cli(*evaluate, "--sscd", tmp_path / "colours.onnx")
     assert (code, "both --sscd and --descriptor" in err) == (1, True)
     code, _, err = cli("evaluate", run, "--real", real)

@@ -59,7 +59,7 @@ def test_the_numbers_of_a_run_go_into_it(
     assert "## Before and after" in text
     assert "the neurons of each prompt alone off" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert any(line.startswith("| copy score") and "[" in line for line in rows)
+    assert any(line.startswith("| SSCD_Orig") and "[" in line for line in rows)
     assert (
         len({line.count("|") for line in rows if not line.startswith("| `")} - {3}) == 1
     )  # one width

@@ -13,7 +13,7 @@ class AClip:
     """
 
     name = "a-clip"
-    label = "alignment"
+    label = "A_CLIP"
 
     def __init__(self, clip: ClipAlignment) -> None:
         self._clip = clip

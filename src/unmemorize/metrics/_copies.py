@@ -18,7 +18,7 @@ class SscdOrig:
     """SSCD_Orig: for each seed the highest similarity in [-1, 1] to a training image."""
 
     name = "sscd-orig"
-    label = "copy score"
+    label = "SSCD_Orig"
 
     def __init__(self, instruments: Instruments) -> None:
         self.measured_by = instruments.by_descriptor
@@ -35,7 +35,7 @@ class SscdGen:
     """SSCD_Gen: for each seed the similarity in [-1, 1] to the image with nothing off."""
 
     name = "sscd-gen"
-    label = "same as before"
+    label = "SSCD_Gen"
 
     def __init__(self, instruments: Instruments) -> None:
         self.measured_by = instruments.by_descriptor
@@ -52,7 +52,7 @@ class Diversity:
     """D_SSCD: the median similarity in [-1, 1] between the seeds of a prompt."""
 
     name = "d-sscd"
-    label = "seeds alike"
+    label = "D_SSCD"
 
     def __init__(self, instruments: Instruments) -> None:
         self.measured_by = instruments.by_descriptor
