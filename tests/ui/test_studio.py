@@ -23,7 +23,7 @@ from unmemorize import (
     calibrate_threshold,
     compute_statistics,
 )
-from unmemorize.export._lora import read_lora
+from unmemorize.export._carried import carried_neurons
 from unmemorize.metrics import BundledDescriptor
 from unmemorize.ui._studio import Studio
 
@@ -77,7 +77,7 @@ def test_localizing_switching_and_taking_home(studio: Studio) -> None:
     saved = NeuronFile.load(path)
     assert (saved.neurons, saved.scale) == (found.neurons, 0.5)
     loras = {studio.lora(found, saved.neurons, scale) for scale in (0.0, 0.5)}
-    assert [read_lora(lora).neurons for lora in loras] == [saved.neurons] * 2
+    assert [carried_neurons(lora).neurons for lora in loras] == [saved.neurons] * 2
     with pytest.raises(NeuronError, match="no neuron is chosen"):
         studio.neuron_file(found, Neurons(), 0.0)
 
