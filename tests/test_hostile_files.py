@@ -26,6 +26,7 @@ from unmemorize import (
     compute_statistics,
     export_lora,
 )
+from unmemorize.export import Verification, verify
 from unmemorize.export._carried import carried_neurons
 
 HOSTILE: list[Any] = [
@@ -75,6 +76,11 @@ def valid_threshold(found: Any) -> None:
     assert found.settings.seeds >= 2
 
 
+def valid_verification(found: Any) -> None:
+    assert isinstance(found, Verification)
+    valid_neurons(found.neurons)
+
+
 Loaded = tuple[Path, Callable[[Path], Any], Callable[[Any], None]]
 
 
@@ -89,14 +95,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
         found={"command": "x", "prompts": 3},
     )
     neurons.save(folder / "n.json")
-    compute_statistics(pipe, PROMPTS).save(folder / "s.safetensors")
-    calibrate_threshold(pipe, PROMPTS).save(folder / "t.json")
-    lora = export_lora(pipe, neurons, folder / "lora")
+    compute_statistics(model, PROMPTS).save(folder / "s.safetensors")
+    calibrate_threshold(model, PROMPTS).save(folder / "t.json")
+    lora = export_lora(model, neurons, folder / "lora")
+    kohya = export_lora(model, neurons, folder / "kohya", layout="kohya")
     return {
         "neurons": (folder / "n.json", NeuronFile.load, valid_neurons),
         "statistics": (folder / "s.safetensors", Statistics.load, valid_statistics),
         "threshold": (folder / "t.json", Threshold.load, valid_threshold),
         "lora": (lora, carried_neurons, valid_neurons),
+        "verified lora": (lora, lambda path: verify(path, model), valid_verification),
+        "verified kohya lora": (kohya, lambda path: verify(path, model), valid_verification),
     }
 
 
@@ -160,7 +169,10 @@ def damage(files: dict[str, Loaded], kind: str, tmp_path: Path, cases: int) -> N
             ) from problem
 
 
-KINDS = pytest.mark.parametrize("kind", ["neurons", "statistics", "threshold", "lora"])
+KINDS = pytest.mark.parametrize(
+    "kind",
+    ["neurons", "statistics", "threshold", "lora", "verified lora", "verified kohya lora"],
+)
 
 
 @KINDS

@@ -25,6 +25,8 @@ from unmemorize import (
     ExportError,
     Model,
     NeuronError,
+    NeuronFile,
+    Neurons,
     bake,
     export_lora,
     export_single_file,
@@ -68,6 +70,19 @@ def test_a_neuron_file(model: Model, tmp_path: Path) -> None:
         verify(tmp_path / "n.json", foreign)
     with pytest.raises(NeuronError, match="cannot be read"):
         verify(tmp_path / "missing.json", model)
+
+
+def test_neurons_that_no_weights_can_switch_off(saved_model: Saved, tmp_path: Path) -> None:
+    """Flux has layers that project text and image together: a neuron file may name them."""
+    flux = saved_model("Flux")
+    shared = Neurons({"single_transformer_blocks.0.attn.to_v": [1]})
+    neurons = NeuronFile.of(flux, shared)
+    neurons.save(tmp_path / "n.json")
+    assert verify(tmp_path / "n.json", flux).passed
+    baked = bake(flux, some_neurons(flux), tmp_path / "baked")
+    neurons.save(baked / "unmemorize_neurons.json")
+    with pytest.raises(ExportError, match="baked: single_transformer_blocks"):
+        verify(baked, flux)
 
 
 # Checkpoints

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from diffusers import DiffusionPipeline
 
-from unmemorize._errors import ExportError
+from unmemorize._errors import ExportError, NeuronError
 from unmemorize.export._carried import carried_neurons
 from unmemorize.export._changes import Change
 from unmemorize.export._exportable import exportable
@@ -103,7 +105,8 @@ def verify(
     if kind == "single file":
         return _verify_single_file(artefact, model, base_file)
     neurons = NeuronFile.load(artefact)
-    neurons.check(model)
+    with _naming(artefact):
+        neurons.check(model)
     return Verification(artefact, kind, model.name, neurons, (artefact,))
 
 
@@ -115,9 +118,19 @@ def _kind_of(artefact: Path) -> ArtefactKind:
     return "LoRA" if is_lora(read_header(artefact)) else "single file"
 
 
+@contextmanager
+def _naming(artefact: Path) -> Iterator[None]:
+    """Name the artefact in errors about the neurons that it carries."""
+    try:
+        yield
+    except (ExportError, NeuronError) as problem:
+        raise type(problem)(f"{artefact}: {problem}") from problem
+
+
 def _verify_checkpoint(folder: Path, model: Model) -> Verification:
     neurons = NeuronFile.load(folder / NEURONS)
-    exportable(model, neurons)
+    with _naming(folder):
+        exportable(model, neurons)
     changes = tuple(checkpoint_changes(folder, folder_of(model), model, neurons))
     return Verification(folder, "checkpoint", model.name, neurons, (folder,), changes)
 
@@ -130,7 +143,8 @@ def _verify_loras(artefact: Path, model: Model) -> Verification:
             "Check the path."
         )
     neurons = carried_neurons(files[0])
-    exportable(model, neurons)
+    with _naming(files[0]):
+        exportable(model, neurons)
     changes: list[Change] = []
     for file in files:
         if carried_neurons(file) != neurons:
@@ -143,7 +157,8 @@ def _verify_loras(artefact: Path, model: Model) -> Verification:
 
 def _verify_single_file(artefact: Path, model: Model, base_file: str | Path | None) -> Verification:
     neurons = carried_neurons(artefact)
-    exportable(model, neurons)
+    with _naming(artefact):
+        exportable(model, neurons)
     if base_file is None:
         raise ExportError(
             f"{artefact}: a single-file checkpoint is compared with the file it was made from. "
