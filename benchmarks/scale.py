@@ -203,9 +203,9 @@ def _limits(measured: dict[str, Any], machine: Machine, flops: float) -> str:
     return _wrapped(f"""
         One process keeps about {busy:.0f} such GPUs busy in detection. Beyond that, or where nodes
         share no file system, start several with `--shard I/N`, and join their runs with `unmemorize
-        runs merge`. A set of 4 * 10^8 captions, as LAION-400M, leaves {gigabytes:.0f} GB of records,
-        and {hours:.1f} hours pass before its first prompt is looked at in a single run: cut such a
-        list into several.
+        runs merge`. A set of 4 * 10^8 captions, as LAION-400M, leaves {gigabytes:.0f} GB of
+        records, and {hours:.1f} hours pass before its first prompt is looked at in a single run:
+        cut such a list into several.
     """)
 
 
