@@ -11,15 +11,15 @@ from unmemorize.report import Cell, Table, read_results
 from unmemorize.report._results import Results
 
 KINDS = ("VM", "TM")
-MEASURES = {
-    "SSCD_Orig": "SSCD_Orig",
-    "SSCD_Orig, worst seed": "SSCD_Orig, worst seed",
-    "masked copy score": "masked copy score",
-    "SSCD_Gen": "SSCD_Gen",
-    "D_SSCD": "D_SSCD",
-    "A_CLIP": "A_CLIP",
-}
-"""The metrics of the table by their labels in summaries, and their headings."""
+MEASURES = (
+    "SSCD_Orig",
+    "SSCD_Orig, worst seed",
+    "masked copy score",
+    "SSCD_Gen",
+    "D_SSCD",
+    "A_CLIP",
+)
+"""The metrics of the table, as summaries call them."""
 PUBLISHED = {
     "all active": {
         "VM": {"off": "0", "SSCD_Orig": ".83", "SSCD_Gen": "1.0", "D_SSCD": ".99", "A_CLIP": ".32"},
@@ -157,7 +157,7 @@ def _introduction(results: Results, seeds: int, settings: um.LocalizationSetting
 def _table_of_kind(kind: str, rows: Mapping[str, Answers]) -> list[str]:
     shown = [
         (place, heading)
-        for place, heading in enumerate(MEASURES.values(), _FIRST_MEASURE)
+        for place, heading in enumerate(MEASURES, _FIRST_MEASURE)
         if kind == "TM" or heading != "masked copy score"
     ]
     lines = [_line(["", "detected", "neurons", *(heading for _, heading in shown)])]
@@ -220,7 +220,7 @@ def _remarks(rows: Mapping[str, Answers], quality: Sequence[QualityRow]) -> list
     """Test each claim of the paper's table on ours."""
 
     def value(name: str, kind: str, measure: str) -> float:
-        cell = rows[name][kind][_FIRST_MEASURE + list(MEASURES).index(measure)]
+        cell = rows[name][kind][_FIRST_MEASURE + MEASURES.index(measure)]
         return float("nan") if cell.value is None else cell.value
 
     def claim(text: str, holds: Callable[[str], bool], shown: Callable[[str], str]) -> str:

@@ -25,7 +25,7 @@ from unmemorize import (
 )
 from unmemorize.cli import COMMANDS, main
 from unmemorize.cli._common import tell_of_the_rest
-from unmemorize.export._published import WIDTHS
+from unmemorize.export._published_layers import WIDTHS
 from unmemorize.runs import Tally
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -9,12 +9,10 @@ from unmemorize.cli._console import console
 from unmemorize.cli._model_options import takes_model
 from unmemorize.cli._options import RunArgument
 from unmemorize.export import (
-    LoraLayout,
     bake,
     export_lora,
     export_results,
     export_single_file,
-    folder_of,
     model_card,
 )
 from unmemorize.neurons import NeuronFile
@@ -68,8 +66,8 @@ def checkpoint(
     """
     given = NeuronFile.load(neurons)
     card = model_card(
+        pipe,
         given,
-        base=folder_of(pipe),
         run=Run.load(run) if run else None,
         license_name=license_name,
     )
@@ -105,7 +103,7 @@ def lora(
     neurons: NeuronsArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.", show_default=False)],
     layout: Annotated[
-        LoraLayout,
+        str,
         typer.Option(help="Names of the tensors: of diffusers, or kohya for other programs."),
     ] = "diffusers",
     run: EvaluatedOption = None,
@@ -114,8 +112,8 @@ def lora(
     """A LoRA for load_lora_weights: at strength 1 the neurons are off, at 0 on. A model card goes with it."""
     given = NeuronFile.load(neurons)
     card = model_card(
+        pipe,
         given,
-        base=folder_of(pipe),
         run=Run.load(run) if run else None,
         lora=True,
         license_name=license_name,

@@ -9,8 +9,7 @@ from rich.table import Table
 from unmemorize._errors import ExportError
 from unmemorize.cli._console import console
 from unmemorize.cli._model_options import takes_model
-from unmemorize.export import NEURONS, changes, folder_of, verify_lora
-from unmemorize.neurons import NeuronFile
+from unmemorize.export import Verification, verify
 from unmemorize.pipelines import Model
 
 
@@ -20,7 +19,8 @@ def command(
     artefact: Annotated[
         Path,
         typer.Argument(
-            help="Edited folder, LoRA (.safetensors) or neuron file (.json).", show_default=False
+            help="Neuron file (.json), LoRA or its folder, edited folder, or edited single file.",
+            show_default=False,
         ),
     ],
     model: Annotated[
@@ -31,39 +31,38 @@ def command(
             show_default=False,
         ),
     ],
+    base_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="The single file that an edited single file was made from.", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """See that an artefact belongs to a model, and list what an edited checkpoint changes in it.
+    """Check that an artefact does to a model what its neurons say, and nothing else.
 
-    Exit code 1 when an edited folder differs from its base in anything but the rows of its neurons, or these have not the values that they
-    should.
+    Lists the rows that an edited checkpoint or a LoRA changes. Exit code 1 when something else
+    differs, or a row does not have the value it should have.
     """
-    base = pipe
-    if artefact.suffix == ".safetensors":
-        console.print(
-            f"{artefact}: switches {len(verify_lora(artefact, pipe).neurons)} neurons of {base.name} off, and does nothing else"
-        )
+    verification = verify(artefact, pipe, base_file=base_file)
+    count = len(verification.neurons.neurons)
+    if verification.kind == "neuron file":
+        console.print(f"{artefact}: {count} neurons of {model}, whose fingerprint fits")
         return
-    if not artefact.is_dir():
-        given = NeuronFile.load(artefact)
-        given.check(base)
-        console.print(
-            f"{artefact}: {len(given.neurons)} neurons of {base.name}, whose fingerprint fits"
+    console.print(_table(verification))
+    if not verification.passed:
+        raise ExportError(
+            f"{artefact}: it is not {model} with the {count} neurons off that it names; "
+            "see the table."
         )
-        return
-    given = NeuronFile.load(artefact / NEURONS)
-    given.check(base)
-    found = list(changes(artefact, folder_of(base), base, given))
+    console.print(f"{count} neurons changed as they should be, and nothing else")
+
+
+def _table(verification: Verification) -> Table:
     table = Table(pad_edge=False)
     for heading in ("file", "tensor", "rows that differ", ""):
         table.add_column(heading, overflow="fold")
-    for change in found:
+    for change in verification.changes:
         rows = ", ".join(map(str, change.rows)) or ("all" if not change.key else "")
-        table.add_row(
-            change.file, change.key, rows, "" if change.asked else "not what the neuron file says"
-        )
-    console.print(table)
-    if not all(change.asked for change in found):
-        raise ExportError(
-            f"{artefact}: it is not {model} with the {len(given.neurons)} neurons off that it names; see the table."
-        )
-    console.print(f"{len(given.neurons)} neurons changed as they should be, and nothing else")
+        remark = "" if change.expected else "not what the neuron file says"
+        table.add_row(change.file, change.key, rows, remark)
+    return table
