@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -387,25 +385,3 @@ def test_other_processes_load_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     bundled = Model.load("testbed").loading
     assert bundled is not None
     assert bundled.model == "testbed"
-
-
-def test_a_worker_dies_with_the_process_that_started_it(loaded: Model, tmp_path: Path) -> None:
-    """That process is killed, so it can stop nothing itself."""
-    with gate(tmp_path / "gate") as opened:
-        read_end, write_end = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(read_end)
-            outcomes = Workers(1).outcomes(
-                loaded, Squares(gate=opened.path), units_of(enumerate([1, 2]), 1)
-            )
-            os.write(write_end, str(next(outcomes)[1][0].record["pid"]).encode())  # type: ignore[union-attr]
-            signal.pause()
-        os.close(write_end)
-        opened.let_through(1)
-        worker = int(os.read(read_end, 100))
-        handle = os.pidfd_open(worker)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        readable, _, _ = select.select([handle], [], [], 60)
-        assert readable, "the worker still runs"

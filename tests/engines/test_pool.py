@@ -164,7 +164,7 @@ def test_a_worker_that_is_unable_stops_the_pool() -> None:
             return 0, Unable("this task is broken")
 
     pool = UnablePool(iter(()))
-    with pytest.raises(RunError, match="^this task is broken$"):
+    with pytest.raises(RunError, match=r"^this task is broken$"):
         list(work_through(pool, 1, units(1)))
     assert pool.closed
 

@@ -41,4 +41,5 @@ class InProcess:
         """See `Engine`."""
         work = task.prepare(model)
         for unit in units:
-            yield unit, attempt_each(work, unit.items)
+            outcomes = attempt_each(work, unit.items)
+            yield unit, outcomes

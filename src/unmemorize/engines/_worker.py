@@ -67,7 +67,8 @@ class Worker:
 
     def work(self, unit: Unit) -> Answer:
         """Work on a unit."""
-        return Done(attempt_each(self._work, unit.items))
+        outcomes = attempt_each(self._work, unit.items)
+        return Done(outcomes)
 
 
 @contextmanager
