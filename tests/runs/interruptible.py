@@ -19,10 +19,6 @@ from typing import Any
 
 import torch
 
-import architectures  # noqa: F401 -- imported once, for all children
-import unmemorize.cli.localize
-import unmemorize.cli.statistics
-import unmemorize.cli.threshold  # noqa: F401
 from unmemorize import cli
 from unmemorize.engines._workers import ProcessPool
 from unmemorize.runs._records import Writer
@@ -31,7 +27,16 @@ RECORD, WORKER = "record", "worker"
 _PATIENCE = 300
 """Seconds after which a child that says nothing fails the test."""
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["interruptible"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "unmemorize.cli.localize",
+        "unmemorize.cli.statistics",
+        "unmemorize.cli.threshold",
+        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+        "transformers.models.clip.modeling_clip",
+        "transformers.models.clip.tokenization_clip",
+    ]
+)
 
 
 class Child:
