@@ -155,6 +155,7 @@ def test_losses_in_a_row_are_an_error_that_names_the_cause() -> None:
     assert next(results)[1] == [Finished(0)]
     with pytest.raises(RunError, match=r"10 workers were lost .* \(out of memory\).*--workers"):
         list(results)
+    assert pool.starts == 2 + 9 + 9  # the tenth loss in a row is the first without a replacement
     assert pool.closed
 
 
