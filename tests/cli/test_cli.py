@@ -611,4 +611,4 @@ def test_failures_are_told_when_everything_is_made(
         RunError, match=r"1 of 2 prompts failed, such as number 3 \(ValueError: x\)"
     ):
         tell_of_the_rest(*tallies)
-    assert capsys.readouterr().out.count("the other shards have the rest") == 1
+    assert capsys.readouterr().out.count("the other shards do the rest") == 1

@@ -1,20 +1,21 @@
-"""Where the denoiser samples and the time of a run went: what ``--profile`` prints, from the records of the run."""
+"""What ``--profile`` prints: where the denoiser samples and the time of a run went."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from rich import box
 from rich.table import Table
 
 from unmemorize.cli._console import console
+from unmemorize.cli._model_options import Flag
 from unmemorize.detection import Detection
 from unmemorize.localization import Localization
 
 ProfileOption = Annotated[
-    bool, typer.Option("--profile", help="Also print where denoiser samples and time went.")
+    Flag, Parameter(help="Also print where the denoiser samples and the time went.")
 ]
 
 
