@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
 
-from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from unmemorize._errors import UnmemorizeError
 from unmemorize.cli._console import console, errors, print_error
+from unmemorize.cli._groups import OPTIONS
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -51,8 +52,6 @@ The steps are statistics, threshold, localize, generate, evaluate and report. Th
 takes all of them on the bundled model. Every result says how it was made, and the same command \
 resumes where it was interrupted."""
 
-_OPTIONS = Group("Options", sort_key=1)
-
 
 def make_app(called: str = "") -> App:
     """Make the command line.
@@ -66,7 +65,7 @@ def make_app(called: str = "") -> App:
         help=_OVERVIEW,
         version=lambda: version("unmemorize"),
         default_parameter=Parameter(negative=()),
-        group_parameters=_OPTIONS,
+        group_parameters=OPTIONS,
         help_format="markdown",
         result_action="return_value",
         suppress_keyboard_interrupt=False,
@@ -86,7 +85,7 @@ def make_app(called: str = "") -> App:
         help="Install completion for the current shell (bash, zsh or fish)."
     )
     for flag in ("--help", "--version", "--install-completion"):
-        app[flag].group = _OPTIONS
+        app[flag].group = OPTIONS
     return app
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 from cyclopts.types import NonNegativeFloat, PositiveInt
 
 from unmemorize._errors import RunError
 from unmemorize._progress import Progress
+from unmemorize.cli._groups import WORKERS
 from unmemorize.cli._model_options import Flag
 from unmemorize.engines import Engine, Execution, InProcess, RayActors, Shard, Workers
 
@@ -36,7 +37,7 @@ NewRunOption = Annotated[
 ]
 
 
-@Parameter(name="*", group=Group("Workers", sort_key=3))
+@Parameter(name="*", group=WORKERS)
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Who does the work.
@@ -60,9 +61,7 @@ class EngineOptions:
         Raises:
             RunError: the shard is malformed, or options for Ray are given without it.
         """
-        return Execution(
-            engine=self._engine(), shard=parse_shard(shard), progress=progress
-        )
+        return Execution(engine=self._engine(), shard=parse_shard(shard), progress=progress)
 
     def _engine(self) -> Engine:
         if self.engine == "ray":

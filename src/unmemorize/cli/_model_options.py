@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from unmemorize._errors import ModelError
+from unmemorize.cli._groups import MODEL
 
 if TYPE_CHECKING:
     from unmemorize.pipelines import Model
@@ -46,7 +47,7 @@ TauOption = Annotated[
 ]
 
 
-@Parameter(name="*", group=Group("Model", sort_key=2))
+@Parameter(name="*", group=MODEL)
 @dataclass(frozen=True, kw_only=True)
 class LoadingOptions:
     """How a command loads a model.
@@ -96,7 +97,7 @@ def _is_missing_folder(model: str) -> bool:
     path = Path(model).expanduser()
     if model == TESTBED or path.exists():
         return False
-    is_path = (
+    return (
         path.is_absolute()
         or model.startswith((".", "~"))
         or model.endswith("/")
@@ -104,10 +105,9 @@ def _is_missing_folder(model: str) -> bool:
         or model.count("/") > 1
         or ("/" in model and path.parent.is_dir())
     )
-    return is_path
 
 
-@Parameter(name="*", group=Group("Model", sort_key=2))
+@Parameter(name="*", group=MODEL)
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """Which model a command works on, and how it is loaded.

@@ -20,7 +20,7 @@ ProfileOption = Annotated[
 
 
 def profile_localizations(found: Sequence[Localization]) -> None:
-    """By stage; what a resumed run did before is counted as well."""
+    """Print samples and time by stage, including those before a run was resumed."""
     stages = list(dict.fromkeys(stage for record in found for stage in record.spent))
     seconds = sum(record.seconds or 0.0 for record in found)
     work = sum(record.work or 0.0 for record in found)
@@ -43,13 +43,13 @@ def profile_localizations(found: Sequence[Localization]) -> None:
     began = sum(record.evaluations or 0 for record in found)
     largest = max((record.recorded_bytes for record in found), default=0) / 1024**2
     console.print(
-        f"{began} denoiser samples, of whose multiply-adds {work / max(1, began):.0%} ran: the rest was replayed from recorded outputs, "
-        f"{largest:.0f} MiB at most."
+        f"{began} denoiser samples. Of their multiply-adds {work / max(1, began):.0%} ran; "
+        f"the rest was replayed from recorded outputs of {largest:.0f} MiB at most."
     )
 
 
 def profile_detections(found: Iterable[Detection]) -> None:
-    """By how many seeds a prompt took."""
+    """Print samples and time by the number of seeds that a prompt took."""
     spent: dict[int, tuple[int, int, float]] = {}
     for record in found:
         prompts, samples, seconds = spent.get(record.seeds, (0, 0, 0.0))

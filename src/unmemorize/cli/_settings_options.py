@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, get_type_hints
 
 from cyclopts import Parameter
 from docstring_parser import parse
@@ -47,14 +47,16 @@ class OptionsOf(Generic[Settings]):
     default_from: ClassVar[str] = ""
     _settings: ClassVar[type[Any]]
 
-    def __init__(self, **values: Any) -> None:
-        raise TypeError("name the settings: OptionsOf[NoiseSettings]()")
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
 
     def __class_getitem__(cls, settings: Any) -> Any:
         """Make the options for a settings dataclass."""
         if isinstance(settings, TypeVar):
             return super().__class_getitem__(settings)  # type: ignore[misc]
-        return _options_class(cls, settings)
+        base: Any = cls
+        return _options_class(base, settings)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class CalibratedOptionsOf(OptionsOf[Settings]):
 
 
 @cache
-def _options_class(base: type[Any], settings: type[Any]) -> type[Any]:
+def _options_class(base: Any, settings: Any) -> Any:
     hints = get_type_hints(settings)
     about = {entry.arg_name: entry.description or "" for entry in parse(settings.__doc__).params}
     options: list[Any] = []
@@ -94,8 +96,8 @@ def _options_class(base: type[Any], settings: type[Any]) -> type[Any]:
                 help=_sentence(about.get(each.name, "")),
                 show_default=_shown_default(base, settings, each.name, each.default),
             )
-        hint = Annotated[hints[each.name] | None, parameter]
-        options.append((each.name, hint, field(default=None)))
+        optional: Any = hints[each.name] | None
+        options.append((each.name, Annotated[optional, parameter], field(default=None)))
     namespace = {"_settings": settings, "__module__": __name__}
     name = f"{base.__name__}{settings.__name__}"
     made = make_dataclass(
@@ -104,7 +106,7 @@ def _options_class(base: type[Any], settings: type[Any]) -> type[Any]:
     return Parameter(name="*")(made)
 
 
-def _shown_default(base: type[Any], settings: type[Any], name: str, default: Any) -> str | bool:
+def _shown_default(base: Any, settings: Any, name: str, default: Any) -> str | bool:
     known = default is not None and default is not MISSING
     notes = [f"{default:g}" if isinstance(default, float) else str(default)] if known else []
     if base.default_from:

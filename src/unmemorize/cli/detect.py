@@ -7,9 +7,8 @@ from dataclasses import asdict, replace
 from heapq import heappush, heappushpop
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 from rich.table import Table
 
@@ -104,9 +103,7 @@ def command(
         print_hint("unmemorize localize, with the same prompts and options and another folder")
 
 
-def _all_prompts(
-    model: Model, prompts: Path | None, unmemorized: Path | None
-) -> Iterable[Prompt]:
+def _all_prompts(model: Model, prompts: Path | None, unmemorized: Path | None) -> Iterable[Prompt]:
     """Stream the prompts to be detected, then those known not to be memorized."""
     given = prompts_or_bundled(model, prompts, planted_prompts)
     if unmemorized:
@@ -161,7 +158,10 @@ def _print_summary(run: Run, limit: Threshold, cascade: bool) -> None:
     table = Table("score", "memorized", "group", "prompt", pad_edge=False)
     for _, _, detection in sorted(summary.top, key=lambda entry: entry[:2], reverse=True):
         table.add_row(
-            f"{detection.score:.3f}", "yes" if detection.memorized else "no", detection.group, detection.prompt
+            f"{detection.score:.3f}",
+            "yes" if detection.memorized else "no",
+            detection.group,
+            detection.prompt,
         )
     console.print(table)
     separations = summary.separations()

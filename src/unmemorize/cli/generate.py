@@ -15,15 +15,14 @@ from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.generation import GenerationSettings, ImageFormat, ImageSet, NeuronSet, generate_all
 from unmemorize.runs import Run
 
+DEFAULT_SETS = ["original", "refined"]
+
 
 def command(
     run: RunArgument,
     /,
     *,
-    neurons: Annotated[list[str], Parameter(show_default="original and refined")] = [  # noqa: B006
-        "original",
-        "refined",
-    ],
+    neurons: Annotated[list[str], Parameter(show_default="original and refined")] = DEFAULT_SETS,
     only: Kind | None = None,
     prompts: Path | None = None,
     generation: OptionsOf[GenerationSettings] = OptionsOf[GenerationSettings](),
@@ -57,9 +56,7 @@ def command(
     label = prompts.stem if prompts else ""
     tallies = []
     for neuron_set in map(NeuronSet.parse, neurons):
-        images = ImageSet(
-            neurons=neuron_set, only=only, prompts=others, label=label, format=format
-        )
+        images = ImageSet(neurons=neuron_set, only=only, prompts=others, label=label, format=format)
         with show_progress(f"generate {images.name(settings.scale)}") as progress:
             tally = generate_all(
                 folder,
