@@ -34,7 +34,13 @@ def describe(app: App, call: str, heading: str) -> Iterator[str]:
         yield from describe(app[name], f"{call} {name}", f"{heading}#")
     if commands:
         return
-    arguments = list(app.assemble_argument_collection(parse_docstring=True))
+    arguments = [
+        argument
+        for argument in app.assemble_argument_collection(
+            default_parameter=make_app().default_parameter, parse_docstring=True
+        )
+        if argument.name != "*"  # groups of options, which follow one by one
+    ]
     yield from table("argument", [each for each in arguments if not each.name.startswith("-")])
     yield from table("option", [each for each in arguments if each.name.startswith("-")])
 
@@ -59,7 +65,7 @@ def values(argument: Any) -> str:
         text += f" Default: {argument.show_default}."
     elif argument.required:
         text += " Required."
-    elif argument.show_default and default is not None:
+    elif argument.show_default and default is not None and default is not argument.field_info.empty:
         text += f" Default: `{default}`."
     return text
 

@@ -57,7 +57,7 @@ def test_commands_and_options_exist(cli: Callable[..., tuple[int, str, str]], ca
     )
 
 
-def test_the_page_of_commands_is_that_of_the_commands() -> None:
+def test_the_page_of_commands_comes_from_their_help() -> None:
     found = subprocess.run(
         [sys.executable, ROOT / "scripts" / "commands.py", "/dev/stdout"],
         capture_output=True,

@@ -48,10 +48,11 @@ def evaluate_and_print(
     table = summary_table(read_results(run), known_neurons(run))
     run.write("metrics.json", table.to_json())
     run.write("metrics.csv", table.to_csv())
-    _print_table(table)
+    print_table(table)
 
 
-def _print_table(table: Table) -> None:
+def print_table(table: Table) -> None:
+    """Print a summary for the width of the terminal."""
     if console.width < _WIDE:
         _print_narrow(table)
     else:
