@@ -29,7 +29,7 @@ def test_python_examples_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def commands() -> list[str]:
-    """Every call of the command line in the README and the docs, in code blocks and in running text."""
+    """Find every call of the command line in the README and the docs."""
     found = []
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")

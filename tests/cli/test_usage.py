@@ -19,6 +19,7 @@ from unmemorize.cli import COMMANDS, GROUPS, main, make_app
 from unmemorize.cli._common import report_missing
 from unmemorize.engines import InProcess, RayActors, Shard, Workers
 from unmemorize.runs import Inputs, Tally
+from unmemorize.testbed._check import Finding
 
 Cli = Callable[..., tuple[int, str, str]]
 Recorded = Callable[[str], dict[str, Any]]
@@ -256,9 +257,14 @@ def test_ctrl_c_says_how_to_resume(
 
 
 def test_the_exit_code_of_a_command_is_passed_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unmemorize.cli.testbed.run_check", lambda *_, **__: [])
+    findings = [Finding("copies", 0.9, "> 0.8", True, "all")]
+    monkeypatch.setattr("unmemorize.cli.testbed.run_check", lambda *_, **__: findings)
     monkeypatch.setattr("unmemorize.pipelines.Model.load", lambda *_, **__: None)
-    assert cli("testbed", "check")[0] == 0
+    code, out, _ = cli("testbed", "check")
+    assert (code, "ok" in out) == (0, True)
+    findings.append(Finding("neurons", 0.1, "> 0.8", False, "all"))
+    code, out, _ = cli("testbed", "check")
+    assert (code, "FAILS" in out) == (1, True)
     assert main(["--help"]) == 0
 
 
