@@ -257,12 +257,12 @@ def test_ctrl_c_says_how_to_resume(
 
 
 def test_the_exit_code_of_a_command_is_passed_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = [Finding("copies", 0.9, "> 0.8", True, "all")]
+    findings = [Finding("copies", 0.9, "all", "> 0.8", True)]
     monkeypatch.setattr("unmemorize.cli.testbed.run_check", lambda *_, **__: findings)
     monkeypatch.setattr("unmemorize.pipelines.Model.load", lambda *_, **__: None)
     code, out, _ = cli("testbed", "check")
     assert (code, "ok" in out) == (0, True)
-    findings.append(Finding("neurons", 0.1, "> 0.8", False, "all"))
+    findings.append(Finding("neurons", 0.1, "all", "> 0.8", False))
     code, out, _ = cli("testbed", "check")
     assert (code, "FAILS" in out) == (1, True)
     assert main(["--help"]) == 0

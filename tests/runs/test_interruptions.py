@@ -249,7 +249,7 @@ def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(
         _, errors = process.communicate(timeout=60)
         assert time.monotonic() - began < 5
     assert process.returncode == 130
-    assert "the same command goes on from there" in " ".join(errors.split())
+    assert "the same command resumes there" in " ".join(errors.split())
     assert "Traceback" not in errors
     assert "leaked" not in errors
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in crew)
@@ -277,7 +277,7 @@ def test_shards_of_two_programs_are_merged(
         for process in (first, second):
             out, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors
-            assert "the other shards have the rest" in " ".join(out.split())
+            assert "the other shards do the rest" in " ".join(out.split())
     finish(job, tmp_path / "elsewhere", "--shard", "3/3")
     code, _, _ = cli(
         "runs", "merge", tmp_path / "run", tmp_path / "elsewhere", "-o", tmp_path / "merged"
