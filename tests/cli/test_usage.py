@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from cyclopts import App
 from small_model import finish_run, localize_words, save_inputs
 
@@ -426,6 +427,16 @@ def test_a_command_makes_one_model(
     count_of_neurons = len(NeuronFile.load(neurons).neurons)
     assert (code, f"{count_of_neurons} neurons changed as they should" in out) == (0, True)
     assert len(made) == 1
+
+
+def test_libraries_that_load_models_are_quiet(cli: Cli) -> None:
+    level = transformers.logging.get_verbosity()
+    try:
+        transformers.logging.set_verbosity_info()
+        assert cli("report", "--help")[0] == 0
+        assert transformers.logging.get_verbosity() == transformers.logging.ERROR
+    finally:
+        transformers.logging.set_verbosity(level)
 
 
 def test_a_missing_gradio_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

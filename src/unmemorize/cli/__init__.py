@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = make_app(words[0] if words else "")(words)
+        code = _app_for(words)(words)
     except UnmemorizeError as problem:
         print_error(str(problem))
         return FAILED
@@ -117,6 +117,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _app_for(words: Sequence[str]) -> App:
+    """Make the command line and import the command that is called."""
+    called = words[0] if words else ""
+    app = make_app(called)
+    if called in COMMANDS:
+        _ = app[called]  # imports its module
+    if "diffusers" in sys.modules:
+        from unmemorize.pipelines import quiet_libraries
+
+        quiet_libraries()
+    return app
 
 
 def _usage_message(problem: CycloptsError) -> str:
