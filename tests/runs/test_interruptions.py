@@ -208,7 +208,7 @@ def test_shards_of_two_programs_are_merged(
         for process in (first, second):
             process.go_on()
             assert process.finish() == 0, process.output()
-            assert "the other shards have the rest" in process.output()
+            assert "the other shards do the rest" in process.output()
     finish(job.localize(elsewhere, "--shard", "3/3"), tmp_path / "3")
     assert cli("runs", "merge", run, elsewhere, "-o", merged)[0] == 0
     names = [path.name for path in merged.glob("*.jsonl")]

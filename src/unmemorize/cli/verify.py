@@ -1,58 +1,43 @@
 """The command ``verify``."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from unmemorize._errors import ExportError
 from unmemorize.cli._console import console
-from unmemorize.cli._model_options import takes_model
+from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import Verification, verify
-from unmemorize.pipelines import Model
 
 
-@takes_model
 def command(
-    pipe: Model,
-    artefact: Annotated[
-        Path,
-        typer.Argument(
-            help="Neuron file (.json), LoRA or its folder, edited folder, or edited single file.",
-            show_default=False,
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="BASE",
-            help="The model it was made from: Hub id, folder, or testbed.",
-            show_default=False,
-        ),
-    ],
-    base_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="The single file that an edited single file was made from.", show_default=False
-        ),
-    ] = None,
+    artefact: Path,
+    base: str,
+    /,
+    *,
+    base_file: Path | None = None,
+    loading: LoadingOptions = LoadingOptions(),
 ) -> None:
     """Check that an artefact does to a model what its neurons say, and nothing else.
 
-    Lists the rows that an edited checkpoint or a LoRA changes. Exit code 1 when something else
-    differs, or a row does not have the value it should have.
+    The rows that an edited checkpoint or a LoRA changes are listed. The exit code is 1 if anything
+    else differs, or if a row does not have the value that it should have.
+
+    Args:
+        artefact: Neuron file (.json), LoRA or its folder, edited folder, or edited single file.
+        base: Model it was made from: a Hub id, a diffusers folder, or testbed.
+        base_file: Single file that an edited single file was made from.
     """
-    verification = verify(artefact, pipe, base_file=base_file)
+    verification = verify(artefact, loading.load(base), base_file=base_file)
     count = len(verification.neurons.neurons)
     if verification.kind == "neuron file":
-        console.print(f"{artefact}: {count} neurons of {model}, whose fingerprint fits")
+        console.print(f"{artefact}: {count} neurons of {base}, whose fingerprint fits")
         return
     console.print(_table(verification))
     if not verification.passed:
         raise ExportError(
-            f"{artefact}: it is not {model} with the {count} neurons off that it names; "
-            "see the table."
+            f"{artefact}: it is not {base} with only the {count} neurons off that it names. "
+            "See the table."
         )
     console.print(f"{count} neurons changed as they should be, and nothing else")
 
