@@ -138,7 +138,7 @@ def page(
 
 
 def _introduction(results: Results, seeds: int, settings: um.LocalizationSettings) -> list[str]:
-    metrics = results.metrics[0].metrics
+    metrics = results.metrics[0].measured
     return [
         "`make evaluation` writes this page (`benchmarks/evaluation.py`; it resumes after an",
         "interruption). The numbers are medians over the prompts detected as memorized ± MAD, with",

@@ -32,7 +32,7 @@ import unmemorize as um
 from full_size import stable_diffusion_1
 from published import PublishedLocalization
 from unmemorize.detection import detect_prompts, make_probe
-from unmemorize.localization import Criterion, Evaluator, Limit, RefinementMethod, plan_for
+from unmemorize.localization import Criterion, Evaluator, Limit, RefinementMethod
 from unmemorize.pipelines import select_value_layers
 from unmemorize.statistics import activations
 
@@ -277,11 +277,8 @@ def ideas(
         ]
         for name, ranking in {"z-score": by_z, "backward pass": effects}.items()
     }
-    one = probe.of_seeds([0])
     searched = list(model.value_layers)
-    plan = plan_for(
-        model.denoiser, searched, lambda: model.predict(one.latents, one.timestep, one.text)
-    )
+    plan = model.replay_plan(searched, threshold.settings.seeds)
     return {
         "prompt": prompt,
         "threshold": found.threshold,
@@ -304,13 +301,13 @@ def traced() -> Iterator[tuple[list[dict[str, Any]], list[Evaluator]]]:
     original = Evaluator.below
 
     def below(self: Evaluator, neurons: um.Neurons, limit: Limit) -> float | None:
-        before = self._work.weighted
+        before = self._passes.meter.weighted
         found = original(self, neurons, limit)
         evaluators.append(self)
         tests.append(
             {
                 "off": len(neurons),
-                "samples": self._work.weighted - before,
+                "samples": self._passes.meter.weighted - before,
                 "passed": found is not None,
             }
         )

@@ -1,6 +1,7 @@
 """The command line itself: help, exit codes, errors, and that options arrive where they belong."""
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -434,7 +435,7 @@ def test_libraries_that_load_models_are_quiet(cli: Cli) -> None:
     try:
         transformers.logging.set_verbosity_info()
         assert cli("report", "--help")[0] == 0
-        assert transformers.logging.get_verbosity() == transformers.logging.ERROR
+        assert transformers.logging.get_verbosity() == logging.ERROR
     finally:
         transformers.logging.set_verbosity(level)
 

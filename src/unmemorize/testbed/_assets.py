@@ -6,12 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from unmemorize._bundled import existing
 from unmemorize._prompts import Prompt
 from unmemorize.neurons import Neurons
-from unmemorize.testbed._layout import CAPTIONS, DEFAULTS, PLANTED, PLANTED_IMAGES
+from unmemorize.testbed._layout import (
+    CAPTIONS,
+    DEFAULTS,
+    PLANTED,
+    PLANTED_IMAGES,
+    UNUSED,
+    UNUSED_IMAGES,
+)
 from unmemorize.testbed._planted import Mode
 
 
@@ -39,6 +47,22 @@ class Planted:
     licence: str
 
 
+@dataclass(frozen=True)
+class UnusedPhotograph:
+    """A photograph that no denoiser was ever trained on, for controls.
+
+    Attributes:
+        image: its file, RGB, at source size up to 512 pixels.
+        kind: what kind of picture it is, such as "portrait" or "astronomy".
+        source, licence: where it comes from.
+    """
+
+    image: Path
+    kind: str
+    source: str
+    licence: str
+
+
 @cache
 def planted() -> tuple[Planted, ...]:
     """Read every planted caption with its ground truth."""
@@ -58,6 +82,16 @@ def planted() -> tuple[Planted, ...]:
             row["source"],
             row["licence"],
         )
+        for row in rows
+    )
+
+
+@cache
+def unused() -> tuple[UnusedPhotograph, ...]:
+    """Return photographs like the planted ones that the model never saw."""
+    rows = json.loads(existing(UNUSED).read_text(encoding="utf-8"))
+    return tuple(
+        UnusedPhotograph(UNUSED_IMAGES / row["image"], row["kind"], row["source"], row["licence"])
         for row in rows
     )
 
