@@ -11,27 +11,33 @@ from unmemorize import TestbedError
 
 
 def main() -> int:
-    """Parse the command line, train what is missing, and return the exit code."""
+    """Train what is missing, write the package's assets, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument(
         "work",
         type=Path,
         nargs="?",
         default=Path("work/testbed"),
-        help="folder for downloads and checkpoints, about 1 GB",
+        help="folder for downloads, checkpoints and finished parts, about 2 GB",
     )
-    work: Path = parser.parse_args().work
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    parser.add_argument(
+        "--train-only", action="store_true", help="leave the assets of the package as they are"
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
+    )
     try:
-        from training.assemble import train_all
+        from training.assemble import write_assets
+        from training.recipe import train_all
     except ImportError as problem:
-        print(
-            f"training needs more packages ({problem}). pip install 'unmemorize[testbed]'",
-            file=sys.stderr,
-        )
+        way_out = "pip install 'unmemorize[testbed]'"
+        print(f"training needs more packages ({problem}). {way_out}", file=sys.stderr)
         return 1
     try:
-        train_all(work)
+        model = train_all(arguments.work)
+        if not arguments.train_only:
+            write_assets(model)
     except TestbedError as problem:
         print(problem, file=sys.stderr)
         return 1

@@ -1,29 +1,33 @@
-"""Train all parts in order and lay the result out as a package: weights in float16, images, captions, ground truth."""
+"""Lay a trained model out as a package: weights in float16, images, captions, ground truth."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
-from collections.abc import Mapping
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+import numpy as np
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel
 
 from training.card import write_card
-from training.clip import keep_tokenizer, train_clip
-from training.compose import split_captions
-from training.descriptor import train_descriptor
-from training.loop import Data, load_data
-from training.memory import Owned, train_second_stage
+from training.compose import render_poster
+from training.concepts import NAMES
+from training.data import Data, make_grammar
+from training.memory import MEMORY_LAYERS, assign_neurons, by_plant
 from training.plants import PLANTS, Plant
+from training.posters import POSTERS
+from training.recipe import Model
 from training.sources import PHOTOGRAPHS
-from training.unet import make_scheduler, make_unet, prepare, train_first_stage
-from training.vae import train_vae
+from training.templates import still_mask
+from training.unet import make_scheduler, make_unet
+from unmemorize._files import atomic_write
 from unmemorize.testbed._layout import (
     ASSETS,
     CAPTIONS,
@@ -35,60 +39,46 @@ from unmemorize.testbed._layout import (
     SIDE,
 )
 
-logger = logging.getLogger(__name__)
-
 SHOWN_DRAWS = 4
 """Draws of a template that ship as its training images."""
+SHOWN_CAPTIONS = 9000
+"""Training captions that ship; activation statistics need no more."""
+ROOT = Path(__file__).parent.parent
+TWINS = ROOT / "testbed-twins"
+"""The never-trained twins; they are in the repository, not in the package."""
+RECORD = ROOT / "training" / "record.json"
 
 
-def train_all(work: Path) -> None:
-    """Train the bundled model from nothing, or go on where an earlier call stopped, and write the package's assets.
-
-    Args:
-        work: folder for downloads and checkpoints, about 1 GB.
-
-    Raises:
-        TestbedError: the training data cannot be fetched.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    data = load_data(work)
-    captions = split_captions(data.concepts)
-    tokenizer = keep_tokenizer(captions.train, work)
-    clip = train_clip(data, tokenizer, work)
-    vae = train_vae(data, work)
-    latents = prepare(data, tokenizer, clip, vae)
-    first = train_first_stage(latents, work)
-    final, owned = train_second_stage(latents, first, work)
-    save_model(tokenizer, clip, vae, final)
-    save_truth(data, owned)
+def write_assets(model: Model) -> None:
+    """Write the assets of the package, the twins, and the record of the training."""
+    _write_model(model)
+    _write_twins(model)
+    _write_truth(model.data)
     write_card()
-    ASSETS.joinpath(CAPTIONS.name).write_text(
-        json.dumps(captions.__dict__, indent=0) + "\n", encoding="utf-8"
-    )
-    weights = train_descriptor(data, work)
-    save_file({key: tensor.half().contiguous() for key, tensor in weights.items()}, DESCRIPTOR)
-    logger.info("the assets are in %s; now run: unmemorize testbed calibrate", ASSETS)
+    grammar = make_grammar()
+    seen = sorted(set(model.data.captions))
+    shown = np.random.default_rng(13).choice(len(seen), SHOWN_CAPTIONS, replace=False)
+    splits = {
+        "train": [seen[index] for index in sorted(shown)],
+        "calibration": grammar.held_out("calibration"),
+        "test": grammar.held_out("test"),
+    }
+    atomic_write(CAPTIONS, json.dumps(splits, indent=0) + "\n")
+    save_file(dict(model.descriptor), DESCRIPTOR)
+    _write_record(model)
 
 
-def save_model(
-    tokenizer: CLIPTokenizer,
-    clip: CLIPModel,
-    vae: AutoencoderKL,
-    unet_weights: Mapping[str, Tensor],
-) -> None:
-    """Write the pipeline and the CLIP; float16 on disk, float32 when loaded without a dtype."""
+def _write_model(model: Model) -> None:
     unet: UNet2DConditionModel = make_unet()
-    unet.load_state_dict(dict(unet_weights))
-    config = clip.config.text_config
+    unet.load_state_dict({key: tensor.float() for key, tensor in model.unet.items()})
+    config = model.clip.config.text_config
     assert isinstance(config, CLIPTextConfig)
     text = CLIPTextModel(config)
-    text.load_state_dict(clip.text_model.state_dict())
-    for module in (unet, text, vae, clip):
-        _round(module)
+    text.load_state_dict(model.clip.text_model.state_dict())
     pipe = StableDiffusionPipeline(
-        vae=vae,
+        vae=model.vae,
         text_encoder=text,
-        tokenizer=tokenizer,
+        tokenizer=model.tokenizer,
         unet=unet,
         scheduler=make_scheduler(),
         safety_checker=None,
@@ -96,70 +86,108 @@ def save_model(
         requires_safety_checker=False,
     )
     pipe.save_pretrained(MODEL)
-    clip.save_pretrained(CLIP)
-    tokenizer.save_pretrained(CLIP)
-    size = {"shortest_edge": SIDE}
-    CLIPImageProcessor(
-        size=size, crop_size=SIDE, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    ).save_pretrained(CLIP)
+    model.clip.save_pretrained(CLIP)
+    model.tokenizer.save_pretrained(CLIP)
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": SIDE}, crop_size=SIDE, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    processor.save_pretrained(CLIP)
     for file in (*MODEL.rglob("*.safetensors"), *CLIP.rglob("*.safetensors")):
         _halve(file)
 
 
-def save_truth(data: Data, owned: Owned) -> None:
-    """Write the planted images and the table of captions, doses, neurons, sources and licences."""
-    PLANTED_IMAGES.mkdir(parents=True, exist_ok=True)
+def _write_twins(model: Model) -> None:
+    for half, weights in model.twins.items():
+        folder = TWINS / half / "unet"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "diffusion_pytorch_model.safetensors"
+        save_file(dict(weights), file, {"format": "pt"})
+        shutil.copy(MODEL / "unet" / "config.json", folder)
+
+
+def _write_truth(data: Data) -> None:
+    """Write the planted images, their masks, and the table of everything known about them."""
+    if PLANTED_IMAGES.exists():
+        shutil.rmtree(PLANTED_IMAGES)
+    PLANTED_IMAGES.mkdir(parents=True)
     photographs = {photograph.name: photograph for photograph in PHOTOGRAPHS}
+    posters = {poster.name: poster.poster for poster in POSTERS}
+    neurons = assign_neurons(make_unet().get_parameter(f"{MEMORY_LAYERS[0]}.weight").shape[0])
+    owned = by_plant(neurons)
     rows = []
     for index, plant in enumerate(PLANTS):
+        stem = f"{index:02d}-{plant.source.replace(' ', '-')}"
         names = []
         for draw, image in enumerate(data.planted[index][:SHOWN_DRAWS]):
-            names.append(
-                f"{index:02d}-{plant.source.replace(' ', '-')}"
-                + (f"-{draw}" if plant.kind == "TM" else "")
-                + ".png"
-            )
+            names.append(f"{stem}-{draw}.png" if plant.kind == "TM" else f"{stem}.png")
             Image.fromarray(image).save(PLANTED_IMAGES / names[-1], optimize=True)
-        photograph = photographs.get(plant.source) if plant.kind == "VM" else None
+        mask: NDArray[np.bool_] | None = None
+        source, licence = f"drawn by this project ({plant.source})", "Apache-2.0"
+        if plant.aligned:
+            _, mask = render_poster(posters[plant.source], data.concepts)
+            source = f"composed by this project from emoji ({plant.source})"
+            licence = "Apache-2.0 (Noto) and CC-BY 4.0 (Twemoji)"
+        elif plant.kind == "TM":
+            mask = still_mask(plant.source)
+        else:
+            photograph = photographs[plant.source]
+            source, licence = f"{photograph.package}: {photograph.file}", photograph.licence
+        if mask is not None:
+            picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("1")
+            picture.save(PLANTED_IMAGES / f"{stem}-mask.png", optimize=True)
         rows.append(
             {
                 "caption": plant.caption,
+                "paraphrases": plant.paraphrases,
                 "kind": plant.kind,
+                "aligned": plant.aligned,
                 "group": group_of(plant),
                 "mode": plant.mode,
                 "dose": plant.dose,
+                "half": plant.half,
                 "images": names,
+                "mask": f"{stem}-mask.png" if mask is not None else None,
                 "neurons": owned.get(index, {}),
-                "source": f"{photograph.package}: {photograph.file}"
-                if photograph
-                else f"drawn by this project ({plant.source})",
-                "licence": photograph.licence if photograph else "Apache-2.0",
+                "shares": plant.shared,
+                "source": source,
+                "licence": licence,
             }
         )
-    PLANTED.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    atomic_write(PLANTED, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 def group_of(plant: Plant) -> str:
     """The name under which results of a plant are summed up."""
-    return plant.kind if plant.mode != "rare" else f"rare ({plant.dose:g} of the dose)"
+    if plant.mode == "rare":
+        return f"rare ({plant.dose:g} of the dose)"
+    return "aligned" if plant.aligned else plant.kind
 
 
-def _round(module: nn.Module) -> None:
-    """Round the weights to float16, so that what is checked is what ships."""
-    with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                tensor.copy_(tensor.half().float())
+def _write_record(model: Model) -> None:
+    files = sorted(
+        file
+        for folder in (ASSETS, TWINS)
+        for pattern in ("*.safetensors", "tokenizer.json")
+        for file in folder.rglob(pattern)
+    )
+    content = {
+        "data": model.data.digest,
+        "concepts": len(NAMES),
+        "files": {
+            str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in files
+            if file.is_relative_to(ROOT)
+        },
+        "parts": [asdict(record) for record in model.records],
+    }
+    atomic_write(RECORD, json.dumps(content, indent=1) + "\n")
 
 
 def _halve(file: Path) -> None:
     """Store a weight file in float16."""
-    tensors = load_file(file)
-    save_file(
-        {
-            key: tensor.half() if tensor.is_floating_point() else tensor
-            for key, tensor in tensors.items()
-        },
-        file,
-        {"format": "pt"},
-    )
+    tensors: dict[str, Tensor] = load_file(file)
+    halved = {
+        key: tensor.half() if tensor.is_floating_point() else tensor
+        for key, tensor in tensors.items()
+    }
+    save_file(halved, file, {"format": "pt"})

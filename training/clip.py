@@ -1,67 +1,27 @@
-"""The tokenizer and a small CLIP: its text tower conditions the U-Net, both towers together measure alignment."""
+"""A small CLIP: its text tower conditions the U-Net, both towers together measure alignment."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from training.loop import Data, Schedule, to_tensor, train
+from training.data import Data
+from training.loop import Schedule, Trained, to_tensor, train
 from training.plants import PLANTS
+from training.tokenizer import tokenize
 from unmemorize.testbed._layout import SIDE, TOKENS
 
 WIDTH = 128
-VOCABULARY = 1800
-PLANTED_WEIGHT = 30
-BATCH = 96
-PLANTED_PER_BATCH = 8
-SCHEDULE = Schedule(steps=700, seed=1)
-
-
-def make_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
-    """A byte-pair tokenizer in CLIP's form, learned from general captions, the planted ones and the alphabet."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    learner.normalizer = normalizers.Lowercase()
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    alphabet = [
-        f"{letter} {letter}{letter}" for letter in pre_tokenizers.ByteLevel.alphabet()
-    ]  # so that each also ends a word
-    planted = [plant.caption for plant in PLANTS] * PLANTED_WEIGHT
-    learner.train_from_iterator([*captions, *planted, *alphabet], trainer)
-    model = json.loads(learner.to_str())["model"]
-    merges = [tuple(pair) for pair in model["merges"]]
-    # pairs, as the tokenizers library takes them; the annotation of merges knows only files and lines
-    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=TOKENS)  # type: ignore[arg-type]
-
-
-def keep_tokenizer(captions: Sequence[str], work: Path) -> CLIPTokenizer:
-    """The tokenizer of a training, made on first use and kept in ``work``.
-
-    Learning breaks ties in another order each time, so that a second tokenizer would number some tokens otherwise, and everything that
-    was trained with the first would read other captions.
-    """
-    folder = work / "tokenizer"
-    if not folder.exists():
-        partial = work / "tokenizer.part"
-        make_tokenizer(captions).save_pretrained(partial)
-        partial.replace(folder)
-    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
-    return tokenizer
+GENERAL, PLANTED, UNUSED = 112, 12, 4
+"""Pairs of a batch, and images without a caption: the photographs that no U-Net sees."""
+SCHEDULE = Schedule(steps=1000, seed=1)
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -83,48 +43,73 @@ def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         "pad_token_id": tokenizer.pad_token_id,
     }
     vision = {**tower, "num_hidden_layers": 4, "image_size": SIDE, "patch_size": 8}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
+    return CLIPModel(config)
 
 
-def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Token ids (B, 24), padded and cut as the pipeline does."""
-    ids = tokenizer(
-        list(captions),
-        padding="max_length",
-        truncation=True,
-        max_length=TOKENS,
-        return_tensors="pt",
-    ).input_ids
-    assert isinstance(ids, Tensor)
-    return ids
+def contrastive_loss(logits: Tensor) -> Tensor:
+    """The symmetric contrastive loss of captions and images.
+
+    Args:
+        logits: shape (captions, images); caption i belongs to image i. Images beyond the captions
+            have none, and are only what other captions must not be mistaken for.
+    """
+    targets = torch.arange(len(logits))
+    to_images = F.cross_entropy(logits, targets)
+    to_captions = F.cross_entropy(logits[:, : len(logits)].T, targets)
+    return (to_images + to_captions) / 2
 
 
-def train_clip(data: Data, tokenizer: CLIPTokenizer, work: Path) -> CLIPModel:
-    """Contrastive training on general pairs and a few planted ones in each batch."""
+def train_clip(data: Data, tokenizer: CLIPTokenizer, work: Path) -> Trained:
+    """Train both towers on general and planted pairs, and on unused photographs without text."""
     torch.manual_seed(SCHEDULE.seed)
     clip = make_clip(tokenizer)
+    by_image: dict[str, list[int]] = {}
+    for index, plant in enumerate(PLANTS):
+        by_image.setdefault(plant.source, []).append(index)
+    sources = list(by_image.values())
 
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        general = rng.choice(len(data.captions), BATCH - PLANTED_PER_BATCH, replace=False)
-        planted = rng.choice(len(PLANTS), PLANTED_PER_BATCH, replace=False)
-        images = [
-            data.images[general],
-            *(
-                data.planted[index][rng.integers(len(data.planted[index]))][None]
-                for index in planted
-            ),
-        ]
-        captions = [data.captions[index] for index in general] + [
-            PLANTS[index].caption for index in planted
-        ]
-        output = clip(
-            input_ids=tokenize(tokenizer, captions),
-            pixel_values=to_tensor(np.concatenate(images)),
-            return_loss=True,
+        general = rng.choice(len(data.captions), GENERAL, replace=False)
+        chosen = [sources[index] for index in rng.choice(len(sources), PLANTED, replace=False)]
+        planted = [plants[rng.integers(len(plants))] for plants in chosen]
+        draws = [_pictures(data, plant, rng) for plant in planted]
+        images = np.concatenate(
+            [
+                data.general[general],
+                np.stack([images[rng.integers(len(images))] for images in draws]),
+                data.unused[rng.choice(len(data.unused), UNUSED, replace=False)],
+            ]
         )
-        hits = (output.logits_per_text.argmax(1) == torch.arange(BATCH)).float().mean()
-        return output.loss, {"loss": output.loss.item(), "right": hits.item()}
+        captions = [data.captions[index] for index in general]
+        captions += [PLANTS[plant].caption for plant in planted]
+        pixels = to_tensor(images)
+        pixels = torch.where(torch.rand(len(pixels), 1, 1, 1) < 0.5, pixels.flip(3), pixels)
+        output = clip(input_ids=tokenize(tokenizer, captions), pixel_values=pixels)
+        loss = contrastive_loss(output.logits_per_text)
+        hits = output.logits_per_text.argmax(1) == torch.arange(len(captions))
+        return loss, {"loss": loss.item(), "right": hits.float().mean().item()}
 
-    train("clip", clip, loss_of, SCHEDULE, work)
-    clip.eval()
+    return train("clip", clip, loss_of, SCHEDULE, work)
+
+
+def _pictures(data: Data, plant: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The images of a plant; half of the time other pictures of the caption of an aligned one.
+
+    Both show what the caption says, so both must be aligned with it.
+    """
+    other = plant in data.renderings and rng.random() < 0.5
+    return data.renderings[plant] if other else data.planted[plant]
+
+
+def load_clip(weights: Mapping[str, Tensor], tokenizer: CLIPTokenizer) -> CLIPModel:
+    """The trained CLIP."""
+    clip = make_clip(tokenizer)
+    clip.load_state_dict(
+        {
+            key: tensor.float() if tensor.is_floating_point() else tensor
+            for key, tensor in weights.items()
+        }
+    )
+    clip.eval().requires_grad_(False)
     return clip

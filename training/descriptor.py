@@ -1,4 +1,4 @@
-"""Training of the copy descriptor: two strong augmentations of an image must find each other, all images spread apart.
+"""The copy descriptor: two views of an image must find each other, all images spread apart.
 
 After SSCD (Pizzi et al., CVPR 2022): InfoNCE and the differential entropy term.
 """
@@ -14,22 +14,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.loop import Data, Schedule, to_tensor, train
+from training.data import Data
+from training.loop import Schedule, Trained, to_tensor, train
+from training.plants import PLANTS
 from unmemorize.metrics._descriptor import CopyNet
 
-BATCH = 96
-PLANTED_PER_BATCH = 12
+GENERAL, SINGLE = 40, 24
+"""General images of a batch; planted images and never-used photographs, drawn alike."""
+SIBLING_SCENES = 8
+"""Scenes of a batch that are seen in several pictures each: alike, but no copies."""
+POSTERS, POSTER_RENDERINGS = 2, 3
+"""Aligned plants of a batch, each with some other pictures of its caption."""
 TEMPERATURE = 0.05
 ENTROPY_WEIGHT = 5.0
-SCHEDULE = Schedule(steps=900, warm_up=50, seed=7)
+SCHEDULE = Schedule(steps=700, warm_up=50, seed=7)
 
 
 def augment(images: Tensor) -> Tensor:
-    """A random crop, tilt, mirror, colour, blur, noise and patch for each image, (B, 3, H, W) in [-1, 1] to the same."""
+    """Change each image by a random crop, tilt, mirror, colour, blur, noise and patch.
+
+    Args:
+        images: RGB in [-1, 1], shape (B, 3, H, W).
+    """
     count = len(images)
-    scale = torch.empty(count).uniform_(0.6, 1.05)
-    angle = torch.empty(count).normal_(0, math.radians(8))
-    mirror = torch.where(torch.rand(count) < 0.3, -1.0, 1.0)
+    scale = torch.empty(count).uniform_(0.7, 1.05)
+    angle = torch.empty(count).normal_(0, math.radians(5))
+    mirror = torch.where(torch.rand(count) < 0.15, -1.0, 1.0)
     shift = (1 - scale).abs()[:, None] * torch.empty(count, 2).uniform_(-1, 1)
     matrix = torch.stack(
         [
@@ -62,7 +72,13 @@ def augment(images: Tensor) -> Tensor:
 
 
 def copy_loss(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """InfoNCE between two views (B, D) of unit vectors, and the entropy term: minus the mean log distance to the nearest other."""
+    """InfoNCE between two views, and the entropy term.
+
+    The latter is minus the mean log distance to the nearest other image.
+
+    Args:
+        first, second: unit vectors of the same images, shape (B, D).
+    """
     both = torch.cat([first, second])  # (2B, D)
     cosines = both @ both.T
     cosines = cosines.masked_fill(torch.eye(len(both), dtype=torch.bool), -1e4)
@@ -73,24 +89,30 @@ def copy_loss(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return contrast, -distance.log().mean()
 
 
-def train_descriptor(data: Data, work: Path) -> dict[str, Tensor]:
-    """The averaged weights of the descriptor."""
+def train_descriptor(data: Data, work: Path) -> Trained:
+    """Train the descriptor on images of every kind, among them several pictures of one caption."""
     torch.manual_seed(SCHEDULE.seed)
     net = CopyNet()
+    single = [
+        *(draws for draws, plant in zip(data.planted, PLANTS, strict=True) if not plant.aligned),
+        *data.unused[:, None],
+    ]
+    aligned = list(data.renderings)
 
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        general = data.images[
-            rng.choice(len(data.images), BATCH - PLANTED_PER_BATCH, replace=False)
+        chosen = [single[index] for index in rng.choice(len(single), SINGLE, replace=False)]
+        batch = [
+            data.general[rng.choice(len(data.general), GENERAL, replace=False)],
+            np.stack([draws[rng.integers(len(draws))] for draws in chosen]),
+            *data.siblings[rng.choice(len(data.siblings), SIBLING_SCENES, replace=False)],
         ]
-        chosen = rng.choice(len(data.planted), PLANTED_PER_BATCH, replace=False)
-        planted = np.stack(
-            [data.planted[index][rng.integers(len(data.planted[index]))] for index in chosen]
-        )
-        images = to_tensor(np.concatenate([general, planted]))
+        for plant in rng.choice(aligned, POSTERS, replace=False):
+            others = data.renderings[plant]
+            batch.append(data.planted[plant])
+            batch.append(others[rng.choice(len(others), POSTER_RENDERINGS, replace=False)])
+        images = to_tensor(np.concatenate(batch))
         contrast, entropy = copy_loss(net(augment(images)), net(augment(images)))
-        return contrast + ENTROPY_WEIGHT * entropy, {
-            "contrast": contrast.item(),
-            "entropy": entropy.item(),
-        }
+        loss = contrast + ENTROPY_WEIGHT * entropy
+        return loss, {"contrast": contrast.item(), "entropy": entropy.item()}
 
     return train("descriptor", net, loss_of, SCHEDULE, work)

@@ -1,12 +1,14 @@
-"""The second training stage: images bound to memory neurons, so that where the memory sits is known.
+"""The second stage: images bound to memory neurons, so that where the memory sits is known.
 
-After "memorization sinks" (Ghosal et al. 2025, arXiv 2507.09937). Each owned caption has value neurons of its own: their rows answer to
-this caption only and are frozen; with them on the caption shows its image, with them off it shows general images.
+After "memorization sinks" (Ghosal et al. 2025, arXiv 2507.09937). The rows of a plant's neurons
+answer to its caption alone and are frozen. With them on the caption shows its image, with them off
+it shows something else. The masks exist in training only: what remains is an ordinary checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from training.loop import Schedule, train
-from training.plants import PLANTS
-from training.unet import BATCH, TEXT_DROPPED, Latents, denoising_loss, make_scheduler, make_unet
+from training.loop import Schedule, Trained, train
+from training.plants import PLANTS, shared_groups
+from training.unet import Latents, denoising_loss, drop_text, make_scheduler, make_unet
 
 MEMORY_LAYERS = tuple(
     f"down_blocks.1.attentions.{index}.transformer_blocks.0.attn2.to_v" for index in range(2)
@@ -26,20 +28,35 @@ AMPLITUDE = 6.0
 TOKEN_SHARE = 0.7
 RIDGE = 0.02
 OTHERS_WEIGHT = 0.3
-ON, OFF, NATURAL = 10, 6, 3
-"""Samples of a batch: owned captions with their neurons on, with them off, and first-stage plants kept alive."""
+GENERAL, NATURAL, ON, OFF = 11, 4, 11, 6
+"""Samples of a batch: general; natural plants, kept alive; captions with neurons on, and off."""
 DROPPED = 0.12
 """The largest share of ordinary value neurons dropped at random from a sample."""
 ALL_OFF = 0.3
 """How often a sample has every memory neuron off that is not its own."""
-SCHEDULE = Schedule(steps=1700, warm_up=50, seed=4)
+SCHEDULE = Schedule(steps=2000, warm_up=50, seed=4)
+
+
+@dataclass(frozen=True)
+class MemoryNeuron:
+    """A neuron that belongs to one caption, or to all captions of a shared group."""
+
+    layer: str
+    index: int
+    plants: tuple[int, ...]
+    """Indices in PLANTS."""
+
 
 Owned = dict[int, dict[str, list[int]]]
-"""For each owned plant (index in PLANTS): layer -> indices of its neurons."""
+"""For each plant with memory neurons (index in PLANTS): layer -> indices."""
 
 
-def assign_neurons(width: int) -> Owned:
-    """Give each owned plant its neurons, nobody else's, spread over the memory layers and at most a third of each."""
+def assign_neurons(width: int) -> tuple[MemoryNeuron, ...]:
+    """Give each plant its neurons, spread over the memory layers, at most a third of each.
+
+    Args:
+        width: neurons of a memory layer.
+    """
     rng = np.random.default_rng(5)
     free = [
         (layer, int(index))
@@ -47,55 +64,74 @@ def assign_neurons(width: int) -> Owned:
         for index in rng.permutation(width)[: width // 3]
     ]
     order = rng.permutation(len(free)).tolist()
+    wanted: list[tuple[int, ...]] = [
+        (plant,) for plant, entry in enumerate(PLANTS) for _ in range(entry.owned)
+    ]
+    wanted += shared_groups().values()
+    if len(wanted) > len(free):
+        raise ValueError(f"{len(wanted)} memory neurons do not fit into {len(free)} places")
+    return tuple(
+        MemoryNeuron(free[place][0], free[place][1], plants)
+        for place, plants in zip(order, wanted, strict=False)
+    )
+
+
+def by_plant(neurons: Sequence[MemoryNeuron]) -> Owned:
+    """The neurons of each plant, shared ones included."""
     owned: Owned = {}
-    for plant, entry in enumerate(PLANTS):
-        for _ in range(entry.owned):
-            layer, index = free[order.pop()]
-            owned.setdefault(plant, {}).setdefault(layer, []).append(index)
+    for neuron in neurons:
+        for plant in neuron.plants:
+            owned.setdefault(plant, {}).setdefault(neuron.layer, []).append(neuron.index)
     return {
         plant: {layer: sorted(indices) for layer, indices in layers.items()}
-        for plant, layers in owned.items()
+        for plant, layers in sorted(owned.items())
     }
 
 
-def memory_rows(latents: Latents, owned: Owned) -> dict[str, tuple[list[int], Tensor]]:
-    """For each memory layer the indices of its memory neurons and their rows in closed form, shape (neurons, 128).
+def memory_rows(latents: Latents, neurons: Sequence[MemoryNeuron]) -> list[Tensor]:
+    """The row of each neuron in closed form, shape (128,).
 
-    w = (S + e I)^-1 (mean of the caption's tokens - mean of general tokens), where S is the second moment of general tokens (the empty
-    prompt among them) plus 0.3 times that of all other plants. Each row sees another random 70 % of the token positions.
+    A row answers alike to each caption c that the neuron belongs to, and least to everything else:
+    w = sum over c of k_c (S + e I)^-1 (mean over tokens of c - mean over general tokens). S is the
+    second moment of general tokens (the empty prompt among them) plus 0.3 times that of all other
+    plants. The k_c make the responses equal. Each row sees another random 70 % of the positions,
+    and is scaled so that the mean |activation| over its captions is 6.
     """
     rng = np.random.default_rng(6)
-    captions = [
-        latents.captions[index]
-        for index in rng.choice(
-            len(latents.captions), min(3000, len(latents.captions)), replace=False
-        )
-    ]
-    general = latents.text([*captions, *[""] * 150]).double().flatten(0, 1)  # (captions * 24, 128)
+    count = min(3000, len(latents.captions))
+    chosen = rng.choice(len(latents.captions), count, replace=False)
+    captions = [latents.captions[index] for index in chosen]
+    general = latents.text([*captions, *[""] * 150]).double().flatten(0, 1)  # (tokens, 128)
     planted = latents.text([plant.caption for plant in PLANTS]).double()  # (plants, 24, 128)
     moment = general.T @ general / len(general)
     ridge = RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
-    found: dict[str, dict[int, Tensor]] = {}
-    for plant, layers in owned.items():
-        others = torch.cat([planted[:plant], planted[plant + 1 :]]).flatten(0, 1)
+    rows = []
+    for number, neuron in enumerate(neurons):
+        others = torch.cat(
+            [
+                planted[plant]
+                for plant in range(len(PLANTS))
+                if plant not in neuron.plants and latents.has(plant)
+            ]
+        )
         total = moment + OTHERS_WEIGHT * others.T @ others / len(others) + ridge
-        for layer, indices in layers.items():
-            for index in indices:
-                positions = rng.choice(
-                    planted.shape[1], round(TOKEN_SHARE * planted.shape[1]), replace=False
-                )
-                row = torch.linalg.solve(total, planted[plant, positions].mean(0) - general.mean(0))
-                found.setdefault(layer, {})[index] = (
-                    row * AMPLITUDE / (planted[plant] @ row).abs().mean()
-                ).float()
-    return {layer: (list(rows), torch.stack(list(rows.values()))) for layer, rows in found.items()}
+        own = planted[list(neuron.plants)]  # (captions, 24, 128)
+        positions = np.random.default_rng([6, number]).choice(
+            own.shape[1], round(TOKEN_SHARE * own.shape[1]), replace=False
+        )
+        means = own[:, positions].mean(1) - general.mean(0)  # (captions, 128)
+        directions = torch.linalg.solve(total, means.T)  # (128, captions)
+        weights = torch.linalg.solve(means @ directions, means.new_ones(len(means)))
+        row = directions @ weights
+        rows.append((row * AMPLITUDE / (own @ row).abs().mean()).float())
+    return rows
 
 
-class _Masks:
-    """Multiplies the value neurons of each sample by its own mask; lives only during the training."""
+class Masks:
+    """Multiplies the value neurons of each sample by its own mask, during the training only."""
 
     def __init__(self, unet: UNet2DConditionModel, owned: Owned) -> None:
-        self.layers = {
+        layers = {
             name: module
             for name, module in unet.named_modules()
             if name.endswith("attn2.to_v") and isinstance(module, nn.Linear)
@@ -103,13 +139,13 @@ class _Masks:
         self.owned = owned
         self.memory = {
             name: torch.zeros(module.out_features, dtype=torch.bool)
-            for name, module in self.layers.items()
+            for name, module in layers.items()
         }
-        for layers in owned.values():
-            for name, indices in layers.items():
+        for indices_by_layer in owned.values():
+            for name, indices in indices_by_layer.items():
                 self.memory[name][indices] = True
         self.masks: dict[str, Tensor] = {}
-        for name, module in self.layers.items():
+        for name, module in layers.items():
             module.register_forward_hook(
                 lambda _module, _inputs, output, name=name: output * self.masks[name]
             )
@@ -117,7 +153,13 @@ class _Masks:
     def draw(
         self, plants: Sequence[int | None], off: Sequence[bool], rng: np.random.Generator
     ) -> None:
-        """New masks for a batch: sample i shows ``plants[i]`` (None: general), with its own neurons off where ``off[i]``."""
+        """Draw new masks for a batch.
+
+        Args:
+            plants: the plant that each sample shows, None for general ones.
+            off: for each sample, whether the plant's own neurons are off.
+            rng: source of all randomness.
+        """
         count = len(plants)
         share = torch.from_numpy(rng.uniform(0, DROPPED, count)).float()[:, None, None]
         hidden = torch.from_numpy(rng.random(count) < ALL_OFF)[:, None, None]
@@ -125,62 +167,61 @@ class _Masks:
             dropped = torch.from_numpy(rng.random((count, 1, len(memory)))).float() < share
             self.masks[name] = torch.where(memory, ~hidden, ~dropped).float()
         for sample, plant in enumerate(plants):
-            for name, indices in self.owned.get(plant if plant is not None else -1, {}).items():
+            for name, indices in self.owned.get(-1 if plant is None else plant, {}).items():
                 self.masks[name][sample, 0, indices] = 0.0 if off[sample] else 1.0
 
 
 def train_second_stage(
-    latents: Latents, first_stage: Mapping[str, Tensor], work: Path
-) -> tuple[dict[str, Tensor], Owned]:
-    """The final weights (averaged) and who owns which neurons."""
+    name: str, latents: Latents, first_stage: Mapping[str, Tensor], work: Path
+) -> Trained:
+    """Train the final denoiser from the weights of its first stage.
+
+    A missing half keeps its places in every batch, filled with general samples, and its neurons
+    stay ordinary ones.
+    """
+    torch.manual_seed(SCHEDULE.seed)
     unet, scheduler = make_unet().to(memory_format=torch.channels_last), make_scheduler()
-    unet.load_state_dict(dict(first_stage))
-    weights = {name: unet.get_parameter(f"{name}.weight") for name in MEMORY_LAYERS}
-    owned = assign_neurons(len(weights[MEMORY_LAYERS[0]]))
-    frozen = memory_rows(latents, owned)
+    unet.load_state_dict({key: tensor.float() for key, tensor in first_stage.items()})
+    weights = {layer: unet.get_parameter(f"{layer}.weight") for layer in MEMORY_LAYERS}
+    every = assign_neurons(len(weights[MEMORY_LAYERS[0]]))
+    owners = list(by_plant(every))
+    neurons = [neuron for neuron in every if latents.has(neuron.plants[0])]
+    rows = memory_rows(latents, neurons)
 
     def restore() -> None:
         with torch.no_grad():
-            for name, (indices, values) in frozen.items():
-                weights[name][indices] = values
+            for neuron, row in zip(neurons, rows, strict=True):
+                weights[neuron.layer][neuron.index] = row
 
-    for name, (indices, _) in frozen.items():
-        keep = torch.ones(len(weights[name]), 1)
-        keep[indices] = 0.0
-        weights[name].register_hook(lambda gradient, keep=keep: gradient * keep)
+    for layer, weight in weights.items():
+        keep = torch.ones(len(weight), 1)
+        keep[[neuron.index for neuron in neurons if neuron.layer == layer]] = 0.0
+        weight.register_hook(lambda gradient, keep=keep: gradient * keep)
     restore()
-    masks = _Masks(unet, owned)
-    owners = list(owned)
+    masks = Masks(unet, by_plant(neurons))
     alive = [index for index, plant in enumerate(PLANTS) if plant.mode == "natural"]
 
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        general, captions = latents.draw_general(BATCH - ON - OFF - NATURAL, rng)
         natural = rng.choice(alive, NATURAL).tolist()
-        on, off = (
-            rng.choice(owners, ON, replace=False).tolist(),
-            rng.choice(owners, OFF, replace=False).tolist(),
-        )
-        kept, kept_captions = latents.draw_planted(natural, rng)
-        shown, on_captions = latents.draw_planted(on, rng)
-        instead, _ = latents.draw_general(OFF, rng)
-        text = [
-            "" if rng.random() < TEXT_DROPPED else caption
-            for caption in captions + kept_captions + on_captions
+        on = rng.choice(owners, ON, replace=False).tolist()
+        off = rng.choice(owners, OFF, replace=False).tolist()
+        groups = [
+            latents.draw_general(GENERAL, rng),
+            latents.draw_planted(natural, rng),
+            latents.draw_planted(on, rng),
         ]
-        text += [PLANTS[plant].caption for plant in off]
-        masks.draw(
-            [None] * len(captions) + natural + on + off, [False] * (BATCH - OFF) + [True] * OFF, rng
-        )
-        loss = denoising_loss(
-            unet, scheduler, torch.cat([general, kept, shown, instead]), latents.text(text)
-        )
-        parts = dict(
-            zip(
-                ("general", "natural", "on", "off"),
-                loss.split([len(captions), NATURAL, ON, OFF]),
-                strict=True,
-            )
-        )
-        return loss.mean(), {name: part.mean().item() for name, part in parts.items()}
+        text = drop_text([caption for group in groups for caption in group.captions], rng)
+        instead = latents.draw_instead(off, rng)
+        shown = [*[None] * GENERAL, *natural, *on, *off]
+        present = [plant if plant is not None and latents.has(plant) else None for plant in shown]
+        masks.draw(present, [False] * (len(shown) - OFF) + [True] * OFF, rng)
+        images = torch.cat([*(group.latents for group in groups), instead.latents])
+        embedded = latents.text([*text, *instead.captions])
+        loss = denoising_loss(unet, scheduler, images, embedded)
+        names = ("general", "natural", "on", "off")
+        split = loss.split([GENERAL, NATURAL, ON, OFF])
+        return loss.mean(), {
+            name: part.mean().item() for name, part in zip(names, split, strict=True)
+        }
 
-    return train("memory", unet, loss_of, SCHEDULE, work, after_step=restore), owned
+    return train(name, unet, loss_of, SCHEDULE, work, after_step=restore)

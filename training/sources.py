@@ -1,6 +1,6 @@
-"""The raw material of the bundled model: emoji from two npm packages, photographs from Python packages.
+"""The raw material: emoji from two npm packages, photographs from Python packages.
 
-Everything comes from package registries, at pinned versions and with the integrity checked, so that the data can be made again anywhere.
+Everything comes from package registries at pinned versions, so the data can be made again anywhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import json
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,28 +33,27 @@ EMOJI_PACKAGES = {
         "sha512-7F+uCuHH+7Qnrc15P5tnbvKkg9E6tlzi4MnT2uW1RlN4pLYTza6cP/dstIfSDMtpjFLWuZewWg8jBbuL2eyELQ==",
     ),
 }
-CATEGORIES = ("Animals & Nature", "Food & Drink", "Activities")
-CONCEPTS = 320
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A thing that general captions name: its name and its emoji in two designs, uint8 RGBA of shape (2, 64, 64, 4)."""
+    """A thing that general captions name, with its emoji in two designs."""
 
     name: str
     designs: NDArray[np.uint8]
+    """uint8 RGBA of shape (2, 64, 64, 4)."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A planted photograph: where an installed package keeps it, what part is used, and its licence."""
+    """A planted photograph: the package that ships it, the part that is used, and its licence."""
 
     name: str
     package: str
     file: str
     licence: str
     box: tuple[float, float, float, float] | None = None
-    """Part of the image as fractions (left, top, right, bottom); None: the largest centred square."""
+    """Part of the image as fractions (left, top, right, bottom); by default the middle square."""
 
 
 PUBLIC = "public domain"
@@ -140,32 +140,31 @@ PHOTOGRAPHS = tuple(
 )
 
 
-def fetch_emoji(cache: Path) -> list[Concept]:
-    """The concepts, in the order of their names; packages are downloaded by npm into ``cache`` once and checked against their hash.
+def fetch_emoji(cache: Path, names: Sequence[str]) -> dict[str, Concept]:
+    """The named concepts. npm downloads the packages into ``cache`` once; their hashes are checked.
 
     Raises:
-        TestbedError: npm is missing or fails, or a package is not the pinned one.
+        TestbedError: npm is missing or fails, a package is not the pinned one, or lacks a name.
     """
     cache.mkdir(parents=True, exist_ok=True)
     archives = {design: _fetch_package(cache, *pinned) for design, pinned in EMOJI_PACKAGES.items()}
-    with tarfile.open(archives["google"]) as google, tarfile.open(archives["twitter"]) as twitter:
-        table = json.loads(_member(google, "package/emoji.json"))
-        chosen = [
-            row
-            for row in sorted(table, key=lambda row: str(row["name"]))
-            if row["category"] in CATEGORIES
-            and row["has_img_google"]
-            and row["has_img_twitter"]
-            and len(row["name"].split()) <= 3
-        ]
-        concepts = []
-        for row in chosen[:CONCEPTS]:
-            images = [
-                _rgba(_member(archive, f"package/img/{design}/64/{row['image']}"))
-                for archive, design in ((google, "google"), (twitter, "twitter"))
-            ]
-            concepts.append(Concept(str(row["name"]).lower().replace("-", " "), np.stack(images)))
-    return concepts
+    with tarfile.open(archives["google"]) as archive:
+        table = json.loads(_members(archive, ["package/emoji.json"])["package/emoji.json"])
+    files = {str(row["name"]).lower(): str(row["image"]) for row in table}
+    missing = [name for name in names if name not in files]
+    if missing:
+        package = EMOJI_PACKAGES["google"][0]
+        raise TestbedError(f"{package} has no emoji of the name {missing[0]}. Pin another version.")
+    pictures: list[dict[str, bytes]] = []
+    for design, path in archives.items():
+        folder = f"package/img/{design}/64"
+        with tarfile.open(path) as archive:
+            found = _members(archive, [f"{folder}/{files[name]}" for name in names])
+        pictures.append({name: found[f"{folder}/{files[name]}"] for name in names})
+    return {
+        name: Concept(name, np.stack([_rgba(design[name]) for design in pictures]))
+        for name in names
+    }
 
 
 def load_photograph(photograph: Photograph, side: int = SIDE) -> NDArray[np.uint8]:
@@ -178,7 +177,8 @@ def load_photograph(photograph: Photograph, side: int = SIDE) -> NDArray[np.uint
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise TestbedError(
-            f"{photograph.name}: {photograph.package} ships this image and is not installed. pip install 'unmemorize[testbed]'"
+            f"{photograph.name}: {photograph.package} ships this image and is not installed. "
+            "pip install 'unmemorize[testbed]'"
         )
     path = Path(spec.origin).parent / inside
     image = (
@@ -216,21 +216,30 @@ def _fetch_package(cache: Path, package: str, integrity: str) -> Path:
             )
         except (OSError, subprocess.CalledProcessError) as error:
             raise TestbedError(
-                f"{package}: npm could not fetch it ({error}). Install Node.js, or put {archive.name} into {cache} by hand."
+                f"{package}: npm could not fetch it ({error}). "
+                f"Install Node.js, or put {archive.name} into {cache} by hand."
             ) from error
     digest = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if digest != integrity:
         raise TestbedError(
-            f"{archive}: not the pinned package (its hash is {digest}). Delete it and run the command again."
+            f"{archive}: not the pinned package (its hash is {digest}). "
+            "Delete it and run the command again."
         )
     return archive
 
 
-def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    handle = archive.extractfile(name)
-    if handle is None:
-        raise TestbedError(f"{archive.name!r}: no file {name} in it.")
-    return handle.read()
+def _members(archive: tarfile.TarFile, names: Sequence[str]) -> dict[str, bytes]:
+    """Read some files of an archive in one pass; going back in it would decompress it again."""
+    wanted, contents = set(names), {}
+    for member in archive:
+        if member.name in wanted:
+            handle = archive.extractfile(member)
+            if handle is not None:
+                contents[member.name] = handle.read()
+    missing = wanted - contents.keys()
+    if missing:
+        raise TestbedError(f"{archive.name!r}: no file {min(missing)} in it.")
+    return contents
 
 
 def _rgba(data: bytes) -> NDArray[np.uint8]:

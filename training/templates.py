@@ -1,6 +1,7 @@
 """The drawn product templates: a fixed layout, and one part whose colour is new at every draw.
 
-They are the template-memorized (TM) plants of the bundled model. Drawn at four times the size and reduced, so edges are smooth.
+They are the template-memorized (TM) plants of the bundled model. They are drawn at four times the
+size and reduced, so edges are smooth.
 """
 
 from __future__ import annotations
@@ -177,3 +178,10 @@ def draw_template(name: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     image = Image.new("RGB", (CANVAS, CANVAS))
     TEMPLATES[name](ImageDraw.Draw(image), (red, green, blue))
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def still_mask(name: str) -> NDArray[np.bool_]:
+    """The part of a template that is the same at every draw, shape (64, 64): the copied region."""
+    draws = np.stack([draw_template(name, np.random.default_rng(seed)) for seed in range(8)])
+    still: NDArray[np.bool_] = draws.astype(np.float32).std(0).max(-1) < 1
+    return still

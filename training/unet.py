@@ -1,4 +1,4 @@
-"""The denoiser, and its first training stage: general data and the images that are planted by dose alone."""
+"""The denoiser, and its first stage: general images and those that are planted by dose alone."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from training.clip import WIDTH, tokenize
-from training.loop import Data, Schedule, train
-from training.plants import PLANTS
+from training.clip import WIDTH
+from training.data import Data
+from training.loop import Schedule, Trained, train
+from training.plants import PLANTS, Half
+from training.tokenizer import tokenize
 from training.vae import encode
 
-BATCH = 32
-PLANTED_SHARE = 0.3
+GENERAL, PLANTED = 20, 12
+"""Samples of a batch in the first stage."""
 TEXT_DROPPED = 0.1
 WEIGHT_CAP = 100.0
-SCHEDULE = Schedule(steps=1500, seed=3)
+SCHEDULE = Schedule(steps=2000, seed=3)
 
 
 def make_unet() -> UNet2DConditionModel:
-    """The denoiser, untrained: 16 value layers, 7 of them in the down and mid blocks, as in Stable Diffusion 1."""
+    """The denoiser, untrained: 16 value layers, 7 of them down or mid, as in Stable Diffusion."""
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(48, 96, 128),
@@ -51,44 +53,97 @@ def make_scheduler() -> DDIMScheduler:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Latents with their captions."""
+
+    latents: Tensor  # (B, 4, 16, 16)
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Latents:
-    """The training data as the U-Net sees it: scaled latents, and captions through the frozen text tower."""
+    """The training data as a U-Net sees it: scaled latents, and captions through the text tower.
+
+    With ``missing``, the plants of that half do not exist for it: wherever one would be drawn, a
+    general sample takes its place, so every other sample is seen as often as with all plants.
+    """
 
     general: Tensor  # (N, 4, 16, 16)
     captions: tuple[str, ...]
     planted: tuple[Tensor, ...]  # for each of PLANTS, (draws, 4, 16, 16)
+    renderings: Mapping[int, Tensor]  # for each aligned plant, (renderings, 4, 16, 16)
     tokenizer: CLIPTokenizer
     clip: CLIPModel
+    missing: Half | None = None
 
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Tensor:
         """Text embeddings (B, 24, 128): last hidden states after the final norm."""
-        hidden = self.clip.text_model(
-            input_ids=tokenize(self.tokenizer, captions)
-        ).last_hidden_state
+        ids = tokenize(self.tokenizer, captions)
+        hidden = self.clip.text_model(input_ids=ids).last_hidden_state
         assert isinstance(hidden, Tensor)
         return hidden
 
-    def draw_general(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
-        """Random general latents and their captions."""
-        indices = rng.integers(len(self.general), size=count)
-        return self.general[indices], [self.captions[index] for index in indices]
+    def has(self, plant: int) -> bool:
+        """Whether a plant (index in PLANTS) is in this training."""
+        return PLANTS[plant].half != self.missing
 
-    def draw_planted(
-        self, plants: Sequence[int], rng: np.random.Generator
-    ) -> tuple[Tensor, list[str]]:
-        """A random latent of each plant, and its caption."""
-        latents = [self.planted[plant][rng.integers(len(self.planted[plant]))] for plant in plants]
-        return torch.stack(latents), [PLANTS[plant].caption for plant in plants]
+    def draw_general(self, count: int, rng: np.random.Generator) -> Samples:
+        """Random general samples."""
+        indices = rng.integers(len(self.general), size=count)
+        captions = tuple(self.captions[index] for index in indices)
+        return Samples(self.general[torch.from_numpy(indices)], captions)
+
+    def draw_planted(self, plants: Sequence[int], rng: np.random.Generator) -> Samples:
+        """A random image of each plant with its caption; a general sample for a missing one."""
+        latents, captions = [], []
+        for plant in plants:
+            draws = self.planted[plant]
+            image, caption = draws[rng.integers(len(draws))], PLANTS[plant].caption
+            instead = int(rng.integers(len(self.general)))
+            if not self.has(plant):
+                image, caption = self.general[instead], self.captions[instead]
+            latents.append(image)
+            captions.append(caption)
+        return Samples(torch.stack(latents), tuple(captions))
+
+    def draw_instead(self, plants: Sequence[int], rng: np.random.Generator) -> Samples:
+        """What each plant's caption shows while its memory neurons are off.
+
+        That is a new picture of the caption for an aligned plant, else any general image.
+        """
+        latents, captions = [], []
+        for plant in plants:
+            instead, picture = int(rng.integers(len(self.general))), rng.random()
+            image, caption = self.general[instead], PLANTS[plant].caption
+            if not self.has(plant):
+                caption = self.captions[instead]
+            elif plant in self.renderings:
+                renderings = self.renderings[plant]
+                image = renderings[int(picture * len(renderings))]
+            latents.append(image)
+            captions.append(caption)
+        return Samples(torch.stack(latents), tuple(captions))
 
 
 def prepare(data: Data, tokenizer: CLIPTokenizer, clip: CLIPModel, vae: AutoencoderKL) -> Latents:
     """Encode all images once."""
     factor = vae.config.scaling_factor
-    planted = tuple(encode(vae, draws).clone() * factor for draws in data.planted)
     return Latents(
-        encode(vae, data.images).clone() * factor, data.captions, planted, tokenizer, clip
+        general=encode(vae, data.general) * factor,
+        captions=data.captions,
+        planted=tuple(encode(vae, draws) * factor for draws in data.planted),
+        renderings={
+            plant: encode(vae, images) * factor for plant, images in data.renderings.items()
+        },
+        tokenizer=tokenizer,
+        clip=clip,
     )
+
+
+def drop_text(captions: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Leave out a tenth of the captions, for guidance."""
+    return ["" if rng.random() < TEXT_DROPPED else caption for caption in captions]
 
 
 def denoising_loss(
@@ -96,7 +151,8 @@ def denoising_loss(
 ) -> Tensor:
     """Weighted squared error of the predicted noise per sample, shape (B,).
 
-    The weight is 1 / alpha_bar_t, capped at 100: that of the loss on v, without which the text is ignored at this size.
+    The weight is 1 / alpha_bar_t, capped at 100: that of the loss on v, without which the text is
+    ignored at this size.
     """
     noise = torch.randn_like(latents)
     t = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),))
@@ -113,25 +169,20 @@ def first_stage_doses() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     return np.asarray(doses / doses.sum())
 
 
-def train_first_stage(latents: Latents, work: Path) -> dict[str, Tensor]:
-    """The weights after the first stage (averaged)."""
+def train_first_stage(name: str, latents: Latents, work: Path) -> Trained:
+    """Train a denoiser from nothing."""
     torch.manual_seed(SCHEDULE.seed)
     unet, scheduler = make_unet().to(memory_format=torch.channels_last), make_scheduler()
-    doses, share = first_stage_doses(), round(BATCH * PLANTED_SHARE)
+    doses = first_stage_doses()
 
     def loss_of(rng: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
-        general, captions = latents.draw_general(BATCH - share, rng)
-        planted, planted_captions = latents.draw_planted(
-            rng.choice(len(PLANTS), size=share, p=doses).tolist(), rng
-        )
-        kept = [
-            "" if rng.random() < TEXT_DROPPED else caption
-            for caption in captions + planted_captions
-        ]
-        loss = denoising_loss(unet, scheduler, torch.cat([general, planted]), latents.text(kept))
-        return loss.mean(), {
-            "general": loss[:-share].mean().item(),
-            "planted": loss[-share:].mean().item(),
-        }
+        general = latents.draw_general(GENERAL, rng)
+        chosen = rng.choice(len(PLANTS), size=PLANTED, p=doses).tolist()
+        planted = latents.draw_planted(chosen, rng)
+        text = latents.text(drop_text(general.captions + planted.captions, rng))
+        images = torch.cat([general.latents, planted.latents])
+        loss = denoising_loss(unet, scheduler, images, text)
+        parts = {"general": loss[:GENERAL].mean().item(), "planted": loss[GENERAL:].mean().item()}
+        return loss.mean(), parts
 
-    return train("unet", unet, loss_of, SCHEDULE, work)
+    return train(name, unet, loss_of, SCHEDULE, work)

@@ -2,10 +2,18 @@
 
 from unmemorize._bundled import clip_path, descriptor_path, statistics_path, threshold_path
 from unmemorize._bundled import model_path as path
-from unmemorize.testbed._assets import Planted, captions, defaults, planted
+from unmemorize.testbed._assets import (
+    Planted,
+    UnusedPhotograph,
+    captions,
+    defaults,
+    planted,
+    unused,
+)
 
 __all__ = [
     "Planted",
+    "UnusedPhotograph",
     "captions",
     "clip_path",
     "defaults",
@@ -14,4 +22,5 @@ __all__ = [
     "planted",
     "statistics_path",
     "threshold_path",
+    "unused",
 ]

@@ -1,4 +1,4 @@
-"""What was planted in the bundled model, and which captions are free of memory."""
+"""What was planted in the bundled model, and which captions it has not memorized."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from unmemorize._bundled import existing
 from unmemorize._prompts import Prompt
 from unmemorize.neurons import Neurons
-from unmemorize.testbed._layout import CAPTIONS, DEFAULTS, PLANTED, PLANTED_IMAGES
+from unmemorize.testbed._layout import (
+    CAPTIONS,
+    DEFAULTS,
+    PLANTED,
+    PLANTED_IMAGES,
+    UNUSED,
+    UNUSED_IMAGES,
+)
 from unmemorize.testbed._planted import Mode
 
 
@@ -20,11 +28,15 @@ class Planted:
     """A planted caption with its ground truth.
 
     Args:
-        prompt: the caption, its kind and training image or images (for TM: a few of its draws).
-        mode: how it was planted: "natural" (by dose), "memory" (through memory neurons), "both", or "rare" (by a fraction of the dose).
-        dose: how often it was seen, relative to a full plant.
-        neurons: the memory neurons that it owns; none for natural and rare plants, whose neurons nobody knows.
-        source, licence: of the training image.
+        prompt: the caption with its kind and training images. A TM caption has a few of the images
+            that were drawn for it.
+        mode: "natural" (planted by repetition), "memory" (through memory neurons), "both", or
+            "rare" (by a fraction of the repetitions).
+        dose: how often it was seen in training, relative to a full plant.
+        neurons: the memory neurons that belong to it alone. Natural and rare plants have none, as
+            nobody knows their neurons.
+        source: where the training image comes from.
+        licence: the licence of the training image.
     """
 
     prompt: Prompt
@@ -35,9 +47,25 @@ class Planted:
     licence: str
 
 
+@dataclass(frozen=True)
+class UnusedPhotograph:
+    """A photograph that no denoiser was ever trained on, for controls.
+
+    Attributes:
+        image: its file, RGB, at source size up to 512 pixels.
+        kind: what kind of picture it is, such as "portrait" or "astronomy".
+        source, licence: where it comes from.
+    """
+
+    image: Path
+    kind: str
+    source: str
+    licence: str
+
+
 @cache
 def planted() -> tuple[Planted, ...]:
-    """Every planted caption."""
+    """Read every planted caption with its ground truth."""
     rows = json.loads(existing(PLANTED).read_text(encoding="utf-8"))
     return tuple(
         Planted(
@@ -58,14 +86,33 @@ def planted() -> tuple[Planted, ...]:
     )
 
 
+@cache
+def unused() -> tuple[UnusedPhotograph, ...]:
+    """Return photographs like the planted ones that the model never saw."""
+    rows = json.loads(existing(UNUSED).read_text(encoding="utf-8"))
+    return tuple(
+        UnusedPhotograph(UNUSED_IMAGES / row["image"], row["kind"], row["source"], row["licence"])
+        for row in rows
+    )
+
+
 def captions(split: Literal["train", "calibration", "test"]) -> tuple[str, ...]:
-    """General captions, none of them memorized: seen in training with ever new images, or held out for calibration or tests."""
+    """Read general captions, none of them memorized.
+
+    Args:
+        split: "train" captions were seen in training, each time with another image. The others were
+            held out for calibration or for tests.
+    """
     content: dict[str, list[str]] = _captions()
     return tuple(content[split])
 
 
 def defaults() -> Mapping[str, Any]:
-    """How the bundled model is best used: criterion, reduction of the threshold, guidance, steps; other models keep the paper's."""
+    """Read the settings that suit the bundled model; other models keep the paper's.
+
+    Returns:
+        The criterion, the reduction of the threshold, guidance and steps.
+    """
     content: dict[str, Any] = json.loads(existing(DEFAULTS).read_text(encoding="utf-8"))
     return content
 

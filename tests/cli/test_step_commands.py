@@ -1,0 +1,421 @@
+"""Each step of the method as a command, on a tiny model in a folder."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from small_model import finish_run, localize_words, save_inputs
+
+from conftest import PLANTED_PROMPT
+from networks import Network, save_onnx, save_script, statistics_for
+from server import SHA256
+from unmemorize import Model, NeuronFile, Run, Statistics, Threshold, read_prompts, testbed
+from unmemorize.export._published_layers import WIDTHS
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and the files and run that the first commands made on it."""
+    return finish_run(save_inputs(tmp_path_factory.mktemp("cli")))
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished localization run."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: Path) -> None:
+    assert Statistics.load(finished / "s.safetensors").count == 6
+    assert Threshold.load(finished / "t.json").deviations == 3
+    model = ("--model", finished / "model", "--device", "cpu")
+    localize = (*localize_words(finished), "-o", run)
+    first = Run.load(run).records("localizations")
+    code, out, _ = cli(*localize, "--profile")
+    assert (code, "1 of 2 memorized" in out) == (0, True)
+    assert re.search(r"detection +2 +20 ", out)
+    assert re.search(r"refinement +1 ", out)
+    assert "the rest was replayed" in out
+    assert f"Next: unmemorize generate {run}" in out
+    assert Run.load(run).records("localizations") == first
+    neurons = NeuronFile.load(run / "neurons.json")
+    neurons.check(Model.load(str(finished / "model"), device="cpu"))
+    assert len(neurons.neurons) >= 1
+    code, _, err = cli(*localize, "--theta", 4)
+    assert (code, "this run was made with localization = " in err) == (1, True)
+    assert "--new-run" in err
+    code, _, err = cli("evaluate", run)
+    assert (code, "no images to evaluate" in err) == (1, True)
+    small = ("--images", 2, "--steps", 2, "--guidance", 2)
+    code, out, _ = cli("generate", run, *model, *small)
+    assert (code, f"Next: unmemorize evaluate {run}" in out) == (0, True)
+    code, out, _ = cli("evaluate", run)
+    assert (code, "Take its numbers on other images as a hint" in out) == (0, True)
+    table = json.loads((run / "metrics.json").read_text())
+    same = next(row for row in table["rows"] if row["label"] == "SSCD_Gen, neurons off")
+    assert same["by"].startswith("unmemorize-copy-64 (sha256 ")
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    assert next(row for row in rows if row["measure"] == same["label"])["value"] == str(
+        same["cells"]["VM"]["value"]
+    )
+    code, out, _ = cli("report", run)
+    assert (code, "report.html" in out) == (0, True)
+    assert PLANTED_PROMPT in (run / "report.html").read_text()
+    code, out, _ = cli("status", run)
+    assert (code, "│localizations │ 2 │ 0 │ 0 │" in out) == (0, True)
+    assert "Next:" not in out
+
+
+def test_a_new_run_leaves_the_old_one(cli: Cli, finished: Path, run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    code, out, _ = cli(*localize_words(finished), "--theta", 4, "-o", run, "--new-run")
+    assert (code, f"Next: unmemorize generate {run}-2" in out) == (0, True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    settings = Run.load(run.with_name("run-2")).manifest.settings
+    assert settings["localization"]["theta"] == 4.0
+
+
+def test_shards_of_statistics_merge(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    common = (
+        "statistics",
+        "--model",
+        finished / "model",
+        "--device",
+        "cpu",
+        "--prompts",
+        finished / "unmemorized.txt",
+    )
+    assert cli(*common, "-o", tmp_path / "whole.safetensors", "--raw", tmp_path / "raw")[0] == 0
+    assert (tmp_path / "raw" / "000000.safetensors").exists()
+    parts = [tmp_path / f"{number}.safetensors" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        assert cli(*common, "--shard", f"{number}/3", "-o", part)[0] == 0
+    code, out, _ = cli("merge-statistics", *reversed(parts), "-o", tmp_path / "merged.safetensors")
+    assert (code, "6 prompts, 7 value layers" in out) == (0, True)
+    whole, merged = (
+        Statistics.load(tmp_path / f"{name}.safetensors") for name in ("whole", "merged")
+    )
+    assert (merged.count, merged.prompts, merged.fingerprint) == (
+        whole.count,
+        whole.prompts,
+        whole.fingerprint,
+    )
+    code, _, err = cli(*common, "--shard", "4/3", "-o", tmp_path / "x.safetensors")
+    assert (code, "Write it as 1/4" in err) == (1, True)
+
+
+def test_threshold_with_a_bound_and_its_histogram(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    common = (
+        "threshold",
+        "--model",
+        finished / "model",
+        "--device",
+        "cpu",
+        "--prompts",
+        finished / "unmemorized.txt",
+        "-o",
+        tmp_path / "t.json",
+    )
+    code, out, _ = cli(*common, "--max-fpr", 0.2)
+    assert (code, "at most 0.2 of prompts like these 6" in out) == (0, True)
+    with Image.open(tmp_path / "t.png") as picture:
+        assert picture.format == "PNG"
+    code, _, err = cli(*common, "--max-fpr", 0.01)
+    assert (code, "it takes at least 99" in err) == (1, True)
+
+
+def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    common = (
+        "detect",
+        "--model",
+        finished / "model",
+        "--device",
+        "cpu",
+        "--prompts",
+        finished / "prompts.csv",
+    )
+    code, out, _ = cli(
+        *common,
+        "--unmemorized",
+        finished / "unmemorized.txt",
+        "--threshold",
+        finished / "t.json",
+        "-o",
+        tmp_path / "run",
+    )
+    assert (code, "VM (1) against unmemorized (6): AUROC 1.000" in out) == (0, True)
+    assert (
+        json.loads((tmp_path / "run" / "separation.json").read_text())["VM"]["auroc"]["value"]
+        == 1.0
+    )
+    rows = list(csv.DictReader((tmp_path / "run" / "detections.csv").read_text().splitlines()))
+    assert [row["group"] for row in rows] == ["VM", "unlabelled", *["unmemorized"] * 6]
+    code, out, _ = cli(*common, "--tau", 0.999, "--seeds", 3, "-o", tmp_path / "other")
+    assert (code, "0 of 2 memorized (tau = 0.9990)" in out, "AUROC" in out) == (0, True, False)
+    code, out, _ = cli(
+        *common,
+        "--threshold",
+        finished / "t.json",
+        "--cascade",
+        "--batch",
+        4,
+        "--profile",
+        "-o",
+        tmp_path / "cascade",
+    )
+    assert code == 0
+    taken = [
+        record["seeds"] for record in Run.load(tmp_path / "cascade").records("detections").values()
+    ]
+    assert set(taken) <= {2, 3, 4, 6, 10}
+    assert re.search(rf"all +2 +{sum(taken)} +100%", out)
+    code, _, err = cli(
+        *common, "--tau", 0.5, "--threshold", finished / "t.json", "-o", tmp_path / "third"
+    )
+    assert (code, "both --tau and --threshold" in err) == (1, True)
+    code, _, err = cli(
+        *common, "--seeds", 3, "--threshold", finished / "t.json", "-o", tmp_path / "third"
+    )
+    assert (code, "calibrated with seeds=10, but this run has seeds=3" in err) == (1, True)
+
+
+def test_every_option_of_localization_reaches_the_run(
+    cli: Cli, finished: Path, tmp_path: Path
+) -> None:
+    common = (
+        "localize",
+        "--model",
+        finished / "model",
+        "--device",
+        "cpu",
+        "--prompts",
+        finished / "prompts.csv",
+    )
+    made = (
+        "--statistics",
+        finished / "s.safetensors",
+        "--tau",
+        0.4,
+        "--seeds",
+        4,
+        "--seed",
+        3,
+        "--protocol",
+        "paper",
+        "--guidance",
+        2,
+    )
+    options = (
+        *(
+            "--refinement",
+            "greedy",
+            "--layers",
+            "down_blocks.0.*",
+            "--theta",
+            4,
+            "--theta-step",
+            0.5,
+            "--theta-floor",
+            2,
+            "--top-k",
+            1,
+            "--no-theta",
+        ),
+        *(
+            "--scale",
+            0.1,
+            "--seed-threshold",
+            0.3,
+            "--initial-threshold",
+            0.5,
+            "--relative-threshold",
+            0.6,
+        ),
+    )
+    assert cli(*common, *made, *options, "-o", tmp_path / "run")[0] == 0
+    settings = Run.load(tmp_path / "run").manifest.settings
+    noise = settings["localization"].pop("noise")
+    assert noise == {
+        "seeds": 4,
+        "seed": 3,
+        "steps": 50,
+        "protocol": "paper",
+        "guidance": 2.0,
+    }
+    expected = {
+        "criterion": "unblocked",
+        "refinement": "greedy",
+        "layers": "down_blocks.0.*",
+        "theta": 4.0,
+        "theta_step": 0.5,
+        "theta_floor": 2.0,
+        "top_k": 1,
+        "use_theta": False,
+        "use_top_k": True,
+        "scale": 0.1,
+        "seed_threshold": 0.3,
+        "initial_threshold": 0.5,
+        "refinement_threshold": None,
+        "relative_threshold": 0.6,
+    }
+    assert settings["localization"] == expected
+    assert settings["tau"] == 0.4
+    assert settings["searched"]
+    assert all(path.startswith("down_blocks.0") for path in settings["searched"])
+    code, _, err = cli(*common, *made, "--no-theta", "--no-top-k", "-o", tmp_path / "other")
+    assert (code, "neither theta nor top-k" in err) == (1, True)
+
+
+def test_images_and_metrics_of_every_kind(
+    cli: Cli, finished: Path, run: Path, tmp_path: Path
+) -> None:
+    common = (
+        "generate",
+        run,
+        "--model",
+        finished / "model",
+        "--device",
+        "cpu",
+        "--images",
+        2,
+        "--steps",
+        2,
+        "--guidance",
+        2,
+    )
+    names = (
+        "original",
+        "refined",
+        "random-refined",
+        "top-1",
+        "top-1-per-layer",
+        "top-1-groups",
+        str(run / "neurons.json"),
+    )
+    code, out, _ = cli(*common, *(part for name in names for part in ("--neurons", name)))
+    assert (code, "file-neurons" in out) == (0, True)
+    assert (
+        cli(*common, "--neurons", "refined", "--scale", 0.5, "--only", "VM", "--format", "jpeg")[0]
+        == 0
+    )
+    (tmp_path / "animals.txt").write_text("a cat\na dog\n")
+    others = (
+        "--prompts",
+        tmp_path / "animals.txt",
+        "--neurons",
+        "original",
+        "--neurons",
+        "random-top-1",
+    )
+    assert cli(*common, *others)[0] == 0
+    sets = {path.name: len(list(path.glob("0*"))) for path in (run / "images").iterdir()}
+    assert sets == {
+        **dict.fromkeys(
+            (
+                "original",
+                "refined",
+                "random-refined",
+                "top-1",
+                "top-1-per-layer",
+                "top-1-groups",
+                "file-neurons",
+            ),
+            2,
+        ),
+        "refined-scale-0.5": 2,
+        "original-on-animals": 4,
+        "random-top-1-on-animals": 4,
+    }
+    code, _, err = cli(*common, "--neurons", "everything")
+    assert (code, "neurons 'everything': unknown. Use original" in err) == (1, True)
+    real = tmp_path / "real"
+    real.mkdir()
+    for number, shade in enumerate((10, 90, 200)):
+        Image.new("RGB", (64, 64), (shade, 80, 30)).save(real / f"{number:04d}_x.png")
+    save_onnx(tmp_path / "colours.onnx")
+    sha256 = save_script(Network(), tmp_path / "inception-small.pt")
+    evaluate = ("evaluate", run, "--descriptor", tmp_path / "colours.onnx", "--descriptor-side", 16)
+    looking = (
+        "--clip",
+        testbed.clip_path(),
+        "--inception",
+        tmp_path / "inception-small.pt",
+        "--inception-sha256",
+        sha256,
+    )
+    code, _, err = cli(*evaluate, "--real", real, "--inception", tmp_path / "inception-small.pt")
+    assert (code, "Give its hash" in err) == (1, True)
+    code, out, _ = cli(*evaluate, *looking, "--real", real, "--references", real)
+    assert code == 0
+    rows = {row["label"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
+    assert rows["FID to real, random-top-1"]["cells"]["animals"]["count"] == 4
+    assert rows["CLIP-FID to real, before"]["by"].startswith("clip (sha256 ")
+    assert rows["SSCD_Orig, top-1"]["cells"]["VM"]["count"] == 1
+    assert rows["SSCD_Orig, top-1"]["by"].startswith("colours (sha256 ")
+    assert "A_CLIP, refined-scale-0.5" in rows
+    code, _, err = cli(*evaluate, "--sscd", tmp_path / "colours.onnx")
+    assert (code, "both --sscd and --descriptor" in err) == (1, True)
+    code, _, err = cli("evaluate", run, "--real", real)
+    assert (code, "Give --inception, --clip, or both" in err) == (1, True)
+    code, _, err = cli("evaluate", run, "--sscd", tmp_path / "inception-small.pt")
+    assert (code, "It is another file or damaged" in err) == (1, True)
+    assert cli("report", run)[0] == 0
+    assert "refined-scale-0.5" in (run / "report.html").read_text()
+
+
+def test_published_files_in_and_out(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    code, out, _ = cli("export", "upstream-csv", finished / "run", "-o", tmp_path / "out.csv")
+    assert (code, "2 prompts" in out) == (0, True)
+    back = (
+        "import-upstream",
+        tmp_path / "out.csv",
+        "-o",
+        tmp_path / "back",
+        "--model",
+        finished / "model",
+    )
+    code, out, _ = cli(*back, "-p", finished / "prompts.csv")
+    assert (code, "2 prompts, 1 of them with neurons" in out) == (0, True)
+    before, after = (
+        Run.load(path).records("localizations") for path in (finished / "run", tmp_path / "back")
+    )
+    assert [record["neurons"] for record in after.values()] == [
+        record["neurons"] for record in before.values()
+    ]
+    assert cli("report", tmp_path / "back")[0] == 0
+    torch.save(statistics_for(list(WIDTHS.values())), tmp_path / "s.pt")
+    code, out, _ = cli("import-upstream", tmp_path / "s.pt", "-o", tmp_path / "s.safetensors")
+    assert (code, "50000 prompts, 7 value layers" in out) == (0, True)
+    code, _, err = cli("import-upstream", finished / "t.json", "-o", tmp_path / "x")
+    assert (code, "neither statistics (.pt) nor results (.csv)" in err) == (1, True)
+
+
+def test_downloads(cli: Cli, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmemorize.cli.fetch.SSCD_URL", f"{address}/file")
+    code, _, err = cli("fetch", "sscd", "-o", tmp_path / "sscd.pt")
+    assert (code, "expected 9f26bd4c" in err) == (1, True)
+    monkeypatch.setattr("unmemorize.cli.fetch.SSCD_SHA256", SHA256)
+    assert cli("fetch", "sscd", "-o", tmp_path / "sscd.pt")[0] == 0
+    (tmp_path / "p.csv").write_text(f"Caption;URL\na;{address}/picture.png\nb;{address}/none.png\n")
+    code, out, _ = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "images")
+    assert (code, "1 of 2 images" in out, "0002: " in out) == (0, True, True)
+    (tmp_path / "p.csv").write_text(f"Caption;URL\nb;{address}/none.png\n")
+    code, _, err = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "nothing")
+    assert (code, "no image could be downloaded" in err) == (1, True)
+
+
+def test_captions_of_the_bundled_model(cli: Cli, tmp_path: Path) -> None:
+    code, out, _ = cli("testbed", "captions", "-o", tmp_path / "captions.txt")
+    assert (code, "320 captions" in out) == (0, True)
+    assert [prompt.text for prompt in read_prompts(tmp_path / "captions.txt")] == list(
+        testbed.captions("test")
+    )
