@@ -287,6 +287,8 @@ def test_limits() -> None:
     relative = Limit(0.3, reference=torch.tensor([0.2, 0.25, 1.0]))
     assert relative.exceeded(scores).tolist() == [False, True, False]
     assert relative.exceeded(scores[1:], [1, 2]).tolist() == [True, False]
+    above = Limit(0.5, reference=torch.tensor([0.1, 0.5, 0.55]))  # 1, 0 and .64 of the reference
+    assert above.exceeded(scores).tolist() == [True, False, True]
     below = Limit(0.5, reference=torch.tensor([0.8, 1.1, 0.9]))
     assert below.exceeded(scores).tolist() == [True, True, False]
 

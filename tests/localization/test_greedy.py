@@ -145,8 +145,9 @@ def test_a_drop_of_a_layer_counts_as_below_the_limit() -> None:
 def test_a_relative_limit_lets_doubled_neurons_go() -> None:
     """All candidates off differ from themselves by nothing, so the present set always passes."""
     scored = Scored(needing(Neurons({"mid": [8]})))
-    limit = Limit(0.5, reference=torch.tensor([0.1], dtype=torch.float64))
-    assert refine(scored, limit, DOUBLED).neurons == Neurons({"mid": [8]})
+    limit = Limit(0.05, reference=torch.tensor([0.1], dtype=torch.float64))
+    candidates = {"mid": LayerCandidates((5,), (5, 8))}
+    assert refine(scored, limit, candidates).neurons == Neurons({"mid": [8]})
 
 
 def test_the_limit_of_refinement() -> None:

@@ -329,6 +329,8 @@ def test_each_criterion_has_its_own_threshold(case: Planted) -> None:
         settings = LocalizationSettings(criterion=criterion)  # type: ignore[arg-type]
         found = case.localize(PLANTED_PROMPT, settings, thresholds)
         assert (found.tau, found.threshold) == (tau, tau)
+        assert found.detection is not None
+        assert found.detection.tau == 0.4  # seeds are filtered alike under both criteria
         settings = replace(settings, initial_threshold=0.5, refinement_threshold=0.6)
         found = case.localize(PLANTED_PROMPT, settings, thresholds)
         assert (found.tau, found.threshold) == (0.5, 0.6)

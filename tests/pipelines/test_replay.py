@@ -111,6 +111,13 @@ def test_a_denoiser_that_cannot_be_replayed_is_noticed(kind: type[Parts]) -> Non
     assert plan.recordings(samples=1) == 0
 
 
+def test_a_change_below_rounding_is_noticed_in_the_same_batch() -> None:
+    """A hook that is applied twice to what is replayed for the last layer only."""
+    parts = Parts()
+    parts.first.register_forward_hook(lambda _module, _inputs, output: output * 1.0001)
+    assert not plan_of(parts, ["first", "last"]).exact
+
+
 def test_sizes_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(Parts())
     assert plan.bytes_per_sample == 3 * 2 * 4  # three float32 tensors of two features
