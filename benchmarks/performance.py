@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from localization import METHODS, grouped, ratio, without_floor
+from localization import METHODS, grouped, ratio, without_exhausted_theta
 
 STAGES = ("detection", "selection", "refinement")
 Rows = list[dict[str, Any]]
@@ -184,7 +184,7 @@ def table(rows: Rows) -> str:
 
 def limit_of(rows: Rows) -> str:
     """What no refinement can save: all seeds unblocked, and one passing test of the candidates."""
-    some = without_floor(rows)
+    some = without_exhausted_theta(rows)
     least = [
         row["published"]["weighted"]
         / (row["bisect"]["detection samples"] + row["bisect"]["selection samples"])
@@ -195,7 +195,7 @@ def limit_of(rows: Rows) -> str:
 
 def text(report: dict[str, Any]) -> str:
     rows, found, precision = (report[name] for name in ("bundled", "detection", "precision"))
-    some = without_floor(rows)
+    some = without_exhausted_theta(rows)
     sets = [row["bisect"]["neurons"] / max(1, row["published"]["neurons"]) for row in some]
     fewest = min(precision["milliseconds"]["float32"].values())
     half = min(precision["milliseconds"]["bfloat16"].values())
