@@ -29,7 +29,7 @@ def header(text: str) -> dict[str, Any]:
 
 
 def test_a_card_says_what_was_done(own_model: Model, tmp_path: Path) -> None:
-    neurons = two_neurons(own_model, 0.5)
+    neurons = two_neurons(own_model, 0.25)
     assert header(model_card(own_model, neurons))["license"] == "other"
     (tmp_path / "base" / "README.md").write_text("---\nlicense: openrail\n---\n")
     text = model_card(own_model, neurons)
@@ -40,8 +40,8 @@ def test_a_card_says_what_was_done(own_model: Model, tmp_path: Path) -> None:
         "tags": ["unmemorize", "memorization", "diffusers"],
     }
     layer = next(iter(own_model.value_layers))
-    assert "# base, with 2 value neurons at 0.5 of full strength\n" in text
-    assert "outputs of 2 value\nneurons are multiplied by 0.5. They were found" in text
+    assert "# base, with 2 value neurons at 0.25 of full strength\n" in text
+    assert "outputs of 2 value\nneurons are multiplied by 0.25. They were found" in text
     assert f"| `{layer}` | 3, 5 |\n" in text
     assert f"- fingerprint of its value layers: `{own_model.fingerprint}`\n" in text
     assert "- memorized: 1\n" in text

@@ -233,6 +233,17 @@ def first(tensors: Tensors, *endings: str) -> str:
     return next(key for key in sorted(tensors) if key.endswith(endings))
 
 
+def with_another_row(up: torch.Tensor) -> None:
+    """Let B change a row that it leaves alone."""
+    up[int((up == 0).all(1).nonzero()[-1]), 0] = 1
+
+
+def without_layer(tensors: Tensors) -> None:
+    layer = first(tensors, *UP).rpartition(".lora_")[0]
+    for key in [key for key in tensors if key.startswith(layer + ".")]:
+        del tensors[key]
+
+
 UP, DOWN = (".lora_B.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_down.weight")
 DAMAGES: dict[str, Callable[[Tensors], object]] = {
     "one value of A": lambda tensors: tensors[first(tensors, *DOWN)][0, 0].add_(0.5),
@@ -245,6 +256,8 @@ DAMAGES: dict[str, Callable[[Tensors], object]] = {
     "rows moved": lambda tensors: tensors.update(
         {first(tensors, *UP): tensors[first(tensors, *UP)].roll(1, 0).contiguous()}
     ),
+    "a row more": lambda tensors: with_another_row(tensors[first(tensors, *UP)]),
+    "all of a layer less": without_layer,
     "transposed": lambda tensors: tensors.update(
         {key: value.T.contiguous() for key, value in tensors.items() if value.ndim == 2}
     ),
