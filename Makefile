@@ -1,14 +1,19 @@
 # Two commands are enough: make demo, make test. Both make .venv first, and a second run goes straight to work.
 PYTHON ?= python3
 BIN := .venv/bin
+PROCESSES ?= auto
 
-.PHONY: demo test test-ui screenshots test-slow lint docs bench bench-scale evaluation testbed
+.PHONY: demo test coverage test-ui screenshots test-slow lint docs testbed bench bench-scale evaluation
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
 
+# one thread for each process: tiny models gain nothing from more, and two processes with two threads each would fight
 test: lint .venv/browser
-	$(BIN)/pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal
+
+coverage: .venv/developer .venv/browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal --cov --cov-report=term
 
 test-ui: .venv/developer .venv/browser
 	$(BIN)/pytest tests/browser tests/ui
@@ -23,6 +28,7 @@ lint: .venv/developer
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 docs: .venv/developer
 	$(BIN)/python scripts/commands.py

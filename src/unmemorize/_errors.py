@@ -49,7 +49,7 @@ class MetricError(UnmemorizeError):
 
 
 class ExportError(UnmemorizeError):
-    """Neurons cannot be written as a checkpoint or LoRA, or such a file is damaged or does not belong to a model."""
+    """An edited model or LoRA cannot be written, or is damaged or not what it should be."""
 
 
 class FetchError(UnmemorizeError):

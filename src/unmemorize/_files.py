@@ -1,4 +1,4 @@
-"""Reading and writing the small files of the project: whole or not at all, and with errors that say what to do."""
+"""Small files are written whole or not at all, and errors on reading say what to do."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
 from safetensors.torch import save
@@ -22,7 +23,7 @@ from unmemorize._errors import UnmemorizeError
 Record = TypeVar("Record")
 
 _LARGEST = 256 * 1024**2
-"""Bytes, far more than any file that is read at once has."""
+"""Bytes. No file that is read at once comes near this size."""
 
 
 def _mode() -> int:
@@ -32,16 +33,17 @@ def _mode() -> int:
 
 
 _MODE = _mode()
-"""Of new files, as the user wants them: temporary ones are for nobody else."""
+"""The mode of new files under the user's umask. Temporary files start with a stricter one."""
 
 
 def atomic_write(
     path: Path, content: bytes | str, error: type[UnmemorizeError] = UnmemorizeError
 ) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part, whatever happens meanwhile.
+    """Write a file whole: a reader sees either the old content or the new.
 
     Raises:
-        UnmemorizeError: (or the given ``error``) the folder cannot be written or the disk is full; ``path`` is then as it was before.
+        UnmemorizeError: (or the given ``error``) the folder cannot be written or the disk is full.
+            ``path`` is then as it was before.
     """
     with atomic_file(path, error) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -49,7 +51,10 @@ def atomic_write(
 
 @contextmanager
 def atomic_file(path: Path, error: type[UnmemorizeError]) -> Iterator[BinaryIO]:
-    """`atomic_write` for content that comes bit by bit: it replaces ``path`` at the end of the context."""
+    """Do the same as `atomic_write` for content that comes in pieces.
+
+    The file replaces ``path`` at the end of the context.
+    """
     with temporary_file(path, error) as (partial, file):
         yield file
         file.flush()
@@ -58,17 +63,23 @@ def atomic_file(path: Path, error: type[UnmemorizeError]) -> Iterator[BinaryIO]:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Put a finished temporary file in its place, for whoever may read new files; as a whole, unless that is another file system."""
+    """Move a finished temporary file to its place and let those read it who may read new files.
+
+    The move is atomic within one file system.
+    """
     partial.chmod(_MODE)
     shutil.move(partial, path)
 
 
 @contextmanager
 def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple[Path, BinaryIO]]:
-    """An open file in the same folder as a path, which is made when it does not exist; gone afterwards, unless it was moved meanwhile.
+    """Open a temporary file in the folder of a path.
+
+    The folder is made when it does not exist. The file is deleted at the end of the context unless
+    it was moved.
 
     Raises:
-        UnmemorizeError: the given ``error``: the folder cannot be written or the disk is full.
+        UnmemorizeError: the given ``error``. The folder cannot be written or the disk is full.
     """
     partial: Path | None = None
     try:
@@ -79,7 +90,8 @@ def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple
             yield partial, file
     except OSError as problem:
         raise error(
-            f"{beside}: cannot be written ({problem.strerror or problem}). Free some space or choose another place."
+            f"{beside}: cannot be written ({problem.strerror or problem}). Free some space or "
+            "choose another place."
         ) from problem
     finally:
         if partial is not None:
@@ -88,17 +100,19 @@ def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple
 
 @contextmanager
 def whole_folder(folder: Path, error: type[UnmemorizeError]) -> Iterator[Path]:
-    """A folder to fill, which becomes ``folder`` when the context ends, and is deleted when it ends by an exception.
+    """Yield a temporary folder that becomes ``folder`` when the context ends.
+
+    It is deleted when the context ends by an exception.
 
     Raises:
-        UnmemorizeError: the given ``error``: it cannot be written.
+        UnmemorizeError: the given ``error``. The folder cannot be written.
     """
     partial: str | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
         yield Path(partial)
-        Path(partial).chmod(_MODE | (_MODE & 0o444) >> 2)  # who may read may look inside
+        Path(partial).chmod(_MODE | (_MODE & 0o444) >> 2)  # those who may read may list it
         Path(partial).rename(folder)
     except BaseException as problem:
         if partial is not None:
@@ -113,7 +127,10 @@ def whole_folder(folder: Path, error: type[UnmemorizeError]) -> Iterator[Path]:
 def safetensors_bytes(
     tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """A safetensors file; the same content gives the same bytes, which the library does not promise for metadata."""
+    """Return a safetensors file. The same content gives the same bytes.
+
+    The library alone writes metadata in any order.
+    """
     data = save(tensors, {"format": "pt", **(metadata or {})})
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
@@ -126,7 +143,14 @@ def safetensors_bytes(
 def read_bytes(
     path: Path, error: type[UnmemorizeError], what: str, largest: int = _LARGEST
 ) -> bytes:
-    """The content of a file that must be there and must not be larger; ``what`` names it in the error."""
+    """Read a file that must exist and be no larger than ``largest`` bytes.
+
+    Args:
+        path: the file.
+        error: what is raised.
+        what: the kind of file, for the error.
+        largest: the largest size.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(min(largest, os.fstat(file.fileno()).st_size or largest) + 1)
@@ -136,18 +160,19 @@ def read_bytes(
         ) from problem
     if len(content) > largest:
         raise error(
-            f"{path}: more than {largest / 1024**2:.0f} MiB, too large for a {what}. Is it the right file?"
+            f"{path}: more than {largest / 1024**2:.0f} MiB, too large for a {what}. "
+            "Is it the right file?"
         )
     return content
 
 
 def read_json(path: Path, error: type[UnmemorizeError], what: str) -> dict[str, Any]:
-    """A JSON object from a file."""
+    """Read a JSON object from a file."""
     return parse_json(read_bytes(path, error, what), error, f"{path}: not a valid {what}")
 
 
 def parse_json(text: bytes | str, error: type[UnmemorizeError], problem: str) -> dict[str, Any]:
-    """A JSON object from text; NaN and infinities are refused, as JSON does."""
+    """Parse a JSON object. NaN and infinities are refused, as the standard does."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number that JSON knows")
@@ -185,7 +210,10 @@ def from_json(
         UnmemorizeError: the given ``error``.
     """
     try:
-        return msgspec.convert(value, cls, dec_hook=_decoded)
+        record = msgspec.convert(value, cls, dec_hook=_decoded)
+        if unknown := value.keys() - {field.name for field in fields(cast(Any, cls))}:
+            raise msgspec.ValidationError(f"unknown field {min(unknown)!r}")
+        return record
     except (msgspec.ValidationError, UnmemorizeError) as reason:
         raise error(f"{problem} ({reason}). {way_out}") from reason
 
@@ -203,7 +231,7 @@ def _decoded(cls: Any, value: Any) -> Any:
 
 
 def hash_texts(texts: Iterable[str]) -> str:
-    """SHA-256 of a sequence of texts, as hexadecimal; the order counts."""
+    """Return the SHA-256 of a sequence of texts as hexadecimal. Their order counts."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode()

@@ -29,10 +29,11 @@ class Prompt:
 
     Args:
         text: the caption.
-        kind: "VM" (the whole image is a copy), "TM" (its layout is) or None (unknown, or not memorized).
+        kind: "VM" (the whole image is a copy), "TM" (its layout is) or None (unknown or not
+            memorized).
         url: where the training image was found.
         images: the training image or images, for comparison with what is generated.
-        group: the name under which results are summed up; by default the kind, or "unlabelled".
+        group: the name under which results are summarized; by default the kind or "unlabelled".
     """
 
     text: str
@@ -51,39 +52,46 @@ class Prompt:
 
     @property
     def memorized(self) -> bool | None:
-        """What is known: True for VM and TM, False in the group "unmemorized", else None."""
+        """True for VM and TM, False in the group "unmemorized", None where it is not known."""
         return True if self.kind else False if self.group == UNMEMORIZED else None
 
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
-    """A text as a prompt about which nothing is known."""
+    """Turn a text into a prompt about which nothing is known."""
     return Prompt(prompt) if isinstance(prompt, str) else prompt
 
 
 def as_prompts(prompts: Iterable[str | Prompt]) -> list[Prompt]:
-    """Texts or prompts as a list of prompts."""
+    """Turn texts or prompts into a list of prompts."""
     return [as_prompt(prompt) for prompt in prompts]
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a prompt file, see `iter_prompts` for the formats.
+    """Read a prompt file; see `iter_prompts` for the formats.
 
     Raises:
-        PromptError: the file is missing, of an unknown format, without a caption column, or without any prompt.
+        PromptError: the file is missing, of an unknown format, without a caption column, or without
+            any prompt.
     """
     return list(iter_prompts(path))
 
 
 def iter_prompts(path: str | Path) -> Iterator[Prompt]:
-    """The prompts of a file, or of all files of a folder in the order of their names, one by one, so that they may not fit into memory.
+    """Yield the prompts of a file lazily, so a file may be larger than memory.
 
-    The format follows from the ending: ``.txt`` (a caption per line), ``.csv`` (``;`` or ``,``; with a header that names a column
-    ``Caption``, ``prompt`` or ``text`` and, where known, ``type`` or ``kind``, ``URL``, ``images`` and ``group``), ``.jsonl`` (the same
-    keys), ``.parquet`` (the same columns; needs ``pip install 'unmemorize[parquet]'``). Image paths are relative to the file; several
-    are separated by ``|``.
+    For a folder, the prompts of all its files are yielded in the order of the file names. The
+    ending tells the format:
+
+    - ``.txt``: one caption per line.
+    - ``.csv``: separated by ``;`` or ``,``. The header names a column ``Caption``, ``prompt`` or
+      ``text`` and, where known, ``type`` or ``kind``, ``URL``, ``images`` and ``group``.
+    - ``.jsonl``: one object per line with the same keys.
+    - ``.parquet``: the same columns. This needs ``pip install 'unmemorize[parquet]'``.
+
+    Image paths are relative to the file. Several paths are separated by ``|``.
 
     Raises:
-        PromptError: as `read_prompts`; what is wrong in a row shows when its turn comes.
+        PromptError: as for `read_prompts`. An error in a row is raised when that row is read.
     """
     path = Path(path)
     if path.is_dir():
@@ -118,7 +126,8 @@ def _opened(path: Path) -> Iterator[TextIO]:
             yield file
     except OSError as problem:
         raise PromptError(
-            f"{path}: the prompt file cannot be read ({problem.strerror or problem}). Check the path."
+            f"{path}: the prompt file cannot be read ({problem.strerror or problem}). "
+            "Check the path."
         ) from problem
     except UnicodeDecodeError as problem:
         raise PromptError(
@@ -142,12 +151,14 @@ def _read_csv(path: Path) -> Iterator[Prompt]:
             for number, row in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), 1):
                 if None in row:
                     raise PromptError(
-                        f"{path}, row {number}: more fields than columns. Quote captions that hold the separator."
+                        f"{path}, row {number}: more fields than columns. "
+                        "Quote captions that hold the separator."
                     )
                 yield _from_row(row, path, f"row {number}")
         except csv.Error as problem:
             raise PromptError(
-                f"{path}: not a valid CSV file ({problem}). Quote captions that hold the separator or quotation marks."
+                f"{path}: not a valid CSV file ({problem}). "
+                "Quote captions that hold the separator or quotation marks."
             ) from problem
 
 
@@ -189,7 +200,8 @@ def _from_row(row: Mapping[Any, object], path: Path, where: str) -> Prompt:
     if text is None:
         columns = ", ".join(repr(name) for name in fields) or "none"
         raise PromptError(
-            f"{path}, {where}: no column Caption, prompt or text (its columns: {columns}). Name the caption column."
+            f"{path}, {where}: no column Caption, prompt or text (its columns: {columns}). "
+            "Name the caption column."
         )
     if not isinstance(text, str) or not text.strip():
         raise PromptError(

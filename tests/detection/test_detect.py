@@ -1,5 +1,8 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from diffusers import DiffusionPipeline
 
@@ -14,20 +17,32 @@ from unmemorize import (
     calibrate_threshold,
     detect,
 )
-from unmemorize.detection import detect_prompts
+from unmemorize.detection import (
+    DetectionRun,
+    Score,
+    detect_all,
+    detect_prompts,
+    detection_of,
+    make_probe,
+    noise_differences,
+    pairwise_similarity,
+    read_detections,
+)
+from unmemorize.detection._calibration import Calibration
 from unmemorize.detection._cascade import Cascade
+from unmemorize.runs import open_run
 
 GIVEN = [Prompt(text) for text in (*PROMPTS[:3], PLANTED_PROMPT, "c word")]
 
 
 @pytest.fixture
 def threshold(planted: DiffusionPipeline) -> Threshold:
-    return calibrate_threshold(planted, PROMPTS, deviations=3)
+    return calibrate_threshold(planted, PROMPTS, calibration=Calibration(deviations=3))
 
 
 def without_time(detections: list[Detection]) -> list[Detection]:
     return [
-        replace(found, seconds=0.0, score=round(found.score, 4), mean=round(found.mean, 4))
+        replace(found, seconds=0.0, score=round(found.score, 4), mean=round(found.mean or 0.0, 4))
         for found in detections
     ]
 
@@ -67,6 +82,8 @@ def test_a_cascade_stops_where_few_seeds_tell(
         == sum(record.evaluations for record in found)
         == sum(record.seeds for record in found)
     )
+    stopped = [record.seeds for record in found if not record.memorized]
+    assert min(stopped) < 10, "no unmemorized prompt was stopped early"
     whole = detect_prompts(Model(planted), GIVEN, far, far.settings)
     assert {record.seeds for record in whole} == {10}
     assert memorized.score <= whole[3].score
@@ -77,9 +94,9 @@ def test_a_cascade_stops_where_few_seeds_tell(
 
 
 def test_a_cascade_loses_no_calibration_prompt(planted: DiffusionPipeline) -> None:
-    loose = calibrate_threshold(
-        planted, PROMPTS, reduction="prompts", deviations=0
-    )  # about half of them are called memorized
+    # a tau at the mean calls about half of the prompts memorized
+    middle = Calibration(reduction="prompts", deviations=0)
+    loose = calibrate_threshold(planted, PROMPTS, calibration=middle)
     called = [score > loose.tau for score in loose.highest]
     assert 0 < sum(called) < len(called)
     found = [detect(planted, text, threshold=loose, cascade=True) for text in PROMPTS]
@@ -91,3 +108,46 @@ def test_a_cascade_loses_no_calibration_prompt(planted: DiffusionPipeline) -> No
 def test_a_cascade_needs_a_calibration(planted: DiffusionPipeline, threshold: Threshold) -> None:
     with pytest.raises(ThresholdError, match="says nothing about when a cascade may stop"):
         detect(planted, "x", threshold=threshold.shifted(1), cascade=True)
+
+
+def test_the_record_of_a_prompt(planted: DiffusionPipeline, threshold: Threshold) -> None:
+    prompt = Prompt(PLANTED_PROMPT, "VM", group="zebras")
+    record = detect(planted, prompt, threshold=threshold)
+    model = Model(planted)
+    probe = make_probe(model, model.encode([PLANTED_PROMPT]), threshold.settings)
+    matrix = pairwise_similarity(noise_differences(model, probe)).double().numpy()
+    np.fill_diagonal(matrix, -1.0)
+    above = (matrix.max(1) > threshold.tau).nonzero()[0]
+    assert (record.prompt, record.group) == (PLANTED_PROMPT, "zebras")
+    assert record.memorized
+    assert record.memorized_seeds == tuple(above.tolist())
+    assert len(above) > 0
+    assert record.score == pytest.approx(matrix.max(), abs=1e-6)
+    assert record.mean == pytest.approx(matrix[np.triu_indices(10, 1)].mean(), abs=1e-6)
+    assert (record.detector, record.tau) == ("seed-similarity", threshold.tau)
+
+
+def test_seeds_above_tau_are_named_by_their_numbers() -> None:
+    """Only the similarity of seeds 5 and 2 is above tau, and they are looked at in that order."""
+    score = Score(value=0.9, samples=3, seeds=(5, 7, 2), pairs=(0.1, 0.9, 0.2))
+    record = detection_of(Prompt("x"), score, 0.5, 1.0)
+    assert record.memorized_seeds == (2, 5)
+    at_tau = detection_of(Prompt("x"), score, 0.9, 1.0)
+    assert (at_tau.memorized, at_tau.memorized_seeds) == (False, ())
+
+
+def test_detections_of_a_run_say_what_is_memorized(
+    planted: DiffusionPipeline, threshold: Threshold, tmp_path: Path
+) -> None:
+    model = Model(planted)
+    run = open_run(tmp_path / "run", model, GIVEN, DetectionRun.of(threshold, cascade=False))
+    detect_all(run, model, threshold, batch=7)
+    lines = (tmp_path / "run" / "detections.jsonl").read_text().splitlines()
+    assert [json.loads(line)["memorized"] for line in lines] == [False, False, False, True, False]
+    assert [record.memorized for _, _, record in read_detections(run)] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import PROMPTS, make_pipeline
-from unmemorize import Model, NoiseSettings, Threshold, ThresholdError, calibrate_threshold
+from unmemorize import Model, NoiseSettings, Threshold, ThresholdError, calibrate_threshold, detect
 from unmemorize.detection import make_probe, noise_differences, pairwise_similarity
-from unmemorize.detection._calibration import conformal_quantile
+from unmemorize.detection._calibration import Calibration
+from unmemorize.detection._conformal import conformal_quantile
+from unmemorize.engines import Execution
 
 SETTINGS = NoiseSettings(seeds=4)
 
@@ -36,7 +38,10 @@ def test_both_reductions_against_numpy(pipe: DiffusionPipeline) -> None:
     over_pairs = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
     assert over_pairs.tau == pytest.approx(values.mean() + values.std(ddof=1), abs=1e-6)
     over_prompts = calibrate_threshold(
-        pipe, PROMPTS, settings=SETTINGS, reduction="prompts", deviations=2
+        pipe,
+        PROMPTS,
+        settings=SETTINGS,
+        calibration=Calibration(reduction="prompts", deviations=2),
     )
     highest = values.max(1)
     assert over_prompts.tau == pytest.approx(highest.mean() + 2 * highest.std(ddof=1), abs=1e-6)
@@ -71,14 +76,16 @@ def test_bad_calibrations_are_refused(pipe: DiffusionPipeline) -> None:
     with pytest.raises(ThresholdError, match="at least 2"):
         calibrate_threshold(pipe, PROMPTS[:1])
     with pytest.raises(ThresholdError, match="reduction 'mean'"):
-        calibrate_threshold(pipe, PROMPTS, reduction="mean")  # type: ignore[arg-type]
+        Calibration(reduction="mean")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"schema": 1}, "not a threshold file"),
-        ({"tau": "high"}, "not numbers"),
+        ({"tau": "high"}, "malformed"),
+        ({"tau": 1e999}, "not a valid"),
+        ({"cascade": {"order": [0, 1], "stops": []}}, "none over 4 seeds"),
         ({"settings": {"seeds": 1}}, "malformed"),
         ({"extra": 1}, "malformed"),
     ],
@@ -97,7 +104,10 @@ def test_malformed_files_are_refused(
 def test_the_conformal_quantile_bounds_the_rate_of_an_exchangeable_prompt(
     count: int, rate: float
 ) -> None:
-    """Of count + 1 exchangeable scores each is the new one with the same probability; it must exceed tau in at most that share."""
+    """Each of count + 1 exchangeable scores is the new one with the same probability.
+
+    It must exceed tau in at most the given share of cases.
+    """
     scores = np.random.default_rng(count).permutation(count + 1) / (count + 1)
     needed = int(np.ceil(round(1 / rate, 9))) - 1
     if count < needed:
@@ -114,7 +124,9 @@ def test_the_conformal_quantile_bounds_the_rate_of_an_exchangeable_prompt(
 
 
 def test_a_bounded_rate_of_false_positives(pipe: DiffusionPipeline, tmp_path: Path) -> None:
-    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, max_fpr=0.2)
+    threshold = calibrate_threshold(
+        pipe, PROMPTS, settings=SETTINGS, calibration=Calibration(max_fpr=0.2)
+    )
     assert threshold.tau == sorted(threshold.highest)[5]
     assert (threshold.reduction, threshold.max_fpr, threshold.deviations) == ("conformal", 0.2, 0.0)
     threshold.save(tmp_path / "t.json")
@@ -128,12 +140,12 @@ def test_a_bounded_rate_of_false_positives(pipe: DiffusionPipeline, tmp_path: Pa
             pipe,
             PROMPTS,
             settings=SETTINGS,
-            max_fpr=0.01,
-            progress=lambda done, _total: seen.append(done),
+            calibration=Calibration(max_fpr=0.01),
+            execution=Execution(progress=lambda done, _total: seen.append(done)),
         )
     assert seen == []
     with pytest.raises(ThresholdError, match="a rate lies between"):
-        calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, max_fpr=1.5)
+        calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, calibration=Calibration(max_fpr=1.5))
 
 
 def test_a_threshold_from_elsewhere(pipe: DiffusionPipeline, tmp_path: Path) -> None:
@@ -152,7 +164,9 @@ def test_a_threshold_from_elsewhere(pipe: DiffusionPipeline, tmp_path: Path) -> 
 
 def test_shifting_by_standard_deviations(pipe: DiffusionPipeline) -> None:
     one = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
-    three = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, deviations=3)
+    three = calibrate_threshold(
+        pipe, PROMPTS, settings=SETTINGS, calibration=Calibration(deviations=3)
+    )
     assert one.shifted(2).tau == pytest.approx(three.tau)
     assert one.shifted(2).deviations == 3
     assert one.tau_seeds is not None
@@ -171,3 +185,49 @@ def test_a_scheduler_that_spaces_its_steps_otherwise_is_refused(pipe: DiffusionP
         ThresholdError, match=r"calibrated at timestep 961, but the scheduler of .* leads to 979"
     ):
         threshold.check(Model(pipe), threshold.settings)
+
+
+def test_files_of_the_first_edition_are_read(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    threshold.save(tmp_path / "t.json")
+    content = json.loads((tmp_path / "t.json").read_text())
+    del content["detector"]
+    content |= {"schema": "unmemorize.threshold/1"}
+    content["settings"] |= {"protocol": "upstream"}
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    assert Threshold.load(tmp_path / "t.json") == threshold
+
+
+def test_a_killed_calibration_resumes(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    calls: list[int] = []
+    handle = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    model = Model(pipe)
+
+    def stop(done: int, _total: int | None) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_threshold(
+            model,
+            PROMPTS,
+            settings=SETTINGS,
+            folder=tmp_path / "run",
+            execution=Execution(progress=stop),
+        )
+    before = len(calls)
+    resumed = calibrate_threshold(model, PROMPTS, settings=SETTINGS, folder=tmp_path / "run")
+    assert len(calls) - before == len(PROMPTS) - 3
+    handle.remove()
+    assert resumed == calibrate_threshold(model, PROMPTS, settings=SETTINGS)
+
+
+def test_a_threshold_of_another_detector_localizes_nothing(pipe: DiffusionPipeline) -> None:
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, detector="noise-magnitude")
+    assert (threshold.tau_seeds, threshold.means, threshold.cascade) == (None, (), None)
+    with pytest.raises(ThresholdError, match="says nothing about similarities"):
+        threshold.of_criterion("unblocked")
+    with pytest.raises(ThresholdError, match="says nothing about when a cascade"):
+        detect(pipe, "x", threshold=threshold, cascade=True)
+    with pytest.raises(ThresholdError, match="'magnitude': nothing of this name"):
+        calibrate_threshold(pipe, PROMPTS, detector="magnitude")

@@ -1,8 +1,10 @@
-"""Step 2: noise differences, thresholds and their calibration, detectors."""
+"""Step 2: noise differences, detectors, and the calibration of their thresholds."""
 
 from unmemorize.detection._calibration import Calibration, calibrate_threshold
 from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._detect import detect, detect_prompts, detection_of
+from unmemorize.detection._detector import Detector, Score
+from unmemorize.detection._detectors import DETECTORS
 from unmemorize.detection._noise import (
     NoiseSettings,
     Probe,
@@ -20,17 +22,22 @@ from unmemorize.detection._runs import (
 )
 from unmemorize.detection._similarity import pairs_of, pairwise_similarity, similarity
 from unmemorize.detection._threshold import Threshold
+from unmemorize.detection._trace import Trace
 
 __all__ = [
     "DETECTIONS",
+    "DETECTORS",
     "Calibration",
     "Cascade",
     "Detection",
     "DetectionRun",
+    "Detector",
     "NoiseSettings",
     "Probe",
     "Protocol",
+    "Score",
     "Threshold",
+    "Trace",
     "calibrate_threshold",
     "detect",
     "detect_all",

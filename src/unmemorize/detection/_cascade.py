@@ -1,4 +1,7 @@
-"""How few seeds tell whether a prompt is memorized: which to look at first, and when to stop; learned on the prompts of a calibration."""
+"""How few seeds tell whether a prompt is memorized: which to look at first and when to stop.
+
+Both are learned on the prompts of a calibration.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,20 @@ import torch
 from torch import Tensor
 
 _STAGES = (2, 3, 4, 6)
-"""Seeds after which a cascade may stop; each more stops some prompts earlier and risks some verdicts."""
+"""Numbers of seeds after which a cascade may stop. Each further one stops some prompts earlier and
+risks some verdicts."""
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """Seeds in the order in which they tell most, and when the highest similarity so far is enough.
+    """The order in which seeds tell most, and when the highest similarity so far is enough.
 
-    A prompt stops as memorized above tau, which more seeds cannot change, and as not memorized below the level of a stop, below which lies
-    no calibration prompt that all seeds call memorized. With m such prompts, a stop loses about one in m + 1 memorized prompts that are
-    like them.
+    A prompt stops as memorized above tau, which more seeds cannot change. It stops as not memorized
+    below the level of a stop: no calibration prompt that all seeds call memorized lies below it.
+    With m such prompts, a stop loses about one in m + 1 memorized prompts that are like them.
 
     Args:
-        order: of all seeds.
+        order: all seeds, the most telling ones first.
         stops: (seeds, level), few seeds first.
     """
 
@@ -31,13 +35,15 @@ class Cascade:
 
     @classmethod
     def learn(cls, matrices: Tensor, tau: float) -> Cascade:
-        """The order that decides most calibration prompts at each number of seeds, seed by seed, and the levels that lose none.
+        """Learn the order that decides most prompts at each number of seeds, and safe levels.
+
+        Where no calibration prompt is memorized by tau, only prompts less alike than all of them
+        stop.
 
         Args:
-            matrices: pairwise similarity of the seeds of each calibration prompt, (prompts, seeds, seeds).
-            tau: above it a prompt is memorized.
-
-        Without any prompt that is memorized by tau, only those stop that are less alike than all of these.
+            matrices: the pairwise similarities of the seeds of each calibration prompt,
+                (prompts, seeds, seeds).
+            tau: the similarity above which a prompt is memorized.
         """
         count = matrices.shape[1]
         called = _highest(matrices, range(count)) > tau
@@ -67,6 +73,6 @@ class Cascade:
 
 
 def _highest(matrices: Tensor, seeds: Sequence[int]) -> Tensor:
-    """The highest similarity among some seeds of each prompt, shape (prompts,)."""
+    """Return the highest similarity among some seeds of each prompt, (prompts,)."""
     rows, columns = zip(*combinations(seeds, 2), strict=True)
     return matrices[:, rows, columns].amax(1)

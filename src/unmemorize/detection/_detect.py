@@ -1,21 +1,21 @@
-"""Detection: is a prompt memorized? One denoiser pass per seed, and fewer where some seeds already tell."""
+"""Detection: is a prompt memorized? A few denoiser passes tell."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 
-import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from unmemorize._errors import ThresholdError
 from unmemorize._prompts import Prompt, as_prompt
-from unmemorize.detection._noise import NoiseSettings, Probe, make_probe, noise_differences
+from unmemorize.detection._detector import Detector, Score
+from unmemorize.detection._detectors import make_detector
+from unmemorize.detection._noise import NoiseSettings
 from unmemorize.detection._records import Detection
-from unmemorize.detection._similarity import highest_similarity, pairs_of, pairwise_similarity
-from unmemorize.detection._threshold import Threshold
+from unmemorize.detection._seed_similarity import SeedSimilarity
+from unmemorize.detection._threshold import SEED_SIMILARITY, Threshold
+from unmemorize.detection._trace import Trace
 from unmemorize.pipelines import Model
 
 
@@ -27,22 +27,31 @@ def detect(
     settings: NoiseSettings | None = None,
     cascade: bool = False,
 ) -> Detection:
-    """Tell whether a prompt is memorized: at least one seed resembles another more than tau.
+    """Tell whether a prompt is memorized: its score is above the threshold.
+
+    The threshold names the detector. With seed similarity (paper, section 3.1) a prompt is
+    memorized when the noise differences of at least two seeds are more alike than tau.
 
     Args:
         pipe: a loaded pipeline.
         prompt: the prompt.
         threshold: calibrated for this model under the same settings.
-        settings: of the noise differences; by default the threshold's own.
-        cascade: stop after few seeds where these tell, see `Threshold.cascade`.
+        settings: how noise differences are made; by default as for the threshold.
+        cascade: whether to stop after few seeds where these tell, see `Threshold.cascade`.
 
     Raises:
-        ThresholdError: the threshold belongs to another model or other settings, or has none for a cascade.
+        ThresholdError: the threshold belongs to another model or other settings, or has no
+            cascade.
+
+    >>> from unmemorize import Threshold, load_pipeline, testbed
+    >>> threshold = Threshold.load(testbed.threshold_path())
+    >>> pipe = load_pipeline("testbed")
+    >>> detect(pipe, "chelsea the ginger tabby stares", threshold=threshold).memorized
+    True
     """
     settings = settings or threshold.settings
-    return detect_prompts(
-        Model.of(pipe), [as_prompt(prompt)], threshold, settings, cascade=cascade
-    )[0]
+    prompts = [as_prompt(prompt)]
+    return detect_prompts(Model.of(pipe), prompts, threshold, settings, cascade=cascade)[0]
 
 
 def detect_prompts(
@@ -54,64 +63,57 @@ def detect_prompts(
     cascade: bool = False,
     batch: int = 16,
 ) -> list[Detection]:
-    """`detect` for many prompts, with batches of ``batch`` seeds across prompts."""
+    """Do the same as `detect` for several prompts, ``batch`` denoiser samples at a time."""
     threshold.check(model, settings)
-    if cascade and threshold.cascade is None:
-        raise ThresholdError(
-            "this threshold says nothing about when a cascade may stop. Calibrate one, or leave the cascade out."
-        )
+    detector = _detector(threshold, cascade)
     began = time.perf_counter()
-    probe = make_probe(model, model.encode([prompt.text for prompt in prompts]), settings)
-    order: Sequence[int] = range(settings.seeds)
-    stages: list[tuple[int, float]] = [(settings.seeds, math.inf)]
-    if cascade and threshold.cascade:
-        order, stages = threshold.cascade.order, [*threshold.cascade.stops, *stages]
-    found: list[list[Tensor]] = [[] for _ in prompts]
-    matrices: list[Tensor] = [torch.empty(0)] * len(prompts)
-    is_open, done = list(range(len(prompts))), 0
-    for seeds, level in stages:
-        jobs = [(place, seed) for place in is_open for seed in order[done:seeds]]
-        for start in range(0, len(jobs), batch):
-            places, chosen = (list(part) for part in zip(*jobs[start : start + batch], strict=True))
-            part = Probe(
-                probe.latents[chosen], probe.timestep, probe.text.take(places), probe.guidance
-            )
-            for place, difference in zip(places, noise_differences(model, part), strict=True):
-                found[place].append(difference)
-        for place in is_open:
-            matrices[place] = pairwise_similarity(torch.stack(found[place]))
-        is_open = [
-            place
-            for place in is_open
-            if level <= float(highest_similarity(matrices[place]).max()) <= threshold.tau
-        ]
-        done = seeds
+    trace = Trace(model, [prompt.text for prompt in prompts], settings, batch=batch)
+    scores = detector.score(trace)
     seconds = (time.perf_counter() - began) / len(prompts)
     return [
-        detection_of(prompt, matrix, threshold.tau, len(matrix) * settings.samples, seconds, order)
-        for prompt, matrix in zip(prompts, matrices, strict=True)
+        detection_of(prompt, score, threshold.tau, seconds, detector=threshold.detector)
+        for prompt, score in zip(prompts, scores, strict=True)
     ]
 
 
 def detection_of(
-    prompt: Prompt,
-    matrix: Tensor,
-    tau: float,
-    evaluations: int,
-    seconds: float,
-    order: Sequence[int],
+    prompt: Prompt, score: Score, tau: float, seconds: float, *, detector: str = SEED_SIMILARITY
 ) -> Detection:
-    """The record from the pairwise similarities (seeds, seeds) of a prompt; ``order`` says which seeds these are."""
-    highest = highest_similarity(matrix)
-    places = torch.nonzero(highest > tau).flatten().tolist()
+    """Make the record of a prompt from its score."""
     return Detection(
         prompt=prompt.text,
         group=prompt.group,
-        score=float(highest.max()),
-        mean=float(pairs_of(matrix).mean()),
+        detector=detector,
+        score=score.value,
         tau=tau,
-        memorized_seeds=tuple(sorted(order[place] for place in places)),
-        seeds=len(matrix),
-        evaluations=evaluations,
+        memorized=score.value > tau,
+        seeds=len(score.seeds),
+        memorized_seeds=_memorized_seeds(score, tau),
+        mean=sum(score.pairs) / len(score.pairs) if score.pairs else None,
+        evaluations=score.samples,
         seconds=seconds,
     )
+
+
+def _memorized_seeds(score: Score, tau: float) -> tuple[int, ...]:
+    """Return the seeds whose similarity to some other seed is above tau."""
+    if not score.pairs:
+        return ()
+    seeds, similarities = score.seeds, iter(score.pairs)
+    memorized = set()
+    for first in range(len(seeds)):
+        for second in range(first + 1, len(seeds)):
+            if next(similarities) > tau:
+                memorized |= {seeds[first], seeds[second]}
+    return tuple(sorted(memorized))
+
+
+def _detector(threshold: Threshold, cascade: bool) -> Detector:
+    if not cascade:
+        return make_detector(threshold.detector)
+    if threshold.cascade is None:
+        raise ThresholdError(
+            "this threshold says nothing about when a cascade may stop. Calibrate one, or leave "
+            "the cascade out."
+        )
+    return SeedSimilarity(threshold.cascade, threshold.tau)

@@ -1,4 +1,7 @@
-"""Noise differences of several seeds: what the denoiser makes of a prompt in its first step."""
+"""Noise differences of several seeds: what the denoiser makes of a prompt in its first step.
+
+Paper: section 3.1.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,23 @@ from unmemorize.pipelines import Conditioning, Guidance, Model
 
 Protocol = Literal["published", "paper"]
 
-
 _EVALUATED = {"published": 1, "paper": 0}
+"""The index of the evaluated timestep."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSettings:
-    """What determines the noise differences of a prompt; calibration, detection and localization must share it.
+    """What determines the noise differences of a prompt.
+
+    Calibration, detection and localization must share these settings.
 
     Args:
         seeds: initial noises per prompt, at least 2.
-        seed: of the one CPU generator that draws them all.
-        steps: scheduler steps that are set; one of them is evaluated.
-        protocol: "published" evaluates the second timestep on the untouched noise, as the published code does; "paper" the first.
-        guidance: classifier-free guidance; 0 is none, as in the paper.
+        seed: the seed of the one CPU generator that draws them all.
+        steps: scheduler steps that are set. One of them is evaluated.
+        protocol: which step is evaluated on the untouched noise: the second ("published", as the
+            published code does) or the first ("paper").
+        guidance: the scale of classifier-free guidance; 0 is none, as in the paper.
     """
 
     seeds: int = 10
@@ -48,7 +54,8 @@ class NoiseSettings:
             raise ModelError(f"protocol {self.protocol!r}: unknown. Use published or paper.")
         if self.steps <= _EVALUATED[self.protocol]:
             raise ModelError(
-                f"steps={self.steps}: too few for protocol {self.protocol}. Use 50, as the paper does."
+                f"steps={self.steps}: too few for protocol {self.protocol}. "
+                "Use 50, as the paper does."
             )
 
     @property

@@ -11,27 +11,28 @@ class Detection:
 
     Args:
         prompt: the text.
-        group: of the prompt.
-        score: the highest similarity between two seeds.
-        mean: the mean over all pairs of seeds.
+        group: the group of the prompt.
+        detector: the name of the detector.
+        score: its score. For seed similarity this is the highest similarity between two seeds.
         tau: the threshold of the score.
-        memorized_seeds: the seeds whose highest similarity is above tau.
-        seeds: how many were compared; a cascade may stop early, and its scores are of fewer seeds then.
-        evaluations: denoiser sample evaluations spent.
+        memorized: whether the score is above tau.
+        seeds: how many seeds were looked at. A cascade may stop early; its score is then one of
+            fewer seeds.
+        memorized_seeds: the seeds whose highest similarity is above tau, for detectors that
+            compare seeds.
+        mean: the mean similarity over all pairs of seeds, or None.
+        evaluations: denoiser samples spent.
         seconds: wall time.
     """
 
     prompt: str
     group: str
+    detector: str = "seed-similarity"
     score: float
-    mean: float
     tau: float
-    memorized_seeds: tuple[int, ...]
+    memorized: bool
     seeds: int
+    memorized_seeds: tuple[int, ...] = ()
+    mean: float | None = None
     evaluations: int
     seconds: float
-
-    @property
-    def memorized(self) -> bool:
-        """Whether at least one seed passes the filter."""
-        return bool(self.memorized_seeds)

@@ -1,4 +1,8 @@
-"""Detection and calibration of many prompts in a run folder."""
+"""Detection of many prompts in a run folder.
+
+RUN/detections.jsonl    a `Detection` for each prompt
+RUN/detections.csv      the same for spreadsheets
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ class DetectionRun:
     """What determines detections, besides the model and the prompts.
 
     Args:
+        detector: the name of the detector.
         tau: the threshold.
         threshold_prompts: a hash of the prompts it was calibrated on.
         noise: how noise differences are made.
@@ -37,6 +42,7 @@ class DetectionRun:
 
     kind: ClassVar[str] = "detection"
 
+    detector: str
     tau: float
     threshold_prompts: str
     noise: NoiseSettings
@@ -46,6 +52,7 @@ class DetectionRun:
     def of(cls, threshold: Threshold, *, cascade: bool) -> DetectionRun:
         """Make the settings of a run with this threshold."""
         return cls(
+            detector=threshold.detector,
             tau=threshold.tau,
             threshold_prompts=threshold.prompts,
             noise=threshold.settings,
@@ -55,7 +62,7 @@ class DetectionRun:
 
 @dataclass(frozen=True)
 class DetectTask:
-    """`detect_prompts` as a `Task`."""
+    """`detect_prompts` as a `Task`; its items are prompts."""
 
     threshold: Threshold
     cascade: bool
@@ -105,7 +112,7 @@ def detect_all(
 
 
 def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
-    """The finished detections of a run with index and prompt, one by one in the order of the prompts."""
+    """Yield index, prompt and detection of every finished prompt, in the order of the prompts."""
     found = run.stream(DETECTIONS)
     index, record = next(found, (-1, {}))
     for number, prompt in enumerate(stream_prompts(run)):
@@ -119,7 +126,12 @@ def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
 def write_detections_csv(
     run: Run, each: Callable[[Prompt, Detection], None] = lambda *_: None
 ) -> Path:
-    """Write RUN/detections.csv, one line per finished prompt in their order, for spreadsheets; ``each`` sees them pass by."""
+    """Write RUN/detections.csv for spreadsheets, one line per finished prompt.
+
+    Args:
+        run: a run with detections.
+        each: called with every prompt and its detection, so one pass over a large run is enough.
+    """
     path = run.folder / "detections.csv"
     with atomic_file(path, RunError) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")

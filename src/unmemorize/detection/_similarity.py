@@ -1,6 +1,6 @@
-"""Noise differences of several seeds and how similar they are: what tells a memorized prompt from others.
+"""How similar noise differences are: MS-SSIM with three scales, pair by pair.
 
-Paper: section 3.1. The first denoising step of a memorized prompt points to the same image whatever the initial noise.
+Paper: section 3.1.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from unmemorize._errors import ModelError
 
 SCALES = (0.33, 0.33, 0.33)
-
-
+"""The weights of the three scales."""
 _LARGEST_KERNEL, _SIGMA = 11, 1.5
 
 
 def kernel_size(side: int) -> int:
-    """Size k of the Gaussian kernel for images of this side: 11, or the largest odd k with k - 1 < side // 4.
+    """Return the size k of the Gaussian kernel for images of this side.
+
+    It is 11, or the largest odd k with k - 1 < side // 4 where 11 does not fit.
 
     Raises:
         ModelError: the side is too small for three scales.
@@ -29,15 +30,27 @@ def kernel_size(side: int) -> int:
     fitting = [k for k in range(3, _LARGEST_KERNEL + 1, 2) if k - 1 < side // 4]
     if not fitting:
         raise ModelError(
-            f"latents of side {side}: too small for MS-SSIM with three scales. The smallest side is 12."
+            f"latents of side {side}: too small for MS-SSIM with three scales. "
+            "The smallest side is 12."
         )
     return fitting[-1]
 
 
 def similarity(first: Tensor, second: Tensor) -> Tensor:
-    """MS-SSIM between images in [0, 1], pair by pair: (N, C, H, W) twice to (N,); three scales of equal weight, Gaussian kernel.
+    """Compute MS-SSIM between images in [0, 1], pair by pair.
 
-    The width of the kernel follows its size (sigma = 1.5 k / 11), since torchmetrics derives the size from sigma alone.
+    There are three scales of equal weight. The kernel is Gaussian; its width follows its size
+    (sigma = 1.5 k / 11) because torchmetrics derives the size from sigma alone.
+
+    Args:
+        first, second: images (N, C, H, W).
+
+    Returns:
+        (N,), at most 1.
+
+    >>> images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> similarity(images, images).tolist()
+    [1.0, 1.0]
     """
     sigma = _SIGMA * kernel_size(min(first.shape[-2:])) / _LARGEST_KERNEL
     value = multiscale_structural_similarity_index_measure(
@@ -54,7 +67,11 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def pairwise_similarity(images: Tensor) -> Tensor:
-    """Similarity of each image to each other, symmetric (N, N) with ones on the diagonal, for images (N, C, H, W) in [0, 1]."""
+    """Compare each of N images (N, C, H, W) in [0, 1] with each other.
+
+    Returns:
+        A symmetric matrix (N, N) with ones on the diagonal.
+    """
     count = len(images)
     rows, columns = torch.triu_indices(count, count, 1)
     matrix = torch.eye(count)
@@ -64,11 +81,11 @@ def pairwise_similarity(images: Tensor) -> Tensor:
 
 
 def pairs_of(matrix: Tensor) -> Tensor:
-    """The entries above the diagonal of a pairwise matrix (N, N), shape (N (N - 1) / 2,)."""
+    """Return the entries above the diagonal of a matrix (N, N), row by row: (N (N - 1) / 2,)."""
     rows, columns = torch.triu_indices(len(matrix), len(matrix), 1)
     return matrix[rows, columns]
 
 
 def highest_similarity(matrix: Tensor) -> Tensor:
-    """For each seed its highest similarity to another, shape (N,)."""
+    """Return for each of N images its highest similarity to another, (N,)."""
     return (matrix - 2 * torch.eye(len(matrix))).amax(1)

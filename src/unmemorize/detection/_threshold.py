@@ -1,4 +1,4 @@
-"""The similarity above which seeds agree too well, and the distribution it comes from."""
+"""The score above which a prompt counts as memorized, and the distribution it comes from."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ from typing import Any, Literal
 import numpy as np
 from diffusers import DiffusionPipeline
 
-from unmemorize._errors import ModelError, ThresholdError
-from unmemorize._files import atomic_write, read_json
+from unmemorize._errors import ThresholdError
+from unmemorize._files import atomic_write, from_json, read_json, to_json
 from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
 from unmemorize.detection._similarity import kernel_size
 from unmemorize.pipelines import Model
 
-SCHEMA = "unmemorize.threshold/1"
+SCHEMA = "unmemorize.threshold/2"
+_FIRST_SCHEMA = "unmemorize.threshold/1"
+SEED_SIMILARITY = "seed-similarity"
 
 Reduction = Literal["pairs", "prompts", "conformal", "given"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """Calibrated thresholds and the distribution they come from.
+    """A calibrated threshold for one detector and one model.
 
     Args:
-        tau: the highest similarity of a seed to another above which it counts as memorized.
-        tau_seeds: the mean pairwise similarity of a prompt's seeds above which they still agree (criterion "seeds"); None when unknown.
-        reduction: tau is mean + standard deviations over "pairs" (all pairs of all prompts) or over "prompts" (each one's highest pair),
-            the "conformal" quantile of the highest pairs, or was "given" as a number.
+        detector: the name of the detector, see `Detector`.
+        tau: the score above which a prompt counts as memorized. For seed similarity it is also the
+            similarity to another seed above which a seed counts as memorized.
+        tau_seeds: the mean pairwise similarity of a prompt's seeds above which they still agree
+            (criterion "seeds"); None where it is not known.
+        reduction: tau is mean + standard deviations over all pairs of seeds ("pairs") or over each
+            prompt's score ("prompts"), the "conformal" quantile of the scores, or was "given".
         deviations: how many standard deviations; 0 for the last two.
-        mean, std: of what was reduced; for a conformal tau of the highest pairs, for a given one tau itself and 0.
-        max_fpr: the rate of false positives that a conformal tau bounds.
-        cascade: which seeds to look at first, and when to stop; None when unknown.
-        highest: per prompt its highest pair.
-        means: per prompt the mean of its pairs.
-        settings: of the noise differences; results under other settings refuse this threshold.
-        kernel: size of the MS-SSIM kernel.
-        timestep: that was evaluated; another scheduler may space its steps otherwise.
-        fingerprint: of the model.
-        prompts: hash of the prompts.
+        mean, std: the distribution that was reduced. For a conformal tau it is that of the scores;
+            for a given one it is tau itself and 0.
+        max_fpr: the false positive rate that a conformal tau bounds.
+        cascade: which seeds to look at first, and when to stop; None where it is not known.
+        highest: the score of each calibration prompt.
+        means: for each calibration prompt the mean similarity over its pairs of seeds.
+        settings: how noise differences are made. Results under other settings refuse it.
+        kernel: the size of the MS-SSIM kernel.
+        timestep: the timestep that was evaluated. Another scheduler may space its steps otherwise.
+        fingerprint: the model, see `Model.fingerprint`.
+        prompts: a hash of the calibration prompts.
     """
 
+    detector: str = SEED_SIMILARITY
     tau: float
     tau_seeds: float | None
     reduction: Reduction
@@ -60,25 +67,42 @@ class Threshold:
     fingerprint: str
     prompts: str
 
+    def __post_init__(self) -> None:
+        numbers = {"tau": self.tau, "mean": self.mean, "std": self.std, "timestep": self.timestep}
+        if self.tau_seeds is not None:
+            numbers["tau_seeds"] = self.tau_seeds
+        for name, number in numbers.items():
+            if not np.isfinite(number):
+                raise ThresholdError(f"{name}={number}: must be a finite number.")
+        if self.cascade and sorted(self.cascade.order) != list(range(self.settings.seeds)):
+            raise ThresholdError(
+                f"a cascade over the seeds {list(self.cascade.order)} is none over "
+                f"{self.settings.seeds} seeds."
+            )
+
     @classmethod
     def given(
-        cls, pipe: DiffusionPipeline | Model, tau: float, settings: NoiseSettings | None = None
+        cls,
+        pipe: DiffusionPipeline | Model,
+        tau: float,
+        settings: NoiseSettings | None = None,
     ) -> Threshold:
-        """A threshold known from elsewhere, such as the paper's 0.428 for Stable Diffusion v1.4, taken for this model.
+        """Take a threshold from elsewhere, such as the paper's 0.428 for Stable Diffusion v1.4.
 
         Args:
             pipe: a loaded pipeline.
             tau: the threshold, in (0, 1).
-            settings: of the noise differences that it is meant for.
+            settings: how the noise differences that it belongs to are made.
 
         Raises:
-            ThresholdError: tau is no similarity.
+            ThresholdError: tau is not a similarity.
         """
         if not 0 < tau < 1:
             raise ThresholdError(
-                f"tau={tau}: a similarity lies between 0 and 1. The paper's for Stable Diffusion v1.4 is 0.428."
+                f"tau={tau}: a similarity lies between 0 and 1. The paper's for Stable Diffusion "
+                "v1.4 is 0.428."
             )
-        model = Model.of(pipe)
+        model, settings = Model.of(pipe), settings or NoiseSettings()
         return cls(
             tau=tau,
             tau_seeds=None,
@@ -88,22 +112,25 @@ class Threshold:
             std=0.0,
             highest=(),
             means=(),
-            settings=settings or NoiseSettings(),
+            settings=settings,
             kernel=kernel_size(min(model.latent_shape[1:])),
-            timestep=float(evaluated_timestep(model, settings or NoiseSettings())),
+            timestep=float(evaluated_timestep(model, settings)),
             fingerprint=model.fingerprint,
             prompts="",
         )
 
     def shifted(self, deviations: float) -> Threshold:
-        """The same calibration with both thresholds moved by so many of their standard deviations, to see how much hangs on them.
+        """Move both thresholds by a number of their standard deviations.
+
+        This shows how much a result depends on the threshold.
 
         Raises:
-            ThresholdError: there is no distribution, or the threshold is no mean + standard deviations.
+            ThresholdError: the threshold is not a mean plus standard deviations.
         """
         if self.reduction not in ("pairs", "prompts") or self.tau_seeds is None:
             raise ThresholdError(
-                f"a {self.reduction} threshold has no standard deviation to move by. Calibrate over pairs or prompts."
+                f"a {self.reduction} threshold has no standard deviation to move by. "
+                "Calibrate over pairs or prompts."
             )
         return replace(
             self,
@@ -114,56 +141,58 @@ class Threshold:
         )
 
     def of_criterion(self, criterion: Literal["unblocked", "seeds"]) -> float:
-        """The threshold of the score by this criterion.
+        """Return the threshold of the score that localization uses.
 
         Raises:
-            ThresholdError: it is unknown for the criterion.
+            ThresholdError: it is not known for this criterion, or the threshold belongs to a
+                detector that does not compare seeds.
         """
+        if self.detector != SEED_SIMILARITY:
+            raise ThresholdError(
+                f"a threshold of the detector {self.detector} says nothing about similarities. "
+                f"Localize with one of {SEED_SIMILARITY}."
+            )
         if criterion == "unblocked":
             return self.tau
         if self.tau_seeds is None:
             raise ThresholdError(
-                'a given threshold has no value for the criterion "seeds". Calibrate one, or use the criterion unblocked.'
+                'a given threshold has no value for the criterion "seeds". Calibrate one, or use '
+                "the criterion unblocked."
             )
         return self.tau_seeds
 
     def check(self, model: Model, settings: NoiseSettings) -> None:
-        """See that the threshold holds for this model and these settings.
+        """Refuse another model or other settings than those of the calibration.
 
         Raises:
-            ThresholdError: it was calibrated on another model or under other settings, or by a scheduler of other steps.
+            ThresholdError: the model, the settings, or the timestep that the scheduler leads to
+                differ.
         """
         if self.fingerprint != model.fingerprint:
             raise ThresholdError(
-                f"the threshold is that of another model (fingerprint {self.fingerprint[:12]}, {model.name} has {model.fingerprint[:12]}). "
-                f"Calibrate one for this model: unmemorize threshold --model {model.name}"
+                f"the threshold belongs to another model (fingerprint {self.fingerprint[:12]}; "
+                f"{model.name} has {model.fingerprint[:12]}). Calibrate one for this model: "
+                f"unmemorize threshold --model {model.name}"
             )
-        differing = [
-            name
-            for name, value in asdict(self.settings).items()
-            if value != getattr(settings, name)
-        ]
-        if differing:
-            name = differing[0]
-            raise ThresholdError(
-                f"the threshold was calibrated with {name}={getattr(self.settings, name)}, "
-                f"but this run has {name}={getattr(settings, name)}. "
-                f"Use the same settings, or calibrate again."
-            )
+        for name, now in asdict(settings).items():
+            before = getattr(self.settings, name)
+            if before != now:
+                raise ThresholdError(
+                    f"the threshold was calibrated with {name}={before}, but this run has "
+                    f"{name}={now}. Use the same settings, or calibrate again."
+                )
         timestep = float(evaluated_timestep(model, settings))
         if timestep != self.timestep:
             raise ThresholdError(
-                f"the threshold was calibrated at timestep {self.timestep:g}, but the scheduler of {model.name} leads to {timestep:g}. "
-                f"Set the scheduler that it was calibrated with, or calibrate again."
+                f"the threshold was calibrated at timestep {self.timestep:g}, but the scheduler of "
+                f"{model.name} leads to {timestep:g}. Set the scheduler that it was calibrated "
+                "with, or calibrate again."
             )
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""
-        atomic_write(
-            Path(path),
-            json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n",
-            ThresholdError,
-        )
+        content = {"schema": SCHEMA, **to_json(self)}
+        atomic_write(Path(path), json.dumps(content, indent=1) + "\n", ThresholdError)
 
     @classmethod
     def load(cls, path: str | Path) -> Threshold:
@@ -173,48 +202,21 @@ class Threshold:
             ThresholdError: the file is missing or malformed.
         """
         content = read_json(Path(path), ThresholdError, "threshold file")
-        if content.pop("schema", None) != SCHEMA:
+        schema = content.pop("schema", None)
+        if schema == _FIRST_SCHEMA:
+            content = _renamed(content)
+        elif schema != SCHEMA:
             raise ThresholdError(
-                f"{path}: not a threshold file of schema {SCHEMA}. Make it with: unmemorize threshold"
+                f"{path}: not a threshold file of schema {SCHEMA}. Make it with: "
+                "unmemorize threshold"
             )
-        try:
-            threshold = cls(
-                **{
-                    **content,
-                    "settings": _read_settings(content["settings"]),
-                    "cascade": _read_cascade(content.get("cascade"), content["settings"]["seeds"]),
-                    "highest": tuple(map(float, content["highest"])),
-                    "means": tuple(map(float, content["means"])),
-                }
-            )
-            numbers = [threshold.tau, threshold.mean, threshold.std, threshold.timestep]
-            numbers += [] if threshold.tau_seeds is None else [threshold.tau_seeds]
-            if not all(
-                isinstance(number, (int, float)) and np.isfinite(number) for number in numbers
-            ):
-                raise ThresholdError(
-                    f"{path}: the thresholds are not numbers. Make it again with: unmemorize threshold"
-                )
-        except (TypeError, KeyError, ValueError, OverflowError, ModelError) as problem:
-            raise ThresholdError(
-                f"{path}: malformed ({problem}). Make it again with: unmemorize threshold"
-            ) from problem
-        return threshold
+        way_out = "Make it again with: unmemorize threshold"
+        return from_json(cls, content, ThresholdError, f"{path}: malformed", way_out)
 
 
-def _read_settings(content: dict[str, Any]) -> NoiseSettings:
-    names = {"upstream": "published"}  # as the first edition called the protocol
-    protocol = content["protocol"]
-    return NoiseSettings(**{**content, "protocol": names.get(protocol, protocol)})
-
-
-def _read_cascade(content: Any, seeds: int) -> Cascade | None:
-    if content is None:
-        return None
-    cascade = Cascade(
-        tuple(content["order"]),
-        tuple((int(count), float(level)) for count, level in content["stops"]),
-    )
-    if sorted(cascade.order) != list(range(seeds)):
-        raise ValueError(f"a cascade over {list(cascade.order)} is not one over {seeds} seeds")
-    return cascade
+def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+    """Bring the names of the first edition's files up to date."""
+    settings = content.get("settings")
+    if isinstance(settings, dict) and settings.get("protocol") == "upstream":
+        content = {**content, "settings": {**settings, "protocol": "published"}}
+    return content

@@ -15,9 +15,11 @@ from unmemorize.detection import (
     Detection,
     NoiseSettings,
     Probe,
+    Score,
     Threshold,
     detection_of,
     make_probe,
+    pairs_of,
     pairwise_similarity,
 )
 from unmemorize.localization._bisection import refine_by_bisection
@@ -154,10 +156,14 @@ def _detect(
     seeds = list(range(settings.seeds))
     differences, recorded = prefixes.differences(probe, seeds, Neurons())
     prefixes.keep("unblocked", [recorded])
-    matrix = pairwise_similarity(differences)
-    detection = detection_of(
-        prompt, matrix, tau, settings.seeds * settings.samples, time.perf_counter() - began, seeds
+    pairs = pairs_of(pairwise_similarity(differences))
+    score = Score(
+        value=float(pairs.max()),
+        samples=settings.seeds * settings.samples,
+        seeds=tuple(seeds),
+        pairs=tuple(pairs.tolist()),
     )
+    detection = detection_of(prompt, score, tau, time.perf_counter() - began)
     if detection.memorized:
         prefixes.verify(probe, seeds, differences)
     return detection, probe, differences

@@ -1,4 +1,4 @@
-"""A diffusers pipeline as the method sees it: loading, denoiser, sampler, conditioning, value layers."""
+"""A diffusers pipeline as the method sees it: its model, denoiser, sampler and value layers."""
 
 from unmemorize.pipelines._conditioning import Conditioning, run
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled, weights_of

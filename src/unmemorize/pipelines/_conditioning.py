@@ -1,7 +1,8 @@
-"""How a pipeline calls its denoiser: seen from the call itself, so that any text-to-image pipeline of diffusers will do.
+"""How a pipeline calls its denoiser, observed in the call itself.
 
-A pipeline turns prompts into arguments of its denoiser: text embeddings, pooled embeddings, masks, sizes, positions. It is run as usual up
-to its first call of the denoiser; that call is kept and never carried out.
+A pipeline turns prompts into arguments of its denoiser: text embeddings, pooled embeddings, masks,
+sizes, positions. It runs as usual up to its first call of the denoiser. That call is recorded and
+never carried out. Any text-to-image pipeline of diffusers therefore works without an adapter.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ from unmemorize.pipelines._denoiser import denoiser_of, replaced
 from unmemorize.pipelines._sampler import sampling
 
 Key = tuple[str, ...]
+"""The name of an argument, or the names of a dictionary argument and of an entry in it."""
 _TIMESTEP: Key = ("timestep",)
 _TEXT: Key = ("encoder_hidden_states",)
+_SAME_SCALE = 1e-2
+"""Relative tolerance: half precision rounds timesteps by less."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a denoiser is given beside the noisy samples and the timestep, for some prompts.
+    """What a denoiser receives for some prompts, besides the noisy samples and the timestep.
 
     Args:
-        samples: arguments with the prompts as first dimension; a key of two names is an entry of a dictionary.
+        samples: arguments whose first dimension is the prompts.
         shared: the other arguments.
     """
 
@@ -47,26 +51,25 @@ class Conditioning:
     def __len__(self) -> int:
         return len(self.text)
 
-    def take(self, places: Sequence[int]) -> Conditioning:
-        """That of some prompts, in this order, as often as they are named."""
-        return Conditioning(
-            {key: value[list(places)] for key, value in self.samples.items()}, self.shared
-        )
+    def take(self, indices: Sequence[int]) -> Conditioning:
+        """Take some prompts in this order, each as often as it is named."""
+        rows = list(indices)
+        return Conditioning({key: value[rows] for key, value in self.samples.items()}, self.shared)
 
     def join(self, other: Conditioning) -> Conditioning:
-        """These prompts, then the other ones."""
-        return Conditioning(
-            {key: torch.cat([value, other.samples[key]]) for key, value in self.samples.items()},
-            self.shared,
-        )
+        """Append the prompts of ``other``."""
+        samples = {
+            key: torch.cat([value, other.samples[key]]) for key, value in self.samples.items()
+        }
+        return Conditioning(samples, self.shared)
 
     def arguments(self) -> dict[str, Any]:
-        """As the denoiser takes them."""
-        found: dict[str, Any] = {}
+        """Return keyword arguments of the denoiser."""
+        arguments: dict[str, Any] = {}
         for key, value in (*self.samples.items(), *self.shared.items()):
-            inner = found if len(key) == 1 else found.setdefault(key[0], {})
+            inner = arguments if len(key) == 1 else arguments.setdefault(key[0], {})
             inner[key[-1]] = value
-        return found
+        return arguments
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class Call:
     """The first call of a denoiser.
 
     Args:
-        arguments: by name; those in a dictionary by two names.
-        timesteps: that the scheduler has set, (steps,), largest first.
+        arguments: its arguments by name.
+        timesteps: the timesteps that the scheduler has set, (steps,), largest first.
     """
 
     arguments: Mapping[Key, Any]
@@ -84,15 +87,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a pipeline calls its denoiser, whatever the prompts.
+    """How a pipeline calls its denoiser, for any prompts.
 
     Args:
-        sample: the name of the argument with the noisy samples, which is the first.
-        shape: of one of them, (C, H, W) or, packed, (tokens, features).
-        per_prompt: arguments whose first dimension is the prompts.
-        scale: what timesteps are multiplied by.
+        sample: the argument with the noisy samples, which is the first.
+        shape: the shape of one sample, (C, H, W) or, packed, (tokens, features).
+        per_prompt: the arguments whose first dimension is the prompts.
+        scale: the factor between the scheduler's timesteps and those that the denoiser receives.
         repeated: whether each sample has a timestep of its own.
-        dtype: of the timestep.
+        dtype: the type of the timestep.
     """
 
     sample: Key
@@ -104,29 +107,29 @@ class Layout:
 
     @property
     def packed(self) -> bool:
-        """Whether samples are given as tokens, patches of 2 x 2."""
+        """Whether samples are tokens, each a patch of 2 x 2."""
         return len(self.shape) == 2
 
     def conditioning(self, call: Call) -> Conditioning:
-        """What the call gives the denoiser beside samples and timestep."""
-        others = {
+        """Return what a call gives the denoiser besides samples and timestep."""
+        shared = {
             key: value
             for key, value in call.arguments.items()
             if key not in (self.sample, _TIMESTEP)
         }
-        samples = {key: others.pop(key) for key in self.per_prompt if key in others}
-        return Conditioning(samples, others)
+        samples = {key: shared.pop(key) for key in self.per_prompt if key in shared}
+        return Conditioning(samples, shared)
 
 
 class _DenoiserCalledError(Exception):
-    """The denoiser was called."""
+    """The denoiser was called with these arguments."""
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.arguments = arguments
 
 
 class _StandIn:
-    """In place of a denoiser: all about it is the same until it is called, which none of its hooks learn of."""
+    """Takes the place of a denoiser and records its call. Hooks on the denoiser never see it."""
 
     def __init__(self, denoiser: nn.Module) -> None:
         self._denoiser = denoiser
@@ -135,26 +138,31 @@ class _StandIn:
         return getattr(self._denoiser, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        given = (
-            inspect.signature(type(self._denoiser).forward)
-            .bind(self._denoiser, *args, **kwargs)
-            .arguments
-        )
-        raise _DenoiserCalledError({name: value for name, value in given.items() if name != "self"})
+        signature = inspect.signature(type(self._denoiser).forward)
+        arguments = signature.bind(self._denoiser, *args, **kwargs).arguments
+        arguments.pop("self")
+        raise _DenoiserCalledError(arguments)
 
 
 def first_call(
     pipe: DiffusionPipeline, texts: Sequence[str], steps: int, *, guidance: float = 1.0
 ) -> Call:
-    """Run a pipeline for these prompts until it calls its denoiser; 1 is no guidance.
+    """Run a pipeline for these prompts until it calls its denoiser.
+
+    Args:
+        pipe: the pipeline.
+        texts: the prompts.
+        steps: scheduler steps to set.
+        guidance: the guidance scale; 1 is none.
 
     Raises:
         ModelError: the pipeline fails before it calls its denoiser, or never calls it.
     """
-    denoiser = denoiser_of(pipe)
-    pipe.maybe_free_model_hooks()  # with model offload a denoiser that ran last would be on the device beside the text encoder
+    denoiser, kind = denoiser_of(pipe), type(pipe).__name__
+    # with model offload, a denoiser that ran last would share the device with the text encoder
+    pipe.maybe_free_model_hooks()
     try:
-        with replaced(pipe, _StandIn(denoiser)), sampling(pipe), _silent(pipe):
+        with replaced(pipe, _StandIn(denoiser)), sampling(pipe), _without_progress_bar(pipe):
             try:
                 run(
                     pipe,
@@ -163,56 +171,55 @@ def first_call(
                     guidance_scale=guidance,
                     generator=torch.Generator().manual_seed(0),
                 )
-            except _DenoiserCalledError as called:
-                return Call(dict(_flat(called.arguments)), pipe.scheduler.timesteps.detach().cpu())
+            except _DenoiserCalledError as call:
+                return Call(dict(_flat(call.arguments)), pipe.scheduler.timesteps.detach().cpu())
     except (AttributeError, TypeError, ValueError) as problem:
         raise ModelError(
-            f"{type(pipe).__name__}: it fails before its first denoising step ({problem}). Load a text-to-image pipeline that can be "
-            f"called with a prompt alone."
+            f"{kind}: it fails before its first denoising step ({problem}). Load a text-to-image "
+            "pipeline that can be called with a prompt alone."
         ) from problem
     raise ModelError(
-        f"{type(pipe).__name__}: it does not call its {type(denoiser).__name__}. Load a text-to-image pipeline."
+        f"{kind}: it does not call its {type(denoiser).__name__}. Load a text-to-image pipeline."
     )
 
 
 @contextmanager
-def _silent(pipe: DiffusionPipeline) -> Iterator[None]:
-    """No progress bar, which would stand still."""
-    own = getattr(pipe, "_progress_bar_config", {})
+def _without_progress_bar(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Hide the progress bar, which would stand still."""
+    config = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(disable=True)
     try:
         yield
     finally:
-        pipe.set_progress_bar_config(**own)
+        pipe.set_progress_bar_config(**config)
 
 
 def run(pipe: Any, texts: Sequence[str], **options: Any) -> Any:
-    """Call a pipeline with those of the options that it has, at its own size, and as it does without its two optional libraries."""
-    known = inspect.signature(type(pipe).__call__).parameters
+    """Call a pipeline at its own size with those options that its signature has.
+
+    Captions are cleaned only where both libraries for it are installed, because pipelines warn
+    otherwise.
+    """
+    parameters = inspect.signature(type(pipe).__call__).parameters
     options = {
         "use_resolution_binning": False,
         "clean_caption": is_bs4_available() and is_ftfy_available(),
         **options,
     }
-    return pipe(
-        prompt=list(texts), **{name: value for name, value in options.items() if name in known}
-    )
+    accepted = {name: value for name, value in options.items() if name in parameters}
+    return pipe(prompt=list(texts), **accepted)
 
 
 def layout_of(pipe: DiffusionPipeline) -> Layout:
-    """How the pipeline calls its denoiser: what differs between a call for two prompts and one for three.
+    """Observe how a pipeline calls its denoiser from a call for two prompts and one for three.
 
     Raises:
         ModelError: the denoiser does not take what the method needs.
     """
     two, three = first_call(pipe, ["a", "b"], 2), first_call(pipe, ["a", "b", "c"], 5)
-    sample: Key = (
-        next(
-            name
-            for name in inspect.signature(type(denoiser_of(pipe)).forward).parameters
-            if name != "self"
-        ),
-    )
+    kind = type(pipe).__name__
+    parameters = inspect.signature(type(denoiser_of(pipe)).forward).parameters
+    sample: Key = (next(name for name in parameters if name != "self"),)
     per_prompt = frozenset(
         key
         for key, value in two.arguments.items()
@@ -221,27 +228,33 @@ def layout_of(pipe: DiffusionPipeline) -> Layout:
         and (len(value), len(three.arguments[key])) == (2, 3)
     )
     if not {sample, _TEXT} <= per_prompt or _TIMESTEP not in two.arguments:
+        names = ", ".join(".".join(key) for key in two.arguments)
         raise ModelError(
-            f"{type(pipe).__name__}: its denoiser is called with {', '.join('.'.join(key) for key in two.arguments)}; "
-            f"needed are samples, timestep and encoder_hidden_states."
+            f"{kind}: its denoiser is called with {names}; the method needs samples, timestep and "
+            "encoder_hidden_states."
         )
     timestep = torch.as_tensor(two.arguments[_TIMESTEP])
     scale, again = (
         float(torch.as_tensor(call.arguments[_TIMESTEP]).flatten()[0]) / float(call.timesteps[0])
         for call in (two, three)
     )
-    if not scale or not math.isclose(scale, again, rel_tol=1e-2):
+    if not scale or not math.isclose(scale, again, rel_tol=_SAME_SCALE):
         raise ModelError(
-            f"{type(pipe).__name__}: its denoiser is told another time than a multiple of the scheduler's timestep. Such models (Lumina is "
-            f"one) are not supported."
+            f"{kind}: the time that its denoiser receives is no multiple of the scheduler's "
+            "timestep. Such models (Lumina is one) are not supported."
         )
-    shape = tuple(two.arguments[sample].shape[1:])
     return Layout(
-        sample, shape, per_prompt - {sample, _TIMESTEP}, scale, timestep.ndim > 0, timestep.dtype
+        sample=sample,
+        shape=tuple(two.arguments[sample].shape[1:]),
+        per_prompt=per_prompt - {sample, _TIMESTEP},
+        scale=scale,
+        repeated=timestep.ndim > 0,
+        dtype=timestep.dtype,
     )
 
 
 def _flat(arguments: Mapping[str, Any], outer: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Yield arguments with their keys; the entries of a dictionary get two names."""
     for name, value in arguments.items():
         if isinstance(value, Mapping) and value and not outer:
             yield from _flat(value, (name,))

@@ -1,4 +1,4 @@
-"""The denoiser of a pipeline as it is called, and its weights wherever they are: compiled, adapted by a LoRA, or offloaded."""
+"""The denoiser of a pipeline and its weights: compiled, adapted by a LoRA, or offloaded."""
 
 from __future__ import annotations
 
@@ -15,42 +15,45 @@ _NAMES = ("unet", "transformer")
 
 
 def name_of_denoiser(pipe: DiffusionPipeline) -> str:
-    """The component of the pipeline that denoises.
+    """Return the name of the component that denoises.
 
     Raises:
-        ModelError: it has none.
+        ModelError: there is none.
     """
     for name in _NAMES:
         if isinstance(getattr(pipe, name, None), nn.Module):
             return name
     raise ModelError(
-        f"{type(pipe).__name__}: it has neither a unet nor a transformer. Load a text-to-image pipeline of diffusers."
+        f"{type(pipe).__name__}: it has neither a unet nor a transformer. Load a text-to-image "
+        "pipeline of diffusers."
     )
 
 
 def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
-    """The denoiser itself, also where the pipeline holds one that ``torch.compile`` has wrapped."""
-    held = getattr(pipe, name_of_denoiser(pipe))
-    return cast(nn.Module, getattr(held, "_orig_mod", held))
+    """Return the denoiser, without the wrapper that ``torch.compile`` may have put around it."""
+    component = getattr(pipe, name_of_denoiser(pipe))
+    return cast(nn.Module, getattr(component, "_orig_mod", component))
 
 
 @contextmanager
 def replaced(pipe: DiffusionPipeline, other: object) -> Iterator[None]:
-    """The pipeline has another denoiser while the context lasts."""
+    """Put something else in the place of the denoiser while the context lasts."""
     name = name_of_denoiser(pipe)
-    held = getattr(pipe, name)
-    object.__setattr__(
-        pipe, name, other
-    )  # past the pipeline's own, which would write into its config
+    component = getattr(pipe, name)
+    # the pipeline's own __setattr__ would write the replacement into its config
+    object.__setattr__(pipe, name, other)
     try:
         yield
     finally:
-        object.__setattr__(pipe, name, held)
+        object.__setattr__(pipe, name, component)
 
 
 @contextmanager
 def uncompiled(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Compiled denoisers ignore hooks that come later, so the pipeline runs the plain one while the context lasts."""
+    """Run the plain denoiser while the context lasts.
+
+    Compiled denoisers ignore hooks that are added later.
+    """
     plain = denoiser_of(pipe)
     compiled = [
         (module, module._compiled_call_impl)
@@ -68,31 +71,37 @@ def uncompiled(pipe: DiffusionPipeline) -> Iterator[None]:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer, adapted by a LoRA or not."""
+    """Whether a module is a linear layer, with or without a LoRA."""
     return isinstance(getattr(module, "base_layer", module), nn.Linear)
 
 
 def adapters_of(layer: nn.Module) -> str:
-    """How the LoRAs of a linear layer are used, as text; empty without."""
+    """Describe how the LoRAs of a linear layer are used; empty without any."""
     if not hasattr(layer, "base_layer"):
         return ""
-    found: Any = layer
-    strengths = {name: found.scaling[name] for name in sorted(found.scaling)}
-    return f" active {found.active_adapters}, merged {found.merged_adapters}, disabled {found.disable_adapters}, strengths {strengths}"
+    adapted: Any = layer
+    strengths = {name: adapted.scaling[name] for name in sorted(adapted.scaling)}
+    return (
+        f" active {adapted.active_adapters}, merged {adapted.merged_adapters}, "
+        f"disabled {adapted.disable_adapters}, strengths {strengths}"
+    )
 
 
 def weights_of(layer: nn.Module) -> dict[str, Tensor]:
-    """Weight, bias if any, and what a loaded LoRA adds to a linear layer, by name; also where accelerate keeps them elsewhere."""
+    """Return weight, bias and the LoRA weights of a linear layer by name.
+
+    Weights that accelerate has offloaded are read from where it keeps them.
+    """
     base: Any = getattr(layer, "base_layer", layer)
     offloaded = getattr(getattr(base, "_hf_hook", None), "weights_map", None)
-    found = {
+    weights = {
         name: offloaded[name] if value.is_meta and offloaded is not None else value
         for name, value in base.named_parameters()
     }
     if base is not layer:
-        found |= {
+        weights |= {
             name: value
             for name, value in layer.named_parameters()
             if not name.startswith("base_layer.")
         }
-    return found
+    return weights

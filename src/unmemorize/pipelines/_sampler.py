@@ -1,4 +1,4 @@
-"""The scheduler under which a model is looked at and generates, whatever scheduler it was loaded with."""
+"""The scheduler under which a model is evaluated and generates images."""
 
 from __future__ import annotations
 
@@ -15,42 +15,46 @@ _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def sampler(pipe: Any) -> Any:
-    """A scheduler of its own: the pipeline's for flow matching, else DDIM with the noise schedule that the pipeline's is configured with.
+    """Make a new scheduler for a pipeline, from the configuration of its own.
+
+    It is of the same class for flow matching, else DDIM with the same noise schedule.
 
     Raises:
-        ModelError: the scheduler is neither, or what the model predicts is unknown.
+        ModelError: the pipeline's scheduler is of neither kind, or the kind of the model's
+            prediction is unknown.
     """
-    if type(pipe.scheduler).__name__.startswith("FlowMatch"):
-        return type(pipe.scheduler).from_config(pipe.scheduler.config)
+    kind = type(pipe.scheduler)
+    if kind.__name__.startswith("FlowMatch"):
+        return kind.from_config(pipe.scheduler.config)
     if not hasattr(pipe.scheduler, "alphas_cumprod"):
         raise ModelError(
-            f"{type(pipe.scheduler).__name__}: neither flow matching nor a diffusion over steps. Set another scheduler."
+            f"{kind.__name__}: neither flow matching nor a diffusion over steps. "
+            "Set another scheduler."
         )
     config = dict(pipe.scheduler.config)
-    # from_config puts DDIM's defaults in place of what the loaded one has by default: right for how steps are spaced, not for the schedule
-    config["_use_default_values"] = [
-        name for name in config.get("_use_default_values", ()) if name in _SPACING
-    ]
-    if (kind := config.get("prediction_type", "epsilon")) not in _PREDICTIONS:
+    # from_config replaces what the loaded scheduler has by default with DDIM's own defaults. That
+    # is right for how steps are spaced but wrong for the noise schedule.
+    defaults = config.get("_use_default_values", ())
+    config["_use_default_values"] = [name for name in defaults if name in _SPACING]
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in _PREDICTIONS:
         raise ModelError(
-            f"prediction type {kind}: unknown. Known are {', '.join(_PREDICTIONS)} and flow matching."
+            f"prediction type {prediction}: unknown. Known are {', '.join(_PREDICTIONS)} and flow "
+            "matching."
         )
-    config.setdefault(
-        "clip_sample", False
-    )  # DDIM would clip latents to [-1, 1] where the loaded scheduler has no such option
+    # where the loaded scheduler has no such option, DDIM would clip latents to [-1, 1]
+    config.setdefault("clip_sample", False)
     if "variance_type" in config:
-        config["variance_type"] = (
-            "fixed_small"  # DDIM has no use for a learned one, which pipelines then take away
-        )
+        config["variance_type"] = "fixed_small"  # pipelines drop a learned one before DDIM sees it
     return DDIMScheduler.from_config(config)
 
 
 @contextmanager
 def sampling(pipe: Any) -> Iterator[None]:
-    """The pipeline has this scheduler in place of its own while the context lasts."""
-    own = pipe.scheduler
+    """Give the pipeline the scheduler of `sampler` while the context lasts."""
+    scheduler = pipe.scheduler
     pipe.scheduler = sampler(pipe)
     try:
         yield
     finally:
-        pipe.scheduler = own
+        pipe.scheduler = scheduler

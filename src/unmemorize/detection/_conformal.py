@@ -1,0 +1,49 @@
+"""Split-conformal calibration: a threshold that bounds the rate of false positives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from unmemorize._errors import ThresholdError
+
+
+def conformal_quantile(scores: Sequence[float], max_fpr: float) -> float:
+    """Return the level that a new score exceeds with probability at most ``max_fpr``.
+
+    It is the k-th smallest of the n scores with k = ceil((n + 1) (1 - max_fpr)): split-conformal
+    calibration with its correction for a finite n (Vovk et al. 2005; Lei et al. 2018, theorem 2).
+    The new score must be exchangeable with those given. The bound holds over the draw of the
+    calibration prompts, too.
+
+    Args:
+        scores: the scores of prompts that are not memorized.
+        max_fpr: the bound, in (0, 1).
+
+    Raises:
+        ThresholdError: the rate is not in (0, 1), or there are too few scores for it.
+
+    >>> conformal_quantile([0.1, 0.4, 0.2, 0.3], 0.25)
+    0.4
+    """
+    return sorted(scores)[conformal_rank(len(scores), max_fpr) - 1]
+
+
+def conformal_rank(count: int, max_fpr: float) -> int:
+    """Return which of ``count`` sorted scores is the level, from 1; see `conformal_quantile`.
+
+    Raises:
+        ThresholdError: the rate is not in (0, 1), or there are too few scores for it.
+    """
+    if not 0 < max_fpr < 1:
+        raise ThresholdError(f"max_fpr={max_fpr}: a rate lies between 0 and 1, such as 0.01.")
+    rate = Fraction(str(max_fpr))  # the decimal as written: floats would round 0.1 of 10 up
+    rank = count + 1 - math.floor((count + 1) * rate)
+    if rank > count:
+        needed = math.ceil(1 / rate) - 1
+        raise ThresholdError(
+            f"{count} prompts are too few for a false positive rate of {max_fpr:g}: it takes at "
+            f"least {needed}."
+        )
+    return rank

@@ -1,0 +1,67 @@
+"""The detector of NeMo: how alike the noise differences of different seeds are.
+
+Paper: section 3.1. The first denoising step of a memorized prompt leads to the same image from any
+initial noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._detector import Score
+from unmemorize.detection._similarity import highest_similarity, pairs_of, pairwise_similarity
+from unmemorize.detection._trace import Trace
+
+
+@dataclass(frozen=True)
+class SeedSimilarity:
+    """Scores a prompt by the highest similarity between the noise differences of two seeds.
+
+    Args:
+        cascade: which seeds to look at first and when to stop; None looks at all of them.
+        tau: the threshold above which a cascade stops.
+    """
+
+    cascade: Cascade | None = None
+    tau: float = math.inf
+    name: str = "seed-similarity"
+
+    def score(self, trace: Trace) -> Sequence[Score]:
+        """See `Detector`."""
+        count = trace.settings.seeds
+        order = self.cascade.order if self.cascade else tuple(range(count))
+        stops = self.cascade.stops if self.cascade else ()
+        differences: list[list[Tensor]] = [[] for _ in range(len(trace))]
+        matrices: list[Tensor] = [torch.empty(0)] * len(trace)
+        undecided = list(range(len(trace)))
+        done = 0
+        for seeds, level in (*stops, (count, math.inf)):
+            pairs = [(prompt, seed) for prompt in undecided for seed in order[done:seeds]]
+            if not pairs:
+                break
+            for (prompt, _), image in zip(pairs, trace.noise_differences(pairs), strict=True):
+                differences[prompt].append(image)
+            for prompt in undecided:
+                matrices[prompt] = pairwise_similarity(torch.stack(differences[prompt]))
+            undecided = [
+                prompt
+                for prompt in undecided
+                if level <= float(highest_similarity(matrices[prompt]).max()) <= self.tau
+            ]
+            done = seeds
+        samples_per_seed = trace.settings.samples
+        return [
+            Score(
+                value=float(highest_similarity(matrix).max()),
+                samples=len(matrix) * samples_per_seed,
+                seeds=order[: len(matrix)],
+                pairs=tuple(pairs_of(matrix).tolist()),
+            )
+            for matrix in matrices
+        ]
