@@ -45,6 +45,7 @@ def localization(
         score=score,
         mean=score,
         tau=0.4,
+        memorized=neurons is not None,
         memorized_seeds=(0, 1) if neurons is not None else (),
         seeds=10,
         evaluations=10,

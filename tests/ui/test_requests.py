@@ -134,6 +134,7 @@ def test_the_gauge_shows_the_score_and_tau(score: float, width: str, css_class: 
         score=score,
         mean=score,
         tau=0.4,
+        memorized=score > 0.4,
         memorized_seeds=(1,) if score > 0.4 else (),
         seeds=2,
         evaluations=2,
