@@ -256,7 +256,7 @@ def test_other_prompts_have_a_column_of_their_own(run: Run, model: Model, tmp_pa
     table = summary_table(read_results(run))
     assert table.columns[-1] == "animals"
     rows = {row.label: row for row in table.rows}
-    assert rows["same as before, neurons off"].cells[-1].count == 2
+    assert rows["SSCD_Gen, neurons off"].cells[-1].count == 2
     assert rows["FID to real, neurons off"].cells[-1].count == 6
     assert rows["FID to real, neurons off"].by == "inception-colours (sha256 cccccccccccc)"
     assert not any(cell.figure for cell in rows["FID to real, before"].cells[:-1])

@@ -11,11 +11,11 @@ from unmemorize.metrics import METRICS, Instrument, Instruments, PromptImages, m
 
 NAMES = ("sscd-orig", "masked-copy", "sscd-gen", "d-sscd", "a-clip", "pixel-correlation")
 LABELS = {
-    "sscd-orig": "copy score",
+    "sscd-orig": "SSCD_Orig",
     "masked-copy": "masked copy score",
-    "sscd-gen": "same as before",
-    "d-sscd": "seeds alike",
-    "a-clip": "alignment",
+    "sscd-gen": "SSCD_Gen",
+    "d-sscd": "D_SSCD",
+    "a-clip": "A_CLIP",
     "pixel-correlation": "pixel correlation",
 }
 

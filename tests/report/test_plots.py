@@ -245,5 +245,7 @@ def test_a_threshold_with_its_distribution(bundled_threshold: Threshold) -> None
     }
     without = threshold_figure(replace(threshold, tau_seeds=None)).axes[0]
     assert len(without.lines) == 1
+    scores_only = threshold_figure(replace(threshold, means=())).axes[0]
+    assert [bars[0].get_label() for bars in scores_only.containers] == ["score of a prompt"]
     image = Image.open(io.BytesIO(plot_threshold(threshold)))
     assert (image.format, image.size) == ("PNG", (936, 416))

@@ -161,7 +161,7 @@ def plot_diversity(results: Results) -> Figure | None:
     if not axes.collections:
         return None
     axes.set_xlabel("SSCD_Orig (copy score)")
-    axes.set_ylabel("D_SSCD (similarity between the seeds)")
+    axes.set_ylabel("D_SSCD (between seeds)")
     _legend(axes)
     return figure
 

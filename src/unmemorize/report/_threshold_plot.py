@@ -31,12 +31,13 @@ def threshold_figure(threshold: Threshold) -> Figure:
     """Return the histograms of each prompt's mean pair and most similar pair, with both taus."""
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    highest = max(*threshold.highest, threshold.tau)
-    edges = np.linspace(min(threshold.means), highest, _BINS + 1).tolist()
-    for values, colour, label in (
-        (threshold.means, COOL, "mean over the pairs of a prompt"),
-        (threshold.highest, HOT, "most similar pair of a prompt"),
-    ):
+    scores = "most similar pair of a prompt" if threshold.means else "score of a prompt"
+    histograms = [(threshold.highest, HOT, scores)]
+    if threshold.means:  # of detectors that compare seeds
+        histograms.insert(0, (threshold.means, COOL, "mean over the pairs of a prompt"))
+    lowest = min(min(values) for values, _, _ in histograms)
+    edges = np.linspace(lowest, max(*threshold.highest, threshold.tau), _BINS + 1).tolist()
+    for values, colour, label in histograms:
         axes.hist(values, edges, color=colour, alpha=0.6, label=label)
     axes.axvline(
         threshold.tau,
