@@ -19,7 +19,7 @@ from torch import Tensor
 from unmemorize._errors import StatisticsError
 from unmemorize._files import read_bytes, safetensors_bytes
 
-_WAY_OUT = "Make it again with: unmemorize statistics"
+_WAY_OUT = "Make the statistics again with: unmemorize statistics"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as handle:
             metadata = dict(handle.metadata() or {})
         return load(data), metadata
-    except (SafetensorError, ValueError) as problem:
+    except (SafetensorError, KeyError, ValueError) as problem:  # KeyError: an unknown dtype
         raise StatisticsError(
             f"{path}: not a valid statistics file ({problem}). {_WAY_OUT}"
         ) from problem

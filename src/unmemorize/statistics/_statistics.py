@@ -132,7 +132,7 @@ class Statistics:
         if content.count < 2:
             raise StatisticsError(
                 f"{path}: statistics of {content.count} prompt, but a standard deviation needs 2. "
-                "Make them again with: unmemorize statistics"
+                "Make the statistics again with: unmemorize statistics"
             )
         return cls(
             mean=content.mean,
