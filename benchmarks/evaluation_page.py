@@ -257,9 +257,7 @@ def _remarks(rows: Mapping[str, Answers], quality: Sequence[QualityRow]) -> list
         ),
         claim(
             "Alignment stays (A_CLIP within .05)",
-            lambda kind: (
-                abs(value(after, kind, "A_CLIP") - value(before, kind, "A_CLIP")) <= 0.05
-            ),
+            lambda kind: abs(value(after, kind, "A_CLIP") - value(before, kind, "A_CLIP")) <= 0.05,
             change(before, after, "A_CLIP"),
         ),
         claim(
