@@ -1,102 +1,71 @@
-"""The published table on the bundled model, with its ablations and controls: python benchmarks/evaluation.py [WORK OUTPUT]
+"""Measure the published table on the bundled model, with its ablations and controls.
 
-Localizes, generates and evaluates in WORK (by default work/evaluation, where an interrupted run goes on) and writes OUTPUT (by default
-docs/evaluation.md). About an hour on two cores.
+    python benchmarks/evaluation.py [WORK OUTPUT]
+
+Localizes, generates and evaluates in WORK (default work/evaluation), where an interrupted run is
+resumed, and writes OUTPUT (default docs/evaluation.md). Takes about an hour on two cores.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import unmemorize as um
-from unmemorize.generation import ImageSet, NeuronSet, generate_all
-from unmemorize.localization import localization_config, localize_all
-from unmemorize.metrics import auroc, evaluate_all, quality_all, tpr_at_fpr
+from evaluation_page import KINDS, MEASURES, Answers, QualityRow, page
+from unmemorize.detection import Calibration
+from unmemorize.engines import Execution
+from unmemorize.generation import ImageSet, NeuronSet, generate_all, image_sets, read_images
+from unmemorize.localization import LocalizationRun, localize_all
+from unmemorize.metrics import evaluate_all, quality_all, read_quality
 from unmemorize.report import Cell, Table, read_results, summary_table
 from unmemorize.runs import open_run
 
 SCALES = (0.75, 0.5, 0.25, -0.25, -1.0)
 TOP = (5, 10, 25, 50, 100)
-UNMEMORIZED = 200
-KINDS = ("VM", "TM")
-PUBLISHED = {
-    "all active": {
-        "VM": ("0", ".83", "1.0", ".99", ".32"),
-        "TM": ("0", ".04", "1.0", ".17", ".31"),
-    },
-    "NeMo": {
-        "VM": ("4 ± 3", ".09", ".10", ".16", ".31"),
-        "TM": ("21 ± 18", ".05", ".05", ".12", ".31"),
-    },
-    "without refinement": {
-        "VM": ("26.5", ".07", ".11", "", ""),
-        "TM": ("674.5", ".04", ".09", "", ""),
-    },
-    "random neurons": {
-        "VM": ("4", ".80", ".999", ".99", ".32"),
-        "TM": ("21", ".05", ".997", ".16", ".31"),
-    },
-}
-MEASURES = (
-    "copy score",
-    "copy score of the worst seed",
-    "masked copy score",
-    "same as before",
-    "seeds alike",
-    "alignment",
-)
-HEADINGS = (
-    "SSCD_Orig",
-    "SSCD_Orig, worst seed",
-    "masked copy score",
-    "SSCD_Gen",
-    "D_SSCD",
-    "A_CLIP",
-)
-
-
-@dataclass(frozen=True)
-class QualityRow:
-    """Images of unmemorized captions with some neurons off: their distances, and what changed in them."""
-
-    name: str
-    neurons: int
-    distances: Mapping[str, Any]
-    same: Cell
-    aligned: Cell
+"""Numbers of most frequent neurons that are off in ordinary images."""
+CAPTIONS = 200
+"""Captions that are not memorized."""
+BATCH = 16
+CAPTIONS_AGAIN = "captions-again"
+"""The label of the captions' images under another seed, which the others are compared with."""
 
 
 class Evaluation:
-    """The bundled model with what every row of the table needs."""
+    """The bundled model with what every row of the table needs.
+
+    Args:
+        work: the folder for all runs.
+        limit: prompts of each kind, and captions; None for all.
+        images: images per prompt.
+    """
 
     def __init__(self, work: Path, limit: int | None, images: int) -> None:
+        defaults = um.testbed.defaults()
         self.work, self.limit = work, limit
-        self.pipe = um.load_pipeline("testbed", device="cpu")
-        self.model = um.Model(self.pipe)
+        self.model = um.Model.load("testbed", device="cpu")
         self.statistics = um.Statistics.load(um.testbed.statistics_path())
         self.threshold = um.Threshold.load(um.testbed.threshold_path())
         self.settings = um.LocalizationSettings(
-            noise=self.threshold.settings,
-            criterion=um.testbed.defaults()["criterion"],
-            refinement="greedy",
+            noise=self.threshold.settings, criterion=defaults["criterion"], refinement="greedy"
         )
-        own = um.testbed.defaults()
         self.generation = um.GenerationSettings(
-            images=images, steps=own["steps"], guidance=own["guidance"], batch=16
+            images=images, steps=defaults["steps"], guidance=defaults["guidance"], batch=BATCH
         )
-        self.descriptor, self.alignment = um.BundledDescriptor(), um.ClipAlignment()
-        full = [entry.prompt for entry in um.testbed.planted() if entry.mode != "rare"]
+        self.descriptor = um.BundledDescriptor()
+        self.alignment = um.ClipAlignment()
+        planted = [entry.prompt for entry in um.testbed.planted() if entry.mode != "rare"]
         self.memorized = [
-            prompt for kind in KINDS for prompt in [p for p in full if p.kind == kind][:limit]
+            prompt
+            for kind in KINDS
+            for prompt in [prompt for prompt in planted if prompt.kind == kind][:limit]
         ]
         self.captions = [
             um.Prompt(text, group="unmemorized")
-            for text in um.testbed.captions("test")[: limit or UNMEMORIZED]
+            for text in um.testbed.captions("test")[: limit or CAPTIONS]
         ]
 
     def localize(
@@ -106,51 +75,50 @@ class Evaluation:
         threshold: um.Threshold,
         settings: um.LocalizationSettings,
     ) -> um.Run:
-        """A run of its own for these settings."""
-        config = {
-            "command": "evaluation",
-            **localization_config(self.model, settings, self.statistics, threshold),
-        }
-        run = open_run(self.work / name, self.pipe, prompts, config)
+        """Localize prompts in a run of its own."""
+        run_settings = LocalizationRun.of(self.model, settings, self.statistics, threshold)
+        run = open_run(self.work / name, self.model, prompts, run_settings)
         localize_all(
             run,
-            self.pipe,
+            self.model,
             statistics=self.statistics,
             threshold=threshold,
             settings=settings,
-            progress=_said(f"{name}: localize"),
+            execution=printed(f"{name}: localize"),
         )
         return run
 
-    def images(self, run: um.Run, neurons: str, scale: float = 0.0, **others: Any) -> str:
-        """Generate a set of images; returns its name."""
-        asked = ImageSet(neurons=NeuronSet.parse(neurons), **{"prompts": (), "label": "", **others})
-        name = asked.name(scale)
-        settings = (
-            replace(self.generation, scale=scale, images=1)
-            if asked.prompts
-            else replace(self.generation, scale=scale)
-        )
-        if asked.label == "captions-again":
-            settings = replace(settings, seed=settings.seed + 1)
-        generate_all(
-            run, self.pipe, asked, settings, progress=_said(f"{run.folder.name}: generate {name}")
-        )
+    def generate(self, run: um.Run, neurons: str, scale: float = 0.0) -> str:
+        """Generate images of the run's memorized prompts. Returns the name of the set."""
+        images = ImageSet(neurons=NeuronSet.parse(neurons))
+        return self._generate(run, images, replace(self.generation, scale=scale))
+
+    def generate_captions(self, run: um.Run, neurons: str, label: str, seed: int) -> str:
+        """Generate one image of each caption. Returns the name of the set."""
+        images = ImageSet(neurons=NeuronSet.parse(neurons), prompts=self.captions, label=label)
+        return self._generate(run, images, replace(self.generation, images=1, seed=seed))
+
+    def _generate(self, run: um.Run, images: ImageSet, settings: um.GenerationSettings) -> str:
+        name = images.name(settings.scale)
+        execution = printed(f"{run.folder.name}: generate {name}")
+        generate_all(run, self.model, images, settings, execution)
         return name
 
     def measure(self, run: um.Run, *names: str) -> Table:
+        """Evaluate sets of images, and summarize the run."""
         for name in names:
             evaluate_all(
                 run,
                 name,
                 descriptor=self.descriptor,
                 alignment=self.alignment,
-                progress=_said(f"{run.folder.name}: {name}"),
+                progress=printed(f"{run.folder.name}: {name}").progress,
             )
         return summary_table(read_results(run))
 
 
 def main(work: Path, output: Path, limit: int | None = None, images: int = 4) -> None:
+    """Run everything and write the page."""
     evaluation = Evaluation(work, limit, images)
     base = evaluation.localize(
         "base",
@@ -159,310 +127,132 @@ def main(work: Path, output: Path, limit: int | None = None, images: int = 4) ->
         evaluation.settings,
     )
     sets = [
-        evaluation.images(base, name)
+        evaluation.generate(base, name)
         for name in ("original", "refined", "initial", "random-refined", "random-initial")
     ]
-    sets += [evaluation.images(base, "refined", scale) for scale in SCALES]
+    sets += [evaluation.generate(base, "refined", scale) for scale in SCALES]
     table = evaluation.measure(base, *sets)
     rows = {
-        "all active": _answers(table, "original", "before"),
-        "NeMo (scale 0)": _answers(table, "refined", "neurons off"),
-        "without refinement": _answers(table, "initial", "initial selection off"),
-        "random neurons": _answers(table, "refined", "random neurons off"),
-        "random neurons, as many as initially": _answers(
+        "all active": answers(table, "original", "before"),
+        "NeMo (scale 0)": answers(table, "refined", "neurons off"),
+        "without refinement": answers(table, "initial", "initial selection off"),
+        "random neurons": answers(table, "refined", "random neurons off"),
+        "random neurons, as many as initially": answers(
             table, "initial", "random neurons off, as many as initially"
         ),
     }
-    rows |= {
-        f"scale {scale:g}": _answers(table, "refined", f"refined-scale-{scale:g}")
-        for scale in SCALES
-    }
-    rows |= {
-        name: _ablation(evaluation, base, name, *what)
-        for name, what in _ablations(evaluation).items()
-    }
-    quality = _quality(evaluation, base)
-    output.write_text(_document(evaluation, base, table, rows, quality), encoding="utf-8")
+    for scale in SCALES:
+        rows[f"scale {scale:g}"] = answers(table, "refined", f"refined-scale-{scale:g}")
+    for name, (threshold, settings) in ablations(evaluation).items():
+        rows[name] = ablation(evaluation, base, name, threshold, settings)
+    quality = quality_of_captions(evaluation, base)
+    text = page(base, table, rows, quality, evaluation.generation.images, evaluation.settings)
+    output.write_text(text, encoding="utf-8")
     print(f"written: {output}")
 
 
-def _ablations(evaluation: Evaluation) -> dict[str, tuple[um.Threshold, um.LocalizationSettings]]:
+def ablations(evaluation: Evaluation) -> dict[str, tuple[um.Threshold, um.LocalizationSettings]]:
+    """Return the threshold and the settings of each ablation, by its name."""
+    threshold, settings = evaluation.threshold, evaluation.settings
+    noise = replace(threshold.settings, guidance=evaluation.generation.guidance)
     path = evaluation.work / "threshold-with-guidance.json"
-    noise = replace(evaluation.threshold.settings, guidance=evaluation.generation.guidance)
     if not path.exists():
         um.calibrate_threshold(
-            evaluation.pipe,
+            evaluation.model,
             um.testbed.captions("calibration")[: evaluation.limit],
             settings=noise,
-            reduction=um.testbed.defaults()["reduction"],
-            progress=_said("threshold with guidance"),
+            calibration=Calibration(reduction=um.testbed.defaults()["reduction"]),
+            execution=printed("threshold with guidance"),
         ).save(path)
-    guided, threshold, settings = um.Threshold.load(path), evaluation.threshold, evaluation.settings
     return {
         "no top-k": (threshold, replace(settings, use_top_k=False)),
         "no theta": (threshold, replace(settings, use_theta=False)),
         "tau - 1 sd": (threshold.shifted(-1), settings),
         "tau + 2 sd": (threshold.shifted(2), settings),
-        f"with guidance {noise.guidance:g}": (guided, replace(settings, noise=noise)),
+        f"with guidance {noise.guidance:g}": (
+            um.Threshold.load(path),
+            replace(settings, noise=noise),
+        ),
     }
 
 
-def _ablation(
+def ablation(
     evaluation: Evaluation,
     base: um.Run,
     name: str,
     threshold: um.Threshold,
     settings: um.LocalizationSettings,
-) -> dict[str, list[Cell]]:
+) -> Answers:
+    """Localize, generate and measure under other settings."""
     run = evaluation.localize(name.replace(" ", ""), evaluation.memorized, threshold, settings)
     originals = run.folder / "images" / "original"
-    if (
-        not originals.exists()
-    ):  # the same images as those of the base run, which has the same prompts in the same places
+    if not originals.exists():
+        # the base run begins with the same prompts, so its original images are the same
         shutil.copytree(base.folder / "images" / "original", originals)
-    table = evaluation.measure(
-        run, evaluation.images(run, "original"), evaluation.images(run, "refined")
-    )
-    return _answers(table, "refined", "neurons off")
+    sets = [evaluation.generate(run, name) for name in ("original", "refined")]
+    return answers(evaluation.measure(run, *sets), "refined", "neurons off")
 
 
-def _quality(evaluation: Evaluation, run: um.Run) -> list[QualityRow]:
-    """Captions without memory, one image each, with the most frequent neurons of all prompts off, against other seeds of nothing off."""
-    others: dict[str, Any] = {"prompts": evaluation.captions, "label": "captions"}
-    again = evaluation.images(run, "original", prompts=evaluation.captions, label="captions-again")
-    choices = ("original", *(f"top-{k}" for k in TOP), f"random-top-{TOP[-1]}")
-    names = [evaluation.images(run, name, **others) for name in choices]
-    quality_all(run, names, run.folder / "images" / again, evaluation.alignment)
-    table = evaluation.measure(run, *names)
-    found = {record["set"]: record for record in run.records("quality").values()}
+def quality_of_captions(evaluation: Evaluation, run: um.Run) -> list[QualityRow]:
+    """Compare ordinary images with neurons off to ordinary images of another seed."""
+    seed = evaluation.generation.seed
+    again = evaluation.generate_captions(run, "original", CAPTIONS_AGAIN, seed + 1)
+    choices = ("original", *(f"top-{count}" for count in TOP), f"random-top-{TOP[-1]}")
+    names = {
+        choice: evaluation.generate_captions(run, choice, "captions", seed) for choice in choices
+    }
+    real = run.folder / "images" / again
+    quality_all(run, list(names.values()), real, evaluation.alignment)
+    table = evaluation.measure(run, *names.values())
+    distances = {record.set: record for record in read_quality(run).values()}
+    sets = image_sets(run)
     rows = []
-    for name in names:
-        short = name.removesuffix("-on-captions")
-        off = um.Neurons(um.Run.load(run.folder / "images" / name).records("images")[0]["neurons"])
-        label = "before" if short == "original" else short
-        same, aligned = (
-            _cell(table, f"{measure}, {label}", "captions")
-            for measure in ("same as before", "alignment")
+    for choice, name in names.items():
+        label = "before" if choice == "original" else choice
+        rows.append(
+            QualityRow(
+                name=choice,
+                neurons=len(read_images(sets[name])[0].neurons),
+                distances=distances[name],
+                same=cell(table, f"SSCD_Gen, {label}", "captions"),
+                aligned=cell(table, f"A_CLIP, {label}", "captions"),
+            )
         )
-        rows.append(QualityRow(short, len(off), found[name], same, aligned))
     return rows
 
 
-def _answers(table: Table, neurons: str, label: str) -> dict[str, list[Cell]]:
+def answers(table: Table, neurons: str, label: str) -> Answers:
+    """Return the cells of a row, by kind of prompt.
+
+    Args:
+        table: the summary of a run.
+        neurons: whose neurons are counted: "refined", "initial" or "original" (none).
+        label: what summaries call the set of images.
+    """
     counted = {"refined": "neurons, refined", "initial": "neurons, initial selection"}.get(neurons)
     return {
         kind: [
-            _cell(table, "detected as memorized", kind),
-            _cell(table, counted, kind) if counted else Cell(value=0),
-            *(_cell(table, f"{measure}, {label}", kind) for measure in MEASURES),
+            cell(table, "detected as memorized", kind),
+            cell(table, counted, kind) if counted else Cell(value=0),
+            *(cell(table, f"{measure}, {label}", kind) for measure in MEASURES),
         ]
         for kind in KINDS
     }
 
 
-def _cell(table: Table, label: str, column: str) -> Cell:
+def cell(table: Table, label: str, column: str) -> Cell:
+    """Return one cell of a summary; an empty one if there is no such row."""
     row = next((row for row in table.rows if row.label == label), None)
     return row.cells[table.columns.index(column)] if row else Cell()
 
 
-def _figure(cell: Cell) -> str:
-    if cell.value is None:
-        return "–"
-    if cell.hits is not None:
-        return f"{cell.hits} of {cell.count}"
-    spread = f" ± {cell.spread:.2f}" if cell.spread is not None else ""
-    interval = f" [{cell.low:.2f}, {cell.high:.2f}]" if cell.low is not None else ""
-    return f"{cell.value:.2f}{spread}{interval}" if spread or interval else f"{cell.value:g}"
+def printed(what: str) -> Execution:
+    """Work in this process and print the progress."""
 
-
-def _document(
-    evaluation: Evaluation,
-    base: um.Run,
-    table: Table,
-    rows: Mapping[str, Mapping[str, list[Cell]]],
-    quality: Sequence[QualityRow],
-) -> str:
-    results = read_results(base)
-    scores = {
-        group: [record.detection.score for record in results.localized(group) if record.detection]
-        for group in results.groups
-    }
-    lines = [
-        "# Evaluation on the bundled model",
-        "",
-        "Written by `make evaluation` (`benchmarks/evaluation.py`; an interrupted run goes on). Medians over the prompts detected as",
-        f"memorized ± MAD [95 % bootstrap interval], each the median over {evaluation.generation.images} seeds; criterion",
-        f"`{evaluation.settings.criterion}`, refinement `{evaluation.settings.refinement}` as in the paper.",
-        f"Copies by {results.metrics[0].descriptor}, alignment by {results.metrics[0].clip}.",
-        "SSCD_Orig: similarity to the training image. SSCD_Gen: to the image of the same seed with nothing off. D_SSCD: between seeds.",
-        "Published numbers (SD v1.4, real SSCD and CLIP) measure another model by other networks: compare the pattern, not the values.",
-        "",
-        "What these numbers say beside the paper's, the remarks being computed from the tables:",
-        "",
-        *(f"- {remark}" for remark in _remarks(rows, quality)),
-        "",
-    ]
-    for kind in KINDS:
-        shown = [
-            place
-            for place, name in enumerate(HEADINGS)
-            if kind == "TM" or name != "masked copy score"
-        ]
-        lines += [
-            f"## {kind}",
-            "",
-            "| | detected | neurons | " + " | ".join(HEADINGS[place] for place in shown) + " |",
-            "|" + "---|" * (len(shown) + 3),
-        ]
-        for name, answers in rows.items():
-            detected, neurons, *measured = answers[kind]
-            cells = [
-                _figure(detected),
-                _figure(neurons),
-                *(_figure(measured[place]) for place in shown),
-            ]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        for name, published in PUBLISHED.items():
-            neurons_off, orig, gen, diverse, aligned = published[kind]
-            by_heading = {"SSCD_Orig": orig, "SSCD_Gen": gen, "D_SSCD": diverse, "A_CLIP": aligned}
-            cells = ["", neurons_off, *(by_heading.get(HEADINGS[place], "") for place in shown)]
-            lines.append(f"| *published: {name}* | " + " | ".join(cells) + " |")
-        lines.append("")
-    false = _cell(table, "detected as memorized", "unmemorized")
-    lines += [
-        "## Detection",
-        "",
-        f"False positives at tau: {_figure(false)} unmemorized captions ({false.interval}); published: 58 of 500.",
-        "",
-        "| | AUROC | TPR at 1 % FPR | prompts |",
-        "|---|---|---|---|",
-    ]
-    for kind in KINDS:
-        counts = f"{len(scores[kind])} against {len(scores['unmemorized'])}"
-        lines.append(
-            f"| {kind} | {auroc(scores[kind], scores['unmemorized'])} | {tpr_at_fpr(scores[kind], scores['unmemorized'])} | {counts} |"
-        )
-    lines += [
-        "| *published* | .98 | .876 (VM alone .982) | |",
-        "",
-        "## Quality of unmemorized images",
-        "",
-        f"{len(evaluation.captions)} captions that are not memorized, one image each, with the refined neurons of most prompts off,",
-        "against the images of the unchanged model for the same captions under another seed; the first row is the unchanged model itself.",
-        "Random controls are fewer where a layer has not enough other neurons. Features of the bundled CLIP, as no Inception network can",
-        "be had offline; KID ± its deviation over subsets of half of the images.",
-        "",
-        "| off | neurons | CLIP-FID | 1000 KID | SSCD_Gen | A_CLIP |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in quality:
-        kid = f"{1000 * row.distances['kid']:.2f} ± {1000 * row.distances['kid_std']:.2f}"
-        changes = f"{_figure(row.same)} | {_figure(row.aligned)}"
-        lines.append(
-            f"| {row.name} | {row.neurons} | {row.distances['fid']:.3f} | {kid} | {changes} |"
-        )
-    manifest = base.manifest["versions"]
-    lines += [
-        "",
-        "Made with "
-        + ", ".join(
-            f"{name} {manifest[name]}"
-            for name in ("unmemorize", "torch", "diffusers", "torchmetrics")
-        )
-        + ".",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _remarks(
-    rows: Mapping[str, Mapping[str, list[Cell]]], quality: Sequence[QualityRow]
-) -> list[str]:
-    """Each claim of the paper's table, tested on ours."""
-
-    def value(name: str, kind: str, measure: str) -> float:
-        cell = rows[name][kind][2 + MEASURES.index(measure)]
-        return float("nan") if cell.value is None else cell.value
-
-    def claim(text: str, holds: Callable[[str], bool], shown: Callable[[str], str]) -> str:
-        verdicts = {kind: holds(kind) for kind in KINDS}
-        found = "; ".join(
-            f"{kind} {shown(kind)}{'' if verdicts[kind] else ' (**not as in the paper**)'}"
-            for kind in KINDS
-        )
-        return f"{text}: {found}."
-
-    def change(first: str, second: str, measure: str) -> Callable[[str], str]:
-        return lambda kind: (
-            f"{value(first, kind, measure):.2f} → {value(second, kind, measure):.2f}"
-        )
-
-    before, after = "all active", "NeMo (scale 0)"
-    neurons = {kind: rows[after][kind][1].value or 0.0 for kind in KINDS}
-    refined_share = {
-        kind: neurons[kind] / (rows["without refinement"][kind][1].value or 1) for kind in KINDS
-    }
-    remarks = [
-        claim(
-            "The copy goes (SSCD_Orig)",
-            lambda kind: value(after, kind, "copy score") < 0.5 * value(before, kind, "copy score"),
-            change(before, after, "copy score"),
-        ),
-        claim(
-            "It goes for every seed (SSCD_Orig of the worst seed below half of what it was)",
-            lambda kind: (
-                value(after, kind, "copy score of the worst seed")
-                < 0.5 * value(before, kind, "copy score of the worst seed")
-            ),
-            change(before, after, "copy score of the worst seed"),
-        ),
-        claim(
-            "Seeds become diverse (D_SSCD)",
-            lambda kind: value(after, kind, "seeds alike") < value(before, kind, "seeds alike"),
-            change(before, after, "seeds alike"),
-        ),
-        claim(
-            "Alignment stays (A_CLIP within .05)",
-            lambda kind: (
-                abs(value(after, kind, "alignment") - value(before, kind, "alignment")) <= 0.05
-            ),
-            change(before, after, "alignment"),
-        ),
-        claim(
-            "Random neurons change nothing (SSCD_Gen above .95)",
-            lambda kind: value("random neurons", kind, "same as before") > 0.95,
-            lambda kind: f"{value('random neurons', kind, 'same as before'):.3f}",
-        ),
-        claim(
-            "Refinement leaves a fraction of the initial neurons",
-            lambda kind: refined_share[kind] < 0.5,
-            lambda kind: f"{refined_share[kind]:.2f}",
-        ),
-        claim(
-            "TM prompts need more neurons than VM prompts",
-            lambda _kind: neurons["TM"] > neurons["VM"],
-            lambda kind: f"{neurons[kind]:g}",
-        ),
-        claim(
-            "Weakening falls short of switching off (SSCD_Orig at scale .5 above that at 0)",
-            lambda kind: value("scale 0.5", kind, "copy score") > value(after, kind, "copy score"),
-            change("scale 0.5", after, "copy score"),
-        ),
-    ]
-    kid = {row.name: 1000 * row.distances["kid"] for row in quality}
-    few, most, control = f"top-{TOP[1]}", f"top-{TOP[-1]}", f"random-top-{TOP[-1]}"
-    verdict = "" if kid[most] <= 1.1 * kid["original"] else " (**not as in the paper**)"
-    remarks.append(
-        f"Quality stays (1000 KID within 10 %): {kid['original']:.0f} with nothing off, {kid[few]:.0f} with the {TOP[1]} most frequent "
-        f"neurons off, {kid[most]:.0f} with {TOP[-1]}{verdict}, {kid[control]:.0f} with random ones of the same layers."
-    )
-    return remarks
-
-
-def _said(what: str) -> Callable[[int, int | None], None]:
     def progress(done: int, total: int | None) -> None:
         print(f"\r{what} {done}/{total}", end="\n" if done == total else "", flush=True)
 
-    return progress
+    return Execution(progress=progress)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Pipelines with denoisers of full size and random weights, from their published configs: for costs, which do not depend on weights."""
+"""Pipelines with denoisers of full size and random weights, from their published configs.
+
+They serve to measure costs, which do not depend on weights.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,13 @@ _SD_1: dict[str, Any] = {
 
 
 def meta_unet_of_stable_diffusion_1() -> UNet2DConditionModel:
-    """Without weights, to count what it computes."""
+    """Make the U-Net of Stable Diffusion 1 without weights, to count what it computes."""
     with torch.device("meta"):
         return UNet2DConditionModel(layers_per_block=2, **_SD_1)
 
 
 def stable_diffusion_1() -> StableDiffusionPipeline:
-    """The U-Net of Stable Diffusion 1.4 (3.4 GB in float32), behind a text encoder of two layers."""
+    """Make the U-Net of Stable Diffusion 1.4 (3.4 GB in float32) with a two-layer text encoder."""
     unet = _filled(**_SD_1)
     pipe = StableDiffusionPipeline(
         vae=_vae(),
@@ -50,7 +53,10 @@ def stable_diffusion_1() -> StableDiffusionPipeline:
 
 
 def stable_diffusion_xl() -> StableDiffusionXLPipeline:
-    """The U-Net of Stable Diffusion XL (10 GB in float32) at 64 x 64 latents, behind text encoders of two layers."""
+    """Make the U-Net of Stable Diffusion XL (10 GB in float32) with two-layer text encoders.
+
+    Its latents are 64 x 64.
+    """
     unet = _filled(
         sample_size=64,
         block_out_channels=(320, 640, 1280),
@@ -85,9 +91,10 @@ def _filled(**config: Any) -> UNet2DConditionModel:
         unet = UNet2DConditionModel(layers_per_block=2, **config)
     unet = unet.to_empty(device="cpu").requires_grad_(False)
     for name, parameter in unet.named_parameters():
-        torch.nn.init.ones_(parameter) if parameter.ndim == 1 and name.endswith(
-            "weight"
-        ) else torch.nn.init.normal_(parameter, std=0.02)
+        if parameter.ndim == 1 and name.endswith("weight"):
+            torch.nn.init.ones_(parameter)
+        else:
+            torch.nn.init.normal_(parameter, std=0.02)
     return unet.eval()
 
 

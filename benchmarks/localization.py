@@ -1,10 +1,13 @@
-"""Localization by the package against the published procedure, on the bundled model and on a full-size U-Net: what each stage costs.
+"""What each stage of localization costs, compared with the published procedure.
 
-python benchmarks/localization.py [--prompts N] [--criterion seeds|unblocked] [--full-size] [--json FILE]
+python benchmarks/localization.py [--prompts N] [--criterion seeds|unblocked] [--full-size]
+    [--json FILE]
 
-Prints medians over memorized prompts, of denoiser samples (one initial noise through one denoiser forward; "weighted" by the share of the
-forward's multiply-adds that ran) and of seconds, and as its last line the ratios published / ours: for bisect over the prompts on which
-theta does not reach its floor, for detection over unmemorized prompts. benchmarks/performance.py makes a page of the JSON file.
+Runs on the bundled model and, if asked to, on a full-size U-Net. Prints medians over memorized
+prompts of seconds and of denoiser samples. A sample is one initial noise through one forward of the
+denoiser; "weighted" counts the share of the forward's multiply-adds that ran. The last line has the
+ratios published / ours: of bisect over the prompts on which theta is not exhausted, of detection
+over unmemorized prompts. benchmarks/performance.py makes a page of the JSON file.
 """
 
 from __future__ import annotations
@@ -24,13 +27,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from diffusers import StableDiffusionPipeline
 
 import unmemorize as um
 from full_size import stable_diffusion_1
 from published import PublishedLocalization
 from unmemorize.detection import detect_prompts, make_probe
-from unmemorize.localization import Criterion, Evaluator, Limit, RefinementMethod, plan_for
+from unmemorize.localization import Criterion, Evaluator, Limit, RefinementMethod
 from unmemorize.pipelines import select_value_layers
 from unmemorize.statistics import activations
 
@@ -38,19 +40,19 @@ METHODS: tuple[RefinementMethod, ...] = ("greedy", "bisect")
 
 
 def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Path | None) -> None:
-    pipe = um.load_pipeline("testbed", device="cpu")
+    model = um.Model.load("testbed", device="cpu")
     settings = um.LocalizationSettings(
         noise=um.Threshold.load(um.testbed.threshold_path()).settings,
         criterion=criterion or um.testbed.defaults()["criterion"],
     )
-    rows = bundled(pipe, prompts, settings)
-    detected = detection(pipe)
+    rows = bundled(model, prompts, settings)
+    detected = detection(model)
     show(rows)
     report: dict[str, Any] = {
         "criterion": settings.criterion,
         "bundled": rows,
         "detection": detected,
-        "ideas": ideas(pipe, rows, settings),
+        "ideas": ideas(model, rows, settings),
     }
     report["precision"] = precision()
     report["peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
@@ -61,17 +63,16 @@ def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Pat
         show(report["full size"])
         write(report, output)
     minimal = sum(row["bisect"]["minimal"] and row["bisect"]["below"] for row in rows)
+    same_theta = sum(row["bisect"]["theta"] == row["greedy"]["theta"] for row in rows)
     print(
-        f"bisect: {minimal} of {len(rows)} sets below the threshold with no neuron that can go; ",
-        end="",
-    )
-    print(
-        f"{sum(row['bisect']['theta'] == row['greedy']['theta'] for row in rows)} end the selection at the same step as one by one"
+        f"bisect: {minimal} of {len(rows)} sets below the threshold with no neuron that can go; "
+        f"{same_theta} end the selection at the same step as one by one"
     )
     equal = stats.mean(row["greedy"]["equal"] for row in rows)
-    ratios = f"greedy={ratio(rows, 'greedy'):.1f} bisect={ratio(without_floor(rows), 'bisect'):.1f}"
     print(
-        f"ratios {ratios} detect={detected['published'] / detected['ours']:.1f} greedy_equal={equal:.3f}"
+        f"ratios greedy={ratio(rows, 'greedy'):.1f} "
+        f"bisect={ratio(without_exhausted_theta(rows), 'bisect'):.1f} "
+        f"detect={detected['published'] / detected['ours']:.1f} greedy_equal={equal:.3f}"
     )
 
 
@@ -80,39 +81,33 @@ def write(report: dict[str, Any], output: Path | None) -> None:
         output.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
-def without_floor(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_exhausted_theta(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if not row["theta_exhausted"]] or rows
 
 
-def bundled(
-    pipe: StableDiffusionPipeline, count: int, settings: um.LocalizationSettings
-) -> list[dict[str, Any]]:
-    statistics, threshold = (
-        um.Statistics.load(um.testbed.statistics_path()),
-        um.Threshold.load(um.testbed.threshold_path()),
-    )
+def bundled(model: um.Model, count: int, settings: um.LocalizationSettings) -> list[dict[str, Any]]:
+    statistics = um.Statistics.load(um.testbed.statistics_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path())
     entries = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
-    um.localize(
-        pipe, entries[0].prompt, statistics=statistics, threshold=threshold, settings=settings
-    )  # warm
+    warm_up = entries[0].prompt
+    um.localize(model, warm_up, statistics=statistics, threshold=threshold, settings=settings)
     rows: list[dict[str, Any]] = []
     for entry in entries:
         if len(rows) < count:
-            row = compare(pipe, entry.prompt, statistics, threshold, settings)
+            row = compare(model, entry.prompt, statistics, threshold, settings)
             if row is not None:
                 rows.append({**row, "kind": entry.prompt.kind, "mode": entry.mode})
     return rows
 
 
 def compare(
-    pipe: StableDiffusionPipeline,
+    model: um.Model,
     prompt: um.Prompt,
     statistics: um.Statistics,
     threshold: um.Threshold,
     settings: um.LocalizationSettings,
 ) -> dict[str, Any] | None:
-    """One prompt by all three; None when it is not memorized."""
-    model = um.Model(pipe)
+    """Localize a prompt by the published procedure and both of ours; None if not memorized."""
     searched = list(select_value_layers(model.value_layers, settings.layers))
     published = PublishedLocalization(model, statistics, threshold, settings, searched)
     with peak() as most:
@@ -139,7 +134,7 @@ def compare(
         passes: list[int] = []
         with peak() as most:
             found = um.localize(
-                pipe,
+                model,
                 prompt,
                 statistics=statistics,
                 threshold=threshold,
@@ -171,37 +166,39 @@ def compare(
 
 @contextmanager
 def peak() -> Iterator[list[float]]:
-    """MiB that the process took at most meanwhile, beyond what it had before; known when the context ends, and on Linux only."""
-    status, found = Path("/proc/self/status"), [math.nan]
+    """Measure the most MiB that the process takes in the context, beyond what it had before.
+
+    The list holds the result when the context has ended; it is NaN where there is no /proc.
+    """
+    status, most = Path("/proc/self/status"), [math.nan]
 
     def kib(name: str) -> float:
-        return float(
-            next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[
-                1
-            ]
-        )
+        lines = status.read_text().splitlines()
+        line = next(line for line in lines if line.startswith(name))
+        return float(line.split()[1])
 
     if not status.exists():
-        yield found
+        yield most
         return
     Path("/proc/self/clear_refs").write_text("5")  # the highest use so far is the present one
     before = kib("VmRSS")
-    yield found
-    found[0] = (kib("VmHWM") - before) / 1024
+    yield most
+    most[0] = (kib("VmHWM") - before) / 1024
 
 
 def jaccard(one: um.Neurons, other: um.Neurons) -> float:
-    """What two sets share, as a part of both together; 1 for two empty ones."""
+    """Divide what two sets share by their union; 1 for two empty sets."""
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
-def detection(pipe: StableDiffusionPipeline) -> dict[str, Any]:
-    """Samples per prompt of the published pass and of ours, and how often a cascade changes the verdict."""
-    model, threshold = um.Model(pipe), um.Threshold.load(um.testbed.threshold_path())
-    memorized, others = (
-        [entry.prompt for entry in um.testbed.planted()],
-        [um.Prompt(text) for text in um.testbed.captions("test")],
-    )
+def detection(model: um.Model) -> dict[str, Any]:
+    """Count samples per prompt of the published pass and of ours.
+
+    Counts also how often a cascade changes the verdict.
+    """
+    threshold = um.Threshold.load(um.testbed.threshold_path())
+    memorized = [entry.prompt for entry in um.testbed.planted()]
+    others = [um.Prompt(text) for text in um.testbed.captions("test")]
     prompts = [*memorized, *others]
     whole, early = (
         detect_prompts(model, prompts, threshold, threshold.settings, cascade=cascade)
@@ -216,12 +213,10 @@ def detection(pipe: StableDiffusionPipeline) -> dict[str, Any]:
     median = stats.median(found.evaluations for found in early[len(memorized) :])
     faster = sum(found.seconds for found in whole) / sum(found.seconds for found in early)
     print(
-        f"detection of {len(others)} unmemorized prompts: {samples:.1f} samples with all seeds, ",
-        end="",
-    )
-    print(f"{earlier:.1f} as a cascade (median {median:g}); ", end="")
-    print(
-        f"of these and {len(memorized)} planted ones {differing} verdicts differ ({differing / len(prompts):.2%}), {faster:.1f} x faster"
+        f"detection of {len(others)} unmemorized prompts: {samples:.1f} samples with all seeds, "
+        f"{earlier:.1f} as a cascade (median {median:g}); "
+        f"of these and {len(memorized)} planted ones {differing} verdicts differ "
+        f"({differing / len(prompts):.2%}), {faster:.1f} x faster"
     )
     taken = dict(sorted(Counter(found.seeds for found in early[len(memorized) :]).items()))
     after_two = detect_prompts(
@@ -243,24 +238,25 @@ def detection(pipe: StableDiffusionPipeline) -> dict[str, Any]:
 
 
 def two_seeds(threshold: um.Threshold) -> um.Threshold:
-    """The threshold with a cascade that always stops after its first two seeds."""
+    """Make the threshold's cascade stop after its first two seeds, always."""
     assert threshold.cascade is not None
     return replace(threshold, cascade=replace(threshold.cascade, stops=((2, 1.1),)))
 
 
 def ideas(
-    pipe: StableDiffusionPipeline, rows: list[dict[str, Any]], settings: um.LocalizationSettings
+    model: um.Model, rows: list[dict[str, Any]], settings: um.LocalizationSettings
 ) -> dict[str, Any]:
-    """What the single ideas rest on: the share of a forward that runs by layer, the tests of one prompt, its scores by two rankings."""
-    statistics, threshold = (
-        um.Statistics.load(um.testbed.statistics_path()),
-        um.Threshold.load(um.testbed.threshold_path()),
-    )
-    prompt = max(without_floor(rows), key=lambda row: row["candidates"])["prompt"]
-    model = um.Model(pipe)
+    """Measure what the single ideas rest on.
+
+    They are the share of a forward that runs behind each layer, the tests of one prompt, and its
+    scores by two rankings.
+    """
+    statistics = um.Statistics.load(um.testbed.statistics_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path())
+    prompt = max(without_exhausted_theta(rows), key=lambda row: row["candidates"])["prompt"]
     with traced() as (tests, evaluators):
         found = um.localize(
-            pipe, prompt, statistics=statistics, threshold=threshold, settings=settings
+            model, prompt, statistics=statistics, threshold=threshold, settings=settings
         )
     evaluator = evaluators[-1]
     probe = make_probe(model, model.encode([prompt]), settings.noise)
@@ -281,11 +277,8 @@ def ideas(
         ]
         for name, ranking in {"z-score": by_z, "backward pass": effects}.items()
     }
-    one = probe.keep([0])
     searched = list(model.value_layers)
-    plan = plan_for(
-        model.denoiser, searched, lambda: model.predict(one.latents, one.timestep, one.text)
-    )
+    plan = model.replay_plan(searched, threshold.settings.seeds)
     return {
         "prompt": prompt,
         "threshold": found.threshold,
@@ -298,19 +291,23 @@ def ideas(
 
 @contextmanager
 def traced() -> Iterator[tuple[list[dict[str, Any]], list[Evaluator]]]:
-    """Every test that an evaluator makes meanwhile: how many neurons were off, the weighted samples it took, and whether it passed."""
+    """Record every test that evaluators make in the context.
+
+    A test has the number of neurons that were off, the weighted samples it took, and whether it
+    passed.
+    """
     tests: list[dict[str, Any]] = []
     evaluators: list[Evaluator] = []
     original = Evaluator.below
 
     def below(self: Evaluator, neurons: um.Neurons, limit: Limit) -> float | None:
-        before = self._work.weighted
+        before = self._passes.meter.weighted
         found = original(self, neurons, limit)
         evaluators.append(self)
         tests.append(
             {
                 "off": len(neurons),
-                "samples": self._work.weighted - before,
+                "samples": self._passes.meter.weighted - before,
                 "passed": found is not None,
             }
         )
@@ -321,21 +318,23 @@ def traced() -> Iterator[tuple[list[dict[str, Any]], list[Evaluator]]]:
 
 
 def precision() -> dict[str, Any]:
-    """Milliseconds per denoiser sample by batch, type and memory layout, and how many verdicts bfloat16 changes."""
+    """Measure the time of a sample by batch, type and memory layout, in milliseconds.
+
+    Counts also how many verdicts bfloat16 changes.
+    """
     prompts = [um.Prompt(text) for text in um.testbed.captions("test")]
     threshold = um.Threshold.load(um.testbed.threshold_path())
     times: dict[str, dict[int, float]] = {}
     verdicts: dict[str, list[bool]] = {}
     batches = (1, 2, 4, 8, 16, 32)
     for dtype in ("float32", "bfloat16"):
-        pipe = um.load_pipeline("testbed", device="cpu", dtype=dtype)
-        model = um.Model(pipe)
-        own = um.Threshold.given(pipe, threshold.tau, threshold.settings)
+        model = um.Model.load("testbed", device="cpu", dtype=dtype)
+        own = um.Threshold.given(model, threshold.tau, threshold.settings)
         verdicts[dtype] = [
             found.memorized for found in detect_prompts(model, prompts, own, own.settings)
         ]
         times[dtype] = {batch: milliseconds(model, batch) for batch in batches}
-        pipe.unet.to(memory_format=torch.channels_last)
+        model.pipe.unet.to(memory_format=torch.channels_last)
         times[f"{dtype}, channels last"] = {batch: milliseconds(model, batch) for batch in batches}
     differing = sum(
         one != other for one, other in zip(verdicts["float32"], verdicts["bfloat16"], strict=True)
@@ -352,11 +351,8 @@ def precision() -> dict[str, Any]:
 
 
 def milliseconds(model: um.Model, batch: int) -> float:
-    latents, text, timestep = (
-        model.draw_latents(batch, 1),
-        model.encode(["a photo"] * batch),
-        model.timesteps(50)[1],
-    )
+    latents, timestep = model.draw_latents(batch, 1), model.timesteps(50)[1]
+    text = model.encode(["a photo"] * batch)
     taken = []
     for _ in range(7):
         began = time.perf_counter()
@@ -366,28 +362,35 @@ def milliseconds(model: um.Model, batch: int) -> float:
 
 
 def full_size_rows() -> list[dict[str, Any]]:
-    """Stable Diffusion 1.4's U-Net with random weights: costs only, so two seeds, two layers, and a threshold that all seeds pass."""
-    pipe = stable_diffusion_1()
+    """Measure the U-Net of Stable Diffusion 1.4 with random weights.
+
+    It is for costs alone, hence two seeds, two layers, and a threshold that all seeds pass.
+    """
+    model = um.Model(stable_diffusion_1())
     texts = [f"{word} {number}" for word in ("a", "b", "c") for number in range(6)]
-    statistics = um.compute_statistics(pipe, texts)
+    statistics = um.compute_statistics(model, texts)
     noise = um.NoiseSettings(seeds=2)
     settings = um.LocalizationSettings(
-        noise=noise, layers="down_blocks.2.*", theta=1e6, theta_floor=1e6 - 0.2, top_k=1
-    )  # one step
-    threshold = um.Threshold.given(pipe, 1e-6, noise)
-    row = compare(pipe, um.Prompt("zebra quartz"), statistics, threshold, settings)
+        noise=noise,
+        layers="down_blocks.2.*",
+        theta=1e6,
+        theta_floor=1e6 - 0.2,  # one step of the selection
+        top_k=1,
+    )
+    threshold = um.Threshold.given(model, 1e-6, noise)
+    row = compare(model, um.Prompt("zebra quartz"), statistics, threshold, settings)
     return [{**row, "kind": "random", "mode": "SD 1.4 U-Net"}] if row else []
 
 
 def ratio(rows: list[dict[str, Any]], method: str) -> float:
-    """The median over prompts of published samples over ours, weighted."""
+    """Take the median over prompts of published samples / ours, weighted."""
     return float(
         stats.median(row["published"]["weighted"] / row[method]["weighted"] for row in rows)
     )
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str, bool], list[dict[str, Any]]]:
-    """Rows by kind, by how the prompt was planted, and by whether theta reached its floor."""
+    """Group rows by kind, by how the prompt was planted, and by whether theta was exhausted."""
     groups: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["mode"], row["theta_exhausted"]), []).append(row)
@@ -396,11 +399,10 @@ def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str, bool], list[dict
 
 def show(rows: list[dict[str, Any]]) -> None:
     names = ("samples", "weighted", "seconds", "neurons", "score", "peak MiB")
-    for (kind, mode, floor), some in grouped(rows).items():
-        title = f"{kind} {mode}{', at the floor' if floor else ''}"
-        print(
-            f"{title}: {len(some)} prompts, {stats.median(row['candidates'] for row in some):g} candidates"
-        )
+    for (kind, mode, exhausted), some in grouped(rows).items():
+        title = f"{kind} {mode}{', theta exhausted' if exhausted else ''}"
+        candidates = stats.median(row["candidates"] for row in some)
+        print(f"{title}: {len(some)} prompts, {candidates:g} candidates")
         print(
             " " * 12
             + "".join(f"{name:>10}" for name in (*names, "equal", "jaccard", "ratio", "time"))
@@ -417,9 +419,8 @@ def show(rows: list[dict[str, Any]]) -> None:
                     ),
                 ]
             print(f"  {method:10}" + "".join(f"{value:10.3g}" for value in shown))
-        print(
-            f"  recorded outputs: {max(row['bisect']['recorded MiB'] for row in some):.0f} MiB at most"
-        )
+        recorded = max(row["bisect"]["recorded MiB"] for row in some)
+        print(f"  recorded outputs: {recorded:.0f} MiB at most")
         for stage in ("detection", "selection", "refinement"):
             spent = [
                 stats.median(row[method][f"{stage} samples"] for row in some)

@@ -1,7 +1,10 @@
-"""What drivers cost and gain, measured in one run on this machine: python benchmarks/throughput.py [--json work/throughput.json]
+"""What engines cost and gain, measured in one run on this machine.
 
-The overhead of a driver per unit (1,000 units that do nothing), how long a worker takes to load, and the throughput of detection and
-localization on the bundled model: in this process, and with 1 and 2 workers.
+python benchmarks/throughput.py [--json work/throughput.json]
+
+Measures an engine's overhead per unit (1,000 units that do nothing), how long a worker takes to
+load, and the throughput of detection and localization on the bundled model: in this process, and
+with 1 and 2 workers.
 """
 
 from __future__ import annotations
@@ -11,105 +14,131 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from diffusers import DiffusionPipeline
+from typing import Any, ClassVar
 
 import unmemorize as um
-from unmemorize.detection import DETECTIONS, detect_all, read_detections
-from unmemorize.engines import Engine, Finished, InProcess, Work, Workers
-from unmemorize.localization import LOCALIZATIONS, localize_all
-from unmemorize.runs import drive, open_run
+from unmemorize.detection import DETECTIONS, DetectionRun, detect_all, read_detections
+from unmemorize.engines import Engine, Execution, Finished, InProcess, UnitFunction, Workers
+from unmemorize.localization import (
+    LOCALIZATIONS,
+    LocalizationRun,
+    localize_all,
+    read_localizations,
+)
+from unmemorize.runs import Inputs, drive, open_run
 
 UNITS = 1000
 DETECTED, LOCALIZED = 120, 24
+HASHED = 20_000
+
+
+@dataclass(frozen=True)
+class NothingRun:
+    """Settings of a run of `Nothing`."""
+
+    kind: ClassVar[str] = "nothing"
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """Does nothing."""
+    """A task that does nothing."""
 
     kind: str = "nothing"
     size: int = 1
 
-    def prepare(self, _pipe: DiffusionPipeline) -> Work:
-        return lambda items: [Finished({"item": item}) for item in items]
+    def prepare(self, _model: um.Model) -> UnitFunction:
+        return _finish
 
 
-def overhead(pipe: DiffusionPipeline, engine: Engine, folder: Path) -> tuple[float, float]:
-    """Seconds until the first unit is done, and for each of the others."""
-    times: list[float] = []
+def _finish(items: Sequence[int]) -> list[Finished]:
+    return [Finished({"item": item}) for item in items]
+
+
+@dataclass
+class Stopwatch:
+    """A progress callback that notes when how many items were done."""
+
+    times: list[tuple[float, int]] = field(default_factory=list)
+
+    def __call__(self, done: int, _total: int | None) -> None:
+        self.times.append((time.perf_counter(), done))
+
+    def per_second(self) -> float:
+        """Items per second once everybody works, after the first ones."""
+        (first, before), (last, after) = self.times[1], self.times[-1]
+        return (after - before) / (last - first)
+
+
+def overhead(model: um.Model, engine: Engine, folder: Path) -> tuple[float, float]:
+    """Measure the seconds until the first unit is done, and for each of the others."""
+    watch = Stopwatch()
     began = time.perf_counter()
-    run = um.Run.open(folder, {})
-    drive(
-        run,
-        pipe,
-        Nothing(),
-        enumerate(range(UNITS)),
-        UNITS,
-        engine=engine,
-        progress=lambda *_: times.append(time.perf_counter()),
-    )
-    return times[1] - began, (times[-1] - times[1]) / (UNITS - 1)
+    inputs = Inputs(fingerprint=model.fingerprint)
+    run = um.Run.open(folder, NothingRun(), inputs=inputs, model=model.name, items=UNITS)
+    execution = Execution(engine=engine, progress=watch)
+    drive(run, model, Nothing(), enumerate(range(UNITS)), UNITS, execution)
+    return watch.times[1][0] - began, 1 / watch.per_second()
 
 
-def throughput(
-    pipe: DiffusionPipeline,
-    engine: Engine,
-    folder: Path,
-    prompts: Sequence[um.Prompt],
-    localize: bool,
+def detection(
+    model: um.Model, engine: Engine, folder: Path, prompts: Sequence[um.Prompt]
 ) -> dict[str, Any]:
-    """Prompts per second once everybody works, and what each prompt cost."""
-    threshold, statistics = (
-        um.Threshold.load(um.testbed.threshold_path()),
-        um.Statistics.load(um.testbed.statistics_path()),
+    """Measure the cascade: prompts per second, samples per prompt and bytes per record."""
+    threshold = um.Threshold.load(um.testbed.threshold_path())
+    run = open_run(folder, model, prompts, DetectionRun.of(threshold, cascade=True))
+    watch = Stopwatch()
+    execution = Execution(engine=engine, progress=watch)
+    detect_all(run, model, threshold, cascade=True, execution=execution)
+    samples = [record.evaluations for _, _, record in read_detections(run)]
+    return measured(watch, samples, bytes_of(run, DETECTIONS) / len(prompts))
+
+
+def localization(
+    model: um.Model, engine: Engine, folder: Path, prompts: Sequence[um.Prompt]
+) -> dict[str, Any]:
+    """Measure localization: prompts per second, weighted samples and bytes per record."""
+    threshold = um.Threshold.load(um.testbed.threshold_path())
+    statistics = um.Statistics.load(um.testbed.statistics_path())
+    settings = um.LocalizationSettings(noise=threshold.settings, criterion="seeds")
+    run_settings = LocalizationRun.of(model, settings, statistics, threshold)
+    run = open_run(folder, model, prompts, run_settings)
+    watch = Stopwatch()
+    localize_all(
+        run,
+        model,
+        statistics=statistics,
+        threshold=threshold,
+        settings=settings,
+        execution=Execution(engine=engine, progress=watch),
     )
-    run = open_run(folder, pipe, prompts, {})
-    times: list[tuple[float, int]] = []
+    records = read_localizations(run).values()
+    samples = [record.work for record in records if record.neurons]
+    return measured(watch, samples, bytes_of(run, LOCALIZATIONS) / len(prompts))
 
-    def progress(done: int, _total: int | None) -> None:
-        times.append((time.perf_counter(), done))
 
-    if localize:
-        settings = um.LocalizationSettings(noise=threshold.settings, criterion="seeds")
-        localize_all(
-            run,
-            pipe,
-            statistics=statistics,
-            threshold=threshold,
-            settings=settings,
-            engine=engine,
-            progress=progress,
-        )
-        costs = [
-            record["work"] for record in run.records(LOCALIZATIONS).values() if record["neurons"]
-        ]
-    else:
-        detect_all(run, pipe, threshold, cascade=True, engine=engine, progress=progress)
-        costs = [found.evaluations for _, _, found in read_detections(run)]
-    (first, before), (last, after) = times[1], times[-1]
-    size = sum(
-        path.stat().st_size for path in run.files(LOCALIZATIONS if localize else DETECTIONS)
-    ) / len(prompts)
+def measured(watch: Stopwatch, samples: Sequence[Any], record_bytes: float) -> dict[str, Any]:
     return {
-        "per second": (after - before) / (last - first),
-        "samples": costs,
-        "bytes per record": size,
+        "per second": watch.per_second(),
+        "samples": list(samples),
+        "bytes per record": record_bytes,
     }
 
 
-def hashing(folder: Path) -> float:
-    """Seconds to read, hash and write a prompt, and to look through its record when the run is started again."""
+def bytes_of(run: um.Run, kind: str) -> int:
+    return sum(path.stat().st_size for path in run.files(kind))
+
+
+def seconds_per_prompt(model: um.Model, folder: Path) -> float:
+    """Measure reading, hashing and writing a prompt, and looking through its record to resume."""
+    threshold = um.Threshold.load(um.testbed.threshold_path())
     prompts = [
         um.Prompt(f"a caption of about the usual length, number {number} of very many")
-        for number in range(20_000)
+        for number in range(HASHED)
     ]
-    pipe = um.load_pipeline("testbed", device="cpu")
     began = time.perf_counter()
-    run = open_run(folder, pipe, prompts, {})
+    run = open_run(folder, model, prompts, DetectionRun.of(threshold, cascade=True))
     with run.writer(DETECTIONS) as writer:
         writer.append({index: {"prompt": "x", "score": 0.5} for index in range(len(prompts))})
     run.done(DETECTIONS, len(prompts))
@@ -120,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=Path("work/throughput.json"))
     path = parser.parse_args().json
-    pipe = um.load_pipeline("testbed", device="cpu")
+    model = um.Model.load("testbed", device="cpu")
     ordinary = [um.Prompt(text) for text in um.testbed.captions("test")[:DETECTED]]
     planted = [entry.prompt for entry in um.testbed.planted()][:LOCALIZED]
     engines: dict[str, Engine] = {
@@ -130,33 +159,29 @@ def main() -> None:
     }
     report: dict[str, Any] = {"overhead": {}, "load": {}, "detect": {}, "localize": {}}
     with tempfile.TemporaryDirectory() as folder:
-        report["prompt seconds"] = hashing(Path(folder) / "hashing")
+        report["prompt seconds"] = seconds_per_prompt(model, Path(folder) / "hashing")
         for name, engine in engines.items():
             where = Path(folder) / name
-            report["load"][name], report["overhead"][name] = overhead(
-                pipe, engine, where / "nothing"
+            load, per_unit = overhead(model, engine, where / "nothing")
+            report["load"][name], report["overhead"][name] = load, per_unit
+            report["detect"][name] = detection(model, engine, where / "detect", ordinary)
+            report["localize"][name] = localization(model, engine, where / "localize", planted)
+            rates = ", ".join(
+                f"{step} {report[step][name]['per second']:.2f} prompts/s"
+                for step in ("detect", "localize")
             )
-            report["detect"][name] = throughput(
-                pipe, engine, where / "detect", ordinary, localize=False
-            )
-            report["localize"][name] = throughput(
-                pipe, engine, where / "localize", planted, localize=True
-            )
-            rates = [
-                f"{what} {report[what][name]['per second']:.2f} prompts/s"
-                for what in ("detect", "localize")
-            ]
-            spent = f"overhead {1000 * report['overhead'][name]:.2f} ms per unit, ready after {report['load'][name]:.1f} s"
-            print(f"{name}: {spent}, {', '.join(rates)}")
+            spent = f"overhead {1000 * per_unit:.2f} ms per unit, ready after {load:.1f} s"
+            print(f"{name}: {spent}, {rates}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
-    both = {
-        what: report[what]["2 workers"]["per second"] / report[what]["1 worker"]["per second"]
-        for what in ("detect", "localize")
-    }
-    print(
-        f"2 workers / 1 worker: detect={both['detect']:.2f} localize={both['localize']:.2f}; {path}"
-    )
+    gains = " ".join(f"{step}={gain(report, step):.2f}" for step in ("detect", "localize"))
+    print(f"2 workers / 1 worker: {gains}; {path}")
+
+
+def gain(report: dict[str, Any], step: str) -> float:
+    """How many times as fast two workers are as one."""
+    two, one = report[step]["2 workers"], report[step]["1 worker"]
+    return float(two["per second"] / one["per second"])
 
 
 if __name__ == "__main__":

@@ -1,99 +1,82 @@
-"""The page of all commands, from their own help: python scripts/commands.py [docs/commands.md]"""
+"""Write the page of all commands from their help: python scripts/commands.py [docs/commands.md]"""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-os.environ["TERM"] = "dumb"
+from cyclopts import App
 
-import typer.main
-
-from unmemorize.cli import COMMANDS, app
-
-ORDER = (
-    "demo",
-    "statistics",
-    "merge-statistics",
-    "threshold",
-    "detect",
-    "localize",
-    "generate",
-    "evaluate",
-    "report",
-    "ui",
-    "status",
-)
+from unmemorize.cli import COMMANDS, make_app
 
 
 def page() -> str:
-    """Every command with its description and options."""
-    root: Any = typer.main.get_command(app)
+    """Describe every command with its arguments and options."""
     lines = [
         "# Commands",
         "",
-        "Written by `make docs` from the commands' own help (`unmemorize COMMAND -h`).",
+        "`make docs` writes this page from the help of the commands (`unmemorize COMMAND -h`).",
         "",
     ]
-    names = [*ORDER, *(name for name in COMMANDS if name not in ORDER)]
-    for name in names:
-        lines += _described(root.get_command(None, name), f"unmemorize {name}")
+    for name in COMMANDS:
+        lines += describe(make_app(name)[name], f"unmemorize {name}", "##")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _described(command: Any, call: str) -> Iterator[str]:
-    yield from (f"## {call}", "", _plain(command.help), "")
-    if hasattr(command, "commands"):
-        for name, inner in command.commands.items():
-            yield from (
-                line.replace("## ", "### ", 1) for line in _described(inner, f"{call} {name}")
-            )
+def describe(app: App, call: str, heading: str) -> Iterator[str]:
+    """Yield the lines about a command, or about a group of commands."""
+    yield from (f"{heading} {call}", "", summary(app.help), "")
+    commands = [name for name in app if not name.startswith("-")]
+    for name in commands:
+        yield from describe(app[name], f"{call} {name}", f"{heading}#")
+    if commands:
         return
     arguments = [
-        parameter for parameter in command.params if parameter.param_type_name == "argument"
-    ]
-    if arguments:
-        yield from ("| argument | |", "|---|---|")
-        yield from (
-            f"| `{argument.metavar or argument.name.upper()}` | {_plain(argument.help)} |"
-            for argument in arguments
+        argument
+        for argument in app.assemble_argument_collection(
+            default_parameter=make_app().default_parameter, parse_docstring=True
         )
-        yield ""
-    options = [
-        parameter
-        for parameter in command.params
-        if parameter.param_type_name == "option" and parameter.name != "help"
+        if argument.name != "*"  # groups of options, which follow one by one
     ]
-    if options:
-        yield from ("| option | |", "|---|---|")
-        yield from (
-            f"| `{', '.join(option.opts)}` | {_plain(option.help)}{_values(option)} |"
-            for option in options
-        )
-        yield ""
+    yield from table("argument", [each for each in arguments if not each.name.startswith("-")])
+    yield from table("option", [each for each in arguments if each.name.startswith("-")])
 
 
-def _values(option: Any) -> str:
-    """What an option may be, and what it is by default."""
-    declared = option.type_descriptor.annotation
-    choices = [
-        choice
-        for kind in (declared, *get_args(declared))
-        if get_origin(kind) is Literal
-        for choice in get_args(kind)
-    ]
-    allowed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
-    default = option.default
-    if not option.show_default or default is None or default is False or callable(default):
-        return allowed
-    return f"{allowed} (`{' '.join(map(str, default)) if isinstance(default, (list, tuple)) else default}`)"
+def table(title: str, arguments: list[Any]) -> Iterator[str]:
+    """Yield a table of arguments or options, or nothing if there are none."""
+    if not arguments:
+        return
+    yield from (f"| {title} | |", "|---|---|")
+    for each in arguments:
+        names = ", ".join(f"`{name}`" for name in each.names)
+        yield f"| {names} | {plain(each.parameter.help)}{values(each)} |"
+    yield ""
 
 
-def _plain(text: str | None) -> str:
+def values(argument: Any) -> str:
+    """Say what an option accepts, and its default."""
+    choices = argument.get_choices()
+    text = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+    default = argument.field_info.default
+    if isinstance(argument.show_default, str):
+        text += f" Default: {argument.show_default}."
+    elif argument.required:
+        text += " Required."
+    elif argument.show_default and default is not None and default is not argument.field_info.empty:
+        text += f" Default: `{default}`."
+    return text
+
+
+def summary(text: str) -> str:
+    """Return a docstring without its section on arguments."""
+    return plain(text.partition("\n    Args:\n")[0].partition("\nArgs:\n")[0])
+
+
+def plain(text: str | None) -> str:
+    """Return a text on one line, for a cell of a table."""
     return re.sub(r"\s+", " ", text or "").strip().replace("|", "\\|")
 
 

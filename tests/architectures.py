@@ -1,4 +1,4 @@
-"""Tiny random pipelines of every architecture that is supported, built from the real classes and configs."""
+"""Tiny random pipelines of every supported architecture, built from the real classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A real browser: Debian's Chromium, driven by Playwright. Pictures are kept where the variable SCREENSHOTS names a folder."""
+"""A real browser: Debian's Chromium, driven by Playwright.
+
+The variable SCREENSHOTS names a folder in which pictures of pages are kept.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,12 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
+LOCAL = ("file:", "data:", "blob:", "http://127.0.0.1:")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
+    """Chromium. Skips the test where there is none, but not in CI."""
     program = shutil.which("chromium")
     if program is None and os.environ.get("CI"):
         pytest.fail("there is no chromium: apt-get install chromium")
@@ -37,7 +42,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens pages that must not complain, and must not ask anybody but this machine for anything."""
+    """Opens pages. They must not log errors, nor load anything from another machine."""
     contexts, problems = [], []
 
     def opened(address: str, **options: Any) -> Any:
@@ -50,14 +55,14 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
             lambda message: problems.append(message.text) if message.type == "error" else None,
         )
 
-        def route(asked: Any) -> None:
-            if not asked.request.url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:")):
-                problems.append(f"asks for {asked.request.url}")
-                asked.abort()
+        def keep_local(route: Any) -> None:
+            if route.request.url.startswith(LOCAL):
+                route.continue_()
             else:
-                asked.continue_()
+                problems.append(f"loads {route.request.url}")
+                route.abort()
 
-        context.route("**/*", route)
+        context.route("**/*", keep_local)
         page.goto(address)
         return page
 
@@ -69,7 +74,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def picture() -> Callable[..., None]:
-    """Keeps a picture of a page under a name, where pictures are asked for."""
+    """Keeps a picture of a page under a name, where SCREENSHOTS is set."""
 
     def keep(page: Any, name: str, **options: Any) -> None:
         folder = os.environ.get("SCREENSHOTS")

@@ -1,4 +1,4 @@
-"""Fixtures that the tests share: a tiny random pipeline built from configs, and the bundled model."""
+"""Fixtures that the tests share: tiny random pipelines, a localized run, the bundled model."""
 
 from __future__ import annotations
 

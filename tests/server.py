@@ -1,4 +1,4 @@
-"""A small web server on this machine, in the place of the addresses that others publish."""
+"""A small web server on this machine, in place of the addresses that others publish."""
 
 import hashlib
 import io
@@ -28,7 +28,11 @@ def odd_picture() -> bytes:
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves /file whole or from an offset, /broken half of it, /stubborn without ranges, /picture.png a JPEG, /odd a PPM, and else 404."""
+    """Serves a few files, and 404 for anything else.
+
+    /file is sent whole or from an offset, /broken only half, /stubborn whole whatever is asked for.
+    /picture.png is a JPEG, /odd a PPM, /text.jpg no image.
+    """
 
     ranges: list[str | None]
 
@@ -60,7 +64,7 @@ class Server(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """The address of a server that runs meanwhile."""
+    """Yield the address of a server, which runs inside the context."""
     Server.ranges = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -28,18 +28,18 @@ class AnyRun:
 class Squares:
     """Squares of whole numbers. Negative ones fail.
 
-    A unit with ``deadly`` kills its process while the file ``alive`` has a line.
-
     Args:
-        alive: each death deletes a line of this file.
-        pause: seconds for each unit.
-        broken: whether it cannot be prepared.
+        size: items in a unit.
+        deadly: a unit with this number kills its process, once for each line of ``lives``.
+        lives: a file, of which each death deletes a line.
+        gate: a named pipe (see `gate`) from which each unit takes a byte before it is worked on.
+        broken: whether the task cannot be prepared.
     """
 
     size: int = 1
     deadly: int = -1
-    alive: Path | None = None
-    pause: float = 0.0
+    lives: Path | None = None
+    gate: Path | None = None
     broken: bool = False
     kind: str = "squares"
 
@@ -49,13 +49,15 @@ class Squares:
         return self._work
 
     def _work(self, items: Sequence[int]) -> list[Finished]:
-        time.sleep(self.pause)
+        if self.gate is not None:
+            with self.gate.open("rb", buffering=0) as pipe:
+                pipe.read(1)
         if (
             self.deadly in items
-            and self.alive is not None
-            and (lives := self.alive.read_text().splitlines())
+            and self.lives is not None
+            and (lives := self.lives.read_text().splitlines())
         ):
-            self.alive.write_text("\n".join(lives[1:]))
+            self.lives.write_text("\n".join(lives[1:]))
             os.kill(os.getpid(), signal.SIGKILL)
         if min(items) < 0:
             raise ValueError("a negative number\nand more")
@@ -66,3 +68,30 @@ class Squares:
             )
             for item in items
         ]
+
+
+class Gate:
+    """The writing end of a named pipe. Units of `Squares` wait until they are let through."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        # for reading and writing, so that it opens before anybody reads and never ends
+        self._descriptor = os.open(path, os.O_RDWR)
+
+    def let_through(self, units: int) -> None:
+        """Let so many units be worked on, now or when they come."""
+        os.write(self._descriptor, b"." * units)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+@contextmanager
+def gate(path: Path) -> Iterator[Gate]:
+    """Yield a closed gate at a path that does not exist yet."""
+    opened = Gate(path)
+    try:
+        yield opened
+    finally:
+        opened.close()

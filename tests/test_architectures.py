@@ -1,7 +1,11 @@
 """Every architecture end to end, on tiny random pipelines of its real classes."""
 
+from __future__ import annotations
+
 import fnmatch
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +18,24 @@ from architectures import ARCHITECTURES, make
 from conftest import PROMPTS
 from unmemorize import (
     GenerationSettings,
+    Localization,
     LocalizationSettings,
     Model,
+    ModelError,
     Neurons,
     NoiseSettings,
     Threshold,
     calibrate_threshold,
     compute_statistics,
     generate,
+    load_pipeline,
     localize,
     switched_off,
 )
+from unmemorize.localization import Criterion
 from unmemorize.pipelines import run, sampler, select_value_layers, text_rows_only
 from unmemorize.pipelines._model import pack, unpack
 from unmemorize.statistics import activations
-from unmemorize.statistics._activations import source_of
 
 LAYERS = {
     "Stable Diffusion": ("*.attn2.to_v", "text", 7, 3),
@@ -39,36 +46,58 @@ LAYERS = {
     "Stable Diffusion 3": ("transformer_blocks.*.attn.add_v_proj", "denoiser", 3, 3),
     "Flux": ("*transformer_blocks.*.attn.*", "denoiser", 4, 4),
 }
-every_architecture = pytest.mark.parametrize("name", list(ARCHITECTURES))
+GUIDANCE = {name: 0.0 if name == "Flux" else 2.0 for name in ARCHITECTURES}
+"""Flux has no guidance in one pass, so its chain is the one without."""
+PROMPT = "zebra quartz"
+CRITERIA: tuple[Criterion, ...] = ("unblocked", "seeds")
 
 
-@every_architecture
-def test_value_layers(name: str) -> None:
-    pattern, source, count, searched = LAYERS[name]
-    model = Model(make(name))
+@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(name: str) -> Model:
+    """A model of each architecture, which tests leave as it was."""
+    return Model(make(name))
+
+
+@contextmanager
+def hooked(model: Model, hook: Any) -> Iterator[None]:
+    """Call ``hook(path, output)`` for each value layer that runs."""
+    with ExitStack() as stack:
+        for path, layer in model.value_layers.items():
+            handle = layer.register_forward_hook(
+                lambda _layer, _inputs, output, path=path: hook(path, output)
+            )
+            stack.callback(handle.remove)
+        yield
+
+
+def test_value_layers(name: str, model: Model) -> None:
+    pattern, value_input, count, searched = LAYERS[name]
     assert len(model.value_layers) == count
     assert all(fnmatch.fnmatchcase(path, pattern) for path in model.value_layers)
     assert len(select_value_layers(model.value_layers)) == searched
-    assert source_of(model) == source
+    assert model.value_input == value_input
     ran: list[str] = []
-    for path, layer in model.value_layers.items():
-        layer.register_forward_hook(lambda *_, path=path: ran.append(path))
-    model.predict(model.draw_latents(1, 0), model.timesteps(50)[1], model.encode(["x"]))
+    with hooked(model, lambda path, _output: ran.append(path)):
+        model.predict(model.draw_latents(1, 0), model.timesteps(50)[1], model.encode(["x"]))
     assert ran == list(model.value_layers)
 
 
-def recorded(pipe: Any, latents: Tensor, steps: int) -> list[tuple[Tensor, Tensor]]:
-    """Samples and outputs of each call of the denoiser while the pipeline generates, without guidance."""
-    model = Model(pipe)
+def recorded(model: Model, latents: Tensor, steps: int) -> list[tuple[Tensor, Tensor]]:
+    """Samples and outputs of each call of the denoiser while the pipeline generates unguided."""
+    pipe = model.pipe
+    initial = model.to_denoiser(latents)
     calls: list[tuple[Tensor, Tensor]] = []
 
     def keep(
         _module: object, inputs: tuple[Any, ...], arguments: dict[str, Any], output: Any
     ) -> None:
-        sample = (
-            inputs[0] if inputs else arguments["hidden_states"]
-        )  # Stable Diffusion 3 and Flux name it
-        calls.append((sample, output[0]))
+        # Stable Diffusion 3 and Flux pass the sample by its name
+        calls.append((inputs[0] if inputs else arguments["hidden_states"], output[0]))
 
     handle = model.denoiser.register_forward_hook(keep, with_kwargs=True)
     if hasattr(pipe, "prepare_intermediate_images"):
@@ -76,7 +105,7 @@ def recorded(pipe: Any, latents: Tensor, steps: int) -> list[tuple[Tensor, Tenso
     run(
         pipe,
         ["a prompt", "another"],
-        latents=model.as_given(latents),
+        latents=initial,
         num_inference_steps=steps,
         guidance_scale=1.0,
         output_type="np",
@@ -85,22 +114,20 @@ def recorded(pipe: Any, latents: Tensor, steps: int) -> list[tuple[Tensor, Tenso
     return calls
 
 
-@every_architecture
 def test_predictions_are_those_of_the_pipeline(name: str) -> None:
-    """What the pipeline's denoiser returns in generation is what `Model.predict` returns for the same samples, at each timestep."""
+    """For the same samples, the denoiser returns in generation what `Model.predict` returns."""
     pipe = make(name)
     model = Model(pipe)
     pipe.scheduler = sampler(pipe)
-    calls = recorded(pipe, model.draw_latents(2, 0), 3)
+    calls = recorded(model, model.draw_latents(2, 0), 3)
     text = model.encode(["a prompt", "another"])
     timesteps = pipe.scheduler.timesteps
     assert len(calls) == len(timesteps) == 3
     for timestep, (sample, output) in zip(timesteps, calls, strict=True):
         packed = sample.ndim == 3
-        found = model.predict(unpack(sample) if packed else sample, timestep, text)
-        torch.testing.assert_close(
-            found, (unpack(output) if packed else output)[:, : found.shape[1]].float()
-        )
+        prediction = model.predict(unpack(sample) if packed else sample, timestep, text)
+        returned = unpack(output) if packed else output
+        torch.testing.assert_close(prediction, returned[:, : prediction.shape[1]].float())
 
 
 def test_packing_is_that_of_the_pipeline() -> None:
@@ -110,50 +137,40 @@ def test_packing_is_that_of_the_pipeline() -> None:
     assert torch.equal(unpack(pack(latents)), latents)
 
 
-@every_architecture
-def test_activations_are_what_the_layers_return_in_a_forward(name: str) -> None:
-    model = Model(make(name))
+def test_activations_are_what_the_layers_return_in_a_forward(model: Model) -> None:
     text = model.encode(PROMPTS[:2])
     outputs: dict[str, Tensor] = {}
-    for path, layer in model.value_layers.items():
-        layer.register_forward_hook(
-            lambda _layer, _inputs, output, path=path: outputs.__setitem__(path, output)
-        )
-    model.predict(model.draw_latents(1, 1).expand(2, -1, -1, -1), model.timesteps(50)[1], text)
-    expected = {path: output.clone() for path, output in outputs.items()}
+    with hooked(model, lambda path, output: outputs.__setitem__(path, output.clone())):
+        model.predict(model.draw_latents(1, 1).expand(2, -1, -1, -1), model.timesteps(50)[1], text)
     tokens = text.text.shape[1]
-    for path, found in activations(model, text).items():
-        rows = expected[path][:, :tokens] if text_rows_only(path) else expected[path]
-        torch.testing.assert_close(found, rows.abs().mean(1))
-        assert found.shape == (2, model.widths[path])
+    activation = activations(model, text)
+    assert activation.keys() == outputs.keys()
+    for path, values in activation.items():
+        rows = outputs[path][:, :tokens] if text_rows_only(path) else outputs[path]
+        torch.testing.assert_close(values, rows.abs().mean(1))
+        assert values.shape == (2, model.widths[path])
 
 
-@every_architecture
-def test_switching_off_is_a_row_of_zeros(name: str) -> None:
-    """Layers that project text alone: the same as zeros in weight and bias. Single-stream layers: the image rows stay."""
-    pipe = make(name)
-    model = Model(pipe)
-    text, latents, timestep = (
-        model.encode(["a prompt"]),
-        model.draw_latents(1, 0),
-        model.timesteps(50)[1],
-    )
+def test_switching_off_is_a_row_of_zeros(model: Model) -> None:
+    """The same as zeros in weight and bias; single-stream layers keep their image rows."""
+    text = model.encode(["a prompt"])
+    latents, timestep = model.draw_latents(1, 0), model.timesteps(50)[1]
     before = model.predict(latents, timestep, text)
     for path, layer in model.value_layers.items():
         neurons = Neurons({path: [1, 3]})
-        seen: list[Tensor] = []
-        with switched_off(pipe, neurons):
-            handle = layer.register_forward_hook(
-                lambda _layer, _inputs, output, seen=seen: seen.append(output)
-            )
+        outputs: dict[str, Tensor] = {}
+        with (
+            switched_off(model, neurons),
+            hooked(model, lambda path, output, seen=outputs: seen.__setitem__(path, output)),
+        ):
             off = model.predict(latents, timestep, text)
-            handle.remove()
+        output = outputs[path]
         assert not torch.equal(off, before)
-        tokens = text.text.shape[1] if text_rows_only(path) else seen[0].shape[1]
-        assert not seen[0][:, :tokens, [1, 3]].any()
+        tokens = text.text.shape[1] if text_rows_only(path) else output.shape[1]
+        assert not output[:, :tokens, [1, 3]].any()
         if text_rows_only(path):
-            assert seen[0].shape[1] > tokens
-            assert seen[0][:, tokens:, [1, 3]].all()
+            assert output.shape[1] > tokens
+            assert output[:, tokens:, [1, 3]].all()
         else:
             saved = {key: value.clone() for key, value in layer.state_dict().items()}
             for value in layer.state_dict().values():
@@ -163,77 +180,77 @@ def test_switching_off_is_a_row_of_zeros(name: str) -> None:
     assert torch.equal(model.predict(latents, timestep, text), before)
 
 
-# Flux has no guidance in one pass, see below
-@pytest.mark.parametrize(
-    ("name", "guidance"),
-    [
-        (name, guidance)
-        for name in ARCHITECTURES
-        for guidance in (0.0, 2.0)
-        if (name, guidance) != ("Flux", 2.0)
-    ],
-)
-def test_from_statistics_to_images(name: str, guidance: float) -> None:
-    pipe = make(name)
-    settings = NoiseSettings(seeds=3, guidance=guidance)
-    statistics = compute_statistics(pipe, PROMPTS)
+@dataclass(frozen=True)
+class Chain:
+    """What all steps, one after another, made of a model."""
+
+    threshold: Threshold
+    localizations: dict[Criterion, Localization]
+
+
+@pytest.fixture(scope="module")
+def chain(name: str, model: Model) -> Chain:
+    """Statistics, calibration and localization by both criteria."""
+    noise = NoiseSettings(seeds=3, guidance=GUIDANCE[name])
+    statistics = compute_statistics(model, PROMPTS)
     threshold = replace(
-        calibrate_threshold(pipe, PROMPTS, settings=settings), tau=1e-3, tau_seeds=1e-3
+        calibrate_threshold(model, PROMPTS, settings=noise), tau=1e-3, tau_seeds=1e-3
     )
-    for criterion in ("unblocked", "seeds"):
-        chosen = LocalizationSettings(
-            noise=settings, criterion=criterion, theta=2.0, theta_step=0.5
+    localizations = {
+        criterion: localize(
+            model,
+            PROMPT,
+            statistics=statistics,
+            threshold=threshold,
+            settings=LocalizationSettings(
+                noise=noise, criterion=criterion, theta=2.0, theta_step=0.5
+            ),
         )
-        found = localize(
-            pipe, "zebra quartz", statistics=statistics, threshold=threshold, settings=chosen
-        )
-        assert found.memorized
-        assert found.initial
-        assert not found.neurons - found.initial
-    images = [
-        generate(
-            pipe,
-            "zebra quartz",
-            neurons,
-            settings=GenerationSettings(images=2, steps=3, guidance=1.0 + guidance, batch=batch),
-        )
-        for neurons, batch in ((None, 2), (found.initial, 2), (found.initial, 1))
-    ]
-    arrays = [np.stack([np.asarray(image) for image in some]).astype(int) for some in images]
-    assert arrays[0].shape == (2, 16, 16, 3)
-    assert np.abs(arrays[1] - arrays[2]).max() <= 1  # rounding of another batch
-    assert np.abs(arrays[0] - arrays[1]).max() > 0
-    assert np.abs(arrays[0][0] - arrays[0][1]).max() > 0
-    with switched_off(pipe, found.initial):
-        own = generate(
-            pipe,
-            "zebra quartz",
-            settings=GenerationSettings(images=2, steps=3, guidance=1.0 + guidance, batch=2),
-        )
-    assert np.array_equal(np.stack([np.asarray(image) for image in own]), arrays[1])
+        for criterion in CRITERIA
+    }
+    return Chain(threshold, localizations)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_neurons_are_localized(chain: Chain, criterion: Criterion) -> None:
+    localization = chain.localizations[criterion]
+    assert localization.memorized
+    assert localization.initial
+    assert not localization.neurons - localization.initial
+    assert localization.criterion == criterion
+
+
+def images_of(model: Model, neurons: Neurons | None, guidance: float, batch: int) -> Any:
+    settings = GenerationSettings(images=2, steps=3, guidance=1.0 + guidance, batch=batch)
+    images = generate(model, PROMPT, neurons, settings=settings)
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+def test_images_with_the_neurons_off(name: str, model: Model, chain: Chain) -> None:
+    neurons, guidance = chain.localizations["seeds"].initial, GUIDANCE[name]
+    before = images_of(model, None, guidance, 2)
+    off = images_of(model, neurons, guidance, 2)
+    one_by_one = images_of(model, neurons, guidance, 1)
+    assert before.shape == (2, 16, 16, 3)
+    assert np.abs(off - one_by_one).max() <= 1  # another batch rounds differently
+    assert np.abs(before - off).max() > 0
+    assert np.abs(before[0] - before[1]).max() > 0
+    with switched_off(model, neurons):
+        assert np.array_equal(images_of(model, None, guidance, 2), off)
 
 
 def test_flux_has_no_guidance_in_one_pass() -> None:
-    from unmemorize import ModelError
-
-    pipe = make("Flux")
     with pytest.raises(ModelError, match="no classifier-free guidance"):
-        calibrate_threshold(pipe, PROMPTS, settings=NoiseSettings(guidance=2.0))
+        calibrate_threshold(make("Flux"), PROMPTS, settings=NoiseSettings(guidance=2.0))
 
 
-@every_architecture
-def test_thresholds_know_the_shape(name: str) -> None:
-    pipe = make(name)
-    assert Threshold.given(pipe, 0.4).kernel == 3
-    assert Model(pipe).latent_shape == (3 if name == "DeepFloyd IF" else 4, 16, 16)
+def test_thresholds_know_the_shape(name: str, model: Model) -> None:
+    assert Threshold.given(model, 0.4).kernel == 3
+    assert model.latent_shape == (3 if name == "DeepFloyd IF" else 4, 16, 16)
 
 
-@every_architecture
-def test_a_saved_pipeline_is_the_same_model(name: str, tmp_path: Path) -> None:
-    from unmemorize import load_pipeline
-
-    pipe = make(name)
-    pipe.save_pretrained(tmp_path / "model")
+def test_a_saved_pipeline_is_the_same_model(model: Model, tmp_path: Path) -> None:
+    model.pipe.save_pretrained(tmp_path / "model")
     loaded = load_pipeline(str(tmp_path / "model"), device="cpu", local_files_only=True)
-    assert type(loaded) is type(pipe)
-    assert Model(loaded).fingerprint == Model(pipe).fingerprint
+    assert type(loaded) is type(model.pipe)
+    assert Model(loaded).fingerprint == model.fingerprint

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 from diffusers import DiffusionPipeline
 
-import evaluation
 import localization
-import performance
 from published import PublishedLocalization
 from unmemorize import LocalizationSettings, Model, Statistics, Threshold, localize, testbed
 from unmemorize.localization import Criterion
@@ -43,22 +41,24 @@ def test_the_published_procedure_and_greedy_refinement_find_the_same(
     assert sum(reference.evaluations.values()) == published.evaluations == sum(forwards)
     assert reference.evaluations["detection"] == 2 * settings.noise.seeds
     assert reference.evaluations["selection"] % (2 + 2 * settings.noise.seeds) == 0
-    found = localize(
-        bundled,
+    localized = localize(
+        model,
         prompt,
         statistics=bundled_statistics,
         threshold=bundled_threshold,
         settings=settings,
     )
-    assert found.neurons == reference.neurons
-    assert found.score == pytest.approx(reference.score, abs=1e-4)
-    assert len(found.initial) == reference.candidates
-    assert found.work is not None
-    assert found.work < published.evaluations
+    assert localized.neurons == reference.neurons
+    assert localized.score == pytest.approx(reference.score, abs=1e-4)
+    assert len(localized.initial) == reference.candidates
+    assert localized.work is not None
+    assert localized.work < published.evaluations
 
 
 @pytest.mark.slow
 def test_the_evaluation_goes_from_nothing_to_its_page(tmp_path: Path) -> None:
+    import evaluation
+
     evaluation.main(tmp_path / "work", tmp_path / "evaluation.md", limit=2, images=2)
     page = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
     for row in (
@@ -78,6 +78,8 @@ def test_the_evaluation_goes_from_nothing_to_its_page(tmp_path: Path) -> None:
 def test_what_is_measured_becomes_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import performance
+
     localization.main(2, None, False, tmp_path / "bench.json")
     assert re.search(
         r"ratios greedy=\d+\.\d bisect=\d+\.\d detect=\d+\.\d greedy_equal=1\.000\n$",

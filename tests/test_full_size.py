@@ -1,4 +1,4 @@
-"""Denoisers of full size, with random weights: what is found in them, what one localization costs, that the edit is exact."""
+"""Denoisers of full size with random weights: their layers, cost, and exact edits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +89,7 @@ def test_full_size(
             f"{found.evaluations} samples ({found.work:.1f} weighted) in {found.seconds:.0f} s"
         )
         print(
-            f"\n{make.__name__}: {len(layers)} layers searched by default, {samples}, peak memory {peak_memory():.1f} GiB"
+            f"\n{make.__name__}: {len(layers)} layers searched by default, {samples}, "
+            f"peak memory {peak_memory():.1f} GiB"
         )
     assert peak_memory() < most

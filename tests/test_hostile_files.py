@@ -26,7 +26,8 @@ from unmemorize import (
     compute_statistics,
     export_lora,
 )
-from unmemorize.export._lora import read_lora
+from unmemorize.export import Verification, verify
+from unmemorize.export._carried import carried_neurons
 
 HOSTILE: list[Any] = [
     None,
@@ -75,6 +76,11 @@ def valid_threshold(found: Any) -> None:
     assert found.settings.seeds >= 2
 
 
+def valid_verification(found: Any) -> None:
+    assert isinstance(found, Verification)
+    valid_neurons(found.neurons)
+
+
 Loaded = tuple[Path, Callable[[Path], Any], Callable[[Any], None]]
 
 
@@ -89,19 +95,22 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
         found={"command": "x", "prompts": 3},
     )
     neurons.save(folder / "n.json")
-    compute_statistics(pipe, PROMPTS).save(folder / "s.safetensors")
-    calibrate_threshold(pipe, PROMPTS).save(folder / "t.json")
-    lora = export_lora(pipe, neurons, folder / "lora")
+    compute_statistics(model, PROMPTS).save(folder / "s.safetensors")
+    calibrate_threshold(model, PROMPTS).save(folder / "t.json")
+    lora = export_lora(model, neurons, folder / "lora")
+    kohya = export_lora(model, neurons, folder / "kohya", layout="kohya")
     return {
         "neurons": (folder / "n.json", NeuronFile.load, valid_neurons),
         "statistics": (folder / "s.safetensors", Statistics.load, valid_statistics),
         "threshold": (folder / "t.json", Threshold.load, valid_threshold),
-        "lora": (lora, read_lora, valid_neurons),
+        "lora": (lora, carried_neurons, valid_neurons),
+        "verified lora": (lora, lambda path: verify(path, model), valid_verification),
+        "verified kohya lora": (kohya, lambda path: verify(path, model), valid_verification),
     }
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, cut out, doubled or put in; mostly near the beginning, where headers are."""
+    """Change, cut out, double or insert some bytes, mostly near the beginning with its header."""
     found = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 8])):
         end = max(1, len(found))
@@ -160,7 +169,10 @@ def damage(files: dict[str, Loaded], kind: str, tmp_path: Path, cases: int) -> N
             ) from problem
 
 
-KINDS = pytest.mark.parametrize("kind", ["neurons", "statistics", "threshold", "lora"])
+KINDS = pytest.mark.parametrize(
+    "kind",
+    ["neurons", "statistics", "threshold", "lora", "verified lora", "verified kohya lora"],
+)
 
 
 @KINDS
@@ -210,7 +222,7 @@ def test_hostile_values_in_every_place(files: dict[str, Loaded], kind: str, tmp_
 def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
     for length in (0, 8, 2**31, 2**62, 2**64 - 1):
         (tmp_path / "s.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}      ")
-        for load in (Statistics.load, read_lora):
+        for load in (Statistics.load, carried_neurons):
             with pytest.raises(UnmemorizeError, match="safetensors"):
                 load(tmp_path / "s.safetensors")
 

@@ -1,13 +1,24 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from diffusers import DiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from unmemorize import Prompt, PromptError, iter_prompts, read_prompts
-from unmemorize._prompts import as_prompts
+from unmemorize import (
+    Model,
+    Prompt,
+    PromptError,
+    calibrate_threshold,
+    compute_statistics,
+    iter_prompts,
+    read_prompts,
+)
+from unmemorize._prompts import as_prompts, iter_as_prompts
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "memorized_laion_prompts.csv"
 
@@ -133,6 +144,50 @@ def test_latin_1_is_refused(tmp_path: Path) -> None:
 @given(st.lists(st.text(min_size=1), min_size=1))
 def test_any_text_is_a_prompt(texts: list[str]) -> None:
     assert [prompt.text for prompt in as_prompts(texts)] == texts
+
+
+NOT_PROMPTS = [
+    ("a red cat", r"'a red cat': a single prompt. Give a list: \['a red cat'\]"),
+    (Prompt("a red cat"), r"'a red cat': a single prompt. Give a list"),
+    (Path("prompts.txt"), r"prompts.txt: a path, not prompts. Read it first: read_prompts"),
+    ({"a red cat": 1}, r"\{'a red cat': 1\}: not prompts. .* not a value of type dict"),
+    (None, "None: not prompts. Give a list of texts, not None"),
+    (3, "3: not prompts. Give a list of texts, not a value of type int"),
+    (b"a red cat", "not prompts. .* type bytes"),
+    (["a", None], "None: not a prompt. Give a text or a Prompt, not None"),
+    (["a", 3], "3: not a prompt. Give a text or a Prompt, not a value of type int"),
+    ([["a"]], r"\['a'\]: not a prompt. .* type list"),
+]
+
+
+@pytest.mark.parametrize(("prompts", "message"), NOT_PROMPTS)
+def test_what_is_no_list_of_prompts_is_refused(prompts: Any, message: str) -> None:
+    """A text is iterable: it was once taken for a list of letters."""
+    with pytest.raises(PromptError, match=message):
+        as_prompts(prompts)
+
+
+@pytest.mark.parametrize("function", [compute_statistics, calibrate_threshold])
+@pytest.mark.parametrize("prompts", ["a red cat", None, 3, {"a": 1}, Path("p.txt"), ["a", 3]])
+def test_public_functions_refuse_what_is_no_list_of_prompts(
+    pipe: DiffusionPipeline, function: Any, prompts: Any
+) -> None:
+    with pytest.raises(PromptError, match=r"not a? ?prompt|a single prompt|a path"):
+        function(Model(pipe), prompts)
+
+
+def test_a_stream_of_prompts_stays_a_stream() -> None:
+    asked: list[int] = []
+
+    def stream() -> Iterator[str]:
+        for number in range(3):
+            asked.append(number)
+            yield str(number)
+
+    prompts = iter_as_prompts(stream())
+    assert next(prompts) == Prompt("0")
+    assert asked == [0]
+    assert list(prompts) == [Prompt("1"), Prompt("2")]
 
 
 def test_files_are_read_row_by_row(tmp_path: Path) -> None:

@@ -2,16 +2,42 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import pytest
 
 import unmemorize
 
+PUBLIC = (
+    "Attack BundledDescriptor Calibration ClipAlignment Detection DetectionRun Detector Edit "
+    "Engine Execution ExportError FetchError FileDescriptor GenerationSettings ImageSet "
+    "InProcess Localization LocalizationRun LocalizationSettings Metric MetricError "
+    "Mitigation Model ModelError NeuronEdit NeuronError NeuronFile NeuronSet Neurons "
+    "NoiseSettings Prompt PromptError RayActors Run RunError Shard Statistics StatisticsError "
+    "Summary TestbedError Threshold ThresholdError Trace UnmemorizeError Workers bake "
+    "calibrate_threshold compute_statistics copy_scores detect detect_all evaluate_all "
+    "export_lora export_single_file generate generate_all iter_prompts load_pipeline localize "
+    "localize_all open_run random_control read_detections read_localizations read_metrics "
+    "read_prompts summarize switch_off switch_on switched_off testbed verify write_report"
+)
+HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy")
 
-def test_all_is_sorted_and_complete() -> None:
-    modules = ("cli", "drivers", "export", "localization", "metrics", "report", "runs", "ui")
-    public = [name for name in vars(unmemorize) if not name.startswith("_") and name not in modules]
-    assert sorted(unmemorize.__all__) == list(unmemorize.__all__)
-    assert set(public) <= set(unmemorize.__all__) == set(dir(unmemorize))
-    assert all(getattr(unmemorize, name) is not None for name in unmemorize.__all__)
+
+def test_the_public_names() -> None:
+    assert " ".join(unmemorize.__all__) == PUBLIC
+    for name in unmemorize.__all__:
+        assert getattr(unmemorize, name) is not None
+    assert set(dir(unmemorize)) >= set(unmemorize.__all__)
+    assert unmemorize.__version__ == version("unmemorize")
+    with pytest.raises(AttributeError, match="no_such_name"):
+        getattr(unmemorize, "no_such_name")  # noqa: B009 -- type checkers know better
+
+
+def test_functions_and_errors_are_called_by_their_public_names() -> None:
+    assert unmemorize.localize.__module__ == "unmemorize"
+    assert unmemorize.switched_off.__module__ == "unmemorize"
+    assert repr(unmemorize.ModelError) == "<class 'unmemorize.ModelError'>"
 
 
 def test_errors_are_one_tree() -> None:
@@ -20,11 +46,23 @@ def test_errors_are_one_tree() -> None:
     assert len(errors) == 11
 
 
-def test_the_page_opens_before_what_takes_seconds_is_loaded() -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "import unmemorize"),
+        ("-m", "unmemorize", "--help"),
+        ("-m", "unmemorize", "--version"),
+    ],
+)
+def test_nothing_heavy_is_loaded_to_import_or_for_help(arguments: Sequence[str]) -> None:
     code = (
-        "import sys, typer.main, unmemorize.ui._serve; from unmemorize.cli import app; "
-        "typer.main.get_command(app).get_command(None, 'ui'); "
-        "print(*{'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules))"
+        "import runpy, sys, atexit\n"
+        f"atexit.register(lambda: print('LOADED', *({set(HEAVY)!r} & set(sys.modules))))\n"
+        "arguments = sys.argv[1:]\n"
+        "sys.argv = ['unmemorize', *arguments[2:]]\n"
+        "exec(arguments[1]) if arguments[0] == '-c' else "
+        "runpy.run_module(arguments[1], run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "LOADED"

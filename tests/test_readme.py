@@ -29,7 +29,7 @@ def test_python_examples_run(block: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def commands() -> list[str]:
-    """Every call of the command line in the README and the docs, in code blocks and in running text."""
+    """Find every call of the command line in the README and the docs."""
     found = []
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def test_commands_and_options_exist(cli: Callable[..., tuple[int, str, str]], ca
     )
 
 
-def test_the_page_of_commands_is_that_of_the_commands() -> None:
+def test_the_page_of_commands_comes_from_their_help() -> None:
     found = subprocess.run(
         [sys.executable, ROOT / "scripts" / "commands.py", "/dev/stdout"],
         capture_output=True,

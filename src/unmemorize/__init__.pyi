@@ -13,59 +13,131 @@ from ._errors import (
     UnmemorizeError,
 )
 from ._prompts import Prompt, iter_prompts, read_prompts
-from .detection import Detection, NoiseSettings, Threshold, calibrate_threshold, detect
-from .export import bake, export_lora, export_single_file
-from .generation import GenerationSettings, generate
-from .localization import Localization, LocalizationSettings, localize
-from .metrics import BundledDescriptor, ClipAlignment, FileDescriptor
+from .audit import Attack
+from .detection import (
+    Calibration,
+    Detection,
+    DetectionRun,
+    Detector,
+    NoiseSettings,
+    Threshold,
+    Trace,
+    calibrate_threshold,
+    detect,
+    detect_all,
+    read_detections,
+)
+from .engines import Engine, Execution, InProcess, RayActors, Shard, Workers
+from .export import bake, export_lora, export_single_file, verify
+from .generation import (
+    Edit,
+    GenerationSettings,
+    ImageSet,
+    NeuronEdit,
+    NeuronSet,
+    generate,
+    generate_all,
+)
+from .localization import (
+    Localization,
+    LocalizationRun,
+    LocalizationSettings,
+    localize,
+    localize_all,
+    read_localizations,
+)
+from .metrics import (
+    BundledDescriptor,
+    ClipAlignment,
+    FileDescriptor,
+    Metric,
+    Summary,
+    copy_scores,
+    evaluate_all,
+    read_metrics,
+    summarize,
+)
+from .mitigation import Mitigation
 from .neurons import NeuronFile, Neurons, random_control, switch_off, switch_on, switched_off
 from .pipelines import Model, load_pipeline
 from .report import write_report
-from .runs import Run
+from .runs import Run, open_run
 from .statistics import Statistics, compute_statistics
 
 __all__ = [
+    "Attack",
     "BundledDescriptor",
+    "Calibration",
     "ClipAlignment",
     "Detection",
+    "DetectionRun",
+    "Detector",
+    "Edit",
+    "Engine",
+    "Execution",
     "ExportError",
     "FetchError",
     "FileDescriptor",
     "GenerationSettings",
+    "ImageSet",
+    "InProcess",
     "Localization",
+    "LocalizationRun",
     "LocalizationSettings",
+    "Metric",
     "MetricError",
+    "Mitigation",
     "Model",
     "ModelError",
+    "NeuronEdit",
     "NeuronError",
     "NeuronFile",
+    "NeuronSet",
     "Neurons",
     "NoiseSettings",
     "Prompt",
     "PromptError",
+    "RayActors",
     "Run",
     "RunError",
+    "Shard",
     "Statistics",
     "StatisticsError",
+    "Summary",
     "TestbedError",
     "Threshold",
     "ThresholdError",
+    "Trace",
     "UnmemorizeError",
+    "Workers",
     "bake",
     "calibrate_threshold",
     "compute_statistics",
+    "copy_scores",
     "detect",
+    "detect_all",
+    "evaluate_all",
     "export_lora",
     "export_single_file",
     "generate",
+    "generate_all",
     "iter_prompts",
     "load_pipeline",
     "localize",
+    "localize_all",
+    "open_run",
     "random_control",
+    "read_detections",
+    "read_localizations",
+    "read_metrics",
     "read_prompts",
+    "summarize",
     "switch_off",
     "switch_on",
     "switched_off",
     "testbed",
+    "verify",
     "write_report",
 ]
+
+__version__: str

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TextIO, cast
 
 from unmemorize._errors import PromptError
@@ -57,13 +57,50 @@ class Prompt:
 
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
-    """Turn a text into a prompt about which nothing is known."""
-    return Prompt(prompt) if isinstance(prompt, str) else prompt
+    """Turn a text into a prompt about which nothing is known; a prompt stays itself.
+
+    Raises:
+        PromptError: it is neither.
+    """
+    if isinstance(prompt, Prompt):
+        return prompt
+    if not isinstance(prompt, str):
+        raise PromptError(
+            f"{prompt!r:.60}: not a prompt. Give a text or a Prompt, not {_kind_of(prompt)}."
+        )
+    return Prompt(prompt)
 
 
 def as_prompts(prompts: Iterable[str | Prompt]) -> list[Prompt]:
-    """Turn texts or prompts into a list of prompts."""
-    return [as_prompt(prompt) for prompt in prompts]
+    """Turn texts or prompts into a list of prompts, see `iter_as_prompts`."""
+    return list(iter_as_prompts(prompts))
+
+
+def iter_as_prompts(prompts: Iterable[str | Prompt]) -> Iterator[Prompt]:
+    """Turn texts or prompts into a stream of prompts, which may be larger than memory.
+
+    Raises:
+        PromptError: at once, if ``prompts`` is a single text or prompt, a path, a dictionary, or
+            not iterable; later, if one of the prompts is not a prompt.
+
+    >>> list(iter_as_prompts("a red cat"))
+    Traceback (most recent call last):
+    unmemorize._errors.PromptError: 'a red cat': a single prompt. Give a list: ['a red cat'].
+    """
+    if isinstance(prompts, (str, Prompt)):
+        text = prompts if isinstance(prompts, str) else prompts.text
+        raise PromptError(f"{text[:60]!r}: a single prompt. Give a list: [{text[:60]!r}].")
+    if isinstance(prompts, PurePath):
+        raise PromptError(f"{prompts}: a path, not prompts. Read it first: read_prompts(PATH).")
+    if not isinstance(prompts, Iterable) or isinstance(prompts, (Mapping, bytes, bytearray)):
+        raise PromptError(
+            f"{prompts!r:.60}: not prompts. Give a list of texts, not {_kind_of(prompts)}."
+        )
+    return map(as_prompt, prompts)
+
+
+def _kind_of(value: object) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:

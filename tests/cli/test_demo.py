@@ -1,10 +1,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from unmemorize import NeuronFile, Run, testbed
+from unmemorize import NeuronFile, Run, Statistics, Threshold, testbed
 from unmemorize.cli import demo
 from unmemorize.localization import read_localizations
 
@@ -49,8 +50,23 @@ def test_demo_ends_with_a_table_and_a_report(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_full_makes_its_own_statistics_and_threshold(cli: Cli, tmp_path: Path) -> None:
-    code, _, _ = cli("demo", "-o", tmp_path / "run", "--images", 2, "--full")
-    assert code == 0
-    code, _, err = cli("demo", "-o", tmp_path / "run", "--images", 2)
+def test_full_makes_its_own_statistics_and_threshold(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, Any] = {}
+
+    def record(*_: object, **named: object) -> None:
+        arguments.update(named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "localize_all", record)
+    assert cli("demo", "-o", tmp_path / "run", "--full")[0] == 130
+    assert arguments["statistics"].count == 8
+    assert len(arguments["threshold"].highest) == 8
+    assert arguments["threshold"].reduction == "prompts"
+    code, _, err = cli("demo", "-o", tmp_path / "run")
     assert (code, "this run was made with" in err) == (1, True)
+    assert cli("demo", "-o", tmp_path / "plain")[0] == 130
+    assert arguments["statistics"].prompts == Statistics.load(testbed.statistics_path()).prompts
+    assert arguments["threshold"] == Threshold.load(testbed.threshold_path())
+    assert arguments["settings"].criterion == "seeds"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from conftest import make_pipeline
-from unmemorize import Model, NeuronError, NeuronFile, Neurons, name_value_layers
+from unmemorize import Model, NeuronError, NeuronFile, Neurons
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -12,16 +12,16 @@ Cli = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     """Three overlapping neuron files of one model, and one of another."""
-    found = []
+    paths = []
     for number, indices in enumerate(([0, 1, 2], [1, 2, 3], [2, 7])):
         model = Model(make_pipeline())
         path = next(iter(model.value_layers))
-        found.append(tmp_path / f"{number}.json")
-        NeuronFile.of(model, Neurons({path: indices}), found={"prompts": number}).save(found[-1])
+        paths.append(tmp_path / f"{number}.json")
+        NeuronFile.of(model, Neurons({path: indices}), found={"prompts": number}).save(paths[-1])
     other = Model(make_pipeline(seed=1))
-    found.append(tmp_path / "other.json")
-    NeuronFile.of(other, Neurons()).save(found[-1])
-    return found
+    paths.append(tmp_path / "other.json")
+    NeuronFile.of(other, Neurons()).save(paths[-1])
+    return paths
 
 
 @pytest.mark.parametrize(
@@ -58,21 +58,10 @@ def test_files_that_do_not_go_together(cli: Cli, files: list[Path], tmp_path: Pa
 def test_value_layers_are_named_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     make_pipeline().save_pretrained(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("a b\nc d\n")
-    given = (
-        "--model",
-        tmp_path / "model",
-        "--device",
-        "cpu",
-        "--prompts",
-        tmp_path / "prompts.txt",
-        "-o",
-        tmp_path / "s.safetensors",
-    )
-    try:
-        code, out, _ = cli("statistics", *given, "--value-layers", "mid_block.*.attn2.to_v")
-        assert (code, "2 prompts, 1 value layers" in out) == (0, True)
-    finally:
-        name_value_layers(None)
+    model = ("--model", tmp_path / "model", "--device", "cpu")
+    inputs = ("--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "s.safetensors")
+    code, out, _ = cli("statistics", *model, *inputs, "--value-layers", "mid_block.*.attn2.to_v")
+    assert (code, "2 prompts, 1 value layers" in out) == (0, True)
 
 
 def test_show_cuts_no_name(cli: Cli, tmp_path: Path) -> None:

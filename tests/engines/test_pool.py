@@ -1,143 +1,191 @@
+"""What happens to units when workers are lost, played through without processes."""
+
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unmemorize import RunError
-from unmemorize.engines import Failed, Finished, Shard, Unit, attempt, in_order, units_of
-from unmemorize.engines._pool import Answer, work_through
+from unmemorize.engines import Failed, Finished, Unit, units_of
+from unmemorize.engines._pool import Answer, Done, Lost, Ready, Unable, work_through
 
 
-class Scripted:
-    """A crew without processes: the events say who answers next, and whether instead of answering it is lost."""
+class ScriptedPool:
+    """A pool without processes.
 
-    def __init__(self, events: Iterator[tuple[int, bool]]) -> None:
-        self._events = events
+    Args:
+        script: pairs (which, is_lost). The first picks the worker to which the next thing happens,
+            and the second says whether it is lost. After the script, the first busy or starting
+            worker answers.
+    """
+
+    def __init__(self, script: Iterator[tuple[int, bool]]) -> None:
+        self._script = script
         self.starting: set[int] = set()
-        self.ready: set[int] = set()
-        self.at_work: dict[int, Unit] = {}
+        self.idle: set[int] = set()
+        self.busy: dict[int, Unit] = {}
+        self.attempts: Counter[int] = Counter()
+        self.losses_of_unit: Counter[int] = Counter()
+        self.starts = 0
         self.closed = False
 
-    def start(self, number: int) -> None:
-        assert number not in self.at_work
-        self.starting.add(number)
+    def start(self, worker: int) -> None:
+        assert worker not in self.starting | self.idle | self.busy.keys()
+        self.starts += 1
+        self.starting.add(worker)
 
-    def give(self, number: int, unit: Unit) -> None:
-        assert number in self.ready
-        assert number not in self.at_work
-        self.at_work[number] = unit
+    def give(self, worker: int, unit: Unit) -> None:
+        self.idle.remove(worker)
+        self.busy[worker] = unit
+        self.attempts[unit.number] += 1
 
-    def next(self) -> tuple[int, Answer | None]:
-        which, is_lost = next(self._events, (0, False))
-        known = sorted(self.at_work.keys() | self.starting)
-        number = known[which % len(known)]
-        if number in self.starting:
-            self.starting.remove(number)
-            if not is_lost:
-                self.ready.add(number)
-            return number, None if is_lost else []
-        unit = self.at_work.pop(number)
+    def next_event(self) -> tuple[int, Answer | Lost]:
+        which, is_lost = next(self._script, (0, False))
+        able_to_answer = sorted(self.starting | self.busy.keys())
+        candidates = sorted([*able_to_answer, *self.idle]) if is_lost else able_to_answer
+        assert candidates, "the pool would wait for ever"
+        worker = candidates[which % len(candidates)]
         if is_lost:
-            self.ready.remove(number)
-        return number, None if is_lost else [Finished(item * 2) for item in unit.items]
-
-    def lost_by(self) -> str:
-        return "of a script"
+            self.starting.discard(worker)
+            self.idle.discard(worker)
+            unit = self.busy.pop(worker, None)
+            if unit is not None:
+                self.losses_of_unit[unit.number] += 1
+            return worker, Lost("out of memory")
+        self.idle.add(worker)
+        if worker in self.starting:
+            self.starting.remove(worker)
+            return worker, Ready()
+        return worker, Done([Finished(item * 2) for item in self.busy.pop(worker).items])
 
     def close(self) -> None:
         self.closed = True
 
 
+def units(count: int, size: int = 1) -> Iterator[Unit]:
+    return units_of(((index, index) for index in range(count)), size)
+
+
 @given(
     st.integers(0, 12),
+    st.integers(1, 3),
     st.integers(1, 4),
     st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=30),
 )
-def test_every_unit_is_done_once_or_given_up_after_three_losses(
-    count: int, workers: int, events: list[tuple[int, bool]]
+def test_each_unit_is_done_once_or_given_up_after_three_losses(
+    count: int, size: int, workers: int, script: list[tuple[int, bool]]
 ) -> None:
-    crew = Scripted(iter(events))
-    found: dict[int, list[object]] = {}
+    pool = ScriptedPool(iter(script))
+    outcomes: dict[int, object] = {}
+    numbers: list[int] = []
     try:
-        for unit, outcomes in work_through(
-            crew, workers, units_of(((index, index) for index in range(count)), 1)
-        ):
-            assert unit.number not in found
-            found[unit.number] = list(outcomes)
+        for unit, unit_outcomes in work_through(pool, workers, units(count, size)):
+            numbers.append(unit.number)
+            outcomes |= zip(unit.indices, unit_outcomes, strict=True)
     except RunError:
-        assert sum(is_lost for _, is_lost in events) >= 10
+        assert sum(is_lost for _, is_lost in script) >= 10
+        assert pool.closed
         return
-    finally:
-        assert crew.closed or not count
-    assert sorted(found) == list(range(count))
-    for number, (outcome,) in found.items():
-        assert outcome in (Finished(number * 2), Failed("the worker was lost 3 times"))
-    assert not crew.at_work
+    assert pool.closed
+    assert sorted(numbers) == list(range(-(-count // size)))
+    assert sorted(outcomes) == list(range(count))
+    assert not pool.busy
+    for index, outcome in outcomes.items():
+        if pool.losses_of_unit[index // size] == 3:
+            assert outcome == Failed("the worker was lost 3 times")
+        else:
+            assert outcome == Finished(index * 2)
+            assert pool.attempts[index // size] == pool.losses_of_unit[index // size] + 1
 
 
-def test_a_worker_that_never_starts_holds_up_nothing() -> None:
-    crew = Scripted(iter([(0, False)] * 50))  # the second worker is never asked
-    found = [unit.number for unit, _ in work_through(crew, 2, units_of(enumerate(range(9)), 1))]
-    assert found == list(range(9))
-    assert 1 in crew.starting
-    assert list(work_through(crew, 2, iter(()))) == []
+def test_a_lost_unit_is_tried_again_before_new_ones() -> None:
+    script = [(0, False), (0, True), (0, False), (0, True), (0, False)]
+    pool = ScriptedPool(iter(script))
+    results = list(work_through(pool, 1, units(3)))
+    assert [(unit.number, outcomes) for unit, outcomes in results] == [
+        (0, [Finished(0)]),
+        (1, [Finished(2)]),
+        (2, [Finished(4)]),
+    ]
+    assert pool.attempts == {0: 3, 1: 1, 2: 1}
 
 
-def test_losses_without_end_are_an_error() -> None:
-    crew = Scripted(iter([(0, True)] * 50))
-    with pytest.raises(RunError, match="10 workers were lost one after the other"):
-        list(work_through(crew, 2, units_of(enumerate(range(99)), 1)))
-    assert crew.closed
+def test_a_unit_that_kills_its_workers_is_given_up() -> None:
+    script = [(0, False), (0, True)] * 3
+    pool = ScriptedPool(iter(script))
+    results = [(unit.indices, outcomes) for unit, outcomes in work_through(pool, 1, units(4, 2))]
+    assert results == [
+        ((0, 1), [Failed("the worker was lost 3 times")] * 2),
+        ((2, 3), [Finished(4), Finished(6)]),
+    ]
 
 
-def test_the_crew_is_closed_when_nobody_listens_any_more() -> None:
-    crew = Scripted(iter([]))
-    outcomes = work_through(crew, 2, units_of(enumerate(range(9)), 1))
-    next(outcomes)
-    outcomes.close()  # type: ignore[attr-defined]
-    assert crew.closed
+def test_a_worker_that_was_lost_while_idle_gets_no_unit_before_it_is_ready_again() -> None:
+    """Its first answer was once taken for the outcomes of the unit."""
+    script = [(0, False), (1, False), (0, False), (0, True), (1, True)]
+    pool = ScriptedPool(iter(script))  # worker 0 is idle when it is lost, and then worker 1 is
+    results = [(unit.number, outcomes) for unit, outcomes in work_through(pool, 2, units(2))]
+    assert sorted(results) == [(0, [Finished(0)]), (1, [Finished(2)])]
+    assert pool.starts == 4
 
 
-def test_units_have_the_same_items_whatever_is_asked_for() -> None:
-    units = list(units_of(((index, str(index)) for index in range(7)), 3))
-    assert [unit.indices for unit in units] == [(0, 1, 2), (3, 4, 5), (6,)]
-    assert units[2].items == ("6",)
+def test_a_worker_that_never_starts_delays_nothing() -> None:
+    pool = ScriptedPool(iter([(0, False)] * 50))  # nothing ever happens to the second worker
+    assert [unit.number for unit, _ in work_through(pool, 2, units(9))] == list(range(9))
+    assert 1 in pool.starting
 
 
-def test_only_what_must_fail_fails() -> None:
-    calls: deque[tuple[int, ...]] = deque()
-
-    def work(items: Sequence[int]) -> list[Finished]:
-        calls.append(tuple(items))
-        if 5 in items:
-            raise ValueError("five\nis too much")
-        return [Finished(item) for item in items]
-
-    unit = Unit(0, (10, 11, 12), (4, 5, 6))
-    assert attempt(work, unit) == [Finished(4), Failed("ValueError: five"), Finished(6)]
-    assert list(calls) == [(4, 5, 6), (4,), (5,), (6,)]
+def test_no_worker_is_started_for_nothing() -> None:
+    pool = ScriptedPool(iter(()))
+    assert list(work_through(pool, 2, iter(()))) == []
+    assert pool.starts == 0
+    pool = ScriptedPool(iter([(0, False), (0, True)] * 3))
+    assert [unit.number for unit, _ in work_through(pool, 1, units(1))] == [0]
+    assert pool.starts == 3  # not a fourth time after the unit was given up
 
 
-def test_results_that_depend_on_the_order_get_it() -> None:
-    units = [Unit(number, (number,), ()) for number in (2, 0, 1, 4, 3)]
-    found = in_order((unit, []) for unit in units)
-    assert [unit.number for unit, _ in found] == [0, 1, 2, 3, 4]
+def test_losses_in_a_row_are_an_error_that_names_the_cause() -> None:
+    script = [(0, True)] * 9 + [(0, False)] * 2 + [(0, True)] * 10
+    pool = ScriptedPool(iter(script))  # the one unit done after nine losses starts a new row
+    results = work_through(pool, 2, units(99))
+    assert next(results)[1] == [Finished(0)]
+    with pytest.raises(RunError, match=r"10 workers were lost .* \(out of memory\).*--workers"):
+        list(results)
+    assert pool.starts == 2 + 9 + 9  # the tenth loss in a row is the first without a replacement
+    assert pool.closed
 
 
-def test_shards() -> None:
-    parts = [Shard.parse(f"{number}/3") for number in (1, 2, 3)]
-    for unit in range(10):
-        assert sum(unit in part for part in parts) == 1
-    assert [unit for unit in range(7) if unit in parts[0]] == [0, 3, 6]
-    for text in ("0/3", "4/3", "3", "a/b", "1/3/5", ""):
-        with pytest.raises(RunError, match="not a part of a whole"):
-            Shard.parse(text)
+def test_a_worker_that_is_unable_stops_the_pool() -> None:
+    class UnablePool(ScriptedPool):
+        def next_event(self) -> tuple[int, Answer | Lost]:
+            return 0, Unable("this task is broken")
+
+    pool = UnablePool(iter(()))
+    with pytest.raises(RunError, match=r"^this task is broken$"):
+        list(work_through(pool, 1, units(1)))
+    assert pool.closed
 
 
-def test_why_workers_are_lost_is_said() -> None:
-    with pytest.raises(RunError, match=r"10 workers were lost one after the other \(of a script\)"):
-        list(work_through(Scripted(iter([(0, True)] * 30)), 1, units_of(enumerate(range(9)), 1)))
+def test_the_next_unit_is_given_before_the_caller_gets_the_last_one() -> None:
+    pool = ScriptedPool(iter(()))
+    results = work_through(pool, 1, units(9))
+    assert next(results)[0].number == 0
+    assert pool.busy[0].number == 1
+    results.close()  # type: ignore[attr-defined]
+    assert pool.closed
+
+
+def test_units_are_read_one_ahead_of_the_workers() -> None:
+    pulled: list[int] = []
+
+    def stream() -> Iterator[Unit]:
+        for unit in units(20):
+            pulled.append(unit.number)
+            yield unit
+
+    for unit, _ in work_through(ScriptedPool(iter(())), 2, stream()):
+        assert len(pulled) <= unit.number + 4  # two busy ones and the next one

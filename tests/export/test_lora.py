@@ -1,13 +1,19 @@
-from collections.abc import Callable
+import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from test_checkpoint import saved, some_neurons
+from safetensors.torch import load_file, save_file
 
 from architectures import make
+from artefacts import (  # noqa: F401 -- fixtures
+    Saved,
+    model_fixture,
+    saved_model_fixture,
+    some_neurons,
+    uneven_neurons,
+)
 from unmemorize import (
     ExportError,
     GenerationSettings,
@@ -18,8 +24,9 @@ from unmemorize import (
     generate,
     switched_off,
 )
-from unmemorize.export import verify_lora
-from unmemorize.export._lora import read_lora
+from unmemorize.export import LAYOUTS
+from unmemorize.export._carried import carried_neurons
+from unmemorize.export._rows import read_header
 
 pytest.importorskip("peft")
 
@@ -33,19 +40,17 @@ LOADABLE = (
 )
 
 
-def denoised(pipe: Any, dtype: torch.dtype) -> torch.Tensor:
-    """One call of the denoiser in this precision, not rounded to float32 as `Model.predict` is."""
-    model = Model(pipe)
-    kept: list[torch.Tensor] = []
+def denoised(model: Model) -> torch.Tensor:
+    """One call of the denoiser in its precision, which `Model.predict` rounds to float32."""
+    outputs: list[torch.Tensor] = []
     handle = model.denoiser.register_forward_hook(
-        lambda _module, _inputs, output: kept.append(output[0])
+        lambda _module, _inputs, output: outputs.append(output[0])
     )
-    model.predict(
-        model.draw_latents(2, 0), model.timesteps(50)[1], model.encode(["a prompt", "another"])
-    )
+    text = model.encode(["a prompt", "another"])
+    model.predict(model.draw_latents(2, 0), model.timesteps(50)[1], text)
     handle.remove()
-    assert kept[0].dtype == dtype
-    return kept[0]
+    assert outputs[0].dtype == model.dtype
+    return outputs[0]
 
 
 @pytest.mark.parametrize("name", LOADABLE)
@@ -53,152 +58,184 @@ def denoised(pipe: Any, dtype: torch.dtype) -> torch.Tensor:
 def test_strength_is_one_minus_scale(
     name: str, dtype: torch.dtype, tolerance: float, tmp_path: Path
 ) -> None:
-    pipe = make(name).to(dtype)
-    layers = [path for path in Model(pipe).value_layers if not path.startswith("single")]
-    neurons = NeuronFile.of(
-        Model(pipe), Neurons({path: range(place % 3 + 1) for place, path in enumerate(layers)})
-    )
-    export_lora(pipe, neurons, tmp_path)
+    model = Model(make(name).to(dtype))
+    neurons = uneven_neurons(model, 0.0)
+    export_lora(model, neurons, tmp_path)
     expected = {}
     for strength in (1.0, 0.25, 0.0):
-        with switched_off(pipe, neurons.neurons, scale=1 - strength):
-            expected[strength] = denoised(pipe, dtype)
+        with switched_off(model, neurons.neurons, scale=1 - strength):
+            expected[strength] = denoised(model)
     assert not torch.allclose(expected[1.0], expected[0.0], rtol=0, atol=10 * tolerance)
-    pipe.load_lora_weights(tmp_path, adapter_name="unmemorize")
+    model.pipe.load_lora_weights(tmp_path, adapter_name="unmemorize")
     for strength, output in expected.items():
-        pipe.set_adapters(["unmemorize"], adapter_weights=[strength])
-        assert float((denoised(pipe, dtype) - output).abs().max()) < tolerance
-    pipe.unload_lora_weights()
-    assert torch.equal(denoised(pipe, dtype), expected[0.0])
+        model.pipe.set_adapters(["unmemorize"], adapter_weights=[strength])
+        assert float((denoised(model) - output).abs().max()) < tolerance
+    model.pipe.unload_lora_weights()
+    assert torch.equal(denoised(model), expected[0.0])
+
+
+@pytest.mark.parametrize("scale", [0.5, -0.25])
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("Stable Diffusion", "diffusers"),
+        ("Stable Diffusion", "kohya"),
+        ("DeepFloyd IF", "diffusers"),
+    ],
+)
+def test_the_scale_of_the_file_is_reached_at_strength_1(
+    name: str, layout: str, scale: float, tmp_path: Path
+) -> None:
+    """At strength t, outputs are multiplied by 1 - t (1 - scale)."""
+    model = Model(make(name).to(torch.float64))
+    neurons = uneven_neurons(model, scale)
+    file = export_lora(model, neurons, tmp_path, layout=layout)
+    expected = {}
+    for strength in (1.0, 0.5, -1.0):
+        with switched_off(model, neurons.neurons, scale=1 - strength * (1 - scale)):
+            expected[strength] = denoised(model)
+    model.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="it")
+    for strength, output in expected.items():
+        model.pipe.set_adapters(["it"], adapter_weights=[strength])
+        assert float((denoised(model) - output).abs().max()) < 1e-9
 
 
 def test_images_with_the_lora_are_those_with_the_neurons_off(tmp_path: Path) -> None:
-    pipe = make("Stable Diffusion").to(torch.float64)
-    neurons = some_neurons(pipe)
+    model = Model(make("Stable Diffusion").to(torch.float64))
+    neurons = some_neurons(model)
     settings = GenerationSettings(images=2, steps=3, guidance=2.0)
-    off = generate(pipe, "a prompt", neurons.neurons, settings=settings)
-    before = generate(pipe, "a prompt", settings=settings)
-    export_lora(pipe, neurons, tmp_path)
-    pipe.load_lora_weights(tmp_path)
-    with_lora = generate(pipe, "a prompt", settings=settings)
+    off = generate(model, "a prompt", neurons.neurons, settings=settings)
+    before = generate(model, "a prompt", settings=settings)
+    export_lora(model, neurons, tmp_path)
+    model.pipe.load_lora_weights(tmp_path)
+    with_lora = generate(model, "a prompt", settings=settings)
     for one, other, plain in zip(off, with_lora, before, strict=True):
         assert np.array_equal(np.asarray(one), np.asarray(other))
         assert not np.array_equal(np.asarray(one), np.asarray(plain))
 
 
 def test_the_kohya_layout_is_the_same_lora(tmp_path: Path) -> None:
-    pipe = make("Stable Diffusion").to(torch.float64)
-    neurons = some_neurons(pipe)
-    with switched_off(pipe, neurons.neurons):
-        expected = denoised(pipe, torch.float64)
-    export_lora(pipe, neurons, tmp_path, layout="kohya")
-    pipe.load_lora_weights(tmp_path)
-    assert float((denoised(pipe, torch.float64) - expected).abs().max()) < 1e-9
+    model = Model(make("Stable Diffusion").to(torch.float64))
+    neurons = some_neurons(model)
+    with switched_off(model, neurons.neurons):
+        expected = denoised(model)
+    export_lora(model, neurons, tmp_path, layout="kohya")
+    model.pipe.load_lora_weights(tmp_path)
+    assert float((denoised(model) - expected).abs().max()) < 1e-9
 
 
-def test_a_lora_carries_its_neurons(tmp_path: Path) -> None:
-    pipe = make("Stable Diffusion")
-    neurons = some_neurons(pipe)
-    file = export_lora(pipe, neurons, tmp_path)
-    assert read_lora(file) == neurons
+def test_tensors_are_named_as_other_programs_name_them(model: Model, tmp_path: Path) -> None:
+    """Literal names and shapes: nothing of the package says what is right here."""
+    path = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+    neurons = NeuronFile.of(model, Neurons({path: [1, 5]}), scale=0.5)
+    weight = model.value_layers[path].weight.detach()
+    width, inputs = weight.shape
+    one_hot = torch.zeros(width, 2)
+    one_hot[1, 0] = one_hot[5, 1] = 1
+    file = export_lora(model, neurons, tmp_path / "diffusers")
+    tensors = load_file(file)
+    assert tensors.keys() == {f"unet.{path}.lora_A.weight", f"unet.{path}.lora_B.weight"}
+    assert torch.equal(tensors[f"unet.{path}.lora_A.weight"], -0.5 * weight[[1, 5]])
+    assert torch.equal(tensors[f"unet.{path}.lora_B.weight"], one_hot)
+    assert json.loads(read_header(file).metadata["lora_adapter_metadata"]) == {
+        "unet.r": 2,
+        "unet.lora_alpha": 2,
+        "unet.lora_bias": False,
+        "unet.target_modules": [path],
+    }
+    file = export_lora(model, neurons, tmp_path / "kohya", layout="kohya")
+    tensors = load_file(file)
+    prefix = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
+    assert tensors.keys() == {
+        f"{prefix}.lora_down.weight",
+        f"{prefix}.lora_up.weight",
+        f"{prefix}.alpha",
+    }
+    assert tensors[f"{prefix}.lora_down.weight"].shape == (2, inputs)
+    assert torch.equal(tensors[f"{prefix}.lora_up.weight"], one_hot)
+    assert tensors[f"{prefix}.alpha"].item() == 2
+    assert "lora_adapter_metadata" not in read_header(file).metadata
+
+
+def test_layers_with_bias_have_one_in_the_lora(saved_model: Saved, tmp_path: Path) -> None:
+    model = saved_model("DeepFloyd IF")
+    file = export_lora(model, some_neurons(model, 0.5), tmp_path)
+    tensors = load_file(file)
+    for path, layer in model.value_layers.items():
+        expected = torch.zeros(layer.out_features)
+        expected[[1, 3]] = -0.5 * layer.bias.detach()[[1, 3]]
+        assert torch.equal(tensors[f"unet.{path}.lora_B.bias"], expected)
+    assert json.loads(read_header(file).metadata["lora_adapter_metadata"])["unet.lora_bias"]
+
+
+def test_files_are_named_after_what_reads_them(model: Model, tmp_path: Path) -> None:
+    neurons = some_neurons(model)
+    names = {
+        export_lora(model, neurons, tmp_path, layout=layout).name
+        for layout in ("diffusers", "kohya")
+    }
+    assert names == {"pytorch_lora_weights.safetensors", "base-unmemorized-kohya.safetensors"}
+    model.pipe.load_lora_weights(tmp_path)  # which takes the first of the two
+    model.pipe.unload_lora_weights()
+    of_the_hub = LAYOUTS["kohya"].file_name
+    assert of_the_hub("owner/a model") == "a-model-unmemorized-kohya.safetensors"
+    assert of_the_hub("../") == "model-unmemorized-kohya.safetensors"
+
+
+def test_a_lora_carries_its_neurons(model: Model, tmp_path: Path) -> None:
+    neurons = some_neurons(model, 0.5)
+    file = export_lora(model, neurons, tmp_path)
+    assert carried_neurons(file) == neurons
     first = file.read_bytes()
-    assert export_lora(pipe, read_lora(file), tmp_path / "again").read_bytes() == first
+    again = export_lora(model, carried_neurons(file), tmp_path / "again")
+    assert again.read_bytes() == first
 
 
-def test_what_cannot_be_a_lora_is_refused(tmp_path: Path) -> None:
-    pixart = make("PixArt")
+def test_what_cannot_be_a_lora_is_refused(saved_model: Saved, model: Model, tmp_path: Path) -> None:
+    pixart, with_bias = saved_model("PixArt"), saved_model("DeepFloyd IF")
+    transformer = saved_model("Stable Diffusion 3")
     with pytest.raises(ExportError, match="diffusers loads no LoRA into it"):
         export_lora(pixart, some_neurons(pixart), tmp_path)
-    with_bias = make("DeepFloyd IF")
-    with pytest.raises(ExportError, match="kohya layout has no place"):
-        export_lora(with_bias, some_neurons(with_bias), tmp_path, layout="kohya")
-    pipe = make("Stable Diffusion")
+    for other in (with_bias, transformer):
+        with pytest.raises(ExportError, match="kohya layout has no place"):
+            export_lora(other, some_neurons(other), tmp_path, layout="kohya")
     with pytest.raises(ExportError, match="no neurons"):
-        export_lora(pipe, NeuronFile.of(Model(pipe), Neurons()), tmp_path)
-    export_lora(pipe, some_neurons(pipe), tmp_path)
-    from safetensors.torch import load_file, save_file
-
-    save_file(
-        load_file(tmp_path / "pytorch_lora_weights.safetensors"), tmp_path / "other.safetensors"
-    )
+        export_lora(model, NeuronFile.of(model, Neurons()), tmp_path)
+    with pytest.raises(ExportError, match=r"layout 'lycoris': unknown. Use one of diffusers"):
+        export_lora(model, some_neurons(model), tmp_path, layout="lycoris")
+    file = export_lora(model, some_neurons(model), tmp_path)
+    save_file(load_file(file), tmp_path / "other.safetensors")
     with pytest.raises(ExportError, match="carries no neurons"):
-        read_lora(tmp_path / "other.safetensors")
-
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-def test_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
-    pipe = saved("Stable Diffusion", tmp_path / "base")
-    some_neurons(pipe).save(tmp_path / "n.json")
-    options = ("--model", tmp_path / "base", "--device", "cpu")
-    code, out, _ = cli("export", "lora", tmp_path / "n.json", *options, "-o", tmp_path / "lora")
-    assert (code, "14 neurons off at strength 1" in out) == (0, True)
-    assert "- lora\n" in (tmp_path / "lora" / "README.md").read_text()
-    file = tmp_path / "lora" / "pytorch_lora_weights.safetensors"
-    assert cli("verify", file, tmp_path / "base")[0] == 0
-    make("Stable Diffusion", seed=1).save_pretrained(tmp_path / "foreign")
-    code, _, err = cli("verify", file, tmp_path / "foreign")
-    assert (code, "were found in" in err) == (1, True)
-    one = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
-    code, _, _ = cli(
-        "export",
-        "single-file",
-        tmp_path / "n.json",
-        one,
-        *options,
-        "-o",
-        tmp_path / "edited.safetensors",
-    )
-    assert code == 0
+        carried_neurons(tmp_path / "other.safetensors")
 
 
 def test_a_loaded_lora_is_another_model(tmp_path: Path) -> None:
-    """Statistics and neurons of the plain model do not hold for it; it can be localized and switched off itself."""
+    """Statistics and neurons of the plain model do not hold for it, but it has its own."""
     pipe = make("Stable Diffusion")
-    model, neurons = Model(pipe), some_neurons(pipe)
-    plain = model.fingerprint
-    export_lora(pipe, neurons, tmp_path)
+    plain = Model(pipe)
+    fingerprint = plain.fingerprint
+    export_lora(plain, some_neurons(plain), tmp_path)
     pipe.load_lora_weights(tmp_path)
     adapted = Model(pipe)
-    assert adapted.fingerprint != plain
-    assert list(adapted.value_layers) == list(model.value_layers)
+    assert adapted.fingerprint != fingerprint
+    assert list(adapted.value_layers) == list(plain.value_layers)
     path = next(iter(adapted.value_layers))
-    before = denoised(pipe, torch.float32)
-    with switched_off(pipe, Neurons({path: [0]})):
-        assert not torch.equal(denoised(pipe, torch.float32), before)
-    assert torch.equal(denoised(pipe, torch.float32), before)
+    before = denoised(adapted)
+    with switched_off(adapted, Neurons({path: [0]})):
+        assert not torch.equal(denoised(adapted), before)
+    assert torch.equal(denoised(adapted), before)
     pipe.unload_lora_weights()
-    assert Model(pipe).fingerprint == plain
+    assert Model(pipe).fingerprint == fingerprint
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
-def test_a_lora_is_held_against_its_neurons(layout: Any, tmp_path: Path) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
-    pipe = make("Stable Diffusion")
-    file = export_lora(pipe, some_neurons(pipe, 0.5), tmp_path, layout=layout)
-    assert verify_lora(file, pipe) == some_neurons(pipe, 0.5)
-    assert verify_lora(file, pipe.to(torch.float16)) == some_neurons(pipe, 0.5)
-    with safe_open(file, "pt") as handle:
-        metadata = handle.metadata()
-    tensors = load_file(file)
-    changed = next(iter(tensors))
-    save_file({**tensors, changed: tensors[changed] + 1}, file, metadata)
-    with pytest.raises(ExportError, match="its tensors are not those"):
-        verify_lora(file, pipe)
-    save_file({**tensors, "more": torch.ones(1)}, file, metadata)
-    with pytest.raises(ExportError, match="its tensors are not those"):
-        verify_lora(file, pipe)
-
-
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    pipe = make("Stable Diffusion")
+def test_nothing_is_overwritten(model: Model, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(ExportError, match=r"README.md: exists already"):
-        export_lora(pipe, some_neurons(pipe), tmp_path, card="a card")
-    export_lora(pipe, some_neurons(pipe), tmp_path)
+        export_lora(model, some_neurons(model), tmp_path, card="a card")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    export_lora(model, some_neurons(model), tmp_path)
     with pytest.raises(ExportError, match=r"safetensors: exists already"):
-        export_lora(pipe, some_neurons(pipe), tmp_path)
+        export_lora(model, some_neurons(model), tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
+    export_lora(model, some_neurons(model), tmp_path / "carded", card="a card")
+    assert (tmp_path / "carded" / "README.md").read_text() == "a card"

@@ -1,4 +1,4 @@
-"""The published files: small ones of the same form, and the real ones where they lie beside the project."""
+"""The published files: small ones of the same form, and the real ones where they are at hand."""
 
 import csv
 from pathlib import Path
@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 
 from conftest import make_pipeline
 from networks import statistics_for
+from tasks import AnyRun
 from unmemorize import (
     GenerationSettings,
     Model,
@@ -24,10 +25,11 @@ from unmemorize import (
     localize,
 )
 from unmemorize.export import export_results, import_results, read_statistics
-from unmemorize.export._published import COLUMNS, WIDTHS
+from unmemorize.export._published_layers import WIDTHS
+from unmemorize.export._published_results import COLUMNS, ImportedRun
 from unmemorize.generation import ImageSet, NeuronSet, generate_all
 from unmemorize.localization import read_localizations
-from unmemorize.runs import run_prompts
+from unmemorize.runs import Inputs, run_prompts, start_run
 
 PUBLISHED = (
     Path(__file__).parents[2] / "shared" / "data" / "statistics_additional_laion_prompts_v1_4.pt"
@@ -158,7 +160,7 @@ def test_files_far_too_large_are_refused_unread(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(
     not PUBLISHED.exists(),
-    reason="the published statistics lie beside the project on some machines only",
+    reason="the published statistics are at hand on some machines only",
 )
 def test_published_statistics(tmp_path: Path) -> None:
     found = read_statistics(PUBLISHED)
@@ -198,15 +200,24 @@ def test_results_become_a_run_and_come_back(tmp_path: Path) -> None:
 def test_an_own_run_is_exported_by_its_searched_layers(
     run: Run, planted: DiffusionPipeline, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match="does not say which layers"):
-        export_results(run, tmp_path / "out.csv")
-    run.config["searched"] = list(searched(planted))
-    export_results(run, tmp_path / "out.csv")
-    back = import_results(tmp_path / "out.csv", tmp_path / "back", Model(planted))
+    model = Model(planted)
+    assert export_results(run, tmp_path / "out.csv") == 3
+    back = import_results(tmp_path / "out.csv", tmp_path / "back", model)
+    assert back.settings(ImportedRun).searched == tuple(searched(planted))
+    imported = read_localizations(back)
     for index, record in read_localizations(run).items():
-        assert read_localizations(back)[index].neurons == record.neurons
-    images = generate_all(back, planted, ImageSet(neurons=NeuronSet.parse("top-1")), FEW).run
+        assert imported[index].neurons == record.neurons
+        assert imported[index].initial == record.initial
+        assert imported[index].score == record.score
+    images = generate_all(back, model, ImageSet(neurons=NeuronSet.parse("top-1")), FEW).run
     assert list(images.records("images")) == [1]
+
+
+def test_a_run_that_localizes_nothing_has_no_results(tmp_path: Path) -> None:
+    inputs = Inputs(fingerprint="f")
+    run = start_run(tmp_path / "run", [Prompt("a")], AnyRun(), inputs, model="m")
+    with pytest.raises(RunError, match="a run of kind any, which localizes nothing"):
+        export_results(run, tmp_path / "out.csv")
 
 
 def test_imported_neurons_do_not_fit_another_model(pipe: DiffusionPipeline, tmp_path: Path) -> None:
@@ -222,7 +233,7 @@ def test_imported_neurons_do_not_fit_another_model(pipe: DiffusionPipeline, tmp_
     )
     run = import_results(write_results(tmp_path / "results.csv", rows), tmp_path / "run")
     with pytest.raises(NeuronError, match="neuron 319 does not exist"):
-        generate_all(run, pipe, ImageSet(neurons=NeuronSet.parse("refined")), FEW)
+        generate_all(run, Model(pipe), ImageSet(neurons=NeuronSet.parse("refined")), FEW)
 
 
 @pytest.mark.parametrize(

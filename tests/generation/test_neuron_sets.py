@@ -1,6 +1,5 @@
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from diffusers import DiffusionPipeline
@@ -9,25 +8,20 @@ from unmemorize import Localization, Model, NeuronError, NeuronFile, Neurons
 from unmemorize.generation import NeuronSet
 
 
-def found(neurons: Neurons, z: float = 9.0) -> Localization:
-    common: dict[str, Any] = {
-        "criterion": "seeds",
-        "protocol": "upstream",
-        "kernel": 3,
-        "evaluations": 1,
-        "work": 1.0,
-        "seconds": 1.0,
-    }
-    scores = {path: (z,) * len(indices) for path, indices in neurons.layers.items()}
-    initial = neurons | Neurons({FIRST: [0]})
+def localized(neurons: Neurons, z_score: float = 9.0) -> Localization:
     return Localization(
         prompt="p",
         group="VM",
         detection=None,
-        initial=initial,
+        criterion="seeds",
+        protocol="published",
+        kernel=3,
+        evaluations=1,
+        work=1.0,
+        seconds=1.0,
+        initial=neurons | Neurons({FIRST: [0]}),
         neurons=neurons,
-        z_scores=scores,
-        **common,
+        z_scores={path: (z_score,) * len(indices) for path, indices in neurons.layers.items()},
     )
 
 
@@ -35,19 +29,30 @@ FIRST, SECOND = (
     f"down_blocks.{stage}.attentions.0.transformer_blocks.0.attn2.to_v" for stage in (0, 1)
 )
 RECORDS: Mapping[int, Localization] = {
-    3: found(Neurons({FIRST: [1, 2]})),
-    5: found(Neurons({FIRST: [1], SECOND: [4]})),
-    7: found(Neurons({FIRST: [1, 2]})),
-    9: found(Neurons({SECOND: [6]}), z=20.0),
+    3: localized(Neurons({FIRST: [1, 2]})),
+    5: localized(Neurons({FIRST: [1], SECOND: [4]})),
+    7: localized(Neurons({FIRST: [1, 2]})),
+    9: localized(Neurons({SECOND: [6]}), z_score=20.0),
 }
 
 
+ALL = Neurons({FIRST: [1, 2], SECOND: [4, 6]})
+"""All refined neurons of the records."""
+
+
 def assign(
-    name: str, indices: list[int], model: Model, *, together: bool, barred: Neurons
+    name: str,
+    indices: list[int],
+    model: Model,
+    *,
+    whole_run: bool = False,
+    excluded: Neurons | None = None,
 ) -> dict[int, Neurons]:
+    """The neurons of some prompts, with ``whole_run`` as for prompts other than the run's."""
     chosen = NeuronSet.parse(name)
-    pool = chosen.pool(RECORDS, model, 0.0) if together or chosen.pooled else None
-    return chosen.assign(indices, RECORDS, model, pool=pool, barred=barred)
+    is_shared = whole_run or chosen.is_shared
+    shared = chosen.shared(RECORDS, model, 0.0) if is_shared else None
+    return chosen.assign(indices, RECORDS, model, shared=shared, excluded=excluded or Neurons())
 
 
 @pytest.fixture
@@ -97,30 +102,20 @@ def test_unknown_names_are_refused(name: str) -> None:
     ],
 )
 def test_the_most_frequent_neurons(model: Model, name: str, expected: Neurons) -> None:
-    assert assign(name, [3, 9], model, together=False, barred=Neurons()) == {
-        3: expected,
-        9: expected,
-    }
+    assert assign(name, [3, 9], model) == {3: expected, 9: expected}
 
 
-def test_each_prompt_has_its_own_or_all_together(model: Model) -> None:
-    assert assign("refined", [3, 5], model, together=False, barred=Neurons()) == {
-        3: RECORDS[3].neurons,
-        5: RECORDS[5].neurons,
-    }
-    everything = Neurons({FIRST: [1, 2], SECOND: [4, 6]})
-    assert assign("refined", [0, 1], model, together=True, barred=Neurons()) == {
-        0: everything,
-        1: everything,
-    }
-    assert assign("initial", [9], model, together=False, barred=Neurons()) == {
-        9: Neurons({FIRST: [0], SECOND: [6]})
-    }
-    assert assign("original", [9], model, together=False, barred=Neurons()) == {9: Neurons()}
+def test_each_prompt_has_its_own_or_those_of_the_whole_run(model: Model) -> None:
+    own = {3: RECORDS[3].neurons, 5: RECORDS[5].neurons}
+    assert assign("refined", [3, 5], model) == own
+    assert assign("refined", [0, 1], model, whole_run=True) == {0: ALL, 1: ALL}
+    assert assign("initial", [9], model) == {9: Neurons({FIRST: [0], SECOND: [6]})}
+    assert assign("original", [9], model) == {9: Neurons()}
+    assert assign("original", [0], model, whole_run=True) == {0: Neurons()}
 
 
 @pytest.mark.parametrize(
-    ("name", "together"),
+    ("name", "whole_run"),
     [
         ("random-refined", False),
         ("random-refined", True),
@@ -128,32 +123,50 @@ def test_each_prompt_has_its_own_or_all_together(model: Model) -> None:
         ("random-initial", False),
     ],
 )
-def test_random_controls_have_the_same_size_and_none_of_the_found(
-    model: Model, name: str, together: bool
+def test_random_controls_have_the_same_size_and_no_localized_neuron(
+    model: Model, name: str, whole_run: bool
 ) -> None:
-    everything = Neurons({FIRST: [1, 2], SECOND: [4, 6]})
-    drawn = assign(name, [3, 5], model, together=together, barred=everything)
-    replaced = assign(
-        name.removeprefix("random-"), [3, 5], model, together=together, barred=everything
-    )
+    drawn = assign(name, [3, 5], model, whole_run=whole_run, excluded=ALL)
+    replaced = assign(name.removeprefix("random-"), [3, 5], model, whole_run=whole_run)
     for index, neurons in drawn.items():
         assert {path: len(indices) for path, indices in neurons.layers.items()} == {
             path: len(indices) for path, indices in replaced[index].layers.items()
         }
-        assert not neurons & (replaced[index] | everything)
-        if not (NeuronSet.parse(name).pooled or together):
+        assert not neurons & (replaced[index] | ALL)
+        if not (NeuronSet.parse(name).is_shared or whole_run):
             assert not neurons & RECORDS[index].initial
-    assert drawn == assign(name, [3, 5], model, together=together, barred=everything)
+    assert drawn == assign(name, [3, 5], model, whole_run=whole_run, excluded=ALL)
+
+
+def test_random_controls_differ_from_prompt_to_prompt(model: Model) -> None:
+    drawn = assign("random-top-1", list(range(12)), model)
+    assert len(set(drawn.values())) > 2
+    again = assign("random-top-1", [7], model)
+    assert again[7] == drawn[7]
+
+
+def test_excluded_neurons_are_never_drawn(model: Model) -> None:
+    """Of 8 neurons in the layer all but two are excluded."""
+    excluded = Neurons({FIRST: [0, 2, 3, 5, 6]})
+    drawn = assign("random-top-1", list(range(12)), model, excluded=excluded)
+    assert set(drawn.values()) == {Neurons({FIRST: [4]}), Neurons({FIRST: [7]})}
 
 
 def test_a_neuron_file_is_a_set(model: Model, tmp_path: Path) -> None:
-    NeuronFile.of(model, Neurons({FIRST: [5]})).save(tmp_path / "mine.json")
-    mine = NeuronSet.parse(str(tmp_path / "mine.json"))
+    path = tmp_path / "mine.json"
+    NeuronFile.of(model, Neurons({FIRST: [5]}), scale=0.5).save(path)
+    mine = NeuronSet.parse(str(path))
     assert mine.name == "file-mine"
-    assert assign(str(tmp_path / "mine.json"), [3], model, together=False, barred=Neurons()) == {
-        3: Neurons({FIRST: [5]})
-    }
-    with pytest.raises(NeuronError, match=r"meant for scale 0, not 0\.5"):
-        mine.pool(RECORDS, model, 0.5)
+    assert NeuronSet.parse(f"random-{path}").name == "random-file-mine"
+    assert mine.shared(RECORDS, model, 0.5) == Neurons({FIRST: [5]})
+    with pytest.raises(NeuronError, match=r"meant for scale 0\.5, not 0\. Give --scale 0\.5"):
+        mine.shared(RECORDS, model, 0.0)
     with pytest.raises(NeuronError, match="cannot be read"):
-        assign(str(tmp_path / "none.json"), [3], model, together=False, barred=Neurons())
+        NeuronSet.parse(str(tmp_path / "none.json")).shared(RECORDS, model, 0.0)
+
+
+def test_a_neuron_file_of_another_model_is_refused(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.json"
+    NeuronFile(neurons=Neurons({FIRST: [5]}), model="another", fingerprint="f").save(path)
+    with pytest.raises(NeuronError, match="were found in another"):
+        NeuronSet.parse(str(path)).shared(RECORDS, model, 0.0)

@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from diffusers import DiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import PLANTED_PROMPT, PROMPTS
+from conftest import PLANTED_PROMPT, PROMPTS, planted_pipeline
+from scored import Scored, context, needing, selected
 from unmemorize import (
     LocalizationSettings,
     Model,
@@ -24,12 +24,16 @@ from unmemorize import (
 from unmemorize.detection import make_probe, noise_differences, similarity
 from unmemorize.localization import Limit
 from unmemorize.localization._bisection import refine_by_bisection
-from unmemorize.localization._selection import LayerCandidates, Selection
+from unmemorize.localization._refinement import Refinement
+from unmemorize.localization._selection import LayerCandidates
 
 
 @dataclass
 class Scores:
-    """An evaluator whose scores follow from weights: what is switched on again raises the score by its weight, pairs by more."""
+    """An evaluator whose scores follow from weights.
+
+    A neuron that is on again raises the score by its weight, and pairs raise it by more.
+    """
 
     weights: list[float]
     pairs: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -51,17 +55,16 @@ class Scores:
         return {("a", index): self.weights[index] for _, index in off}
 
 
-def refine(scores: Scores, limit: float, z: list[float] | None = None) -> Any:
-    count = len(scores.weights)
+def refine(
+    scores: Any, limit: float, z: list[float] | None = None, count: int | None = None
+) -> Refinement:
+    count = len(scores.weights) if count is None else count
     candidates = {"a": LayerCandidates(tuple(range(count)), ())}
     full = scores.score(Neurons({"a": range(count)}))
-    selection = Selection(candidates, full, 5.0, 0, floor=full > limit)
-    ranking = {
-        ("a", index): value for index, value in enumerate(z or list(np.linspace(9, 5, count)))
-    }
-    return refine_by_bisection(
-        cast(Any, scores), selection, Limit(full if full > limit else limit), ranking
-    )
+    selection = selected(candidates, full, theta_exhausted=full > limit)
+    z_scores = {"a": z if z else np.linspace(9, 5, count).tolist()}
+    value = full if full > limit else limit
+    return refine_by_bisection(cast(Any, scores), selection, Limit(value), context(z_scores))
 
 
 @given(
@@ -125,7 +128,96 @@ def test_the_smallest_sets_are_found_where_effects_add_up() -> None:
         assert len(refine(scores, limit).neurons) <= smallest + 3
 
 
-def test_on_a_model_the_guarantee_holds_by_whole_forwards(planted: DiffusionPipeline) -> None:
+def off(*indices: int) -> Neurons:
+    return Neurons({"a": indices})
+
+
+def test_few_neurons_are_tried_by_falling_z_score() -> None:
+    scored = Scored(needing(off(5, 2)))
+    found = refine(scored, 0.4, z=[6, 5, 9, 7, 5.5, 8, 5.1], count=7)
+    assert found == Refinement(off(2, 5), 0.1, minimal=True)
+    # 2 first, then 2 and 5; then 5 and 2 are tested alone, the last of the ranking first
+    assert scored.asked == [off(2), off(2, 5), off(2), off(5)]
+
+
+def test_bisection_lies_between_the_sets_already_tested() -> None:
+    """Three of four are needed: two were too few, so three is the only size left to test."""
+    scored = Scored(needing(off(0, 1, 2)))
+    found = refine(scored, 0.4, count=9)
+    assert found.neurons == off(0, 1, 2)
+    assert scored.sizes == [1, 2, 4, 3, 2, 2, 2]
+
+
+def test_after_the_backward_pass_the_search_starts_over_with_its_ranking() -> None:
+    """The effects turn the order of the z-scores round, so the one needed neuron comes first."""
+    effects = {("a", index): index / 20 for index in range(16)}
+    scored = Scored(needing(off(15)), effects)
+    found = refine(scored, 0.4, count=16)
+    assert found.neurons == off(15)
+    assert scored.sizes[:3] == [1, 2, 4]
+    assert scored.asked[3:7] == [off(*range(16 - size, 16)) for size in (8, 4, 2, 1)]
+    assert scored.asked[7:] == [Neurons()]
+
+
+def test_without_effects_the_search_resumes_above_the_tested_sizes() -> None:
+    class Unbearable(Scored):
+        def effects(self, _: Neurons) -> dict[tuple[str, int], float]:
+            raise RuntimeError("out of memory")
+
+    scored = Unbearable(needing(off(*range(6))))
+    assert refine(scored, 0.4, count=12).neurons == off(*range(6))
+    assert scored.sizes[:6] == [1, 2, 4, 8, 6, 5]
+
+
+def test_effects_that_are_negative_come_last() -> None:
+    effects = {("a", index): -1.0 for index in range(8)} | {("a", 6): 0.5}
+    scored = Scored(needing(off(6)), effects)
+    refine(scored, 0.4, count=8)
+    assert scored.asked[-2] == off(6)
+
+
+def test_removal_goes_round_until_a_whole_round_has_failed() -> None:
+    """Neuron 1 can go only once neuron 0 is on again, which is tested after it."""
+
+    def score(gone: Neurons) -> float:
+        on = set(range(4)) - {index for _, index in gone}
+        if on & {2, 3}:
+            return 0.9
+        return 0.9 if on == {1} else 0.1
+
+    scored = Scored(score)
+    found = refine(scored, 0.5, count=4)
+    assert found == Refinement(off(2, 3), 0.1, minimal=True)
+    assert scored.asked == [
+        off(0),
+        off(0, 1),
+        off(0, 1, 2),  # bisection: all four are needed from the ranking
+        off(0, 1, 2),  # 3 stays
+        off(0, 1, 3),  # 2 stays
+        off(0, 2, 3),  # 1 stays
+        off(1, 2, 3),  # 0 goes
+        off(1, 2),  # from the end again: 3 stays
+        off(1, 3),  # 2 stays
+        off(2, 3),  # 1 goes
+        off(2),
+        off(3),
+    ]
+
+
+def test_a_score_at_the_limit_is_too_high() -> None:
+    scored = Scored(needing(off(0), weight=0.25))
+    assert refine(scored, 0.35, count=2).neurons == off(0)
+    assert refine(scored, 0.36, count=2).neurons == Neurons()
+
+
+def test_without_candidates_nothing_is_asked() -> None:
+    scored = Scored(lambda _: 0.2)
+    assert refine(scored, 0.4, count=0) == Refinement(Neurons(), 0.2, minimal=True)
+    assert scored.asked == []
+
+
+def test_on_a_model_the_guarantee_holds_by_whole_forwards() -> None:
+    planted = planted_pipeline()
     noise = NoiseSettings(seeds=4)
     statistics = compute_statistics(
         planted, [*PROMPTS, *(f"{letter} word" for letter in "abcdefghijkl")]
@@ -137,9 +229,8 @@ def test_on_a_model_the_guarantee_holds_by_whole_forwards(planted: DiffusionPipe
     )
     model = Model(planted)
     assert found.detection is not None
-    probe = make_probe(model, model.encode([PLANTED_PROMPT]), noise).keep(
-        list(found.detection.memorized_seeds)
-    )
+    probe = make_probe(model, model.encode([PLANTED_PROMPT]), noise)
+    probe = probe.of_seeds(found.detection.memorized_seeds)
     unblocked = noise_differences(model, probe)
 
     def score(off: Neurons) -> float:

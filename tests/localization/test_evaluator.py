@@ -1,27 +1,25 @@
 """The evaluator saves work and answers as if it did not."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
-from conftest import PLANTED_PROMPT
-from unmemorize import LocalizationSettings, Model, Neurons, NoiseSettings, switched_off
-from unmemorize.detection import (
-    Probe,
-    make_probe,
-    noise_differences,
-    pairs_of,
-    pairwise_similarity,
-    similarity,
-)
-from unmemorize.localization import Criterion, Evaluator, Limit, plan_for
-from unmemorize.localization._prefixes import Prefixes, Work
-from unmemorize.localization._replay import recording, replaying
+from conftest import PLANTED_PROMPT, planted_pipeline
+from unmemorize import Model, Neurons, NoiseSettings
+from unmemorize.detection import make_probe, similarity
+from unmemorize.localization import Criterion, Evaluator, Limit
+from unmemorize.localization._criteria import SeedsScoring, UnblockedScoring
+from unmemorize.localization._early_exit import fewest_telling_seeds
+from unmemorize.localization._meter import Meter
+from unmemorize.localization._passes import Pass, Passes
+from unmemorize.localization._records import Trial
+from unmemorize.pipelines import Recording
 
 SEEDS = 6
 
@@ -32,130 +30,254 @@ def double(pipe: DiffusionPipeline) -> DiffusionPipeline:
     return pipe
 
 
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(planted_pipeline())
+
+
+@pytest.fixture(scope="module")
+def exact() -> Model:
+    """In float64, where rounding of other batches cannot hide a wrong sample."""
+    return Model(double(planted_pipeline()))
+
+
 class Case:
-    """An evaluator, and the same answers by whole forwards."""
+    """An evaluator, and the same answers by whole forwards of a model with edited weights."""
 
     def __init__(
         self,
-        pipe: DiffusionPipeline,
-        criterion: Criterion,
+        model: Model,
+        criterion: Criterion = "unblocked",
         guidance: float = 0.0,
-        kept: tuple[int, ...] = (0, 2, 3, 5),
+        scale: float = 0.0,
+        seeds: tuple[int, ...] = (0, 2, 3, 5),
     ) -> None:
+        self.model, self.criterion, self.seeds = model, criterion, list(seeds)
+        self.guidance, self.scale = guidance, scale
+        self.layers = [path for path in model.value_layers if not path.startswith("up")]
         noise = NoiseSettings(seeds=SEEDS, guidance=guidance)
-        self.pipe, self.model, self.memorized_seeds, self.guidance, self.criterion = (
-            pipe,
-            Model(pipe),
-            list(kept),
-            guidance,
-            criterion,
-        )
-        self.settings = LocalizationSettings(noise=noise, criterion=criterion)
-        self.layers = [path for path in self.model.value_layers if not path.startswith("up")]
-        self.probe: Probe = make_probe(self.model, self.model.encode([PLANTED_PROMPT]), noise)
-        self.work = Work()
-        self.prefixes = Prefixes(self.model, self.layers, self.work)
-        seeds = list(range(SEEDS))
-        self.unblocked, recorded = self.prefixes.differences(self.probe, seeds, Neurons(), guidance)
-        self.prefixes.keep("unblocked", [recorded])
-        self.prefixes.verify(self.probe, seeds, self.unblocked, guidance)
-        self.evaluator = Evaluator(
-            self.model, self.probe, self.unblocked, kept, self.settings, self.prefixes, self.work
-        )
+        self.probe = make_probe(model, model.encode([PLANTED_PROMPT]), noise)
+        self.meter = Meter()
+        self.passes = Passes(model, self.probe, self.layers, scale, self.meter)
+        self.unblocked = self.passes.run(Neurons(), range(SEEDS))
+        self.passes.keep(self.unblocked)
+        self.evaluator = Evaluator(self.passes, self.unblocked, seeds, criterion)
 
-    def scores(self, off: Neurons) -> Tensor:
-        with switched_off(self.pipe, off):
-            blocked = noise_differences(self.model, self.probe, self.guidance)[self.memorized_seeds]
-        return (
-            pairs_of(pairwise_similarity(blocked))
-            if self.criterion == "seeds"
-            else similarity(self.unblocked[self.memorized_seeds], blocked)
-        )
+    def differences(
+        self, off: Neurons, gates: dict[tuple[str, int], float] | None = None
+    ) -> Tensor:
+        """Noise differences of the memorized seeds with rows of weights multiplied."""
+        model, latents = self.model, self.probe.latents[self.seeds]
+        weights = {
+            path: layer.weight.detach().clone() for path, layer in model.value_layers.items()
+        }
+        for path, index in off:
+            factor = (gates or {}).get((path, index), self.scale)
+            model.value_layers[path].weight.data[index] *= factor
+        texts = [PLANTED_PROMPT] * len(latents)
+        noise = model.predict(latents, self.probe.timestep, model.encode(texts))
+        if self.guidance:
+            nothing = model.encode([""] * len(latents))
+            unconditional = model.predict(latents, self.probe.timestep, nothing)
+            noise = self.guidance * noise + (1 - self.guidance) * unconditional
+        for path, weight in weights.items():
+            model.value_layers[path].weight.data.copy_(weight)
+        flat = (noise - latents.float()).flatten(2)
+        low, high = flat.min(2, keepdim=True).values, flat.max(2, keepdim=True).values
+        return ((flat - low) / (high - low)).view_as(noise)
+
+    def scores(self, blocked: Tensor) -> list[float]:
+        """One pair after the other."""
+        if self.criterion == "unblocked":
+            pairs = list(zip(self.differences(Neurons()), blocked, strict=True))
+        else:
+            count = len(blocked)
+            pairs = [(blocked[i], blocked[j]) for i in range(count) for j in range(i + 1, count)]
+        return [float(similarity(one[None], other[None])) for one, other in pairs]
 
     def score(self, off: Neurons) -> float:
-        return float(
-            self.scores(off).mean() if self.criterion == "seeds" else self.scores(off).max()
-        )
+        scores = self.scores(self.differences(off))
+        return max(scores) if self.criterion == "unblocked" else sum(scores) / len(scores)
 
     def random_sets(self, count: int) -> Iterator[Neurons]:
         rng = np.random.default_rng(0)
         for _ in range(count):
-            chosen = rng.choice(self.layers, rng.integers(1, 4), replace=False)
+            layers = rng.choice(self.layers, rng.integers(1, 4), replace=False)
             yield Neurons(
                 {
                     path: rng.choice(self.model.widths[path], 3, replace=False).tolist()
-                    for path in chosen
+                    for path in layers
                 }
             )
 
 
-@pytest.mark.parametrize("criterion", ["unblocked", "seeds"])
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
+@pytest.mark.parametrize(
+    ("criterion", "guidance", "scale"),
+    [
+        ("unblocked", 0.0, 0.0),
+        ("unblocked", 3.0, 0.5),
+        ("seeds", 0.0, 0.0),
+        ("seeds", 3.0, -1.0),
+    ],
+)
 def test_scores_are_those_of_whole_forwards(
-    planted: DiffusionPipeline, criterion: Criterion, guidance: float
+    exact: Model, criterion: Criterion, guidance: float, scale: float
 ) -> None:
-    """In float64, where rounding of other batches cannot hide a wrong sample."""
-    case = Case(double(planted), criterion, guidance)
-    limit = Limit(0.97 if criterion == "unblocked" else 0.5)
+    case = Case(exact, criterion, guidance, scale)
+    planted = Neurons({case.layers[0]: [3]})
+    sets = [planted, *case.random_sets(6)]
+    expected = [case.score(off) for off in sets]
+    limit = Limit((min(expected) + max(expected)) / 2)
+    assert min(expected) < limit.value - 1e-3
     answers = []
-    for off in case.random_sets(12):
-        expected = case.score(off)
+    for off, score in zip(sets, expected, strict=True):
         found = case.evaluator.below(off, limit)
-        assert (found is None) == (expected >= limit.value)
-        assert found is None or found == pytest.approx(expected, abs=1e-6)
-        assert case.evaluator.score(off) == pytest.approx(expected, abs=1e-6)
+        assert (found is None) == (score >= limit.value)
+        assert found is None or found == pytest.approx(score, abs=1e-5)
+        assert case.evaluator.score(off) == pytest.approx(score, abs=1e-5)
         answers.append(found is None)
-    assert case.work.weighted < case.work.evaluations
-    assert len(set(answers)) == 2 or criterion == "seeds"
+    assert len(set(answers)) == 2
+    assert case.meter.weighted < case.meter.evaluations
+    samples = 2 if guidance else 1
+    assert case.meter.evaluations % samples == 0
 
 
-def test_replaying_is_exact_to_the_last_bit(planted: DiffusionPipeline) -> None:
-    case = Case(planted, "unblocked", memorized_seeds=tuple(range(SEEDS)))
+def test_scores_are_in_the_order_of_the_seeds(exact: Model) -> None:
+    case = Case(exact, seeds=(5, 0, 3, 2))
+    off = Neurons({case.layers[0]: [3], case.layers[1]: [1]})
+    expected = case.scores(case.differences(off))
+    assert len({round(score, 3) for score in expected}) > 1
+    case.evaluator.below(Neurons({case.layers[2]: [1]}), Limit(1e-6))  # another seed goes first
+    case.evaluator.below(off, Limit(1.1))
+    assert case.evaluator.scores(off).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_replaying_is_exact_to_the_last_bit(model: Model) -> None:
+    case, whole = Case(model), Case(model)
     for path in case.layers:
         off = Neurons({path: [0, 1]})
-        with switched_off(planted, off):
-            expected = noise_differences(case.model, case.probe)
-            found, _ = case.prefixes.differences(case.probe, list(range(SEEDS)), off, 0.0)
-        assert torch.equal(found, expected)
+        before = case.meter.weighted
+        replayed = case.passes.run(off, range(SEEDS)).differences
+        assert path == case.layers[0] or case.meter.weighted < before + SEEDS
+        fresh = Passes(model, whole.probe, whole.layers, 0.0, whole.meter)
+        assert torch.equal(replayed, fresh.run(off, range(SEEDS)).differences)
 
 
-def test_later_layers_cost_less(planted: DiffusionPipeline) -> None:
-    case = Case(planted, "unblocked")
-    plan = plan_for(planted.unet, case.layers, lambda: pytest.fail("the plan is made once"))
-    costs = [plan.cost(layer) for layer in case.layers]
-    assert costs == sorted(costs, reverse=True)
-    assert costs[0] < plan.cost(None) == 1.0
-    assert costs[-1] < 0.8
-    assert (
-        sum(
-            share
-            for name, share in plan.share.items()
-            if name.count(".") == 1 and name.startswith(("down", "up"))
-        )
-        <= 1.0
-    )
+def test_a_pass_starts_from_the_recording_that_saves_most(model: Model) -> None:
+    case = Case(model)
+    first, last = case.layers[0], case.layers[-1]
+    plan = model.replay_plan(case.layers, SEEDS)
+
+    def share(off: Neurons, seeds: tuple[int, ...]) -> float:
+        before = case.meter.weighted
+        case.passes.run(off, seeds)
+        return (case.meter.weighted - before) / len(seeds)
+
+    both = Neurons({first: [1], last: [2]})
+    assert share(both, (0, 2)) == pytest.approx(plan.cost(first))
+    assert case.evaluator.below(Neurons({first: [1]}), Limit(1.1)) is not None
+    assert share(both, (0, 2)) == pytest.approx(plan.cost(last))
+    assert share(both, (0, 1)) == pytest.approx(plan.cost(first))  # seed 1 is not memorized
+    assert share(Neurons({last: [2]}), (0, 2)) == pytest.approx(plan.cost(last))
 
 
-def test_known_answers_cost_nothing(planted: DiffusionPipeline) -> None:
-    case = Case(planted, "unblocked")
+def test_replayed_prefixes_stay_complete(exact: Model) -> None:
+    """Modules inside a replayed module do not run, so their outputs are taken over."""
+    case = Case(exact)
+    off = Neurons()
+    for path in reversed(case.layers):
+        off = off | Neurons({path: [1]})
+        assert case.evaluator.below(off, Limit(1.1)) == pytest.approx(case.score(off), abs=1e-6)
+    for path in case.layers:
+        changed = off - Neurons({path: [1]}) | Neurons({path: [2]})
+        assert case.evaluator.score(changed) == pytest.approx(case.score(changed), abs=1e-6)
+
+
+def test_known_answers_cost_nothing(model: Model) -> None:
+    case = Case(model)
     off = next(case.random_sets(1))
     for limit in (Limit(1e-6), Limit(1e-6), Limit(1.1), Limit(1.1)):
         case.evaluator.below(off, limit)
-    spent = case.work.evaluations
+    spent = case.meter.evaluations
     assert case.evaluator.below(Neurons(), Limit(0.9)) is None
     assert case.evaluator.below(off, Limit(1.1)) == case.evaluator.score(off)
-    assert case.work.evaluations == spent
+    assert case.meter.evaluations == spent
+    assert [(trial.off, trial.below) for trial in case.evaluator.trials] == [
+        (len(off), False),
+        (len(off), True),
+    ]
+
+
+def test_a_score_too_high_for_one_limit_may_pass_another(model: Model) -> None:
+    case = Case(model)
+    off = next(case.random_sets(1))
+    score = case.score(off)
+    assert case.evaluator.below(off, Limit(score / 2)) is None
+    (trial,) = case.evaluator.trials
+    assert score / 2 <= trial.score <= score + 1e-5
+    assert case.evaluator.below(off, Limit(score + 1e-3)) == pytest.approx(score, abs=1e-5)
+    assert case.evaluator.trials[1] == Trial(len(off), case.evaluator.score(off), True)
+
+
+def test_a_relative_limit_is_not_answered_from_absolute_scores(exact: Model) -> None:
+    case = Case(exact)
+    off = next(case.random_sets(1))
+    reference = torch.tensor(case.scores(case.differences(off)))
+    assert case.evaluator.below(off, Limit(1e-6)) is None
+    assert case.evaluator.below(off, Limit(0.01, reference=reference)) is not None
+    other = Neurons({case.layers[0]: [3]})
+    distance = max(
+        abs(score - full) / full
+        for score, full in zip(
+            case.scores(case.differences(other)), reference.tolist(), strict=True
+        )
+    )
+    assert case.evaluator.below(other, Limit(distance - 1e-4, reference=reference)) is None
+    assert case.evaluator.below(other, Limit(distance + 1e-4, reference=reference)) is not None
 
 
 def test_a_failing_test_ends_early_and_the_telling_seed_goes_first(
-    planted: DiffusionPipeline,
+    model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = Case(planted, "unblocked")
-    sets = list(case.random_sets(3))
-    before = case.work.evaluations
-    for off in sets:
-        assert case.evaluator.below(off, Limit(1e-6)) is None
-    assert case.work.evaluations == before + len(sets)
+    planted = Neurons({next(iter(model.value_layers)): [3]})
+    every = Case(model, seeds=tuple(range(SEEDS)))
+    scores = every.scores(every.differences(planted))
+    rising = sorted(range(SEEDS), key=scores.__getitem__)
+    case = Case(model, seeds=tuple(rising))
+    ran: list[list[int]] = []
+    run = case.passes.run
+
+    def watched(off: Neurons, seeds: Sequence[int]) -> Pass:
+        ran.append(list(seeds))
+        return run(off, seeds)
+
+    monkeypatch.setattr(case.passes, "run", watched)
+    limit = Limit((scores[rising[-1]] + scores[rising[-2]]) / 2)
+    assert case.evaluator.below(planted, limit) is None
+    assert ran == [rising[:1], rising[1:5], rising[5:]]
+    ran.clear()
+    one, two = case.random_sets(2)
+    assert case.evaluator.below(one, Limit(1e-6)) is None
+    assert case.evaluator.below(two, Limit(1.1)) is not None
+    assert ran == [rising[-1:], [rising[-1]], rising[:4], rising[4:5]]
+
+
+def test_pairs_end_early_when_the_first_seeds_tell(model: Model) -> None:
+    case = Case(model, "seeds", seeds=tuple(range(SEEDS)))
+    off = next(case.random_sets(1))
+    assert case.score(off) > 0.5
+    before = case.meter.evaluations
+    assert case.evaluator.below(off, Limit(0.02)) is None
+    assert case.meter.evaluations == before + fewest_telling_seeds(SEEDS, 0.02) == before + 2
+    assert case.evaluator.trials[0].score <= case.score(off)
+    assert case.evaluator.below(off, Limit(0.999)) == pytest.approx(case.score(off), abs=1e-5)
+
+
+def test_how_many_seeds_can_tell() -> None:
+    assert [fewest_telling_seeds(4, limit) for limit in (0.1, 0.2, 0.49, 0.5, 0.9, 1.5)] == [
+        2, 3, 3, 4, 4, 4,
+    ]  # fmt: skip
+    assert fewest_telling_seeds(2, 0.9) == 2
 
 
 def test_limits() -> None:
@@ -165,68 +287,58 @@ def test_limits() -> None:
     relative = Limit(0.3, reference=torch.tensor([0.2, 0.25, 1.0]))
     assert relative.exceeded(scores).tolist() == [False, True, False]
     assert relative.exceeded(scores[1:], [1, 2]).tolist() == [True, False]
+    above = Limit(0.5, reference=torch.tensor([0.1, 0.5, 0.55]))  # 1, 0 and .64 of the reference
+    assert above.exceeded(scores).tolist() == [True, False, True]
+    below = Limit(0.5, reference=torch.tensor([0.8, 1.1, 0.9]))
+    assert below.exceeded(scores).tolist() == [True, True, False]
 
 
-@pytest.mark.parametrize("criterion", ["unblocked", "seeds"])
-def test_effects_are_finite_differences(planted: DiffusionPipeline, criterion: Criterion) -> None:
-    case = Case(double(planted), criterion)
+def test_criteria_reduce_scores_to_one_number() -> None:
+    images = torch.rand((3, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    blocked = Pass(Neurons(), (2, 0), images[:2], Recording((2, 0), {}))
+    unblocked = UnblockedScoring(images)
+    expected = [float(similarity(images[[a]], images[[b]])) for a, b in ((2, 0), (0, 1))]
+    assert unblocked.scores(blocked).tolist() == pytest.approx(expected)
+    scores = torch.tensor([0.3, 0.9, 0.6])
+    assert unblocked.reduce(scores) == pytest.approx(0.9)
+    assert SeedsScoring().reduce(scores) == pytest.approx(0.6)
+    limits = [Limit(value) for value in (0.59, 0.61, 0.89, 0.91)]
+    assert [unblocked.too_high(scores, limit) for limit in limits] == [True, True, True, False]
+    assert [SeedsScoring().too_high(scores, limit) for limit in limits] == [
+        True, False, False, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("criterion", "guidance", "scale"),
+    [("unblocked", 0.0, 0.0), ("seeds", 0.0, 0.0), ("unblocked", 3.0, 0.5)],
+)
+def test_effects_are_finite_differences(
+    exact: Model, criterion: Criterion, guidance: float, scale: float
+) -> None:
+    case = Case(exact, criterion, guidance, scale)
     off = Neurons({case.layers[0]: [3, 5], case.layers[-1]: [2]})
+    before = case.meter.evaluations, case.meter.weighted
     found = case.evaluator.effects(off)
+    samples = len(case.seeds) * (2 if guidance else 1)
+    assert case.meter.evaluations == before[0] + 2 * samples
+    assert case.meter.weighted > before[1] + 3 * samples
     assert set(found) == set(off)
     step = 1e-4  # the planted neuron writes so strongly that the score bends within a thousandth
+    slopes = {}
     for neuron in off:
-        rest = off - Neurons.of([neuron])
-        moved = []
-        for scale in (step, -step):
-            with (
-                switched_off(planted, rest),
-                switched_off(planted, Neurons.of([neuron]), scale=scale),
-            ):
-                blocked = noise_differences(case.model, case.probe)[case.memorized_seeds].double()
-            scores = (
-                pairs_of(pairwise_similarity(blocked))
-                if criterion == "seeds"
-                else similarity(case.unblocked[case.memorized_seeds], blocked)
-            )
-            moved.append(float(scores.double().mean()))
-        slope = (moved[0] - moved[1]) / (2 * step)
-        assert found[neuron] == pytest.approx(slope, rel=0.05, abs=8e-3)
-
-
-def test_where_replaying_is_not_exact_it_is_off(
-    planted: DiffusionPipeline, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A hook that changes the output of a module would be applied twice."""
-    handle = planted.unet.conv_in.register_forward_hook(
-        lambda _module, _inputs, output: output * 1.01
-    )
-    case = Case(planted, "unblocked")
-    assert "so the denoiser always runs whole" in caplog.text
-    for off in case.random_sets(4):
-        assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
-    assert case.work.weighted == case.work.evaluations
-    handle.remove()
-
-
-def test_a_hook_that_comes_later_is_noticed(planted: DiffusionPipeline) -> None:
-    first = Case(planted, "unblocked")
-    assert first.work.weighted == first.work.evaluations
-    handle = planted.unet.conv_in.register_forward_hook(
-        lambda _module, _inputs, output: output * 1.01
-    )
-    case = Case(planted, "unblocked")
-    off = next(case.random_sets(1))
-    assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
-    assert case.work.weighted == case.work.evaluations
-    handle.remove()
-    again = Case(planted, "unblocked")
-    again.evaluator.score(off)
-    assert again.work.weighted < again.work.evaluations
+        moved = [
+            float(np.mean(case.scores(case.differences(off, {neuron: scale + change}))))
+            for change in (step, -step)
+        ]
+        slopes[neuron] = (1 - scale) * (moved[0] - moved[1]) / (2 * step)
+        assert found[neuron] == pytest.approx(slopes[neuron], rel=0.05, abs=8e-3)
+    assert max(map(abs, slopes.values())) > 0.05
 
 
 def test_effects_need_no_gradients_of_weights(planted: DiffusionPipeline) -> None:
     planted.unet.requires_grad_()
-    case = Case(planted, "unblocked")
+    case = Case(Model(planted))
     off = next(case.random_sets(1))
     assert set(case.evaluator.effects(off)) == set(off)
     assert all(
@@ -235,77 +347,92 @@ def test_effects_need_no_gradients_of_weights(planted: DiffusionPipeline) -> Non
     )
 
 
+def test_where_replaying_is_not_exact_it_is_off(
+    planted: DiffusionPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hook that changes the output of a module would be applied twice."""
+    planted.unet.conv_in.register_forward_hook(lambda _module, _inputs, output: output * 1.01)
+    case = Case(Model(planted))
+    assert "so the denoiser always runs whole" in caplog.text
+    for off in case.random_sets(4):
+        assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
+    assert case.meter.weighted == case.meter.evaluations
+    assert (case.passes.prefixes.bytes, case.passes.prefixes.peak) == (0, 0)
+
+
+def test_a_hook_that_comes_later_is_noticed(planted: DiffusionPipeline) -> None:
+    model = Model(planted)
+    Case(model)
+    handle = planted.unet.conv_in.register_forward_hook(
+        lambda _module, _inputs, output: output * 1.01
+    )
+    case = Case(model)
+    off = next(case.random_sets(1))
+    assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
+    assert case.meter.weighted == case.meter.evaluations
+    handle.remove()
+    again = Case(model)
+    again.evaluator.score(off)
+    assert again.meter.weighted < again.meter.evaluations
+
+
 def test_recordings_for_one_set_only_where_two_are_too_many(
     planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = Case(planted, "unblocked").prefixes.bytes
-    monkeypatch.setattr("unmemorize.localization._prefixes.LARGEST", int(1.5 * size))
-    case = Case(planted, "unblocked", memorized_seeds=tuple(range(SEEDS)))
+    size = Case(Model(planted)).passes.prefixes.bytes
+    monkeypatch.setattr("unmemorize.pipelines._replay.LARGEST", int(1.5 * size))
+    case = Case(Model(planted), seeds=tuple(range(SEEDS)))
     for off in case.random_sets(3):
         assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
-    assert case.prefixes.bytes == size
-    assert case.work.weighted < case.work.evaluations
+    assert case.passes.prefixes.bytes == case.passes.prefixes.peak == size
+    assert case.meter.weighted < case.meter.evaluations
 
 
-def test_too_large_recordings_are_dropped(
+def test_two_recordings_are_kept_where_they_fit(model: Model) -> None:
+    case = Case(model, seeds=tuple(range(SEEDS)))
+    size = case.passes.prefixes.bytes
+    for off in case.random_sets(3):
+        case.evaluator.score(off)
+    assert case.passes.prefixes.bytes == case.passes.prefixes.peak == 2 * size
+
+
+def test_too_large_recordings_are_not_made(
     planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("unmemorize.localization._prefixes.LARGEST", 1000)
-    case = Case(planted, "unblocked")
+    monkeypatch.setattr("unmemorize.pipelines._replay.LARGEST", 1000)
+    case = Case(Model(planted))
     assert "recorded outputs are too many" in caplog.text
-    assert case.prefixes.bytes == 0
     off = next(case.random_sets(1))
     assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-5)
+    assert case.passes.prefixes.peak == 0
+    assert case.unblocked.recording.outputs == {}
 
 
-class Parts(nn.Module):
-    """Modules that return what diffusers' blocks return, and one that does not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.pair, self.odd, self.last = nn.Linear(2, 2), Pair(), Odd(), nn.Linear(2, 2)
-
-    def forward(self, value: Tensor) -> Tensor:
-        left, (right, _) = self.pair(self.first(value))
-        found: Tensor = self.last(left + right + self.odd(value)["x"])
-        return found
-
-
-class Pair(nn.Module):
-    def forward(self, value: Tensor) -> tuple[Tensor, tuple[Tensor, None]]:
-        return value + 1, (value * 2, None)
+def test_differences_to_look_at(exact: Model) -> None:
+    case = Case(exact, seeds=(5, 0, 3, 2))
+    one, two = case.random_sets(2)
+    case.evaluator.below(Neurons({case.layers[2]: [1]}), Limit(1e-6))
+    case.evaluator.below(one, Limit(1.1))
+    shown = case.evaluator.differences(one)
+    assert shown.shape == (2, 3, 4, 16, 16)
+    torch.testing.assert_close(shown[0], case.differences(Neurons())[:3], rtol=0, atol=1e-6)
+    torch.testing.assert_close(shown[1], case.differences(one)[:3], rtol=0, atol=1e-6)
+    case.evaluator.below(two, Limit(1.1))
+    assert len(case.evaluator.differences(one)) == 1
 
 
-class Odd(nn.Module):
-    def forward(self, value: Tensor) -> dict[str, Tensor]:
-        return {"x": value}
-
-
-def test_only_plain_outputs_are_replayed() -> None:
-    parts = Parts()
-    plan = plan_for(parts, ["last"], lambda: parts(torch.ones(1, 2)))
-    assert plan.before["last"] == ("first", "pair")
-    with recording(parts, plan.recorded) as outputs:
-        expected = parts(torch.ones(3, 2))
-    with replaying(parts, outputs):
-        assert torch.equal(parts(torch.ones(3, 2)), expected)
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_forwards_are_put_back_after_an_exception(own: bool) -> None:
-    parts = Parts()
-    if own:  # as accelerate replaces the forward of an instance
-        original: Callable[..., Any] = parts.first.forward
-        parts.first.forward = lambda value: original(value) * 3  # type: ignore[method-assign, assignment]
-    before = parts(torch.ones(3, 2))
-    saved = dict(vars(parts.first))
-
-    def interrupted() -> None:
-        with replaying(parts, {"first": torch.zeros(3, 2)}):
-            assert torch.equal(parts.first(torch.ones(3, 2)), torch.zeros(3, 2))
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        interrupted()
-    assert vars(parts.first) == saved
-    assert torch.equal(parts(torch.ones(3, 2)), before)
+def test_work_is_metered_by_stage() -> None:
+    told: list[tuple[int, int | None]] = []
+    meter = Meter(lambda *progress: told.append(progress))
+    meter.add_forward(10, share=0.5)
+    meter.end("detection")
+    meter.add_forward(4, share=0.25)
+    meter.add_backward(2)
+    meter.end("selection")
+    meter.end("refinement")
+    assert told == [(10, None), (14, None), (16, None)]
+    assert (meter.evaluations, meter.weighted) == (16, 12.0)
+    assert [spent.work for spent in meter.stages.values()] == [5.0, 7.0, 0.0]
+    seconds = [spent.seconds for spent in meter.stages.values()]
+    assert min(seconds) >= 0
+    assert sum(seconds) <= meter.seconds

@@ -1,15 +1,15 @@
-from collections.abc import Sequence
-from dataclasses import replace
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from unmemorize import (
-    Detection,
     Localization,
     LocalizationSettings,
     Model,
@@ -34,15 +34,45 @@ LAYERS = list(Model(make_pipeline()).value_layers)
 OTHERS = [*PROMPTS, *(f"{letter} word" for letter in "abcdefghijklmnopq")]
 
 
-def planted(path: str, index: int) -> tuple[DiffusionPipeline, Statistics, Threshold]:
-    pipe = make_pipeline()
-    plant_neuron(pipe, path, index)
-    return pipe, compute_statistics(pipe, OTHERS), calibrate_threshold(pipe, PROMPTS)
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """A model with one planted neuron, and what localization needs."""
+
+    model: Model
+    statistics: Statistics
+    threshold: Threshold
+
+    @classmethod
+    def at(cls, path: str, index: int) -> Planted:
+        pipe = make_pipeline()
+        plant_neuron(pipe, path, index)
+        model = Model(pipe)
+        statistics = compute_statistics(model, OTHERS)
+        return cls(model, statistics, calibrate_threshold(model, PROMPTS))
+
+    def localize(
+        self,
+        prompt: str,
+        settings: LocalizationSettings | None = None,
+        threshold: Threshold | None = None,
+    ) -> Localization:
+        return localize(
+            self.model,
+            prompt,
+            statistics=self.statistics,
+            threshold=threshold or self.threshold,
+            settings=settings,
+        )
 
 
-@pytest.fixture(scope="module")
-def case() -> tuple[DiffusionPipeline, Statistics, Threshold]:
-    return planted(LAYERS[0], 3)
+@cache
+def planted_at(layer: int, index: int) -> Planted:
+    return Planted.at(LAYERS[layer], index)
+
+
+@pytest.fixture
+def case() -> Planted:
+    return planted_at(0, 3)
 
 
 @pytest.mark.parametrize(
@@ -50,11 +80,9 @@ def case() -> tuple[DiffusionPipeline, Statistics, Threshold]:
     [(0, 3, "unblocked"), (0, 3, "seeds"), (1, 11, "unblocked"), (1, 11, "seeds"), (2, 3, "seeds")],
 )
 def test_a_planted_neuron_is_found_exactly(layer: int, index: int, criterion: Criterion) -> None:
-    pipe, statistics, threshold = planted(LAYERS[layer], index)
-    settings = LocalizationSettings(noise=threshold.settings, criterion=criterion)
-    found = localize(
-        pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings
-    )
+    case = planted_at(layer, index)
+    settings = LocalizationSettings(noise=case.threshold.settings, criterion=criterion)
+    found = case.localize(PLANTED_PROMPT, settings)
     assert found.memorized
     assert found.neurons == Neurons({LAYERS[layer]: [index]})
     assert found.score is not None
@@ -64,11 +92,10 @@ def test_a_planted_neuron_is_found_exactly(layer: int, index: int, criterion: Cr
 
 
 def test_unmemorized_prompts_get_no_neurons(
-    case: tuple[DiffusionPipeline, Statistics, Threshold],
+    case: Planted,
 ) -> None:
-    pipe, statistics, threshold = case
-    strict = replace(threshold, tau=max(threshold.highest) + 0.01)
-    found = localize(pipe, "c word", statistics=statistics, threshold=strict)
+    strict = replace(case.threshold, tau=max(case.threshold.highest) + 0.01)
+    found = case.localize("c word", threshold=strict)
     assert not found.memorized
     assert (len(found.neurons), len(found.initial), found.score, found.evaluations) == (
         0,
@@ -79,34 +106,37 @@ def test_unmemorized_prompts_get_no_neurons(
 
 
 def test_detection_keeps_the_seeds_above_tau(
-    case: tuple[DiffusionPipeline, Statistics, Threshold],
+    case: Planted,
 ) -> None:
-    pipe, _, threshold = case
-    found = detect(pipe, PLANTED_PROMPT, threshold=threshold)
+    found = detect(case.model, PLANTED_PROMPT, threshold=case.threshold)
     assert found.memorized
-    assert found.score > threshold.tau
-    nothing = detect(pipe, PLANTED_PROMPT, threshold=replace(threshold, tau=1.0))
+    assert found.score > case.threshold.tau
+    strict = replace(case.threshold, tau=1.0)
+    nothing = detect(case.model, PLANTED_PROMPT, threshold=strict)
     assert not nothing.memorized
     assert nothing.score == found.score
 
 
-def brute_force(
-    pipe: DiffusionPipeline, prompt: str, kept: Sequence[int], off: Neurons, settings: NoiseSettings
-) -> list[float]:
-    """By editing the weights themselves: the similarity of each kept seed to its own unblocked noise difference."""
-    model = Model(pipe)
-    probe = make_probe(model, model.encode([prompt]), settings).keep(list(kept))
-    unblocked = noise_differences(model, probe)
-    saved = {path: layer.weight.detach().clone() for path, layer in model.value_layers.items()}
+@cache
+def differences(case: Planted, noise: NoiseSettings, off: Neurons) -> Tensor:
+    """Return the noise differences of all seeds, by editing the weights themselves."""
+    layers = case.model.value_layers
+    saved = {path: layer.weight.detach().clone() for path, layer in layers.items()}
     for path, index in off:
-        model.value_layers[path].weight.data[index] = 0
-    blocked = noise_differences(model, probe)
+        layers[path].weight.data[index] = 0
+    probe = make_probe(case.model, case.model.encode([PLANTED_PROMPT]), noise)
+    blocked = noise_differences(case.model, probe)
     for path, weight in saved.items():
-        model.value_layers[path].weight.data.copy_(weight)
-    return [float(value) for value in similarity(unblocked, blocked)]
+        layers[path].weight.data.copy_(weight)
+    return blocked
 
 
-@pytest.mark.parametrize("protocol", ["upstream", "paper"])
+@cache
+def calibrated(case: Planted, noise: NoiseSettings) -> Threshold:
+    return calibrate_threshold(case.model, PROMPTS, settings=noise)
+
+
+@pytest.mark.parametrize("protocol", ["published", "paper"])
 @pytest.mark.parametrize(
     ("tau", "change"),
     [
@@ -126,12 +156,10 @@ def brute_force(
 def test_selection_and_refinement_against_brute_force(
     protocol: str, tau: float, change: dict[str, Any]
 ) -> None:
-    """Sets of neurons are scored by editing weights; the method, done on these scores by a plain transcription, agrees."""
-    pipe = make_pipeline()
-    plant_neuron(pipe, LAYERS[0], 3)
+    """A plain transcription of the method agrees, with scores from edited weights."""
+    case = planted_at(0, 3)
     noise = NoiseSettings(seeds=3, protocol=protocol)  # type: ignore[arg-type]
-    statistics = compute_statistics(pipe, OTHERS)
-    threshold = replace(calibrate_threshold(pipe, PROMPTS, settings=noise), tau=tau)
+    threshold = replace(calibrated(case, noise), tau=tau)
     settings = LocalizationSettings(
         noise=noise,
         refinement="greedy",
@@ -140,15 +168,13 @@ def test_selection_and_refinement_against_brute_force(
         theta_step=0.5,
         **change,
     )
-    found = localize(
-        pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings
-    )
-    model = Model(pipe)
-    text = model.encode([PLANTED_PROMPT])
-    activation = activations(model, text)[LAYERS[0]][0]
+    found = case.localize(PLANTED_PROMPT, settings, threshold)
+    statistics = case.statistics
+    text = case.model.encode([PLANTED_PROMPT])
+    activation = activations(case.model, text)[LAYERS[0]][0]
     z = ((activation.double() - statistics.mean[LAYERS[0]]) / statistics.std[LAYERS[0]]).abs()
     ranked = activation.argsort(descending=True).tolist()
-    matrix = pairwise_similarity(noise_differences(model, make_probe(model, text, noise)))
+    matrix = pairwise_similarity(differences(case, noise, Neurons()))
     filtering = change.get("seed_threshold", tau)
     kept = tuple(
         seed
@@ -161,7 +187,8 @@ def test_selection_and_refinement_against_brute_force(
 
     @cache
     def seedwise(off: frozenset[int]) -> list[float]:
-        return brute_force(pipe, PLANTED_PROMPT, kept, Neurons({LAYERS[0]: off}), noise)
+        blocked = differences(case, noise, Neurons({LAYERS[0]: off}))
+        return similarity(differences(case, noise, Neurons()), blocked)[list(kept)].tolist()
 
     def score(off: frozenset[int]) -> float:
         return max(seedwise(off))
@@ -217,105 +244,146 @@ def test_selection_and_refinement_against_brute_force(
 
 
 def test_another_models_statistics_or_threshold_are_refused(
-    case: tuple[DiffusionPipeline, Statistics, Threshold],
+    case: Planted,
 ) -> None:
-    _, statistics, threshold = case
     other = make_pipeline(seed=1)
     with pytest.raises(StatisticsError, match="another model"):
-        localize(other, "x", statistics=statistics, threshold=threshold)
+        localize(other, "x", statistics=case.statistics, threshold=case.threshold)
     with pytest.raises(ThresholdError, match="another model"):
-        detect(other, "x", threshold=threshold)
+        localize(other, "x", statistics=compute_statistics(other, OTHERS), threshold=case.threshold)
+    with pytest.raises(ThresholdError, match="another model"):
+        detect(other, "x", threshold=case.threshold)
 
 
-def test_another_protocol_is_refused(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
-    pipe, statistics, threshold = case
+def test_another_protocol_is_refused(case: Planted) -> None:
     settings = LocalizationSettings(noise=NoiseSettings(protocol="paper"))
-    with pytest.raises(ThresholdError, match="protocol=upstream, but this run has protocol=paper"):
-        localize(pipe, "x", statistics=statistics, threshold=threshold, settings=settings)
+    with pytest.raises(ThresholdError, match="protocol=published, but this run has protocol=paper"):
+        case.localize("x", settings)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"criterion": "mine"}, "unknown"),
-        ({"theta_step": 0}, "must fall"),
-        ({"theta": 0.5}, "must fall"),
-        ({"top_k": -1}, "k counts neurons"),
-        ({"use_theta": False, "use_top_k": False}, "neither theta nor top-k"),
-        ({"seed_threshold": 2.0}, "seed_threshold=2.0: must lie between 0 and 1"),
-        ({"relative_threshold": 0.2, "criterion": "seeds"}, "seed by seed"),
-        ({"relative_threshold": 0.2, "refinement_threshold": 0.2}, "one of the two thresholds"),
-    ],
-)
-def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        LocalizationSettings(**change)
-
-
-def test_record_round_trip(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
-    pipe, statistics, threshold = case
-    found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
+def test_record_round_trip(case: Planted) -> None:
+    found = case.localize(PLANTED_PROMPT)
     assert Localization.from_json(found.to_json()) == found
     with pytest.raises(RunError, match="malformed localization"):
         Localization.from_json({"detection": found.to_json()["detection"]})
-    with pytest.raises(RunError, match="malformed detection"):
-        Detection.from_json({"prompt": "x"})
+    with pytest.raises(RunError, match="malformed localization"):
+        Localization.from_json({**found.to_json(), "detection": {"prompt": "x"}})
 
 
-def test_work_is_counted(case: tuple[DiffusionPipeline, Statistics, Threshold]) -> None:
-    pipe, statistics, threshold = case
+def test_work_is_counted(case: Planted) -> None:
+    """What is done once per model, for the first prompt, is no prompt's work."""
+    model = Model(case.model.pipe)
     forwards: list[int] = []
-    handle = pipe.unet.register_forward_pre_hook(
+    handle = model.denoiser.register_forward_pre_hook(
         lambda _module, inputs: forwards.append(len(inputs[0]))
     )
-    localize(
-        pipe, "c word", statistics=statistics, threshold=replace(threshold, tau=0.01)
-    )  # what is done once per model
-    forwards.clear()
-    found = localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
+    told: list[tuple[int, int | None]] = []
+    records = []
+    for _ in range(2):
+        forwards.clear()
+        told.clear()
+        records.append(
+            localize(
+                model,
+                PLANTED_PROMPT,
+                statistics=case.statistics,
+                threshold=case.threshold,
+                settings=LocalizationSettings(theta=2.0),
+                progress=lambda *progress: told.append(progress),
+            )
+        )
     handle.remove()
-    assert found.evaluations == sum(forwards)
-    assert found.work is not None
-    assert 0.3 * found.evaluations < found.work < found.evaluations
+    first, second = records
+    assert second.evaluations == sum(forwards)
+    assert second.work is not None
+    assert 0.3 * sum(forwards) < second.work < sum(forwards)
+    assert (first.evaluations, first.work) == (second.evaluations, second.work)
+    assert list(second.spent) == ["detection", "selection", "refinement"]
+    assert sum(spent.work for spent in second.spent.values()) == pytest.approx(second.work)
+    assert second.spent["detection"].work == 10
+    assert told[-1] == (second.evaluations, None)
+    assert first.recorded_bytes == second.recorded_bytes > 0
 
 
-def test_nothing_is_left_in_the_pipeline(
-    case: tuple[DiffusionPipeline, Statistics, Threshold],
-) -> None:
-    pipe, statistics, threshold = case
-    model = Model(pipe)
-    before = model.predict(model.draw_latents(1, 0), torch.tensor(3), model.encode(["x"]))
-    localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
-    assert torch.equal(
-        model.predict(model.draw_latents(1, 0), torch.tensor(3), model.encode(["x"])), before
-    )
+def test_seeds_are_filtered_by_their_own_threshold(case: Planted) -> None:
+    noise = case.threshold.settings
+    highest = (
+        pairwise_similarity(differences(case, noise, Neurons())) - 2 * torch.eye(noise.seeds)
+    ).amax(1)
+    middle = float(highest.sort().values[-4:-2].mean())
+    expected = tuple(seed for seed in range(noise.seeds) if highest[seed] > middle)
+    assert 0 < len(expected) < noise.seeds
+    assert middle != pytest.approx(case.threshold.tau)
+    found = case.localize(PLANTED_PROMPT, LocalizationSettings(seed_threshold=middle))
+    assert found.detection is not None
+    assert found.detection.memorized_seeds == expected
+    assert found.detection.tau == middle
+    assert found.tau == case.threshold.tau
+    nothing = case.localize(PLANTED_PROMPT, LocalizationSettings(seed_threshold=0.9999))
+    assert (nothing.memorized, nothing.initial) == (False, Neurons())
+
+
+def test_each_criterion_has_its_own_threshold(case: Planted) -> None:
+    thresholds = replace(case.threshold, tau=0.4, tau_seeds=0.45)
+    for criterion, tau in (("unblocked", 0.4), ("seeds", 0.45)):
+        settings = LocalizationSettings(criterion=criterion)  # type: ignore[arg-type]
+        found = case.localize(PLANTED_PROMPT, settings, thresholds)
+        assert (found.tau, found.threshold) == (tau, tau)
+        assert found.detection is not None
+        assert found.detection.tau == 0.4  # seeds are filtered alike under both criteria
+        settings = replace(settings, initial_threshold=0.5, refinement_threshold=0.6)
+        found = case.localize(PLANTED_PROMPT, settings, thresholds)
+        assert (found.tau, found.threshold) == (0.5, 0.6)
+    settings = LocalizationSettings(relative_threshold=0.25)
+    assert case.localize(PLANTED_PROMPT, settings, thresholds).threshold == 0.25
+
+
+def test_the_scale_reaches_the_model(case: Planted) -> None:
+    """Neurons that are switched off by a factor of 1 change nothing, so nothing helps."""
+    settings = LocalizationSettings(scale=1.0, theta=2.0, theta_floor=1.75)
+    found = case.localize(PLANTED_PROMPT, settings)
+    assert found.theta_exhausted
+    assert found.initial_score == pytest.approx(1.0, abs=1e-5)
+    off = case.localize(PLANTED_PROMPT, replace(settings, scale=0.0))
+    assert off.initial == found.initial
+    assert off.initial_score is not None
+    assert off.initial_score < 0.9
+
+
+def test_only_the_chosen_layers_are_searched(case: Planted) -> None:
+    for layers, prefixes in (("default", ("down", "mid")), ("up_blocks.*", ("up",))):
+        settings = LocalizationSettings(layers=layers, use_theta=False, top_k=1)
+        found = case.localize(PLANTED_PROMPT, settings)
+        assert found.initial
+        assert all(path.startswith(prefixes) for path in found.initial.layers)
+
+
+def test_nothing_is_left_in_the_pipeline(case: Planted) -> None:
+    model = case.model
+    latents, text = model.draw_latents(1, 0), model.encode(["x"])
+    before = model.predict(latents, torch.tensor(3), text)
+    case.localize(PLANTED_PROMPT)
+    assert torch.equal(model.predict(latents, torch.tensor(3), text), before)
 
 
 def test_layers_that_do_not_run_are_named() -> None:
-    pipe, statistics, threshold = planted(LAYERS[0], 3)
-    pipe.fuse_qkv_projections()
+    case = Planted.at(LAYERS[0], 3)
+    case.model.pipe.fuse_qkv_projections()
     with pytest.raises(ModelError, match="unfuse_qkv_projections"):
-        localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold)
+        case.localize(PLANTED_PROMPT)
 
 
 def test_without_a_backward_pass_z_scores_rank(
-    case: tuple[DiffusionPipeline, Statistics, Threshold],
+    case: Planted,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    pipe, statistics, threshold = case
     monkeypatch.setattr("unmemorize.localization._evaluator.Evaluator.effects", fails)
     monkeypatch.setattr("unmemorize.localization._bisection._FEW", (0,))
-    found = localize(
-        pipe,
-        PLANTED_PROMPT,
-        statistics=statistics,
-        threshold=threshold,
-        settings=LocalizationSettings(theta=2.0),
-    )
+    found = case.localize(PLANTED_PROMPT, LocalizationSettings(theta=2.0))
     assert "no backward pass (out of memory)" in caplog.text
     assert found.minimal
     assert len(found.neurons) >= 1

@@ -9,7 +9,7 @@ from unmemorize.metrics import auroc, tpr_at_fpr
 SCORES = st.lists(st.integers(0, 20).map(lambda value: value / 20), min_size=1, max_size=12)
 
 
-@settings(max_examples=40)  # 500 resamples each
+@settings(max_examples=12)  # 500 resamples each
 @given(SCORES, SCORES)
 @example([0.2], [0.0] * 7 + [0.05, 0.1, 0.15])  # once 1.0000001
 def test_auroc_counts_pairs(memorized: list[float], others: list[float]) -> None:
@@ -32,6 +32,18 @@ def test_share_found_at_a_rate_of_false_positives() -> None:
         assert tpr_at_fpr(memorized, others, rate).value == pytest.approx(
             best_share(memorized, others, rate), abs=1e-6
         )
+
+
+def test_the_interval_is_one_of_95_percent() -> None:
+    rng = np.random.default_rng(0)
+    memorized, others = rng.normal(0.7, 1, 40), rng.normal(0, 1, 25)
+    shares = [
+        (rng.choice(memorized, 40)[:, None] > rng.choice(others, 25)[None]).mean()
+        for _ in range(4000)
+    ]
+    found = auroc(memorized.tolist(), others.tolist())
+    assert (found.low, found.high) == pytest.approx(np.percentile(shares, [2.5, 97.5]), abs=0.015)
+    assert np.abs(np.percentile(shares, [10, 90]) - [found.low, found.high]).min() > 0.03
 
 
 def test_intervals_shrink_with_more_prompts() -> None:

@@ -22,7 +22,7 @@ def test_a_file_comes_whole_and_is_kept(address: str, tmp_path: Path) -> None:
     assert len(Server.ranges) == 1
 
 
-def test_an_interrupted_download_goes_on(address: str, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(address: str, tmp_path: Path) -> None:
     path, part = tmp_path / "it", tmp_path / "it.part"
     with pytest.raises(FetchError, match=f"{len(CONTENT) // 2} bytes are kept"):
         download(f"{address}/broken", path)
@@ -33,7 +33,7 @@ def test_an_interrupted_download_goes_on(address: str, tmp_path: Path) -> None:
     assert not part.exists()
 
 
-def test_a_server_without_ranges_starts_anew(address: str, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_everything_again(address: str, tmp_path: Path) -> None:
     (tmp_path / "it.part").write_bytes(b"old")
     download(f"{address}/stubborn", tmp_path / "it", sha256=SHA256)
     assert (tmp_path / "it").read_bytes() == CONTENT
@@ -81,7 +81,7 @@ def test_images_are_numbered_like_their_prompts_and_failures_named(
     fetched = fetch_images(prompts, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["0001_picture.jpg"]
     assert (tmp_path / "0001_picture.jpg").read_bytes() == picture()
-    assert fetched.there == 1
+    assert fetched.available == 1
     assert list(fetched.failed) == [2, 4, 5]
     assert "404" in fetched.failed[2]
     assert "only http and https" in fetched.failed[5]
@@ -92,11 +92,11 @@ def test_images_are_numbered_like_their_prompts_and_failures_named(
         download(f"{address}/file", tmp_path)
     (tmp_path / "file").unlink()
     before = len(Server.ranges)
-    assert fetch_images(prompts[:1], tmp_path).there == 1
+    assert fetch_images(prompts[:1], tmp_path).available == 1
     assert len(Server.ranges) == before
 
 
 def test_other_formats_become_png(address: str, tmp_path: Path) -> None:
-    assert fetch_images([Prompt("p", url=f"{address}/odd")], tmp_path).there == 1
+    assert fetch_images([Prompt("p", url=f"{address}/odd")], tmp_path).available == 1
     assert [path.name for path in tmp_path.iterdir()] == ["0001_odd.png"]
     assert len(image_files(tmp_path)) == 1

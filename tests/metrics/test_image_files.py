@@ -18,7 +18,7 @@ def test_folders_are_sorted_and_hold_nothing_else(tmp_path: Path) -> None:
     put(tmp_path, "b.png", "a.JPG")
     (tmp_path / "notes.txt").write_text("x")
     assert [path.name for path in image_files(tmp_path)] == ["a.JPG", "b.png"]
-    with pytest.raises(MetricError, match="no folder with images"):
+    with pytest.raises(MetricError, match="not a folder with images"):
         image_files(tmp_path / "none")
 
 

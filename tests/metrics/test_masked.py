@@ -1,10 +1,15 @@
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from unmemorize import MetricError, testbed
-from unmemorize.metrics import read_image
-from unmemorize.metrics._masked import layout_mask, masked_copy_scores
+from colours import Colours, images_of
+from unmemorize import MetricError, Prompt, testbed
+from unmemorize.metrics import Instruments, read_image
+from unmemorize.metrics._masked import MaskedCopy, layout_mask, masked_copy_scores
 
 
 def template(shade: int, layout: int = 90) -> Image.Image:
@@ -25,7 +30,20 @@ def test_the_mask_is_what_images_share() -> None:
     assert not mask[:, 10:].any()
 
 
-def test_a_copied_layout_scores_whatever_fills_it() -> None:
+def test_pixels_agree_in_all_channels() -> None:
+    """The left half agrees in all of them, the right half only in two."""
+    images = []
+    for blue in (0, 90, 220):
+        image = Image.new("RGB", (20, 10), (200, 40, 100))
+        image.paste((200, 40, blue), (10, 0, 20, 10))
+        images.append(image)
+    mask = layout_mask(images)
+    assert mask.shape == (10, 20)
+    assert mask[:, :10].all()
+    assert not mask[:, 10:].any()
+
+
+def test_a_copied_layout_scores_with_any_filling() -> None:
     mask = layout_mask(REFERENCES)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
     scores = masked_copy_scores(
@@ -49,8 +67,68 @@ def test_scores_against_numpy() -> None:
     assert masked_copy_scores([one], [other], mask) == pytest.approx([expected])
 
 
-def test_nothing_in_common_gives_no_score() -> None:
-    assert masked_copy_scores(REFERENCES, REFERENCES, np.zeros((20, 20), dtype=bool)) is None
+def test_the_closest_reference_counts() -> None:
+    rng = np.random.default_rng(2)
+    first, second, third = (
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(3)
+    )
+    mask = np.ones((8, 8), dtype=bool)
+    scores = masked_copy_scores([first, second], [third, first], mask)
+    expected = np.corrcoef(
+        np.asarray(second).ravel(), [np.asarray(i).ravel() for i in (third, first)]
+    )
+    assert scores == pytest.approx((1.0, expected[0, 1:].max()))
+
+
+def masked_copy(**given: Any) -> Any:
+    images = images_of(**({"prompt": Prompt("p", "TM"), "training": tuple(REFERENCES)} | given))
+    return MaskedCopy(Instruments(Colours()))(images)
+
+
+GENERATED = (template(60), template(200, layout=40))
+NOISE = tuple(
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 20, 3), dtype=np.uint8))
+    for seed in range(3)
+)
+
+
+def test_the_metric_takes_the_layout_of_several_training_images() -> None:
+    values = masked_copy(generated=GENERATED, originals=NOISE)
+    assert values == masked_copy_scores(GENERATED, REFERENCES, layout_mask(REFERENCES))
+    assert values == pytest.approx((1.0, 1.0))
+
+
+def test_the_layout_of_a_single_training_image_shows_in_the_original_images() -> None:
+    """They repeat it; the generated images, which an edit may have changed, need not."""
+    originals = tuple(template(shade) for shade in (20, 240))
+    values = masked_copy(generated=NOISE, originals=originals, training=REFERENCES[:1])
+    assert values == masked_copy_scores(NOISE, REFERENCES[:1], layout_mask(originals))
+    assert values is not None
+    assert masked_copy(generated=GENERATED, originals=NOISE, training=REFERENCES[:1]) is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"prompt": Prompt("p", "VM")},
+        {"prompt": Prompt("p")},
+        {"training": ()},
+        {"training": tuple(REFERENCES[:1])},
+        {"training": tuple(REFERENCES[:1]), "originals": (template(3),)},
+    ],
+)
+def test_the_metric_is_for_template_prompts_with_a_layout(given: dict[str, Any]) -> None:
+    assert masked_copy(generated=GENERATED) is not None
+    assert masked_copy(generated=GENERATED, **given) is None
+
+
+def test_too_small_a_mask_gives_no_score() -> None:
+    mask = np.zeros((20, 20), dtype=bool)
+    assert masked_copy_scores(REFERENCES, REFERENCES, mask) is None
+    mask[0, :19] = True
+    assert masked_copy_scores(REFERENCES, REFERENCES, mask) is None
+    mask[0, 19] = True
+    assert masked_copy_scores(REFERENCES, REFERENCES, mask) is not None
 
 
 def test_too_few_images_are_refused() -> None:

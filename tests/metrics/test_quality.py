@@ -129,7 +129,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MetricError, match="not finite"):
         quality(rows * float("nan"), rows)
     sha256 = save_script(Layers(), tmp_path / "other.pt")
-    with pytest.raises(MetricError, match="no part called layers"):
+    with pytest.raises(MetricError, match="has no part called layers"):
         InceptionFeatures(tmp_path / "other.pt", sha256)
     with pytest.raises(MetricError, match="expected 00"):
         InceptionFeatures(tmp_path / "other.pt", "00")

@@ -11,10 +11,10 @@ from unmemorize import (
     ModelError,
     NeuronError,
     Neurons,
-    apply,
     calibrate_threshold,
     compute_statistics,
-    remove,
+    switch_off,
+    switch_on,
     switched_off,
 )
 
@@ -82,20 +82,22 @@ def test_nested_scales_multiply(pipe: DiffusionPipeline, neurons: Neurons) -> No
     assert torch.allclose(nested, edited(pipe, neurons, 0.25), atol=1e-6)
 
 
-def test_apply_replaces_and_remove_undoes(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+def test_switch_off_replaces_and_switch_on_undoes(
+    pipe: DiffusionPipeline, neurons: Neurons
+) -> None:
     before = output(pipe)
-    apply(pipe, Neurons({path: range(4) for path in Model(pipe).value_layers}))
-    apply(pipe, neurons)
+    switch_off(pipe, Neurons({path: range(4) for path in Model(pipe).value_layers}))
+    switch_off(pipe, neurons)
     assert torch.allclose(output(pipe), edited_without_hooks(pipe, neurons), atol=1e-6)
-    remove(pipe)
-    remove(pipe)
+    switch_on(pipe)
+    switch_on(pipe)
     assert torch.equal(output(pipe), before)
 
 
 def edited_without_hooks(pipe: DiffusionPipeline, neurons: Neurons) -> Tensor:
-    remove(pipe)
+    switch_on(pipe)
     result = edited(pipe, neurons, 0.0)
-    apply(pipe, neurons)
+    switch_off(pipe, neurons)
     return result
 
 
@@ -116,25 +118,36 @@ def test_fused_projections_are_refused(pipe: DiffusionPipeline, neurons: Neurons
         pass
 
 
-def test_a_refused_apply_leaves_the_earlier_one(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+def test_a_refused_switch_off_leaves_the_earlier_one(
+    pipe: DiffusionPipeline, neurons: Neurons
+) -> None:
     """A refusal once came after the earlier hooks were gone."""
     first, second = neurons.layers
-    apply(pipe, Neurons({first: neurons.layers[first]}))
+    switch_off(pipe, Neurons({first: neurons.layers[first]}))
     off = output(pipe)
     pipe.unet.get_submodule(second.removesuffix(".to_v")).fused_projections = True
     with pytest.raises(ModelError, match="projections are fused"):
-        apply(pipe, neurons)
+        switch_off(pipe, neurons)
     pipe.unet.get_submodule(second.removesuffix(".to_v")).fused_projections = False
     assert torch.equal(output(pipe), off)
 
 
-def test_a_denoiser_with_neurons_off_can_be_copied(
-    pipe: DiffusionPipeline, neurons: Neurons
-) -> None:
-    apply(pipe, neurons)
-    copied = copy.deepcopy(pipe.unet)
-    remove(pipe)
-    assert list(copied.state_dict()) == list(pipe.unet.state_dict())
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Flux"])
+def test_a_copy_of_a_denoiser_keeps_its_neurons_off(name: str) -> None:
+    pipe = make(name)
+    model = Model(pipe)
+    neurons = Neurons({path: range(4) for path in model.value_layers})
+    plain = output(pipe)
+    switch_off(pipe, neurons)
+    off, original = output(pipe), model.denoiser
+    role = next(role for role in ("unet", "transformer") if getattr(pipe, role, None) is not None)
+    copied = copy.deepcopy(original)
+    switch_on(pipe)
+    assert list(copied.state_dict()) == list(original.state_dict())
+    assert torch.equal(output(pipe), plain)
+    setattr(pipe, role, copied)
+    assert torch.equal(output(pipe), off)
+    assert not torch.allclose(off, plain)
 
 
 @pytest.mark.parametrize("name", ["Stable Diffusion", "PixArt", "Flux"])
@@ -149,9 +162,9 @@ def test_statistics_say_that_projections_are_fused(name: str) -> None:
 
 def test_nothing_is_measured_with_neurons_off(pipe: DiffusionPipeline, neurons: Neurons) -> None:
     """It would pass for the model's own."""
-    apply(pipe, neurons)
+    switch_off(pipe, neurons)
     for measure in (compute_statistics, calibrate_threshold):
-        with pytest.raises(ModelError, match=r"Call remove\(pipe\) first"):
+        with pytest.raises(ModelError, match=r"Call switch_on\(pipe\) first"):
             measure(pipe, ["one", "two"])
-    remove(pipe)
+    switch_on(pipe)
     compute_statistics(pipe, ["one", "two"])

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import accelerate
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
+from conftest import PLANTED_PROMPT, PROMPTS, planted_pipeline
 from unmemorize import (
     GenerationSettings,
     Model,
     Neurons,
     NoiseSettings,
-    apply,
+    Statistics,
+    Threshold,
     calibrate_threshold,
     compute_statistics,
     generate,
     localize,
-    remove,
+    switch_off,
+    switch_on,
     switched_off,
 )
 from unmemorize.detection import make_probe, noise_differences
+from unmemorize.detection._calibration import Calibration
 from unmemorize.pipelines import denoiser_of, uncompiled
 from unmemorize.statistics import activations
 
@@ -30,7 +35,7 @@ SETTINGS = NoiseSettings(seeds=3)
 
 
 def output(pipe: DiffusionPipeline) -> Tensor:
-    """What generation makes of a prompt, before any decoding."""
+    """Generate the latents of a prompt."""
     latents = Model(pipe).draw_latents(1, 0)
     found: Tensor = pipe(
         "a prompt", latents=latents, num_inference_steps=2, guidance_scale=1.0, output_type="latent"
@@ -42,14 +47,41 @@ def everything(pipe: DiffusionPipeline) -> Neurons:
     return Neurons({path: range(width) for path, width in Model(pipe).widths.items()})
 
 
-def located(pipe: DiffusionPipeline) -> Neurons:
-    statistics = compute_statistics(pipe, PROMPTS)
-    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, deviations=3)
-    return localize(pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold).neurons
+@dataclass(frozen=True)
+class Prepared:
+    """What localization needs, made on a pipeline."""
+
+    statistics: Statistics
+    threshold: Threshold
+
+    @classmethod
+    def on(cls, pipe: DiffusionPipeline) -> Prepared:
+        model = Model(pipe)
+        return cls(
+            compute_statistics(model, PROMPTS),
+            calibrate_threshold(
+                model, PROMPTS, settings=SETTINGS, calibration=Calibration(deviations=3)
+            ),
+        )
+
+    def locate(self, pipe: DiffusionPipeline) -> Neurons:
+        return localize(
+            pipe, PLANTED_PROMPT, statistics=self.statistics, threshold=self.threshold
+        ).neurons
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Output of the plain pipeline, the same with everything off, and what localization finds."""
+
+    before: Tensor
+    off: Tensor
+    prepared: Prepared
+    neurons: Neurons
 
 
 def untouched(pipe: DiffusionPipeline) -> bool:
-    """No hook is left, and no replaced forward but those of accelerate."""
+    """Tell whether no hook is left, and no replaced forward except those of accelerate."""
     modules = list(denoiser_of(pipe).modules())
     plain = all("forward" not in vars(module) or hasattr(module, "_hf_hook") for module in modules)
     return plain and not any(
@@ -57,23 +89,20 @@ def untouched(pipe: DiffusionPipeline) -> bool:
     )
 
 
-@pytest.fixture
-def expected() -> tuple[Tensor, Tensor, Neurons]:
-    """Output of the plain pipeline, the same with everything off, and what localization finds."""
-    pipe = make_pipeline()
-    plant_neuron(pipe, next(iter(Model(pipe).value_layers)), 3)
+@pytest.fixture(scope="module")
+def expected() -> Expected:
+    pipe = planted_pipeline()
     with switched_off(pipe, everything(pipe)):
         off = output(pipe)
-    found = located(pipe)
-    assert found
-    return output(pipe), off, found
+    prepared = Prepared.on(pipe)
+    neurons = prepared.locate(pipe)
+    assert neurons
+    return Expected(output(pipe), off, prepared, neurons)
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_compiled(
-    planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons], in_place: bool
-) -> None:
-    """A compiled denoiser ignores later hooks; with neurons off it runs uncompiled, and is compiled again afterwards."""
+def test_compiled(planted: DiffusionPipeline, expected: Expected, in_place: bool) -> None:
+    """A compiled denoiser ignores later hooks, so with neurons off it runs uncompiled."""
     calls: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> object:
@@ -85,16 +114,16 @@ def test_compiled(
     else:
         planted.unet = torch.compile(planted.unet, backend=backend)
     held = planted.unet
-    before, off, found = expected
+    before, off = expected.before, expected.off
     torch.testing.assert_close(output(planted), before)
     assert calls
     with switched_off(planted, everything(planted)):
         torch.testing.assert_close(output(planted), off)
-    apply(planted, Neurons())
-    apply(planted, everything(planted))
+    switch_off(planted, Neurons())
+    switch_off(planted, everything(planted))
     torch.testing.assert_close(output(planted), off)
-    remove(planted)
-    assert located(planted) == found
+    switch_on(planted)
+    assert expected.prepared.locate(planted) == expected.neurons
     assert planted.unet is held
     assert planted.config["unet"] == ("diffusers", "UNet2DConditionModel") or not in_place
     torch.testing.assert_close(output(planted), before)
@@ -115,22 +144,22 @@ def test_the_compiled_denoiser_comes_back_after_an_exception(pipe: DiffusionPipe
     assert pipe.unet._compiled_call_impl == pipe.unet._call_impl
 
 
-def test_offloaded(planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons]) -> None:
-    """Weights come when a module runs and go afterwards, as with sequential offload; here to the same device."""
+def test_offloaded(planted: DiffusionPipeline, expected: Expected) -> None:
+    """Weights come when a module runs and leave afterwards, here to the same device."""
     plain = Model(planted).fingerprint
     accelerate.cpu_offload(planted.unet, execution_device=torch.device("cpu"))
     assert all(parameter.is_meta for parameter in planted.unet.parameters())
-    before, off, found = expected
+    before, off = expected.before, expected.off
     assert Model(planted).fingerprint == plain
     with switched_off(planted, everything(planted)):
         torch.testing.assert_close(output(planted), off)
-    assert located(planted) == found
+    assert Prepared.on(planted).locate(planted) == expected.neurons
     torch.testing.assert_close(output(planted), before)
     assert untouched(planted)
 
 
 class _Moved:
-    """Weights that come to the device and go again around each forward, as new tensors: what model offload does between two devices."""
+    """Replaces the weights by new tensors at each forward, as model offload does."""
 
     def __init__(self, module: nn.Module) -> None:
         self._forward, self._module = module.forward, module
@@ -143,7 +172,7 @@ class _Moved:
 
 @pytest.mark.parametrize("inference", [False, True])
 def test_moved_weights_can_be_differentiated(
-    planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons], inference: bool
+    planted: DiffusionPipeline, expected: Expected, inference: bool
 ) -> None:
     planted.unet.requires_grad_(True)
     planted.unet.forward = _Moved(planted.unet)
@@ -152,13 +181,9 @@ def test_moved_weights_can_be_differentiated(
     activations(model, text)
     model.predict(model.draw_latents(1, 0), model.timesteps(50)[1], text)
     assert not any(parameter.is_inference() for parameter in planted.unet.parameters())
-    statistics = compute_statistics(planted, PROMPTS)
-    threshold = calibrate_threshold(planted, PROMPTS, settings=SETTINGS, deviations=3)
+    prepared = Prepared.on(planted)
     with torch.inference_mode(inference):
-        assert (
-            localize(planted, PLANTED_PROMPT, statistics=statistics, threshold=threshold).neurons
-            == expected[2]
-        )
+        assert prepared.locate(planted) == expected.neurons
     model = Model(planted)
     probe = make_probe(model, model.encode([PLANTED_PROMPT]), SETTINGS)
     assert noise_differences(model, probe, gradient=True).requires_grad
@@ -168,7 +193,7 @@ def test_moved_weights_can_be_differentiated(
 def test_model_offload_frees_the_denoiser_before_text_is_encoded(
     planted: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else both are on the device at once: the pipeline frees them at its end, which is never reached."""
+    """Otherwise both are on the device at once, since the pipeline frees it only at its end."""
     freed: list[object] = []
     monkeypatch.setattr(
         planted, "maybe_free_model_hooks", lambda: freed.append(planted.unet), raising=False
@@ -187,39 +212,39 @@ def test_activations_of_an_offloaded_model_are_the_same(planted: DiffusionPipeli
     assert all(torch.equal(before[path], after[path]) for path in model.value_layers)
 
 
-def test_sliced(planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons]) -> None:
+def test_sliced(planted: DiffusionPipeline, expected: Expected) -> None:
     planted.enable_attention_slicing(1)
-    before, off, found = expected
+    before, off = expected.before, expected.off
     with switched_off(planted, everything(planted)):
         torch.testing.assert_close(output(planted), off, rtol=0, atol=1e-3)
-    assert located(planted) == found
+    assert expected.prepared.locate(planted) == expected.neurons
     torch.testing.assert_close(output(planted), before, rtol=0, atol=1e-3)
     assert untouched(planted)
 
 
-def test_half_precision(
-    planted: DiffusionPipeline, expected: tuple[Tensor, Tensor, Neurons]
-) -> None:
+def test_half_precision(planted: DiffusionPipeline, expected: Expected) -> None:
     planted.to(torch.bfloat16)
     with switched_off(planted, everything(planted)):
         off = output(planted).float()
     assert (
-        float((off - expected[1]).norm() / expected[1].norm())
+        float((off - expected.off).norm() / expected.off.norm())
         < 0.05
-        < float((off - expected[0]).norm() / expected[0].norm())
+        < float((off - expected.before).norm() / expected.before.norm())
     )
-    assert expected[2] & located(planted)
+    assert expected.neurons & Prepared.on(planted).locate(planted)
     assert untouched(planted)
 
 
-def test_nothing_is_left_when_the_pipeline_fails(planted: DiffusionPipeline) -> None:
+def test_nothing_is_left_when_the_pipeline_fails(
+    planted: DiffusionPipeline, expected: Expected
+) -> None:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
     handle = planted.unet.mid_block.register_forward_hook(fail)
     scheduler = planted.scheduler
     for attempt in (
-        lambda: located(planted),
+        lambda: expected.prepared.locate(planted),
         lambda: generate(planted, "x", everything(planted), settings=GenerationSettings(images=1)),
     ):
         with pytest.raises(KeyboardInterrupt):

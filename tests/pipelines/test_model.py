@@ -32,7 +32,6 @@ from unmemorize import (
     export_lora,
     generate,
     load_pipeline,
-    name_value_layers,
 )
 from unmemorize.pipelines import sampler, select_value_layers
 from unmemorize.pipelines._value_layers import find_value_layers
@@ -79,22 +78,19 @@ def test_models_without_value_layers_are_refused() -> None:
 
 
 def test_value_layers_can_be_named(pipe: DiffusionPipeline) -> None:
-    known = list(find_value_layers(pipe.unet))
-    name_value_layers("mid_block.*.attn2.to_v")
-    try:
-        assert list(Model(pipe).value_layers) == [
-            path for path in known if path.startswith("mid_block")
-        ]
-        name_value_layers("nowhere.*")
-        with pytest.raises(ModelError, match=r"Looked for linear layers nowhere.\*"):
-            Model(pipe)
-    finally:
-        name_value_layers(None)
-    assert list(Model(pipe).value_layers) == known
+    all_layers = list(find_value_layers(pipe.unet))
+    named = Model(pipe, value_layers="mid_block.*.attn2.to_v")
+    assert list(named.value_layers) == [path for path in all_layers if path.startswith("mid_block")]
+    with pytest.raises(ModelError, match=r"Looked for linear layers nowhere.\*"):
+        Model(pipe, value_layers="nowhere.*")
+    assert list(Model(pipe).value_layers) == all_layers
 
 
 def test_single_stream_blocks_count_where_the_text_is_apart() -> None:
-    """AuraFlow puts registers before the text, so the first rows of its single-stream blocks are not the text."""
+    """AuraFlow puts registers before the text in its single-stream blocks.
+
+    Therefore the first rows there are not the text.
+    """
     denoiser = AuraFlowTransformer2DModel(
         sample_size=8,
         num_mmdit_layers=1,
@@ -119,7 +115,7 @@ def test_pipelines_that_take_no_prompt_are_refused(pipe: DiffusionPipeline) -> N
 def test_the_difference_is_the_papers_up_to_the_documented_term(
     pipe: DiffusionPipeline, kind: str
 ) -> None:
-    """The same clean image, predicted in each of the ways, against predicted minus initial noise in float64."""
+    """The same clean image, predicted in each way, against the paper's formula in float64."""
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
     model, timestep = Model(pipe), torch.tensor(961)
     alpha = float(pipe.scheduler.alphas_cumprod[961]) ** 0.5
@@ -242,7 +238,7 @@ class InvertedTime(StableDiffusionPipeline):  # type: ignore[misc]
 def test_a_denoiser_with_another_time_is_refused(pipe: DiffusionPipeline, highest: int) -> None:
     inverted = InvertedTime(**pipe.components, requires_safety_checker=False)
     inverted.highest = highest
-    with pytest.raises(ModelError, match="another time than a multiple of the scheduler's"):
+    with pytest.raises(ModelError, match="no multiple of the scheduler's timestep"):
         _ = Model(inverted).layout
 
 
@@ -304,7 +300,7 @@ SCHEDULERS = (
 def test_the_noise_schedule_is_that_of_the_loaded_scheduler(
     pipe: DiffusionPipeline, kind: Any, tmp_path: Path
 ) -> None:
-    """What a scheduler has by default is its own: DDIM's defaults are others."""
+    """Each scheduler has its own defaults, which differ from those of DDIM."""
     pipe.scheduler = kind()
     ours = sampler(pipe)
     torch.testing.assert_close(ours.alphas_cumprod, pipe.scheduler.alphas_cumprod)
@@ -315,7 +311,7 @@ def test_the_noise_schedule_is_that_of_the_loaded_scheduler(
     assert sampler(pipe).config.clip_sample == ours.config.clip_sample
 
 
-def test_a_pipeline_in_another_type_is_looked_at_anew() -> None:
+def test_a_pipeline_in_another_type_is_observed_again() -> None:
     """Flux is given its timestep in the type of the model."""
     pipe = make("Flux")
     pipe.to(torch.bfloat16)
@@ -326,9 +322,29 @@ def test_a_pipeline_in_another_type_is_looked_at_anew() -> None:
 
 @pytest.mark.parametrize("pattern", ["*attn1.to_v", "time_embedding.*"])
 def test_named_layers_must_see_the_text(pipe: DiffusionPipeline, pattern: str) -> None:
-    name_value_layers(pattern)
-    try:
-        with pytest.raises(ModelError, match="so it is no value layer"):
-            compute_statistics(pipe, ["one", "two"])
-    finally:
-        name_value_layers(None)
+    with pytest.raises(ModelError, match="so it is no value layer"):
+        compute_statistics(Model(pipe, value_layers=pattern), ["one", "two"])
+
+
+@pytest.mark.parametrize("scale", [3.0, -1.0])
+def test_guidance_leads_from_the_unconditional_to_the_conditional_prediction(
+    pipe: DiffusionPipeline, scale: float
+) -> None:
+    model = Model(pipe)
+    latents, timestep = model.draw_latents(2, 0), torch.tensor(961)
+    conditional = model.predict(latents, timestep, model.encode(["one", "two"]))
+    unconditional = model.predict(latents, timestep, model.encode(["", ""]))
+    assert not torch.allclose(conditional, unconditional, atol=1e-2)
+    guided = model.predict(
+        latents, timestep, model.encode(["one", "two"]), guidance=model.guidance(scale)
+    )
+    expected = unconditional + scale * (conditional - unconditional)
+    torch.testing.assert_close(guided, expected, rtol=0, atol=1e-4)
+
+
+def test_guidance_of_zero_is_none(pipe: DiffusionPipeline) -> None:
+    model = Model(pipe)
+    assert model.guidance(0.0) is None
+    guidance = model.guidance(1.0)
+    assert guidance is not None
+    assert len(guidance.unconditional) == 1

@@ -1,4 +1,4 @@
-"""Commands that are killed, stopped, or run out of disk: what was finished stays, and the same command ends as if nothing had happened."""
+"""Commands that are killed or stopped: the same command ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -6,78 +6,66 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from interruptible import RECORD, WORKER, Child, child, command, handles, wait_for_ends
 
-from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
-from unmemorize import Model, NoiseSettings, Run, calibrate_threshold, compute_statistics
+from conftest import PLANTED_PROMPT, PROMPTS, planted_pipeline
+from tasks import AnyRun
+from unmemorize import NoiseSettings, Run, calibrate_threshold, compute_statistics
+from unmemorize.detection import Calibration
 from unmemorize.localization import read_localizations
+from unmemorize.runs import Inputs
 
-COMMAND = "from unmemorize.cli import run; run()"
-COUNT = 20
-SECONDS = {"seconds", "spent"}
+COUNT = 12
+DURATIONS = {"seconds", "spent"}
+"""What differs from run to run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model that has memorized a third of some prompts, in files."""
+
+    folder: Path
+
+    def model(self) -> list[str]:
+        return ["--model", str(self.folder / "model"), "--device", "cpu", "--local-files-only"]
+
+    def localize(self, run: Path, *options: str) -> list[str]:
+        files = [
+            *("--statistics", str(self.folder / "s.safetensors")),
+            *("--threshold", str(self.folder / "t.json")),
+            *("--prompts", str(self.folder / "prompts.txt")),
+        ]
+        return ["localize", *self.model(), *files, "-o", str(run), *options]
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A model that has memorized a third of the prompts, and the command that localizes in it."""
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("job")
-    pipe = make_pipeline()
-    plant_neuron(pipe, next(iter(Model(pipe).value_layers)), 3)
+    pipe = planted_pipeline()
     pipe.save_pretrained(folder / "model")
     compute_statistics(pipe, PROMPTS).save(folder / "s.safetensors")
-    calibrate_threshold(pipe, PROMPTS, settings=NoiseSettings(seeds=4), deviations=3).save(
-        folder / "t.json"
-    )
+    calibration = Calibration(deviations=3)
+    settings = NoiseSettings(seeds=4)
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=settings, calibration=calibration)
+    threshold.save(folder / "t.json")
     others = [f"{'abcdefghijklmnopq'[index % 17]} word" for index in range(COUNT)]
     mixed = [PLANTED_PROMPT if index % 3 == 0 else other for index, other in enumerate(others)]
     (folder / "prompts.txt").write_text("\n".join(mixed))
-    files = [
-        "--statistics",
-        folder / "s.safetensors",
-        "--threshold",
-        folder / "t.json",
-        "--prompts",
-        folder / "prompts.txt",
-    ]
-    return folder, [
-        "localize",
-        "--model",
-        str(folder / "model"),
-        "--device",
-        "cpu",
-        "--local-files-only",
-        *map(str, files),
-    ]
+    return Job(folder)
 
 
-@contextmanager
-def started(
-    job: tuple[Path, list[str]], run: Path, *options: str
-) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process of its own, on one thread so that results are the same to the last bit."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", COMMAND, *job[1], "-o", str(run), *options]
-    with subprocess.Popen(
-        arguments, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def finish(job: tuple[Path, list[str]], run: Path, *options: str) -> None:
-    with started(job, run, *options) as process:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+def finish(arguments: list[str], output: Path) -> str:
+    """Run a command to its end and return what it printed."""
+    with child(command, *arguments, output=output) as process:
+        assert process.finish() == 0, process.output()
+        return process.output()
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -91,22 +79,37 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def contents(run: Path) -> dict[int, str]:
-    """What was found for each prompt, without the time that it took."""
+    """The records, without the time that they took."""
 
     def timeless(value: Any) -> Any:
-        return (
-            {key: timeless(part) for key, part in value.items() if key not in SECONDS}
-            if isinstance(value, dict)
-            else value
-        )
+        if not isinstance(value, dict):
+            return value
+        return {key: timeless(inner) for key, inner in value.items() if key not in DURATIONS}
 
+    records = Run.load(run).records("localizations")
     return {
-        index: json.dumps(timeless(record), sort_keys=True)
-        for index, record in Run.load(run).records("localizations").items()
+        index: json.dumps(timeless(record), sort_keys=True) for index, record in records.items()
     }
 
 
-def seen(file: str | Path) -> bytes:
+@pytest.fixture(scope="module")
+def undisturbed(job: Job) -> dict[int, str]:
+    run = job.folder / "undisturbed"
+    finish(job.localize(run), job.folder / "output")
+    localizations = read_localizations(Run.load(run))
+    assert len(localizations) == COUNT
+    assert len({record.memorized for record in localizations.values()}) == 2
+    return contents(run)
+
+
+def check(run: Path, expected: dict[int, str]) -> None:
+    """Check that no record is lost, none is there twice, and each is what it should be."""
+    assert contents(run) == expected
+    assert sorted(line["index"] for line in lines(run)) == list(range(COUNT))
+    assert (run / "neurons.json").exists()
+
+
+def content_of(file: str | Path) -> bytes:
     """A file of /proc; nothing of a process that has just ended."""
     try:
         return Path(file).read_bytes()
@@ -115,91 +118,161 @@ def seen(file: str | Path) -> bytes:
 
 
 def descendants(process: int) -> list[int]:
-    found = []
-    for file in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, seen(file).split()):
-            found += [child, *descendants(child)]
-    return found
+    children = [
+        int(pid)
+        for file in Path(f"/proc/{process}/task").glob("*/children")
+        for pid in content_of(file).split()
+    ]
+    return children + [inner for pid in children for inner in descendants(pid)]
 
 
 def workers_of(process: int) -> list[int]:
     """Worker processes or Ray actors below a process."""
-    named = ((child, seen(f"/proc/{child}/cmdline")) for child in descendants(process))
     return [
-        child for child, name in named if b"multiprocessing.spawn" in name or b"ray::_Actor" in name
+        pid
+        for pid in descendants(process)
+        if any(
+            name in content_of(f"/proc/{pid}/cmdline")
+            for name in (b"multiprocessing.spawn", b"ray::Actor")
+        )
     ]
 
 
 def interrupt(*processes: int) -> None:
-    """Ctrl-C, as a terminal hands it to all; the main process may have ended a worker before its turn comes."""
+    """Press Ctrl-C, which a terminal sends to all processes."""
     for process in processes:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # the first one has stopped it already
             os.kill(process, signal.SIGINT)
 
 
-def wait_for(condition: Any, seconds: float = 300) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(job: tuple[Path, list[str]]) -> dict[int, str]:
-    finish(job, job[0] / "undisturbed")
-    found = read_localizations(Run.load(job[0] / "undisturbed"))
-    assert len(found) == COUNT
-    assert len({record.memorized for record in found.values()}) == 2
-    return contents(job[0] / "undisturbed")
-
-
-def check(run: Path, expected: dict[int, str]) -> None:
-    assert contents(run) == expected
-    assert sorted(line["index"] for line in lines(run)) == list(
-        range(COUNT)
-    )  # none twice, none lost
-    assert (run / "neurons.json").exists()
-
-
-def disturb(
-    job: tuple[Path, list[str]], run: Path, victim: str, rng: random.Random, *options: str
-) -> bool:
-    """Start the command and kill it, or one of its workers, at a random moment of its work; a killed worker must be replaced.
-
-    Whether that was done: a run may be over before.
-    """
-    done = len(lines(run))
-    wanted = min(COUNT - 1, done + rng.randrange(0, 6))
-    with started(job, run, *options) as process:
-        if "--workers" in options:
-            wait_for(lambda: process.poll() is not None or workers_of(process.pid))
-        wait_for(lambda: process.poll() is not None or len(lines(run)) >= max(wanted, 1))
-        time.sleep(rng.random() * 0.05)
-        crew = workers_of(process.pid)
-        if process.poll() is not None or len(lines(run)) == COUNT:
-            process.communicate(timeout=300)
-            return False
-        if victim == "main":
-            process.kill()
-            process.wait()
-            wait_for(
-                lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in crew), seconds=60
-            )
-            return True
-        os.kill(rng.choice(crew), signal.SIGKILL)
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        return True
-
-
-@pytest.mark.parametrize("victim", ["main", "worker"])
-def test_killed_once(
-    job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, victim: str
+def test_a_killed_worker_and_then_a_killed_command(
+    job: Job, undisturbed: dict[int, str], tmp_path: Path
 ) -> None:
-    runs = (tmp_path / str(number) for number in range(5))
-    run = next(run for run in runs if disturb(job, run, victim, random.Random(1), "--workers", "2"))
-    finish(job, run, "--workers", "1")
+    """The worker is replaced; the workers end with the command; the same command resumes."""
+    run = tmp_path / "run"
+    arguments = job.localize(run, "--workers", "2")
+    with child(command, *arguments, output=tmp_path / "output") as process:
+        assert process.reach(RECORD, 2) == 2
+        victim = workers_of(process.pid)[0]
+        os.kill(victim, signal.SIGKILL)
+        process.go_on()
+        assert process.reach(WORKER) == 1, "the worker is not replaced"
+        process.go_on()
+        assert process.reach(RECORD) == 1
+        workers = handles(workers_of(process.pid))
+        assert len(workers) == 2
+        assert victim not in workers
+        process.kill()
+        assert wait_for_ends(workers)
+    assert 3 <= len(lines(run)) < COUNT
+    finish(job.localize(run), tmp_path / "output")
     check(run, undisturbed)
+
+
+def test_ctrl_c_stops_all_processes_and_says_how_to_resume(job: Job, tmp_path: Path) -> None:
+    arguments = job.localize(tmp_path / "run", "--workers", "1")
+    with child(command, *arguments, output=tmp_path / "output") as process:
+        assert process.reach(RECORD, 1) == 1
+        workers = handles(workers_of(process.pid))
+        interrupt(process.pid, *workers)
+        assert process.wait() == 130
+        assert wait_for_ends(workers)
+        output = process.output()
+    assert "the same command" in output
+    assert "Traceback" not in output
+    assert "leaked" not in output
+
+
+def test_ctrl_c_while_workers_start_shows_no_traceback(job: Job, tmp_path: Path) -> None:
+    arguments = job.localize(tmp_path / "run", "--workers", "1")
+    with child(command, *arguments, output=tmp_path / "output") as process:
+        assert process.reach(WORKER) == 1
+        workers = handles(descendants(process.pid))  # it may not even have its own name yet
+        assert len(workers) == 1
+        interrupt(process.pid, *workers)
+        assert process.wait() == 130
+        assert wait_for_ends(workers)
+        assert "Traceback" not in process.output()
+
+
+def test_shards_of_two_programs_are_merged(
+    job: Job, undisturbed: dict[int, str], tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Two programs work at the same time in one folder, and a third in a folder of its own."""
+    run, elsewhere, merged = (tmp_path / name for name in ("run", "elsewhere", "merged"))
+    with (
+        child(command, *job.localize(run, "--shard", "1/3"), output=tmp_path / "1") as first,
+        child(command, *job.localize(run, "--shard", "2/3"), output=tmp_path / "2") as second,
+    ):
+        assert first.reach(RECORD) == second.reach(RECORD) == 1  # both hold their files open
+        for process in (first, second):
+            process.go_on()
+            assert process.finish() == 0, process.output()
+            assert "the other shards do the rest" in process.output()
+    finish(job.localize(elsewhere, "--shard", "3/3"), tmp_path / "3")
+    assert cli("runs", "merge", run, elsewhere, "-o", merged)[0] == 0
+    names = [path.name for path in merged.glob("*.jsonl")]
+    assert names.count("localizations.jsonl") == 1
+    finish(job.localize(merged), tmp_path / "4")
+    check(merged, undisturbed)
+    code, out, _ = cli("status", merged)
+    assert (code, str(COUNT) in out, "slowest localizations" in out) == (0, True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("statistics", ["--batch", "2"]), ("threshold", ["--seeds", "3"])],
+)
+def test_killed_statistics_and_thresholds_are_resumed(
+    job: Job, tmp_path: Path, name: str, options: list[str]
+) -> None:
+    """The result has the same bytes as an undisturbed one."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+
+    def arguments(output: str) -> list[str]:
+        prompts = ["--prompts", str(tmp_path / "prompts.txt"), "-o", str(tmp_path / output)]
+        return [name, *job.model(), *options, *prompts]
+
+    with child(command, *arguments("disturbed"), output=tmp_path / "o1") as process:
+        assert process.reach(RECORD, 2) == 2
+        process.kill()
+    assert not (tmp_path / "disturbed").exists()
+    with child(command, *arguments("disturbed"), output=tmp_path / "o2") as process:
+        steps = 0
+        while process.next_step() == RECORD:
+            steps += 1
+            process.go_on()
+        assert process.wait() == 0, process.output()
+    finish(arguments("undisturbed"), tmp_path / "o3")
+    assert steps == {"statistics": 1, "threshold": 4}[name]
+    first, second = ((tmp_path / file).read_bytes() for file in ("disturbed", "undisturbed"))
+    assert first == second
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def write_records(folder: Path) -> None:
+    run = Run.load(folder)
+    for index in range(len(run.records("units")), 400):
+        run.append("units", index, {"value": index * index, "filling": "x" * 500})
+
+
+def test_a_kill_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
+    """At any moment: the process does not wait when it is killed."""
+    inputs = Inputs(fingerprint="f")
+    folder = Run.open(tmp_path / "run", AnyRun(), inputs=inputs, model="m", items=400).folder
+    for stop in (3, 40):
+        before = len(Run.load(folder).records("units"))
+        with child(write_records, folder, output=tmp_path / "output") as process:
+            process.go_on(400)
+            for _ in range(stop):
+                assert process.next_step() == RECORD
+            process.kill()
+        assert before + stop <= len(Run.load(folder).records("units")) < 400
+    with child(write_records, folder, output=tmp_path / "output") as process:
+        assert process.finish() == 0
+    assert Run.load(folder).records("units") == {
+        index: {"value": index * index, "filling": "x" * 500} for index in range(400)
+    }
 
 
 @pytest.mark.slow
@@ -214,7 +287,7 @@ def test_killed_once(
     ],
 )
 def test_killed_often(
-    job: tuple[Path, list[str]],
+    job: Job,
     undisturbed: dict[int, str],
     tmp_path: Path,
     victim: str,
@@ -225,68 +298,46 @@ def test_killed_often(
     rng, killed, rounds = random.Random(len(options)), 0, 0
     for _ in range(3 * times):
         run = tmp_path / str(rounds)
-        killed += disturb(job, run, victim, rng, *options)
+        output = tmp_path / "output"
+        with child(command, *job.localize(run, *options), output=output) as process:
+            killed += disturb(process, victim, rng)
         if len(lines(run)) == COUNT:
-            finish(job, run, *options)
+            finish(job.localize(run, *options), output)
             check(run, undisturbed)
             rounds += 1
         if killed == times:
             break
     print(f"\n{victim} killed {killed} times {' '.join(options)}")
     assert killed == times
-    finish(job, tmp_path / str(rounds), *options)
+    finish(job.localize(tmp_path / str(rounds), *options), tmp_path / "output")
     check(tmp_path / str(rounds), undisturbed)
 
 
-def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(
-    job: tuple[Path, list[str]], tmp_path: Path
-) -> None:
-    with started(job, tmp_path / "run", "--workers", "2") as process:
-        wait_for(lambda: lines(tmp_path / "run"))
-        crew = workers_of(process.pid)
-        began = time.monotonic()
-        interrupt(process.pid, *crew)
-        _, errors = process.communicate(timeout=60)
-        assert time.monotonic() - began < 5
-    assert process.returncode == 130
-    assert "the same command goes on from there" in " ".join(errors.split())
-    assert "Traceback" not in errors
-    assert "leaked" not in errors
-    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in crew)
+def disturb(process: Child, victim: str, rng: random.Random) -> bool:
+    """Kill a running command or one of its workers after some of its records.
 
+    The command does not wait meanwhile, so it is killed in the middle of anything.
 
-def test_ctrl_c_while_workers_start_shows_no_traceback(
-    job: tuple[Path, list[str]], tmp_path: Path
-) -> None:
-    with started(job, tmp_path / "run", "--workers", "2") as process:
-        wait_for(lambda: workers_of(process.pid))
-        interrupt(process.pid, *workers_of(process.pid))
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-
-
-def test_shards_of_two_programs_are_merged(
-    job: tuple[Path, list[str]], undisturbed: dict[int, str], tmp_path: Path, cli: Any
-) -> None:
-    """Two programs at the same time in one folder, and a third in a folder of its own."""
-    with (
-        started(job, tmp_path / "run", "--shard", "1/3") as first,
-        started(job, tmp_path / "run", "--shard", "2/3") as second,
-    ):
-        for process in (first, second):
-            out, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-            assert "the other shards have the rest" in " ".join(out.split())
-    finish(job, tmp_path / "elsewhere", "--shard", "3/3")
-    code, _, _ = cli(
-        "runs", "merge", tmp_path / "run", tmp_path / "elsewhere", "-o", tmp_path / "merged"
-    )
-    assert code == 0
-    assert [path.name for path in (tmp_path / "merged").glob("*.jsonl")].count(
-        "localizations.jsonl"
-    ) == 1
-    finish(job, tmp_path / "merged")
-    check(tmp_path / "merged", undisturbed)
-    code, out, _ = cli("status", tmp_path / "merged")
-    assert (code, str(COUNT) in out, "slowest localizations" in out) == (0, True, True)
+    Returns:
+        Whether it was killed. It may be over before.
+    """
+    process.go_on(100)
+    wanted = rng.randrange(1, COUNT // 2)
+    records = 0
+    while records < wanted:
+        step = process.next_step()
+        if step is None:
+            return False
+        records += step == RECORD
+    if victim == "main":
+        workers = handles(workers_of(process.pid))
+        process.kill()
+        assert wait_for_ends(workers)
+        return True
+    workers_now = workers_of(process.pid)
+    if not workers_now:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(rng.choice(workers_now), signal.SIGKILL)
+    assert process.finish() == 0, process.output()
+    return True

@@ -1,138 +1,141 @@
+"""Run folders: when they are resumed, when they are refused, and that a kill loses nothing."""
+
+from __future__ import annotations
+
 import json
-import os
-import resource
-import signal
-import subprocess
-import sys
-import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+from tasks import AnyRun
 from unmemorize import Run, RunError
+from unmemorize.runs import Inputs
 
-CONFIG = {"model": "m", "tau": 0.5}
+INPUTS = Inputs(fingerprint="f", dtype="torch.float32", prompts="p")
+SETTINGS = AnyRun(number=5, name="x")
 
 
-def test_open_again_and_go_on(tmp_path: Path) -> None:
-    run = Run.open(tmp_path / "run", CONFIG)
+def opened(folder: Path, settings: AnyRun = SETTINGS, inputs: Inputs = INPUTS, **more: Any) -> Run:
+    return Run.open(folder, settings, inputs=inputs, model="m", items=3, **more)
+
+
+def test_the_same_run_is_resumed(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
     run.append("units", 3, {"text": "é <b>"})
-    again = Run.open(tmp_path / "run", CONFIG)
-    assert again.manifest == run.manifest
+    again = opened(tmp_path / "run")
+    assert again.manifest == run.manifest == Run.load(tmp_path / "run").manifest
     assert again.records("units") == {3: {"text": "é <b>"}}
     assert again.records("others") == {}
-    assert {"python", "torch", "unmemorize"} <= again.manifest["versions"].keys()
-
-
-def test_another_setting_is_refused_by_name(tmp_path: Path) -> None:
-    Run.open(tmp_path / "run", CONFIG)
-    with pytest.raises(RunError, match=r"made with tau = 0.5, now it is 0.6"):
-        Run.open(tmp_path / "run", CONFIG | {"tau": 0.6})
-
-
-def test_torn_last_line_is_redone(tmp_path: Path) -> None:
-    run = Run.open(tmp_path / "run", CONFIG)
-    run.append("units", 0, {"a": 1})
-    path = run.folder / "units.jsonl"
-    path.write_bytes(path.read_bytes() + b'{"index": 1, "a"')
-    torn = path.read_bytes()
-    assert run.records("units") == {0: {"a": 1}}
-    assert path.read_bytes() == torn  # reading changes nothing
-    run.append("units", 1, {"a": 2})
-    assert run.records("units") == {0: {"a": 1}, 1: {"a": 2}}
+    assert again.settings(AnyRun) == SETTINGS
+    manifest = again.manifest
+    assert (manifest.kind, manifest.model, manifest.items) == ("any", "m", 3)
+    assert {"python", "torch", "unmemorize"} <= manifest.versions.keys()
+    assert manifest.command
+    assert manifest.started
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
-    [("{]", "line 1: damaged"), ('{"a": 1}', "line 1: a record without an index")],
+    ("settings", "inputs", "message"),
+    [
+        (replace(SETTINGS, number=6), INPUTS, r"made with number = 5, now it is 6"),
+        (replace(SETTINGS, name="y"), INPUTS, r'made with name = "x", now it is "y"'),
+        (SETTINGS, replace(INPUTS, fingerprint="g"), r'made with fingerprint = "f", now'),
+        (SETTINGS, replace(INPUTS, dtype="torch.float16"), r'made with dtype = "torch.float32"'),
+        (SETTINGS, replace(INPUTS, prompts="q"), r'made with prompts = "p", now it is "q"'),
+    ],
 )
-def test_damage_elsewhere_is_an_error(tmp_path: Path, line: str, message: str) -> None:
-    run = Run.open(tmp_path / "run", CONFIG)
-    (run.folder / "units.jsonl").write_text(line + '\n{"index": 1}\n')
-    with pytest.raises(RunError, match=message):
-        run.records("units")
+def test_another_run_is_refused_by_name(
+    tmp_path: Path, settings: AnyRun, inputs: Inputs, message: str
+) -> None:
+    opened(tmp_path / "run")
+    with pytest.raises(RunError, match=rf"{message}.*resume it, or use another folder"):
+        opened(tmp_path / "run", settings, inputs)
+    with pytest.raises(RunError, match="resume it, or do this"):
+        opened(tmp_path / "run", settings, inputs, way_out="do this")
+
+
+def test_another_kind_of_run_is_refused(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class OtherRun(AnyRun):
+        kind: ClassVar[str] = "other"
+
+    run = opened(tmp_path / "run")
+    with pytest.raises(RunError, match='made with kind = "any", now it is "other"'):
+        opened(tmp_path / "run", OtherRun(number=5, name="x"))
+    with pytest.raises(RunError, match="a run of kind any, not other"):
+        run.settings(OtherRun)
 
 
 def test_folders_that_are_no_run_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="not a run folder"):
-        Run.open(tmp_path, CONFIG)
+        opened(tmp_path)
+    with pytest.raises(RunError, match="not a run folder"):
+        opened(tmp_path / "file")
     with pytest.raises(RunError, match="cannot be read"):
         Run.load(tmp_path / "nowhere")
-    (tmp_path / "manifest.json").write_text(json.dumps({"schema": "other"}))
-    with pytest.raises(RunError, match="not a run of schema"):
-        Run.load(tmp_path)
     with pytest.raises(RunError, match="cannot be written"):
-        Run.open(tmp_path / "file" / "run", CONFIG)
+        opened(tmp_path / "file" / "run")
 
 
-WRITER = """
-import sys
-from unmemorize import Run
-run = Run.open(sys.argv[1], {"model": "m", "tau": 0.5})
-for index in range(len(run.records("units")), 400):
-    run.append("units", index, {"value": index * index, "filling": "x" * 500})
-    print(index, flush=True)
-"""
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ({"schema": "unmemorize.run/1"}, "a run of schema 'unmemorize.run/1', this version reads"),
+        ({"schema": "unmemorize.run/3"}, "damaged manifest"),
+    ],
+)
+def test_manifests_of_other_versions_are_refused(
+    tmp_path: Path, manifest: dict[str, str], message: str
+) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=rf"{message}.*Repeat the command that made it"):
+        Run.load(tmp_path)
 
 
-def run_writer(folder: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WRITER), str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-        stderr=subprocess.PIPE,
-    )
-
-
-def test_sigkill_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    for stop in (3, 40, None):
-        with run_writer(folder) as child:
-            assert child.stdout is not None
-            for number, _ in enumerate(child.stdout):
-                if number == stop:
-                    os.kill(child.pid, signal.SIGKILL)
-                    break
-            child.wait()
-    assert Run.load(folder).records("units") == {
-        index: {"value": index * index, "filling": "x" * 500} for index in range(400)
-    }
-
-
-def test_full_disk_is_an_error_and_keeps_what_was_there(tmp_path: Path) -> None:
-    run = Run.open(tmp_path / "run", CONFIG)
-    run.append("units", 0, {"a": 1})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-        with pytest.raises(RunError, match="Free some space"):
-            run.append("units", 1, {"filling": "x" * 5000})
-        with pytest.raises(RunError, match="Free some space"):
-            run.write("report.html", "x" * 5000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
-    assert run.records("units") == {0: {"a": 1}}
-    assert not (run.folder / "report.html").exists()
-    assert sorted(path.name for path in run.folder.iterdir()) == ["manifest.json", "units.jsonl"]
+def test_damaged_settings_are_refused(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    content = json.loads((run.folder / "manifest.json").read_text())
+    content["settings"]["number"] = "five"
+    (run.folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"damaged manifest .*number.*Repeat the command"):
+        Run.load(tmp_path).settings(AnyRun)
 
 
 def test_a_manifest_that_was_never_finished_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / ".manifest.json.x8s7").write_text("{")
-    assert Run.open(tmp_path, CONFIG).config == CONFIG
+    assert opened(tmp_path).settings(AnyRun) == SETTINGS
 
 
-def test_a_file_that_cannot_be_opened_is_left_as_it_is(tmp_path: Path) -> None:
-    """A failing open once emptied the file."""
-    run = Run.open(tmp_path / "run", CONFIG)
-    run.append("units", 0, {"a": 1})
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-        with pytest.raises(RunError, match="cannot be written"):
-            run.append("units", 1, {"a": 2})
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert run.records("units") == {0: {"a": 1}}
+def test_two_programs_start_a_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one checks whether the folder is foreign while the first writes the manifest."""
+    listed = Path.iterdir
+
+    def write_meanwhile(self: Path) -> Iterator[Path]:
+        if self == tmp_path / "run":
+            monkeypatch.undo()
+            opened(tmp_path / "other")
+            for file in listed(tmp_path / "other"):
+                (self / file.name).write_bytes(file.read_bytes())
+            (self / "prompts.jsonl").write_text("")
+        return listed(self)
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(Path, "iterdir", write_meanwhile)
+    assert opened(tmp_path / "run").settings(AnyRun) == SETTINGS
+
+
+def test_runs_inside_a_run(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    for name in ("b", "a"):
+        opened(run.folder / "images" / name, replace(SETTINGS, name=name))
+    (run.folder / "images" / "other").mkdir()
+    nested = run.nested("images")
+    assert [(name, inner.settings(AnyRun).name) for name, inner in nested.items()] == [
+        ("a", "a"),
+        ("b", "b"),
+    ]
+    assert run.nested("metrics") == {}

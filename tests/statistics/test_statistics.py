@@ -1,4 +1,8 @@
-from collections.abc import Iterator
+"""The arithmetic of statistics, compared with numpy, and what a `Statistics` refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +11,11 @@ import torch
 from diffusers import DiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 from conftest import PROMPTS, make_pipeline
 from unmemorize import Model, Statistics, StatisticsError, compute_statistics
 from unmemorize.statistics import activations
-from unmemorize.statistics._statistics import StatisticsAccumulator
+from unmemorize.statistics._statistics import StatisticsAccumulator, hash_prompts
 
 
 def test_activation_is_the_mean_absolute_output_over_all_tokens(pipe: DiffusionPipeline) -> None:
@@ -38,19 +41,20 @@ def test_statistics_against_numpy_in_float64(pipe: DiffusionPipeline) -> None:
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30), st.integers(1, 29))
 def test_streaming_in_any_split_gives_numpy_mean_and_std(values: list[float], cut: int) -> None:
     running = StatisticsAccumulator()
-    for part in (values[:cut], values[cut:]):
-        if part:
-            running.update(
-                {"a": torch.tensor(part, dtype=torch.float64)[:, None]}, list(map(str, part))
-            )
+    for chunk in (values[:cut], values[cut:]):
+        if chunk:
+            activation = {"a": torch.tensor(chunk, dtype=torch.float64)[:, None]}
+            running.update(activation, list(map(str, chunk)))
     result = running.compute("f")
+    assert result.count == len(values)
+    assert result.fingerprint == "f"
     np.testing.assert_allclose(result.mean["a"].item(), np.mean(values), rtol=1e-9, atol=1e-7)
     np.testing.assert_allclose(result.std["a"].item(), np.std(values, ddof=1), rtol=1e-9, atol=1e-7)
 
 
 def test_merged_shards_are_the_whole(pipe: DiffusionPipeline) -> None:
     whole = compute_statistics(pipe, PROMPTS)
-    merged = compute_statistics(pipe, PROMPTS[1::2]).merge(compute_statistics(pipe, PROMPTS[::2]))
+    merged = compute_statistics(pipe, PROMPTS[4:]).merge(compute_statistics(pipe, PROMPTS[:4]))
     assert (merged.count, merged.prompts, merged.fingerprint) == (
         whole.count,
         whole.prompts,
@@ -97,79 +101,48 @@ def test_statistics_of_another_model_are_refused(pipe: DiffusionPipeline) -> Non
         statistics.check(Model(other))
     with pytest.raises(StatisticsError, match="cannot be merged"):
         statistics.merge(compute_statistics(other, PROMPTS))
+    path, mean = next(iter(statistics.mean.items()))
+    fewer = replace(statistics, mean={path: mean}, std={path: statistics.std[path]})
+    with pytest.raises(StatisticsError, match="cannot be merged"):
+        statistics.merge(fewer)
+    narrower = replace(statistics, mean=dict(statistics.mean) | {path: mean[1:]})
+    with pytest.raises(StatisticsError, match="cannot be merged"):
+        statistics.merge(narrower)
 
 
-def test_one_prompt_is_too_few(pipe: DiffusionPipeline) -> None:
-    with pytest.raises(StatisticsError, match="at least 2"):
-        compute_statistics(pipe, ["one"])
+def test_statistics_must_cover_the_layers_that_are_searched(pipe: DiffusionPipeline) -> None:
+    model, statistics = Model(pipe), compute_statistics(pipe, PROMPTS)
+    first, *others = statistics.mean
+    statistics.check(model, statistics.mean)
+    fewer = replace(statistics, mean={path: statistics.mean[path] for path in others})
+    fewer.check(model, others)
+    with pytest.raises(
+        StatisticsError, match=rf"0 neurons in {first}, .* has {model.widths[first]}"
+    ):
+        fewer.check(model, [first])
+    wider = replace(statistics, mean=dict(statistics.mean) | {first: torch.zeros(99)})
+    with pytest.raises(StatisticsError, match=f"99 neurons in {first}.*Search other layers"):
+        wider.check(model, [first])
 
 
-@pytest.mark.parametrize(
-    ("tensors", "metadata", "message"),
-    [
-        (
-            {"a": torch.zeros(1)},
-            {"schema": "x", "count": "3", "fingerprint": "", "prompts": ""},
-            "not a statistics file of schema",
-        ),
-        ({"a": torch.zeros(1)}, {}, "not a valid statistics file"),
-        (
-            {"mean/a": torch.tensor([float("nan")]).double(), "std/a": torch.zeros(1).double()},
-            {"schema": "unmemorize.statistics/1", "count": "3", "fingerprint": "", "prompts": ""},
-            "NaN",
-        ),
-    ],
-)
-def test_malformed_files_are_refused(
-    tmp_path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], message: str
-) -> None:
-    save_file(tensors, tmp_path / "s.safetensors", metadata)
-    with pytest.raises(StatisticsError, match=message):
-        Statistics.load(tmp_path / "s.safetensors")
+def test_statistics_without_a_fingerprint_fit_every_model(pipe: DiffusionPipeline) -> None:
+    published = replace(compute_statistics(pipe, PROMPTS), fingerprint="")
+    published.check(Model(make_pipeline(seed=1)), published.mean)
 
 
-def test_missing_and_truncated_files_are_refused(pipe: DiffusionPipeline, tmp_path: Path) -> None:
-    path = tmp_path / "s.safetensors"
-    with pytest.raises(StatisticsError, match="cannot be read"):
-        Statistics.load(path)
-    compute_statistics(pipe, PROMPTS).save(path)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(StatisticsError, match="not a valid statistics file"):
-        Statistics.load(path)
+@pytest.mark.parametrize("prompts", [[], ["one"]])
+def test_too_few_prompts(pipe: DiffusionPipeline, prompts: list[str]) -> None:
+    with pytest.raises(StatisticsError, match=rf"{len(prompts)} prompt\(s\).*at least 2"):
+        compute_statistics(pipe, prompts)
 
 
-def test_prompts_are_streamed(pipe: DiffusionPipeline) -> None:
-    """Prompts are asked for batch by batch, and not all of them before the first batch is done."""
-    asked: list[str] = []
-    reported: list[tuple[int, int, int | None]] = []
-
-    def stream() -> Iterator[str]:
-        for text in PROMPTS:
-            asked.append(text)
-            yield text
-
-    whole = compute_statistics(pipe, PROMPTS)
-    found = compute_statistics(
-        pipe,
-        stream(),
-        batch=2,
-        progress=lambda done, total: reported.append((len(asked), done, total)),
-    )
-    assert reported == [(2, 2, None), (4, 4, None), (6, 6, None)]
-    assert (found.count, found.prompts) == (whole.count, whole.prompts)
-
-
-def test_single_activations_are_kept_on_demand(pipe: DiffusionPipeline, tmp_path: Path) -> None:
-    statistics = compute_statistics(pipe, PROMPTS, batch=4, raw=tmp_path / "raw")
-    with pytest.raises(StatisticsError, match="Name a new folder"):
-        compute_statistics(pipe, PROMPTS, raw=tmp_path / "raw")
-    files = sorted((tmp_path / "raw").iterdir())
-    assert [file.name for file in files] == ["00000000.safetensors", "00000004.safetensors"]
-    parts = [load_file(file) for file in files]
-    for path, mean in statistics.mean.items():
-        rows = torch.cat([part[path] for part in parts])
-        assert rows.shape == (len(PROMPTS), len(mean))
-        torch.testing.assert_close(rows.double().mean(0), mean)
+def test_the_hash_of_prompts_does_not_depend_on_their_order() -> None:
+    assert hash_prompts(PROMPTS) == hash_prompts(PROMPTS[::-1])
+    assert hash_prompts(PROMPTS) != hash_prompts(PROMPTS[1:])
+    assert hash_prompts(["ab", "c"]) != hash_prompts(["a", "bc"])
+    assert hash_prompts(["a", "a"]) != hash_prompts(["a"])
+    total = int(hash_prompts(PROMPTS[:2]), 16) + int(hash_prompts(PROMPTS[2:]), 16)
+    assert int(hash_prompts(PROMPTS), 16) == total % 2**256
 
 
 def test_the_same_statistics_are_the_same_bytes(pipe: DiffusionPipeline, tmp_path: Path) -> None:

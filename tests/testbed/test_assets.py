@@ -17,7 +17,7 @@ from unmemorize import (
     localize,
     testbed,
 )
-from unmemorize.report._table import precision_recall
+from unmemorize.report._truth import precision_recall
 from unmemorize.testbed._layout import ASSETS
 
 

@@ -1,109 +1,151 @@
-"""The command line: one file for each command, all of them thin."""
+"""The command line: one module for each command, all of them thin."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+from difflib import get_close_matches
+from importlib.metadata import version
 
-import typer
-import typer.main
-from rich.markup import escape
-from typer.core import TyperGroup
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from unmemorize._errors import UnmemorizeError
-from unmemorize.cli._console import errors
+from unmemorize.cli._console import console, errors, print_error
+from unmemorize.cli._groups import OPTIONS
 
+FAILED = 1
+WRONG_USAGE = 2
 INTERRUPTED = 130
-COMMANDS = (
-    "demo",
-    "statistics",
-    "merge-statistics",
-    "threshold",
-    "detect",
-    "localize",
-    "generate",
-    "evaluate",
-    "report",
-    "status",
-    "ui",
-    "verify",
-    "import-upstream",
-    "export",
-    "neurons",
-    "runs",
-    "fetch",
-    "testbed",
-)
-_HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+COMMANDS = {
+    "demo": "Run the whole method on the bundled model and show what is left.",
+    "statistics": "Measure how strongly each value neuron responds to ordinary prompts (step 1).",
+    "merge-statistics": "Join activation statistics that were computed in shards.",
+    "threshold": "Calibrate the score above which a prompt counts as memorized (step 2).",
+    "detect": "Tell which prompts are memorized, without localizing neurons.",
+    "localize": "Find the neurons that carry the image of each memorized prompt (step 3).",
+    "generate": "Generate images of memorized prompts, with and without neurons (step 4).",
+    "evaluate": "Measure how much the generated images still copy (step 5).",
+    "report": "Write one web page with the summary, the plots and every memorized prompt.",
+    "status": "Show how far a run is, while it works or afterwards.",
+    "ui": "Open a page in the browser to find neurons and switch them off by hand.",
+    "verify": "Check that an artefact belongs to a model and changes nothing else in it.",
+    "import-upstream": "Read the files that the authors of Finding NeMo published.",
+    "export": "Write the neurons of a run in formats that other programs load.",
+    "neurons": "Show and combine neuron files.",
+    "runs": "Join the shards of a run, or write its records as a table.",
+    "fetch": "Download published weights and training images.",
+    "testbed": "Check or calibrate the bundled model, or write its captions.",
+}
+"""Each command with the sentence that the overview shows; a module with the command itself is
+imported when it is called, because the libraries that most of them need take seconds to load."""
+
+GROUPS = ("export", "neurons", "runs", "fetch", "testbed")
+"""Commands that consist of further commands."""
+
+_OVERVIEW = """\
+Find the neurons with which a text-to-image diffusion model memorizes training images, and switch \
+them off.
+
+The steps are statistics, threshold, localize, generate, evaluate and report. The command demo \
+takes all of them on the bundled model. Every result says how it was made, and the same command \
+resumes where it was interrupted."""
 
 
-class _Commands(TyperGroup):
-    """Imports a command when it is asked for: the libraries that most of them need take seconds to load, and the page opens before."""
+def make_app(called: str = "") -> App:
+    """Make the command line.
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        return list(COMMANDS)
+    Args:
+        called: the command that is about to be called. It describes itself; the others appear with
+            their sentence in `COMMANDS`, for which they need not be imported.
+    """
+    app = App(
+        name="unmemorize",
+        help=_OVERVIEW,
+        version=lambda: version("unmemorize"),
+        default_parameter=Parameter(negative=()),
+        group_parameters=OPTIONS,
+        help_format="markdown",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        print_error=False,
+        exit_on_error=False,
+        console=console,
+    )
+    for place, (name, sentence) in enumerate(COMMANDS.items()):
+        attribute = "app" if name in GROUPS else "command"
+        app.command(
+            f"unmemorize.cli.{name.replace('-', '_')}:{attribute}",
+            name=name,
+            help=None if name == called else sentence,
+            sort_key=place,
+        )
+    app.register_install_completion_command(
+        help="Install completion for the current shell (bash, zsh or fish)."
+    )
+    for flag in ("--help", "--version", "--install-completion"):
+        app[flag].group = OPTIONS
+    return app
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        if cmd_name in COMMANDS and cmd_name not in self.commands:
-            self.commands[cmd_name] = _imported(cmd_name)
-        return self.commands.get(cmd_name)
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: the words after ``unmemorize``; by default those of this process.
+
+    Returns:
+        The exit code: 0; 1 for an error that a message explains; 2 for wrong usage; 130 for
+        Ctrl-C.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpcore", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = _app_for(words)(words)
+    except UnmemorizeError as problem:
+        print_error(str(problem))
+        return FAILED
+    except CycloptsError as problem:
+        print_error(_usage_message(problem))
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        errors.print(
+            "Stopped. Everything in the run folder is kept, and the same command resumes there."
+        )
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
 
 
-def _imported(name: str) -> Any:
-    module = import_module(f"unmemorize.cli.{name.replace('-', '_')}")
+def _app_for(words: Sequence[str]) -> App:
+    """Make the command line and import the command that is called."""
+    called = words[0] if words else ""
+    app = make_app(called)
+    if called in COMMANDS:
+        _ = app[called]  # imports its module
     if "diffusers" in sys.modules:
         from unmemorize.pipelines import quiet_libraries
 
         quiet_libraries()
-    group = getattr(module, "app", None)
-    if group is None:
-        group = typer.Typer(
-            pretty_exceptions_enable=False, context_settings=_HELP, add_completion=False
-        )
-        group.command(name)(module.command)
-    command = typer.main.get_command(group)
-    command.name = name
-    return command
+    return app
 
 
-app = typer.Typer(
-    cls=_Commands,
-    help="Find the neurons with which a text-to-image diffusion model memorizes training images, and switch them off.\n\n"
-    "The steps: statistics, threshold, localize, generate, evaluate, report. All of them at once on the bundled model: demo. "
-    "Everything in a run folder says how it was made, and the same command goes on where it stopped.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings=_HELP,
-    add_completion=False,
-)
-
-
-@app.callback()
-def _unmemorize() -> None: ...
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 for an error that a message explains, 2 for wrong usage, 130 for Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "httpcore", "fontTools"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        app(args=None if arguments is None else list(arguments))
-    except UnmemorizeError as problem:
-        errors.print(f"[bold red]error:[/] {escape(str(problem))}", soft_wrap=True)
-        return 1
-    except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:
-            errors.print(
-                "stopped; what is in a run folder is kept, and the same command goes on from there"
-            )
-        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    return 0
+def _usage_message(problem: CycloptsError) -> str:
+    """Say what is wrong with the arguments and where help is."""
+    words = problem.command_chain or ()
+    call = " ".join(("unmemorize", *words))
+    if isinstance(problem, UnknownCommandError):
+        # the message of the library would import every command
+        word = (problem.unused_tokens or [""])[0]
+        names = list(problem.app or ()) if words else list(COMMANDS)
+        similar = get_close_matches(word, names, n=1)
+        guess = f" Did you mean {similar[0]}?" if similar else ""
+        return f"{word}: unknown command.{guess} All commands: {call} --help"
+    return f"{' '.join(str(problem).split())} All options: {call} --help"
 
 
 def run() -> None:
-    """The entry point of the ``unmemorize`` command."""
+    """Run the ``unmemorize`` command of a shell."""
     sys.exit(main())

@@ -1,103 +1,116 @@
-"""What the commands share: the files that the bundled model has of its own, its truth, and what is said of prompts that are missing."""
+"""What commands share: the files of the bundled model, thresholds, and what is said at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from unmemorize import testbed
-from unmemorize._errors import PromptError, RunError, ThresholdError
+from unmemorize._errors import PromptError, RunError, ThresholdError, UnmemorizeError
+from unmemorize._files import temporary_file
 from unmemorize._prompts import Prompt, iter_prompts
 from unmemorize.cli._console import console
-from unmemorize.detection import NoiseSettings, Protocol, Threshold
+from unmemorize.cli._settings_options import OptionsOf
+from unmemorize.detection import NoiseSettings, Threshold
 from unmemorize.pipelines import Model
 from unmemorize.report import Truth
 from unmemorize.runs import Run, Tally
 
 
-def is_bundled(pipe: Model) -> bool:
-    """Whether a pipeline was loaded from the bundled model."""
-    return Path(pipe.pipe.config.get("_name_or_path") or "") == testbed.path()
+def is_bundled(model: Model) -> bool:
+    """Tell whether a model is the bundled one."""
+    return Path(model.pipe.config.get("_name_or_path") or "") == testbed.path()
 
 
-def stream_or_default(
-    pipe: Model, path: Path | None, default: Callable[[], Iterable[Prompt]]
+def prompts_or_bundled(
+    model: Model, path: Path | None, bundled: Callable[[], Iterable[Prompt]]
 ) -> Iterable[Prompt]:
-    """The prompts of a file one by one, or for the bundled model its own.
+    """Stream the prompts of a file, or those that the bundled model brings.
 
     Raises:
-        PromptError: there is no file and the model is another one.
+        PromptError: no file is named, and the model is another one.
     """
     if path is not None:
         return iter_prompts(path)
-    if not is_bundled(pipe):
+    if not is_bundled(model):
         raise PromptError("no prompts given. Name a prompt file with --prompts.")
-    return default()
+    return bundled()
 
 
-def file_or_default(
-    pipe: Model, path: Path | None, default: Callable[[], Path], option: str
+def planted_prompts() -> list[Prompt]:
+    """Return the prompts that the bundled model has memorized."""
+    return [entry.prompt for entry in testbed.planted()]
+
+
+def file_or_bundled(
+    model: Model, path: Path | None, bundled: Callable[[], Path], option: str
 ) -> Path:
-    """A file given by an option, or for the bundled model its own.
+    """Return the file an option names, or the one that the bundled model brings.
 
     Raises:
-        PromptError: there is none and the model is another one.
+        PromptError: no file is named, and the model is another one.
     """
     if path is not None:
         return path
-    if not is_bundled(pipe):
+    if not is_bundled(model):
         raise PromptError(
             f"no {option} given. Make it with unmemorize {option}, then name it with --{option}."
         )
-    return default()
+    return bundled()
 
 
-def threshold_of(
-    pipe: Model,
-    path: Path | None,
-    tau: float | None,
-    *,
-    seeds: int | None,
-    seed: int | None,
-    protocol: Protocol | None,
-    guidance: float | None,
+def choose_threshold(
+    model: Model, path: Path | None, tau: float | None, noise: OptionsOf[NoiseSettings]
 ) -> Threshold:
-    """The threshold of a file, or a known one for the noise settings given; those must be the file's own.
+    """Return the threshold of a file, or the one that ``tau`` names.
+
+    Args:
+        model: the model it is used on.
+        path: a threshold file; by default the bundled model's.
+        tau: a threshold known from elsewhere.
+        noise: options that were set. They must agree with the file.
 
     Raises:
-        ThresholdError: the threshold is another model's, was calibrated under other settings, or both ways are asked for.
+        ThresholdError: the threshold belongs to another model or other settings, or both a file
+            and a number are named.
     """
-    options = {"seeds": seeds, "seed": seed, "protocol": protocol, "guidance": guidance}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if tau is not None:
         if path is not None:
             raise ThresholdError("both --tau and --threshold are given. Use one of them.")
-        return Threshold.given(pipe, tau, NoiseSettings(**given))
-    threshold = Threshold.load(file_or_default(pipe, path, testbed.threshold_path, "threshold"))
-    threshold.check(pipe, replace(threshold.settings, **given))
+        return Threshold.given(model, tau, noise.settings())
+    threshold = Threshold.load(file_or_bundled(model, path, testbed.threshold_path, "threshold"))
+    threshold.check(model, replace(threshold.settings, **noise.values))
     return threshold
 
 
+def refuse_unwritable(path: Path, error: type[UnmemorizeError]) -> None:
+    """Check that a file can be written, before the work.
+
+    Raises:
+        UnmemorizeError: the given ``error``.
+    """
+    if path.is_dir():
+        raise error(f"{path}: is a folder. Name a file.")
+    with temporary_file(path, error):
+        pass
+
+
 def is_run_of_bundled(run: Run) -> bool:
-    """Whether a run is one of the bundled model."""
-    return bool(
-        run.manifest.inputs.fingerprint == Threshold.load(testbed.threshold_path()).fingerprint
-    )
+    """Tell whether a run was made with the bundled model."""
+    bundled = Threshold.load(testbed.threshold_path())
+    return bool(run.manifest.inputs.fingerprint == bundled.fingerprint)
 
 
 def known_neurons(run: Run) -> Truth | None:
-    """The ground truth, when a run is one of the bundled model."""
-    return (
-        {entry.prompt.text: entry.neurons for entry in testbed.planted()}
-        if is_run_of_bundled(run)
-        else None
-    )
+    """Return the neurons that were planted for each prompt, for a run of the bundled model."""
+    if not is_run_of_bundled(run):
+        return None
+    return {entry.prompt.text: entry.neurons for entry in testbed.planted()}
 
 
-def tell_of_the_rest(*tallies: Tally) -> None:
-    """Say what is missing, after everything else was written.
+def report_missing(*tallies: Tally) -> None:
+    """Say which prompts are missing, after everything else was written.
 
     Raises:
         RunError: prompts failed.
@@ -105,11 +118,12 @@ def tell_of_the_rest(*tallies: Tally) -> None:
     for tally in tallies:
         if not tally.complete and not tally.failed:
             console.print(
-                f"{tally.done} of {tally.total} prompts are done; the other shards have the rest"
+                f"{tally.done} of {tally.total} prompts are done; the other shards do the rest."
             )
     failures = [
-        f"{len(tally.failed)} of {tally.total} prompts failed, such as number {index} ({error}). All errors are in "
-        f"{tally.run.folder}/{tally.kind}*.jsonl; the same command tries these prompts again."
+        f"{len(tally.failed)} of {tally.total} prompts failed, such as number {index} ({error}). "
+        f"All errors are in {tally.run.folder}/{tally.kind}*.jsonl; the same command tries these "
+        "prompts again."
         for tally in tallies
         for index, error in list(tally.failed.items())[:1]
     ]

@@ -1,11 +1,14 @@
-"""The terminal: what is said, errors, and progress bars."""
+"""The terminal: output, errors, progress and hints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,10 +23,30 @@ from unmemorize._progress import Progress
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
 
+_LINE_SECONDS = 15.0
+"""Time between two lines of progress in a log: long enough that a night of work stays readable."""
+
+
+def print_error(message: str) -> None:
+    """Print an error message on standard error."""
+    errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+
+
+def print_hint(command: str) -> None:
+    """Name the command that usually follows."""
+    console.print(f"Next: {command}", style="dim", soft_wrap=True)
+
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar on the terminal (on standard error, so that output can be piped), as the callback that the library takes."""
+def show_progress(title: str) -> Iterator[Progress]:
+    """Yield the callback that the library reports progress to.
+
+    Everything goes to standard error, so output can be piped. A terminal shows a bar. A file or a
+    pipe gets a line now and then, see `LoggedProgress`.
+    """
+    if not errors.is_terminal:
+        yield LoggedProgress(title, lambda line: errors.print(line, markup=False, soft_wrap=True))
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,3 +61,60 @@ def progress_bar(title: str) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+class LoggedProgress:
+    """Progress as lines of text: one at the start, one at the end, and one now and then between.
+
+    Args:
+        title: the name of the work.
+        write: receives each line.
+        clock: returns the time in seconds.
+        interval: seconds between two lines.
+
+    >>> report = LoggedProgress("localize", print, clock=iter([0.0, 5.0, 20.0, 40.0]).__next__)
+    >>> for done in (0, 1, 2, 4):
+    ...     report(done, 4)
+    localize: 0 of 4
+    localize: 2 of 4, 0:00:20 elapsed, 0:00:20 left
+    localize: 4 of 4, 0:00:40 elapsed
+    """
+
+    def __init__(
+        self,
+        title: str,
+        write: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        interval: float = _LINE_SECONDS,
+    ) -> None:
+        self._title, self._write, self._clock, self._interval = title, write, clock, interval
+        self._start: tuple[float, int] | None = None
+        self._last_line = 0.0
+        self._last_done = -1
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Report the units done and the units in all, see `Progress`."""
+        now = self._clock()
+        first = self._start is None
+        if self._start is None:
+            self._start = now, done
+        complete = done == total and done != self._last_done
+        self._last_done = done
+        if first or complete or now - self._last_line >= self._interval:
+            self._last_line = now
+            self._write(self._line(now, done, total))
+
+    def _line(self, now: float, done: int, total: int | None) -> str:
+        began, done_before = self._start or (now, done)
+        elapsed, finished = now - began, done - done_before
+        line = f"{self._title}: {done}" + (f" of {total}" if total is not None else "")
+        if elapsed:
+            line += f", {_duration(elapsed)} elapsed"
+        if elapsed and finished and total is not None and done < total:
+            line += f", {_duration(elapsed / finished * (total - done))} left"
+        return line
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,127 +1,124 @@
-"""Options of commands that work on a model: which one, and the files that belong to it. Nothing here loads a library that takes seconds."""
+"""Options that say which model a command works on. Nothing here loads a library that is slow."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import partial, wraps
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
+
+from unmemorize._errors import ModelError
+from unmemorize.cli._groups import MODEL
+
+if TYPE_CHECKING:
+    from unmemorize.pipelines import Model
+
+TESTBED = "testbed"
+"""The name under which the bundled model is loaded."""
+
+Flag = Annotated[bool, Parameter(show_default=False)]
 
 PromptsOption = Annotated[
     Path | None,
-    typer.Option(
-        help="Prompts: .txt, .csv, .jsonl or .parquet, or a folder of such. With --model testbed by default its own.",
-        show_default=False,
+    Parameter(
+        help="Prompts to work on: a .txt, .csv, .jsonl or .parquet file, or a folder of such "
+        "files. The bundled model brings its own.",
     ),
 ]
 StatisticsOption = Annotated[
     Path | None,
-    typer.Option(
-        help="From unmemorize statistics. With --model testbed by default its own.",
-        show_default=False,
+    Parameter(
+        help="Activation statistics from unmemorize statistics. The bundled model brings its own."
     ),
 ]
 ThresholdOption = Annotated[
     Path | None,
-    typer.Option(
-        help="From unmemorize threshold. With --model testbed by default its own.",
-        show_default=False,
+    Parameter(
+        help="Threshold file from unmemorize threshold. The bundled model brings its own.",
+    ),
+]
+
+TauOption = Annotated[
+    float | None,
+    Parameter(
+        help="Use this threshold instead of a file. The paper's for Stable Diffusion v1.4 is 0.428."
     ),
 ]
 
 
-def _loading_options(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", help="Hub id, diffusers folder, or testbed (the bundled model)."
-        ),
-    ] = "testbed",
-    device: Annotated[
-        str, typer.Option(help="auto (CUDA, MPS or CPU), or a torch device such as cuda:1.")
-    ] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(help="auto (float16 on CUDA, else float32), float32, float16 or bfloat16."),
-    ] = "auto",
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the Hub.", show_default=False)
-    ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="Weight variant, such as fp16.", show_default=False)
-    ] = None,
-    local_files_only: Annotated[
-        bool, typer.Option("--local-files-only", help="Never ask the Hub.")
-    ] = False,
-    value_layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Pattern with * over the value layers' paths, for an architecture that is not known.",
-            show_default=False,
-        ),
-    ] = None,
-) -> Any:
-    # imported when they are used, since diffusers takes seconds, and the page is to open before
-    from unmemorize.pipelines import Model
+@Parameter(name="*", group=MODEL)
+@dataclass(frozen=True, kw_only=True)
+class LoadingOptions:
+    """How a command loads a model.
 
-    return Model.load(
-        model,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        variant=variant,
-        local_files_only=local_files_only,
-        value_layers=value_layers,
+    Args:
+        device: Device to compute on: auto (CUDA, else MPS, else CPU), or a torch device such as
+            cuda:1.
+        dtype: Number format of the weights: auto (float16 on CUDA, else float32), float32, float16
+            or bfloat16.
+        revision: Branch, tag or commit on the Hub.
+        variant: Weight variant on the Hub, such as fp16.
+        local_files_only: Use only files that are already on this machine, and never ask the Hub.
+        value_layers: Pattern with * that matches the paths of the value layers, for an
+            architecture that is not recognized.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None
+    variant: str | None = None
+    local_files_only: Flag = False
+    value_layers: str | None = None
+
+    def load(self, model: str) -> Model:
+        """Load a model.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        # imported late: diffusers takes seconds, and `ui` opens its page before
+        from unmemorize.pipelines import Model
+
+        if _is_missing_folder(model):
+            raise ModelError(
+                f"{model}: there is no such folder. Check the path, or give a Hub id such as "
+                f"OWNER/NAME, or {TESTBED}."
+            )
+        return Model.load(model, **asdict(self))
+
+
+def _is_missing_folder(model: str) -> bool:
+    """Tell whether a model name is a path to nothing.
+
+    A Hub id has the form OWNER/NAME. A name with another number of slashes is a path, and so is
+    one whose first part is a folder.
+    """
+    path = Path(model).expanduser()
+    if model == TESTBED or path.exists():
+        return False
+    return (
+        path.is_absolute()
+        or model.startswith((".", "~"))
+        or model.endswith("/")
+        or "\\" in model
+        or model.count("/") > 1
+        or ("/" in model and path.parent.is_dir())
     )
 
 
-def given_by(
-    name: str, maker: Callable[..., Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Commands whose parameter of this name is made by a function have that function's options in its place.
+@Parameter(name="*", group=MODEL)
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model a command works on, and how it is loaded.
 
-    An option that the command declares itself, such as ``model`` as an argument, takes the place of the function's, and both get it.
+    Args:
+        model: Model to work on: a Hub id, a diffusers folder, or testbed (the bundled model).
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            parameter
-            for parameter in inspect.signature(command, eval_str=True).parameters.values()
-            if parameter.name != name
-        ]
-        made = list(inspect.signature(maker, eval_str=True).parameters.values())
+    model: Annotated[str, Parameter(alias="-m")] = TESTBED
+    loading: LoadingOptions = LoadingOptions()
 
-        def run(**arguments: Any) -> None:
-            options = {parameter.name: arguments[parameter.name] for parameter in made}
-            command(
-                **{name: maker(**options)},
-                **{parameter.name: arguments[parameter.name] for parameter in own},
-            )
-
-        named = {parameter.name for parameter in own}
-        more = [parameter for parameter in made if parameter.name not in named]
-        parameters = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *more)
-        ]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        return run
-
-    return decorate
-
-
-takes_model = given_by("pipe", _loading_options)
-"""Gives a command the options that load a model, in place of its parameter ``pipe``."""
-
-
-@wraps(_loading_options)
-def _loading_later(**options: Any) -> Callable[[], Any]:
-    return partial(_loading_options, **options)
-
-
-takes_loader = given_by("load_pipe", _loading_later)
-"""The same, in place of a parameter ``load_pipe``: the model is loaded when that is called."""
+    def load(self) -> Model:
+        """Load the model; each command does so once."""
+        return self.loading.load(self.model)

@@ -1,25 +1,26 @@
-"""Where the denoiser samples and the time of a run went: what ``--profile`` prints, from the records of the run."""
+"""What ``--profile`` prints: where the denoiser samples and the time of a run went."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from rich import box
 from rich.table import Table
 
 from unmemorize.cli._console import console
+from unmemorize.cli._model_options import Flag
 from unmemorize.detection import Detection
 from unmemorize.localization import Localization
 
 ProfileOption = Annotated[
-    bool, typer.Option("--profile", help="Also print where denoiser samples and time went.")
+    Flag, Parameter(help="Also print where the denoiser samples and the time went.")
 ]
 
 
 def profile_localizations(found: Sequence[Localization]) -> None:
-    """By stage; what a resumed run did before is counted as well."""
+    """Print samples and time by stage, including those before a run was resumed."""
     stages = list(dict.fromkeys(stage for record in found for stage in record.spent))
     seconds = sum(record.seconds or 0.0 for record in found)
     work = sum(record.work or 0.0 for record in found)
@@ -42,13 +43,13 @@ def profile_localizations(found: Sequence[Localization]) -> None:
     began = sum(record.evaluations or 0 for record in found)
     largest = max((record.recorded_bytes for record in found), default=0) / 1024**2
     console.print(
-        f"{began} denoiser samples, of whose multiply-adds {work / max(1, began):.0%} ran: the rest was replayed from recorded outputs, "
-        f"{largest:.0f} MiB at most."
+        f"{began} denoiser samples. Of their multiply-adds {work / max(1, began):.0%} ran; "
+        f"the rest was replayed from recorded outputs of {largest:.0f} MiB at most."
     )
 
 
 def profile_detections(found: Iterable[Detection]) -> None:
-    """By how many seeds a prompt took."""
+    """Print samples and time by the number of seeds that a prompt took."""
     spent: dict[int, tuple[int, int, float]] = {}
     for record in found:
         prompts, samples, seconds = spent.get(record.seeds, (0, 0, 0.0))

@@ -1,4 +1,4 @@
-"""What the page works with, from the options of ``ui``. Apart from the command, so that the page opens while these libraries load."""
+"""What the page works with. Apart from the command: the page opens while these libraries load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from pathlib import Path
 
 from unmemorize import testbed
 from unmemorize._prompts import Prompt
-from unmemorize.cli._common import file_or_default, is_bundled, stream_or_default
+from unmemorize.cli._common import (
+    file_or_bundled,
+    is_bundled,
+    planted_prompts,
+    prompts_or_bundled,
+)
 from unmemorize.detection import Threshold
 from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
@@ -15,39 +20,42 @@ from unmemorize.pipelines import Model
 from unmemorize.statistics import Statistics
 from unmemorize.ui._studio import Studio
 
+_UNMEMORIZED_EXAMPLES = 3
+"""Captions of the bundled model that the page offers as examples without memory."""
+
 
 def open_studio(
-    pipe: Model,
+    model: Model,
     *,
     prompts: Path | None,
     statistics: Path | None,
     threshold: Path | None,
     sscd: Path | None,
 ) -> Studio:
-    """A model with the files named, or for the bundled model its own.
+    """Make a studio from the files that the options name, or from those of the bundled model.
 
     Raises:
-        UnmemorizeError: one is missing, malformed, or another model's.
+        UnmemorizeError: a file is missing, malformed, or belongs to another model.
     """
     measured = Statistics.load(
-        file_or_default(pipe, statistics, testbed.statistics_path, "statistics")
+        file_or_bundled(model, statistics, testbed.statistics_path, "statistics")
     )
-    limit = Threshold.load(file_or_default(pipe, threshold, testbed.threshold_path, "threshold"))
-    own = testbed.defaults() if is_bundled(pipe) else {}
+    limit = Threshold.load(file_or_bundled(model, threshold, testbed.threshold_path, "threshold"))
+    bundled = testbed.defaults() if is_bundled(model) else {}
     settings = LocalizationSettings(
-        noise=limit.settings, criterion=own.get("criterion", "unblocked")
+        noise=limit.settings, criterion=bundled.get("criterion", LocalizationSettings().criterion)
     )
     generation = GenerationSettings(
-        **{name: own[name] for name in ("steps", "guidance") if name in own}
+        **{name: bundled[name] for name in ("steps", "guidance") if name in bundled}
     )
-    known = list(stream_or_default(pipe, prompts, _examples)) if prompts or own else []
-    descriptor = FileDescriptor.sscd(sscd) if sscd else BundledDescriptor() if own else None
-    return Studio(pipe, measured, limit, settings, generation, known, descriptor)
+    examples: list[Prompt] = []
+    if prompts or bundled:
+        examples = list(prompts_or_bundled(model, prompts, _bundled_examples))
+    descriptor = FileDescriptor.sscd(sscd) if sscd else BundledDescriptor() if bundled else None
+    return Studio(model, measured, limit, settings, generation, examples, descriptor)
 
 
-def _examples() -> list[Prompt]:
-    """Of the bundled model: memorized prompts, and a few that are not."""
-    return [
-        *(entry.prompt for entry in testbed.planted()),
-        *map(Prompt, testbed.captions("test")[:3]),
-    ]
+def _bundled_examples() -> list[Prompt]:
+    """Return the memorized prompts of the bundled model, and a few that are not memorized."""
+    unmemorized = testbed.captions("test")[:_UNMEMORIZED_EXAMPLES]
+    return [*planted_prompts(), *map(Prompt, unmemorized)]

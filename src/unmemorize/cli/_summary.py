@@ -10,14 +10,16 @@ from rich.table import Table as ScreenTable
 from rich.text import Text
 
 from unmemorize.cli._common import known_neurons
-from unmemorize.cli._console import console, progress_bar
+from unmemorize.cli._console import console, show_progress
 from unmemorize.generation import image_sets
 from unmemorize.metrics import ClipAlignment, Descriptor, evaluate_all
 from unmemorize.report import Cell, Table, read_results, summary_table
 from unmemorize.runs import Run
 
 _WIDE = 130
-"""Columns of a terminal from which on a summary has each figure on one line."""
+"""Width of a terminal at which a summary also shows intervals and counts."""
+_NARROWEST_LABEL = 10
+"""Width below which a label would be broken into syllables."""
 
 
 def evaluate_and_print(
@@ -27,9 +29,14 @@ def evaluate_and_print(
     alignment: ClipAlignment | None,
     references: Mapping[int, Sequence[Path]] | None = None,
 ) -> None:
-    """Evaluate all images of a run, and show the summary on screen, in RUN/metrics.json and RUN/metrics.csv."""
+    """Evaluate all images of a run, then print the summary and write it into the run.
+
+    Args:
+        run: a run with images. RUN/metrics.json and RUN/metrics.csv hold the summary.
+        descriptor, alignment, references: see `evaluate_all`.
+    """
     for name in image_sets(run):
-        with progress_bar(f"evaluate {name}") as progress:
+        with show_progress(f"evaluate {name}") as progress:
             evaluate_all(
                 run,
                 name,
@@ -41,11 +48,15 @@ def evaluate_and_print(
     table = summary_table(read_results(run), known_neurons(run))
     run.write("metrics.json", table.to_json())
     run.write("metrics.csv", table.to_csv())
-    _print_table(table)
+    print_table(table)
 
 
-def _print_table(table: Table) -> None:
-    _print_narrow(table) if console.width < _WIDE else _print_wide(table)
+def print_table(table: Table) -> None:
+    """Print a summary for the width of the terminal."""
+    if console.width < _WIDE:
+        _print_narrow(table)
+    else:
+        _print_wide(table)
     for note in table.notes:
         console.print(note, style="dim")
 
@@ -60,33 +71,48 @@ def _print_wide(table: Table) -> None:
         if row.by != by:
             by = row.by
             screen.add_row(Text(f"by {by}", style="dim italic") if by else "")
-        screen.add_row(row.label, *(_cell(cell, narrow=False) for cell in row.cells))
+        screen.add_row(row.label, *(_cell(cell) for cell in row.cells))
     console.print(screen)
 
 
 def _print_narrow(table: Table) -> None:
-    """Each label on a line of its own, above its figures."""
-    width = console.width // len(table.columns) - 1
+    """Print one line for each row, with the name of the metric above rows that share it."""
+    figures = [[_short(cell) for cell in row.cells] for row in table.rows]
+    words = [max(column.split(), key=len) for column in table.columns]
+    widths = [max(map(len, cells)) for cells in zip(words, *figures, strict=True)]
+    label_width = max(_NARROWEST_LABEL, console.width - sum(widths) - len(widths))
 
-    def print_line(cells: Iterable[Text]) -> None:
+    def print_line(label: str, cells: Iterable[str], style: str = "") -> None:
         line = ScreenTable.grid(padding=(0, 1, 0, 0))
-        for _ in table.columns:
+        for width in (label_width, *widths):
             line.add_column(width=width, overflow="fold")
-        line.add_row(*cells)
+        line.add_row(label, *cells, style=style)
         console.print(line)
 
-    print_line(Text(column, style="bold") for column in table.columns)
-    by = ""
-    for row in table.rows:
+    print_line("", table.columns, style="bold")
+    by = heading = ""
+    for row, cells in zip(table.rows, figures, strict=True):
+        metric, _, condition = row.label.partition(", ")
         if row.by != by:
             by = row.by
             console.print(f"\nby {by}" if by else "", style="dim italic")
-        console.print(row.label, style="bold")
-        print_line(_cell(cell, narrow=True) for cell in row.cells)
+        if metric != heading:
+            heading = metric
+            console.print(metric, style="bold")
+        print_line(f"  {condition.replace(' neurons off', ' off')}", cells)
+    console.print(
+        f"A terminal of {_WIDE} columns also shows counts and 95 % intervals, as do metrics.csv "
+        "and the report.",
+        style="dim",
+    )
 
 
-def _cell(cell: Cell, narrow: bool) -> Text:
-    """The figure, and below it the 95 % interval."""
-    figure = cell.figure.replace(" ± ", "±").replace(" (", "\n(") if narrow else cell.figure
-    interval = cell.interval.replace(" to ", "–") if narrow else cell.interval
-    return Text(figure or "-") + (Text(f"\n{interval}", style="dim") if interval else Text())
+def _short(cell: Cell) -> str:
+    """Return the figure of a cell without its count."""
+    return cell.figure.replace(" ± ", "±").partition(" (")[0] or "-"
+
+
+def _cell(cell: Cell) -> Text:
+    """Return the figure of a cell, and below it the 95 % interval."""
+    interval = Text(f"\n{cell.interval}", style="dim") if cell.interval else Text()
+    return Text(cell.figure or "-") + interval

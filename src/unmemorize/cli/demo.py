@@ -4,13 +4,14 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter, validators
 
 from unmemorize import testbed
 from unmemorize._prompts import UNMEMORIZED as UNMEMORIZED_GROUP
 from unmemorize._prompts import Prompt
-from unmemorize.cli._common import known_neurons, tell_of_the_rest
-from unmemorize.cli._console import console, progress_bar
+from unmemorize.cli._common import known_neurons, planted_prompts, report_missing
+from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._model_options import Flag
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.detection import Calibration, Threshold, calibrate_threshold
 from unmemorize.engines import Execution
@@ -28,85 +29,86 @@ from unmemorize.runs import open_run
 from unmemorize.statistics import Statistics, compute_statistics
 
 UNMEMORIZED = 100
+"""Captions that serve as controls."""
 NEURONS = ("original", "refined", "random-refined")
+BATCH = 16
+"""Images per pass: small enough for a laptop."""
 
 
 def command(
-    run: Annotated[
-        Path,
-        typer.Option(
-            "--run", "-o", help="Run folder; the same command again does only what is missing."
-        ),
-    ] = Path("demo-run"),
-    full: Annotated[
-        bool,
-        typer.Option(
-            "--full",
-            help="Also make the statistics and the threshold again, instead of using those in the package.",
-        ),
-    ] = False,
-    images: Annotated[int, typer.Option(min=2, help="Images per prompt.")] = 2,
+    *,
+    run: Annotated[Path, Parameter(alias="-o")] = Path("demo-run"),
+    full: Flag = False,
+    images: Annotated[int, Parameter(validator=validators.Number(gte=2))] = 2,
 ) -> None:
-    """The whole method on the bundled model: find memorized prompts, localize their neurons, switch them off, show what is left.
+    """Run the whole method on the bundled model and show what is left.
 
-    The bundled model has memorized photographs and product templates for known captions; 100 captions that it has not memorized are the
-    controls. Some minutes on two cores. Ends with a table and a report.
+    The bundled model has memorized photographs and product templates for known captions; 100
+    captions that it has not memorized are the controls. The demo finds the memorized prompts,
+    localizes their neurons and switches them off. It takes some minutes on two cores and ends with
+    a table and a report.
+
+    Args:
+        run: Run folder. The same command again does only what is missing there.
+        full: Also compute the statistics and the threshold, instead of reading those in the
+            package.
+        images: Images per prompt.
     """
     began = time.perf_counter()
-    pipe = Model.load("testbed")
-    memorized = [entry.prompt for entry in testbed.planted()]
-    prompts = [
-        *memorized,
-        *(Prompt(text, group=UNMEMORIZED_GROUP) for text in testbed.captions("test")[:UNMEMORIZED]),
-    ]
-    own = testbed.defaults()
+    model = Model.load("testbed")
+    controls = testbed.captions("test")[:UNMEMORIZED]
+    prompts = [*planted_prompts(), *(Prompt(text, group=UNMEMORIZED_GROUP) for text in controls)]
+    defaults = testbed.defaults()
     if full:
-        with progress_bar("statistics") as progress:
-            statistics = compute_statistics(
-                pipe, testbed.captions("train"), execution=Execution(progress=progress)
-            )
-        with progress_bar("threshold") as progress:
-            threshold = calibrate_threshold(
-                pipe,
-                testbed.captions("calibration"),
-                calibration=Calibration(reduction=own["reduction"]),
-                execution=Execution(progress=progress),
-            )
+        statistics, threshold = _calibrate(model)
     else:
-        statistics, threshold = (
-            Statistics.load(testbed.statistics_path()),
-            Threshold.load(testbed.threshold_path()),
+        statistics = Statistics.load(testbed.statistics_path())
+        threshold = Threshold.load(testbed.threshold_path())
+    settings = LocalizationSettings(noise=threshold.settings, criterion=defaults["criterion"])
+    run_settings = LocalizationRun.of(model, settings, statistics, threshold)
+    folder = open_run(run, model, prompts, run_settings)
+    with show_progress("localize") as progress:
+        tally = localize_all(
+            folder,
+            model,
+            statistics=statistics,
+            threshold=threshold,
+            settings=settings,
+            execution=Execution(progress=progress),
         )
-    settings = LocalizationSettings(noise=threshold.settings, criterion=own["criterion"])
-    config = LocalizationRun.of(pipe, settings, statistics, threshold)
-    folder = open_run(run, pipe, prompts, config)
-    with progress_bar("localize") as progress:
-        tallies = [
-            localize_all(
-                folder,
-                pipe,
-                statistics=statistics,
-                threshold=threshold,
-                settings=settings,
-                execution=Execution(progress=progress),
-            )
-        ]
-    save_neurons(folder, pipe, threshold, settings)
+    tallies = [tally]
+    save_neurons(folder, model, threshold, settings)
     generation = GenerationSettings(
-        images=images, steps=own["steps"], guidance=own["guidance"], batch=16
+        images=images, steps=defaults["steps"], guidance=defaults["guidance"], batch=BATCH
     )
     for name in NEURONS:
-        with progress_bar(f"generate {name}") as progress:
-            tallies.append(
-                generate_all(
-                    folder,
-                    pipe,
-                    ImageSet(neurons=NeuronSet.parse(name)),
-                    generation,
-                    execution=Execution(progress=progress),
-                )
+        with show_progress(f"generate {name}") as progress:
+            tally = generate_all(
+                folder,
+                model,
+                ImageSet(neurons=NeuronSet.parse(name)),
+                generation,
+                execution=Execution(progress=progress),
             )
+        tallies.append(tally)
     evaluate_and_print(folder, descriptor=BundledDescriptor(), alignment=ClipAlignment())
-    console.print(f"{time.perf_counter() - began:.0f} s in all")
+    console.print(f"The demo took {time.perf_counter() - began:.0f} s.")
     console.print(f"report: {write_report(folder, known_neurons(folder))}")
-    tell_of_the_rest(*tallies)
+    report_missing(*tallies)
+    print_hint("unmemorize ui, or unmemorize statistics --model MODEL for a model of your own")
+
+
+def _calibrate(model: Model) -> tuple[Statistics, Threshold]:
+    """Compute the statistics and the threshold of the bundled model."""
+    with show_progress("statistics") as progress:
+        statistics = compute_statistics(
+            model, testbed.captions("train"), execution=Execution(progress=progress)
+        )
+    with show_progress("threshold") as progress:
+        threshold = calibrate_threshold(
+            model,
+            testbed.captions("calibration"),
+            calibration=Calibration(reduction=testbed.defaults()["reduction"]),
+            execution=Execution(progress=progress),
+        )
+    return statistics, threshold

@@ -7,132 +7,135 @@ from dataclasses import asdict, replace
 from heapq import heappush, heappushpop
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from cyclopts.types import PositiveInt
 from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize._prompts import UNMEMORIZED, Prompt, iter_prompts
-from unmemorize.cli._common import is_bundled, stream_or_default, tell_of_the_rest, threshold_of
-from unmemorize.cli._console import console, progress_bar
-from unmemorize.cli._model_options import PromptsOption, ThresholdOption, takes_model
-from unmemorize.cli._options import (
-    GuidanceOption,
-    NewRunOption,
-    ProtocolOption,
-    RunOption,
-    SeedOption,
-    SeedsOption,
-    ShardOption,
+from unmemorize.cli._common import (
+    choose_threshold,
+    is_bundled,
+    planted_prompts,
+    prompts_or_bundled,
+    report_missing,
+)
+from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
+from unmemorize.cli._model_options import (
+    Flag,
+    ModelOptions,
+    PromptsOption,
     TauOption,
-    takes_engine,
+    ThresholdOption,
 )
 from unmemorize.cli._profile import ProfileOption, profile_detections
+from unmemorize.cli._settings_options import CalibratedOptionsOf
 from unmemorize.detection import (
     Detection,
     DetectionRun,
+    NoiseSettings,
     Threshold,
     detect_all,
     read_detections,
     write_detections_csv,
 )
-from unmemorize.engines import Engine, Execution
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, open_run
 
 _SHOWN = 40
+"""Prompts in the table on the screen; the files hold all of them."""
 
 
-@takes_engine
-@takes_model
 def command(
-    pipe: Model,
-    engine: Engine,
+    *,
     run: RunOption,
     prompts: PromptsOption = None,
-    unmemorized: Annotated[
-        Path | None,
-        typer.Option(
-            help="Prompts known not to be memorized, to tell how well the others are told apart. With --model testbed by default its own.",
-            show_default=False,
-        ),
-    ] = None,
+    unmemorized: Path | None = None,
     threshold: ThresholdOption = None,
     tau: TauOption = None,
-    cascade: Annotated[
-        bool,
-        typer.Option(
-            "--cascade",
-            help="Stop after two seeds or some more where these tell: faster, scores of fewer seeds.",
-        ),
-    ] = False,
-    batch: Annotated[
-        int, typer.Option(min=1, help="Seeds per denoiser pass, across prompts.")
-    ] = 16,
-    seeds: SeedsOption = None,
-    seed: SeedOption = None,
-    protocol: ProtocolOption = None,
-    guidance: GuidanceOption = None,
+    cascade: Flag = False,
+    batch: PositiveInt = 16,
+    noise: CalibratedOptionsOf[NoiseSettings] = CalibratedOptionsOf[NoiseSettings](),
     shard: ShardOption = None,
     new_run: NewRunOption = False,
     profile: ProfileOption = False,
+    model: ModelOptions = ModelOptions(),
+    workers: EngineOptions = EngineOptions(),
 ) -> None:
-    """Tell which prompts are memorized, without localizing neurons: one denoiser pass per seed.
+    """Tell which prompts are memorized, without localizing neurons.
 
-    The score of a prompt is the highest similarity between the noise differences of two seeds; it is memorized when that exceeds tau.
-    All scores go to RUN/detections.jsonl and .csv. Where prompts are labelled (VM or TM; --unmemorized), RUN/separation.json holds AUROC
-    and the share found at 1 % false positives.
+    The score of a prompt is the highest similarity between the noise differences of two seeds. A
+    prompt is memorized if its score exceeds tau. This takes one denoiser pass per seed. All scores
+    go to RUN/detections.jsonl and RUN/detections.csv. If some prompts are labelled (VM, TM, or by
+    --unmemorized), RUN/separation.json holds the AUROC and the share of memorized prompts found at
+    1 % false positives.
+
+    Args:
+        unmemorized: Prompts known not to be memorized, for measuring how well memorized prompts
+            stand out. The bundled model brings its own.
+        cascade: Stop a prompt as soon as a few seeds decide. This is faster, but scores come from
+            fewer seeds.
+        batch: Seeds per denoiser pass, across prompts.
     """
-    given: Iterable[Prompt] = stream_or_default(
-        pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()]
-    )
-    if unmemorized:
-        given = chain(
-            given, (replace(prompt, group=UNMEMORIZED) for prompt in iter_prompts(unmemorized))
-        )
-    elif prompts is None and is_bundled(pipe):
-        given = chain(given, (Prompt(text, group=UNMEMORIZED) for text in testbed.captions("test")))
-    limit = threshold_of(
-        pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance
-    )
-    config = DetectionRun.of(limit, cascade=cascade)
-    folder = open_run(run, pipe, given, config, new=new_run)
-    with progress_bar("detect") as progress:
+    loaded = model.load()
+    limit = choose_threshold(loaded, threshold, tau, noise)
+    settings = DetectionRun.of(limit, cascade=cascade)
+    given = _all_prompts(loaded, prompts, unmemorized)
+    folder = open_run(run, loaded, given, settings, new=new_run)
+    with show_progress("detect") as progress:
         tally = detect_all(
             folder,
-            pipe,
+            loaded,
             limit,
             cascade=cascade,
             batch=batch,
-            execution=Execution(engine=engine, shard=shard, progress=progress),
+            execution=workers.execution(progress, shard),
         )
     if tally.complete or shard is None:
-        _show(folder, limit, cascade)
+        _print_summary(folder, limit, cascade)
     if profile:
-        profile_detections(found for _, _, found in read_detections(folder))
-    tell_of_the_rest(tally)
+        profile_detections(detection for _, _, detection in read_detections(folder))
+    report_missing(tally)
+    if tally.complete:
+        print_hint("unmemorize localize, with the same prompts and options and another folder")
 
 
-class _Seen:
-    """What the summary tells of the detections, gathered one by one."""
+def _all_prompts(model: Model, prompts: Path | None, unmemorized: Path | None) -> Iterable[Prompt]:
+    """Stream the prompts to be detected, then those known not to be memorized."""
+    given = prompts_or_bundled(model, prompts, planted_prompts)
+    if unmemorized:
+        others = (replace(prompt, group=UNMEMORIZED) for prompt in iter_prompts(unmemorized))
+        return chain(given, others)
+    if prompts is None and is_bundled(model):
+        captions = testbed.captions("test")
+        return chain(given, (Prompt(text, group=UNMEMORIZED) for text in captions))
+    return given
+
+
+class _Summary:
+    """A summary of detections, gathered one by one."""
 
     def __init__(self) -> None:
         self.count = self.hits = 0
         self.top: list[tuple[float, int, Detection]] = []
         self.scores: dict[str, array[float]] = {}
 
-    def add(self, prompt: Prompt, found: Detection) -> None:
+    def add(self, prompt: Prompt, detection: Detection) -> None:
         self.count += 1
-        self.hits += found.memorized
-        entry = (found.score, -self.count, found)
-        heappush(self.top, entry) if len(self.top) < _SHOWN else heappushpop(self.top, entry)
+        self.hits += detection.memorized
+        entry = (detection.score, -self.count, detection)
+        if len(self.top) < _SHOWN:
+            heappush(self.top, entry)
+        else:
+            heappushpop(self.top, entry)
         if prompt.memorized is not None:
-            self.scores.setdefault(prompt.group, array("d")).append(found.score)
+            self.scores.setdefault(prompt.group, array("d")).append(detection.score)
 
     def separations(self) -> dict[str, dict[str, Any]]:
-        """By group of memorized prompts, how well its scores stand out from those of the unmemorized ones."""
+        """Measure how well each group of memorized prompts stands out from the unmemorized ones."""
         others = self.scores.get(UNMEMORIZED, array("d"))
         separations = {}
         for group, ours in self.scores.items():
@@ -149,16 +152,19 @@ class _Seen:
         return separations
 
 
-def _show(run: Run, limit: Threshold, cascade: bool) -> None:
-    seen = _Seen()
-    path = write_detections_csv(run, seen.add)
+def _print_summary(run: Run, limit: Threshold, cascade: bool) -> None:
+    summary = _Summary()
+    path = write_detections_csv(run, summary.add)
     table = Table("score", "memorized", "group", "prompt", pad_edge=False)
-    for _, _, found in sorted(seen.top, key=lambda entry: entry[:2], reverse=True):
+    for _, _, detection in sorted(summary.top, key=lambda entry: entry[:2], reverse=True):
         table.add_row(
-            f"{found.score:.3f}", "yes" if found.memorized else "no", found.group, found.prompt
+            f"{detection.score:.3f}",
+            "yes" if detection.memorized else "no",
+            detection.group,
+            detection.prompt,
         )
     console.print(table)
-    separations = seen.separations()
+    separations = summary.separations()
     if separations:
         run.write(
             "separation.json",
@@ -166,16 +172,14 @@ def _show(run: Run, limit: Threshold, cascade: bool) -> None:
         )
         if cascade:
             console.print(
-                "with --cascade, scores of prompts that stopped early are of fewer seeds and so lower:"
+                "With --cascade, prompts that stopped early have lower scores, from fewer seeds:"
             )
         for group, numbers in separations.items():
             console.print(
-                f"{group} ({numbers['memorized']}) against unmemorized ({numbers['unmemorized']}):",
-                end=" ",
-            )
-            console.print(
+                f"{group} ({numbers['memorized']}) against unmemorized ({numbers['unmemorized']}): "
                 f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}"
             )
     console.print(
-        f"{seen.hits} of {seen.count} memorized (tau = {limit.tau:.4f}): {run.folder}/detections.jsonl, {path.name}"
+        f"{summary.hits} of {summary.count} memorized (tau = {limit.tau:.4f}): "
+        f"{run.folder}/detections.jsonl, {path.name}"
     )

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter, validators
 
 from unmemorize._errors import MetricError, RunError
 from unmemorize.cli._common import is_run_of_bundled
-from unmemorize.cli._console import console, progress_bar
-from unmemorize.cli._options import RunArgument
+from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.generation import image_sets
 from unmemorize.metrics import (
@@ -26,66 +26,41 @@ from unmemorize.runs import Run
 
 def command(
     run: RunArgument,
-    sscd: Annotated[
-        Path | None,
-        typer.Option(
-            help="SSCD, the paper's copy descriptor: a file from unmemorize fetch sscd, checked by its hash.",
-            show_default=False,
-        ),
-    ] = None,
-    descriptor: Annotated[
-        Path | None,
-        typer.Option(
-            help="Another descriptor: ONNX (.onnx) or TorchScript. [default: the bundled one]",
-            show_default=False,
-        ),
-    ] = None,
-    descriptor_sha256: Annotated[
-        str | None,
-        typer.Option(
-            help="Expected hash of that file; needed for TorchScript, which is code.",
-            show_default=False,
-        ),
-    ] = None,
-    descriptor_side: Annotated[
-        int, typer.Option(min=8, help="Images are squashed to this size for it.")
-    ] = 320,
-    clip: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or Hub id of a CLIP for alignment. [default: the bundled model's, for its runs only]"
-        ),
-    ] = None,
-    references: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of training images named by the number of their prompt, 0001_name.jpg being the first; "
-            "instead of those that the prompt file names.",
-            show_default=False,
-        ),
-    ] = None,
-    real: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of real images: adds FID, CLIP-FID and KID of each set of images to it.",
-            show_default=False,
-        ),
-    ] = None,
-    inception: Annotated[
-        Path | None,
-        typer.Option(
-            help="Inception TorchScript of clean-fid, for FID and KID.", show_default=False
-        ),
-    ] = None,
-    inception_sha256: Annotated[
-        str | None, typer.Option(help="Expected hash of that file.", show_default=False)
-    ] = None,
+    /,
+    *,
+    sscd: Path | None = None,
+    descriptor: Path | None = None,
+    descriptor_sha256: str | None = None,
+    descriptor_side: Annotated[int, Parameter(validator=validators.Number(gte=8))] = 320,
+    clip: str | None = None,
+    references: Path | None = None,
+    real: Path | None = None,
+    inception: Path | None = None,
+    inception_sha256: str | None = None,
 ) -> None:
-    """How much is still copied: metrics of the images that generate made, as medians ± MAD with 95 % intervals.
+    """Measure how much the generated images still copy (step 5).
 
-    Copy score to the training images (SSCD_Orig; for TM also over the layout alone), similarity to the images before (SSCD_Gen), similarity
-    between seeds (D_SSCD), alignment with the prompt (A_CLIP), and with --real FID, CLIP-FID and KID; overall and for each group. The table
-    goes to RUN/metrics.json and RUN/metrics.csv too, with the name and hash of what measured each number.
+    The metrics are the copy score (SSCD_Orig, for TM prompts also over the layout alone), the
+    similarity to the images before (SSCD_Gen), the similarity between seeds (D_SSCD), the
+    alignment with the prompt (A_CLIP), and with --real also FID, CLIP-FID and KID. Each is a
+    median ± MAD with a 95 % interval, overall and for each group of prompts. The table is also
+    written to RUN/metrics.json and RUN/metrics.csv, with the name and hash of what measured it.
+
+    Args:
+        sscd: SSCD, the paper's copy descriptor. This is the file from unmemorize fetch sscd; its
+            hash is checked.
+        descriptor: Another copy descriptor: an ONNX (.onnx) or TorchScript file. The default is the
+            bundled one.
+        descriptor_sha256: Expected hash of the descriptor. TorchScript needs it, since it is code.
+        descriptor_side: Width and height to which images are resized for the descriptor.
+        clip: CLIP model for the alignment: a folder or Hub id. Runs of the bundled model use its
+            own by default.
+        references: Folder of training images, named by the number of their prompt: 0001_NAME.jpg
+            belongs to the first one. They replace those that the prompt file names.
+        real: Folder of real images. Each set of generated images is compared with them by FID,
+            CLIP-FID and KID.
+        inception: Inception network of clean-fid as TorchScript, for FID and KID.
+        inception_sha256: Expected hash of the Inception file.
     """
     folder = Run.load(run)
     sets = image_sets(folder)
@@ -96,7 +71,7 @@ def command(
     copies = _descriptor(sscd, descriptor, descriptor_sha256, descriptor_side)
     if real is not None:
         for extractor in _extractors(inception, inception_sha256, alignment):
-            with progress_bar(f"quality by {extractor.name}") as progress:
+            with show_progress(f"quality by {extractor.name}") as progress:
                 quality_all(folder, sets, real, extractor, progress=progress)
     numbered = numbered_images(references) if references is not None else None
     if numbered:
@@ -107,10 +82,11 @@ def command(
     evaluate_and_print(folder, descriptor=copies, alignment=alignment, references=numbered)
     if isinstance(copies, BundledDescriptor) and not bundled:
         console.print(
-            "The bundled copy descriptor is made for the 64 x 64 images of the bundled model; take its numbers on other images as a hint "
-            "only, or give --sscd."
+            "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. "
+            "Take its numbers on other images as a hint, or give --sscd."
         )
     console.print(f"{run}/metrics.json, metrics.csv")
+    print_hint(f"unmemorize report {run}")
 
 
 def _descriptor(sscd: Path | None, path: Path | None, sha256: str | None, side: int) -> Descriptor:
@@ -124,13 +100,11 @@ def _descriptor(sscd: Path | None, path: Path | None, sha256: str | None, side: 
 def _extractors(
     inception: Path | None, sha256: str | None, alignment: ClipAlignment | None
 ) -> list[FeatureExtractor]:
-    found: list[FeatureExtractor] = []
+    extractors: list[FeatureExtractor] = []
     if inception is not None:
-        found.append(InceptionFeatures(inception, sha256))
+        extractors.append(InceptionFeatures(inception, sha256))
     if alignment is not None:
-        found.append(alignment)
-    if not found:
-        raise MetricError(
-            "--real needs something that looks at images. Give --inception, --clip, or both."
-        )
-    return found
+        extractors.append(alignment)
+    if not extractors:
+        raise MetricError("--real needs a network that sees. Give --inception, --clip, or both.")
+    return extractors

@@ -3,132 +3,143 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import App, Parameter
 
-from unmemorize.cli._console import console
-from unmemorize.cli._model_options import takes_model
-from unmemorize.cli._options import RunArgument
+from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._execution_options import RunArgument
+from unmemorize.cli._groups import OPTIONS
+from unmemorize.cli._model_options import ModelOptions
 from unmemorize.export import (
-    LoraLayout,
+    LAYOUTS,
     bake,
     export_lora,
     export_results,
     export_single_file,
-    folder_of,
     model_card,
 )
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model
 from unmemorize.runs import Run
 
-app = typer.Typer(
-    help="Write what was found in forms that other programs load.",
-    no_args_is_help=True,
-    add_completion=False,
+app = App(
+    name="export",
+    help="Write the neurons of a run in formats that other programs load.",
+    group_parameters=OPTIONS,
 )
 
-NeuronsArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="NEURONS", help="Neuron file, such as RUN/neurons.json.", show_default=False
-    ),
-]
+NeuronsArgument = Annotated[Path, Parameter(help="Neuron file, such as RUN/neurons.json.")]
 EvaluatedOption = Annotated[
     Path | None,
-    typer.Option(
-        "--run", help="An evaluated run, whose numbers go into the model card.", show_default=False
+    Parameter(name="--run", help="Evaluated run whose numbers go into the model card."),
+]
+LayoutOption = Annotated[
+    str,
+    Parameter(
+        help="Naming of the tensors: diffusers (for load_lora_weights) or kohya (for other "
+        f"programs). One of {', '.join(LAYOUTS)}.",
     ),
 ]
-
 LicenseOption = Annotated[
     str | None,
-    typer.Option(
-        "--license",
-        help="Of the base, for the card, as the Hub writes it. [default: that of its own card, or other]",
-        show_default=False,
+    Parameter(
+        name="--license",
+        help="License for the model card, spelled as on the Hub. The default is that of the base "
+        "model's own card, else other.",
     ),
 ]
 
 
-@app.command()
-@takes_model
+@app.command
 def checkpoint(
-    pipe: Model,
     neurons: NeuronsArgument,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Folder, which must not exist.", show_default=False),
-    ],
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
     run: EvaluatedOption = None,
     license_name: LicenseOption = None,
+    model: ModelOptions = ModelOptions(),
 ) -> None:
-    """A complete diffusers folder with the neurons off for good, for plain from_pretrained; only their rows change.
+    """Write a diffusers folder with the neurons switched off for good.
 
-    A model card (README.md) and the neuron file go with it. See unmemorize verify.
+    Plain from_pretrained loads it. Only the rows of the neurons differ from the base. The folder
+    also contains a model card (README.md) and the neuron file.
+
+    Args:
+        output: Folder to write. It must not exist.
     """
-    given = NeuronFile.load(neurons)
+    file = NeuronFile.load(neurons)
+    loaded = model.load()
     card = model_card(
-        given,
-        base=folder_of(pipe),
+        loaded,
+        file,
         run=Run.load(run) if run else None,
         license_name=license_name,
     )
-    console.print(f"{len(given.neurons)} neurons off: {bake(pipe, given, output, card=card)}")
+    folder = bake(loaded, file, output, card=card)
+    console.print(f"{len(file.neurons)} neurons off: {folder}")
+    print_hint(f"unmemorize verify {folder} {model.model}")
 
 
-@app.command("single-file")
-@takes_model
+@app.command
 def single_file(
-    pipe: Model,
     neurons: NeuronsArgument,
-    base: Annotated[
-        Path,
-        typer.Argument(
-            help="The model as one .safetensors file, in any layout.", show_default=False
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The edited copy.", show_default=False)
-    ],
+    base: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    model: ModelOptions = ModelOptions(),
 ) -> None:
-    """An edited copy of a single-file checkpoint: the weights of the value layers are found in it by their values."""
-    given = NeuronFile.load(neurons)
-    console.print(
-        f"{len(given.neurons)} neurons off: {export_single_file(pipe, given, base, output)}"
-    )
+    """Write an edited copy of a single-file checkpoint.
+
+    The weights of the value layers are located in the file by their values.
+
+    Args:
+        base: The model as one .safetensors file, in any layout.
+        output: Edited copy to write (.safetensors).
+    """
+    file = NeuronFile.load(neurons)
+    written = export_single_file(model.load(), file, base, output)
+    console.print(f"{len(file.neurons)} neurons off: {written}")
 
 
-@app.command()
-@takes_model
+@app.command
 def lora(
-    pipe: Model,
     neurons: NeuronsArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.", show_default=False)],
-    layout: Annotated[
-        LoraLayout,
-        typer.Option(help="Names of the tensors: of diffusers, or kohya for other programs."),
-    ] = "diffusers",
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    layout: LayoutOption = "diffusers",
     run: EvaluatedOption = None,
     license_name: LicenseOption = None,
+    model: ModelOptions = ModelOptions(),
 ) -> None:
-    """A LoRA for load_lora_weights: at strength 1 the neurons are off, at 0 on. A model card goes with it."""
-    given = NeuronFile.load(neurons)
+    """Write a LoRA that switches the neurons off.
+
+    At strength 1 the neurons are off, at strength 0 they are on. The folder also contains a model
+    card (README.md).
+
+    Args:
+        output: Folder to write.
+    """
+    file = NeuronFile.load(neurons)
+    loaded = model.load()
     card = model_card(
-        given,
-        base=folder_of(pipe),
+        loaded,
+        file,
         run=Run.load(run) if run else None,
         lora=True,
         license_name=license_name,
     )
-    console.print(
-        f"{len(given.neurons)} neurons off at strength 1: {export_lora(pipe, given, output, layout=layout, card=card)}"
-    )
+    written = export_lora(loaded, file, output, layout=layout, card=card)
+    console.print(f"{len(file.neurons)} neurons off at strength 1: {written}")
+    print_hint(f"unmemorize verify {written} {model.model}")
 
 
-@app.command("upstream-csv")
-def upstream_csv(
-    run: RunArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it (.csv).")],
-) -> None:
-    """The neurons of a run as a result file of the published code: `;` separated, one list per searched layer."""
+@app.command
+def upstream_csv(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias="-o")]) -> None:
+    """Write the neurons of a run as a result file of the published code.
+
+    Args:
+        output: File to write (.csv), separated by semicolons, with one list for each searched
+            layer.
+    """
     console.print(f"{export_results(Run.load(run), output)} prompts: {output}")

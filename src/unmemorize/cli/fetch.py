@@ -3,53 +3,59 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import App, Parameter
 
 from unmemorize._errors import FetchError
 from unmemorize._prompts import read_prompts
-from unmemorize.cli._console import console, progress_bar
+from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._groups import OPTIONS
 from unmemorize.metrics import SSCD_SHA256, SSCD_URL, download, fetch_images
 
-app = typer.Typer(
-    help="Download what others publish; an interrupted download goes on.",
-    no_args_is_help=True,
-    add_completion=False,
+app = App(
+    name="fetch",
+    help="Download published weights and training images.",
+    group_parameters=OPTIONS,
 )
 
 
-@app.command()
+@app.command
 def sscd(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to put it.")] = Path(
-        "sscd_disc_mixup.torchscript.pt"
-    ),
+    *,
+    output: Annotated[Path, Parameter(alias="-o")] = Path("sscd_disc_mixup.torchscript.pt"),
 ) -> None:
-    """The copy descriptor of the paper's metrics (Pizzi et al., CVPR 2022; 99 MB) from its published address, checked by its hash.
+    """Download the copy descriptor of the paper's metrics (99 MB).
 
-    Give it to unmemorize evaluate with --sscd.
+    SSCD (Pizzi et al., CVPR 2022) comes from its published address, and its hash is checked. An
+    interrupted download resumes.
+
+    Args:
+        output: File to write.
     """
-    with progress_bar("fetch sscd") as progress:
+    with show_progress("fetch sscd") as progress:
         download(SSCD_URL, output, sha256=SSCD_SHA256, progress=progress)
     console.print(f"{output} (sha256 {SSCD_SHA256})")
+    print_hint(f"unmemorize evaluate RUN --sscd {output}")
 
 
-@app.command()
-def images(
-    prompts: Annotated[
-        Path, typer.Argument(help="Prompt file with a column URL.", show_default=False)
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")],
-) -> None:
-    """The training images of a prompt file by their addresses, numbered like its rows; for unmemorize evaluate --references.
+@app.command
+def images(prompts: Path, /, *, output: Annotated[Path, Parameter(alias="-o")]) -> None:
+    """Download the training images of a prompt file from their addresses.
 
-    Many published addresses are dead: what fails is listed, and the same command tries only that again.
+    The images are numbered like the rows of the file. Many published addresses are dead: failures
+    are listed, and the same command tries only those again.
+
+    Args:
+        prompts: Prompt file with a column URL.
+        output: Folder for the images.
     """
     given = read_prompts(prompts)
-    with progress_bar("fetch images") as progress:
+    with show_progress("fetch images") as progress:
         fetched = fetch_images(given, output, progress=progress)
     for number, problem in fetched.failed.items():
         console.print(f"{number:04d}: {problem}", style="dim")
     console.print(
-        f"{fetched.there} of {len(given)} images in {output}, {len(fetched.failed)} failed"
+        f"{fetched.available} of {len(given)} images in {output}, {len(fetched.failed)} failed"
     )
-    if fetched.failed and not fetched.there:
+    if fetched.failed and not fetched.available:
         raise FetchError("no image could be downloaded. Is there a network?")
+    print_hint(f"unmemorize evaluate RUN --references {output}")

@@ -3,68 +3,53 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter, validators
 
 from unmemorize._errors import PromptError
 from unmemorize._prompts import read_prompts
-from unmemorize.cli._console import console
+from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import import_results, read_statistics
 from unmemorize.localization import read_localizations
-from unmemorize.pipelines import Model
 
 
 def command(
-    file: Annotated[
-        Path,
-        typer.Argument(help="Published statistics (.pt) or results (.csv).", show_default=False),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", help="Statistics file (.safetensors), or run folder for results."
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="The model they belong to. [default: any with the layers of Stable Diffusion v1]",
-            show_default=False,
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            "--prompts",
-            "-p",
-            help="Prompt file that says which captions are VM and TM, for results.",
-            show_default=False,
-        ),
-    ] = None,
-    count: Annotated[
-        int,
-        typer.Option(
-            min=2, help="Prompts that the statistics were computed over; the file does not say."
-        ),
-    ] = 50_000,
+    file: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    model: Annotated[str | None, Parameter(alias="-m")] = None,
+    prompts: Annotated[Path | None, Parameter(alias="-p")] = None,
+    count: Annotated[int, Parameter(validator=validators.Number(gte=2))] = 50_000,
 ) -> None:
-    """Read the published files of Finding NeMo: activation statistics, or the neurons found, as a run folder to go on with.
+    """Read the files that the authors of Finding NeMo published.
 
-    The files name no weights. With --model they are bound to that model; without, they are taken for any model with the same layers.
+    A file holds activation statistics, or the neurons that were found; these become a run folder
+    for the other commands. The files do not say which weights they belong to. With --model they are
+    bound to that model. Without it they are accepted for any model with the same layers.
+
+    Args:
+        file: Published statistics (.pt) or results (.csv).
+        output: Statistics file to write (.safetensors), or run folder for results.
+        model: Model they belong to. The default is any model with the layers of Stable Diffusion
+            v1.
+        prompts: Prompt file that says which captions are VM and TM, for results.
+        count: Number of prompts that the statistics were computed over, which the file does not
+            say.
     """
-    bound = Model.load(model) if model else None
-    if file.suffix in (".pt", ".pth"):
-        statistics = read_statistics(file, bound, count=count)
-        statistics.save(output)
-        console.print(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
-    elif file.suffix == ".csv":
-        run = import_results(file, output, bound, prompts=read_prompts(prompts) if prompts else ())
-        found = read_localizations(run)
-        console.print(
-            f"{len(found)} prompts, {sum(record.memorized for record in found.values())} of them with neurons: {output}"
-        )
-    else:
+    if file.suffix not in (".pt", ".pth", ".csv"):
         raise PromptError(
             f"{file}: neither statistics (.pt) nor results (.csv). Name one of the published files."
         )
+    bound = LoadingOptions().load(model) if model else None
+    if file.suffix == ".csv":
+        run = import_results(file, output, bound, prompts=read_prompts(prompts) if prompts else ())
+        records = read_localizations(run).values()
+        memorized = sum(record.memorized for record in records)
+        console.print(f"{len(records)} prompts, {memorized} of them with neurons: {output}")
+        print_hint(f"unmemorize generate {output}")
+        return
+    statistics = read_statistics(file, bound, count=count)
+    statistics.save(output)
+    console.print(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
+    print_hint("unmemorize threshold")

@@ -1,203 +1,140 @@
 """The command ``localize``."""
 
-from typing import Annotated
-
-import typer
 from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize.cli._common import (
-    file_or_default,
+    choose_threshold,
+    file_or_bundled,
     is_bundled,
-    stream_or_default,
-    tell_of_the_rest,
-    threshold_of,
+    planted_prompts,
+    prompts_or_bundled,
+    report_missing,
 )
-from unmemorize.cli._console import console, progress_bar
+from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._model_options import (
+    ModelOptions,
     PromptsOption,
     StatisticsOption,
-    ThresholdOption,
-    takes_model,
-)
-from unmemorize.cli._options import (
-    GuidanceOption,
-    NewRunOption,
-    ProtocolOption,
-    RunOption,
-    SeedOption,
-    SeedsOption,
-    ShardOption,
     TauOption,
-    takes_engine,
+    ThresholdOption,
 )
 from unmemorize.cli._profile import ProfileOption, profile_localizations
-from unmemorize.engines import Engine, Execution
+from unmemorize.cli._settings_options import CalibratedOptionsOf, OptionsOf
+from unmemorize.detection import NoiseSettings
 from unmemorize.localization import (
-    Criterion,
+    Localization,
     LocalizationRun,
     LocalizationSettings,
-    RefinementMethod,
     localize_all,
     save_neurons,
     stream_localizations,
 )
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model
 from unmemorize.runs import Run, open_run
 from unmemorize.statistics import Statistics
 
-_DEFAULTS = LocalizationSettings()
 
-
-@takes_engine
-@takes_model
 def command(
-    pipe: Model,
-    engine: Engine,
+    *,
     run: RunOption,
     prompts: PromptsOption = None,
     statistics: StatisticsOption = None,
     threshold: ThresholdOption = None,
-    criterion: Annotated[
-        Criterion | None,
-        typer.Option(
-            help="What counts as still memorized: like the unblocked seed (paper), or seeds alike. "
-            "[default: unblocked; the bundled model has its own]",
-            show_default=False,
-        ),
-    ] = None,
-    refinement: Annotated[
-        RefinementMethod,
-        typer.Option(
-            help="How candidates are thinned out: by groups, or one by one in the paper's order (slower)."
-        ),
-    ] = _DEFAULTS.refinement,
-    layers: Annotated[
-        str, typer.Option(help="Value layers: default (down and middle blocks), all, or a pattern.")
-    ] = _DEFAULTS.layers,
-    theta: Annotated[
-        float, typer.Option(help="z-score at which the initial selection starts.")
-    ] = _DEFAULTS.theta,
-    theta_step: Annotated[
-        float, typer.Option(help="How much theta falls at a time.")
-    ] = _DEFAULTS.theta_step,
-    theta_floor: Annotated[float, typer.Option(help="Where theta stops.")] = _DEFAULTS.theta_floor,
-    top_k: Annotated[
-        int,
-        typer.Option(
-            min=0, help="k at first: the most active neurons of each layer are candidates too."
-        ),
-    ] = 0,
-    no_theta: Annotated[
-        bool, typer.Option("--no-theta", help="Select by activation only (ablation of the paper).")
-    ] = False,
-    no_top_k: Annotated[
-        bool, typer.Option("--no-top-k", help="Select by z-score only (ablation of the paper).")
-    ] = False,
-    scale: Annotated[
-        float, typer.Option(help="What switched-off outputs are multiplied by.")
-    ] = _DEFAULTS.scale,
     tau: TauOption = None,
-    seed_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Similarity above which a seed is kept. [default: tau]", show_default=False
-        ),
-    ] = None,
-    initial_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Score at which the initial selection ends. [default: tau of the criterion]",
-            show_default=False,
-        ),
-    ] = None,
-    refinement_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Score below which neurons are switched on again. [default: tau of the criterion]",
-            show_default=False,
-        ),
-    ] = None,
-    relative_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Instead, how far scores may be from those with all candidates off, as a fraction; criterion unblocked only.",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: SeedsOption = None,
-    seed: SeedOption = None,
-    protocol: ProtocolOption = None,
-    guidance: GuidanceOption = None,
+    localization: OptionsOf[LocalizationSettings] = OptionsOf[LocalizationSettings](),
+    noise: CalibratedOptionsOf[NoiseSettings] = CalibratedOptionsOf[NoiseSettings](),
     shard: ShardOption = None,
     new_run: NewRunOption = False,
     profile: ProfileOption = False,
+    model: ModelOptions = ModelOptions(),
+    workers: EngineOptions = EngineOptions(),
 ) -> None:
-    """Step 3: find the neurons that carry the image of each memorized prompt.
+    """Find the neurons that carry the image of each memorized prompt (step 3).
 
-    Candidates are neurons that answer unusually strongly to the prompt; those are kept without which the copy comes back. Prompts that
-    are not memorized get no neurons. Defaults are the paper's, but for the refinement.
+    Candidates are neurons that respond unusually strongly to the prompt. Refinement keeps those
+    without which the copy comes back. Prompts that are not memorized get no neurons. The defaults
+    are the paper's, except for the faster refinement. The neurons of each prompt go to
+    RUN/localizations.jsonl, and all of them together to RUN/neurons.json.
     """
-    given = stream_or_default(pipe, prompts, lambda: [entry.prompt for entry in testbed.planted()])
+    loaded = model.load()
+    given = prompts_or_bundled(loaded, prompts, planted_prompts)
     measured = Statistics.load(
-        file_or_default(pipe, statistics, testbed.statistics_path, "statistics")
+        file_or_bundled(loaded, statistics, testbed.statistics_path, "statistics")
     )
-    limit = threshold_of(
-        pipe, threshold, tau, seeds=seeds, seed=seed, protocol=protocol, guidance=guidance
-    )
-    chosen = criterion or (
-        testbed.defaults()["criterion"] if is_bundled(pipe) and tau is None else _DEFAULTS.criterion
-    )
-    settings = LocalizationSettings(
-        noise=limit.settings,
-        criterion=chosen,
-        refinement=refinement,
-        layers=layers,
-        theta=theta,
-        theta_step=theta_step,
-        theta_floor=theta_floor,
-        top_k=top_k,
-        use_theta=not no_theta,
-        use_top_k=not no_top_k,
-        scale=scale,
-        seed_threshold=seed_threshold,
-        initial_threshold=initial_threshold,
-        refinement_threshold=refinement_threshold,
-        relative_threshold=relative_threshold,
-    )
-    config = LocalizationRun.of(pipe, settings, measured, limit)
-    folder = open_run(run, pipe, given, config, new=new_run)
-    with progress_bar("localize") as progress:
+    limit = choose_threshold(loaded, threshold, tau, noise)
+    defaults = {"noise": limit.settings}
+    if is_bundled(loaded) and tau is None:
+        # a given tau is meant for the paper's criterion
+        defaults["criterion"] = testbed.defaults()["criterion"]
+    settings = localization.settings(**defaults)
+    run_settings = LocalizationRun.of(loaded, settings, measured, limit)
+    folder = open_run(run, loaded, given, run_settings, new=new_run)
+    with show_progress("localize") as progress:
         tally = localize_all(
             folder,
-            pipe,
+            loaded,
             statistics=measured,
             threshold=limit,
             settings=settings,
-            execution=Execution(engine=engine, shard=shard, progress=progress),
+            execution=workers.execution(progress, shard),
         )
     if tally.done:
-        _show(folder, save_neurons(folder, pipe, limit, settings))
+        _print_summary(folder, save_neurons(folder, loaded, limit, settings))
         if profile:
             profile_localizations(list(stream_localizations(folder)))
-    tell_of_the_rest(tally)
+    report_missing(tally)
+    if tally.complete:
+        print_hint(f"unmemorize generate {folder.folder}")
 
 
-def _show(run: Run, together: NeuronFile) -> None:
-    table = Table("neurons", "initial", "score", "floor", "group", "prompt", pad_edge=False)
+def _print_summary(run: Run, file: NeuronFile) -> None:
+    table = Table("neurons", "initial", "score", "note", "group", "prompt", pad_edge=False)
+    unexplained = []
     for record in stream_localizations(run):
-        if record.memorized:
-            sizes = str(len(record.neurons)), str(len(record.initial))
-            table.add_row(
-                *sizes,
-                f"{record.score:.3f}",
-                "floor" if record.theta_exhausted else "",
-                record.group,
-                record.prompt,
-            )
+        if not record.memorized:
+            continue
+        if not record.neurons:
+            unexplained.append(record)
+        table.add_row(
+            str(len(record.neurons)),
+            str(len(record.initial)),
+            "" if record.score is None else f"{record.score:.3f}",
+            "floor" if record.theta_exhausted else "",
+            record.group,
+            record.prompt,
+        )
     console.print(table)
-    found = together.found
+    for record in unexplained:
+        console.print(f"no neurons for {record.prompt!r}: {why_no_neurons(record)}")
+    found = file.found
     console.print(
-        f"{found['memorized']} of {found['prompts']} memorized (tau = {found['tau']:.4f}): {run.folder}/localizations.jsonl, neurons.json"
+        f"{found['memorized']} of {found['prompts']} memorized (tau = {found['tau']:.4f}): "
+        f"{run.folder}/localizations.jsonl, neurons.json"
+    )
+
+
+def why_no_neurons(record: Localization) -> str:
+    """Say why no neuron was found for a memorized prompt.
+
+    Args:
+        record: a record with a detection above the threshold and without neurons.
+    """
+    if record.theta is None or record.score is None or record.tau is None:
+        return "the record does not say, because it was imported."
+    if record.initial:
+        return (
+            f"the score stays below {record.threshold:.3f} with all of the {len(record.initial)} "
+            "candidates on again, so none of them is needed."
+        )
+    if record.theta_exhausted:
+        return (
+            f"no neuron of the searched layers was selected down to theta = {record.theta:g}, and "
+            f"the score is still {record.score:.3f} (tau = {record.tau:.3f}). Try a lower "
+            "--theta-floor, or --layers all."
+        )
+    return (
+        f"the score is {record.score:.3f} with nothing switched off, which already passes "
+        f"(tau = {record.tau:.3f} for this criterion)."
     )

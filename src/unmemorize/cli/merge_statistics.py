@@ -4,24 +4,27 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from unmemorize.cli._console import console
+from unmemorize.cli._console import console, print_hint
 from unmemorize.statistics import Statistics
 
 
 def command(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILES...", help="Statistics of different prompts.", show_default=False
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write them (.safetensors).")
-    ],
+    files: Annotated[list[Path], Parameter(metavar="FILE...")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
 ) -> None:
-    """Join activation statistics that were computed in shards; the result is that of all prompts at once, in whatever order."""
+    """Join activation statistics that were computed in shards.
+
+    The result equals the statistics of all prompts computed at once, in any order of the files.
+
+    Args:
+        files: Statistics files of different prompts.
+        output: Statistics file to write (.safetensors).
+    """
     merged = reduce(Statistics.merge, map(Statistics.load, files))
     merged.save(output)
     console.print(f"{merged.count} prompts, {len(merged.mean)} value layers: {output}")
+    print_hint("unmemorize threshold")

@@ -2,68 +2,78 @@
 
 from functools import reduce
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
+from cyclopts import App, Parameter
 from rich.table import Table
 
-from unmemorize.cli._console import console
+from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._groups import OPTIONS
 from unmemorize.neurons import NeuronFile, Operation
 
-app = typer.Typer(
-    help="Look at neuron files and combine them.", no_args_is_help=True, add_completion=False
+app = App(
+    name="neurons",
+    help="Show and combine neuron files.",
+    group_parameters=OPTIONS,
 )
+
+
+def _two_or_more(_: Any, files: list[Path]) -> None:
+    if len(files) < 2:
+        raise ValueError("two or more files are needed.")
+
 
 FilesArgument = Annotated[
     list[Path],
-    typer.Argument(
-        metavar="FILES", help="Neuron files of one model, two or more.", show_default=False
+    Parameter(
+        validator=_two_or_more, metavar="FILE...", help="Two or more neuron files of one model."
     ),
 ]
-OutputOption = Annotated[
-    Path,
-    typer.Option("--output", "-o", help="Where to write the result (.json).", show_default=False),
-]
+OutputOption = Annotated[Path, Parameter(alias="-o", help="Neuron file to write (.json).")]
 
 
-@app.command()
-def show(file: Annotated[Path, typer.Argument(help="A neuron file.", show_default=False)]) -> None:
-    """Which neurons a file names, of which model, and how they were found."""
-    given = NeuronFile.load(file)
+@app.command
+def show(file: Path, /) -> None:
+    """Show which neurons of which model a file names, and how they were found.
+
+    Args:
+        file: Neuron file.
+    """
+    content = NeuronFile.load(file)
     table = Table(pad_edge=False)
     for name in ("layer", "neurons"):
         table.add_column(name, overflow="fold")
-    for layer, indices in given.neurons.layers.items():
+    for layer, indices in content.neurons.layers.items():
         table.add_row(layer, ", ".join(map(str, indices)))
     console.print(table)
     console.print(
-        f"{len(given.neurons)} neurons of {given.model} (fingerprint {given.fingerprint[:12]}), scale {given.scale:g}"
+        f"{len(content.neurons)} neurons of {content.model} "
+        f"(fingerprint {content.fingerprint[:12]}), scale {content.scale:g}"
     )
-    for name, value in given.found.items():
+    for name, value in content.found.items():
         console.print(f"{name}: {value}")
 
 
-@app.command()
-def union(files: FilesArgument, output: OutputOption) -> None:
-    """Neurons that are in any of the files."""
+@app.command
+def union(files: FilesArgument, /, *, output: OutputOption) -> None:
+    """Write the neurons that are in any of the files."""
     _combine(files, output, "union")
 
 
-@app.command()
-def intersection(files: FilesArgument, output: OutputOption) -> None:
-    """Neurons that are in all of the files."""
+@app.command
+def intersection(files: FilesArgument, /, *, output: OutputOption) -> None:
+    """Write the neurons that are in all of the files."""
     _combine(files, output, "intersection")
 
 
-@app.command()
-def difference(files: FilesArgument, output: OutputOption) -> None:
-    """Neurons of the first file that are in none of the others."""
+@app.command
+def difference(files: FilesArgument, /, *, output: OutputOption) -> None:
+    """Write the neurons of the first file that are in none of the other files."""
     _combine(files, output, "difference")
 
 
 def _combine(files: list[Path], output: Path, operation: Operation) -> None:
-    if len(files) < 2:
-        raise typer.BadParameter("two or more files are needed")
     combined = reduce(lambda one, other: one.combine(other, operation), map(NeuronFile.load, files))
     combined.save(output)
     console.print(f"{len(combined.neurons)} neurons: {output}")
+    print_hint(f"unmemorize generate RUN --neurons {output}")

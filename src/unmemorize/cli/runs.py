@@ -3,46 +3,47 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import App, Parameter
 
-from unmemorize.cli._console import console
-from unmemorize.cli._options import RunArgument
+from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._execution_options import RunArgument
+from unmemorize.cli._groups import OPTIONS
 from unmemorize.export import export_parquet
 from unmemorize.runs import Run, merge_runs
 
-app = typer.Typer(
-    help="Join the shards of a run, and write its records as a table.",
-    no_args_is_help=True,
-    add_completion=False,
+app = App(
+    name="runs",
+    help="Join the shards of a run, or write its records as a table.",
+    group_parameters=OPTIONS,
 )
 
 
-@app.command()
+@app.command
 def merge(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN...", help="Folders of one run, with its shards.", show_default=False
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="A new folder.", show_default=False)
-    ],
+    runs: Annotated[list[Path], Parameter(metavar="RUN...")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
 ) -> None:
-    """Join the shards of a run, in one folder or in several from different machines. The run's own command then sums it up."""
+    """Join the shards of a run, from one folder or from several machines.
+
+    Args:
+        runs: Folders that hold shards of the same run.
+        output: New run folder to write.
+    """
     merged = merge_runs(runs, output)
-    console.print(
-        f"{merged.folder}: repeat the command that made the run with this folder for what is missing and the summary"
+    console.print(str(merged.folder))
+    print_hint(
+        f"the command that made the run, with -o {merged.folder}; it does what is missing and "
+        "shows the summary"
     )
 
 
-@app.command()
-def parquet(
-    run: RunArgument,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Where to write it (.parquet).", show_default=False),
-    ],
-) -> None:
-    """The detections or localizations of a run as a Parquet file, a row per prompt."""
+@app.command
+def parquet(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias="-o")]) -> None:
+    """Write the detections or localizations of a run as a Parquet file, one row per prompt.
+
+    Args:
+        output: File to write (.parquet).
+    """
     console.print(f"{export_parquet(Run.load(run), output)} prompts: {output}")

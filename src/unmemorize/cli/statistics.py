@@ -5,71 +5,64 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 
 from unmemorize import testbed
-from unmemorize._errors import PromptError
+from unmemorize._errors import PromptError, StatisticsError
 from unmemorize._prompts import as_prompts, iter_prompts
-from unmemorize.cli._common import is_bundled
-from unmemorize.cli._console import console, progress_bar
-from unmemorize.cli._model_options import PromptsOption, takes_model
-from unmemorize.cli._options import takes_engine
-from unmemorize.engines import Engine, Execution, Shard
-from unmemorize.pipelines import Model
+from unmemorize.cli._common import is_bundled, refuse_unwritable
+from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._execution_options import EngineOptions, parse_shard
+from unmemorize.cli._model_options import ModelOptions, PromptsOption
 from unmemorize.statistics import compute_statistics
 
 
-@takes_engine
-@takes_model
 def command(
-    pipe: Model,
-    engine: Engine,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write them (.safetensors).")
-    ],
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
     prompts: PromptsOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Prompts per pass of the text encoder.")] = 64,
-    shard: Annotated[
-        Shard | None,
-        typer.Option(
-            metavar="I/N",
-            parser=Shard.parse,
-            help="Only every N-th prompt from the I-th; see merge-statistics.",
-            show_default=False,
-        ),
-    ] = None,
-    raw: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the single activations, a file per batch.", show_default=False
-        ),
-    ] = None,
+    batch: PositiveInt = 64,
+    shard: Annotated[str | None, Parameter(metavar="I/N")] = None,
+    raw: Path | None = None,
+    model: ModelOptions = ModelOptions(),
+    workers: EngineOptions = EngineOptions(),
 ) -> None:
-    """Step 1: how strongly each value neuron answers to prompts that are not memorized.
+    """Measure how strongly each value neuron responds to ordinary prompts (step 1).
 
-    Give many ordinary captions (the paper takes 50,000); neurons that answer far more strongly to one prompt are candidates later.
-    Where the value layers read the text itself (Stable Diffusion), only they and the text encoder run; other models run their denoiser once
-    per prompt, or up to the first of these layers. Any number of prompts fits into memory, and the same command goes on after an
-    interruption.
+    Give many captions that are not memorized (the paper uses 50,000). Neurons that respond far
+    more strongly to one prompt become candidates later. In models whose value layers read the text
+    itself, such as Stable Diffusion, only the text encoder and these layers run. Other models run
+    their denoiser once per prompt, up to the last of these layers. The number of prompts is not
+    limited by memory, and the same command resumes after an interruption.
+
+    Args:
+        output: Statistics file to write (.safetensors).
+        batch: Prompts per pass of the text encoder.
+        shard: Measure only every N-th prompt, starting with the I-th; see merge-statistics.
+        raw: Folder for the activations of every single prompt, with one file per batch.
     """
-    if prompts is None and not is_bundled(pipe):
+    refuse_unwritable(output, StatisticsError)
+    part = parse_shard(shard)
+    start, step = (part.number - 1, part.count) if part else (0, 1)
+    loaded = model.load()
+    if prompts is None and not is_bundled(loaded):
         raise PromptError("no prompts given. Name a prompt file with --prompts.")
-    start, count = (shard.number - 1, shard.count) if shard else (0, 1)
-    given = (
-        islice(iter_prompts(prompts), start, None, count)
-        if prompts
-        else as_prompts(testbed.captions("train"))[start::count]
-    )
+    given = iter_prompts(prompts) if prompts else as_prompts(testbed.captions("train"))
     partial = output.with_name(f".{output.name}.partial")
-    with progress_bar("statistics") as progress:
+    with show_progress("statistics") as progress:
         statistics = compute_statistics(
-            pipe,
-            given,
+            loaded,
+            islice(given, start, None, step),
             batch=batch,
             raw=raw,
             folder=partial,
-            execution=Execution(engine=engine, progress=progress),
+            execution=workers.execution(progress),
         )
     statistics.save(output)
     shutil.rmtree(partial)
     console.print(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
+    if part is None:
+        print_hint("unmemorize threshold")
+    else:
+        print_hint(f"unmemorize merge-statistics, when all {part.count} shards are done")

@@ -4,13 +4,17 @@ from datetime import timedelta
 
 from rich.table import Column, Table
 
-from unmemorize.cli._console import console
-from unmemorize.cli._options import RunArgument
+from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._execution_options import RunArgument
 from unmemorize.runs import Run, status_of
 
 
-def command(run: RunArgument) -> None:
-    """Where a run stands, while it works or afterwards: done, failed, pending, rate, time left, and the slowest prompts."""
+def command(run: RunArgument, /) -> None:
+    """Show how far a run is, while it works or afterwards.
+
+    The table counts what is done, failed and pending, and shows the rate and the time left. The
+    slowest prompts follow.
+    """
     table = Table(
         Column("", no_wrap=True),
         "done",
@@ -21,8 +25,8 @@ def command(run: RunArgument) -> None:
         "last one",
         pad_edge=False,
     )
-    found = status_of(Run.load(run))
-    for status in found:
+    states = status_of(Run.load(run))
+    for status in states:
         table.add_row(
             status.name,
             str(status.done),
@@ -33,11 +37,13 @@ def command(run: RunArgument) -> None:
             f"{_duration(status.idle)} ago" if status.idle is not None else "",
         )
     console.print(table)
-    for status in found:
+    for status in states:
         if status.slowest:
             console.print(f"slowest {status.name}:")
             for seconds, prompt in status.slowest:
                 console.print(f"  {seconds:8.2f} s  {prompt[:100]}")
+    if any(status.pending or status.failed for status in states):
+        print_hint("the command that made the run; it does only what is missing")
 
 
 def _duration(seconds: float | None) -> str:

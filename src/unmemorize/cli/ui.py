@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter, validators
 
 from unmemorize._errors import ModelError
 from unmemorize.cli._console import console
 from unmemorize.cli._model_options import (
+    ModelOptions,
     PromptsOption,
     StatisticsOption,
     ThresholdOption,
-    takes_loader,
 )
 
 if TYPE_CHECKING:
     from unmemorize.ui._studio import Studio
 
 
-@takes_loader
 def command(
-    load_pipe: Callable[[], Any],
+    *,
     prompts: PromptsOption = None,
     statistics: StatisticsOption = None,
     threshold: ThresholdOption = None,
-    sscd: Annotated[
-        Path | None,
-        typer.Option(
-            help="SSCD, for copy scores on prompts whose training images --prompts names: a file from unmemorize fetch sscd. "
-            "The bundled model has a descriptor of its own.",
-            show_default=False,
-        ),
-    ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of this machine.")] = 7860,
+    sscd: Path | None = None,
+    port: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=65535))] = 7860,
+    model: ModelOptions = ModelOptions(),
 ) -> None:
-    """A page in the browser: probe a prompt, localize its neurons, switch them off one by one, and take them home.
+    """Open a page in the browser to find neurons and switch them off by hand.
 
-    Only this machine can open it. On the bundled model it needs nothing else; for another one name statistics and threshold, and as
-    examples a prompt file.
+    The page probes a prompt, localizes its neurons, and generates images with any of them switched
+    off. Only this machine can open it. The bundled model needs no further options; another model
+    needs --statistics and --threshold, and --prompts gives it examples.
+
+    Args:
+        sscd: SSCD copy descriptor from unmemorize fetch sscd, which scores copies of the training
+            images that --prompts names. The bundled model brings a descriptor of its own.
+        port: Port of this machine on which the page is served.
     """
     try:
         from unmemorize.ui._serve import serve
@@ -53,7 +51,7 @@ def command(
 
         quiet_libraries()
         return open_studio(
-            load_pipe(), prompts=prompts, statistics=statistics, threshold=threshold, sscd=sscd
+            model.load(), prompts=prompts, statistics=statistics, threshold=threshold, sscd=sscd
         )
 
     serve(load, port, lambda address: console.print(f"{address} (Ctrl-C stops it)"))

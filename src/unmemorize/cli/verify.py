@@ -1,69 +1,53 @@
 """The command ``verify``."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from unmemorize._errors import ExportError
 from unmemorize.cli._console import console
-from unmemorize.cli._model_options import takes_model
-from unmemorize.export import NEURONS, changes, folder_of, verify_lora
-from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model
+from unmemorize.cli._model_options import LoadingOptions
+from unmemorize.export import Verification, verify
 
 
-@takes_model
 def command(
-    pipe: Model,
-    artefact: Annotated[
-        Path,
-        typer.Argument(
-            help="Edited folder, LoRA (.safetensors) or neuron file (.json).", show_default=False
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="BASE",
-            help="The model it was made from: Hub id, folder, or testbed.",
-            show_default=False,
-        ),
-    ],
+    artefact: Path,
+    base: str,
+    /,
+    *,
+    base_file: Path | None = None,
+    loading: LoadingOptions = LoadingOptions(),
 ) -> None:
-    """See that an artefact belongs to a model, and list what an edited checkpoint changes in it.
+    """Check that an artefact does to a model what its neurons say, and nothing else.
 
-    Exit code 1 when an edited folder differs from its base in anything but the rows of its neurons, or these have not the values that they
-    should.
+    The rows that an edited checkpoint or a LoRA changes are listed. The exit code is 1 if anything
+    else differs, or if a row does not have the value that it should have.
+
+    Args:
+        artefact: Neuron file (.json), LoRA or its folder, edited folder, or edited single file.
+        base: Model it was made from: a Hub id, a diffusers folder, or testbed.
+        base_file: Single file that an edited single file was made from.
     """
-    base = pipe
-    if artefact.suffix == ".safetensors":
-        console.print(
-            f"{artefact}: switches {len(verify_lora(artefact, pipe).neurons)} neurons of {base.name} off, and does nothing else"
-        )
+    verification = verify(artefact, loading.load(base), base_file=base_file)
+    count = len(verification.neurons.neurons)
+    if verification.kind == "neuron file":
+        console.print(f"{artefact}: {count} neurons of {base}, whose fingerprint fits")
         return
-    if not artefact.is_dir():
-        given = NeuronFile.load(artefact)
-        given.check(base)
-        console.print(
-            f"{artefact}: {len(given.neurons)} neurons of {base.name}, whose fingerprint fits"
+    console.print(_table(verification))
+    if not verification.passed:
+        raise ExportError(
+            f"{artefact}: it is not {base} with only the {count} neurons off that it names. "
+            "See the table."
         )
-        return
-    given = NeuronFile.load(artefact / NEURONS)
-    given.check(base)
-    found = list(changes(artefact, folder_of(base), base, given))
+    console.print(f"{count} neurons changed as they should be, and nothing else")
+
+
+def _table(verification: Verification) -> Table:
     table = Table(pad_edge=False)
     for heading in ("file", "tensor", "rows that differ", ""):
         table.add_column(heading, overflow="fold")
-    for change in found:
+    for change in verification.changes:
         rows = ", ".join(map(str, change.rows)) or ("all" if not change.key else "")
-        table.add_row(
-            change.file, change.key, rows, "" if change.asked else "not what the neuron file says"
-        )
-    console.print(table)
-    if not all(change.asked for change in found):
-        raise ExportError(
-            f"{artefact}: it is not {model} with the {len(given.neurons)} neurons off that it names; see the table."
-        )
-    console.print(f"{len(given.neurons)} neurons changed as they should be, and nothing else")
+        remark = "" if change.expected else "not what the neuron file says"
+        table.add_row(change.file, change.key, rows, remark)
+    return table

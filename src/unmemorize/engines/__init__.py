@@ -1,4 +1,4 @@
-"""Who does the work on many prompts: this process, local workers, or a Ray cluster. Results are the same."""
+"""Who works on many prompts: this process, local workers or a Ray cluster, with equal results."""
 
 from unmemorize.engines._engine import Engine, InProcess
 from unmemorize.engines._execution import Execution
@@ -6,13 +6,12 @@ from unmemorize.engines._ray import RayActors
 from unmemorize.engines._units import (
     Failed,
     Finished,
+    Outcome,
     Shard,
     Task,
     Unit,
     UnitFunction,
-    attempt,
     attempt_each,
-    in_order,
     units_of,
 )
 from unmemorize.engines._workers import Workers
@@ -23,14 +22,13 @@ __all__ = [
     "Failed",
     "Finished",
     "InProcess",
+    "Outcome",
     "RayActors",
     "Shard",
     "Task",
     "Unit",
     "UnitFunction",
     "Workers",
-    "attempt",
     "attempt_each",
-    "in_order",
     "units_of",
 ]

@@ -1,30 +1,39 @@
-"""The one interface of all drivers, and the simplest of them."""
+"""The interface of all engines, and the simplest of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Protocol
 
-from unmemorize.engines._units import Outcome, Task, Unit, attempt
+from unmemorize.engines._units import Outcome, Task, Unit, attempt_each
 from unmemorize.pipelines import Model
 
 
 class Engine(Protocol):
-    """Works through units, in whatever order."""
+    """Something that works through the units of a task, in any order."""
 
     def outcomes(
         self, model: Model, task: Task, units: Iterator[Unit]
     ) -> Iterator[tuple[Unit, list[Outcome]]]:
-        """What comes of each unit, as soon as it is known; units are pulled when somebody is free for them.
+        """Yield each unit with the outcomes of its items as soon as they are known.
+
+        Args:
+            model: the model to work with. Engines with other processes load it again there.
+            task: what to do.
+            units: read lazily, at most one more than there are free workers.
 
         Raises:
-            UnmemorizeError: the task cannot be prepared, or nobody is able to work.
+            UnmemorizeError: the task cannot be prepared, or no worker is able to work.
         """
         ...
 
 
 class InProcess:
-    """Everything is done here, with the live pipeline."""
+    """An engine that does all work in this process, with the live pipeline.
+
+    >>> InProcess()  # doctest: +ELLIPSIS
+    <unmemorize.engines._engine.InProcess object at ...>
+    """
 
     def outcomes(
         self, model: Model, task: Task, units: Iterator[Unit]
@@ -32,4 +41,5 @@ class InProcess:
         """See `Engine`."""
         work = task.prepare(model)
         for unit in units:
-            yield unit, attempt(work, unit)
+            outcomes = attempt_each(work, unit.items)
+            yield unit, outcomes

@@ -1,4 +1,4 @@
-"""How a task over many prompts is carried out: by whom, which part of it, and who is told."""
+"""How a task over many prompts is carried out: by which engine, and which shard of it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from unmemorize.engines._units import Shard
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Who works on many prompts; never what comes out.
+    """How work on many prompts is carried out. It never changes the results.
 
     Args:
         engine: who does the work; by default this process.
-        shard: the part of the work to do; by default all of it.
-        progress: called with the items done and the items in all.
+        shard: the share of the work to do; by default all of it.
+        progress: called with the number of finished items and of all items.
 
     >>> Execution(shard=Shard.parse("1/4")).shard
     Shard(number=1, count=4)

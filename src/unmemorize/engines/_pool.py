@@ -1,182 +1,213 @@
-"""Several workers that pull units from one queue: who gets what, and what happens when a worker is lost."""
+"""Several workers that take units from one queue, and what happens when a worker is lost."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
-from unmemorize._errors import ModelError, RunError, UnmemorizeError
-from unmemorize.engines._units import Failed, Outcome, Task, Unit, attempt
-from unmemorize.pipelines import Loading, Model
+from unmemorize._errors import RunError
+from unmemorize.engines._units import Failed, Outcome, Unit
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
-"""How often a unit is tried whose worker is lost."""
-_LOSSES = 10
-"""How many workers may be lost one after the other without any unit done."""
-
-Answer = list[Outcome] | str
-"""What came of a unit, at first nothing: the worker is ready; or why the worker cannot work at all."""
+"""How often a unit is tried when its workers are lost. The unit itself may be what kills them."""
+_LOSSES_IN_A_ROW = 10
+"""How many workers may be lost without any unit done. More point to the machine, not to a unit."""
 
 
-class Crew(Protocol):
-    """Workers by number, each with at most one unit at a time."""
+@dataclass(frozen=True)
+class Ready:
+    """A worker has loaded its model and waits for its first unit."""
 
-    def start(self, number: int) -> None:
-        """Start a worker, in place of the lost one of this number if there was one. It answers when it is ready."""
+
+@dataclass(frozen=True)
+class Done:
+    """A worker has worked on its unit and waits for the next one.
+
+    Args:
+        outcomes: one for each item of the unit.
+    """
+
+    outcomes: list[Outcome]
+
+
+@dataclass(frozen=True)
+class Unable:
+    """A worker cannot work at all, and neither could another one in its place.
+
+    Args:
+        reason: what is wrong and what to do about it.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker has ended without an answer.
+
+    Args:
+        cause: why, as far as it is known.
+    """
+
+    cause: str = ""
+
+
+Answer = Ready | Done | Unable
+"""What a worker itself sends."""
+
+
+class WorkerPool(Protocol):
+    """Numbered workers, each of which has at most one unit at a time."""
+
+    def start(self, worker: int) -> None:
+        """Start a worker, in place of the lost one of this number if there was one.
+
+        Its first answer is `Ready` or `Unable`.
+        """
         ...
 
-    def give(self, number: int, unit: Unit) -> None:
-        """Let it work on a unit."""
+    def give(self, worker: int, unit: Unit) -> None:
+        """Let a worker that is ready or done work on a unit. Its answer is `Done`."""
         ...
 
-    def next(self) -> tuple[int, Answer | None]:
-        """Wait for an answer; None: the worker is lost."""
-        ...
-
-    def lost_by(self) -> str:
-        """Why the last worker was lost, as far as that is known; empty if not."""
+    def next_event(self) -> tuple[int, Answer | Lost]:
+        """Wait until a worker answers or is lost, and return its number and what happened."""
         ...
 
     def close(self) -> None:
-        """Stop all workers at once."""
+        """Stop all workers at once, also those in the middle of a unit."""
         ...
 
 
 def work_through(
-    crew: Crew, count: int, units: Iterator[Unit]
+    pool: WorkerPool, count: int, units: Iterator[Unit]
 ) -> Iterator[tuple[Unit, list[Outcome]]]:
-    """What comes of each unit. A lost worker is replaced and its unit tried again, three times in all; the crew is closed at the end.
+    """Yield each unit with its outcomes, as the workers of a pool find them.
 
-    Units are given to workers that are ready, so that one that cannot start, for want of a machine, holds up nothing.
-
-    Raises:
-        RunError: workers cannot work, or are lost one after the other.
-    """
-    first = next(units, None)
-    if first is None:
-        return
-    again = deque([first])
-    ready: list[int] = []
-    busy: dict[int, Unit] = {}
-    tried: Counter[int] = Counter()
-    losses = 0
-    try:
-        for number in range(count):
-            crew.start(number)
-        while True:
-            number, answer = crew.next()
-            unit = busy.pop(number, None)
-            if isinstance(answer, str):
-                raise RunError(answer)
-            if answer is None:
-                losses += 1
-                if losses >= _LOSSES:
-                    why = f" ({crew.lost_by()})" if crew.lost_by() else ""
-                    raise RunError(
-                        f"{losses} workers were lost one after the other{why}. Is there memory for so many? Use fewer --workers."
-                    )
-                log.warning("worker %d is lost and replaced", number)
-                crew.start(number)
-                if unit is not None and tried[unit.number] < _ATTEMPTS:
-                    again.append(unit)
-                elif unit is not None:
-                    answer = [Failed(f"the worker was lost {_ATTEMPTS} times")] * len(unit.items)
-            else:
-                ready.append(number)
-                losses = 0 if unit else losses
-            more = True
-            while ready and more:  # before the answer is handed on, so that nobody waits for that
-                following = again.popleft() if again else next(units, None)
-                more = following is not None
-                if following is not None:
-                    tried[following.number] += 1
-                    busy[ready[-1]] = following
-                    crew.give(ready.pop(), following)
-            if unit is not None and answer is not None:
-                del tried[unit.number]
-                yield unit, answer
-            if not more and not busy:
-                return
-    finally:
-        crew.close()
-
-
-@dataclass(frozen=True)
-class Duty:
-    """What a worker is told when it starts.
+    A lost worker is replaced and its unit tried again. A worker gets its first unit when it is
+    ready; one that cannot start, such as a Ray actor without a free machine, delays nothing. The
+    pool is closed at the end, also when the caller stops early.
 
     Args:
-        loading: how to load the model.
-        fingerprint: the model must have.
-        task: what to do.
-        threads: of torch.
+        pool: the workers, not started yet.
+        count: how many to start. None is started when there is no unit.
+        units: read lazily, at most one more than there are free workers.
+
+    Raises:
+        RunError: a worker is unable to work, or workers are lost one after the other.
+    """
+    queue = _Queue(units)
+    losses_in_a_row = 0
+    try:
+        for worker in range(0 if queue.is_finished else count):
+            pool.start(worker)
+        while not queue.is_finished:
+            worker, event = pool.next_event()
+            result: tuple[Unit, list[Outcome]] | None = None
+            match event:
+                case Unable(reason):
+                    raise RunError(reason)
+                case Ready():
+                    queue.add_idle(worker)
+                case Done(outcomes):
+                    losses_in_a_row = 0
+                    result = queue.finish(worker), outcomes
+                case Lost(cause):
+                    losses_in_a_row += 1
+                    if losses_in_a_row == _LOSSES_IN_A_ROW:
+                        raise _too_many_losses(cause)
+                    result = queue.lose(worker)
+                    if not queue.is_finished:
+                        log.warning("worker %d is lost and replaced", worker)
+                        pool.start(worker)
+            # Units are handed out before the result is, because the caller may take its time.
+            for idle_worker, unit in queue.assign():
+                pool.give(idle_worker, unit)
+            if result is not None:
+                yield result
+    finally:
+        pool.close()
+
+
+class _Queue:
+    """Who works on what.
+
+    A unit is *waiting* (not read yet, or returned by a lost worker) until it is assigned. Then it
+    is *busy* with exactly one worker, which finishes it or is lost with it. A lost unit waits
+    again, before all new ones, until it was tried `_ATTEMPTS` times; then its items have failed.
+    Each unit therefore leaves the queue exactly once.
+
+    A worker is *idle* from its first answer until it is assigned a unit, and again afterwards. A
+    lost worker is neither idle nor busy until its replacement answers.
     """
 
-    loading: Loading
-    fingerprint: str
-    task: Task
-    threads: int
+    def __init__(self, units: Iterator[Unit]) -> None:
+        self._units = units
+        self._next_new = next(units, None)  # read ahead, to know whether any unit is left
+        self._returned: deque[Unit] = deque()
+        self._idle: list[int] = []
+        self._busy: dict[int, Unit] = {}
+        self._attempts: Counter[int] = Counter()
 
-    @classmethod
-    def of(cls, model: Model, task: Task, workers: int) -> Duty:
-        """The duty of this many workers on this machine.
+    @property
+    def is_finished(self) -> bool:
+        """Whether no unit is waiting or busy."""
+        return self._next_new is None and not self._returned and not self._busy
 
-        Raises:
-            ModelError: the model was not loaded by `Model.load`, so others cannot load the same.
+    def add_idle(self, worker: int) -> None:
+        """Note that a worker waits for its first unit."""
+        self._idle.append(worker)
+
+    def assign(self) -> Iterator[tuple[int, Unit]]:
+        """Assign waiting units until no worker is idle or no unit is waiting."""
+        while self._idle and (unit := self._take_waiting()) is not None:
+            worker = self._idle.pop()
+            self._busy[worker] = unit
+            self._attempts[unit.number] += 1
+            yield worker, unit
+
+    def finish(self, worker: int) -> Unit:
+        """Return the unit that a worker has finished; the worker is idle now."""
+        unit = self._busy.pop(worker)
+        del self._attempts[unit.number]
+        self._idle.append(worker)
+        return unit
+
+    def lose(self, worker: int) -> tuple[Unit, list[Outcome]] | None:
+        """Take back the unit of a lost worker, if it had one.
+
+        Returns:
+            The unit with failures as its outcomes, if it will not be tried again.
         """
-        if model.loading is None:
-            raise ModelError(
-                "other processes cannot load this pipeline again. Load it with "
-                "unmemorize.Model.load(MODEL), or work in this process."
-            )
-        threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // workers))
-        return cls(model.loading, model.fingerprint, task, threads)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        unit = self._busy.pop(worker, None)
+        if unit is None:
+            return None
+        if self._attempts[unit.number] < _ATTEMPTS:
+            self._returned.append(unit)
+            return None
+        del self._attempts[unit.number]
+        failure = Failed(f"the worker was lost {_ATTEMPTS} times")
+        return unit, [failure] * len(unit.items)
+
+    def _take_waiting(self) -> Unit | None:
+        if self._returned:
+            return self._returned.popleft()
+        unit = self._next_new
+        if unit is not None:
+            self._next_new = next(self._units, None)
+        return unit
 
 
-@contextmanager
-def aside(model: Model) -> Iterator[None]:
-    """Leave the GPU to the workers while the context lasts."""
-    device = model.pipe.device
-    if device.type == "cpu":
-        yield
-        return
-    model.pipe.to("cpu")
-    torch.cuda.empty_cache()
-    try:
-        yield
-    finally:
-        model.pipe.to(device)
-
-
-class Worker:
-    """Works on units in a process of its own, with its own model."""
-
-    def __init__(self, duty: Duty, number: int) -> None:
-        self._problem = ""
-        try:
-            torch.set_num_threads(duty.threads)
-            model = Model.from_loading(duty.loading.for_worker(number))
-            if model.fingerprint != duty.fingerprint:
-                raise RunError(
-                    "a worker loads another model: changes to a live pipeline stay in its "
-                    "process. Save the changed model and load it from there."
-                )
-            self._work = duty.task.prepare(model)
-        except UnmemorizeError as problem:
-            self._problem = str(problem)
-
-    def ready(self) -> Answer:
-        """The first answer."""
-        return self._problem or []
-
-    def __call__(self, unit: Unit) -> Answer:
-        return self._problem or attempt(self._work, unit)
+def _too_many_losses(cause: str) -> RunError:
+    reason = f" ({cause})" if cause else ""
+    return RunError(
+        f"{_LOSSES_IN_A_ROW} workers were lost one after the other{reason}. Is there enough memory "
+        "for all of them? Use fewer --workers."
+    )

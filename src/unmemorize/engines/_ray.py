@@ -1,47 +1,61 @@
-"""Ray actors: one for each GPU of a cluster, pulling units from the driver, which writes what they send back."""
+"""Ray actors, one for each GPU of a cluster."""
 
 from __future__ import annotations
 
 import logging
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from unmemorize._errors import RunError
-from unmemorize.engines._pool import Answer, Duty, Worker, aside, work_through
+from unmemorize.engines._pool import Answer, Lost, work_through
 from unmemorize.engines._units import Outcome, Task, Unit
+from unmemorize.engines._worker import Assignment, Worker, off_the_gpu
 from unmemorize.pipelines import Model, quiet_libraries
 
 log = logging.getLogger(__name__)
 
 _PATIENCE = 30.0
-"""Seconds without any answer, after which it is said what is waited for."""
+"""Seconds without any answer after which the user is told what is waited for."""
+_CONNECT_TIMEOUT = 5.0
+"""Seconds in which a Ray head node must accept a connection. Ray itself would try for minutes."""
+_LONGEST_CAUSE = 500
+"""Characters of Ray's error that are shown; some quote whole logs."""
 
 
 class RayActors:
-    """Several Ray actors, each with its own model, on a local Ray or a cluster.
+    """Several Ray actors, each with its own model, on this machine or a cluster.
 
-    The pipeline must come from `load_pipeline`, and what it was loaded from must be there on every node.
+    The model must come from `Model.load`, and every node must be able to load it.
 
     Args:
-        count: how many.
-        gpus: of each; a fraction shares one. By default 1 where the cluster has any.
-        address: of the cluster, such as "auto" or "host:6379"; by default one is started on this machine, or the connected one used.
+        count: how many actors.
+        gpus: how many GPUs each of them gets; a fraction shares one. By default 1 where the
+            cluster has any.
+        address: where the cluster is, such as "auto" or "host:6379". By default the connected
+            cluster is used, or a new one is started on this machine.
 
     Raises:
-        RunError: the numbers make no sense.
+        RunError: the count is below 1, or the GPUs are neither whole nor a fraction of one.
+
+    >>> RayActors(0)
+    Traceback (most recent call last):
+    unmemorize._errors.RunError: 0 workers: at least 1 is needed. Use --workers 1 or more.
     """
 
     def __init__(
         self, count: int, *, gpus: float | None = None, address: str | None = None
     ) -> None:
         if count < 1:
-            raise RunError(f"{count} workers: at least 1 is needed.")
+            raise RunError(f"{count} workers: at least 1 is needed. Use --workers 1 or more.")
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise RunError(
-                f"{gpus:g} GPUs for each actor: above 1, only whole ones. Use 1, 2, or a fraction below 1."
+                f"{gpus:g} GPUs for each actor: not possible. Use whole ones, or a part of one."
             )
-        self._count, self._gpus, self._address = count, gpus, address
+        self._count = count
+        self._gpus = gpus
+        self._address = address
 
     def outcomes(
         self, model: Model, task: Task, units: Iterator[Unit]
@@ -51,114 +65,144 @@ class RayActors:
             import ray
         except ImportError as problem:
             raise RunError("the engine ray needs Ray. pip install 'unmemorize[ray]'") from problem
-        ours = not ray.is_initialized()
-        if ours:
-            try:
-                _see(self._address)
-                started = {
-                    "address": "local",
-                    "include_dashboard": False,
-                }  # without an address Ray takes any that runs here, of anybody
-                there = {"address": self._address} if self._address else started
-                ray.init(**there, log_to_driver=False, logging_level="ERROR")
-            except (OSError, ValueError, RuntimeError) as problem:
-                where, hint = "a Ray of its own cannot be started", "See its logs."
-                if self._address:
-                    where = f"Ray at {self._address}: cannot be reached"
-                    hint = "Is it running there? One that asks for a token needs RAY_AUTH_MODE=token here."
-                raise RunError(f"{where} ({problem}). {hint}") from problem
-        try:
-            there = ray.cluster_resources().get("GPU", 0)
-            gpus = self._gpus if self._gpus is not None else float(bool(there))
-            if ours and not self._address and gpus > there:
+        with _connected(ray, self._address) as started_here:
+            gpus_of_cluster = ray.cluster_resources().get("GPU", 0)
+            gpus = self._gpus if self._gpus is not None else float(gpus_of_cluster > 0)
+            if started_here and gpus > gpus_of_cluster:
                 raise RunError(
-                    f"{gpus:g} GPUs for each actor, and this machine has {there:g}. Use fewer --gpus, or a cluster: --address."
+                    f"{gpus:g} GPUs for each actor, but this machine has {gpus_of_cluster:g}. Use "
+                    "fewer --gpus, or a cluster: --address."
                 )
-            with aside(model):
-                yield from work_through(
-                    _Actors(Duty.of(model, task, 1 if gpus else self._count), gpus),
-                    self._count,
-                    units,
-                )
-        finally:
-            if ours:
-                ray.shutdown()
+            assignment = Assignment.of(model, task, 1 if gpus else self._count)
+            with off_the_gpu(model):
+                pool = ActorPool(ray, assignment, gpus=gpus)
+                yield from work_through(pool, self._count, units)
 
 
-class _Actors:
-    """A `Crew` of Ray actors."""
+@contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[bool]:
+    """Connect to a Ray cluster, or start one, unless this process is connected already.
 
-    def __init__(self, duty: Duty, gpus: float) -> None:
-        import ray
+    Yields:
+        Whether a cluster was started on this machine.
 
-        self._ray: Any = ray
-        self._duty = ray.put(duty)
-        self._options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 0}
-        self._crew: dict[int, Any] = {}
-        self._asked: dict[Any, int] = {}
+    Raises:
+        RunError: the cluster cannot be reached or started.
+    """
+    if ray.is_initialized():
+        yield False
+        return
+    try:
+        if address is None:
+            # Without an address Ray would join any cluster on this machine, whoever runs it
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        else:
+            _check_reachable(address)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, ValueError, RuntimeError) as problem:
+        if address is None:
+            raise RunError(f"Ray cannot be started ({problem}). See its logs.") from problem
+        raise RunError(
+            f"Ray at {address}: cannot be reached ({problem}). Is it running there? If it asks for "
+            "a token, set RAY_AUTH_MODE=token here."
+        ) from problem
+    try:
+        yield address is None
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Connect once to host:port, because Ray's own attempts cannot be stopped by Ctrl-C.
+
+    Raises:
+        OSError: nobody accepts the connection.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT).close()
+
+
+class ActorPool:
+    """A `WorkerPool` of Ray actors.
+
+    Args:
+        ray: the module, connected to a cluster.
+        assignment: what the actors are told.
+        gpus: how many GPUs each actor needs.
+    """
+
+    def __init__(self, ray: Any, assignment: Assignment, *, gpus: float) -> None:
+        self._ray = ray
+        self._assignment = ray.put(assignment)
+        self._actor_class = ray.remote(Actor).options(num_cpus=1, num_gpus=gpus, max_restarts=0)
+        self._actors: dict[int, Any] = {}
+        self._worker_of_call: dict[Any, int] = {}
         self._needs = f"1 CPU and {gpus:g} GPUs"
-        self._working, self._lost_by = False, ""
+        self._has_started = False
 
-    def start(self, number: int) -> None:
-        self._crew[number] = self._ray.remote(_Actor).options(**self._options).remote(self._duty)
-        self._asked[self._crew[number].ready.remote()] = number
+    def start(self, worker: int) -> None:
+        """See `WorkerPool`."""
+        actor = self._actor_class.remote(self._assignment)
+        self._actors[worker] = actor
+        self._worker_of_call[actor.first_answer.remote()] = worker
 
-    def give(self, number: int, unit: Unit) -> None:
-        self._asked[self._crew[number].work.remote(unit)] = number
+    def give(self, worker: int, unit: Unit) -> None:
+        """See `WorkerPool`."""
+        self._worker_of_call[self._actors[worker].work.remote(unit)] = worker
 
-    def next(self) -> tuple[int, Answer | None]:
-        while True:
-            done, _ = self._ray.wait(list(self._asked), num_returns=1, timeout=_PATIENCE)
-            if done:
-                break
-            if not self._working:
-                log.warning(
-                    "no actor has started yet: each needs %s, the cluster has %s",
-                    self._needs,
-                    _resources(self._ray),
-                )
-        number = self._asked.pop(done[0])
+    def next_event(self) -> tuple[int, Answer | Lost]:
+        """See `WorkerPool`."""
+        call = self._wait_for_any_call()
+        worker = self._worker_of_call.pop(call)
         try:
-            answer: Answer = self._ray.get(done[0])
+            answer: Answer = self._ray.get(call)
         except self._ray.exceptions.RayError as problem:
-            self._lost_by = str(problem).strip().split("\n")[-1][:500]
-            return number, None
-        self._working = True
-        return number, answer
+            return worker, Lost(str(problem).strip().split("\n")[-1][:_LONGEST_CAUSE])
+        self._has_started = True
+        return worker, answer
 
-    def lost_by(self) -> str:
-        return self._lost_by
+    def _wait_for_any_call(self) -> Any:
+        """Wait for an answer. Say what is missing as long as no actor at all has started."""
+        while True:
+            calls = list(self._worker_of_call)
+            answered, _ = self._ray.wait(calls, num_returns=1, timeout=_PATIENCE)
+            if answered:
+                return answered[0]
+            if not self._has_started:
+                resources = self._ray.cluster_resources()
+                log.warning(
+                    "no actor has started yet: each needs %s, the cluster has %g CPUs and %g GPUs "
+                    "on %d nodes",
+                    self._needs,
+                    resources.get("CPU", 0),
+                    resources.get("GPU", 0),
+                    len(self._ray.nodes()),
+                )
 
     def close(self) -> None:
-        for actor in self._crew.values():
+        """See `WorkerPool`."""
+        for actor in self._actors.values():
             self._ray.kill(actor)
 
 
-def _see(address: str | None) -> None:
-    """See that somebody answers there: Ray itself would try for minutes, and not even Ctrl-C would end that.
+class Actor:
+    """A `Worker` as a Ray actor."""
 
-    Raises:
-        OSError: nobody does.
-    """
-    host, _, port = (address or "").rpartition(":")
-    if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=5).close()
-
-
-def _resources(ray: Any) -> str:
-    found = ray.cluster_resources()
-    return (
-        f"{found.get('CPU', 0):g} CPUs and {found.get('GPU', 0):g} GPUs on {len(ray.nodes())} nodes"
-    )
-
-
-class _Actor:
-    def __init__(self, duty: Duty) -> None:
+    def __init__(self, assignment: Assignment) -> None:
         quiet_libraries()
-        self._worker = Worker(duty, 0)  # Ray shows an actor only its own GPUs
+        # number 0, because Ray shows each actor only its own GPUs
+        self._worker = Worker(assignment, 0)
 
-    def ready(self) -> Answer:
-        return self._worker.ready()
+    def first_answer(self) -> Answer:
+        """Answer when the actor is ready."""
+        return self._worker.first_answer
 
     def work(self, unit: Unit) -> Answer:
-        return self._worker(unit)
+        """Work on a unit."""
+        return self._worker.work(unit)

@@ -1,4 +1,4 @@
-"""What is distributed: units of a task, and what comes of each of their items."""
+"""What engines distribute: the units of a task, and the outcomes of their items."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from unmemorize.pipelines import Model
 
 log = logging.getLogger(__name__)
 
+_LONGEST_REASON = 500
+"""Characters of an error's first line that are recorded. Some errors quote whole tensors."""
+
 
 @dataclass(frozen=True)
 class Unit:
-    """Items that are worked on together: always the same ones, so that results do not depend on who works, or on what was done before.
+    """Items that are worked on together.
+
+    A unit always holds the same items, whoever works on it and whatever was finished before.
+    Results therefore never depend on either, not even by rounding.
 
     Args:
-        number: of the unit.
-        indices: of its items in the whole list.
-        items: what to work on; they can be pickled.
+        number: the unit's place among all units, from 0.
+        indices: the places of its items in the whole list.
+        items: what to work on. They can be pickled.
     """
 
     number: int
@@ -34,11 +40,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of an item.
+    """The result of an item.
 
     Args:
-        record: plain JSON values, or for tasks without a run folder anything that can be pickled.
-        files: content by name, for the run folder.
+        record: JSON values; for tasks without a run folder, anything that can be pickled.
+        files: contents by file name, which are written to the run folder.
     """
 
     record: Any
@@ -47,20 +53,20 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """An item that could not be worked on, and why."""
+    """The reason why there is no result of an item."""
 
     error: str
 
 
 Outcome = Finished | Failed
-UnitFunction = Callable[[Sequence[Any]], Sequence[Finished]]
-"""Works on the items of a unit and returns what came of each."""
+UnitFunction = Callable[[Sequence[Any]], Sequence[Outcome]]
+"""Works on the items of a unit and returns one outcome for each, in their order."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Task(Protocol):
-    """A kind of work. It is pickled for other processes."""
+    """A kind of work on many items. Engines pickle it for other processes."""
 
     @property
     def kind(self) -> str:
@@ -69,21 +75,30 @@ class Task(Protocol):
 
     @property
     def size(self) -> int:
-        """Items in a unit."""
+        """How many items make a unit."""
         ...
 
     def prepare(self, model: Model) -> UnitFunction:
-        """What is needed once; errors that concern every item are raised here."""
+        """Prepare what all units need, once for each process.
+
+        Raises:
+            UnmemorizeError: something is wrong that concerns every item.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several equal parts of the work, for programs that know nothing of each other.
+    """One of several equal shares of the work, for programs that do not know of each other.
+
+    Shard k of n holds the units k - 1, k - 1 + n, k - 1 + 2 n, ...
 
     Args:
-        number: of the part, from 1.
-        count: how many parts there are.
+        number: which share, from 1.
+        count: how many shares there are.
+
+    >>> [unit for unit in range(7) if unit in Shard(1, 3)]
+    [0, 3, 6]
     """
 
     number: int
@@ -91,68 +106,58 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From text such as 2/4.
+        """Read a shard from text such as "2/4".
 
         Raises:
-            RunError: it is none.
-        """
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise RunError(
-                f"shard {text}: not a part of a whole. Write it as 1/4, 2/4, 3/4 and 4/4."
-            )
-        return cls(int(found[1]), int(found[2]))
+            RunError: the text is not of this form, or the number is not from 1 to the count.
 
-    def __contains__(self, number: int) -> bool:
-        return number % self.count == self.number - 1
+        >>> Shard.parse("2/4")
+        Shard(number=2, count=4)
+        """
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise RunError(f"shard {text}: not a share of a whole. Write 1/4, 2/4, 3/4 and 4/4.")
+        return cls(int(match[1]), int(match[2]))
+
+    def __contains__(self, unit_number: int) -> bool:
+        return unit_number % self.count == self.number - 1
 
     def __str__(self) -> str:
         return f"{self.number}-of-{self.count}"
 
 
 def units_of(items: Iterable[tuple[int, Any]], size: int) -> Iterator[Unit]:
-    """Indexed items in units of this size."""
-    given = iter(items)
-    for number in count():
-        part = list(islice(given, size))
-        if not part:
-            return
-        yield Unit(number, tuple(index for index, _ in part), tuple(item for _, item in part))
+    """Group items into units, reading only one unit at a time.
 
+    Args:
+        items: pairs of index and item.
+        size: how many items make a unit; the last one may have fewer.
 
-def in_order(
-    outcomes: Iterable[tuple[Unit, list[Outcome]]],
-) -> Iterator[tuple[Unit, list[Outcome]]]:
-    """The outcomes of units in the order of their numbers, for results that depend on it."""
-    early: dict[int, tuple[Unit, list[Outcome]]] = {}
-    number = 0
-    for unit, found in outcomes:
-        early[unit.number] = unit, found
-        while number in early:
-            yield early.pop(number)
-            number += 1
-
-
-def attempt(work: UnitFunction, unit: Unit) -> list[Outcome]:
-    """Work on a unit, see `attempt_each`.
-
-    Raises:
-        RunError: the device does not work any more.
+    >>> [unit.indices for unit in units_of(enumerate("abcde"), 2)]
+    [(0, 1), (2, 3), (4,)]
     """
-    return attempt_each(work, unit.items)
+    remaining = iter(items)
+    for number in count():
+        pairs = list(islice(remaining, size))
+        if not pairs:
+            return
+        yield Unit(number, tuple(index for index, _ in pairs), tuple(item for _, item in pairs))
 
 
 def attempt_each(
     work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
 ) -> list[Result | Failed]:
-    """Work on items together; where that fails, on each half, until only those fail that must.
+    """Work on all items together. Where that fails, work on each half, down to single items.
 
     Args:
         work: returns one result for each item.
         items: what to work on.
 
+    Returns:
+        One result or failure for each item, in their order.
+
     Raises:
-        RunError: the device does not work any more.
+        RunError: the device has stopped working.
 
     >>> attempt_each(lambda numbers: [1 / number for number in numbers], [2, 0, 4])
     [0.5, Failed(error='ZeroDivisionError: division by zero'), 0.25]
@@ -163,13 +168,15 @@ def attempt_each(
         raise RunError(
             f"the device fails: {_first_line(problem)}. The same command resumes from here."
         ) from problem
-    except Exception as problem:  # whatever one prompt causes must not stop the others
+    except Exception as problem:  # an error that one prompt causes must not stop the others
         if len(items) == 1:
             log.debug("an item fails", exc_info=True)
             return [Failed(f"{type(problem).__name__}: {_first_line(problem)}")]
-        middle = len(items) // 2
-        return [*attempt_each(work, items[:middle]), *attempt_each(work, items[middle:])]
+    # The halves are tried outside of the except block. Inside, the error's traceback would keep
+    # the tensors of the failed attempt, which may be what fills the memory.
+    middle = len(items) // 2
+    return [*attempt_each(work, items[:middle]), *attempt_each(work, items[middle:])]
 
 
 def _first_line(problem: BaseException) -> str:
-    return str(problem).strip().split("\n")[0][:500]
+    return str(problem).strip().split("\n")[0][:_LONGEST_REASON]

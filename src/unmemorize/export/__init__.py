@@ -1,25 +1,28 @@
-"""What was found, in forms that other programs load."""
+"""Localized neurons in forms that other programs load, and the check of these forms."""
 
 from unmemorize.export._card import model_card
-from unmemorize.export._checkpoint import NEURONS, bake, folder_of
-from unmemorize.export._lora import LoraLayout, export_lora, verify_lora
+from unmemorize.export._changes import Change
+from unmemorize.export._checkpoint import bake
+from unmemorize.export._lora import export_lora
+from unmemorize.export._lora_layouts import LAYOUTS, LoraLayout
 from unmemorize.export._parquet import export_parquet
-from unmemorize.export._published import export_results, import_results, read_statistics
+from unmemorize.export._published_results import export_results, import_results
+from unmemorize.export._published_statistics import read_statistics
 from unmemorize.export._single_file import export_single_file
-from unmemorize.export._verification import changes
+from unmemorize.export._verification import Verification, verify
 
 __all__ = [
-    "NEURONS",
+    "LAYOUTS",
+    "Change",
     "LoraLayout",
+    "Verification",
     "bake",
-    "changes",
     "export_lora",
     "export_parquet",
     "export_results",
     "export_single_file",
-    "folder_of",
     "import_results",
     "model_card",
     "read_statistics",
-    "verify_lora",
+    "verify",
 ]

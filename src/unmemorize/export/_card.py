@@ -1,101 +1,156 @@
-"""A model card for an edited checkpoint or a LoRA: what was searched, what was found, what changed, what it does not prove."""
+"""A model card for an edited checkpoint or a LoRA.
+
+It says what was searched, what was found, what was changed, and what that does not prove.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from diffusers import DiffusionPipeline
+from huggingface_hub import ModelCard, ModelCardData, metadata_load
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented
 
 from unmemorize._errors import ExportError
-from unmemorize._files import read_json
-from unmemorize.export._checkpoint import CARD
+from unmemorize._files import from_json, read_json
+from unmemorize.export._model_folder import CARD, folder_of
 from unmemorize.neurons import NeuronFile
+from unmemorize.pipelines import Model
 from unmemorize.runs import Run
+
+_TEMPLATE = "templates/card.md.j2"
+_UNKNOWN_LICENSE = "other"
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell of metrics.json: a figure for people, and its 95 % interval or nothing."""
+
+    figure: str
+    interval: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.figure} [{self.interval}]" if self.interval else self.figure
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of metrics.json: what was measured, by what, and column -> cell."""
+
+    label: str
+    cells: dict[str, _Cell]
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What a card shows of metrics.json."""
+
+    columns: tuple[str, ...]
+    rows: tuple[_Row, ...]
+    notes: tuple[str, ...]
 
 
 def model_card(
+    pipe: DiffusionPipeline | Model,
     neurons: NeuronFile,
     *,
-    base: Path | None = None,
     run: Run | None = None,
     lora: bool = False,
     license_name: str | None = None,
 ) -> str:
-    """A model card with a header that the Hub understands.
+    """Write a model card with a header that the Hub understands.
+
+    The header names the base only if it is a model of the Hub; local paths stay out of the card.
 
     Args:
-        neurons: what is off.
-        base: folder of the base model, whose card names its license.
+        pipe: the base model. The card of its folder, if any, names its license.
+        neurons: what is switched off, and the scale.
         run: an evaluated run, for the numbers before and after.
-        lora: whether it is a LoRA.
-        license_name: of the base, as the Hub writes it; by default that of its card, or "other" without one.
+        lora: whether the card is for a LoRA.
+        license_name: the license as the Hub writes it. None takes the base's, or "other".
+
+    Returns:
+        The text of README.md.
 
     Raises:
         ExportError: the run was not evaluated, or is another model's.
+
+    >>> from unmemorize import Model, Neurons
+    >>> model = Model.load("testbed", device="cpu")
+    >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
+    >>> model_card(model, neurons, license_name="apache-2.0").splitlines()[:3]
+    ['---', 'library_name: diffusers', 'license: apache-2.0']
     """
+    model = Model.of(pipe)
     if run is not None and run.manifest.inputs.fingerprint not in ("", neurons.fingerprint):
         raise ExportError(
-            f"{run.folder}: a run of another model ({run.manifest.model}) than that of the neurons ({neurons.model})."
+            f"{run.folder}: a run of another model ({run.manifest.model}) than that of the "
+            f"neurons ({neurons.model}). Name a run of {neurons.model}."
         )
-    environment = Environment(
-        loader=PackageLoader("unmemorize.export"), undefined=StrictUndefined, autoescape=False
-    )  # Markdown
-    table = None if run is None else _table(run)
-    text = environment.get_template("card.md.j2").render(
+    hub_id = _hub_id(model)
+    data = ModelCardData(
+        base_model=hub_id,
+        library_name="diffusers",
+        license=license_name or _license(model),
+        pipeline_tag="text-to-image",
+        tags=["unmemorize", "memorization", "diffusers", *(["lora"] if lora else [])],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=files("unmemorize.export").joinpath(_TEMPLATE).read_text(encoding="utf-8"),
         neurons=neurons,
+        base=hub_id or Path(neurons.model).name,
         count=len(neurons.neurons),
-        license=license_name or _license(base),
         found=list(_lines(neurons.found)),
-        table=table,
+        table=None if run is None else _table(run),
         lora=lora,
     )
-    return text.rstrip() + "\n"
+    return str(card).rstrip() + "\n"
 
 
-def _table(run: Run) -> Mapping[str, Any]:
-    table = read_json(
-        run.folder / "metrics.json",
-        ExportError,
-        "table of metrics (made by: unmemorize evaluate RUN)",
-    )
+def _hub_id(model: Model) -> str | None:
+    """Return the id that a model has on the Hub; None for a model that was loaded from a folder.
+
+    Ids without an owner are left out, as names of folders look the same.
+    """
+    name = model.loading.model if model.loading else str(model.pipe.config.get("_name_or_path"))
     try:
-        columns = table["columns"]
-        rows = [
-            {**row, "cells": {name: _figure(row["cells"].get(name)) for name in columns}}
-            for row in table["rows"]
-        ]
-        return {"columns": columns, "rows": rows, "notes": table["notes"]}
-    except (KeyError, TypeError, AttributeError) as problem:
-        raise ExportError(
-            f"{run.folder}/metrics.json: damaged ({problem}). Make it again: unmemorize evaluate {run.folder}"
-        ) from problem
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name if "/" in name and not Path(name).exists() else None
 
 
-def _lines(found: Mapping[str, Any], of: str = "") -> Iterator[tuple[str, Any]]:
-    """How neurons were found, line by line; what was combined of several files by its parts."""
+def _license(model: Model) -> str:
+    try:
+        return str((metadata_load(folder_of(model) / CARD) or {})["license"])
+    except Exception:  # a card that is missing, or is no YAML in any way, names no license
+        return _UNKNOWN_LICENSE
+
+
+def _table(run: Run) -> _Table:
+    what = "table of metrics (made by: unmemorize evaluate RUN)"
+    content = read_json(run.folder / "metrics.json", ExportError, what)
+    return from_json(
+        _Table,
+        content,
+        ExportError,
+        f"{run.folder}/metrics.json: damaged",
+        f"Make it again: unmemorize evaluate {run.folder}",
+    )
+
+
+def _lines(found: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List how neurons were found; files that were combined are listed one after another."""
     for name, value in found.items():
-        if isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
-            for number, part in enumerate(value, 1):
-                yield from _lines(part, f"{of}{name}, part {number}, ")
+        if isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value):
+            for number, entry in enumerate(value, 1):
+                yield from _lines(entry, f"{prefix}{name}, part {number}, ")
         else:
-            yield f"{of}{name}", value
-
-
-def _figure(cell: Mapping[str, Any] | None) -> str:
-    if cell is None:
-        return ""
-    return f"{cell['figure']} [{cell['interval']}]" if cell.get("interval") else str(cell["figure"])
-
-
-def _license(base: Path | None) -> str:
-    card = base / CARD if base else None
-    if card is not None and card.is_file():
-        found = re.search(
-            r"^license: *(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
-        )
-        if found:
-            return found[1]
-    return "other"
+            yield f"{prefix}{name}", value

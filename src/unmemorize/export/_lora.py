@@ -1,31 +1,59 @@
-"""Neurons as a LoRA: at strength 1 they are off, at 0 on, between and beyond the scale is 1 - strength.
+"""Neurons as a LoRA: at strength 1 they have the scale of their file, at strength 0 they are on.
 
-A value layer computes W x (+ b). For the neurons of a layer the LoRA adds B A x with A = -W[neurons] and B = one column for each, a 1 in
-its row; a bias goes by the bias of B. Layers are padded with zeros to one rank, and alpha is the rank.
+A value layer computes W x (+ b). For the neurons of a layer and their scale s, the LoRA adds
+B A x with A = -(1 - s) W[neurons] and B = one column per neuron with a 1 in the neuron's row. At
+strength t, outputs are therefore multiplied by 1 - t (1 - s). A bias goes by the bias of B. Layers
+are padded with zeros to one rank, and alpha is the rank, so programs multiply B A by exactly t.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file
 from torch import Tensor
 
-from unmemorize._errors import ExportError, NeuronError
-from unmemorize._files import atomic_write, parse_json, safetensors_bytes
-from unmemorize.export._checkpoint import CARD, alike, exportable
-from unmemorize.export._rows import header
+from unmemorize._errors import ExportError
+from unmemorize._files import atomic_write, safetensors_bytes, to_json
+from unmemorize.export._carried import as_metadata
+from unmemorize.export._exportable import exportable
+from unmemorize.export._lora_layouts import LoraLayout, has_bias, layout_named
+from unmemorize.export._model_folder import CARD
 from unmemorize.neurons import NeuronFile
 from unmemorize.pipelines import Model, name_of_denoiser, weights_of
 
-LoraLayout = Literal["diffusers", "kohya"]
-WEIGHTS = "pytorch_lora_weights.safetensors"
-"""The name under which diffusers looks for them in a folder."""
+ADAPTER_METADATA = "lora_adapter_metadata"
+"""The name under which diffusers looks for the settings of peft."""
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """The settings of peft that a LoRA carries in its metadata.
+
+    Args:
+        r: the rank.
+        lora_alpha: peft multiplies B A by lora_alpha / r.
+        lora_bias: whether B has a bias.
+        target_modules: the paths of the layers.
+    """
+
+    r: int
+    lora_alpha: float
+    lora_bias: bool
+    target_modules: list[str]
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """A layer's share of a LoRA: A (rank, inputs), B (features, rank) and the bias of B."""
+
+    down: Tensor
+    up: Tensor
+    bias: Tensor
 
 
 def export_lora(
@@ -33,140 +61,95 @@ def export_lora(
     neurons: NeuronFile,
     folder: str | Path,
     *,
-    layout: LoraLayout = "diffusers",
+    layout: str = "diffusers",
     card: str | None = None,
 ) -> Path:
     """Write a LoRA that ``pipe.load_lora_weights(folder)`` loads.
 
     Args:
         pipe: the model.
-        neurons: what it switches off at strength 1, to the scale of the file.
-        folder: where it goes; it must not hold a LoRA yet, nor a card where one is given.
-        layout: "diffusers", or "kohya" for other programs (U-Nets without bias only).
+        neurons: what it multiplies by the file's scale at strength 1.
+        folder: where it goes. It must not hold a LoRA of this name, nor a card if one is given.
+        layout: how its tensors are named, one of `LAYOUTS`.
         card: a README.md to go with it, see `model_card`.
 
     Returns:
-        The file.
+        The file. Its name is the one diffusers looks for, or tells model and layout to others.
 
     Raises:
-        ExportError: diffusers cannot load a LoRA into this kind of model, the layout does not fit it, or the file exists or cannot be
-            written.
+        ExportError: diffusers cannot load a LoRA into this kind of model, the layout is unknown
+            or does not fit, or the file exists or cannot be written.
         NeuronError: the neurons belong to another model.
+
+    >>> import tempfile
+    >>> from unmemorize import Model, NeuronFile, Neurons
+    >>> model = Model.load("testbed", device="cpu")
+    >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_lora(model, neurons, folder).name
+    'pytorch_lora_weights.safetensors'
     """
-    model, folder = exportable(pipe, neurons), Path(folder)
+    model = exportable(pipe, neurons)
+    folder = Path(folder)
+    chosen = layout_named(layout)
     if not hasattr(model.pipe, "load_lora_weights"):
         raise ExportError(
-            f"{type(model.pipe).__name__}: diffusers loads no LoRA into it. Export a checkpoint instead."
+            f"{type(model.pipe).__name__}: diffusers loads no LoRA into it. "
+            "Export a checkpoint instead."
         )
-    file = folder / WEIGHTS
+    file = folder / chosen.file_name(neurons.model)
     for path in (file, *([folder / CARD] if card is not None else [])):
         if path.exists():
             raise ExportError(f"{path}: exists already. Choose another folder, or delete it first.")
-    tensors, metadata = _tensors(model, neurons, layout)
-    atomic_write(file, safetensors_bytes(tensors, metadata), ExportError)
+    content = _lora_bytes(model, neurons, chosen)
+    atomic_write(file, content, ExportError)
     if card is not None:
         atomic_write(folder / CARD, card, ExportError)
     return file
 
 
-def verify_lora(path: str | Path, pipe: DiffusionPipeline | Model) -> NeuronFile:
-    """See that a LoRA switches off the neurons that it names, in this model, and does nothing else; returns these.
-
-    Raises:
-        ExportError: it carries no neurons, cannot be read, or holds something else.
-        NeuronError: the neurons are malformed, or another model's.
-    """
-    neurons = read_lora(path)
-    model = exportable(pipe, neurons)
-    there = load_file(path)
-    for layout in get_args(LoraLayout):
-        with suppress(ExportError):
-            expected, _ = _tensors(model, neurons, layout)
-            if expected.keys() == there.keys() and all(
-                alike(there[key], value) for key, value in expected.items()
-            ):
-                return neurons
-    raise ExportError(
-        f"{path}: its tensors are not those that switch its {len(neurons.neurons)} neurons off. Export it again."
-    )
-
-
-def _tensors(
-    model: Model, neurons: NeuronFile, layout: LoraLayout
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a LoRA."""
-    name, kind = name_of_denoiser(model.pipe), type(model.pipe).__name__
-    rank = max((len(indices) for indices in neurons.neurons.layers.values()), default=0)
-    if not rank:
+def _lora_bytes(model: Model, neurons: NeuronFile, layout: LoraLayout) -> bytes:
+    layers = neurons.neurons.layers
+    if not layers:
         raise ExportError(f"{neurons.model}: no neurons, so there is nothing to export.")
+    layout.refuse_misfit(model, neurons)
+    rank = max(map(len, layers.values()))
+    denoiser = name_of_denoiser(model.pipe)
+    bias = has_bias(model, neurons)
     tensors: dict[str, Tensor] = {}
-    has_bias = any(
-        "bias" in weights_of(model.value_layers[path]) for path in neurons.neurons.layers
-    )
-    if layout == "kohya" and (name != "unet" or has_bias):
-        raise ExportError(
-            f"{kind}: the kohya layout has no place for its value layers. Use the layout diffusers."
-        )
-    for path, indices in neurons.neurons.layers.items():
-        weights = {
-            key: value.detach().cpu() for key, value in weights_of(model.value_layers[path]).items()
-        }
-        down, up, bias = _factors(weights, list(indices), rank, neurons.scale)
-        if layout == "kohya":
-            key = f"lora_unet_{path.replace('.', '_')}"
-            tensors |= {
-                f"{key}.lora_down.weight": down,
-                f"{key}.lora_up.weight": up,
-                f"{key}.alpha": torch.tensor(float(rank)),
-            }
+    metadata = as_metadata(neurons)
+    for path, indices in layers.items():
+        keys = layout.keys(denoiser, path)
+        factors = _factors(model, path, indices, rank, neurons.scale)
+        tensors[keys.down] = factors.down
+        tensors[keys.up] = factors.up
+        if bias and keys.bias is not None:
+            tensors[keys.bias] = factors.bias
+        if keys.alpha is not None:
+            tensors[keys.alpha] = torch.tensor(float(rank))
         else:
-            tensors |= {f"{name}.{path}.lora_A.weight": down, f"{name}.{path}.lora_B.weight": up}
-            if has_bias:
-                tensors[f"{name}.{path}.lora_B.bias"] = bias
-    config = {
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_bias": has_bias,
-        "target_modules": sorted(neurons.neurons.layers),
+            settings = AdapterSettings(rank, rank, bias, sorted(layers))
+            metadata[ADAPTER_METADATA] = _adapter_metadata(denoiser, settings)
+    return safetensors_bytes(tensors, metadata)
+
+
+def _adapter_metadata(denoiser: str, settings: AdapterSettings) -> str:
+    prefixed = {f"{denoiser}.{name}": value for name, value in to_json(settings).items()}
+    return json.dumps(prefixed, sort_keys=True)
+
+
+def _factors(model: Model, path: str, indices: Sequence[int], rank: int, scale: float) -> _Factors:
+    weights = {
+        name: value.detach().cpu() for name, value in weights_of(model.value_layers[path]).items()
     }
-    metadata = {"unmemorize": json.dumps(neurons.to_json(), sort_keys=True)}
-    if layout == "diffusers":
-        metadata["lora_adapter_metadata"] = json.dumps(
-            {f"{name}.{key}": value for key, value in config.items()}, sort_keys=True
-        )
-    return tensors, metadata
-
-
-def read_lora(path: str | Path) -> NeuronFile:
-    """The neuron file that a LoRA of this package carries.
-
-    Raises:
-        ExportError: it carries none, or cannot be read.
-        NeuronError: it is malformed.
-    """
-    entries, _ = header(Path(path))
-    carried = entries.get("__metadata__", {}).get("unmemorize")
-    if carried is None:
-        raise ExportError(
-            f"{path}: it carries no neurons. Is it a LoRA made by unmemorize export lora?"
-        )
-    return NeuronFile.from_json(
-        parse_json(carried, NeuronError, f"{path}: its neurons are damaged"), str(path)
-    )
-
-
-def _factors(
-    weights: dict[str, Any], indices: list[int], rank: int, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
     weight = weights["weight"]
-    width, features = weight.shape
-    down, up, bias = (
-        weight.new_zeros(rank, features),
-        weight.new_zeros(width, rank),
-        weight.new_zeros(width),
-    )
-    down[: len(indices)] = -(1 - scale) * weight[indices]
-    up[indices, range(len(indices))] = 1
+    features, inputs = weight.shape
+    rows = list(indices)
+    down = weight.new_zeros(rank, inputs)
+    down[: len(rows)] = -(1 - scale) * weight[rows]
+    up = weight.new_zeros(features, rank)
+    up[rows, range(len(rows))] = 1
+    bias = weight.new_zeros(features)
     if "bias" in weights:
-        bias[indices] = -(1 - scale) * weights["bias"][indices]
-    return down, up, bias
+        bias[rows] = -(1 - scale) * weights["bias"][rows]
+    return _Factors(down, up, bias)

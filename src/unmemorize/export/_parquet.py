@@ -9,19 +9,20 @@ from typing import Any
 
 from unmemorize._errors import RunError
 from unmemorize._files import atomic_file
+from unmemorize._prompts import Prompt
 from unmemorize.detection import DETECTIONS, read_detections
 from unmemorize.localization import LOCALIZATIONS, Localization
 from unmemorize.runs import Run, stream_prompts
 
-_ROWS = 10_000
-"""In a row group."""
+_ROWS_PER_GROUP = 10_000
 
 
 def export_parquet(run: Run, path: str | Path) -> int:
-    """Write the localizations of a run, or its detections where nothing is localized, as a Parquet file with a row per finished prompt.
+    """Write a row per finished prompt: its localization, or its detection in a run without any.
 
-    The columns are ``index, prompt, kind, group, url, score, mean, tau, memorized, seeds``, and of localizations ``neurons`` (a list of
-    layer and index), ``initial_score, final_score, floor`` as well.
+    The columns are ``index, prompt, kind, group, url, score, mean, tau, memorized, seeds``.
+    Localizations add ``neurons`` (a list of layer and index), ``initial_score``, ``final_score``
+    and ``floor`` (whether theta was exhausted).
 
     Returns:
         The number of rows.
@@ -36,77 +37,85 @@ def export_parquet(run: Run, path: str | Path) -> int:
         raise RunError(
             f"{path}: writing Parquet needs pyarrow. pip install 'unmemorize[parquet]'"
         ) from problem
-    localized = bool(run.files(LOCALIZATIONS))
-    if not localized and not run.files(DETECTIONS):
+    if run.files(LOCALIZATIONS):
+        schema, rows = arrow.schema(_detected(arrow) + _localized(arrow)), _localizations(run)
+    elif run.files(DETECTIONS):
+        schema, rows = arrow.schema(_detected(arrow)), _detections(run)
+    else:
         raise RunError(
-            f"{run.folder}: there are neither detections nor localizations in it. Run detect or localize first."
+            f"{run.folder}: there are neither detections nor localizations in it. "
+            "Run detect or localize first."
         )
-    text, number = arrow.string(), arrow.float64()
-    columns = [
-        ("index", arrow.int64()),
-        *((name, text) for name in ("prompt", "kind", "group", "url")),
-    ]
-    columns += [
-        *((name, number) for name in ("score", "mean", "tau")),
-        ("memorized", arrow.bool_()),
-        ("seeds", arrow.int64()),
-    ]
-    if localized:
-        neuron = arrow.struct([("layer", text), ("index", arrow.int64())])
-        columns += [
-            ("neurons", arrow.list_(neuron)),
-            ("initial_score", number),
-            ("final_score", number),
-            ("floor", arrow.bool_()),
-        ]
-    schema = arrow.schema(columns)
-    rows = _localized(run) if localized else _detected(run)
     count = 0
     with atomic_file(Path(path), RunError) as file, parquet.ParquetWriter(file, schema) as writer:
-        while part := list(islice(rows, _ROWS)):
-            writer.write_table(arrow.Table.from_pylist(part, schema))
-            count += len(part)
+        while group := list(islice(rows, _ROWS_PER_GROUP)):
+            writer.write_table(arrow.Table.from_pylist(group, schema))
+            count += len(group)
     return count
 
 
-def _detected(run: Run) -> Iterator[dict[str, Any]]:
-    for index, prompt, found in read_detections(run):
+def _detected(arrow: Any) -> list[tuple[str, Any]]:
+    text, number = arrow.string(), arrow.float64()
+    return [
+        ("index", arrow.int64()),
+        ("prompt", text),
+        ("kind", text),
+        ("group", text),
+        ("url", text),
+        ("score", number),
+        ("mean", number),
+        ("tau", number),
+        ("memorized", arrow.bool_()),
+        ("seeds", arrow.int64()),
+    ]
+
+
+def _localized(arrow: Any) -> list[tuple[str, Any]]:
+    neuron = arrow.struct([("layer", arrow.string()), ("index", arrow.int64())])
+    return [
+        ("neurons", arrow.list_(neuron)),
+        ("initial_score", arrow.float64()),
+        ("final_score", arrow.float64()),
+        ("floor", arrow.bool_()),
+    ]
+
+
+def _detections(run: Run) -> Iterator[dict[str, Any]]:
+    for index, prompt, detection in read_detections(run):
         yield {
-            "index": index,
-            "prompt": found.prompt,
-            "kind": prompt.kind,
-            "group": found.group,
-            "url": prompt.url,
-            "score": found.score,
-            "mean": found.mean,
-            "tau": found.tau,
-            "memorized": found.memorized,
-            "seeds": found.seeds,
+            **_of_prompt(index, prompt, detection.prompt, detection.group),
+            "score": detection.score,
+            "mean": detection.mean,
+            "tau": detection.tau,
+            "memorized": detection.memorized,
+            "seeds": detection.seeds,
         }
 
 
-def _localized(run: Run) -> Iterator[dict[str, Any]]:
-    records = run.stream(LOCALIZATIONS)
-    index, record = next(records, (-1, {}))
-    for number, prompt in enumerate(stream_prompts(run)):
-        if number != index:
-            continue
-        found = Localization.from_json(record)
-        detection = found.detection
+def _localizations(run: Run) -> Iterator[dict[str, Any]]:
+    for index, prompt, record in _localized_prompts(run):
+        detection = record.detection
         yield {
-            "index": index,
-            "prompt": found.prompt,
-            "kind": prompt.kind,
-            "group": found.group,
-            "url": prompt.url,
+            **_of_prompt(index, prompt, record.prompt, record.group),
             "score": detection.score if detection else None,
             "mean": detection.mean if detection else None,
             "tau": detection.tau if detection else None,
-            "memorized": found.memorized,
+            "memorized": record.memorized,
             "seeds": detection.seeds if detection else None,
-            "neurons": [{"layer": layer, "index": neuron} for layer, neuron in found.neurons],
-            "initial_score": found.initial_score,
-            "final_score": found.score,
-            "floor": found.theta_exhausted,
+            "neurons": [{"layer": layer, "index": neuron} for layer, neuron in record.neurons],
+            "initial_score": record.initial_score,
+            "final_score": record.score,
+            "floor": record.theta_exhausted,
         }
-        index, record = next(records, (-1, {}))
+
+
+def _localized_prompts(run: Run) -> Iterator[tuple[int, Prompt, Localization]]:
+    """Join two streams in the order of the prompts, as either may be larger than memory."""
+    prompts = enumerate(stream_prompts(run))
+    for index, content in run.stream(LOCALIZATIONS):
+        prompt = next(prompt for number, prompt in prompts if number == index)
+        yield index, prompt, Localization.from_json(content)
+
+
+def _of_prompt(index: int, prompt: Prompt, text: str, group: str) -> dict[str, Any]:
+    return {"index": index, "prompt": text, "kind": prompt.kind, "group": group, "url": prompt.url}

@@ -1,12 +1,16 @@
-"""Rows of weights inside safetensors files, multiplied in place: not one other byte of a checkpoint changes."""
+"""Rows of tensors inside safetensors files, multiplied in place.
+
+Nothing else in a checkpoint changes, not one byte.
+"""
 
 from __future__ import annotations
 
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,70 +19,121 @@ from torch import Tensor
 from unmemorize._errors import ExportError
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_CHUNK = 16 * 1024**2
+"""Bytes that are copied at once."""
 
 
-def header(path: Path) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says about its tensors, and where their data begins.
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file.
+
+    Args:
+        dtype: as the file names it, such as "F32".
+        shape: its shape.
+        begin: the offset of its first byte behind the header.
+        end: the offset behind its last byte.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says about its content.
+
+    Args:
+        tensors: by name, in the order of the file.
+        metadata: texts by name.
+        data_start: the offset of the first byte behind the header.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str]
+    data_start: int
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a safetensors file.
 
     Raises:
-        ExportError: it is none.
+        ExportError: the file cannot be read or is damaged.
     """
     try:
-        with safe_open(path, framework="pt"):  # checks that every tensor lies inside of the file
+        with safe_open(path, framework="pt"):  # checks that every tensor lies inside the file
             pass
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            return json.loads(file.read(length)), 8 + length
+            entries, data_start = _entries(file)
     except (OSError, ValueError, SafetensorError) as problem:
         raise ExportError(
-            f"{path}: it cannot be read as safetensors ({problem}). Download or save the model again."
+            f"{path}: it cannot be read as safetensors ({problem}). "
+            "Download or save the model again."
         ) from problem
+    metadata = entries.pop("__metadata__", {})
+    tensors = {
+        name: StoredTensor(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+        for name, entry in entries.items()
+    }
+    return Header(tensors, metadata, data_start)
+
+
+def copy_with_metadata(source: Path, target: BinaryIO, metadata: Mapping[str, str]) -> None:
+    """Copy a safetensors file and add metadata to its header; the tensors keep every byte."""
+    with source.open("rb") as file:
+        entries, _ = _entries(file)
+        entries["__metadata__"] = {**entries.get("__metadata__", {}), **metadata}
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+        target.write(struct.pack("<Q", len(text)) + text)
+        while chunk := file.read(_CHUNK):
+            target.write(chunk)
 
 
 def scale_rows(path: Path, rows: Mapping[str, Sequence[int]], scale: float) -> None:
-    """Multiply some rows of tensors (entries of vectors), given by the tensors' names, by a number, in the file.
+    """Multiply rows of matrices, or entries of vectors, in the file.
+
+    Args:
+        path: the safetensors file.
+        rows: tensor name -> rows.
+        scale: the factor.
 
     Raises:
-        ExportError: a tensor has another type than the usual floating point ones, or the file cannot be written.
+        ExportError: a tensor is not of a floating point type with 16 bits or more, or the file
+            cannot be written.
     """
-    entries, start = header(path)
+    header = read_header(path)
     for key in rows:
-        if entries[key]["dtype"] not in _DTYPES:
+        dtype = header.tensors[key].dtype
+        if dtype not in _DTYPES:
             raise ExportError(
-                f"{path}: {key} is stored as {entries[key]['dtype']}. Export from a checkpoint in {', '.join(_DTYPES)}."
+                f"{path}: {key} is stored as {dtype}. "
+                f"Export from a checkpoint in {', '.join(_DTYPES)}."
             )
     try:
         with path.open("r+b") as file:
             for key, indices in rows.items():
-                begin, end = entries[key]["data_offsets"]
-                size = (end - begin) // entries[key]["shape"][0]
+                stored = header.tensors[key]
+                size = (stored.end - stored.begin) // stored.shape[0]
                 for index in indices:
-                    place = start + begin + index * size
-                    file.seek(place)
-                    values = torch.frombuffer(
-                        bytearray(file.read(size)), dtype=_DTYPES[entries[key]["dtype"]]
-                    )
-                    file.seek(place)
-                    file.write(_scaled(values, scale).view(torch.uint8).numpy().tobytes())
+                    offset = header.data_start + stored.begin + index * size
+                    file.seek(offset)
+                    row = torch.frombuffer(bytearray(file.read(size)), dtype=_DTYPES[stored.dtype])
+                    file.seek(offset)
+                    scaled = row * scale + 0.0  # the sum turns -0.0 into 0.0
+                    file.write(scaled.view(torch.uint8).numpy().tobytes())
     except OSError as problem:
         raise ExportError(
             f"{path}: cannot be written ({problem.strerror}). Free space, or choose another folder."
         ) from problem
 
 
-def with_scaled_rows(tensor: Tensor, rows: Sequence[int], scale: float) -> Tensor:
-    """What `scale_rows` makes of a tensor."""
-    changed = tensor.clone()
-    changed[list(rows)] = _scaled(tensor[list(rows)], scale)
-    return changed
-
-
-def _scaled(values: Tensor, scale: float) -> Tensor:
-    return values * scale + 0.0  # which turns -0.0 into 0.0
-
-
 def differing_rows(base: Tensor, other: Tensor) -> list[int]:
-    """The rows (of a vector the entries, of a single value row 0) in which two tensors of one shape and type differ in any bit."""
+    """List the rows in which two tensors of one shape and type differ in any bit.
+
+    The rows of a vector are its entries; a single value has the row 0.
+    """
     if not base.numel():
         return []
     count = len(base) if base.ndim else 1
@@ -86,3 +141,24 @@ def differing_rows(base: Tensor, other: Tensor) -> list[int]:
         tensor.reshape(count, -1).contiguous().view(torch.uint8) for tensor in (base, other)
     )
     return torch.nonzero((first != second).any(1)).flatten().tolist()
+
+
+def same_up_to_rounding(one: Tensor, other: Tensor, *coarsest: torch.dtype) -> bool:
+    """Tell whether two tensors agree up to two roundings in the coarsest of their types.
+
+    Args:
+        one, other: tensors of any floating point types, on any device.
+        coarsest: further types in which the values may have been rounded.
+    """
+    if one.shape != other.shape:
+        return False
+    types = [torch.finfo(dtype) for dtype in (one.dtype, other.dtype, *coarsest)]
+    relative = 2 * max(info.eps for info in types)
+    smallest = max(info.smallest_normal * info.eps for info in types)
+    return torch.allclose(one.cpu().double(), other.cpu().double(), rtol=relative, atol=smallest)
+
+
+def _entries(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Read the JSON header of an open safetensors file, and where the data begin."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    return json.loads(file.read(length)), 8 + length

@@ -1,11 +1,14 @@
-"""A checkpoint in one file, with whatever names its tensors have there, in which neurons are switched off for good."""
+"""A checkpoint in one file, in which neurons are switched off for good.
+
+The file may name its tensors as it likes: the value layers are found in it by their values.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -14,52 +17,61 @@ from torch import Tensor
 
 from unmemorize._errors import ExportError
 from unmemorize._files import temporary_file
-from unmemorize.export._checkpoint import exportable
-from unmemorize.export._rows import header, scale_rows
+from unmemorize.export._carried import as_metadata
+from unmemorize.export._exportable import exportable
+from unmemorize.export._rows import copy_with_metadata, read_header, scale_rows
 from unmemorize.neurons import NeuronFile
 from unmemorize.pipelines import Model, weights_of
 
 _AVERAGED = "model_ema."
 """Weights that the original programs keep for training and do not load."""
+_PROJECTIONS_BEFORE = (0, 2)
+"""How many projections of the same size a tensor holds in front of the values: none, or queries
+and keys (Stable Diffusion 3 and Flux)."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the rows of a value layer begin in a single file.
+
+    Args:
+        key: the name of the tensor.
+        first_row: the row of it that is neuron 0.
+    """
+
+    key: str
+    first_row: int
 
 
 def export_single_file(
     pipe: DiffusionPipeline | Model, neurons: NeuronFile, base: str | Path, output: str | Path
 ) -> Path:
-    """Copy a single-file checkpoint of the model and multiply the rows of the neurons in it by the file's scale.
+    """Copy a single-file checkpoint and multiply the rows of the neurons in it by the scale.
 
-    The tensors are found by their values, so the file may name them as it likes (the original layout of Stable Diffusion, for instance),
-    and may hold queries, keys and values as one tensor (those of Stable Diffusion 3 and Flux).
+    The copy carries the neuron file in its metadata. Every other byte of its tensors is the
+    base's.
 
     Args:
         pipe: the model, loaded from a diffusers folder with the same weights.
-        neurons: what to switch off.
-        base: the single file (safetensors).
-        output: where the copy goes; it is there when it is whole.
+        neurons: what to switch off, and the scale (0 for off).
+        base: the single file (safetensors), in any layout.
+        output: where the copy goes. It appears when it is complete.
+
+    Returns:
+        The copy.
 
     Raises:
-        ExportError: the file does not hold the layer's weights, or holds them twice; it cannot be read or written.
+        ExportError: the copy exists, or the base does not hold a layer's weights exactly once, or
+            a file cannot be read or written.
         NeuronError: the neurons belong to another model.
     """
-    model, base, output = exportable(pipe, neurons), Path(base), Path(output)
+    model = exportable(pipe, neurons)
+    base, output = Path(base), Path(output)
     if output.exists():
         raise ExportError(f"{output}: exists already. Choose another file, or delete it first.")
-    entries, _ = header(base)
-    rows = {}
-    with safe_open(base, framework="pt") as tensors:
-        for path, indices in neurons.neurons.layers.items():
-            for name, weights in weights_of(model.value_layers[path]).items():
-                found = list(_places(tensors, entries, weights.detach().cpu()))
-                if len(found) != 1:
-                    raise ExportError(
-                        f"{base}: it holds the {name} of {path} {len(found)} times instead of once. Load the model from a folder with the "
-                        f"same weights, in the same precision (--dtype)."
-                    )
-                key, first = found[0]
-                rows[key] = [first + index for index in indices]
+    rows = rows_in_single_file(base, model, neurons)
     with temporary_file(output, ExportError) as (partial, file):
-        with base.open("rb") as original:
-            shutil.copyfileobj(original, file)
+        copy_with_metadata(base, file, as_metadata(neurons))
         file.flush()
         scale_rows(partial, rows, neurons.scale)
         shutil.copymode(base, partial)
@@ -67,12 +79,36 @@ def export_single_file(
     return output
 
 
-def _places(file: Any, entries: dict[str, Any], expected: Tensor) -> Iterator[tuple[str, int]]:
-    """The tensors that hold these values, as a whole or behind those of queries and keys, and the row where they begin."""
-    out, *features = expected.shape
-    for key, entry in entries.items():
-        for first in (0, 2 * out):
-            if not key.startswith(_AVERAGED) and entry.get("shape") == [first + out, *features]:
-                there = file.get_tensor(key)[first:].to(expected.dtype)
-                if torch.equal(there, expected):
-                    yield key, first
+def rows_in_single_file(base: Path, model: Model, neurons: NeuronFile) -> dict[str, list[int]]:
+    """Find the rows of neurons in a single file: tensor name -> rows.
+
+    Raises:
+        ExportError: the file cannot be read, or does not hold a layer's weights exactly once.
+    """
+    rows: dict[str, list[int]] = {}
+    for path, indices in neurons.neurons.layers.items():
+        for name, weights in weights_of(model.value_layers[path]).items():
+            locations = list(_locations(base, weights.detach().cpu()))
+            if len(locations) != 1:
+                raise ExportError(
+                    f"{base}: it holds the {name} of {path} {len(locations)} times instead of "
+                    "once. Load the model from a folder with the same weights, in the same "
+                    "precision (--dtype)."
+                )
+            rows[locations[0].key] = [locations[0].first_row + index for index in indices]
+    return rows
+
+
+def _locations(base: Path, expected: Tensor) -> Iterator[Location]:
+    features, *inputs = expected.shape
+    stored = read_header(base).tensors
+    with safe_open(base, framework="pt") as tensors:
+        for key, entry in stored.items():
+            for projections in _PROJECTIONS_BEFORE:
+                first_row = projections * features
+                shape = (first_row + features, *inputs)
+                if key.startswith(_AVERAGED) or entry.shape != shape:
+                    continue
+                values = tensors.get_tensor(key)[first_row:].to(expected.dtype)
+                if torch.equal(values, expected):
+                    yield Location(key, first_row)

@@ -1,114 +1,168 @@
-"""What differs between an edited folder and its base, held against what its neuron file says."""
+"""Hold whatever `unmemorize export` wrote against the model it was made from."""
 
 from __future__ import annotations
 
-import filecmp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from safetensors import safe_open
+from diffusers import DiffusionPipeline
 
-from unmemorize._errors import ExportError
-from unmemorize.export._checkpoint import CARD, NEURONS, model_files
-from unmemorize.export._rows import differing_rows, header, with_scaled_rows
+from unmemorize._errors import ExportError, NeuronError
+from unmemorize.export._carried import carried_neurons
+from unmemorize.export._changes import Change
+from unmemorize.export._exportable import exportable
+from unmemorize.export._model_folder import INDEX, NEURONS, folder_of
+from unmemorize.export._rows import read_header
+from unmemorize.export._verify_checkpoint import checkpoint_changes
+from unmemorize.export._verify_lora import is_lora, lora_changes
+from unmemorize.export._verify_single_file import single_file_changes
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model, name_of_denoiser
+from unmemorize.pipelines import Model
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+ArtefactKind = Literal["neuron file", "LoRA", "checkpoint", "single file"]
 
 
 @dataclass(frozen=True)
-class Change:
-    """What differs from the base in one place, or should.
+class Verification:
+    """What `verify` compared, and what it saw.
 
     Args:
-        file: relative to the folders.
-        key: of the tensor; empty where the whole file differs.
-        rows: in which it differs; empty where it is missing, or of another shape or type.
-        asked: whether this is what the neuron file says: these rows, and the values that they have now.
+        artefact: the file or folder.
+        kind: what it is.
+        base: the name of the model that it was held against.
+        neurons: the neuron file that it is or carries.
+        files: the files that were compared with the model; a folder of LoRAs may hold several.
+        changes: every difference from the base, and every edit that is missing. A neuron file has
+            none.
     """
 
-    file: str
-    key: str
-    rows: tuple[int, ...]
-    asked: bool = False
+    artefact: Path
+    kind: ArtefactKind
+    base: str
+    neurons: NeuronFile
+    files: tuple[Path, ...]
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the artefact does what its neuron file says, and nothing else."""
+        return all(change.expected for change in self.changes)
+
+    @property
+    def unexpected(self) -> tuple[Change, ...]:
+        """The changes that the neuron file does not ask for, and its edits that are wrong."""
+        return tuple(change for change in self.changes if not change.expected)
 
 
-def changes(
-    baked: str | Path, base: str | Path, model: Model, neurons: NeuronFile
-) -> Iterator[Change]:
-    """All differences between an edited folder and its base, and edits that are not there.
+def verify(
+    artefact: str | Path,
+    pipe: DiffusionPipeline | Model,
+    *,
+    base_file: str | Path | None = None,
+) -> Verification:
+    """Compare an artefact with the model it was made from.
 
-    What no program loads may differ: model card, licenses, pictures, and what git and the Hub put into folders.
+    A neuron file must belong to the model. A checkpoint or a single file may differ from its base
+    in the rows of its neurons alone, which must be the base's times the scale. A LoRA must have
+    this effect when it is merged: W + (alpha / rank) B A against W with scaled rows. Nothing that
+    wrote an artefact is used to check it.
 
     Args:
-        baked: the edited folder.
-        base: the folder it was made from.
-        model: the base, loaded.
-        neurons: what should be switched off.
+        artefact: a neuron file (.json), a LoRA (.safetensors) or the folder it was written to, a
+            checkpoint folder, or a single-file checkpoint (.safetensors).
+        pipe: the base.
+        base_file: the single file that a single-file checkpoint was made from.
+
+    Returns:
+        What was compared. See `Verification.passed`.
 
     Raises:
-        ExportError: a folder is missing or a file is damaged.
+        ExportError: the artefact carries no neurons, a file is missing or damaged, or ``base_file``
+            is missing or does not fit the artefact.
+        NeuronError: the neurons are malformed, or another model's.
+
+    >>> import tempfile
+    >>> from unmemorize import Model, NeuronFile, Neurons, export_lora
+    >>> model = Model.load("testbed", device="cpu")
+    >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = export_lora(model, neurons, folder)
+    ...     verification = verify(folder, model)
+    >>> verification.kind, verification.passed
+    ('LoRA', True)
     """
-    baked, base = Path(baked), Path(base)
-    for folder in (baked, base):
-        if not folder.is_dir():
-            raise ExportError(f"{folder}: no such folder. Give two folders of diffusers models.")
-    copied = set(model_files(base))
-    names = {
-        *copied,
-        *(
-            name
-            for path in baked.rglob("*")
-            if path.is_file() and not _harmless(name := path.relative_to(baked))
-        ),
-    }
-    denoiser = Path(name_of_denoiser(model.pipe))
-    rows = {
-        f"{path}.{name}": indices
-        for path, indices in neurons.neurons.layers.items()
-        for name in ("weight", "bias")
-    }
-    for name in sorted(names):
-        tensors = name.suffix == ".safetensors"
-        asked = rows if tensors and name.parent == denoiser else {}
-        if name not in copied or not (baked / name).is_file():
-            yield Change(str(name), "", ())
-        elif not asked and filecmp.cmp(base / name, baked / name, shallow=False):
-            continue
-        elif tensors:
-            yield from _tensor_changes(baked / name, base / name, str(name), asked, neurons.scale)
-        else:
-            yield Change(str(name), "", ())
+    artefact, model = Path(artefact), Model.of(pipe)
+    kind = _kind_of(artefact)
+    if kind != "single file" and base_file is not None:
+        raise ExportError(f"{artefact}: a {kind}, not a single file. Leave the base file out.")
+    if kind == "checkpoint":
+        return _verify_checkpoint(artefact, model)
+    if kind == "LoRA":
+        return _verify_loras(artefact, model)
+    if kind == "single file":
+        return _verify_single_file(artefact, model, base_file)
+    neurons = NeuronFile.load(artefact)
+    with _naming(artefact):
+        neurons.check(model)
+    return Verification(artefact, kind, model.name, neurons, (artefact,))
 
 
-def _harmless(name: Path) -> bool:
-    if name.parts[0].startswith((".git", ".cache")):
-        return True
-    return len(name.parts) == 1 and (
-        name.name in (NEURONS, CARD) or name.stem == "LICENSE" or name.suffix.lower() in _PICTURES
-    )
+def _kind_of(artefact: Path) -> ArtefactKind:
+    if artefact.is_dir():
+        return "checkpoint" if (artefact / INDEX).exists() else "LoRA"
+    if artefact.suffix != ".safetensors":
+        return "neuron file"
+    return "LoRA" if is_lora(read_header(artefact)) else "single file"
 
 
-def _tensor_changes(
-    baked: Path, base: Path, name: str, asked: Mapping[str, Sequence[int]], scale: float
-) -> Iterator[Change]:
-    first, second = header(base)[0], header(baked)[0]
-    if first.get("__metadata__") != second.get("__metadata__"):
-        yield Change(name, "__metadata__", ())
-    with safe_open(base, framework="pt") as old, safe_open(baked, framework="pt") as new:
-        for key in sorted((first.keys() | second.keys()) - {"__metadata__"}):
-            if (
-                key not in first
-                or key not in second
-                or any(first[key][what] != second[key][what] for what in ("shape", "dtype"))
-            ):
-                yield Change(name, key, ())
-                continue
-            before, after = old.get_tensor(key), new.get_tensor(key)
-            rows = tuple(differing_rows(before, after))
-            expected = with_scaled_rows(before, asked[key], scale) if key in asked else before
-            right = not differing_rows(expected, after)
-            if rows or not right:
-                yield Change(name, key, rows, right)
+@contextmanager
+def _naming(artefact: Path) -> Iterator[None]:
+    """Name the artefact in errors about the neurons that it carries."""
+    try:
+        yield
+    except (ExportError, NeuronError) as problem:
+        raise type(problem)(f"{artefact}: {problem}") from problem
+
+
+def _verify_checkpoint(folder: Path, model: Model) -> Verification:
+    neurons = NeuronFile.load(folder / NEURONS)
+    with _naming(folder):
+        exportable(model, neurons)
+    changes = tuple(checkpoint_changes(folder, folder_of(model), model, neurons))
+    return Verification(folder, "checkpoint", model.name, neurons, (folder,), changes)
+
+
+def _verify_loras(artefact: Path, model: Model) -> Verification:
+    files = [artefact] if artefact.is_file() else sorted(artefact.glob("*.safetensors"))
+    if not files:
+        raise ExportError(
+            f"{artefact}: it holds neither a model ({INDEX}) nor a LoRA (.safetensors). "
+            "Check the path."
+        )
+    neurons = carried_neurons(files[0])
+    with _naming(files[0]):
+        exportable(model, neurons)
+    changes: list[Change] = []
+    for file in files:
+        if carried_neurons(file) != neurons:
+            raise ExportError(
+                f"{file}: its neurons are not those of {files[0].name}. Verify one file at a time."
+            )
+        changes += lora_changes(file, model, neurons)
+    return Verification(artefact, "LoRA", model.name, neurons, tuple(files), tuple(changes))
+
+
+def _verify_single_file(artefact: Path, model: Model, base_file: str | Path | None) -> Verification:
+    neurons = carried_neurons(artefact)
+    with _naming(artefact):
+        exportable(model, neurons)
+    if base_file is None:
+        raise ExportError(
+            f"{artefact}: a single-file checkpoint is compared with the file it was made from. "
+            "Name that file, too."
+        )
+    changes = tuple(single_file_changes(artefact, Path(base_file), model, neurons))
+    return Verification(artefact, "single file", model.name, neurons, (artefact,), changes)

@@ -1,35 +1,41 @@
-"""Step 4: images of a prompt with given neurons off, the same for the same seeds whatever the batch size."""
+"""Step 4: images of prompts with edits applied, the same for the same seeds at any batch size."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from diffusers import DiffusionPipeline
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import ModelError
 from unmemorize._progress import Progress, silent
-from unmemorize.neurons import Neurons, scaled
+from unmemorize.generation._edits import Edit, NeuronEdit
+from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, run, sampler, sampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """How images are generated; the defaults are the paper's (section 4).
+    """How images are generated. The defaults are the paper's (section 4).
 
     Args:
-        images: per prompt.
-        seed: of the one CPU generator that draws the initial noise of a prompt; never the seed of localization.
-        steps: of DDIM.
-        guidance: classifier-free guidance.
-        scale: what switched-off outputs are multiplied by.
-        batch: images per pass; it changes no image beyond rounding.
+        images: number of images per prompt.
+        seed: seed of the CPU generator that draws the initial noise of all images of a prompt.
+            Must differ from the seed of localization.
+        steps: number of DDIM steps.
+        guidance: scale of classifier-free guidance.
+        scale: what the outputs of switched-off neurons are multiplied by.
+        batch: images per pass. It changes no image beyond rounding.
+
+    Raises:
+        ModelError: a number of images or steps is below 1.
     """
 
     images: int = 10
@@ -48,105 +54,178 @@ class GenerationSettings:
 def generate(
     pipe: DiffusionPipeline | Model,
     prompt: str,
-    neurons: Neurons | None = None,
+    neurons: Neurons | Edit | None = None,
     *,
     settings: GenerationSettings | None = None,
 ) -> list[Image.Image]:
-    """Generate images of a prompt, with neurons switched off.
+    """Generate images of a prompt with neurons switched off, or with another edit applied.
+
+    While it runs, the pipeline's scheduler is replaced by DDIM (not for flow matching), and its
+    safety checker is off.
 
     Args:
-        pipe: a loaded pipeline; its scheduler is put aside for DDIM meanwhile (not for flow matching), its safety checker altogether.
+        pipe: a loaded pipeline.
         prompt: the prompt.
-        neurons: what is off; by default nothing.
+        neurons: the neurons to switch off, at ``settings.scale``, or an edit. By default nothing
+            is changed.
         settings: how to generate.
 
     Returns:
-        ``settings.images`` RGB images; image i comes from row i of the initial noise.
+        ``settings.images`` RGB images. Image i starts from row i of the initial noise.
 
     Raises:
         NeuronError: the neurons do not exist in this model.
-        ModelError: the images hold NaN, or there are more steps than the model has timesteps.
+        ModelError: an image holds NaN, or there are more steps than the model has timesteps.
+
+    Source: section 4 of the paper.
+
+    >>> from unmemorize import load_pipeline
+    >>> pipe = load_pipeline("testbed")
+    >>> settings = GenerationSettings(images=2, steps=2)
+    >>> [image.size for image in generate(pipe, "a cat", settings=settings)]
+    [(64, 64), (64, 64)]
     """
     settings = settings or GenerationSettings()
-    return generate_each(Model.of(pipe), [prompt], [neurons or Neurons()], settings=settings)[0]
+    edit = NeuronEdit(neurons, settings.scale) if isinstance(neurons, Neurons) else neurons
+    return generate_each(Model.of(pipe), [prompt], [edit], settings=settings)[0]
 
 
 def generate_each(
     model: Model,
     prompts: Sequence[str],
-    neurons: Sequence[Neurons],
+    edits: Sequence[Edit | None],
     *,
     settings: GenerationSettings,
     progress: Progress = silent,
 ) -> list[list[Image.Image]]:
-    """`generate` for several prompts at once, each with its own neurons off; batches go across prompts.
+    """Generate images of several prompts, each with its own edit, in batches across prompts.
 
-    All prompts start from the same initial noise. ``progress`` is called with denoising steps times images, after each step where the
-    pipeline tells of its steps. Returns a list of images for each prompt.
+    All prompts start from the same initial noise.
+
+    Args:
+        model: the model.
+        prompts: the prompts.
+        edits: one for each prompt. None changes nothing.
+        settings: how to generate. Its ``scale`` does not apply: an edit has its own.
+        progress: called with denoising steps times images, after each step where the pipeline
+            reports its steps, and else after each batch.
+
+    Returns:
+        A list of images for each prompt.
+
+    Raises:
+        NeuronError: an edit has neurons that do not exist in this model.
+        ModelError: an image holds NaN, or there are more steps than the model has timesteps.
     """
-    trained = int(sampler(model.pipe).config.num_train_timesteps)
-    if settings.steps > trained:
-        raise ModelError(
-            f"steps={settings.steps}: {model.name} was trained with {trained} timesteps. Use fewer, such as 50."
-        )
+    _refuse_too_many_steps(model, settings.steps)
     latents = model.draw_latents(settings.images, settings.seed)
-    samples = [(place, seed) for place in range(len(prompts)) for seed in range(settings.images)]
+    samples = [(index, seed) for index in range(len(prompts)) for seed in range(settings.images)]
     images: list[list[Image.Image]] = [[] for _ in prompts]
     done, total = 0, len(samples) * settings.steps
-
-    def stepped(
-        _pipe: object, step: int, _timestep: object, values: dict[str, Any]
-    ) -> dict[str, Any]:
-        progress(done + (step + 1) * len(places), total)
-        return values
-
-    with sampling(model.pipe), _unchecked(model.pipe):
+    with sampling(model.pipe), _without_safety_checker(model.pipe):
         for start in range(0, len(samples), settings.batch):
-            places, seeds = zip(*samples[start : start + settings.batch], strict=True)
-            with scaled(model, [neurons[place] for place in places], settings.scale):
-                output = _from_noise(
-                    model.pipe,
-                    [prompts[place] for place in places],
-                    model.to_denoiser(latents[list(seeds)]),
-                    num_inference_steps=settings.steps,
-                    guidance_scale=settings.guidance,
-                    output_type="np",
-                    callback_on_step_end=stepped,
-                ).images
-            done += settings.steps * len(places)
+            batch = samples[start : start + settings.batch]
+            indices, seeds = zip(*batch, strict=True)
+            with _applied(model, [edits[index] for index in indices]):
+                pixels = _denoise(
+                    model,
+                    [prompts[index] for index in indices],
+                    latents[list(seeds)],
+                    settings,
+                    _batch_progress(progress, done, len(batch), total),
+                )
+            done += settings.steps * len(batch)
             progress(done, total)
-            for place, array in zip(places, output, strict=True):
-                if not np.isfinite(array).all():
-                    raise ModelError(
-                        f"{model.name}: an image of {prompts[place][:60]!r} holds NaN. Load the model with --dtype float32."
-                    )
-                images[place].append(Image.fromarray((array * 255).round().astype(np.uint8)))
+            for index, array in zip(indices, pixels, strict=True):
+                images[index].append(_to_image(array, model, prompts[index]))
     return images
 
 
+def _refuse_too_many_steps(model: Model, steps: int) -> None:
+    timesteps = int(sampler(model.pipe).config.num_train_timesteps)
+    if steps > timesteps:
+        raise ModelError(
+            f"steps={steps}: {model.name} was trained with {timesteps} timesteps. "
+            "Use fewer steps, such as 50."
+        )
+
+
 @contextmanager
-def _unchecked(pipe: Any) -> Iterator[None]:
-    """No safety checker: the black images that it puts in place of others would count as no copies."""
-    checker, registered = getattr(pipe, "safety_checker", None), pipe.config.get("safety_checker")
-    if checker is not None:
-        pipe.safety_checker = None
+def _applied(model: Model, edits: Sequence[Edit | None]) -> Iterator[None]:
+    """Apply to each sample of a batch its own edit."""
+    distinct: list[Edit] = []
+    for edit in edits:
+        if edit is not None and edit not in distinct:
+            distinct.append(edit)
+    with ExitStack() as stack:
+        for edit in distinct:
+            stack.enter_context(edit.applied(model, [other == edit for other in edits]))
+        yield
+
+
+def _denoise(
+    model: Model,
+    prompts: Sequence[str],
+    noise: Tensor,
+    settings: GenerationSettings,
+    progress: Progress,
+) -> NDArray[np.floating[Any]]:
+    """Run the pipeline on initial noise (B, ...). Returns images (B, H, W, 3) in [0, 1]."""
+
+    def stepped(_pipe: object, step: int, _time: object, values: dict[str, Any]) -> dict[str, Any]:
+        progress(step + 1, settings.steps)
+        return values
+
+    output = _run_from_noise(
+        model.pipe,
+        prompts,
+        model.to_denoiser(noise),
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance,
+        output_type="np",
+        callback_on_step_end=stepped,
+    )
+    pixels: NDArray[np.floating[Any]] = output.images
+    return pixels
+
+
+def _batch_progress(progress: Progress, done: int, images: int, total: int) -> Progress:
+    """Report steps of one batch as steps of all batches, times images."""
+    return lambda step, _steps: progress(done + step * images, total)
+
+
+def _to_image(pixels: NDArray[np.floating[Any]], model: Model, prompt: str) -> Image.Image:
+    if not np.isfinite(pixels).all():
+        raise ModelError(
+            f"{model.name}: an image of {prompt[:60]!r} holds NaN. "
+            "Load the model with --dtype float32."
+        )
+    return Image.fromarray((pixels * 255).round().astype(np.uint8))
+
+
+@contextmanager
+def _without_safety_checker(pipe: Any) -> Iterator[None]:
+    """Take the safety checker off: the black images that it returns would not count as copies."""
+    checker = getattr(pipe, "safety_checker", None)
+    registered = pipe.config.get("safety_checker")
+    if checker is None:
+        yield
+        return
+    pipe.safety_checker = None
     try:
         yield
     finally:
-        if checker is not None:
-            pipe.safety_checker = checker
-            pipe.register_to_config(
-                safety_checker=registered
-            )  # diffusers forgets it when the checker is taken away
+        pipe.safety_checker = checker
+        # diffusers forgets the class of a component that was None for a while
+        pipe.register_to_config(safety_checker=registered)
 
 
-def _from_noise(pipe: Any, prompts: Sequence[str], latents: Tensor, **options: Any) -> Any:
-    """The pipeline's output for this initial noise."""
+def _run_from_noise(pipe: Any, prompts: Sequence[str], latents: Tensor, **options: Any) -> Any:
+    """Call the pipeline with this initial noise."""
     if "latents" in inspect.signature(type(pipe).__call__).parameters:
         return run(pipe, prompts, latents=latents, **options)
-    pipe.prepare_intermediate_images = lambda *_, **__: (
-        latents
-    )  # DeepFloyd IF takes no noise from outside
+    # DeepFloyd IF takes no initial noise as an argument
+    pipe.prepare_intermediate_images = lambda *_, **__: latents
     try:
         return run(pipe, prompts, **options)
     finally:

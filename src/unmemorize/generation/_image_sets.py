@@ -1,46 +1,43 @@
-"""Step 4 over many prompts: sets of images in a run folder, each with a record that says how its images came to be.
+"""Sets of images in a run folder, and how their images came to be.
 
 RUN/images/NAME/manifest.json    which neurons, scale, seed, steps, guidance
-RUN/images/NAME/images.jsonl     per prompt its text, its files, and the neurons that were off
+RUN/images/NAME/images.jsonl     for each prompt an `ImageRecord`
 RUN/images/NAME/00003_01.png     prompt 3, seed 1
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from PIL import Image
-
 from unmemorize._errors import RunError
-from unmemorize._files import hash_texts
+from unmemorize._files import from_json
 from unmemorize._prompts import Kind, Prompt
-from unmemorize.engines import Execution, Finished, UnitFunction
-from unmemorize.generation._generate import GenerationSettings, generate_each
+from unmemorize.generation._generate import GenerationSettings
 from unmemorize.generation._neuron_sets import NeuronSet
-from unmemorize.localization import LocalizationRun, read_localizations
 from unmemorize.neurons import Neurons
-from unmemorize.pipelines import Model
-from unmemorize.runs import Inputs, Run, Tally, drive, stream_prompts
+from unmemorize.runs import Run
 
 ImageFormat = Literal["png", "jpeg"]
 IMAGES = "images"
 OVERALL = "overall"
-"""Over all prompts of interest, in a summary; no group and no label has this name."""
+"""The column of all prompts of interest in a summary. No group and no label has this name."""
+_ORIGINAL = "original"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """What a set of images shows; its name is that of its folder.
+    """A set of images to generate.
 
     Args:
-        neurons: what is off.
-        only: only the run's VM or TM prompts: their images, and their neurons.
-        prompts: other prompts than the memorized ones of the run, which then get the neurons of the whole run.
+        neurons: the neurons that are off.
+        only: take only the run's VM or TM prompts: their images, and their neurons.
+        prompts: prompts to use instead of the memorized ones of the run. All of them get the
+            neurons of the whole run.
         label: the name of these other prompts, such as "captions".
-        format: of the files; "png" keeps every pixel, "jpeg" is smaller (quality 95, full colour resolution).
+        format: "png" keeps every pixel. "jpeg" makes smaller files (quality 95, full colour
+            resolution).
     """
 
     neurons: NeuronSet
@@ -49,17 +46,23 @@ class ImageSet:
     label: str = ""
     format: ImageFormat = "png"
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether all images are made with the same neurons off."""
+        return bool(self.prompts) or self.neurons.is_shared
+
     def name(self, scale: float) -> str:
-        """Of the folder: the neurons, with what is out of the ordinary behind."""
+        """Return the name of the folder: the neurons, followed by what is not the default.
+
+        Args:
+            scale: what the outputs of the neurons are multiplied by.
+        """
         parts = [self.neurons.name]
-        if scale and self.neurons.source != "original":
-            parts.append(f"scale-{scale:g}")
-        if (
-            self.only
-            and self.neurons.source != "original"
-            and (self.neurons.pooled or self.prompts)
-        ):
-            parts.append(self.only.lower())
+        if self.neurons.choice != _ORIGINAL:
+            if scale:
+                parts.append(f"scale-{scale:g}")
+            if self.only and self.is_shared:
+                parts.append(self.only.lower())
         if self.prompts:
             parts.append(f"on-{self.label}")
         return "-".join(parts)
@@ -71,18 +74,18 @@ class ImageSetRun:
 
     Args:
         neurons: the name of the neurons that are off, see `NeuronSet`.
-        on: the name of other prompts than those of the run; empty for the run's own.
+        on: the name of prompts other than those of the run; empty for the run's own.
         format: of the files.
-        pool: the neurons that are off for all prompts; None where each prompt has its own.
+        shared: the neurons that are off for all prompts; None if each prompt has its own.
         images, seed, steps, guidance, scale: see `GenerationSettings`.
     """
 
-    kind: ClassVar[str] = "images"
+    kind: ClassVar[str] = IMAGES
 
     neurons: str
     on: str
     format: ImageFormat
-    pool: Neurons | None
+    shared: Neurons | None
     images: int
     seed: int
     steps: int
@@ -91,164 +94,57 @@ class ImageSetRun:
 
     @classmethod
     def of(
-        cls, images: ImageSet, settings: GenerationSettings, pool: Neurons | None
+        cls, images: ImageSet, settings: GenerationSettings, shared: Neurons | None
     ) -> ImageSetRun:
         """Make the settings of the run of a set of images."""
         return cls(
             neurons=images.neurons.name,
             on=images.label,
             format=images.format,
-            pool=pool,
+            shared=shared,
             images=settings.images,
             seed=settings.seed,
             steps=settings.steps,
             guidance=settings.guidance,
-            scale=0.0 if images.neurons.source == "original" else settings.scale,
+            scale=0.0 if images.neurons.choice == _ORIGINAL else settings.scale,
         )
 
 
-@dataclass(frozen=True)
-class GenerateTask:
-    """`generate_each` as a `Task`; its items are index, text and what is off."""
-
-    settings: GenerationSettings
-    format: ImageFormat
-    kind: str = IMAGES
-
-    @property
-    def size(self) -> int:
-        """Prompts whose images fill a batch."""
-        return max(1, self.settings.batch // self.settings.images)
-
-    def prepare(self, model: Model) -> UnitFunction:
-        """See `Task`."""
-        suffix = "jpg" if self.format == "jpeg" else "png"
-
-        def work(items: Sequence[tuple[int, str, Neurons]]) -> list[Finished]:
-            _, texts, off = zip(*items, strict=True)
-            finished = []
-            for (index, text, neurons), drawn in zip(
-                items, generate_each(model, texts, off, settings=self.settings), strict=True
-            ):
-                files = {
-                    f"{index:05d}_{number:02d}.{suffix}": _encoded(image, self.format)
-                    for number, image in enumerate(drawn)
-                }
-                finished.append(
-                    Finished(
-                        {"prompt": text, "files": list(files), "neurons": neurons.to_json()}, files
-                    )
-                )
-            return finished
-
-        return work
-
-
-def generate_all(
-    run: Run,
-    model: Model,
-    images: ImageSet,
-    settings: GenerationSettings,
-    execution: Execution | None = None,
-) -> Tally:
-    """Generate a set of images for a localization run.
-
-    The set shows the run's memorized prompts, each with its own neurons off, or other prompts.
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """The images of one prompt.
 
     Args:
-        run: a run with localizations.
-        model: the model of the run.
-        images: which neurons are off for which prompts.
-        settings: how images are generated.
-        execution: who does the work.
-
-    Returns:
-        How far the run of the images has come, see `image_sets`.
-
-    Raises:
-        RunError: nothing is localized, the run is another model's, or the folder has images made
-            under other settings.
-        NeuronError: a neuron file is malformed or another model's.
+        prompt: its text.
+        files: the names of the files, one for each seed.
+        neurons: the neurons that were off.
     """
-    _check_run(run, model, settings)
-    localized = read_localizations(run, only_memorized=True)
-    prompts, groups = {}, set()
-    for index, prompt in enumerate(stream_prompts(run)):
-        groups.add(prompt.group)
-        if index in localized:
-            prompts[index] = prompt
-    if images.prompts and images.label in (OVERALL, *groups):
-        raise RunError(
-            f"{images.label}: the run has a group of this name, so other prompts need another. "
-            "Rename their file."
-        )
-    chosen = {
-        index: record
-        for index, record in localized.items()
-        if images.only in (None, prompts[index].kind)
-    }
-    if images.prompts:
-        targets = {index: prompt.text for index, prompt in enumerate(images.prompts)}
-    else:
-        targets = {index: record.prompt for index, record in chosen.items()}
-    pool = None
-    if images.prompts or images.neurons.pooled:
-        sources = {
-            index: record
-            for index, record in chosen.items()
-            if prompts[index].memorized is not False or not images.neurons.pooled
-        }
-        pool = images.neurons.pool(sources, model, settings.scale)
-    everything = Neurons.of(pair for record in localized.values() for pair in record.neurons)
-    off = images.neurons.assign(targets, chosen, model, pool=pool, barred=everything)
-    for neurons in off.values():
-        neurons.check(model)
-    folder = run.folder / IMAGES / images.name(settings.scale)
-    set_run = Run.open(
-        folder,
-        ImageSetRun.of(images, settings, pool),
-        inputs=Inputs(
-            fingerprint=model.fingerprint,
-            dtype=str(model.dtype),
-            prompts=hash_texts(targets.values()) if images.prompts else "",
-        ),
-        model=model.name,
-        items=len(targets),
-        way_out=f"delete {folder} to make these images again",
-    )
-    items = [(index, (index, text, off[index])) for index, text in targets.items()]
-    task = GenerateTask(settings, images.format)
-    return drive(set_run, model, task, items, 1 + max(targets, default=-1), execution)
 
-
-def _check_run(run: Run, model: Model, settings: GenerationSettings) -> None:
-    if not model.matches(run.manifest.inputs.fingerprint):
-        raise RunError(
-            f"{run.folder}: the run is one of {run.manifest.model}, which is not the model given. "
-            "Generate with the same model."
-        )
-    if run.manifest.kind != LocalizationRun.kind:
-        return
-    if settings.seed == run.settings(LocalizationRun).localization.noise.seed:
-        raise RunError(
-            f"{run.folder}: its localization used seed {settings.seed}, too. "
-            "Generate with another seed, to see other noise."
-        )
+    prompt: str
+    files: tuple[str, ...]
+    neurons: Neurons
 
 
 def image_sets(run: Run) -> dict[str, Run]:
-    """The sets of images of a run by name, the original ones first; record i of kind "images" is that of prompt i."""
+    """Return the runs of a run's sets of images by name, the original images first."""
     sets = run.nested(IMAGES)
+    names = sorted(sets, key=lambda name: (not name.startswith(_ORIGINAL), name))
+    return {name: sets[name] for name in names}
+
+
+def read_images(images: Run) -> dict[int, ImageRecord]:
+    """Read the records of a set of images by index of the prompt.
+
+    Raises:
+        RunError: a record is damaged.
+    """
     return {
-        name: sets[name]
-        for name in sorted(sets, key=lambda name: (not name.startswith("original"), name))
+        index: from_json(
+            ImageRecord,
+            record,
+            RunError,
+            f"{images.folder}: damaged record of prompt {index}",
+            f"Delete {images.folder} and generate the images again.",
+        )
+        for index, record in images.records(IMAGES).items()
     }
-
-
-def _encoded(image: Image.Image, kind: ImageFormat) -> bytes:
-    buffer = io.BytesIO()
-    if kind == "jpeg":
-        image.save(buffer, "JPEG", quality=95, subsampling=0)
-    else:
-        image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -1,6 +1,4 @@
-"""Which neurons are off when images are generated: those of each prompt, the most frequent ones of a whole run, those of a file, or
-as many random others.
-"""
+"""Named choices of the neurons that are off while images are generated."""
 
 from __future__ import annotations
 
@@ -16,152 +14,192 @@ from unmemorize.localization import Localization
 from unmemorize.neurons import NeuronFile, Neurons, random_control
 from unmemorize.pipelines import Model
 
-Source = Literal["original", "initial", "refined", "top", "top-per-layer", "top-groups", "file"]
+Choice = Literal["original", "initial", "refined", "top", "top-per-layer", "top-groups", "file"]
 Localizations = Mapping[int, Localization]
 """Localizations of memorized prompts by index of the prompt."""
 
-NAMES = "original, initial, refined, top-K, top-K-per-layer, top-K-groups (K neurons or groups, such as top-10), or a neuron file .json"
-_RANDOM = "random-"
+_PER_PROMPT: dict[str, Choice] = {
+    "original": "original",
+    "initial": "initial",
+    "refined": "refined",
+}
+_BY_SUFFIX: dict[str | None, Choice] = {
+    None: "top",
+    "-per-layer": "top-per-layer",
+    "-groups": "top-groups",
+}
 _TOP = re.compile(r"top-([1-9]\d*)(-per-layer|-groups)?")
+_RANDOM = "random-"
+_SYNTAX = (
+    "original, initial, refined, top-K, top-K-per-layer, top-K-groups "
+    "(K neurons or groups, such as top-10), or a neuron file .json"
+)
 
 
 @dataclass(frozen=True)
 class NeuronSet:
-    """A choice of neurons, by the name that users type and that the folder of its images bears.
+    """A choice of neurons. Users type its name, and the folder of its images is called after it.
 
     Args:
-        source: "original" (none), "initial" or "refined" (what was localized for each prompt), "top" (the most frequent refined neurons
-            of the run), "top-per-layer" (those of each layer), "top-groups" (the most frequent groups, a group being all refined neurons
-            of one prompt) or "file" (a neuron file).
-        count: how many neurons or groups for the three "top" sources.
-        random: as many random other neurons of the same layers instead.
+        choice: "original" (none), "initial" or "refined" (what was localized for each prompt),
+            "top" (the refined neurons of most prompts), "top-per-layer" (those of each layer),
+            "top-groups" (the most frequent groups, a group being all refined neurons of a prompt)
+            or "file" (those of a neuron file).
+        count: number of neurons or groups for the three "top" choices.
+        random: whether as many random other neurons of the same layers are taken instead.
         file: the neuron file.
     """
 
-    source: Source
+    choice: Choice
     count: int = 0
     random: bool = False
     file: Path | None = None
 
     @classmethod
     def parse(cls, name: str) -> NeuronSet:
-        """The set of a name: see `NAMES`, each also with ``random-`` in front.
+        """Read the name of a choice.
+
+        Args:
+            name: "original", "initial", "refined", "top-10", "top-10-per-layer", "top-10-groups"
+                or the path of a neuron file. All but "original" may begin with "random-".
 
         Raises:
             NeuronError: the name is unknown.
+
+        >>> NeuronSet.parse("random-top-10-per-layer")
+        NeuronSet(choice='top-per-layer', count=10, random=True, file=None)
         """
         random, plain = name.startswith(_RANDOM), name.removeprefix(_RANDOM)
         if plain.endswith(".json"):
             return cls("file", random=random, file=Path(plain))
-        own: dict[str, Source] = {
-            "original": "original",
-            "initial": "initial",
-            "refined": "refined",
-        }
-        if plain in own and name != "random-original":
-            return cls(own[plain], random=random)
-        found = _TOP.fullmatch(plain)
-        if found is None:
+        if plain in _PER_PROMPT and name != "random-original":
+            return cls(_PER_PROMPT[plain], random=random)
+        match = _TOP.fullmatch(plain)
+        if match is None:
             raise NeuronError(
-                f"neurons {name!r}: unknown. Use {NAMES}; random-NAME takes as many random others."
+                f"neurons {name!r}: unknown. Use {_SYNTAX}. "
+                "With random- in front, as many random other neurons are taken."
             )
-        sources: dict[str | None, Source] = {
-            None: "top",
-            "-per-layer": "top-per-layer",
-            "-groups": "top-groups",
-        }
-        return cls(sources[found[2]], int(found[1]), random)
+        return cls(_BY_SUFFIX[match[2]], int(match[1]), random)
 
     @property
     def name(self) -> str:
-        """As users type it; for a file its stem."""
+        """The name that `parse` reads; for a file "file-" and its stem."""
         plain = {
             "top": f"top-{self.count}",
             "top-per-layer": f"top-{self.count}-per-layer",
             "top-groups": f"top-{self.count}-groups",
             "file": f"file-{self.file.stem}" if self.file else "",
-        }.get(self.source, self.source)
+        }.get(self.choice, self.choice)
         return f"{_RANDOM}{plain}" if self.random else plain
 
     @property
-    def pooled(self) -> bool:
+    def is_shared(self) -> bool:
         """Whether all prompts get the same neurons."""
-        return self.source not in ("original", "initial", "refined")
+        return self.choice not in _PER_PROMPT
+
+    def shared(self, localizations: Localizations, model: Model, scale: float) -> Neurons:
+        """Return the neurons that this choice stands for if all prompts get the same ones.
+
+        For "initial" and "refined" these are the neurons of all prompts together. A random choice
+        gives the neurons that it is the control of.
+
+        Args:
+            localizations: the memorized prompts of the run that count.
+            model: the model.
+            scale: what the outputs of the neurons will be multiplied by.
+
+        Raises:
+            NeuronError: the neuron file is malformed, of another model, or for another scale.
+        """
+        if self.choice == "file":
+            return _read_neurons(self.file or Path(), model, scale)
+        if self.choice == "top":
+            return Neurons.of(most_frequent(localizations)[: self.count])
+        if self.choice == "top-per-layer":
+            return _most_frequent_per_layer(localizations, model, self.count)
+        if self.choice == "top-groups":
+            return _most_frequent_groups(localizations, self.count)
+        return Neurons.of(
+            pair for record in localizations.values() for pair in self._of_prompt(record)
+        )
 
     def assign(
         self,
         indices: Iterable[int],
-        found: Localizations,
+        localizations: Localizations,
         model: Model,
         *,
-        pool: Neurons | None,
-        barred: Neurons,
+        shared: Neurons | None,
+        excluded: Neurons,
     ) -> dict[int, Neurons]:
-        """The neurons for each prompt, by index; random ones are drawn anew for each, the index being their seed.
+        """Return the neurons for each prompt, by index.
+
+        Random controls are drawn for each prompt separately, with its index as the seed.
 
         Args:
-            indices: of the prompts.
-            found: the memorized prompts of the run.
+            indices: the prompts.
+            localizations: the memorized prompts of the run.
             model: the model.
-            pool: the neurons that all prompts get, see `pool`; None where each prompt of the run gets its own.
-            barred: what random controls never contain: all neurons that were found; a prompt's own initial ones are barred, too.
+            shared: the neurons that all prompts get, see `shared`; None if each prompt of the run
+                gets those localized for it.
+            excluded: neurons that random controls never contain, usually all localized ones. They
+                never contain the initial neurons of their own prompt either.
         """
-        if pool is not None:
-            own = dict.fromkeys(indices, pool)
-            initial = {}
+        if shared is not None:
+            neurons = dict.fromkeys(indices, shared)
         else:
-            own = {index: self._own(found[index]) for index in indices}
-            initial = {index: found[index].initial for index in own}
+            neurons = {index: self._of_prompt(localizations[index]) for index in indices}
         if not self.random:
-            return own
-        return {
-            index: random_control(
-                neurons, model.widths, index, exclude=barred | initial.get(index, Neurons())
-            )
-            for index, neurons in own.items()
-        }
+            return neurons
+        controls = {}
+        for index, replaced in neurons.items():
+            exclude = excluded if shared is not None else excluded | localizations[index].initial
+            controls[index] = random_control(replaced, model.widths, index, exclude=exclude)
+        return controls
 
-    def pool(self, found: Localizations, model: Model, scale: float) -> Neurons:
-        """The neurons of the whole run that this set stands for, or is the control of, at this scale.
-
-        Raises:
-            NeuronError: the neuron file is malformed, another model's, or meant for another scale.
-        """
-        records = found.values()
-        if self.source == "file":
-            file = NeuronFile.load(self.file or "")
-            file.check(model)
-            if file.scale != scale:
-                raise NeuronError(
-                    f"{self.file}: these neurons are meant for scale {file.scale:g}, not {scale:g}. Give --scale {file.scale:g}."
-                )
-            return file.neurons
-        if self.source == "top":
-            return Neurons.of(most_frequent(found)[: self.count])
-        if self.source == "top-per-layer":
-            ranked = most_frequent(found)
-            layers = {
-                path: [index for layer, index in ranked if layer == path][: self.count]
-                for path in model.value_layers
-            }
-            return Neurons(layers)
-        if self.source == "top-groups":
-            groups = Counter(record.neurons for record in records if record.neurons)
-            return Neurons.of(pair for group, _ in groups.most_common(self.count) for pair in group)
-        return Neurons.of(pair for record in records for pair in self._own(record))
-
-    def _own(self, record: Localization) -> Neurons:
-        return {"initial": record.initial, "refined": record.neurons}.get(self.source, Neurons())
+    def _of_prompt(self, record: Localization) -> Neurons:
+        if self.choice == "initial":
+            return record.initial
+        if self.choice == "refined":
+            return record.neurons
+        return Neurons()
 
 
-def most_frequent(found: Localizations) -> list[tuple[str, int]]:
-    """Refined neurons, those of most prompts first; equally frequent ones by their highest z-score."""
+def most_frequent(localizations: Localizations) -> list[tuple[str, int]]:
+    """Rank refined neurons by the number of their prompts, then by their highest z-score."""
     frequency: Counter[tuple[str, int]] = Counter()
     highest: dict[tuple[str, int], float] = {}
-    for record in found.values():
+    for record in localizations.values():
         for path, indices in record.neurons.layers.items():
-            scores = record.z_scores.get(path, (0.0,) * len(indices))
-            for index, z in zip(indices, scores, strict=True):
+            z_scores = record.z_scores.get(path, (0.0,) * len(indices))
+            for index, z_score in zip(indices, z_scores, strict=True):
                 frequency[path, index] += 1
-                highest[path, index] = max(z, highest.get((path, index), 0.0))
+                highest[path, index] = max(z_score, highest.get((path, index), 0.0))
     return sorted(frequency, key=lambda neuron: (-frequency[neuron], -highest[neuron], neuron))
+
+
+def _most_frequent_per_layer(localizations: Localizations, model: Model, count: int) -> Neurons:
+    ranked = most_frequent(localizations)
+    return Neurons(
+        {
+            path: [index for layer, index in ranked if layer == path][:count]
+            for path in model.value_layers
+        }
+    )
+
+
+def _most_frequent_groups(localizations: Localizations, count: int) -> Neurons:
+    groups = Counter(record.neurons for record in localizations.values() if record.neurons)
+    return Neurons.of(pair for group, _ in groups.most_common(count) for pair in group)
+
+
+def _read_neurons(path: Path, model: Model, scale: float) -> Neurons:
+    file = NeuronFile.load(path)
+    file.check(model)
+    if file.scale != scale:
+        raise NeuronError(
+            f"{path}: these neurons are meant for scale {file.scale:g}, not {scale:g}. "
+            f"Give --scale {file.scale:g}."
+        )
+    return file.neurons

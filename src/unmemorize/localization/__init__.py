@@ -1,9 +1,9 @@
-"""Step 3: which neurons carry the image that a prompt has memorized."""
+"""Step 3: find the neurons that carry the image a prompt has memorized."""
 
-from unmemorize.localization._evaluator import Evaluator, Limit
+from unmemorize.localization._criteria import Limit
+from unmemorize.localization._evaluator import Evaluator
 from unmemorize.localization._localize import localize, localize_prompt
 from unmemorize.localization._records import Localization
-from unmemorize.localization._replay import plan_for
 from unmemorize.localization._runs import (
     LOCALIZATIONS,
     LocalizationRun,
@@ -29,7 +29,6 @@ __all__ = [
     "localize",
     "localize_all",
     "localize_prompt",
-    "plan_for",
     "read_localizations",
     "record_localization",
     "save_neurons",

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from dataclasses import replace
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection import (
     Detection,
-    NoiseSettings,
-    Probe,
     Score,
     Threshold,
     detection_of,
@@ -22,11 +18,12 @@ from unmemorize.detection import (
     pairs_of,
     pairwise_similarity,
 )
-from unmemorize.localization._bisection import refine_by_bisection
 from unmemorize.localization._evaluator import Evaluator
-from unmemorize.localization._prefixes import Prefixes, Work
+from unmemorize.localization._meter import Meter
+from unmemorize.localization._passes import Pass, Passes
 from unmemorize.localization._records import Localization
-from unmemorize.localization._refinement import refine_greedily, refinement_limit
+from unmemorize.localization._refinement import RefinementContext, refinement_limit
+from unmemorize.localization._refinements import REFINEMENTS
 from unmemorize.localization._selection import select
 from unmemorize.localization._settings import LocalizationSettings
 from unmemorize.neurons import Neurons
@@ -48,17 +45,33 @@ def localize(
     Args:
         pipe: a loaded pipeline.
         prompt: the prompt.
-        statistics: of this model.
+        statistics: activation statistics of this model.
         threshold: calibrated for this model under the same noise settings.
-        settings: how to localize; by default the paper's way.
-        progress: called with the denoiser samples so far, after each pass; nobody knows how many there will be.
+        settings: how to localize. By default the paper's way, with the faster refinement.
+        progress: called after each pass with the denoiser samples so far and None, because nobody
+            knows how many there will be.
 
     Returns:
-        The record of the localization; its ``neurons`` are empty when the prompt is not memorized.
+        The record of the localization. Its ``neurons`` are empty if the prompt is not memorized.
 
     Raises:
         StatisticsError: the statistics belong to another model.
-        ThresholdError: the threshold belongs to another model or other settings, or has none for the criterion "seeds".
+        ThresholdError: the threshold belongs to another model, other settings or another detector,
+            or has no value for the criterion "seeds".
+        ModelError: a value layer does not run.
+
+    >>> from unmemorize import testbed
+    >>> model = Model.load("testbed")
+    >>> threshold = Threshold.load(testbed.threshold_path())
+    >>> record = localize(
+    ...     model,
+    ...     "fundus photograph of healthy retina",
+    ...     statistics=Statistics.load(testbed.statistics_path()),
+    ...     threshold=threshold,
+    ...     settings=LocalizationSettings(noise=threshold.settings, criterion="seeds"),
+    ... )
+    >>> record.memorized, record.neurons
+    (True, Neurons({'down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v': (55,)}))
     """
     settings = settings or LocalizationSettings(noise=threshold.settings)
     return localize_prompt(
@@ -76,55 +89,57 @@ def localize_prompt(
     *,
     progress: Progress = silent,
 ) -> Localization:
-    """`localize` for a `Model`, whose weights are looked at once for many prompts; no inference mode, since it differentiates."""
-    work = Work(progress)
+    """Do what `localize` does for a `Model`.
+
+    The caller's inference mode is left because refinement may need a backward pass.
+    """
+    meter = Meter(progress)
     searched = select_value_layers(model.value_layers, settings.layers)
     statistics.check(model, searched)
     threshold.check(model, settings.noise)
     tau = threshold.of_criterion(settings.criterion)
-    filtering = threshold.tau if settings.seed_threshold is None else settings.seed_threshold
-    prefixes = Prefixes(model, list(searched), work)
-    detection, probe, differences = _detect(model, prompt, filtering, settings.noise, prefixes)
-    common: dict[str, Any] = {
-        "prompt": detection.prompt,
-        "group": detection.group,
-        "detection": detection,
-        "criterion": settings.criterion,
-        "protocol": settings.noise.protocol,
-        "kernel": threshold.kernel,
-    }
-    work.end("detection")
+
+    # noise differences
+    probe = make_probe(model, model.encode([prompt.text]), settings.noise)
+    passes = Passes(model, probe, list(searched), settings.scale, meter)
+    unblocked = passes.run(Neurons(), range(settings.noise.seeds))
+    passes.keep(unblocked)
+
+    # seed filter
+    seed_tau = _first_given(settings.seed_threshold, threshold.tau)
+    detection = _filter_seeds(prompt, unblocked, seed_tau, meter)
+    meter.end("detection")
     if not detection.memorized:
-        return Localization(**common, **_spent(work, prefixes))
-    evaluator = Evaluator(
-        model, probe, differences, detection.memorized_seeds, settings, prefixes, work
-    )
+        return _record(detection, settings, threshold, passes)
+
+    # initial selection
+    evaluator = Evaluator(passes, unblocked, detection.memorized_seeds, settings.criterion)
     activation = {
-        path: value[0].cpu()
-        for path, value in activations(model, probe.text).items()
+        path: layer_activation[0].cpu()
+        for path, layer_activation in activations(model, probe.text).items()
         if path in searched
     }
     z_scores = statistics.z_scores(activation)
-    initial_tau = tau if settings.initial_threshold is None else settings.initial_threshold
-    refinement_tau = tau if settings.refinement_threshold is None else settings.refinement_threshold
+    initial_tau = _first_given(settings.initial_threshold, tau)
     selection = select(evaluator, z_scores, activation, initial_tau, settings)
-    work.end("selection")
-    selected = len(evaluator.trials)
+    meter.end("selection")
+    selection_trials = tuple(evaluator.trials)
+
+    # refinement
+    refinement_tau = _first_given(settings.refinement_threshold, tau)
     limit = refinement_limit(evaluator, selection, refinement_tau, settings.relative_threshold)
-    if settings.refinement == "greedy":
-        refinement = refine_greedily(evaluator, selection, limit, settings)
-    else:
-        ranking = {(path, index): float(z_scores[path][index]) for path, index in selection.neurons}
-        refinement = refine_by_bisection(evaluator, selection, limit, ranking)
-    work.end("refinement")
-    return Localization(
-        **common,
+    refine = REFINEMENTS[settings.refinement]
+    refinement = refine(evaluator, selection, limit, RefinementContext(settings, z_scores))
+    meter.end("refinement")
+
+    return replace(
+        _record(detection, settings, threshold, passes),
         initial=selection.neurons,
         neurons=refinement.neurons,
         initial_score=selection.score,
         score=refinement.score,
         tau=initial_tau,
-        threshold=refinement.threshold,
+        threshold=limit.value,
         theta=selection.theta,
         top_k=selection.top_k,
         theta_exhausted=selection.theta_exhausted,
@@ -135,35 +150,44 @@ def localize_prompt(
         refinement=settings.refinement,
         minimal=refinement.minimal,
         trials={
-            "selection": tuple(evaluator.trials[:selected]),
-            "refinement": tuple(evaluator.trials[selected:]),
+            "selection": selection_trials,
+            "refinement": tuple(evaluator.trials[len(selection_trials) :]),
         },
         differences=evaluator.differences(refinement.neurons),
-        **_spent(work, prefixes),
     )
 
 
-def _spent(work: Work, prefixes: Prefixes) -> dict[str, Any]:
-    counted = {"evaluations": work.evaluations, "work": work.weighted, "spent": work.stages}
-    return {**counted, "recorded_bytes": prefixes.peak, "seconds": work.seconds}
-
-
-def _detect(
-    model: Model, prompt: Prompt, tau: float, settings: NoiseSettings, prefixes: Prefixes
-) -> tuple[Detection, Probe, Tensor]:
-    began = time.perf_counter()
-    probe = make_probe(model, model.encode([prompt.text]), settings)
-    seeds = list(range(settings.seeds))
-    differences, recorded = prefixes.differences(probe, seeds, Neurons())
-    prefixes.keep("unblocked", [recorded])
-    pairs = pairs_of(pairwise_similarity(differences))
+def _filter_seeds(prompt: Prompt, unblocked: Pass, tau: float, meter: Meter) -> Detection:
+    """Keep the seeds whose highest similarity to another seed is above tau."""
+    pairs = pairs_of(pairwise_similarity(unblocked.differences))
     score = Score(
         value=float(pairs.max()),
-        samples=settings.seeds * settings.samples,
-        seeds=tuple(seeds),
+        samples=meter.evaluations,
+        seeds=unblocked.seeds,
         pairs=tuple(pairs.tolist()),
     )
-    detection = detection_of(prompt, score, tau, time.perf_counter() - began)
-    if detection.memorized:
-        prefixes.verify(probe, seeds, differences)
-    return detection, probe, differences
+    return detection_of(prompt, score, tau, meter.seconds)
+
+
+def _record(
+    detection: Detection, settings: LocalizationSettings, threshold: Threshold, passes: Passes
+) -> Localization:
+    """Make the record of a prompt that is not memorized, with the work spent so far."""
+    meter = passes.meter
+    return Localization(
+        prompt=detection.prompt,
+        group=detection.group,
+        detection=detection,
+        criterion=settings.criterion,
+        protocol=settings.noise.protocol,
+        kernel=threshold.kernel,
+        evaluations=meter.evaluations,
+        work=meter.weighted,
+        spent=meter.stages,
+        recorded_bytes=passes.prefixes.peak,
+        seconds=meter.seconds,
+    )
+
+
+def _first_given(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,4 +1,4 @@
-"""What detection and localization leave on record for a prompt."""
+"""The record that localization leaves for a prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unmemorize.neurons import Neurons
 
 @dataclass(frozen=True)
 class Spent:
-    """What a stage took.
+    """The cost of a stage.
 
     Args:
         work: denoiser samples, each weighted by the share of the denoiser's multiply-adds that ran.
@@ -30,12 +30,12 @@ class Spent:
 
 @dataclass(frozen=True)
 class Trial:
-    """A set of neurons that was switched off to see the score.
+    """One test of a set of neurons.
 
     Args:
-        off: how many neurons.
-        score: with them off; where it was seen to be too high before all seeds had run, at least this.
-        below: whether it stayed below the limit.
+        off: how many neurons were off.
+        score: the score with them off. If the test ended early, the score is at least this.
+        below: whether the score stayed below the limit.
     """
 
     off: int
@@ -45,31 +45,42 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Localization:
-    """The neurons found for a prompt and how they were found; for a prompt that is not memorized, none.
+    """The neurons found for a prompt, and how they were found.
+
+    A prompt that is not memorized has no neurons.
 
     Args:
         prompt: the text.
-        group: of the prompt.
-        detection: of the prompt; None for an imported record, which does not say.
-        initial: neurons of the initial selection.
-        neurons: what refinement left of them.
-        initial_score, score: with the initial, with the refined neurons off; None where nothing was localized.
+        group: the group of the prompt.
+        detection: the detection of the prompt; None for an imported record, which has none.
+        initial: the neurons of the initial selection.
+        neurons: those of them that refinement left off.
+        initial_score: the score with the initial neurons off; None if nothing was localized.
+        score: the score with ``neurons`` off; None if nothing was localized.
         tau: the score at which the initial selection ended.
-        threshold: what the score of a refined set had to stay below; at the floor the initial score.
-        theta, top_k: the last ones of the initial selection.
-        theta_exhausted: theta or k ran out before the score fell to tau, so the copy may survive with all candidates off; None when unknown.
+        threshold: what the score had to stay below in refinement. If theta was exhausted, this is
+            the initial score. For a relative test it is the relative threshold.
+        theta: the last theta of the initial selection.
+        top_k: the last k of the initial selection.
+        theta_exhausted: whether theta or k ran out before the score fell to tau. The copy may then
+            survive with all candidates off. None if unknown.
         z_scores: layer -> z-scores of ``neurons``, in their order.
-        refinement: how the initial neurons were thinned out; None for an imported record.
-        minimal: whether no single one of ``neurons`` can be switched back on; None where nothing was localized.
-        criterion, protocol, kernel: how similarity was judged, with MS-SSIM kernel size.
-        evaluations: denoiser samples spent, detection included; None for an imported record.
+        refinement: the method of refinement; None for an imported record.
+        minimal: whether no single one of ``neurons`` can be switched back on; None if nothing was
+            localized.
+        criterion: what counted as still memorized.
+        protocol: which timestep was evaluated, and which details follow the published code.
+        kernel: the kernel size of MS-SSIM, in pixels.
+        evaluations: denoiser samples spent, including detection; None for an imported record.
         work: the same, each weighted by the share of the denoiser's multiply-adds that ran.
-        spent: by stage: detection, selection, refinement.
-        trials: by stage what was tried, in order; what was known without the denoiser is not among them.
-        recorded_bytes: the most memory that recorded outputs of the denoiser took, see docs/method.md.
-        seconds: wall time, detection included; None for an imported record.
-        differences: noise differences of some kept seeds in [0, 1], (1 or 2, seeds, C, H, W): with nothing off, and where they were
-            computed anyway with ``neurons`` off; to look at, no part of the record.
+        spent: stage ("detection", "selection", "refinement") -> its cost.
+        trials: stage -> its tests, in order. Tests answered without the denoiser are left out.
+        recorded_bytes: the most memory that recorded outputs of the denoiser took, see
+            docs/method.md.
+        seconds: wall time, including detection; None for an imported record.
+        differences: noise differences of some memorized seeds in [0, 1], to look at; they are not
+            part of the JSON. Shape (1 or 2, seeds, C, H, W): with nothing off, and, if they were
+            computed anyway, with ``neurons`` off.
     """
 
     prompt: str
@@ -100,7 +111,10 @@ class Localization:
 
     @property
     def memorized(self) -> bool:
-        """Whether at least one seed passed the filter; of an imported record, whether neurons were found."""
+        """Whether at least one seed passed the filter.
+
+        For an imported record: whether neurons were found.
+        """
         return self.detection.memorized if self.detection else bool(self.initial)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,84 +1,73 @@
-"""Greedy refinement: switch candidates back on, layer by layer and then one by one, as long as the copy stays away.
+"""Refinement: which candidates can be switched back on while the copy stays away.
 
-Paper: section 3.2, second part, and algorithm 2.
+A method of refinement is a function like `Refine` in a module of its own. It is registered by its
+name in `RefinementMethod` (_settings.py) and in `REFINEMENTS` (_refinements.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from unmemorize.detection import Protocol
-from unmemorize.localization._evaluator import Evaluator, Limit
-from unmemorize.localization._selection import LayerCandidates, Selection
+from torch import Tensor
+
+from unmemorize.localization._criteria import Limit
+from unmemorize.localization._evaluator import Evaluator
+from unmemorize.localization._selection import Selection
 from unmemorize.localization._settings import LocalizationSettings
 from unmemorize.neurons import Neurons
 
 
 @dataclass(frozen=True)
-class Refinement:
-    """The neurons that are left.
+class RefinementContext:
+    """What a method may use besides the scores.
 
     Args:
-        neurons: what stays off.
-        score: with them off.
-        threshold: what the score had to stay below.
+        settings: of the localization.
+        z_scores: layer -> z-scores of all its neurons, (features,).
+    """
+
+    settings: LocalizationSettings
+    z_scores: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The result of a refinement.
+
+    Args:
+        neurons: the neurons that stay off.
+        score: the score with them off.
         minimal: whether no single one of them can be switched back on.
     """
 
     neurons: Neurons
     score: float
-    threshold: float
     minimal: bool
+
+
+class Refine(Protocol):
+    """A method of refinement."""
+
+    def __call__(
+        self, evaluator: Evaluator, selection: Selection, limit: Limit, context: RefinementContext
+    ) -> Refinement:
+        """Switch candidates back on, as long as the score stays below the limit."""
 
 
 def refinement_limit(
     evaluator: Evaluator, selection: Selection, tau: float, relative: float | None
 ) -> Limit:
-    """What fewer neurons off must stay below: tau, at the floor the selection's own score; or near enough to all candidates off."""
+    """Return what the scores must stay below while candidates are switched back on.
+
+    Args:
+        evaluator: scores the candidates.
+        selection: the result of the initial selection.
+        tau: the threshold. If theta was exhausted, the score of the selection replaces it.
+        relative: if given, the limit is instead this distance of each seed's score from its score
+            with all candidates off, as a fraction.
+    """
     if relative is not None:
         return Limit(relative, reference=evaluator.scores(selection.neurons))
     return Limit(selection.score if selection.theta_exhausted else tau)
-
-
-def refine_greedily(
-    evaluator: Evaluator, selection: Selection, limit: Limit, settings: LocalizationSettings
-) -> Refinement:
-    """Switch candidates back on, last layer first; what brings the score to the limit or above stays off (the paper's refinement).
-
-    Layers are tested whole, then each neuron of the layers that are left: those above theta by index, then the most active ones by falling
-    activation.
-
-    A neuron in both lists stands twice under ``protocol="published"``, as in the published code: taking one copy off the list changes
-    nothing in the model, so it goes only if what is off now passes the test already.
-    """
-    current, score = selection.neurons, selection.score
-    passing = limit.reference is not None or score < limit.value
-    for path in reversed(list(current.layers)):
-        trial = current - Neurons({path: current.layers[path]})
-        found = evaluator.below(trial, limit)
-        if found is not None:
-            current, score, passing = trial, found, True
-    for path in reversed(list(current.layers)):
-        listed = _listed(selection.candidates[path], settings.noise.protocol)
-        for index in list(listed):
-            if listed.count(index) > 1:
-                if passing:
-                    listed.remove(index)
-                continue
-            trial = current - Neurons({path: [index]})
-            found = evaluator.below(trial, limit)
-            if found is not None:
-                current, score, passing = trial, found, True
-                listed.remove(index)
-    minimal = all(
-        evaluator.below(current - Neurons.of([neuron]), limit) is None for neuron in current
-    )
-    return Refinement(current, score, limit.value, minimal)
-
-
-def _listed(layer: LayerCandidates, protocol: Protocol) -> list[int]:
-    """The neurons of a layer in the order of their tests."""
-    doubled = [*layer.above_theta, *layer.most_active]
-    if protocol == "published":
-        return doubled
-    return [index for place, index in enumerate(doubled) if index not in doubled[place + 1 :]]

@@ -1,11 +1,9 @@
-"""Detection and localization of many prompts in a run folder.
+"""Localization of many prompts in a run folder.
 
-RUN/manifest.json, prompts.jsonl      what was asked
-RUN/similarities.jsonl                step `calibrate_in`
-RUN/detections.jsonl                  step `detect_all`
-RUN/localizations.jsonl               step `localize_all`
-RUN/neurons.json                      what `save_neurons` makes of them
+RUN/manifest.json, prompts.jsonl      what was asked, see `open_run`
+RUN/localizations.jsonl               one record per prompt, from `localize_all`
 RUN/differences/00003.png             noise differences of prompt 3, to look at
+RUN/neurons.json                      the neurons of all prompts together, from `save_neurons`
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -21,9 +19,7 @@ from torch import Tensor
 
 from unmemorize._errors import RunError
 from unmemorize._prompts import Prompt
-from unmemorize.detection import (
-    Threshold,
-)
+from unmemorize.detection import Threshold
 from unmemorize.engines import Execution, Finished, UnitFunction
 from unmemorize.localization._localize import localize_prompt
 from unmemorize.localization._records import Localization
@@ -34,10 +30,9 @@ from unmemorize.runs import Run, Tally, drive, prompt_count, stream_prompts
 from unmemorize.statistics import Statistics
 
 LOCALIZATIONS = "localizations"
-NEURONS = "neurons.json"
-
-
-DIFFERENCES = "differences"
+"""The step whose records are localizations."""
+_NEURON_FILE = "neurons.json"
+_DIFFERENCES = "differences"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +41,11 @@ class LocalizationRun:
 
     Args:
         localization: how neurons are searched.
-        tau, tau_seeds: the thresholds.
-        threshold_prompts, statistics_prompts: hashes of the prompts these were made on.
-        searched: the value layers that are searched, in their order.
+        tau: the threshold of the criterion "unblocked".
+        tau_seeds: the threshold of the criterion "seeds", if there is one.
+        threshold_prompts: the hash of the prompts on which the threshold was calibrated.
+        statistics_prompts: the hash of the prompts of the activation statistics.
+        searched: the value layers that are searched, in the order in which they run.
     """
 
     kind: ClassVar[str] = "localization"
@@ -81,7 +78,7 @@ class LocalizationRun:
 
 @dataclass(frozen=True)
 class LocalizeTask:
-    """`localize_prompt` as a `Task`; its items are index and prompt."""
+    """`localize_prompt` as a `Task`, whose items are (index, prompt)."""
 
     statistics: Statistics
     threshold: Threshold
@@ -90,33 +87,39 @@ class LocalizeTask:
     size: int = 1
 
     def prepare(self, model: Model) -> UnitFunction:
-        """See `Task`."""
+        """Check that statistics and threshold belong to the model, see `Task`."""
         self.statistics.check(model, select_value_layers(model.value_layers, self.settings.layers))
         self.threshold.check(model, self.settings.noise)
         self.threshold.of_criterion(self.settings.criterion)
 
         def work(items: Sequence[tuple[int, Prompt]]) -> list[Finished]:
-            return [
-                _finished(
-                    index,
-                    localize_prompt(model, prompt, self.statistics, self.threshold, self.settings),
+            finished = []
+            for index, prompt in items:
+                record = localize_prompt(
+                    model, prompt, self.statistics, self.threshold, self.settings
                 )
-                for index, prompt in items
-            ]
+                finished.append(_finished(index, record))
+            return finished
 
         return work
 
 
-def _finished(index: int, found: Localization) -> Finished:
-    return Finished(
-        found.to_json(),
-        {} if found.differences is None else {difference_file(index): _picture(found.differences)},
-    )
+def _finished(index: int, record: Localization) -> Finished:
+    files = {}
+    if record.differences is not None:
+        files[difference_file(index)] = _picture(record.differences)
+    return Finished(record.to_json(), files)
 
 
-def record_localization(run: Run, index: int, found: Localization) -> None:
-    """Add what was localized elsewhere for a prompt of the run."""
-    finished = _finished(index, found)
+def record_localization(run: Run, index: int, record: Localization) -> None:
+    """Add the localization of a prompt of the run that was made elsewhere.
+
+    Args:
+        run: a run with prompts.
+        index: the position of the prompt in the run.
+        record: its localization.
+    """
+    finished = _finished(index, record)
     for name, content in finished.files.items():
         run.write(name, content)
     run.append(LOCALIZATIONS, index, finished.record)
@@ -131,13 +134,18 @@ def localize_all(
     settings: LocalizationSettings,
     execution: Execution | None = None,
 ) -> Tally:
-    """Localize each prompt of a run, see `read_localizations`.
+    """Localize every prompt of a run that has no localization yet.
 
     Args:
         run: a run with prompts, see `open_run`.
         model: the model.
-        statistics, threshold, settings: as in `localize`.
-        execution: who does the work.
+        statistics: as in `localize`.
+        threshold: as in `localize`.
+        settings: as in `localize`.
+        execution: the engine, the shard and the progress callback.
+
+    Returns:
+        How many prompts are done, and which failed.
     """
     task = LocalizeTask(statistics, threshold, settings)
     items = ((index, (index, prompt)) for index, prompt in enumerate(stream_prompts(run)))
@@ -145,12 +153,21 @@ def localize_all(
 
 
 def difference_file(index: int) -> str:
-    """Where the run keeps a picture of the noise differences of a localized prompt: a row for all neurons on, one for those found off."""
-    return f"{DIFFERENCES}/{index:05d}.png"
+    """Return where the run keeps the picture of the noise differences of a prompt.
+
+    The picture has one row with all neurons on, and one with the localized neurons off.
+
+    >>> difference_file(3)
+    'differences/00003.png'
+    """
+    return f"{_DIFFERENCES}/{index:05d}.png"
 
 
 def _picture(differences: Tensor) -> bytes:
-    """Rows and columns as one PNG file; of latents the first three channels are shown as red, green and blue."""
+    """Make a PNG file of noise differences (rows, columns, C, H, W).
+
+    The first three channels of latents are shown as red, green and blue.
+    """
     rows, columns, channels, height, width = differences.shape
     shown = (
         differences[:, :, :3] if channels >= 3 else differences[:, :, :1].expand(-1, -1, 3, -1, -1)
@@ -162,43 +179,60 @@ def _picture(differences: Tensor) -> bytes:
 
 
 def stream_localizations(run: Run) -> Iterator[Localization]:
-    """The finished localizations of a run one by one, in the order of the prompts."""
+    """Yield the finished localizations of a run one by one, in the order of the prompts."""
     return (Localization.from_json(record) for _, record in run.stream(LOCALIZATIONS))
 
 
 def save_neurons(
     run: Run, model: Model, threshold: Threshold, settings: LocalizationSettings
 ) -> NeuronFile:
-    """Write the neurons of all memorized prompts of a run together to RUN/neurons.json; the file also says of how many prompts."""
-    count, memorized, together = 0, 0, set()
+    """Write the neurons of all memorized prompts of a run together to RUN/neurons.json.
+
+    The file also says of how many prompts they are, and how they were localized.
+    """
+    prompts = 0
+    memorized = 0
+    together: set[tuple[str, int]] = set()
     for record in stream_localizations(run):
-        count, memorized = count + 1, memorized + record.memorized
+        prompts += 1
+        memorized += record.memorized
         together |= set(record.neurons)
-    found: dict[str, Any] = {"prompts": count, "memorized": memorized, "tau": threshold.tau}
-    found |= {name: getattr(settings, name) for name in ("criterion", "layers", "refinement")}
-    found |= {"protocol": threshold.settings.protocol, "seeds": threshold.settings.seeds}
-    file = NeuronFile.of(model, Neurons.of(together), scale=settings.scale, found=found)
-    file.save(run.folder / NEURONS)
+    origin = {
+        "prompts": prompts,
+        "memorized": memorized,
+        "tau": threshold.tau,
+        "criterion": settings.criterion,
+        "layers": settings.layers,
+        "refinement": settings.refinement,
+        "protocol": threshold.settings.protocol,
+        "seeds": threshold.settings.seeds,
+    }
+    file = NeuronFile.of(model, Neurons.of(together), scale=settings.scale, found=origin)
+    file.save(run.folder / _NEURON_FILE)
     return file
 
 
 def read_localizations(run: Run, *, only_memorized: bool = False) -> dict[int, Localization]:
-    """The finished localizations of a run, by index of the prompt.
+    """Return the finished localizations of a run, by the index of the prompt.
 
     Args:
-        run: as `localize_all` leaves it.
-        only_memorized: those of memorized prompts, of which there may be none.
+        run: a run in which prompts were localized.
+        only_memorized: whether to leave out prompts that are not memorized. The result may then be
+            empty.
 
     Raises:
         RunError: nothing is localized.
     """
-    found, empty = {}, True
+    localizations = {}
+    is_empty = True
     for index, record in run.stream(LOCALIZATIONS):
-        localization, empty = Localization.from_json(record), False
+        is_empty = False
+        localization = Localization.from_json(record)
         if localization.memorized or not only_memorized:
-            found[index] = localization
-    if empty:
+            localizations[index] = localization
+    if is_empty:
         raise RunError(
-            f"{run.folder}: nothing is localized there. Localize into a folder of its own: unmemorize localize -o FOLDER"
+            f"{run.folder}: nothing is localized there. Localize into a folder of its own: "
+            "unmemorize localize -o FOLDER"
         )
-    return found
+    return localizations

@@ -1,15 +1,19 @@
-"""What a localization can be told; the defaults are the paper's, except for the faster refinement."""
+"""Settings of localization. The defaults are the paper's, except for the faster refinement."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from math import isfinite
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from unmemorize._errors import ModelError
 from unmemorize.detection import NoiseSettings
 
 Criterion = Literal["unblocked", "seeds"]
 RefinementMethod = Literal["bisect", "greedy"]
+Similarity = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,23 +22,37 @@ class LocalizationSettings:
 
     Args:
         noise: how noise differences are made.
-        criterion: what counts as still memorized. "unblocked" (paper): the blocked noise differences resemble the unblocked ones, seed
-            by seed. "seeds": the blocked noise differences of different seeds resemble each other.
-        refinement: how candidates are thinned out. "bisect": by groups, the neurons of the highest z-scores last, until none can go alone.
-            "greedy": layer by layer and neuron by neuron in the paper's order.
-        layers: the value layers searched: "default" (down and middle blocks), "all", or a pattern.
-        theta: z-score above which a neuron is a candidate at first.
-        theta_step: how much theta falls, and by how many k grows by one, while the score stays above the threshold.
+        criterion: what counts as still memorized. "unblocked" (paper): the blocked noise difference
+            of a seed resembles the unblocked one. "seeds": the blocked noise differences of
+            different seeds resemble each other.
+        refinement: how candidates are thinned out. "bisect": in groups, until no single neuron can
+            be switched back on. "greedy": layer by layer and neuron by neuron, in the
+            paper's order.
+        layers: the value layers to search: "default" (down and middle blocks), "all", or a pattern.
+        theta: the z-score above which a neuron is a candidate at first.
+        theta_step: how much theta falls, while k grows by one, at each step of the selection.
         theta_floor: where theta stops falling.
-        top_k: k at first.
-        use_theta, use_top_k: whether the initial selection takes the neurons above theta, and the k most active ones (the paper's
-            ablations; at least one of the two). Without theta only the width of the layers ends the selection.
-        scale: what switched-off outputs are multiplied by.
-        seed_threshold: the similarity above which a seed is kept, instead of the threshold's tau.
-        initial_threshold: the score at which the initial selection ends, instead of the threshold of the criterion.
-        refinement_threshold: the score below which refinement switches neurons on again, instead of the same.
-        relative_threshold: refine by another test: over the seeds, the score with fewer neurons off is off by less than this fraction
-            from that with all candidates off; criterion "unblocked" only.
+        top_k: the number of most active neurons of each layer that are candidates at first.
+        use_theta: whether neurons above theta are candidates (without it: an ablation of the
+            paper, where only the width of the layers ends the selection).
+        use_top_k: whether the most active neurons are candidates (without it: an ablation of the
+            paper).
+        scale: what the outputs of switched-off neurons are multiplied by.
+        seed_threshold: the similarity above which a seed counts as memorized, instead of tau.
+        initial_threshold: the score at which the initial selection ends, instead of the threshold
+            of the criterion.
+        refinement_threshold: the score below which refinement may switch neurons back on, instead
+            of the threshold of the criterion.
+        relative_threshold: another test for refinement: how much the score of each seed may differ
+            from its score with all candidates off, as a fraction of the latter. Criterion
+            "unblocked" only.
+
+    Raises:
+        ModelError: a value is of another type or out of range, or two settings exclude each other.
+
+    >>> LocalizationSettings(top_k=-1)
+    Traceback (most recent call last):
+    unmemorize._errors.ModelError: top_k=-1: expected `int` >= 0. Choose such a value.
     """
 
     noise: NoiseSettings = field(default_factory=NoiseSettings)
@@ -42,45 +60,56 @@ class LocalizationSettings:
     refinement: RefinementMethod = "bisect"
     layers: str = "default"
     theta: float = 5.0
-    theta_step: float = 0.25
+    theta_step: Annotated[float, msgspec.Meta(gt=0)] = 0.25
     theta_floor: float = 1.0
-    top_k: int = 0
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0
     use_theta: bool = True
     use_top_k: bool = True
     scale: float = 0.0
-    seed_threshold: float | None = None
-    initial_threshold: float | None = None
-    refinement_threshold: float | None = None
-    relative_threshold: float | None = None
+    seed_threshold: Similarity | None = None
+    initial_threshold: Similarity | None = None
+    refinement_threshold: Similarity | None = None
+    relative_threshold: Similarity | None = None
 
     def __post_init__(self) -> None:
-        if self.criterion not in ("unblocked", "seeds"):
-            raise ModelError(f"criterion {self.criterion!r}: unknown. Use unblocked or seeds.")
-        if self.refinement not in ("bisect", "greedy"):
-            raise ModelError(f"refinement {self.refinement!r}: unknown. Use bisect or greedy.")
-        if self.theta_step <= 0 or self.theta <= self.theta_floor:
+        _check_types(self)
+        if self.theta <= self.theta_floor:
             raise ModelError(
-                f"theta {self.theta} to {self.theta_floor} by {self.theta_step}: theta must fall. Use a lower floor and a step above 0."
+                f"theta={self.theta}: must be above theta_floor={self.theta_floor}, since it falls "
+                "to it. Choose a lower floor."
             )
-        if self.top_k < 0:
-            raise ModelError(f"top_k={self.top_k}: k counts neurons. Use 0 or more.")
         if not (self.use_theta or self.use_top_k):
             raise ModelError(
-                "neither theta nor top-k selects candidates: nothing would be found. Leave one of the two on."
+                "use_theta=False, use_top_k=False: nothing would be a candidate. "
+                "Leave one of the two on."
             )
-        for name in (
-            "seed_threshold",
-            "initial_threshold",
-            "refinement_threshold",
-            "relative_threshold",
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ModelError(f"{name}={value}: must lie between 0 and 1, as similarities do.")
-        if self.relative_threshold is not None and (
-            self.refinement_threshold is not None or self.criterion == "seeds"
-        ):
+        if self.relative_threshold is not None and self.refinement_threshold is not None:
             raise ModelError(
-                "a relative threshold compares scores seed by seed: it excludes a refinement threshold and the criterion seeds. "
-                "Use the criterion unblocked, and one of the two thresholds."
+                f"relative_threshold={self.relative_threshold}, "
+                f"refinement_threshold={self.refinement_threshold}: they are two tests for the "
+                "same step. Choose one of the two thresholds."
             )
+        if self.relative_threshold is not None and self.criterion == "seeds":
+            raise ModelError(
+                f"relative_threshold={self.relative_threshold}: it compares scores seed by seed, "
+                'which criterion="seeds" does not have. Choose the criterion unblocked.'
+            )
+
+
+def _check_types(settings: LocalizationSettings) -> None:
+    """Check every field against its annotation, with its range or choices."""
+    for name, expected in get_type_hints(type(settings), include_extras=True).items():
+        value: Any = getattr(settings, name)
+        if expected is NoiseSettings and isinstance(value, NoiseSettings):
+            continue  # it has checked itself
+        try:
+            msgspec.convert(value, expected)
+        except msgspec.ValidationError as problem:
+            reason = str(problem)
+            choices = get_args(expected) if get_origin(expected) is Literal else ("such a value",)
+            way_out = f"Choose {' or '.join(choices)}."
+            raise ModelError(
+                f"{name}={value!r:.60}: {reason[:1].lower()}{reason[1:]}. {way_out}"
+            ) from problem
+        if isinstance(value, float) and not isfinite(value):
+            raise ModelError(f"{name}={value}: not a finite number. Choose a finite one.")

@@ -1,17 +1,28 @@
-"""How much is still copied, how diverse, aligned and good the images are."""
+"""How much is still copied, and how diverse, aligned and good the images are."""
 
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._copies import copy_scores, pixel_correlation
 from unmemorize.metrics._descriptor import BundledDescriptor, CopyNet, Descriptor
 from unmemorize.metrics._detection import Separation, auroc, tpr_at_fpr
 from unmemorize.metrics._download import download, fetch_images
-from unmemorize.metrics._evaluation import EvaluationRun, evaluate_all, quality_all
+from unmemorize.metrics._evaluation import evaluate_all
 from unmemorize.metrics._images import numbered_images, read_image, read_references
+from unmemorize.metrics._metric import Instrument, Instruments, Metric, PromptImages, Values
 from unmemorize.metrics._quality import FeatureExtractor, InceptionFeatures
+from unmemorize.metrics._quality_sets import QualityRecord, quality_all, read_quality
+from unmemorize.metrics._records import (
+    EvaluationRun,
+    MeasuredMetric,
+    PromptMetrics,
+    References,
+    read_metrics,
+)
+from unmemorize.metrics._registered import METRICS, make_metrics
 from unmemorize.metrics._scripted import SSCD_SHA256, SSCD_URL, FileDescriptor
-from unmemorize.metrics._summary import summarize, wilson_interval
+from unmemorize.metrics._summary import Summary, summarize, wilson_interval
 
 __all__ = [
+    "METRICS",
     "SSCD_SHA256",
     "SSCD_URL",
     "BundledDescriptor",
@@ -22,16 +33,29 @@ __all__ = [
     "FeatureExtractor",
     "FileDescriptor",
     "InceptionFeatures",
+    "Instrument",
+    "Instruments",
+    "MeasuredMetric",
+    "Metric",
+    "PromptImages",
+    "PromptMetrics",
+    "QualityRecord",
+    "References",
     "Separation",
+    "Summary",
+    "Values",
     "auroc",
     "copy_scores",
     "download",
     "evaluate_all",
     "fetch_images",
+    "make_metrics",
     "numbered_images",
     "pixel_correlation",
     "quality_all",
     "read_image",
+    "read_metrics",
+    "read_quality",
     "read_references",
     "summarize",
     "tpr_at_fpr",

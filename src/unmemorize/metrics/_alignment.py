@@ -1,4 +1,4 @@
-"""CLIP: alignment A_CLIP, the cosine between an image and its prompt, and image features for CLIP-FID."""
+"""A CLIP: cosines between images and texts for A_CLIP, and image features for CLIP-FID."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ from unmemorize._errors import MetricError
 
 
 class ClipAlignment:
-    """Image-text cosines and image features by a CLIP of the transformers library.
+    """A CLIP model of the transformers library, on the CPU.
 
     Args:
-        source: a folder or Hub id; by default the CLIP of the bundled model, which is for that model's images only.
+        source: a folder or Hub id. The default is the CLIP of the bundled model, which knows only
+            that model's images.
 
     Raises:
         MetricError: the CLIP cannot be loaded.
+
+    >>> from PIL import Image
+    >>> ClipAlignment()([Image.new("RGB", (64, 64))], "a cat").shape
+    torch.Size([1])
     """
 
     kind: Literal["FID", "CLIP-FID"] = "CLIP-FID"
@@ -33,9 +38,8 @@ class ClipAlignment:
     def __init__(self, source: str | Path | None = None) -> None:
         if source is None:
             source = _bundled.clip_path()
-        from transformers import (
-            CLIPImageProcessor,  # here, as it warns on import where torchvision is missing
-        )
+        # imported here, since it warns on import if torchvision is missing
+        from transformers import CLIPImageProcessor
 
         self.name = Path(source).name
         try:
@@ -47,12 +51,13 @@ class ClipAlignment:
         except (OSError, ValueError) as problem:
             reason = str(problem).strip().split("\n")[0]
             raise MetricError(
-                f"{source}: no CLIP can be loaded from there ({reason}). Give a folder or Hub id of a CLIP model."
+                f"{source}: no CLIP can be loaded from there ({reason}). "
+                "Give a folder or Hub id of a CLIP model."
             ) from problem
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the weights."""
+        """SHA-256 of the weights, as hexadecimal."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self._clip.state_dict().items()):
             digest.update(name.encode())
@@ -61,7 +66,7 @@ class ClipAlignment:
 
     @torch.inference_mode()
     def features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Image embeddings before normalisation, shape (N, D), as CLIP-FID takes them."""
+        """Return image embeddings before normalisation, (N, D), as CLIP-FID needs them."""
         pixels = self._pixels(images)
         projected: Tensor = self._clip.visual_projection(
             self._clip.vision_model(pixel_values=pixels).pooler_output
@@ -70,7 +75,7 @@ class ClipAlignment:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image], text: str) -> Tensor:
-        """Cosines in [-1, 1] between each image and the text, shape (N,)."""
+        """Return the cosine in [-1, 1] between each image and the text, (N,)."""
         pixels = self._pixels(images)
         tokens = self._tokenizer([text], padding="max_length", truncation=True, return_tensors="pt")
         output = self._clip(

@@ -1,4 +1,4 @@
-"""Copies and diversity: how close generated images are to others (SSCD_Gen, SSCD_Orig) and to each other (D_SSCD)."""
+"""Metrics by a copy descriptor: SSCD_Gen, SSCD_Orig and D_SSCD (section 4 of the paper)."""
 
 from __future__ import annotations
 
@@ -11,65 +11,149 @@ from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import MetricError
+from unmemorize.metrics._metric import Instruments, PromptImages
+
+
+class SscdOrig:
+    """SSCD_Orig: for each seed the highest similarity in [-1, 1] to a training image."""
+
+    name = "sscd-orig"
+    label = "SSCD_Orig"
+
+    def __init__(self, instruments: Instruments) -> None:
+        self.measured_by = instruments.by_descriptor
+
+    def __call__(self, images: PromptImages) -> tuple[float, ...] | None:
+        """See `Metric`. There is no value without a training image."""
+        if not images.training:
+            return None
+        scores = copy_scores(images.generated_embeddings, images.training_embeddings)
+        return tuple(scores.tolist())
+
+
+class SscdGen:
+    """SSCD_Gen: for each seed the similarity in [-1, 1] to the image with nothing off."""
+
+    name = "sscd-gen"
+    label = "SSCD_Gen"
+
+    def __init__(self, instruments: Instruments) -> None:
+        self.measured_by = instruments.by_descriptor
+
+    def __call__(self, images: PromptImages) -> tuple[float, ...] | None:
+        """See `Metric`. There is no value without original images."""
+        if not images.originals:
+            return None
+        similarity = seedwise_similarity(images.generated_embeddings, images.original_embeddings)
+        return tuple(similarity.tolist())
+
+
+class Diversity:
+    """D_SSCD: the median similarity in [-1, 1] between the seeds of a prompt."""
+
+    name = "d-sscd"
+    label = "D_SSCD"
+
+    def __init__(self, instruments: Instruments) -> None:
+        self.measured_by = instruments.by_descriptor
+
+    def __call__(self, images: PromptImages) -> float | None:
+        """See `Metric`. There is no value for a single image."""
+        if len(images.generated) < 2:
+            return None
+        return diversity(images.generated_embeddings)
 
 
 def seedwise_similarity(first: Tensor, second: Tensor) -> Tensor:
-    """SSCD_Gen: cosines between embeddings (N, D) of the same seeds, shape (N,).
+    """Return the cosines between the embeddings of the same seeds.
+
+    Args:
+        first, second: unit vectors, (N, D).
+
+    Returns:
+        Cosines in [-1, 1], (N,).
 
     Raises:
         MetricError: the two have different shapes.
+
+    >>> seedwise_similarity(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]]))
+    tensor([0.6000])
     """
     if first.shape != second.shape:
         raise MetricError(
-            f"{len(first)} and {len(second)} images cannot be compared seed by seed. Generate both with the same settings."
+            f"{len(first)} and {len(second)} images cannot be compared seed by seed. "
+            "Generate both with the same settings."
         )
     return (first * second).sum(1)
 
 
 def copy_scores(generated: Tensor, references: Tensor) -> Tensor:
-    """SSCD_Orig: for each generated image the highest cosine to a training image; embeddings (N, D) and (M, D), shape (N,).
+    """Return for each generated image the highest cosine to a training image.
+
+    Args:
+        generated: unit vectors, (N, D).
+        references: unit vectors, (M, D).
+
+    Returns:
+        Cosines in [-1, 1], (N,).
 
     Raises:
         MetricError: there is no reference.
+
+    >>> copy_scores(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    tensor([0.6000])
     """
     if not len(references):
         raise MetricError(
-            "no training image to compare with. Name at least one in the column images of the prompt file."
+            "no training image to compare with. "
+            "Name at least one in the column images of the prompt file."
         )
     return (generated @ references.T).amax(1)
 
 
 def diversity(embeddings: Tensor) -> float:
-    """D_SSCD: the median cosine between the images of one prompt, embeddings (N, D); lower is more diverse.
+    """Return the median cosine between the images of one prompt; lower is more diverse.
+
+    Args:
+        embeddings: unit vectors, (N, D).
 
     Raises:
-        MetricError: fewer than two images.
+        MetricError: there are fewer than two images.
+
+    >>> round(diversity(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])), 2)
+    0.6
     """
     if len(embeddings) < 2:
         raise MetricError(
-            f"{len(embeddings)} image(s): diversity needs at least 2. Generate more images per prompt."
+            f"{len(embeddings)} image(s): diversity needs at least 2. "
+            "Generate more images per prompt."
         )
     rows, columns = torch.triu_indices(len(embeddings), len(embeddings), 1)
     return float(np.median((embeddings[rows] * embeddings[columns]).sum(1).numpy()))
 
 
 def pixel_correlation(first: Sequence[Image.Image], second: Sequence[Image.Image]) -> list[float]:
-    """Pearson correlation over pixels and channels, image by image, in [-1, 1]; 0 where an image is constant.
+    """Return the Pearson correlation over pixels and channels, image by image.
 
-    The second images are resized to the size of the first.
+    The colour of images counts. The metric `PixelCorrelation` removes it.
+
+    Args:
+        first: images.
+        second: as many others, each resized to the size of its partner.
+
+    Returns:
+        Numbers in [-1, 1]; 0 where an image is constant.
     """
-    found = []
+    correlations = []
     for one, other in zip(first, second, strict=True):
-        a = np.asarray(one.convert("RGB"), dtype=np.float64).ravel()
-        b = np.asarray(
-            other.convert("RGB").resize(one.size, Image.Resampling.BICUBIC), dtype=np.float64
-        ).ravel()
-        found.append(correlation(a, b))
-    return found
+        resized = other.convert("RGB").resize(one.size, Image.Resampling.BICUBIC)
+        a, b = (np.asarray(image, dtype=np.float64) for image in (one.convert("RGB"), resized))
+        correlations.append(correlation(a.ravel(), b.ravel()))
+    return correlations
 
 
 def correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Pearson correlation of two vectors, in [-1, 1]; 0 where one is constant."""
+    """Return the Pearson correlation of two vectors, in [-1, 1]; 0 if one is constant."""
     a, b = first - first.mean(), second - second.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norm if norm else 0.0

@@ -1,6 +1,7 @@
-"""Copy descriptors: images to unit vectors whose cosine is high for copies of the same image.
+"""Copy descriptors, which turn images into unit vectors whose cosine is high for copies.
 
-The bundled one is made in the manner of SSCD (Pizzi et al., CVPR 2022) for images of the bundled model's size.
+The bundled one is modelled on SSCD (Pizzi et al., CVPR 2022), for images as small as those of the
+bundled model.
 """
 
 from __future__ import annotations
@@ -24,23 +25,31 @@ from unmemorize._files import read_bytes
 
 
 class Descriptor(Protocol):
-    """Anything that turns images into unit vectors; ``name`` and ``digest`` (of its weights) stand beside each number it gives."""
+    """Anything that turns images into unit vectors."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name that records and reports give with each number."""
+        ...
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """SHA-256 of the weights, as hexadecimal."""
+        ...
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Embeddings of shape (N, D), each of norm 1."""
+        """Return embeddings, (N, D), each of norm 1."""
         ...
 
 
 class CopyNet(nn.Module):
-    """A small residual network: RGB in [-1, 1] of shape (B, 3, 64, 64) to unit vectors (B, 128)."""
+    """A small residual network from RGB in [-1, 1], (B, 3, 64, 64), to unit vectors (B, 128)."""
 
-    SIDE, WIDTHS, FEATURES, POWER = 64, (32, 64, 96, 128), 128, 3.0
+    SIDE = 64
+    WIDTHS = (32, 64, 96, 128)
+    FEATURES = 128
+    POWER = 3.0
+    """Exponent of the generalised mean over pixels, as in SSCD."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,21 +74,24 @@ class CopyNet(nn.Module):
         hidden = images
         for down, norm, block in zip(self.down, self.norms, self.blocks, strict=True):
             hidden = F.gelu(norm(down(hidden)))
-            hidden = hidden + block(hidden)  # (B, width, side / 2^level, ...)
-        pooled = (
-            hidden.clamp_min(1e-6).pow(self.POWER).mean((2, 3)).pow(1 / self.POWER)
-        )  # generalised mean, as in SSCD
+            hidden = hidden + block(hidden)  # (B, width, side / 2^level, side / 2^level)
+        pooled = hidden.clamp_min(1e-6).pow(self.POWER).mean((2, 3)).pow(1 / self.POWER)
         return F.normalize(self.head(pooled), dim=1)
 
 
 class BundledDescriptor:
-    """The bundled copy descriptor; images of any size are squashed to 64 x 64.
+    """The bundled copy descriptor. Images of any size are squashed to 64 x 64.
 
     Args:
-        path: a safetensors file of `CopyNet` weights; by default the bundled one.
+        path: a safetensors file of `CopyNet` weights. The default is the bundled one.
 
     Raises:
         MetricError: the file is missing or holds other weights.
+
+    >>> image = Image.radial_gradient("L")
+    >>> first, second = BundledDescriptor()([image, image.rotate(1)])
+    >>> bool(first @ second > 0.9)
+    True
     """
 
     name = "unmemorize-copy-64"
@@ -94,12 +106,13 @@ class BundledDescriptor:
             self._net.load_state_dict({key: tensor.float() for key, tensor in load(data).items()})
         except (SafetensorError, RuntimeError) as problem:
             raise MetricError(
-                f"{path}: not the weights of the bundled copy descriptor. Install the package again."
+                f"{path}: not the weights of the bundled copy descriptor. "
+                "Install the package again."
             ) from problem
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Embeddings of shape (N, 128), float32, each of norm 1."""
+        """Return embeddings, (N, 128), float32, each of norm 1."""
         side = (CopyNet.SIDE, CopyNet.SIDE)
         arrays = [
             np.asarray(

@@ -1,4 +1,4 @@
-"""How well a score tells memorized prompts from others: AUROC, and the share found at a false positive rate of 1 %."""
+"""How well a score separates memorized prompts from others: AUROC, and TPR at 1 % FPR."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_sensitivity_at_specificity
 
 from unmemorize._errors import MetricError
+from unmemorize.metrics._bootstrap import bootstrap_interval
 
 FPR = 0.01
 _RESAMPLES = 500
 
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Separation:
-    """A number in [0, 1] with its 95 % bootstrap interval (percentiles of 500 resamples, drawn within each class, fixed seed)."""
+    """How well two classes are separated.
+
+    Args:
+        value: in [0, 1].
+        low, high: the 95 % bootstrap interval (percentiles of 500 resamples within each class).
+    """
 
     value: float
     low: float
@@ -29,7 +38,13 @@ class Separation:
 
 
 def auroc(memorized: Sequence[float], others: Sequence[float]) -> Separation:
-    """The probability that a memorized prompt scores higher than another one, ties counted half.
+    """Return the probability that a memorized prompt scores higher than another one.
+
+    Ties count half.
+
+    Args:
+        memorized: scores of memorized prompts.
+        others: scores of other prompts.
 
     Raises:
         MetricError: one of the two is empty.
@@ -37,11 +52,18 @@ def auroc(memorized: Sequence[float], others: Sequence[float]) -> Separation:
     >>> auroc([0.9, 0.8], [0.1, 0.85]).value
     0.75
     """
-    return _bootstrap(binary_auroc, memorized, others)
+    return _separation(binary_auroc, memorized, others)
 
 
 def tpr_at_fpr(memorized: Sequence[float], others: Sequence[float], fpr: float = FPR) -> Separation:
-    """The share of memorized prompts found by the lowest score threshold that at most a share ``fpr`` of the others reaches.
+    """Return the share of memorized prompts that are detected at a false positive rate.
+
+    The threshold is the lowest one that at most a share ``fpr`` of the other prompts reaches.
+
+    Args:
+        memorized: scores of memorized prompts.
+        others: scores of other prompts.
+        fpr: the false positive rate, in [0, 1].
 
     Raises:
         MetricError: one of the two is empty.
@@ -49,41 +71,29 @@ def tpr_at_fpr(memorized: Sequence[float], others: Sequence[float], fpr: float =
     >>> tpr_at_fpr([0.9, 0.8], [0.1, 0.85]).value
     0.5
     """
-    return _bootstrap(
+    return _separation(
         lambda scores, labels: binary_sensitivity_at_specificity(scores, labels, 1 - fpr)[0],
         memorized,
         others,
     )
 
 
-def _bootstrap(
+def _separation(
     measure: Callable[[Tensor, Tensor], Tensor], memorized: Sequence[float], others: Sequence[float]
 ) -> Separation:
-    positive, negative = (
-        np.asarray(memorized, dtype=np.float64),
-        np.asarray(others, dtype=np.float64),
-    )
-    if not len(positive) or not len(negative):
+    """Apply a measure of scores (N,) and labels (N,), and find its bootstrap interval."""
+    if not len(memorized) or not len(others):
         raise MetricError(
-            f"{len(positive)} memorized and {len(negative)} unmemorized prompts: telling them apart needs some of both."
+            f"{len(memorized)} memorized and {len(others)} unmemorized prompts: "
+            "a separation needs some of both. Add prompts of the missing kind."
         )
-    labels = torch.cat(
-        [torch.ones(len(positive), dtype=torch.long), torch.zeros(len(negative), dtype=torch.long)]
-    )
 
-    def of(
-        first: np.ndarray[tuple[int], np.dtype[np.float64]],
-        second: np.ndarray[tuple[int], np.dtype[np.float64]],
-    ) -> float:
-        share = float(measure(torch.from_numpy(np.concatenate([first, second])), labels))
-        return min(
-            max(share, 0.0), 1.0
-        )  # the area is summed up in float32, and may come out a last bit above 1
+    def share(positive: Array, negative: Array) -> float:
+        scores = torch.from_numpy(np.concatenate([positive, negative]))
+        labels = torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))]).long()
+        # the area is summed up in float32, so it may exceed 1 by the last bit
+        return min(max(float(measure(scores, labels)), 0.0), 1.0)
 
-    rng = np.random.default_rng(0)
-    drawn = [
-        of(rng.choice(positive, len(positive)), rng.choice(negative, len(negative)))
-        for _ in range(_RESAMPLES)
-    ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Separation(of(positive, negative), float(low), float(high))
+    samples = [np.asarray(scores, dtype=np.float64) for scores in (memorized, others)]
+    low, high = bootstrap_interval(samples, share, _RESAMPLES, vectorized=False)
+    return Separation(share(*samples), low, high)

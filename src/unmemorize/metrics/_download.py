@@ -1,4 +1,7 @@
-"""Downloads that can be resumed and are checked: published weights, and training images by their published addresses."""
+"""Downloads: published weights, and training images by their published addresses.
+
+They are by hand because pooch can neither resume an interrupted download nor stop at a size limit.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,14 @@ from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
 
 LARGEST = 2 * 1024**3
+"""Bytes, more than any published network that metrics use."""
 LARGEST_IMAGE = 64 * 1024**2
+"""Bytes, more than any training image."""
 _CHUNK = 1024**2
-_SECONDS = 30
-_NOT_A_RANGE = 416
+_TIMEOUT = 30
+"""Seconds without an answer after which a server counts as unreachable."""
+_PARTIAL_CONTENT = 206
+_RANGE_NOT_SATISFIABLE = 416
 _SUFFIXES = {
     "JPEG": "jpg",
     "MPO": "jpg",
@@ -36,14 +43,19 @@ _SUFFIXES = {
     "BMP": "bmp",
     "TIFF": "tif",
 }
-"""Formats that are kept as they come; others are written as PNG."""
+"""Formats whose files are kept as they are. Others are converted to PNG."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of the training images of some prompts: how many are there now, and what the others failed for, by number."""
+    """The outcome of `fetch_images`.
 
-    there: int
+    Args:
+        available: how many prompts have an image now.
+        failed: why others have none, by the number of the prompt, from 1.
+    """
+
+    available: int
     failed: dict[int, str]
 
 
@@ -55,17 +67,19 @@ def download(
     largest: int = LARGEST,
     progress: Progress = silent,
 ) -> None:
-    """Download a file; what an interrupted download has brought stays in ``PATH.part``, and the next call goes on from there.
+    """Download a file, or resume its download from ``PATH.part``.
 
     Args:
         url: an http or https address.
-        path: where to put the file; one that is there already is kept when its hash is right, or none is asked for.
+        path: where to put the file. A file that is already there is kept if it has the expected
+            hash, or if none is expected.
         sha256: the expected hash, as hexadecimal.
-        largest: bytes at which to give up.
-        progress: called with the bytes done and, where the server says so, in all.
+        largest: the number of bytes at which to give up.
+        progress: called with the bytes done, and their total if the server states it.
 
     Raises:
-        FetchError: the address cannot be reached, the file is larger than allowed or has another hash, or it cannot be written.
+        FetchError: the address cannot be reached, the file is larger than allowed or has another
+            hash, or it cannot be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -79,12 +93,14 @@ def download(
     except (OSError, HTTPException, ValueError) as problem:
         kept = part.stat().st_size if part.exists() else 0
         raise FetchError(
-            f"{url}: cannot be downloaded ({problem}). {kept} bytes are kept; the same command goes on from there."
+            f"{url}: cannot be downloaded ({problem}). "
+            f"{kept} bytes are kept, and the same command resumes from there."
         ) from problem
-    if sha256 is not None and (found := _hash(part)) != sha256.lower():
+    if sha256 is not None and (digest := _hash(part)) != sha256.lower():
         part.unlink()
         raise FetchError(
-            f"{url}: the file has SHA-256 {found}, expected {sha256}. It was deleted; try again, or look who changed it."
+            f"{url}: the file has SHA-256 {digest}, expected {sha256}. It was deleted. "
+            "Try again, or find out who changed it."
         )
     os.replace(part, path)
 
@@ -92,19 +108,22 @@ def download(
 def fetch_images(
     prompts: Iterable[Prompt], folder: str | Path, *, progress: Progress = silent
 ) -> Fetched:
-    """Download the training images of prompts by their addresses, as ``0001_name.jpg`` for the first prompt and so on.
+    """Download the training images of prompts, as ``0001_name.jpg`` for the first prompt and so on.
 
-    Addresses of old data sets go stale: a failure is noted, not fatal, and the same call again tries only what is missing.
+    Addresses of old data sets go stale, so a failure is noted and does not stop the rest. The same
+    call again tries only what is missing.
 
     Args:
-        prompts: their ``url`` is followed; those without are passed over.
+        prompts: prompts, of which those without a ``url`` are skipped.
         folder: where the images go.
         progress: called after each prompt.
 
     Raises:
         FetchError: the folder cannot be written.
     """
-    folder, there, failed = Path(folder), 0, {}
+    folder = Path(folder)
+    available = 0
+    failed = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -113,34 +132,20 @@ def fetch_images(
         ) from problem
     for number, prompt in enumerate(prompts, 1):
         if any(folder.glob(f"{number:04d}_*")):
-            there += 1
+            available += 1
         elif prompt.url:
             try:
                 _fetch_image(prompt.url, folder, number)
-                there += 1
+                available += 1
             except FetchError as problem:
                 failed[number] = str(problem)
         progress(number, None)
-    return Fetched(there, failed)
+    return Fetched(available, failed)
 
 
 def _fetch_image(url: str, folder: Path, number: int) -> None:
-    data = io.BytesIO()
     try:
-        with _open(url) as response:
-            while chunk := response.read(_CHUNK):
-                data.write(chunk)
-                if data.tell() > LARGEST_IMAGE:
-                    raise FetchError(
-                        f"{url}: larger than {LARGEST_IMAGE} bytes. Download it by hand if it is an image."
-                    )
-        with Image.open(data) as image:
-            image.load()
-            content, suffix = data.getvalue(), _SUFFIXES.get(image.format or "", "png")
-            if image.format not in _SUFFIXES:
-                converted = io.BytesIO()
-                image.convert("RGB").save(converted, "PNG")
-                content = converted.getvalue()
+        content, suffix = _as_known_format(_receive_image(url))
     except (
         OSError,
         HTTPException,
@@ -153,34 +158,61 @@ def _fetch_image(url: str, folder: Path, number: int) -> None:
     atomic_write(folder / f"{number:04d}_{stem}.{suffix}", content, FetchError)
 
 
+def _receive_image(url: str) -> bytes:
+    data = io.BytesIO()
+    with _open(url) as response:
+        while chunk := response.read(_CHUNK):
+            data.write(chunk)
+            if data.tell() > LARGEST_IMAGE:
+                raise FetchError(
+                    f"{url}: larger than {LARGEST_IMAGE} bytes. "
+                    "Download it by hand if it is an image."
+                )
+    return data.getvalue()
+
+
+def _as_known_format(data: bytes) -> tuple[bytes, str]:
+    """Return the content and the ending of an image file, converted to PNG if need be."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        if image.format in _SUFFIXES:
+            return data, _SUFFIXES[image.format]
+        converted = io.BytesIO()
+        image.convert("RGB").save(converted, "PNG")
+        return converted.getvalue(), "png"
+
+
 def _receive(url: str, part: Path, largest: int, progress: Progress) -> None:
-    have = part.stat().st_size if part.exists() else 0
+    """Append to a partial file what is missing."""
+    received = part.stat().st_size if part.exists() else 0
     try:
-        response = _open(url, have)
+        response = _open(url, received)
     except HTTPError as problem:
-        if problem.code == _NOT_A_RANGE:  # all of it is there
+        if problem.code == _RANGE_NOT_SATISFIABLE:  # nothing is missing
             return
         raise
     with response:
-        have = have if response.status == 206 else 0
+        if response.status != _PARTIAL_CONTENT:  # the server sends everything again
+            received = 0
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with part.open("ab" if have else "wb") as file:
+        total = received + int(length) if length else None
+        with part.open("ab" if received else "wb") as file:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
-                have += len(chunk)
-                progress(have, total)
-                if have > largest:
+                received += len(chunk)
+                progress(received, total)
+                if received > largest:
                     raise OSError(f"larger than {largest} bytes")
-    if total is not None and have < total:
-        raise OSError(f"the connection broke after {have} of {total} bytes")
+    if total is not None and received < total:
+        raise OSError(f"the connection broke after {received} of {total} bytes")
 
 
-def _open(url: str, start: int = 0) -> Any:  # what urlopen returns has no public name
+def _open(url: str, start: int = 0) -> Any:
+    """Ask for a file from this byte on. What urlopen returns has no public type."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise OSError("only http and https addresses are followed")
     headers = {"User-Agent": "unmemorize"} | ({"Range": f"bytes={start}-"} if start else {})
-    return urlopen(Request(url, headers=headers), timeout=_SECONDS)
+    return urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
 
 
 def _hash(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Images from files: one that must be there, training images that may be missing, and whole folders."""
+"""Reading images: single files, training images that may be missing, and folders."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ _NUMBERED = re.compile(r"(\d+)[_.\-]")
 
 
 @dataclass(frozen=True)
-class References:
-    """The training images of a prompt that could be read, and the names of those that could not."""
+class TrainingImages:
+    """The training images of a prompt.
+
+    Args:
+        images: those that could be read.
+        missing: the names of the files that do not exist.
+        unreadable: the names of the files that are no images.
+    """
 
     images: tuple[Image.Image, ...]
     missing: tuple[str, ...]
@@ -25,22 +31,26 @@ class References:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file as RGB.
+    """Read an image file as RGB.
 
     Raises:
-        MetricError: the file is missing or no image.
+        MetricError: the file is missing or not an image.
     """
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
         raise MetricError(
-            f"{path}: not readable as an image ({problem}). Put the image there, or correct the prompt file."
+            f"{path}: not readable as an image ({problem}). "
+            "Put the image there, or correct the prompt file."
         ) from problem
 
 
-def read_references(paths: Sequence[Path]) -> References:
-    """Training images by their paths; missing and damaged ones are counted by name, not fatal, as published links go stale."""
+def read_references(paths: Sequence[Path]) -> TrainingImages:
+    """Read training images, and note the names of those that are missing or damaged.
+
+    These are no error, since published links to training images go stale.
+    """
     images, missing, unreadable = [], [], []
     for path in paths:
         if not path.exists():
@@ -50,44 +60,43 @@ def read_references(paths: Sequence[Path]) -> References:
             images.append(read_image(path))
         except MetricError:
             unreadable.append(path.name)
-    return References(tuple(images), tuple(missing), tuple(unreadable))
+    return TrainingImages(tuple(images), tuple(missing), tuple(unreadable))
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """The image files of a folder, sorted by name.
+    """Return the image files of a folder, sorted by name.
 
     Raises:
         MetricError: the folder does not exist or holds no image.
     """
     folder = Path(folder)
-    found = (
-        sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
-        if folder.is_dir()
-        else []
-    )
-    if not found:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    images = [path for path in paths if path.suffix.lower() in _ENDINGS]
+    if not images:
         raise MetricError(
-            f"{folder}: no folder with images ({', '.join(_ENDINGS)}). Check the path."
+            f"{folder}: not a folder with images ({', '.join(_ENDINGS)}). Check the path."
         )
-    return found
+    return images
 
 
 def numbered_images(folder: str | Path) -> dict[int, list[Path]]:
-    """The image files of a folder by the index of their prompt: ``0001_name.jpg`` belongs to the first, as in the published code.
+    """Return the image files of a folder by the index of their prompt.
 
-    Several files may bear one number. Where a file has the number 0, counting starts there.
+    ``0001_name.jpg`` belongs to the first prompt, as in the published code; if a file has the
+    number 0, that one does. Several files may have the same number.
 
     Raises:
         MetricError: the folder holds no image whose name begins with a number.
     """
     by_number: dict[int, list[Path]] = {}
     for path in image_files(folder):
-        found = _NUMBERED.match(path.name)
-        if found:
-            by_number.setdefault(int(found[1]), []).append(path)
+        match = _NUMBERED.match(path.name)
+        if match:
+            by_number.setdefault(int(match[1]), []).append(path)
     if not by_number:
         raise MetricError(
-            f"{folder}: no image there begins with the number of its prompt. Name them like 0001_first.jpg."
+            f"{folder}: no image there begins with the number of its prompt. "
+            "Name them like 0001_first.jpg."
         )
     first = 0 if 0 in by_number else 1
     return {number - first: paths for number, paths in by_number.items()}

@@ -1,12 +1,12 @@
-"""A copy score for template memorization: where only the layout of an image is memorized, compare nothing but the layout.
+"""A copy score for template memorization, which compares nothing but the layout.
 
-A whole-image score is low for such copies whether they are mitigated or not (.04 in the paper), since what varies drowns what is copied.
+A whole-image score is low for copies of a layout, mitigated or not (.04 in the paper), since the
+parts that vary outweigh the parts that are copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,63 +14,101 @@ from PIL import Image
 
 from unmemorize._errors import MetricError
 from unmemorize.metrics._copies import correlation
+from unmemorize.metrics._metric import Instrument, Instruments, PromptImages
 
 AGREEMENT = 0.1
-"""Standard deviation over images, in [0, 1], below which a pixel counts as fixed."""
+"""Standard deviation over images, in [0, 1], below which a pixel belongs to the layout."""
 SMALLEST_SHARE = 0.05
-"""Share of fixed pixels below which there is no layout to speak of."""
+"""Share of such pixels below which there is no layout to speak of."""
 
-Array: TypeAlias = NDArray[np.float64]
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
-def layout_mask(images: Sequence[Image.Image]) -> NDArray[np.bool_]:
-    """The pixels in which images agree, shape (H, W) of the first image.
+class MaskedCopy:
+    """For each seed the highest correlation in [-1, 1] with a training image over the layout.
+
+    The layout is what several training images have in common; if there is only one, what the
+    original images have in common.
+    """
+
+    name = "masked-copy"
+    label = "masked copy score"
+
+    def __init__(self, _instruments: Instruments) -> None:
+        self.measured_by = Instrument(
+            "Pearson correlation over the pixels in which the training images agree"
+        )
+
+    def __call__(self, images: PromptImages) -> tuple[float, ...] | None:
+        """See `Metric`. There are values for TM prompts with a training image and a layout."""
+        if images.prompt.kind != "TM" or not images.training:
+            return None
+        alike = images.training if len(images.training) > 1 else images.originals
+        if len(alike) < 2:
+            return None
+        return masked_copy_scores(images.generated, images.training, layout_mask(alike))
+
+
+def layout_mask(images: Sequence[Image.Image]) -> Mask:
+    """Return the pixels in which images agree in all channels.
 
     Args:
-        images: at least two images of the same template.
+        images: at least two images of the same template. They are resized to the size of the
+            first.
+
+    Returns:
+        True where they agree, (H, W) of the first image.
 
     Raises:
-        MetricError: fewer than two images.
+        MetricError: there are fewer than two images.
     """
     if len(images) < 2:
         raise MetricError(
-            f"{len(images)} image(s): what they have in common shows with at least 2. Name more training images."
+            f"{len(images)} image(s): a layout shows only in at least 2. Name more training images."
         )
     stack = np.stack([_array(image, images[0].size) for image in images])  # (N, H, W, 3)
-    fixed: NDArray[np.bool_] = (stack.std(0) < AGREEMENT).all(-1)
-    return fixed
+    agree: Mask = (stack.std(0) < AGREEMENT).all(-1)
+    return agree
 
 
 def masked_copy_scores(
-    generated: Sequence[Image.Image], references: Sequence[Image.Image], mask: NDArray[np.bool_]
-) -> list[float] | None:
-    """Copy scores over the layout: for each generated image its highest Pearson correlation to a reference over the pixels of the mask.
+    generated: Sequence[Image.Image], references: Sequence[Image.Image], mask: Mask
+) -> tuple[float, ...] | None:
+    """Return for each generated image its highest correlation with a reference over a mask.
 
     Args:
-        generated: images of any size, resized to that of the mask.
+        generated: images of any size. They are resized to the size of the mask.
         references: training images.
         mask: the pixels that count, (H, W), see `layout_mask`.
 
     Returns:
-        One number in [-1, 1] per generated image; 0 where an image is constant over the mask. None when the mask has too few pixels.
+        A Pearson correlation in [-1, 1] for each generated image, 0 for one that is constant over
+        the mask. None if the mask has too few pixels.
 
     Raises:
         MetricError: there is no reference.
     """
     if not references:
         raise MetricError(
-            "no training image to compare with. Name at least one in the column images of the prompt file."
+            "no training image to compare with. "
+            "Name at least one in the column images of the prompt file."
         )
     if mask.mean() < SMALLEST_SHARE:
         return None
-    size = (mask.shape[1], mask.shape[0])
-    drawn, targets = (
-        [_array(image, size)[mask].ravel() for image in images]
-        for images in (generated, references)
+    targets = [_masked(reference, mask) for reference in references]
+    return tuple(
+        max(correlation(_masked(image, mask), target) for target in targets) for image in generated
     )
-    return [max(correlation(pixels, target) for target in targets) for pixels in drawn]
+
+
+def _masked(image: Image.Image, mask: Mask) -> Array:
+    """Return the pixels of an image under a mask, as a vector."""
+    height, width = mask.shape
+    return _array(image, (width, height))[mask].ravel()
 
 
 def _array(image: Image.Image, size: tuple[int, int]) -> Array:
+    """Return an image of this size (width, height) as (H, W, 3) in [0, 1]."""
     resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     return np.asarray(resized, dtype=np.float64) / 255.0

@@ -1,6 +1,7 @@
-"""Quality: how far the distribution of generated images lies from that of others (FID, CLIP-FID, KID), as clean-fid computes it.
+"""FID, CLIP-FID and KID: distances between the distributions of two sets of images.
 
-Sources: Heusel et al. 2017 (FID), Binkowski et al. 2018 (KID), Parmar et al. 2022 (clean-fid: resizing by PIL's antialiased bicubic).
+Sources: Heusel et al. 2017 (FID), Binkowski et al. 2018 (KID), Parmar et al. 2022 (clean-fid, whose
+resizing by PIL's antialiased bicubic filter is used here).
 """
 
 from __future__ import annotations
@@ -23,26 +24,34 @@ from unmemorize._progress import Progress, silent
 from unmemorize.metrics._images import read_image
 from unmemorize.metrics._scripted import load_script
 
-SUBSETS, SUBSET_SIZE = 100, 1000
+SUBSETS = 100
+"""The number of subsets over which KID is averaged, as in clean-fid."""
+SUBSET_SIZE = 1000
+"""The number of images in a subset of KID, as in clean-fid."""
 _SIDE = 299
+"""The side of the images that Inception takes."""
 
 
 class FeatureExtractor(Protocol):
-    """Anything that turns images into feature vectors; ``name`` and ``digest`` (of its weights) stand beside each number it gives."""
+    """Anything that turns images into feature vectors."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name that records and reports give with each number."""
+        ...
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """SHA-256 of the weights, as hexadecimal."""
+        ...
 
     @property
     def kind(self) -> Literal["FID", "CLIP-FID"]:
-        """How the Fréchet distance of its features is called."""
+        """What the Fréchet distance of its features is called."""
         ...
 
     def features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Features of shape (N, D)."""
+        """Return features, (N, D)."""
         ...
 
 
@@ -51,10 +60,13 @@ class Quality:
     """Distances between two sets of images.
 
     Args:
-        fid: Fréchet distance of two Gaussians fitted to the features; biased upwards for few images, so compare equal numbers only.
-        kid: squared maximum mean discrepancy under the kernel (x.y / D + 1)^3, mean over subsets; unbiased.
-        kid_std: standard deviation over the subsets: 100 of 1,000 images, or of half of the images where there are not more than 1,000.
-        generated, real: how many images.
+        fid: Fréchet distance of two Gaussians fitted to the features. It is biased upwards for few
+            images, so compare it only at equal numbers of images.
+        kid: squared maximum mean discrepancy under the kernel (x.y / D + 1)^3, the mean over
+            subsets. It is unbiased.
+        kid_std: standard deviation over the subsets: 100 of 1,000 images, or of half of the images
+            if there are at most 1,000.
+        generated, real: numbers of images.
     """
 
     fid: float
@@ -65,25 +77,34 @@ class Quality:
 
 
 def quality(generated: Tensor, real: Tensor) -> Quality:
-    """FID and KID from features (N, D) and (M, D), by torchmetrics; the subsets of KID are drawn with a fixed seed.
+    """Compute FID and KID from features. The subsets of KID are drawn with a fixed seed.
+
+    Args:
+        generated: features of generated images, (N, D).
+        real: features of real images, (M, D).
 
     Raises:
-        MetricError: fewer than two images, or features that are not finite.
+        MetricError: there are fewer than two images, or a feature is not finite.
+
+    >>> real = torch.rand(8, 2, generator=torch.Generator().manual_seed(0))
+    >>> round(quality(real + 1, real).fid, 3)
+    2.0
     """
     if min(len(generated), len(real)) < 2:
         raise MetricError(
-            f"{len(generated)} generated and {len(real)} other images: distances between distributions need more."
+            f"{len(generated)} generated and {len(real)} other images: "
+            "a distance between distributions needs at least 2 of each. Add images."
         )
     if not bool(torch.isfinite(generated).all() and torch.isfinite(real).all()):
         raise MetricError(
-            "the features of some image are not finite. Look at the images, or use another extractor."
+            "the features of an image are not finite. Look at the images, or use another extractor."
         )
-    frechet = FrechetInceptionDistance(_Given(generated.shape[1])).set_dtype(torch.float64)
+    frechet = FrechetInceptionDistance(_Identity(generated.shape[1])).set_dtype(torch.float64)
     frechet.update(real.double(), real=True)
     frechet.update(generated.double(), real=False)
     fewest = min(len(generated), len(real))
     mean, deviation = _kernel_distance(generated, real, min(SUBSET_SIZE, fewest))
-    if fewest <= SUBSET_SIZE:  # every subset is the whole
+    if fewest <= SUBSET_SIZE:  # every subset is the whole set, so nothing deviates
         _, deviation = _kernel_distance(generated, real, max(2, fewest // 2))
     return Quality(float(frechet.compute()), mean, deviation, len(generated), len(real))
 
@@ -94,7 +115,7 @@ def _kernel_distance(generated: Tensor, real: Tensor, subset_size: int) -> tuple
             "ignore", message="Metric `Kernel Inception Distance` will save all extracted features"
         )
         kernel = KernelInceptionDistance(
-            _Given(generated.shape[1]), subsets=SUBSETS, subset_size=subset_size
+            _Identity(generated.shape[1]), subsets=SUBSETS, subset_size=subset_size
         )
     kernel.update(real.double(), real=True)
     kernel.update(generated.double(), real=False)
@@ -111,29 +132,29 @@ def features_of(
     batch: int = 32,
     progress: Progress = silent,
 ) -> Tensor:
-    """Features (N, D) of image files.
+    """Return the features of image files, (N, D).
 
     Raises:
-        MetricError: a file is missing or no image.
+        MetricError: a file is missing or not an image.
     """
-    parts = []
+    features = []
     for start in range(0, len(paths), batch):
-        parts.append(
-            extractor.features([read_image(path) for path in paths[start : start + batch]])
-        )
+        images = [read_image(path) for path in paths[start : start + batch]]
+        features.append(extractor.features(images))
         progress(min(start + batch, len(paths)), len(paths))
-    return torch.cat(parts)
+    return torch.cat(features)
 
 
 class InceptionFeatures:
-    """Features by the Inception TorchScript that clean-fid uses, ``inception-2015-12-05.pt``: 2,048 numbers per image.
+    """The Inception network of clean-fid, ``inception-2015-12-05.pt``: 2,048 features per image.
 
     Args:
-        path: the file; like any TorchScript it is code, so only a file with the expected hash is loaded.
-        sha256: the expected hash, as hexadecimal; without it the file is refused.
+        path: the file. Like any TorchScript it is code, so only a file with the expected hash is
+            loaded.
+        sha256: the expected hash, as hexadecimal. Without it the file is refused.
 
     Raises:
-        MetricError: the file is missing, has another hash, or holds no such network.
+        MetricError: the file is missing, has another hash, or holds another network.
     """
 
     kind: Literal["FID", "CLIP-FID"] = "FID"
@@ -143,20 +164,25 @@ class InceptionFeatures:
         script, self.digest = load_script(path, sha256)
         if not hasattr(script, "layers"):
             raise MetricError(
-                f"{path}: no part called layers in it, as the Inception network of clean-fid has. Name that file."
+                f"{path}: has no part called layers, unlike the Inception network of clean-fid. "
+                "Name that file."
             )
         self._layers = script.layers
 
     @torch.inference_mode()
     def features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Features (N, D), float32."""
+        """Return features, (N, D), float32."""
         pixels = torch.stack([clean_resize(image, _SIDE) for image in images])
-        found: Tensor = self._layers((pixels - 128) / 128)
-        return found.flatten(1).float()
+        features: Tensor = self._layers((pixels - 128) / 128)
+        return features.flatten(1).float()
 
 
 def clean_resize(image: Image.Image, side: int) -> Tensor:
-    """An image squashed to a square, (3, side, side) in [0, 255]: PIL's antialiased bicubic filter on each channel as floats, unrounded."""
+    """Squash an image to a square by PIL's antialiased bicubic filter on unrounded channels.
+
+    Returns:
+        Colours in [0, 255], (3, side, side), float32.
+    """
     channels = [
         np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC))
         for channel in np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.float32), 2, 0)
@@ -164,8 +190,8 @@ def clean_resize(image: Image.Image, side: int) -> Tensor:
     return torch.from_numpy(np.stack(channels)).clamp(0, 255)
 
 
-class _Given(nn.Module):
-    """Features that are features already."""
+class _Identity(nn.Module):
+    """The feature extractor that torchmetrics asks for, when the features are already known."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks from files of others: TorchScript, which is code and loaded only under its hash, and ONNX, which is data."""
+"""Networks from files: TorchScript, which is code and needs its hash, and ONNX, which is data."""
 
 from __future__ import annotations
 
@@ -24,48 +24,59 @@ SSCD_SIDE = 320
 """Images are squashed to 320 x 320, the authors' recommendation for batches."""
 
 _LARGEST = 16 * 1024**3
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+"""Bytes, more than any network that compares images."""
+_MEAN = (0.485, 0.456, 0.406)
+"""Of the colours of ImageNet."""
+_STD = (0.229, 0.224, 0.225)
+"""Of the colours of ImageNet."""
 
 
 class FileDescriptor:
-    """A copy descriptor from a TorchScript or ONNX file that takes RGB images (B, 3, side, side), normalised by ImageNet's mean and
-    standard deviation, and returns (B, D).
+    """A copy descriptor from a TorchScript or ONNX file.
+
+    The network takes RGB images, (B, 3, side, side), normalised by the mean and standard deviation
+    of ImageNet, and returns vectors, (B, D).
 
     Args:
-        path: ``.onnx``, or else TorchScript.
-        side: images are squashed to this size by PIL's antialiased bilinear filter.
-        sha256: the expected hash; needed for TorchScript, which is code.
+        path: an ``.onnx`` file; any other file is read as TorchScript.
+        side: images are squashed to this side length in pixels by PIL's antialiased bilinear
+            filter.
+        sha256: the expected hash, as hexadecimal. TorchScript is refused without it.
 
     Raises:
-        MetricError: the file is missing or has another hash, onnxruntime is not installed, or the file holds no such network.
+        MetricError: the file is missing, has another hash or holds no such network, or onnxruntime
+            is not installed.
     """
 
     def __init__(
         self, path: str | Path, *, side: int = SSCD_SIDE, sha256: str | None = None
     ) -> None:
-        self.path, self.side, self.name = Path(path), side, Path(path).name.split(".")[0]
+        self.path = Path(path)
+        self.side = side
+        self.name = self.path.name.split(".")[0]
         data, self.digest = _read(self.path, sha256)
-        self._run: Any = (
-            _onnx(self.path, data)
-            if self.path.suffix == ".onnx"
-            else _script(self.path, data, sha256)
-        )
+        is_onnx = self.path.suffix == ".onnx"
+        self._run: Any = _onnx(self.path, data) if is_onnx else _script(self.path, data, sha256)
 
     @classmethod
     def sscd(cls, path: str | Path) -> FileDescriptor:
-        """SSCD (Pizzi et al., CVPR 2022), the descriptor of the paper's metrics, from ``sscd_disc_mixup.torchscript.pt``.
+        """Load SSCD (Pizzi et al., CVPR 2022), the descriptor of the paper's metrics.
+
+        Args:
+            path: the file ``sscd_disc_mixup.torchscript.pt``.
 
         Raises:
-            MetricError: the file is missing or another one.
+            MetricError: the file is missing or has another hash.
         """
         return cls(path, side=SSCD_SIDE, sha256=SSCD_SHA256)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Embeddings of shape (N, D), float32, each of norm 1.
+        """Return embeddings, (N, D), float32, each of norm 1.
 
         Raises:
-            MetricError: the network does not take such images or does not return one vector for each.
+            MetricError: the network does not take such images, or does not return one vector for
+                each.
         """
         side = (self.side, self.side)
         arrays = [
@@ -77,26 +88,36 @@ class FileDescriptor:
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
         normalised = (pixels - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
         try:
-            found = self._run(normalised)
-        except Exception as problem:  # what a foreign network raises is its own business
+            vectors = self._run(normalised)
+        except Exception as problem:  # a network from a file may raise anything
             reason = str(problem).strip().split("\n")[-1]
             shape = tuple(normalised.shape)
             raise MetricError(
                 f"{self.path}: does not take images of shape {shape} ({reason}). Is the size right?"
             ) from problem
-        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
-            returned = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        is_tensor = isinstance(vectors, Tensor)
+        if not is_tensor or vectors.ndim != 2 or len(vectors) != len(images):
+            returned = tuple(vectors.shape) if is_tensor else type(vectors).__name__
             raise MetricError(
-                f"{self.path}: returns {returned} for {len(images)} image(s), not one vector for each."
+                f"{self.path}: returns {returned} for {len(images)} image(s), "
+                "not one vector for each. Use a copy descriptor."
             )
-        return F.normalize(found.float(), dim=1)
+        return F.normalize(vectors.float(), dim=1)
 
 
 def load_script(path: str | Path, sha256: str | None) -> tuple[Any, str]:
-    """A TorchScript module on the CPU, and its hash, which was checked.
+    """Load a TorchScript module on the CPU.
+
+    Args:
+        path: the file.
+        sha256: the expected hash, as hexadecimal. Without it the file is refused.
+
+    Returns:
+        The module, and its hash.
 
     Raises:
-        MetricError: the file is missing, has another hash than expected, no hash is expected, or it is no TorchScript.
+        MetricError: the file is missing, has another hash or is not TorchScript, or no hash is
+            given.
     """
     path = Path(path)
     data, digest = _read(path, sha256)
@@ -104,12 +125,13 @@ def load_script(path: str | Path, sha256: str | None) -> tuple[Any, str]:
 
 
 def _read(path: Path, expected: str | None) -> tuple[bytes, str]:
-    """The content of a file and its hash, after that was checked where one is expected."""
+    """Return the content of a file and its hash, which must be the expected one if there is one."""
     data = read_bytes(path, MetricError, "network", _LARGEST)
     digest = hashlib.sha256(data).hexdigest()
     if expected is not None and digest != expected.lower():
         raise MetricError(
-            f"{path}: its SHA-256 is {digest}, expected {expected}. It is another file or damaged, and was not loaded. Download it again."
+            f"{path}: its SHA-256 is {digest}, expected {expected}. "
+            "It is damaged or another file, and was not loaded. Download it again."
         )
     return data, digest
 
@@ -117,8 +139,8 @@ def _read(path: Path, expected: str | None) -> tuple[bytes, str]:
 def _script(path: Path, data: bytes, sha256: str | None) -> Any:
     if sha256 is None:
         raise MetricError(
-            f"{path}: TorchScript is code, and runs with your rights. Give its hash as its publisher names it "
-            f"(this file has {hashlib.sha256(data).hexdigest()})."
+            f"{path}: TorchScript is code, and runs with your rights. Give the SHA-256 that its "
+            f"publisher states (this file has {hashlib.sha256(data).hexdigest()})."
         )
     try:
         with warnings.catch_warnings():
@@ -126,7 +148,7 @@ def _script(path: Path, data: bytes, sha256: str | None) -> Any:
             return torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
     except (RuntimeError, ValueError) as problem:
         raise MetricError(
-            f"{path}: no TorchScript module ({str(problem).strip().splitlines()[0]}). Download it again."
+            f"{path}: not a TorchScript module ({_first_line(problem)}). Download it again."
         ) from problem
 
 
@@ -139,13 +161,17 @@ def _onnx(path: Path, data: bytes) -> Any:
         ) from problem
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        given = session.get_inputs()[0].name
-    except Exception as problem:  # onnxruntime has errors of its own for each fault of a file
+        input_name = session.get_inputs()[0].name
+    except Exception as problem:  # onnxruntime has an error type for each fault of a file
         raise MetricError(
-            f"{path}: no ONNX network ({str(problem).strip().splitlines()[0]}). Download it again."
+            f"{path}: not an ONNX network ({_first_line(problem)}). Download it again."
         ) from problem
 
     def run(pixels: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(session.run(None, {given: pixels.numpy()})[0]))
+        return torch.from_numpy(np.asarray(session.run(None, {input_name: pixels.numpy()})[0]))
 
     return run
+
+
+def _first_line(problem: BaseException) -> str:
+    return str(problem).strip().splitlines()[0]

@@ -1,4 +1,4 @@
-"""How numbers of many prompts are summed up: medians, their spread, and how sure they are."""
+"""Summaries of many prompts: medians, their spread, and how certain they are."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest, median_abs_deviation
 
 from unmemorize._errors import MetricError
+from unmemorize.metrics._bootstrap import CONFIDENCE, bootstrap_interval
 
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Median +- MAD over prompts, with a 95 % bootstrap interval of the median (percentiles of 2,000 resamples, fixed seed)."""
+    """A median over prompts.
+
+    Args:
+        median: the median.
+        mad: the median absolute deviation from it, not scaled.
+        low, high: the 95 % bootstrap interval of the median (percentiles of 2,000 resamples).
+        count: number of prompts.
+    """
 
     median: float
     mad: float
@@ -27,10 +36,10 @@ class Summary:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Sum up one number per prompt.
+    """Summarize one number per prompt.
 
     Raises:
-        MetricError: there are none, or one is not finite.
+        MetricError: there is no number, or one is not finite.
 
     >>> summary = summarize([1.0, 2.0, 9.0])
     >>> summary.median, summary.mad, summary.count
@@ -39,18 +48,25 @@ def summarize(values: Sequence[float]) -> Summary:
     array = np.asarray(values, dtype=np.float64)
     if not len(array) or not np.isfinite(array).all():
         raise MetricError(
-            f"cannot sum up {len(array)} value(s): there must be at least one, and all finite. Look at the records of the run."
+            f"cannot sum up {len(array)} value(s): there must be at least one, all of them finite. "
+            "Look at the records of the run."
         )
-    median = float(np.median(array))
-    rows = np.random.default_rng(0).integers(len(array), size=(_RESAMPLES, len(array)))
-    low, high = np.percentile(np.median(array[rows], axis=1), [2.5, 97.5])
+    low, high = bootstrap_interval([array], np.median, _RESAMPLES, vectorized=True)
     return Summary(
-        median, float(np.median(np.abs(array - median))), float(low), float(high), len(array)
+        median=float(np.median(array)),
+        mad=float(median_abs_deviation(array)),
+        low=low,
+        high=high,
+        count=len(array),
     )
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), both ends in [0, 1].
+    """Return the 95 % interval of a share (Wilson 1927), both ends in [0, 1].
+
+    Args:
+        hits: number of hits.
+        count: number of trials, at least 1.
 
     Raises:
         MetricError: the count is 0.
@@ -59,9 +75,7 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     >>> round(low, 3), round(high, 3)
     (0.0, 0.06)
     """
-    from scipy.stats import binomtest
-
     if count < 1:
-        raise MetricError("a share of 0 units has no interval. Give some units.")
-    interval = binomtest(hits, count).proportion_ci(method="wilson")
+        raise MetricError("a share of 0 trials has no interval. Give at least one trial.")
+    interval = binomtest(hits, count).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)

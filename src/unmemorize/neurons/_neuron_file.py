@@ -7,32 +7,42 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from unmemorize._errors import NeuronError
-from unmemorize._files import atomic_write, read_json
+from unmemorize._files import atomic_write, from_json, read_json, to_json
 from unmemorize.neurons._neurons import Neurons
 from unmemorize.pipelines import Model
 
 SCHEMA = "unmemorize.neurons/1"
-
+LARGEST_SCALE = 1e6
+"""No half-precision weight can be multiplied by more without overflow."""
+_WAY_OUT = "Export the neurons again."
 
 Operation = Literal["union", "intersection", "difference"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronFile:
-    """Neurons with the model they belong to and how they were found; a JSON file of schema ``unmemorize.neurons/1``."""
+    """Neurons with the model they belong to; a JSON file of schema ``unmemorize.neurons/1``.
+
+    Args:
+        neurons: the set.
+        model: the name of the model, for people.
+        fingerprint: `Model.fingerprint` of the model the neurons were found in.
+        revision: the model's revision on the Hub; None if it has none.
+        scale: what the outputs of the neurons are multiplied by, in (-1e6, 1e6).
+        found: how they were found (command, prompts, threshold), for people.
+    """
 
     neurons: Neurons
     model: str
     fingerprint: str
-    """`Model.fingerprint` of the model the neurons were found in."""
     revision: str | None = None
     scale: float = 0.0
-    """What the outputs of the neurons are multiplied by."""
     found: Mapping[str, Any] = field(default_factory=dict)
-    """How they were found: command, prompts, threshold; for people."""
 
     @classmethod
     def of(
@@ -43,55 +53,26 @@ class NeuronFile:
         scale: float = 0.0,
         found: Mapping[str, Any] | None = None,
     ) -> NeuronFile:
-        """A neuron file for neurons of this model."""
+        """Make the file of some neurons of a model.
+
+        Args:
+            model: the model.
+            neurons: neurons of this model.
+            scale: what their outputs are multiplied by.
+            found: how they were found, for people.
+
+        Raises:
+            NeuronError: the neurons do not exist in the model.
+        """
         neurons.check(model)
-        name, revision, fingerprint = model.name, model.revision, model.fingerprint
         return cls(
             neurons=neurons,
-            model=name,
-            revision=revision,
-            fingerprint=fingerprint,
+            model=model.name,
+            fingerprint=model.fingerprint,
+            revision=model.revision,
             scale=scale,
             found=found or {},
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of the file."""
-        return {
-            "schema": SCHEMA,
-            "model": self.model,
-            "revision": self.revision,
-            "fingerprint": self.fingerprint,
-            "scale": self.scale,
-            "neurons": self.neurons.to_json(),
-            "found": dict(self.found),
-        }
-
-    def save(self, path: str | Path) -> None:
-        """Write the file; the same content gives the same bytes."""
-        atomic_write(
-            Path(path), json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n", NeuronError
-        )
-
-    def combine(self, other: NeuronFile, operation: Operation) -> NeuronFile:
-        """The union, intersection or difference of two files of one model, with the scale of both.
-
-        Raises:
-            NeuronError: the files belong to different models or have different scales.
-        """
-        for name in ("fingerprint", "scale"):
-            if getattr(self, name) != getattr(other, name):
-                raise NeuronError(
-                    f"the two neuron files differ in their {name}: {getattr(self, name)} and {getattr(other, name)}. "
-                    f"Combine files of one model and one scale."
-                )
-        combined = {
-            "union": Neurons.__or__,
-            "intersection": Neurons.__and__,
-            "difference": Neurons.__sub__,
-        }[operation]
-        found: dict[str, Any] = {operation: [dict(self.found), dict(other.found)]}
-        return replace(self, neurons=combined(self.neurons, other.neurons), found=found)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronFile:
@@ -104,89 +85,140 @@ class NeuronFile:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], path: str) -> NeuronFile:
-        """From the content of a file; ``path`` is its name in errors.
+        """Make a neuron file from its JSON object.
+
+        Args:
+            content: the object.
+            path: the name of the file, for errors.
 
         Raises:
-            NeuronError: it is malformed or of an unknown schema.
+            NeuronError: the content is malformed or of an unknown schema.
         """
-        if content.get("schema") != SCHEMA:
+        schema = content.get("schema")
+        if schema != SCHEMA:
             raise NeuronError(
-                f"{path}: schema {content.get('schema')!r}, expected {SCHEMA!r}. Is it a neuron file, made by this version?"
+                f"{path}: schema {schema!r}, expected {SCHEMA!r}. "
+                "Make sure it is a neuron file, exported by this version."
             )
-        try:
-            layers, scale, revision, found = (
-                content["neurons"],
-                content["scale"],
-                content["revision"],
-                content["found"],
-            )
-            texts = (content["model"], content["fingerprint"])
-        except KeyError as problem:
-            raise NeuronError(
-                f"{path}: the key {problem} is missing. Export the neurons again."
-            ) from problem
-        well_formed = (
-            isinstance(layers, dict)
-            and all(isinstance(indices, list) for indices in layers.values())
-            and isinstance(scale, (int, float))
-            and not isinstance(scale, bool)
-            and -1e6 < scale < 1e6
-            and (revision is None or isinstance(revision, str))
-            and isinstance(found, dict)
-            and all(isinstance(text, str) for text in texts)
+        _refuse_unprintable(content, path)
+        file = from_json(
+            _Content, content, NeuronError, f"{path}: not a valid neuron file", _WAY_OUT
         )
-        if not well_formed:
-            raise NeuronError(f"{path}: a value has the wrong type. Export the neurons again.")
-        try:
-            writable = all(map(_is_writable, _texts(content)))
-        except RecursionError:
-            writable = False
-        if not writable:
-            raise NeuronError(
-                f"{path}: a text holds control characters or half of a character, or is nested too deep. Export it again."
-            )
-        try:
-            neurons = Neurons(layers)
-        except NeuronError as problem:
-            raise NeuronError(f"{path}: {problem}") from problem
         return cls(
-            neurons=neurons,
-            model=texts[0],
-            fingerprint=texts[1],
-            revision=revision,
-            scale=float(scale),
-            found=found,
+            neurons=file.neurons,
+            model=file.model,
+            fingerprint=file.fingerprint,
+            revision=file.revision,
+            scale=file.scale,
+            found=file.found,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        content: dict[str, Any] = to_json(
+            _Content(
+                schema=SCHEMA,
+                model=self.model,
+                revision=self.revision,
+                fingerprint=self.fingerprint,
+                scale=self.scale,
+                neurons=self.neurons,
+                found=dict(self.found),
+            )
+        )
+        return content
+
+    def save(self, path: str | Path) -> None:
+        """Write the file. The same content gives the same bytes.
+
+        Raises:
+            NeuronError: the file cannot be written.
+        """
+        text = json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
+        atomic_write(Path(path), text, NeuronError)
+
+    def combine(self, other: NeuronFile, operation: Operation) -> NeuronFile:
+        """Combine two files of the same model and scale.
+
+        Args:
+            other: the second file.
+            operation: "union", "intersection", or "difference" (this file without the other).
+
+        Raises:
+            NeuronError: the files belong to different models or have different scales.
+        """
+        for name in ("fingerprint", "scale"):
+            here, there = getattr(self, name), getattr(other, name)
+            if here != there:
+                raise NeuronError(
+                    f"the two neuron files differ in their {name}: {here} and {there}. "
+                    "Combine files of one model and one scale."
+                )
+        combined = {
+            "union": Neurons.__or__,
+            "intersection": Neurons.__and__,
+            "difference": Neurons.__sub__,
+        }[operation]
+        found: dict[str, Any] = {operation: [dict(self.found), dict(other.found)]}
+        return replace(self, neurons=combined(self.neurons, other.neurons), found=found)
 
     def check(self, model: Model) -> None:
-        """See that the file belongs to the model.
+        """Refuse a model that the file does not belong to.
 
         Raises:
-            NeuronError: the model's value layers have other weights, or the neurons do not exist in it.
+            NeuronError: the model has another fingerprint, or the neurons do not exist in it.
         """
         if self.fingerprint != model.fingerprint:
             raise NeuronError(
-                f"these neurons were found in {self.model} (fingerprint {self.fingerprint[:12]}), but {model.name} has fingerprint "
-                f"{model.fingerprint[:12]}. Load the model they belong to, with the same --dtype and --value-layers, or localize "
-                f"again."
+                f"these neurons were found in {self.model} (fingerprint {self.fingerprint[:12]}), "
+                f"but {model.name} has fingerprint {model.fingerprint[:12]}. Load the model they "
+                "belong to, with the same --dtype and --value-layers, or localize again."
             )
         self.neurons.check(model)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What is in the file. Unlike in `NeuronFile` nothing has a default.
+
+    A file that has lost its scale must not be taken for one with scale 0.
+    """
+
+    schema: str
+    model: str
+    revision: str | None
+    fingerprint: str
+    scale: Annotated[float, msgspec.Meta(gt=-LARGEST_SCALE, lt=LARGEST_SCALE)]
+    neurons: Neurons
+    found: dict[str, Any]
+
+
+def _refuse_unprintable(content: Mapping[str, Any], path: str) -> None:
+    """Refuse texts that would control a terminal, or that cannot be encoded as UTF-8."""
+    try:
+        if all(map(_is_printable, _texts(content))):
+            return
+        problem = "a text holds control characters or half of a character"
+    except RecursionError:
+        problem = "it is nested too deeply"
+    raise NeuronError(f"{path}: {problem}. {_WAY_OUT}")
+
+
 def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in a JSON value, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         yield from value
-        for part in value.values():
-            yield from _texts(part)
+        for item in value.values():
+            yield from _texts(item)
     elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part)
+        for item in value:
+            yield from _texts(item)
 
 
-def _is_writable(text: str) -> bool:
-    """Whether a text can be encoded and does nothing to a terminal."""
+def _is_printable(text: str) -> bool:
+    """Tell whether a text holds no control character but line breaks and tabs, and no surrogate."""
     return all(
         character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs")
         for character in text

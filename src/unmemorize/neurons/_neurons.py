@@ -1,4 +1,4 @@
-"""Neurons: which outputs of which value layers; and the file that carries them."""
+"""Sets of neurons, and random controls for them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from unmemorize.pipelines import Model
 
 
 class Neurons:
-    """A set of neurons, frozen: layer path -> sorted indices. Layers without neurons are left out.
+    """An immutable set of neurons.
 
-    ``len`` counts neurons, iteration yields (layer, index), and ``|``, ``&``, ``-`` are those of sets.
+    ``len`` counts neurons, iteration yields (layer, index) pairs, and ``|``, ``&`` and ``-`` are
+    union, intersection and difference. ``layers`` maps layer paths to sorted indices and has no
+    layer without neurons.
+
+    Args:
+        layers: layer path -> indices, in any order. Repeated ones count once.
 
     Raises:
-        NeuronError: an index is not a whole number from 0.
+        NeuronError: an index is negative or not a whole number.
 
-    >>> found = Neurons({"attn2.to_v": [7, 3, 3]})
-    >>> len(found), found.layers["attn2.to_v"], found - Neurons({"attn2.to_v": [3]})
+    >>> neurons = Neurons({"attn2.to_v": [7, 3, 3]})
+    >>> len(neurons), neurons.layers["attn2.to_v"], neurons - Neurons({"attn2.to_v": [3]})
     (2, (3, 7), Neurons({'attn2.to_v': (7,)}))
     """
 
@@ -29,38 +34,36 @@ class Neurons:
     layers: Mapping[str, tuple[int, ...]]
 
     def __init__(self, layers: Mapping[str, Iterable[int]] | None = None) -> None:
-        clean: dict[str, tuple[int, ...]] = {}
+        indices_by_layer: dict[str, tuple[int, ...]] = {}
         for layer, indices in (layers or {}).items():
             listed = list(indices)
-            if not all(
-                isinstance(index, (int, np.integer)) and not isinstance(index, bool) and index >= 0
-                for index in listed
-            ):
+            if not all(map(_is_index, listed)):
                 raise NeuronError(
-                    f"{layer}: neuron indices must be whole numbers from 0, got {listed[:5]}. Correct the file."
+                    f"{layer}: neuron indices must be whole numbers from 0, got {listed[:5]}. "
+                    "Correct them."
                 )
             if listed:
-                clean[layer] = tuple(sorted({int(index) for index in listed}))
-        object.__setattr__(self, "layers", MappingProxyType(clean))
+                indices_by_layer[layer] = tuple(sorted({int(index) for index in listed}))
+        object.__setattr__(self, "layers", MappingProxyType(indices_by_layer))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{name}: a set of neurons cannot be changed")
 
     @classmethod
     def from_json(cls, value: Any) -> Neurons:
-        """Make a set from its JSON object, layer -> indices.
+        """Make a set from what `to_json` returned.
 
         Raises:
-            NeuronError: it is no such object.
+            NeuronError: the value is not an object of layers and lists of indices.
         """
         lists = value.values() if isinstance(value, dict) else [None]
         if not all(isinstance(indices, list) for indices in lists):
-            raise NeuronError("neurons must be an object of layer and list of indices")
+            raise NeuronError("neurons must be an object of layers and lists of indices")
         return cls(value)
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, int]]) -> Neurons:
-        """From (layer, index) pairs."""
+        """Make a set from (layer, index) pairs."""
         layers: dict[str, list[int]] = {}
         for layer, index in pairs:
             layers.setdefault(layer, []).append(index)
@@ -88,46 +91,55 @@ class Neurons:
         return Neurons.of([*self, *other])
 
     def __and__(self, other: Neurons) -> Neurons:
-        kept = set(other)
-        return Neurons.of(pair for pair in self if pair in kept)
+        others = set(other)
+        return Neurons.of(pair for pair in self if pair in others)
 
     def __sub__(self, other: Neurons) -> Neurons:
-        gone = set(other)
-        return Neurons.of(pair for pair in self if pair not in gone)
+        others = set(other)
+        return Neurons.of(pair for pair in self if pair not in others)
 
     def to_json(self) -> dict[str, list[int]]:
+        """Return the set as a JSON object, layer -> indices."""
         return {layer: list(indices) for layer, indices in self.layers.items()}
 
     def check(self, model: Model) -> None:
-        """See that every neuron exists in the model.
+        """Refuse a model in which not every neuron exists.
 
         Raises:
-            NeuronError: a layer is unknown or an index is beyond its width.
+            NeuronError: a layer is unknown, or an index is not below its width.
         """
         for layer, indices in self.layers.items():
             if layer not in model.value_layers:
                 raise NeuronError(
-                    f"{layer}: {model.name} has no such value layer. Its value layers: {', '.join(model.value_layers)}."
+                    f"{layer}: {model.name} has no such value layer. "
+                    f"Its value layers: {', '.join(model.value_layers)}."
                 )
             width = model.value_layers[layer].out_features
             if indices[-1] >= width:
                 raise NeuronError(
-                    f"{layer}: neuron {indices[-1]} does not exist, the layer has {width}. The neurons are another model's."
+                    f"{layer}: neuron {indices[-1]} does not exist, the layer has {width}. "
+                    "Use the model the neurons were found in."
                 )
 
 
 def random_control(
     neurons: Neurons, widths: Mapping[str, int], seed: int, *, exclude: Neurons | None = None
 ) -> Neurons:
-    """As many other neurons of each layer, at random: the control for an effect of ``neurons``, which are never among them.
+    """Draw as many other neurons from each layer: the control for an effect of ``neurons``.
 
     Args:
-        neurons: what the control is for.
-        widths: layer -> number of its neurons.
-        seed: of the draw.
-        exclude: more neurons that are never taken.
+        neurons: what the control is for. None of them is drawn.
+        widths: layer path -> number of its neurons.
+        seed: seed of the draw.
+        exclude: more neurons that are never drawn.
 
-    Where a layer has too few others, all of them are taken.
+    Returns:
+        Neurons of the same layers, fewer where a layer has too few others.
+
+    >>> neurons = Neurons({"attn2.to_v": [0, 1]})
+    >>> control = random_control(neurons, {"attn2.to_v": 8}, seed=0)
+    >>> len(control), len(control & neurons)
+    (2, 0)
     """
     rng = np.random.default_rng(seed)
     barred = neurons | (exclude or Neurons())
@@ -136,3 +148,9 @@ def random_control(
         others = np.setdiff1d(np.arange(widths[path]), barred.layers[path])
         layers[path] = rng.choice(others, min(len(indices), len(others)), replace=False).tolist()
     return Neurons(layers)
+
+
+def _is_index(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return False
+    return bool(value >= 0)

@@ -120,6 +120,11 @@ class _Scaling:
         self.undo: ExitStack | None = None
         """Removes everything that `switch_off` added together with this hook."""
 
+    def __deepcopy__(self, _memo: object) -> _Scaling:
+        # A copied denoiser keeps scaling. Its pre-hook is the same function as before, so the
+        # count of text tokens stays shared; what undoes the original is not its business.
+        return _Scaling(self._factors, self._text_tokens)
+
     def __call__(self, _layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         copies, rest = divmod(len(output), len(self._factors))
         if rest:

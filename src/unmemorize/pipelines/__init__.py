@@ -5,6 +5,7 @@ from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncomp
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._model import Guidance, Model
 from unmemorize.pipelines._quiet import quiet_libraries
+from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying
 from unmemorize.pipelines._sampler import sampler, sampling
 from unmemorize.pipelines._value_inputs import ValueInput, observe
 from unmemorize.pipelines._value_layers import (
@@ -18,13 +19,17 @@ __all__ = [
     "Guidance",
     "Loading",
     "Model",
+    "Recording",
+    "ReplayPlan",
     "ValueInput",
     "denoiser_of",
     "load_pipeline",
     "name_of_denoiser",
     "observe",
     "quiet_libraries",
+    "recording",
     "refuse_fused",
+    "replaying",
     "run",
     "sampler",
     "sampling",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from unmemorize._errors import ModelError
 from unmemorize.pipelines._conditioning import Conditioning, Layout, first_call, layout_of
 from unmemorize.pipelines._denoiser import adapters_of, denoiser_of, uncompiled, weights_of
 from unmemorize.pipelines._loading import Loading
+from unmemorize.pipelines._replay import ReplayPlan, plan_for_model, state_of
 from unmemorize.pipelines._sampler import sampler
 from unmemorize.pipelines._value_inputs import ValueInput, find_value_input
 from unmemorize.pipelines._value_layers import find_value_layers
@@ -70,6 +71,7 @@ class Model:
         self.value_layers = find_value_layers(self.denoiser, value_layers)
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._flow_timesteps: dict[int, Tensor] = {}
+        self._replay_plans: dict[Hashable, ReplayPlan] = {}
         for path, layer in self.value_layers.items():
             if not all(bool(torch.isfinite(tensor).all()) for tensor in weights_of(layer).values()):
                 raise ModelError(
@@ -302,6 +304,25 @@ class Model:
                 "Load it with --dtype float32."
             )
         return output[:, : latents.shape[1]]  # further channels are a learned variance
+
+    def replay_plan(self, layers: Sequence[str], samples: int) -> ReplayPlan:
+        """Return what can be replayed while neurons of these layers are switched.
+
+        The first call runs the denoiser five times for three samples, and a warning says if
+        replaying cannot be used. Later calls return the same plan, until the modules, hooks, device
+        or type of the denoiser change.
+
+        Args:
+            layers: paths of value layers, in the order in which they run.
+            samples: how many samples the largest recording will hold.
+
+        Raises:
+            ModelError: a layer does not run.
+        """
+        key = (tuple(layers), samples, state_of(self.denoiser))
+        if key not in self._replay_plans:
+            self._replay_plans[key] = plan_for_model(self, layers, samples)
+        return self._replay_plans[key]
 
     def difference(self, prediction: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
         """Where the prediction leads away from the noise, up to sign and size.

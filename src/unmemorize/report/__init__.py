@@ -1,14 +1,18 @@
-"""The report of a run: summary table, plots and one page that shows every memorized prompt."""
+"""The report of a run: a summary table, plots, and one page that shows every memorized prompt."""
 
-from unmemorize.report._page import write_report
-from unmemorize.report._plots import plot_threshold
+from unmemorize.report._copies_left import copy_warning
 from unmemorize.report._results import read_results
-from unmemorize.report._table import Cell, Table, Truth, summary_table
+from unmemorize.report._summary import summary_table
+from unmemorize.report._table import Cell, Table
+from unmemorize.report._threshold_plot import plot_threshold
+from unmemorize.report._truth import Truth
+from unmemorize.report._write import write_report
 
 __all__ = [
     "Cell",
     "Table",
     "Truth",
+    "copy_warning",
     "plot_threshold",
     "read_results",
     "summary_table",

@@ -1,49 +1,70 @@
-"""The course of a localization as a small picture: the score of each set of neurons that was tried."""
+"""The course of a localization as a small picture: the score of each set of neurons tried."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from unmemorize.localization import Localization
 
 WIDTH, HEIGHT = 264, 120
-_EDGE = 6
+_MARGIN = 6
+"""Pixels that keep the dots inside the picture."""
 
 
-def course(record: Localization) -> Markup | None:
-    """An SVG element: a dot for each trial from left to right, by its score from 0 to 1, with the limit as a line; None without trials.
+def draw_course(record: Localization) -> Markup | None:
+    """Draw the trials of a localization from left to right, by score.
 
-    Dots of the class "on" are sets with which the prompt still looked memorized; where the answer was known early, at least so much.
+    Each trial is a dot between score 0 (bottom) and 1 (top). Dots of the class "on" are sets with
+    which the prompt still looked memorized, those of the class "off" stayed below the limit. Where
+    a trial ended early its dot shows a lower bound. The limit is a horizontal line, the change
+    from selection to refinement a vertical one.
+
+    Returns:
+        An SVG element, or None where the record has no trials.
     """
-    trials = [trial for stage in record.trials.values() for trial in stage]
+    stages = [stage for stage in record.trials.values() if stage]
+    trials = [trial for stage in stages for trial in stage]
     if not trials:
         return None
+    spacing = (WIDTH - 2 * _MARGIN) / max(1, len(trials) - 1)
     limit = record.threshold if record.threshold is not None else record.tau
-    step = (WIDTH - 2 * _EDGE) / max(1, len(trials) - 1)
-    parts = [
-        f'<svg class="course" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="scores of {len(trials)} trials">'
-    ]
+    paths = []
     if limit is not None:
-        parts.append(f'<path class="limit" d="M0 {_height(limit)}H{WIDTH}"/>')
-    place = 0
-    for number, stage in enumerate(record.trials.values()):
-        if number and stage and place:
-            parts.append(
-                f'<path class="stage" d="M{_EDGE + (place - 0.5) * step:.1f} 0V{HEIGHT}"/>'
+        paths.append(_path("limit", f"M0 {_y(limit):.1f}H{WIDTH}"))
+    first_trial = 0
+    for stage in stages:
+        if first_trial:
+            paths.append(
+                _path("stage", f"M{_MARGIN + (first_trial - 0.5) * spacing:.1f} 0V{HEIGHT}")
             )
-        for below, kind in ((True, "off"), (False, "on")):
-            shown = [
-                (index, trial.score) for index, trial in enumerate(stage) if trial.below is below
+        points = [
+            (_MARGIN + (first_trial + number) * spacing, _y(trial.score))
+            for number, trial in enumerate(stage)
+        ]
+        for css_class, below in (("off", True), ("on", False)):
+            dots = [
+                point for point, trial in zip(points, stage, strict=True) if trial.below is below
             ]
-            dots = "".join(
-                f"M{_EDGE + (place + index) * step:.1f} {_height(score)}h.01"
-                for index, score in shown
-            )
             if dots:
-                parts.append(f'<path class="{kind}" d="{dots}"/>')
-        place += len(stage)
-    return Markup("".join([*parts, "</svg>"]))
+                paths.append(_path(css_class, _dots(dots)))
+        first_trial += len(stage)
+    label = f"scores of {len(trials)} trials"
+    return Markup(
+        f'<svg class="course" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
+        f"{''.join(paths)}</svg>"
+    )
 
 
-def _height(score: float) -> str:
-    return f"{_EDGE + (1 - min(1.0, max(0.0, score))) * (HEIGHT - 2 * _EDGE):.1f}"
+def _y(score: float) -> float:
+    return _MARGIN + (1 - min(1.0, max(0.0, score))) * (HEIGHT - 2 * _MARGIN)
+
+
+def _path(css_class: str, drawn: str) -> str:
+    return f'<path class="{css_class}" d="{drawn}"/>'
+
+
+def _dots(points: Sequence[tuple[float, float]]) -> str:
+    """Return lines of almost no length, whose round ends are the dots."""
+    return "".join(f"M{x:.1f} {y:.1f}h.01" for x, y in points)

@@ -1,54 +1,51 @@
-"""The plots: those of the report as SVG text to be put into the page, that of a threshold as a PNG file."""
+"""The plots of the report, one function each. A function returns None where it has nothing to draw.
+
+They are drawn inside `plotting`.
+"""
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from itertools import pairwise
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from unmemorize.detection import Threshold
-from unmemorize.report._results import NAMES, Results, seed_median, what_is_off
+from unmemorize.report._drawing import (
+    COLOURS,
+    COOL,
+    HOT,
+    INK,
+    new_figure,
+    short_label,
+    short_layer,
+)
+from unmemorize.report._results import D_SSCD, SET_LABELS, SSCD_ORIG, Results, without_prompts
 
-INK = "#667080"
-"""On a white page; within the report, its own colour for such text takes the place."""
-_ROWS, _COLUMNS = 40, 80
-"""Of the matrix of shared neurons."""
+_MOST_NEURONS, _MOST_PROMPTS = 40, 80
+"""The largest matrix of shared neurons in which labels can still be read."""
 _TOP = re.compile(r"top-(\d+)$|original$")
-_STYLE: Any = {
-    "svg.hashsalt": "unmemorize",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "text.parse_math": False,
-}
-COLOURS = ("#e4572e", "#f2a541", "#b07cc6", "#8d99ae", "#2e86ab", "#55a630")
+"""Names of sets that tell how many neurons are off; none for the original one."""
 
 
-@contextmanager
-def plotting() -> Iterator[None]:
-    """What all plots are drawn in: names are taken as they are, in whatever script."""
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has it
-        yield
+def plot_similarity(results: Results) -> Figure | None:
+    """Draw the highest similarity between seeds of every prompt, a row for each group, with tau.
 
-
-def plot_similarity(results: Results) -> str | None:
-    """The highest similarity between seeds of every prompt, by group, with tau; None where it is unknown."""
-    first = next(iter(results.localizations.values())).detection
-    if first is None:
+    None where the records do not tell, which are imported ones.
+    """
+    tau = next(
+        (record.detection.tau for record in results.localizations.values() if record.detection),
+        None,
+    )
+    if tau is None:
         return None
     groups = results.groups
-    figure, axes = _figure(0.42 * len(groups) + 1.25)
+    figure, axes = new_figure(0.42 * len(groups) + 1.25)
     rng = np.random.default_rng(0)
     for row, group in enumerate(groups):
         scores = [record.detection.score for record in results.localized(group) if record.detection]
@@ -57,168 +54,201 @@ def plot_similarity(results: Results) -> str | None:
             row + rng.uniform(-0.22, 0.22, len(scores)),
             s=18,
             alpha=0.75,
-            color=COLOURS[row % len(COLOURS)],
+            color=_colour(row),
             linewidths=0,
         )
-    axes.axvline(first.tau, color=INK, linestyle="--", linewidth=1.2)
-    to_the_left = first.tau > np.mean(axes.get_xlim())
+    axes.axvline(tau, color=INK, linestyle="--", linewidth=1.2)
+    tau_is_right_of_centre = tau > np.mean(axes.get_xlim())
     axes.text(
-        first.tau,
+        tau,
         1,
-        f" tau = {first.tau:.3f}{_errors(results)} ",
-        transform=axes.get_xaxis_transform(),  # within the axes, above all dots: what juts out is cut off
+        f" tau = {tau:.3f}{_detection_errors(results)} ",
+        transform=axes.get_xaxis_transform(),  # inside the axes: text outside would be cut off
         color=INK,
         fontsize=9,
         va="top",
-        ha="right" if to_the_left else "left",
+        ha="right" if tau_is_right_of_centre else "left",
         in_layout=False,
     )
-    axes.set_yticks(range(len(groups)), [_short(group) for group in groups])
+    axes.set_yticks(range(len(groups)), [short_label(group) for group in groups])
     axes.set_ylim(len(groups) - 0.4, -1)
     axes.set_xlabel("highest similarity between two seeds")
-    return _svg(figure)
+    return figure
 
 
-def _errors(results: Results) -> str:
-    """What tau gets wrong, where it is known which prompts are memorized."""
-    known = [
-        (prompt.memorized, results.localizations.get(index))
-        for index, prompt in enumerate(results.prompts)
-    ]
-    found = [
-        (label, record.memorized)
-        for label, record in known
-        if label is not None and record is not None
-    ]
-    wrong = {
-        label: [said != label for is_label, said in found if is_label == label]
-        for label in (True, False)
-    }
-    texts = [
-        f"{sum(wrong[label])} of {len(wrong[label])} {name}"
-        for label, name in ((True, "missed"), (False, "false positives"))
-        if wrong[label]
-    ]
-    return f" ({', '.join(texts)})" if texts else ""
+def _detection_errors(results: Results) -> str:
+    """Return what detection got wrong, where it is known which prompts are memorized."""
+    verdicts: dict[bool, list[bool]] = {True: [], False: []}
+    for index, record in results.localizations.items():
+        label = results.prompts[index].memorized
+        if label is not None:
+            verdicts[label].append(record.memorized)
+    parts = []
+    if verdicts[True]:
+        parts.append(f"{verdicts[True].count(False)} of {len(verdicts[True])} missed")
+    if verdicts[False]:
+        wrong = verdicts[False].count(True)
+        parts.append(f"{wrong} of {len(verdicts[False])} false positives")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
-def plot_copies(results: Results) -> str | None:
-    """The copy score of every prompt before and after, and with random neurons off; None without training images."""
-    before, after, random = (
-        _scores(results.of(name), "sscd_orig") for name in ("original", "refined", "random-refined")
-    )
+def plot_copies(results: Results) -> Figure | None:
+    """Draw SSCD_Orig of every prompt before, with its neurons off, and with random ones off.
+
+    None without training images.
+    """
+    before = _copy_scores(results, "original")
+    after = _copy_scores(results, "refined")
+    control = _copy_scores(results, "random-refined")
     shown = sorted(before.keys() & after.keys(), key=lambda index: before[index], reverse=True)
     if not shown:
         return None
-    figure, axes = _figure(2.9)
-    places = range(len(shown))
-    axes.vlines(
-        places,
-        [after[index] for index in shown],
-        [before[index] for index in shown],
-        color=INK,
-        linewidth=1,
-    )
-    axes.scatter(
-        places, [before[index] for index in shown], s=26, color=COLOURS[0], label="before", zorder=3
-    )
-    axes.scatter(
-        places,
-        [after[index] for index in shown],
-        s=26,
-        color=COLOURS[4],
-        label="neurons off",
-        zorder=3,
-    )
-    control = [(place, random[index]) for place, index in enumerate(shown) if index in random]
-    if control:
+    figure, axes = new_figure(2.9)
+    position = {index: number for number, index in enumerate(shown)}
+    before_shown = [before[index] for index in shown]
+    after_shown = [after[index] for index in shown]
+    axes.vlines(range(len(shown)), after_shown, before_shown, color=INK, linewidth=1)
+    axes.scatter(range(len(shown)), before_shown, s=26, color=HOT, label="before", zorder=3)
+    axes.scatter(range(len(shown)), after_shown, s=26, color=COOL, label="neurons off", zorder=3)
+    controlled = [index for index in shown if index in control]
+    if controlled:
         axes.scatter(
-            [place for place, _ in control],
-            [score for _, score in control],
+            [position[index] for index in controlled],
+            [control[index] for index in controlled],
             s=30,
             facecolors="none",
             edgecolors=INK,
             label="random neurons off",
             zorder=2,
         )
-    axes.set_xlabel("memorized prompts, by their copy score before")
-    axes.set_ylabel("copy score")
+    axes.set_xlabel("memorized prompts, by SSCD_Orig before")
+    axes.set_ylabel("SSCD_Orig (copy score)")
     axes.set_xticks([])
-    axes.legend(
-        frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1)
-    )
-    return _svg(figure)
+    _legend(axes, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
 
 
-def plot_neurons(results: Results) -> str | None:
-    """How many neurons each memorized prompt has after refinement; None when nothing is memorized."""
-    groups = [group for group in results.groups if results.memorized(group)]
-    counts = [[len(record.neurons) for record in results.memorized(group)] for group in groups]
-    if not groups:
+def _copy_scores(results: Results, set_name: str) -> dict[int, float]:
+    medians = {
+        index: record.median(SSCD_ORIG) for index, record in results.of_set(set_name).items()
+    }
+    return {index: score for index, score in medians.items() if score is not None}
+
+
+def plot_diversity(results: Results) -> Figure | None:
+    """Draw D_SSCD against SSCD_Orig of every prompt, before and with its neurons off.
+
+    None where either was not measured.
+    """
+    figure, axes = new_figure(3.0)
+    for set_name, colour in (("original", HOT), ("refined", COOL)):
+        points = [
+            (copies, alike)
+            for record in results.of_set(set_name).values()
+            if (copies := record.median(SSCD_ORIG)) is not None
+            and (alike := record.median(D_SSCD)) is not None
+        ]
+        if points:
+            axes.scatter(
+                [copies for copies, _ in points],
+                [alike for _, alike in points],
+                s=22,
+                alpha=0.8,
+                color=colour,
+                linewidths=0,
+                label=SET_LABELS[set_name],
+            )
+    if not axes.collections:
         return None
-    figure, axes = _figure(2.6)
-    top = max(max(count) for count in counts)
-    edges: Sequence[float] = [
-        -0.5,
-        *(2**power - 0.5 for power in range(int(np.ceil(np.log2(top + 1))) + 1)),
-    ]
-    heights = [np.histogram(count, edges)[0] for count in counts]
-    bottom = np.zeros(len(edges) - 1)
-    for row, (group, height) in enumerate(zip(groups, heights, strict=True)):
+    axes.set_xlabel("SSCD_Orig (copy score)")
+    axes.set_ylabel("D_SSCD (between seeds)")
+    _legend(axes)
+    return figure
+
+
+def plot_neurons(results: Results) -> Figure | None:
+    """Draw how many neurons the memorized prompts have after refinement, stacked by group.
+
+    The bins double: 0, 1, 2–3, 4–7, ... None when nothing is memorized.
+    """
+    counts = {
+        group: [len(record.neurons) for record in results.memorized(group)]
+        for group in results.groups
+        if results.memorized(group)
+    }
+    if not counts:
+        return None
+    most = max(max(group_counts) for group_counts in counts.values())
+    starts = [0, *(2**power for power in range(int(np.ceil(np.log2(most + 1))) + 1))]
+    figure, axes = new_figure(2.6)
+    bottom = np.zeros(len(starts) - 1)
+    for row, (group, group_counts) in enumerate(counts.items()):
+        heights, _ = np.histogram(group_counts, np.array(starts) - 0.5)
         axes.bar(
-            range(len(height)),
-            height,
+            range(len(heights)),
+            heights,
             bottom=bottom,
-            color=COLOURS[row % len(COLOURS)],
-            label=_short(group),
+            color=_colour(row),
+            label=short_label(group),
             width=0.8,
         )
-        bottom = bottom + height
-    labels = ["0", *(_span(2**power, 2 ** (power + 1) - 1) for power in range(len(edges) - 2))]
+        bottom = bottom + heights
+    labels = [_range_label(start, end - 1) for start, end in pairwise(starts)]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel("neurons after refinement")
     axes.set_ylabel("prompts")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    return _svg(figure)
+    _legend(axes)
+    return figure
 
 
-def plot_layers(results: Results) -> str | None:
-    """In which layers the neurons are that refinement left, each counted once, by depth; None when there are none."""
-    everything = {pair for record in results.localizations.values() for pair in record.neurons}
-    counts = Counter(layer for layer, _ in everything)
-    shown = sorted(counts, key=_depth)
-    if not shown:
+def _range_label(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def plot_layers(results: Results) -> Figure | None:
+    """Draw how many different refined neurons each layer has, by depth. None without neurons."""
+    neurons = {pair for record in results.localizations.values() for pair in record.neurons}
+    counts = Counter(layer for layer, _ in neurons)
+    if not counts:
         return None
-    figure, axes = _figure(0.34 * len(shown) + 1.2)
-    axes.barh(range(len(shown)), [counts[layer] for layer in shown], color=COLOURS[4], height=0.7)
-    axes.set_yticks(range(len(shown)), [short_layer(layer) for layer in shown])
+    layers = sorted(counts, key=_depth)
+    figure, axes = new_figure(0.34 * len(layers) + 1.2)
+    axes.barh(range(len(layers)), [counts[layer] for layer in layers], color=COOL, height=0.7)
+    axes.set_yticks(range(len(layers)), [short_layer(layer) for layer in layers])
     axes.invert_yaxis()
     axes.set_xlabel("different neurons, over all memorized prompts")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _svg(figure)
+    return figure
 
 
-def plot_shared(results: Results) -> str | None:
-    """Which neurons several prompts have in common, as a matrix of neurons and prompts; None where no neuron is shared."""
-    prompts = [
-        (index, record) for index, record in results.localizations.items() if record.memorized
-    ]
-    owners: dict[tuple[str, int], list[int]] = {}
-    for place, (_, record) in enumerate(prompts):
+def _depth(path: str) -> tuple[int, list[int]]:
+    """Return a sort key: down blocks, the middle one, up blocks, others, each by number."""
+    stages = ("down", "mid", "up")
+    stage = next((rank for rank, name in enumerate(stages) if path.startswith(name)), len(stages))
+    return stage, [int(part) for part in path.split(".") if part.isdigit()]
+
+
+def plot_shared(results: Results) -> Figure | None:
+    """Draw which neurons several prompts have in common, as a matrix of neurons and prompts.
+
+    None where no neuron is shared.
+    """
+    owners: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for index, record in results.localizations.items():
         for pair in record.neurons:
-            owners.setdefault(pair, []).append(place)
-    shared = sorted(
-        (pair for pair in owners if len(owners[pair]) > 1), key=lambda pair: -len(owners[pair])
-    )[:_ROWS]
+            owners[pair].append(index)
+    all_shared = [pair for pair in owners if len(owners[pair]) > 1]
+    shared = sorted(all_shared, key=lambda pair: -len(owners[pair]))[:_MOST_NEURONS]
     if not shared:
         return None
-    columns = sorted({place for pair in shared for place in owners[pair]})[:_COLUMNS]
-    matrix = np.array([[place in owners[pair] for place in columns] for pair in shared], float)
-    figure, axes = _figure(0.2 * len(shared) + 1.4)
+    all_prompts = sorted({index for pair in shared for index in owners[pair]})
+    prompts = all_prompts[:_MOST_PROMPTS]
+    matrix = np.array([[index in owners[pair] for index in prompts] for pair in shared], float)
+    figure, axes = new_figure(0.2 * len(shared) + 1.4)
     axes.pcolormesh(
         matrix,
-        cmap=ListedColormap(["#00000000", COLOURS[4]]),
+        cmap=ListedColormap(["#00000000", COOL]),
         edgecolors=f"{INK}55",
         linewidth=0.4,
         vmin=0,
@@ -226,166 +256,56 @@ def plot_shared(results: Results) -> str | None:
     )
     axes.set_yticks(
         np.arange(len(shared)) + 0.5,
-        [f"{short_layer(layer)} #{index}" for layer, index in shared],
+        [f"{short_layer(layer)} #{neuron}" for layer, neuron in shared],
         fontsize=7,
     )
-    axes.set_xticks(
-        np.arange(len(columns)) + 0.5,
-        [str(prompts[place][0]) for place in columns],
-        fontsize=7,
-        rotation=90,
-    )
+    axes.set_xticks(np.arange(len(prompts)) + 0.5, list(map(str, prompts)), fontsize=7, rotation=90)
     axes.invert_yaxis()
-    cut = (
-        " (the neurons of most prompts; others are left out)"
-        if len(shared) == _ROWS or len(columns) == _COLUMNS
-        else ""
-    )
+    is_cut = len(all_shared) > len(shared) or len(all_prompts) > len(prompts)
+    cut = " (only the neurons that most prompts share)" if is_cut else ""
     axes.set_xlabel(f"number of the prompt{cut}")
-    return _svg(figure)
+    return figure
 
 
-def plot_diversity(results: Results) -> str | None:
-    """How alike the images of a prompt are against how much they copy, before and after; None where either is unknown."""
-    figure, axes = _figure(3.0)
-    shown = False
-    for name, colour in (("original", COLOURS[0]), ("refined", COLOURS[4])):
-        records = [
-            record
-            for record in results.of(name).values()
-            if "sscd_orig" in record and "diversity" in record
-        ]
-        if records:
-            shown = True
-            copies = [seed_median(record["sscd_orig"]) for record in records]
-            axes.scatter(
-                copies,
-                [record["diversity"] for record in records],
-                s=22,
-                alpha=0.8,
-                color=colour,
-                linewidths=0,
-                label=NAMES[name],
-            )
-    if not shown:
+def plot_quality(results: Results) -> Figure | None:
+    """Draw FID against how many neurons are off, for sets such as top-10.
+
+    None where fewer than two sets were compared with the same real images.
+    """
+    series: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for quality in results.quality:
+        matched = _TOP.match(without_prompts(quality.set, quality.on))
+        if matched:
+            label = f"{quality.on or 'memorized prompts'}, against {quality.against}"
+            series[label].append((int(matched[1] or 0), quality.fid))
+    lines = {label: sorted(points) for label, points in series.items() if len(points) > 1}
+    if not lines:
         return None
-    axes.set_xlabel("copy score")
-    axes.set_ylabel("similarity between seeds' images")
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    return _svg(figure)
-
-
-def plot_quality(results: Results) -> str | None:
-    """The distance from real images against how many neurons are off, for sets such as top-10; None for fewer than two of them."""
-    named = [
-        (_TOP.match(what_is_off(record["set"], record["on"])), record) for record in results.quality
-    ]
-    series: dict[str, list[tuple[int, float]]] = {}
-    for count, record in [(int(found[1] or 0), record) for found, record in named if found]:
-        series.setdefault(
-            f"{record['on'] or 'memorized prompts'}, against {record['against']}", []
-        ).append((count, record["fid"]))
-    series = {label: sorted(points) for label, points in series.items() if len(points) > 1}
-    if not series:
-        return None
-    figure, axes = _figure(2.8)
-    for row, (label, points) in enumerate(series.items()):
-        axes.plot(
-            *zip(*points, strict=True), marker="o", color=COLOURS[row % len(COLOURS)], label=label
-        )
+    figure, axes = new_figure(2.8)
+    for row, (label, points) in enumerate(lines.items()):
+        counts, distances = zip(*points, strict=True)
+        axes.plot(counts, distances, marker="o", color=_colour(row), label=label)
     axes.set_xlabel("neurons off")
     axes.set_ylabel("FID")
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    return _svg(figure)
+    _legend(axes)
+    return figure
 
 
-def _depth(path: str) -> tuple[int, list[int]]:
-    """Down blocks, the middle one, up blocks, and in these by number."""
-    stage = next(
-        (place for place, name in enumerate(("down", "mid", "up")) if path.startswith(name)), 3
-    )
-    return stage, [int(part) for part in path.split(".") if part.isdigit()]
+PLOTS = {
+    "Similarity between seeds": plot_similarity,
+    "Copies": plot_copies,
+    "Copies and diversity": plot_diversity,
+    "Neurons of a prompt": plot_neurons,
+    "Neurons of a layer": plot_layers,
+    "Neurons that several prompts share": plot_shared,
+    "Quality against neurons off": plot_quality,
+}
+"""The plots by their heading, in the order of the page."""
 
 
-def short_layer(path: str) -> str:
-    """A layer's path without what the paths of all layers have in common.
-
-    >>> short_layer("down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v")
-    'down 0.1.0'
-    """
-    parts = path.split(".")
-    numbers = ".".join(part for part in parts if part.isdigit())
-    return f"{parts[0].removesuffix('_blocks').removesuffix('_block')} {numbers}".strip()
+def _colour(row: int) -> str:
+    return COLOURS[row % len(COLOURS)]
 
 
-def plot_threshold(threshold: Threshold) -> bytes:
-    """A histogram of what a threshold was calibrated on, each prompt's most similar pair and its mean pair, with both taus; PNG."""
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    axes = figure.subplots()
-    edges = np.linspace(
-        min(threshold.means), max(max(threshold.highest), threshold.tau), 40
-    ).tolist()
-    for values, colour, label in (
-        (threshold.means, COLOURS[4], "mean over the pairs of a prompt"),
-        (threshold.highest, COLOURS[0], "most similar pair of a prompt"),
-    ):
-        axes.hist(values, edges, color=colour, alpha=0.6, label=label)
-    axes.axvline(
-        threshold.tau,
-        color="black",
-        linestyle="--",
-        label=f"tau = {threshold.tau:.3f} ({threshold.reduction})",
-    )
-    if threshold.tau_seeds is not None:
-        axes.axvline(
-            threshold.tau_seeds,
-            color=COLOURS[4],
-            linestyle=":",
-            label=f"tau of the criterion seeds = {threshold.tau_seeds:.3f}",
-        )
-    axes.set_xlabel("similarity between seeds")
-    axes.set_ylabel(f"prompts (of {len(threshold.highest)})")
-    axes.legend(frameon=False, fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-def _short(name: str) -> str:
-    """A name as a label; Matplotlib leaves out those that begin with an underscore."""
-    short = name if len(name) <= 30 else name[:27] + "..."
-    return f" {short}" if short.startswith("_") else short
-
-
-def _span(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}–{high}"
-
-
-def _scores(records: Mapping[int, Mapping[str, object]], key: str) -> dict[int, float]:
-    return {index: seed_median(record[key]) for index, record in records.items() if key in record}
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an SVG element, transparent, so that it fits a light and a dark page; the same figure gives the same text."""
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer,
-        format="svg",
-        transparent=True,
-        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-    )
-    text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor")
+def _legend(axes: Axes, **options: Any) -> None:
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, **options)

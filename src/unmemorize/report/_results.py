@@ -1,62 +1,71 @@
-"""All that a run has found, gathered for its summary and its report."""
+"""Everything that the steps of a run have left so far, as typed records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 from unmemorize._prompts import UNMEMORIZED, Prompt
 from unmemorize.generation import OVERALL, ImageSetRun, image_sets
 from unmemorize.localization import Localization, read_localizations
-from unmemorize.metrics import EvaluationRun
+from unmemorize.metrics import (
+    EvaluationRun,
+    MeasuredMetric,
+    PromptMetrics,
+    QualityRecord,
+    read_metrics,
+    read_quality,
+)
 from unmemorize.runs import Run, run_prompts
 
-NAMES = {
+SET_LABELS = {
     "original": "before",
     "refined": "neurons off",
     "random-refined": "random neurons off",
     "initial": "initial selection off",
     "random-initial": "random neurons off, as many as initially",
 }
-"""What sets of images show, in words and in order; other sets have their own names and come after."""
-Record = Mapping[str, Any]
+"""What the usual sets of images show, in words and in the order of rows. Other sets keep the name
+of their folder and come last."""
+
+# the metrics that the report itself speaks of, see `METRICS`
+SSCD_ORIG, SSCD_GEN, D_SSCD = "sscd-orig", "sscd-gen", "d-sscd"
+MASKED_COPY = "masked-copy"
 
 
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, kw_only=True)
+class SetMetrics:
     """The metrics of one set of images.
 
     Args:
-        name: what is off, see `NAMES`.
-        on: the name of the prompts; empty for those of the run.
-        records: by index of the prompt, see `evaluate_all`.
-        descriptor, clip: what measured, with the hash of its weights; empty for none.
+        name: the name of the set without that of its prompts, such as "refined".
+        on: the label of its prompts, empty for those of the run.
+        prompts: the metrics of each prompt, by its index.
+        measured: what was measured and with which instrument, by name of the metric.
     """
 
     name: str
     on: str
-    records: Mapping[int, Record]
-    descriptor: str
-    clip: str
+    prompts: Mapping[int, PromptMetrics]
+    measured: Mapping[str, MeasuredMetric]
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a run has found, by index of the prompt.
+    """The results of a run.
 
     Args:
-        prompts: of the run.
+        prompts: the prompts of the run, localized or not.
         localizations: by index of the prompt.
-        metrics: of the sets of images that were evaluated.
-        quality: records of `quality_all`.
+        metrics: one entry for each evaluated set of images.
+        quality: one entry for each set of images compared with real ones.
     """
 
     prompts: Sequence[Prompt]
     localizations: Mapping[int, Localization]
-    metrics: Sequence[Measured] = ()
-    quality: Sequence[Record] = ()
+    metrics: Sequence[SetMetrics] = ()
+    quality: Sequence[QualityRecord] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -65,35 +74,36 @@ class Results:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What results are summed up over: all prompts of interest, each group, and other prompts that images were made for."""
-        return (
-            OVERALL,
-            *self.groups,
-            *dict.fromkeys(measured.on for measured in self.metrics if measured.on),
-        )
+        """The columns of a summary: overall, each group, and each label of other prompts."""
+        other_prompts = dict.fromkeys(metrics.on for metrics in self.metrics if metrics.on)
+        return (OVERALL, *self.groups, *other_prompts)
 
-    def lacking(self, what: Literal["missing", "unreadable"]) -> list[str]:
-        """The names of training images that could not be compared with."""
-        records = [record for measured in self.metrics for record in measured.records.values()]
-        return list(
-            dict.fromkeys(
-                name for record in records for name in record.get("references", {}).get(what, ())
-            )
-        )
+    def lacking(self, reason: Literal["missing", "unreadable"]) -> list[str]:
+        """Return the names of training images that could not be compared with."""
+        references = [
+            record.references
+            for metrics in self.metrics
+            for record in metrics.prompts.values()
+            if record.references
+        ]
+        names = (name for entry in references for name in getattr(entry, reason))
+        return list(dict.fromkeys(names))
 
     def indices(self, column: str) -> list[int]:
-        """The prompts of the run in a column; overall are those of the groups VM and TM, without such those not known as unmemorized."""
+        """Return the indices of the run's prompts in a column.
+
+        Overall means the groups VM and TM. A run without them counts all prompts that are not
+        known as unmemorized.
+        """
+        groups: set[str]
         if column != OVERALL:
-            return [index for index, prompt in enumerate(self.prompts) if prompt.group == column]
-        labelled = [
-            index for index, prompt in enumerate(self.prompts) if prompt.group in ("VM", "TM")
-        ]
-        return labelled or [
-            index for index, prompt in enumerate(self.prompts) if prompt.group != UNMEMORIZED
-        ]
+            groups = {column}
+        else:
+            groups = {"VM", "TM"}.intersection(self.groups) or set(self.groups) - {UNMEMORIZED}
+        return [index for index, prompt in enumerate(self.prompts) if prompt.group in groups]
 
     def localized(self, column: str) -> list[Localization]:
-        """The localizations of the prompts in a column."""
+        """Return the localizations of the prompts in a column."""
         return [
             self.localizations[index]
             for index in self.indices(column)
@@ -101,69 +111,63 @@ class Results:
         ]
 
     def memorized(self, column: str) -> list[Localization]:
-        """Those of them that found the prompt memorized."""
+        """Return the localizations in a column whose prompt was detected as memorized."""
         return [record for record in self.localized(column) if record.memorized]
 
-    def of(self, name: str) -> Mapping[int, Record]:
-        """The metrics of the run's own prompts with this off; empty when there are none."""
-        return next(
-            (
-                measured.records
-                for measured in self.metrics
-                if measured.name == name and not measured.on
-            ),
-            {},
-        )
+    def of_set(self, set_name: str) -> Mapping[int, PromptMetrics]:
+        """Return the metrics of the run's own prompts in a set of images, by index."""
+        for metrics in self.metrics:
+            if metrics.name == set_name and not metrics.on:
+                return metrics.prompts
+        return {}
 
-    def records(self, name: str, column: str) -> list[Record]:
-        """The metrics of the prompts in a column with this off."""
-        for measured in self.metrics:
-            if measured.name == name and measured.on == column:
-                return list(measured.records.values())
-        found = self.of(name)
-        return [found[index] for index in self.indices(column) if index in found]
+    def of_column(self, set_name: str, column: str) -> list[PromptMetrics]:
+        """Return the metrics of the prompts in a column, the run's own or others of that label."""
+        for metrics in self.metrics:
+            if metrics.name == set_name and metrics.on == column:
+                return list(metrics.prompts.values())
+        own = self.of_set(set_name)
+        return [own[index] for index in self.indices(column) if index in own]
 
 
 def read_results(run: Run) -> Results:
-    """What the steps of a run have left so far.
+    """Read what the steps of a run have left so far.
+
+    Args:
+        run: a run with localizations.
 
     Raises:
         RunError: nothing is localized yet, or a record is damaged.
     """
-    metrics = []
-    for folder_name, images in image_sets(run).items():
-        folder = run.folder / "metrics" / folder_name
-        if not folder.exists():
-            continue
-        measured, on = Run.load(folder), images.settings(ImageSetRun).on
-        by = measured.settings(EvaluationRun)
-        metrics.append(
-            Measured(
-                what_is_off(folder_name, on),
-                on,
-                measured.records("metrics"),
-                hashed(by.descriptor, by.descriptor_sha256),
-                hashed(by.clip, by.clip_sha256 or "") if by.clip else "",
-            )
-        )
-    order = list(NAMES)
-    metrics.sort(
-        key=lambda measured: order.index(measured.name) if measured.name in order else len(order)
+    order = list(SET_LABELS)
+    metrics = sorted(
+        _read_set_metrics(run),
+        key=lambda entry: order.index(entry.name) if entry.name in order else len(order),
     )
-    quality = list(run.records("quality").values())
+    quality = list(read_quality(run).values())
     return Results(run_prompts(run), read_localizations(run), metrics, quality)
 
 
-def what_is_off(name: str, on: str) -> str:
-    """The name of a set of images without that of its prompts."""
-    return name.removesuffix(f"-on-{on}")
+def _read_set_metrics(run: Run) -> Iterator[SetMetrics]:
+    evaluated = run.nested("metrics")
+    for folder_name, images in image_sets(run).items():
+        if folder_name not in evaluated:
+            continue
+        evaluation = evaluated[folder_name]
+        on = images.settings(ImageSetRun).on
+        measured = evaluation.settings(EvaluationRun).metrics
+        yield SetMetrics(
+            name=without_prompts(folder_name, on),
+            on=on,
+            prompts=read_metrics(evaluation),
+            measured={metric.name: metric for metric in measured},
+        )
 
 
-def hashed(name: str, digest: str) -> str:
-    """A name with the beginning of a hash."""
-    return f"{name} (sha256 {digest[:12]})"
+def without_prompts(folder_name: str, on: str) -> str:
+    """Return the name of a set of images without the label of its prompts.
 
-
-def seed_median(value: Any) -> float:
-    """One number per prompt: the median of a list over seeds, or the number itself."""
-    return float(median(value)) if isinstance(value, list) else float(value)
+    >>> without_prompts("refined-on-captions", "captions")
+    'refined'
+    """
+    return folder_name.removesuffix(f"-on-{on}")

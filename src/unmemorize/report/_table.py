@@ -1,48 +1,29 @@
-"""The summary of a run: one column for each group of prompts, one row for each question, with the number of prompts behind each figure."""
+"""The summary of a run as a table, for people and for programs."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TypeVar
 
-from unmemorize.generation import OVERALL
-from unmemorize.localization import Localization
 from unmemorize.metrics import summarize, wilson_interval
-from unmemorize.neurons import Neurons
-from unmemorize.report._results import NAMES, Record, Results, hashed, seed_median, what_is_off
 
-Truth = Mapping[str, Neurons]
-"""Prompt -> the neurons that are known to carry its image."""
-
-_METRICS: tuple[tuple[str, str, Callable[[Record], float | None]], ...] = (
-    ("copy score", "descriptor", lambda record: _per_prompt(record, "sscd_orig")),
-    (
-        "copy score of the worst seed",
-        "descriptor",
-        lambda record: max(record["sscd_orig"]) if "sscd_orig" in record else None,
-    ),
-    ("masked copy score", "layout", lambda record: _per_prompt(record, "masked")),
-    ("same as before", "descriptor", lambda record: _per_prompt(record, "sscd_gen")),
-    ("seeds alike", "descriptor", lambda record: _per_prompt(record, "diversity")),
-    ("alignment", "clip", lambda record: _per_prompt(record, "alignment")),
-)
-_LAYOUT = "Pearson correlation over the pixels in which the training images agree"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One answer, all None where there is nothing to answer.
+    """One answer. All fields are None where there is nothing to answer.
 
     Args:
         value: a median over prompts, a share, or a distance.
-        spread: the median absolute deviation (of KID the standard deviation over subsets).
+        spread: the median absolute deviation. For KID, the standard deviation over subsets.
         low, high: the 95 % interval.
-        hits: of a share.
-        count: prompts or images behind the figure.
+        hits: the numerator of a share.
+        count: the prompts or images behind the figure.
     """
 
     value: float | None = None
@@ -52,9 +33,41 @@ class Cell:
     hits: int | None = None
     count: int = 0
 
+    @classmethod
+    def share(cls, items: Sequence[Item], test: Callable[[Item], bool]) -> Cell:
+        """Make a cell of the share of items that pass a test, with its Wilson interval.
+
+        >>> Cell.share([1, 2, 3], lambda number: number > 1).figure
+        '2 of 3'
+        """
+        if not items:
+            return cls()
+        hits = sum(map(test, items))
+        low, high = wilson_interval(hits, len(items))
+        return cls(value=hits / len(items), low=low, high=high, hits=hits, count=len(items))
+
+    @classmethod
+    def median(cls, values: Iterable[float | None]) -> Cell:
+        """Make a cell of the median ± MAD of the values that are not None.
+
+        >>> Cell.median([1.0, None, 2.0, 9.0]).figure
+        '2.00 ± 1.00 (n=3)'
+        """
+        numbers = [value for value in values if value is not None]
+        if not numbers:
+            return cls()
+        summary = summarize(numbers)
+        return cls(
+            value=summary.median,
+            spread=summary.mad,
+            low=summary.low,
+            high=summary.high,
+            count=summary.count,
+        )
+
     @property
     def figure(self) -> str:
-        """The answer for people, such as "0.97 ± 0.01 (n=23)"; empty without one."""
+        """The answer for people, such as "0.97 ± 0.01 (n=23)". Empty without an answer."""
         if self.value is None:
             return ""
         if self.hits is not None:
@@ -64,7 +77,7 @@ class Cell:
 
     @property
     def interval(self) -> str:
-        """The 95 % interval for people; empty without one."""
+        """The 95 % interval for people. Empty without one."""
         if self.low is None or self.high is None:
             return ""
         if self.hits is not None:
@@ -74,7 +87,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One question with an answer for each column; ``by`` is what measured it, with the hash of its weights."""
+    """One question.
+
+    Args:
+        label: the question in a few words.
+        cells: its answers, one for each column.
+        by: the network that measured it, with the hash of its weights.
+    """
 
     label: str
     cells: tuple[Cell, ...]
@@ -83,14 +102,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A summary for people and programs: the groups as columns, the rows, and notes on how to read them."""
+    """A summary of a run.
+
+    Args:
+        columns: the groups of prompts.
+        rows: the questions.
+        notes: how to read them.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> str:
-        """Every cell with its numbers and as people read it."""
+        """Return JSON with every cell, as numbers and as people read it."""
         rows = [
             {
                 "label": row.label,
@@ -103,205 +128,21 @@ class Table:
             }
             for row in self.rows
         ]
-        return (
-            json.dumps(
-                {"columns": self.columns, "rows": rows, "notes": self.notes},
-                indent=1,
-                ensure_ascii=False,
-            )
-            + "\n"
-        )
+        content = {"columns": self.columns, "rows": rows, "notes": self.notes}
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def to_csv(self) -> str:
-        """One line for each answer."""
+        """Return CSV with one line for each answer."""
+        numbers = [field.name for field in fields(Cell)]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ("measure", "group", "value", "spread", "low", "high", "hits", "count", "by")
-        )
+        writer.writerow(("measure", "group", *numbers, "by"))
         for row in self.rows:
             for column, cell in zip(self.columns, row.cells, strict=True):
                 if cell.figure:
-                    writer.writerow(
-                        (
-                            row.label,
-                            column,
-                            cell.value,
-                            cell.spread,
-                            cell.low,
-                            cell.high,
-                            cell.hits,
-                            cell.count,
-                            row.by,
-                        )
-                    )
+                    values = (getattr(cell, name) for name in numbers)
+                    writer.writerow((row.label, column, *values, row.by))
         return text.getvalue()
-
-
-def precision_recall(found: Neurons, known: Neurons) -> tuple[float, float]:
-    """The share of found neurons that are known ones, and the share of known ones that were found; 0 where nothing was found."""
-    hits = len(found & known)
-    return (hits / len(found) if found else 0.0), hits / len(known)
-
-
-def summary_table(results: Results, truth: Truth | None = None) -> Table:
-    """Sum up a run: medians ± MAD over prompts, each the median over its seeds, with 95 % bootstrap intervals.
-
-    Args:
-        results: see `read_results`.
-        truth: known neurons, for precision and recall.
-    """
-    rows = [
-        *_localization_rows(results),
-        *(_truth_rows(results, truth) if truth else ()),
-        *_metric_rows(results),
-        *_quality_rows(results),
-    ]
-    notes = [
-        "Shares, or medians over n prompts ± MAD, with 95 % intervals (Wilson; bootstrap of the median).",
-        "Detected: of unmemorized prompts, the false positives. Floor reached: the copy may survive with all candidates off.",
-        "Copy score: similarity to the training image. Same as before: similarity to the image of the same seed with nothing off. "
-        "Seeds alike: similarity between the seeds of a prompt, lower is more diverse. Alignment: of image and prompt. "
-        "All over the prompts detected as memorized, each by the median over its seeds.",
-    ]
-    if results.quality:
-        notes.append(
-            "FID is biased upwards for few images: compare equal n only. KID is given ± its deviation over subsets."
-        )
-    kinds: tuple[Literal["missing", "unreadable"], ...] = ("missing", "unreadable")
-    notes += [
-        f"Training images {what}: {len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})."
-        for what in kinds
-        if (names := results.lacking(what))
-    ]
-    return Table(
-        results.columns,
-        tuple(row for row in rows if any(cell.figure for cell in row.cells)),
-        tuple(notes),
-    )
-
-
-def _row(results: Results, label: str, answer: Callable[[str], Cell], by: str = "") -> Row:
-    return Row(label, tuple(answer(column) for column in results.columns), by)
-
-
-def _localization_rows(results: Results) -> list[Row]:
-    return [
-        _row(
-            results,
-            "detected as memorized",
-            lambda column: _share(results.localized(column), lambda record: record.memorized),
-        ),
-        _row(
-            results,
-            "theta floor reached",
-            lambda column: _share(
-                _told(results.memorized(column)), lambda record: bool(record.theta_exhausted)
-            ),
-        ),
-        _row(
-            results,
-            "neurons, initial selection",
-            lambda column: _median(len(record.initial) for record in results.memorized(column)),
-        ),
-        _row(
-            results,
-            "neurons, refined",
-            lambda column: _median(len(record.neurons) for record in results.memorized(column)),
-        ),
-        _row(
-            results,
-            "seconds per prompt",
-            lambda column: _median(record.seconds for record in results.localized(column)),
-        ),
-    ]
-
-
-def _told(records: list[Localization]) -> list[Localization]:
-    return [record for record in records if record.theta_exhausted is not None]
-
-
-def _truth_rows(results: Results, truth: Truth) -> list[Row]:
-    def known(column: str) -> list[tuple[float, float]]:
-        found = results.memorized(column)
-        return [
-            precision_recall(record.neurons, truth[record.prompt])
-            for record in found
-            if truth.get(record.prompt)
-        ]
-
-    return [
-        _row(
-            results,
-            "precision, known neurons",
-            lambda column: _median(precision for precision, _ in known(column)),
-        ),
-        _row(
-            results,
-            "recall, known neurons",
-            lambda column: _median(recall for _, recall in known(column)),
-        ),
-    ]
-
-
-def _metric_rows(results: Results) -> list[Row]:
-    rows = []
-    for label, means, of in _METRICS:
-        for name in dict.fromkeys(measured.name for measured in results.metrics):
-            if label == "same as before" and name == "original":
-                continue
-            first = next(measured for measured in results.metrics if measured.name == name)
-            by = {"descriptor": first.descriptor, "clip": first.clip, "layout": _LAYOUT}[means]
-
-            def answer(
-                column: str, name: str = name, of: Callable[[Record], float | None] = of
-            ) -> Cell:
-                return _median(of(record) for record in results.records(name, column))
-
-            rows.append(_row(results, f"{label}, {NAMES.get(name, name)}", answer, by))
-    return rows
-
-
-def _quality_rows(results: Results) -> list[Row]:
-    rows = []
-    for record in results.quality:
-        by = hashed(record["extractor"], record["extractor_sha256"])
-        column, name = record["on"] or OVERALL, what_is_off(record["set"], record["on"])
-        distance = record["kind"]
-        fid = Cell(value=record["fid"], count=record["generated"])
-        kid = Cell(
-            value=1000 * record["kid"], spread=1000 * record["kid_std"], count=record["generated"]
-        )
-        for label, cell in ((distance, fid), (f"1000 KID on the features of {distance}", kid)):
-            cells = tuple(cell if other == column else Cell() for other in results.columns)
-            rows.append(Row(f"{label} to {record['against']}, {NAMES.get(name, name)}", cells, by))
-    return rows
-
-
-def _per_prompt(record: Record, key: str) -> float | None:
-    return None if record.get(key) is None else seed_median(record[key])
-
-
-def _share(records: list[Localization], test: Callable[[Localization], bool]) -> Cell:
-    if not records:
-        return Cell()
-    hits = sum(map(test, records))
-    low, high = wilson_interval(hits, len(records))
-    return Cell(value=hits / len(records), low=low, high=high, hits=hits, count=len(records))
-
-
-def _median(values: Iterable[float | None]) -> Cell:
-    found = [value for value in values if value is not None]
-    if not found:
-        return Cell()
-    summary = summarize(found)
-    return Cell(
-        value=summary.median,
-        spread=summary.mad,
-        low=summary.low,
-        high=summary.high,
-        count=summary.count,
-    )
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A task over many items in a run folder: what is finished is not done again, and what fails does not stop the rest."""
+"""Work on many items in a run folder: what is finished is not done again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unmemorize.engines import Execution, Failed, Task, Unit, units_of
+from unmemorize.engines import Execution, Failed, Outcome, Task, Unit, units_of
 from unmemorize.pipelines import Model
 from unmemorize.runs._run import Run
 
@@ -16,11 +16,11 @@ class Tally:
     """How far a task has come.
 
     Args:
-        run: with its records.
-        kind: of these.
-        done: items that are finished, now or before.
-        failed: items that failed this time, by index.
-        total: items in all, those of other shards included.
+        run: the run that holds the records.
+        kind: the kind of records.
+        done: how many items are finished, now or before.
+        failed: the errors of items that failed this time, by index.
+        total: how many items there are, including those of other shards.
     """
 
     run: Run
@@ -43,16 +43,20 @@ def drive(
     total: int,
     execution: Execution | None = None,
 ) -> Tally:
-    """Do what is missing in a run.
+    """Work on all items of a run that are not finished yet.
+
+    An item that fails is on record with its error, does not stop the others, and is tried again by
+    the next call. A unit of which any item is missing is worked on as a whole, because results may
+    depend by rounding on what is computed together; finished items keep their record.
 
     Args:
-        run: where the records go, under the task's kind.
-        model: the model.
+        run: the run that gets the records, under the task's kind.
+        model: the model to work with.
         task: what to do.
-        items: all items by index, in rising order. A stream is pulled only as fast as it is worked
-            on.
+        items: all items with their index, in rising order. A stream is read only as fast as it is
+            worked on.
         total: one more than the highest index.
-        execution: who does it and which part. The records of a shard go to a file of its own, and
+        execution: who does it and which shard. The records of a shard go to a file of its own, and
             progress counts the items of all shards.
 
     Raises:
@@ -61,33 +65,46 @@ def drive(
     """
     execution = execution or Execution()
     shard = execution.shard
-    asked = total if not isinstance(items, Sequence) else len(items)
-    failed: dict[int, str] = {}
-
-    def missing() -> Iterator[Unit]:
-        for unit in units_of(items, task.size):
-            mine = shard is None or unit.number in shard
-            if mine and not all(finished[index] for index in unit.indices):
-                yield unit
-
+    item_count = len(items) if isinstance(items, Sequence) else total
     with run.writer(task.kind, str(shard) if shard else "") as writer:
-        finished = run.done(task.kind, total)  # read under the lock, so nobody else writes now
-        done = sum(finished)
-        execution.progress(done, asked)
-        for unit, outcomes in execution.engine.outcomes(model, task, missing()):
-            records: dict[int, dict[str, Any]] = {}
-            for index, outcome in zip(unit.indices, outcomes, strict=True):
-                if finished[index]:
-                    continue
+        # The records are read under the lock: no other process can finish these items any more.
+        is_finished = run.done(task.kind, total)
+        done = sum(is_finished)
+        failed: dict[int, str] = {}
+        execution.progress(done, item_count)
+        units = _unfinished(units_of(items, task.size), is_finished, execution)
+        for unit, outcomes in execution.engine.outcomes(model, task, units):
+            new = {
+                index: outcome
+                for index, outcome in zip(unit.indices, outcomes, strict=True)
+                if not is_finished[index]
+            }
+            writer.append({index: _record(run, outcome) for index, outcome in new.items()})
+            for index, outcome in new.items():
                 if isinstance(outcome, Failed):
                     failed[index] = outcome.error
-                    records[index] = {"error": outcome.error}
-                    continue
-                for name, content in outcome.files.items():
-                    run.write(name, content)
-                records[index] = outcome.record
-                finished[index] = 1
-                done += 1
-            writer.append(records)
-            execution.progress(done, asked)
-    return Tally(run, task.kind, done, failed, asked)
+                else:
+                    is_finished[index] = 1
+                    done += 1
+            execution.progress(done, item_count)
+    return Tally(run, task.kind, done, failed, item_count)
+
+
+def _unfinished(
+    units: Iterator[Unit], is_finished: bytearray, execution: Execution
+) -> Iterator[Unit]:
+    """Yield the units of the shard of which any item is missing."""
+    for unit in units:
+        in_shard = execution.shard is None or unit.number in execution.shard
+        if in_shard and not all(is_finished[index] for index in unit.indices):
+            yield unit
+
+
+def _record(run: Run, outcome: Outcome) -> dict[str, Any]:
+    """Write the files of an outcome and return what goes on record."""
+    if isinstance(outcome, Failed):
+        return {"error": outcome.error}
+    for name, content in outcome.files.items():
+        run.write(name, content)
+    record: dict[str, Any] = outcome.record
+    return record

@@ -1,4 +1,4 @@
-"""Shards as one: the files of several writers, or whole folders from machines without a common file system."""
+"""Join the shards of a run that were made on machines without a common file system."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from pathlib import Path
 
 from unmemorize._errors import RunError
 from unmemorize._files import whole_folder
-from unmemorize.runs._records import read_sorted
-from unmemorize.runs._run import Run
+from unmemorize.runs._records import kinds_in, read_sorted
+from unmemorize.runs._run import MANIFEST, PROMPTS, Run
+
+_NESTED = ("images", "metrics")
+"""Folders that hold runs inside a run."""
 
 
 def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Run:
-    """Join folders of one run into a new folder, with one file for each kind of records, in the order of the prompts.
+    """Join folders of one run into a new folder, with one file for each kind of records.
 
-    Errors of failed prompts are left out, so that the command that made the run tries these again. Summaries and reports are not copied:
-    the same command makes them from the whole.
+    Records are ordered as the prompts are. Where several folders have a record of one item, that of
+    the last folder counts. Errors of items that failed are left out, and the command that made the
+    run tries those again. Summaries and reports are not copied; the same command makes them again.
 
     Args:
-        folders: of the run, each with some of its shards.
+        folders: folders of one run, each with some of its shards.
         output: a new folder.
 
     Raises:
-        RunError: the folders are of different runs, the output exists, or it cannot be written.
+        RunError: the folders hold different runs, the output exists, or it cannot be written.
     """
-    runs, output = [Run.load(folder) for folder in folders], Path(output)
+    runs = [Run.load(folder) for folder in folders]
+    output = Path(output)
     if output.exists():
         raise RunError(f"{output}: exists already. Choose another folder.")
     with whole_folder(output, RunError) as partial:
-        _merge([run.folder for run in runs], partial)
+        _merge(runs, partial)
     return Run.load(output)
 
 
-def _merge(folders: Sequence[Path], into: Path) -> None:
-    first, *others = [Run.load(folder) for folder in folders]
+def _merge(runs: Sequence[Run], into: Path) -> None:
+    _check_same(runs)
+    into.mkdir(parents=True, exist_ok=True)
+    for name in (MANIFEST, PROMPTS):
+        if (runs[0].folder / name).is_file():
+            shutil.copyfile(runs[0].folder / name, into / name)
+    for kind in sorted(set().union(*(kinds_in(run.folder) for run in runs))):
+        lines = read_sorted([file for run in runs for file in run.files(kind)])
+        with (into / f"{kind}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    for nested_kind in _NESTED:
+        nested = [run.nested(nested_kind) for run in runs]
+        for name in sorted(set().union(*nested)):
+            same_name = [runs_by_name[name] for runs_by_name in nested if name in runs_by_name]
+            _merge(same_name, into / nested_kind / name)
+    for run in runs:
+        for pattern in ("*.png", "*.jpg", "*/*.png"):
+            for picture in run.folder.glob(pattern):
+                target = into / picture.relative_to(run.folder)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(picture, target)
+
+
+def _check_same(runs: Sequence[Run]) -> None:
+    first, *others = runs
     for run in others:
         for name, _, _ in first.manifest.differences(run.manifest):
             raise RunError(
                 f"{run.folder} and {first.folder} are different runs: they differ in {name}. "
                 "Merge shards of one run."
             )
-    into.mkdir(exist_ok=True)
-    for name in ("manifest.json", "prompts.jsonl"):
-        if (folders[0] / name).is_file():
-            shutil.copyfile(folders[0] / name, into / name)
-    kinds = {path.name.split(".")[0] for folder in folders for path in folder.glob("*.jsonl")} - {
-        "prompts"
-    }
-    for kind in sorted(kinds):
-        files = [file for folder in folders for file in Run.load(folder).files(kind)]
-        with (into / f"{kind}.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(
-                json.dumps(line, ensure_ascii=False) + "\n" for line in read_sorted(files)
-            )
-    for sub in ("images", "metrics"):
-        for name in sorted(
-            {path.name for folder in folders for path in (folder / sub).glob("*") if path.is_dir()}
-        ):
-            there = [folder / sub / name for folder in folders if (folder / sub / name).is_dir()]
-            (into / sub).mkdir(exist_ok=True)
-            _merge(there, into / sub / name)
-    for folder in folders:
-        for picture in (
-            *folder.glob("*.png"),
-            *folder.glob("*.jpg"),
-            *folder.glob("*/*.png"),
-        ):
-            (into / picture.relative_to(folder)).parent.mkdir(exist_ok=True)
-            shutil.copyfile(picture, into / picture.relative_to(folder))

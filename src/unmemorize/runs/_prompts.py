@@ -17,7 +17,8 @@ from unmemorize.pipelines import Model
 from unmemorize.runs._run import PROMPTS, Inputs, Run, RunSettings
 
 _STALE_SECONDS = 24 * 3600.0
-"""Age at which a temporary prompt list belongs to a process that was killed."""
+"""A temporary prompt list of this age belongs to a process that was killed."""
+_WAY_OUT = "start another with --new-run or in another folder"
 
 
 def open_run(
@@ -27,22 +28,24 @@ def open_run(
     settings: RunSettings,
     *,
     new: bool = False,
+    way_out: str = _WAY_OUT,
 ) -> Run:
     """Start a run over prompts, or resume it.
 
     Args:
         folder: the run folder.
-        model: the model.
+        model: the model to work with.
         prompts: read once, one after the other.
         settings: what else determines the results.
         new: take FOLDER-2, FOLDER-3, ... where the folder holds a run with other settings or
             prompts.
+        way_out: what to do about a run with other settings, for the error.
 
     Raises:
         RunError: the folder holds another run.
     """
     inputs = Inputs(fingerprint=model.fingerprint, dtype=str(model.dtype))
-    return start_run(folder, prompts, settings, inputs, model=model.name, new=new)
+    return start_run(folder, prompts, settings, inputs, model=model.name, new=new, way_out=way_out)
 
 
 def start_run(
@@ -53,13 +56,14 @@ def start_run(
     *,
     model: str,
     new: bool = False,
+    way_out: str = _WAY_OUT,
 ) -> Run:
     """Start a run over prompts, or resume it, for a model that need not be loaded.
 
     Args:
-        folder, prompts, settings, new: as in `open_run`.
-        inputs: the model; the hash of the prompts is added.
-        model: its name, for people.
+        folder, prompts, settings, new, way_out: as in `open_run`.
+        inputs: the fingerprint and dtype of the model; the hash of the prompts is added.
+        model: the model's name, for people.
 
     Raises:
         RunError: the folder holds another run.
@@ -85,7 +89,7 @@ def start_run(
             inputs=inputs,
             model=model,
             items=count,
-            way_out="start another with --new-run or in another folder",
+            way_out=way_out,
         )
         publish(partial, run.folder / PROMPTS)
     for leftover in run.folder.glob(f".{PROMPTS}.*"):  # others may write theirs at this moment

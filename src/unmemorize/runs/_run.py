@@ -1,4 +1,4 @@
-"""The run folder: a manifest that says what determines the results, and one JSON line per item.
+"""The run folder: a manifest with everything that determines the results, and a line per item.
 
 RUN/manifest.json    kind, settings, inputs and versions, see `Manifest`
 RUN/KIND.jsonl       the records of finished items of one kind
@@ -20,17 +20,18 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from unmemorize._errors import RunError
 from unmemorize._files import atomic_write, from_json, read_json, to_json
-from unmemorize.runs._records import Writer, body, files_of, read_lines, read_sorted
+from unmemorize.runs._records import Writer, files_of, read_lines, read_sorted, record_in
 
 SCHEMA = "unmemorize.run/3"
+MANIFEST = "manifest.json"
 PROMPTS = "prompts.jsonl"
-_TEMPORARY = (".manifest.json.", f".{PROMPTS}.")
+_TEMPORARY = (f".{MANIFEST}.", f".{PROMPTS}.")
 """How temporary files begin, which a killed process may leave behind."""
 _PACKAGES = ("unmemorize", "torch", "diffusers", "transformers")
 
 
 class RunSettings(Protocol):
-    """What determines the results of one kind of run; a frozen dataclass of JSON values."""
+    """Everything that determines the results of one kind of run, as a frozen dataclass."""
 
     kind: ClassVar[str]
     """The name of this kind of run in manifests."""
@@ -53,7 +54,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a run folder says about itself.
+    """The content of a run folder's ``manifest.json``.
 
     Args:
         schema: the version of the format.
@@ -62,9 +63,9 @@ class Manifest:
         inputs: what it works on.
         model: the model's name, for people.
         items: how many items it has in all.
-        versions: of Python and the packages that compute.
+        versions: the versions of Python and of the packages that compute.
         command: the command line that started the run.
-        started: when that was, UTC.
+        started: when the run was started, UTC.
     """
 
     schema: str
@@ -78,12 +79,12 @@ class Manifest:
     started: str = ""
 
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
-        """What determines results and differs: name, value here, value there."""
-        here, there = self._determining(), other._determining()
+        """Return what determines the results and differs, as (name, value, value of other)."""
+        values, other_values = self._determining(), other._determining()
         return [
-            (name, here.get(name), there.get(name))
-            for name in sorted(here.keys() | there.keys())
-            if here.get(name) != there.get(name)
+            (name, values.get(name), other_values.get(name))
+            for name in sorted(values.keys() | other_values.keys())
+            if values.get(name) != other_values.get(name)
         ]
 
     def _determining(self) -> dict[str, Any]:
@@ -94,10 +95,10 @@ SettingsT = TypeVar("SettingsT", bound=RunSettings)
 
 
 class Run:
-    """A folder with results that the same command can resume.
+    """A folder with results, which the same command can resume.
 
     An item is done when its whole record is there. Each record is synced to the disk. A torn last
-    line (the process was killed while it wrote) is ignored, and the next writer cuts it off.
+    line, which a killed process leaves behind, is ignored, and the next writer cuts it off.
 
     Args:
         folder: the run folder, see `open` and `load`.
@@ -147,7 +148,7 @@ class Run:
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        path = folder / "manifest.json"
+        path = folder / MANIFEST
         foreign = _holds_other_files(folder)  # looked at first: a shard may start the run just now
         if path.exists():
             run = cls.load(folder)
@@ -170,7 +171,7 @@ class Run:
             RunError: the folder holds no run, its manifest is damaged, or another version made it.
         """
         folder = Path(folder)
-        content = read_json(folder / "manifest.json", RunError, "run manifest")
+        content = read_json(folder / MANIFEST, RunError, "run manifest")
         if content.get("schema") != SCHEMA:
             raise RunError(
                 f"{folder}: a run of schema {content.get('schema')!r}, this version reads "
@@ -197,7 +198,7 @@ class Run:
 
     def nested(self, kind: str) -> dict[str, Run]:
         """Return the runs inside this one by name: each folder RUN/KIND/NAME with a manifest."""
-        manifests = sorted((self.folder / kind).glob("*/manifest.json"))
+        manifests = sorted((self.folder / kind).glob(f"*/{MANIFEST}"))
         return {path.parent.name: Run.load(path.parent) for path in manifests}
 
     def records(self, name: str) -> dict[int, dict[str, Any]]:
@@ -207,15 +208,15 @@ class Run:
             RunError: a line other than the last is damaged.
         """
         return {
-            content["index"]: body(content)
-            for _, _, content in read_lines(self.files(name))
+            content["index"]: record_in(content)
+            for _, content in read_lines(self.files(name))
             if "error" not in content
         }
 
     def failures(self, name: str) -> dict[int, str]:
         """Return the errors of items that failed and were not finished later, by index."""
         done, failed = set(), {}
-        for _, _, content in read_lines(self.files(name)):
+        for _, content in read_lines(self.files(name)):
             if "error" in content:
                 failed[content["index"]] = str(content["error"])
             else:
@@ -224,12 +225,13 @@ class Run:
 
     def stream(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the records of one kind in the order of their indices, however many there are."""
-        return ((content["index"], body(content)) for content in read_sorted(self.files(name)))
+        lines = read_sorted(self.files(name))
+        return ((content["index"], record_in(content)) for content in lines)
 
     def done(self, name: str, total: int) -> bytearray:
-        """For each of ``total`` items 1 when it is finished, else 0."""
+        """Return for each of ``total`` items 1 when it is finished, else 0."""
         flags = bytearray(total)
-        for _, _, content in read_lines(self.files(name)):
+        for _, content in read_lines(self.files(name)):
             if "error" not in content and content["index"] < total:
                 flags[content["index"]] = 1
         return flags

@@ -1,4 +1,4 @@
-"""Where a run stands: what is done, what failed, how fast it goes, and which items took longest."""
+"""How a run stands: what is done, what failed, how fast it is, and which items took longest."""
 
 from __future__ import annotations
 
@@ -10,28 +10,34 @@ from statistics import median
 from typing import Any
 
 from unmemorize.runs._prompts import prompt_count
-from unmemorize.runs._records import read_lines
+from unmemorize.runs._records import kinds_in, read_lines
 from unmemorize.runs._run import Run
 
 _RECENT = 200
-"""Finished items from which the rate is taken, the last ones."""
+"""The rate is taken over this many finished items, the last ones."""
 _SLOWEST = 5
-_FINISHED, _FAILED = 1, 2
+"""How many of the slowest items are named."""
 _PAUSE = 50
-"""Times the median gap between two items, which counts as a second at least."""
+"""A gap longer than this many median gaps (median at least 1 s) counts as a pause."""
+_WITHOUT_STATUS = frozenset({"quality"})
+"""Kinds of records that do not belong to prompts."""
+_FINISHED, _FAILED = 1, 2
+"""Bits of an item's state; an item may have failed first and been finished later."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Of one kind of records.
+    """How work of one kind stands.
 
     Args:
-        name: of the work.
-        done, failed, pending: items; those that failed and were finished later are done.
-        rate: items per second, over the last ones; None for fewer than two.
-        left: seconds until the pending and failed ones are done at this rate.
-        idle: seconds since the last one was finished.
-        slowest: seconds and text of some prompts.
+        name: the kind of records.
+        done: how many items are finished, including those that failed at first.
+        failed: how many items failed and were not finished later.
+        pending: how many items were not tried yet.
+        rate: items per second over the last ones, without pauses; None for fewer than two.
+        left: seconds until pending and failed items are done at this rate.
+        idle: seconds since the last item was finished.
+        slowest: seconds and text of the slowest prompts.
     """
 
     name: str
@@ -45,64 +51,64 @@ class Status:
 
 
 def status_of(run: Run) -> list[Status]:
-    """The status of detection or localization, and of each set of images."""
-    found = [_status(run, name, name, prompt_count(run)) for name in _kinds(run)]
-    return found + [
+    """Return the status of each kind of work in a run, and of each set of images.
+
+    Raises:
+        RunError: the run has no prompts of its own.
+    """
+    kinds = sorted(kinds_in(run.folder) - _WITHOUT_STATUS)
+    of_prompts = [_status(run, kind, kind, prompt_count(run)) for kind in kinds]
+    of_images = [
         _status(images, "images", f"images/{name}", images.manifest.items)
         for name, images in run.nested("images").items()
     ]
-
-
-def _kinds(run: Run) -> list[str]:
-    names = {path.name.split(".")[0] for path in run.folder.glob("*.jsonl")} - {
-        "prompts",
-        "quality",
-    }
-    return sorted(names)
+    return of_prompts + of_images
 
 
 def _status(run: Run, kind: str, name: str, total: int) -> Status:
-    flags = bytearray(total)
+    states = bytearray(total)
     times: list[float] = []
-    took: list[tuple[float, str]] = []
-    for _, _, content in read_lines(run.files(kind)):
+    durations: list[tuple[float, str]] = []
+    for _, content in read_lines(run.files(kind)):
         index = content["index"]
-        if index >= len(
-            flags
-        ):  # images are numbered as the prompts are, of which they may show a part
-            flags.extend(bytes(index + 1 - len(flags)))
+        if index >= len(states):  # images may belong to a few prompts with high numbers
+            states.extend(bytes(index + 1 - len(states)))
         if "error" in content:
-            flags[index] |= _FAILED
+            states[index] |= _FAILED
             continue
-        flags[index] |= _FINISHED
+        states[index] |= _FINISHED
         _keep_largest(times, _RECENT, content.get("at"))
         seconds = content.get("seconds")
         if isinstance(seconds, (int, float)):
-            _keep_largest(took, _SLOWEST, (float(seconds), str(content.get("prompt", ""))))
+            _keep_largest(durations, _SLOWEST, (float(seconds), str(content.get("prompt", ""))))
     times.sort()
     rate = _rate(times)
-    lost = flags.count(_FAILED)
-    done = len(flags) - flags.count(0) - lost
+    failed = states.count(_FAILED)
+    done = len(states) - states.count(0) - failed
     return Status(
-        name,
-        done,
-        lost,
-        max(0, total - done - lost),
-        rate,
-        (total - done) / rate if rate else None,
-        time.time() - times[-1] if times else None,
-        tuple(sorted(took, reverse=True)),
+        name=name,
+        done=done,
+        failed=failed,
+        pending=max(0, total - done - failed),
+        rate=rate,
+        left=(total - done) / rate if rate else None,
+        idle=time.time() - times[-1] if times else None,
+        slowest=tuple(sorted(durations, reverse=True)),
     )
 
 
-def _keep_largest(kept: list[Any], count: int, value: Any) -> None:
-    """Add a value to a heap of the largest ones."""
-    if value is not None:
-        heappush(kept, value) if len(kept) < count else heappushpop(kept, value)
+def _keep_largest(heap: list[Any], count: int, value: Any) -> None:
+    """Add a value to a heap that keeps so many of the largest ones."""
+    if value is None:
+        return
+    if len(heap) < count:
+        heappush(heap, value)
+    else:
+        heappushpop(heap, value)
 
 
 def _rate(times: list[float]) -> float | None:
-    """Items per second while somebody worked: gaps far above the usual one were pauses."""
+    """Return items per second in the time that was worked, from rising times of finished items."""
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    worked = [gap for gap in gaps if gap <= _PAUSE * max(median(gaps), 1.0)]
-    return len(worked) / sum(worked) if sum(worked) else None
+    working_gaps = [gap for gap in gaps if gap <= _PAUSE * max(median(gaps), 1.0)]
+    return len(working_gaps) / sum(working_gaps) if sum(working_gaps) else None

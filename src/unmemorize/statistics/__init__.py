@@ -1,4 +1,4 @@
-"""Step 1: how strongly each value neuron answers to ordinary prompts."""
+"""Step 1: how strongly each value neuron responds to ordinary prompts."""
 
 from unmemorize.statistics._activations import activations
 from unmemorize.statistics._compute import compute_statistics

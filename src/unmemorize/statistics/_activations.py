@@ -1,4 +1,4 @@
-"""How strongly value neurons answer to a prompt, at the least cost.
+"""How strongly value neurons respond to a prompt, at the least cost.
 
 Most value layers see the text alone, whatever the image. Where each of them reads the text
 embeddings themselves (Stable Diffusion), only these layers run. Where they all read one projection
@@ -41,10 +41,11 @@ def activations(model: Model, text: Conditioning) -> dict[str, Tensor]:
             path: _mean_absolute(layer(text.text)) for path, layer in model.value_layers.items()
         }
     compute = _in_a_forward if model.value_input == "denoiser" else _from_first_input
-    starts = range(0, len(text), _PROMPTS_AT_ONCE)
-    parts = [text.take(range(s, min(s + _PROMPTS_AT_ONCE, len(text)))) for s in starts]
-    by_part = [compute(model, part) for part in parts]
-    return {path: torch.cat([part[path] for part in by_part]) for path in model.value_layers}
+    chunks = []
+    for start in range(0, len(text), _PROMPTS_AT_ONCE):
+        rows = range(start, min(start + _PROMPTS_AT_ONCE, len(text)))
+        chunks.append(compute(model, text.take(rows)))
+    return {path: torch.cat([chunk[path] for chunk in chunks]) for path in model.value_layers}
 
 
 def _mean_absolute(output: Tensor) -> Tensor:  # (B, tokens, features)
@@ -55,7 +56,7 @@ def _in_a_forward(model: Model, text: Conditioning) -> dict[str, Tensor]:
     activation: dict[str, Tensor] = {}
     tokens = text.text.shape[1]
 
-    def note(path: str, _given: Tensor, output: Tensor) -> None:
+    def note(path: str, _layer_input: Tensor, output: Tensor) -> None:
         activation[path] = _mean_absolute(output[:, :tokens] if text_rows_only(path) else output)
 
     observe(model, text, note, model.value_layers)
@@ -66,8 +67,8 @@ def _from_first_input(model: Model, text: Conditioning) -> dict[str, Tensor]:
     inputs: list[Tensor] = []
     first = next(iter(model.value_layers))
 
-    def stop(_path: str, given: Tensor, _output: Tensor) -> NoReturn:
-        inputs.append(given)
+    def stop(_path: str, layer_input: Tensor, _output: Tensor) -> NoReturn:
+        inputs.append(layer_input)
         raise _ReachedError
 
     with suppress(_ReachedError):

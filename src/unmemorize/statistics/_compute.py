@@ -1,8 +1,8 @@
 """Activation statistics of a model over many prompts, as a run that can be resumed.
 
-RUN/batches.jsonl               per batch of prompts how many were measured, and which failed
-RUN/sums/000003.safetensors     per layer the mean and the squared differences of batch 3
-RUN/raw/000003.safetensors      its single activations, where they were asked for
+RUN/batches.jsonl               a record for each measured batch of prompts
+RUN/sums/000003.safetensors     mean and squared differences of batch 3, see `StatisticsAccumulator`
+RUN/raw/000003.safetensors      its activations, layer -> (prompts, features), if they are kept
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from unmemorize._errors import StatisticsError
-from unmemorize._files import safetensors_bytes
-from unmemorize._prompts import Prompt, as_prompts
-from unmemorize.engines import Execution, Failed, Finished, UnitFunction, attempt_each
+from unmemorize._files import safetensors_bytes, whole_folder
+from unmemorize._prompts import Prompt, iter_as_prompts
+from unmemorize.engines import Execution, Failed, Finished, Outcome, UnitFunction, attempt_each
 from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model
 from unmemorize.runs import (
@@ -36,6 +36,7 @@ from unmemorize.statistics._activations import activations
 from unmemorize.statistics._statistics import Statistics, StatisticsAccumulator
 
 _BATCHES = "batches"
+_RAW = "raw"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class StatisticsRun:
 
     Args:
         batch: prompts per pass of the text encoder.
-        raw: whether the single activations are kept.
+        raw: whether the activations of single prompts are kept.
     """
 
     kind: ClassVar[str] = "statistics"
@@ -54,8 +55,21 @@ class StatisticsRun:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Consecutive prompts of a run that are measured together.
+
+    Args:
+        number: its place among the batches, from 0.
+        texts: the prompts.
+    """
+
+    number: int
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StatisticsTask:
-    """The activations of prompts as a `Task`; its items are number and texts of a batch."""
+    """The activations of batches as a `Task`."""
 
     raw: bool
     kind: str = _BATCHES
@@ -64,42 +78,40 @@ class StatisticsTask:
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
         refuse_switched_off(model)
-        _ = model.value_input  # refuses a model that no prompt can help
+        _ = model.value_input  # raises here if no prompt can be measured with this model
 
-        def work(items: Sequence[tuple[int, tuple[str, ...]]]) -> list[Finished]:
-            return [_measure(model, number, texts, self.raw) for number, texts in items]
+        def work(batches: Sequence[Batch]) -> list[Outcome]:
+            return [_measure(model, batch, self.raw) for batch in batches]
 
         return work
 
 
-def _measure(model: Model, number: int, texts: Sequence[str], raw: bool) -> Finished:
-    """Measure one batch. Prompts that fail are named, and the others are measured without them."""
-
-    def each(some: Sequence[str]) -> list[dict[str, Tensor]]:
-        activation = {
-            path: value.cpu() for path, value in activations(model, model.encode(some)).items()
-        }
-        return [
-            {path: value[row] for path, value in activation.items()} for row in range(len(some))
-        ]
-
-    outcomes = attempt_each(each, texts)
-    failed = {
-        text: outcome.error
-        for text, outcome in zip(texts, outcomes, strict=True)
-        if isinstance(outcome, Failed)
-    }
-    rows = [outcome for outcome in outcomes if not isinstance(outcome, Failed)]
-    measured = [text for text in texts if text not in failed]
-    if not rows:
-        return Finished({"prompts": 0, "failed": failed})
-    activation = {path: torch.stack([row[path] for row in rows]) for path in rows[0]}
+def _measure(model: Model, batch: Batch, raw: bool) -> Outcome:
+    """Measure a batch, in halves where it fails as a whole, for example because memory is short."""
+    outcomes = attempt_each(lambda texts: _rows(model, texts), batch.texts)
+    rows: list[dict[str, Tensor]] = []
+    errors: list[str] = []
+    for text, outcome in zip(batch.texts, outcomes, strict=True):
+        if isinstance(outcome, Failed):
+            errors.append(f"{text[:60]!r} ({outcome.error.rstrip('.')})")
+        else:
+            rows.append(outcome)
+    if errors:
+        return Failed(", ".join(errors))
+    activation = {layer: torch.stack([row[layer] for row in rows]) for layer in rows[0]}
     sums = StatisticsAccumulator()
-    sums.update(activation, measured)
-    files = {_sums_file(number): sums.to_bytes(model.fingerprint)}
+    sums.update(activation, batch.texts)
+    files = {_file_of_batch("sums", batch.number): sums.to_bytes(model.fingerprint)}
     if raw:
-        files[f"raw/{number:06d}.safetensors"] = safetensors_bytes(activation)
-    return Finished({"prompts": len(rows), "failed": failed}, files)
+        files[_file_of_batch(_RAW, batch.number)] = safetensors_bytes(activation)
+    return Finished({"prompts": len(rows)}, files)
+
+
+def _rows(model: Model, texts: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Measure some prompts together: for each prompt, layer -> (features,)."""
+    measured = activations(model, model.encode(texts))
+    activation = {layer: value.cpu() for layer, value in measured.items()}
+    return [{layer: value[row] for layer, value in activation.items()} for row in range(len(texts))]
 
 
 def compute_statistics(
@@ -117,62 +129,75 @@ def compute_statistics(
 
     Args:
         pipe: a loaded pipeline.
-        prompts: at least two unmemorized prompts; may be a stream such as `iter_prompts`.
+        prompts: at least two unmemorized prompts. A stream such as `iter_prompts` returns may be
+            larger than memory.
         batch: prompts per pass of the text encoder. It changes the result by rounding only.
-        raw: a new folder for the single activations: one safetensors file per batch, with a tensor
-            (prompts, features) for each layer.
+        raw: a new folder for the activations of single prompts: one safetensors file for each
+            batch, in the order of the prompts, with a tensor (prompts, features) for each layer.
         folder: a run folder in which an interrupted computation is resumed. It stays; without one
             a temporary folder is used.
-        execution: who does the work.
+        execution: who does the work. Progress counts batches.
 
     Raises:
-        StatisticsError: fewer than two prompts, a prompt fails, or the folder for raw activations
-            exists.
-        PromptError: ``prompts`` is a single text.
+        StatisticsError: there are fewer than two prompts, a prompt fails, the folder for raw
+            activations exists, or a shard was asked for.
+        PromptError: ``prompts`` is a single text, or not prompts at all.
         RunError: the run folder holds another run or cannot be written.
+
+    >>> model = Model.load("testbed")
+    >>> compute_statistics(model, ["a red cat", "a blue dog", "a tall house"]).count
+    3
     """
     model = Model.of(pipe)
     if raw is not None and Path(raw).exists():
-        raise StatisticsError(f"{raw}: exists. Name a new folder for the activations.")
+        raise StatisticsError(f"{raw}: exists already. Name a new folder for the activations.")
+    if execution is not None and execution.shard is not None:
+        raise StatisticsError(
+            f"shard {execution.shard}: statistics need all batches of a run. Give each program its "
+            "own prompts, and join the results by Statistics.merge."
+        )
     settings = StatisticsRun(batch=batch, raw=raw is not None)
-    with given_or_temporary(folder) as place:
-        run = open_run(place, model, as_prompts(prompts), settings)
+    with given_or_temporary(folder) as run_folder:
+        run = open_run(
+            run_folder,
+            model,
+            iter_as_prompts(prompts),
+            settings,
+            way_out=f"delete {run_folder} to start again",
+        )
         statistics = _statistics_in(run, model, settings, execution)
         if raw is not None:
-            shutil.move(run.folder / "raw", raw)
+            with whole_folder(Path(raw), StatisticsError) as partial:
+                shutil.copytree(run.folder / _RAW, partial, dirs_exist_ok=True)
     return statistics
 
 
 def _statistics_in(
     run: Run, model: Model, settings: StatisticsRun, execution: Execution | None
 ) -> Statistics:
-    batches = _batches(run, settings.batch)
+    """Measure the batches that are missing in a run, and sum up all of them in their order."""
     total = -(-prompt_count(run) // settings.batch)
+    batches = enumerate(_batches(run, settings.batch))
     tally = drive(run, model, StatisticsTask(settings.raw), batches, total, execution)
-    for error in tally.failed.values():
-        raise StatisticsError(error)
-    failed: dict[str, str] = {}
-    sums = StatisticsAccumulator()
-    for number, record in run.stream(_BATCHES):
-        failed |= record["failed"]
-        if record["prompts"]:
-            sums.add_file(run.folder / _sums_file(number), model.fingerprint)
-    if failed:
-        text, error = next(iter(failed.items()))
+    if tally.failed:
         raise StatisticsError(
-            f"{len(failed)} prompts fail, such as {text[:60]!r} ({error.rstrip('.')}). Leave them "
-            "out."
+            f"prompts fail in {len(tally.failed)} of {total} batches: "
+            f"{', '.join(tally.failed.values())}. Leave these prompts out, or repeat the command "
+            "to try them again."
         )
+    sums = StatisticsAccumulator()
+    for number, _ in run.stream(_BATCHES):
+        sums.add_file(run.folder / _file_of_batch("sums", number), model.fingerprint)
     return sums.compute(model.fingerprint)
 
 
-def _batches(run: Run, size: int) -> Iterator[tuple[int, tuple[int, tuple[str, ...]]]]:
+def _batches(run: Run, size: int) -> Iterator[Batch]:
     texts = (prompt.text for prompt in stream_prompts(run))
     number = 0
-    while batch := tuple(islice(texts, size)):
-        yield number, (number, batch)
+    while batch_texts := tuple(islice(texts, size)):
+        yield Batch(number, batch_texts)
         number += 1
 
 
-def _sums_file(number: int) -> str:
-    return f"sums/{number:06d}.safetensors"
+def _file_of_batch(kind: str, number: int) -> str:
+    return f"{kind}/{number:06d}.safetensors"

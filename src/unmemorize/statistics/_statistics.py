@@ -1,4 +1,4 @@
-"""Step 1: how strongly each value neuron answers to prompts that are not memorized."""
+"""The arithmetic of activation statistics: mean and standard deviation, added up in any order."""
 
 from __future__ import annotations
 
@@ -7,259 +7,248 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load
 from torch import Tensor
 
 from unmemorize._errors import StatisticsError
-from unmemorize._files import atomic_write, read_bytes, safetensors_bytes
+from unmemorize._files import atomic_write
 from unmemorize.pipelines import Model
+from unmemorize.statistics._layer_file import LayerFile
 
 SCHEMA = "unmemorize.statistics/1"
-
-
-_SMALLEST_STD = 1e-12
-
-
-_HASHES = 2**256
-
-
 _SUMS_SCHEMA = "unmemorize.activation-sums/1"
+_SMALLEST_STD = 1e-12
+"""Stands for the standard deviation of a constant neuron, far below that of any other."""
+_HASHES = 2**256
+"""How many values SHA-256 has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Mean and standard deviation (Bessel) of every neuron's activation, float64, and how they came to be.
+    """Mean and standard deviation of every value neuron's activation over many prompts.
 
-    Statistics of two sets of prompts merge into those of their union, so shards of a long list can be computed apart.
+    Statistics of two sets of prompts merge into those of their union, so the shards of a long list
+    can be computed apart.
+
+    Args:
+        mean: layer -> (features,), float64.
+        std: the standard deviation with Bessel's correction, layer -> (features,), float64.
+        count: over how many prompts, at least 2.
+        fingerprint: see `Model.fingerprint`. Empty for published statistics that name no weights;
+            they count as those of any model with the same layers.
+        prompts: a hash of the prompts that does not depend on their order.
+
+    >>> from unmemorize import testbed
+    >>> statistics = Statistics.load(testbed.statistics_path())
+    >>> len(statistics.mean)
+    16
     """
 
     mean: Mapping[str, Tensor]
     std: Mapping[str, Tensor]
     count: int
     fingerprint: str
-    """`Model.fingerprint`; empty for published statistics that name no weights, which are taken for any model with the same layers."""
     prompts: str
-    """Hash of the prompts, whatever their order: the sum of the SHA-256 of each, modulo 2^256, so that those of two sets add up."""
 
     def z_scores(self, activation: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """|a - mean| / std for activations of one prompt, layer -> (features,), float64, finite also for a neuron that is constant."""
+        """Compute |a - mean| / std (paper, section 3.2) for the activations of one prompt.
+
+        Args:
+            activation: layer -> (features,).
+
+        Returns:
+            Layer -> (features,), float64, at least 0 and finite, also for constant neurons.
+        """
         scores = {}
-        for path, value in activation.items():
-            away = (value.double().cpu() - self.mean[path]).abs()
-            scores[path] = away / self.std[path].clamp_min(_SMALLEST_STD)
+        for layer, value in activation.items():
+            distance = (value.double().cpu() - self.mean[layer]).abs()
+            scores[layer] = distance / self.std[layer].clamp_min(_SMALLEST_STD)
         return scores
 
     def check(self, model: Model, layers: Iterable[str] = ()) -> None:
-        """See that the statistics belong to the model and cover these of its value layers.
+        """Check that the statistics belong to the model and cover these of its value layers.
 
         Raises:
-            StatisticsError: the model's value layers have other weights, or the statistics lack a layer or have it in another width.
+            StatisticsError: the model's value layers have other weights, or the statistics lack a
+                layer or have it in another width.
         """
+        way_out = f"compute them for this model: unmemorize statistics --model {model.name}"
         if not model.matches(self.fingerprint):
             raise StatisticsError(
-                f"the statistics are those of another model (fingerprint {self.fingerprint[:12]}, {model.name} has "
-                f"{model.fingerprint[:12]}). Compute them for this model: unmemorize statistics --model {model.name}"
+                "the statistics are those of another model (fingerprint "
+                f"{self.fingerprint[:12]}, {model.name} has {model.fingerprint[:12]}). Use those "
+                f"of this model, or {way_out}"
             )
-        for path in layers:
-            width = len(self.mean[path]) if path in self.mean else 0
-            if width != model.widths[path]:
+        for layer in layers:
+            width = len(self.mean[layer]) if layer in self.mean else 0
+            if width != model.widths[layer]:
                 raise StatisticsError(
-                    f"the statistics have {width} neurons in {path}, {model.name} has {model.widths[path]}. "
-                    f"Search other layers, or compute them for this model: unmemorize statistics --model {model.name}"
+                    f"the statistics have {width} neurons in {layer}, {model.name} has "
+                    f"{model.widths[layer]}. Search other layers, or {way_out}"
                 )
 
     def merge(self, other: Statistics) -> Statistics:
-        """The statistics of both sets of prompts together.
+        """Return the statistics of both sets of prompts together.
 
         Raises:
             StatisticsError: they belong to different models.
         """
-        if self.fingerprint != other.fingerprint or self.mean.keys() != other.mean.keys():
+        if self.fingerprint != other.fingerprint or _shapes(self.mean) != _shapes(other.mean):
             raise StatisticsError(
-                "the two sets of statistics belong to different models and cannot be merged. Compute both with one model."
+                "the two sets of statistics belong to different models and cannot be merged. "
+                "Compute both with one model."
             )
-        running = StatisticsAccumulator()
-        for part in (self, other):
-            running.add(
-                part.count,
-                part.mean,
-                {path: std.square() * (part.count - 1) for path, std in part.std.items()},
-                part.prompts,
-            )
-        return running.compute(self.fingerprint)
+        accumulator = StatisticsAccumulator()
+        for statistics in (self, other):
+            squares = {
+                layer: std.square() * (statistics.count - 1)
+                for layer, std in statistics.std.items()
+            }
+            accumulator.add(statistics.count, statistics.mean, squares, statistics.prompts)
+        return accumulator.compute(self.fingerprint)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with the tensors ``mean/LAYER`` and ``std/LAYER``."""
-        tensors = {f"mean/{layer}": value.contiguous() for layer, value in self.mean.items()}
-        tensors |= {f"std/{layer}": value.contiguous() for layer, value in self.std.items()}
-        metadata = {
-            "schema": SCHEMA,
-            "count": str(self.count),
-            "fingerprint": self.fingerprint,
-            "prompts": self.prompts,
-        }
-        atomic_write(Path(path), safetensors_bytes(tensors, metadata), StatisticsError)
+        """Write a safetensors file with the tensors ``mean/LAYER`` and ``std/LAYER``.
+
+        Raises:
+            StatisticsError: the file cannot be written; an earlier one stays as it was.
+        """
+        content = LayerFile(
+            mean=self.mean,
+            spread=self.std,
+            count=self.count,
+            fingerprint=self.fingerprint,
+            prompts=self.prompts,
+        )
+        atomic_write(Path(path), content.to_bytes(SCHEMA, "std"), StatisticsError)
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
         """Read a statistics file.
 
         Raises:
-            StatisticsError: the file is missing or malformed.
+            StatisticsError: the file is missing or damaged, or holds statistics of one prompt.
         """
-        tensors, metadata = _read(Path(path), SCHEMA, ("mean", "std"))
-        count, fingerprint, prompts = (
-            int(metadata["count"]),
-            metadata["fingerprint"],
-            metadata["prompts"],
-        )
-        if count < 2:
+        content = LayerFile.read(Path(path), SCHEMA, "std")
+        if content.count < 2:
             raise StatisticsError(
-                f"{path}: statistics of {count} prompt. Make them again with: unmemorize statistics"
+                f"{path}: statistics of {content.count} prompt, but a standard deviation needs 2. "
+                "Make the statistics again with: unmemorize statistics"
             )
         return cls(
-            mean=tensors["mean"],
-            std=tensors["std"],
-            count=count,
-            fingerprint=fingerprint,
-            prompts=prompts,
+            mean=content.mean,
+            std=content.spread,
+            count=content.count,
+            fingerprint=content.fingerprint,
+            prompts=content.prompts,
         )
 
 
 class StatisticsAccumulator:
-    """Running statistics in constant memory: count, mean and sum of squared differences in float64, merged batch by batch (Chan et al.)."""
+    """The statistics of the prompts that were added so far, in constant memory.
+
+    It holds the count, the mean and the sum of squared differences from the mean, in float64. Sets
+    of prompts are joined by the formula of Chan, Golub and LeVeque (1983), which loses no precision
+    to large means.
+    """
 
     def __init__(self) -> None:
-        self.count = 0
+        self._count = 0
         self._prompts = 0
         self._mean: dict[str, Tensor] = {}
         self._squares: dict[str, Tensor] = {}
 
     def update(self, activation: Mapping[str, Tensor], texts: Sequence[str]) -> None:
-        """Add the activations of some prompts, layer -> (B, features)."""
-        values = {path: value.double().cpu() for path, value in activation.items()}
-        means = {path: value.mean(0) for path, value in values.items()}
-        squares = {path: (value - means[path]).square().sum(0) for path, value in values.items()}
+        """Add the activations of B prompts, layer -> (B, features)."""
+        values = {layer: value.double().cpu() for layer, value in activation.items()}
+        means = {layer: value.mean(0) for layer, value in values.items()}
+        squares = {layer: (value - means[layer]).square().sum(0) for layer, value in values.items()}
         self.add(len(texts), means, squares, hash_prompts(texts))
 
     def add(
         self, count: int, mean: Mapping[str, Tensor], squares: Mapping[str, Tensor], prompts: str
     ) -> None:
-        """Add ``count`` prompts by their mean, their sum of squared differences from it, and their hash."""
-        total = self.count + count
-        for path, value in mean.items():
-            if path not in self._mean:
-                self._mean[path], self._squares[path] = value.clone(), squares[path].clone()
+        """Add ``count`` prompts.
+
+        Args:
+            count: how many prompts.
+            mean: their mean, layer -> (features,).
+            squares: their sum of squared differences from this mean, layer -> (features,).
+            prompts: see `hash_prompts`.
+        """
+        total = self._count + count
+        for layer, value in mean.items():
+            if layer not in self._mean:
+                self._mean[layer] = value.clone()
+                self._squares[layer] = squares[layer].clone()
                 continue
-            delta = value - self._mean[path]
-            self._mean[path] += delta * (count / total)
-            self._squares[path] += squares[path] + delta.square() * (self.count * count / total)
-        self.count = total
+            delta = value - self._mean[layer]
+            self._mean[layer] += delta * (count / total)
+            between = delta.square() * (self._count * count / total)
+            self._squares[layer] += squares[layer] + between
+        self._count = total
         self._prompts = (self._prompts + int(prompts or "0", 16)) % _HASHES
 
-    @property
-    def prompts(self) -> str:
-        """See `hash_prompts`."""
-        return f"{self._prompts:064x}"
-
     def to_bytes(self, fingerprint: str) -> bytes:
-        """Return a safetensors file of what was added so far, see `add_file`."""
-        tensors = {f"mean/{layer}": value for layer, value in self._mean.items()}
-        tensors |= {f"squares/{layer}": value for layer, value in self._squares.items()}
-        metadata = {
-            "schema": _SUMS_SCHEMA,
-            "count": str(self.count),
-            "fingerprint": fingerprint,
-            "prompts": self.prompts,
-        }
-        return safetensors_bytes(tensors, metadata)
+        """Return a file of everything that was added so far, see `add_file`."""
+        content = LayerFile(
+            mean=self._mean,
+            spread=self._squares,
+            count=self._count,
+            fingerprint=fingerprint,
+            prompts=self._hash(),
+        )
+        return content.to_bytes(_SUMS_SCHEMA, "squares")
 
     def add_file(self, path: Path, fingerprint: str) -> None:
         """Add what `to_bytes` returned for other prompts and the same model.
 
         Raises:
-            StatisticsError: the file is missing, malformed, or another model's.
+            StatisticsError: the file is missing, damaged, or another model's.
         """
-        tensors, metadata = _read(path, _SUMS_SCHEMA, ("mean", "squares"))
-        if metadata["fingerprint"] != fingerprint:
+        content = LayerFile.read(path, _SUMS_SCHEMA, "squares")
+        if content.fingerprint != fingerprint:
             raise StatisticsError(
                 f"{path}: the activations of another model. Delete its run folder and start again."
             )
-        count, prompts = int(metadata["count"]), metadata["prompts"]
-        self.add(count, tensors["mean"], tensors["squares"], prompts)
+        self.add(content.count, content.mean, content.spread, content.prompts)
 
     def compute(self, fingerprint: str) -> Statistics:
-        """The statistics of all that was added.
+        """Return the statistics of everything that was added.
 
         Raises:
-            StatisticsError: fewer than two prompts.
+            StatisticsError: fewer than two prompts were added.
         """
-        if self.count < 2:
+        if self._count < 2:
             raise StatisticsError(
-                f"{self.count} prompt(s): a standard deviation needs at least 2. Give more unmemorized prompts."
+                f"{self._count} prompt(s): a standard deviation needs at least 2. Give more "
+                "unmemorized prompts."
             )
-        std = {path: (squares / (self.count - 1)).sqrt() for path, squares in self._squares.items()}
+        std = {
+            layer: (squares / (self._count - 1)).sqrt() for layer, squares in self._squares.items()
+        }
         return Statistics(
-            mean=self._mean,
+            mean=dict(self._mean),
             std=std,
-            count=self.count,
+            count=self._count,
             fingerprint=fingerprint,
-            prompts=self.prompts,
+            prompts=self._hash(),
         )
+
+    def _hash(self) -> str:
+        return f"{self._prompts:064x}"
 
 
 def hash_prompts(texts: Iterable[str]) -> str:
-    """The sum of the SHA-256 of each text, modulo 2^256, as hexadecimal; the order does not count."""
-    return f"{sum(int.from_bytes(hashlib.sha256(text.encode()).digest()) for text in texts) % _HASHES:064x}"
+    """Return the sum of the SHA-256 of each text, modulo 2^256, as hexadecimal.
+
+    The order does not count, and the hashes of two sets add up to the hash of both.
+
+    >>> hash_prompts(["a cat", "a dog"]) == hash_prompts(["a dog", "a cat"])
+    True
+    """
+    digests = (int.from_bytes(hashlib.sha256(text.encode()).digest()) for text in texts)
+    return f"{sum(digests) % _HASHES:064x}"
 
 
-def _read(
-    path: Path, schema: str, kinds: Sequence[str]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
-    """The tensors of a file by kind and layer, and its metadata."""
-    data = read_bytes(path, StatisticsError, "statistics file")
-    try:
-        tensors = load(data)
-        with safe_open(path, "pt") as handle:
-            metadata = dict(handle.metadata() or {})
-        count = int(metadata["count"])
-        int(metadata["prompts"] or "0", 16)
-    except (SafetensorError, KeyError, ValueError) as problem:
-        raise StatisticsError(
-            f"{path}: not a valid statistics file ({problem}). Make it with: unmemorize statistics"
-        ) from problem
-    parts = {
-        kind: {
-            key.removeprefix(f"{kind}/"): value
-            for key, value in tensors.items()
-            if key.startswith(f"{kind}/")
-        }
-        for kind in kinds
-    }
-    first, second = (parts[kind].keys() for kind in kinds)
-    if (
-        metadata.get("schema") != schema
-        or not first
-        or first != second
-        or count < 1
-        or "fingerprint" not in metadata
-    ):
-        raise StatisticsError(
-            f"{path}: not a statistics file of schema {schema}. Make it with: unmemorize statistics"
-        )
-    values = [*parts[kinds[0]].values(), *parts[kinds[1]].values()]
-    if any(value.dtype != torch.float64 or value.ndim != 1 for value in values) or any(
-        parts[kinds[1]][layer].shape != value.shape for layer, value in parts[kinds[0]].items()
-    ):
-        raise StatisticsError(
-            f"{path}: not pairs of vectors in float64. Make the statistics again with: unmemorize statistics"
-        )
-    if not all(bool(torch.isfinite(value).all()) for value in values) or any(
-        bool((spread < 0).any()) for spread in parts[kinds[1]].values()
-    ):
-        raise StatisticsError(
-            f"{path}: NaN, infinity or a negative spread. Make the statistics again with: unmemorize statistics"
-        )
-    return parts, metadata
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {layer: tuple(value.shape) for layer, value in tensors.items()}

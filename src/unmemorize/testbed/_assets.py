@@ -1,4 +1,4 @@
-"""What was planted in the bundled model, and which captions are free of memory."""
+"""What was planted in the bundled model, and which captions it has not memorized."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ class Planted:
     """A planted caption with its ground truth.
 
     Args:
-        prompt: the caption, its kind and training image or images (for TM: a few of its draws).
-        mode: how it was planted: "natural" (by dose), "memory" (through memory neurons), "both", or
-            "rare" (by a fraction of the dose).
-        dose: how often it was seen, relative to a full plant.
-        neurons: the memory neurons that it owns; none for natural and rare plants, whose neurons
-            nobody knows.
-        source, licence: of the training image.
+        prompt: the caption with its kind and training images. A TM caption has a few of the images
+            that were drawn for it.
+        mode: "natural" (planted by repetition), "memory" (through memory neurons), "both", or
+            "rare" (by a fraction of the repetitions).
+        dose: how often it was seen in training, relative to a full plant.
+        neurons: the memory neurons that belong to it alone. Natural and rare plants have none, as
+            nobody knows their neurons.
+        source: where the training image comes from.
+        licence: the licence of the training image.
     """
 
     prompt: Prompt
@@ -63,7 +65,7 @@ class UnusedPhotograph:
 
 @cache
 def planted() -> tuple[Planted, ...]:
-    """Every planted caption."""
+    """Read every planted caption with its ground truth."""
     rows = json.loads(existing(PLANTED).read_text(encoding="utf-8"))
     return tuple(
         Planted(
@@ -95,13 +97,22 @@ def unused() -> tuple[UnusedPhotograph, ...]:
 
 
 def captions(split: Literal["train", "calibration", "test"]) -> tuple[str, ...]:
-    """General captions, none of them memorized: seen in training with ever new images, or held out for calibration or tests."""
+    """Read general captions, none of them memorized.
+
+    Args:
+        split: "train" captions were seen in training, each time with another image. The others were
+            held out for calibration or for tests.
+    """
     content: dict[str, list[str]] = _captions()
     return tuple(content[split])
 
 
 def defaults() -> Mapping[str, Any]:
-    """How the bundled model is best used: criterion, reduction of the threshold, guidance, steps; other models keep the paper's."""
+    """Read the settings that suit the bundled model; other models keep the paper's.
+
+    Returns:
+        The criterion, the reduction of the threshold, guidance and steps.
+    """
     content: dict[str, Any] = json.loads(existing(DEFAULTS).read_text(encoding="utf-8"))
     return content
 

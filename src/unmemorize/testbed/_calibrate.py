@@ -1,4 +1,7 @@
-"""Statistics, threshold and defaults of the bundled model: the artefacts that a user of another model makes first."""
+"""Statistics, threshold and defaults of the bundled model.
+
+Users of another model make these first.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,19 @@ from unmemorize.testbed._assets import captions
 from unmemorize.testbed._layout import DEFAULTS, STATISTICS, THRESHOLD
 
 _REDUCTION: Literal["prompts"] = "prompts"
-"""Over all pairs, tau would lie below the most similar pair of half of the unmemorized prompts."""
+"""Over all pairs, tau would lie below the highest pair of half of the unmemorized prompts."""
 _DEFAULTS = {"criterion": "seeds", "reduction": _REDUCTION, "guidance": 3.0, "steps": 30}
 
 
 def calibrate(model: Model, *, progress: Progress = silent) -> None:
-    """Write statistics (trained captions), threshold (calibration captions) and defaults.
+    """Write statistics, threshold and defaults into the package.
 
-    They go into the package.
+    Statistics are those of the captions seen in training. The threshold is calibrated on captions
+    held out for that.
+
+    Args:
+        model: the bundled model.
+        progress: called with the prompts done and the prompts in all.
 
     Raises:
         UnmemorizeError: the package folder cannot be written.

@@ -38,7 +38,15 @@ LARGEST_WEIGHTS = 40e6
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the check: what was measured, on how much, and what is required (None: nothing)."""
+    """One line of the check.
+
+    Args:
+        name: what was measured.
+        measured: the value.
+        detail: what it was measured on.
+        required: the bound, such as ">= 0.9". None where nothing is required.
+        passed: whether the value keeps to the bound.
+    """
 
     name: str
     measured: float
@@ -48,7 +56,7 @@ class Finding:
 
 
 def check(model: Model, *, progress: Progress = silent) -> list[Finding]:
-    """Measure everything that the bundled model must show; a few minutes on two cores.
+    """Measure everything that the bundled model must show, in a few minutes on two cores.
 
     Raises:
         TestbedError: the pipeline is not the bundled model.
@@ -56,7 +64,8 @@ def check(model: Model, *, progress: Progress = silent) -> list[Finding]:
     statistics, threshold = Statistics.load(statistics_path()), Threshold.load(threshold_path())
     if threshold.fingerprint != model.fingerprint:
         raise TestbedError(
-            "the check is for the bundled model, and another one was given. Load it with --model testbed."
+            "the check is for the bundled model, and this is another one. "
+            "Load it with --model testbed."
         )
     settings = GenerationSettings(
         images=IMAGES, steps=defaults()["steps"], guidance=defaults()["guidance"]
@@ -138,7 +147,7 @@ def _detection(model: Model, threshold: Threshold) -> list[Finding]:
 def copy_correlation(
     model: Model, entry: Planted, neurons: Neurons, settings: GenerationSettings
 ) -> float:
-    """Median over seeds of the pixel correlation with the training image (with the closest of them for TM)."""
+    """Take the median over seeds of the pixel correlation with the closest training image."""
     generated = generate(model, entry.prompt.text, neurons, settings=settings)
     references = [read_image(path) for path in entry.prompt.images]
     return float(
@@ -327,7 +336,8 @@ def _localization(
             copy_correlation(model, entry, record.neurons, settings)
             for entry, record in natural.items()
         ]
-        detail = f"median over {len(natural)} prompts, {np.median([len(record.neurons) for record in natural.values()]):g} neurons off"
+        count = np.median([len(record.neurons) for record in natural.values()])
+        detail = f"median over {len(natural)} prompts, {count:g} neurons off"
         findings.append(
             Finding(
                 "copies, natural plants, localized neurons off", float(np.median(after)), detail
@@ -347,7 +357,10 @@ def _localize(
 
 
 def _floor(model: Model, threshold: Threshold) -> list[Finding]:
-    """How similar a seed stays to itself with every value neuron off: below tau, the paper's criterion can work."""
+    """Measure how similar a seed stays to itself with every value neuron off.
+
+    The paper's criterion can work where this is below tau.
+    """
     everything = Neurons(
         {path: range(layer.out_features) for path, layer in model.value_layers.items()}
     )
@@ -357,7 +370,10 @@ def _floor(model: Model, threshold: Threshold) -> list[Finding]:
         before = noise_differences(model, probe)
         with switched_off(model, everything):
             values.append(float(similarity(before, noise_differences(model, probe)).max()))
-    detail = f"median over {len(values)} VM prompts, all {len(everything)} value neurons off; tau {threshold.tau:.3f}"
+    detail = (
+        f"median over {len(values)} VM prompts, all {len(everything)} value neurons off; "
+        f"tau {threshold.tau:.3f}"
+    )
     return [Finding("floor of the criterion unblocked", float(np.median(values)), detail)]
 
 

@@ -1,1 +1,4 @@
-"""A small web page: probe a prompt, localize its neurons, switch them, take them home. Needs ``pip install "unmemorize[ui]"``."""
+"""A small web page: probe a prompt, localize its neurons, switch them off, take them home.
+
+It needs ``pip install "unmemorize[ui]"``.
+"""

@@ -1,12 +1,14 @@
-"""What the page does, without the page: one model, used by one visitor at a time."""
+"""What the page does, without the page: one model, which one visitor at a time uses."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from unmemorize._errors import NeuronError, PromptError
 from unmemorize._progress import Progress, silent
@@ -16,6 +18,7 @@ from unmemorize.export import export_lora
 from unmemorize.generation import (
     GenerationSettings,
     ImageSet,
+    NeuronEdit,
     NeuronSet,
     generate_all,
     generate_each,
@@ -29,13 +32,19 @@ from unmemorize.localization import (
 from unmemorize.metrics import Descriptor, copy_scores, evaluate_all, read_references
 from unmemorize.neurons import NeuronFile, Neurons
 from unmemorize.pipelines import Model
-from unmemorize.report import write_report
+from unmemorize.report import copy_warning, write_report
 from unmemorize.runs import open_run
 from unmemorize.statistics import Statistics
-from unmemorize.ui._answers import Comparison, Found, Probed
+from unmemorize.ui._answers import Comparison, ProbeAnswer, PromptNeurons
 
-LONGEST = 10_000
-"""Characters of a prompt."""
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+_LONGEST = 10_000
+"""Characters of a prompt. Tokenizers read far fewer, and slow down with more."""
+_REPORTED = ("original", "refined", "random-refined")
+"""The sets of images that a report shows."""
 
 
 class Studio:
@@ -43,11 +52,11 @@ class Studio:
 
     Args:
         model: the model.
-        statistics, threshold: of it.
+        statistics, threshold: those of the model.
         settings: how to localize.
-        generation: how images are made; ``images`` and ``batch`` are set for each request.
-        prompts: examples; those with training images have copy scores.
-        descriptor: for these; None for none.
+        generation: how to make images. ``images`` and ``batch`` are set for each request.
+        prompts: examples. Those with training images get copy scores.
+        descriptor: compares images with training images. None for no copy scores.
     """
 
     def __init__(
@@ -60,52 +69,61 @@ class Studio:
         prompts: Sequence[Prompt] = (),
         descriptor: Descriptor | None = None,
     ) -> None:
-        self.model, self.prompts, self.threshold = model, tuple(prompts), threshold
-        self._statistics, self._settings, self._generation, self._descriptor = (
-            statistics,
-            settings,
-            generation,
-            descriptor,
-        )
+        self.model = model
+        self.threshold = threshold
+        self.prompts = tuple(prompts)
+        self._statistics = statistics
+        self._settings = settings
+        self._generation = generation
+        self._descriptor = descriptor
         self._folder = tempfile.TemporaryDirectory(prefix="unmemorize-ui-")
         self._lock = Lock()
 
     def prompt(self, text: str) -> Prompt:
-        """A prompt as typed, with what is known about it.
+        """Return the prompt of a text, the example where it is one.
 
         Raises:
-            PromptError: it is empty or too long.
+            PromptError: the text is empty or too long.
         """
         text = text.strip()
         if not text:
             raise PromptError("there is no prompt. Type one, or choose an example.")
-        if len(text) > LONGEST:
+        if len(text) > _LONGEST:
             raise PromptError(
-                f"the prompt has {len(text)} characters. Use at most {LONGEST}; models read far fewer."
+                f"the prompt has {len(text)} characters. Use at most {_LONGEST}; models read far "
+                "fewer."
             )
-        return next((known for known in self.prompts if known.text == text), Prompt(text))
+        return next((example for example in self.prompts if example.text == text), Prompt(text))
 
-    def probe(self, text: str, images: int, progress: Progress = silent) -> Probed:
-        """Tell whether a prompt is memorized, and make some images of it."""
+    def probe(self, text: str, images: int, progress: Progress = silent) -> ProbeAnswer:
+        """Detect whether a prompt is memorized, and make some images of it.
+
+        Args:
+            text: the prompt.
+            images: how many.
+            progress: called with image steps.
+        """
         prompt = self.prompt(text)
+        settings = self._for_images(images)
         with self._lock:
             (detection,) = detect_prompts(
                 self.model, [prompt], self.threshold, self.threshold.settings
             )
-            (made,) = generate_each(
-                self.model,
-                [prompt.text],
-                [Neurons()],
-                settings=self._images(images),
-                progress=progress,
+            (drawn,) = generate_each(
+                self.model, [prompt.text], [None], settings=settings, progress=progress
             )
-        return Probed(detection, tuple(made))
+        return ProbeAnswer(detection, tuple(drawn))
 
-    def localize(self, text: str, progress: Progress = silent) -> Found:
-        """Find the neurons of a prompt."""
+    def localize(self, text: str, progress: Progress = silent) -> PromptNeurons:
+        """Localize the neurons of a prompt.
+
+        Args:
+            text: the prompt.
+            progress: called with denoiser samples.
+        """
         prompt = self.prompt(text)
         with self._lock:
-            found = localize_prompt(
+            localization = localize_prompt(
                 self.model,
                 prompt,
                 self._statistics,
@@ -113,89 +131,118 @@ class Studio:
                 self._settings,
                 progress=progress,
             )
-        return Found(prompt, found.neurons, self._new_folder(), localization=found)
+        return PromptNeurons(
+            prompt, localization.neurons, self._new_folder(), localization=localization
+        )
 
     def compare(
         self,
-        prompt: Prompt,
-        neurons: Neurons,
+        neurons: PromptNeurons,
+        selected: Neurons,
         scale: float,
         images: int,
         progress: Progress = silent,
     ) -> Comparison:
-        """Images with all neurons on, and with some multiplied by ``scale``."""
-        settings = replace(self._images(2 * images), images=images, scale=scale)
+        """Make images with all neurons on, and of the same seeds with some scaled.
+
+        Args:
+            neurons: the prompt and how its neurons were localized.
+            selected: the neurons to scale.
+            scale: the factor for their outputs. 0 switches them off.
+            images: how many of each kind.
+            progress: called with image steps.
+        """
+        prompt = neurons.prompt
+        settings = replace(self._for_images(images), batch=max(1, 2 * images))
         with self._lock:
             before, after = generate_each(
                 self.model,
                 [prompt.text] * 2,
-                [Neurons(), neurons],
+                [None, NeuronEdit(selected, scale)],
                 settings=settings,
                 progress=progress,
             )
+        unknown = partial(
+            Comparison,
+            before=tuple(before),
+            after=tuple(after),
+            warning=copy_warning((), neurons.theta_exhausted),
+        )
         if self._descriptor is None:
-            return Comparison(
-                tuple(before), tuple(after), unknown="There is no copy descriptor for this model"
-            )
+            return unknown(why_unknown="There is no copy descriptor for this model")
         training = read_references(prompt.images).images if prompt.images else ()
         if not training:
-            return Comparison(
-                tuple(before),
-                tuple(after),
-                unknown="The training image of this prompt is not known",
-            )
+            return unknown(why_unknown="The training image of this prompt is not known")
         references = self._descriptor(training)
-        copies_before, copies_after = (
-            tuple(copy_scores(self._descriptor(made), references).tolist())
-            for made in (before, after)
+        copies_after = _copy_scores(self._descriptor, after, references)
+        return Comparison(
+            before=tuple(before),
+            after=tuple(after),
+            copies_before=_copy_scores(self._descriptor, before, references),
+            copies_after=copies_after,
+            warning=copy_warning(copies_after, neurons.theta_exhausted),
         )
-        return Comparison(tuple(before), tuple(after), copies_before, copies_after)
 
-    def neuron_file(self, found: Found, neurons: Neurons, scale: float) -> Path:
-        """The neurons chosen for a prompt as a neuron file."""
-        path = found.folder / "neurons.json"
-        self._file(found, neurons, scale).save(path)
-        return path
-
-    def lora(self, found: Found, neurons: Neurons, scale: float) -> Path:
-        """The same as a LoRA."""
-        return export_lora(self.model, self._file(found, neurons, scale), self._new_folder())
-
-    def report(self, found: Found, images: int, progress: Progress = silent) -> Path:
-        """The report of what was localized for a prompt, with images.
+    def neuron_file(self, neurons: PromptNeurons, selected: Neurons, scale: float) -> Path:
+        """Write the selected neurons as a neuron file and return its path.
 
         Raises:
-            NeuronError: nothing was localized, the neurons are those of a file.
+            NeuronError: none is selected.
         """
-        if found.localization is None:
+        path = neurons.folder / "neurons.json"
+        self._neuron_file(neurons, selected, scale).save(path)
+        return path
+
+    def lora(self, neurons: PromptNeurons, selected: Neurons, scale: float) -> Path:
+        """Write the selected neurons as a LoRA and return its path.
+
+        Raises:
+            NeuronError: none is selected.
+        """
+        file = self._neuron_file(neurons, selected, scale)
+        return export_lora(self.model, file, self._new_folder())
+
+    def report(self, neurons: PromptNeurons, images: int, progress: Progress = silent) -> Path:
+        """Write the report of a localized prompt, with images, and return its path.
+
+        Args:
+            neurons: the localized prompt.
+            images: how many of each set.
+            progress: called with sets of images.
+
+        Raises:
+            NeuronError: the neurons are those of a file, so nothing was localized.
+        """
+        if neurons.localization is None:
             raise NeuronError(
-                "these neurons are from a file, and a report is of what was localized. Press Localize first."
+                "these neurons are from a file, but a report shows a localization. "
+                "Press Localize first."
             )
-        names = ("original", "refined", "random-refined")
         config = LocalizationRun.of(self.model, self._settings, self._statistics, self.threshold)
+        settings = self._for_images(images)
         with self._lock:
-            run = open_run(self._new_folder(), self.model, [found.prompt], config)
-            record_localization(run, 0, found.localization)
-            for done, name in enumerate(names):
-                progress(done, len(names))
-                generate_all(
-                    run, self.model, ImageSet(neurons=NeuronSet.parse(name)), self._images(images)
-                )
+            run = open_run(self._new_folder(), self.model, [neurons.prompt], config)
+            record_localization(run, 0, neurons.localization)
+            for done, name in enumerate(_REPORTED):
+                progress(done, len(_REPORTED))
+                generate_all(run, self.model, ImageSet(neurons=NeuronSet.parse(name)), settings)
                 if self._descriptor is not None:
                     evaluate_all(run, name, descriptor=self._descriptor, alignment=None)
         return write_report(run)
 
-    def load(self, path: str | Path, text: str) -> Found:
-        """The neurons of a file, for a prompt.
+    def load(self, path: str | Path, text: str) -> PromptNeurons:
+        """Read the neurons of a file, to try them on a prompt.
 
         Raises:
-            NeuronError: the file is malformed, or another model's.
+            PromptError: the text is empty or too long.
+            NeuronError: the file is malformed, empty, or another model's.
         """
-        prompt, file = self.prompt(text), NeuronFile.load(path)
+        prompt = self.prompt(text)
+        file = NeuronFile.load(path)
         file.check(self.model)
         if not file.neurons:
             raise NeuronError("there are no neurons in the file.")
-        return Found(prompt, file.neurons, self._new_folder(), file.scale)
+        return PromptNeurons(prompt, file.neurons, self._new_folder(), file.scale)
 
     def close(self) -> None:
         """Delete everything that was made for visitors."""
@@ -204,15 +251,21 @@ class Studio:
     def _new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._folder.name))
 
-    def _images(self, count: int) -> GenerationSettings:
+    def _for_images(self, count: int) -> GenerationSettings:
         return replace(self._generation, images=count, batch=max(1, count))
 
-    def _file(self, found: Found, neurons: Neurons, scale: float) -> NeuronFile:
-        if not neurons:
+    def _neuron_file(self, neurons: PromptNeurons, selected: Neurons, scale: float) -> NeuronFile:
+        if not selected:
             raise NeuronError("no neuron is chosen. Choose at least one.")
-        how = {
-            "prompt": found.prompt.text,
+        found = {
+            "prompt": neurons.prompt.text,
             "tau": self.threshold.tau,
             "criterion": self._settings.criterion,
         }
-        return NeuronFile.of(self.model, neurons, scale=scale, found=how)
+        return NeuronFile.of(self.model, selected, scale=scale, found=found)
+
+
+def _copy_scores(
+    descriptor: Descriptor, images: Sequence[Image.Image], references: Tensor
+) -> tuple[float, ...]:
+    return tuple(copy_scores(descriptor(images), references).tolist())

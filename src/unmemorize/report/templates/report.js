@@ -1,38 +1,53 @@
+// The table of all prompts: a click on a heading sorts it, the search field filters it.
 const table = document.getElementById("prompts");
 const body = table.tBodies[0];
 const rows = Array.from(body.rows);
+const headings = Array.from(table.tHead.rows[0].cells);
+const memorizedColumn = headings.findIndex((heading) => heading.textContent === "memorized");
 const search = document.querySelector(".search");
-const [text, only] = search.querySelectorAll("input");
-const heads = Array.from(table.tHead.rows[0].cells);
-const MEMORIZED = heads.findIndex((head) => head.textContent === "memorized");
+const [textField, memorizedOnly] = search.querySelectorAll("input");
+const shownCount = search.querySelector("[role=status]");
 
-function sortBy(head) {
-  const column = heads.indexOf(head);
-  const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+function compareBy(heading) {
+  const column = headings.indexOf(heading);
   const value = (row) => row.cells[column].textContent;
-  const compare = "number" in head.dataset
-    ? (a, b) => (value(a) === "") - (value(b) === "") || sign * (value(a) - value(b))
-    : (a, b) => sign * value(a).localeCompare(value(b));
-  heads.forEach((other) => other.removeAttribute("aria-sort"));
-  head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-  body.append(...rows.sort(compare));
+  const isEmpty = (row) => value(row) === "";
+  if (!("number" in heading.dataset)) {
+    return (a, b, sign) => sign * value(a).localeCompare(value(b));
+  }
+  // unknown numbers come last in either order
+  return (a, b, sign) => isEmpty(a) - isEmpty(b) || sign * (value(a) - value(b));
+}
+
+function sortBy(heading) {
+  const compare = compareBy(heading);
+  const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+  for (const other of headings) {
+    other.removeAttribute("aria-sort");
+  }
+  heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+  body.append(...rows.sort((a, b) => compare(a, b, sign)));
+}
+
+function isWanted(row) {
+  if (memorizedOnly.checked && row.cells[memorizedColumn].textContent !== "yes") {
+    return false;
+  }
+  return row.textContent.toLowerCase().includes(textField.value.toLowerCase());
 }
 
 function filter() {
-  const wanted = text.value.toLowerCase();
-  let shown = 0;
   for (const row of rows) {
-    row.hidden = !row.textContent.toLowerCase().includes(wanted) || (only.checked && row.cells[MEMORIZED].textContent !== "yes");
-    shown += !row.hidden;
+    row.hidden = !isWanted(row);
   }
-  search.querySelector("[role=status]").textContent = `${shown} of ${rows.length}`;
+  shownCount.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
 }
 
-for (const head of heads) {
-  head.tabIndex = 0;
-  head.setAttribute("role", "button");
-  head.addEventListener("click", () => sortBy(head));
-  head.addEventListener("keydown", (event) => event.key === "Enter" && sortBy(head));
+for (const heading of headings) {
+  heading.tabIndex = 0;
+  heading.setAttribute("role", "button");
+  heading.addEventListener("click", () => sortBy(heading));
+  heading.addEventListener("keydown", (event) => event.key === "Enter" && sortBy(heading));
 }
 search.addEventListener("input", filter);
 search.hidden = false;

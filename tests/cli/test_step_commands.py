@@ -1,3 +1,5 @@
+"""Each step of the method as a command, on a tiny model in a folder."""
+
 import csv
 import json
 import re
@@ -8,178 +10,92 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from small_model import finish_run, localize_words, save_inputs
 
-from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
+from conftest import PLANTED_PROMPT
 from networks import Network, save_onnx, save_script, statistics_for
 from server import SHA256
-from unmemorize import (
-    Model,
-    NeuronFile,
-    Run,
-    RunError,
-    Statistics,
-    Threshold,
-    load_pipeline,
-    read_prompts,
-    testbed,
-)
-from unmemorize.cli import COMMANDS, main
-from unmemorize.cli._common import tell_of_the_rest
-from unmemorize.export._published import WIDTHS
-from unmemorize.runs import Tally
+from unmemorize import Model, NeuronFile, Run, Statistics, Threshold, read_prompts, testbed
+from unmemorize.export._published_layers import WIDTHS
 
 Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a saved tiny model that has memorized one prompt, and prompt files."""
-    folder = tmp_path_factory.mktemp("cli")
-    pipe = make_pipeline()
-    plant_neuron(pipe, next(iter(Model(pipe).value_layers)), 3)
-    pipe.save_pretrained(folder / "model")
-    (folder / "unmemorized.txt").write_text("\n".join(PROMPTS))
-    (folder / "prompts.csv").write_text(f"prompt,kind\n{PLANTED_PROMPT},VM\nc word [/b],\n")
-    return folder
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and the files and run that the first commands made on it."""
+    return finish_run(save_inputs(tmp_path_factory.mktemp("cli")))
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *((name,) for name in COMMANDS),
-        ("export", "upstream-csv"),
-        ("fetch", "sscd"),
-        ("fetch", "images"),
-        ("testbed", "check"),
-        ("testbed", "captions"),
-    ],
-)
-def test_help_explains_every_command(cli: Cli, command: tuple[str, ...]) -> None:
-    code, out, _ = cli(*command, "--help")
-    assert code == 0
-    assert "Usage:" in out
-    assert len(out) > 300
-    assert "completion" not in out
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished localization run."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return tmp_path / "run"
 
 
-def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, folder: Path, tmp_path: Path) -> None:
-    model = ("--model", folder / "model", "--device", "cpu", "--local-files-only")
-    code, out, _ = cli(
-        "statistics",
-        *model,
-        "--prompts",
-        folder / "unmemorized.txt",
-        "-o",
-        tmp_path / "s.safetensors",
-    )
-    assert (code, "6 prompts, 7 value layers" in out) == (0, True)
-    assert Statistics.load(tmp_path / "s.safetensors").count == 6
-    code, out, _ = cli(
-        "threshold",
-        *model,
-        "--prompts",
-        folder / "unmemorized.txt",
-        "-o",
-        tmp_path / "t.json",
-        "--deviations",
-        3,
-    )
-    assert (code, "tau = " in out) == (0, True)
-    assert Threshold.load(tmp_path / "t.json").deviations == 3
-    common = ("--prompts", folder / "prompts.csv", "--threshold", tmp_path / "t.json")
-    code, out, _ = cli("detect", *model, *common, "-o", tmp_path / "detections")
-    assert (code, "1 of 2 memorized" in out) == (0, True)
-    localize = (
-        "localize",
-        *model,
-        *common,
-        "--statistics",
-        tmp_path / "s.safetensors",
-        "--criterion",
-        "seeds",
-        "-o",
-        tmp_path / "run",
-    )
+def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: Path) -> None:
+    assert Statistics.load(finished / "s.safetensors").count == 6
+    assert Threshold.load(finished / "t.json").deviations == 3
+    model = ("--model", finished / "model", "--device", "cpu")
+    localize = (*localize_words(finished), "-o", run)
+    first = Run.load(run).records("localizations")
     code, out, _ = cli(*localize, "--profile")
     assert (code, "1 of 2 memorized" in out) == (0, True)
     assert re.search(r"detection +2 +20 ", out)
     assert re.search(r"refinement +1 ", out)
     assert "the rest was replayed" in out
-    first = Run.load(tmp_path / "run").records("localizations")
-    neurons = NeuronFile.load(tmp_path / "run" / "neurons.json")
-    neurons.check(Model(load_pipeline(str(folder / "model"), device="cpu")))
+    assert f"Next: unmemorize generate {run}" in out
+    assert Run.load(run).records("localizations") == first
+    neurons = NeuronFile.load(run / "neurons.json")
+    neurons.check(Model.load(str(finished / "model"), device="cpu"))
     assert len(neurons.neurons) >= 1
-    assert cli(*localize)[0] == 0
-    assert Run.load(tmp_path / "run").records("localizations") == first
     code, _, err = cli(*localize, "--theta", 4)
-    assert (code, "made with theta = 5.0, now it is 4.0" in err) == (1, True)
-    code, _, err = cli("evaluate", tmp_path / "run")
+    assert (code, "this run was made with localization = " in err) == (1, True)
+    assert "--new-run" in err
+    code, _, err = cli("evaluate", run)
     assert (code, "no images to evaluate" in err) == (1, True)
-    code, _, _ = cli(
-        "generate", tmp_path / "run", *model, "--images", 2, "--steps", 2, "--guidance", 2
-    )
-    assert code == 0
-    code, out, _ = cli("evaluate", tmp_path / "run")
-    assert (code, "take its numbers on other images as a hint" in out) == (0, True)
-    table = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    same = next(row for row in table["rows"] if row["label"] == "same as before, neurons off")
+    small = ("--images", 2, "--steps", 2, "--guidance", 2)
+    code, out, _ = cli("generate", run, *model, *small)
+    assert (code, f"Next: unmemorize evaluate {run}" in out) == (0, True)
+    code, out, _ = cli("evaluate", run)
+    assert (code, "Take its numbers on other images as a hint" in out) == (0, True)
+    table = json.loads((run / "metrics.json").read_text())
+    same = next(row for row in table["rows"] if row["label"] == "SSCD_Gen, neurons off")
     assert same["by"].startswith("unmemorize-copy-64 (sha256 ")
-    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert next(row for row in rows if row["measure"] == same["label"])["value"] == str(
         same["cells"]["VM"]["value"]
     )
-    code, out, _ = cli("report", tmp_path / "run")
+    code, out, _ = cli("report", run)
     assert (code, "report.html" in out) == (0, True)
-    assert PLANTED_PROMPT in (tmp_path / "run" / "report.html").read_text()
+    assert PLANTED_PROMPT in (run / "report.html").read_text()
+    code, out, _ = cli("status", run)
+    assert (code, "│localizations │ 2 │ 0 │ 0 │" in out) == (0, True)
+    assert "Next:" not in out
 
 
-@pytest.fixture(scope="module")
-def localized(folder: Path) -> Path:
-    """The folder with statistics, threshold and a finished localization run beside the model."""
-    model = ("--model", str(folder / "model"), "--device", "cpu")
-    ordinary = ("--prompts", str(folder / "unmemorized.txt"))
-    assert main(["statistics", *model, *ordinary, "-o", str(folder / "s.safetensors")]) == 0
-    assert (
-        main(["threshold", *model, *ordinary, "-o", str(folder / "t.json"), "--deviations", "3"])
-        == 0
-    )
-    made = (
-        "--statistics",
-        str(folder / "s.safetensors"),
-        "--threshold",
-        str(folder / "t.json"),
-        "--criterion",
-        "seeds",
-    )
-    assert (
-        main(
-            [
-                "localize",
-                *model,
-                "--prompts",
-                str(folder / "prompts.csv"),
-                *made,
-                "-o",
-                str(folder / "run"),
-            ]
-        )
-        == 0
-    )
-    return folder
+def test_a_new_run_leaves_the_old_one(cli: Cli, finished: Path, run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    code, out, _ = cli(*localize_words(finished), "--theta", 4, "-o", run, "--new-run")
+    assert (code, f"Next: unmemorize generate {run}-2" in out) == (0, True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    settings = Run.load(run.with_name("run-2")).manifest.settings
+    assert settings["localization"]["theta"] == 4.0
 
 
-def test_shards_of_statistics_merge(cli: Cli, folder: Path, tmp_path: Path) -> None:
+def test_shards_of_statistics_merge(cli: Cli, finished: Path, tmp_path: Path) -> None:
     common = (
         "statistics",
         "--model",
-        folder / "model",
+        finished / "model",
         "--device",
         "cpu",
         "--prompts",
-        folder / "unmemorized.txt",
+        finished / "unmemorized.txt",
     )
     assert cli(*common, "-o", tmp_path / "whole.safetensors", "--raw", tmp_path / "raw")[0] == 0
-    assert (tmp_path / "raw" / "00000000.safetensors").exists()
+    assert (tmp_path / "raw" / "000000.safetensors").exists()
     parts = [tmp_path / f"{number}.safetensors" for number in (1, 2, 3)]
     for number, part in enumerate(parts, 1):
         assert cli(*common, "--shard", f"{number}/3", "-o", part)[0] == 0
@@ -197,15 +113,15 @@ def test_shards_of_statistics_merge(cli: Cli, folder: Path, tmp_path: Path) -> N
     assert (code, "Write it as 1/4" in err) == (1, True)
 
 
-def test_threshold_with_a_bound_and_its_histogram(cli: Cli, folder: Path, tmp_path: Path) -> None:
+def test_threshold_with_a_bound_and_its_histogram(cli: Cli, finished: Path, tmp_path: Path) -> None:
     common = (
         "threshold",
         "--model",
-        folder / "model",
+        finished / "model",
         "--device",
         "cpu",
         "--prompts",
-        folder / "unmemorized.txt",
+        finished / "unmemorized.txt",
         "-o",
         tmp_path / "t.json",
     )
@@ -217,22 +133,22 @@ def test_threshold_with_a_bound_and_its_histogram(cli: Cli, folder: Path, tmp_pa
     assert (code, "it takes at least 99" in err) == (1, True)
 
 
-def test_detection_tells_how_well_it_tells_apart(cli: Cli, localized: Path, tmp_path: Path) -> None:
+def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_path: Path) -> None:
     common = (
         "detect",
         "--model",
-        localized / "model",
+        finished / "model",
         "--device",
         "cpu",
         "--prompts",
-        localized / "prompts.csv",
+        finished / "prompts.csv",
     )
     code, out, _ = cli(
         *common,
         "--unmemorized",
-        localized / "unmemorized.txt",
+        finished / "unmemorized.txt",
         "--threshold",
-        localized / "t.json",
+        finished / "t.json",
         "-o",
         tmp_path / "run",
     )
@@ -248,7 +164,7 @@ def test_detection_tells_how_well_it_tells_apart(cli: Cli, localized: Path, tmp_
     code, out, _ = cli(
         *common,
         "--threshold",
-        localized / "t.json",
+        finished / "t.json",
         "--cascade",
         "--batch",
         4,
@@ -263,30 +179,30 @@ def test_detection_tells_how_well_it_tells_apart(cli: Cli, localized: Path, tmp_
     assert set(taken) <= {2, 3, 4, 6, 10}
     assert re.search(rf"all +2 +{sum(taken)} +100%", out)
     code, _, err = cli(
-        *common, "--tau", 0.5, "--threshold", localized / "t.json", "-o", tmp_path / "third"
+        *common, "--tau", 0.5, "--threshold", finished / "t.json", "-o", tmp_path / "third"
     )
     assert (code, "both --tau and --threshold" in err) == (1, True)
     code, _, err = cli(
-        *common, "--seeds", 3, "--threshold", localized / "t.json", "-o", tmp_path / "third"
+        *common, "--seeds", 3, "--threshold", finished / "t.json", "-o", tmp_path / "third"
     )
     assert (code, "calibrated with seeds=10, but this run has seeds=3" in err) == (1, True)
 
 
 def test_every_option_of_localization_reaches_the_run(
-    cli: Cli, localized: Path, tmp_path: Path
+    cli: Cli, finished: Path, tmp_path: Path
 ) -> None:
     common = (
         "localize",
         "--model",
-        localized / "model",
+        finished / "model",
         "--device",
         "cpu",
         "--prompts",
-        localized / "prompts.csv",
+        finished / "prompts.csv",
     )
     made = (
         "--statistics",
-        localized / "s.safetensors",
+        finished / "s.safetensors",
         "--tau",
         0.4,
         "--seeds",
@@ -326,8 +242,9 @@ def test_every_option_of_localization_reaches_the_run(
         ),
     )
     assert cli(*common, *made, *options, "-o", tmp_path / "run")[0] == 0
-    config = Run.load(tmp_path / "run").config
-    assert config["noise"] == {
+    settings = Run.load(tmp_path / "run").manifest.settings
+    noise = settings["localization"].pop("noise")
+    assert noise == {
         "seeds": 4,
         "seed": 3,
         "steps": 50,
@@ -349,22 +266,23 @@ def test_every_option_of_localization_reaches_the_run(
         "initial_threshold": 0.5,
         "refinement_threshold": None,
         "relative_threshold": 0.6,
-        "tau": 0.4,
     }
-    assert {name: config[name] for name in expected} == expected
-    assert all(path.startswith("down_blocks.0") for path in config["searched"])
+    assert settings["localization"] == expected
+    assert settings["tau"] == 0.4
+    assert settings["searched"]
+    assert all(path.startswith("down_blocks.0") for path in settings["searched"])
     code, _, err = cli(*common, *made, "--no-theta", "--no-top-k", "-o", tmp_path / "other")
     assert (code, "neither theta nor top-k" in err) == (1, True)
 
 
-def test_images_and_metrics_of_every_kind(cli: Cli, localized: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(localized / "run", run)
+def test_images_and_metrics_of_every_kind(
+    cli: Cli, finished: Path, run: Path, tmp_path: Path
+) -> None:
     common = (
         "generate",
         run,
         "--model",
-        localized / "model",
+        finished / "model",
         "--device",
         "cpu",
         "--images",
@@ -441,9 +359,9 @@ def test_images_and_metrics_of_every_kind(cli: Cli, localized: Path, tmp_path: P
     rows = {row["label"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
     assert rows["FID to real, random-top-1"]["cells"]["animals"]["count"] == 4
     assert rows["CLIP-FID to real, before"]["by"].startswith("clip (sha256 ")
-    assert rows["copy score, top-1"]["cells"]["VM"]["count"] == 1
-    assert rows["copy score, top-1"]["by"].startswith("colours (sha256 ")
-    assert "alignment, refined-scale-0.5" in rows
+    assert rows["SSCD_Orig, top-1"]["cells"]["VM"]["count"] == 1
+    assert rows["SSCD_Orig, top-1"]["by"].startswith("colours (sha256 ")
+    assert "A_CLIP, refined-scale-0.5" in rows
     code, _, err = cli(*evaluate, "--sscd", tmp_path / "colours.onnx")
     assert (code, "both --sscd and --descriptor" in err) == (1, True)
     code, _, err = cli("evaluate", run, "--real", real)
@@ -454,8 +372,8 @@ def test_images_and_metrics_of_every_kind(cli: Cli, localized: Path, tmp_path: P
     assert "refined-scale-0.5" in (run / "report.html").read_text()
 
 
-def test_published_files_in_and_out(cli: Cli, localized: Path, tmp_path: Path) -> None:
-    code, out, _ = cli("export", "upstream-csv", localized / "run", "-o", tmp_path / "out.csv")
+def test_published_files_in_and_out(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    code, out, _ = cli("export", "upstream-csv", finished / "run", "-o", tmp_path / "out.csv")
     assert (code, "2 prompts" in out) == (0, True)
     back = (
         "import-upstream",
@@ -463,12 +381,12 @@ def test_published_files_in_and_out(cli: Cli, localized: Path, tmp_path: Path) -
         "-o",
         tmp_path / "back",
         "--model",
-        localized / "model",
+        finished / "model",
     )
-    code, out, _ = cli(*back, "-p", localized / "prompts.csv")
+    code, out, _ = cli(*back, "-p", finished / "prompts.csv")
     assert (code, "2 prompts, 1 of them with neurons" in out) == (0, True)
     before, after = (
-        Run.load(path).records("localizations") for path in (localized / "run", tmp_path / "back")
+        Run.load(path).records("localizations") for path in (finished / "run", tmp_path / "back")
     )
     assert [record["neurons"] for record in after.values()] == [
         record["neurons"] for record in before.values()
@@ -477,7 +395,7 @@ def test_published_files_in_and_out(cli: Cli, localized: Path, tmp_path: Path) -
     torch.save(statistics_for(list(WIDTHS.values())), tmp_path / "s.pt")
     code, out, _ = cli("import-upstream", tmp_path / "s.pt", "-o", tmp_path / "s.safetensors")
     assert (code, "50000 prompts, 7 value layers" in out) == (0, True)
-    code, _, err = cli("import-upstream", localized / "t.json", "-o", tmp_path / "x")
+    code, _, err = cli("import-upstream", finished / "t.json", "-o", tmp_path / "x")
     assert (code, "neither statistics (.pt) nor results (.csv)" in err) == (1, True)
 
 
@@ -501,114 +419,3 @@ def test_captions_of_the_bundled_model(cli: Cli, tmp_path: Path) -> None:
     assert [prompt.text for prompt in read_prompts(tmp_path / "captions.txt")] == list(
         testbed.captions("test")
     )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("detect", "-o", "{tmp}/run"), "no prompts given"),
-        (
-            ("detect", "--prompts", "{tmp}/none.txt", "-o", "{tmp}/run"),
-            "none.txt: the prompt file cannot be read",
-        ),
-        (
-            ("detect", "--prompts", "{folder}/unmemorized.txt", "-o", "{tmp}/run"),
-            "no threshold given",
-        ),
-        (
-            (
-                "detect",
-                "--prompts",
-                "{folder}/unmemorized.txt",
-                "--threshold",
-                "{tmp}/none.json",
-                "-o",
-                "{tmp}/run",
-            ),
-            "none.json: the threshold file",
-        ),
-        (
-            ("localize", "--prompts", "{folder}/unmemorized.txt", "-o", "{tmp}/run"),
-            "no statistics given",
-        ),
-        (("generate", "{tmp}/run"), "run manifest cannot be read"),
-        (
-            (
-                "statistics",
-                "-o",
-                "{tmp}/s.safetensors",
-                "--prompts",
-                "{folder}/unmemorized.txt",
-                "--dtype",
-                "half",
-            ),
-            "dtype 'half': unknown",
-        ),
-    ],
-)
-def test_mistakes_get_one_sentence_and_exit_code_1(
-    cli: Cli, folder: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
-) -> None:
-    filled = [argument.format(tmp=tmp_path, folder=folder) for argument in arguments]
-    code, _, err = cli(*filled, "--model", folder / "model", "--device", "cpu")
-    assert code == 1
-    assert err.startswith("error: ")
-    assert message in err
-    assert "Traceback" not in err
-
-
-def test_a_missing_model_is_named(cli: Cli, tmp_path: Path) -> None:
-    code, _, err = cli(
-        "statistics",
-        "--model",
-        tmp_path / "nowhere",
-        "--local-files-only",
-        "-o",
-        tmp_path / "s.safetensors",
-    )
-    assert (code, "nowhere: the model cannot be loaded" in err) == (1, True)
-
-
-def test_wrong_usage_has_exit_code_2(cli: Cli) -> None:
-    assert cli("localize")[0] == 2
-    assert cli("nonsense")[0] == 2
-    assert cli("report", "--nonsense")[0] == 2
-
-
-def test_ctrl_c_says_how_to_go_on(
-    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("unmemorize.cli.statistics.compute_statistics", interrupt)
-    code, _, err = cli(
-        "statistics",
-        "--model",
-        folder / "model",
-        "--prompts",
-        folder / "unmemorized.txt",
-        "-o",
-        tmp_path / "s.safetensors",
-    )
-    assert (code, "goes on from there" in err) == (130, True)
-
-
-def test_main_returns_zero_without_work() -> None:
-    assert main(["--help"]) == 0
-
-
-def test_failures_are_told_when_everything_is_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = Run.open(tmp_path / "run", {})
-    tallies = [
-        Tally(run, "images", 1, {3: "ValueError: x"}, 2),
-        Tally(run, "images", 1, {}, 2),
-        Tally(run, "images", 2, {}, 2),
-    ]
-    with pytest.raises(
-        RunError, match=r"1 of 2 prompts failed, such as number 3 \(ValueError: x\)"
-    ):
-        tell_of_the_rest(*tallies)
-    assert capsys.readouterr().out.count("the other shards have the rest") == 1

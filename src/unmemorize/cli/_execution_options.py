@@ -1,0 +1,82 @@
+"""Options that say who does the work, and which part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeFloat, PositiveInt
+
+from unmemorize._errors import RunError
+from unmemorize._progress import Progress
+from unmemorize.cli._groups import WORKERS
+from unmemorize.cli._model_options import Flag
+from unmemorize.engines import Engine, Execution, InProcess, RayActors, Shard, Workers
+
+RunArgument = Annotated[Path, Parameter(help="Run folder, as unmemorize localize makes it.")]
+RunOption = Annotated[
+    Path,
+    Parameter(
+        alias="-o", help="Run folder. The same command again does only what is missing there."
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    Parameter(
+        metavar="I/N",
+        help="Do only the I-th of N parts of the work, as each job of a Slurm array does.",
+    ),
+]
+NewRunOption = Annotated[
+    Flag,
+    Parameter(
+        help="Use FOLDER-2, FOLDER-3 and so on if the folder holds a run with other settings."
+    ),
+]
+
+
+@Parameter(name="*", group=WORKERS)
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Who does the work.
+
+    Args:
+        workers: Number of worker processes, each with its own model: one per GPU, or several on
+            the CPU. Without this option the command itself works; Ray starts one actor.
+        engine: Where the workers are: local (on this machine) or ray (Ray actors).
+        address: Address of a Ray cluster, such as auto. Without it Ray is started on this machine.
+        gpus: GPUs for each Ray actor. The default is 1 if the cluster has any, else 0.
+    """
+
+    workers: PositiveInt | None = None
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    gpus: NonNegativeFloat | None = None
+
+    def execution(self, progress: Progress, shard: str | None = None) -> Execution:
+        """Make the execution of a task.
+
+        Raises:
+            RunError: the shard is malformed, or options for Ray are given without it.
+        """
+        return Execution(engine=self._engine(), shard=parse_shard(shard), progress=progress)
+
+    def _engine(self) -> Engine:
+        if self.engine == "ray":
+            return RayActors(self.workers or 1, gpus=self.gpus, address=self.address)
+        if self.address is not None or self.gpus is not None:
+            raise RunError(
+                "--address and --gpus configure Ray actors. Add --engine ray, or leave them out."
+            )
+        return Workers(self.workers) if self.workers else InProcess()
+
+
+def parse_shard(text: str | None) -> Shard | None:
+    """Parse the value of ``--shard``.
+
+    Raises:
+        RunError: it does not have the form I/N.
+    """
+    return None if text is None else Shard.parse(text)

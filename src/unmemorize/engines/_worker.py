@@ -1,0 +1,86 @@
+"""What one worker does: load the model again, prepare the task, and work on units."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from unmemorize._errors import ModelError, RunError, UnmemorizeError
+from unmemorize.engines._pool import Answer, Done, Ready, Unable
+from unmemorize.engines._units import Task, Unit, attempt_each
+from unmemorize.pipelines import Loading, Model
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker is told when it starts.
+
+    Args:
+        loading: how to load the model.
+        fingerprint: which fingerprint the loaded model must have.
+        task: what to do.
+        threads: how many threads torch may use.
+    """
+
+    loading: Loading
+    fingerprint: str
+    task: Task
+    threads: int
+
+    @classmethod
+    def of(cls, model: Model, task: Task, workers_per_machine: int) -> Assignment:
+        """Make the assignment of workers that share a machine's CPU cores.
+
+        Raises:
+            ModelError: the model was not loaded by `Model.load`, so others cannot load the same.
+        """
+        if model.loading is None:
+            raise ModelError(
+                f"{model.name}: other processes cannot load this pipeline again. Load it with "
+                "unmemorize.Model.load(MODEL), or work in this process."
+            )
+        cores = max(1, (os.cpu_count() or 1) // workers_per_machine)
+        threads = min(torch.get_num_threads(), cores)
+        return cls(model.loading, model.fingerprint, task, threads)
+
+
+class Worker:
+    """A model and a prepared task in a worker's process."""
+
+    def __init__(self, assignment: Assignment, number: int) -> None:
+        self.first_answer: Answer = Ready()
+        try:
+            torch.set_num_threads(assignment.threads)
+            model = Model.from_loading(assignment.loading.for_worker(number))
+            if model.fingerprint != assignment.fingerprint:
+                raise RunError(
+                    f"{model.name}: a worker loads another model, because changes to a live "
+                    "pipeline stay in its process. Save the changed model and load it from there."
+                )
+            self._work = assignment.task.prepare(model)
+        except UnmemorizeError as problem:
+            self.first_answer = Unable(str(problem))
+
+    def work(self, unit: Unit) -> Answer:
+        """Work on a unit."""
+        outcomes = attempt_each(self._work, unit.items)
+        return Done(outcomes)
+
+
+@contextmanager
+def off_the_gpu(model: Model) -> Iterator[None]:
+    """Leave the GPU to the workers while the context lasts."""
+    device = model.pipe.device
+    if device.type == "cpu":
+        yield
+        return
+    model.pipe.to("cpu")
+    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        model.pipe.to(device)

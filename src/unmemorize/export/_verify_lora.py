@@ -1,0 +1,159 @@
+"""Check what a LoRA does to the weights when it is merged into them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unmemorize._errors import ExportError
+from unmemorize._files import from_json, parse_json
+from unmemorize.export._changes import Change
+from unmemorize.export._lora import ADAPTER_METADATA, AdapterSettings
+from unmemorize.export._lora_layouts import LAYOUTS, LayerKeys
+from unmemorize.export._rows import Header, read_header, same_up_to_rounding
+from unmemorize.neurons import NeuronFile
+from unmemorize.pipelines import Model, name_of_denoiser, weights_of
+
+_MARK = ".lora_"
+"""Every layout has it in the names of its matrices."""
+
+
+def is_lora(header: Header) -> bool:
+    """Tell a LoRA from a checkpoint by the names of its tensors."""
+    return any(_MARK in key for key in header.tensors)
+
+
+def lora_changes(file: Path, model: Model, neurons: NeuronFile) -> Iterator[Change]:
+    """Compare the merged weights W + (alpha / rank) B A with those the neuron file asks for.
+
+    The result is linear in the strength, so what holds at strength 1 holds at every other one.
+
+    Args:
+        file: the LoRA, in any layout of `LAYOUTS`.
+        model: the model it belongs to, without a LoRA.
+        neurons: the neuron file that it carries.
+
+    Raises:
+        ExportError: the file cannot be read, or its settings are damaged.
+    """
+    header = read_header(file)
+    tensors = load_file(file)
+    denoiser = name_of_denoiser(model.pipe)
+    named = _keys_of_layers(tensors, denoiser, neurons)
+    settings = _adapter_settings(file, header, denoiser)
+    known = {key for keys in named.values() for key in vars(keys).values()}
+    if settings is not None and not _applies_to(settings, tensors, named):
+        yield Change(file.name, ADAPTER_METADATA, (), expected=False)
+    for key in sorted(tensors.keys() - known):
+        yield Change(file.name, key, (), expected=False)
+    for path, indices in neurons.neurons.layers.items():
+        if path not in named:
+            yield Change(file.name, path, (), expected=False)
+            continue
+        weights = weights_of(model.value_layers[path])
+        added = _added(tensors, named[path], settings, weights)
+        if added is None:
+            yield Change(file.name, path, (), expected=False)
+            continue
+        changed = torch.stack([value.reshape(len(value), -1).any(1) for value in added.values()])
+        rows = tuple(torch.nonzero(changed.any(0)).flatten().tolist())
+        right = set(rows) <= set(indices) and all(
+            _merges_to_scaled(weights[name], added[name], list(indices), neurons.scale)
+            for name in weights
+        )
+        yield Change(file.name, path, rows, right)
+
+
+def _keys_of_layers(
+    tensors: Mapping[str, Tensor], denoiser: str, neurons: NeuronFile
+) -> dict[str, LayerKeys]:
+    """Find the layout in which a file names most layers, and return the layers it names."""
+    candidates = [
+        {
+            path: keys
+            for path in neurons.neurons.layers
+            if {(keys := layout.keys(denoiser, path)).down, keys.up} <= tensors.keys()
+        }
+        for layout in LAYOUTS.values()
+    ]
+    return max(candidates, key=len)
+
+
+def _adapter_settings(file: Path, header: Header, denoiser: str) -> AdapterSettings | None:
+    """Read the settings of peft from the metadata; None where there are none.
+
+    Raises:
+        ExportError: they are damaged, or hold a setting that changes what the LoRA does.
+    """
+    text = header.metadata.get(ADAPTER_METADATA)
+    if text is None:
+        return None
+    problem = f"{file}: the settings of its adapter are damaged"
+    content = parse_json(text, ExportError, problem)
+    settings = {name.removeprefix(f"{denoiser}."): value for name, value in content.items()}
+    unknown = settings.keys() - AdapterSettings.__dataclass_fields__.keys()
+    if unknown:
+        raise ExportError(
+            f"{file}: its adapter has the setting {json.dumps(min(unknown))}, which this check "
+            "does not know. Export it again."
+        )
+    return from_json(AdapterSettings, settings, ExportError, problem, "Export it again.")
+
+
+def _applies_to(
+    settings: AdapterSettings, tensors: Mapping[str, Tensor], named: Mapping[str, LayerKeys]
+) -> bool:
+    """Whether peft adapts just these layers, and reads their biases if there are any."""
+    has_bias = any(keys.bias in tensors for keys in named.values())
+    return set(settings.target_modules) == named.keys() and settings.lora_bias == has_bias
+
+
+def _added(
+    tensors: Mapping[str, Tensor],
+    keys: LayerKeys,
+    settings: AdapterSettings | None,
+    weights: Mapping[str, Tensor],
+) -> dict[str, Tensor] | None:
+    """Compute what a program adds to weight and bias at strength 1, in float64.
+
+    None where tensors have other shapes than the layer, or a bias is there without a layer's.
+    """
+    down, up = tensors[keys.down], tensors[keys.up]
+    features, inputs = weights["weight"].shape
+    rank = len(down) if down.ndim == 2 else 0
+    if not rank or down.shape != (rank, inputs) or up.shape != (features, rank):
+        return None
+    factor = 1.0  # peft's and kohya's where nothing names alpha
+    if keys.alpha is not None and keys.alpha in tensors:
+        if tensors[keys.alpha].numel() != 1:
+            return None
+        factor = float(tensors[keys.alpha]) / rank
+    elif keys.alpha is None and settings is not None:
+        if settings.r != rank:
+            return None
+        factor = settings.lora_alpha / settings.r
+    added = {"weight": factor * (up.double() @ down.double())}
+    bias = tensors.get(keys.bias or "", torch.zeros(features))
+    if bias.shape != (features,):
+        return None
+    if "bias" in weights:
+        added["bias"] = factor * bias.double()
+    elif bool(bias.any()):
+        return None
+    return added
+
+
+def _merges_to_scaled(weight: Tensor, added: Tensor, rows: list[int], scale: float) -> bool:
+    """Whether the rows plus what is added to them are the rows times the scale.
+
+    What is added is compared, not the sum: the sum may vanish, and rounding is relative to what
+    is rounded. It may be that of float16, as fingerprints do not tell a model from its float16
+    variant.
+    """
+    expected = (scale - 1) * weight.detach().cpu().double()[rows]
+    return same_up_to_rounding(added[rows], expected, weight.dtype, torch.float16)

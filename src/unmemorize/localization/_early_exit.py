@@ -1,0 +1,128 @@
+"""Tests of a set of neurons against a limit that end as soon as the answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmemorize.localization._criteria import Limit, Scoring
+from unmemorize.localization._passes import Pass, Passes
+from unmemorize.neurons import Neurons
+
+_GROWTH = 4
+"""How much larger each batch of seeds is than the previous one."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a test of a set of neurons showed.
+
+    Args:
+        below: whether the score stays below the limit.
+        at_least: the score is at least this.
+        scores: of all seeds or pairs; None where the test ended early.
+        blocked: the passes of all seeds; None where the test failed.
+    """
+
+    below: bool
+    at_least: float
+    scores: Tensor | None = None
+    blocked: Pass | None = None
+
+
+class SeedTests:
+    """Tests by the highest score of a seed: one seed too high is enough to fail.
+
+    Seeds run in growing batches. The seed that made the last test fail goes first in the next one.
+
+    Args:
+        passes: runs the denoiser.
+        seeds: the memorized seeds.
+        scoring: makes one score per seed.
+    """
+
+    def __init__(self, passes: Passes, seeds: Sequence[int], scoring: Scoring) -> None:
+        self._passes = passes
+        self._seeds = list(seeds)
+        self._scoring = scoring
+        self._order = list(range(len(seeds)))
+
+    def answer(self, off: Neurons, limit: Limit) -> Answer:
+        """Test the score with these neurons off."""
+        scores = torch.empty(len(self._seeds))
+        finished: list[Pass] = []
+        for positions in _growing_batches(self._order):
+            blocked = self._passes.run(off, [self._seeds[position] for position in positions])
+            batch_scores = self._scoring.scores(blocked)
+            exceeded = limit.exceeded(batch_scores, positions)
+            if bool(exceeded.any()):
+                self._put_first(positions[int(exceeded.float().argmax())])
+                return Answer(below=False, at_least=float(batch_scores.max()))
+            scores[positions] = batch_scores
+            finished.append(blocked)
+        return Answer(True, self._scoring.reduce(scores), scores, Pass.join(finished))
+
+    def _put_first(self, position: int) -> None:
+        self._order.remove(position)
+        self._order.insert(0, position)
+
+
+class PairTests:
+    """Tests by the mean score over all pairs of seeds.
+
+    Similarities are never negative, so the pairs of the first seeds can already make the mean over
+    all pairs too high.
+
+    Args:
+        passes: runs the denoiser.
+        seeds: the memorized seeds.
+        scoring: makes one score per pair.
+    """
+
+    def __init__(self, passes: Passes, seeds: Sequence[int], scoring: Scoring) -> None:
+        self._passes = passes
+        self._seeds = list(seeds)
+        self._scoring = scoring
+
+    def answer(self, off: Neurons, limit: Limit) -> Answer:
+        """Test the score with these neurons off."""
+        count = len(self._seeds)
+        telling = fewest_telling_seeds(count, limit.value)
+        blocked = self._passes.run(off, self._seeds[:telling])
+        if telling < count:
+            mean_so_far = self._scoring.scores(blocked).sum() / _pairs(count)
+            if bool(limit.exceeded(mean_so_far)):
+                return Answer(below=False, at_least=float(mean_so_far))
+            blocked = Pass.join([blocked, self._passes.run(off, self._seeds[telling:])])
+        scores = self._scoring.scores(blocked)
+        if self._scoring.too_high(scores, limit):
+            return Answer(False, self._scoring.reduce(scores), scores)
+        return Answer(True, self._scoring.reduce(scores), scores, blocked)
+
+
+def fewest_telling_seeds(count: int, limit: float) -> int:
+    """Return how many seeds can make the mean over the pairs of all seeds exceed a limit.
+
+    >>> fewest_telling_seeds(10, limit=0.3)
+    6
+    """
+    return next(
+        size
+        for size in range(2, count + 1)
+        if size == count or _pairs(size) / _pairs(count) > limit
+    )
+
+
+def _pairs(count: int) -> float:
+    return count * (count - 1) / 2
+
+
+def _growing_batches(order: Sequence[int]) -> Iterator[list[int]]:
+    start, size = 0, 1
+    while start < len(order):
+        yield list(order[start : start + size])
+        start += size
+        size *= _GROWTH

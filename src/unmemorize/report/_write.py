@@ -1,0 +1,149 @@
+"""The report of a run: one HTML page that holds everything and loads nothing from the network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from unmemorize.generation import OVERALL
+from unmemorize.metrics import PromptMetrics, summarize
+from unmemorize.report._cards import make_cards
+from unmemorize.report._drawing import plotting, to_svg
+from unmemorize.report._plots import PLOTS
+from unmemorize.report._results import SET_LABELS, SSCD_ORIG, Results, read_results
+from unmemorize.report._summary import summary_table
+from unmemorize.report._truth import Truth
+from unmemorize.runs import Run
+
+_SCRIPT = "report.js"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the headline: the value, its meaning, and its 95 % interval."""
+
+    value: str
+    meaning: str
+    interval: str
+
+    @classmethod
+    def of(cls, meaning: str, values: Sequence[float]) -> Tile:
+        """Make the tile of a median over prompts, from one number for each."""
+        summary = summarize(values)
+        return cls(f"{summary.median:.2f}", meaning, f"{summary.low:.2f} to {summary.high:.2f}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One prompt in the table of all prompts. Numbers are None where they are unknown.
+
+    Args:
+        index, prompt, group: the prompt.
+        memorized: whether it was detected as memorized.
+        similarity: the highest similarity between its seeds.
+        neurons: how many are left after refinement.
+        before, after: SSCD_Orig without and with these neurons off, the median over seeds.
+    """
+
+    index: int
+    prompt: str
+    group: str
+    memorized: bool
+    similarity: float | None
+    neurons: int | None
+    before: float | None
+    after: float | None
+
+
+def write_report(run: Run, truth: Truth | None = None) -> Path:
+    """Write ``report.html`` into the run folder, from the steps that are done.
+
+    Args:
+        run: a run with localizations.
+        truth: known neurons of some prompts, for precision and recall.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: nothing is localized yet, or a record is damaged.
+        MetricError: an image is missing or damaged.
+    """
+    results = read_results(run)
+    localizations = results.localizations.values()
+    script = (files("unmemorize.report") / "templates" / _SCRIPT).read_text(encoding="utf-8")
+    environment = Environment(
+        loader=PackageLoader("unmemorize.report"),
+        autoescape=select_autoescape(("html", "j2")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        manifest=run.manifest,
+        table=summary_table(results, truth),
+        prompts=len(results.prompts),
+        done=len(localizations),
+        memorized=sum(record.memorized for record in localizations),
+        neurons=len({pair for record in localizations for pair in record.neurons}),
+        headline=list(_headline(results)),
+        plots=_plots(results),
+        lines=list(_lines(results)),
+        cards=list(make_cards(run, results, truth)),
+    )
+    return run.write("report.html", page)
+
+
+def _plots(results: Results) -> list[tuple[str, Markup]]:
+    with plotting():
+        figures = {heading: plot(results) for heading, plot in PLOTS.items()}
+        return [
+            (heading, Markup(to_svg(figure)))
+            for heading, figure in figures.items()
+            if figure is not None
+        ]
+
+
+def _headline(results: Results) -> Iterator[Tile]:
+    """Yield the copies before and after, where they were measured."""
+    for set_name in ("original", "refined", "random-refined"):
+        records = results.of_column(set_name, OVERALL)
+        measured = [scores for record in records if (scores := record.seeds(SSCD_ORIG))]
+        if not measured:
+            continue
+        state = SET_LABELS[set_name]
+        yield Tile.of(
+            f"SSCD_Orig (copy score to the training image), {state}",
+            [median(scores) for scores in measured],
+        )
+        if set_name == "refined":
+            yield Tile.of(
+                f"SSCD_Orig of each prompt's worst seed, {state}",
+                [max(scores) for scores in measured],
+            )
+
+
+def _lines(results: Results) -> Iterator[Line]:
+    before, after = results.of_set("original"), results.of_set("refined")
+    unmeasured = PromptMetrics(values={})
+    for index, record in results.localizations.items():
+        yield Line(
+            index=index,
+            prompt=record.prompt,
+            group=record.group,
+            memorized=record.memorized,
+            similarity=record.detection.score if record.detection else None,
+            neurons=len(record.neurons) if record.memorized else None,
+            before=before.get(index, unmeasured).median(SSCD_ORIG),
+            after=after.get(index, unmeasured).median(SSCD_ORIG),
+        )

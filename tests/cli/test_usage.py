@@ -1,0 +1,446 @@
+"""The command line itself: help, exit codes, errors, and that options arrive where they belong."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from cyclopts import App
+from small_model import finish_run, localize_words, save_inputs
+
+import unmemorize.cli
+from conftest import PLANTED_PROMPT
+from tasks import AnyRun
+from unmemorize import Model, NeuronFile, Run, RunError, UnmemorizeError
+from unmemorize.cli import COMMANDS, GROUPS, main, make_app
+from unmemorize.cli._common import report_missing
+from unmemorize.engines import InProcess, RayActors, Shard, Workers
+from unmemorize.runs import Inputs, Tally
+from unmemorize.testbed._check import Finding
+
+Cli = Callable[..., tuple[int, str, str]]
+Recorded = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and the files and run that the first commands made on it."""
+    return finish_run(save_inputs(tmp_path_factory.mktemp("cli")))
+
+
+class ReachedError(UnmemorizeError):
+    """Raised in place of the work, once a command has handed down its options."""
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    """Replace a function; returns the arguments that it will be called with."""
+
+    def replace(target: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+
+        def record(*positional: Any, **named: Any) -> None:
+            arguments.update(named, positional=positional)
+            raise ReachedError(target)
+
+        monkeypatch.setattr(target, record)
+        return arguments
+
+    return replace
+
+
+def every_command() -> list[tuple[str, ...]]:
+    calls: list[tuple[str, ...]] = []
+    for name in COMMANDS:
+        app: App = make_app(name)[name]
+        calls.append((name,))
+        calls += [(name, inner) for inner in app if name in GROUPS and not inner.startswith("-")]
+    return calls
+
+
+@pytest.mark.parametrize("command", every_command(), ids=" ".join)
+def test_help_explains_every_command(cli: Cli, command: tuple[str, ...]) -> None:
+    code, out, _ = cli(*command, "--help")
+    assert code == 0
+    assert out.startswith(f"Usage: unmemorize {' '.join(command)}")
+    assert len(out) > 150
+    assert "completion" not in out
+    assert cli(*command, "-h") == (0, out, "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_what_the_help_says(name: str) -> None:
+    description = make_app(name)[name].help
+    assert description.splitlines()[0] == COMMANDS[name]
+
+
+@pytest.mark.parametrize("command", every_command(), ids=" ".join)
+def test_every_option_is_explained_by_a_sentence(command: tuple[str, ...]) -> None:
+    app = make_app(command[0])
+    for name in command:
+        app = app[name]
+    if command[0] in GROUPS and len(command) == 1:
+        return
+    for argument in app.assemble_argument_collection(parse_docstring=True):
+        if argument.name != "*":
+            text = argument.parameter.help or ""
+            assert text[:1].isupper() or text[:1] == '"', argument.name
+            assert text.endswith("."), argument.name
+
+
+def test_overview_lists_the_commands_in_the_order_of_the_steps(cli: Cli) -> None:
+    code, out, _ = cli("--help")
+    places = [out.index(f"│ {name} {text[:12]}") for name, text in COMMANDS.items()]
+    assert (code, places) == (0, sorted(places))
+    assert cli() == (0, out, "")
+
+
+def test_version_and_completion(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("--version") == (0, "0.1.0", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    script = make_app().generate_completion(shell="bash")
+    assert "merge-statistics" in script
+    assert "--install-completion" in cli("--help")[1]
+
+
+@pytest.mark.parametrize("code", ["import unmemorize", "from unmemorize.cli import main; main([])"])
+def test_nothing_slow_is_loaded_before_it_is_needed(code: str) -> None:
+    slow = {"torch", "diffusers", "transformers", "numpy", "scipy", "matplotlib", "safetensors"}
+    check = f"{code}\nimport sys\nsys.exit(' '.join({slow!r} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_mistyped_command_gets_a_suggestion_without_loading_the_others() -> None:
+    check = (
+        "import sys; from unmemorize.cli import main\n"
+        "assert main(['localise']) == 2; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "localise: unknown command. Did you mean localize?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("localize",), "--run"),
+        (("nonsense",), "nonsense: unknown command. All commands: unmemorize --help"),
+        (("report",), "RUN"),
+        (("report", "--nonsense"), "Unknown option: --nonsense"),
+        (("report", "run", "--nonsense"), "Unknown option: --nonsense"),
+        (("export", "check-point"), "Did you mean checkpoint? All commands: unmemorize export -"),
+        (("localize", "-o", "run", "--theta", "high"), "high"),
+        (("localize", "-o", "run", "--criterion", "both"), "both"),
+        (("statistics", "-o", "s.safetensors", "--batch", "0"), "--batch"),
+        (("detect", "-o", "run", "--workers", "0"), "--workers"),
+        (("ui", "--port", "99999"), "--port"),
+        (("neurons", "union", "one.json", "-o", "out.json"), "two or more files are needed"),
+        (("evaluate", "run", "--descriptor-side", "7"), "--descriptor-side"),
+    ],
+)
+def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: str) -> None:
+    code, out, err = cli(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+            "no threshold given",
+        ),
+        (
+            ("localize", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+            "no statistics given",
+        ),
+        (("statistics", "-o", "{tmp}/s.safetensors"), "no prompts given"),
+        (("threshold", "-o", "{tmp}/t.json"), "no prompts given"),
+        (("detect", "-o", "{tmp}/run", "--tau", ".5"), "no prompts given"),
+        (
+            ("detect", "--tau", ".5", "--prompts", "{tmp}/none.txt", "-o", "{tmp}/run"),
+            "none.txt: the prompt file cannot be read",
+        ),
+        (
+            (
+                *("detect", "--prompts", "{folder}/unmemorized.txt"),
+                *("--threshold", "{tmp}/none.json", "-o", "{tmp}/run"),
+            ),
+            "none.json: the threshold file",
+        ),
+        (("generate", "{tmp}/run"), "run manifest cannot be read"),
+        (("generate", "{folder}/run", "--steps", "0"), "steps=0: at least 1 is needed"),
+        (("detect", "-o", "{tmp}/run", "--tau", ".5", "--seeds", "1"), "seeds=1"),
+        (("statistics", "-o", "{tmp}/s", "--dtype", "half"), "dtype 'half': unknown"),
+        (("statistics", "-o", "{tmp}/s", "--shard", "4/3"), "Write it as 1/4"),
+        (
+            (
+                *("threshold", "-o", "{tmp}/t.json", "--prompts", "{folder}/unmemorized.txt"),
+                *("--address", "auto"),
+            ),
+            "--address and --gpus configure Ray actors",
+        ),
+        (
+            (
+                *("threshold", "-o", "{tmp}/t.json", "--prompts", "{folder}/unmemorized.txt"),
+                *("--gpus", "1"),
+            ),
+            "--address and --gpus configure Ray actors",
+        ),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_code_1(
+    cli: Cli, finished: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    words = [word.format(tmp=tmp_path, folder=finished) for word in arguments]
+    code, _, err = cli(*words, "--model", finished / "model", "--device", "cpu")
+    assert code == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["statistics", "threshold"])
+def test_an_output_that_cannot_be_written_is_noticed_before_the_work(
+    cli: Cli, tmp_path: Path, command: str, recorded: Recorded
+) -> None:
+    recorded("unmemorize.pipelines.Model.load")
+    (tmp_path / "file").write_text("")
+    code, _, err = cli(command, "-o", tmp_path / "file" / "output")
+    assert (code, "output: cannot be written" in err) == (1, True)
+    code, _, err = cli(command, "-o", tmp_path)
+    assert (code, "is a folder. Name a file." in err) == (1, True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+    code, _, err = cli(command, "-o", tmp_path / "new" / "output")
+    assert (code, "Model.load" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "model", ["/nowhere/model", "./model", "~/no-model-here", "model/", "a/b/c", "models/one"]
+)
+def test_a_mistyped_folder_is_not_taken_for_a_hub_id(
+    cli: Cli, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, recorded: Recorded
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    load = recorded("unmemorize.pipelines.Model.load")
+    code, _, err = cli("statistics", "-m", model, "-o", tmp_path / "s.safetensors")
+    assert (code, f"{model}: there is no such folder." in err, load) == (1, True, {})
+    code, _, err = cli("statistics", "-m", "owner/name", "-o", tmp_path / "s.safetensors")
+    assert (code, load["positional"]) == (1, ("owner/name",))
+
+
+def test_a_hub_id_that_is_not_on_this_machine_is_named(cli: Cli, tmp_path: Path) -> None:
+    words = ("statistics", "--model", "nowhere", "--local-files-only")
+    code, _, err = cli(*words, "-o", tmp_path / "s.safetensors")
+    assert (code, "nowhere: the model cannot be loaded" in err) == (1, True)
+
+
+def test_ctrl_c_says_how_to_resume(
+    cli: Cli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unmemorize.cli.statistics.compute_statistics", interrupt)
+    words = ("statistics", "--model", finished / "model", "-o", tmp_path / "s.safetensors")
+    code, _, err = cli(*words, "--prompts", finished / "unmemorized.txt")
+    assert (code, "the same command resumes there" in err) == (130, True)
+
+
+def test_the_exit_code_of_a_command_is_passed_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("copies", 0.9, "all", "> 0.8", True)]
+    monkeypatch.setattr("unmemorize.cli.testbed.run_check", lambda *_, **__: findings)
+    monkeypatch.setattr("unmemorize.pipelines.Model.load", lambda *_, **__: None)
+    code, out, _ = cli("testbed", "check")
+    assert (code, "ok" in out) == (0, True)
+    findings.append(Finding("neurons", 0.1, "all", "> 0.8", False))
+    code, out, _ = cli("testbed", "check")
+    assert (code, "FAILS" in out) == (1, True)
+    assert main(["--help"]) == 0
+
+
+def test_failures_are_reported_after_everything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.open(tmp_path / "run", AnyRun(), inputs=Inputs(fingerprint="f"), model="m", items=2)
+    tallies = [
+        Tally(run, "images", 1, {3: "ValueError: x"}, 2),
+        Tally(run, "images", 1, {}, 2),
+        Tally(run, "images", 2, {}, 2),
+    ]
+    with pytest.raises(
+        RunError, match=r"1 of 2 prompts failed, such as number 3 \(ValueError: x\)"
+    ):
+        report_missing(*tallies)
+    assert capsys.readouterr().out.count("the other shards do the rest") == 1
+
+
+def test_options_of_the_model_reach_the_loader(
+    cli: Cli, tmp_path: Path, recorded: Recorded
+) -> None:
+    load = recorded("unmemorize.pipelines.Model.load")
+    flags = ("--device", "meta", "--dtype", "bfloat16", "--revision", "v2", "--variant", "fp16")
+    more = ("--local-files-only", "--value-layers", "mid.*.to_v")
+    expected = {
+        "device": "meta",
+        "dtype": "bfloat16",
+        "revision": "v2",
+        "variant": "fp16",
+        "local_files_only": True,
+        "value_layers": "mid.*.to_v",
+        "positional": ("owner/name",),
+    }
+    assert cli("detect", "-o", tmp_path, "-m", "owner/name", *flags, *more)[0] == 1
+    assert load == expected
+    assert cli("verify", "x.json", "owner/name", *flags, *more)[0] == 1
+    assert load == expected
+    assert cli("detect", "-o", tmp_path)[0] == 1
+    assert load == {
+        "device": "auto",
+        "dtype": "auto",
+        "revision": None,
+        "variant": None,
+        "local_files_only": False,
+        "value_layers": None,
+        "positional": ("testbed",),
+    }
+
+
+def test_options_of_statistics_and_threshold_reach_the_library(
+    cli: Cli, finished: Path, tmp_path: Path, recorded: Recorded
+) -> None:
+    model = ("--model", finished / "model", "--device", "cpu")
+    ordinary = ("--prompts", finished / "unmemorized.txt")
+    compute = recorded("unmemorize.cli.statistics.compute_statistics")
+    flags = ("--batch", 5, "--raw", tmp_path / "raw", "--shard", "2/4", "--workers", 3)
+    assert cli("statistics", *model, *ordinary, "-o", tmp_path / "s", *flags)[0] == 1
+    assert (compute["batch"], compute["raw"]) == (5, tmp_path / "raw")
+    texts = (finished / "unmemorized.txt").read_text().splitlines()
+    assert [prompt.text for prompt in compute["positional"][1]] == texts[1::4]
+    assert isinstance(compute["execution"].engine, Workers)
+    calibrate = recorded("unmemorize.cli.threshold.calibrate_threshold")
+    rule = ("--reduction", "prompts", "--deviations", 2, "--max-fpr", 0.1)
+    seeds = ("--seeds", 3, "--seed", 5, "--protocol", "paper", "--guidance", 4)
+    assert cli("threshold", *model, *ordinary, "-o", tmp_path / "t", *rule, *seeds)[0] == 1
+    chosen = calibrate["calibration"]
+    assert (chosen.reduction, chosen.deviations, chosen.max_fpr) == ("prompts", 2.0, 0.1)
+    noise = calibrate["settings"]
+    assert (noise.seeds, noise.seed, noise.protocol, noise.guidance) == (3, 5, "paper", 4.0)
+    assert isinstance(calibrate["execution"].engine, InProcess)
+
+
+def test_options_of_detection_and_localization_reach_the_library(
+    cli: Cli, finished: Path, tmp_path: Path, recorded: Recorded
+) -> None:
+    model = ("--model", finished / "model", "--device", "cpu")
+    inputs = ("--prompts", finished / "prompts.csv", "--threshold", finished / "t.json")
+    detect = recorded("unmemorize.cli.detect.detect_all")
+    flags = ("--cascade", "--batch", 7, "--shard", "1/2", "--engine", "ray", "--gpus", 0.5)
+    assert cli("detect", *model, *inputs, "-o", tmp_path / "d", *flags)[0] == 1
+    assert (detect["cascade"], detect["batch"]) == (True, 7)
+    assert detect["execution"].shard == Shard(1, 2)
+    assert isinstance(detect["execution"].engine, RayActors)
+    localize = recorded("unmemorize.cli.localize.localize_all")
+    words = (*localize_words(finished), "--shard", "2/2", "--workers", 2)
+    assert cli(*words, "-o", tmp_path / "run")[0] == 1
+    assert localize["execution"].shard == Shard(2, 2)
+    assert isinstance(localize["execution"].engine, Workers)
+    assert localize["settings"].noise.seeds == 10
+    assert localize["settings"].criterion == "seeds"
+
+
+def test_options_of_generation_reach_the_library(
+    cli: Cli, finished: Path, tmp_path: Path, recorded: Recorded
+) -> None:
+    generate = recorded("unmemorize.cli.generate.generate_all")
+    (tmp_path / "animals.txt").write_text("a cat\n")
+    model = ("--model", finished / "model", "--device", "cpu")
+    numbers = ("--images", 3, "--seed", 9, "--steps", 4, "--guidance", 2, "--scale", 0.5)
+    others = ("--batch", 6, "--only", "VM", "--format", "jpeg", "--neurons", "initial")
+    prompts = ("--prompts", tmp_path / "animals.txt", "--shard", "1/3")
+    assert cli("generate", finished / "run", *model, *numbers, *others, *prompts)[0] == 1
+    images, settings = generate["positional"][2:]
+    assert (settings.images, settings.seed, settings.steps) == (3, 9, 4)
+    assert (settings.guidance, settings.scale, settings.batch) == (2.0, 0.5, 6)
+    assert (images.neurons.name, images.only, images.format) == ("initial", "VM", "jpeg")
+    assert ([prompt.text for prompt in images.prompts], images.label) == (["a cat"], "animals")
+    assert generate["execution"].shard == Shard(1, 3)
+    assert cli("generate", finished / "run", *model)[0] == 1
+    images, settings = generate["positional"][2:]
+    assert (images.neurons.name, settings.steps, settings.guidance) == ("original", 50, 7.0)
+
+
+def test_only_the_bundled_model_has_defaults_of_its_own(
+    cli: Cli, finished: Path, tmp_path: Path, recorded: Recorded
+) -> None:
+    """Criterion, reduction, steps and guidance: its own for the bundled model, else the paper's."""
+    localize = recorded("unmemorize.cli.localize.localize_all")
+    calibrate = recorded("unmemorize.cli.threshold.calibrate_threshold")
+    assert cli("localize", "-o", tmp_path / "bundled", "--device", "cpu")[0] == 1
+    assert localize["settings"].criterion == "seeds"
+    assert cli("threshold", "-o", tmp_path / "t.json", "--device", "cpu")[0] == 1
+    bundled = json.loads((unmemorize.testbed.path().parent / "defaults.json").read_text())
+    assert calibrate["calibration"].reduction == bundled["reduction"] == "prompts"
+    assert cli("localize", "-o", tmp_path / "given", "--device", "cpu", "--tau", 0.5)[0] == 1
+    assert localize["settings"].criterion == "unblocked"
+    words = [word for word in localize_words(finished) if word not in ("--criterion", "seeds")]
+    assert cli(*words, "-o", tmp_path / "other")[0] == 1
+    assert localize["settings"].criterion == "unblocked"
+    ordinary = ("--prompts", finished / "unmemorized.txt", "-m", finished / "model")
+    assert cli("threshold", "-o", tmp_path / "o.json", "--device", "cpu", *ordinary)[0] == 1
+    assert calibrate["calibration"].reduction == "pairs"
+
+
+def test_a_command_makes_one_model(
+    cli: Cli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Model] = []
+    initialize = Model.__init__
+
+    def count(self: Model, *arguments: Any, **named: Any) -> None:
+        made.append(self)
+        initialize(self, *arguments, **named)
+
+    monkeypatch.setattr(Model, "__init__", count)
+    code, out, _ = cli(*localize_words(finished), "-o", tmp_path / "run")
+    assert (code, PLANTED_PROMPT in out) == (0, True)
+    assert len(made) == 1
+    made.clear()
+    model = ("--model", finished / "model", "--device", "cpu")
+    neurons = finished / "run" / "neurons.json"
+    code, out, _ = cli("export", "checkpoint", neurons, *model, "-o", tmp_path / "edited")
+    assert (code, f"Next: unmemorize verify {tmp_path}/edited" in out) == (0, True)
+    assert len(made) == 1
+    made.clear()
+    words = ("verify", tmp_path / "edited", finished / "model", "--device", "cpu")
+    code, out, _ = cli(*words)
+    count_of_neurons = len(NeuronFile.load(neurons).neurons)
+    assert (code, f"{count_of_neurons} neurons changed as they should" in out) == (0, True)
+    assert len(made) == 1
+
+
+def test_libraries_that_load_models_are_quiet(cli: Cli) -> None:
+    level = transformers.logging.get_verbosity()
+    try:
+        transformers.logging.set_verbosity_info()
+        assert cli("report", "--help")[0] == 0
+        assert transformers.logging.get_verbosity() == logging.ERROR
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
+def test_a_missing_gradio_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "unmemorize.ui._serve", None)
+    code, _, err = cli("ui")
+    assert (code, "pip install 'unmemorize[ui]'" in err) == (1, True)

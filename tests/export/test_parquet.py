@@ -1,0 +1,83 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import PROMPTS, planted_pipeline, three_prompts
+from tasks import AnyRun
+from unmemorize import Model, Run, RunError, calibrate_threshold, read_prompts
+from unmemorize.detection import DetectionRun, detect_all, read_detections
+from unmemorize.export import export_parquet
+from unmemorize.localization import read_localizations
+from unmemorize.runs import Inputs, open_run
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+COLUMNS = [
+    "index",
+    "prompt",
+    "kind",
+    "group",
+    "url",
+    "score",
+    "mean",
+    "tau",
+    "memorized",
+    "seeds",
+]
+LOCALIZED = ["neurons", "initial_score", "final_score", "floor"]
+
+
+def test_localizations(run: Run, tmp_path: Path) -> None:
+    assert export_parquet(run, tmp_path / "l.parquet") == 3
+    table = parquet.read_table(tmp_path / "l.parquet")
+    assert table.column_names == COLUMNS + LOCALIZED
+    rows = table.to_pylist()
+    prompts = three_prompts(tmp_path)
+    assert [row["prompt"] for row in rows] == [prompt.text for prompt in prompts]
+    assert [row["kind"] for row in rows] == [prompt.kind for prompt in prompts]
+    assert [row["memorized"] for row in rows] == [False, True, False]
+    assert rows[1]["neurons"][0]["index"] == 3
+    assert read_prompts(tmp_path / "l.parquet")[1].text == prompts[1].text
+    for row, record in zip(rows, read_localizations(run).values(), strict=True):
+        assert record.detection is not None
+        assert row["score"] == record.detection.score
+        assert row["tau"] == record.detection.tau
+        assert (row["initial_score"], row["final_score"]) == (record.initial_score, record.score)
+        assert row["floor"] == record.theta_exhausted
+        assert [(neuron["layer"], neuron["index"]) for neuron in row["neurons"]] == list(
+            record.neurons
+        )
+
+
+def test_prompts_that_are_not_localized_yet_have_no_row(run: Run, tmp_path: Path) -> None:
+    records = run.folder / "localizations.jsonl"
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[1:]))
+    assert export_parquet(Run.load(run.folder), tmp_path / "l.parquet") == 2
+    rows = parquet.read_table(tmp_path / "l.parquet").to_pylist()
+    assert [row["index"] for row in rows] == [1, 2]
+
+
+def test_detections(tmp_path: Path) -> None:
+    model, prompts = Model(planted_pipeline()), three_prompts(tmp_path)
+    threshold = calibrate_threshold(model, PROMPTS)
+    run = open_run(tmp_path / "run", model, prompts, DetectionRun.of(threshold, cascade=False))
+    with pytest.raises(RunError, match="neither detections nor localizations"):
+        export_parquet(run, tmp_path / "d.parquet")
+    detect_all(run, model, threshold)
+    assert export_parquet(run, tmp_path / "d.parquet") == 3
+    table = parquet.read_table(tmp_path / "d.parquet")
+    assert table.column_names == COLUMNS
+    for row, (index, prompt, detection) in zip(
+        table.to_pylist(), read_detections(run), strict=True
+    ):
+        assert (row["index"], row["prompt"], row["kind"]) == (index, prompt.text, prompt.kind)
+        assert (row["score"], row["mean"]) == (detection.score, detection.mean)
+
+
+def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = Inputs(fingerprint="f")
+    run = Run.open(tmp_path / "run", AnyRun(), inputs=inputs, model="m", items=0)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(RunError, match=r"pip install 'unmemorize\[parquet\]'"):
+        export_parquet(run, tmp_path / "d.parquet")

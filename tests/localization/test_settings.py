@@ -1,0 +1,57 @@
+from dataclasses import fields
+from typing import Any, get_args
+
+import pytest
+
+from unmemorize import LocalizationSettings, ModelError
+from unmemorize.localization._refinements import REFINEMENTS
+from unmemorize.localization._settings import RefinementMethod
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"criterion": "mine"}, r"criterion='mine': .* Choose unblocked or seeds\."),
+        ({"refinement": "mine"}, r"refinement='mine': .* Choose bisect or greedy\."),
+        ({"layers": 3}, r"layers=3: expected `str`"),
+        ({"noise": 3}, r"noise=3: expected `object`"),
+        ({"use_theta": "no"}, r"use_theta='no': expected `bool`"),
+        ({"theta_step": 0}, r"theta_step=0: expected `float` > 0"),
+        ({"theta_step": -0.5}, r"theta_step=-0.5: expected `float` > 0"),
+        ({"theta": float("inf")}, r"theta=inf: not a finite number"),
+        ({"scale": float("nan")}, r"scale=nan: not a finite number"),
+        ({"theta": 0.5}, r"theta=0.5: must be above theta_floor=1.0.*Choose a lower floor"),
+        ({"theta": 1.0}, r"theta=1.0: must be above theta_floor=1.0"),
+        ({"top_k": -1}, r"top_k=-1: expected `int` >= 0\. Choose such a value\."),
+        ({"top_k": 1.5}, r"top_k=1.5: expected `int`"),
+        ({"top_k": True}, r"top_k=True: expected `int`"),
+        ({"use_theta": False, "use_top_k": False}, "nothing would be a candidate"),
+        ({"seed_threshold": 2.0}, r"seed_threshold=2.0: expected `float` < 1.0"),
+        ({"initial_threshold": 1.0}, r"initial_threshold=1.0: expected `float` < 1.0"),
+        ({"refinement_threshold": 0.0}, r"refinement_threshold=0.0: expected `float` > 0.0"),
+        ({"relative_threshold": -1.0}, r"relative_threshold=-1.0: expected `float` > 0.0"),
+        ({"relative_threshold": 0.2, "criterion": "seeds"}, "seed by seed"),
+        ({"relative_threshold": 0.2, "refinement_threshold": 0.2}, "one of the two thresholds"),
+    ],
+)
+def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        LocalizationSettings(**change)
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert LocalizationSettings(theta=3, theta_step=1, scale=-1).theta == 3
+
+
+def test_each_field_is_documented_once() -> None:
+    """Options of the command line take their help from here."""
+    assert LocalizationSettings.__doc__
+    lines = LocalizationSettings.__doc__.split("Raises:")[0].splitlines()
+    documented = [
+        line.strip().split(":")[0] for line in lines if line.startswith(" " * 8 + line.strip())
+    ]
+    assert documented == [field.name for field in fields(LocalizationSettings)]
+
+
+def test_each_method_of_refinement_can_be_chosen() -> None:
+    assert tuple(REFINEMENTS) == get_args(RefinementMethod)

@@ -1,0 +1,175 @@
+"""The prompts of a run: written once, read as a stream, and part of what a run is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from diffusers import DiffusionPipeline
+
+from conftest import make_pipeline
+from tasks import AnyRun
+from unmemorize import Model, Prompt, Run, RunError
+from unmemorize.runs import (
+    Inputs,
+    given_or_temporary,
+    open_run,
+    prompt_count,
+    run_prompts,
+    start_run,
+    stream_prompts,
+)
+
+INPUTS = Inputs(fingerprint="f")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(make_pipeline())
+
+
+def started(folder: Path, prompts: list[Prompt], new: bool = False) -> Run:
+    return start_run(folder, prompts, AnyRun(), INPUTS, model="m", new=new)
+
+
+def test_prompts_are_kept(run: Run, prompts: list[Prompt]) -> None:
+    in_run = run_prompts(run)
+    assert [replace(prompt, images=()) for prompt in in_run] == [
+        replace(prompt, images=()) for prompt in prompts
+    ]
+    assert [image.name for prompt in in_run for image in prompt.images] == ["reference.png"]
+    assert all(image.is_file() for prompt in in_run for image in prompt.images)
+    (run.folder / "prompts.jsonl").unlink()
+    with pytest.raises(RunError, match="prompt list of the run cannot be read"):
+        run_prompts(run)
+
+
+def test_a_damaged_prompt_list_is_an_error(run: Run) -> None:
+    for content in ('{"text": 3}\n', "{\n", '{"text": "x", "kind": "XX"}\n'):
+        run.write("prompts.jsonl", content)
+        with pytest.raises(RunError, match=r"prompts.jsonl, line 1: damaged"):
+            run_prompts(run)
+
+
+def test_many_prompts_do_not_sit_in_memory(model: Model, tmp_path: Path) -> None:
+    count = 10_000
+    tracemalloc.start()
+    prompts = (Prompt(f"{'long ' * 100}{number}") for number in range(count))
+    run = open_run(tmp_path / "run", model, prompts, AnyRun())
+    assert sum(1 for _ in stream_prompts(run)) == prompt_count(run) == count
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (run.folder / "prompts.jsonl").stat().st_size > 5e6
+    assert peak < 2e6
+
+
+def test_a_moved_run_is_resumed(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    """Neither the folder of images nor the name of the model determines any result."""
+
+    def opened(image: Path) -> Run:
+        return open_run(tmp_path / "run", Model(pipe), [Prompt("x", images=(image,))], AnyRun())
+
+    first = opened(tmp_path / "here" / "a.png")
+    pipe.register_to_config(_name_or_path="moved")
+    again = opened(tmp_path / "there" / "a.png")
+    assert again.manifest == first.manifest
+    assert next(stream_prompts(again)).images == (tmp_path / "there" / "a.png",)
+    with pytest.raises(RunError, match="made with prompts"):
+        opened(tmp_path / "there" / "b.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [Prompt("y"), Prompt("x")],
+        [Prompt("x")],
+        [Prompt("x"), Prompt("y"), Prompt("y")],
+        [Prompt("x"), Prompt("y", "VM")],
+        [Prompt("x"), Prompt("y", url="http://a")],
+        [Prompt("x"), Prompt("y", group="mine")],
+    ],
+)
+def test_other_prompts_or_another_order_are_another_run(
+    tmp_path: Path, others: list[Prompt]
+) -> None:
+    started(tmp_path / "run", [Prompt("x"), Prompt("y")])
+    started(tmp_path / "run", [Prompt("x"), Prompt("y")])
+    with pytest.raises(RunError, match=r"made with prompts .*--new-run or in another folder"):
+        started(tmp_path / "run", others)
+
+
+def test_a_new_run_gets_another_folder(model: Model, tmp_path: Path) -> None:
+    names = [
+        open_run(
+            tmp_path / "run", model, [Prompt("x")], AnyRun(number=number), new=True
+        ).folder.name
+        for number in (5, 5, 4, 3, 4)
+    ]
+    assert names == ["run", "run", "run-2", "run-3", "run-2"]
+    with pytest.raises(RunError, match=r"made with number = 5, now it is 4.*--new-run"):
+        open_run(tmp_path / "run", model, [Prompt("x")], AnyRun(number=4))
+
+
+def test_another_model_or_dtype_is_another_run(tmp_path: Path) -> None:
+    for pipe in (make_pipeline(), make_pipeline()):
+        open_run(tmp_path / "run", Model(pipe), [Prompt("x")], AnyRun())
+    with pytest.raises(RunError, match="made with fingerprint"):
+        open_run(tmp_path / "run", Model(make_pipeline(1)), [Prompt("x")], AnyRun())
+    half = Model(make_pipeline())
+    half.denoiser.half()
+    with pytest.raises(RunError, match=r'dtype = "torch.float32", now it is "torch.float16"'):
+        open_run(tmp_path / "run", half, [Prompt("x")], AnyRun())
+
+
+def test_a_new_run_does_not_touch_one_of_another_version(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text('{"schema": "older"}')
+    assert started(tmp_path / "run", [Prompt("one")], new=True).folder.name == "run-2"
+    (tmp_path / "empty").mkdir()
+    assert started(tmp_path / "empty", [Prompt("one")], new=True).folder.name == "empty"
+
+
+def test_what_killed_processes_leave_is_no_obstacle_and_goes(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    old, new = (tmp_path / "run" / f".prompts.jsonl.{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_text("x")
+    os.utime(old, (0, 0))
+    started(tmp_path / "run", [Prompt("one")], new=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".prompts.jsonl.new",
+        "manifest.json",
+        "prompts.jsonl",
+    ]
+
+
+def test_a_run_folder_on_another_disk(tmp_path: Path) -> None:
+    """A link to a scratch disk, say; prompts were once moved across disks and refused."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system")
+    with tempfile.TemporaryDirectory(dir=shared) as disk:
+        (tmp_path / "run").symlink_to(disk)
+        run = started(tmp_path / "run", [Prompt("one")])
+        assert [prompt.text for prompt in stream_prompts(run)] == ["one"]
+        assert sorted(path.name for path in Path(disk).iterdir()) == [
+            "manifest.json",
+            "prompts.jsonl",
+        ]
+        modes = {path.stat().st_mode & 0o777 for path in Path(disk).iterdir()}
+        assert len(modes) == 1  # others can read both or none
+
+
+def test_a_temporary_run_folder_goes(tmp_path: Path) -> None:
+    with given_or_temporary(None) as folder:
+        started(folder, [Prompt("one")])
+    assert not folder.exists()
+    with given_or_temporary(tmp_path / "run") as folder:
+        started(folder, [Prompt("one")])
+    assert folder == tmp_path / "run"
+    assert folder.exists()
