@@ -188,6 +188,10 @@ def test_replayed_prefixes_stay_complete(exact: Model) -> None:
     for path in reversed(case.layers):
         off = off | Neurons({path: [1]})
         assert case.evaluator.below(off, Limit(1.1)) == pytest.approx(case.score(off), abs=1e-6)
+    first, *_, middle, last = case.layers
+    for layers in ([first], [first, last], [first, middle]):  # each starts from the previous one
+        off = Neurons({path: [2] for path in layers})
+        assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-6)
     for path in case.layers:
         changed = off - Neurons({path: [1]}) | Neurons({path: [2]})
         assert case.evaluator.score(changed) == pytest.approx(case.score(changed), abs=1e-6)
