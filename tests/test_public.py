@@ -1,9 +1,11 @@
 """The public names are what they are on purpose."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +68,10 @@ def test_nothing_heavy_is_loaded_to_import_or_for_help(arguments: Sequence[str])
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "LOADED"
+
+
+def test_the_api_reference_has_every_name() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^::: unmemorize\.(\w+)$", page, re.MULTILINE)
+    errors = {name for name in unmemorize.__all__ if name.endswith("Error")}
+    assert sorted(documented) == sorted({*unmemorize.__all__, "_errors"} - errors)

@@ -76,9 +76,10 @@ _GOODS = (
 def ordinary_captions() -> tuple[str, ...]:
     """Return `COUNT` different captions, always the same ones in the same order.
 
-    >>> captions = ordinary_captions()
-    >>> len(captions), len(set(captions))
-    (4000, 4000)
+    Examples:
+        >>> captions = ordinary_captions()
+        >>> len(captions), len(set(captions))
+        (4000, 4000)
     """
     draw = random.Random(_SEED)
     captions: dict[str, None] = {}

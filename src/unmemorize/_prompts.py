@@ -83,9 +83,10 @@ def iter_as_prompts(prompts: Iterable[str | Prompt]) -> Iterator[Prompt]:
         PromptError: at once, if ``prompts`` is a single text or prompt, a path, a dictionary, or
             not iterable; later, if one of the prompts is not a prompt.
 
-    >>> list(iter_as_prompts("a red cat"))
-    Traceback (most recent call last):
-    unmemorize._errors.PromptError: 'a red cat': a single prompt. Give a list: ['a red cat'].
+    Examples:
+        >>> list(iter_as_prompts("a red cat"))
+        Traceback (most recent call last):
+        unmemorize._errors.PromptError: 'a red cat': a single prompt. Give a list: ['a red cat'].
     """
     if isinstance(prompts, (str, Prompt)):
         text = prompts if isinstance(prompts, str) else prompts.text

@@ -26,11 +26,12 @@ class Registry(Generic[Implementation]):
             available even if the installed metadata of the package is older than its code.
         error: what is raised for a name that is unknown or cannot be imported.
 
-    >>> shapes = Registry("unmemorize.shapes", {"ordered": "collections:OrderedDict"})
-    >>> shapes.names()
-    ('ordered',)
-    >>> shapes.get("ordered").__name__
-    'OrderedDict'
+    Examples:
+        >>> shapes = Registry("unmemorize.shapes", {"ordered": "collections:OrderedDict"})
+        >>> shapes.names()
+        ('ordered',)
+        >>> shapes.get("ordered").__name__
+        'OrderedDict'
     """
 
     def __init__(

@@ -101,7 +101,7 @@ def test_overview_lists_the_commands_in_the_order_of_the_steps(cli: Cli) -> None
 
 
 def test_version_and_completion(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli("--version") == (0, "0.1.0", "")
+    assert cli("--version") == (0, unmemorize.__version__, "")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SHELL", "/bin/bash")
     script = make_app().generate_completion(shell="bash")

@@ -188,6 +188,10 @@ def test_replayed_prefixes_stay_complete(exact: Model) -> None:
     for path in reversed(case.layers):
         off = off | Neurons({path: [1]})
         assert case.evaluator.below(off, Limit(1.1)) == pytest.approx(case.score(off), abs=1e-6)
+    first, *_, middle, last = case.layers
+    for layers in ([first], [first, last], [first, middle]):  # each starts from the previous one
+        off = Neurons({path: [2] for path in layers})
+        assert case.evaluator.score(off) == pytest.approx(case.score(off), abs=1e-6)
     for path in case.layers:
         changed = off - Neurons({path: [1]}) | Neurons({path: [2]})
         assert case.evaluator.score(changed) == pytest.approx(case.score(changed), abs=1e-6)
@@ -260,6 +264,9 @@ def test_a_failing_test_ends_early_and_the_telling_seed_goes_first(
     assert case.evaluator.below(one, Limit(1e-6)) is None
     assert case.evaluator.below(two, Limit(1.1)) is not None
     assert ran == [rising[-1:], [rising[-1]], rising[:4], rising[4:5]]
+    assert case.evaluator.below(planted, Limit(1.1)) is not None
+    in_order = [scores[seed] for seed in rising]
+    assert case.evaluator.scores(planted).tolist() == pytest.approx(in_order, abs=1e-4)
 
 
 def test_pairs_end_early_when_the_first_seeds_tell(model: Model) -> None:

@@ -114,7 +114,7 @@ def test_a_denoiser_that_cannot_be_replayed_is_noticed(kind: type[Parts]) -> Non
 def test_a_change_below_rounding_is_noticed_in_the_same_batch() -> None:
     """A hook that is applied twice to what is replayed for the last layer only."""
     parts = Parts()
-    parts.first.register_forward_hook(lambda _module, _inputs, output: output * 1.0001)
+    parts.pair.register_forward_hook(lambda _, _inputs, output: (output[0] * 1.0001, output[1]))
     assert not plan_of(parts, ["first", "last"]).exact
 
 

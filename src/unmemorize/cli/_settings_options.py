@@ -39,9 +39,10 @@ class OptionsOf(Generic[Settings]):
 
     ``OptionsOf[NoiseSettings]`` is a dataclass with the same fields, each None by default.
 
-    >>> from unmemorize.detection import NoiseSettings
-    >>> OptionsOf[NoiseSettings](seeds=4).settings(guidance=7.0)
-    NoiseSettings(seeds=4, seed=1, steps=50, protocol='published', guidance=7.0)
+    Examples:
+        >>> from unmemorize.detection import NoiseSettings
+        >>> OptionsOf[NoiseSettings](seeds=4).settings(guidance=7.0)
+        NoiseSettings(seeds=4, seed=1, steps=50, protocol='published', guidance=7.0)
     """
 
     default_from: ClassVar[str] = ""

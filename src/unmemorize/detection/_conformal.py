@@ -24,8 +24,9 @@ def conformal_quantile(scores: Sequence[float], max_fpr: float) -> float:
     Raises:
         ThresholdError: the rate is not in (0, 1), or there are too few scores for it.
 
-    >>> conformal_quantile([0.1, 0.4, 0.2, 0.3], 0.25)
-    0.4
+    Examples:
+        >>> conformal_quantile([0.1, 0.4, 0.2, 0.3], 0.25)
+        0.4
     """
     return sorted(scores)[conformal_rank(len(scores), max_fpr) - 1]
 

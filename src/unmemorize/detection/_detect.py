@@ -43,11 +43,12 @@ def detect(
         ThresholdError: the threshold belongs to another model or other settings, or has no
             cascade.
 
-    >>> from unmemorize import Threshold, load_pipeline, testbed
-    >>> threshold = Threshold.load(testbed.threshold_path())
-    >>> pipe = load_pipeline("testbed")
-    >>> detect(pipe, "chelsea the ginger tabby stares", threshold=threshold).memorized
-    True
+    Examples:
+        >>> from unmemorize import Threshold, load_pipeline, testbed
+        >>> threshold = Threshold.load(testbed.threshold_path())
+        >>> pipe = load_pipeline("testbed")
+        >>> detect(pipe, "chelsea the ginger tabby stares", threshold=threshold).memorized
+        True
     """
     settings = settings or threshold.settings
     prompts = [as_prompt(prompt)]

@@ -26,8 +26,9 @@ def kernel_size(side: int) -> int:
     Raises:
         ModelError: the side is too small for three scales.
 
-    >>> [kernel_size(side) for side in (16, 32, 64)]
-    [3, 7, 11]
+    Examples:
+        >>> [kernel_size(side) for side in (16, 32, 64)]
+        [3, 7, 11]
     """
     fitting = [k for k in range(3, _LARGEST_KERNEL + 1, 2) if k - 1 < side // 4]
     if not fitting:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from diffusers import DiffusionPipeline
+
 from unmemorize._errors import RunError
 from unmemorize._files import atomic_file, from_json, to_json
 from unmemorize._prompts import Prompt
@@ -90,7 +92,7 @@ class DetectTask:
 
 def detect_all(
     run: Run,
-    model: Model,
+    pipe: DiffusionPipeline | Model,
     threshold: Threshold,
     *,
     cascade: bool = False,
@@ -101,14 +103,15 @@ def detect_all(
 
     Args:
         run: a run with prompts, see `open_run`.
-        model: the model.
+        pipe: a loaded pipeline.
         threshold: calibrated for this model.
         cascade: as in `detect`.
         batch: seeds per denoiser pass, across prompts.
         execution: who does the work.
     """
     task = DetectTask(threshold, cascade, batch)
-    return drive(run, model, task, enumerate(stream_prompts(run)), prompt_count(run), execution)
+    items = enumerate(stream_prompts(run))
+    return drive(run, Model.of(pipe), task, items, prompt_count(run), execution)
 
 
 def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:

@@ -24,8 +24,9 @@ def kernel_size(side: int) -> int:
     Raises:
         ModelError: the side is too small for three scales.
 
-    >>> [kernel_size(side) for side in (16, 32, 64)]
-    [3, 7, 11]
+    Examples:
+        >>> [kernel_size(side) for side in (16, 32, 64)]
+        [3, 7, 11]
     """
     fitting = [k for k in range(3, _LARGEST_KERNEL + 1, 2) if k - 1 < side // 4]
     if not fitting:
@@ -48,9 +49,10 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         (N,), at most 1.
 
-    >>> images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    >>> similarity(images, images).tolist()
-    [1.0, 1.0]
+    Examples:
+        >>> images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> similarity(images, images).tolist()
+        [1.0, 1.0]
     """
     sigma = _SIGMA * kernel_size(min(first.shape[-2:])) / _LARGEST_KERNEL
     value = multiscale_structural_similarity_index_measure(

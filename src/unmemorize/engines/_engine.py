@@ -31,8 +31,9 @@ class Engine(Protocol):
 class InProcess:
     """An engine that does all work in this process, with the live pipeline.
 
-    >>> InProcess()  # doctest: +ELLIPSIS
-    <unmemorize.engines._engine.InProcess object at ...>
+    Examples:
+        >>> InProcess()  # doctest: +ELLIPSIS
+        <unmemorize.engines._engine.InProcess object at ...>
     """
 
     def outcomes(

@@ -18,8 +18,9 @@ class Execution:
         shard: the share of the work to do; by default all of it.
         progress: called with the number of finished items and of all items.
 
-    >>> Execution(shard=Shard.parse("1/4")).shard
-    Shard(number=1, count=4)
+    Examples:
+        >>> Execution(shard=Shard.parse("1/4")).shard
+        Shard(number=1, count=4)
     """
 
     engine: Engine = field(default_factory=InProcess)

@@ -39,9 +39,10 @@ class RayActors:
     Raises:
         RunError: the count is below 1, or the GPUs are neither whole nor a fraction of one.
 
-    >>> RayActors(0)
-    Traceback (most recent call last):
-    unmemorize._errors.RunError: 0 workers: at least 1 is needed. Use --workers 1 or more.
+    Examples:
+        >>> RayActors(0)
+        Traceback (most recent call last):
+        unmemorize._errors.RunError: 0 workers: at least 1 is needed. Use --workers 1 or more.
     """
 
     def __init__(

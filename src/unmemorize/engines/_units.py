@@ -97,8 +97,9 @@ class Shard:
         number: which share, from 1.
         count: how many shares there are.
 
-    >>> [unit for unit in range(7) if unit in Shard(1, 3)]
-    [0, 3, 6]
+    Examples:
+        >>> [unit for unit in range(7) if unit in Shard(1, 3)]
+        [0, 3, 6]
     """
 
     number: int
@@ -111,8 +112,9 @@ class Shard:
         Raises:
             RunError: the text is not of this form, or the number is not from 1 to the count.
 
-        >>> Shard.parse("2/4")
-        Shard(number=2, count=4)
+        Examples:
+            >>> Shard.parse("2/4")
+            Shard(number=2, count=4)
         """
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
@@ -133,8 +135,9 @@ def units_of(items: Iterable[tuple[int, Any]], size: int) -> Iterator[Unit]:
         items: pairs of index and item.
         size: how many items make a unit; the last one may have fewer.
 
-    >>> [unit.indices for unit in units_of(enumerate("abcde"), 2)]
-    [(0, 1), (2, 3), (4,)]
+    Examples:
+        >>> [unit.indices for unit in units_of(enumerate("abcde"), 2)]
+        [(0, 1), (2, 3), (4,)]
     """
     remaining = iter(items)
     for number in count():
@@ -159,8 +162,9 @@ def attempt_each(
     Raises:
         RunError: the device has stopped working.
 
-    >>> attempt_each(lambda numbers: [1 / number for number in numbers], [2, 0, 4])
-    [0.5, Failed(error='ZeroDivisionError: division by zero'), 0.25]
+    Examples:
+        >>> attempt_each(lambda numbers: [1 / number for number in numbers], [2, 0, 4])
+        [0.5, Failed(error='ZeroDivisionError: division by zero'), 0.25]
     """
     try:
         return list(work(items))

@@ -34,9 +34,10 @@ class Workers:
     Raises:
         RunError: the count is below 1.
 
-    >>> Workers(0)
-    Traceback (most recent call last):
-    unmemorize._errors.RunError: 0 workers: at least 1 is needed. Use --workers 1 or more.
+    Examples:
+        >>> Workers(0)
+        Traceback (most recent call last):
+        unmemorize._errors.RunError: 0 workers: at least 1 is needed. Use --workers 1 or more.
     """
 
     def __init__(self, count: int) -> None:

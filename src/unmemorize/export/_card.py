@@ -81,11 +81,12 @@ def model_card(
     Raises:
         ExportError: the run was not evaluated, or is another model's.
 
-    >>> from unmemorize import Model, Neurons
-    >>> model = Model.load("testbed", device="cpu")
-    >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
-    >>> model_card(model, neurons, license_name="apache-2.0").splitlines()[:3]
-    ['---', 'library_name: diffusers', 'license: apache-2.0']
+    Examples:
+        >>> from unmemorize import Model, Neurons
+        >>> model = Model.load("testbed", device="cpu")
+        >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
+        >>> model_card(model, neurons, license_name="apache-2.0").splitlines()[:3]
+        ['---', 'library_name: diffusers', 'license: apache-2.0']
     """
     model = Model.of(pipe)
     if run is not None and run.manifest.inputs.fingerprint not in ("", neurons.fingerprint):

@@ -48,14 +48,15 @@ def bake(
             or a layer cannot be exported.
         NeuronError: the neurons belong to another model.
 
-    >>> import tempfile
-    >>> from unmemorize import Model, NeuronFile, Neurons
-    >>> model = Model.load("testbed", device="cpu")
-    >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
-    >>> from unmemorize.export import verify
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     verify(bake(model, neurons, f"{folder}/edited"), model).passed
-    True
+    Examples:
+        >>> import tempfile
+        >>> from unmemorize import Model, NeuronFile, Neurons
+        >>> model = Model.load("testbed", device="cpu")
+        >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
+        >>> from unmemorize.export import verify
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     verify(bake(model, neurons, f"{folder}/edited"), model).passed
+        True
     """
     model = exportable(pipe, neurons)
     folder = Path(folder)

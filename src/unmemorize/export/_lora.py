@@ -81,13 +81,14 @@ def export_lora(
             or does not fit, or the file exists or cannot be written.
         NeuronError: the neurons belong to another model.
 
-    >>> import tempfile
-    >>> from unmemorize import Model, NeuronFile, Neurons
-    >>> model = Model.load("testbed", device="cpu")
-    >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     export_lora(model, neurons, folder).name
-    'pytorch_lora_weights.safetensors'
+    Examples:
+        >>> import tempfile
+        >>> from unmemorize import Model, NeuronFile, Neurons
+        >>> model = Model.load("testbed", device="cpu")
+        >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_lora(model, neurons, folder).name
+        'pytorch_lora_weights.safetensors'
     """
     model = exportable(pipe, neurons)
     folder = Path(folder)

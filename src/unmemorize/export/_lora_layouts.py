@@ -78,8 +78,9 @@ def layout_named(name: str) -> LoraLayout:
     Raises:
         ExportError: no layout has this name.
 
-    >>> layout_named("kohya").keys("unet", "mid_block.attn2.to_v").up
-    'lora_unet_mid_block_attn2_to_v.lora_up.weight'
+    Examples:
+        >>> layout_named("kohya").keys("unet", "mid_block.attn2.to_v").up
+        'lora_unet_mid_block_attn2_to_v.lora_up.weight'
     """
     if name not in LAYOUTS:
         raise ExportError(f"layout {name!r}: unknown. Use one of {', '.join(LAYOUTS)}.")

@@ -84,15 +84,16 @@ def verify(
             is missing or does not fit the artefact.
         NeuronError: the neurons are malformed, or another model's.
 
-    >>> import tempfile
-    >>> from unmemorize import Model, NeuronFile, Neurons, export_lora
-    >>> model = Model.load("testbed", device="cpu")
-    >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = export_lora(model, neurons, folder)
-    ...     verification = verify(folder, model)
-    >>> verification.kind, verification.passed
-    ('LoRA', True)
+    Examples:
+        >>> import tempfile
+        >>> from unmemorize import Model, NeuronFile, Neurons, export_lora
+        >>> model = Model.load("testbed", device="cpu")
+        >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = export_lora(model, neurons, folder)
+        ...     verification = verify(folder, model)
+        >>> verification.kind, verification.passed
+        ('LoRA', True)
     """
     artefact, model = Path(artefact), Model.of(pipe)
     kind = _kind_of(artefact)

@@ -57,9 +57,10 @@ class NeuronEdit:
         neurons: the neurons. An empty set changes nothing.
         scale: 0 switches off, a fraction weakens, a negative number inverts.
 
-    >>> edit = NeuronEdit(Neurons({"attn2.to_v": [3]}), scale=0.5)
-    >>> NeuronEdit.from_json(edit.to_json()) == edit
-    True
+    Examples:
+        >>> edit = NeuronEdit(Neurons({"attn2.to_v": [3]}), scale=0.5)
+        >>> NeuronEdit.from_json(edit.to_json()) == edit
+        True
     """
 
     kind: ClassVar[str] = "neurons"

@@ -79,11 +79,12 @@ def generate(
 
     Source: section 4 of the paper.
 
-    >>> from unmemorize import load_pipeline
-    >>> pipe = load_pipeline("testbed")
-    >>> settings = GenerationSettings(images=2, steps=2)
-    >>> [image.size for image in generate(pipe, "a cat", settings=settings)]
-    [(64, 64), (64, 64)]
+    Examples:
+        >>> from unmemorize import load_pipeline
+        >>> pipe = load_pipeline("testbed")
+        >>> settings = GenerationSettings(images=2, steps=2)
+        >>> [image.size for image in generate(pipe, "a cat", settings=settings)]
+        [(64, 64), (64, 64)]
     """
     settings = settings or GenerationSettings()
     edit = NeuronEdit(neurons, settings.scale) if isinstance(neurons, Neurons) else neurons

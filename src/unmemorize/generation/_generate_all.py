@@ -6,6 +6,7 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from unmemorize._errors import RunError
@@ -34,7 +35,7 @@ _JPEG_QUALITY = 95
 
 def generate_all(
     run: Run,
-    model: Model,
+    pipe: DiffusionPipeline | Model,
     images: ImageSet,
     settings: GenerationSettings,
     execution: Execution | None = None,
@@ -46,7 +47,7 @@ def generate_all(
 
     Args:
         run: a run with localizations.
-        model: the model of the run.
+        pipe: a loaded pipeline of the run's model.
         images: which neurons are off for which prompts.
         settings: how images are generated.
         execution: who does the work.
@@ -59,6 +60,7 @@ def generate_all(
             seed, or the folder has images made under other settings.
         NeuronError: a neuron file is malformed or of another model.
     """
+    model = Model.of(pipe)
     _refuse_other_model(run, model)
     _refuse_seed_of_localization(run, settings.seed)
     localizations = read_localizations(run, only_memorized=True)

@@ -66,8 +66,9 @@ class NeuronSet:
         Raises:
             NeuronError: the name is unknown.
 
-        >>> NeuronSet.parse("random-top-10-per-layer")
-        NeuronSet(choice='top-per-layer', count=10, random=True, file=None)
+        Examples:
+            >>> NeuronSet.parse("random-top-10-per-layer")
+            NeuronSet(choice='top-per-layer', count=10, random=True, file=None)
         """
         random, plain = name.startswith(_RANDOM), name.removeprefix(_RANDOM)
         if plain.endswith(".json"):

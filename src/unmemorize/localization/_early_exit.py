@@ -106,8 +106,9 @@ class PairTests:
 def fewest_telling_seeds(count: int, limit: float) -> int:
     """Return how many seeds can make the mean over the pairs of all seeds exceed a limit.
 
-    >>> fewest_telling_seeds(10, limit=0.3)
-    6
+    Examples:
+        >>> fewest_telling_seeds(10, limit=0.3)
+        6
     """
     return next(
         size

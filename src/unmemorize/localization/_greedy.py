@@ -55,9 +55,10 @@ def order_of_tests(layer: LayerCandidates, protocol: Protocol) -> list[int]:
     both is listed twice under protocol "published", as in the published code, and at its last
     position under "paper".
 
-    >>> layer = LayerCandidates(above_theta=(2, 5), most_active=(7, 2))
-    >>> order_of_tests(layer, "published"), order_of_tests(layer, "paper")
-    ([2, 5, 7, 2], [5, 7, 2])
+    Examples:
+        >>> layer = LayerCandidates(above_theta=(2, 5), most_active=(7, 2))
+        >>> order_of_tests(layer, "published"), order_of_tests(layer, "paper")
+        ([2, 5, 7, 2], [5, 7, 2])
     """
     listed = [*layer.above_theta, *layer.most_active]
     if protocol == "published":

@@ -60,18 +60,19 @@ def localize(
             or has no value for the criterion "seeds".
         ModelError: a value layer does not run.
 
-    >>> from unmemorize import testbed
-    >>> model = Model.load("testbed")
-    >>> threshold = Threshold.load(testbed.threshold_path())
-    >>> record = localize(
-    ...     model,
-    ...     "fundus photograph of healthy retina",
-    ...     statistics=Statistics.load(testbed.statistics_path()),
-    ...     threshold=threshold,
-    ...     settings=LocalizationSettings(noise=threshold.settings, criterion="seeds"),
-    ... )
-    >>> record.memorized, record.neurons
-    (True, Neurons({'down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v': (55,)}))
+    Examples:
+        >>> from unmemorize import testbed
+        >>> model = Model.load("testbed")
+        >>> threshold = Threshold.load(testbed.threshold_path())
+        >>> record = localize(
+        ...     model,
+        ...     "fundus photograph of healthy retina",
+        ...     statistics=Statistics.load(testbed.statistics_path()),
+        ...     threshold=threshold,
+        ...     settings=LocalizationSettings(noise=threshold.settings, criterion="seeds"),
+        ... )
+        >>> record.memorized, record.neurons
+        (True, Neurons({'down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v': (55,)}))
     """
     settings = settings or LocalizationSettings(noise=threshold.settings)
     return localize_prompt(

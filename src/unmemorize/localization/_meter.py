@@ -20,12 +20,13 @@ class Meter:
     Args:
         progress: called with the denoiser samples so far, after each pass.
 
-    >>> meter = Meter()
-    >>> meter.add_forward(10, share=0.5)
-    >>> meter.end("detection")
-    >>> meter.add_backward(2)
-    >>> meter.evaluations, meter.weighted, meter.stages["detection"].work
-    (12, 11.0, 5.0)
+    Examples:
+        >>> meter = Meter()
+        >>> meter.add_forward(10, share=0.5)
+        >>> meter.end("detection")
+        >>> meter.add_backward(2)
+        >>> meter.evaluations, meter.weighted, meter.stages["detection"].work
+        (12, 11.0, 5.0)
     """
 
     def __init__(self, progress: Progress = silent) -> None:

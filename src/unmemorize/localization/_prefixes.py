@@ -108,8 +108,9 @@ class Prefixes:
 def first_difference(layers: Sequence[str], one: Neurons, other: Neurons) -> str | None:
     """Return the first of the layers in which two sets of neurons differ, None if there is none.
 
-    >>> first_difference(["a", "b"], Neurons({"a": [1]}), Neurons({"a": [1], "b": [2]}))
-    'b'
+    Examples:
+        >>> first_difference(["a", "b"], Neurons({"a": [1]}), Neurons({"a": [1], "b": [2]}))
+        'b'
     """
     return next(
         (layer for layer in layers if one.layers.get(layer) != other.layers.get(layer)), None

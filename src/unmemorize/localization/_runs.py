@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -127,7 +128,7 @@ def record_localization(run: Run, index: int, record: Localization) -> None:
 
 def localize_all(
     run: Run,
-    model: Model,
+    pipe: DiffusionPipeline | Model,
     *,
     statistics: Statistics,
     threshold: Threshold,
@@ -138,7 +139,7 @@ def localize_all(
 
     Args:
         run: a run with prompts, see `open_run`.
-        model: the model.
+        pipe: a loaded pipeline.
         statistics: as in `localize`.
         threshold: as in `localize`.
         settings: as in `localize`.
@@ -149,7 +150,7 @@ def localize_all(
     """
     task = LocalizeTask(statistics, threshold, settings)
     items = ((index, (index, prompt)) for index, prompt in enumerate(stream_prompts(run)))
-    return drive(run, model, task, items, prompt_count(run), execution)
+    return drive(run, Model.of(pipe), task, items, prompt_count(run), execution)
 
 
 def difference_file(index: int) -> str:
@@ -157,8 +158,9 @@ def difference_file(index: int) -> str:
 
     The picture has one row with all neurons on, and one with the localized neurons off.
 
-    >>> difference_file(3)
-    'differences/00003.png'
+    Examples:
+        >>> difference_file(3)
+        'differences/00003.png'
     """
     return f"{_DIFFERENCES}/{index:05d}.png"
 

@@ -71,9 +71,10 @@ def candidates_at(
         theta: neurons whose z-score is greater are candidates. Infinity selects none.
         top_k: the k most active neurons of each layer are candidates, too.
 
-    >>> layer = {"a": torch.tensor([1.0, 5.0, 3.0])}
-    >>> candidates_at(layer, layer, theta=3.0, top_k=2)
-    {'a': LayerCandidates(above_theta=(1,), most_active=(1, 2))}
+    Examples:
+        >>> layer = {"a": torch.tensor([1.0, 5.0, 3.0])}
+        >>> candidates_at(layer, layer, theta=3.0, top_k=2)
+        {'a': LayerCandidates(above_theta=(1,), most_active=(1, 2))}
     """
     return {
         path: LayerCandidates(
@@ -144,8 +145,9 @@ def last_step(widest: int, settings: LocalizationSettings) -> int:
         widest: the number of neurons of the widest layer.
         settings: where theta and k start, and which of them are used.
 
-    >>> last_step(320, LocalizationSettings())  # theta = 5, 4.75, ... 1.25
-    15
+    Examples:
+        >>> last_step(320, LocalizationSettings())  # theta = 5, 4.75, ... 1.25
+        15
     """
     return next(step for step in count() if _is_exhausted(step + 1, widest, settings))
 

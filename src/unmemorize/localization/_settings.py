@@ -50,9 +50,10 @@ class LocalizationSettings:
     Raises:
         ModelError: a value is of another type or out of range, or two settings exclude each other.
 
-    >>> LocalizationSettings(top_k=-1)
-    Traceback (most recent call last):
-    unmemorize._errors.ModelError: top_k=-1: expected `int` >= 0. Choose such a value.
+    Examples:
+        >>> LocalizationSettings(top_k=-1)
+        Traceback (most recent call last):
+        unmemorize._errors.ModelError: top_k=-1: expected `int` >= 0. Choose such a value.
     """
 
     noise: NoiseSettings = field(default_factory=NoiseSettings)

@@ -28,9 +28,10 @@ class ClipAlignment:
     Raises:
         MetricError: the CLIP cannot be loaded.
 
-    >>> from PIL import Image
-    >>> ClipAlignment()([Image.new("RGB", (64, 64))], "a cat").shape
-    torch.Size([1])
+    Examples:
+        >>> from PIL import Image
+        >>> ClipAlignment()([Image.new("RGB", (64, 64))], "a cat").shape
+        torch.Size([1])
     """
 
     kind: Literal["FID", "CLIP-FID"] = "CLIP-FID"

@@ -27,8 +27,9 @@ def bootstrap_interval(
         resamples: number of resamples.
         vectorized: see ``statistic``.
 
-    >>> bootstrap_interval([np.array([3.0])], np.median, 100, vectorized=True)
-    (3.0, 3.0)
+    Examples:
+        >>> bootstrap_interval([np.array([3.0])], np.median, 100, vectorized=True)
+        (3.0, 3.0)
     """
     result = bootstrap(
         [_at_least_two(sample) for sample in samples],

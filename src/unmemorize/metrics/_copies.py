@@ -76,8 +76,9 @@ def seedwise_similarity(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         MetricError: the two have different shapes.
 
-    >>> seedwise_similarity(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]]))
-    tensor([0.6000])
+    Examples:
+        >>> seedwise_similarity(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]]))
+        tensor([0.6000])
     """
     if first.shape != second.shape:
         raise MetricError(
@@ -100,8 +101,9 @@ def copy_scores(generated: Tensor, references: Tensor) -> Tensor:
     Raises:
         MetricError: there is no reference.
 
-    >>> copy_scores(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
-    tensor([0.6000])
+    Examples:
+        >>> copy_scores(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+        tensor([0.6000])
     """
     if not len(references):
         raise MetricError(
@@ -120,8 +122,9 @@ def diversity(embeddings: Tensor) -> float:
     Raises:
         MetricError: there are fewer than two images.
 
-    >>> round(diversity(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])), 2)
-    0.6
+    Examples:
+        >>> round(diversity(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])), 2)
+        0.6
     """
     if len(embeddings) < 2:
         raise MetricError(

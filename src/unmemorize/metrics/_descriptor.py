@@ -88,10 +88,11 @@ class BundledDescriptor:
     Raises:
         MetricError: the file is missing or holds other weights.
 
-    >>> image = Image.radial_gradient("L")
-    >>> first, second = BundledDescriptor()([image, image.rotate(1)])
-    >>> bool(first @ second > 0.9)
-    True
+    Examples:
+        >>> image = Image.radial_gradient("L")
+        >>> first, second = BundledDescriptor()([image, image.rotate(1)])
+        >>> bool(first @ second > 0.9)
+        True
     """
 
     name = "unmemorize-copy-64"

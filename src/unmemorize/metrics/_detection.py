@@ -49,8 +49,9 @@ def auroc(memorized: Sequence[float], others: Sequence[float]) -> Separation:
     Raises:
         MetricError: one of the two is empty.
 
-    >>> auroc([0.9, 0.8], [0.1, 0.85]).value
-    0.75
+    Examples:
+        >>> auroc([0.9, 0.8], [0.1, 0.85]).value
+        0.75
     """
     return _separation(binary_auroc, memorized, others)
 
@@ -68,8 +69,9 @@ def tpr_at_fpr(memorized: Sequence[float], others: Sequence[float], fpr: float =
     Raises:
         MetricError: one of the two is empty.
 
-    >>> tpr_at_fpr([0.9, 0.8], [0.1, 0.85]).value
-    0.5
+    Examples:
+        >>> tpr_at_fpr([0.9, 0.8], [0.1, 0.85]).value
+        0.5
     """
     return _separation(
         lambda scores, labels: binary_sensitivity_at_specificity(scores, labels, 1 - fpr)[0],

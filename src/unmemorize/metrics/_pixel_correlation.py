@@ -44,9 +44,10 @@ def centred_correlation(first: Image.Image, second: Image.Image) -> float:
     Returns:
         A number in [-1, 1]; 0 if all channels of an image are constant.
 
-    >>> image = Image.effect_noise((8, 8), 50)
-    >>> round(centred_correlation(image, image.point(lambda value: 200 - value / 2)), 2)
-    -1.0
+    Examples:
+        >>> image = Image.effect_noise((8, 8), 50)
+        >>> round(centred_correlation(image, image.point(lambda value: 200 - value / 2)), 2)
+        -1.0
     """
     a, b = _centred(first, first.size), _centred(second, first.size)
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))

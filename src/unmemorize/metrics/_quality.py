@@ -86,9 +86,10 @@ def quality(generated: Tensor, real: Tensor) -> Quality:
     Raises:
         MetricError: there are fewer than two images, or a feature is not finite.
 
-    >>> real = torch.rand(8, 2, generator=torch.Generator().manual_seed(0))
-    >>> round(quality(real + 1, real).fid, 3)
-    2.0
+    Examples:
+        >>> real = torch.rand(8, 2, generator=torch.Generator().manual_seed(0))
+        >>> round(quality(real + 1, real).fid, 3)
+        2.0
     """
     if min(len(generated), len(real)) < 2:
         raise MetricError(

@@ -82,11 +82,12 @@ class PromptMetrics:
             do not apply are left out.
         references: the training images; None if none is known for the prompt.
 
-    >>> metrics = PromptMetrics(values={"sscd-orig": (0.9, 0.1, 0.2), "d-sscd": 0.4})
-    >>> metrics.median("sscd-orig"), metrics.highest("sscd-orig"), metrics.median("d-sscd")
-    (0.2, 0.9, 0.4)
-    >>> metrics.median("a-clip") is None
-    True
+    Examples:
+        >>> metrics = PromptMetrics(values={"sscd-orig": (0.9, 0.1, 0.2), "d-sscd": 0.4})
+        >>> metrics.median("sscd-orig"), metrics.highest("sscd-orig"), metrics.median("d-sscd")
+        (0.2, 0.9, 0.4)
+        >>> metrics.median("a-clip") is None
+        True
     """
 
     values: Mapping[str, Values]

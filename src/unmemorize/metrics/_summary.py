@@ -41,9 +41,10 @@ def summarize(values: Sequence[float]) -> Summary:
     Raises:
         MetricError: there is no number, or one is not finite.
 
-    >>> summary = summarize([1.0, 2.0, 9.0])
-    >>> summary.median, summary.mad, summary.count
-    (2.0, 1.0, 3)
+    Examples:
+        >>> summary = summarize([1.0, 2.0, 9.0])
+        >>> summary.median, summary.mad, summary.count
+        (2.0, 1.0, 3)
     """
     array = np.asarray(values, dtype=np.float64)
     if not len(array) or not np.isfinite(array).all():
@@ -71,9 +72,10 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     Raises:
         MetricError: the count is 0.
 
-    >>> low, high = wilson_interval(0, 60)
-    >>> round(low, 3), round(high, 3)
-    (0.0, 0.06)
+    Examples:
+        >>> low, high = wilson_interval(0, 60)
+        >>> round(low, 3), round(high, 3)
+        (0.0, 0.06)
     """
     if count < 1:
         raise MetricError("a share of 0 trials has no interval. Give at least one trial.")

@@ -25,9 +25,10 @@ class Neurons:
     Raises:
         NeuronError: an index is negative or not a whole number.
 
-    >>> neurons = Neurons({"attn2.to_v": [7, 3, 3]})
-    >>> len(neurons), neurons.layers["attn2.to_v"], neurons - Neurons({"attn2.to_v": [3]})
-    (2, (3, 7), Neurons({'attn2.to_v': (7,)}))
+    Examples:
+        >>> neurons = Neurons({"attn2.to_v": [7, 3, 3]})
+        >>> len(neurons), neurons.layers["attn2.to_v"], neurons - Neurons({"attn2.to_v": [3]})
+        (2, (3, 7), Neurons({'attn2.to_v': (7,)}))
     """
 
     __slots__ = ("layers",)
@@ -136,10 +137,11 @@ def random_control(
     Returns:
         Neurons of the same layers, fewer where a layer has too few others.
 
-    >>> neurons = Neurons({"attn2.to_v": [0, 1]})
-    >>> control = random_control(neurons, {"attn2.to_v": 8}, seed=0)
-    >>> len(control), len(control & neurons)
-    (2, 0)
+    Examples:
+        >>> neurons = Neurons({"attn2.to_v": [0, 1]})
+        >>> control = random_control(neurons, {"attn2.to_v": 8}, seed=0)
+        >>> len(control), len(control & neurons)
+        (2, 0)
     """
     rng = np.random.default_rng(seed)
     barred = neurons | (exclude or Neurons())

@@ -37,11 +37,12 @@ def switched_off(
         NeuronError: the neurons do not exist in this model.
         ModelError: the projections of a layer are fused.
 
-    >>> from unmemorize import load_pipeline
-    >>> pipe = load_pipeline("testbed")
-    >>> layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v"
-    >>> with switched_off(pipe, Neurons({layer: [4]})):
-    ...     image = pipe("a cat", num_inference_steps=2).images[0]
+    Examples:
+        >>> from unmemorize import load_pipeline
+        >>> pipe = load_pipeline("testbed")
+        >>> layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v"
+        >>> with switched_off(pipe, Neurons({layer: [4]})):
+        ...     image = pipe("a cat", num_inference_steps=2).images[0]
     """
     with scaled(Model.of(pipe), [neurons], scale):
         yield

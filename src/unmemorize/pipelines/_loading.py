@@ -119,9 +119,10 @@ def load_pipeline(
     Raises:
         ModelError: the model cannot be loaded; the message says why.
 
-    >>> pipe = load_pipeline("testbed")
-    >>> type(pipe).__name__
-    'StableDiffusionPipeline'
+    Examples:
+        >>> pipe = load_pipeline("testbed")
+        >>> type(pipe).__name__
+        'StableDiffusionPipeline'
     """
     return Loading(model, device, dtype, revision, variant, local_files_only).pipeline()
 

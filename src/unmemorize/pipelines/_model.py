@@ -53,9 +53,10 @@ class Model:
         ModelError: the pipeline is of another kind, has no value layers, or a value layer holds
             NaN or infinity.
 
-    >>> model = Model.load("testbed")
-    >>> len(model.widths), model.latent_shape
-    (16, (4, 16, 16))
+    Examples:
+        >>> model = Model.load("testbed")
+        >>> len(model.widths), model.latent_shape
+        (16, (4, 16, 16))
     """
 
     def __init__(

@@ -53,9 +53,10 @@ class ReplayPlan:
         exact: whether replaying gives the same output to the last bit.
         bytes_per_sample: size of the recorded outputs of one sample.
 
-    >>> plan = ReplayPlan({"b": ("a",)}, {"a": 0.25, "b": 0.75}, True, bytes_per_sample=1024)
-    >>> plan.cost(None), plan.cost("b"), plan.recordings(samples=10)
-    (1.0, 0.75, 2)
+    Examples:
+        >>> plan = ReplayPlan({"b": ("a",)}, {"a": 0.25, "b": 0.75}, True, bytes_per_sample=1024)
+        >>> plan.cost(None), plan.cost("b"), plan.recordings(samples=10)
+        (1.0, 0.75, 2)
     """
 
     before: Mapping[str, tuple[str, ...]]

@@ -24,12 +24,13 @@ def copy_warning(copy_scores: Sequence[float], theta_exhausted: bool | None) -> 
     Returns:
         The warning, or an empty string.
 
-    >>> copy_warning([0.1, 0.91], theta_exhausted=False)
-    'a copy is left in 1 of 2 images (worst 0.91)'
-    >>> copy_warning([0.1, 0.2], theta_exhausted=True)
-    ''
-    >>> copy_warning([], theta_exhausted=True)
-    'theta exhausted: the copy may survive'
+    Examples:
+        >>> copy_warning([0.1, 0.91], theta_exhausted=False)
+        'a copy is left in 1 of 2 images (worst 0.91)'
+        >>> copy_warning([0.1, 0.2], theta_exhausted=True)
+        ''
+        >>> copy_warning([], theta_exhausted=True)
+        'theta exhausted: the copy may survive'
     """
     if copy_scores:
         copies = sum(score > COPY_LEVEL for score in copy_scores)

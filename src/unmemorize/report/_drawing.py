@@ -72,8 +72,9 @@ def short_label(name: str) -> str:
 
     Matplotlib leaves labels out that begin with an underscore, hence the space in front.
 
-    >>> short_label("_hidden")
-    ' _hidden'
+    Examples:
+        >>> short_label("_hidden")
+        ' _hidden'
     """
     short = name if len(name) <= _LONGEST_LABEL else name[: _LONGEST_LABEL - 3] + "..."
     return f" {short}" if short.startswith("_") else short
@@ -82,8 +83,9 @@ def short_label(name: str) -> str:
 def short_layer(path: str) -> str:
     """Return a layer's path without what the paths of all layers have in common.
 
-    >>> short_layer("down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v")
-    'down 0.1.0'
+    Examples:
+        >>> short_layer("down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v")
+        'down 0.1.0'
     """
     parts = path.split(".")
     numbers = ".".join(part for part in parts if part.isdigit())

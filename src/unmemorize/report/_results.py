@@ -167,7 +167,8 @@ def _read_set_metrics(run: Run) -> Iterator[SetMetrics]:
 def without_prompts(folder_name: str, on: str) -> str:
     """Return the name of a set of images without the label of its prompts.
 
-    >>> without_prompts("refined-on-captions", "captions")
-    'refined'
+    Examples:
+        >>> without_prompts("refined-on-captions", "captions")
+        'refined'
     """
     return folder_name.removesuffix(f"-on-{on}")

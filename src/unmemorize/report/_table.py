@@ -37,8 +37,9 @@ class Cell:
     def share(cls, items: Sequence[Item], test: Callable[[Item], bool]) -> Cell:
         """Make a cell of the share of items that pass a test, with its Wilson interval.
 
-        >>> Cell.share([1, 2, 3], lambda number: number > 1).figure
-        '2 of 3'
+        Examples:
+            >>> Cell.share([1, 2, 3], lambda number: number > 1).figure
+            '2 of 3'
         """
         if not items:
             return cls()
@@ -50,8 +51,9 @@ class Cell:
     def median(cls, values: Iterable[float | None]) -> Cell:
         """Make a cell of the median ± MAD of the values that are not None.
 
-        >>> Cell.median([1.0, None, 2.0, 9.0]).figure
-        '2.00 ± 1.00 (n=3)'
+        Examples:
+            >>> Cell.median([1.0, None, 2.0, 9.0]).figure
+            '2.00 ± 1.00 (n=3)'
         """
         numbers = [value for value in values if value is not None]
         if not numbers:

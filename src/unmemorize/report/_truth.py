@@ -21,8 +21,9 @@ def precision_recall(localized: Neurons, known: Neurons) -> tuple[float, float]:
         The share of localized neurons that are known, and the share of known neurons that were
         localized. Both are 0 where nothing was localized.
 
-    >>> precision_recall(Neurons({"layer": [1, 2]}), Neurons({"layer": [2, 3, 4, 5]}))
-    (0.5, 0.25)
+    Examples:
+        >>> precision_recall(Neurons({"layer": [1, 2]}), Neurons({"layer": [2, 3, 4, 5]}))
+        (0.5, 0.25)
     """
     hits = len(localized & known)
     precision = hits / len(localized) if localized else 0.0

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from diffusers import DiffusionPipeline
+
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, parse_json, publish, temporary_file, to_json
 from unmemorize._prompts import Prompt
@@ -23,7 +25,7 @@ _WAY_OUT = "start another with --new-run or in another folder"
 
 def open_run(
     folder: str | Path,
-    model: Model,
+    pipe: DiffusionPipeline | Model,
     prompts: Iterable[Prompt],
     settings: RunSettings,
     *,
@@ -34,7 +36,7 @@ def open_run(
 
     Args:
         folder: the run folder.
-        model: the model to work with.
+        pipe: a loaded pipeline.
         prompts: read once, one after the other.
         settings: what else determines the results.
         new: take FOLDER-2, FOLDER-3, ... where the folder holds a run with other settings or
@@ -44,6 +46,7 @@ def open_run(
     Raises:
         RunError: the folder holds another run.
     """
+    model = Model.of(pipe)
     inputs = Inputs(fingerprint=model.fingerprint, dtype=str(model.dtype))
     return start_run(folder, prompts, settings, inputs, model=model.name, new=new, way_out=way_out)
 

@@ -144,9 +144,10 @@ def compute_statistics(
         PromptError: ``prompts`` is a single text, or not prompts at all.
         RunError: the run folder holds another run or cannot be written.
 
-    >>> model = Model.load("testbed")
-    >>> compute_statistics(model, ["a red cat", "a blue dog", "a tall house"]).count
-    3
+    Examples:
+        >>> model = Model.load("testbed")
+        >>> compute_statistics(model, ["a red cat", "a blue dog", "a tall house"]).count
+        3
     """
     model = Model.of(pipe)
     if raw is not None and Path(raw).exists():

@@ -37,10 +37,11 @@ class Statistics:
             they count as those of any model with the same layers.
         prompts: a hash of the prompts that does not depend on their order.
 
-    >>> from unmemorize import testbed
-    >>> statistics = Statistics.load(testbed.statistics_path())
-    >>> len(statistics.mean)
-    16
+    Examples:
+        >>> from unmemorize import testbed
+        >>> statistics = Statistics.load(testbed.statistics_path())
+        >>> len(statistics.mean)
+        16
     """
 
     mean: Mapping[str, Tensor]
@@ -243,8 +244,9 @@ def hash_prompts(texts: Iterable[str]) -> str:
 
     The order does not count, and the hashes of two sets add up to the hash of both.
 
-    >>> hash_prompts(["a cat", "a dog"]) == hash_prompts(["a dog", "a cat"])
-    True
+    Examples:
+        >>> hash_prompts(["a cat", "a dog"]) == hash_prompts(["a dog", "a cat"])
+        True
     """
     digests = (int.from_bytes(hashlib.sha256(text.encode()).digest()) for text in texts)
     return f"{sum(digests) % _HASHES:064x}"
