@@ -173,7 +173,7 @@ def test_effects_that_are_negative_come_last() -> None:
     effects = {("a", index): -1.0 for index in range(8)} | {("a", 6): 0.5}
     scored = Scored(needing(off(6)), effects)
     refine(scored, 0.4, count=8)
-    assert scored.asked[-2] == off(6)
+    assert scored.asked[3:6] == [off(6, 0, 1, 2), off(6, 0), off(6)]
 
 
 def test_removal_goes_round_until_a_whole_round_has_failed() -> None:

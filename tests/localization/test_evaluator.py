@@ -343,6 +343,17 @@ def test_effects_are_finite_differences(
     assert max(map(abs, slopes.values())) > 0.05
 
 
+@pytest.mark.parametrize("criterion", ["unblocked", "seeds"])
+def test_effects_are_the_same_seed_by_seed(
+    exact: Model, criterion: Criterion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(exact, criterion)
+    off = Neurons({case.layers[0]: [3, 5], case.layers[-1]: [2]})
+    together = case.evaluator.effects(off)
+    monkeypatch.setattr("unmemorize.localization._effects._DIFFERENTIATED", 1)
+    assert case.evaluator.effects(off) == pytest.approx(together, rel=1e-4, abs=1e-6)
+
+
 def test_effects_need_no_gradients_of_weights(planted: DiffusionPipeline) -> None:
     planted.unet.requires_grad_()
     case = Case(Model(planted))
