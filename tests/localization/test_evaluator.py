@@ -358,7 +358,12 @@ def test_effects_need_no_gradients_of_weights(planted: DiffusionPipeline) -> Non
     planted.unet.requires_grad_()
     case = Case(Model(planted))
     off = next(case.random_sets(1))
+    trained: list[bool] = []
+    planted.unet.register_forward_pre_hook(
+        lambda unet, _: trained.append(any(weight.requires_grad for weight in unet.parameters()))
+    )
     assert set(case.evaluator.effects(off)) == set(off)
+    assert trained == [True, False]  # the pass with the neurons off, then the one differentiated
     assert all(
         parameter.requires_grad and parameter.grad is None
         for parameter in planted.unet.parameters()
