@@ -152,6 +152,6 @@ def test_few_unmemorized_captions_are_detected(
 def test_a_missing_part_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(_bundled, "ASSETS", ASSETS / "nothing")
     with pytest.raises(
-        TestbedError, match="assets/nothing: this part of the bundled model is missing"
+        TestbedError, match="nothing/testbed: this part of the bundled model is missing"
     ):
         testbed.path()
