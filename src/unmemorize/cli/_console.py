@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from unmemorize._progress import Progress
+from unmemorize.engines import Progress
 
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from unmemorize._errors import UnmemorizeError
-from unmemorize._progress import Progress
+from unmemorize.engines import Progress
 
 if TYPE_CHECKING:
     from unmemorize.ui._studio import Studio
