@@ -367,7 +367,7 @@ def test_images_and_metrics_of_every_kind(
     code, _, err = cli("evaluate", run, "--real", real)
     assert (code, "Give --inception, --clip, or both" in err) == (1, True)
     code, _, err = cli("evaluate", run, "--sscd", tmp_path / "inception-small.pt")
-    assert (code, "It is another file or damaged" in err) == (1, True)
+    assert (code, "It is damaged or another file" in err) == (1, True)
     assert cli("report", run)[0] == 0
     assert "refined-scale-0.5" in (run / "report.html").read_text()
 
