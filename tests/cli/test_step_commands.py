@@ -51,7 +51,7 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: P
     neurons.check(Model.load(str(finished / "model"), device="cpu"))
     assert len(neurons.neurons) >= 1
     code, _, err = cli(*localize, "--theta", 4)
-    assert (code, "this run was made with localization = " in err) == (1, True)
+    assert (code, "this run was made with localization.theta = 5.0, now it is 4" in err) == (1, True)
     assert "--new-run" in err
     code, _, err = cli("evaluate", run)
     assert (code, "no images to evaluate" in err) == (1, True)
