@@ -16,8 +16,8 @@ from PIL import Image
 
 from unmemorize._errors import MetricError, RunError
 from unmemorize._files import hash_texts, to_json
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
+from unmemorize.engines import Progress, silent
 from unmemorize.generation import ImageRecord, ImageSetRun, image_sets, read_images
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._descriptor import Descriptor
