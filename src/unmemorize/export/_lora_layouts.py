@@ -215,7 +215,7 @@ LAYOUTS = (
     LoraLayout(
         name="kohya",
         models="Stable Diffusion 3, 3.5",
-        programs="ComfyUI",
+        programs="ComfyUI, Forge",
         is_for=is_sd3,
         keys=_sd3_keys,
         metadata=sd3_metadata,
