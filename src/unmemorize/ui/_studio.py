@@ -200,7 +200,8 @@ class Studio:
             NeuronError: none is selected.
         """
         file = self._neuron_file(neurons, selected, scale)
-        return export_lora(self.model, file, self._new_folder())
+        (lora,) = export_lora(self.model, file, self._new_folder(), layout="diffusers")
+        return lora
 
     def report(self, neurons: PromptNeurons, images: int, progress: Progress = silent) -> Path:
         """Write the report of a localized prompt, with images, and return its path.
