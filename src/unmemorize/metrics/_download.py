@@ -18,12 +18,11 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from PIL import Image
-
-from unmemorize._errors import FetchError
+from unmemorize._errors import FetchError, MetricError
 from unmemorize._files import atomic_write
 from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
+from unmemorize.metrics._read_image import open_image, to_rgb
 
 LARGEST = 2 * 1024**3
 """Bytes, more than any published network that metrics use."""
@@ -145,14 +144,10 @@ def fetch_images(
 
 def _fetch_image(url: str, folder: Path, number: int) -> None:
     try:
-        content, suffix = _as_known_format(_receive_image(url))
-    except (
-        OSError,
-        HTTPException,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as problem:
+        content, suffix = _as_known_format(_receive_image(url), url)
+    except MetricError as problem:
+        raise FetchError(str(problem)) from problem
+    except (OSError, HTTPException, ValueError) as problem:
         raise FetchError(f"{url}: {problem}") from problem
     stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(urlsplit(url).path).stem)[:40].strip("-") or "image"
     atomic_write(folder / f"{number:04d}_{stem}.{suffix}", content, FetchError)
@@ -171,14 +166,13 @@ def _receive_image(url: str) -> bytes:
     return data.getvalue()
 
 
-def _as_known_format(data: bytes) -> tuple[bytes, str]:
+def _as_known_format(data: bytes, url: str) -> tuple[bytes, str]:
     """Return the content and the ending of an image file, converted to PNG if need be."""
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
+    with open_image(io.BytesIO(data), url) as image:
         if image.format in _SUFFIXES:
             return data, _SUFFIXES[image.format]
         converted = io.BytesIO()
-        image.convert("RGB").save(converted, "PNG")
+        to_rgb(image, url).save(converted, "PNG")
         return converted.getvalue(), "png"
 
 

@@ -21,8 +21,9 @@ from unmemorize._prompts import Prompt
 from unmemorize.generation import ImageRecord, ImageSetRun, image_sets, read_images
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._descriptor import Descriptor
-from unmemorize.metrics._images import TrainingImages, read_image, read_references
+from unmemorize.metrics._images import TrainingImages, read_references
 from unmemorize.metrics._metric import Instruments, Metric, PromptImages, Values
+from unmemorize.metrics._read_image import read_image
 from unmemorize.metrics._records import (
     METRICS_FOLDER,
     EvaluationRun,

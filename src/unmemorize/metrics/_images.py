@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from unmemorize._errors import MetricError
+from unmemorize.metrics._read_image import read_image
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _NUMBERED = re.compile(r"(\d+)[_.\-]")
@@ -28,22 +29,6 @@ class TrainingImages:
     images: tuple[Image.Image, ...]
     missing: tuple[str, ...]
     unreadable: tuple[str, ...]
-
-
-def read_image(path: Path) -> Image.Image:
-    """Read an image file as RGB.
-
-    Raises:
-        MetricError: the file is missing or not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise MetricError(
-            f"{path}: not readable as an image ({problem}). "
-            "Put the image there, or correct the prompt file."
-        ) from problem
 
 
 def read_references(paths: Sequence[Path]) -> TrainingImages:
