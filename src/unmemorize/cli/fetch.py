@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from unmemorize._errors import FetchError
-from unmemorize._prompts import read_prompts
+from unmemorize._prompt_files import read_prompts
 from unmemorize.cli._console import console, print_hint, show_progress
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.metrics import SSCD_SHA256, SSCD_URL, download, fetch_images
