@@ -41,18 +41,19 @@ def sscd(
 def images(prompts: Path, /, *, output: Annotated[Path, Parameter(alias="-o")]) -> None:
     """Download the training images of a prompt file from their addresses.
 
-    The images are numbered like the rows of the file. Many published addresses are dead: failures
-    are listed, and the same command tries only those again.
+    The name of each image holds the index of its prompt, counted from 0, and tells its address.
+    Many published addresses are dead: failures are listed, and the same command tries only those
+    again.
 
     Args:
-        prompts: Prompt file with a column URL.
+        prompts: Prompt file with a column URL or urls.
         output: Folder for the images.
     """
     given = read_prompts(prompts)
     with show_progress("fetch images") as progress:
         fetched = fetch_images(given, output, progress=progress)
-    for number, problem in fetched.failed.items():
-        console.print(f"{number:04d}: {problem}", style="dim")
+    for index, problem in fetched.failed.items():
+        console.print(f"{index:04d}: {problem}", style="dim")
     console.print(
         f"{fetched.available} of {len(given)} images in {output}, {len(fetched.failed)} failed"
     )
