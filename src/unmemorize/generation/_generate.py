@@ -132,6 +132,7 @@ def generate_each(
         ModelError: an image holds NaN, or there are more steps than the model has timesteps.
     """
     _refuse_too_many_steps(model, settings.steps)
+    model.warn_of_truncation(prompts)
     latents = model.draw_latents(settings.images, settings.seed)
     samples = [(index, seed) for index in range(len(prompts)) for seed in range(settings.images)]
     images: list[list[Image.Image]] = [[] for _ in prompts]
