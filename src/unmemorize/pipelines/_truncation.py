@@ -50,7 +50,7 @@ class Truncation:
         for text in texts:
             if (
                 len(text.encode()) + 2 >= self._reader.limit
-            ):  # a token is a byte at least, or a mark
+            ):  # a token is a byte or a mark
                 self._look_at(text, self._reader.tokenizer, self._reader.limit)
 
     def _look_at(self, text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
