@@ -51,7 +51,10 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: P
     neurons.check(Model.load(str(finished / "model"), device="cpu"))
     assert len(neurons.neurons) >= 1
     code, _, err = cli(*localize, "--theta", 4)
-    assert (code, "this run was made with localization = " in err) == (1, True)
+    assert (code, "this run was made with localization.theta = 5.0, now it is 4" in err) == (
+        1,
+        True,
+    )
     assert "--new-run" in err
     code, _, err = cli("evaluate", run)
     assert (code, "no images to evaluate" in err) == (1, True)
@@ -110,7 +113,7 @@ def test_shards_of_statistics_merge(cli: Cli, finished: Path, tmp_path: Path) ->
         whole.fingerprint,
     )
     code, _, err = cli(*common, "--shard", "4/3", "-o", tmp_path / "x.safetensors")
-    assert (code, "Write it as 1/4" in err) == (1, True)
+    assert (code, "not a share of a whole" in err) == (1, True)
 
 
 def test_threshold_with_a_bound_and_its_histogram(cli: Cli, finished: Path, tmp_path: Path) -> None:
@@ -131,6 +134,26 @@ def test_threshold_with_a_bound_and_its_histogram(cli: Cli, finished: Path, tmp_
         assert picture.format == "PNG"
     code, _, err = cli(*common, "--max-fpr", 0.01)
     assert (code, "it takes at least 99" in err) == (1, True)
+
+
+def test_another_detector_from_threshold_to_verdicts(
+    cli: Cli, finished: Path, tmp_path: Path
+) -> None:
+    model = ("--model", finished / "model", "--device", "cpu")
+    ordinary = ("--prompts", finished / "unmemorized.txt")
+    threshold = tmp_path / "t.json"
+    other = ("--detector", "noise-magnitude", "--seeds", 3)
+    code, out, _ = cli("threshold", *model, *ordinary, *other, "-o", threshold)
+    assert (code, "over prompts of 6 prompts" in out, "criterion seeds" in out) == (0, True, False)
+    assert f"Next: unmemorize detect --threshold {threshold}" in out
+    suspects = ("--prompts", finished / "prompts.csv", "--threshold", threshold)
+    assert cli("detect", *model, *suspects, "-o", tmp_path / "run")[0] == 0
+    lines = (tmp_path / "run" / "detections.jsonl").read_text().splitlines()
+    records = {record["prompt"]: record for record in map(json.loads, lines)}
+    assert records[PLANTED_PROMPT]["memorized"]
+    assert {record["detector"] for record in records.values()} == {"noise-magnitude"}
+    code, _, err = cli("threshold", *model, *ordinary, "--detector", "loudness", "-o", threshold)
+    assert (code, "Known: noise-magnitude, seed-similarity" in err) == (1, True)
 
 
 def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_path: Path) -> None:
@@ -272,7 +295,7 @@ def test_every_option_of_localization_reaches_the_run(
     assert settings["searched"]
     assert all(path.startswith("down_blocks.0") for path in settings["searched"])
     code, _, err = cli(*common, *made, "--no-theta", "--no-top-k", "-o", tmp_path / "other")
-    assert (code, "neither theta nor top-k" in err) == (1, True)
+    assert (code, "nothing would be a candidate" in err) == (1, True)
 
 
 def test_images_and_metrics_of_every_kind(

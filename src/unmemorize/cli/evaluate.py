@@ -8,7 +8,7 @@ from cyclopts import Parameter, validators
 
 from unmemorize._errors import MetricError, RunError
 from unmemorize.cli._common import is_run_of_bundled
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.generation import image_sets
@@ -79,11 +79,11 @@ def command(
     images = None if references is None else _matched(references, folder)
     evaluate_and_print(folder, descriptor=copies, alignment=alignment, references=images)
     if isinstance(copies, BundledDescriptor) and not bundled:
-        console.print(
+        print_line(
             "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. "
             "Take its numbers on other images as a hint, or give --sscd."
         )
-    console.print(f"{run}/metrics.json, metrics.csv")
+    print_line(f"{run}/metrics.json, metrics.csv")
     print_hint(f"unmemorize report {run}")
 
 
@@ -92,7 +92,7 @@ def _matched(references: Path, run: Run) -> Mapping[int, tuple[Path, ...]]:
     prompts = run_prompts(run)
     matched = match_references(references, prompts)
     for index in list(matched.images)[:1]:
-        console.print(
+        print_line(
             f"training images of {len(matched.images)} of {len(prompts)} prompts, by "
             f"{matched.by}: {matched.images[index][0].name} belongs to prompt {index}, "
             f"{prompts[index].text[:40]!r}"

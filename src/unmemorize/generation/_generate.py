@@ -16,8 +16,8 @@ from torch import Tensor
 
 from unmemorize._errors import ModelError, NeuronError
 from unmemorize._files import refuse_other_type, type_in_words
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
+from unmemorize.engines import Progress, silent
 from unmemorize.generation._edits import Edit, NeuronEdit
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, run, sampler, sampling

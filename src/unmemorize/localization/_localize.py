@@ -9,7 +9,6 @@ from diffusers import DiffusionPipeline
 
 from unmemorize._errors import ModelError, StatisticsError, ThresholdError
 from unmemorize._files import refuse_other_type
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection import (
     Detection,
@@ -20,6 +19,7 @@ from unmemorize.detection import (
     pairs_of,
     pairwise_similarity,
 )
+from unmemorize.engines import Progress, silent
 from unmemorize.localization._evaluator import Evaluator
 from unmemorize.localization._meter import Meter
 from unmemorize.localization._passes import Pass, Passes

@@ -19,8 +19,8 @@ from urllib.request import Request, urlopen
 
 from unmemorize._errors import FetchError, MetricError
 from unmemorize._files import atomic_write
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
+from unmemorize.engines import Progress, silent
 from unmemorize.metrics._read_image import open_image, to_rgb
 from unmemorize.metrics._references import reference_name
 

@@ -48,9 +48,7 @@ class Truncation:
         if self._reader is None or self._reader.limit is None:
             return
         for text in texts:
-            if (
-                len(text.encode()) + 2 >= self._reader.limit
-            ):  # a token is a byte or a mark
+            if len(text.encode()) + 2 >= self._reader.limit:  # a token is a byte or a mark
                 self._look_at(text, self._reader.tokenizer, self._reader.limit)
 
     def _look_at(self, text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
