@@ -377,8 +377,15 @@ def test_images_and_metrics_of_every_kind(
     )
     code, _, err = cli(*evaluate, "--real", real, "--inception", tmp_path / "inception-small.pt")
     assert (code, "Give the SHA-256" in err) == (1, True)
-    code, out, _ = cli(*evaluate, *looking, "--real", real, "--references", real)
+    code, _, err = cli(*evaluate, "--references", real)
+    assert (code, "reach from 0 to 2, but the run has 2 prompts" in err) == (1, True)
+    references = tmp_path / "references"
+    shutil.copytree(real, references)
+    (references / "0002_x.png").unlink()
+    code, out, _ = cli(*evaluate, *looking, "--real", real, "--references", references)
     assert code == 0
+    line = "training images of 2 of 2 prompts, by number, counted from 0: 0000_x.png belongs to"
+    assert f"{line} prompt 0" in " ".join(out.split())
     rows = {row["label"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
     assert rows["FID to real, random-top-1"]["cells"]["animals"]["count"] == 4
     assert rows["CLIP-FID to real, before"]["by"].startswith("clip (sha256 ")
@@ -391,6 +398,17 @@ def test_images_and_metrics_of_every_kind(
     assert (code, "Give --inception, --clip, or both" in err) == (1, True)
     code, _, err = cli("evaluate", run, "--sscd", tmp_path / "inception-small.pt")
     assert (code, "It is damaged or another file" in err) == (1, True)
+    (references / "0000_x.png").write_text("no image")
+    code, out, err = cli(*evaluate, "--references", references)
+    assert (code, "none of the 1 training images can be read, such as 0000_x.png" in err) == (
+        1,
+        True,
+    )
+    assert "Warning: training images unreadable: 1 (0000_x.png)" in " ".join(out.split())
+    (references / "0000_x.png").unlink()
+    (references / "0001_x.png").rename(references / "0002_x.png")
+    code, out, err = cli(*evaluate, "--references", references)
+    assert (code, "belongs to a prompt with generated images" in err) == (1, True)
     assert cli("report", run)[0] == 0
     assert "refined-scale-0.5" in (run / "report.html").read_text()
 
@@ -430,7 +448,7 @@ def test_downloads(cli: Cli, address: str, tmp_path: Path, monkeypatch: pytest.M
     assert cli("fetch", "sscd", "-o", tmp_path / "sscd.pt")[0] == 0
     (tmp_path / "p.csv").write_text(f"Caption;URL\na;{address}/picture.png\nb;{address}/none.png\n")
     code, out, _ = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "images")
-    assert (code, "1 of 2 images" in out, "0002: " in out) == (0, True, True)
+    assert (code, "1 of 2 images" in out, "0001: " in out) == (0, True, True)
     (tmp_path / "p.csv").write_text(f"Caption;URL\nb;{address}/none.png\n")
     code, _, err = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "nothing")
     assert (code, "no image could be downloaded" in err) == (1, True)
