@@ -97,8 +97,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
     neurons.save(folder / "n.json")
     compute_statistics(model, PROMPTS).save(folder / "s.safetensors")
     calibrate_threshold(model, PROMPTS).save(folder / "t.json")
-    lora = export_lora(model, neurons, folder / "lora")
-    kohya = export_lora(model, neurons, folder / "kohya", layout="kohya")
+    (lora,) = export_lora(model, neurons, folder / "lora", layout="diffusers")
+    (kohya,) = export_lora(model, neurons, folder / "kohya", layout="kohya")
     return {
         "neurons": (folder / "n.json", NeuronFile.load, valid_neurons),
         "statistics": (folder / "s.safetensors", Statistics.load, valid_statistics),

@@ -182,7 +182,7 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         (("generate", "{folder}/run", "--steps", "0"), "steps=0: at least 1 is needed"),
         (("detect", "-o", "{tmp}/run", "--tau", ".5", "--seeds", "1"), "seeds=1"),
         (("statistics", "-o", "{tmp}/s", "--dtype", "half"), "dtype 'half': unknown"),
-        (("statistics", "-o", "{tmp}/s", "--shard", "4/3"), "Write it as 1/4"),
+        (("statistics", "-o", "{tmp}/s", "--shard", "4/3"), "not a share of a whole"),
         (
             (
                 *("threshold", "-o", "{tmp}/t.json", "--prompts", "{folder}/unmemorized.txt"),
@@ -332,7 +332,9 @@ def test_options_of_statistics_and_threshold_reach_the_library(
     calibrate = recorded("unmemorize.cli.threshold.calibrate_threshold")
     rule = ("--reduction", "prompts", "--deviations", 2, "--max-fpr", 0.1)
     seeds = ("--seeds", 3, "--seed", 5, "--protocol", "paper", "--guidance", 4)
-    assert cli("threshold", *model, *ordinary, "-o", tmp_path / "t", *rule, *seeds)[0] == 1
+    other = ("--detector", "noise-magnitude")
+    assert cli("threshold", *model, *ordinary, "-o", tmp_path / "t", *rule, *seeds, *other)[0] == 1
+    assert calibrate["detector"] == "noise-magnitude"
     chosen = calibrate["calibration"]
     assert (chosen.reduction, chosen.deviations, chosen.max_fpr) == ("prompts", 2.0, 0.1)
     noise = calibrate["settings"]

@@ -6,12 +6,13 @@ import pytest
 from huggingface_hub import ModelCard
 
 from artefacts import (  # noqa: F401 -- fixtures
+    Saved,
     model_fixture,
     own_model_fixture,
     saved_model_fixture,
     some_neurons,
 )
-from unmemorize import ExportError, Model, NeuronFile, Neurons, Run
+from unmemorize import ExportError, Model, NeuronFile, Neurons, Run, export_lora
 from unmemorize.export import model_card
 from unmemorize.report._table import Cell, Row, Table
 
@@ -63,6 +64,26 @@ def test_the_card_of_a_lora(model: Model) -> None:
     assert "A LoRA for `base`" in text
     assert "multiplied by 0 at strength 1, and left alone at strength 0." in text
     assert "with 2 value neurons switched off" in text
+
+
+def test_the_card_of_a_lora_says_which_file_is_for_which_program(
+    saved_model: Saved, model: Model, tmp_path: Path
+) -> None:
+    programs = "ComfyUI, A1111, Forge, InvokeAI, kohya's scripts"
+    kohya = f"| `base-unmemorized-kohya.safetensors` | {programs} |"
+    diffusers = "| `pytorch_lora_weights.safetensors` | diffusers (load_lora_weights) |"
+    neurons = two_neurons(model)
+    text = model_card(model, neurons, lora=True)
+    assert f"\n\n| file | for |\n|---|---|\n{diffusers}\n{kohya}\n\n| layer |" in text
+    assert kohya not in model_card(model, neurons, lora=True, layout="diffusers")
+    assert diffusers not in model_card(model, neurons, lora=True, layout="kohya")
+    assert "| file |" not in model_card(model, neurons)
+    files = export_lora(model, neurons, tmp_path, card=text)
+    assert all(f"| `{file.name}` |" in text for file in files)
+    flux = saved_model("Flux")
+    assert "kohya.safetensors` | ComfyUI, Forge |" in model_card(
+        flux, some_neurons(flux), lora=True
+    )
 
 
 def test_the_base_is_one_of_the_hub(own_model: Model) -> None:
@@ -117,7 +138,7 @@ def test_the_numbers_of_a_run_go_into_it(planted_card: tuple[Model, NeuronFile],
     cell = table.rows[0].cells[0]
     assert f"| copy score (x) | {cell.figure} [{cell.interval}] |  |\n" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert any(line.startswith("| SSCD_Orig") and "[" in line for line in rows)
+    assert any(line.startswith("| copy score") and "[" in line for line in rows)
     widths = {line.count("|") for line in rows if not line.startswith("| `")} - {3}
     assert widths == {4}
     assert "\na note\n" in text

@@ -241,8 +241,21 @@ def test_baking_refuses(saved_model: Saved, own_model: Model, tmp_path: Path) ->
         bake(flux, shared, tmp_path / "baked")
     for file in (tmp_path / "base" / "unet").glob("*.safetensors"):
         file.unlink()
-    with pytest.raises(ExportError, match="no safetensors file of the denoiser"):
+    with pytest.raises(ExportError, match="unet has no safetensors file of its weights"):
         bake(own_model, neurons, tmp_path / "baked")
+
+
+def test_a_layer_that_no_file_holds_is_refused(
+    own_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names in the files may be older ones, which diffusers translates as it loads them."""
+    monkeypatch.setattr("unmemorize.export._checkpoint.refuse_other_components", lambda *_: None)
+    weights = load_file(tmp_path / "base" / DENOISER)
+    path = next(iter(own_model.value_layers))
+    weights["old name"] = weights.pop(f"{path}.weight")
+    save_file(weights, tmp_path / "base" / DENOISER, {"format": "pt"})
+    with pytest.raises(ExportError, match=f"{path}.weight: no safetensors file of the denoiser"):
+        bake(own_model, some_neurons(own_model), tmp_path / "baked")
 
 
 def test_a_neuron_file_names_the_revision(tmp_path: Path) -> None:

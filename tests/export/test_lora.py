@@ -80,6 +80,8 @@ def test_strength_is_one_minus_scale(
     [
         ("Stable Diffusion", "diffusers"),
         ("Stable Diffusion", "kohya"),
+        ("Stable Diffusion 2", "kohya"),
+        ("Stable Diffusion XL", "kohya"),
         ("DeepFloyd IF", "diffusers"),
     ],
 )
@@ -89,7 +91,7 @@ def test_the_scale_of_the_file_is_reached_at_strength_1(
     """At strength t, outputs are multiplied by 1 - t (1 - scale)."""
     model = Model(make(name).to(torch.float64))
     neurons = uneven_neurons(model, scale)
-    file = export_lora(model, neurons, tmp_path, layout=layout)
+    file, *_ = export_lora(model, neurons, tmp_path, layout=layout)
     expected = {}
     for strength in (1.0, 0.5, -1.0):
         with switched_off(model, neurons.neurons, scale=1 - strength * (1 - scale)):
@@ -120,7 +122,7 @@ def test_the_kohya_layout_is_the_same_lora(tmp_path: Path) -> None:
     with switched_off(model, neurons.neurons):
         expected = denoised(model)
     export_lora(model, neurons, tmp_path, layout="kohya")
-    model.pipe.load_lora_weights(tmp_path)
+    model.pipe.load_lora_weights(tmp_path)  # the only file there
     assert float((denoised(model) - expected).abs().max()) < 1e-9
 
 
@@ -132,7 +134,7 @@ def test_tensors_are_named_as_other_programs_name_them(model: Model, tmp_path: P
     width, inputs = weight.shape
     one_hot = torch.zeros(width, 2)
     one_hot[1, 0] = one_hot[5, 1] = 1
-    file = export_lora(model, neurons, tmp_path / "diffusers")
+    file, *_ = export_lora(model, neurons, tmp_path / "diffusers")
     tensors = load_file(file)
     assert tensors.keys() == {f"unet.{path}.lora_A.weight", f"unet.{path}.lora_B.weight"}
     assert torch.equal(tensors[f"unet.{path}.lora_A.weight"], -0.5 * weight[[1, 5]])
@@ -143,7 +145,7 @@ def test_tensors_are_named_as_other_programs_name_them(model: Model, tmp_path: P
         "unet.lora_bias": False,
         "unet.target_modules": [path],
     }
-    file = export_lora(model, neurons, tmp_path / "kohya", layout="kohya")
+    file, *_ = export_lora(model, neurons, tmp_path / "kohya", layout="kohya")
     tensors = load_file(file)
     prefix = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
     assert tensors.keys() == {
@@ -159,7 +161,7 @@ def test_tensors_are_named_as_other_programs_name_them(model: Model, tmp_path: P
 
 def test_layers_with_bias_have_one_in_the_lora(saved_model: Saved, tmp_path: Path) -> None:
     model = saved_model("DeepFloyd IF")
-    file = export_lora(model, some_neurons(model, 0.5), tmp_path)
+    file, *_ = export_lora(model, some_neurons(model, 0.5), tmp_path)
     tensors = load_file(file)
     for path, layer in model.value_layers.items():
         expected = torch.zeros(layer.out_features)
@@ -169,41 +171,60 @@ def test_layers_with_bias_have_one_in_the_lora(saved_model: Saved, tmp_path: Pat
 
 
 def test_files_are_named_after_what_reads_them(model: Model, tmp_path: Path) -> None:
+    files = export_lora(model, some_neurons(model), tmp_path)
+    names = ["pytorch_lora_weights.safetensors", "base-unmemorized-kohya.safetensors"]
+    assert [file.name for file in files] == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("model", "stem"), [("owner/a model", "a-model"), ("../", "model"), ("base", "base")]
+)
+def test_names_of_models_become_names_of_files(model: str, stem: str) -> None:
+    names = {layout.file_name(model) for layout in LAYOUTS}
+    assert names == {"pytorch_lora_weights.safetensors", f"{stem}-unmemorized-kohya.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Stable Diffusion XL", "Flux"])
+def test_diffusers_loads_its_own_file_from_a_folder_of_several(
+    saved_model: Saved, name: str, tmp_path: Path
+) -> None:
+    model = Model(make(name).to(torch.float64))
     neurons = some_neurons(model)
-    names = {
-        export_lora(model, neurons, tmp_path, layout=layout).name
-        for layout in ("diffusers", "kohya")
-    }
-    assert names == {"pytorch_lora_weights.safetensors", "base-unmemorized-kohya.safetensors"}
-    model.pipe.load_lora_weights(tmp_path)  # which takes the first of the two
-    model.pipe.unload_lora_weights()
-    of_the_hub = LAYOUTS["kohya"].file_name
-    assert of_the_hub("owner/a model") == "a-model-unmemorized-kohya.safetensors"
-    assert of_the_hub("../") == "model-unmemorized-kohya.safetensors"
+    assert len(export_lora(model, neurons, tmp_path)) == 2
+    with switched_off(model, neurons.neurons):
+        expected = denoised(model)
+    model.pipe.load_lora_weights(tmp_path)
+    assert float((denoised(model) - expected).abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_one_layout_alone(model: Model, layout: str, tmp_path: Path) -> None:
+    (file,) = export_lora(model, some_neurons(model), tmp_path, layout=layout)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_lora_carries_its_neurons(model: Model, tmp_path: Path) -> None:
     neurons = some_neurons(model, 0.5)
-    file = export_lora(model, neurons, tmp_path)
+    file, *_ = export_lora(model, neurons, tmp_path)
     assert carried_neurons(file) == neurons
     first = file.read_bytes()
-    again = export_lora(model, carried_neurons(file), tmp_path / "again")
+    again, *_ = export_lora(model, carried_neurons(file), tmp_path / "again")
     assert again.read_bytes() == first
 
 
 def test_what_cannot_be_a_lora_is_refused(saved_model: Saved, model: Model, tmp_path: Path) -> None:
     pixart, with_bias = saved_model("PixArt"), saved_model("DeepFloyd IF")
-    transformer = saved_model("Stable Diffusion 3")
     with pytest.raises(ExportError, match="diffusers loads no LoRA into it"):
         export_lora(pixart, some_neurons(pixart), tmp_path)
-    for other in (with_bias, transformer):
-        with pytest.raises(ExportError, match="kohya layout has no place"):
-            export_lora(other, some_neurons(other), tmp_path, layout="kohya")
+    with pytest.raises(ExportError, match="kohya layout has no place"):
+        export_lora(with_bias, some_neurons(with_bias), tmp_path, layout="kohya")
+    assert len(export_lora(with_bias, some_neurons(with_bias), tmp_path / "with bias")) == 1
     with pytest.raises(ExportError, match="no neurons"):
         export_lora(model, NeuronFile.of(model, Neurons()), tmp_path)
     with pytest.raises(ExportError, match=r"layout 'lycoris': unknown. Use one of diffusers"):
         export_lora(model, some_neurons(model), tmp_path, layout="lycoris")
-    file = export_lora(model, some_neurons(model), tmp_path)
+    file, *_ = export_lora(model, some_neurons(model), tmp_path)
     save_file(load_file(file), tmp_path / "other.safetensors")
     with pytest.raises(ExportError, match="carries no neurons"):
         carried_neurons(tmp_path / "other.safetensors")
@@ -233,9 +254,12 @@ def test_nothing_is_overwritten(model: Model, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"README.md: exists already"):
         export_lora(model, some_neurons(model), tmp_path, card="a card")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    export_lora(model, some_neurons(model), tmp_path)
-    with pytest.raises(ExportError, match=r"safetensors: exists already"):
-        export_lora(model, some_neurons(model), tmp_path)
+    files = export_lora(model, some_neurons(model), tmp_path)
+    for file in files:
+        with pytest.raises(ExportError, match=r"safetensors: exists already"):
+            export_lora(model, some_neurons(model), tmp_path)
+        file.unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert (tmp_path / "README.md").read_text() == "mine"
     export_lora(model, some_neurons(model), tmp_path / "carded", card="a card")
     assert (tmp_path / "carded" / "README.md").read_text() == "a card"

@@ -272,7 +272,7 @@ def test_a_lora_is_held_against_its_neurons(
     kind: str, layout: str, model: Model, tmp_path: Path
 ) -> None:
     neurons = uneven_neurons(model, 0.5)
-    file = export_lora(model, neurons, tmp_path, layout=layout)
+    file, *_ = export_lora(model, neurons, tmp_path, layout=layout)
     if kind != "nothing":
         edited(file, lambda tensors, _: DAMAGES[kind](tensors))
     verification = verify(file, model)
@@ -290,21 +290,21 @@ def test_the_scale_comes_from_the_neurons_not_from_the_lora(
     layout: str, model: Model, tmp_path: Path
 ) -> None:
     """A LoRA that switches off for good is not one that halves."""
-    file = export_lora(model, some_neurons(model, 0.0), tmp_path, layout=layout)
+    file, *_ = export_lora(model, some_neurons(model, 0.0), tmp_path, layout=layout)
     edited(file, lambda _, metadata: metadata.update(as_metadata(some_neurons(model, 0.5))))
     verification = verify(file, model)
     assert len(verification.unexpected) == len(model.value_layers)
 
 
 def test_alpha_over_rank_counts(model: Model, tmp_path: Path) -> None:
-    file = export_lora(model, some_neurons(model, 0.5), tmp_path / "kohya", layout="kohya")
+    file, *_ = export_lora(model, some_neurons(model, 0.5), tmp_path / "kohya", layout="kohya")
     edited(file, lambda tensors, _: tensors[first(tensors, ".alpha")].mul_(0.5))
     assert len(verify(file, model).unexpected) == 1
     edited(file, lambda tensors, _: tensors.update({first(tensors, ".alpha"): torch.ones(2)}))
     assert len(verify(file, model).unexpected) == 1
     edited(file, lambda tensors, _: tensors.pop(first(tensors, ".alpha")))
     assert verify(file, model).passed  # programs take alpha = rank then
-    file = export_lora(model, some_neurons(model, 0.5), tmp_path / "diffusers")
+    file, *_ = export_lora(model, some_neurons(model, 0.5), tmp_path / "diffusers")
 
     def doubled(_: Tensors, metadata: dict[str, str]) -> None:
         settings = json.loads(metadata["lora_adapter_metadata"])
@@ -322,7 +322,7 @@ def test_alpha_over_rank_counts(model: Model, tmp_path: Path) -> None:
 def test_settings_of_the_adapter_count(
     setting: str, value: Any, count: int, model: Model, tmp_path: Path
 ) -> None:
-    file = export_lora(model, some_neurons(model), tmp_path)
+    file, *_ = export_lora(model, some_neurons(model), tmp_path)
 
     def change(_: Tensors, metadata: dict[str, str]) -> None:
         settings = json.loads(metadata["lora_adapter_metadata"])
@@ -343,21 +343,21 @@ def test_settings_of_the_adapter_count(
 def test_unknown_settings_of_the_adapter_are_refused(
     settings: str, message: str, model: Model, tmp_path: Path
 ) -> None:
-    file = export_lora(model, some_neurons(model), tmp_path)
+    file, *_ = export_lora(model, some_neurons(model), tmp_path)
     edited(file, lambda _, metadata: metadata.update(lora_adapter_metadata=settings))
     with pytest.raises(ExportError, match=message):
         verify(file, model)
 
 
 def test_a_lora_without_settings_has_alpha_equal_to_rank(model: Model, tmp_path: Path) -> None:
-    file = export_lora(model, some_neurons(model), tmp_path)
+    file, *_ = export_lora(model, some_neurons(model), tmp_path)
     edited(file, lambda _, metadata: metadata.pop("lora_adapter_metadata"))
     assert verify(file, model).passed
 
 
 def test_biases_of_a_lora_count(saved_model: Saved, model: Model, tmp_path: Path) -> None:
     with_bias = saved_model("DeepFloyd IF")
-    file = export_lora(with_bias, some_neurons(with_bias, 0.5), tmp_path / "bias")
+    file, *_ = export_lora(with_bias, some_neurons(with_bias, 0.5), tmp_path / "bias")
     assert verify(file, with_bias).passed
     original = file.read_bytes()
     edited(file, lambda tensors, _: tensors[first(tensors, ".lora_B.bias")].mul_(2))
@@ -369,7 +369,7 @@ def test_biases_of_a_lora_count(saved_model: Saved, model: Model, tmp_path: Path
     ones = torch.ones(1)
     edited(file, lambda tensors, _: tensors.update({first(tensors, ".lora_B.bias"): ones}))
     assert len(verify(file, with_bias).unexpected) == 1
-    file = export_lora(model, some_neurons(model), tmp_path / "plain")
+    file, *_ = export_lora(model, some_neurons(model), tmp_path / "plain")
     edited(
         file,
         lambda tensors, _: tensors.update(
@@ -392,7 +392,7 @@ def test_a_lora_of_each_kind_of_model(saved_model: Saved, name: str, tmp_path: P
 
 def test_half_precision_of_the_same_model_passes(tmp_path: Path) -> None:
     pipe = make("Stable Diffusion")
-    file = export_lora(pipe, some_neurons(Model(pipe), 0.5), tmp_path)
+    file, *_ = export_lora(pipe, some_neurons(Model(pipe), 0.5), tmp_path)
     half = Model(pipe.to(torch.float16))
     assert verify(file, half).passed
     edited(file, lambda tensors, _: scaled(tensors, 1.01, ".lora_A.weight"))
@@ -402,9 +402,9 @@ def test_half_precision_of_the_same_model_passes(tmp_path: Path) -> None:
 def test_the_folder_of_a_lora(model: Model, tmp_path: Path) -> None:
     """With its card, and both layouts in one folder."""
     neurons = some_neurons(model, 0.5)
-    one = export_lora(model, neurons, tmp_path, card="a card")
+    (one,) = export_lora(model, neurons, tmp_path, layout="diffusers", card="a card")
     assert verify(tmp_path, model).files == (one,)
-    other = export_lora(model, neurons, tmp_path, layout="kohya")
+    (other,) = export_lora(model, neurons, tmp_path, layout="kohya")
     verification = verify(tmp_path, model)
     assert verification.passed
     assert verification.files == (other, one)
@@ -451,7 +451,7 @@ def test_a_single_file_in_which_a_layer_was_not_edited(model: Model, tmp_path: P
 
 
 def test_a_base_file_is_for_single_files(model: Model, tmp_path: Path) -> None:
-    file = export_lora(model, some_neurons(model), tmp_path)
+    file, *_ = export_lora(model, some_neurons(model), tmp_path)
     with pytest.raises(ExportError, match=r"a LoRA, not a single file. Leave the base file out"):
         verify(file, model, base_file=file)
 
@@ -501,6 +501,7 @@ def test_everything_that_is_exported_on_the_command_line(
     for artefact in (
         tmp_path / "lora",
         tmp_path / "lora" / "pytorch_lora_weights.safetensors",
+        tmp_path / "lora" / "base-unmemorized-kohya.safetensors",
     ):
         assert cli("verify", artefact, base)[0] == 0
     make("Stable Diffusion", seed=1).save_pretrained(tmp_path / "foreign")

@@ -159,12 +159,19 @@ def test_after_the_backward_pass_the_search_starts_over_with_its_ranking() -> No
     assert scored.asked[7:] == [Neurons()]
 
 
-def test_without_effects_the_search_resumes_above_the_tested_sizes() -> None:
-    class Unbearable(Scored):
-        def effects(self, _: Neurons) -> dict[tuple[str, int], float]:
-            raise RuntimeError("out of memory")
+class Unbearable(Scored):
+    def effects(self, _: Neurons) -> dict[tuple[str, int], float]:
+        raise RuntimeError("out of memory")
 
-    scored = Unbearable(needing(off(*range(6))))
+
+class Overflowing(Scored):
+    def effects(self, off: Neurons) -> dict[tuple[str, int], float]:
+        return dict.fromkeys(off, 1.0) | {("a", 0): float("inf")}
+
+
+@pytest.mark.parametrize("kind", [Unbearable, Overflowing])
+def test_without_effects_the_search_resumes_above_the_tested_sizes(kind: type[Scored]) -> None:
+    scored = kind(needing(off(*range(6))))
     assert refine(scored, 0.4, count=12).neurons == off(*range(6))
     assert scored.sizes[:6] == [1, 2, 4, 8, 6, 5]
 
@@ -173,7 +180,7 @@ def test_effects_that_are_negative_come_last() -> None:
     effects = {("a", index): -1.0 for index in range(8)} | {("a", 6): 0.5}
     scored = Scored(needing(off(6)), effects)
     refine(scored, 0.4, count=8)
-    assert scored.asked[-2] == off(6)
+    assert scored.asked[3:6] == [off(6, 0, 1, 2), off(6, 0), off(6)]
 
 
 def test_removal_goes_round_until_a_whole_round_has_failed() -> None:

@@ -343,11 +343,27 @@ def test_effects_are_finite_differences(
     assert max(map(abs, slopes.values())) > 0.05
 
 
+@pytest.mark.parametrize("criterion", ["unblocked", "seeds"])
+def test_effects_are_the_same_seed_by_seed(
+    exact: Model, criterion: Criterion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(exact, criterion)
+    off = Neurons({case.layers[0]: [3, 5], case.layers[-1]: [2]})
+    together = case.evaluator.effects(off)
+    monkeypatch.setattr("unmemorize.localization._effects._DIFFERENTIATED", 1)
+    assert case.evaluator.effects(off) == pytest.approx(together, rel=1e-4, abs=1e-6)
+
+
 def test_effects_need_no_gradients_of_weights(planted: DiffusionPipeline) -> None:
     planted.unet.requires_grad_()
     case = Case(Model(planted))
     off = next(case.random_sets(1))
+    trained: list[bool] = []
+    planted.unet.register_forward_pre_hook(
+        lambda unet, _: trained.append(any(weight.requires_grad for weight in unet.parameters()))
+    )
     assert set(case.evaluator.effects(off)) == set(off)
+    assert trained == [True, False]  # the pass with the neurons off, then the one differentiated
     assert all(
         parameter.requires_grad and parameter.grad is None
         for parameter in planted.unet.parameters()

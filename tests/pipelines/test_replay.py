@@ -52,7 +52,7 @@ SAMPLES = torch.randn((3, 2), generator=torch.Generator().manual_seed(0))
 
 def plan_of(parts: nn.Module, layers: Sequence[str] = ("last",)) -> ReplayPlan:
     def predict(rows: Sequence[int]) -> Tensor:
-        output: Tensor = parts(SAMPLES[list(rows)])[..., None]
+        output: Tensor = parts(SAMPLES[list(rows)])[:, None]
         return output
 
     return make_plan(parts, layers, predict, len(SAMPLES))

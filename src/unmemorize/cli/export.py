@@ -5,16 +5,17 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.cli._model_options import ModelOptions
 from unmemorize.export import (
-    LAYOUTS,
+    LAYOUT_NAMES,
     bake,
     export_lora,
     export_results,
     export_single_file,
+    layout_table,
     model_card,
 )
 from unmemorize.neurons import NeuronFile
@@ -32,10 +33,10 @@ EvaluatedOption = Annotated[
     Parameter(name="--run", help="Evaluated run whose numbers go into the model card."),
 ]
 LayoutOption = Annotated[
-    str,
+    str | None,
     Parameter(
-        help="Naming of the tensors: diffusers (for load_lora_weights) or kohya (for other "
-        f"programs). One of {', '.join(LAYOUTS)}.",
+        help="The only layout to write: "
+        f"{' or '.join(LAYOUT_NAMES)}. The default is all that fit the model.",
     ),
 ]
 LicenseOption = Annotated[
@@ -75,7 +76,7 @@ def checkpoint(
         license_name=license_name,
     )
     folder = bake(loaded, file, output, card=card)
-    console.print(f"{len(file.neurons)} neurons off: {folder}")
+    print_line(f"{len(file.neurons)} neurons off: {folder}")
     print_hint(f"unmemorize verify {folder} {model.model}")
 
 
@@ -98,24 +99,25 @@ def single_file(
     """
     file = NeuronFile.load(neurons)
     written = export_single_file(model.load(), file, base, output)
-    console.print(f"{len(file.neurons)} neurons off: {written}")
+    print_line(f"{len(file.neurons)} neurons off: {written}")
 
 
-@app.command
+@app.command(help_epilogue=layout_table())
 def lora(
     neurons: NeuronsArgument,
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
-    layout: LayoutOption = "diffusers",
+    layout: LayoutOption = None,
     run: EvaluatedOption = None,
     license_name: LicenseOption = None,
     model: ModelOptions = ModelOptions(),
 ) -> None:
     """Write a LoRA that switches the neurons off.
 
-    At strength 1 the neurons are off, at strength 0 they are on. The folder also contains a model
-    card (README.md).
+    At strength 1 the neurons are off, at strength 0 they are on. Of the two layouts,
+    pytorch_lora_weights.safetensors is for diffusers and MODEL-unmemorized-kohya.safetensors for
+    other programs. The folder also contains a model card (README.md), which says the same.
 
     Args:
         output: Folder to write.
@@ -127,11 +129,13 @@ def lora(
         file,
         run=Run.load(run) if run else None,
         lora=True,
+        layout=layout,
         license_name=license_name,
     )
-    written = export_lora(loaded, file, output, layout=layout, card=card)
-    console.print(f"{len(file.neurons)} neurons off at strength 1: {written}")
-    print_hint(f"unmemorize verify {written} {model.model}")
+    print_line(f"{len(file.neurons)} neurons off at strength 1:")
+    for written in export_lora(loaded, file, output, layout=layout, card=card):
+        print_line(f"  {written}")
+    print_hint(f"unmemorize verify {output} {model.model}")
 
 
 @app.command
@@ -142,4 +146,4 @@ def upstream_csv(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias
         output: File to write (.csv), separated by semicolons, with one list for each searched
             layer.
     """
-    console.print(f"{export_results(Run.load(run), output)} prompts: {output}")
+    print_line(f"{export_results(Run.load(run), output)} prompts: {output}")

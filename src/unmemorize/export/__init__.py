@@ -4,7 +4,7 @@ from unmemorize.export._card import model_card
 from unmemorize.export._changes import Change
 from unmemorize.export._checkpoint import bake
 from unmemorize.export._lora import export_lora
-from unmemorize.export._lora_layouts import LAYOUTS, LoraLayout
+from unmemorize.export._lora_layouts import LAYOUT_NAMES, LAYOUTS, LoraLayout, layout_table
 from unmemorize.export._parquet import export_parquet
 from unmemorize.export._published_results import export_results, import_results
 from unmemorize.export._published_statistics import read_statistics
@@ -13,6 +13,7 @@ from unmemorize.export._verification import Verification, verify
 
 __all__ = [
     "LAYOUTS",
+    "LAYOUT_NAMES",
     "Change",
     "LoraLayout",
     "Verification",
@@ -22,6 +23,7 @@ __all__ = [
     "export_results",
     "export_single_file",
     "import_results",
+    "layout_table",
     "model_card",
     "read_statistics",
     "verify",

@@ -18,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from unmemorize._errors import ExportError
 from unmemorize._files import from_json, read_json
+from unmemorize.export._lora_layouts import fitting_layouts
 from unmemorize.export._model_folder import CARD, folder_of
 from unmemorize.neurons import NeuronFile
 from unmemorize.pipelines import Model
@@ -62,6 +63,7 @@ def model_card(
     *,
     run: Run | None = None,
     lora: bool = False,
+    layout: str | None = None,
     license_name: str | None = None,
 ) -> str:
     """Write a model card with a header that the Hub understands.
@@ -73,13 +75,14 @@ def model_card(
         neurons: what is switched off, and the scale.
         run: an evaluated run, for the numbers before and after.
         lora: whether the card is for a LoRA.
+        layout: the only layout in which the LoRA is written, see `export_lora`.
         license_name: the license as the Hub writes it. None takes the base's, or "other".
 
     Returns:
         The text of README.md.
 
     Raises:
-        ExportError: the run was not evaluated, or is another model's.
+        ExportError: the run was not evaluated, or is another model's, or the layout does not fit.
 
     Examples:
         >>> from unmemorize import Model, Neurons
@@ -111,6 +114,10 @@ def model_card(
         found=list(_lines(neurons.found)),
         table=None if run is None else _table(run),
         lora=lora,
+        files={
+            each.file_name(neurons.model): each.programs
+            for each in (fitting_layouts(model, neurons, layout) if lora else ())
+        },
     )
     return str(card).rstrip() + "\n"
 

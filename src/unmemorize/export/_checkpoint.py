@@ -14,6 +14,7 @@ from torch import Tensor
 from unmemorize._errors import ExportError
 from unmemorize._files import whole_folder
 from unmemorize.export._exportable import exportable
+from unmemorize.export._loaded_components import refuse_other_components
 from unmemorize.export._model_folder import CARD, NEURONS, folder_of, model_files
 from unmemorize.export._rows import read_header, same_up_to_rounding, scale_rows
 from unmemorize.neurons import NeuronFile
@@ -31,8 +32,9 @@ def bake(
 
     The copy loads with plain ``from_pretrained``. Its other bytes are those of the base, in the
     precision of the base. What diffusers does not load stays behind, such as pickles and whole
-    models in one file. The neuron file goes with the copy. Of the loaded model only the layers
-    that are edited are compared with the folder, up to rounding.
+    models in one file. The neuron file goes with the copy. Before that, the folder is compared
+    with the loaded pipeline (class, configuration and all weights of its networks, and its
+    scheduler), up to the rounding of the loaded type.
 
     Args:
         pipe: the model, loaded from a folder or from the Hub.
@@ -44,8 +46,9 @@ def bake(
         The folder.
 
     Raises:
-        ExportError: the folder exists, the model has no files or its files are another model's,
-            or a layer cannot be exported.
+        ExportError: the folder exists, the model has no files, something in memory is not what
+            its files hold (a changed, replaced or missing component), or a layer cannot be
+            exported.
         NeuronError: the neurons belong to another model.
 
     Examples:
@@ -63,6 +66,7 @@ def bake(
     if folder.exists():
         raise ExportError(f"{folder}: exists already. Choose another folder, or delete it first.")
     source = folder_of(model)
+    refuse_other_components(model, source)
     licenses = [path.relative_to(source) for path in source.glob("LICENSE*") if path.is_file()]
     with whole_folder(folder, ExportError) as partial:
         for name in (*model_files(source), *licenses):

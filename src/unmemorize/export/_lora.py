@@ -2,13 +2,14 @@
 
 A value layer computes W x (+ b). For the neurons of a layer and their scale s, the LoRA adds
 B A x with A = -(1 - s) W[neurons] and B = one column per neuron with a 1 in the neuron's row. At
-strength t, outputs are therefore multiplied by 1 - t (1 - s). A bias goes by the bias of B. Layers
-are padded with zeros to one rank, and alpha is the rank, so programs multiply B A by exactly t.
+strength t, outputs are therefore multiplied by 1 - t (1 - s). A bias goes by the bias of B, or by
+what is added to the bias of the layer. Layers are padded with zeros to one rank, and alpha is the
+rank, so programs multiply B A by exactly t. Where a program keeps queries, keys and values in one
+layer, the rows of queries and keys are zeros.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,33 +19,14 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from unmemorize._errors import ExportError
-from unmemorize._files import atomic_write, safetensors_bytes, to_json
+from unmemorize._files import atomic_write, safetensors_bytes
 from unmemorize.export._carried import as_metadata
 from unmemorize.export._exportable import exportable
-from unmemorize.export._lora_layouts import LoraLayout, has_bias, layout_named
+from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts, has_bias
+from unmemorize.export._lora_metadata import LoraContent
 from unmemorize.export._model_folder import CARD
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model, name_of_denoiser, weights_of
-
-ADAPTER_METADATA = "lora_adapter_metadata"
-"""The name under which diffusers looks for the settings of peft."""
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """The settings of peft that a LoRA carries in its metadata.
-
-    Args:
-        r: the rank.
-        lora_alpha: peft multiplies B A by lora_alpha / r.
-        lora_bias: whether B has a bias.
-        target_modules: the paths of the layers.
-    """
-
-    r: int
-    lora_alpha: float
-    lora_bias: bool
-    target_modules: list[str]
+from unmemorize.pipelines import Model, weights_of
 
 
 @dataclass(frozen=True)
@@ -61,24 +43,27 @@ def export_lora(
     neurons: NeuronFile,
     folder: str | Path,
     *,
-    layout: str = "diffusers",
+    layout: str | None = None,
     card: str | None = None,
-) -> Path:
-    """Write a LoRA that ``pipe.load_lora_weights(folder)`` loads.
+) -> tuple[Path, ...]:
+    """Write a LoRA in every layout that fits the model: for diffusers, and for other programs.
+
+    ``pipe.load_lora_weights(folder)`` loads the first. See `LAYOUTS` for who reads which.
 
     Args:
         pipe: the model.
         neurons: what it multiplies by the file's scale at strength 1.
-        folder: where it goes. It must not hold a LoRA of this name, nor a card if one is given.
-        layout: how its tensors are named, one of `LAYOUTS`.
+        folder: where it goes. It must not hold a LoRA of these names, nor a card if one is given.
+        layout: "diffusers" or "kohya" for one file alone. None writes all that fit the model.
         card: a README.md to go with it, see `model_card`.
 
     Returns:
-        The file. Its name is the one diffusers looks for, or tells model and layout to others.
+        The files, that for diffusers first. It has the name that diffusers looks for, and the
+        others tell model and layout.
 
     Raises:
         ExportError: diffusers cannot load a LoRA into this kind of model, the layout is unknown
-            or does not fit, or the file exists or cannot be written.
+            or does not fit, or a file exists or cannot be written.
         NeuronError: the neurons belong to another model.
 
     Examples:
@@ -87,56 +72,55 @@ def export_lora(
         >>> model = Model.load("testbed", device="cpu")
         >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     export_lora(model, neurons, folder).name
-        'pytorch_lora_weights.safetensors'
+        ...     [file.name for file in export_lora(model, neurons, folder)]
+        ['pytorch_lora_weights.safetensors', 'testbed-unmemorized-kohya.safetensors']
     """
     model = exportable(pipe, neurons)
     folder = Path(folder)
-    chosen = layout_named(layout)
+    layouts = fitting_layouts(model, neurons, layout)
     if not hasattr(model.pipe, "load_lora_weights"):
         raise ExportError(
             f"{type(model.pipe).__name__}: diffusers loads no LoRA into it. "
             "Export a checkpoint instead."
         )
-    file = folder / chosen.file_name(neurons.model)
-    for path in (file, *([folder / CARD] if card is not None else [])):
+    files = {folder / chosen.file_name(neurons.model): chosen for chosen in layouts}
+    for path in (*files, *([folder / CARD] if card is not None else [])):
         if path.exists():
             raise ExportError(f"{path}: exists already. Choose another folder, or delete it first.")
-    content = _lora_bytes(model, neurons, chosen)
-    atomic_write(file, content, ExportError)
+    contents = {
+        file: _lora_bytes(model, neurons, chosen, file.stem) for file, chosen in files.items()
+    }
+    for file, content in contents.items():
+        atomic_write(file, content, ExportError)
     if card is not None:
         atomic_write(folder / CARD, card, ExportError)
-    return file
+    return tuple(files)
 
 
-def _lora_bytes(model: Model, neurons: NeuronFile, layout: LoraLayout) -> bytes:
+def _lora_bytes(model: Model, neurons: NeuronFile, layout: LoraLayout, stem: str) -> bytes:
     layers = neurons.neurons.layers
     if not layers:
         raise ExportError(f"{neurons.model}: no neurons, so there is nothing to export.")
-    layout.refuse_misfit(model, neurons)
     rank = max(map(len, layers.values()))
-    denoiser = name_of_denoiser(model.pipe)
-    bias = has_bias(model, neurons)
+    bias = any(has_bias(model, path) for path in layers)
     tensors: dict[str, Tensor] = {}
-    metadata = as_metadata(neurons)
     for path, indices in layers.items():
-        keys = layout.keys(denoiser, path)
+        keys = layout.keys(model, path)
+        assert keys is not None  # as the layout fits
         factors = _factors(model, path, indices, rank, neurons.scale)
         tensors[keys.down] = factors.down
-        tensors[keys.up] = factors.up
+        tensors[keys.up] = _as_last(factors.up, keys.projections)
         if bias and keys.bias is not None:
-            tensors[keys.bias] = factors.bias
+            tensors[keys.bias] = _as_last(factors.bias, keys.projections)
         if keys.alpha is not None:
             tensors[keys.alpha] = torch.tensor(float(rank))
-        else:
-            settings = AdapterSettings(rank, rank, bias, sorted(layers))
-            metadata[ADAPTER_METADATA] = _adapter_metadata(denoiser, settings)
-    return safetensors_bytes(tensors, metadata)
+    content = LoraContent(model, tuple(layers), rank, bias, stem)
+    return safetensors_bytes(tensors, {**as_metadata(neurons), **layout.metadata(content)})
 
 
-def _adapter_metadata(denoiser: str, settings: AdapterSettings) -> str:
-    prefixed = {f"{denoiser}.{name}": value for name, value in to_json(settings).items()}
-    return json.dumps(prefixed, sort_keys=True)
+def _as_last(rows: Tensor, projections: int) -> Tensor:
+    """Put rows of zeros for further projections of the same size in front."""
+    return torch.cat([*[torch.zeros_like(rows)] * (projections - 1), rows])
 
 
 def _factors(model: Model, path: str, indices: Sequence[int], rank: int, scale: float) -> _Factors:

@@ -5,14 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from unmemorize._errors import ExportError
+from unmemorize.export._lora_metadata import (
+    LoraContent,
+    adapter_metadata,
+    flux_metadata,
+    is_flux,
+    is_sd,
+    is_sd3,
+    is_sdxl,
+    sd3_metadata,
+    sd_metadata,
+    sdxl_metadata,
+)
 from unmemorize.neurons import NeuronFile
 from unmemorize.pipelines import Model, name_of_denoiser, weights_of
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
+_SIDE = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.+)")
+_MIDDLE = re.compile(r"mid_block\.attentions\.0\.(.+)")
+_JOINT = re.compile(r"transformer_blocks\.(\d+)\.attn\.add_v_proj")
 
 
 @dataclass(frozen=True)
@@ -21,16 +35,26 @@ class LayerKeys:
 
     Args:
         down: the matrix A, (rank, inputs).
-        up: the matrix B, (features, rank).
-        bias: the bias of B, (features,). None where the layout has no place for it.
+        up: the matrix B, (projections * features, rank).
+        bias: what is added to the bias, (projections * features,). None where the layout has no
+            place for it.
         alpha: the numerator of the factor alpha / rank. None where the metadata hold it, as
-            peft writes it.
+            peft writes it. Where it is a tensor, it is no factor of the bias.
+        projections: how many projections of this size the program keeps in one layer. The values
+            are the last one.
     """
 
     down: str
     up: str
     bias: str | None = None
     alpha: str | None = None
+    projections: int = 1
+
+    @property
+    def tensors(self) -> set[str]:
+        """The names of all tensors that may be there."""
+        names = (self.down, self.up, self.bias, self.alpha)
+        return {name for name in names if name is not None}
 
 
 @dataclass(frozen=True)
@@ -38,57 +62,65 @@ class LoraLayout:
     """One way to name the tensors of a LoRA.
 
     Args:
-        name: as the user asks for it.
+        name: as the user asks for it. Layouts for other models may have the same name.
+        models: what it is for, for people.
         programs: who reads it, for people.
-        keys: (name of the denoiser in the pipeline, layer path) -> names of the layer's tensors.
-        denoisers: the denoisers whose layers it can name.
-        takes_bias: whether it has a place for biases.
+        is_for: whether files for a model are written in it.
+        keys: (model, path of a value layer) -> names of the layer's tensors, or None where the
+            layout cannot name it. It may name layers of more models than it is written for.
+        metadata: what the file says about itself.
         file_name: name of the model -> name of the file.
     """
 
     name: str
+    models: str
     programs: str
-    keys: Callable[[str, str], LayerKeys]
-    denoisers: tuple[str, ...]
-    takes_bias: bool
+    is_for: Callable[[Model], bool]
+    keys: Callable[[Model, str], LayerKeys | None]
+    metadata: Callable[[LoraContent], Mapping[str, str]]
     file_name: Callable[[str], str]
 
-    def refuse_misfit(self, model: Model, neurons: NeuronFile) -> None:
-        """Refuse a model whose value layers this layout cannot express.
-
-        Raises:
-            ExportError: the denoiser is of another kind, or a layer has a bias.
-        """
-        fits = name_of_denoiser(model.pipe) in self.denoisers
-        if not fits or (not self.takes_bias and has_bias(model, neurons)):
-            raise ExportError(
-                f"{type(model.pipe).__name__}: the {self.name} layout has no place for its value "
-                "layers. Use the layout diffusers."
-            )
+    def fits(self, model: Model, neurons: NeuronFile) -> bool:
+        """Tell whether it has a place for all of these neurons, and for their biases."""
+        return self.is_for(model) and all(
+            (keys := self.keys(model, path)) is not None
+            and (keys.bias is not None or not has_bias(model, path))
+            for path in neurons.neurons.layers
+        )
 
 
-def has_bias(model: Model, neurons: NeuronFile) -> bool:
-    """Tell whether a layer of these neurons has a bias."""
-    return any("bias" in weights_of(model.value_layers[path]) for path in neurons.neurons.layers)
+def has_bias(model: Model, path: str) -> bool:
+    """Tell whether a value layer has a bias."""
+    return "bias" in weights_of(model.value_layers[path])
 
 
-def layout_named(name: str) -> LoraLayout:
-    """Look up a layout.
+def fitting_layouts(model: Model, neurons: NeuronFile, name: str | None) -> list[LoraLayout]:
+    """Choose the layouts to write: all that fit, or the one of the given name.
 
     Raises:
-        ExportError: no layout has this name.
-
-    Examples:
-        >>> layout_named("kohya").keys("unet", "mid_block.attn2.to_v").up
-        'lora_unet_mid_block_attn2_to_v.lora_up.weight'
+        ExportError: no layout has this name, or none of this name fits.
     """
-    if name not in LAYOUTS:
-        raise ExportError(f"layout {name!r}: unknown. Use one of {', '.join(LAYOUTS)}.")
-    return LAYOUTS[name]
+    if name is not None and name not in LAYOUT_NAMES:
+        raise ExportError(f"layout {name!r}: unknown. Use one of {', '.join(LAYOUT_NAMES)}.")
+    chosen = [
+        layout for layout in LAYOUTS if name in (None, layout.name) and layout.fits(model, neurons)
+    ]
+    if not chosen:
+        raise ExportError(
+            f"{type(model.pipe).__name__}: the {name} layout has no place for its value layers. "
+            "Use the layout diffusers."
+        )
+    return chosen
 
 
-def _diffusers_keys(denoiser: str, path: str) -> LayerKeys:
-    prefix = f"{denoiser}.{path}"
+def layout_table() -> str:
+    """Describe all layouts as a table of Markdown: which is for which models and programs."""
+    rows = [f"| {layout.name} | {layout.models} | {layout.programs} |" for layout in LAYOUTS]
+    return "\n".join(["| layout | models | programs |", "|---|---|---|", *rows])
+
+
+def _diffusers_keys(model: Model, path: str) -> LayerKeys:
+    prefix = f"{name_of_denoiser(model.pipe)}.{path}"
     return LayerKeys(
         down=f"{prefix}.lora_A.weight",
         up=f"{prefix}.lora_B.weight",
@@ -96,38 +128,109 @@ def _diffusers_keys(denoiser: str, path: str) -> LayerKeys:
     )
 
 
-def _kohya_keys(_denoiser: str, path: str) -> LayerKeys:
-    prefix = f"lora_unet_{path.replace('.', '_')}"
+def _kohya_keys(prefix: str, projections: int = 1) -> LayerKeys:
     return LayerKeys(
         down=f"{prefix}.lora_down.weight",
         up=f"{prefix}.lora_up.weight",
+        bias=f"{prefix}.diff_b" if projections > 1 else None,
         alpha=f"{prefix}.alpha",
+        projections=projections,
     )
 
 
-def _named_after(model: str, layout: str) -> str:
+def _sd_keys(model: Model, path: str) -> LayerKeys | None:
+    if name_of_denoiser(model.pipe) != "unet":
+        return None
+    return _kohya_keys(f"lora_unet_{path.replace('.', '_')}")
+
+
+def _sdxl_keys(model: Model, path: str) -> LayerKeys | None:
+    """Number blocks as the original model does.
+
+    It counts through all sides of the U-Net: each residual network with its attention is a block,
+    the way down begins with a convolution, and each resolution but the last of the way down ends
+    with a block that resamples.
+    """
+    if not is_sdxl(model):
+        return None
+    if middle := _MIDDLE.fullmatch(path):
+        return _kohya_keys(f"lora_unet_middle_block_1_{middle[1].replace('.', '_')}")
+    side = _SIDE.fullmatch(path)
+    depth = model.pipe.unet.config.layers_per_block
+    if side is None or not isinstance(depth, int):
+        return None
+    block = int(side[2]) * (depth + 1) + int(side[3])
+    name = f"input_blocks_{block + 1}" if side[1] == "down" else f"output_blocks_{block}"
+    return _kohya_keys(f"lora_unet_{name}_1_{side[4].replace('.', '_')}")
+
+
+def _flux_keys(model: Model, path: str) -> LayerKeys | None:
+    joint = _JOINT.fullmatch(path)
+    if joint is None or not is_flux(model):
+        return None
+    return _kohya_keys(f"lora_unet_double_blocks_{joint[1]}_txt_attn_qkv", 3)
+
+
+def _sd3_keys(model: Model, path: str) -> LayerKeys | None:
+    joint = _JOINT.fullmatch(path)
+    if joint is None or not is_sd3(model):
+        return None
+    return _kohya_keys(f"lora_unet_joint_blocks_{joint[1]}_context_block_attn_qkv", 3)
+
+
+def _named_kohya(model: str) -> str:
     """Name a file after model and layout, for programs that list LoRAs by their file names."""
     stem = re.sub(r"[^\w.-]+", "-", model.rpartition("/")[2]).strip("-.")
-    return f"{stem or 'model'}-unmemorized-{layout}.safetensors"
+    return f"{stem or 'model'}-unmemorized-kohya.safetensors"
 
 
-_ALL = (
+LAYOUTS = (
     LoraLayout(
         name="diffusers",
+        models="all that diffusers loads a LoRA into",
         programs="diffusers (load_lora_weights)",
+        is_for=lambda _model: True,
         keys=_diffusers_keys,
-        denoisers=("unet", "transformer"),
-        takes_bias=True,
+        metadata=adapter_metadata,
         file_name=lambda _model: DIFFUSERS_FILE,
     ),
     LoraLayout(
         name="kohya",
-        programs="programs that read LoRAs of kohya's scripts, and diffusers",
-        keys=_kohya_keys,
-        denoisers=("unet",),
-        takes_bias=False,
-        file_name=lambda model: _named_after(model, "kohya"),
+        models="Stable Diffusion XL",
+        programs="ComfyUI, A1111, Forge, InvokeAI, kohya's scripts",
+        is_for=is_sdxl,
+        keys=_sdxl_keys,
+        metadata=sdxl_metadata,
+        file_name=_named_kohya,
+    ),
+    LoraLayout(
+        name="kohya",
+        models="Stable Diffusion 1, 2",
+        programs="ComfyUI, A1111, Forge, InvokeAI, kohya's scripts",
+        is_for=is_sd,
+        keys=_sd_keys,
+        metadata=sd_metadata,
+        file_name=_named_kohya,
+    ),
+    LoraLayout(
+        name="kohya",
+        models="Stable Diffusion 3, 3.5",
+        programs="ComfyUI, Forge",
+        is_for=is_sd3,
+        keys=_sd3_keys,
+        metadata=sd3_metadata,
+        file_name=_named_kohya,
+    ),
+    LoraLayout(
+        name="kohya",
+        models="Flux",
+        programs="ComfyUI, Forge",
+        is_for=is_flux,
+        keys=_flux_keys,
+        metadata=flux_metadata,
+        file_name=_named_kohya,
     ),
 )
-LAYOUTS: Mapping[str, LoraLayout] = MappingProxyType({layout.name: layout for layout in _ALL})
-"""Every layout by its name."""
+"""Every layout. A model is written in those that fit, of which no two have the same name."""
+LAYOUT_NAMES = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))
+"""What a user may ask for."""

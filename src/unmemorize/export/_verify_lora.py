@@ -13,8 +13,8 @@ from torch import Tensor
 from unmemorize._errors import ExportError
 from unmemorize._files import from_json, parse_json
 from unmemorize.export._changes import Change
-from unmemorize.export._lora import ADAPTER_METADATA, AdapterSettings
 from unmemorize.export._lora_layouts import LAYOUTS, LayerKeys
+from unmemorize.export._lora_metadata import ADAPTER_METADATA, AdapterSettings
 from unmemorize.export._rows import Header, read_header, same_up_to_rounding
 from unmemorize.neurons import NeuronFile
 from unmemorize.pipelines import Model, name_of_denoiser, weights_of
@@ -44,9 +44,9 @@ def lora_changes(file: Path, model: Model, neurons: NeuronFile) -> Iterator[Chan
     header = read_header(file)
     tensors = load_file(file)
     denoiser = name_of_denoiser(model.pipe)
-    named = _keys_of_layers(tensors, denoiser, neurons)
+    named = _keys_of_layers(tensors, model, neurons)
     settings = _adapter_settings(file, header, denoiser)
-    known = {key for keys in named.values() for key in vars(keys).values()}
+    known = {key for keys in named.values() for key in keys.tensors}
     if settings is not None and not _applies_to(settings, tensors, named):
         yield Change(file.name, ADAPTER_METADATA, (), expected=False)
     for key in sorted(tensors.keys() - known):
@@ -70,16 +70,17 @@ def lora_changes(file: Path, model: Model, neurons: NeuronFile) -> Iterator[Chan
 
 
 def _keys_of_layers(
-    tensors: Mapping[str, Tensor], denoiser: str, neurons: NeuronFile
+    tensors: Mapping[str, Tensor], model: Model, neurons: NeuronFile
 ) -> dict[str, LayerKeys]:
     """Find the layout in which a file names most layers, and return the layers it names."""
     candidates = [
         {
             path: keys
             for path in neurons.neurons.layers
-            if {(keys := layout.keys(denoiser, path)).down, keys.up} <= tensors.keys()
+            if (keys := layout.keys(model, path)) is not None
+            and {keys.down, keys.up} <= tensors.keys()
         }
-        for layout in LAYOUTS.values()
+        for layout in LAYOUTS
     ]
     return max(candidates, key=len)
 
@@ -121,12 +122,14 @@ def _added(
 ) -> dict[str, Tensor] | None:
     """Compute what a program adds to weight and bias at strength 1, in float64.
 
-    None where tensors have other shapes than the layer, or a bias is there without a layer's.
+    None where tensors have other shapes than the layer, a bias is there without a layer's, or
+    projections before the values would change.
     """
     down, up = tensors[keys.down], tensors[keys.up]
     features, inputs = weights["weight"].shape
+    rows = keys.projections * features
     rank = len(down) if down.ndim == 2 else 0
-    if not rank or down.shape != (rank, inputs) or up.shape != (features, rank):
+    if not rank or down.shape != (rank, inputs) or up.shape != (rows, rank):
         return None
     factor = 1.0  # peft's and kohya's where nothing names alpha
     if keys.alpha is not None and keys.alpha in tensors:
@@ -137,12 +140,18 @@ def _added(
         if settings.r != rank:
             return None
         factor = settings.lora_alpha / settings.r
-    added = {"weight": factor * (up.double() @ down.double())}
-    bias = tensors.get(keys.bias or "", torch.zeros(features))
-    if bias.shape != (features,):
+    product = factor * (up.double() @ down.double())
+    bias = tensors.get(keys.bias or "", torch.zeros(rows)).double()
+    if bias.shape != (rows,):
         return None
+    if keys.alpha is None:
+        bias = factor * bias
+    before = rows - features
+    if bool(product[:before].any()) or bool(bias[:before].any()):
+        return None
+    added = {"weight": product[before:]}
     if "bias" in weights:
-        added["bias"] = factor * bias.double()
+        added["bias"] = bias[before:]
     elif bool(bias.any()):
         return None
     return added

@@ -71,8 +71,6 @@ def _try_few(evaluator: Evaluator, limit: Limit, bracket: _Bracket) -> _Bracket:
     for size in _FEW:
         if size < bracket.enough:
             bracket = _tested(evaluator, limit, bracket, size)
-            if bracket.enough == size:
-                break
     return bracket
 
 

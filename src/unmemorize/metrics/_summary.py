@@ -52,7 +52,9 @@ def summarize(values: Sequence[float]) -> Summary:
             f"cannot sum up {len(array)} value(s): there must be at least one, all of them finite. "
             "Look at the records of the run."
         )
-    low, high = bootstrap_interval([array], np.median, _RESAMPLES, vectorized=True)
+    interval = bootstrap_interval([array], np.median, _RESAMPLES, vectorized=True)
+    # interpolation between equal values may round past them
+    low, high = np.clip(interval, array.min(), array.max())
     return Summary(
         median=float(np.median(array)),
         mad=float(median_abs_deviation(array)),

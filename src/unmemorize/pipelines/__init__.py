@@ -4,7 +4,7 @@ from unmemorize.pipelines._conditioning import Conditioning, run
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled, weights_of
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._model import Guidance, Model
-from unmemorize.pipelines._quiet import quiet_libraries
+from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
 from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying
 from unmemorize.pipelines._sampler import sampler, sampling
 from unmemorize.pipelines._value_inputs import ValueInput, observe
@@ -27,6 +27,7 @@ __all__ = [
     "name_of_denoiser",
     "observe",
     "quiet_libraries",
+    "quiet_loading",
     "recording",
     "refuse_fused",
     "replaying",

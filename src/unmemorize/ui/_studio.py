@@ -11,9 +11,9 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from unmemorize._errors import NeuronError, PromptError
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Threshold, detect_prompts
+from unmemorize.engines import Progress, silent
 from unmemorize.export import export_lora
 from unmemorize.generation import (
     GenerationSettings,
@@ -200,7 +200,8 @@ class Studio:
             NeuronError: none is selected.
         """
         file = self._neuron_file(neurons, selected, scale)
-        return export_lora(self.model, file, self._new_folder())
+        (lora,) = export_lora(self.model, file, self._new_folder(), layout="diffusers")
+        return lora
 
     def report(self, neurons: PromptNeurons, images: int, progress: Progress = silent) -> Path:
         """Write the report of a localized prompt, with images, and return its path.
