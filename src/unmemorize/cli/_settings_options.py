@@ -41,8 +41,9 @@ class OptionsOf(Generic[Settings]):
 
     Examples:
         >>> from unmemorize.detection import NoiseSettings
-        >>> OptionsOf[NoiseSettings](seeds=4).settings(guidance=7.0)
-        NoiseSettings(seeds=4, seed=1, steps=50, protocol='published', guidance=7.0)
+        >>> made = OptionsOf[NoiseSettings](seeds=4).settings(guidance=7.0)
+        >>> made.seeds, made.guidance, made.steps
+        (4, 7.0, 50)
     """
 
     default_from: ClassVar[str] = ""

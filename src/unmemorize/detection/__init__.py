@@ -20,13 +20,21 @@ from unmemorize.detection._runs import (
     read_detections,
     write_detections_csv,
 )
-from unmemorize.detection._similarity import pairs_of, pairwise_similarity, similarity
+from unmemorize.detection._similarity import (
+    SIMILARITIES,
+    SimilarityName,
+    pairs_of,
+    pairwise_similarity,
+    published_similarity,
+    similarity,
+)
 from unmemorize.detection._threshold import Threshold
 from unmemorize.detection._trace import Trace
 
 __all__ = [
     "DETECTIONS",
     "DETECTORS",
+    "SIMILARITIES",
     "Calibration",
     "Cascade",
     "Detection",
@@ -36,6 +44,7 @@ __all__ = [
     "Probe",
     "Protocol",
     "Score",
+    "SimilarityName",
     "Threshold",
     "Trace",
     "calibrate_threshold",
@@ -47,6 +56,7 @@ __all__ = [
     "noise_differences",
     "pairs_of",
     "pairwise_similarity",
+    "published_similarity",
     "read_detections",
     "similarity",
     "write_detections_csv",
