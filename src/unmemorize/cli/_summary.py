@@ -12,7 +12,7 @@ from rich.text import Text
 from unmemorize.cli._common import known_neurons
 from unmemorize.cli._console import console, show_progress
 from unmemorize.generation import image_sets
-from unmemorize.metrics import ClipAlignment, Descriptor, evaluate_all
+from unmemorize.metrics import ClipAlignment, Descriptor, MedianName, evaluate_all
 from unmemorize.report import Cell, Table, read_results, summary_table
 from unmemorize.runs import Run
 
@@ -28,12 +28,13 @@ def evaluate_and_print(
     descriptor: Descriptor,
     alignment: ClipAlignment | None,
     references: Mapping[int, Sequence[Path]] | None = None,
+    medians: MedianName = "middle",
 ) -> None:
     """Evaluate all images of a run, then print the summary and write it into the run.
 
     Args:
         run: a run with images. RUN/metrics.json and RUN/metrics.csv hold the summary.
-        descriptor, alignment, references: see `evaluate_all`.
+        descriptor, alignment, references, medians: see `evaluate_all`.
     """
     for name in image_sets(run):
         with show_progress(f"evaluate {name}") as progress:
@@ -43,6 +44,7 @@ def evaluate_and_print(
                 descriptor=descriptor,
                 alignment=alignment,
                 references=references,
+                medians=medians,
                 progress=progress,
             )
     table = summary_table(read_results(run), known_neurons(run))

@@ -9,6 +9,7 @@ from unmemorize._errors import MetricError, RunError
 from unmemorize.cli._common import is_run_of_bundled
 from unmemorize.cli._console import console, print_hint, show_progress
 from unmemorize.cli._execution_options import RunArgument
+from unmemorize.cli._model_options import Flag
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.generation import image_sets
 from unmemorize.metrics import (
@@ -37,6 +38,7 @@ def command(
     real: Path | None = None,
     inception: Path | None = None,
     inception_sha256: str | None = None,
+    published: Flag = False,
 ) -> None:
     """Measure how much the generated images still copy (step 5).
 
@@ -61,6 +63,7 @@ def command(
             CLIP-FID and KID.
         inception: Inception network of clean-fid as TorchScript, for FID and KID.
         inception_sha256: Expected hash of the Inception file.
+        published: Take the lower of two middle values as the median, as the published code does.
     """
     folder = Run.load(run)
     sets = image_sets(folder)
@@ -79,7 +82,13 @@ def command(
         console.print(
             f"training images: {numbered[first][0].name} belongs to prompt {first + 1} of the run"
         )
-    evaluate_and_print(folder, descriptor=copies, alignment=alignment, references=numbered)
+    evaluate_and_print(
+        folder,
+        descriptor=copies,
+        alignment=alignment,
+        references=numbered,
+        medians="lower" if published else "middle",
+    )
     if isinstance(copies, BundledDescriptor) and not bundled:
         console.print(
             "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. "
