@@ -31,7 +31,7 @@ lint: .venv/developer
 	$(BIN)/lint-imports --no-logo
 
 docs: .venv/developer
-	$(BIN)/python scripts/commands.py
+	$(BIN)/python docs/tools/commands.py
 	$(BIN)/mkdocs build --quiet
 
 bench: .venv/user

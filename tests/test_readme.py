@@ -59,7 +59,7 @@ def test_commands_and_options_exist(cli: Callable[..., tuple[int, str, str]], ca
 
 def test_the_page_of_commands_comes_from_their_help() -> None:
     found = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "commands.py", "/dev/stdout"],
+        [sys.executable, ROOT / "docs" / "tools" / "commands.py", "/dev/stdout"],
         capture_output=True,
         text=True,
         check=True,

@@ -60,3 +60,7 @@ class TestbedError(UnmemorizeError):
     """The bundled model, its data or its training is missing something."""
 
     __test__ = False
+
+
+for _error in (UnmemorizeError, *UnmemorizeError.__subclasses__()):
+    _error.__module__ = "unmemorize"  # the name that tracebacks show is the public one

@@ -86,7 +86,7 @@ def iter_as_prompts(prompts: Iterable[str | Prompt]) -> Iterator[Prompt]:
     Examples:
         >>> list(iter_as_prompts("a red cat"))
         Traceback (most recent call last):
-        unmemorize._errors.PromptError: 'a red cat': a single prompt. Give a list: ['a red cat'].
+        unmemorize.PromptError: 'a red cat': a single prompt. Give a list: ['a red cat'].
     """
     if isinstance(prompts, (str, Prompt)):
         text = prompts if isinstance(prompts, str) else prompts.text

@@ -220,7 +220,7 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         (("generate", "{folder}/run", "--steps", "0"), "steps=0: at least 1 is needed"),
         (("detect", "-o", "{tmp}/run", "--tau", ".5", "--seeds", "1"), "seeds=1"),
         (("statistics", "-o", "{tmp}/s", "--dtype", "half"), "dtype 'half': unknown"),
-        (("statistics", "-o", "{tmp}/s", "--shard", "4/3"), "Write it as 1/4"),
+        (("statistics", "-o", "{tmp}/s", "--shard", "4/3"), "not a share of a whole"),
         (
             (
                 *("threshold", "-o", "{tmp}/t.json", "--prompts", "{folder}/unmemorized.txt"),

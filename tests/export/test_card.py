@@ -117,7 +117,7 @@ def test_the_numbers_of_a_run_go_into_it(planted_card: tuple[Model, NeuronFile],
     cell = table.rows[0].cells[0]
     assert f"| copy score (x) | {cell.figure} [{cell.interval}] |  |\n" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert any(line.startswith("| SSCD_Orig") and "[" in line for line in rows)
+    assert any(line.startswith("| copy score") and "[" in line for line in rows)
     widths = {line.count("|") for line in rows if not line.startswith("| `")} - {3}
     assert widths == {4}
     assert "\na note\n" in text

@@ -4,7 +4,7 @@ import pytest
 from diffusers import DiffusionPipeline
 
 from conftest import make_pipeline
-from unmemorize import TestbedError, testbed
+from unmemorize import Model, TestbedError, testbed
 from unmemorize.testbed import _check
 from unmemorize.testbed._check import Finding, check
 
@@ -35,7 +35,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("few")
 def test_verdicts_follow_the_numbers(bundled: DiffusionPipeline) -> None:
     stages: list[int] = []
-    findings = check(bundled, progress=lambda done, _: stages.append(done))
+    findings = check(Model(bundled), progress=lambda done, _: stages.append(done))
     assert stages == sorted(stages)
     required = [finding for finding in findings if finding.required is not None]
     assert len(required) == 10
@@ -55,7 +55,7 @@ def test_verdicts_follow_the_numbers(bundled: DiffusionPipeline) -> None:
 
 def test_other_models_are_refused() -> None:
     with pytest.raises(TestbedError, match="for the bundled model"):
-        check(make_pipeline())
+        check(Model(make_pipeline()))
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
@@ -76,5 +76,5 @@ def test_command_fails_when_something_fails(
 
 @pytest.mark.slow
 def test_the_bundled_model_shows_what_it_must(bundled: DiffusionPipeline) -> None:
-    failing = [finding for finding in check(bundled) if not finding.passed]
+    failing = [finding for finding in check(Model(bundled)) if not finding.passed]
     assert not failing

@@ -30,7 +30,7 @@ COMMANDS = {
     "report": "Write one web page with the summary, the plots and every memorized prompt.",
     "status": "Show how far a run is, while it works or afterwards.",
     "ui": "Open a page in the browser to find neurons and switch them off by hand.",
-    "verify": "Check that an artefact belongs to a model and changes nothing else in it.",
+    "verify": "Check that an artefact does to a model what its neurons say, and nothing else.",
     "import-upstream": "Read the files that the authors of Finding NeMo published.",
     "export": "Write the neurons of a run in formats that other programs load.",
     "neurons": "Show and combine neuron files.",

@@ -10,7 +10,7 @@ from unmemorize import testbed
 from unmemorize._errors import PromptError, RunError, ThresholdError, UnmemorizeError
 from unmemorize._files import temporary_file
 from unmemorize._prompts import Prompt, iter_prompts
-from unmemorize.cli._console import console
+from unmemorize.cli._console import print_line
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import NoiseSettings, Threshold
 from unmemorize.pipelines import Model
@@ -153,7 +153,7 @@ def report_missing(*tallies: Tally) -> None:
     """
     for tally in tallies:
         if not tally.complete and not tally.failed:
-            console.print(
+            print_line(
                 f"{tally.done} of {tally.total} prompts are done; the other shards do the rest."
             )
     failures = [

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +19,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from unmemorize._progress import Progress
+if TYPE_CHECKING:
+    from unmemorize.engines import Progress
 
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
@@ -32,9 +34,14 @@ def print_error(message: str) -> None:
     errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
+def print_line(text: str, style: str | None = None) -> None:
+    """Print one line of text without wrapping it, so a path in it can be copied."""
+    console.print(text, style=style, soft_wrap=True)
+
+
 def print_hint(command: str) -> None:
     """Name the command that usually follows."""
-    console.print(f"Next: {command}", style="dim", soft_wrap=True)
+    print_line(f"Next: {command}", style="dim")
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeFloat, PositiveInt
 
 from unmemorize._errors import RunError
-from unmemorize._progress import Progress
 from unmemorize.cli._groups import WORKERS
 from unmemorize.cli._model_options import Flag
-from unmemorize.engines import Engine, Execution, InProcess, RayActors, Shard, Workers
+from unmemorize.engines import Engine, Execution, InProcess, Progress, RayActors, Shard, Workers
 
 RunArgument = Annotated[Path, Parameter(help="Run folder, as unmemorize localize makes it.")]
 RunOption = Annotated[

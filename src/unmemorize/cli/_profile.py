@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from rich import box
 from rich.table import Table
 
-from unmemorize.cli._console import console
+from unmemorize.cli._console import console, print_line
 from unmemorize.cli._model_options import Flag
 from unmemorize.detection import Detection
 from unmemorize.localization import Localization
@@ -42,7 +42,7 @@ def profile_localizations(found: Sequence[Localization]) -> None:
     console.print(table)
     began = sum(record.evaluations or 0 for record in found)
     largest = max((record.recorded_bytes for record in found), default=0) / 1024**2
-    console.print(
+    print_line(
         f"{began} denoiser samples. Of their multiply-adds {work / max(1, began):.0%} ran; "
         f"the rest was replayed from recorded outputs of {largest:.0f} MiB at most."
     )

@@ -10,7 +10,7 @@ from unmemorize import testbed
 from unmemorize._prompts import UNMEMORIZED as UNMEMORIZED_GROUP
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import known_neurons, planted_prompts, report_missing
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._model_options import Flag
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.detection import Calibration, Threshold, calibrate_threshold
@@ -92,8 +92,8 @@ def command(
             )
         tallies.append(tally)
     evaluate_and_print(folder, descriptor=BundledDescriptor(), alignment=ClipAlignment())
-    console.print(f"The demo took {time.perf_counter() - began:.0f} s.")
-    console.print(f"report: {write_report(folder, known_neurons(folder))}")
+    print_line(f"The demo took {time.perf_counter() - began:.0f} s.")
+    print_line(f"report: {write_report(folder, known_neurons(folder))}")
     report_missing(*tallies)
     print_hint("unmemorize ui, or unmemorize statistics --model MODEL for a model of your own")
 

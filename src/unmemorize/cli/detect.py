@@ -21,7 +21,7 @@ from unmemorize.cli._common import (
     prompts_or_bundled,
     report_missing,
 )
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import console, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._model_options import (
     Flag,
@@ -173,15 +173,15 @@ def _print_summary(run: Run, limit: Threshold, cascade: bool) -> None:
             json.dumps({"cascade": cascade, **separations}, indent=1, default=asdict) + "\n",
         )
         if cascade:
-            console.print(
+            print_line(
                 "With --cascade, prompts that stopped early have lower scores, from fewer seeds:"
             )
         for group, numbers in separations.items():
-            console.print(
+            print_line(
                 f"{group} ({numbers['memorized']}) against unmemorized ({numbers['unmemorized']}): "
                 f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}"
             )
-    console.print(
+    print_line(
         f"{summary.hits} of {summary.count} memorized (tau = {limit.tau:.4f}): "
         f"{run.folder}/detections.jsonl, {path.name}"
     )

@@ -7,7 +7,7 @@ from cyclopts import Parameter, validators
 
 from unmemorize._errors import MetricError, RunError
 from unmemorize.cli._common import is_run_of_bundled
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._model_options import Flag
 from unmemorize.cli._summary import evaluate_and_print
@@ -79,7 +79,7 @@ def command(
     numbered = numbered_images(references) if references is not None else None
     if numbered:
         first = min(numbered)
-        console.print(
+        print_line(
             f"training images: {numbered[first][0].name} belongs to prompt {first + 1} of the run"
         )
     evaluate_and_print(
@@ -90,11 +90,11 @@ def command(
         medians="lower" if published else "middle",
     )
     if isinstance(copies, BundledDescriptor) and not bundled:
-        console.print(
+        print_line(
             "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. "
             "Take its numbers on other images as a hint, or give --sscd."
         )
-    console.print(f"{run}/metrics.json, metrics.csv")
+    print_line(f"{run}/metrics.json, metrics.csv")
     print_hint(f"unmemorize report {run}")
 
 

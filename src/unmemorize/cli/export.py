@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.cli._model_options import ModelOptions
@@ -75,7 +75,7 @@ def checkpoint(
         license_name=license_name,
     )
     folder = bake(loaded, file, output, card=card)
-    console.print(f"{len(file.neurons)} neurons off: {folder}")
+    print_line(f"{len(file.neurons)} neurons off: {folder}")
     print_hint(f"unmemorize verify {folder} {model.model}")
 
 
@@ -98,7 +98,7 @@ def single_file(
     """
     file = NeuronFile.load(neurons)
     written = export_single_file(model.load(), file, base, output)
-    console.print(f"{len(file.neurons)} neurons off: {written}")
+    print_line(f"{len(file.neurons)} neurons off: {written}")
 
 
 @app.command
@@ -130,7 +130,7 @@ def lora(
         license_name=license_name,
     )
     written = export_lora(loaded, file, output, layout=layout, card=card)
-    console.print(f"{len(file.neurons)} neurons off at strength 1: {written}")
+    print_line(f"{len(file.neurons)} neurons off at strength 1: {written}")
     print_hint(f"unmemorize verify {written} {model.model}")
 
 
@@ -142,4 +142,4 @@ def upstream_csv(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias
         output: File to write (.csv), separated by semicolons, with one list for each searched
             layer.
     """
-    console.print(f"{export_results(Run.load(run), output)} prompts: {output}")
+    print_line(f"{export_results(Run.load(run), output)} prompts: {output}")

@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from unmemorize._errors import FetchError
 from unmemorize._prompts import read_prompts
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.metrics import SSCD_SHA256, SSCD_URL, download, fetch_images
 
@@ -33,7 +33,7 @@ def sscd(
     """
     with show_progress("fetch sscd") as progress:
         download(SSCD_URL, output, sha256=SSCD_SHA256, progress=progress)
-    console.print(f"{output} (sha256 {SSCD_SHA256})")
+    print_line(f"{output} (sha256 {SSCD_SHA256})")
     print_hint(f"unmemorize evaluate RUN --sscd {output}")
 
 
@@ -52,8 +52,8 @@ def images(prompts: Path, /, *, output: Annotated[Path, Parameter(alias="-o")]) 
     with show_progress("fetch images") as progress:
         fetched = fetch_images(given, output, progress=progress)
     for number, problem in fetched.failed.items():
-        console.print(f"{number:04d}: {problem}", style="dim")
-    console.print(
+        print_line(f"{number:04d}: {problem}", style="dim")
+    print_line(
         f"{fetched.available} of {len(given)} images in {output}, {len(fetched.failed)} failed"
     )
     if fetched.failed and not fetched.available:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from unmemorize import testbed
 from unmemorize._prompts import Kind, read_prompts
 from unmemorize.cli._common import is_bundled, report_missing
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, RunArgument, ShardOption
 from unmemorize.cli._model_options import ModelOptions
 from unmemorize.cli._settings_options import OptionsOf
@@ -65,7 +65,7 @@ def command(
                 settings,
                 execution=workers.execution(progress, shard),
             )
-        console.print(f"{neuron_set.name}: {tally.run.folder}")
+        print_line(f"{neuron_set.name}: {tally.run.folder}")
         tallies.append(tally)
     report_missing(*tallies)
     print_hint(f"unmemorize evaluate {run}")

@@ -7,7 +7,7 @@ from cyclopts import Parameter, validators
 
 from unmemorize._errors import PromptError
 from unmemorize._prompts import read_prompts
-from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import import_results, read_statistics
 from unmemorize.localization import read_localizations
@@ -46,10 +46,10 @@ def command(
         run = import_results(file, output, bound, prompts=read_prompts(prompts) if prompts else ())
         records = read_localizations(run).values()
         memorized = sum(record.memorized for record in records)
-        console.print(f"{len(records)} prompts, {memorized} of them with neurons: {output}")
+        print_line(f"{len(records)} prompts, {memorized} of them with neurons: {output}")
         print_hint(f"unmemorize generate {output}")
         return
     statistics = read_statistics(file, bound, count=count)
     statistics.save(output)
-    console.print(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
+    print_line(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
     print_hint("unmemorize threshold")

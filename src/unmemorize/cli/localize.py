@@ -11,7 +11,7 @@ from unmemorize.cli._common import (
     prompts_or_bundled,
     report_missing,
 )
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import console, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._model_options import (
     ModelOptions,
@@ -110,9 +110,9 @@ def _print_summary(run: Run, file: NeuronFile) -> None:
         )
     console.print(table)
     for record in unexplained:
-        console.print(f"no neurons for {record.prompt!r}: {why_no_neurons(record)}")
+        print_line(f"no neurons for {record.prompt!r}: {why_no_neurons(record)}")
     found = file.found
-    console.print(
+    print_line(
         f"{found['memorized']} of {found['prompts']} memorized (tau = {found['tau']:.4f}): "
         f"{run.folder}/localizations.jsonl, neurons.json"
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._console import print_hint, print_line
 from unmemorize.statistics import Statistics
 
 
@@ -26,5 +26,5 @@ def command(
     """
     merged = reduce(Statistics.merge, map(Statistics.load, files))
     merged.save(output)
-    console.print(f"{merged.count} prompts, {len(merged.mean)} value layers: {output}")
+    print_line(f"{merged.count} prompts, {len(merged.mean)} value layers: {output}")
     print_hint("unmemorize threshold")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.table import Table
 
-from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._console import console, print_hint, print_line
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.neurons import NeuronFile, Operation
 
@@ -46,12 +46,12 @@ def show(file: Path, /) -> None:
     for layer, indices in content.neurons.layers.items():
         table.add_row(layer, ", ".join(map(str, indices)))
     console.print(table)
-    console.print(
+    print_line(
         f"{len(content.neurons)} neurons of {content.model} "
         f"(fingerprint {content.fingerprint[:12]}), scale {content.scale:g}"
     )
     for name, value in content.found.items():
-        console.print(f"{name}: {value}")
+        print_line(f"{name}: {value}")
 
 
 @app.command
@@ -75,5 +75,5 @@ def difference(files: FilesArgument, /, *, output: OutputOption) -> None:
 def _combine(files: list[Path], output: Path, operation: Operation) -> None:
     combined = reduce(lambda one, other: one.combine(other, operation), map(NeuronFile.load, files))
     combined.save(output)
-    console.print(f"{len(combined.neurons)} neurons: {output}")
+    print_line(f"{len(combined.neurons)} neurons: {output}")
     print_hint(f"unmemorize generate RUN --neurons {output}")

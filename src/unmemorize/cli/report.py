@@ -1,7 +1,7 @@
 """The command ``report``."""
 
 from unmemorize.cli._common import known_neurons
-from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.report import write_report
 from unmemorize.runs import Run
@@ -13,5 +13,5 @@ def command(run: RunArgument, /) -> None:
     The page is RUN/report.html. It contains all of its images and needs no network.
     """
     folder = Run.load(run)
-    console.print(str(write_report(folder, known_neurons(folder))))
+    print_line(str(write_report(folder, known_neurons(folder))))
     print_hint(f"unmemorize export checkpoint {run}/neurons.json -o FOLDER")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.export import export_parquet
@@ -32,7 +32,7 @@ def merge(
         output: New run folder to write.
     """
     merged = merge_runs(runs, output)
-    console.print(str(merged.folder))
+    print_line(str(merged.folder))
     print_hint(
         f"the command that made the run, with -o {merged.folder}; it does what is missing and "
         "shows the summary"
@@ -46,4 +46,4 @@ def parquet(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias="-o"
     Args:
         output: File to write (.parquet).
     """
-    console.print(f"{export_parquet(Run.load(run), output)} prompts: {output}")
+    print_line(f"{export_parquet(Run.load(run), output)} prompts: {output}")

@@ -12,7 +12,7 @@ from unmemorize import testbed
 from unmemorize._errors import PromptError, StatisticsError
 from unmemorize._prompts import as_prompts, iter_prompts
 from unmemorize.cli._common import is_bundled, refuse_unwritable
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, parse_shard
 from unmemorize.cli._model_options import ModelOptions, PromptsOption
 from unmemorize.statistics import compute_statistics
@@ -61,7 +61,7 @@ def command(
         )
     statistics.save(output)
     shutil.rmtree(partial)
-    console.print(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
+    print_line(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
     if part is None:
         print_hint("unmemorize threshold")
     else:

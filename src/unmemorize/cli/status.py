@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from rich.table import Column, Table
 
-from unmemorize.cli._console import console, print_hint
+from unmemorize.cli._console import console, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.runs import Run, status_of
 
@@ -39,9 +39,9 @@ def command(run: RunArgument, /) -> None:
     console.print(table)
     for status in states:
         if status.slowest:
-            console.print(f"slowest {status.name}:")
+            print_line(f"slowest {status.name}:")
             for seconds, prompt in status.slowest:
-                console.print(f"  {seconds:8.2f} s  {prompt[:100]}")
+                print_line(f"  {seconds:8.2f} s  {prompt[:100]}")
     if any(status.pending or status.failed for status in states):
         print_hint("the command that made the run; it does only what is missing")
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from unmemorize import testbed as assets
 from unmemorize._errors import TestbedError
 from unmemorize._files import atomic_write
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import console, print_hint, print_line, show_progress
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.pipelines import Model
 from unmemorize.testbed._calibrate import calibrate as run_calibration
@@ -65,5 +65,5 @@ def captions(
     """
     texts = assets.captions(split)
     atomic_write(output, "\n".join(texts) + "\n", TestbedError)
-    console.print(f"{len(texts)} captions: {output}")
+    print_line(f"{len(texts)} captions: {output}")
     print_hint(f"unmemorize generate RUN --prompts {output}")

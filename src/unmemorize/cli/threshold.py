@@ -11,7 +11,7 @@ from unmemorize._errors import ThresholdError
 from unmemorize._files import atomic_write
 from unmemorize._prompts import as_prompts
 from unmemorize.cli._common import is_bundled, prompts_or_bundled, refuse_unwritable
-from unmemorize.cli._console import console, print_hint, show_progress
+from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._model_options import ModelOptions, PromptsOption, PublishedOption
 from unmemorize.cli._settings_options import OptionsOf
@@ -68,7 +68,7 @@ def command(
         if chosen.max_fpr is None
         else f"at most {chosen.max_fpr:g} of prompts like these {len(given)} are called memorized"
     )
-    console.print(
+    print_line(
         f"tau = {threshold.tau:.4f} ({rule}), for the criterion seeds {threshold.tau_seeds:.4f}: "
         f"{output}, {picture}"
     )

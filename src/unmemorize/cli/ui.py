@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 from unmemorize._errors import ModelError
-from unmemorize.cli._console import console
+from unmemorize.cli._console import print_line
 from unmemorize.cli._model_options import (
     ModelOptions,
     PromptsOption,
@@ -54,4 +54,4 @@ def command(
             model.load(), prompts=prompts, statistics=statistics, threshold=threshold, sscd=sscd
         )
 
-    serve(load, port, lambda address: console.print(f"{address} (Ctrl-C stops it)"))
+    serve(load, port, lambda address: print_line(f"{address} (Ctrl-C stops it)"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.table import Table
 
 from unmemorize._errors import ExportError
-from unmemorize.cli._console import console
+from unmemorize.cli._console import console, print_line
 from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import Verification, verify
 
@@ -31,15 +31,15 @@ def command(
     verification = verify(artefact, loading.load(base), base_file=base_file)
     count = len(verification.neurons.neurons)
     if verification.kind == "neuron file":
-        console.print(f"{artefact}: {count} neurons of {base}, whose fingerprint fits")
+        print_line(f"{artefact}: {count} neurons of {base}, whose fingerprint fits")
         return
     console.print(_table(verification))
     if not verification.passed:
         raise ExportError(
-            f"{artefact}: it is not {base} with only the {count} neurons off that it names. "
-            "See the table."
+            f"{artefact}: it is not {base} with the {count} neurons off that it names and nothing "
+            "else changed. See the table."
         )
-    console.print(f"{count} neurons changed as they should be, and nothing else")
+    print_line(f"{count} neurons changed as they should be, and nothing else")
 
 
 def _table(verification: Verification) -> Table:

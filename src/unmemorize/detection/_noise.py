@@ -20,6 +20,8 @@ Protocol = Literal["published", "paper"]
 
 _EVALUATED = {"published": 1, "paper": 0}
 """The index of the evaluated timestep."""
+_MOST_SEEDS = 10_000
+"""All pairs of seeds are compared, so more would not end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class NoiseSettings:
                 raise ModelError(f"{name}={getattr(self, name)!r:.60}: must be a whole number.")
         if type(self.guidance) not in (int, float) or not abs(self.guidance) < 1e6:
             raise ModelError(f"guidance={self.guidance!r:.60}: must be a number.")
+        if not self.seeds <= _MOST_SEEDS:
+            raise ModelError(f"seeds={self.seeds}: at most {_MOST_SEEDS} are supported.")
         if self.seeds < 2:
             raise ModelError(f"seeds={self.seeds}: similarity between seeds needs at least 2.")
         if self.protocol not in _EVALUATED:

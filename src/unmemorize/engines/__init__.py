@@ -2,6 +2,7 @@
 
 from unmemorize.engines._engine import Engine, InProcess
 from unmemorize.engines._execution import Execution
+from unmemorize.engines._progress import Progress, silent
 from unmemorize.engines._ray import RayActors
 from unmemorize.engines._units import (
     Failed,
@@ -23,6 +24,7 @@ __all__ = [
     "Finished",
     "InProcess",
     "Outcome",
+    "Progress",
     "RayActors",
     "Shard",
     "Task",
@@ -30,5 +32,6 @@ __all__ = [
     "UnitFunction",
     "Workers",
     "attempt_each",
+    "silent",
     "units_of",
 ]

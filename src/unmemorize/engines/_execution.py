@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from unmemorize._progress import Progress, silent
 from unmemorize.engines._engine import Engine, InProcess
+from unmemorize.engines._progress import Progress, silent
 from unmemorize.engines._units import Shard
 
 

@@ -42,7 +42,7 @@ class RayActors:
     Examples:
         >>> RayActors(0)
         Traceback (most recent call last):
-        unmemorize._errors.RunError: 0 workers: at least 1 is needed. Use --workers 1 or more.
+        unmemorize.RunError: 0 workers: at least 1 is needed. Use --workers 1 or more.
     """
 
     def __init__(

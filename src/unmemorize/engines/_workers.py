@@ -37,7 +37,7 @@ class Workers:
     Examples:
         >>> Workers(0)
         Traceback (most recent call last):
-        unmemorize._errors.RunError: 0 workers: at least 1 is needed. Use --workers 1 or more.
+        unmemorize.RunError: 0 workers: at least 1 is needed. Use --workers 1 or more.
     """
 
     def __init__(self, count: int) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import ModelError
-from unmemorize._progress import Progress, silent
+from unmemorize.engines import Progress, silent
 from unmemorize.generation._edits import Edit, NeuronEdit
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, run, sampler, sampling

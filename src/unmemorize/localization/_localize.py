@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from diffusers import DiffusionPipeline
 
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection import (
     Detection,
@@ -19,6 +18,7 @@ from unmemorize.detection import (
     pairs_of,
     pairwise_similarity,
 )
+from unmemorize.engines import Progress, silent
 from unmemorize.localization._evaluator import Evaluator
 from unmemorize.localization._meter import Meter
 from unmemorize.localization._passes import Pass, Passes

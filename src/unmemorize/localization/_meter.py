@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from unmemorize._progress import Progress, silent
+from unmemorize.engines import Progress, silent
 from unmemorize.localization._records import Spent
 
 _WITH_BACKWARD = 3.0

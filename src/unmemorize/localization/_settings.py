@@ -53,7 +53,7 @@ class LocalizationSettings:
     Examples:
         >>> LocalizationSettings(top_k=-1)
         Traceback (most recent call last):
-        unmemorize._errors.ModelError: top_k=-1: expected `int` >= 0. Choose such a value.
+        unmemorize.ModelError: top_k=-1: expected `int` >= 0. Choose such a value.
     """
 
     noise: NoiseSettings = field(default_factory=NoiseSettings)

@@ -22,8 +22,8 @@ from PIL import Image
 
 from unmemorize._errors import FetchError
 from unmemorize._files import atomic_write
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
+from unmemorize.engines import Progress, silent
 
 LARGEST = 2 * 1024**3
 """Bytes, more than any published network that metrics use."""

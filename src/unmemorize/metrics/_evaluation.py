@@ -16,8 +16,8 @@ from PIL import Image
 
 from unmemorize._errors import MetricError, RunError
 from unmemorize._files import hash_texts, to_json
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
+from unmemorize.engines import Progress, silent
 from unmemorize.generation import ImageRecord, ImageSetRun, image_sets, read_images
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._descriptor import Descriptor
@@ -198,7 +198,7 @@ def _sets_to_compare(run: Run, name: str) -> tuple[Run, Run | None]:
 def _refuse_other_settings(images: Run, originals: Run) -> None:
     """Refuse original images of other seeds, steps or guidance."""
     for name, here, there in images.manifest.differences(originals.manifest):
-        if name not in _MAY_DIFFER:
+        if name.partition(".")[0] not in _MAY_DIFFER:
             raise RunError(
                 f"{images.folder}: made with {name} = {here}, the original images with {there}: "
                 "they cannot be compared. Delete one of the two folders and generate it again."

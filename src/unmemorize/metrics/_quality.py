@@ -20,7 +20,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from unmemorize._errors import MetricError
-from unmemorize._progress import Progress, silent
+from unmemorize.engines import Progress, silent
 from unmemorize.metrics._images import read_image
 from unmemorize.metrics._scripted import load_script
 

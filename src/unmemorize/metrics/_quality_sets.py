@@ -9,7 +9,7 @@ from typing import Literal
 
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, to_json
-from unmemorize._progress import Progress, silent
+from unmemorize.engines import Progress, silent
 from unmemorize.generation import ImageSetRun, image_sets
 from unmemorize.metrics._images import image_files
 from unmemorize.metrics._quality import FeatureExtractor, features_of, quality

@@ -58,7 +58,9 @@ def summarize(values: Sequence[float], medians: MedianName = "middle") -> Summar
             "Look at the records of the run."
         )
     median = MEDIANS[medians]
-    low, high = bootstrap_interval([array], median, _RESAMPLES, vectorized=True)
+    interval = bootstrap_interval([array], median, _RESAMPLES, vectorized=True)
+    # interpolation between equal values may round past them
+    low, high = np.clip(interval, array.min(), array.max())
     return Summary(
         median=float(median(array)),
         mad=float(median(np.abs(array - median(array)))),

@@ -9,9 +9,8 @@ import json
 from typing import Literal
 
 from unmemorize._files import atomic_write
-from unmemorize._progress import Progress, silent
 from unmemorize.detection import Calibration, calibrate_threshold
-from unmemorize.engines import Execution
+from unmemorize.engines import Execution, Progress, silent
 from unmemorize.pipelines import Model
 from unmemorize.statistics import compute_statistics
 from unmemorize.testbed._assets import captions

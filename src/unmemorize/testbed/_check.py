@@ -13,7 +13,6 @@ from torchmetrics.functional.classification import binary_auroc
 
 from unmemorize._bundled import statistics_path, threshold_path
 from unmemorize._errors import TestbedError
-from unmemorize._progress import Progress, silent
 from unmemorize.detection import (
     Detection,
     Threshold,
@@ -22,6 +21,7 @@ from unmemorize.detection import (
     noise_differences,
     similarity,
 )
+from unmemorize.engines import Progress, silent
 from unmemorize.generation import GenerationSettings, generate
 from unmemorize.localization import Criterion, Localization, LocalizationSettings, localize
 from unmemorize.metrics import pixel_correlation, read_image, wilson_interval

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from unmemorize._errors import UnmemorizeError
-from unmemorize._progress import Progress
 
 if TYPE_CHECKING:
+    from unmemorize.engines import Progress
     from unmemorize.ui._studio import Studio
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from unmemorize._errors import NeuronError, PromptError
-from unmemorize._progress import Progress, silent
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Threshold, detect_prompts
+from unmemorize.engines import Progress, silent
 from unmemorize.export import export_lora
 from unmemorize.generation import (
     GenerationSettings,

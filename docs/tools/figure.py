@@ -1,6 +1,6 @@
 """Draw the picture of the README from a finished demo run.
 
-python scripts/figure.py demo-run docs/images/before-after.png
+python docs/tools/figure.py demo-run docs/images/before-after.png
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Write the page of all commands from their help: python scripts/commands.py [docs/commands.md]"""
+"""Write the page of all commands from their help.
+
+Call: python docs/tools/commands.py [docs/commands.md]
+"""
 
 from __future__ import annotations
 
