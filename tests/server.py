@@ -40,6 +40,7 @@ class Server(BaseHTTPRequestHandler):
         start = self.headers.get("Range")
         self.ranges.append(start)
         files = {"/picture.png": picture(), "/text.jpg": b"no image", "/odd": odd_picture()}
+        files["/a%20picture%C3%A9.png"] = picture()
         files |= dict.fromkeys(("/file", "/broken", "/stubborn"), CONTENT)
         body = files.get(self.path)
         if body is None:

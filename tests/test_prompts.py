@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from conftest import make_pipeline
 from unmemorize import (
     Model,
+    ModelError,
+    NeuronError,
+    NeuronFile,
     Prompt,
     PromptError,
+    Statistics,
+    StatisticsError,
+    Threshold,
+    ThresholdError,
     calibrate_threshold,
     compute_statistics,
+    detect,
+    generate,
     iter_prompts,
+    localize,
     read_prompts,
+    testbed,
 )
 from unmemorize._prompts import as_prompts, iter_as_prompts
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "memorized_laion_prompts.csv"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(make_pipeline())
 
 
 def test_text_file_skips_empty_lines(tmp_path: Path) -> None:
@@ -61,6 +78,179 @@ def test_parquet(tmp_path: Path) -> None:
     file = tmp_path / "prompts.parquet"
     parquet.write_table(pa.table({"caption": ["one", "two"], "kind": ["VM", None]}), file)
     assert read_prompts(file) == [Prompt("one", "VM"), Prompt("two")]
+
+
+def test_labels_of_webster(tmp_path: Path) -> None:
+    """Matching and retrieval verbatim copy the whole image, template verbatim its layout."""
+    labels = ["MV", "RV", "TV", "N", None]
+    parquet.write_table(
+        pa.table({"caption": list("abcde"), "overfit_type": labels, "url": ["http://x/1.jpg"] * 5}),
+        tmp_path / "webster.parquet",
+    )
+    prompts = read_prompts(tmp_path / "webster.parquet")
+    assert [prompt.kind for prompt in prompts] == ["VM", "VM", "TM", None, None]
+    (tmp_path / "p.csv").write_text("caption;type\na;TV\nb;VM\n")
+    assert [prompt.kind for prompt in read_prompts(tmp_path / "p.csv")] == ["TM", "VM"]
+
+
+ADDRESSES = ("http://x/1.jpg", "http://x/2,3.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"caption": "a", "urls": ["http://x/1.jpg", "http://x/2,3.jpg"]}\n'),
+        ("b.csv", "prompt;urls\na;http://x/1.jpg|http://x/2,3.jpg\n"),
+        ("c.csv", "prompt;urls\na;\"['http://x/1.jpg', 'http://x/2,3.jpg']\"\n"),
+        ("d.csv", "prompt;URL;urls\na;http://x/1.jpg;http://x/1.jpg|http://x/2,3.jpg\n"),
+        ("e.jsonl", '{"caption": "a", "url": ["http://x/1.jpg", null, "http://x/2,3.jpg"]}\n'),
+    ],
+)
+def test_several_addresses_of_a_prompt(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    (prompt,) = read_prompts(tmp_path / name)
+    assert prompt.urls == ADDRESSES
+    assert (prompt.url, prompt.more_urls) == (ADDRESSES[0], ADDRESSES[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("p.csv", "caption,kind\na,VM\n,\n,TM\n\nb,\n,,,,\n", "row 2, row 3, row 5"),
+        (
+            "p.jsonl",
+            '{"text": "a"}\n{"text": null}\n\n{"text": " "}\n{"text": "b"}\n',
+            "line 2, line 4",
+        ),
+        ("p.csv", "caption;url\na;\n;\nb;x\n", "row 2"),
+    ],
+)
+def test_rows_without_a_caption_are_named_and_the_rest_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str, named: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert [prompt.text for prompt in read_prompts(tmp_path / name)] == ["a", "b"]
+    (message,) = caplog.messages
+    count = named.count(",") + 1
+    assert f"{name}: {count} rows without a caption are left out" in message
+    assert message.endswith(f": {named}")
+
+
+def test_missing_captions_of_a_data_frame_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = pa.table({"text": ["a", None, "b"], "group": [None, "x", "y"]})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    prompts = read_prompts(tmp_path / "p.parquet")
+    assert [(prompt.text, prompt.group) for prompt in prompts] == [("a", "unlabelled"), ("b", "y")]
+    assert caplog.messages[0].endswith("prompts: row 2")
+    (tmp_path / "n.jsonl").write_text('{"text": "a", "group": null}\n')
+    assert read_prompts(tmp_path / "n.jsonl") == [Prompt("a")]
+
+
+def test_many_rows_without_a_caption_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "p.csv").write_text("caption,kind\na,\n" + ",\n" * 30)
+    assert len(read_prompts(tmp_path / "p.csv")) == 1
+    assert "30 rows" in caplog.text
+    assert caplog.messages[0].endswith("row 21, ...")
+
+
+WRONG_TYPES: list[Any] = [None, 3, 2.5, [], ["a"], {}, {"a": 1}, b"p.txt", ""]
+
+
+@pytest.mark.parametrize("value", WRONG_TYPES, ids=repr)
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (read_prompts, PromptError),
+        (iter_prompts, PromptError),
+        (NeuronFile.load, NeuronError),
+        (Threshold.load, ThresholdError),
+        (Statistics.load, StatisticsError),
+    ],
+)
+def test_what_is_no_path_is_refused(function: Any, error: type[Exception], value: Any) -> None:
+    with pytest.raises(error, match=r"not the path of a .* Give a text or a Path, not"):
+        function(value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": None},
+        {"text": 3},
+        {"text": ["a"]},
+        {"text": {"a": 1}},
+        {"text": Path("a")},
+        {"text": ""},
+        {"text": "a", "kind": ["VM"]},
+        {"text": "a", "kind": Path("VM")},
+        {"text": "a", "url": 3},
+        {"text": "a", "url": ["http://x"]},
+        {"text": "a", "group": None},
+        {"text": "a", "group": 3},
+        {"text": "a", "images": "a.png"},
+        {"text": "a", "images": Path("a.png")},
+        {"text": "a", "images": None},
+        {"text": "a", "images": [3]},
+        {"text": "a", "images": {"a.png": 1}},
+        {"text": "a", "more_urls": "http://x"},
+    ],
+    ids=str,
+)
+def test_fields_of_another_type_are_refused(fields: Any) -> None:
+    with pytest.raises(PromptError, match=r"not the text of a prompt|an empty prompt|prompt 'a': "):
+        Prompt(**fields)
+
+
+def test_images_may_be_a_list_of_texts() -> None:
+    images: Any = ["a.png", Path("b.png")]
+    assert Prompt("a", images=images) == Prompt("a", images=(Path("a.png"), Path("b.png")))
+    hash(Prompt("a", images=images))
+
+
+@pytest.mark.parametrize("prompt", [None, 3, ["a"], {"a": 1}, Path("a"), b"a", ""], ids=repr)
+def test_one_prompt_is_a_text_or_a_prompt(model: Model, prompt: Any) -> None:
+    threshold = Threshold.load(testbed.threshold_path())
+    calls: list[Callable[[], object]] = [
+        lambda: detect(model, prompt, threshold=threshold),
+        lambda: localize(model, prompt, statistics=STATISTICS, threshold=threshold),
+        lambda: generate(model, prompt),
+    ]
+    for call in calls:
+        with pytest.raises(PromptError, match=r"not a prompt|an empty prompt"):
+            call()
+
+
+STATISTICS = Statistics.load(testbed.statistics_path())
+
+
+@pytest.mark.parametrize(
+    "value", [None, 3, 0.4, ["a"], {"a": 1}, Path("a.json"), "a.json"], ids=repr
+)
+def test_other_arguments_of_another_type_are_refused(model: Model, value: Any) -> None:
+    threshold = Threshold.load(testbed.threshold_path())
+    both: dict[str, Any] = {"statistics": STATISTICS, "threshold": threshold}
+    calls: list[tuple[type[Exception], Callable[[], object]]] = [
+        (ThresholdError, lambda: detect(model, "a", threshold=value)),
+        (ThresholdError, lambda: localize(model, "a", **(both | {"threshold": value}))),
+        (StatisticsError, lambda: localize(model, "a", **(both | {"statistics": value}))),
+        (ModelError, lambda: detect(value, "a", threshold=threshold)),
+        (ModelError, lambda: localize(value, "a", **both)),
+        (ModelError, lambda: generate(value, "a")),
+    ]
+    if value is not None:
+        calls += [
+            (ThresholdError, lambda: detect(model, "a", threshold=threshold, settings=value)),
+            (ModelError, lambda: localize(model, "a", settings=value, **both)),
+            (ModelError, lambda: generate(model, "a", settings=value)),
+            (NeuronError, lambda: generate(model, "a", value)),
+        ]
+    for error, call in calls:
+        with pytest.raises(error, match=r"Give|Load"):
+            call()
 
 
 @pytest.mark.skipif(
@@ -111,10 +301,12 @@ def published_by_hand(text: str) -> list[tuple[str, str, str]]:
             "line 1: the caption holds half a character",
         ),
         ("kind.csv", "caption,kind\na,XX\n", "row 1: prompt 'a': its kind is 'XX'"),
-        ("quote.csv", 'caption,kind\n"a"b,VM\n', "not a valid CSV"),
+        ("quote.csv", 'caption,kind\n"a"b,VM\n', "row 1: not a valid CSV"),
         ("bad.jsonl", "{", "line 1: not a valid record"),
         ("list.jsonl", "[1]", "holds a list"),
-        ("blank.csv", "caption,kind\n,VM\n", "row 1: the caption is not text"),
+        ("blank.csv", "caption,kind\n,VM\n", "no prompt in it"),
+        ("later.csv", 'caption,kind\na,VM\n"a"b,VM\n', "row 2: not a valid CSV"),
+        ("long.csv", "caption,kind\na,VM\n" + "x" * 200_000 + ",VM\n", "row 2: not a valid CSV"),
         ("number.jsonl", '{"text": 5}', "the caption is not text"),
         ("bad.parquet", "no parquet", "Parquet file cannot be read"),
     ],
@@ -141,7 +333,7 @@ def test_latin_1_is_refused(tmp_path: Path) -> None:
         read_prompts(tmp_path / "latin.txt")
 
 
-@given(st.lists(st.text(min_size=1), min_size=1))
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1))
 def test_any_text_is_a_prompt(texts: list[str]) -> None:
     assert [prompt.text for prompt in as_prompts(texts)] == texts
 
@@ -154,7 +346,9 @@ NOT_PROMPTS = [
     (None, "None: not prompts. Give a list of texts, not None"),
     (3, "3: not prompts. Give a list of texts, not a value of type int"),
     (b"a red cat", "not prompts. .* type bytes"),
-    (["a", None], "None: not a prompt. Give a text or a Prompt, not None"),
+    (["a", ""], "prompt 1: an empty prompt. Leave it out"),
+    (["a", " \n"], "prompt 1: an empty prompt"),
+    (["a", None], "prompt 1: None: not a prompt. Give a text or a Prompt, not None"),
     (["a", 3], "3: not a prompt. Give a text or a Prompt, not a value of type int"),
     ([["a"]], r"\['a'\]: not a prompt. .* type list"),
 ]

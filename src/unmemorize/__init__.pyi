@@ -12,7 +12,8 @@ from ._errors import (
     ThresholdError,
     UnmemorizeError,
 )
-from ._prompts import Prompt, iter_prompts, read_prompts
+from ._prompt_files import iter_prompts, read_prompts
+from ._prompts import Prompt
 from .audit import Attack
 from .detection import (
     Calibration,

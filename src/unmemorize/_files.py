@@ -140,6 +140,46 @@ def safetensors_bytes(
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
+def type_in_words(value: object) -> str:
+    """Name the type of a value that should have been another one, for an error."""
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def refuse_other_type(
+    name: str, value: object, expected: type, error: type[UnmemorizeError], way_out: str
+) -> None:
+    """Check the type of what a public function was given.
+
+    Args:
+        name: the name of the argument.
+        value: what was given.
+        expected: the type it must have.
+        error: what is raised otherwise.
+        way_out: how to get a value of this type.
+
+    Raises:
+        UnmemorizeError: the given ``error``.
+    """
+    if not isinstance(value, expected):
+        raise error(
+            f"{name}={value!r:.60}: {type_in_words(value)}, not {expected.__name__}. {way_out}"
+        )
+
+
+def as_path(path: object, error: type[UnmemorizeError], what: str) -> Path:
+    """Turn what a public function was given as a file into a path.
+
+    Raises:
+        UnmemorizeError: the given ``error``. It is neither a text nor a path.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise error(
+            f"{path!r:.60}: not the path of a {what}. Give a text or a Path, not "
+            f"{'an empty text' if path == '' else type_in_words(path)}."
+        )
+    return Path(path)
+
+
 def read_bytes(
     path: Path, error: type[UnmemorizeError], what: str, largest: int = _LARGEST
 ) -> bytes:

@@ -1,26 +1,19 @@
-"""Prompts and the files that hold them: text, CSV, JSON lines or Parquet."""
+"""Prompts, and what is known about them."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path, PurePath
-from typing import Any, Literal, TextIO, cast
+from typing import Literal
 
 from unmemorize._errors import PromptError
-from unmemorize._files import parse_json
+from unmemorize._files import type_in_words
 
 Kind = Literal["VM", "TM"]
 
 UNMEMORIZED = "unmemorized"
 """The group of prompts that are known not to be memorized."""
-
-_TEXT_COLUMNS = ("caption", "prompt", "text")
-_KIND_COLUMNS = ("kind", "type")
-_IMAGE_SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
@@ -34,6 +27,10 @@ class Prompt:
         url: where the training image was found.
         images: the training image or images, for comparison with what is generated.
         group: the name under which results are summarized; by default the kind or "unlabelled".
+        more_urls: where else it or other training images were found.
+
+    Raises:
+        PromptError: the text is empty, or a value is of another type.
     """
 
     text: str
@@ -41,14 +38,38 @@ class Prompt:
     url: str | None = None
     images: tuple[Path, ...] = ()
     group: str = ""
+    more_urls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in ("VM", "TM", None):
+        if not isinstance(self.text, str):
             raise PromptError(
-                f"prompt {self.text[:60]!r}: its kind is {self.kind!r}. Use VM, TM or nothing."
+                f"{self.text!r:.60}: not the text of a prompt. Give a text, not "
+                f"{type_in_words(self.text)}."
             )
+        if not self.text.strip():
+            raise PromptError("an empty prompt. Leave it out, or write its caption.")
+        if self.kind not in ("VM", "TM", None):
+            raise self._error("its kind", self.kind, "Use VM, TM or nothing.")
+        if self.url is not None and not isinstance(self.url, str):
+            raise self._error("its url", self.url, "Give a text or nothing.")
+        if not isinstance(self.group, str):
+            raise self._error("its group", self.group, "Give a text.")
+        if not _is_sequence_of(self.images, (str, PurePath)):
+            raise self._error("images", self.images, "Give a list of paths.")
+        if not _is_sequence_of(self.more_urls, str):
+            raise self._error("more_urls", self.more_urls, "Give a list of texts.")
+        object.__setattr__(self, "images", tuple(map(Path, self.images)))
+        object.__setattr__(self, "more_urls", tuple(self.more_urls))
         if not self.group:
             object.__setattr__(self, "group", self.kind or "unlabelled")
+
+    def _error(self, field: str, value: object, way_out: str) -> PromptError:
+        return PromptError(f"prompt {self.text[:60]!r}: {field} is {value!r:.60}. {way_out}")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All addresses of training images."""
+        return ((self.url,) if self.url else ()) + self.more_urls
 
     @property
     def memorized(self) -> bool | None:
@@ -66,7 +87,7 @@ def as_prompt(prompt: str | Prompt) -> Prompt:
         return prompt
     if not isinstance(prompt, str):
         raise PromptError(
-            f"{prompt!r:.60}: not a prompt. Give a text or a Prompt, not {_kind_of(prompt)}."
+            f"{prompt!r:.60}: not a prompt. Give a text or a Prompt, not {type_in_words(prompt)}."
         )
     return Prompt(prompt)
 
@@ -81,7 +102,7 @@ def iter_as_prompts(prompts: Iterable[str | Prompt]) -> Iterator[Prompt]:
 
     Raises:
         PromptError: at once, if ``prompts`` is a single text or prompt, a path, a dictionary, or
-            not iterable; later, if one of the prompts is not a prompt.
+            not iterable; later, with its index, if one of the prompts is not a prompt or is empty.
 
     Examples:
         >>> list(iter_as_prompts("a red cat"))
@@ -95,176 +116,18 @@ def iter_as_prompts(prompts: Iterable[str | Prompt]) -> Iterator[Prompt]:
         raise PromptError(f"{prompts}: a path, not prompts. Read it first: read_prompts(PATH).")
     if not isinstance(prompts, Iterable) or isinstance(prompts, (Mapping, bytes, bytearray)):
         raise PromptError(
-            f"{prompts!r:.60}: not prompts. Give a list of texts, not {_kind_of(prompts)}."
+            f"{prompts!r:.60}: not prompts. Give a list of texts, not {type_in_words(prompts)}."
         )
-    return map(as_prompt, prompts)
+    return _each_as_prompt(prompts)
 
 
-def _kind_of(value: object) -> str:
-    return "None" if value is None else f"a value of type {type(value).__name__}"
-
-
-def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a prompt file; see `iter_prompts` for the formats.
-
-    Raises:
-        PromptError: the file is missing, of an unknown format, without a caption column, or without
-            any prompt.
-    """
-    return list(iter_prompts(path))
-
-
-def iter_prompts(path: str | Path) -> Iterator[Prompt]:
-    """Yield the prompts of a file lazily, so a file may be larger than memory.
-
-    For a folder, the prompts of all its files are yielded in the order of the file names. The
-    ending tells the format:
-
-    - ``.txt``: one caption per line.
-    - ``.csv``: separated by ``;`` or ``,``. The header names a column ``Caption``, ``prompt`` or
-      ``text`` and, where known, ``type`` or ``kind``, ``URL``, ``images`` and ``group``.
-    - ``.jsonl``: one object per line with the same keys.
-    - ``.parquet``: the same columns. This needs ``pip install 'unmemorize[parquet]'``.
-
-    Image paths are relative to the file. Several paths are separated by ``|``.
-
-    Raises:
-        PromptError: as for `read_prompts`. An error in a row is raised when that row is read.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
-        if not files:
-            raise PromptError(
-                f"{path}: there is no prompt file in it. Use files of {', '.join(_READERS)}."
-            )
-        return chain.from_iterable(map(iter_prompts, files))
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise PromptError(f"{path}: unknown kind of prompt file. Use one of {', '.join(_READERS)}.")
-    if not path.is_file():
-        raise PromptError(
-            f"{path}: the prompt file cannot be read (there is no such file). Check the path."
-        )
-    return _never_empty(reader(path), path)
-
-
-def _never_empty(prompts: Iterator[Prompt], path: Path) -> Iterator[Prompt]:
-    first = next(prompts, None)
-    if first is None:
-        raise PromptError(f"{path}: there is no prompt in it.")
-    yield first
-    yield from prompts
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            yield file
-    except OSError as problem:
-        raise PromptError(
-            f"{path}: the prompt file cannot be read ({problem.strerror or problem}). "
-            "Check the path."
-        ) from problem
-    except UnicodeDecodeError as problem:
-        raise PromptError(
-            f"{path}: not UTF-8 text ({problem.reason} at byte {problem.start}). Save it as UTF-8."
-        ) from problem
-
-
-def _read_txt(path: Path) -> Iterator[Prompt]:
-    with _opened(path) as file:
-        for line in file:
-            if line.strip():
-                yield Prompt(line.strip())
-
-
-def _read_csv(path: Path) -> Iterator[Prompt]:
-    with _opened(path) as file:
-        header = file.readline()
-        delimiter = ";" if header.count(";") > header.count(",") else ","
-        file.seek(0)
+def _each_as_prompt(prompts: Iterable[str | Prompt]) -> Iterator[Prompt]:
+    for index, prompt in enumerate(prompts):
         try:
-            for number, row in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), 1):
-                if None in row:
-                    raise PromptError(
-                        f"{path}, row {number}: more fields than columns. "
-                        "Quote captions that hold the separator."
-                    )
-                yield _from_row(row, path, f"row {number}")
-        except csv.Error as problem:
-            raise PromptError(
-                f"{path}: not a valid CSV file ({problem}). "
-                "Quote captions that hold the separator or quotation marks."
-            ) from problem
+            yield as_prompt(prompt)
+        except PromptError as problem:
+            raise PromptError(f"prompt {index}: {problem}") from problem
 
 
-def _read_jsonl(path: Path) -> Iterator[Prompt]:
-    with _opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _from_row(
-                    parse_json(line, PromptError, f"{path}, line {number}: not a valid record"),
-                    path,
-                    f"line {number}",
-                )
-
-
-def _read_parquet(path: Path) -> Iterator[Prompt]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as problem:
-        raise PromptError(
-            f"{path}: reading Parquet needs pyarrow. pip install 'unmemorize[parquet]'"
-        ) from problem
-    try:
-        with parquet.ParquetFile(path) as table:
-            number = 0
-            for batch in table.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield _from_row(row, path, f"row {number}")
-    except (OSError, ArrowException) as problem:
-        raise PromptError(f"{path}: the Parquet file cannot be read ({problem}).") from problem
-
-
-_READERS = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-
-
-def _from_row(row: Mapping[Any, object], path: Path, where: str) -> Prompt:
-    fields = {key.strip().lower(): value for key, value in row.items() if isinstance(key, str)}
-    text = next((fields[name] for name in _TEXT_COLUMNS if name in fields), None)
-    if text is None:
-        columns = ", ".join(repr(name) for name in fields) or "none"
-        raise PromptError(
-            f"{path}, {where}: no column Caption, prompt or text (its columns: {columns}). "
-            "Name the caption column."
-        )
-    if not isinstance(text, str) or not text.strip():
-        raise PromptError(
-            f"{path}, {where}: the caption is not text but {text!r}. Correct or delete it."
-        )
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise PromptError(
-            f"{path}, {where}: the caption holds half a character ({text!r}). Correct or delete it."
-        )
-    kind = next((fields[name] for name in _KIND_COLUMNS if fields.get(name)), None)
-    url, images, group = fields.get("url"), fields.get("images"), fields.get("group")
-    names = (
-        images
-        if isinstance(images, list)
-        else str(images).split(_IMAGE_SEPARATOR)
-        if images
-        else []
-    )
-    try:
-        return Prompt(
-            text,
-            cast("Kind | None", kind),
-            str(url) if url else None,
-            tuple(path.parent / str(name) for name in names),
-            str(group) if group else "",
-        )
-    except PromptError as problem:
-        raise PromptError(f"{path}, {where}: {problem}") from problem
+def _is_sequence_of(values: object, types: type | tuple[type, ...]) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(value, types) for value in values)

@@ -51,7 +51,10 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: P
     neurons.check(Model.load(str(finished / "model"), device="cpu"))
     assert len(neurons.neurons) >= 1
     code, _, err = cli(*localize, "--theta", 4)
-    assert (code, "this run was made with localization = " in err) == (1, True)
+    assert (code, "this run was made with localization.theta = 5.0, now it is 4" in err) == (
+        1,
+        True,
+    )
     assert "--new-run" in err
     code, _, err = cli("evaluate", run)
     assert (code, "no images to evaluate" in err) == (1, True)
@@ -131,6 +134,26 @@ def test_threshold_with_a_bound_and_its_histogram(cli: Cli, finished: Path, tmp_
         assert picture.format == "PNG"
     code, _, err = cli(*common, "--max-fpr", 0.01)
     assert (code, "it takes at least 99" in err) == (1, True)
+
+
+def test_another_detector_from_threshold_to_verdicts(
+    cli: Cli, finished: Path, tmp_path: Path
+) -> None:
+    model = ("--model", finished / "model", "--device", "cpu")
+    ordinary = ("--prompts", finished / "unmemorized.txt")
+    threshold = tmp_path / "t.json"
+    other = ("--detector", "noise-magnitude", "--seeds", 3)
+    code, out, _ = cli("threshold", *model, *ordinary, *other, "-o", threshold)
+    assert (code, "over prompts of 6 prompts" in out, "criterion seeds" in out) == (0, True, False)
+    assert f"Next: unmemorize detect --threshold {threshold}" in out
+    suspects = ("--prompts", finished / "prompts.csv", "--threshold", threshold)
+    assert cli("detect", *model, *suspects, "-o", tmp_path / "run")[0] == 0
+    lines = (tmp_path / "run" / "detections.jsonl").read_text().splitlines()
+    records = {record["prompt"]: record for record in map(json.loads, lines)}
+    assert records[PLANTED_PROMPT]["memorized"]
+    assert {record["detector"] for record in records.values()} == {"noise-magnitude"}
+    code, _, err = cli("threshold", *model, *ordinary, "--detector", "loudness", "-o", threshold)
+    assert (code, "Known: noise-magnitude, seed-similarity" in err) == (1, True)
 
 
 def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_path: Path) -> None:
@@ -354,8 +377,15 @@ def test_images_and_metrics_of_every_kind(
     )
     code, _, err = cli(*evaluate, "--real", real, "--inception", tmp_path / "inception-small.pt")
     assert (code, "Give the SHA-256" in err) == (1, True)
-    code, out, _ = cli(*evaluate, *looking, "--real", real, "--references", real)
+    code, _, err = cli(*evaluate, "--references", real)
+    assert (code, "reach from 0 to 2, but the run has 2 prompts" in err) == (1, True)
+    references = tmp_path / "references"
+    shutil.copytree(real, references)
+    (references / "0002_x.png").unlink()
+    code, out, _ = cli(*evaluate, *looking, "--real", real, "--references", references)
     assert code == 0
+    line = "training images of 2 of 2 prompts, by number, counted from 0: 0000_x.png belongs to"
+    assert f"{line} prompt 0" in " ".join(out.split())
     rows = {row["label"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
     assert rows["FID to real, random-top-1"]["cells"]["animals"]["count"] == 4
     assert rows["CLIP-FID to real, before"]["by"].startswith("clip (sha256 ")
@@ -368,6 +398,17 @@ def test_images_and_metrics_of_every_kind(
     assert (code, "Give --inception, --clip, or both" in err) == (1, True)
     code, _, err = cli("evaluate", run, "--sscd", tmp_path / "inception-small.pt")
     assert (code, "It is damaged or another file" in err) == (1, True)
+    (references / "0000_x.png").write_text("no image")
+    code, out, err = cli(*evaluate, "--references", references)
+    assert (code, "none of the 1 training images can be read, such as 0000_x.png" in err) == (
+        1,
+        True,
+    )
+    assert "Warning: training images unreadable: 1 (0000_x.png)" in " ".join(out.split())
+    (references / "0000_x.png").unlink()
+    (references / "0001_x.png").rename(references / "0002_x.png")
+    code, out, err = cli(*evaluate, "--references", references)
+    assert (code, "belongs to a prompt with generated images" in err) == (1, True)
     assert cli("report", run)[0] == 0
     assert "refined-scale-0.5" in (run / "report.html").read_text()
 
@@ -407,7 +448,7 @@ def test_downloads(cli: Cli, address: str, tmp_path: Path, monkeypatch: pytest.M
     assert cli("fetch", "sscd", "-o", tmp_path / "sscd.pt")[0] == 0
     (tmp_path / "p.csv").write_text(f"Caption;URL\na;{address}/picture.png\nb;{address}/none.png\n")
     code, out, _ = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "images")
-    assert (code, "1 of 2 images" in out, "0002: " in out) == (0, True, True)
+    assert (code, "1 of 2 images" in out, "0001: " in out) == (0, True, True)
     (tmp_path / "p.csv").write_text(f"Caption;URL\nb;{address}/none.png\n")
     code, _, err = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "nothing")
     assert (code, "no image could be downloaded" in err) == (1, True)

@@ -332,7 +332,9 @@ def test_options_of_statistics_and_threshold_reach_the_library(
     calibrate = recorded("unmemorize.cli.threshold.calibrate_threshold")
     rule = ("--reduction", "prompts", "--deviations", 2, "--max-fpr", 0.1)
     seeds = ("--seeds", 3, "--seed", 5, "--protocol", "paper", "--guidance", 4)
-    assert cli("threshold", *model, *ordinary, "-o", tmp_path / "t", *rule, *seeds)[0] == 1
+    other = ("--detector", "noise-magnitude")
+    assert cli("threshold", *model, *ordinary, "-o", tmp_path / "t", *rule, *seeds, *other)[0] == 1
+    assert calibrate["detector"] == "noise-magnitude"
     chosen = calibrate["calibration"]
     assert (chosen.reduction, chosen.deviations, chosen.max_fpr) == ("prompts", 2.0, 0.1)
     noise = calibrate["settings"]

@@ -8,11 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import PROMPTS, make_pipeline
-from unmemorize import Model, NoiseSettings, Threshold, ThresholdError, calibrate_threshold, detect
+from unmemorize import (
+    Model,
+    NoiseSettings,
+    RunError,
+    Threshold,
+    ThresholdError,
+    calibrate_threshold,
+    detect,
+)
 from unmemorize.detection import make_probe, noise_differences, pairwise_similarity
 from unmemorize.detection._calibration import Calibration
 from unmemorize.detection._conformal import conformal_quantile
-from unmemorize.engines import Execution
+from unmemorize.engines import Execution, Shard
 
 SETTINGS = NoiseSettings(seeds=4)
 
@@ -220,6 +228,16 @@ def test_a_killed_calibration_resumes(pipe: DiffusionPipeline, tmp_path: Path) -
     assert len(calls) - before == len(PROMPTS) - 3
     handle.remove()
     assert resumed == calibrate_threshold(model, PROMPTS, settings=SETTINGS)
+
+
+def test_a_calibration_is_of_all_its_prompts(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    with pytest.raises(ThresholdError, match="a shard of them is not enough"):
+        calibrate_threshold(pipe, PROMPTS, execution=Execution(shard=Shard(1, 2)))
+    calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, folder=tmp_path / "run")
+    with pytest.raises(
+        RunError, match=r"noise.seeds = 4, now it is 3\. .* or delete .*run to start"
+    ):
+        calibrate_threshold(pipe, PROMPTS, settings=NoiseSettings(seeds=3), folder=tmp_path / "run")
 
 
 def test_a_threshold_of_another_detector_localizes_nothing(pipe: DiffusionPipeline) -> None:

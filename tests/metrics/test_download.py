@@ -4,8 +4,10 @@ import pytest
 
 from server import CONTENT, SHA256, Server, picture
 from unmemorize import FetchError, Prompt
-from unmemorize.metrics import download, fetch_images
+from unmemorize.metrics import download, fetch_images, match_references
+from unmemorize.metrics._download import Fetched
 from unmemorize.metrics._images import image_files
+from unmemorize.metrics._references import reference_name
 
 
 def test_a_file_comes_whole_and_is_kept(address: str, tmp_path: Path) -> None:
@@ -79,12 +81,15 @@ def test_images_are_numbered_like_their_prompts_and_failures_named(
     ]
     prompts = [Prompt("p", url=url) for url in urls]
     fetched = fetch_images(prompts, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["0001_picture.jpg"]
-    assert (tmp_path / "0001_picture.jpg").read_bytes() == picture()
+    name = f"{reference_name(0, f'{address}/picture.png')}.jpg"
+    assert name.startswith("0000_picture_")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == picture()
     assert fetched.available == 1
-    assert list(fetched.failed) == [2, 4, 5]
-    assert "404" in fetched.failed[2]
-    assert "only http and https" in fetched.failed[5]
+    assert list(fetched.failed) == [1, 3, 4]
+    assert "404" in fetched.failed[1]
+    assert "not readable as an image" in fetched.failed[3]
+    assert "only http and https" in fetched.failed[4]
     (tmp_path / "file").write_text("x")
     with pytest.raises(FetchError, match="cannot be written"):
         fetch_images(prompts, tmp_path / "file")
@@ -96,7 +101,44 @@ def test_images_are_numbered_like_their_prompts_and_failures_named(
     assert len(Server.ranges) == before
 
 
+def test_another_list_into_the_same_folder_takes_no_image_of_the_first(
+    address: str, tmp_path: Path
+) -> None:
+    """Prompt 0 of the second list was once given the image of prompt 0 of the first."""
+    first, second = f"{address}/picture.png", f"{address}/odd"
+    fetch_images([Prompt("p", url=first)], tmp_path)
+    prompts = [Prompt("p", url=second), Prompt("q", url=first)]
+    assert fetch_images(prompts, tmp_path).available == 2
+    matched = match_references(tmp_path, prompts)
+    assert [matched.images[index][0].suffix for index in (0, 1)] == [".png", ".jpg"]
+    assert len(matched.images[1]) == 1
+
+
+def test_the_first_address_that_answers_is_taken(address: str, tmp_path: Path) -> None:
+    gone, there = f"{address}/gone.jpg", f"{address}/picture.png"
+    both = Prompt("p", url=gone, more_urls=(there, f"{address}/odd"))
+    assert fetch_images([both], tmp_path) == Fetched(1, {})
+    assert [path.stem for path in tmp_path.iterdir()] == [reference_name(0, there)]
+    assert match_references(tmp_path, [Prompt("o"), both]).images.keys() == {1}
+    before = len(Server.ranges)
+    assert fetch_images([both], tmp_path).available == 1
+    assert len(Server.ranges) == before
+    none = Prompt("p", url=gone, more_urls=("file:///etc/hostname",))
+    (problem,) = fetch_images([none], tmp_path).failed.values()
+    assert "404" in problem
+    assert "only http and https" in problem
+
+
+def test_addresses_are_quoted(address: str, tmp_path: Path) -> None:
+    """A space or a letter beyond ASCII made a dead link of an address."""
+    for url in (f"{address}/a picture\u00e9.png", f"{address}/a%20picture%C3%A9.png "):
+        (tmp_path / "it").unlink(missing_ok=True)
+        download(url, tmp_path / "it")
+        assert (tmp_path / "it").read_bytes() == picture()
+
+
 def test_other_formats_become_png(address: str, tmp_path: Path) -> None:
     assert fetch_images([Prompt("p", url=f"{address}/odd")], tmp_path).available == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["0001_odd.png"]
+    (path,) = tmp_path.iterdir()
+    assert (path.name[:9], path.suffix) == ("0000_odd_", ".png")
     assert len(image_files(tmp_path)) == 1

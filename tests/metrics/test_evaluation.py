@@ -36,6 +36,7 @@ from unmemorize.metrics import (
 )
 from unmemorize.metrics import _evaluation as evaluation
 from unmemorize.report import read_results, summary_table
+from unmemorize.runs import StoredImage
 
 FEW = GenerationSettings(images=3, steps=2, guidance=3.0)
 WEAK = "refined-scale-0.5"
@@ -207,7 +208,10 @@ def test_training_images_that_are_gone_are_counted_and_named(run: Run, tmp_path:
     paths = [tmp_path / name for name in ("other.png", "broken.png", "gone.png")]
     (record,) = measure(run, "original", {1: paths}).values()
     assert record.references == References(
-        used=1, missing=("gone.png",), unreadable=("broken.png",), paths=tuple(paths)
+        used=1,
+        missing=("gone.png",),
+        unreadable=("broken.png",),
+        files=tuple(StoredImage.of(path, run.folder) for path in paths),
     )
     assert len(record.seeds("sscd-orig")) == 3
     results = read_results(run)
@@ -235,6 +239,30 @@ def test_a_training_image_that_comes_later_is_compared_with(run: Run, tmp_path: 
     assert "sscd-orig" in measure(run, "original", late)[1].values
     results = read_results(run)
     assert (results.lacking("missing"), results.lacking("unreadable")) == ([], [])
+
+
+def test_a_training_image_of_the_same_size_in_bytes_is_another_one(
+    run: Run, tmp_path: Path
+) -> None:
+    values = []
+    for shade in (10, 200):
+        Image.new("RGB", (9, 9), (3, shade, 20)).save(tmp_path / "a.bmp")
+        values.append(measure(run, "original", {1: [tmp_path / "a.bmp"]})[1].values["sscd-orig"])
+    assert values[0] != values[1]
+
+
+def test_a_moved_run_keeps_its_training_images(run: Run, tmp_path: Path) -> None:
+    """They move with it, or stay where they were."""
+    Image.new("RGB", (9, 9), (3, 90, 200)).save(tmp_path / "own.png")
+    measure(run, "original", {1: [tmp_path / "own.png"]})
+    (tmp_path / "moved").mkdir()
+    shutil.move(run.folder, tmp_path / "moved" / "run")
+    (record,) = read_metrics(Run.load(tmp_path / "moved/run/metrics/original")).values()
+    assert record.references
+    (file,) = record.references.files
+    assert file.locate(tmp_path / "moved" / "run") == tmp_path / "own.png"
+    shutil.move(tmp_path / "own.png", tmp_path / "moved" / "own.png")
+    assert file.locate(tmp_path / "moved" / "run") == tmp_path / "moved" / "own.png"
 
 
 def test_without_any_training_image_there_is_no_copy_score(run: Run, tmp_path: Path) -> None:

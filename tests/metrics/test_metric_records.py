@@ -9,11 +9,14 @@ from tasks import AnyRun
 from unmemorize import Run, RunError
 from unmemorize._files import to_json
 from unmemorize.metrics import PromptMetrics, References, read_metrics
-from unmemorize.runs import Inputs
+from unmemorize.runs import Inputs, StoredImage
 
+FILES = tuple(
+    StoredImage(path=f"../{name}", absolute=f"/x/{name}", sha256="") for name in ("a.png", "b.png")
+)
 RECORD = PromptMetrics(
     values={"sscd-orig": (0.9, 0.1, 0.4, 0.2), "d-sscd": 0.5, "a-clip": (0.7, -0.3, 0.1)},
-    references=References(used=2, missing=("a.png",), paths=(Path("/x/a.png"), Path("/x/b.png"))),
+    references=References(used=2, missing=("a.png",), files=FILES),
 )
 
 

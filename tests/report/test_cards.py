@@ -21,6 +21,7 @@ from unmemorize.report import _cards as cards_module
 from unmemorize.report import copy_warning, read_results
 from unmemorize.report._cards import Card, Strip, make_cards, prompt_warning
 from unmemorize.report._results import Results
+from unmemorize.runs import StoredImage
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,8 @@ def test_training_images_are_those_of_the_prompt_unless_others_were_measured_aga
         assert decoded(url).getpixel((3, 3))[0] == pytest.approx(red, abs=6)  # type: ignore[index]
         assert decoded(url).size == (40, 20)
     Image.new("RGB", (8, 8), (9, 9, 240)).save(tmp_path / "given.png")
-    given = PromptMetrics(values={}, references=References(used=1, paths=(tmp_path / "given.png",)))
+    file = StoredImage.of(tmp_path / "given.png", run.folder)
+    given = PromptMetrics(values={}, references=References(used=1, files=(file,)))
     metrics = [replace(results.metrics[0], prompts={0: given})]
     card = next(make_cards(run, replace(results, metrics=metrics), None))
     (url,) = strip_of(card, "training image").images

@@ -197,8 +197,8 @@ def test_notes_name_training_images_that_cannot_be_used(results: Results) -> Non
     metrics = replace(results.metrics[0], prompts=records)
     notes = summary_table(replace(results, metrics=[metrics, metrics])).notes
     named = ", ".join(f"{number}.png" for number in range(8))
-    assert f"Training images missing: 9 ({named}, ...)." in notes
-    assert "Training images unreadable: 1 (broken.png)." in notes
+    assert f"Warning: training images missing: 9 ({named}, ...)." in notes
+    assert "Warning: training images unreadable: 1 (broken.png)." in notes
     assert not any(note.startswith("Training") for note in summary_table(results).notes)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
 import tracemalloc
@@ -49,10 +51,55 @@ def test_prompts_are_kept(run: Run, prompts: list[Prompt]) -> None:
 
 
 def test_a_damaged_prompt_list_is_an_error(run: Run) -> None:
-    for content in ('{"text": 3}\n', "{\n", '{"text": "x", "kind": "XX"}\n'):
+    for content in (
+        "{\n",
+        '{"text": 3, "images": []}\n',
+        '{"text": "x", "images": [], "kind": "XX"}\n',
+        '{"text": "x", "images": ["a.png"]}\n',
+        '{"text": "x", "images": null}\n',
+        '{"text": "x"}\n',
+    ):
         run.write("prompts.jsonl", content)
         with pytest.raises(RunError, match=r"prompts.jsonl, line 1: damaged"):
             run_prompts(run)
+
+
+def test_images_move_with_their_run_or_stay(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    (here / "images").mkdir(parents=True)
+    image = here / "images" / "a.png"
+    image.write_bytes(b"one")
+    started(here / "run", [Prompt("x", images=(image, here / "gone.png"))])
+    (line,) = (here / "run" / "prompts.jsonl").read_text().splitlines()
+    stored = json.loads(line)["images"]
+    assert [entry["path"] for entry in stored] == ["../images/a.png", "../gone.png"]
+    assert [entry["sha256"] for entry in stored] == [hashlib.sha256(b"one").hexdigest(), ""]
+    # all of it moves
+    here.rename(tmp_path / "there")
+    moved = Run.load(tmp_path / "there" / "run")
+    place = tmp_path / "there" / "images" / "a.png"
+    assert run_prompts(moved)[0].images == (place, tmp_path / "there" / "gone.png")
+    # another image has taken the old place, and then the new one
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"two")
+    assert run_prompts(moved)[0].images[0] == place
+    image.write_bytes(b"one")
+    place.write_bytes(b"two")
+    assert run_prompts(moved)[0].images[0] == image
+    # only the run moves
+    place.unlink()
+    assert run_prompts(moved)[0].images[0] == image
+
+
+def test_images_on_another_drive_have_no_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_path(path: object, start: object) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", no_path)
+    run = started(tmp_path / "run", [Prompt("x", images=(tmp_path / "a.png",))])
+    assert run_prompts(run)[0].images == (tmp_path / "a.png",)
 
 
 def test_many_prompts_do_not_sit_in_memory(model: Model, tmp_path: Path) -> None:

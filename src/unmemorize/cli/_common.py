@@ -9,7 +9,8 @@ from pathlib import Path
 from unmemorize import testbed
 from unmemorize._errors import PromptError, RunError, ThresholdError, UnmemorizeError
 from unmemorize._files import temporary_file
-from unmemorize._prompts import Prompt, iter_prompts
+from unmemorize._prompt_files import iter_prompts
+from unmemorize._prompts import Prompt
 from unmemorize.cli._console import print_line
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import NoiseSettings, Threshold

@@ -9,11 +9,12 @@ from rich import box
 from rich.table import Table as ScreenTable
 from rich.text import Text
 
+from unmemorize._errors import MetricError
 from unmemorize.cli._common import known_neurons
 from unmemorize.cli._console import console, show_progress
 from unmemorize.generation import image_sets
 from unmemorize.metrics import ClipAlignment, Descriptor, evaluate_all
-from unmemorize.report import Cell, Table, read_results, summary_table
+from unmemorize.report import Cell, Results, Table, read_results, summary_table
 from unmemorize.runs import Run
 
 _WIDE = 130
@@ -34,6 +35,9 @@ def evaluate_and_print(
     Args:
         run: a run with images. RUN/metrics.json and RUN/metrics.csv hold the summary.
         descriptor, alignment, references: see `evaluate_all`.
+
+    Raises:
+        MetricError: training images are named, and none can be read.
     """
     for name in image_sets(run):
         with show_progress(f"evaluate {name}") as progress:
@@ -45,10 +49,34 @@ def evaluate_and_print(
                 references=references,
                 progress=progress,
             )
-    table = summary_table(read_results(run), known_neurons(run))
+    results = read_results(run)
+    table = summary_table(results, known_neurons(run))
     run.write("metrics.json", table.to_json())
     run.write("metrics.csv", table.to_csv())
     print_table(table)
+    _refuse_if_all_are_missing(run, results, given=references is not None)
+
+
+def _refuse_if_all_are_missing(run: Run, results: Results, *, given: bool) -> None:
+    """End with an error when training images are named, but none could be compared with.
+
+    Raises:
+        MetricError: this is so. The other metrics are written before.
+    """
+    records = results.references()
+    if any(record.used for record in records) or not (records or given):
+        return
+    if not records:
+        raise MetricError(
+            f"{run.folder}: no image in the folder of --references belongs to a prompt with "
+            "generated images, so nothing says how much is still copied. Name another folder."
+        )
+    names = results.lacking("missing") + results.lacking("unreadable")
+    raise MetricError(
+        f"{run.folder}: none of the {len(names)} training images can be read, such as {names[0]}, "
+        "so nothing says how much is still copied. Put them where the prompt file names them, or "
+        "name their folder with --references."
+    )
 
 
 def print_table(table: Table) -> None:
@@ -58,7 +86,7 @@ def print_table(table: Table) -> None:
     else:
         _print_wide(table)
     for note in table.notes:
-        console.print(note, style="dim")
+        console.print(note, style="yellow" if note.startswith("Warning") else "dim")
 
 
 def _print_wide(table: Table) -> None:

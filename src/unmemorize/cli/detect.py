@@ -13,7 +13,8 @@ from cyclopts.types import PositiveInt
 from rich.table import Table
 
 from unmemorize import testbed
-from unmemorize._prompts import UNMEMORIZED, Prompt, iter_prompts
+from unmemorize._prompt_files import iter_prompts
+from unmemorize._prompts import UNMEMORIZED, Prompt
 from unmemorize.cli._common import (
     choose_threshold,
     is_bundled,

@@ -1,5 +1,6 @@
 """The command ``evaluate``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +19,10 @@ from unmemorize.metrics import (
     FeatureExtractor,
     FileDescriptor,
     InceptionFeatures,
-    numbered_images,
+    match_references,
     quality_all,
 )
-from unmemorize.runs import Run
+from unmemorize.runs import Run, run_prompts
 
 
 def command(
@@ -55,8 +56,10 @@ def command(
         descriptor_side: Width and height to which images are resized for the descriptor.
         clip: CLIP model for the alignment: a folder or Hub id. Runs of the bundled model use its
             own by default.
-        references: Folder of training images, named by the number of their prompt: 0001_NAME.jpg
-            belongs to the first one. They replace those that the prompt file names.
+        references: Folder of training images, which replace those that the prompt file names. They
+            are matched by the names or addresses in the prompt file, as unmemorize fetch images
+            writes them, else by number (0003_NAME.jpg, dl_003.jpg or a folder 3) where these can
+            only be counted in one way.
         real: Folder of real images. Each set of generated images is compared with them by FID,
             CLIP-FID and KID.
         inception: Inception network of clean-fid as TorchScript, for FID and KID.
@@ -73,13 +76,8 @@ def command(
         for extractor in _extractors(inception, inception_sha256, alignment):
             with show_progress(f"quality by {extractor.name}") as progress:
                 quality_all(folder, sets, real, extractor, progress=progress)
-    numbered = numbered_images(references) if references is not None else None
-    if numbered:
-        first = min(numbered)
-        print_line(
-            f"training images: {numbered[first][0].name} belongs to prompt {first + 1} of the run"
-        )
-    evaluate_and_print(folder, descriptor=copies, alignment=alignment, references=numbered)
+    images = None if references is None else _matched(references, folder)
+    evaluate_and_print(folder, descriptor=copies, alignment=alignment, references=images)
     if isinstance(copies, BundledDescriptor) and not bundled:
         print_line(
             "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. "
@@ -87,6 +85,19 @@ def command(
         )
     print_line(f"{run}/metrics.json, metrics.csv")
     print_hint(f"unmemorize report {run}")
+
+
+def _matched(references: Path, run: Run) -> Mapping[int, tuple[Path, ...]]:
+    """Match training images to the prompts of a run, and say how."""
+    prompts = run_prompts(run)
+    matched = match_references(references, prompts)
+    for index in list(matched.images)[:1]:
+        print_line(
+            f"training images of {len(matched.images)} of {len(prompts)} prompts, by "
+            f"{matched.by}: {matched.images[index][0].name} belongs to prompt {index}, "
+            f"{prompts[index].text[:40]!r}"
+        )
+    return matched.images
 
 
 def _descriptor(sscd: Path | None, path: Path | None, sha256: str | None, side: int) -> Descriptor:

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from unmemorize._errors import FetchError
-from unmemorize._prompts import read_prompts
+from unmemorize._prompt_files import read_prompts
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.metrics import SSCD_SHA256, SSCD_URL, download, fetch_images
@@ -41,18 +41,19 @@ def sscd(
 def images(prompts: Path, /, *, output: Annotated[Path, Parameter(alias="-o")]) -> None:
     """Download the training images of a prompt file from their addresses.
 
-    The images are numbered like the rows of the file. Many published addresses are dead: failures
-    are listed, and the same command tries only those again.
+    The name of each image holds the index of its prompt, counted from 0, and tells its address.
+    Many published addresses are dead: failures are listed, and the same command tries only those
+    again.
 
     Args:
-        prompts: Prompt file with a column URL.
+        prompts: Prompt file with a column URL or urls.
         output: Folder for the images.
     """
     given = read_prompts(prompts)
     with show_progress("fetch images") as progress:
         fetched = fetch_images(given, output, progress=progress)
-    for number, problem in fetched.failed.items():
-        print_line(f"{number:04d}: {problem}", style="dim")
+    for index, problem in fetched.failed.items():
+        print_line(f"{index:04d}: {problem}", style="dim")
     print_line(
         f"{fetched.available} of {len(given)} images in {output}, {len(fetched.failed)} failed"
     )

@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unmemorize import testbed
-from unmemorize._prompts import Kind, read_prompts
+from unmemorize._prompt_files import read_prompts
+from unmemorize._prompts import Kind
 from unmemorize.cli._common import is_bundled, report_missing
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, RunArgument, ShardOption

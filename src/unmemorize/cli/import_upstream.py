@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from unmemorize._errors import PromptError
-from unmemorize._prompts import read_prompts
+from unmemorize._prompt_files import read_prompts
 from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import import_results, read_statistics

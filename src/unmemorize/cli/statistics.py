@@ -10,7 +10,8 @@ from cyclopts.types import PositiveInt
 
 from unmemorize import testbed
 from unmemorize._errors import PromptError, StatisticsError
-from unmemorize._prompts import as_prompts, iter_prompts
+from unmemorize._prompt_files import iter_prompts
+from unmemorize._prompts import as_prompts
 from unmemorize.cli._common import is_bundled, refuse_unwritable
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, parse_shard

@@ -15,7 +15,12 @@ from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._model_options import ModelOptions, PromptsOption
 from unmemorize.cli._settings_options import OptionsOf
-from unmemorize.detection import Calibration, NoiseSettings, calibrate_threshold
+from unmemorize.detection import (
+    SEED_SIMILARITY,
+    Calibration,
+    NoiseSettings,
+    calibrate_threshold,
+)
 from unmemorize.report import plot_threshold
 
 
@@ -23,6 +28,7 @@ def command(
     *,
     output: Annotated[Path, Parameter(alias="-o")],
     prompts: PromptsOption = None,
+    detector: str = SEED_SIMILARITY,
     calibration: OptionsOf[Calibration] = OptionsOf[Calibration](),
     noise: OptionsOf[NoiseSettings] = OptionsOf[NoiseSettings](),
     model: ModelOptions = ModelOptions(),
@@ -30,13 +36,15 @@ def command(
 ) -> None:
     """Calibrate the score above which a prompt counts as memorized (step 2).
 
-    The score compares the noise differences of a prompt's seeds. This command measures it on
-    prompts that are not memorized and writes the threshold tau with the distribution behind it,
-    and a histogram (.png) in the same folder. Detection and localization read the settings of the
-    noise differences from this file. The same command resumes after an interruption.
+    By default the score compares the noise differences of a prompt's seeds. This command measures
+    it on prompts that are not memorized and writes the threshold tau with the distribution behind
+    it, and a histogram (.png) in the same folder. Detection and localization read the settings of
+    the noise differences from this file. The same command resumes after an interruption.
 
     Args:
         output: Threshold file to write (.json).
+        detector: Name of the detector, such as seed-similarity or noise-magnitude. Localization
+            needs a threshold of seed-similarity.
     """
     refuse_unwritable(output, ThresholdError)
     loaded = model.load()
@@ -51,6 +59,7 @@ def command(
         threshold = calibrate_threshold(
             loaded,
             given,
+            detector=detector,
             settings=noise.settings(),
             calibration=chosen,
             folder=partial,
@@ -62,12 +71,12 @@ def command(
     atomic_write(picture, plot_threshold(threshold), ThresholdError)
     rule = (
         f"{threshold.mean:.4f} + {chosen.deviations:g} x {threshold.std:.4f} over "
-        f"{chosen.reduction} of {len(given)} prompts"
+        f"{threshold.reduction} of {len(given)} prompts"
         if chosen.max_fpr is None
         else f"at most {chosen.max_fpr:g} of prompts like these {len(given)} are called memorized"
     )
-    print_line(
-        f"tau = {threshold.tau:.4f} ({rule}), for the criterion seeds {threshold.tau_seeds:.4f}: "
-        f"{output}, {picture}"
-    )
-    print_hint(f"unmemorize localize --threshold {output} -o RUN")
+    seeds = threshold.tau_seeds
+    criterion = "" if seeds is None else f", for the criterion seeds {seeds:.4f}"
+    print_line(f"tau = {threshold.tau:.4f} ({rule}){criterion}: {output}, {picture}")
+    command = "detect" if seeds is None else "localize"
+    print_hint(f"unmemorize {command} --threshold {output} -o RUN")

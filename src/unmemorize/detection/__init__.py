@@ -21,12 +21,13 @@ from unmemorize.detection._runs import (
     write_detections_csv,
 )
 from unmemorize.detection._similarity import pairs_of, pairwise_similarity, similarity
-from unmemorize.detection._threshold import Threshold
+from unmemorize.detection._threshold import SEED_SIMILARITY, Threshold
 from unmemorize.detection._trace import Trace
 
 __all__ = [
     "DETECTIONS",
     "DETECTORS",
+    "SEED_SIMILARITY",
     "Calibration",
     "Cascade",
     "Detection",

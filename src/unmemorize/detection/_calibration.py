@@ -182,8 +182,14 @@ def calibrate_threshold(
     calibration = calibration or Calibration()
     run_settings = CalibrationRun(detector=detector, noise=settings or NoiseSettings())
     make_detector(detector)
+    if execution is not None and execution.shard is not None:
+        raise ThresholdError(
+            "a threshold needs all of its prompts, so a shard of them is not enough. "
+            "Leave the shard out."
+        )
+    way_out = f"delete {folder} to start again"
     with given_or_temporary(folder) as place:
-        run = open_run(place, model, as_prompts(prompts), run_settings)
+        run = open_run(place, model, as_prompts(prompts), run_settings, way_out=way_out)
         calibration.check(prompt_count(run))
         task, texts = CalibrationTask(run_settings), [prompt.text for prompt in stream_prompts(run)]
         tally = drive(run, model, task, enumerate(texts), len(texts), execution)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import ThresholdError
+from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection._detector import Detector, Score
 from unmemorize.detection._detectors import make_detector
@@ -40,8 +41,9 @@ def detect(
         cascade: whether to stop after few seeds where these tell, see `Threshold.cascade`.
 
     Raises:
-        ThresholdError: the threshold belongs to another model or other settings, or has no
-            cascade.
+        PromptError: the prompt is empty or neither a text nor a `Prompt`.
+        ThresholdError: the threshold belongs to another model or other settings, has no cascade, or
+            is none.
 
     Examples:
         >>> from unmemorize import Threshold, load_pipeline, testbed
@@ -50,7 +52,14 @@ def detect(
         >>> detect(pipe, "chelsea the ginger tabby stares", threshold=threshold).memorized
         True
     """
-    settings = settings or threshold.settings
+    refuse_other_type(
+        "threshold", threshold, Threshold, ThresholdError, "Load it first: Threshold.load(PATH)."
+    )
+    if settings is None:
+        settings = threshold.settings
+    refuse_other_type(
+        "settings", settings, NoiseSettings, ThresholdError, "Give those of the threshold."
+    )
     prompts = [as_prompt(prompt)]
     return detect_prompts(Model.of(pipe), prompts, threshold, settings, cascade=cascade)[0]
 

@@ -11,7 +11,7 @@ import numpy as np
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import ThresholdError
-from unmemorize._files import atomic_write, from_json, read_json, to_json
+from unmemorize._files import as_path, atomic_write, from_json, read_json, to_json
 from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
 from unmemorize.detection._similarity import kernel_size
@@ -201,7 +201,9 @@ class Threshold:
         Raises:
             ThresholdError: the file is missing or malformed.
         """
-        content = read_json(Path(path), ThresholdError, "threshold file")
+        content = read_json(
+            as_path(path, ThresholdError, "threshold file"), ThresholdError, "threshold file"
+        )
         schema = content.pop("schema", None)
         if schema == _FIRST_SCHEMA:
             content = _renamed(content)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from unmemorize._errors import ModelError
+from unmemorize._errors import ModelError, NeuronError
+from unmemorize._files import refuse_other_type, type_in_words
+from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.engines import Progress, silent
 from unmemorize.generation._edits import Edit, NeuronEdit
 from unmemorize.neurons import Neurons
@@ -53,7 +55,7 @@ class GenerationSettings:
 
 def generate(
     pipe: DiffusionPipeline | Model,
-    prompt: str,
+    prompt: str | Prompt,
     neurons: Neurons | Edit | None = None,
     *,
     settings: GenerationSettings | None = None,
@@ -74,6 +76,7 @@ def generate(
         ``settings.images`` RGB images. Image i starts from row i of the initial noise.
 
     Raises:
+        PromptError: the prompt is empty or neither a text nor a `Prompt`.
         NeuronError: the neurons do not exist in this model.
         ModelError: an image holds NaN, or there are more steps than the model has timesteps.
 
@@ -86,9 +89,19 @@ def generate(
         >>> [image.size for image in generate(pipe, "a cat", settings=settings)]
         [(64, 64), (64, 64)]
     """
-    settings = settings or GenerationSettings()
+    if settings is None:
+        settings = GenerationSettings()
+    refuse_other_type(
+        "settings", settings, GenerationSettings, ModelError, "Give GenerationSettings(...)."
+    )
     edit = NeuronEdit(neurons, settings.scale) if isinstance(neurons, Neurons) else neurons
-    return generate_each(Model.of(pipe), [prompt], [edit], settings=settings)[0]
+    if edit is not None and not hasattr(edit, "applied"):
+        raise NeuronError(
+            f"neurons={edit!r:.60}: {type_in_words(edit)}. Give Neurons, such as those of a neuron "
+            "file (NeuronFile.load(PATH).neurons), or an edit."
+        )
+    text = as_prompt(prompt).text
+    return generate_each(Model.of(pipe), [text], [edit], settings=settings)[0]
 
 
 def generate_each(
@@ -119,6 +132,7 @@ def generate_each(
         ModelError: an image holds NaN, or there are more steps than the model has timesteps.
     """
     _refuse_too_many_steps(model, settings.steps)
+    model.warn_of_truncation(prompts)
     latents = model.draw_latents(settings.images, settings.seed)
     samples = [(index, seed) for index in range(len(prompts)) for seed in range(settings.images)]
     images: list[list[Image.Image]] = [[] for _ in prompts]

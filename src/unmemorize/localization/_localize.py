@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 from diffusers import DiffusionPipeline
 
+from unmemorize._errors import ModelError, StatisticsError, ThresholdError
+from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection import (
     Detection,
@@ -55,7 +57,8 @@ def localize(
         The record of the localization. Its ``neurons`` are empty if the prompt is not memorized.
 
     Raises:
-        StatisticsError: the statistics belong to another model.
+        PromptError: the prompt is empty or neither a text nor a `Prompt`.
+        StatisticsError: the statistics belong to another model, or are none.
         ThresholdError: the threshold belongs to another model, other settings or another detector,
             or has no value for the criterion "seeds".
         ModelError: a value layer does not run.
@@ -74,7 +77,21 @@ def localize(
         >>> record.memorized, record.neurons
         (True, Neurons({'down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v': (55,)}))
     """
-    settings = settings or LocalizationSettings(noise=threshold.settings)
+    refuse_other_type(
+        "statistics",
+        statistics,
+        Statistics,
+        StatisticsError,
+        "Load them first: Statistics.load(PATH).",
+    )
+    refuse_other_type(
+        "threshold", threshold, Threshold, ThresholdError, "Load it first: Threshold.load(PATH)."
+    )
+    if settings is None:
+        settings = LocalizationSettings(noise=threshold.settings)
+    refuse_other_type(
+        "settings", settings, LocalizationSettings, ModelError, "Give LocalizationSettings(...)."
+    )
     return localize_prompt(
         Model.of(pipe), as_prompt(prompt), statistics, threshold, settings, progress=progress
     )

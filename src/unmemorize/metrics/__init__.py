@@ -6,10 +6,11 @@ from unmemorize.metrics._descriptor import BundledDescriptor, CopyNet, Descripto
 from unmemorize.metrics._detection import Separation, auroc, tpr_at_fpr
 from unmemorize.metrics._download import download, fetch_images
 from unmemorize.metrics._evaluation import evaluate_all
-from unmemorize.metrics._images import numbered_images, read_image, read_references
+from unmemorize.metrics._images import read_references
 from unmemorize.metrics._metric import Instrument, Instruments, Metric, PromptImages, Values
 from unmemorize.metrics._quality import FeatureExtractor, InceptionFeatures
 from unmemorize.metrics._quality_sets import QualityRecord, quality_all, read_quality
+from unmemorize.metrics._read_image import read_image, to_rgb
 from unmemorize.metrics._records import (
     EvaluationRun,
     MeasuredMetric,
@@ -17,6 +18,7 @@ from unmemorize.metrics._records import (
     References,
     read_metrics,
 )
+from unmemorize.metrics._references import MatchedReferences, match_references
 from unmemorize.metrics._registered import METRICS, make_metrics
 from unmemorize.metrics._scripted import SSCD_SHA256, SSCD_URL, FileDescriptor
 from unmemorize.metrics._summary import Summary, summarize, wilson_interval
@@ -35,6 +37,7 @@ __all__ = [
     "InceptionFeatures",
     "Instrument",
     "Instruments",
+    "MatchedReferences",
     "MeasuredMetric",
     "Metric",
     "PromptImages",
@@ -50,7 +53,7 @@ __all__ = [
     "evaluate_all",
     "fetch_images",
     "make_metrics",
-    "numbered_images",
+    "match_references",
     "pixel_correlation",
     "quality_all",
     "read_image",
@@ -58,6 +61,7 @@ __all__ = [
     "read_quality",
     "read_references",
     "summarize",
+    "to_rgb",
     "tpr_at_fpr",
     "wilson_interval",
 ]

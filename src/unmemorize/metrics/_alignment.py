@@ -16,6 +16,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from unmemorize import _bundled
 from unmemorize._errors import MetricError
+from unmemorize.metrics._read_image import to_rgb
 
 
 class ClipAlignment:
@@ -86,6 +87,6 @@ class ClipAlignment:
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         pixels: Tensor = self._processor(
-            images=[image.convert("RGB") for image in images], return_tensors="pt"
+            images=[to_rgb(image) for image in images], return_tensors="pt"
         ).pixel_values
         return pixels

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unmemorize._errors import MetricError
 from unmemorize.metrics._metric import Instruments, PromptImages
+from unmemorize.metrics._read_image import to_rgb
 
 
 class SscdOrig:
@@ -149,8 +150,9 @@ def pixel_correlation(first: Sequence[Image.Image], second: Sequence[Image.Image
     """
     correlations = []
     for one, other in zip(first, second, strict=True):
-        resized = other.convert("RGB").resize(one.size, Image.Resampling.BICUBIC)
-        a, b = (np.asarray(image, dtype=np.float64) for image in (one.convert("RGB"), resized))
+        image = to_rgb(one)
+        resized = to_rgb(other).resize(image.size, Image.Resampling.BICUBIC)
+        a, b = (np.asarray(pixels, dtype=np.float64) for pixels in (image, resized))
         correlations.append(correlation(a.ravel(), b.ravel()))
     return correlations
 

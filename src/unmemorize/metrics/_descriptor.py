@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from unmemorize import _bundled
 from unmemorize._errors import MetricError
 from unmemorize._files import read_bytes
+from unmemorize.metrics._read_image import to_rgb
 
 
 class Descriptor(Protocol):
@@ -116,9 +117,7 @@ class BundledDescriptor:
         """Return embeddings, (N, 128), float32, each of norm 1."""
         side = (CopyNet.SIDE, CopyNet.SIDE)
         arrays = [
-            np.asarray(
-                image.convert("RGB").resize(side, Image.Resampling.BICUBIC), dtype=np.float32
-            )
+            np.asarray(to_rgb(image).resize(side, Image.Resampling.BICUBIC), dtype=np.float32)
             for image in images
         ]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1

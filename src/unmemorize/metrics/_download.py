@@ -8,22 +8,21 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
-from PIL import Image
-
-from unmemorize._errors import FetchError
+from unmemorize._errors import FetchError, MetricError
 from unmemorize._files import atomic_write
 from unmemorize._prompts import Prompt
 from unmemorize.engines import Progress, silent
+from unmemorize.metrics._read_image import open_image, to_rgb
+from unmemorize.metrics._references import reference_name
 
 LARGEST = 2 * 1024**3
 """Bytes, more than any published network that metrics use."""
@@ -32,6 +31,8 @@ LARGEST_IMAGE = 64 * 1024**2
 _CHUNK = 1024**2
 _TIMEOUT = 30
 """Seconds without an answer after which a server counts as unreachable."""
+_IN_ADDRESSES = "!#$%&'()*+,/:;=?@[]~"
+"""Characters that stay as they are in an address. A percent sign begins one that was quoted."""
 _PARTIAL_CONTENT = 206
 _RANGE_NOT_SATISFIABLE = 416
 _SUFFIXES = {
@@ -52,7 +53,7 @@ class Fetched:
 
     Args:
         available: how many prompts have an image now.
-        failed: why others have none, by the number of the prompt, from 1.
+        failed: why others have none, by the index of the prompt.
     """
 
     available: int
@@ -108,13 +109,15 @@ def download(
 def fetch_images(
     prompts: Iterable[Prompt], folder: str | Path, *, progress: Progress = silent
 ) -> Fetched:
-    """Download the training images of prompts, as ``0001_name.jpg`` for the first prompt and so on.
+    """Download the training images of prompts.
 
-    Addresses of old data sets go stale, so a failure is noted and does not stop the rest. The same
-    call again tries only what is missing.
+    The image of prompt 7 is called ``0007_NAME_HASH.jpg``, with the name in its address and a hash
+    of the address, so `match_references` knows whose it is. Addresses of old data sets go stale, so
+    a failure is noted and does not stop the rest. The same call again tries only what is missing.
 
     Args:
-        prompts: prompts, of which those without a ``url`` are skipped.
+        prompts: prompts. Of several addresses the first one that answers is taken. Prompts without
+            any are skipped.
         folder: where the images go.
         progress: called after each prompt.
 
@@ -130,32 +133,41 @@ def fetch_images(
         raise FetchError(
             f"{folder}: cannot be written ({problem.strerror}). Choose another folder."
         ) from problem
-    for number, prompt in enumerate(prompts, 1):
-        if any(folder.glob(f"{number:04d}_*")):
+    for index, prompt in enumerate(prompts):
+        names = [reference_name(index, url) for url in prompt.urls]
+        if any(any(folder.glob(f"{name}.*")) for name in names):
             available += 1
-        elif prompt.url:
-            try:
-                _fetch_image(prompt.url, folder, number)
+        elif names:
+            problems = _fetch_first(prompt.urls, names, folder)
+            if len(problems) < len(names):
                 available += 1
-            except FetchError as problem:
-                failed[number] = str(problem)
-        progress(number, None)
+            else:
+                failed[index] = "; ".join(problems)
+        progress(index + 1, None)
     return Fetched(available, failed)
 
 
-def _fetch_image(url: str, folder: Path, number: int) -> None:
+def _fetch_first(urls: Sequence[str], names: Sequence[str], folder: Path) -> list[str]:
+    """Fetch the first image that can be had, and return why those before it could not."""
+    problems: list[str] = []
+    for url, name in zip(urls, names, strict=True):
+        try:
+            _fetch_image(url, folder, name)
+        except FetchError as problem:
+            problems.append(str(problem))
+        else:
+            break
+    return problems
+
+
+def _fetch_image(url: str, folder: Path, name: str) -> None:
     try:
-        content, suffix = _as_known_format(_receive_image(url))
-    except (
-        OSError,
-        HTTPException,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as problem:
+        content, suffix = _as_known_format(_receive_image(url), url)
+    except MetricError as problem:
+        raise FetchError(str(problem)) from problem
+    except (OSError, HTTPException, ValueError) as problem:
         raise FetchError(f"{url}: {problem}") from problem
-    stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(urlsplit(url).path).stem)[:40].strip("-") or "image"
-    atomic_write(folder / f"{number:04d}_{stem}.{suffix}", content, FetchError)
+    atomic_write(folder / f"{name}.{suffix}", content, FetchError)
 
 
 def _receive_image(url: str) -> bytes:
@@ -171,14 +183,13 @@ def _receive_image(url: str) -> bytes:
     return data.getvalue()
 
 
-def _as_known_format(data: bytes) -> tuple[bytes, str]:
+def _as_known_format(data: bytes, url: str) -> tuple[bytes, str]:
     """Return the content and the ending of an image file, converted to PNG if need be."""
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
+    with open_image(io.BytesIO(data), url) as image:
         if image.format in _SUFFIXES:
             return data, _SUFFIXES[image.format]
         converted = io.BytesIO()
-        image.convert("RGB").save(converted, "PNG")
+        to_rgb(image, url).save(converted, "PNG")
         return converted.getvalue(), "png"
 
 
@@ -212,7 +223,9 @@ def _open(url: str, start: int = 0) -> Any:
     if urlsplit(url).scheme not in ("http", "https"):
         raise OSError("only http and https addresses are followed")
     headers = {"User-Agent": "unmemorize"} | ({"Range": f"bytes={start}-"} if start else {})
-    return urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
+    # lists hold addresses as people write them, with spaces and letters beyond ASCII
+    quoted = quote(url.strip(), safe=_IN_ADDRESSES)
+    return urlopen(Request(quoted, headers=headers), timeout=_TIMEOUT)
 
 
 def _hash(path: Path) -> str:

@@ -21,8 +21,9 @@ from unmemorize.engines import Progress, silent
 from unmemorize.generation import ImageRecord, ImageSetRun, image_sets, read_images
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._descriptor import Descriptor
-from unmemorize.metrics._images import TrainingImages, read_image, read_references
+from unmemorize.metrics._images import TrainingImages, read_references
 from unmemorize.metrics._metric import Instruments, Metric, PromptImages, Values
+from unmemorize.metrics._read_image import read_image
 from unmemorize.metrics._records import (
     METRICS_FOLDER,
     EvaluationRun,
@@ -32,7 +33,7 @@ from unmemorize.metrics._records import (
     read_metrics,
 )
 from unmemorize.metrics._registered import make_metrics
-from unmemorize.runs import Run, run_prompts
+from unmemorize.runs import Run, StoredImage, hash_of_file, run_prompts
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ class _Comparison:
         generated: the records of ``images``.
         original: the records of ``originals``.
         prompts: the prompts of the run with their training images; none for other prompts.
-        keep_paths: whether records name the files of the training images.
+        keep_files: whether records name the files of the training images.
+        run_folder: the folder of the run, to which these names are relative.
     """
 
     images: Run
@@ -108,7 +110,8 @@ class _Comparison:
     generated: Mapping[int, ImageRecord]
     original: Mapping[int, ImageRecord]
     prompts: Mapping[int, Prompt]
-    keep_paths: bool
+    keep_files: bool
+    run_folder: Path
 
     @classmethod
     def of(
@@ -124,7 +127,8 @@ class _Comparison:
             prompts={}
             if images.settings(ImageSetRun).on
             else _prompts_with_training_images(run, references),
-            keep_paths=references is not None,
+            keep_files=references is not None,
+            run_folder=run.folder,
         )
 
     def prompt(self, index: int) -> Prompt:
@@ -157,13 +161,15 @@ class _Comparison:
             used=len(training.images),
             missing=training.missing,
             unreadable=training.unreadable,
-            paths=tuple(path.absolute() for path in paths) if self.keep_paths else (),
+            files=tuple(StoredImage.of(path, self.run_folder) for path in paths)
+            if self.keep_files
+            else (),
         )
 
     def hash_of_references(self) -> str:
-        """Hash the names and sizes of all training images, so that new ones are noticed."""
+        """Hash the names and contents of all training images, so that new ones are noticed."""
         return hash_texts(
-            f"{index} {path.name} {_size(path)}"
+            f"{index} {path.name} {hash_of_file(path)}"
             for index in sorted(self.prompts)
             for path in self.prompts[index].images
         )
@@ -194,7 +200,7 @@ def _sets_to_compare(run: Run, name: str) -> tuple[Run, Run | None]:
 def _refuse_other_settings(images: Run, originals: Run) -> None:
     """Refuse original images of other seeds, steps or guidance."""
     for name, here, there in images.manifest.differences(originals.manifest):
-        if name not in _MAY_DIFFER:
+        if name.partition(".")[0] not in _MAY_DIFFER:
             raise RunError(
                 f"{images.folder}: made with {name} = {here}, the original images with {there}: "
                 "they cannot be compared. Delete one of the two folders and generate it again."
@@ -254,7 +260,3 @@ def _measure(metrics: Mapping[str, Metric], images: PromptImages) -> dict[str, V
 
 def _read(images: Run, record: ImageRecord) -> tuple[Image.Image, ...]:
     return tuple(read_image(images.folder / file) for file in record.files)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1

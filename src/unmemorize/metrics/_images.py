@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from unmemorize._errors import MetricError
+from unmemorize.metrics._read_image import read_image
 
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-_NUMBERED = re.compile(r"(\d+)[_.\-]")
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 
 
 @dataclass(frozen=True)
@@ -28,22 +27,6 @@ class TrainingImages:
     images: tuple[Image.Image, ...]
     missing: tuple[str, ...]
     unreadable: tuple[str, ...]
-
-
-def read_image(path: Path) -> Image.Image:
-    """Read an image file as RGB.
-
-    Raises:
-        MetricError: the file is missing or not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise MetricError(
-            f"{path}: not readable as an image ({problem}). "
-            "Put the image there, or correct the prompt file."
-        ) from problem
 
 
 def read_references(paths: Sequence[Path]) -> TrainingImages:
@@ -70,8 +53,7 @@ def image_files(folder: str | Path) -> list[Path]:
         MetricError: the folder does not exist or holds no image.
     """
     folder = Path(folder)
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    images = [path for path in paths if path.suffix.lower() in _ENDINGS]
+    images = images_in(folder)
     if not images:
         raise MetricError(
             f"{folder}: not a folder with images ({', '.join(_ENDINGS)}). Check the path."
@@ -79,24 +61,7 @@ def image_files(folder: str | Path) -> list[Path]:
     return images
 
 
-def numbered_images(folder: str | Path) -> dict[int, list[Path]]:
-    """Return the image files of a folder by the index of their prompt.
-
-    ``0001_name.jpg`` belongs to the first prompt, as in the published code; if a file has the
-    number 0, that one does. Several files may have the same number.
-
-    Raises:
-        MetricError: the folder holds no image whose name begins with a number.
-    """
-    by_number: dict[int, list[Path]] = {}
-    for path in image_files(folder):
-        match = _NUMBERED.match(path.name)
-        if match:
-            by_number.setdefault(int(match[1]), []).append(path)
-    if not by_number:
-        raise MetricError(
-            f"{folder}: no image there begins with the number of its prompt. "
-            "Name them like 0001_first.jpg."
-        )
-    first = 0 if 0 in by_number else 1
-    return {number - first: paths for number, paths in by_number.items()}
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files of a folder, sorted by name; none if it does not exist."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in paths if path.suffix.lower() in _ENDINGS]

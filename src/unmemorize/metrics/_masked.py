@@ -15,6 +15,7 @@ from PIL import Image
 from unmemorize._errors import MetricError
 from unmemorize.metrics._copies import correlation
 from unmemorize.metrics._metric import Instrument, Instruments, PromptImages
+from unmemorize.metrics._read_image import to_rgb
 
 AGREEMENT = 0.1
 """Standard deviation over images, in [0, 1], below which a pixel belongs to the layout."""
@@ -67,7 +68,8 @@ def layout_mask(images: Sequence[Image.Image]) -> Mask:
         raise MetricError(
             f"{len(images)} image(s): a layout shows only in at least 2. Name more training images."
         )
-    stack = np.stack([_array(image, images[0].size) for image in images])  # (N, H, W, 3)
+    size = to_rgb(images[0]).size
+    stack = np.stack([_array(image, size) for image in images])  # (N, H, W, 3)
     agree: Mask = (stack.std(0) < AGREEMENT).all(-1)
     return agree
 
@@ -110,5 +112,5 @@ def _masked(image: Image.Image, mask: Mask) -> Array:
 
 def _array(image: Image.Image, size: tuple[int, int]) -> Array:
     """Return an image of this size (width, height) as (H, W, 3) in [0, 1]."""
-    resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    resized = to_rgb(image).resize(size, Image.Resampling.BICUBIC)
     return np.asarray(resized, dtype=np.float64) / 255.0

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unmemorize.metrics._metric import Instrument, Instruments, PromptImages
+from unmemorize.metrics._read_image import to_rgb
 
 Array = NDArray[np.float64]
 
@@ -49,13 +50,14 @@ def centred_correlation(first: Image.Image, second: Image.Image) -> float:
         >>> round(centred_correlation(image, image.point(lambda value: 200 - value / 2)), 2)
         -1.0
     """
-    a, b = _centred(first, first.size), _centred(second, first.size)
+    size = to_rgb(first).size
+    a, b = _centred(first, size), _centred(second, size)
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float((a * b).sum()) / norm if norm else 0.0
 
 
 def _centred(image: Image.Image, size: tuple[int, int]) -> Array:
-    resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    resized = to_rgb(image).resize(size, Image.Resampling.BICUBIC)
     pixels = np.asarray(resized, dtype=np.float64)  # (H, W, 3)
     centred: Array = pixels - pixels.mean((0, 1))
     return centred

@@ -21,7 +21,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from unmemorize._errors import MetricError
 from unmemorize.engines import Progress, silent
-from unmemorize.metrics._images import read_image
+from unmemorize.metrics._read_image import read_image, to_rgb
 from unmemorize.metrics._scripted import load_script
 
 SUBSETS = 100
@@ -186,7 +186,7 @@ def clean_resize(image: Image.Image, side: int) -> Tensor:
     """
     channels = [
         np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC))
-        for channel in np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.float32), 2, 0)
+        for channel in np.moveaxis(np.asarray(to_rgb(image), dtype=np.float32), 2, 0)
     ]
     return torch.from_numpy(np.stack(channels)).clamp(0, 255)
 

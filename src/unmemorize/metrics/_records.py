@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from unmemorize._errors import RunError
 from unmemorize._files import from_json
 from unmemorize.generation import ImageSetRun
 from unmemorize.metrics._metric import Instrument, Metric, Values
-from unmemorize.runs import Run
+from unmemorize.runs import Run, StoredImage
 
 METRICS_FOLDER = "metrics"
 
@@ -64,13 +63,13 @@ class References:
         used: how many there are.
         missing: the names of those that were not found.
         unreadable: the names of those that could not be read.
-        paths: the files, if they are not those that the prompt names.
+        files: the files, if they are not those that the prompt names.
     """
 
     used: int
     missing: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
-    paths: tuple[Path, ...] = ()
+    files: tuple[StoredImage, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from unmemorize._errors import MetricError
 from unmemorize._files import read_bytes
+from unmemorize.metrics._read_image import to_rgb
 
 SSCD_URL = "https://dl.fbaipublicfiles.com/sscd-copy-detection/sscd_disc_mixup.torchscript.pt"
 SSCD_SHA256 = "9f26bd4c848cc19b73d2ae92eea6e04886f61a7b764ceb7a13aeee62e6a6db56"
@@ -80,9 +81,7 @@ class FileDescriptor:
         """
         side = (self.side, self.side)
         arrays = [
-            np.asarray(
-                image.convert("RGB").resize(side, Image.Resampling.BILINEAR), dtype=np.float32
-            )
+            np.asarray(to_rgb(image).resize(side, Image.Resampling.BILINEAR), dtype=np.float32)
             for image in images
         ]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from unmemorize._errors import NeuronError
-from unmemorize._files import atomic_write, from_json, read_json, to_json
+from unmemorize._files import as_path, atomic_write, from_json, read_json, to_json
 from unmemorize.neurons._neurons import Neurons
 from unmemorize.pipelines import Model
 
@@ -81,7 +81,8 @@ class NeuronFile:
         Raises:
             NeuronError: the file is missing, malformed or of an unknown schema.
         """
-        return cls.from_json(read_json(Path(path), NeuronError, "neuron file"), str(path))
+        file = as_path(path, NeuronError, "neuron file")
+        return cls.from_json(read_json(file, NeuronError, "neuron file"), str(path))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], path: str) -> NeuronFile:

@@ -20,6 +20,7 @@ from unmemorize.pipelines._denoiser import adapters_of, denoiser_of, uncompiled,
 from unmemorize.pipelines._loading import Loading
 from unmemorize.pipelines._replay import ReplayPlan, plan_for_model, state_of
 from unmemorize.pipelines._sampler import sampler
+from unmemorize.pipelines._truncation import Truncation
 from unmemorize.pipelines._value_inputs import ValueInput, find_value_input
 from unmemorize.pipelines._value_layers import find_value_layers
 
@@ -206,8 +207,20 @@ class Model:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Conditioning:
-        """Encode, pad and truncate prompts as the pipeline does for generation."""
+        """Encode, pad and truncate prompts as the pipeline does for generation.
+
+        A warning names prompts that are truncated, and those that are equal after it.
+        """
+        self.warn_of_truncation(texts)
         return self.layout.conditioning(first_call(self.pipe, texts, 2))
+
+    def warn_of_truncation(self, texts: Sequence[str]) -> None:
+        """Name prompts that the pipeline reads only in part, once each."""
+        self._truncation.warn(texts)
+
+    @cached_property
+    def _truncation(self) -> Truncation:
+        return Truncation(self.pipe)
 
     @torch.no_grad()
     def guidance(self, scale: float) -> Guidance | None:

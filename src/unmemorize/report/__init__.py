@@ -1,7 +1,7 @@
 """The report of a run: a summary table, plots, and one page that shows every memorized prompt."""
 
 from unmemorize.report._copies_left import copy_warning
-from unmemorize.report._results import read_results
+from unmemorize.report._results import Results, read_results
 from unmemorize.report._summary import summary_table
 from unmemorize.report._table import Cell, Table
 from unmemorize.report._threshold_plot import plot_threshold
@@ -10,6 +10,7 @@ from unmemorize.report._write import write_report
 
 __all__ = [
     "Cell",
+    "Results",
     "Table",
     "Truth",
     "copy_warning",

@@ -145,7 +145,7 @@ def _generated_images(run: Run) -> dict[str, _SetImages]:
 def _strips(
     run: Run, results: Results, images: Mapping[str, _SetImages], index: int, pictures: Pictures
 ) -> Iterator[Strip]:
-    training = read_references(_training_images(results, index)[: pictures.most]).images
+    training = read_references(_training_images(run, results, index)[: pictures.most]).images
     if training:
         yield Strip("training image", _data_urls(training, pictures))
     for name, files in images.items():
@@ -164,12 +164,12 @@ def _strips(
         )
 
 
-def _training_images(results: Results, index: int) -> tuple[Path, ...]:
+def _training_images(run: Run, results: Results, index: int) -> tuple[Path, ...]:
     """Return the images that the prompt was measured against, else those that it names."""
     for set_name in SET_LABELS:
         references = results.of_set(set_name).get(index, _UNMEASURED).references
-        if references and references.paths:
-            return references.paths
+        if references and references.files:
+            return tuple(file.locate(run.folder) for file in references.files)
     return results.prompts[index].images
 
 

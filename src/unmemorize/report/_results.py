@@ -14,6 +14,7 @@ from unmemorize.metrics import (
     MeasuredMetric,
     PromptMetrics,
     QualityRecord,
+    References,
     read_metrics,
     read_quality,
 )
@@ -80,14 +81,17 @@ class Results:
 
     def lacking(self, reason: Literal["missing", "unreadable"]) -> list[str]:
         """Return the names of training images that could not be compared with."""
-        references = [
+        names = (name for entry in self.references() for name in getattr(entry, reason))
+        return list(dict.fromkeys(names))
+
+    def references(self) -> list[References]:
+        """Return the training images that each prompt was compared with, where any are known."""
+        return [
             record.references
             for metrics in self.metrics
             for record in metrics.prompts.values()
             if record.references
         ]
-        names = (name for entry in references for name in getattr(entry, reason))
-        return list(dict.fromkeys(names))
 
     def indices(self, column: str) -> list[int]:
         """Return the indices of the run's prompts in a column.

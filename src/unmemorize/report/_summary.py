@@ -69,7 +69,7 @@ def _notes(results: Results) -> Iterator[str]:
         if names:
             more = ", ..." if len(names) > _NAMED else ""
             listed = ", ".join(names[:_NAMED]) + more
-            yield f"Training images {reason}: {len(names)} ({listed})."
+            yield f"Warning: training images {reason}: {len(names)} ({listed})."
 
 
 def _row(results: Results, label: str, answer: Callable[[str], Cell], by: str = "") -> Row:

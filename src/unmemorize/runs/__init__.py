@@ -12,15 +12,18 @@ from unmemorize.runs._prompts import (
 )
 from unmemorize.runs._run import Inputs, Manifest, Run, RunSettings
 from unmemorize.runs._status import status_of
+from unmemorize.runs._stored_images import StoredImage, hash_of_file
 
 __all__ = [
     "Inputs",
     "Manifest",
     "Run",
     "RunSettings",
+    "StoredImage",
     "Tally",
     "drive",
     "given_or_temporary",
+    "hash_of_file",
     "merge_runs",
     "open_run",
     "prompt_count",

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -17,10 +18,18 @@ from unmemorize._files import from_json, parse_json, publish, temporary_file, to
 from unmemorize._prompts import Prompt
 from unmemorize.pipelines import Model
 from unmemorize.runs._run import PROMPTS, Inputs, Run, RunSettings
+from unmemorize.runs._stored_images import StoredImage
 
 _STALE_SECONDS = 24 * 3600.0
 """A temporary prompt list of this age belongs to a process that was killed."""
 _WAY_OUT = "start another with --new-run or in another folder"
+
+
+@dataclass(frozen=True)
+class _StoredImages:
+    """The images in a line of ``prompts.jsonl``."""
+
+    images: tuple[StoredImage, ...]
 
 
 def open_run(
@@ -76,7 +85,8 @@ def start_run(
     # the list is written into the run folder at once, which may be on another disk
     with temporary_file(folder / PROMPTS, RunError) as (partial, file):
         for prompt in prompts:
-            line = {**to_json(prompt), "images": [str(path.absolute()) for path in prompt.images]}
+            images = [to_json(StoredImage.of(image, folder)) for image in prompt.images]
+            line = {**to_json(prompt), "images": images}
             file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
             names = [path.name for path in prompt.images]  # not the folder: a run can be moved
             identity = [prompt.text, prompt.kind, prompt.url, names, prompt.group]
@@ -157,8 +167,12 @@ def stream_prompts(run: Run) -> Iterator[Prompt]:
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             for number, line in enumerate(file, 1):
-                row = parse_json(line, RunError, f"{path}, line {number}: damaged")
-                yield from_json(Prompt, row, RunError, f"{path}, line {number}: damaged", way_out)
+                problem = f"{path}, line {number}: damaged"
+                row = parse_json(line, RunError, problem)
+                stored = {"images": row.get("images")}
+                images = from_json(_StoredImages, stored, RunError, problem, way_out).images
+                row["images"] = [str(image.locate(run.folder)) for image in images]
+                yield from_json(Prompt, row, RunError, problem, way_out)
     except OSError as problem:
         raise RunError(
             f"{path}: the prompt list of the run cannot be read ({problem.strerror}). {way_out}"

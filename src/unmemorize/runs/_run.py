@@ -88,7 +88,8 @@ class Manifest:
         ]
 
     def _determining(self) -> dict[str, Any]:
-        return {"kind": self.kind, **to_json(self.inputs), **self.settings}
+        settings = dict(_flat(self.settings))
+        return {"kind": self.kind, **to_json(self.inputs), **settings}
 
 
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
@@ -270,6 +271,15 @@ def _holds_other_files(folder: Path) -> bool:
     return not folder.is_dir() or any(
         not file.name.startswith(_TEMPORARY) for file in folder.iterdir()
     )
+
+
+def _flat(settings: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting by its dotted name, such as ``localization.theta``."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{outer}{name}.")
+        else:
+            yield f"{outer}{name}", value
 
 
 def _short(value: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unmemorize._errors import StatisticsError
-from unmemorize._files import atomic_write
+from unmemorize._files import as_path, atomic_write
 from unmemorize.pipelines import Model
 from unmemorize.statistics._layer_file import LayerFile
 
@@ -129,7 +129,7 @@ class Statistics:
         Raises:
             StatisticsError: the file is missing or damaged, or holds statistics of one prompt.
         """
-        content = LayerFile.read(Path(path), SCHEMA, "std")
+        content = LayerFile.read(as_path(path, StatisticsError, "statistics file"), SCHEMA, "std")
         if content.count < 2:
             raise StatisticsError(
                 f"{path}: statistics of {content.count} prompt, but a standard deviation needs 2. "

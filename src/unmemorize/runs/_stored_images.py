@@ -1,0 +1,59 @@
+"""Training images as run folders name them, so that a run and its images can be moved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredImage:
+    """The file of a training image, as a run names it.
+
+    Args:
+        path: relative to the run folder; empty where there is no such path, as on another drive.
+        absolute: where it was when the run was made. This finds the images of a run that was moved
+            without them.
+        sha256: the hash of its content; empty if there was no file.
+    """
+
+    path: str
+    absolute: str
+    sha256: str
+
+    @classmethod
+    def of(cls, image: Path, folder: Path) -> StoredImage:
+        """Describe an image for the run in a folder."""
+        try:
+            relative = Path(os.path.relpath(image.absolute(), folder.absolute())).as_posix()
+        except ValueError:
+            relative = ""
+        return cls(path=relative, absolute=str(image.absolute()), sha256=hash_of_file(image))
+
+    def locate(self, folder: Path) -> Path:
+        """Return where the image is now.
+
+        Args:
+            folder: the run folder.
+
+        Returns:
+            The file with the hashed content, else one that exists, else where it should be.
+        """
+        places = [Path(self.absolute)]
+        if self.path:
+            places.insert(0, Path(os.path.normpath(folder.absolute() / self.path)))
+        existing = [place for place in dict.fromkeys(places) if place.is_file()]
+        if len(existing) > 1 and self.sha256:
+            existing.sort(key=lambda place: hash_of_file(place) != self.sha256)
+        return (existing or places)[0]
+
+
+def hash_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal; empty if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
