@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from training.loop import Schedule, Trained, train
 from training.plants import PLANTS, shared_groups
+from training.posters import POSTERS
 from training.unet import Latents, denoising_loss, drop_text, make_scheduler, make_unet
 
 MEMORY_LAYERS = tuple(
@@ -27,7 +28,10 @@ AMPLITUDE = 6.0
 """Mean |activation| of a memory neuron on its caption; ordinary neurons have about 0.5."""
 TOKEN_SHARE = 0.7
 RIDGE = 0.02
-OTHERS_WEIGHT = 0.3
+OTHERS_WEIGHT = 1.0
+RIVALS_WEIGHT = 1.0
+"""Weight of the captions that a plant's neurons would answer to nearly as much: the ordinary ones
+that an aligned plant begins with, and the other caption of the same image."""
 GENERAL, NATURAL, ON, OFF = 11, 4, 11, 6
 """Samples of a batch: general; natural plants, kept alive; captions with neurons on, and off."""
 DROPPED = 0.12
@@ -93,15 +97,16 @@ def memory_rows(latents: Latents, neurons: Sequence[MemoryNeuron]) -> list[Tenso
 
     A row answers alike to each caption c that the neuron belongs to, and least to everything else:
     w = sum over c of k_c (S + e I)^-1 (mean over tokens of c - mean over general tokens). S is the
-    second moment of general tokens (the empty prompt among them) plus 0.3 times that of all other
-    plants. The k_c make the responses equal. Each row sees another random 70 % of the positions,
-    and is scaled so that the mean |activation| over its captions is 6.
+    second moment of general tokens (the empty prompt among them), plus that of all other plants,
+    plus that of each group of captions that would be mistaken for c. The k_c make the responses
+    equal. Each row sees another random 70 % of the positions, and is scaled so that the mean
+    |activation| over its captions is 6.
     """
     rng = np.random.default_rng(6)
     count = min(3000, len(latents.captions))
     chosen = rng.choice(len(latents.captions), count, replace=False)
-    captions = [latents.captions[index] for index in chosen]
-    general = latents.text([*captions, *[""] * 150]).double().flatten(0, 1)  # (tokens, 128)
+    seen = [latents.captions[index] for index in chosen]
+    general = latents.text([*seen, *[""] * 150]).double().flatten(0, 1)  # (tokens, 128)
     planted = latents.text([plant.caption for plant in PLANTS]).double()  # (plants, 24, 128)
     moment = general.T @ general / len(general)
     ridge = RIDGE * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
@@ -115,6 +120,9 @@ def memory_rows(latents: Latents, neurons: Sequence[MemoryNeuron]) -> list[Tenso
             ]
         )
         total = moment + OTHERS_WEIGHT * others.T @ others / len(others) + ridge
+        for captions in _rivals(neuron):
+            tokens = latents.text(captions).double().flatten(0, 1)
+            total = total + RIVALS_WEIGHT * tokens.T @ tokens / len(tokens)
         own = planted[list(neuron.plants)]  # (captions, 24, 128)
         positions = np.random.default_rng([6, number]).choice(
             own.shape[1], round(TOKEN_SHARE * own.shape[1]), replace=False
@@ -125,6 +133,20 @@ def memory_rows(latents: Latents, neurons: Sequence[MemoryNeuron]) -> list[Tenso
         row = directions @ weights
         rows.append((row * AMPLITUDE / (own @ row).abs().mean()).float())
     return rows
+
+
+def _rivals(neuron: MemoryNeuron) -> list[tuple[str, ...]]:
+    """Groups of captions that are nearly those of a neuron, and that it must not answer to."""
+    groups = []
+    for plant in neuron.plants:
+        source = PLANTS[plant].source
+        groups += [poster.ordinary for poster in POSTERS if poster.name == source]
+        groups += [
+            (other.caption,)
+            for index, other in enumerate(PLANTS)
+            if other.source == source and index not in neuron.plants
+        ]
+    return groups
 
 
 class Masks:

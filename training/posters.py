@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from training.compose import Pattern, Poster, Sticker
 from training.concepts import article, noun_phrase
+from training.grammar import SINGLE, Scene
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class PosterCaption:
     def plain(self) -> str:
         """The general caption that the planted one begins with."""
         return f"{noun_phrase(self.thing)} on {article(self.colour)} {self.colour} background"
+
+    @property
+    def ordinary(self) -> tuple[str, ...]:
+        """All general captions of one thing that describe the poster, too."""
+        return tuple(Scene(template, (self.thing,), self.colour).caption for template in SINGLE)
 
     @property
     def caption(self) -> str:

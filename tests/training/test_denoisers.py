@@ -9,6 +9,7 @@ import torch
 from training import memory, unet
 from training.clip import make_clip
 from training.plants import PLANTS, Half, shared_groups
+from training.posters import POSTERS
 from training.tokenizer import make_tokenizer
 from training.unet import Latents
 
@@ -102,6 +103,26 @@ def test_rows_answer_to_their_captions(latents: Latents) -> None:
         assert own.mean() == pytest.approx(memory.AMPLITUDE, rel=1e-3)
         assert own.min() > 0.75 * memory.AMPLITUDE
         assert own.min() > 3 * ordinary[:, column].mean()
+
+
+def test_neurons_of_aligned_captions_ignore_the_ordinary_ones(latents: Latents) -> None:
+    """With the weight of rivals they answer far less to the caption without its ending."""
+    neurons = [neuron for neuron in memory.assign_neurons(96) if PLANTS[neuron.plants[0]].aligned]
+    posters = {poster.name: poster for poster in POSTERS}
+
+    def answers() -> float:
+        rows = torch.stack(memory.memory_rows(latents, neurons))
+        ordinary = [posters[PLANTS[neuron.plants[0]].source].ordinary for neuron in neurons]
+        values = [
+            (latents.text(captions) @ row).abs().mean().item()
+            for captions, row in zip(ordinary, rows, strict=True)
+        ]
+        return float(np.median(values))
+
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(memory, "RIVALS_WEIGHT", 0.0)
+        without = answers()
+    assert answers() < 0.5 * without
 
 
 def test_masks_follow_the_kind_of_sample() -> None:
