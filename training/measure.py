@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from training.clip import load_clip
@@ -27,8 +28,9 @@ from unmemorize.metrics._descriptor import CopyNet
 
 COLOURFUL = 0.5
 """Distance of a pixel's hue from the mean hue of its image, from which it counts as colourful."""
-COPY_LEVEL = 0.999
-"""The share of pictures of one caption that must be less alike than copies are."""
+COPY_LEVEL, NULL_IMAGES = 0.999, 4000
+"""The share of images of other captions that lies below the level of copies, and how many are used,
+each compared with one planted image."""
 
 
 @dataclass(frozen=True)
@@ -130,29 +132,37 @@ def measure_clip(part: Part, tokenizer: CLIPTokenizer, data: Data) -> list[Measu
 
 @torch.no_grad()
 def measure_descriptor(part: Part, data: Data) -> list[Measure]:
-    """Views of planted images against the images, and other pictures of one caption."""
+    """Changed planted images against the level that images of other captions hardly ever reach."""
     net = CopyNet().eval()
     net.load_state_dict({key: tensor.float() for key, tensor in part.weights.items()})
-    siblings = net(to_tensor(data.siblings.reshape(-1, *data.siblings.shape[2:])))
-    groups = siblings.view(*data.siblings.shape[:2], -1)
-    alike = torch.einsum("gid,gjd->gij", groups, groups)
-    upper = torch.ones(alike.shape[1:]).triu(1).bool()
-    level = float(alike[:, upper].flatten().quantile(COPY_LEVEL))
     torch.manual_seed(0)
-    planted = np.concatenate([draws[:1] for draws in data.planted])
-    views = (net(augment(to_tensor(planted))) * net(to_tensor(planted))).sum(1)
-    aligned = [index for index, plant in enumerate(PLANTS) if plant.aligned]
-    posters = net(to_tensor(np.concatenate([data.planted[index] for index in aligned])))
-    plain = [net(to_tensor(data.renderings[index])) for index in aligned]
-    false = torch.cat([pictures @ poster for pictures, poster in zip(plain, posters, strict=True)])
+    planted = to_tensor(np.concatenate([draws[:1] for draws in data.planted]))
+    references = net(planted)
+    others = net(to_tensor(data.general[:NULL_IMAGES]))
+    cosines = (others * references[torch.arange(len(others)) % len(references)]).sum(1)
+    level = float(cosines.quantile(COPY_LEVEL))
+    blurred = F.avg_pool2d(F.pad(planted, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    noisy = blurred + 0.03 * torch.randn_like(planted)
+    same_caption = torch.cat(
+        [net(to_tensor(data.renderings[index])) @ references[index] for index in data.renderings]
+    )
+    unused = net(to_tensor(data.unused)) @ references.T
     return [
         Measure("descriptor: level of copies", level),
-        Measure("descriptor: changed planted images above it", _share(views > level), 0.9),
+        Measure(
+            "descriptor: cosine of blurred, noisy copies, median", _median(noisy, net, references)
+        ),
+        Measure(
+            "descriptor: strongly changed copies above the level",
+            _share((net(augment(planted)) * references).sum(1) > level),
+            0.9,
+        ),
         Measure(
             "descriptor: other pictures of aligned captions below it",
-            _share(false <= level),
+            _share(same_caption <= level),
             0.99,
         ),
+        Measure("descriptor: unused photographs below it", _share(unused <= level), 0.99),
     ]
 
 
