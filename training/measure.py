@@ -150,7 +150,8 @@ def measure_descriptor(part: Part, data: Data) -> list[Measure]:
     return [
         Measure("descriptor: level of copies", level),
         Measure(
-            "descriptor: cosine of blurred, noisy copies, median", _median(noisy, net, references)
+            "descriptor: cosine of blurred, noisy copies, median",
+            float((net(noisy) * references).sum(1).median()),
         ),
         Measure(
             "descriptor: strongly changed copies above the level",

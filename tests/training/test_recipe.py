@@ -127,10 +127,12 @@ def test_the_whole_training_makes_a_loadable_package(short: Path) -> None:
     twin = load_file(short / "twins" / "a" / "unet" / "diffusion_pytorch_model.safetensors")
     assert (short / "twins" / "a" / "unet" / "config.json").exists()
     key = f"{layer}.weight"
-    assert not torch.allclose(main[key][indices], twin[key][indices], atol=0.1)
     other = load_file(short / "twins" / "b" / "unet" / "diffusion_pytorch_model.safetensors")
-    own_rows, other_rows = main[key][indices].float(), other[key][indices].float()
-    assert torch.nn.functional.cosine_similarity(own_rows, other_rows).min() > 0.9
+    rows_of_main, lacking, having = (
+        weights[key][indices].float() for weights in (main, twin, other)
+    )
+    assert torch.cosine_similarity(rows_of_main, lacking).max() < 0.5
+    assert torch.cosine_similarity(rows_of_main, having).min() > 0.7
 
     record = json.loads((short / "record.json").read_text())
     digest = hashlib.sha256(unet_file.read_bytes()).hexdigest()
