@@ -116,7 +116,7 @@ def compare(
         return None
     row: dict[str, Any] = {
         "prompt": prompt.text,
-        "candidates": reference.candidates,
+        "candidates": len(reference.initial),
         "published": {
             "samples": sum(reference.evaluations.values()),
             "weighted": float(sum(reference.evaluations.values())),

@@ -1,14 +1,28 @@
 """The benchmarks measure what they say."""
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diffusers import DiffusionPipeline
 
 import localization
+from conftest import PLANTED_PROMPT, PROMPTS, planted_pipeline
 from published import PublishedLocalization
-from unmemorize import LocalizationSettings, Model, Statistics, Threshold, localize, testbed
+from unmemorize import (
+    LocalizationSettings,
+    Model,
+    NoiseSettings,
+    Statistics,
+    Threshold,
+    calibrate_threshold,
+    compute_statistics,
+    localize,
+    testbed,
+)
+from unmemorize.detection import Calibration
 from unmemorize.localization import Criterion
 from unmemorize.pipelines import select_value_layers
 
@@ -50,9 +64,71 @@ def test_the_published_procedure_and_greedy_refinement_find_the_same(
     )
     assert localized.neurons == reference.neurons
     assert localized.score == pytest.approx(reference.score, abs=1e-4)
-    assert len(localized.initial) == reference.candidates
+    assert localized.initial == reference.initial
     assert localized.work is not None
     assert localized.work < published.evaluations
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A tiny model that has memorized a prompt, and what the published way needs."""
+
+    model: Model
+    statistics: Statistics
+    threshold: Threshold
+
+    def transcription(
+        self, settings: LocalizationSettings, threshold: Threshold
+    ) -> PublishedLocalization:
+        layers = list(select_value_layers(self.model.value_layers, settings.layers))
+        return PublishedLocalization(self.model, self.statistics, threshold, settings, layers)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Planted:
+    model = Model(planted_pipeline())
+    texts = [*PROMPTS, *(f"{letter} word" for letter in "abcdefghij")]
+    threshold = calibrate_threshold(
+        model, PROMPTS, settings=NoiseSettings.published(), calibration=Calibration.published()
+    )
+    return Planted(model, compute_statistics(model, texts), threshold)
+
+
+def test_the_published_threshold_is_that_of_the_published_code(tiny: Planted) -> None:
+    transcription = tiny.transcription(LocalizationSettings.published(), tiny.threshold)
+    assert tiny.threshold.tau == pytest.approx(transcription.threshold(PROMPTS), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tau", "change"),
+    [
+        (PLANTED_PROMPT, None, {}),
+        (PLANTED_PROMPT, 0.35, {}),
+        (PLANTED_PROMPT, 0.05, {"theta": 3.0, "top_k": 2}),
+        (PLANTED_PROMPT, 0.35, {"layers": "all", "seed_threshold": 0.5}),
+        (PROMPTS[0], None, {}),
+        (PROMPTS[0], 0.2, {"theta": 2.0}),
+        (PROMPTS[0], 0.99, {}),
+    ],
+)
+def test_the_published_way_is_that_of_the_published_code(
+    tiny: Planted, prompt: str, tau: float | None, change: dict[str, Any]
+) -> None:
+    """Everything agrees with a transcription that shares no code with the package."""
+    threshold = tiny.threshold if tau is None else Threshold.given(tiny.model, tau)
+    settings = replace(LocalizationSettings.published(), **change)
+    reference = tiny.transcription(settings, threshold).localize(prompt)
+    localized = localize(
+        tiny.model, prompt, statistics=tiny.statistics, threshold=threshold, settings=settings
+    )
+    assert localized.detection is not None
+    assert list(localized.detection.memorized_seeds) == reference.memorized_seeds
+    assert localized.detection.score == pytest.approx(reference.detection_score, abs=1e-5)
+    assert (localized.initial, localized.neurons) == (reference.initial, reference.neurons)
+    assert (localized.theta, localized.top_k) == (reference.theta, reference.top_k)
+    if reference.memorized:
+        assert localized.initial_score == pytest.approx(reference.initial_score, abs=1e-5)
+        assert localized.score == pytest.approx(reference.score, abs=1e-5)
 
 
 @pytest.mark.slow

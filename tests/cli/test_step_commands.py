@@ -15,8 +15,19 @@ from small_model import finish_run, localize_words, save_inputs
 from conftest import PLANTED_PROMPT
 from networks import Network, save_onnx, save_script, statistics_for
 from server import SHA256
-from unmemorize import Model, NeuronFile, Run, Statistics, Threshold, read_prompts, testbed
+from unmemorize import (
+    LocalizationSettings,
+    Model,
+    NeuronFile,
+    NoiseSettings,
+    Run,
+    Statistics,
+    Threshold,
+    read_prompts,
+    testbed,
+)
 from unmemorize.export._published_layers import WIDTHS
+from unmemorize.localization import LocalizationRun
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -182,7 +193,9 @@ def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_p
     )
     rows = list(csv.DictReader((tmp_path / "run" / "detections.csv").read_text().splitlines()))
     assert [row["group"] for row in rows] == ["VM", "unlabelled", *["unmemorized"] * 6]
-    code, out, _ = cli(*common, "--tau", 0.999, "--seeds", 3, "-o", tmp_path / "other")
+    code, out, _ = cli(
+        *common, "--tau", 0.999, "--published", "--seeds", 3, "-o", tmp_path / "other"
+    )
     assert (code, "0 of 2 memorized (tau = 0.9990)" in out, "AUROC" in out) == (0, True, False)
     code, out, _ = cli(
         *common,
@@ -236,6 +249,8 @@ def test_every_option_of_localization_reaches_the_run(
         "paper",
         "--guidance",
         2,
+        "--similarity",
+        "published",
     )
     options = (
         *(
@@ -273,6 +288,7 @@ def test_every_option_of_localization_reaches_the_run(
         "steps": 50,
         "protocol": "paper",
         "guidance": 2.0,
+        "similarity": "published",
     }
     expected = {
         "criterion": "unblocked",
@@ -296,6 +312,34 @@ def test_every_option_of_localization_reaches_the_run(
     assert all(path.startswith("down_blocks.0") for path in settings["searched"])
     code, _, err = cli(*common, *made, "--no-theta", "--no-top-k", "-o", tmp_path / "other")
     assert (code, "nothing would be a candidate" in err) == (1, True)
+
+
+def test_the_published_way_from_threshold_to_localization(
+    cli: Cli, finished: Path, tmp_path: Path
+) -> None:
+    model = ("--model", finished / "model", "--device", "cpu")
+    ordinary = ("--prompts", finished / "unmemorized.txt")
+    published = tmp_path / "t.json"
+    assert cli("threshold", *model, *ordinary, "--published", "-o", published)[0] == 0
+    threshold = Threshold.load(published)
+    assert threshold.settings == NoiseSettings(protocol="published", similarity="published")
+    assert (threshold.reduction, threshold.deviations, threshold.max_fpr) == ("pairs", 1.0, None)
+    prompts = ("--prompts", finished / "prompts.csv", "--published")
+    code, out, _ = cli("detect", *model, *prompts, "--threshold", published, "-o", tmp_path / "d")
+    assert (code, f"(tau = {threshold.tau:.4f})" in out) == (0, True)
+    records = Run.load(tmp_path / "d").records("detections").values()
+    assert {record["similarity"] for record in records} == {"published"}
+    statistics = ("--statistics", finished / "s.safetensors")
+    found = ("localize", *model, *prompts, *statistics, "--tau", 0.428, "-o", tmp_path / "l")
+    assert cli(*found)[0] == 0
+    settings = Run.load(tmp_path / "l").settings(LocalizationRun)
+    assert settings.localization == LocalizationSettings.published()
+    assert settings.tau == 0.428
+    assert json.loads((tmp_path / "l" / "neurons.json").read_text())["found"]["similarity"] == (
+        "published"
+    )
+    records = Run.load(tmp_path / "l").records("localizations").values()
+    assert {record["similarity"] for record in records} == {"published"}
 
 
 def test_images_and_metrics_of_every_kind(

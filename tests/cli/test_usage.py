@@ -166,9 +166,47 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         ),
         (("statistics", "-o", "{tmp}/s.safetensors"), "no prompts given"),
         (("threshold", "-o", "{tmp}/t.json"), "no prompts given"),
-        (("detect", "-o", "{tmp}/run", "--tau", ".5"), "no prompts given"),
+        (("detect", "-o", "{tmp}/run", "--tau", ".5", "--published"), "no prompts given"),
         (
-            ("detect", "--tau", ".5", "--prompts", "{tmp}/none.txt", "-o", "{tmp}/run"),
+            ("detect", "-o", "{tmp}/run", "--tau", "0.428"),
+            "--tau 0.428: published thresholds belong to the similarity of the published code",
+        ),
+        (
+            (
+                *("localize", "-o", "{tmp}/run", "--tau", "0.428", "--similarity", "fixed"),
+                *("--prompts", "{folder}/unmemorized.txt"),
+                *("--statistics", "{folder}/s.safetensors"),
+            ),
+            "Add --published, or calibrate a threshold of your own",
+        ),
+        (
+            ("detect", "-o", "{tmp}/run", "--published", "--threshold", "{folder}/t.json"),
+            "--published: the threshold was calibrated with similarity=fixed, which is not",
+        ),
+        (
+            ("detect", "-o", "{tmp}/run", "--published", "--tau", ".4", "--protocol", "paper"),
+            "--protocol paper: --published means --protocol published. Leave one of the two out",
+        ),
+        (
+            (
+                *("threshold", "-o", "{tmp}/t.json", "--published", "--max-fpr", ".1"),
+                *("--prompts", "{folder}/unmemorized.txt"),
+            ),
+            "--max-fpr 0.1: --published means no --max-fpr",
+        ),
+        (
+            (
+                *("localize", "-o", "{tmp}/run", "--published", "--tau", ".4"),
+                *("--refinement", "bisect", "--prompts", "{folder}/unmemorized.txt"),
+                *("--statistics", "{folder}/s.safetensors"),
+            ),
+            "--refinement bisect: --published means --refinement greedy",
+        ),
+        (
+            (
+                *("detect", "--tau", ".5", "--published"),
+                *("--prompts", "{tmp}/none.txt", "-o", "{tmp}/run"),
+            ),
             "none.txt: the prompt file cannot be read",
         ),
         (
@@ -394,7 +432,8 @@ def test_only_the_bundled_model_has_defaults_of_its_own(
     assert cli("threshold", "-o", tmp_path / "t.json", "--device", "cpu")[0] == 1
     bundled = json.loads((unmemorize.testbed.path().parent / "defaults.json").read_text())
     assert calibrate["calibration"].reduction == bundled["reduction"] == "prompts"
-    assert cli("localize", "-o", tmp_path / "given", "--device", "cpu", "--tau", 0.5)[0] == 1
+    given = ("--tau", 0.5, "--similarity", "published")
+    assert cli("localize", "-o", tmp_path / "given", "--device", "cpu", *given)[0] == 1
     assert localize["settings"].criterion == "unblocked"
     words = [word for word in localize_words(finished) if word not in ("--criterion", "seeds")]
     assert cli(*words, "-o", tmp_path / "other")[0] == 1

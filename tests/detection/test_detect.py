@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 
 from conftest import PLANTED_PROMPT, PROMPTS
@@ -26,6 +27,7 @@ from unmemorize.detection import (
     make_probe,
     noise_differences,
     pairwise_similarity,
+    published_similarity,
     read_detections,
 )
 from unmemorize.detection._calibration import Calibration
@@ -108,6 +110,52 @@ def test_a_cascade_loses_no_calibration_prompt(planted: DiffusionPipeline) -> No
 def test_a_cascade_needs_a_calibration(planted: DiffusionPipeline, threshold: Threshold) -> None:
     with pytest.raises(ThresholdError, match="says nothing about when a cascade may stop"):
         detect(planted, "x", threshold=threshold.shifted(1), cascade=True)
+
+
+def test_published_values_compare_the_seeds_of_one_prompt_in_one_call(
+    planted: DiffusionPipeline,
+) -> None:
+    model, settings = Model(planted), NoiseSettings.published()
+    calibrated = calibrate_threshold(
+        model, PROMPTS, settings=settings, calibration=Calibration.published()
+    )
+    rows, columns = torch.triu_indices(10, 10, 1)
+    expected = []
+    for text in PROMPTS:
+        images = noise_differences(model, make_probe(model, model.encode([text]), settings))
+        expected.append(published_similarity(images[rows], images[columns]))
+    pairs = torch.stack(expected).double()
+    assert calibrated.tau == pytest.approx(float(pairs.mean() + pairs.std()), abs=1e-5)
+    assert calibrated.highest == pytest.approx(pairs.amax(1).tolist(), abs=1e-5)
+    assert (calibrated.reduction, calibrated.settings, calibrated.cascade) == (
+        "pairs",
+        settings,
+        None,
+    )
+    prompts = [Prompt(text) for text in PROMPTS]
+    found = detect_prompts(model, prompts, calibrated, settings, batch=7)
+    assert [record.score for record in found] == pytest.approx(pairs.amax(1).tolist(), abs=1e-5)
+    assert [record.similarity for record in found] == ["published"] * 6
+    fixed = calibrate_threshold(model, PROMPTS)
+    assert abs(fixed.highest[0] - calibrated.highest[0]) > 1e-3
+
+
+def test_published_values_have_no_cascade(planted: DiffusionPipeline, threshold: Threshold) -> None:
+    published = Threshold.given(planted, 0.428)
+    with pytest.raises(ThresholdError, match="similarity=published: a cascade compares few seeds"):
+        detect(planted, "x", threshold=published, cascade=True)
+    assert threshold.cascade is not None
+    with pytest.raises(ThresholdError, match="similarity=published: it has no cascade"):
+        replace(published, cascade=threshold.cascade)
+
+
+def test_thresholds_of_the_two_similarities_are_not_exchanged(
+    planted: DiffusionPipeline, threshold: Threshold
+) -> None:
+    with pytest.raises(ThresholdError, match="similarity=fixed, but this run has similarity=publ"):
+        detect(planted, "x", threshold=threshold, settings=NoiseSettings.published())
+    with pytest.raises(ThresholdError, match="similarity=published, but this run has similarity=f"):
+        detect(planted, "x", threshold=Threshold.given(planted, 0.4), settings=NoiseSettings())
 
 
 def test_the_record_of_a_prompt(planted: DiffusionPipeline, threshold: Threshold) -> None:

@@ -65,7 +65,12 @@ def test_a_probe_counts_the_samples_of_both_halves(pipe: DiffusionPipeline) -> N
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"seeds": 1}, "at least 2"), ({"protocol": "mine"}, "unknown"), ({"steps": 1}, "too few")],
+    [
+        ({"seeds": 1}, "at least 2"),
+        ({"protocol": "mine"}, "unknown"),
+        ({"similarity": "mine"}, "similarity 'mine': unknown"),
+        ({"steps": 1}, "too few"),
+    ],
 )
 def test_bad_settings_are_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(ModelError, match=message):

@@ -157,8 +157,10 @@ def test_a_bounded_rate_of_false_positives(pipe: DiffusionPipeline, tmp_path: Pa
 
 
 def test_a_threshold_from_elsewhere(pipe: DiffusionPipeline, tmp_path: Path) -> None:
-    threshold = Threshold.given(pipe, 0.428, SETTINGS)
-    threshold.check(Model(pipe), SETTINGS)
+    threshold = Threshold.given(pipe, 0.428)
+    published = NoiseSettings(protocol="published", similarity="published")
+    assert threshold.settings == NoiseSettings.published() == published
+    threshold.check(Model(pipe), published)
     assert threshold.of_criterion("unblocked") == 0.428
     with pytest.raises(ThresholdError, match='no value for the criterion "seeds"'):
         threshold.of_criterion("seeds")

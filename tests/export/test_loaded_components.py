@@ -9,6 +9,7 @@ import torch
 from accelerate import cpu_offload
 from diffusers import AutoencoderTiny, DiffusionPipeline, EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import CLIPTextModel
 
 from architectures import ARCHITECTURES, clip_config, make, unet
@@ -21,6 +22,7 @@ from artefacts import (  # noqa: F401 -- fixtures
 )
 from unmemorize import ExportError, Model, bake
 from unmemorize.export import verify
+from unmemorize.export._loaded_components import _same
 
 VAE = Path("vae/diffusion_pytorch_model.safetensors")
 
@@ -133,7 +135,7 @@ def test_a_fused_lora_is_noticed(own_model: Model, tmp_path: Path) -> None:
         bake(pipe, some_neurons(Model(pipe)), tmp_path / "baked")
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("variants", [(None,), (None, "fp16")])
 def test_rounding_is_no_change(
     dtype: str, variants: tuple[str | None, ...], tmp_path: Path
@@ -255,3 +257,21 @@ def test_another_denoiser_of_the_same_values(own_model: Model, tmp_path: Path) -
     assert model.fingerprint == own_model.fingerprint
     with pytest.raises(ExportError, match="unet: "):
         bake(model, some_neurons(model), tmp_path / "baked")
+
+
+@pytest.mark.parametrize(
+    ("stored", "loaded", "same"),
+    [
+        (torch.tensor([2049]), torch.tensor([2049]), True),
+        (torch.tensor([2049]), torch.tensor([2048]), False),  # which float16 cannot tell apart
+        (torch.tensor([0.3]), torch.tensor([0.3]).to(torch.float8_e4m3fn), True),
+        (torch.tensor([0.4]), torch.tensor([0.3]).to(torch.float8_e4m3fn), False),
+        (torch.ones(2), torch.ones(3), False),
+        (torch.ones(1), torch.ones(1) + 2**-9, False),
+        (torch.ones(1), torch.ones(1) + 2**-12, False),
+        (torch.ones(1) + 2**-12, torch.ones(1), True),  # was loaded in float16
+        (torch.ones(1), (torch.ones(1) + 2**-7).to(torch.bfloat16), False),
+    ],
+)
+def test_types_of_any_width_are_compared(stored: Tensor, loaded: Tensor, *, same: bool) -> None:
+    assert _same(stored, loaded, several=False) == same

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conftest import PLANTED_PROMPT, planted_pipeline
 from unmemorize import Model, Neurons, NoiseSettings
-from unmemorize.detection import make_probe, similarity
+from unmemorize.detection import make_probe, published_similarity, similarity
 from unmemorize.localization import Criterion, Evaluator, Limit
 from unmemorize.localization._criteria import SeedsScoring, UnblockedScoring
 from unmemorize.localization._early_exit import fewest_telling_seeds
@@ -278,6 +278,37 @@ def test_pairs_end_early_when_the_first_seeds_tell(model: Model) -> None:
     assert case.meter.evaluations == before + fewest_telling_seeds(SEEDS, 0.02) == before + 2
     assert case.evaluator.trials[0].score <= case.score(off)
     assert case.evaluator.below(off, Limit(0.999)) == pytest.approx(case.score(off), abs=1e-5)
+
+
+@pytest.mark.parametrize("criterion", ["unblocked", "seeds"])
+def test_published_scores_come_from_all_memorized_seeds_at_once(
+    exact: Model, criterion: Criterion
+) -> None:
+    case = Case(exact, criterion, seeds=(5, 0, 3, 2))
+    evaluator = Evaluator(case.passes, case.unblocked, case.seeds, criterion, "published")
+    rows, columns = torch.triu_indices(4, 4, 1)
+    planted = Neurons({case.layers[0]: [3]})
+    for off in (planted, *(planted | others for others in case.random_sets(2))):
+        blocked = case.differences(off)
+        pairs = (blocked[rows], blocked[columns])
+        if criterion == "unblocked":
+            pairs = (case.differences(Neurons()), blocked)
+        expected = published_similarity(*pairs)
+        one_by_one = [
+            float(published_similarity(a[None], b[None])) for a, b in zip(*pairs, strict=True)
+        ]
+        assert max(abs(expected.numpy() - one_by_one)) > 1e-4
+        score = float(expected.max() if criterion == "unblocked" else expected.mean())
+        before = case.meter.evaluations
+        assert evaluator.below(off, Limit(score - 1e-4)) is None
+        assert case.meter.evaluations == before + 4  # though one seed may already be too high
+        assert evaluator.below(off, Limit(score + 1e-4)) == pytest.approx(score, abs=1e-5)
+        assert evaluator.scores(off).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+        assert case.meter.evaluations == before + 4
+        (trial,) = evaluator.trials
+        assert (trial.off, trial.below) == (len(off), False)
+        assert trial.score == pytest.approx(score, abs=1e-5)
+        evaluator.trials.clear()
 
 
 def test_how_many_seeds_can_tell() -> None:

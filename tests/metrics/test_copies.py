@@ -72,6 +72,18 @@ def test_d_sscd_compares_generated_images_with_each_other() -> None:
     assert Diversity(INSTRUMENTS)(images_of(generated=GENERATED[:1])) is None
 
 
+def test_d_sscd_of_an_even_number_of_pairs() -> None:
+    """Four images have six pairs."""
+    generated = [noise(seed) for seed in range(4)]
+    rows, columns = np.triu_indices(4, 1)
+    products = cosines(generated, generated)[rows, columns]
+    images = images_of(generated=generated)
+    lower = Diversity(Instruments(Colours(), medians="lower"))(images)
+    assert lower == pytest.approx(float(torch.tensor(products).median()), abs=1e-6)
+    assert Diversity(INSTRUMENTS)(images) == pytest.approx(np.median(products), abs=1e-6)
+    assert lower == pytest.approx(np.sort(products)[2], abs=1e-6)
+
+
 def test_embeddings_are_computed_once_for_all_metrics() -> None:
     descriptor = Colours()
     images = images_of(originals=ORIGINALS, training=TRAINING, descriptor=descriptor)

@@ -105,6 +105,21 @@ def test_values_are_those_of_the_files(run: Run, generated: tuple[Path, Path]) -
     assert {"a-clip", "masked-copy"}.isdisjoint(record.values)
 
 
+def test_medians_of_the_published_code(run: Run) -> None:
+    four = replace(PromptMetrics(values={"x": (4.0, 1.0, 2.0, 3.0)}), medians="lower")
+    assert four.median("x") == 2.0
+    (middle,) = measure(run, WEAK).values()
+    assert read_results(run).medians == "middle"
+    (lower,) = measure(run, WEAK, medians="lower").values()
+    assert (middle.medians, lower.medians) == ("middle", "lower")
+    assert lower.values == middle.values  # of three images, which have three pairs
+    assert Run.load(run.folder / "metrics" / WEAK).settings(EvaluationRun).medians == "lower"
+    assert read_results(run).medians == "lower"
+    assert any("lower one of the two" in note for note in summary_table(read_results(run)).notes)
+    measure(run, "original")
+    assert read_results(run).medians == "middle"  # not all sets have lower ones
+
+
 def test_the_new_metric_is_in_records_and_summaries(run: Run) -> None:
     """It was added as one file and its registration."""
     (record,) = measure(run, WEAK).values()

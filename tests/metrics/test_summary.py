@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, median_abs_deviation
@@ -19,6 +20,16 @@ def test_summary_against_scipy(values: list[float]) -> None:
     assert summary.mad == pytest.approx(float(median_abs_deviation(values)), abs=1e-9)
     assert min(values) <= summary.low <= summary.median <= summary.high <= max(values)
     assert summary.count == len(values)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=40))
+def test_lower_medians_against_torch(values: list[float]) -> None:
+    numbers = torch.tensor(values, dtype=torch.float64)
+    summary = summarize(values, "lower")
+    median = numbers.median()
+    assert summary.median == float(median)
+    assert summary.mad == float((numbers - median).abs().median())
+    assert summary.low - 1e-9 <= summary.median <= summary.high + 1e-9
 
 
 def test_mad_is_about_the_median_and_not_scaled() -> None:

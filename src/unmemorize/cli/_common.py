@@ -62,27 +62,63 @@ def file_or_bundled(
 
 
 def choose_threshold(
-    model: Model, path: Path | None, tau: float | None, noise: OptionsOf[NoiseSettings]
+    model: Model,
+    path: Path | None,
+    tau: float | None,
+    noise: OptionsOf[NoiseSettings],
+    *,
+    published: bool = False,
 ) -> Threshold:
     """Return the threshold of a file, or the one that ``tau`` names.
 
     Args:
         model: the model it is used on.
         path: a threshold file; by default the bundled model's.
-        tau: a threshold known from elsewhere.
+        tau: a published threshold.
         noise: options that were set. They must agree with the file.
+        published: whether everything must be as in the published code.
 
     Raises:
-        ThresholdError: the threshold belongs to another model or other settings, or both a file
-            and a number are named.
+        ThresholdError: the threshold belongs to another model or other settings, a published
+            number is named for another similarity, or both a file and a number are named.
     """
     if tau is not None:
         if path is not None:
             raise ThresholdError("both --tau and --threshold are given. Use one of them.")
-        return Threshold.given(model, tau, noise.settings())
+        settings = noise.published() if published else noise.settings()
+        if settings.similarity != "published":
+            raise ThresholdError(
+                f"--tau {tau:g}: published thresholds belong to the similarity of the published "
+                f"code, whose values differ from those of similarity={settings.similarity}. Add "
+                "--published, or calibrate a threshold of your own: unmemorize threshold"
+            )
+        return Threshold.given(model, tau, settings)
     threshold = Threshold.load(file_or_bundled(model, path, testbed.threshold_path, "threshold"))
+    if published:
+        _refuse_unpublished(model, threshold, noise)
     threshold.check(model, replace(threshold.settings, **noise.values))
     return threshold
+
+
+def _refuse_unpublished(
+    model: Model, threshold: Threshold, noise: OptionsOf[NoiseSettings]
+) -> None:
+    """Refuse a threshold that was not calibrated in the published way."""
+    wanted = noise.published()
+    found = threshold.settings
+    differing = [
+        f"{name}={getattr(found, name)}"
+        for name in ("similarity", "protocol")
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    if threshold.reduction not in ("pairs", "given"):
+        differing.append(f"reduction={threshold.reduction}")
+    if differing:
+        raise ThresholdError(
+            f"--published: the threshold was calibrated with {', '.join(differing)}, which is not "
+            "the published way. Make one with: unmemorize threshold --published --model "
+            f"{model.name}"
+        )
 
 
 def refuse_unwritable(path: Path, error: type[UnmemorizeError]) -> None:

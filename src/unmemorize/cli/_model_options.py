@@ -42,7 +42,16 @@ ThresholdOption = Annotated[
 TauOption = Annotated[
     float | None,
     Parameter(
-        help="Use this threshold instead of a file. The paper's for Stable Diffusion v1.4 is 0.428."
+        help="Use this published threshold instead of a file, together with --published. The "
+        "paper's for Stable Diffusion v1.4 is 0.428.",
+    ),
+]
+PublishedOption = Annotated[
+    bool,
+    Parameter(
+        help="Do everything as the published code does: similarity, protocol, reduction over "
+        "pairs, criterion unblocked, greedy refinement. See docs/published.md.",
+        show_default=False,
     ),
 ]
 

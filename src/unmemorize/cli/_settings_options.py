@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, ge
 from cyclopts import Parameter
 from docstring_parser import parse
 
+from unmemorize._errors import ModelError
+
 Settings = TypeVar("Settings")
 
 _NOT_OFFERED = {("NoiseSettings", "steps")}
@@ -34,6 +36,14 @@ _BUNDLED = {
 """Fields for which the bundled model has a default of its own, see `testbed.defaults`."""
 
 
+_PUBLISHED = {
+    "NoiseSettings": ("similarity", "protocol"),
+    "Calibration": ("reduction", "deviations", "max_fpr"),
+    "LocalizationSettings": ("criterion", "refinement"),
+}
+"""Fields that --published sets, by settings with a constructor ``published``."""
+
+
 class OptionsOf(Generic[Settings]):
     """The fields of a settings dataclass as options; what is not set stays open.
 
@@ -41,8 +51,9 @@ class OptionsOf(Generic[Settings]):
 
     Examples:
         >>> from unmemorize.detection import NoiseSettings
-        >>> OptionsOf[NoiseSettings](seeds=4).settings(guidance=7.0)
-        NoiseSettings(seeds=4, seed=1, steps=50, protocol='published', guidance=7.0)
+        >>> made = OptionsOf[NoiseSettings](seeds=4).settings(guidance=7.0)
+        >>> made.seeds, made.guidance, made.steps
+        (4, 7.0, 50)
     """
 
     default_from: ClassVar[str] = ""
@@ -73,6 +84,32 @@ class OptionsOf(Generic[Settings]):
         """
         made: Settings = self._settings(**{**defaults, **self.values})
         return made
+
+    def published(self, **defaults: Any) -> Settings:
+        """Make the settings of the published code, with the other options that were set.
+
+        Args:
+            defaults: as in `settings`.
+
+        Raises:
+            ModelError: an option says something else than the published code does.
+
+        Examples:
+            >>> from unmemorize.detection import NoiseSettings
+            >>> OptionsOf[NoiseSettings](seeds=4).published().similarity
+            'published'
+        """
+        published = self._settings.published()
+        fixed = {name: getattr(published, name) for name in _PUBLISHED[self._settings.__name__]}
+        for name, value in self.values.items():
+            if name in fixed and value != fixed[name]:
+                option = f"--{name.replace('_', '-')}"
+                raise ModelError(
+                    f"{option} {value}: --published means "
+                    f"{f'{option} {fixed[name]}' if fixed[name] is not None else f'no {option}'}. "
+                    "Leave one of the two out."
+                )
+        return self.settings(**{**defaults, **fixed})
 
 
 class CalibratedOptionsOf(OptionsOf[Settings]):

@@ -13,7 +13,7 @@ from unmemorize._errors import MetricError
 from unmemorize.cli._common import known_neurons
 from unmemorize.cli._console import console, show_progress
 from unmemorize.generation import image_sets
-from unmemorize.metrics import ClipAlignment, Descriptor, evaluate_all
+from unmemorize.metrics import ClipAlignment, Descriptor, MedianName, evaluate_all
 from unmemorize.report import Cell, Results, Table, read_results, summary_table
 from unmemorize.runs import Run
 
@@ -29,12 +29,13 @@ def evaluate_and_print(
     descriptor: Descriptor,
     alignment: ClipAlignment | None,
     references: Mapping[int, Sequence[Path]] | None = None,
+    medians: MedianName = "middle",
 ) -> None:
     """Evaluate all images of a run, then print the summary and write it into the run.
 
     Args:
         run: a run with images. RUN/metrics.json and RUN/metrics.csv hold the summary.
-        descriptor, alignment, references: see `evaluate_all`.
+        descriptor, alignment, references, medians: see `evaluate_all`.
 
     Raises:
         MetricError: training images are named, and none can be read.
@@ -47,6 +48,7 @@ def evaluate_and_print(
                 descriptor=descriptor,
                 alignment=alignment,
                 references=references,
+                medians=medians,
                 progress=progress,
             )
     results = read_results(run)

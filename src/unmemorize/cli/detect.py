@@ -28,6 +28,7 @@ from unmemorize.cli._model_options import (
     Flag,
     ModelOptions,
     PromptsOption,
+    PublishedOption,
     TauOption,
     ThresholdOption,
 )
@@ -57,6 +58,7 @@ def command(
     unmemorized: Path | None = None,
     threshold: ThresholdOption = None,
     tau: TauOption = None,
+    published: PublishedOption = False,
     cascade: Flag = False,
     batch: PositiveInt = 16,
     noise: CalibratedOptionsOf[NoiseSettings] = CalibratedOptionsOf[NoiseSettings](),
@@ -82,7 +84,7 @@ def command(
         batch: Seeds per denoiser pass, across prompts.
     """
     loaded = model.load()
-    limit = choose_threshold(loaded, threshold, tau, noise)
+    limit = choose_threshold(loaded, threshold, tau, noise, published=published)
     settings = DetectionRun.of(limit, cascade=cascade)
     given = _all_prompts(loaded, prompts, unmemorized)
     folder = open_run(run, loaded, given, settings, new=new_run)

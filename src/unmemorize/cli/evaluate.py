@@ -10,6 +10,7 @@ from unmemorize._errors import MetricError, RunError
 from unmemorize.cli._common import is_run_of_bundled
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import RunArgument
+from unmemorize.cli._model_options import Flag
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.generation import image_sets
 from unmemorize.metrics import (
@@ -38,6 +39,7 @@ def command(
     real: Path | None = None,
     inception: Path | None = None,
     inception_sha256: str | None = None,
+    published: Flag = False,
 ) -> None:
     """Measure how much the generated images still copy (step 5).
 
@@ -64,6 +66,7 @@ def command(
             CLIP-FID and KID.
         inception: Inception network of clean-fid as TorchScript, for FID and KID.
         inception_sha256: Expected hash of the Inception file.
+        published: Take the lower of two middle values as the median, as the published code does.
     """
     folder = Run.load(run)
     sets = image_sets(folder)
@@ -77,7 +80,13 @@ def command(
             with show_progress(f"quality by {extractor.name}") as progress:
                 quality_all(folder, sets, real, extractor, progress=progress)
     images = None if references is None else _matched(references, folder)
-    evaluate_and_print(folder, descriptor=copies, alignment=alignment, references=images)
+    evaluate_and_print(
+        folder,
+        descriptor=copies,
+        alignment=alignment,
+        references=images,
+        medians="lower" if published else "middle",
+    )
     if isinstance(copies, BundledDescriptor) and not bundled:
         print_line(
             "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. "

@@ -16,6 +16,7 @@ from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOp
 from unmemorize.cli._model_options import (
     ModelOptions,
     PromptsOption,
+    PublishedOption,
     StatisticsOption,
     TauOption,
     ThresholdOption,
@@ -43,6 +44,7 @@ def command(
     statistics: StatisticsOption = None,
     threshold: ThresholdOption = None,
     tau: TauOption = None,
+    published: PublishedOption = False,
     localization: OptionsOf[LocalizationSettings] = OptionsOf[LocalizationSettings](),
     noise: CalibratedOptionsOf[NoiseSettings] = CalibratedOptionsOf[NoiseSettings](),
     shard: ShardOption = None,
@@ -63,12 +65,13 @@ def command(
     measured = Statistics.load(
         file_or_bundled(loaded, statistics, testbed.statistics_path, "statistics")
     )
-    limit = choose_threshold(loaded, threshold, tau, noise)
+    limit = choose_threshold(loaded, threshold, tau, noise, published=published)
     defaults = {"noise": limit.settings}
     if is_bundled(loaded) and tau is None:
         # a given tau is meant for the paper's criterion
         defaults["criterion"] = testbed.defaults()["criterion"]
-    settings = localization.settings(**defaults)
+    make_settings = localization.published if published else localization.settings
+    settings = make_settings(**defaults)
     run_settings = LocalizationRun.of(loaded, settings, measured, limit)
     folder = open_run(run, loaded, given, run_settings, new=new_run)
     with show_progress("localize") as progress:

@@ -13,7 +13,7 @@ from unmemorize._prompts import as_prompts
 from unmemorize.cli._common import is_bundled, prompts_or_bundled, refuse_unwritable
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions
-from unmemorize.cli._model_options import ModelOptions, PromptsOption
+from unmemorize.cli._model_options import ModelOptions, PromptsOption, PublishedOption
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import (
     SEED_SIMILARITY,
@@ -29,6 +29,7 @@ def command(
     output: Annotated[Path, Parameter(alias="-o")],
     prompts: PromptsOption = None,
     detector: str = SEED_SIMILARITY,
+    published: PublishedOption = False,
     calibration: OptionsOf[Calibration] = OptionsOf[Calibration](),
     noise: OptionsOf[NoiseSettings] = OptionsOf[NoiseSettings](),
     model: ModelOptions = ModelOptions(),
@@ -53,14 +54,15 @@ def command(
     )
     bundled = testbed.defaults() if is_bundled(loaded) else {}
     defaults = {"reduction": bundled["reduction"]} if bundled else {}
-    chosen = calibration.settings(**defaults)
+    chosen = calibration.published() if published else calibration.settings(**defaults)
+    settings = noise.published() if published else noise.settings()
     partial = output.with_name(f".{output.name}.partial")
     with show_progress("threshold") as progress:
         threshold = calibrate_threshold(
             loaded,
             given,
             detector=detector,
-            settings=noise.settings(),
+            settings=settings,
             calibration=chosen,
             folder=partial,
             execution=workers.execution(progress),

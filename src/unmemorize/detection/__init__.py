@@ -20,7 +20,14 @@ from unmemorize.detection._runs import (
     read_detections,
     write_detections_csv,
 )
-from unmemorize.detection._similarity import pairs_of, pairwise_similarity, similarity
+from unmemorize.detection._similarity import (
+    SIMILARITIES,
+    SimilarityName,
+    pairs_of,
+    pairwise_similarity,
+    published_similarity,
+    similarity,
+)
 from unmemorize.detection._threshold import SEED_SIMILARITY, Threshold
 from unmemorize.detection._trace import Trace
 
@@ -28,6 +35,7 @@ __all__ = [
     "DETECTIONS",
     "DETECTORS",
     "SEED_SIMILARITY",
+    "SIMILARITIES",
     "Calibration",
     "Cascade",
     "Detection",
@@ -37,6 +45,7 @@ __all__ = [
     "Probe",
     "Protocol",
     "Score",
+    "SimilarityName",
     "Threshold",
     "Trace",
     "calibrate_threshold",
@@ -48,6 +57,7 @@ __all__ = [
     "noise_differences",
     "pairs_of",
     "pairwise_similarity",
+    "published_similarity",
     "read_detections",
     "similarity",
     "write_detections_csv",

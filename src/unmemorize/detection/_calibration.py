@@ -18,8 +18,8 @@ from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._conformal import conformal_quantile, conformal_rank
 from unmemorize.detection._detector import Score
 from unmemorize.detection._detectors import make_detector
+from unmemorize.detection._ms_ssim import kernel_size
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
-from unmemorize.detection._similarity import kernel_size
 from unmemorize.detection._threshold import SEED_SIMILARITY, Threshold
 from unmemorize.detection._trace import Trace
 from unmemorize.engines import Execution, Finished, UnitFunction
@@ -52,6 +52,11 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.reduction not in ("pairs", "prompts"):
             raise ThresholdError(f"reduction {self.reduction!r}: unknown. Use pairs or prompts.")
+
+    @classmethod
+    def published(cls) -> Calibration:
+        """Make the reduction of published thresholds: mean + 1 deviation over all pairs."""
+        return cls(reduction="pairs", deviations=1.0)
 
     def check(self, count: int) -> None:
         """Refuse too few prompts before the work begins.
@@ -92,7 +97,8 @@ class Calibration:
             tau = conformal_quantile(highest.tolist(), self.max_fpr)
         means = pairs.mean(1) if pairs.numel() else torch.empty(0)
         tau_seeds = float(means.mean() + _DEVIATIONS_SEEDS * means.std()) if len(means) else None
-        matrices = _matrices(pairs, settings.seeds) if pairs.numel() else None
+        cascades = pairs.numel() and settings.similarity != "published"
+        matrices = _matrices(pairs, settings.seeds) if cascades else None
         reduction = self.reduction if over_pairs else "prompts"
         return Threshold(
             detector=detector,

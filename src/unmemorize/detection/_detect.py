@@ -15,6 +15,7 @@ from unmemorize.detection._detectors import make_detector
 from unmemorize.detection._noise import NoiseSettings
 from unmemorize.detection._records import Detection
 from unmemorize.detection._seed_similarity import SeedSimilarity
+from unmemorize.detection._similarity import SimilarityName
 from unmemorize.detection._threshold import SEED_SIMILARITY, Threshold
 from unmemorize.detection._trace import Trace
 from unmemorize.pipelines import Model
@@ -81,19 +82,33 @@ def detect_prompts(
     scores = detector.score(trace)
     seconds = (time.perf_counter() - began) / len(prompts)
     return [
-        detection_of(prompt, score, threshold.tau, seconds, detector=threshold.detector)
+        detection_of(
+            prompt,
+            score,
+            threshold.tau,
+            seconds,
+            detector=threshold.detector,
+            similarity=settings.similarity,
+        )
         for prompt, score in zip(prompts, scores, strict=True)
     ]
 
 
 def detection_of(
-    prompt: Prompt, score: Score, tau: float, seconds: float, *, detector: str = SEED_SIMILARITY
+    prompt: Prompt,
+    score: Score,
+    tau: float,
+    seconds: float,
+    *,
+    detector: str = SEED_SIMILARITY,
+    similarity: SimilarityName = "fixed",
 ) -> Detection:
     """Make the record of a prompt from its score."""
     return Detection(
         prompt=prompt.text,
         group=prompt.group,
         detector=detector,
+        similarity=similarity,
         score=score.value,
         tau=tau,
         memorized=score.value > tau,
@@ -121,6 +136,11 @@ def _memorized_seeds(score: Score, tau: float) -> tuple[int, ...]:
 def _detector(threshold: Threshold, cascade: bool) -> Detector:
     if not cascade:
         return make_detector(threshold.detector)
+    if threshold.settings.similarity == "published":
+        raise ThresholdError(
+            "similarity=published: a cascade compares few seeds first, but the published "
+            "similarity of two seeds depends on all others. Leave the cascade out."
+        )
     if threshold.cascade is None:
         raise ThresholdError(
             "this threshold says nothing about when a cascade may stop. Calibrate one, or leave "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import ModelError
+from unmemorize.detection._similarity import SIMILARITIES, SimilarityName
 from unmemorize.pipelines import Conditioning, Guidance, Model
 
 Protocol = Literal["published", "paper"]
@@ -36,6 +37,9 @@ class NoiseSettings:
         protocol: which step is evaluated on the untouched noise: the second ("published", as the
             published code does) or the first ("paper").
         guidance: the scale of classifier-free guidance; 0 is none, as in the paper.
+        similarity: how noise differences are compared: independently of other pairs ("fixed"), or
+            as the published code does ("published"). Their values differ, so a threshold of one
+            says nothing about the other.
     """
 
     seeds: int = 10
@@ -43,6 +47,7 @@ class NoiseSettings:
     steps: int = 50
     protocol: Protocol = "published"
     guidance: float = 0.0
+    similarity: SimilarityName = "fixed"
 
     def __post_init__(self) -> None:
         for name in ("seeds", "seed", "steps"):
@@ -61,6 +66,18 @@ class NoiseSettings:
                 f"steps={self.steps}: too few for protocol {self.protocol}. "
                 "Use 50, as the paper does."
             )
+        if self.similarity not in SIMILARITIES:
+            raise ModelError(f"similarity {self.similarity!r}: unknown. Use fixed or published.")
+
+    @classmethod
+    def published(cls) -> NoiseSettings:
+        """Make the settings to which published thresholds belong, such as 0.428.
+
+        Examples:
+            >>> NoiseSettings.published().similarity
+            'published'
+        """
+        return cls(protocol="published", similarity="published")
 
     @property
     def samples(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unmemorize.detection._similarity import SimilarityName
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
@@ -13,6 +15,7 @@ class Detection:
         prompt: the text.
         group: the group of the prompt.
         detector: the name of the detector.
+        similarity: how noise differences were compared, see `NoiseSettings`.
         score: its score. For seed similarity this is the highest similarity between two seeds.
         tau: the threshold of the score.
         memorized: whether the score is above tau.
@@ -28,6 +31,7 @@ class Detection:
     prompt: str
     group: str
     detector: str = "seed-similarity"
+    similarity: SimilarityName = "fixed"
     score: float
     tau: float
     memorized: bool

@@ -48,7 +48,9 @@ class SeedSimilarity:
             for (prompt, _), image in zip(pairs, trace.noise_differences(pairs), strict=True):
                 differences[prompt].append(image)
             for prompt in undecided:
-                matrices[prompt] = pairwise_similarity(torch.stack(differences[prompt]))
+                matrices[prompt] = pairwise_similarity(
+                    torch.stack(differences[prompt]), trace.settings.similarity
+                )
             undecided = [
                 prompt
                 for prompt in undecided

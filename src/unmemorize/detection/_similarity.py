@@ -5,36 +5,16 @@ Paper: section 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from unmemorize._errors import ModelError
+from unmemorize.detection._ms_ssim import LARGEST_KERNEL, SCALES, SIGMA, kernel_size, ms_ssim
 
-SCALES = (0.33, 0.33, 0.33)
-"""The weights of the three scales."""
-_LARGEST_KERNEL, _SIGMA = 11, 1.5
-
-
-def kernel_size(side: int) -> int:
-    """Return the size k of the Gaussian kernel for images of this side.
-
-    It is 11, or the largest odd k with k - 1 < side // 4 where 11 does not fit.
-
-    Raises:
-        ModelError: the side is too small for three scales.
-
-    Examples:
-        >>> [kernel_size(side) for side in (16, 32, 64)]
-        [3, 7, 11]
-    """
-    fitting = [k for k in range(3, _LARGEST_KERNEL + 1, 2) if k - 1 < side // 4]
-    if not fitting:
-        raise ModelError(
-            f"latents of side {side}: too small for MS-SSIM with three scales. "
-            "The smallest side is 12."
-        )
-    return fitting[-1]
+SimilarityName = Literal["fixed", "published"]
 
 
 def similarity(first: Tensor, second: Tensor) -> Tensor:
@@ -54,7 +34,7 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
         >>> similarity(images, images).tolist()
         [1.0, 1.0]
     """
-    sigma = _SIGMA * kernel_size(min(first.shape[-2:])) / _LARGEST_KERNEL
+    sigma = SIGMA * kernel_size(min(first.shape[-2:])) / LARGEST_KERNEL
     value = multiscale_structural_similarity_index_measure(
         first,
         second,
@@ -68,8 +48,41 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
     return value.reshape(len(first))
 
 
-def pairwise_similarity(images: Tensor) -> Tensor:
-    """Compare each of N images (N, C, H, W) in [0, 1] with each other.
+def published_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """Compute MS-SSIM pair by pair as the published code does.
+
+    The published code gives no range of values, so the range is taken at each scale from all images
+    of the call, and the value of a pair depends on the other pairs. Published thresholds such as
+    0.428 belong to this definition, with all pairs of a prompt's seeds in one call, or all of its
+    memorized seeds against themselves.
+
+    Args:
+        first, second: images (N, C, H, W).
+
+    Returns:
+        (N,), at most 1.
+
+    Examples:
+        >>> images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> published_similarity(images, images).tolist()
+        [1.0, 1.0]
+    """
+    return ms_ssim(first, second, data_range=None)
+
+
+SIMILARITIES: Mapping[SimilarityName, Callable[[Tensor, Tensor], Tensor]] = {
+    "fixed": similarity,
+    "published": published_similarity,
+}
+"""Both definitions by the name that settings, thresholds and records give them."""
+
+
+def pairwise_similarity(images: Tensor, definition: SimilarityName = "fixed") -> Tensor:
+    """Compare each of N images (N, C, H, W) in [0, 1] with each other, all pairs in one call.
+
+    Args:
+        images: the images.
+        definition: which similarity.
 
     Returns:
         A symmetric matrix (N, N) with ones on the diagonal.
@@ -77,7 +90,8 @@ def pairwise_similarity(images: Tensor) -> Tensor:
     count = len(images)
     rows, columns = torch.triu_indices(count, count, 1)
     matrix = torch.eye(count)
-    matrix[rows, columns] = similarity(images[rows], images[columns]).float().cpu()
+    values = SIMILARITIES[definition](images[rows], images[columns])
+    matrix[rows, columns] = values.float().cpu()
     matrix[columns, rows] = matrix[rows, columns]
     return matrix
 

@@ -13,8 +13,8 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import ThresholdError
 from unmemorize._files import as_path, atomic_write, from_json, read_json, to_json
 from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._ms_ssim import kernel_size
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
-from unmemorize.detection._similarity import kernel_size
 from unmemorize.pipelines import Model
 
 SCHEMA = "unmemorize.threshold/2"
@@ -79,6 +79,11 @@ class Threshold:
                 f"a cascade over the seeds {list(self.cascade.order)} is none over "
                 f"{self.settings.seeds} seeds."
             )
+        if self.cascade and self.settings.similarity == "published":
+            raise ThresholdError(
+                "similarity=published: it has no cascade, since the similarity of two seeds "
+                "depends on all others. Calibrate again, or leave the cascade out."
+            )
 
     @classmethod
     def given(
@@ -92,7 +97,8 @@ class Threshold:
         Args:
             pipe: a loaded pipeline.
             tau: the threshold, in (0, 1).
-            settings: how the noise differences that it belongs to are made.
+            settings: how the noise differences that it belongs to are made and compared. By
+                default as in the published code, since published numbers belong to its similarity.
 
         Raises:
             ThresholdError: tau is not a similarity.
@@ -102,7 +108,7 @@ class Threshold:
                 f"tau={tau}: a similarity lies between 0 and 1. The paper's for Stable Diffusion "
                 "v1.4 is 0.428."
             )
-        model, settings = Model.of(pipe), settings or NoiseSettings()
+        model, settings = Model.of(pipe), settings or NoiseSettings.published()
         return cls(
             tau=tau,
             tau_seeds=None,

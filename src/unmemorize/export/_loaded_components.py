@@ -105,27 +105,33 @@ def _refuse_other_weights(
 ) -> None:
     for key in sorted(stored.keys() | loaded.keys()):
         one, other = stored.get(key), loaded.get(key)
-        if one is None or other is None or not _same(one, other, several):
+        if one is None or other is None or not _same(one, other, several=several):
             _refuse(f"{name}: {key}", "is not what the loaded model has there")
 
 
-def _same(stored: Tensor, loaded: Tensor, several: bool) -> bool:
+def _same(stored: Tensor, loaded: Tensor, *, several: bool) -> bool:
     """Compare a stored tensor with the loaded one, in the type of the loaded one.
 
-    A model that was loaded from its float16 variant may be in a wider type now, and the folder may
-    hold the float32 weights, too. In bfloat16, weights of which there are several variants may have
-    been rounded twice.
+    A model that was loaded in float16 may be in a wider type now. Where there are several variants
+    of the weights, the stored one may be the float16 variant of those that were loaded, or have
+    been rounded once more than they were on the way to bfloat16.
     """
     if stored.shape != loaded.shape:
         return False
     rounded, loaded = stored.to(loaded.dtype), loaded.detach().cpu()
     if not loaded.is_floating_point():
         return torch.equal(rounded, loaded)
+    if loaded.dtype not in _LOADABLE:  # torch compares no types of 8 bits
+        rounded, loaded = rounded.to(torch.float16), loaded.to(torch.float16)
     if loaded.dtype == torch.bfloat16 and several:
         return same_up_to_rounding(rounded, loaded)
-    if loaded.dtype in _LOADABLE and torch.equal(rounded, loaded):
+    if torch.equal(rounded, loaded) or torch.equal(_through_float16(rounded), loaded):
         return True
-    return torch.equal(rounded.to(torch.float16), loaded.to(torch.float16))
+    return several and torch.equal(rounded, _through_float16(loaded))
+
+
+def _through_float16(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float16).to(tensor.dtype)
 
 
 def _values(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -192,6 +192,7 @@ def _parsed(fields: Mapping[Any, Any], widths: Mapping[str, int], where: str) ->
         theta_exhausted=None,
         criterion="unblocked",
         protocol="published",
+        similarity="published",
         kernel=_KERNEL,
         evaluations=None,
         work=None,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from unmemorize.detection import pairs_of, pairwise_similarity, similarity
+from unmemorize.detection import SIMILARITIES, SimilarityName, pairs_of, pairwise_similarity
 from unmemorize.localization._passes import Pass
 
 
@@ -60,13 +60,16 @@ class UnblockedScoring:
 
     Args:
         unblocked: noise differences of all seeds with nothing switched off, (seeds, C, H, W).
+        definition: how noise differences are compared.
     """
 
     unblocked: Tensor
+    definition: SimilarityName = "fixed"
 
     def scores(self, blocked: Pass) -> Tensor:
         """Return one similarity per seed."""
-        return similarity(self.unblocked[list(blocked.seeds)], blocked.differences).cpu()
+        compare = SIMILARITIES[self.definition]
+        return compare(self.unblocked[list(blocked.seeds)], blocked.differences).cpu()
 
     def reduce(self, scores: Tensor) -> float:
         """Return the highest score."""
@@ -79,11 +82,17 @@ class UnblockedScoring:
 
 @dataclass(frozen=True)
 class SeedsScoring:
-    """Criterion "seeds": the mean similarity of the blocked differences to each other."""
+    """Criterion "seeds": the mean similarity of the blocked differences to each other.
+
+    Args:
+        definition: how noise differences are compared.
+    """
+
+    definition: SimilarityName = "fixed"
 
     def scores(self, blocked: Pass) -> Tensor:
         """Return one similarity per pair of seeds."""
-        return pairs_of(pairwise_similarity(blocked.differences))
+        return pairs_of(pairwise_similarity(blocked.differences, self.definition))
 
     def reduce(self, scores: Tensor) -> float:
         """Return the mean over the pairs."""

@@ -1,9 +1,13 @@
-"""Tests of a set of neurons against a limit that end as soon as the answer is known."""
+"""Tests of a set of neurons against a limit.
+
+They end as soon as the answer is known, where the score of a seed does not depend on the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +35,37 @@ class Answer:
     at_least: float
     scores: Tensor | None = None
     blocked: Pass | None = None
+
+
+class Tests(Protocol):
+    """Tests of sets of neurons."""
+
+    def answer(self, off: Neurons, limit: Limit) -> Answer:
+        """Test the score with these neurons off."""
+
+
+class WholeTests:
+    """Tests that always run all seeds, for scores that depend on all of them.
+
+    Args:
+        passes: runs the denoiser.
+        seeds: the memorized seeds.
+        scoring: makes the scores.
+    """
+
+    def __init__(self, passes: Passes, seeds: Sequence[int], scoring: Scoring) -> None:
+        self._passes = passes
+        self._seeds = list(seeds)
+        self._scoring = scoring
+
+    def answer(self, off: Neurons, limit: Limit) -> Answer:
+        """Test the score with these neurons off."""
+        blocked = self._passes.run(off, self._seeds)
+        scores = self._scoring.scores(blocked)
+        score = self._scoring.reduce(scores)
+        if self._scoring.too_high(scores, limit):
+            return Answer(False, score, scores)
+        return Answer(True, score, scores, blocked)
 
 
 class SeedTests:

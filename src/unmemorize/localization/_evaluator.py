@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unmemorize.detection import SimilarityName
 from unmemorize.localization._criteria import Limit, Scoring, SeedsScoring, UnblockedScoring
-from unmemorize.localization._early_exit import Answer, PairTests, SeedTests
+from unmemorize.localization._early_exit import Answer, PairTests, SeedTests, Tests, WholeTests
 from unmemorize.localization._effects import Neuron, effects_of
 from unmemorize.localization._passes import Pass, Passes
 from unmemorize.localization._records import Trial
@@ -29,22 +30,30 @@ class Evaluator:
         unblocked: the pass over all seeds with nothing switched off.
         seeds: the memorized seeds.
         criterion: what counts as still memorized.
+        similarity: how noise differences are compared.
     """
 
     def __init__(
-        self, passes: Passes, unblocked: Pass, seeds: Sequence[int], criterion: Criterion
+        self,
+        passes: Passes,
+        unblocked: Pass,
+        seeds: Sequence[int],
+        criterion: Criterion,
+        similarity: SimilarityName = "fixed",
     ) -> None:
         self._passes = passes
         self._unblocked = unblocked
         self._seeds = list(seeds)
         self._scoring: Scoring
-        self._tests: SeedTests | PairTests
+        self._tests: Tests
         if criterion == "seeds":
-            self._scoring = SeedsScoring()
+            self._scoring = SeedsScoring(similarity)
             self._tests = PairTests(passes, seeds, self._scoring)
         else:
-            self._scoring = UnblockedScoring(unblocked.differences)
+            self._scoring = UnblockedScoring(unblocked.differences, similarity)
             self._tests = SeedTests(passes, seeds, self._scoring)
+        if similarity == "published":
+            self._tests = WholeTests(passes, seeds, self._scoring)
         self._scores = {Neurons(): self._scoring.scores(unblocked.only(seeds))}
         self._at_least: dict[Neurons, float] = {}
         self._last_passing: tuple[Neurons, Tensor] | None = None

@@ -13,6 +13,7 @@ from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection import (
     Detection,
     Score,
+    SimilarityName,
     Threshold,
     detection_of,
     make_probe,
@@ -125,13 +126,16 @@ def localize_prompt(
 
     # seed filter
     seed_tau = _first_given(settings.seed_threshold, threshold.tau)
-    detection = _filter_seeds(prompt, unblocked, seed_tau, meter)
+    definition = settings.noise.similarity
+    detection = _filter_seeds(prompt, unblocked, seed_tau, definition, meter)
     meter.end("detection")
     if not detection.memorized:
         return _record(detection, settings, threshold, passes)
 
     # initial selection
-    evaluator = Evaluator(passes, unblocked, detection.memorized_seeds, settings.criterion)
+    evaluator = Evaluator(
+        passes, unblocked, detection.memorized_seeds, settings.criterion, definition
+    )
     activation = {
         path: layer_activation[0].cpu()
         for path, layer_activation in activations(model, probe.text).items()
@@ -175,16 +179,18 @@ def localize_prompt(
     )
 
 
-def _filter_seeds(prompt: Prompt, unblocked: Pass, tau: float, meter: Meter) -> Detection:
+def _filter_seeds(
+    prompt: Prompt, unblocked: Pass, tau: float, definition: SimilarityName, meter: Meter
+) -> Detection:
     """Keep the seeds whose highest similarity to another seed is above tau."""
-    pairs = pairs_of(pairwise_similarity(unblocked.differences))
+    pairs = pairs_of(pairwise_similarity(unblocked.differences, definition))
     score = Score(
         value=float(pairs.max()),
         samples=meter.evaluations,
         seeds=unblocked.seeds,
         pairs=tuple(pairs.tolist()),
     )
-    return detection_of(prompt, score, tau, meter.seconds)
+    return detection_of(prompt, score, tau, meter.seconds, similarity=definition)
 
 
 def _record(
@@ -198,6 +204,7 @@ def _record(
         detection=detection,
         criterion=settings.criterion,
         protocol=settings.noise.protocol,
+        similarity=settings.noise.similarity,
         kernel=threshold.kernel,
         evaluations=meter.evaluations,
         work=meter.weighted,

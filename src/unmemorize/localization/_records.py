@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, to_json
-from unmemorize.detection import Detection, Protocol
+from unmemorize.detection import Detection, Protocol, SimilarityName
 from unmemorize.localization._settings import Criterion, RefinementMethod
 from unmemorize.neurons import Neurons
 
@@ -70,6 +70,7 @@ class Localization:
             localized.
         criterion: what counted as still memorized.
         protocol: which timestep was evaluated, and which details follow the published code.
+        similarity: how noise differences were compared, see `NoiseSettings`.
         kernel: the kernel size of MS-SSIM, in pixels.
         evaluations: denoiser samples spent, including detection; None for an imported record.
         work: the same, each weighted by the share of the denoiser's multiply-adds that ran.
@@ -100,6 +101,7 @@ class Localization:
     minimal: bool | None = None
     criterion: Criterion
     protocol: Protocol
+    similarity: SimilarityName = "fixed"
     kernel: int
     evaluations: int | None
     work: float | None

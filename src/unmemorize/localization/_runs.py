@@ -207,6 +207,7 @@ def save_neurons(
         "layers": settings.layers,
         "refinement": settings.refinement,
         "protocol": threshold.settings.protocol,
+        "similarity": threshold.settings.similarity,
         "seeds": threshold.settings.seeds,
     }
     file = NeuronFile.of(model, Neurons.of(together), scale=settings.scale, found=origin)

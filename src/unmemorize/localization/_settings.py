@@ -72,6 +72,16 @@ class LocalizationSettings:
     refinement_threshold: Similarity | None = None
     relative_threshold: Similarity | None = None
 
+    @classmethod
+    def published(cls) -> LocalizationSettings:
+        """Make the settings of the published code, from the similarity to the refinement.
+
+        Examples:
+            >>> LocalizationSettings.published().refinement
+            'greedy'
+        """
+        return cls(noise=NoiseSettings.published(), criterion="unblocked", refinement="greedy")
+
     def __post_init__(self) -> None:
         _check_types(self)
         if self.theta <= self.theta_floor:

@@ -7,6 +7,7 @@ from unmemorize.metrics._detection import Separation, auroc, tpr_at_fpr
 from unmemorize.metrics._download import download, fetch_images
 from unmemorize.metrics._evaluation import evaluate_all
 from unmemorize.metrics._images import read_references
+from unmemorize.metrics._medians import MedianName
 from unmemorize.metrics._metric import Instrument, Instruments, Metric, PromptImages, Values
 from unmemorize.metrics._quality import FeatureExtractor, InceptionFeatures
 from unmemorize.metrics._quality_sets import QualityRecord, quality_all, read_quality
@@ -39,6 +40,7 @@ __all__ = [
     "Instruments",
     "MatchedReferences",
     "MeasuredMetric",
+    "MedianName",
     "Metric",
     "PromptImages",
     "PromptMetrics",

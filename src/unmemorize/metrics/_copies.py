@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import MetricError
+from unmemorize.metrics._medians import MEDIANS, MedianName
 from unmemorize.metrics._metric import Instruments, PromptImages
 from unmemorize.metrics._read_image import to_rgb
 
@@ -57,12 +58,13 @@ class Diversity:
 
     def __init__(self, instruments: Instruments) -> None:
         self.measured_by = instruments.by_descriptor
+        self._medians = instruments.medians
 
     def __call__(self, images: PromptImages) -> float | None:
         """See `Metric`. There is no value for a single image."""
         if len(images.generated) < 2:
             return None
-        return diversity(images.generated_embeddings)
+        return diversity(images.generated_embeddings, self._medians)
 
 
 def seedwise_similarity(first: Tensor, second: Tensor) -> Tensor:
@@ -114,11 +116,12 @@ def copy_scores(generated: Tensor, references: Tensor) -> Tensor:
     return (generated @ references.T).amax(1)
 
 
-def diversity(embeddings: Tensor) -> float:
+def diversity(embeddings: Tensor, medians: MedianName = "middle") -> float:
     """Return the median cosine between the images of one prompt; lower is more diverse.
 
     Args:
         embeddings: unit vectors, (N, D).
+        medians: which median of an even number of pairs is taken.
 
     Raises:
         MetricError: there are fewer than two images.
@@ -133,7 +136,7 @@ def diversity(embeddings: Tensor) -> float:
             "Generate more images per prompt."
         )
     rows, columns = torch.triu_indices(len(embeddings), len(embeddings), 1)
-    return float(np.median((embeddings[rows] * embeddings[columns]).sum(1).numpy()))
+    return float(MEDIANS[medians]((embeddings[rows] * embeddings[columns]).sum(1).numpy()))
 
 
 def pixel_correlation(first: Sequence[Image.Image], second: Sequence[Image.Image]) -> list[float]:

@@ -22,6 +22,7 @@ from unmemorize.generation import ImageRecord, ImageSetRun, image_sets, read_ima
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._descriptor import Descriptor
 from unmemorize.metrics._images import TrainingImages, read_references
+from unmemorize.metrics._medians import MedianName
 from unmemorize.metrics._metric import Instruments, Metric, PromptImages, Values
 from unmemorize.metrics._read_image import read_image
 from unmemorize.metrics._records import (
@@ -49,11 +50,12 @@ def evaluate_all(
     descriptor: Descriptor,
     alignment: ClipAlignment | None,
     references: Mapping[int, Sequence[Path]] | None = None,
+    medians: MedianName = "middle",
     progress: Progress = silent,
 ) -> dict[int, PromptMetrics]:
     """Measure a set of images by all registered metrics, or resume that.
 
-    Records made with other instruments or other training images are replaced.
+    Records made with other instruments, other training images or other medians are replaced.
 
     Args:
         run: a localization run with images.
@@ -62,6 +64,7 @@ def evaluate_all(
         alignment: compares images with prompts; None to leave alignment out.
         references: the training images by index of the prompt, instead of those that the prompts
             name.
+        medians: which median of an even number of values summaries and D_SSCD take.
         progress: called after each prompt.
 
     Returns:
@@ -73,8 +76,8 @@ def evaluate_all(
         MetricError: a generated image is missing or damaged. The metrics measured before are kept.
     """
     comparison = _Comparison.of(run, name, references)
-    metrics = make_metrics(Instruments(descriptor, alignment))
-    evaluation = _open_evaluation(run, name, comparison, metrics)
+    metrics = make_metrics(Instruments(descriptor, alignment, medians))
+    evaluation = _open_evaluation(run, name, comparison, metrics, medians)
     total = len(comparison.generated)
     with evaluation.writer(METRICS_FOLDER) as writer:
         records = read_metrics(evaluation)  # read under the lock, so nobody else writes now
@@ -85,6 +88,7 @@ def evaluate_all(
             records[index] = PromptMetrics(
                 values=_measure(metrics, images),
                 references=comparison.references_of(index, training),
+                medians=medians,
             )
             writer.append({index: to_json(records[index])})
             progress(len(records), total)
@@ -220,7 +224,11 @@ def _prompts_with_training_images(
 
 
 def _open_evaluation(
-    run: Run, name: str, comparison: _Comparison, metrics: Mapping[str, Metric]
+    run: Run,
+    name: str,
+    comparison: _Comparison,
+    metrics: Mapping[str, Metric],
+    medians: MedianName,
 ) -> Run:
     """Open the run of the metrics; start again if something else measured, or other images."""
     images, originals = comparison.images, comparison.originals
@@ -229,6 +237,7 @@ def _open_evaluation(
         original=originals.settings(ImageSetRun) if originals else None,
         metrics=tuple(map(MeasuredMetric.of, metrics.values())),
         references=comparison.hash_of_references(),
+        medians=medians,
     )
     folder = run.folder / METRICS_FOLDER / name
     if folder.exists() and Run.load(folder).settings(EvaluationRun) != settings:

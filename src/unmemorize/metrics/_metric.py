@@ -13,6 +13,7 @@ from torch import Tensor
 from unmemorize._prompts import Prompt
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._descriptor import Descriptor
+from unmemorize.metrics._medians import MedianName
 
 Values = tuple[float, ...] | float
 """One number for each seed, or one for the prompt."""
@@ -36,15 +37,17 @@ class Instrument:
 
 @dataclass(frozen=True)
 class Instruments:
-    """The networks that metrics may use.
+    """What metrics may use.
 
     Args:
         descriptor: compares images.
         clip: compares images with texts; None if there is none for these images.
+        medians: which median of an even number of values is taken.
     """
 
     descriptor: Descriptor
     clip: ClipAlignment | None = None
+    medians: MedianName = "middle"
 
     @property
     def by_descriptor(self) -> Instrument:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import ClassVar
 
 from unmemorize._errors import RunError
 from unmemorize._files import from_json
 from unmemorize.generation import ImageSetRun
+from unmemorize.metrics._medians import MEDIANS, MedianName
 from unmemorize.metrics._metric import Instrument, Metric, Values
 from unmemorize.runs import Run, StoredImage
 
@@ -45,6 +45,7 @@ class EvaluationRun:
         original: how those with nothing off were made; None if there are none.
         metrics: what was measured, in the order of summaries.
         references: a hash of the training images.
+        medians: which median of an even number of values is taken.
     """
 
     kind: ClassVar[str] = METRICS_FOLDER
@@ -53,6 +54,7 @@ class EvaluationRun:
     original: ImageSetRun | None
     metrics: tuple[MeasuredMetric, ...]
     references: str
+    medians: MedianName = "middle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ class PromptMetrics:
         values: by name of the metric one number for each seed, or one for the prompt. Metrics that
             do not apply are left out.
         references: the training images; None if none is known for the prompt.
+        medians: which median of an even number of values is taken.
 
     Examples:
         >>> metrics = PromptMetrics(values={"sscd-orig": (0.9, 0.1, 0.2), "d-sscd": 0.4})
@@ -91,6 +94,7 @@ class PromptMetrics:
 
     values: Mapping[str, Values]
     references: References | None = None
+    medians: MedianName = "middle"
 
     def seeds(self, name: str) -> tuple[float, ...]:
         """Return the values of a metric: one for each seed, one for the prompt, or none."""
@@ -100,7 +104,7 @@ class PromptMetrics:
     def median(self, name: str) -> float | None:
         """Return the median over seeds; None if the metric does not apply."""
         values = self.seeds(name)
-        return float(median(values)) if values else None
+        return float(MEDIANS[self.medians](values)) if values else None
 
     def highest(self, name: str) -> float | None:
         """Return the highest value of a seed; None if the metric does not apply."""

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, median_abs_deviation
+from scipy.stats import binomtest
 
 from unmemorize._errors import MetricError
 from unmemorize.metrics._bootstrap import CONFIDENCE, bootstrap_interval
+from unmemorize.metrics._medians import MEDIANS, MedianName
 
 _RESAMPLES = 2000
 
@@ -35,8 +36,12 @@ class Summary:
         return f"{self.median:.3f} ± {self.mad:.3f}"
 
 
-def summarize(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float], medians: MedianName = "middle") -> Summary:
     """Summarize one number per prompt.
+
+    Args:
+        values: the numbers.
+        medians: which median of an even number of values is taken, also for the deviation.
 
     Raises:
         MetricError: there is no number, or one is not finite.
@@ -52,12 +57,13 @@ def summarize(values: Sequence[float]) -> Summary:
             f"cannot sum up {len(array)} value(s): there must be at least one, all of them finite. "
             "Look at the records of the run."
         )
-    interval = bootstrap_interval([array], np.median, _RESAMPLES, vectorized=True)
+    median = MEDIANS[medians]
+    interval = bootstrap_interval([array], median, _RESAMPLES, vectorized=True)
     # interpolation between equal values may round past them
     low, high = np.clip(interval, array.min(), array.max())
     return Summary(
-        median=float(np.median(array)),
-        mad=float(median_abs_deviation(array)),
+        median=float(median(array)),
+        mad=float(median(np.abs(array - median(array)))),
         low=low,
         high=high,
         count=len(array),

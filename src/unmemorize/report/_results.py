@@ -12,6 +12,7 @@ from unmemorize.localization import Localization, read_localizations
 from unmemorize.metrics import (
     EvaluationRun,
     MeasuredMetric,
+    MedianName,
     PromptMetrics,
     QualityRecord,
     References,
@@ -61,12 +62,14 @@ class Results:
         localizations: by index of the prompt.
         metrics: one entry for each evaluated set of images.
         quality: one entry for each set of images compared with real ones.
+        medians: which median of an even number of values is taken.
     """
 
     prompts: Sequence[Prompt]
     localizations: Mapping[int, Localization]
     metrics: Sequence[SetMetrics] = ()
     quality: Sequence[QualityRecord] = ()
+    medians: MedianName = "middle"
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -149,7 +152,15 @@ def read_results(run: Run) -> Results:
         key=lambda entry: order.index(entry.name) if entry.name in order else len(order),
     )
     quality = list(read_quality(run).values())
-    return Results(run_prompts(run), read_localizations(run), metrics, quality)
+    return Results(
+        run_prompts(run), read_localizations(run), metrics, quality, _medians_of(metrics)
+    )
+
+
+def _medians_of(metrics: Sequence[SetMetrics]) -> MedianName:
+    """Return the medians under which all sets of images were evaluated."""
+    names = {record.medians for entry in metrics for record in entry.prompts.values()}
+    return "lower" if names == {"lower"} else "middle"
 
 
 def _read_set_metrics(run: Run) -> Iterator[SetMetrics]:

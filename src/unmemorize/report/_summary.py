@@ -31,6 +31,10 @@ _NOTES = (
     "similarity between the seeds of a prompt; lower is more diverse. A_CLIP: how well image and "
     "prompt match. Each covers the prompts detected as memorized, by the median over their seeds.",
 )
+_LOWER_NOTE = (
+    "The median of an even number of values is the lower one of the two in the middle, as in the "
+    "published code."
+)
 _QUALITY_NOTE = (
     "FID is biased upwards for few images: compare only equal n. KID is given ± its deviation "
     "over subsets."
@@ -61,6 +65,8 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
 
 def _notes(results: Results) -> Iterator[str]:
     yield from _NOTES
+    if results.medians == "lower":
+        yield _LOWER_NOTE
     if results.quality:
         yield _QUALITY_NOTE
     reasons: tuple[Literal["missing", "unreadable"], ...] = ("missing", "unreadable")
@@ -85,13 +91,19 @@ def _localization_rows(results: Results) -> list[Row]:
         return Cell.share([outcome for outcome in outcomes if outcome is not None], bool)
 
     def initial_neurons(column: str) -> Cell:
-        return Cell.median(len(record.initial) for record in results.memorized(column))
+        return Cell.median(
+            (len(record.initial) for record in results.memorized(column)), results.medians
+        )
 
     def refined_neurons(column: str) -> Cell:
-        return Cell.median(len(record.neurons) for record in results.memorized(column))
+        return Cell.median(
+            (len(record.neurons) for record in results.memorized(column)), results.medians
+        )
 
     def seconds(column: str) -> Cell:
-        return Cell.median(record.seconds for record in results.localized(column))
+        return Cell.median(
+            (record.seconds for record in results.localized(column)), results.medians
+        )
 
     return [
         _row(results, "detected as memorized", detected),
@@ -111,10 +123,10 @@ def _truth_rows(results: Results, truth: Truth) -> list[Row]:
         ]
 
     def precision(column: str) -> Cell:
-        return Cell.median(precision for precision, _ in agreement(column))
+        return Cell.median((precision for precision, _ in agreement(column)), results.medians)
 
     def recall(column: str) -> Cell:
-        return Cell.median(recall for _, recall in agreement(column))
+        return Cell.median((recall for _, recall in agreement(column)), results.medians)
 
     return [
         _row(results, "precision, known neurons", precision),
@@ -150,7 +162,7 @@ def _rows_of_metric(
         }
         yield Row(
             f"{metric.label}{suffix}, {SET_LABELS.get(set_name, set_name)}",
-            tuple(Cell.median(numbers[column]) for column in results.columns),
+            tuple(Cell.median(numbers[column], results.medians) for column in results.columns),
             str(metric.measured_by),
         )
 

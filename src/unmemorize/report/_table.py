@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TypeVar
 
-from unmemorize.metrics import summarize, wilson_interval
+from unmemorize.metrics import MedianName, summarize, wilson_interval
 
 Item = TypeVar("Item")
 
@@ -48,8 +48,12 @@ class Cell:
         return cls(value=hits / len(items), low=low, high=high, hits=hits, count=len(items))
 
     @classmethod
-    def median(cls, values: Iterable[float | None]) -> Cell:
+    def median(cls, values: Iterable[float | None], medians: MedianName = "middle") -> Cell:
         """Make a cell of the median ± MAD of the values that are not None.
+
+        Args:
+            values: one for each prompt.
+            medians: which median of an even number of values is taken.
 
         Examples:
             >>> Cell.median([1.0, None, 2.0, 9.0]).figure
@@ -58,7 +62,7 @@ class Cell:
         numbers = [value for value in values if value is not None]
         if not numbers:
             return cls()
-        summary = summarize(numbers)
+        summary = summarize(numbers, medians)
         return cls(
             value=summary.median,
             spread=summary.mad,

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from statistics import median
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from unmemorize.generation import OVERALL
-from unmemorize.metrics import PromptMetrics, summarize
+from unmemorize.metrics import MedianName, PromptMetrics, summarize
 from unmemorize.report._cards import make_cards
 from unmemorize.report._drawing import plotting, to_svg
 from unmemorize.report._plots import PLOTS
@@ -35,9 +34,9 @@ class Tile:
     interval: str
 
     @classmethod
-    def of(cls, meaning: str, values: Sequence[float]) -> Tile:
+    def of(cls, meaning: str, values: Sequence[float], medians: MedianName) -> Tile:
         """Make the tile of a median over prompts, from one number for each."""
-        summary = summarize(values)
+        summary = summarize(values, medians)
         return cls(f"{summary.median:.2f}", meaning, f"{summary.low:.2f} to {summary.high:.2f}")
 
 
@@ -118,18 +117,21 @@ def _headline(results: Results) -> Iterator[Tile]:
     """Yield the copies before and after, where they were measured."""
     for set_name in ("original", "refined", "random-refined"):
         records = results.of_column(set_name, OVERALL)
-        measured = [scores for record in records if (scores := record.seeds(SSCD_ORIG))]
-        if not measured:
+        middle = [value for each in records if (value := each.median(SSCD_ORIG)) is not None]
+        worst = [value for each in records if (value := each.highest(SSCD_ORIG)) is not None]
+        if not middle:
             continue
         state = SET_LABELS[set_name]
         yield Tile.of(
             f"SSCD_Orig (copy score to the training image), {state}",
-            [median(scores) for scores in measured],
+            middle,
+            results.medians,
         )
         if set_name == "refined":
             yield Tile.of(
                 f"SSCD_Orig of each prompt's worst seed, {state}",
-                [max(scores) for scores in measured],
+                worst,
+                results.medians,
             )
 
 
