@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -251,3 +253,43 @@ def test_a_threshold_of_another_detector_localizes_nothing(pipe: DiffusionPipeli
         detect(pipe, "x", threshold=threshold, cascade=True)
     with pytest.raises(ThresholdError, match="'magnitude': nothing of this name"):
         calibrate_threshold(pipe, PROMPTS, detector="magnitude")
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])
+def test_a_rate_lies_strictly_between_0_and_1(rate: float) -> None:
+    with pytest.raises(ThresholdError, match="a rate lies between"):
+        conformal_quantile([0.1, 0.2, 0.3], rate)
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.0, 1.5])
+def test_a_given_tau_is_a_similarity(pipe: DiffusionPipeline, tau: float) -> None:
+    with pytest.raises(ThresholdError, match=r"The paper's .* is 0\.428"):
+        Threshold.given(pipe, tau)
+
+
+def test_what_a_given_threshold_says_of_itself(pipe: DiffusionPipeline) -> None:
+    given = Threshold.given(pipe, 0.3, SETTINGS)
+    assert (given.mean, given.std, given.deviations, given.prompts) == (0.3, 0.0, 0.0, "")
+    assert (given.reduction, given.kernel, given.tau_seeds) == ("given", 3, None)
+    assert (given.highest, given.means, given.cascade) == ((), (), None)
+
+
+def test_only_means_and_deviations_can_be_shifted(pipe: DiffusionPipeline) -> None:
+    over_prompts = Calibration(reduction="prompts")
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, calibration=over_prompts)
+    assert threshold.cascade is not None
+    shifted = threshold.shifted(1)
+    assert shifted.tau == pytest.approx(threshold.tau + threshold.std)
+    assert shifted.cascade is None
+    bound = Calibration(max_fpr=0.2)
+    conformal = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, calibration=bound)
+    with pytest.raises(ThresholdError, match="a conformal threshold has no standard deviation"):
+        conformal.shifted(1)
+
+
+@pytest.mark.parametrize("name", ["tau", "mean", "std", "tau_seeds"])
+def test_the_number_that_is_not_finite_is_named(pipe: DiffusionPipeline, name: str) -> None:
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    changes: dict[str, Any] = {name: float("nan")}
+    with pytest.raises(ThresholdError, match=rf"^{name}=nan: must be a finite number"):
+        replace(threshold, **changes)

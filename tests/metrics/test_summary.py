@@ -94,3 +94,14 @@ def test_wilson_interval_by_its_formula() -> None:
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
     assert wilson_interval(hits, count) == pytest.approx((centre - half, centre + half))
+
+
+def test_one_trial_is_enough_for_an_interval() -> None:
+    assert wilson_interval(1, 1) == pytest.approx((0.2065, 1.0), abs=1e-4)
+    with pytest.raises(MetricError, match="a share of 0 trials has no interval"):
+        wilson_interval(0, 0)
+
+
+def test_whole_numbers_are_summed_up_as_floats() -> None:
+    assert summarize([1, 2]).median == 1.5
+    assert isinstance(summarize([1, 2]).low, float)

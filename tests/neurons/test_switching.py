@@ -17,6 +17,7 @@ from unmemorize import (
     switch_on,
     switched_off,
 )
+from unmemorize.neurons import scaled
 
 
 def output(pipe: DiffusionPipeline) -> Tensor:
@@ -168,3 +169,28 @@ def test_nothing_is_measured_with_neurons_off(pipe: DiffusionPipeline, neurons: 
             measure(pipe, ["one", "two"])
     switch_on(pipe)
     compute_statistics(pipe, ["one", "two"])
+
+
+def test_half_precision_stays_half_precision(pipe: DiffusionPipeline, neurons: Neurons) -> None:
+    pipe.to(torch.bfloat16)
+    model = Model(pipe)
+    path, indices = next(iter(neurons.layers.items()))
+    layer, text = model.value_layers[path], model.encode(["a prompt"]).text
+    plain = layer(text)
+    with switched_off(pipe, neurons, scale=0.5):
+        weakened = layer(text)
+    assert weakened.dtype == plain.dtype == torch.bfloat16
+    kept = [index for index in range(plain.shape[-1]) if index not in indices]
+    assert torch.equal(weakened[..., list(indices)], plain[..., list(indices)] * 0.5)
+    assert torch.equal(weakened[..., kept], plain[..., kept])
+
+
+def test_rows_that_do_not_fit_a_batch_are_refused(pipe: DiffusionPipeline) -> None:
+    model = Model(pipe)
+    path, layer = next(iter(model.value_layers.items()))
+    text = model.encode(["a", "b", "c"]).text
+    with (
+        scaled(model, [Neurons({path: [0]}), Neurons()], 0.0),
+        pytest.raises(ModelError, match=r"2 sets of neurons do not fit a batch of 3\. Give one"),
+    ):
+        layer(text)
