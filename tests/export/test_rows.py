@@ -51,14 +51,19 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
         scale_rows(tmp_path / "missing" / "w.safetensors", {"a": [0]}, 0.0)
 
 
-def test_metadata_is_added_and_no_tensor_moves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", range(8))
+@pytest.mark.parametrize("given", [{"format": "pt"}, None])
+def test_metadata_is_added_and_no_tensor_moves(
+    length: int, given: dict[str, str] | None, tmp_path: Path
+) -> None:
+    text = "x" * length
     weights = {"b": torch.randn(3, 5), "a": torch.randn(7).half()}
     source, copy = tmp_path / "source.safetensors", tmp_path / "copy.safetensors"
-    save_file(weights, source, {"format": "pt"})
+    save_file(weights, source, given)
     with copy.open("wb") as file:
-        copy_with_metadata(source, file, {"key": "text"})
+        copy_with_metadata(source, file, {"key": text})
     before, after = read_header(source), read_header(copy)
-    assert after.metadata == {"format": "pt", "key": "text"}
+    assert after.metadata == (given or {}) | {"key": text}
     assert after.tensors == before.tensors
     assert after.data_start % 8 == 0
     assert copy.read_bytes()[after.data_start :] == source.read_bytes()[before.data_start :]

@@ -165,3 +165,11 @@ def test_candidates_of_several_layers() -> None:
 def test_ablations_select_in_one_way_only(change: dict[str, Any], expected: Neurons) -> None:
     scored = Scored(lambda off: 0.1)
     assert selection_by(scored, **change).neurons == expected
+
+
+def test_without_top_k_the_most_active_neuron_is_no_candidate() -> None:
+    settings = LocalizationSettings(criterion="seeds", use_top_k=False)
+    other_order = {"layer": torch.linspace(1, 0, 61)}
+    selection = select(cast(Any, by_number(9)), Z_SCORES, other_order, 0.3, settings)
+    assert ("layer", 0) not in set(selection.neurons)
+    assert ("layer", 60) in set(selection.neurons)
