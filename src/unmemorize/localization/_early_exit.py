@@ -44,6 +44,7 @@ class Tests(Protocol):
         """Test the score with these neurons off."""
 
 
+@dataclass(frozen=True)
 class WholeTests:
     """Tests that always run all seeds, for scores that depend on all of them.
 
@@ -53,19 +54,13 @@ class WholeTests:
         scoring: makes the scores.
     """
 
-    def __init__(self, passes: Passes, seeds: Sequence[int], scoring: Scoring) -> None:
-        self._passes = passes
-        self._seeds = list(seeds)
-        self._scoring = scoring
+    passes: Passes
+    seeds: Sequence[int]
+    scoring: Scoring
 
     def answer(self, off: Neurons, limit: Limit) -> Answer:
         """Test the score with these neurons off."""
-        blocked = self._passes.run(off, self._seeds)
-        scores = self._scoring.scores(blocked)
-        score = self._scoring.reduce(scores)
-        if self._scoring.too_high(scores, limit):
-            return Answer(False, score, scores)
-        return Answer(True, score, scores, blocked)
+        return _of_all(self.passes.run(off, self.seeds), self.scoring, limit)
 
 
 class SeedTests:
@@ -105,6 +100,7 @@ class SeedTests:
         self._order.insert(0, position)
 
 
+@dataclass(frozen=True)
 class PairTests:
     """Tests by the mean score over all pairs of seeds.
 
@@ -117,25 +113,29 @@ class PairTests:
         scoring: makes one score per pair.
     """
 
-    def __init__(self, passes: Passes, seeds: Sequence[int], scoring: Scoring) -> None:
-        self._passes = passes
-        self._seeds = list(seeds)
-        self._scoring = scoring
+    passes: Passes
+    seeds: Sequence[int]
+    scoring: Scoring
 
     def answer(self, off: Neurons, limit: Limit) -> Answer:
         """Test the score with these neurons off."""
-        count = len(self._seeds)
+        count = len(self.seeds)
         telling = fewest_telling_seeds(count, limit.value)
-        blocked = self._passes.run(off, self._seeds[:telling])
+        blocked = self.passes.run(off, self.seeds[:telling])
         if telling < count:
-            mean_so_far = self._scoring.scores(blocked).sum() / _pairs(count)
+            mean_so_far = self.scoring.scores(blocked).sum() / _pairs(count)
             if bool(limit.exceeded(mean_so_far)):
                 return Answer(below=False, at_least=float(mean_so_far))
-            blocked = Pass.join([blocked, self._passes.run(off, self._seeds[telling:])])
-        scores = self._scoring.scores(blocked)
-        if self._scoring.too_high(scores, limit):
-            return Answer(False, self._scoring.reduce(scores), scores)
-        return Answer(True, self._scoring.reduce(scores), scores, blocked)
+            blocked = Pass.join([blocked, self.passes.run(off, self.seeds[telling:])])
+        return _of_all(blocked, self.scoring, limit)
+
+
+def _of_all(blocked: Pass, scoring: Scoring, limit: Limit) -> Answer:
+    scores = scoring.scores(blocked)
+    score = scoring.reduce(scores)
+    if scoring.too_high(scores, limit):
+        return Answer(False, score, scores)
+    return Answer(True, score, scores, blocked)
 
 
 def fewest_telling_seeds(count: int, limit: float) -> int:
