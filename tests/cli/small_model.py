@@ -23,7 +23,7 @@ def save_inputs(folder: Path) -> Path:
 
 def finish_run(folder: Path) -> Path:
     """Run `statistics`, `threshold` and `localize` on the saved inputs."""
-    model = ("--model", folder / "model", "--device", "cpu", "--local-files-only")
+    model = (*model_words(folder), "--local-files-only")
     ordinary = ("--prompts", folder / "unmemorized.txt")
     call("statistics", *model, *ordinary, "-o", folder / "s.safetensors")
     call("threshold", *model, *ordinary, "-o", folder / "t.json", "--deviations", 3)
@@ -31,9 +31,14 @@ def finish_run(folder: Path) -> Path:
     return folder
 
 
+def model_words(folder: Path) -> tuple[object, ...]:
+    """Return the options of a command that works on the saved model."""
+    return ("--model", folder / "model", "--device", "cpu")
+
+
 def localize_words(folder: Path) -> tuple[object, ...]:
     """Return the call of `localize` that made the run of `finish_run`, without its folder."""
-    model = ("--model", folder / "model", "--device", "cpu", "--local-files-only")
+    model = (*model_words(folder), "--local-files-only")
     inputs = ("--prompts", folder / "prompts.csv", "--threshold", folder / "t.json")
     statistics = ("--statistics", folder / "s.safetensors")
     return ("localize", *model, *inputs, *statistics, "--criterion", "seeds")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from small_model import finish_run, localize_words, save_inputs
+from small_model import finish_run, localize_words, model_words, save_inputs
 
 from conftest import PLANTED_PROMPT
 from networks import Network, save_onnx, save_script, statistics_for
@@ -48,7 +48,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: Path) -> None:
     assert Statistics.load(finished / "s.safetensors").count == 6
     assert Threshold.load(finished / "t.json").deviations == 3
-    model = ("--model", finished / "model", "--device", "cpu")
+    model = model_words(finished)
     localize = (*localize_words(finished), "-o", run)
     first = Run.load(run).records("localizations")
     code, out, _ = cli(*localize, "--profile")
@@ -99,15 +99,7 @@ def test_a_new_run_leaves_the_old_one(cli: Cli, finished: Path, run: Path) -> No
 
 
 def test_shards_of_statistics_merge(cli: Cli, finished: Path, tmp_path: Path) -> None:
-    common = (
-        "statistics",
-        "--model",
-        finished / "model",
-        "--device",
-        "cpu",
-        "--prompts",
-        finished / "unmemorized.txt",
-    )
+    common = ("statistics", *model_words(finished), "--prompts", finished / "unmemorized.txt")
     assert cli(*common, "-o", tmp_path / "whole.safetensors", "--raw", tmp_path / "raw")[0] == 0
     assert (tmp_path / "raw" / "000000.safetensors").exists()
     parts = [tmp_path / f"{number}.safetensors" for number in (1, 2, 3)]
@@ -130,10 +122,7 @@ def test_shards_of_statistics_merge(cli: Cli, finished: Path, tmp_path: Path) ->
 def test_threshold_with_a_bound_and_its_histogram(cli: Cli, finished: Path, tmp_path: Path) -> None:
     common = (
         "threshold",
-        "--model",
-        finished / "model",
-        "--device",
-        "cpu",
+        *model_words(finished),
         "--prompts",
         finished / "unmemorized.txt",
         "-o",
@@ -150,7 +139,7 @@ def test_threshold_with_a_bound_and_its_histogram(cli: Cli, finished: Path, tmp_
 def test_another_detector_from_threshold_to_verdicts(
     cli: Cli, finished: Path, tmp_path: Path
 ) -> None:
-    model = ("--model", finished / "model", "--device", "cpu")
+    model = model_words(finished)
     ordinary = ("--prompts", finished / "unmemorized.txt")
     threshold = tmp_path / "t.json"
     other = ("--detector", "noise-magnitude", "--seeds", 3)
@@ -168,15 +157,7 @@ def test_another_detector_from_threshold_to_verdicts(
 
 
 def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_path: Path) -> None:
-    common = (
-        "detect",
-        "--model",
-        finished / "model",
-        "--device",
-        "cpu",
-        "--prompts",
-        finished / "prompts.csv",
-    )
+    common = ("detect", *model_words(finished), "--prompts", finished / "prompts.csv")
     code, out, _ = cli(
         *common,
         "--unmemorized",
@@ -227,15 +208,7 @@ def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_p
 def test_every_option_of_localization_reaches_the_run(
     cli: Cli, finished: Path, tmp_path: Path
 ) -> None:
-    common = (
-        "localize",
-        "--model",
-        finished / "model",
-        "--device",
-        "cpu",
-        "--prompts",
-        finished / "prompts.csv",
-    )
+    common = ("localize", *model_words(finished), "--prompts", finished / "prompts.csv")
     made = (
         "--statistics",
         finished / "s.safetensors",
@@ -317,7 +290,7 @@ def test_every_option_of_localization_reaches_the_run(
 def test_the_published_way_from_threshold_to_localization(
     cli: Cli, finished: Path, tmp_path: Path
 ) -> None:
-    model = ("--model", finished / "model", "--device", "cpu")
+    model = model_words(finished)
     ordinary = ("--prompts", finished / "unmemorized.txt")
     published = tmp_path / "t.json"
     assert cli("threshold", *model, *ordinary, "--published", "-o", published)[0] == 0
@@ -345,20 +318,7 @@ def test_the_published_way_from_threshold_to_localization(
 def test_images_and_metrics_of_every_kind(
     cli: Cli, finished: Path, run: Path, tmp_path: Path
 ) -> None:
-    common = (
-        "generate",
-        run,
-        "--model",
-        finished / "model",
-        "--device",
-        "cpu",
-        "--images",
-        2,
-        "--steps",
-        2,
-        "--guidance",
-        2,
-    )
+    common = ("generate", run, *model_words(finished), "--images", 2, "--steps", 2, "--guidance", 2)
     names = (
         "original",
         "refined",

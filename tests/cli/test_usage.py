@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import transformers
 from cyclopts import App
-from small_model import finish_run, localize_words, save_inputs
+from small_model import finish_run, localize_words, model_words, save_inputs
 
 import unmemorize.cli
 from conftest import PLANTED_PROMPT
@@ -241,7 +241,7 @@ def test_mistakes_get_one_sentence_and_exit_code_1(
     cli: Cli, finished: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     words = [word.format(tmp=tmp_path, folder=finished) for word in arguments]
-    code, _, err = cli(*words, "--model", finished / "model", "--device", "cpu")
+    code, _, err = cli(*words, *model_words(finished))
     assert code == 1
     assert err.startswith("error: ")
     assert message in err
@@ -358,7 +358,7 @@ def test_options_of_the_model_reach_the_loader(
 def test_options_of_statistics_and_threshold_reach_the_library(
     cli: Cli, finished: Path, tmp_path: Path, recorded: Recorded
 ) -> None:
-    model = ("--model", finished / "model", "--device", "cpu")
+    model = model_words(finished)
     ordinary = ("--prompts", finished / "unmemorized.txt")
     compute = recorded("unmemorize.cli.statistics.compute_statistics")
     flags = ("--batch", 5, "--raw", tmp_path / "raw", "--shard", "2/4", "--workers", 3)
@@ -383,7 +383,7 @@ def test_options_of_statistics_and_threshold_reach_the_library(
 def test_options_of_detection_and_localization_reach_the_library(
     cli: Cli, finished: Path, tmp_path: Path, recorded: Recorded
 ) -> None:
-    model = ("--model", finished / "model", "--device", "cpu")
+    model = model_words(finished)
     inputs = ("--prompts", finished / "prompts.csv", "--threshold", finished / "t.json")
     detect = recorded("unmemorize.cli.detect.detect_all")
     flags = ("--cascade", "--batch", 7, "--shard", "1/2", "--engine", "ray", "--gpus", 0.5)
@@ -405,7 +405,7 @@ def test_options_of_generation_reach_the_library(
 ) -> None:
     generate = recorded("unmemorize.cli.generate.generate_all")
     (tmp_path / "animals.txt").write_text("a cat\n")
-    model = ("--model", finished / "model", "--device", "cpu")
+    model = model_words(finished)
     numbers = ("--images", 3, "--seed", 9, "--steps", 4, "--guidance", 2, "--scale", 0.5)
     others = ("--batch", 6, "--only", "VM", "--format", "jpeg", "--neurons", "initial")
     prompts = ("--prompts", tmp_path / "animals.txt", "--shard", "1/3")
@@ -458,7 +458,7 @@ def test_a_command_makes_one_model(
     assert (code, PLANTED_PROMPT in out) == (0, True)
     assert len(made) == 1
     made.clear()
-    model = ("--model", finished / "model", "--device", "cpu")
+    model = model_words(finished)
     neurons = finished / "run" / "neurons.json"
     code, out, _ = cli("export", "checkpoint", neurons, *model, "-o", tmp_path / "edited")
     assert (code, f"Next: unmemorize verify {tmp_path}/edited" in out) == (0, True)
