@@ -5,7 +5,7 @@ from diffusers import DiffusionPipeline
 
 from conftest import PLANTED_PROMPT, PROMPTS
 from unmemorize import Model, NoiseSettings, calibrate_threshold, detect
-from unmemorize.detection import DETECTORS, Trace
+from unmemorize.detection import DETECTORS, Detector, Trace
 from unmemorize.detection._noise_magnitude import NoiseMagnitude
 from unmemorize.detection._seed_similarity import SeedSimilarity
 
@@ -46,17 +46,20 @@ def test_the_batch_changes_nothing(pipe: DiffusionPipeline) -> None:
     assert values[2] == pytest.approx(values[0], rel=1e-4)
 
 
-def test_detectors_share_a_trace(pipe: DiffusionPipeline) -> None:
+@pytest.mark.parametrize("similarity_first", [True, False])
+def test_detectors_share_a_trace(pipe: DiffusionPipeline, similarity_first: bool) -> None:
     sizes: list[int] = []
     trace = Trace(Model(pipe), TEXTS, SETTINGS)
     handle = pipe.unet.register_forward_pre_hook(
         lambda _module, inputs: sizes.append(len(inputs[0]))
     )
-    together = [detector.score(trace) for detector in (SeedSimilarity(), NoiseMagnitude())]
+    detectors: list[Detector] = [SeedSimilarity(), NoiseMagnitude()]
+    order = detectors if similarity_first else detectors[::-1]
+    together = {detector.name: detector.score(trace) for detector in order}
     handle.remove()
     assert sum(sizes) == len(TEXTS) * 3 + 3  # the prediction without text once for each seed
     alone = NoiseMagnitude().score(Trace(Model(pipe), TEXTS, SETTINGS))
-    assert [score.value for score in together[1]] == pytest.approx(
+    assert [score.value for score in together["noise-magnitude"]] == pytest.approx(
         [score.value for score in alone], rel=1e-6
     )
 

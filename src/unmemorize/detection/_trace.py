@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep, rescaled
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Guidance, Model
 
 
 class Trace:
@@ -33,8 +33,8 @@ class Trace:
         self._guidance = model.guidance(settings.guidance)
         self._latents = model.draw_latents(settings.seeds, settings.seed)
         self._timestep = evaluated_timestep(model, settings)
-        self._guided: dict[tuple[int, int], Tensor] = {}
         self._conditional: dict[tuple[int, int], Tensor] = {}
+        self._guided = self._conditional if self._guidance is None else {}
         self._unconditional: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -49,14 +49,7 @@ class Trace:
         Returns:
             float32 of shape (pairs, C, H, W), under the settings' guidance.
         """
-        missing = [pair for pair in pairs if pair not in self._guided]
-        for some in self._batches(missing):
-            prompts, seeds = (list(indices) for indices in zip(*some, strict=True))
-            latents, text = self._latents[seeds], self._text.take(prompts)
-            prediction = self._model.predict(latents, self._timestep, text, guidance=self._guidance)
-            self._guided |= zip(some, prediction, strict=True)
-            if self._guidance is None:
-                self._conditional |= zip(some, prediction, strict=True)
+        self._predict(pairs, self._guidance, self._guided)
         prediction = torch.stack([self._guided[pair] for pair in pairs])
         latents = self._latents[[seed for _, seed in pairs]]
         return rescaled(self._model.difference(prediction, latents, self._timestep))
@@ -73,7 +66,7 @@ class Trace:
         Returns:
             float32 of shape (pairs, C, H, W).
         """
-        self._predict_conditional([pair for pair in pairs if pair not in self._conditional])
+        self._predict(pairs, None, self._conditional)
         seeds = [seed for _, seed in pairs]
         self._predict_unconditional(sorted({*seeds} - self._unconditional.keys()))
         latents = self._latents[seeds]
@@ -84,13 +77,20 @@ class Trace:
             unconditional, latents, self._timestep
         )
 
-    def _predict_conditional(self, pairs: Sequence[tuple[int, int]]) -> None:
-        for some in self._batches(pairs):
+    def _predict(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        guidance: Guidance | None,
+        known: dict[tuple[int, int], Tensor],
+    ) -> None:
+        """Add the predictions of those pairs that are not known yet."""
+        missing = [pair for pair in pairs if pair not in known]
+        for start in range(0, len(missing), self._batch):
+            some = missing[start : start + self._batch]
             prompts, seeds = (list(indices) for indices in zip(*some, strict=True))
-            prediction = self._model.predict(
-                self._latents[seeds], self._timestep, self._text.take(prompts)
-            )
-            self._conditional |= zip(some, prediction, strict=True)
+            latents, text = self._latents[seeds], self._text.take(prompts)
+            prediction = self._model.predict(latents, self._timestep, text, guidance=guidance)
+            known |= zip(some, prediction, strict=True)
 
     def _predict_unconditional(self, seeds: Sequence[int]) -> None:
         """Predict without text once for each seed: it is the same for every prompt."""
@@ -103,6 +103,3 @@ class Trace:
                 self._latents[some], self._timestep, empty.take([0] * len(some))
             )
             self._unconditional |= zip(some, prediction, strict=True)
-
-    def _batches(self, pairs: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-        return [list(pairs[i : i + self._batch]) for i in range(0, len(pairs), self._batch)]
