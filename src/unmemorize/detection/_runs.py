@@ -25,7 +25,7 @@ from unmemorize.detection._records import Detection
 from unmemorize.detection._threshold import Threshold
 from unmemorize.engines import Execution, Finished, UnitFunction
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, Tally, drive, prompt_count, stream_prompts
+from unmemorize.runs import Run, Tally, drive, prompt_count, stream_prompts, stream_with_prompts
 
 DETECTIONS = "detections"
 
@@ -116,14 +116,10 @@ def detect_all(
 
 def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
     """Yield index, prompt and detection of every finished prompt, in the order of the prompts."""
-    found = run.stream(DETECTIONS)
-    index, record = next(found, (-1, {}))
-    for number, prompt in enumerate(stream_prompts(run)):
-        if number == index:
-            way_out = "Run the command again in a new folder."
-            problem = f"{run.folder}: malformed detection record"
-            yield number, prompt, from_json(Detection, record, RunError, problem, way_out)
-            index, record = next(found, (-1, {}))
+    way_out = "Run the command again in a new folder."
+    problem = f"{run.folder}: malformed detection record"
+    for index, prompt, record in stream_with_prompts(run, DETECTIONS):
+        yield index, prompt, from_json(Detection, record, RunError, problem, way_out)
 
 
 def write_detections_csv(

@@ -12,7 +12,7 @@ from unmemorize._files import atomic_file
 from unmemorize._prompts import Prompt
 from unmemorize.detection import DETECTIONS, read_detections
 from unmemorize.localization import LOCALIZATIONS, Localization
-from unmemorize.runs import Run, stream_prompts
+from unmemorize.runs import Run, stream_with_prompts
 
 _ROWS_PER_GROUP = 10_000
 
@@ -93,7 +93,8 @@ def _detections(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _localizations(run: Run) -> Iterator[dict[str, Any]]:
-    for index, prompt, record in _localized_prompts(run):
+    for index, prompt, content in stream_with_prompts(run, LOCALIZATIONS):
+        record = Localization.from_json(content)
         detection = record.detection
         yield {
             **_of_prompt(index, prompt, record.prompt, record.group),
@@ -107,14 +108,6 @@ def _localizations(run: Run) -> Iterator[dict[str, Any]]:
             "final_score": record.score,
             "floor": record.theta_exhausted,
         }
-
-
-def _localized_prompts(run: Run) -> Iterator[tuple[int, Prompt, Localization]]:
-    """Join two streams in the order of the prompts, as either may be larger than memory."""
-    prompts = enumerate(stream_prompts(run))
-    for index, content in run.stream(LOCALIZATIONS):
-        prompt = next(prompt for number, prompt in prompts if number == index)
-        yield index, prompt, Localization.from_json(content)
 
 
 def _of_prompt(index: int, prompt: Prompt, text: str, group: str) -> dict[str, Any]:

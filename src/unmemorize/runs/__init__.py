@@ -9,6 +9,7 @@ from unmemorize.runs._prompts import (
     run_prompts,
     start_run,
     stream_prompts,
+    stream_with_prompts,
 )
 from unmemorize.runs._run import Inputs, Manifest, Run, RunSettings
 from unmemorize.runs._status import status_of
@@ -31,4 +32,5 @@ __all__ = [
     "start_run",
     "status_of",
     "stream_prompts",
+    "stream_with_prompts",
 ]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 
@@ -177,6 +178,19 @@ def stream_prompts(run: Run) -> Iterator[Prompt]:
         raise RunError(
             f"{path}: the prompt list of the run cannot be read ({problem.strerror}). {way_out}"
         ) from problem
+
+
+def stream_with_prompts(run: Run, name: str) -> Iterator[tuple[int, Prompt, dict[str, Any]]]:
+    """Yield index, prompt and record of one kind for every finished prompt, in their order.
+
+    Both are read as streams, as either may be larger than memory.
+    """
+    records = run.stream(name)
+    index, record = next(records, (-1, {}))
+    for number, prompt in enumerate(stream_prompts(run)):
+        if number == index:
+            yield number, prompt, record
+            index, record = next(records, (-1, {}))
 
 
 def run_prompts(run: Run) -> list[Prompt]:
