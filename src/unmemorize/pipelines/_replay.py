@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from unmemorize._errors import ModelError
+from unmemorize.pipelines._value_inputs import observed_noise
 
 if TYPE_CHECKING:
     from unmemorize.pipelines._model import Model
@@ -32,8 +33,6 @@ _MOST_RECORDINGS = 2
 """One with all neurons on, and one with the neurons that are off at the moment."""
 _TEXTS = ("a", "b", "c")
 """What the few samples of a plan are prompted with. They differ, so that exchanged samples show."""
-_SEED, _STEPS, _STEP = 1, 50, 1
-"""The noise and timestep of these samples: those that protocol "published" evaluates."""
 _ROUNDING = 0.05
 """The largest difference, relative to the range of a channel, that another batch size may make.
 Half precision stays below it; the output of another sample does not."""
@@ -133,8 +132,7 @@ class Recording:
 def plan_for_model(model: Model, layers: Sequence[str], samples: int) -> ReplayPlan:
     """Make the plan of a model by running it for three samples, see `Model.replay_plan`."""
     text = model.encode(_TEXTS)
-    latents = model.draw_latents(len(_TEXTS), _SEED)
-    timestep = model.timesteps(_STEPS)[_STEP]
+    latents, timestep = observed_noise(model, len(_TEXTS))
 
     def predict(rows: Sequence[int]) -> Tensor:
         return model.predict(latents[list(rows)], timestep, text.take(rows))

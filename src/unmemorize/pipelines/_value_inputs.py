@@ -22,8 +22,6 @@ depend on the image, too."""
 Observer = Callable[[str, Tensor, Tensor], object]
 """Called with a layer's path, its input and its output."""
 _SEED, _STEPS, _STEP = 1, 50, 1
-"""The one noise and timestep at which layers that depend on the image are observed: those that
-protocol "published" evaluates."""
 
 
 def find_value_input(model: Model) -> ValueInput:
@@ -69,11 +67,20 @@ def observe(
         return called
 
     refuse_fused(model.denoiser, layers)
-    latents = model.draw_latents(1, _SEED).expand(len(text), -1, -1, -1)
+    latents, timestep = observed_noise(model, 1)
+    latents = latents.expand(len(text), -1, -1, -1)
     with ExitStack() as stack:
         for path, layer in layers.items():
             stack.callback(layer.register_forward_hook(hook(path)).remove)
-        model.predict(latents, model.timesteps(_STEPS)[_STEP], text)
+        model.predict(latents, timestep, text)
+
+
+def observed_noise(model: Model, count: int) -> tuple[Tensor, Tensor]:
+    """Return the noise (count, C, H, W) and timestep at which the denoiser itself is observed.
+
+    They are those that protocol "published" evaluates.
+    """
+    return model.draw_latents(count, _SEED), model.timesteps(_STEPS)[_STEP]
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
