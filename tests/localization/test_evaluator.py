@@ -333,7 +333,7 @@ def test_limits() -> None:
 
 def test_criteria_reduce_scores_to_one_number() -> None:
     images = torch.rand((3, 1, 16, 16), generator=torch.Generator().manual_seed(0))
-    blocked = Pass(Neurons(), (2, 0), images[:2], Recording((2, 0), {}))
+    blocked = Pass(Neurons(), images[:2], Recording((2, 0), {}))
     unblocked = UnblockedScoring(images)
     expected = [float(similarity(images[[a]], images[[b]])) for a, b in ((2, 0), (0, 1))]
     assert unblocked.scores(blocked).tolist() == pytest.approx(expected)

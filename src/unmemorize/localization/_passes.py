@@ -21,22 +21,24 @@ class Pass:
 
     Args:
         off: the neurons that were off.
-        seeds: the seeds that ran.
-        differences: their noise differences, (seeds, C, H, W).
-        recording: what was recorded.
+        differences: the noise differences of the seeds that ran, (seeds, C, H, W).
+        recording: what was recorded of these seeds.
     """
 
     off: Neurons
-    seeds: tuple[int, ...]
     differences: Tensor
     recording: Recording
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that ran."""
+        return self.recording.seeds
 
     @classmethod
     def join(cls, passes: Sequence[Pass]) -> Pass:
         """Make one of several passes with the same neurons off, over different seeds."""
         return cls(
             passes[0].off,
-            tuple(seed for each in passes for seed in each.seeds),
             torch.cat([each.differences for each in passes]),
             Recording.join([each.recording for each in passes]),
         )
@@ -44,7 +46,7 @@ class Pass:
     def only(self, seeds: Sequence[int]) -> Pass:
         """Return some of the seeds, in their order, without the recording."""
         rows = [self.seeds.index(seed) for seed in seeds]
-        return Pass(self.off, tuple(seeds), self.differences[rows], Recording(tuple(seeds), {}))
+        return Pass(self.off, self.differences[rows], Recording(tuple(seeds), {}))
 
 
 class Passes:
@@ -80,7 +82,7 @@ class Passes:
         ):
             differences = noise_differences(self.model, probe)
         self.meter.add_forward(probe.samples, self._plan.cost(prefix.layer if prefix else None))
-        return Pass(off, tuple(seeds), differences, Recording(tuple(seeds), outputs))
+        return Pass(off, differences, Recording(tuple(seeds), outputs))
 
     def keep(self, finished: Pass) -> None:
         """Keep what a pass over all seeds recorded, so that later passes can replay it."""
