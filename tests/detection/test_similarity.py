@@ -13,7 +13,7 @@ from unmemorize.detection import (
     similarity,
 )
 from unmemorize.detection._ms_ssim import kernel_size, ms_ssim
-from unmemorize.detection._similarity import highest_similarity
+from unmemorize.detection._similarity import matrix_of
 
 
 def padded_ms_ssim(first: NDArray[np.float64], second: NDArray[np.float64], k: int) -> float:
@@ -200,9 +200,17 @@ def test_pairwise_matrix() -> None:
     assert matrix.diagonal().tolist() == [1.0] * 4
     assert matrix[1, 2].item() == pytest.approx(float(similarity(first[1:2], first[2:3])), abs=1e-5)
     assert pairs_of(matrix).shape == (6,)
-    assert highest_similarity(matrix).tolist() == [
+    assert matrix_of(pairs_of(matrix), 4).tolist() == matrix.tolist()
+    assert float(pairs_of(matrix).max()) == max(
         max(row[:i] + row[i + 1 :]) for i, row in enumerate(matrix.tolist())
-    ]
+    )
+
+
+def test_pairs_of_several_prompts_make_matrices() -> None:
+    pairs = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], dtype=torch.float64)
+    first = [[1.0, 0.1, 0.2], [0.1, 1.0, 0.3], [0.2, 0.3, 1.0]]
+    second = [[1.0, 0.4, 0.5], [0.4, 1.0, 0.6], [0.5, 0.6, 1.0]]
+    assert matrix_of(pairs, 3).tolist() == [first, second]
 
 
 def test_small_latents_are_refused() -> None:

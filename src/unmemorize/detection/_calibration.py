@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from unmemorize._errors import RunError, ThresholdError
 from unmemorize._files import from_json, hash_texts, to_json
@@ -20,6 +19,7 @@ from unmemorize.detection._detector import Score
 from unmemorize.detection._detectors import make_detector
 from unmemorize.detection._ms_ssim import kernel_size
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
+from unmemorize.detection._similarity import matrix_of
 from unmemorize.detection._threshold import SEED_SIMILARITY, Threshold
 from unmemorize.detection._trace import Trace
 from unmemorize.engines import Execution, Finished, UnitFunction
@@ -98,7 +98,7 @@ class Calibration:
         means = pairs.mean(1) if pairs.numel() else torch.empty(0)
         tau_seeds = float(means.mean() + _DEVIATIONS_SEEDS * means.std()) if len(means) else None
         cascades = pairs.numel() and settings.similarity != "published"
-        matrices = _matrices(pairs, settings.seeds) if cascades else None
+        matrices = matrix_of(pairs, settings.seeds) if cascades else None
         reduction = self.reduction if over_pairs else "prompts"
         return Threshold(
             detector=detector,
@@ -211,12 +211,3 @@ def calibrate_threshold(
 def _score(record: dict[str, Any]) -> Score:
     way_out = "Delete the run folder and start again."
     return from_json(Score, record, RunError, "malformed score of a calibration", way_out)
-
-
-def _matrices(pairs: Tensor, seeds: int) -> Tensor:
-    """Make symmetric matrices (prompts, seeds, seeds) of pairs, with ones on the diagonal."""
-    rows, columns = torch.triu_indices(seeds, seeds, 1)
-    matrices = torch.eye(seeds, dtype=pairs.dtype).repeat(len(pairs), 1, 1)
-    matrices[:, rows, columns] = pairs
-    matrices[:, columns, rows] = pairs
-    return matrices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import combinations
 
 from diffusers import DiffusionPipeline
 
@@ -124,13 +125,8 @@ def _memorized_seeds(score: Score, tau: float) -> tuple[int, ...]:
     """Return the seeds whose similarity to some other seed is above tau."""
     if not score.pairs:
         return ()
-    seeds, similarities = score.seeds, iter(score.pairs)
-    memorized = set()
-    for first in range(len(seeds)):
-        for second in range(first + 1, len(seeds)):
-            if next(similarities) > tau:
-                memorized |= {seeds[first], seeds[second]}
-    return tuple(sorted(memorized))
+    pairs = zip(combinations(score.seeds, 2), score.pairs, strict=True)
+    return tuple(sorted({seed for pair, value in pairs if value > tau for seed in pair}))
 
 
 def _detector(threshold: Threshold, cascade: bool) -> Detector:

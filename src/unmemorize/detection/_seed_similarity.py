@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._detector import Score
-from unmemorize.detection._similarity import highest_similarity, pairs_of, pairwise_similarity
+from unmemorize.detection._similarity import pairs_of, pairwise_similarity
 from unmemorize.detection._trace import Trace
 
 
@@ -54,14 +54,13 @@ class SeedSimilarity:
             undecided = [
                 prompt
                 for prompt in undecided
-                if level <= float(highest_similarity(matrices[prompt]).max()) <= self.tau
+                if level <= float(pairs_of(matrices[prompt]).max()) <= self.tau
             ]
             done = seeds
-        samples_per_seed = trace.settings.samples
         return [
             Score(
-                value=float(highest_similarity(matrix).max()),
-                samples=len(matrix) * samples_per_seed,
+                value=float(pairs_of(matrix).max()),
+                samples=len(matrix) * trace.settings.samples,
                 seeds=order[: len(matrix)],
                 pairs=tuple(pairs_of(matrix).tolist()),
             )

@@ -87,13 +87,9 @@ def pairwise_similarity(images: Tensor, definition: SimilarityName = "fixed") ->
     Returns:
         A symmetric matrix (N, N) with ones on the diagonal.
     """
-    count = len(images)
-    rows, columns = torch.triu_indices(count, count, 1)
-    matrix = torch.eye(count)
+    rows, columns = torch.triu_indices(len(images), len(images), 1)
     values = SIMILARITIES[definition](images[rows], images[columns])
-    matrix[rows, columns] = values.float().cpu()
-    matrix[columns, rows] = matrix[rows, columns]
-    return matrix
+    return matrix_of(values.float().cpu(), len(images))
 
 
 def pairs_of(matrix: Tensor) -> Tensor:
@@ -102,6 +98,13 @@ def pairs_of(matrix: Tensor) -> Tensor:
     return matrix[rows, columns]
 
 
-def highest_similarity(matrix: Tensor) -> Tensor:
-    """Return for each of N images its highest similarity to another, (N,)."""
-    return (matrix - 2 * torch.eye(len(matrix))).amax(1)
+def matrix_of(pairs: Tensor, count: int) -> Tensor:
+    """Make symmetric matrices (..., N, N) of pairs (..., N (N - 1) / 2), as `pairs_of` undoes it.
+
+    The diagonals hold ones, the similarity of an image to itself.
+    """
+    rows, columns = torch.triu_indices(count, count, 1)
+    matrix = torch.eye(count, dtype=pairs.dtype).repeat(*pairs.shape[:-1], 1, 1)
+    matrix[..., rows, columns] = pairs
+    matrix[..., columns, rows] = pairs
+    return matrix
