@@ -58,14 +58,15 @@ def summarize(values: Sequence[float], medians: MedianName = "middle") -> Summar
             "Look at the records of the run."
         )
     median = MEDIANS[medians]
+    middle = median(array)
     interval = bootstrap_interval([array], median, _RESAMPLES, vectorized=True)
     # interpolation between equal values may round past them
     low, high = np.clip(interval, array.min(), array.max())
     return Summary(
-        median=float(median(array)),
-        mad=float(median(np.abs(array - median(array)))),
-        low=low,
-        high=high,
+        median=float(middle),
+        mad=float(median(np.abs(array - middle))),
+        low=float(min(low, middle)),
+        high=float(max(high, middle)),
         count=len(array),
     )
 
