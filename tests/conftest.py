@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from unmemorize.runs import open_run
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
 hypothesis.settings.load_profile("untimed")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 PROMPTS = [f"prompt {word}" for word in ("one", "two", "three", "four", "five", "six")]
 
