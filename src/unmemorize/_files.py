@@ -135,9 +135,14 @@ def safetensors_bytes(
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+    return safetensors_header(header) + data[8 + length :]
+
+
+def safetensors_header(entries: Mapping[str, Any]) -> bytes:
+    """Return the header of a safetensors file, in front of its data."""
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    return struct.pack("<Q", len(text)) + text
 
 
 def type_in_words(value: object) -> str:

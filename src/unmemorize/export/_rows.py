@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unmemorize._errors import ExportError
+from unmemorize._files import safetensors_header
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CHUNK = 16 * 1024**2
@@ -84,9 +85,7 @@ def copy_with_metadata(source: Path, target: BinaryIO, metadata: Mapping[str, st
     with source.open("rb") as file:
         entries, _ = _entries(file)
         entries["__metadata__"] = {**entries.get("__metadata__", {}), **metadata}
-        text = json.dumps(entries, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
-        target.write(struct.pack("<Q", len(text)) + text)
+        target.write(safetensors_header(entries))
         while chunk := file.read(_CHUNK):
             target.write(chunk)
 
