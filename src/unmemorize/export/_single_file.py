@@ -6,7 +6,7 @@ The file may name its tensors as it likes: the value layers are found in it by t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from unmemorize._errors import ExportError
 from unmemorize._files import temporary_file
 from unmemorize.export._carried import as_metadata
 from unmemorize.export._exportable import exportable
-from unmemorize.export._rows import copy_with_metadata, read_header, scale_rows
+from unmemorize.export._rows import StoredTensor, copy_with_metadata, read_header, scale_rows
 from unmemorize.neurons import NeuronFile
 from unmemorize.pipelines import Model, weights_of
 
@@ -86,29 +86,31 @@ def rows_in_single_file(base: Path, model: Model, neurons: NeuronFile) -> dict[s
         ExportError: the file cannot be read, or does not hold a layer's weights exactly once.
     """
     rows: dict[str, list[int]] = {}
-    for path, indices in neurons.neurons.layers.items():
-        for name, weights in weights_of(model.value_layers[path]).items():
-            locations = list(_locations(base, weights.detach().cpu()))
-            if len(locations) != 1:
-                raise ExportError(
-                    f"{base}: it holds the {name} of {path} {len(locations)} times instead of "
-                    "once. Load the model from a folder with the same weights, in the same "
-                    "precision (--dtype)."
-                )
-            rows[locations[0].key] = [locations[0].first_row + index for index in indices]
+    stored = read_header(base).tensors
+    with safe_open(base, framework="pt") as tensors:
+        for path, indices in neurons.neurons.layers.items():
+            for name, weights in weights_of(model.value_layers[path]).items():
+                locations = list(_locations(stored, tensors.get_tensor, weights.detach().cpu()))
+                if len(locations) != 1:
+                    raise ExportError(
+                        f"{base}: it holds the {name} of {path} {len(locations)} times instead of "
+                        "once. Load the model from a folder with the same weights, in the same "
+                        "precision (--dtype)."
+                    )
+                rows[locations[0].key] = [locations[0].first_row + index for index in indices]
     return rows
 
 
-def _locations(base: Path, expected: Tensor) -> Iterator[Location]:
+def _locations(
+    stored: Mapping[str, StoredTensor], read: Callable[[str], Tensor], expected: Tensor
+) -> Iterator[Location]:
     features, *inputs = expected.shape
-    stored = read_header(base).tensors
-    with safe_open(base, framework="pt") as tensors:
-        for key, entry in stored.items():
-            for projections in _PROJECTIONS_BEFORE:
-                first_row = projections * features
-                shape = (first_row + features, *inputs)
-                if key.startswith(_AVERAGED) or entry.shape != shape:
-                    continue
-                values = tensors.get_tensor(key)[first_row:].to(expected.dtype)
-                if torch.equal(values, expected):
-                    yield Location(key, first_row)
+    for key, entry in stored.items():
+        for projections in _PROJECTIONS_BEFORE:
+            first_row = projections * features
+            shape = (first_row + features, *inputs)
+            if key.startswith(_AVERAGED) or entry.shape != shape:
+                continue
+            values = read(key)[first_row:].to(expected.dtype)
+            if torch.equal(values, expected):
+                yield Location(key, first_row)
