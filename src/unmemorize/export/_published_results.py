@@ -15,13 +15,12 @@ from unmemorize._errors import PromptError, RunError
 from unmemorize._files import atomic_write, read_bytes
 from unmemorize._prompts import Prompt
 from unmemorize.export._published_layers import LARGEST_FILE, published_widths
-from unmemorize.localization import Localization, LocalizationRun, read_localizations
+from unmemorize.localization import LOCALIZATIONS, Localization, LocalizationRun, read_localizations
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model
 from unmemorize.runs import Inputs, Run, run_prompts, start_run
 
 COLUMNS = ("Caption", "URL", "Initial Neurons", "Initial SSIM", "Refined Neurons", "Refined SSIM")
-_RECORDS = "localizations"
 _KERNEL = 11
 """Of MS-SSIM at 512 x 512, the size of all published results."""
 
@@ -101,11 +100,15 @@ def import_results(
         Inputs(fingerprint=model.fingerprint if model else ""),
         model=model.name if model else "Stable Diffusion v1 (as in the published files)",
     )
-    done = run.records(_RECORDS)
-    for index, (prompt, row) in enumerate(zip(captions, rows, strict=True)):
-        if index not in done:
-            record = replace(row.localization, group=prompt.group)
-            run.append(_RECORDS, index, record.to_json())
+    done = run.done(LOCALIZATIONS, len(captions))
+    missing = {
+        index: replace(row.localization, group=prompt.group).to_json()
+        for index, (prompt, row) in enumerate(zip(captions, rows, strict=True))
+        if not done[index]
+    }
+    if missing:
+        with run.writer(LOCALIZATIONS) as writer:
+            writer.append(missing)
     return run
 
 
