@@ -99,9 +99,8 @@ def masked_copy_scores(
     if mask.mean() < SMALLEST_SHARE:
         return None
     targets = [_masked(reference, mask) for reference in references]
-    return tuple(
-        max(correlation(_masked(image, mask), target) for target in targets) for image in generated
-    )
+    layouts = (_masked(image, mask) for image in generated)
+    return tuple(max(correlation(layout, target) for target in targets) for layout in layouts)
 
 
 def _masked(image: Image.Image, mask: Mask) -> Array:

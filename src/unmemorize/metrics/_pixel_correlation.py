@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,10 +31,7 @@ class PixelCorrelation:
         """See `Metric`. There is no value without a training image."""
         if not images.training:
             return None
-        return tuple(
-            max(centred_correlation(image, training) for training in images.training)
-            for image in images.generated
-        )
+        return tuple(max(_correlations(image, images.training)) for image in images.generated)
 
 
 def centred_correlation(first: Image.Image, second: Image.Image) -> float:
@@ -50,10 +49,16 @@ def centred_correlation(first: Image.Image, second: Image.Image) -> float:
         >>> round(centred_correlation(image, image.point(lambda value: 200 - value / 2)), 2)
         -1.0
     """
+    return next(_correlations(first, [second]))
+
+
+def _correlations(first: Image.Image, others: Iterable[Image.Image]) -> Iterator[float]:
     size = to_rgb(first).size
-    a, b = _centred(first, size), _centred(second, size)
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float((a * b).sum()) / norm if norm else 0.0
+    a = _centred(first, size)
+    for other in others:
+        b = _centred(other, size)
+        norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+        yield float((a * b).sum()) / norm if norm else 0.0
 
 
 def _centred(image: Image.Image, size: tuple[int, int]) -> Array:
