@@ -4,17 +4,21 @@ from unmemorize.generation._edits import Edit, ExportForm, NeuronEdit
 from unmemorize.generation._generate import GenerationSettings, generate, generate_each
 from unmemorize.generation._generate_all import generate_all
 from unmemorize.generation._image_sets import (
+    ORIGINAL,
     OVERALL,
     ImageFormat,
     ImageRecord,
     ImageSet,
     ImageSetRun,
     image_sets,
+    name_on,
     read_images,
+    without_prompts,
 )
 from unmemorize.generation._neuron_sets import NeuronSet
 
 __all__ = [
+    "ORIGINAL",
     "OVERALL",
     "Edit",
     "ExportForm",
@@ -29,5 +33,7 @@ __all__ = [
     "generate_all",
     "generate_each",
     "image_sets",
+    "name_on",
     "read_images",
+    "without_prompts",
 ]

@@ -23,7 +23,8 @@ ImageFormat = Literal["png", "jpeg"]
 IMAGES = "images"
 OVERALL = "overall"
 """The column of all prompts of interest in a summary. No group and no label has this name."""
-_ORIGINAL = "original"
+ORIGINAL = "original"
+"""The set of images with all neurons on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +59,12 @@ class ImageSet:
             scale: what the outputs of the neurons are multiplied by.
         """
         parts = [self.neurons.name]
-        if self.neurons.choice != _ORIGINAL:
+        if self.neurons.choice != ORIGINAL:
             if scale:
                 parts.append(f"scale-{scale:g}")
             if self.only and self.is_shared:
                 parts.append(self.only.lower())
-        if self.prompts:
-            parts.append(f"on-{self.label}")
-        return "-".join(parts)
+        return name_on("-".join(parts), self.label if self.prompts else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ class ImageSetRun:
             seed=settings.seed,
             steps=settings.steps,
             guidance=settings.guidance,
-            scale=0.0 if images.neurons.choice == _ORIGINAL else settings.scale,
+            scale=0.0 if images.neurons.choice == ORIGINAL else settings.scale,
         )
 
 
@@ -125,10 +124,30 @@ class ImageRecord:
     neurons: Neurons
 
 
+def name_on(name: str, label: str) -> str:
+    """Return the name of a set of images on other prompts; without a label, on the run's own.
+
+    Examples:
+        >>> name_on("refined", "captions"), name_on("refined", "")
+        ('refined-on-captions', 'refined')
+    """
+    return f"{name}-on-{label}" if label else name
+
+
+def without_prompts(name: str, label: str) -> str:
+    """Return the name of a set of images without the label of its prompts, see `name_on`.
+
+    Examples:
+        >>> without_prompts("refined-on-captions", "captions")
+        'refined'
+    """
+    return name.removesuffix(f"-on-{label}")
+
+
 def image_sets(run: Run) -> dict[str, Run]:
     """Return the runs of a run's sets of images by name, the original images first."""
     sets = run.nested(IMAGES)
-    names = sorted(sets, key=lambda name: (not name.startswith(_ORIGINAL), name))
+    names = sorted(sets, key=lambda name: (not name.startswith(ORIGINAL), name))
     return {name: sets[name] for name in names}
 
 

@@ -18,7 +18,14 @@ from unmemorize._errors import MetricError, RunError
 from unmemorize._files import hash_texts, to_json
 from unmemorize._prompts import Prompt
 from unmemorize.engines import Progress, silent
-from unmemorize.generation import ImageRecord, ImageSetRun, image_sets, read_images
+from unmemorize.generation import (
+    ORIGINAL,
+    ImageRecord,
+    ImageSetRun,
+    image_sets,
+    name_on,
+    read_images,
+)
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._descriptor import Descriptor
 from unmemorize.metrics._images import TrainingImages, read_references
@@ -38,7 +45,6 @@ from unmemorize.runs import Run, StoredImage, hash_of_file, run_prompts
 
 log = logging.getLogger(__name__)
 
-_ORIGINAL = "original"
 _MAY_DIFFER = ("neurons", "scale", "shared", "format")
 """Settings in which a set of images may differ from the original images."""
 
@@ -188,7 +194,7 @@ def _sets_to_compare(run: Run, name: str) -> tuple[Run, Run | None]:
         )
     images = sets[name]
     on = images.settings(ImageSetRun).on
-    originals = sets.get(f"{_ORIGINAL}-on-{on}" if on else _ORIGINAL)
+    originals = sets.get(name_on(ORIGINAL, on))
     if originals is None:
         log.warning(
             "%s: there are no original images of the same prompts, "

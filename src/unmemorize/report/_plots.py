@@ -16,6 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from unmemorize.generation import without_prompts
 from unmemorize.report._drawing import (
     COLOURS,
     COOL,
@@ -25,7 +26,7 @@ from unmemorize.report._drawing import (
     short_label,
     short_layer,
 )
-from unmemorize.report._results import D_SSCD, SET_LABELS, SSCD_ORIG, Results, without_prompts
+from unmemorize.report._results import D_SSCD, SET_LABELS, SSCD_ORIG, Results
 
 _MOST_NEURONS, _MOST_PROMPTS = 40, 80
 """The largest matrix of shared neurons in which labels can still be read."""

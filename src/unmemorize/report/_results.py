@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unmemorize._prompts import UNMEMORIZED, Prompt
-from unmemorize.generation import OVERALL, ImageSetRun, image_sets
+from unmemorize.generation import OVERALL, ImageSetRun, image_sets, without_prompts
 from unmemorize.localization import Localization, read_localizations
 from unmemorize.metrics import (
     EvaluationRun,
@@ -177,13 +177,3 @@ def _read_set_metrics(run: Run) -> Iterator[SetMetrics]:
             prompts=read_metrics(evaluation),
             measured={metric.name: metric for metric in measured},
         )
-
-
-def without_prompts(folder_name: str, on: str) -> str:
-    """Return the name of a set of images without the label of its prompts.
-
-    Examples:
-        >>> without_prompts("refined-on-captions", "captions")
-        'refined'
-    """
-    return folder_name.removesuffix(f"-on-{on}")

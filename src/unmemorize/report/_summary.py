@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from unmemorize.generation import OVERALL
+from unmemorize.generation import OVERALL, without_prompts
 from unmemorize.metrics import Instrument, PromptMetrics
 from unmemorize.report._results import (
     SET_LABELS,
     SSCD_GEN,
     SSCD_ORIG,
     Results,
-    without_prompts,
 )
 from unmemorize.report._table import Cell, Row, Table
 from unmemorize.report._truth import Truth, precision_recall
