@@ -62,5 +62,10 @@ class TestbedError(UnmemorizeError):
     __test__ = False
 
 
+def first_line(problem: BaseException) -> str:
+    """Return the first line of another library's error, for the message of one of ours."""
+    return str(problem).strip().split("\n")[0]
+
+
 for _error in (UnmemorizeError, *UnmemorizeError.__subclasses__()):
     _error.__module__ = "unmemorize"  # the name that tracebacks show is the public one

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from unmemorize._errors import RunError
+from unmemorize._errors import RunError, first_line
 from unmemorize.pipelines import Model
 
 log = logging.getLogger(__name__)
@@ -170,17 +170,17 @@ def attempt_each(
         return list(work(items))
     except torch.AcceleratorError as problem:
         raise RunError(
-            f"the device fails: {_first_line(problem)}. The same command resumes from here."
+            f"the device fails: {_reason(problem)}. The same command resumes from here."
         ) from problem
     except Exception as problem:  # an error that one prompt causes must not stop the others
         if len(items) == 1:
             log.debug("an item fails", exc_info=True)
-            return [Failed(f"{type(problem).__name__}: {_first_line(problem)}")]
+            return [Failed(f"{type(problem).__name__}: {_reason(problem)}")]
     # The halves are tried outside of the except block. Inside, the error's traceback would keep
     # the tensors of the failed attempt, which may be what fills the memory.
     middle = len(items) // 2
     return [*attempt_each(work, items[:middle]), *attempt_each(work, items[middle:])]
 
 
-def _first_line(problem: BaseException) -> str:
-    return str(problem).strip().split("\n")[0][:_LONGEST_REASON]
+def _reason(problem: BaseException) -> str:
+    return first_line(problem)[:_LONGEST_REASON]

@@ -11,7 +11,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
-from unmemorize._errors import ExportError
+from unmemorize._errors import ExportError, first_line
 from unmemorize._files import read_json
 from unmemorize.export._model_folder import INDEX
 from unmemorize.export._rows import same_up_to_rounding
@@ -80,7 +80,7 @@ def _load(component: Any, folder: Path, **options: Any) -> Any:
         with quiet_loading():
             return type(component).from_pretrained(folder, local_files_only=True, **options)
     except Exception as problem:  # damaged folders raise almost anything
-        reason = str(problem).strip().split("\n")[0]
+        reason = first_line(problem)
         raise ExportError(
             f"{folder.name} cannot be loaded from the folder ({reason}). Save the pipeline with "
             "pipe.save_pretrained, and load it from there."

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unmemorize._errors import StatisticsError
+from unmemorize._errors import StatisticsError, first_line
 from unmemorize._files import read_bytes
 from unmemorize.export._published_layers import LARGEST_FILE, published_widths
 from unmemorize.pipelines import Model
@@ -57,7 +57,7 @@ def read_statistics(
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except _DAMAGED as problem:
-        reason = str(problem).strip().split("\n")[0]
+        reason = first_line(problem)
         raise StatisticsError(
             f"{path}: not a file of tensors ({reason}). Download it again."
         ) from problem

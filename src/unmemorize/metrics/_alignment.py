@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from unmemorize import _bundled
-from unmemorize._errors import MetricError
+from unmemorize._errors import MetricError, first_line
 from unmemorize.metrics._read_image import to_rgb
 
 
@@ -51,7 +51,7 @@ class ClipAlignment:
             self._tokenizer = CLIPTokenizer.from_pretrained(source)
             self._processor = CLIPImageProcessor.from_pretrained(source)
         except (OSError, ValueError) as problem:
-            reason = str(problem).strip().split("\n")[0]
+            reason = first_line(problem)
             raise MetricError(
                 f"{source}: no CLIP can be loaded from there ({reason}). "
                 "Give a folder or Hub id of a CLIP model."

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from unmemorize._errors import MetricError
+from unmemorize._errors import MetricError, first_line
 from unmemorize._files import read_bytes
 from unmemorize.metrics._read_image import to_rgb
 
@@ -147,7 +147,7 @@ def _script(path: Path, data: bytes, sha256: str | None) -> Any:
             return torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
     except (RuntimeError, ValueError) as problem:
         raise MetricError(
-            f"{path}: not a TorchScript module ({_first_line(problem)}). Download it again."
+            f"{path}: not a TorchScript module ({first_line(problem)}). Download it again."
         ) from problem
 
 
@@ -163,14 +163,10 @@ def _onnx(path: Path, data: bytes) -> Any:
         input_name = session.get_inputs()[0].name
     except Exception as problem:  # onnxruntime has an error type for each fault of a file
         raise MetricError(
-            f"{path}: not an ONNX network ({_first_line(problem)}). Download it again."
+            f"{path}: not an ONNX network ({first_line(problem)}). Download it again."
         ) from problem
 
     def run(pixels: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {input_name: pixels.numpy()})[0]))
 
     return run
-
-
-def _first_line(problem: BaseException) -> str:
-    return str(problem).strip().splitlines()[0]

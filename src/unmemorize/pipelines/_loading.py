@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from unmemorize import _bundled
-from unmemorize._errors import ModelError, TestbedError
+from unmemorize._errors import ModelError, TestbedError, first_line
 from unmemorize.pipelines._quiet import quiet_loading
 
 BUNDLED = "testbed"
@@ -85,7 +85,7 @@ class Loading:
             return cast(DiffusionPipeline, pipe.to(device))
         except (RuntimeError, AssertionError) as problem:
             raise ModelError(
-                f"device {device}: the model cannot be put there ({_first_line(problem)}). "
+                f"device {device}: the model cannot be put there ({first_line(problem)}). "
                 "Use --device auto or cpu."
             ) from problem
 
@@ -128,7 +128,7 @@ def load_pipeline(
 
 
 def _cannot_be_loaded(model: str, problem: Exception) -> ModelError:
-    reason = _first_line(problem)
+    reason = first_line(problem)
     way_out = f"Give a Hub id, a diffusers folder with safetensors, or {BUNDLED}."
     if "safetensors" in reason and Path(model).is_dir() and any(Path(model).rglob("*.bin")):
         way_out = (
@@ -136,7 +136,3 @@ def _cannot_be_loaded(model: str, problem: Exception) -> ModelError:
             "diffusers and save_pretrained again."
         )
     return ModelError(f"{model}: the model cannot be loaded ({reason}). {way_out}")
-
-
-def _first_line(problem: Exception) -> str:
-    return str(problem).strip().split("\n")[0]
