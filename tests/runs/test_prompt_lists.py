@@ -220,3 +220,13 @@ def test_a_temporary_run_folder_goes(tmp_path: Path) -> None:
         started(folder, [Prompt("one")])
     assert folder == tmp_path / "run"
     assert folder.exists()
+
+
+def test_a_new_run_takes_what_a_killed_one_left_and_passes_over_a_file(tmp_path: Path) -> None:
+    folder, prompts = tmp_path / "run", [Prompt("a")]
+    folder.mkdir()
+    for name in (".manifest.json.abc", ".prompts.jsonl.abc"):
+        (folder / name).write_text("{")
+    assert started(folder, prompts, new=True).folder == folder
+    (tmp_path / "run-2").write_text("a file")
+    assert started(folder, [Prompt("b")], new=True).folder == tmp_path / "run-3"

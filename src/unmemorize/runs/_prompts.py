@@ -18,7 +18,7 @@ from unmemorize._errors import RunError
 from unmemorize._files import from_json, parse_json, publish, temporary_file, to_json
 from unmemorize._prompts import Prompt
 from unmemorize.pipelines import Model
-from unmemorize.runs._run import PROMPTS, Inputs, Run, RunSettings
+from unmemorize.runs._run import PROMPTS, Inputs, Run, RunSettings, holds_other_files
 from unmemorize.runs._stored_images import StoredImage
 
 _STALE_SECONDS = 24 * 3600.0
@@ -128,9 +128,7 @@ def _unused(folder: Path, settings: RunSettings, inputs: Inputs) -> Path:
     number = 1
     while True:
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        if not candidate.exists() or all(
-            path.name.startswith(f".{PROMPTS}.") for path in candidate.iterdir()
-        ):
+        if not holds_other_files(candidate):
             return candidate
         with suppress(RunError):  # of another version, or damaged
             manifest = Run.load(candidate).manifest

@@ -150,7 +150,7 @@ class Run:
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         path = folder / MANIFEST
-        foreign = _holds_other_files(folder)  # looked at first: a shard may start the run just now
+        foreign = holds_other_files(folder)  # looked at first: a shard may start the run just now
         if path.exists():
             run = cls.load(folder)
             for name, before, now in run.manifest.differences(manifest):
@@ -265,7 +265,8 @@ class Run:
         return files_of(self.folder, name)
 
 
-def _holds_other_files(folder: Path) -> bool:
+def holds_other_files(folder: Path) -> bool:
+    """Tell whether a path is a file, or a folder with more than a killed process left behind."""
     if not folder.exists():
         return False
     return not folder.is_dir() or any(
