@@ -39,7 +39,6 @@ class Pictures:
 
 _LARGE = Pictures(side=192, quality=88, most=4)
 _SMALL = Pictures(side=96, quality=70, most=2)
-_UNMEASURED = PromptMetrics(values={})
 _MOST_LARGE = 60
 """Memorized prompts with large pictures. With small ones the page stays below 25 MB at 500."""
 
@@ -114,7 +113,7 @@ def prompt_warning(results: Results, index: int) -> str:
     Of a template only the layout is copied. The masked copy score measures that, while a low
     SSCD_Orig says nothing about it.
     """
-    metrics = results.of_set("refined").get(index, _UNMEASURED)
+    metrics = results.of_prompt("refined", index)
     copy_scores = metrics.seeds(SSCD_ORIG)
     if results.prompts[index].kind == "TM":
         masked = metrics.seeds(MASKED_COPY)
@@ -151,7 +150,7 @@ def _strips(
     for name, files in images.items():
         if index in files:
             shown = map(read_image, files[index][: pictures.most])
-            metrics = results.of_set(name).get(index, _UNMEASURED)
+            metrics = results.of_prompt(name, index)
             yield Strip(SET_LABELS[name], _data_urls(shown, pictures), _score_line(metrics))
     differences = run.folder / difference_file(index)
     if differences.is_file():
@@ -167,7 +166,7 @@ def _strips(
 def _training_images(run: Run, results: Results, index: int) -> tuple[Path, ...]:
     """Return the images that the prompt was measured against, else those that it names."""
     for set_name in SET_LABELS:
-        references = results.of_set(set_name).get(index, _UNMEASURED).references
+        references = results.of_prompt(set_name, index).references
         if references and references.files:
             return tuple(file.locate(run.folder) for file in references.files)
     return results.prompts[index].images

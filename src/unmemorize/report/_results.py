@@ -128,6 +128,10 @@ class Results:
                 return metrics.prompts
         return {}
 
+    def of_prompt(self, set_name: str, index: int) -> PromptMetrics:
+        """Return the metrics of one of the run's own prompts; without values if unmeasured."""
+        return self.of_set(set_name).get(index, PromptMetrics(values={}))
+
     def of_column(self, set_name: str, column: str) -> list[PromptMetrics]:
         """Return the metrics of the prompts in a column, the run's own or others of that label."""
         for metrics in self.metrics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,12 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from unmemorize.generation import OVERALL
-from unmemorize.metrics import MedianName, PromptMetrics, summarize
+from unmemorize.metrics import PromptMetrics
 from unmemorize.report._cards import make_cards
 from unmemorize.report._drawing import plotting, to_svg
 from unmemorize.report._plots import PLOTS
 from unmemorize.report._results import SET_LABELS, SSCD_ORIG, Results, read_results
 from unmemorize.report._summary import summary_table
+from unmemorize.report._table import Cell
 from unmemorize.report._truth import Truth
 from unmemorize.runs import Run
 
@@ -32,12 +33,6 @@ class Tile:
     value: str
     meaning: str
     interval: str
-
-    @classmethod
-    def of(cls, meaning: str, values: Sequence[float], medians: MedianName) -> Tile:
-        """Make the tile of a median over prompts, from one number for each."""
-        summary = summarize(values, medians)
-        return cls(f"{summary.median:.2f}", meaning, f"{summary.low:.2f} to {summary.high:.2f}")
 
 
 @dataclass(frozen=True)
@@ -117,27 +112,19 @@ def _headline(results: Results) -> Iterator[Tile]:
     """Yield the copies before and after, where they were measured."""
     for set_name in ("original", "refined", "random-refined"):
         records = results.of_column(set_name, OVERALL)
-        middle = [value for each in records if (value := each.median(SSCD_ORIG)) is not None]
-        worst = [value for each in records if (value := each.highest(SSCD_ORIG)) is not None]
-        if not middle:
-            continue
         state = SET_LABELS[set_name]
-        yield Tile.of(
-            f"SSCD_Orig (copy score to the training image), {state}",
-            middle,
-            results.medians,
-        )
+        figures = {
+            f"SSCD_Orig (copy score to the training image), {state}": PromptMetrics.median,
+        }
         if set_name == "refined":
-            yield Tile.of(
-                f"SSCD_Orig of each prompt's worst seed, {state}",
-                worst,
-                results.medians,
-            )
+            figures[f"SSCD_Orig of each prompt's worst seed, {state}"] = PromptMetrics.highest
+        for meaning, figure in figures.items():
+            cell = Cell.median((figure(each, SSCD_ORIG) for each in records), results.medians)
+            if cell.value is not None:
+                yield Tile(f"{cell.value:.2f}", meaning, cell.interval)
 
 
 def _lines(results: Results) -> Iterator[Line]:
-    before, after = results.of_set("original"), results.of_set("refined")
-    unmeasured = PromptMetrics(values={})
     for index, record in results.localizations.items():
         yield Line(
             index=index,
@@ -146,6 +133,6 @@ def _lines(results: Results) -> Iterator[Line]:
             memorized=record.memorized,
             similarity=record.detection.score if record.detection else None,
             neurons=len(record.neurons) if record.memorized else None,
-            before=before.get(index, unmeasured).median(SSCD_ORIG),
-            after=after.get(index, unmeasured).median(SSCD_ORIG),
+            before=results.of_prompt("original", index).median(SSCD_ORIG),
+            after=results.of_prompt("refined", index).median(SSCD_ORIG),
         )
