@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from unmemorize import testbed
 from unmemorize._errors import PromptError, RunError, ThresholdError, UnmemorizeError
@@ -37,6 +38,11 @@ def prompts_or_bundled(
     if not is_bundled(model):
         raise PromptError("no prompts given. Name a prompt file with --prompts.")
     return bundled()
+
+
+def bundled_defaults(model: Model, *names: str) -> dict[str, Any]:
+    """Return the settings of these names that suit the bundled model; nothing for other models."""
+    return {name: testbed.defaults()[name] for name in names} if is_bundled(model) else {}
 
 
 def planted_prompts() -> list[Prompt]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from unmemorize import testbed
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import (
+    bundled_defaults,
     file_or_bundled,
     is_bundled,
     planted_prompts,
@@ -41,13 +42,9 @@ def open_studio(
         file_or_bundled(model, statistics, testbed.statistics_path, "statistics")
     )
     limit = Threshold.load(file_or_bundled(model, threshold, testbed.threshold_path, "threshold"))
-    bundled = testbed.defaults() if is_bundled(model) else {}
-    settings = LocalizationSettings(
-        noise=limit.settings, criterion=bundled.get("criterion", LocalizationSettings().criterion)
-    )
-    generation = GenerationSettings(
-        **{name: bundled[name] for name in ("steps", "guidance") if name in bundled}
-    )
+    bundled = is_bundled(model)
+    settings = LocalizationSettings(noise=limit.settings, **bundled_defaults(model, "criterion"))
+    generation = GenerationSettings(**bundled_defaults(model, "steps", "guidance"))
     examples: list[Prompt] = []
     if prompts or bundled:
         examples = list(prompts_or_bundled(model, prompts, _bundled_examples))

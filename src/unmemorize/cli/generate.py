@@ -5,10 +5,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unmemorize import testbed
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Kind
-from unmemorize.cli._common import is_bundled, report_missing
+from unmemorize.cli._common import bundled_defaults, report_missing
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, RunArgument, ShardOption
 from unmemorize.cli._model_options import ModelOptions
@@ -50,9 +49,7 @@ def command(
     """
     loaded = model.load()
     folder = Run.load(run)
-    bundled = testbed.defaults() if is_bundled(loaded) else {}
-    defaults = {name: bundled[name] for name in ("steps", "guidance") if name in bundled}
-    settings = generation.settings(**defaults)
+    settings = generation.settings(**bundled_defaults(loaded, "steps", "guidance"))
     others = read_prompts(prompts) if prompts else []
     label = prompts.stem if prompts else ""
     tallies = []

@@ -9,10 +9,9 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from unmemorize import testbed
-from unmemorize._errors import PromptError, StatisticsError
-from unmemorize._prompt_files import iter_prompts
+from unmemorize._errors import StatisticsError
 from unmemorize._prompts import as_prompts
-from unmemorize.cli._common import is_bundled, refuse_unwritable
+from unmemorize.cli._common import prompts_or_bundled, refuse_unwritable
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, parse_shard
 from unmemorize.cli._model_options import ModelOptions, PromptsOption
@@ -47,9 +46,7 @@ def command(
     part = parse_shard(shard)
     start, step = (part.number - 1, part.count) if part else (0, 1)
     loaded = model.load()
-    if prompts is None and not is_bundled(loaded):
-        raise PromptError("no prompts given. Name a prompt file with --prompts.")
-    given = iter_prompts(prompts) if prompts else as_prompts(testbed.captions("train"))
+    given = prompts_or_bundled(loaded, prompts, lambda: as_prompts(testbed.captions("train")))
     partial = output.with_name(f".{output.name}.partial")
     with show_progress("statistics") as progress:
         statistics = compute_statistics(

@@ -10,7 +10,7 @@ from unmemorize import testbed
 from unmemorize._errors import ThresholdError
 from unmemorize._files import atomic_write
 from unmemorize._prompts import as_prompts
-from unmemorize.cli._common import is_bundled, prompts_or_bundled, refuse_unwritable
+from unmemorize.cli._common import bundled_defaults, prompts_or_bundled, refuse_unwritable
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._model_options import ModelOptions, PromptsOption, PublishedOption
@@ -52,8 +52,7 @@ def command(
     given = list(
         prompts_or_bundled(loaded, prompts, lambda: as_prompts(testbed.captions("calibration")))
     )
-    bundled = testbed.defaults() if is_bundled(loaded) else {}
-    defaults = {"reduction": bundled["reduction"]} if bundled else {}
+    defaults = bundled_defaults(loaded, "reduction")
     chosen = calibration.published() if published else calibration.settings(**defaults)
     settings = noise.published() if published else noise.settings()
     partial = output.with_name(f".{output.name}.partial")
