@@ -4,7 +4,6 @@ import json
 from array import array
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from heapq import heappush, heappushpop
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ from unmemorize.detection import (
 )
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, open_run
+from unmemorize.runs import Run, keep_largest, open_run
 
 _SHOWN = 40
 """Prompts in the table on the screen; the files hold all of them."""
@@ -130,10 +129,7 @@ class _Summary:
         self.count += 1
         self.hits += detection.memorized
         entry = (detection.score, -self.count, detection)
-        if len(self.top) < _SHOWN:
-            heappush(self.top, entry)
-        else:
-            heappushpop(self.top, entry)
+        keep_largest(self.top, _SHOWN, entry)
         if prompt.memorized is not None:
             self.scores.setdefault(prompt.group, array("d")).append(detection.score)
 

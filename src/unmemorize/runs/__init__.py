@@ -12,7 +12,7 @@ from unmemorize.runs._prompts import (
     stream_with_prompts,
 )
 from unmemorize.runs._run import Inputs, Manifest, Run, RunSettings
-from unmemorize.runs._status import status_of
+from unmemorize.runs._status import keep_largest, status_of
 from unmemorize.runs._stored_images import StoredImage, hash_of_file
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "drive",
     "given_or_temporary",
     "hash_of_file",
+    "keep_largest",
     "merge_runs",
     "open_run",
     "prompt_count",

@@ -77,10 +77,10 @@ def _status(run: Run, kind: str, name: str, total: int) -> Status:
             states[index] |= _FAILED
             continue
         states[index] |= _FINISHED
-        _keep_largest(times, _RECENT, content.get("at"))
+        keep_largest(times, _RECENT, content.get("at"))
         seconds = content.get("seconds")
         if isinstance(seconds, (int, float)):
-            _keep_largest(durations, _SLOWEST, (float(seconds), str(content.get("prompt", ""))))
+            keep_largest(durations, _SLOWEST, (float(seconds), str(content.get("prompt", ""))))
     times.sort()
     rate = _rate(times)
     failed = states.count(_FAILED)
@@ -97,7 +97,7 @@ def _status(run: Run, kind: str, name: str, total: int) -> Status:
     )
 
 
-def _keep_largest(heap: list[Any], count: int, value: Any) -> None:
+def keep_largest(heap: list[Any], count: int, value: Any) -> None:
     """Add a value to a heap that keeps so many of the largest ones."""
     if value is None:
         return
