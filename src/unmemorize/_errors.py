@@ -63,7 +63,12 @@ class TestbedError(UnmemorizeError):
 
 
 def first_line(problem: BaseException) -> str:
-    """Return the first line of another library's error, for the message of one of ours."""
+    """Return the first line of another library's error, for the message of one of ours.
+
+    Examples:
+        >>> first_line(ValueError("no such key\\nin 400 lines")), first_line(ValueError())
+        ('no such key', '')
+    """
     return str(problem).strip().split("\n")[0]
 
 
