@@ -12,8 +12,9 @@ import pytest
 import unmemorize
 
 PUBLIC = (
-    "Attack BundledDescriptor Calibration ClipAlignment Detection DetectionRun Detector Edit "
-    "Engine Execution ExportError FetchError FileDescriptor GenerationSettings ImageSet "
+    "Attack BundledDescriptor Calibration ClipAlignment ClosedFormEdit Detection DetectionRun "
+    "Detector Edit EditError Engine Execution ExportError FetchError FileDescriptor "
+    "GenerationSettings ImageSet "
     "InProcess Localization LocalizationRun LocalizationSettings Metric MetricError "
     "Mitigation Model ModelError NeuronEdit NeuronError NeuronFile NeuronSet Neurons "
     "NoiseSettings Prompt PromptError RayActors Run RunError Shard Statistics StatisticsError "
@@ -43,7 +44,7 @@ def test_tracebacks_show_the_public_names_of_errors() -> None:
 def test_errors_are_one_tree() -> None:
     errors = [getattr(unmemorize, name) for name in unmemorize.__all__ if name.endswith("Error")]
     assert all(issubclass(error, unmemorize.UnmemorizeError) for error in errors)
-    assert len(errors) == 11
+    assert len(errors) == 12
 
 
 @pytest.mark.parametrize(

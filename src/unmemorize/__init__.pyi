@@ -1,5 +1,6 @@
 from . import testbed
 from ._errors import (
+    EditError,
     ExportError,
     FetchError,
     MetricError,
@@ -31,6 +32,7 @@ from .detection import (
 from .engines import Engine, Execution, InProcess, RayActors, Shard, Workers
 from .export import bake, export_lora, export_single_file, verify
 from .generation import (
+    ClosedFormEdit,
     Edit,
     GenerationSettings,
     ImageSet,
@@ -70,10 +72,12 @@ __all__ = [
     "BundledDescriptor",
     "Calibration",
     "ClipAlignment",
+    "ClosedFormEdit",
     "Detection",
     "DetectionRun",
     "Detector",
     "Edit",
+    "EditError",
     "Engine",
     "Execution",
     "ExportError",

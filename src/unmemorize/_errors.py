@@ -4,6 +4,7 @@ UnmemorizeError
 ├── PromptError          a prompt file or a prompt cannot be read
 ├── ModelError           a model cannot be loaded, or is not of a supported kind
 ├── NeuronError          neurons do not fit the model, or a neuron file is malformed
+├── EditError            an edit is malformed, or does not fit the model
 ├── StatisticsError      activation statistics are malformed, or belong to another model
 ├── ThresholdError       a threshold cannot be calibrated, or was made under other settings
 ├── RunError             a run folder is damaged, or holds the run of another configuration
@@ -30,6 +31,10 @@ class ModelError(UnmemorizeError):
 
 class NeuronError(UnmemorizeError):
     """Neurons do not fit the model they are used on, or a neuron file is malformed."""
+
+
+class EditError(UnmemorizeError):
+    """An edit of weights is malformed, or the model is of a kind that it does not fit."""
 
 
 class StatisticsError(UnmemorizeError):

@@ -41,6 +41,17 @@ def test_only_its_rows_are_edited_in_both_halves(model: Model, neurons: Neurons)
     assert torch.equal(predict(model), plain)
 
 
+def test_changed_weights_are_scaled_rows(model: Model, neurons: Neurons) -> None:
+    changes = NeuronEdit(neurons, -0.5).changes(model)
+    assert changes.keys() == neurons.layers.keys()
+    weight = torch.arange(1.0, 17.0).reshape(8, 2)
+    expected = weight.clone()
+    expected[[0, 2, 4, 6]] *= -0.5
+    change = next(iter(changes.values()))
+    assert torch.equal(change.of_weight(weight), expected.double())
+    assert torch.equal(change.of_bias(weight[:, 0]), expected[:, 0].double())
+
+
 def test_edits_nest(model: Model, neurons: Neurons) -> None:
     half, double = NeuronEdit(neurons, 0.5), NeuronEdit(neurons, 2.0)
     plain = predict(model)
@@ -57,6 +68,8 @@ def test_neurons_that_the_model_does_not_have_are_refused(model: Model) -> None:
     edit = NeuronEdit(Neurons({"nowhere": [1]}))
     with pytest.raises(NeuronError, match="no such value layer"), edit.applied(model, [True]):
         pass
+    with pytest.raises(NeuronError, match="no such value layer"):
+        edit.changes(model)
 
 
 def test_edits_are_read_back_and_compared() -> None:
@@ -66,7 +79,6 @@ def test_edits_are_read_back_and_compared() -> None:
     assert NeuronEdit.from_json(content) == edit == pickle.loads(pickle.dumps(edit))
     assert edit != NeuronEdit(edit.neurons, 0.5)
     assert edit != NeuronEdit(Neurons({"a": [1, 2]}), -0.5)
-    assert edit.exportable_as == {"checkpoint", "lora"}
 
 
 @pytest.mark.parametrize(

@@ -348,3 +348,23 @@ def test_guidance_of_zero_is_none(pipe: DiffusionPipeline) -> None:
     guidance = model.guidance(1.0)
     assert guidance is not None
     assert len(guidance.unconditional) == 1
+
+
+def test_the_last_few_results_are_remembered(pipe: DiffusionPipeline) -> None:
+    model = Model(pipe)
+    made: list[int] = []
+
+    def remembered(key: int) -> int:
+        def make() -> int:
+            made.append(key)
+            return 10 * key
+
+        return model.remembered(key, make)
+
+    assert [remembered(key) for key in (1, 2, 1)] == [10, 20, 10]
+    assert made == [1, 2]
+    for key in range(3, 14):  # with 1, which was used last, as many as are remembered
+        remembered(key)
+    made.clear()
+    assert [remembered(key) for key in (1, 2)] == [10, 20]
+    assert made == [2]

@@ -1,6 +1,7 @@
 """Step 4: images with edits applied."""
 
-from unmemorize.generation._edits import Edit, ExportForm, NeuronEdit
+from unmemorize.generation._closed_form import ClosedFormEdit
+from unmemorize.generation._edits import Edit, NeuronEdit
 from unmemorize.generation._generate import GenerationSettings, generate, generate_each
 from unmemorize.generation._generate_all import generate_all
 from unmemorize.generation._image_sets import (
@@ -15,18 +16,20 @@ from unmemorize.generation._image_sets import (
     read_images,
     without_prompts,
 )
+from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.generation._neuron_sets import NeuronSet
 
 __all__ = [
     "ORIGINAL",
     "OVERALL",
+    "ClosedFormEdit",
     "Edit",
-    "ExportForm",
     "GenerationSettings",
     "ImageFormat",
     "ImageRecord",
     "ImageSet",
     "ImageSetRun",
+    "LayerChange",
     "NeuronEdit",
     "NeuronSet",
     "generate",

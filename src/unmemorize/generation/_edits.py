@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 from unmemorize._errors import NeuronError
 from unmemorize._files import from_json
+from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.neurons import Neurons, scaled
 from unmemorize.pipelines import Model
-
-ExportForm = Literal["checkpoint", "lora"]
 
 
 class Edit(Protocol):
     """A change of a model that is meant to end memorization.
 
-    Edits that do the same compare equal. Contexts of several edits nest, in any order.
+    Edits that do the same compare equal. Contexts nest: an inner one edits the edited model.
     """
 
     kind: ClassVar[str]
     """The name of this kind of edit in files."""
 
-    @property
-    def exportable_as(self) -> frozenset[ExportForm]:
-        """The forms in which the edit can be written into weights."""
+    def changes(self, model: Model) -> Mapping[str, LayerChange]:
+        """Return what the edit does to weights, by the path of a linear layer of the denoiser.
+
+        A model with these weights computes what the edit computes when it is applied to all samples
+        of a batch, conditional and unconditional.
+        """
         ...
 
     def applied(self, model: Model, rows: Sequence[bool]) -> AbstractContextManager[None]:
@@ -68,10 +70,17 @@ class NeuronEdit:
     neurons: Neurons
     scale: float = 0.0
 
-    @property
-    def exportable_as(self) -> frozenset[ExportForm]:
-        """Both forms: rows of weights are multiplied."""
-        return frozenset({"checkpoint", "lora"})
+    def changes(self, model: Model) -> dict[str, LayerChange]:
+        """See `Edit`.
+
+        Raises:
+            NeuronError: the neurons do not exist in the model.
+        """
+        self.neurons.check(model)
+        return {
+            path: LayerChange(dict.fromkeys(indices, self.scale))
+            for path, indices in self.neurons.layers.items()
+        }
 
     def applied(self, model: Model, rows: Sequence[bool]) -> AbstractContextManager[None]:
         """See `Edit`.

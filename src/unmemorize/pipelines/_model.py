@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
@@ -23,6 +24,10 @@ from unmemorize.pipelines._sampler import sampler
 from unmemorize.pipelines._truncation import Truncation
 from unmemorize.pipelines._value_inputs import ValueInput, find_value_input
 from unmemorize.pipelines._value_layers import find_value_layers
+
+Found = TypeVar("Found")
+_REMEMBERED = 12
+"""Results that a model remembers. The largest are matrices of the text's width."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Model:
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._flow_timesteps: dict[int, Tensor] = {}
         self._replay_plans: dict[Hashable, ReplayPlan] = {}
+        self._remembered: OrderedDict[Hashable, Any] = OrderedDict()
         for path, layer in self.value_layers.items():
             if not all(bool(torch.isfinite(tensor).all()) for tensor in weights_of(layer).values()):
                 raise ModelError(
@@ -213,6 +219,18 @@ class Model:
         """
         self.warn_of_truncation(texts)
         return self.layout.conditioning(first_call(self.pipe, texts, 2))
+
+    def remembered(self, key: Hashable, make: Callable[[], Found]) -> Found:
+        """Return what ``make`` returned for a key before, if that was among the last few keys.
+
+        For what follows from the model and the key alone, and takes long.
+        """
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        self._remembered.move_to_end(key)
+        while len(self._remembered) > _REMEMBERED:
+            self._remembered.popitem(last=False)
+        return cast(Found, self._remembered[key])
 
     def warn_of_truncation(self, texts: Sequence[str]) -> None:
         """Name prompts that the pipeline reads only in part, once each."""

@@ -1,0 +1,190 @@
+"""The closed-form edit of all text projections (Unified Concept Editing, UCE).
+
+Each weight W of a key or value projection is replaced by the minimum of
+
+    weight * sum_i |W' c_i - W t_i|^2 + sum_k |W' k - W k|^2 + ridge * |W' - W|^2
+
+over W', where c_i are the token embeddings of the captions to edit, t_i those of the empty prompt
+at the same positions, and k the token embeddings of ordinary captions. The minimum is W' = W P with
+
+    P = I + weight * sum_i (t_i - c_i) c_i^T M^-1,
+    M = ridge * I + weight * sum_i c_i c_i^T + sum_k k k^T.
+
+P does not depend on W. So the edit is one change of what all projections read, and an edited
+weight is exactly W P.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unmemorize._errors import EditError, ModelError
+from unmemorize._files import from_json
+from unmemorize.generation._layer_changes import LayerChange
+from unmemorize.generation._text_inputs import text_inputs, text_projections
+from unmemorize.pipelines import Model, refuse_fused, uncompiled
+
+_RIDGE = 0.5
+"""The ridge of UCE, which keeps directions that no caption has."""
+_TARGET = ""
+_SAME = 1e-3
+"""Relative distance below which a token is that of the target: half precision rounds by less."""
+
+
+@dataclass(frozen=True)
+class ClosedFormEdit:
+    """All text projections are edited so that captions read like the empty prompt.
+
+    The edit is kept as captions. Its matrix follows from them and from the model.
+
+    Args:
+        erase: the captions. Each token position counts, except those that the empty prompt shares,
+            such as the start of the text.
+        weight: how much the tokens of these captions count against those of ordinary ones, > 0.
+        keep: ordinary captions whose keys and values should stay.
+
+    Raises:
+        EditError: there is no caption, or the weight is not above 0.
+
+    Source: Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024, equation 7.
+
+    Examples:
+        >>> edit = ClosedFormEdit(("a cat",), weight=3.0, keep=("a dog",))
+        >>> ClosedFormEdit.from_json(edit.to_json()) == edit
+        True
+    """
+
+    kind: ClassVar[str] = "closed-form"
+
+    erase: tuple[str, ...]
+    weight: float = 10.0
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("erase", "keep"):
+            captions = getattr(self, name)
+            if isinstance(captions, str):
+                raise EditError(f"{name}={captions!r:.60}: a text. Give a tuple of captions.")
+            object.__setattr__(self, name, tuple(captions))
+        if not self.erase:
+            raise EditError("erase=(): no caption to edit. Name at least one.")
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise EditError(f"weight={self.weight}: a weight is a number above 0, such as 10.")
+
+    def changes(self, model: Model) -> dict[str, LayerChange]:
+        """See `Edit`.
+
+        Raises:
+            EditError: the model's projections do not all read one text stream.
+        """
+        layers = text_projections(model)
+        change = LayerChange(inputs=self._matrix(model))
+        return dict.fromkeys(layers, change)
+
+    @contextmanager
+    def applied(self, model: Model, rows: Sequence[bool]) -> Iterator[None]:
+        """See `Edit`.
+
+        Raises:
+            EditError: the model's projections do not all read one text stream.
+            ModelError: the projections of an attention are fused.
+        """
+        layers = text_projections(model)
+        refuse_fused(model.denoiser, layers)
+        hook = _ChangedInput(self._matrix(model), rows)
+        with ExitStack() as stack:
+            stack.enter_context(uncompiled(model.pipe))
+            for layer in layers.values():
+                # A later edit changes W P again, to W P Q, so Q must meet the input first.
+                handle = layer.register_forward_pre_hook(hook, prepend=True)
+                stack.callback(handle.remove)
+            yield
+
+    def to_json(self) -> dict[str, Any]:
+        """Return kind, captions and weight."""
+        return {
+            "kind": self.kind,
+            "erase": list(self.erase),
+            "weight": self.weight,
+            "keep": list(self.keep),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> ClosedFormEdit:
+        """Make an edit from what `to_json` returned.
+
+        Raises:
+            EditError: the value is another kind of edit, or damaged.
+        """
+        content = from_json(
+            _Content, value, EditError, "not a valid closed-form edit", "Make the edit again."
+        )
+        return cls(content.erase, content.weight, content.keep)
+
+    def _matrix(self, model: Model) -> Tensor:
+        """Return P, (features, features), float64."""
+        return model.remembered(self, lambda: _solve(model, self))
+
+
+@dataclass(frozen=True)
+class _Content:
+    kind: Literal["closed-form"]
+    erase: tuple[str, ...]
+    weight: float
+    keep: tuple[str, ...]
+
+
+class _ChangedInput:
+    """A forward pre-hook that multiplies inputs (B, tokens, features) of some samples by P."""
+
+    def __init__(self, matrix: Tensor, rows: Sequence[bool]) -> None:
+        self._matrix, self._rows = matrix, list(rows)
+
+    def __call__(self, _layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        read: Tensor = args[0]
+        copies, rest = divmod(len(read), len(self._rows))
+        if rest:
+            raise ModelError(
+                f"an edit of {len(self._rows)} samples does not fit a batch of {len(read)}. "
+                "Say for each sample whether it applies."
+            )
+        wide = torch.float64 if read.dtype == torch.float64 else torch.float32
+        self._matrix = self._matrix.to(read.device, wide)
+        rows = torch.tensor(self._rows * copies, device=read.device)
+        changed = read.clone()
+        changed[rows] = (read[rows].to(wide) @ self._matrix.T).to(read.dtype)
+        return (changed, *args[1:])
+
+
+def _solve(model: Model, edit: ClosedFormEdit) -> Tensor:
+    # "remembered", because all edits of a search keep the same captions
+    kept = model.remembered(("text moment", edit.keep), lambda: _moment(model, edit.keep))
+    target = next(iter(text_inputs(model, [_TARGET])))  # (1, tokens, features)
+    features = target.shape[-1]
+    own = torch.zeros(features, features, dtype=torch.float64)
+    shift = torch.zeros_like(own)
+    for read in text_inputs(model, edit.erase):
+        distance = (read - target).norm(dim=-1)
+        differs = distance > _SAME * target.norm(dim=-1)
+        tokens = read[differs]  # (n, features)
+        own += tokens.T @ tokens
+        shift += tokens.T @ (target.expand_as(read)[differs] - tokens)
+    moment = edit.weight * own + kept + _RIDGE * torch.eye(features, dtype=torch.float64)
+    moved: Tensor = torch.linalg.solve(moment, edit.weight * shift)
+    return torch.eye(features, dtype=torch.float64) + moved.T
+
+
+def _moment(model: Model, captions: Sequence[str]) -> Tensor:
+    """Sum c c^T over all tokens of captions, (features, features); 0 without a caption."""
+    total = torch.zeros((), dtype=torch.float64)
+    for read in text_inputs(model, captions):
+        tokens = read.flatten(0, 1)
+        total = total + tokens.T @ tokens
+    return total

@@ -1,0 +1,84 @@
+"""The layers that project text to keys and values, and what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from unmemorize._errors import EditError
+from unmemorize.pipelines import Conditioning, Model
+
+_KEYS_BESIDE = {"to_v": "to_k", "add_v_proj": "add_k_proj"}
+"""Name of a value layer -> name of the key layer that reads the same."""
+_AT_ONCE = 16
+"""Captions per pass of the text encoder."""
+_STEPS, _STEP, _SEED = 50, 1, 1
+
+
+class _ReachedError(Exception):
+    """The first value layer was called."""
+
+
+def text_projections(model: Model) -> dict[str, nn.Module]:
+    """Return all layers that project the text to keys and values, by path.
+
+    Raises:
+        EditError: the layers do not all read the same text, or a value layer has no key layer.
+    """
+    if model.value_input == "denoiser":
+        raise EditError(
+            f"{model.name}: its value layers read features that depend on the image and the "
+            "timestep, not one text stream, so no closed-form edit exists. Switch neurons off."
+        )
+    layers: dict[str, nn.Module] = {}
+    for path, layer in model.value_layers.items():
+        parent, _, name = path.rpartition(".")
+        attention = model.denoiser.get_submodule(parent)
+        key = getattr(attention, _KEYS_BESIDE.get(name, ""), None)
+        if key is None:
+            raise EditError(
+                f"{path}: the layer that projects keys beside it is not known. Switch neurons off, "
+                f"or name value layers that are called {' or '.join(_KEYS_BESIDE)}."
+            )
+        layers[f"{parent}.{_KEYS_BESIDE[name]}"] = key
+        layers[path] = layer
+    return layers
+
+
+@torch.no_grad()
+def text_inputs(model: Model, captions: Sequence[str]) -> Iterator[Tensor]:
+    """Yield what the projections of a model read for captions, a few captions at a time.
+
+    Edits that are applied to the model meanwhile do not count.
+
+    Yields:
+        (captions, tokens, features), float64, on the CPU.
+    """
+    for start in range(0, len(captions), _AT_ONCE):
+        text = model.encode(captions[start : start + _AT_ONCE])
+        read = text.text if model.value_input == "text" else _first_input(model, text)
+        yield read.to("cpu", torch.float64)
+
+
+def _first_input(model: Model, text: Conditioning) -> Tensor:
+    """Run the denoiser up to its first value layer, and return what that layer reads."""
+    inputs: list[Tensor] = []
+
+    def stop(_layer: nn.Module, args: tuple[Any, ...]) -> NoReturn:
+        inputs.append(args[0])
+        raise _ReachedError
+
+    first = next(iter(model.value_layers.values()))
+    # in front of the hooks of edits, which change what the layer reads
+    handle = first.register_forward_pre_hook(stop, prepend=True)
+    latents = model.draw_latents(1, _SEED).expand(len(text), -1, -1, -1)
+    try:
+        with suppress(_ReachedError):
+            model.predict(latents, model.timesteps(_STEPS)[_STEP], text)
+    finally:
+        handle.remove()
+    return inputs[0]
