@@ -9,6 +9,7 @@ UnmemorizeError
 ├── ThresholdError       a threshold cannot be calibrated, or was made under other settings
 ├── RunError             a run folder is damaged, or holds the run of another configuration
 ├── MetricError          a metric cannot be computed from what was given
+├── MitigationError      a mitigation or a certificate is not possible as asked for
 ├── ExportError          neurons cannot be written in a format of another program
 ├── FetchError           a file cannot be downloaded, or is not the expected one
 └── TestbedError         the bundled model is missing or cannot be made
@@ -51,6 +52,10 @@ class RunError(UnmemorizeError):
 
 class MetricError(UnmemorizeError):
     """A metric cannot be computed from what was given."""
+
+
+class MitigationError(UnmemorizeError):
+    """A mitigation, its confirmation or its certificate is not possible as asked for."""
 
 
 class ExportError(UnmemorizeError):

@@ -1,0 +1,328 @@
+"""What may be said after fresh seeds were generated: exact binomial certificates and verdicts.
+
+A certificate rejects "the copy rate is above alpha" by an exact binomial test. The number of
+seeds and the number of allowed copies are fixed before the first seed is generated. An adaptive
+search may ask for several certificates, one attempt after another, until one is given. Attempt j
+may err with probability delta / 2^j, so all attempts together err with probability below delta.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.stats import beta, binom
+
+from unmemorize._errors import MitigationError
+
+Status = Literal["removed", "reduced", "not removed", "not confirmed", "not tested"]
+LARGEST_SEED = 2**63
+"""Seeds of torch generators are smaller."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before the fresh seeds of one attempt are generated.
+
+    Args:
+        alpha: the copy rate that is tested, in (0, 1).
+        delta: the probability with which the whole search for one prompt may err, in (0, 1).
+        share: the part of delta that this attempt may spend, in (0, 1].
+        seeds: how many fresh seeds are needed.
+        allowed: how many of them may copy.
+    """
+
+    alpha: float
+    delta: float
+    share: float
+    seeds: int
+    allowed: int
+
+    @property
+    def confidence(self) -> float:
+        """The confidence of this attempt alone."""
+        return 1 - self.delta * self.share
+
+
+@dataclass(frozen=True)
+class Certification:
+    """The rules for the certificates of one mitigation.
+
+    Args:
+        alpha: the copy rate that a removed prompt stays below, in (0, 1).
+        delta: the probability with which the statement about one prompt may be wrong, in (0, 1).
+        single: whether exactly one attempt per prompt is made. It must be declared before the
+            first one, and spends all of delta.
+        prompts: how many prompts a common statement is about, see `holm`. It takes more seeds;
+            1 is for statements about each prompt by itself.
+
+    Raises:
+        MitigationError: a rate does not lie between 0 and 1, or there is no prompt.
+
+    Examples:
+        >>> [Certification().plan(attempt).seeds for attempt in (1, 2, 3)]
+        [72, 86, 99]
+        >>> Certification(single=True).plan(1).seeds
+        59
+        >>> Certification(single=True, prompts=34).plan(1).seeds
+        128
+    """
+
+    alpha: float = 0.05
+    delta: float = 0.05
+    single: bool = False
+    prompts: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "delta"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise MitigationError(f"{name}={value}: a rate lies between 0 and 1, such as 0.05.")
+        if self.prompts < 1:
+            raise MitigationError(f"prompts={self.prompts}: at least 1 is needed.")
+
+    def plan(self, attempt: int) -> Plan:
+        """Fix how many fresh seeds an attempt needs, and how many of them may copy.
+
+        Args:
+            attempt: 1 for the first attempt of a prompt.
+
+        Raises:
+            MitigationError: attempts count from 1, and only one was declared.
+        """
+        if attempt < 1 or (self.single and attempt > 1):
+            problem = "one attempt was declared" if self.single else "attempts count from 1"
+            raise MitigationError(
+                f"attempt={attempt}: {problem}. Say before the first attempt how many there may be."
+            )
+        share = 1.0 if self.single else 0.5**attempt
+        error = self.delta * share
+        seeds = seeds_needed(self.alpha, error / self.prompts)
+        allowed = max(k for k in range(seeds) if binom.cdf(k, seeds, self.alpha) <= error)
+        return Plan(self.alpha, self.delta, share, seeds, allowed)
+
+
+QUICK = Certification(alpha=0.26, single=True)
+"""Ten fresh seeds, for a first look."""
+
+
+def seeds_needed(alpha: float, error: float) -> int:
+    """Return the smallest n for which (1 - alpha)^n <= error.
+
+    A model that copies at a rate of alpha or more passes n seeds without a copy with probability
+    at most ``error``.
+
+    Examples:
+        >>> seeds_needed(0.05, 0.05), seeds_needed(0.05, 0.025)
+        (59, 72)
+    """
+    seeds = max(1, math.floor(math.log(error) / math.log1p(-alpha)))
+    while (1 - alpha) ** seeds > error:
+        seeds += 1
+    return seeds
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How many of some seeds copied.
+
+    Args:
+        copies: seeds whose image is a copy.
+        seeds: seeds that were generated, at least ``copies``.
+
+    Examples:
+        >>> Copies(0, 72).upper(0.975) < 0.05
+        True
+    """
+
+    copies: int
+    seeds: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.copies <= self.seeds:
+            raise MitigationError(f"{self.copies} copies in {self.seeds} seeds: count them again.")
+
+    def __add__(self, other: Copies) -> Copies:
+        return Copies(self.copies + other.copies, self.seeds + other.seeds)
+
+    def upper(self, confidence: float) -> float:
+        """Return the one-sided upper Clopper-Pearson bound of the copy rate."""
+        if self.copies == self.seeds:
+            return 1.0
+        return float(beta.ppf(confidence, self.copies + 1, self.seeds - self.copies))
+
+    def lower(self, confidence: float) -> float:
+        """Return the one-sided lower Clopper-Pearson bound of the copy rate."""
+        if self.copies == 0:
+            return 0.0
+        return float(beta.ppf(1 - confidence, self.copies, self.seeds - self.copies + 1))
+
+
+def pooled(counts: Sequence[Copies]) -> Copies:
+    """Add the copies of several prompts, for one rate over all of them."""
+    return sum(counts, Copies(0, 0))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt to certify one prompt.
+
+    Args:
+        plan: what was fixed before.
+        counted: what was seen. It ends at the first copy too many.
+    """
+
+    plan: Plan
+    counted: Copies
+
+    @property
+    def passed(self) -> bool:
+        """Whether the copy rate is certified to lie below the plan's alpha."""
+        return self.counted.copies <= self.plan.allowed and self.counted.seeds == self.plan.seeds
+
+
+def certify(plan: Plan, is_copy: Callable[[int], bool]) -> Attempt:
+    """Look at fresh seeds one after another, until all are seen or one copy too many is.
+
+    Stopping early is conservative: an attempt that it ends could not pass.
+
+    Args:
+        plan: see `Certification.plan`.
+        is_copy: number of a seed, 0 to ``plan.seeds`` - 1 -> whether its image is a copy.
+    """
+    copies = seen = 0
+    while seen < plan.seeds and copies <= plan.allowed:
+        copies += is_copy(seen)
+        seen += 1
+    return Attempt(plan, Copies(copies, seen))
+
+
+def holm(attempts: Sequence[Attempt]) -> tuple[bool, ...]:
+    """Tell which prompts are certified all together, by the step-down procedure of Holm (1979).
+
+    The probability that any of these certificates is wrong is at most what the attempt may spend.
+    Attempts that one copy too many has ended do not pass.
+
+    Args:
+        attempts: one for each prompt, of one plan that was made for so many prompts.
+
+    Examples:
+        >>> plan = Certification(single=True, prompts=2).plan(1)
+        >>> holm([Attempt(plan, Copies(0, plan.seeds)), Attempt(plan, Copies(1, 5))])
+        (True, False)
+    """
+    chances = [
+        float(binom.cdf(attempt.counted.copies, attempt.plan.seeds, attempt.plan.alpha))
+        if attempt.passed
+        else 1.0
+        for attempt in attempts
+    ]
+    passed = [False] * len(attempts)
+    order = sorted(range(len(attempts)), key=chances.__getitem__)
+    for left, index in zip(range(len(attempts), 0, -1), order, strict=True):
+        plan = attempts[index].plan
+        if chances[index] > plan.delta * plan.share / left:
+            break
+        passed[index] = True
+    return tuple(passed)
+
+
+def fresh_seeds(
+    fingerprint: str, prompt: str, attempt: int, count: int, searched: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Return seeds for an attempt, which follow from model, prompt and attempt alone.
+
+    Args:
+        fingerprint: of the unedited model.
+        prompt: the text.
+        attempt: 1 for the first.
+        count: how many seeds.
+        searched: seeds that the search has used. None of them is returned.
+
+    Examples:
+        >>> fresh_seeds("abc", "a cat", 1, 2) == fresh_seeds("abc", "a cat", 1, 3)[:2]
+        True
+    """
+    used, seeds, number = set(searched), [], 0
+    while len(seeds) < count:
+        text = "\0".join((fingerprint, prompt, str(attempt), str(number)))
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % LARGEST_SEED
+        if seed not in used:
+            used.add(seed)
+            seeds.append(seed)
+        number += 1
+    return tuple(seeds)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said about a prompt, with the numbers that it rests on.
+
+    Args:
+        status: see `verdict`.
+        counted: what the last attempt saw; None where nothing was tested.
+        plan: what that attempt had fixed.
+    """
+
+    status: Status
+    counted: Copies | None = None
+    plan: Plan | None = None
+
+    def __str__(self) -> str:
+        if self.counted is None or self.plan is None:
+            return self.status
+        counts = f"{self.counted.copies} of {self.counted.seeds}"
+        if self.status != "removed":
+            return f"{self.status} ({counts})"
+        bound = _percent_up(self.counted.upper(self.plan.confidence))
+        level = f"at most {bound} % at {_percent(self.plan.confidence)} %"
+        if self.plan.share == 1:
+            return f"removed ({counts}, {level})"
+        return f"removed ({counts}, {level}; whole search {_percent(1 - self.plan.delta)} %)"
+
+
+def verdict(
+    before: Copies | None, attempt: Attempt | None, *, confirmed: bool, confidence: float = 0.95
+) -> Verdict:
+    """Judge a prompt in the words of docs/method.md.
+
+    Args:
+        before: what the unedited model did; None where it was not looked at.
+        attempt: the last attempt to certify the exported edit; None without one.
+        confirmed: whether the unedited generations show that the prompt is memorized.
+        confidence: of the bounds that a reduction needs.
+
+    Returns:
+        "removed" if the attempt passed; "reduced" if the upper bound after it lies below the lower
+        bound before it; else "not removed". "not confirmed" and "not tested" say what is missing.
+
+    Examples:
+        >>> attempt = certify(Certification().plan(1), lambda seed: False)
+        >>> print(verdict(Copies(10, 10), attempt, confirmed=True))
+        removed (0 of 72, at most 5.0 % at 97.5 %; whole search 95 %)
+    """
+    if before is None:
+        return Verdict("not tested")
+    if not confirmed:
+        return Verdict("not confirmed")
+    if attempt is None:
+        return Verdict("not tested")
+    if attempt.passed:
+        status: Status = "removed"
+    elif attempt.counted.upper(confidence) < before.lower(confidence):
+        status = "reduced"
+    else:
+        status = "not removed"
+    return Verdict(status, attempt.counted, attempt.plan)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g}"
+
+
+def _percent_up(share: float) -> str:
+    """Round a bound up, so that what is printed is true."""
+    return f"{math.ceil(1000 * share - 1e-9) / 10:.1f}"

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from math import comb
+
+import pytest
+
+from unmemorize import MitigationError
+from unmemorize.mitigation import (
+    QUICK,
+    Attempt,
+    Certification,
+    Copies,
+    certify,
+    fresh_seeds,
+    holm,
+    pooled,
+    seeds_needed,
+    verdict,
+)
+
+
+def at_most(copies: int, seeds: int, rate: Fraction) -> Fraction:
+    """P(X <= copies) of a binomial, in exact fractions."""
+    return sum(
+        (comb(seeds, k) * rate**k * (1 - rate) ** (seeds - k) for k in range(copies + 1)),
+        Fraction(0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("rules", "seeds"),
+    [
+        (Certification(), [72, 86, 99]),
+        (Certification(single=True), [59]),
+        (Certification(single=True, prompts=34), [128]),
+        (Certification(alpha=0.01), [368, 437]),
+        (QUICK, [10]),
+    ],
+)
+def test_seeds_are_fixed_before(rules: Certification, seeds: list[int]) -> None:
+    for attempt, expected in enumerate(seeds, 1):
+        plan = rules.plan(attempt)
+        assert plan.seeds == expected
+        error = Fraction(str(rules.delta)) * (1 if rules.single else Fraction(1, 2**attempt))
+        rate = Fraction(str(rules.alpha))
+        assert at_most(0, expected, rate) <= error / rules.prompts
+        assert at_most(0, expected - 1, rate) > error / rules.prompts
+        assert at_most(plan.allowed, expected, rate) <= error
+        assert at_most(plan.allowed + 1, expected, rate) > error
+        assert plan.confidence == pytest.approx(float(1 - error))
+
+
+def test_all_attempts_together_spend_less_than_delta() -> None:
+    plans = [Certification().plan(attempt) for attempt in range(1, 9)]
+    chances = [at_most(plan.allowed, plan.seeds, Fraction("0.05")) for plan in plans]
+    assert 0.045 < sum(chances) < 0.05
+
+
+def test_an_attempt_that_was_not_declared_is_refused() -> None:
+    with pytest.raises(MitigationError, match="one attempt was declared"):
+        Certification(single=True).plan(2)
+    with pytest.raises(MitigationError, match="count from 1"):
+        Certification().plan(0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alpha": 0.0}, "alpha=0.0: a rate"),
+        ({"delta": 1.0}, "delta=1.0: a rate"),
+        ({"prompts": 0}, "prompts=0"),
+    ],
+)
+def test_rules_that_make_no_sense(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(MitigationError, match=message):
+        Certification(**arguments)  # type: ignore[arg-type]
+
+
+def test_an_attempt_ends_at_the_first_copy_too_many() -> None:
+    seen: list[int] = []
+
+    def is_copy(seed: int) -> bool:
+        seen.append(seed)
+        return seed in (3, 5)
+
+    attempt = certify(Certification().plan(1), is_copy)
+    assert (seen, attempt.counted, attempt.passed) == ([0, 1, 2, 3], Copies(1, 4), False)
+    tolerant = certify(Certification(single=True, prompts=34).plan(1), is_copy)
+    assert (tolerant.counted, tolerant.passed) == (Copies(2, 128), True)
+    clean = certify(Certification().plan(1), lambda _seed: False)
+    assert (clean.counted, clean.passed) == (Copies(0, 72), True)
+
+
+def test_the_bounds_are_those_of_clopper_and_pearson() -> None:
+    """At a bound, what was seen or more extreme has exactly the probability that is left."""
+    counted = Copies(3, 20)
+    upper, lower = (Fraction(bound(0.95)) for bound in (counted.upper, counted.lower))
+    assert float(at_most(3, 20, upper)) == pytest.approx(0.05)
+    assert float(1 - at_most(2, 20, lower)) == pytest.approx(0.05)
+    assert (Copies(5, 5).upper(0.95), Copies(0, 5).lower(0.95)) == (1.0, 0.0)
+    assert (Copies(0, 0).upper(0.95), Copies(0, 0).lower(0.95)) == (1.0, 0.0)
+
+
+def test_copies_are_pooled_over_prompts() -> None:
+    assert pooled([Copies(1, 4), Copies(0, 72)]) == Copies(1, 76)
+    assert pooled([]) == Copies(0, 0)
+    with pytest.raises(MitigationError, match="3 copies in 2 seeds"):
+        Copies(3, 2)
+
+
+def test_holm_judges_all_prompts_together() -> None:
+    plan = Certification(single=True, prompts=3).plan(1)
+    rate, n = Fraction("0.05"), plan.seeds
+    assert (n, plan.allowed) == (80, 0)
+    clean, failed = Attempt(plan, Copies(0, n)), Attempt(plan, Copies(1, 2))
+    assert holm([clean, failed, clean]) == (True, False, True)
+    assert holm([]) == ()
+    many = Certification(single=True, prompts=34).plan(1)
+    none, one, two = (Attempt(many, Copies(copies, 128)) for copies in range(3))
+    assert [at_most(copies, 128, rate) < Fraction("0.05") for copies in (1, 2)] == [True, True]
+    # 1 of 128 has the chance .011: enough where at most 4 are left, not where 5 are
+    assert holm([one, *[none] * 33]) == (True,) * 34
+    assert holm([*[one] * 4, *[none] * 30]) == (True,) * 34
+    assert holm([*[one] * 5, *[none] * 29]) == (*[False] * 5, *[True] * 29)
+    assert holm([two, one, *[none] * 32]) == (True,) * 34
+
+
+def test_fresh_seeds_follow_from_model_prompt_and_attempt() -> None:
+    seeds = fresh_seeds("abc", "a cat", 1, 72)
+    assert fresh_seeds("abc", "a cat", 1, 10) == seeds[:10]
+    assert len(set(seeds)) == 72
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    others = [("abd", "a cat", 1), ("abc", "a dog", 1), ("abc", "a cat", 2)]
+    assert not any(set(seeds) & set(fresh_seeds(*other, 72)) for other in others)
+
+
+def test_seeds_of_the_search_are_never_fresh() -> None:
+    plain = fresh_seeds("abc", "a cat", 1, 12)
+    searched = (plain[0], plain[4], 2, 7)
+    fresh = fresh_seeds("abc", "a cat", 1, 10, searched)
+    assert fresh == tuple(seed for seed in plain if seed not in searched)
+
+
+def attempt_of(copies: int, seeds: int, number: int = 1) -> Attempt:
+    return Attempt(Certification().plan(number), Copies(copies, seeds))
+
+
+def test_verdicts_have_the_words_of_the_method() -> None:
+    before = Copies(10, 10)
+    assert {
+        str(verdict(before, attempt_of(0, 72), confirmed=True)),
+        str(verdict(before, attempt_of(0, 86, 2), confirmed=True)),
+        str(verdict(before, certify(QUICK.plan(1), lambda _seed: False), confirmed=True)),
+        str(verdict(before, attempt_of(1, 5), confirmed=True)),
+        str(verdict(before, attempt_of(1, 2), confirmed=True)),
+        str(verdict(Copies(1, 10), attempt_of(0, 72), confirmed=False)),
+        str(verdict(before, None, confirmed=True)),
+        str(verdict(None, None, confirmed=False)),
+    } == {
+        "removed (0 of 72, at most 5.0 % at 97.5 %; whole search 95 %)",
+        "removed (0 of 86, at most 5.0 % at 98.75 %; whole search 95 %)",
+        "removed (0 of 10, at most 25.9 % at 95 %)",
+        "reduced (1 of 5)",
+        "not removed (1 of 2)",
+        "not confirmed",
+        "not tested",
+    }
+
+
+def test_a_reduction_needs_bounds_that_do_not_meet() -> None:
+    """Upper bound of 1 of 5: .657. Lower bounds: 9 of 10 .606, 10 of 10 .741."""
+    assert verdict(Copies(9, 10), attempt_of(1, 5), confirmed=True).status == "not removed"
+    assert verdict(Copies(10, 10), attempt_of(1, 5), confirmed=True).status == "reduced"
+
+
+def test_few_seeds_need_a_higher_rate() -> None:
+    assert seeds_needed(0.5, 0.5) == 1
+    assert seeds_needed(0.9, 0.5) == 1
