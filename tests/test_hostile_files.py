@@ -27,7 +27,7 @@ from unmemorize import (
     export_lora,
 )
 from unmemorize.export import Verification, verify
-from unmemorize.export._carried import carried_neurons
+from unmemorize.export._carried import carried_edit
 
 HOSTILE: list[Any] = [
     None,
@@ -78,7 +78,7 @@ def valid_threshold(found: Any) -> None:
 
 def valid_verification(found: Any) -> None:
     assert isinstance(found, Verification)
-    valid_neurons(found.neurons)
+    valid_neurons(found.edit)
 
 
 Loaded = tuple[Path, Callable[[Path], Any], Callable[[Any], None]]
@@ -103,7 +103,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
         "neurons": (folder / "n.json", NeuronFile.load, valid_neurons),
         "statistics": (folder / "s.safetensors", Statistics.load, valid_statistics),
         "threshold": (folder / "t.json", Threshold.load, valid_threshold),
-        "lora": (lora, carried_neurons, valid_neurons),
+        "lora": (lora, carried_edit, valid_neurons),
         "verified lora": (lora, lambda path: verify(path, model), valid_verification),
         "verified kohya lora": (kohya, lambda path: verify(path, model), valid_verification),
     }
@@ -222,7 +222,7 @@ def test_hostile_values_in_every_place(files: dict[str, Loaded], kind: str, tmp_
 def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
     for length in (0, 8, 2**31, 2**62, 2**64 - 1):
         (tmp_path / "s.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}      ")
-        for load in (Statistics.load, carried_neurons):
+        for load in (Statistics.load, carried_edit):
             with pytest.raises(UnmemorizeError, match="safetensors"):
                 load(tmp_path / "s.safetensors")
 

@@ -34,7 +34,9 @@ from .engines import Engine, Execution, InProcess, RayActors, Shard, Workers
 from .export import bake, export_lora, export_single_file, verify
 from .generation import (
     ClosedFormEdit,
+    CombinedEdit,
     Edit,
+    EditFile,
     GenerationSettings,
     ImageSet,
     NeuronEdit,
@@ -74,11 +76,13 @@ __all__ = [
     "Calibration",
     "ClipAlignment",
     "ClosedFormEdit",
+    "CombinedEdit",
     "Detection",
     "DetectionRun",
     "Detector",
     "Edit",
     "EditError",
+    "EditFile",
     "Engine",
     "Execution",
     "ExportError",

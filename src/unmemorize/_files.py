@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -229,6 +230,50 @@ def parse_json(text: bytes | str, error: type[UnmemorizeError], problem: str) ->
     if not isinstance(value, dict):
         raise error(f"{problem} (it holds a {type(value).__name__}, not an object). Make it again.")
     return value
+
+
+def refuse_unprintable(
+    content: Mapping[str, Any], error: type[UnmemorizeError], path: str, way_out: str
+) -> None:
+    """Refuse texts that would control a terminal, or that cannot be encoded as UTF-8.
+
+    Args:
+        content: a JSON object.
+        error: what is raised.
+        path: the name of its file, for the error.
+        way_out: how the message ends.
+
+    Raises:
+        UnmemorizeError: the given ``error``.
+    """
+    try:
+        if all(map(_is_printable, _texts(content))):
+            return
+        problem = "a text holds control characters or half of a character"
+    except RecursionError:
+        problem = "it is nested too deeply"
+    raise error(f"{path}: {problem}. {way_out}")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _is_printable(text: str) -> bool:
+    """Tell whether a text holds no control character but line breaks and tabs, and no surrogate."""
+    return all(
+        character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs")
+        for character in text
+    )
 
 
 def to_json(record: Any) -> Any:

@@ -42,8 +42,8 @@ def test_a_card_says_what_was_done(own_model: Model, tmp_path: Path) -> None:
     }
     layer = next(iter(own_model.value_layers))
     assert "# base, with 2 value neurons at 0.25 of full strength\n" in text
-    assert "outputs of 2 value\nneurons are multiplied by 0.25. They were found" in text
-    assert f"| `{layer}` | 3, 5 |\n" in text
+    assert "`base`, with 2 value neurons at 0.25 of full strength. It was made by" in text
+    assert f"| `{layer}` | 3, 5 | 0.25 |\n" in text
     assert f"- fingerprint of its value layers: `{own_model.fingerprint}`\n" in text
     assert "- memorized: 1\n" in text
     assert "Before and after" not in text
@@ -62,7 +62,7 @@ def test_the_card_of_a_lora(model: Model) -> None:
     text = model_card(model, neurons, lora=True)
     assert header(text)["tags"] == ["unmemorize", "memorization", "diffusers", "lora"]
     assert "A LoRA for `base`" in text
-    assert "multiplied by 0 at strength 1, and left alone at strength 0." in text
+    assert "switched off at strength 1, and left alone at strength 0." in text
     assert "with 2 value neurons switched off" in text
 
 
@@ -154,7 +154,7 @@ def test_a_card_says_no_more_than_is_known(model: Model, run: Run) -> None:
     plain = some_neurons(model)
     text = model_card(model, plain, license_name="mit")
     assert header(text)["license"] == "mit"
-    assert "found by localizing" not in text
+    assert "made by localizing" not in text
     assert "the prompts counted above" not in text
     single = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [3]}), scale=0.5)
     assert "1 value neuron at 0.5 of full strength" in model_card(model, single)

@@ -151,7 +151,7 @@ def test_what_the_model_does_not_load_stays_behind(own_model: Model, tmp_path: P
 
 
 @pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["scale_rows", "shutil.copyfile"])
+@pytest.mark.parametrize("where", ["rewrite_rows", "shutil.copyfile"])
 def test_nothing_half_edited_is_left(
     model: Model,
     problem: BaseException,

@@ -25,7 +25,7 @@ from unmemorize import (
     switched_off,
 )
 from unmemorize.export import LAYOUTS
-from unmemorize.export._carried import carried_neurons
+from unmemorize.export._carried import carried_edit
 from unmemorize.export._rows import read_header
 
 pytest.importorskip("peft")
@@ -207,9 +207,9 @@ def test_one_layout_alone(model: Model, layout: str, tmp_path: Path) -> None:
 def test_a_lora_carries_its_neurons(model: Model, tmp_path: Path) -> None:
     neurons = some_neurons(model, 0.5)
     file, *_ = export_lora(model, neurons, tmp_path)
-    assert carried_neurons(file) == neurons
+    assert carried_edit(file) == neurons
     first = file.read_bytes()
-    again, *_ = export_lora(model, carried_neurons(file), tmp_path / "again")
+    again, *_ = export_lora(model, carried_edit(file), tmp_path / "again")
     assert again.read_bytes() == first
 
 
@@ -227,7 +227,7 @@ def test_what_cannot_be_a_lora_is_refused(saved_model: Saved, model: Model, tmp_
     file, *_ = export_lora(model, some_neurons(model), tmp_path)
     save_file(load_file(file), tmp_path / "other.safetensors")
     with pytest.raises(ExportError, match="carries no neurons"):
-        carried_neurons(tmp_path / "other.safetensors")
+        carried_edit(tmp_path / "other.safetensors")
 
 
 def test_a_loaded_lora_is_another_model(tmp_path: Path) -> None:

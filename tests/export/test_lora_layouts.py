@@ -278,11 +278,12 @@ def test_programs_do_not_confuse_the_versions(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", [*VALUES, "DeepFloyd IF"])
 def test_verify_accepts_all_layouts(name: str, tmp_path: Path) -> None:
     model = Model(make(name))
-    files = export_lora(model, uneven_neurons(model, -0.5), tmp_path)
+    neurons = uneven_neurons(model, -0.5)
+    files = export_lora(model, neurons, tmp_path)
     assert len(files) == (1 if name == "DeepFloyd IF" else 2)
     verification = verify(tmp_path, model)
     assert verification.passed
-    assert len(verification.changes) == len(files) * len(verification.neurons.neurons.layers)
+    assert len(verification.changes) == len(files) * len(neurons.neurons.layers)
 
 
 def test_verify_accepts_names_of_diffusers_for_stable_diffusion_xl(tmp_path: Path) -> None:
@@ -398,7 +399,7 @@ def test_layers_that_the_original_model_does_not_have(tmp_path: Path) -> None:
     model = Model(pipe)
     files = export_lora(model, some_neurons(model), tmp_path)
     assert [file.name for file in files] == ["pytorch_lora_weights.safetensors"]
-    with pytest.raises(ExportError, match="kohya layout has no place for its value layers"):
+    with pytest.raises(ExportError, match="kohya layout has no place for the edited layers"):
         export_lora(model, some_neurons(model), tmp_path, layout="kohya")
 
 

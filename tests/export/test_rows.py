@@ -8,38 +8,61 @@ from safetensors.torch import load_file, save_file
 
 from unmemorize import ExportError
 from unmemorize.export._rows import (
+    Rewrite,
     copy_with_metadata,
     differing_rows,
     read_header,
+    rewrite_rows,
     same_up_to_rounding,
-    scale_rows,
 )
+from unmemorize.generation import LayerChange
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_rows_in_every_precision(dtype: torch.dtype, tmp_path: Path) -> None:
     weights = {"a": torch.randn(5, 3).to(dtype), "b": torch.randn(4).to(dtype)}
     save_file(weights, tmp_path / "w.safetensors")
-    scale_rows(tmp_path / "w.safetensors", {"a": [0, 4]}, 0.5)
-    scale_rows(tmp_path / "w.safetensors", {"b": [2]}, 0.0)
+    seen: list[torch.Tensor] = []
+
+    def tripled(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(rows.clone())
+        return rows.double() * 3
+
+    rewrite_rows(
+        tmp_path / "w.safetensors", {"a": Rewrite(1, 3, tripled), "b": Rewrite(2, 2, tripled)}
+    )
     after = load_file(tmp_path / "w.safetensors")
     expected = {name: value.clone() for name, value in weights.items()}
-    expected["a"][[0, 4]] *= 0.5
-    expected["b"][2] = 0
+    expected["a"][1:4] = (expected["a"][1:4].double() * 3).to(dtype)
+    expected["b"][2:] = (expected["b"][2:].double() * 3).to(dtype)
     assert all(torch.equal(after[name], expected[name]) for name in weights)
     assert {name: value.dtype for name, value in after.items()} == {"a": dtype, "b": dtype}
+    assert torch.equal(seen[0], weights["a"][1:4])
+    assert torch.equal(seen[1], weights["b"][2:])
 
 
-def test_switched_off_rows_hold_no_negative_zero(tmp_path: Path) -> None:
-    save_file({"a": torch.full((2, 2), -1.0)}, tmp_path / "w.safetensors")
-    scale_rows(tmp_path / "w.safetensors", {"a": [1]}, 0.0)
-    assert not torch.signbit(load_file(tmp_path / "w.safetensors")["a"][1]).any()
+def test_what_a_change_leaves_alone_keeps_every_byte(tmp_path: Path) -> None:
+    values = torch.tensor([[-0.0, 1e-45], [1.0, -0.0], [3.0, -7.5]])
+    save_file({"a": values}, tmp_path / "w.safetensors")
+    change = LayerChange({1: 0.0})
+    rewrite_rows(tmp_path / "w.safetensors", {"a": Rewrite(0, 3, change.of_weight)})
+    after = load_file(tmp_path / "w.safetensors")["a"]
+    assert torch.equal(after[[0, 2]].view(torch.int32), values[[0, 2]].view(torch.int32))
+    assert torch.equal(after[1].view(torch.int32), torch.zeros(2, dtype=torch.int32))
 
 
 def test_other_types_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.ones(3, 2, dtype=torch.int8)}, tmp_path / "w.safetensors")
     with pytest.raises(ExportError, match="a is stored as I8"):
-        scale_rows(tmp_path / "w.safetensors", {"a": [0]}, 0.0)
+        rewrite_rows(tmp_path / "w.safetensors", {"a": Rewrite(0, 3, torch.zeros_like)})
+
+
+def test_values_that_are_too_large_are_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(3, 2).half()}, tmp_path / "w.safetensors")
+    with pytest.raises(ExportError, match="a is too large for F16"):
+        rewrite_rows(
+            tmp_path / "w.safetensors", {"a": Rewrite(0, 3, lambda rows: rows.double() * 1e6)}
+        )
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +71,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     header = read_header(file)
     monkeypatch.setattr("unmemorize.export._rows.read_header", lambda _path: header)
     with pytest.raises(ExportError, match="cannot be written"):
-        scale_rows(tmp_path / "missing" / "w.safetensors", {"a": [0]}, 0.0)
+        rewrite_rows(tmp_path / "missing" / "w.safetensors", {"a": Rewrite(0, 3, torch.zeros_like)})
 
 
 @pytest.mark.parametrize("length", range(8))

@@ -11,7 +11,7 @@ from artefacts import (  # noqa: F401 -- fixtures
     some_neurons,
 )
 from unmemorize import ExportError, Model, NeuronFile, Neurons, export_single_file
-from unmemorize.export._carried import carried_neurons
+from unmemorize.export._carried import carried_edit
 
 
 def test_value_layers_are_found_by_their_values(model: Model, tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_value_layers_are_found_by_their_values(model: Model, tmp_path: Path) ->
             value[rows[path]] *= 0.5
         assert torch.equal(after[key], value)
         assert after[key].dtype == value.dtype
-    assert carried_neurons(output) == neurons
+    assert carried_edit(output) == neurons
     with pytest.raises(ExportError, match="exists already"):
         export_single_file(model, neurons, base, output)
     with pytest.raises(ExportError, match="0 times instead of once"):
@@ -96,7 +96,7 @@ def test_nothing_half_edited_is_left(
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unmemorize.export._single_file.scale_rows", fail)
+    monkeypatch.setattr("unmemorize.export._single_file.rewrite_rows", fail)
     with pytest.raises(KeyboardInterrupt):
         export_single_file(
             model,

@@ -62,7 +62,7 @@ def test_a_neuron_file(model: Model, tmp_path: Path) -> None:
     neurons = some_neurons(model, 0.5)
     neurons.save(tmp_path / "n.json")
     verification = verify(tmp_path / "n.json", model)
-    assert (verification.kind, verification.neurons) == ("neuron file", neurons)
+    assert (verification.kind, verification.edit) == ("neuron file", neurons)
     assert (verification.passed, verification.changes) == (True, ())
     assert verification.base == model.name
     foreign = Model(make("Stable Diffusion", seed=1))
@@ -276,7 +276,7 @@ def test_a_lora_is_held_against_its_neurons(
     if kind != "nothing":
         edited(file, lambda tensors, _: DAMAGES[kind](tensors))
     verification = verify(file, model)
-    assert (verification.kind, verification.neurons) == ("LoRA", neurons)
+    assert (verification.kind, verification.edit) == ("LoRA", neurons)
     assert verification.files == (file,)
     assert verification.passed == (kind == "nothing")
     if kind == "nothing":
@@ -411,7 +411,7 @@ def test_the_folder_of_a_lora(model: Model, tmp_path: Path) -> None:
     edited(other, lambda tensors, _: scaled(tensors, 2.0, ".lora_down.weight"))
     assert {change.file for change in verify(tmp_path, model).unexpected} == {other.name}
     edited(other, lambda _, metadata: metadata.update(as_metadata(some_neurons(model))))
-    with pytest.raises(ExportError, match="its neurons are not those of"):
+    with pytest.raises(ExportError, match="its edit is not that of"):
         verify(tmp_path, model)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExportError, match="neither a model"):
@@ -426,7 +426,7 @@ def test_a_single_file(model: Model, tmp_path: Path) -> None:
     base = unet_file(model, tmp_path / "one.safetensors")
     output = export_single_file(model, neurons, base, tmp_path / "edited.safetensors")
     verification = verify(output, model, base_file=base)
-    assert (verification.kind, verification.neurons) == ("single file", neurons)
+    assert (verification.kind, verification.edit) == ("single file", neurons)
     assert verification.passed
     rows = [change.rows for change in verification.changes]
     assert sorted(rows) == sorted(neurons.neurons.layers.values())
@@ -468,12 +468,15 @@ def test_verify_tells_an_edit_from_anything_else(cli: Cli, model: Model, tmp_pat
     code, out, _ = cli(
         "export", "checkpoint", tmp_path / "n.json", *options, "-o", tmp_path / "baked"
     )
-    assert (code, "14 neurons off" in out) == (0, True)
+    assert (code, "14 value neurons switched off" in out) == (0, True)
     card = (tmp_path / "baked" / "README.md").read_text()
     assert card.startswith("---\n")
     assert "it is no proof of erasure" in " ".join(card.split())
     code, out, _ = cli("verify", tmp_path / "baked", base)
-    assert (code, "14 neurons changed as they should be, and nothing else" in out) == (0, True)
+    assert (
+        code,
+        "14 value neurons switched off: changed as it should be, and nothing else" in out,
+    ) == (0, True)
     code, out, _ = cli("verify", tmp_path / "n.json", base)
     assert (code, "whose fingerprint fits" in out) == (0, True)
     make("Stable Diffusion", seed=1).save_pretrained(tmp_path / "foreign")
@@ -483,7 +486,7 @@ def test_verify_tells_an_edit_from_anything_else(cli: Cli, model: Model, tmp_pat
     edited(tmp_path / "baked" / UNET, lambda tensors, _: tensors["conv_in.weight"][0, 0].add_(1))
     (tmp_path / "baked" / "more.txt").write_text("x")
     code, out, err = cli("verify", tmp_path / "baked", base)
-    assert (code, "with the 14 neurons off that it names" in err) == (1, True)
+    assert (code, "with 14 value neurons switched off and nothing else" in err) == (1, True)
     assert "conv_in.weight" in out
     assert "more.txt" in out
 
@@ -496,7 +499,7 @@ def test_everything_that_is_exported_on_the_command_line(
     some_neurons(model).save(tmp_path / "n.json")
     options = ("--model", base, "--device", "cpu")
     code, out, _ = cli("export", "lora", tmp_path / "n.json", *options, "-o", tmp_path / "lora")
-    assert (code, "14 neurons off at strength 1" in out) == (0, True)
+    assert (code, "14 value neurons switched off at strength 1" in out) == (0, True)
     assert "- lora\n" in (tmp_path / "lora" / "README.md").read_text()
     for artefact in (
         tmp_path / "lora",

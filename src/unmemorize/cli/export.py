@@ -12,13 +12,15 @@ from unmemorize.cli._model_options import ModelOptions
 from unmemorize.export import (
     LAYOUT_NAMES,
     bake,
+    describe,
+    edit_of,
     export_lora,
     export_results,
     export_single_file,
     layout_table,
+    load_edit_file,
     model_card,
 )
-from unmemorize.neurons import NeuronFile
 from unmemorize.runs import Run
 
 app = App(
@@ -27,7 +29,9 @@ app = App(
     group_parameters=OPTIONS,
 )
 
-NeuronsArgument = Annotated[Path, Parameter(help="Neuron file, such as RUN/neurons.json.")]
+NeuronsArgument = Annotated[
+    Path, Parameter(help="Neuron file, such as RUN/neurons.json, or edit file.")
+]
 EvaluatedOption = Annotated[
     Path | None,
     Parameter(name="--run", help="Evaluated run whose numbers go into the model card."),
@@ -59,15 +63,15 @@ def checkpoint(
     license_name: LicenseOption = None,
     model: ModelOptions = ModelOptions(),
 ) -> None:
-    """Write a diffusers folder with the neurons switched off for good.
+    """Write a diffusers folder with the neurons switched off, or another edit made, for good.
 
-    Plain from_pretrained loads it. Only the rows of the neurons differ from the base. The folder
-    also contains a model card (README.md) and the neuron file.
+    Plain from_pretrained loads it. Only the rows of the neurons, or the layers of the edit, differ
+    from the base. The folder also contains a model card (README.md) and the neuron or edit file.
 
     Args:
         output: Folder to write. It must not exist.
     """
-    file = NeuronFile.load(neurons)
+    file = load_edit_file(neurons)
     loaded = model.load()
     card = model_card(
         loaded,
@@ -76,7 +80,7 @@ def checkpoint(
         license_name=license_name,
     )
     folder = bake(loaded, file, output, card=card)
-    print_line(f"{len(file.neurons)} neurons off: {folder}")
+    print_line(f"{describe(edit_of(file))}: {folder}")
     print_hint(f"unmemorize verify {folder} {model.model}")
 
 
@@ -91,15 +95,15 @@ def single_file(
 ) -> None:
     """Write an edited copy of a single-file checkpoint.
 
-    The weights of the value layers are located in the file by their values.
+    The weights of the edited layers are located in the file by their values.
 
     Args:
         base: The model as one .safetensors file, in any layout.
         output: Edited copy to write (.safetensors).
     """
-    file = NeuronFile.load(neurons)
+    file = load_edit_file(neurons)
     written = export_single_file(model.load(), file, base, output)
-    print_line(f"{len(file.neurons)} neurons off: {written}")
+    print_line(f"{describe(edit_of(file))}: {written}")
 
 
 @app.command(help_epilogue=layout_table())
@@ -113,16 +117,16 @@ def lora(
     license_name: LicenseOption = None,
     model: ModelOptions = ModelOptions(),
 ) -> None:
-    """Write a LoRA that switches the neurons off.
+    """Write a LoRA that switches the neurons off, or makes another edit.
 
-    At strength 1 the neurons are off, at strength 0 they are on. Of the two layouts,
+    At strength 1 the edit is made, at strength 0 the model is the base. Of the two layouts,
     pytorch_lora_weights.safetensors is for diffusers and MODEL-unmemorized-kohya.safetensors for
     other programs. The folder also contains a model card (README.md), which says the same.
 
     Args:
         output: Folder to write.
     """
-    file = NeuronFile.load(neurons)
+    file = load_edit_file(neurons)
     loaded = model.load()
     card = model_card(
         loaded,
@@ -132,7 +136,7 @@ def lora(
         layout=layout,
         license_name=license_name,
     )
-    print_line(f"{len(file.neurons)} neurons off at strength 1:")
+    print_line(f"{describe(edit_of(file))} at strength 1:")
     for written in export_lora(loaded, file, output, layout=layout, card=card):
         print_line(f"  {written}")
     print_hint(f"unmemorize verify {output} {model.model}")

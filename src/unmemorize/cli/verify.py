@@ -7,7 +7,7 @@ from rich.table import Table
 from unmemorize._errors import ExportError
 from unmemorize.cli._console import console, print_line
 from unmemorize.cli._model_options import LoadingOptions
-from unmemorize.export import Verification, verify
+from unmemorize.export import Verification, describe, edit_of, verify
 
 
 def command(
@@ -18,28 +18,28 @@ def command(
     base_file: Path | None = None,
     loading: LoadingOptions = LoadingOptions(),
 ) -> None:
-    """Check that an artefact does to a model what its neurons say, and nothing else.
+    """Check that an artefact does to a model what its neurons or its edit say, and nothing else.
 
     The rows that an edited checkpoint or a LoRA changes are listed. The exit code is 1 if anything
     else differs, or if a row does not have the value that it should have.
 
     Args:
-        artefact: Neuron file (.json), LoRA or its folder, edited folder, or edited single file.
+        artefact: Neuron or edit file (.json), LoRA or its folder, edited folder, or edited single
+            file.
         base: Model it was made from: a Hub id, a diffusers folder, or testbed.
         base_file: Single file that an edited single file was made from.
     """
     verification = verify(artefact, loading.load(base), base_file=base_file)
-    count = len(verification.neurons.neurons)
-    if verification.kind == "neuron file":
-        print_line(f"{artefact}: {count} neurons of {base}, whose fingerprint fits")
+    edit = describe(edit_of(verification.edit))
+    if verification.kind in ("neuron file", "edit file"):
+        print_line(f"{artefact}: {edit}, for {base}, whose fingerprint fits")
         return
     console.print(_table(verification))
     if not verification.passed:
         raise ExportError(
-            f"{artefact}: it is not {base} with the {count} neurons off that it names and nothing "
-            "else changed. See the table."
+            f"{artefact}: it is not {base} with {edit} and nothing else changed. See the table."
         )
-    print_line(f"{count} neurons changed as they should be, and nothing else")
+    print_line(f"{edit}: changed as it should be, and nothing else")
 
 
 def _table(verification: Verification) -> Table:
@@ -48,6 +48,6 @@ def _table(verification: Verification) -> Table:
         table.add_column(heading, overflow="fold")
     for change in verification.changes:
         rows = ", ".join(map(str, change.rows)) or ("all" if not change.key else "")
-        remark = "" if change.expected else "not what the neuron file says"
+        remark = "" if change.expected else "not what the edit says"
         table.add_row(change.file, change.key, rows, remark)
     return table

@@ -1,6 +1,7 @@
-"""Localized neurons in forms that other programs load, and the check of these forms."""
+"""Edits in forms that other programs load, and the check of these forms."""
 
 from unmemorize.export._card import model_card
+from unmemorize.export._carried import AnyEditFile, describe, edit_of, load_edit_file
 from unmemorize.export._changes import Change
 from unmemorize.export._checkpoint import bake
 from unmemorize.export._lora import export_lora
@@ -14,16 +15,20 @@ from unmemorize.export._verification import Verification, verify
 __all__ = [
     "LAYOUTS",
     "LAYOUT_NAMES",
+    "AnyEditFile",
     "Change",
     "LoraLayout",
     "Verification",
     "bake",
+    "describe",
+    "edit_of",
     "export_lora",
     "export_parquet",
     "export_results",
     "export_single_file",
     "import_results",
     "layout_table",
+    "load_edit_file",
     "model_card",
     "read_statistics",
     "verify",

@@ -18,9 +18,10 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from unmemorize._errors import ExportError
 from unmemorize._files import from_json, read_json
+from unmemorize.export._carried import AnyEditFile, captions_of, describe, edit_of, neurons_of
+from unmemorize.export._exportable import exportable
 from unmemorize.export._lora_layouts import fitting_layouts
 from unmemorize.export._model_folder import CARD, folder_of
-from unmemorize.neurons import NeuronFile
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run
 
@@ -59,7 +60,7 @@ class _Table:
 
 def model_card(
     pipe: DiffusionPipeline | Model,
-    neurons: NeuronFile,
+    neurons: AnyEditFile,
     *,
     run: Run | None = None,
     lora: bool = False,
@@ -72,7 +73,7 @@ def model_card(
 
     Args:
         pipe: the base model. The card of its folder, if any, names its license.
-        neurons: what is switched off, and the scale.
+        neurons: what is switched off and the scale, or the file of another edit.
         run: an evaluated run, for the numbers before and after.
         lora: whether the card is for a LoRA.
         layout: the only layout in which the LoRA is written, see `export_lora`.
@@ -85,7 +86,7 @@ def model_card(
         ExportError: the run was not evaluated, or is another model's, or the layout does not fit.
 
     Examples:
-        >>> from unmemorize import Model, Neurons
+        >>> from unmemorize import Model, NeuronFile, Neurons
         >>> model = Model.load("testbed", device="cpu")
         >>> neurons = NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [4]}))
         >>> model_card(model, neurons, license_name="apache-2.0").splitlines()[:3]
@@ -95,7 +96,7 @@ def model_card(
     if run is not None and run.manifest.inputs.fingerprint not in ("", neurons.fingerprint):
         raise ExportError(
             f"{run.folder}: a run of another model ({run.manifest.model}) than that of the "
-            f"neurons ({neurons.model}). Name a run of {neurons.model}."
+            f"edit ({neurons.model}). Name a run of {neurons.model}."
         )
     hub_id = _hub_id(model)
     data = ModelCardData(
@@ -108,15 +109,17 @@ def model_card(
     card = ModelCard.from_template(
         data,
         template_str=files("unmemorize.export").joinpath(_TEMPLATE).read_text(encoding="utf-8"),
-        neurons=neurons,
+        edit=neurons,
+        title=describe(edit_of(neurons)),
+        neurons=neurons_of(edit_of(neurons)),
+        captions=captions_of(edit_of(neurons)),
         base=hub_id or Path(neurons.model).name,
-        count=len(neurons.neurons),
         found=list(_lines(neurons.found)),
         table=None if run is None else _table(run),
         lora=lora,
         files={
             each.file_name(neurons.model): each.programs
-            for each in (fitting_layouts(model, neurons, layout) if lora else ())
+            for each in (fitting_layouts(exportable(model, neurons), layout) if lora else ())
         },
     )
     return str(card).rstrip() + "\n"

@@ -1,35 +1,100 @@
-"""The neuron file that an exported safetensors file carries in its metadata."""
+"""The neuron file or edit file that an artefact carries, and what it asks for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from unmemorize._errors import ExportError, NeuronError
-from unmemorize._files import parse_json
+from unmemorize._files import as_path, parse_json, read_json
 from unmemorize.export._rows import read_header
+from unmemorize.generation import ClosedFormEdit, CombinedEdit, Edit, EditFile, NeuronEdit
 from unmemorize.neurons import NeuronFile
 
+AnyEditFile = NeuronFile | EditFile
+"""What can be exported: neurons with a scale, or any other edit."""
 KEY = "unmemorize"
 """The name under which the metadata hold it."""
+_EDIT_SCHEMA = "unmemorize.edit/"
 
 
-def as_metadata(neurons: NeuronFile) -> dict[str, str]:
-    """Write a neuron file as metadata; the same neurons give the same text."""
-    return {KEY: json.dumps(neurons.to_json(), sort_keys=True)}
+def edit_of(file: AnyEditFile) -> Edit:
+    """Return the edit that a file asks for."""
+    return NeuronEdit(file.neurons, file.scale) if isinstance(file, NeuronFile) else file.edit
 
 
-def carried_neurons(path: str | Path) -> NeuronFile:
-    """Read the neuron file that a LoRA or a single-file export carries.
+def load_edit_file(path: str | Path) -> AnyEditFile:
+    """Read a neuron file or an edit file, whichever it is.
+
+    Raises:
+        NeuronError, EditError: the file is missing, malformed or of an unknown schema.
+    """
+    file = as_path(path, NeuronError, "neuron file")
+    return _from_json(read_json(file, NeuronError, "neuron file or edit file"), str(path))
+
+
+def describe(edit: Edit) -> str:
+    """Describe an edit in a few words, such as "3 value neurons switched off".
+
+    Examples:
+        >>> describe(ClosedFormEdit(("a cat",), weight=3.0))
+        '1 caption moved to the empty prompt (closed form, weight 3)'
+    """
+    if isinstance(edit, NeuronEdit):
+        state = "switched off" if not edit.scale else f"at {edit.scale:g} of full strength"
+        return f"{_counted(len(edit.neurons), 'value neuron')} {state}"
+    if isinstance(edit, ClosedFormEdit):
+        captions = _counted(len(edit.erase), "caption")
+        return f"{captions} moved to the empty prompt (closed form, weight {edit.weight:g})"
+    if isinstance(edit, CombinedEdit):
+        return ", then ".join(map(describe, edit.parts))
+    return f"edit of kind {edit.kind}"
+
+
+def neurons_of(edit: Edit) -> list[tuple[str, tuple[int, ...], float]]:
+    """List the neurons of an edit: layer, indices and scale."""
+    if isinstance(edit, NeuronEdit):
+        return [(path, indices, edit.scale) for path, indices in edit.neurons.layers.items()]
+    parts = edit.parts if isinstance(edit, CombinedEdit) else ()
+    return [row for part in parts for row in neurons_of(part)]
+
+
+def captions_of(edit: Edit) -> list[str]:
+    """List the captions of the closed forms of an edit."""
+    if isinstance(edit, ClosedFormEdit):
+        return list(edit.erase)
+    parts = edit.parts if isinstance(edit, CombinedEdit) else ()
+    return [caption for part in parts for caption in captions_of(part)]
+
+
+def as_metadata(file: AnyEditFile) -> dict[str, str]:
+    """Write a file as metadata; the same content gives the same text."""
+    return {KEY: json.dumps(file.to_json(), sort_keys=True)}
+
+
+def carried_edit(path: str | Path) -> AnyEditFile:
+    """Read what a LoRA or a single-file export carries.
 
     Raises:
         ExportError: the file carries none, or cannot be read.
-        NeuronError: the neuron file in it is malformed.
+        NeuronError, EditError: what it carries is malformed.
     """
     text = read_header(Path(path)).metadata.get(KEY)
     if text is None:
         raise ExportError(
-            f"{path}: it carries no neurons. Was it made by unmemorize export lora or single-file?"
+            f"{path}: it carries no neurons and no edit. Was it made by unmemorize export lora or "
+            "single-file?"
         )
-    content = parse_json(text, NeuronError, f"{path}: its neurons are damaged")
-    return NeuronFile.from_json(content, str(path))
+    return _from_json(parse_json(text, NeuronError, f"{path}: its neurons are damaged"), str(path))
+
+
+def _from_json(content: Mapping[str, Any], path: str) -> AnyEditFile:
+    if str(content.get("schema")).startswith(_EDIT_SCHEMA):
+        return EditFile.from_json(content, path)
+    return NeuronFile.from_json(content, path)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"

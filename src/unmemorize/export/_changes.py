@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from unmemorize.export._carried import KEY
-from unmemorize.export._rows import differing_rows, read_header, same_up_to_rounding
+from unmemorize.export._expected import ExpectedLayer
+from unmemorize.export._rows import differing_rows, read_header
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Change:
         file: relative to the artefact's folder.
         key: the tensor, or the layer that a LoRA changes. Empty where the whole file differs.
         rows: the rows that differ. Empty where the tensor is missing, or of another shape or type.
-        expected: whether it is what the neuron file asks for: these rows, with these values.
+        expected: whether it is what the edit asks for: these rows, with these values.
     """
 
     file: str
@@ -30,12 +32,23 @@ class Change:
     expected: bool
 
 
+@dataclass(frozen=True)
+class ExpectedTensor:
+    """What a tensor of an artefact should be.
+
+    Args:
+        layer: the layer that it holds.
+        name: "weight" or "bias".
+        first_row: where the layer's rows begin in the tensor.
+    """
+
+    layer: ExpectedLayer
+    name: str
+    first_row: int = 0
+
+
 def tensor_changes(
-    edited: Path,
-    base: Path,
-    name: str,
-    rows: Mapping[str, Sequence[int]],
-    scale: float,
+    edited: Path, base: Path, name: str, expected: Mapping[str, ExpectedTensor]
 ) -> Iterator[Change]:
     """Compare two safetensors files, tensor by tensor.
 
@@ -43,8 +56,7 @@ def tensor_changes(
         edited: the edited file.
         base: the file it was made from.
         name: the file's name in the changes.
-        rows: tensor name -> rows that must be the base's times the scale.
-        scale: the factor.
+        expected: tensor name -> what it should be. All others must be the base's.
 
     Raises:
         ExportError: a file cannot be read.
@@ -60,8 +72,10 @@ def tensor_changes(
                 continue
             original, edit = old.get_tensor(key), new.get_tensor(key)
             differing = tuple(differing_rows(original, edit))
-            wanted = rows.get(key, ())
-            right = set(differing) <= set(wanted) and _scaled_by(original, edit, wanted, scale)
+            if key not in expected:
+                right = not differing
+            else:
+                right = _as_expected(original, edit, differing, expected[key])
             if differing or not right:
                 yield Change(name, key, differing, right)
 
@@ -70,10 +84,13 @@ def _foreign(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in metadata.items() if name != KEY}
 
 
-def _scaled_by(original: Tensor, edit: Tensor, rows: Sequence[int], scale: float) -> bool:
-    if not rows:
-        return True
+def _as_expected(
+    original: Tensor, edit: Tensor, differing: Sequence[int], expected: ExpectedTensor
+) -> bool:
     if not original.is_floating_point():
         return False
-    expected = original[list(rows)].double() * scale
-    return same_up_to_rounding(edit[list(rows)], expected)
+    before, after = (tensor[expected.first_row :] for tensor in (original, edit))
+    wanted = expected.layer.value(expected.name, before)
+    change = wanted - before.double()
+    rows = torch.nonzero(change.reshape(len(change), -1).any(1)).flatten() + expected.first_row
+    return set(differing) <= set(rows.tolist()) and expected.layer.is_right(after, wanted, change)

@@ -1,9 +1,10 @@
-"""A complete diffusers folder in which neurons are switched off for good."""
+"""A complete diffusers folder in which an edit is made for good."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,32 +14,35 @@ from torch import Tensor
 
 from unmemorize._errors import ExportError
 from unmemorize._files import whole_folder
-from unmemorize.export._exportable import exportable
+from unmemorize.export._carried import AnyEditFile
+from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._loaded_components import refuse_other_components
-from unmemorize.export._model_folder import CARD, NEURONS, folder_of, model_files
-from unmemorize.export._rows import read_header, same_up_to_rounding, scale_rows
+from unmemorize.export._model_folder import CARD, EDIT, NEURONS, folder_of, model_files
+from unmemorize.export._rows import Rewrite, read_header, rewrite_rows, same_up_to_rounding
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model, name_of_denoiser, weights_of
+from unmemorize.pipelines import Model, name_of_denoiser
 
 
 def bake(
     pipe: DiffusionPipeline | Model,
-    neurons: NeuronFile,
+    neurons: AnyEditFile,
     folder: str | Path,
     *,
     card: str | None = None,
 ) -> Path:
-    """Copy the model's folder and multiply the rows of the neurons (weight and bias) by the scale.
+    """Copy the model's folder and edit its weights.
+
+    Of neurons, the rows (weight and bias) are multiplied by the scale.
 
     The copy loads with plain ``from_pretrained``. Its other bytes are those of the base, in the
     precision of the base. What diffusers does not load stays behind, such as pickles and whole
-    models in one file. The neuron file goes with the copy. Before that, the folder is compared
-    with the loaded pipeline (class, configuration and all weights of its networks, and its
+    models in one file. The neuron file or edit file goes with the copy. Before that, the folder is
+    compared with the loaded pipeline (class, configuration and all weights of its networks, and its
     scheduler), up to the rounding of the loaded type.
 
     Args:
         pipe: the model, loaded from a folder or from the Hub.
-        neurons: what to switch off, and the scale (0 for off).
+        neurons: what to switch off and the scale (0 for off), or the file of another edit.
         folder: where the copy goes; it must not exist.
         card: the README.md of the copy, see `model_card`. None copies the base's.
 
@@ -49,7 +53,7 @@ def bake(
         ExportError: the folder exists, the model has no files, something in memory is not what
             its files hold (a changed, replaced or missing component), or a layer cannot be
             exported.
-        NeuronError: the neurons belong to another model.
+        NeuronError, EditError: the edit belongs to another model.
 
     Examples:
         >>> import tempfile
@@ -61,41 +65,46 @@ def bake(
         ...     verify(bake(model, neurons, f"{folder}/edited"), model).passed
         True
     """
-    model = exportable(pipe, neurons)
+    edit = exportable(pipe, neurons)
+    model = edit.model
     folder = Path(folder)
     if folder.exists():
         raise ExportError(f"{folder}: exists already. Choose another folder, or delete it first.")
     source = folder_of(model)
     refuse_other_components(model, source)
     licenses = [path.relative_to(source) for path in source.glob("LICENSE*") if path.is_file()]
-    with whole_folder(folder, ExportError) as partial:
+    with whole_folder(folder, ExportError) as copy:
         for name in (*model_files(source), *licenses):
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, partial / name)
-        denoiser = partial / name_of_denoiser(model.pipe)
-        _scale_layers(sorted(denoiser.glob("*.safetensors")), neurons, model)
-        neurons.save(partial / NEURONS)
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, copy / name)
+        denoiser = copy / name_of_denoiser(model.pipe)
+        _change_layers(sorted(denoiser.glob("*.safetensors")), edit)
+        neurons.save(copy / (NEURONS if isinstance(neurons, NeuronFile) else EDIT))
         if card is not None:
-            (partial / CARD).write_text(card, encoding="utf-8")
+            (copy / CARD).write_text(card, encoding="utf-8")
         elif (source / CARD).is_file():
-            shutil.copyfile(source / CARD, partial / CARD)
+            shutil.copyfile(source / CARD, copy / CARD)
     return folder
 
 
-def _scale_layers(files: Sequence[Path], neurons: NeuronFile, model: Model) -> None:
-    layers = neurons.neurons.layers
+def _change_layers(files: Sequence[Path], edit: Exportable) -> None:
     loaded = {
         f"{path}.{name}": value
-        for path in layers
-        for name, value in weights_of(model.value_layers[path]).items()
+        for path in edit.changes
+        for name, value in edit.weights(path).items()
     }
     missing = set(loaded)
     for file in files:
-        keys = read_header(file).tensors.keys() & loaded.keys()
+        stored = read_header(file).tensors
+        keys = stored.keys() & loaded.keys()
         with safe_open(file, framework="pt") as tensors:
             for key in sorted(keys):
                 _refuse_other_weights(f"{file.name}: {key}", tensors.get_tensor(key), loaded[key])
-        scale_rows(file, {key: layers[key.rpartition(".")[0]] for key in keys}, neurons.scale)
+        rewrites = {}
+        for key in sorted(keys):
+            path, _, name = key.rpartition(".")
+            rewrites[key] = Rewrite(0, stored[key].shape[0], partial(edit.changed, path, name))
+        rewrite_rows(file, rewrites)
         missing -= keys
     if missing:
         raise ExportError(

@@ -1,32 +1,38 @@
-"""Neurons as a LoRA: at strength 1 they have the scale of their file, at strength 0 they are on.
+"""An edit as a LoRA: at strength 1 weights are edited, at strength 0 they are those of the base.
 
-A value layer computes W x (+ b). For the neurons of a layer and their scale s, the LoRA adds
-B A x with A = -(1 - s) W[neurons] and B = one column per neuron with a 1 in the neuron's row. At
-strength t, outputs are therefore multiplied by 1 - t (1 - s). A bias goes by the bias of B, or by
-what is added to the bias of the layer. Layers are padded with zeros to one rank, and alpha is the
+A layer computes W x (+ b), and an edit makes it F W P x (+ F b), see `LayerChange`. The LoRA adds
+B A x with B A = F W P - W, so nothing is approximated.
+
+- For neurons and their scale s, P = I: A = -(1 - s) W[neurons], and B has one column per neuron
+  with a 1 in the neuron's row. At strength t, outputs are multiplied by 1 - t (1 - s). A bias goes
+  by the bias of B, or by what is added to the bias of the layer.
+- A closed-form edit moves a few directions of what the layer reads. The singular values of P - I
+  give the directions that are read (A) and what they become (B is W times that).
+
+Layers are padded with zeros to one rank, and alpha is the
 rank, so programs multiply B A by exactly t. Where a program keeps queries, keys and values in one
 layer, the rows of queries and keys are zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from torch.nn import functional
 
 from unmemorize._errors import ExportError
 from unmemorize._files import atomic_write, safetensors_bytes
-from unmemorize.export._carried import as_metadata
-from unmemorize.export._exportable import exportable
-from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts, has_bias
+from unmemorize.export._carried import AnyEditFile, as_metadata
+from unmemorize.export._exportable import Exportable, exportable
+from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts
 from unmemorize.export._lora_metadata import LoraContent
 from unmemorize.export._model_folder import CARD
-from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model, weights_of
+from unmemorize.generation import LayerChange
+from unmemorize.pipelines import Model
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,17 @@ class _Factors:
     bias: Tensor
 
 
+@dataclass(frozen=True)
+class _Split:
+    """P - I as a product: left (inputs, rank) and right (rank, inputs)."""
+
+    left: Tensor
+    right: Tensor
+
+
 def export_lora(
     pipe: DiffusionPipeline | Model,
-    neurons: NeuronFile,
+    neurons: AnyEditFile,
     folder: str | Path,
     *,
     layout: str | None = None,
@@ -52,7 +66,7 @@ def export_lora(
 
     Args:
         pipe: the model.
-        neurons: what it multiplies by the file's scale at strength 1.
+        neurons: what it multiplies by the file's scale at strength 1, or the file of another edit.
         folder: where it goes. It must not hold a LoRA of these names, nor a card if one is given.
         layout: "diffusers" or "kohya" for one file alone. None writes all that fit the model.
         card: a README.md to go with it, see `model_card`.
@@ -64,7 +78,7 @@ def export_lora(
     Raises:
         ExportError: diffusers cannot load a LoRA into this kind of model, the layout is unknown
             or does not fit, or a file exists or cannot be written.
-        NeuronError: the neurons belong to another model.
+        NeuronError, EditError: the edit belongs to another model.
 
     Examples:
         >>> import tempfile
@@ -75,9 +89,10 @@ def export_lora(
         ...     [file.name for file in export_lora(model, neurons, folder)]
         ['pytorch_lora_weights.safetensors', 'testbed-unmemorized-kohya.safetensors']
     """
-    model = exportable(pipe, neurons)
+    edit = exportable(pipe, neurons)
+    model = edit.model
     folder = Path(folder)
-    layouts = fitting_layouts(model, neurons, layout)
+    layouts = fitting_layouts(edit, layout)
     if not hasattr(model.pipe, "load_lora_weights"):
         raise ExportError(
             f"{type(model.pipe).__name__}: diffusers loads no LoRA into it. "
@@ -87,9 +102,7 @@ def export_lora(
     for path in (*files, *([folder / CARD] if card is not None else [])):
         if path.exists():
             raise ExportError(f"{path}: exists already. Choose another folder, or delete it first.")
-    contents = {
-        file: _lora_bytes(model, neurons, chosen, file.stem) for file, chosen in files.items()
-    }
+    contents = {file: _lora_bytes(edit, chosen, file.stem) for file, chosen in files.items()}
     for file, content in contents.items():
         atomic_write(file, content, ExportError)
     if card is not None:
@@ -97,25 +110,27 @@ def export_lora(
     return tuple(files)
 
 
-def _lora_bytes(model: Model, neurons: NeuronFile, layout: LoraLayout, stem: str) -> bytes:
-    layers = neurons.neurons.layers
-    if not layers:
-        raise ExportError(f"{neurons.model}: no neurons, so there is nothing to export.")
-    rank = max(map(len, layers.values()))
-    bias = any(has_bias(model, path) for path in layers)
+def _lora_bytes(edit: Exportable, layout: LoraLayout, stem: str) -> bytes:
+    if not edit.changes:
+        raise ExportError(f"{edit.file.model}: no neurons, so there is nothing to export.")
+    layers = _factorized(edit)
+    rank = max(len(factors.down) for factors in layers.values())
+    if not rank:
+        raise ExportError(f"{edit.file.model}: the edit changes nothing. Export another one.")
+    bias = any(map(edit.changes_bias, layers))
     tensors: dict[str, Tensor] = {}
-    for path, indices in layers.items():
-        keys = layout.keys(model, path)
+    for path, factors in layers.items():
+        keys = layout.keys(edit.model, path)
         assert keys is not None  # as the layout fits
-        factors = _factors(model, path, indices, rank, neurons.scale)
-        tensors[keys.down] = factors.down
-        tensors[keys.up] = _as_last(factors.up, keys.projections)
+        padding = rank - len(factors.down)
+        tensors[keys.down] = functional.pad(factors.down, (0, 0, 0, padding))
+        tensors[keys.up] = _as_last(functional.pad(factors.up, (0, padding)), keys.projections)
         if bias and keys.bias is not None:
             tensors[keys.bias] = _as_last(factors.bias, keys.projections)
         if keys.alpha is not None:
             tensors[keys.alpha] = torch.tensor(float(rank))
-    content = LoraContent(model, tuple(layers), rank, bias, stem)
-    return safetensors_bytes(tensors, {**as_metadata(neurons), **layout.metadata(content)})
+    content = LoraContent(edit.model, tuple(layers), rank, bias, stem)
+    return safetensors_bytes(tensors, {**as_metadata(edit.file), **layout.metadata(content)})
 
 
 def _as_last(rows: Tensor, projections: int) -> Tensor:
@@ -123,18 +138,52 @@ def _as_last(rows: Tensor, projections: int) -> Tensor:
     return torch.cat([*[torch.zeros_like(rows)] * (projections - 1), rows])
 
 
-def _factors(model: Model, path: str, indices: Sequence[int], rank: int, scale: float) -> _Factors:
-    weights = {
-        name: value.detach().cpu() for name, value in weights_of(model.value_layers[path]).items()
-    }
-    weight = weights["weight"]
+def _factorized(edit: Exportable) -> dict[str, _Factors]:
+    """Write the change of each layer as B A, in the type of its weights."""
+    splits: dict[int, _Split] = {}  # most layers share one matrix P
+    layers = {}
+    for path, change in edit.changes.items():
+        weights = edit.weights(path)
+        weight = weights["weight"]
+        split = None
+        if change.inputs is not None:
+            identity = id(change.inputs)
+            if identity not in splits:
+                splits[identity] = _split(change.inputs, torch.finfo(weight.dtype).eps)
+            split = splits[identity]
+        down, up = _factors(change, weight.detach().to("cpu", torch.float64), split)
+        bias = torch.zeros(len(weight), dtype=torch.float64)
+        if "bias" in weights:
+            before = weights["bias"].detach().to("cpu", torch.float64)
+            bias = change.of_bias(before) - before
+        layers[path] = _Factors(*(part.to(weight.dtype) for part in (down, up, bias)))
+    return layers
+
+
+def _factors(change: LayerChange, weight: Tensor, split: _Split | None) -> tuple[Tensor, Tensor]:
+    """Return A and B for F W P - W = F W (P - I) + (F - I) W, of the least rank at hand."""
     features, inputs = weight.shape
-    rows = list(indices)
-    down = weight.new_zeros(rank, inputs)
-    down[: len(rows)] = -(1 - scale) * weight[rows]
-    up = weight.new_zeros(features, rank)
-    up[rows, range(len(rows))] = 1
-    bias = weight.new_zeros(features)
-    if "bias" in weights:
-        bias[rows] = -(1 - scale) * weights["bias"][rows]
-    return _Factors(down, up, bias)
+    rows = sorted(change.factors)
+    difference = change.of_weight(weight) - weight
+    one_hot = weight.new_zeros(features, len(rows))
+    one_hot[rows, range(len(rows))] = 1
+    if split is None:
+        return difference[rows], one_hot
+    scaled = LayerChange(change.factors).of_weight(weight)
+    down = torch.cat([split.right, (scaled - weight)[rows]])
+    up = torch.cat([scaled @ split.left, one_hot], dim=1)
+    if len(down) < inputs:
+        return down, up
+    return torch.eye(inputs, dtype=weight.dtype), difference
+
+
+def _split(matrix: Tensor, rounding: float) -> _Split:
+    """Write P - I as left @ right, of the smallest rank that is exact.
+
+    Singular values are left out where they are less than the thousandth part of the rounding of
+    the weights' type, relative to the largest one.
+    """
+    left, values, right = torch.linalg.svd(matrix - torch.eye(len(matrix), dtype=matrix.dtype))
+    rank = int((values > rounding / 1000 * values[0]).sum())
+    root = values[:rank].sqrt()
+    return _Split(left[:, :rank] * root, root[:, None] * right[:rank])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from unmemorize._errors import ExportError
+from unmemorize.export._exportable import Exportable
 from unmemorize.export._lora_metadata import (
     LoraContent,
     adapter_metadata,
@@ -19,8 +20,7 @@ from unmemorize.export._lora_metadata import (
     sd_metadata,
     sdxl_metadata,
 )
-from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model, name_of_denoiser, weights_of
+from unmemorize.pipelines import Model, name_of_denoiser
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
@@ -31,7 +31,7 @@ _JOINT = re.compile(r"transformer_blocks\.(\d+)\.attn\.add_v_proj")
 
 @dataclass(frozen=True)
 class LayerKeys:
-    """The names that the tensors of one value layer have in a LoRA.
+    """The names that the tensors of one layer have in a LoRA.
 
     Args:
         down: the matrix A, (rank, inputs).
@@ -66,7 +66,7 @@ class LoraLayout:
         models: what it is for, for people.
         programs: who reads it, for people.
         is_for: whether files for a model are written in it.
-        keys: (model, path of a value layer) -> names of the layer's tensors, or None where the
+        keys: (model, path of a layer) -> names of the layer's tensors, or None where the
             layout cannot name it. It may name layers of more models than it is written for.
         metadata: what the file says about itself.
         file_name: name of the model -> name of the file.
@@ -80,21 +80,16 @@ class LoraLayout:
     metadata: Callable[[LoraContent], Mapping[str, str]]
     file_name: Callable[[str], str]
 
-    def fits(self, model: Model, neurons: NeuronFile) -> bool:
-        """Tell whether it has a place for all of these neurons, and for their biases."""
-        return self.is_for(model) and all(
-            (keys := self.keys(model, path)) is not None
-            and (keys.bias is not None or not has_bias(model, path))
-            for path in neurons.neurons.layers
+    def fits(self, edit: Exportable) -> bool:
+        """Tell whether it has a place for all layers of an edit, and for biases that change."""
+        return self.is_for(edit.model) and all(
+            (keys := self.keys(edit.model, path)) is not None
+            and (keys.bias is not None or not edit.changes_bias(path))
+            for path in edit.changes
         )
 
 
-def has_bias(model: Model, path: str) -> bool:
-    """Tell whether a value layer has a bias."""
-    return "bias" in weights_of(model.value_layers[path])
-
-
-def fitting_layouts(model: Model, neurons: NeuronFile, name: str | None) -> list[LoraLayout]:
+def fitting_layouts(edit: Exportable, name: str | None) -> list[LoraLayout]:
     """Choose the layouts to write: all that fit, or the one of the given name.
 
     Raises:
@@ -102,13 +97,11 @@ def fitting_layouts(model: Model, neurons: NeuronFile, name: str | None) -> list
     """
     if name is not None and name not in LAYOUT_NAMES:
         raise ExportError(f"layout {name!r}: unknown. Use one of {', '.join(LAYOUT_NAMES)}.")
-    chosen = [
-        layout for layout in LAYOUTS if name in (None, layout.name) and layout.fits(model, neurons)
-    ]
+    chosen = [layout for layout in LAYOUTS if name in (None, layout.name) and layout.fits(edit)]
     if not chosen:
         raise ExportError(
-            f"{type(model.pipe).__name__}: the {name} layout has no place for its value layers. "
-            "Use the layout diffusers."
+            f"{type(edit.model.pipe).__name__}: the {name} layout has no place for the edited "
+            "layers. Use the layout diffusers."
         )
     return chosen
 

@@ -22,7 +22,7 @@ class LoraContent:
 
     Args:
         model: the base.
-        paths: the value layers that it changes.
+        paths: the layers that it changes.
         rank: the rank of all its matrices, which is alpha, too.
         has_bias: whether a layer has a bias.
         stem: the name of its file without the suffix.

@@ -11,6 +11,7 @@ from unmemorize.pipelines import Model
 CARD = "README.md"
 INDEX = "model_index.json"
 NEURONS = "unmemorize_neurons.json"
+EDIT = "unmemorize_edit.json"
 _LOADED_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """What diffusers and transformers load without running code. Files of other formats would hold
 the weights once more, unchanged."""

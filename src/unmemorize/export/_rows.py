@@ -1,4 +1,4 @@
-"""Rows of tensors inside safetensors files, multiplied in place.
+"""Rows of tensors inside safetensors files, replaced in place.
 
 Nothing else in a checkpoint changes, not one byte.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -90,20 +90,34 @@ def copy_with_metadata(source: Path, target: BinaryIO, metadata: Mapping[str, st
             target.write(chunk)
 
 
-def scale_rows(path: Path, rows: Mapping[str, Sequence[int]], scale: float) -> None:
-    """Multiply rows of matrices, or entries of vectors, in the file.
+@dataclass(frozen=True)
+class Rewrite:
+    """New values for some rows of a tensor in a file.
+
+    Args:
+        first_row: where the rows begin. The rows of a vector are its entries.
+        rows: how many there are.
+        change: what the file has in these rows -> their new values, in any floating point type.
+    """
+
+    first_row: int
+    rows: int
+    change: Callable[[Tensor], Tensor]
+
+
+def rewrite_rows(path: Path, rewrites: Mapping[str, Rewrite]) -> None:
+    """Replace rows of matrices, or entries of vectors, in the file.
 
     Args:
         path: the safetensors file.
-        rows: tensor name -> rows.
-        scale: the factor.
+        rewrites: tensor name -> its new rows.
 
     Raises:
-        ExportError: a tensor is not of a floating point type with 16 bits or more, or the file
-            cannot be written.
+        ExportError: a tensor is not of a floating point type with 16 bits or more, a new value is
+            too large for it, or the file cannot be written.
     """
     header = read_header(path)
-    for key in rows:
+    for key in rewrites:
         dtype = header.tensors[key].dtype
         if dtype not in _DTYPES:
             raise ExportError(
@@ -112,16 +126,22 @@ def scale_rows(path: Path, rows: Mapping[str, Sequence[int]], scale: float) -> N
             )
     try:
         with path.open("r+b") as file:
-            for key, indices in rows.items():
+            for key, rewrite in rewrites.items():
                 stored = header.tensors[key]
-                size = (stored.end - stored.begin) // stored.shape[0]
-                for index in indices:
-                    offset = header.data_start + stored.begin + index * size
-                    file.seek(offset)
-                    row = torch.frombuffer(bytearray(file.read(size)), dtype=_DTYPES[stored.dtype])
-                    file.seek(offset)
-                    scaled = row * scale + 0.0  # the sum turns -0.0 into 0.0
-                    file.write(scaled.view(torch.uint8).numpy().tobytes())
+                row_bytes = (stored.end - stored.begin) // stored.shape[0]
+                offset = header.data_start + stored.begin + rewrite.first_row * row_bytes
+                file.seek(offset)
+                data = bytearray(file.read(rewrite.rows * row_bytes))
+                rows = torch.frombuffer(data, dtype=_DTYPES[stored.dtype])
+                rows = rows.reshape(rewrite.rows, *stored.shape[1:])
+                changed = rewrite.change(rows).to(rows.dtype)
+                if not bool(torch.isfinite(changed).all()):
+                    raise ExportError(
+                        f"{path}: an edited value of {key} is too large for {stored.dtype}. "
+                        "Export from a checkpoint in F32."
+                    )
+                file.seek(offset)
+                file.write(changed.contiguous().view(torch.uint8).numpy().tobytes())
     except OSError as problem:
         raise ExportError(
             f"{path}: cannot be written ({problem.strerror}). Free space, or choose another folder."

@@ -1,6 +1,6 @@
-"""A checkpoint in one file, in which neurons are switched off for good.
+"""A checkpoint in one file, in which an edit is made for good.
 
-The file may name its tensors as it likes: the value layers are found in it by their values.
+The file may name its tensors as it likes: the edited layers are found in it by their values.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,11 +18,16 @@ from torch import Tensor
 
 from unmemorize._errors import ExportError
 from unmemorize._files import temporary_file
-from unmemorize.export._carried import as_metadata
-from unmemorize.export._exportable import exportable
-from unmemorize.export._rows import StoredTensor, copy_with_metadata, read_header, scale_rows
-from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model, weights_of
+from unmemorize.export._carried import AnyEditFile, as_metadata
+from unmemorize.export._exportable import Exportable, exportable
+from unmemorize.export._rows import (
+    Rewrite,
+    StoredTensor,
+    copy_with_metadata,
+    read_header,
+    rewrite_rows,
+)
+from unmemorize.pipelines import Model
 
 _AVERAGED = "model_ema."
 """Weights that the original programs keep for training and do not load."""
@@ -32,28 +38,35 @@ and keys (Stable Diffusion 3 and Flux)."""
 
 @dataclass(frozen=True)
 class Location:
-    """Where the rows of a value layer begin in a single file.
+    """Where the rows of a layer are in a single file.
 
     Args:
+        path: of the layer.
+        name: "weight" or "bias".
         key: the name of the tensor.
-        first_row: the row of it that is neuron 0.
+        first_row: the row of it that is output 0 of the layer.
+        rows: how many outputs the layer has.
     """
 
+    path: str
+    name: str
     key: str
     first_row: int
+    rows: int
 
 
 def export_single_file(
-    pipe: DiffusionPipeline | Model, neurons: NeuronFile, base: str | Path, output: str | Path
+    pipe: DiffusionPipeline | Model, neurons: AnyEditFile, base: str | Path, output: str | Path
 ) -> Path:
-    """Copy a single-file checkpoint and multiply the rows of the neurons in it by the scale.
+    """Copy a single-file checkpoint and edit the weights in it.
 
-    The copy carries the neuron file in its metadata. Every other byte of its tensors is the
+    Of neurons, the rows are multiplied by the scale. The copy carries the neuron file or edit file
+    in its metadata. Every other byte of its tensors is the
     base's.
 
     Args:
         pipe: the model, loaded from a diffusers folder with the same weights.
-        neurons: what to switch off, and the scale (0 for off).
+        neurons: what to switch off and the scale (0 for off), or the file of another edit.
         base: the single file (safetensors), in any layout.
         output: where the copy goes. It appears when it is complete.
 
@@ -63,47 +76,55 @@ def export_single_file(
     Raises:
         ExportError: the copy exists, or the base does not hold a layer's weights exactly once, or
             a file cannot be read or written.
-        NeuronError: the neurons belong to another model.
+        NeuronError, EditError: the edit belongs to another model.
     """
-    model = exportable(pipe, neurons)
+    edit = exportable(pipe, neurons)
     base, output = Path(base), Path(output)
     if output.exists():
         raise ExportError(f"{output}: exists already. Choose another file, or delete it first.")
-    rows = rows_in_single_file(base, model, neurons)
-    with temporary_file(output, ExportError) as (partial, file):
+    rewrites = {
+        key: Rewrite(layer.first_row, layer.rows, partial(edit.changed, layer.path, layer.name))
+        for key, layer in layers_in_single_file(base, edit).items()
+    }
+    with temporary_file(output, ExportError) as (copy, file):
         copy_with_metadata(base, file, as_metadata(neurons))
         file.flush()
-        scale_rows(partial, rows, neurons.scale)
-        shutil.copymode(base, partial)
-        partial.replace(output)
+        rewrite_rows(copy, rewrites)
+        shutil.copymode(base, copy)
+        copy.replace(output)
     return output
 
 
-def rows_in_single_file(base: Path, model: Model, neurons: NeuronFile) -> dict[str, list[int]]:
-    """Find the rows of neurons in a single file: tensor name -> rows.
+def layers_in_single_file(base: Path, edit: Exportable) -> dict[str, Location]:
+    """Find the layers of an edit in a single file: tensor name -> where the layer's rows are.
 
     Raises:
         ExportError: the file cannot be read, or does not hold a layer's weights exactly once.
     """
-    rows: dict[str, list[int]] = {}
+    layers: dict[str, Location] = {}
     stored = read_header(base).tensors
     with safe_open(base, framework="pt") as tensors:
-        for path, indices in neurons.neurons.layers.items():
-            for name, weights in weights_of(model.value_layers[path]).items():
-                locations = list(_locations(stored, tensors.get_tensor, weights.detach().cpu()))
+        for path in edit.changes:
+            for name, weights in edit.weights(path).items():
+                locations = [
+                    Location(path, name, key, first_row, len(weights))
+                    for key, first_row in _places(stored, tensors.get_tensor, weights)
+                ]
                 if len(locations) != 1:
                     raise ExportError(
                         f"{base}: it holds the {name} of {path} {len(locations)} times instead of "
                         "once. Load the model from a folder with the same weights, in the same "
                         "precision (--dtype)."
                     )
-                rows[locations[0].key] = [locations[0].first_row + index for index in indices]
-    return rows
+                layers[locations[0].key] = locations[0]
+    return layers
 
 
-def _locations(
-    stored: Mapping[str, StoredTensor], read: Callable[[str], Tensor], expected: Tensor
-) -> Iterator[Location]:
+def _places(
+    stored: Mapping[str, StoredTensor], read: Callable[[str], Tensor], weights: Tensor
+) -> Iterator[tuple[str, int]]:
+    """Yield the names of tensors that hold these weights, and where in them they begin."""
+    expected = weights.detach().cpu()
     features, *inputs = expected.shape
     for key, entry in stored.items():
         for projections in _PROJECTIONS_BEFORE:
@@ -113,4 +134,4 @@ def _locations(
                 continue
             values = read(key)[first_row:].to(expected.dtype)
             if torch.equal(values, expected):
-                yield Location(key, first_row)
+                yield key, first_row

@@ -10,11 +10,11 @@ from typing import Literal
 
 from diffusers import DiffusionPipeline
 
-from unmemorize._errors import ExportError, NeuronError
-from unmemorize.export._carried import carried_neurons
+from unmemorize._errors import EditError, ExportError, NeuronError
+from unmemorize.export._carried import AnyEditFile, carried_edit, load_edit_file
 from unmemorize.export._changes import Change
 from unmemorize.export._exportable import exportable
-from unmemorize.export._model_folder import INDEX, NEURONS, folder_of
+from unmemorize.export._model_folder import EDIT, INDEX, NEURONS, folder_of
 from unmemorize.export._rows import read_header
 from unmemorize.export._verify_checkpoint import checkpoint_changes
 from unmemorize.export._verify_lora import is_lora, lora_changes
@@ -22,7 +22,7 @@ from unmemorize.export._verify_single_file import single_file_changes
 from unmemorize.neurons import NeuronFile
 from unmemorize.pipelines import Model
 
-ArtefactKind = Literal["neuron file", "LoRA", "checkpoint", "single file"]
+ArtefactKind = Literal["neuron file", "edit file", "LoRA", "checkpoint", "single file"]
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,27 @@ class Verification:
         artefact: the file or folder.
         kind: what it is.
         base: the name of the model that it was held against.
-        neurons: the neuron file that it is or carries.
+        edit: the neuron file or edit file that it is or carries.
         files: the files that were compared with the model; a folder of LoRAs may hold several.
-        changes: every difference from the base, and every edit that is missing. A neuron file has
-            none.
+        changes: every difference from the base, and every edit that is missing. A neuron
+            file and an edit file have none.
     """
 
     artefact: Path
     kind: ArtefactKind
     base: str
-    neurons: NeuronFile
+    edit: AnyEditFile
     files: tuple[Path, ...]
     changes: tuple[Change, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether the artefact does what its neuron file says, and nothing else."""
+        """Whether the artefact does what its edit says, and nothing else."""
         return all(change.expected for change in self.changes)
 
     @property
     def unexpected(self) -> tuple[Change, ...]:
-        """The changes that the neuron file does not ask for, and its edits that are wrong."""
+        """The changes that the edit does not ask for, and those that are wrong."""
         return tuple(change for change in self.changes if not change.expected)
 
 
@@ -65,14 +65,14 @@ def verify(
 ) -> Verification:
     """Compare an artefact with the model it was made from.
 
-    A neuron file must belong to the model. A checkpoint or a single file may differ from its base
-    in the rows of its neurons alone, which must be the base's times the scale. A LoRA must have
-    this effect when it is merged: W + (alpha / rank) B A against W with scaled rows. Nothing that
-    wrote an artefact is used to check it.
+    A neuron file or an edit file must belong to the model. A checkpoint or a single file may differ
+    from its base in the edited layers alone. There, the rows of neurons must be the base's times
+    the scale, and a closed-form edit must solve its equations. A LoRA must have this effect when it
+    is merged: W + (alpha / rank) B A. Nothing that wrote an artefact is used to check it.
 
     Args:
-        artefact: a neuron file (.json), a LoRA (.safetensors) or the folder it was written to, a
-            checkpoint folder, or a single-file checkpoint (.safetensors).
+        artefact: a neuron file or an edit file (.json), a LoRA (.safetensors) or the folder it was
+            written to, a checkpoint folder, or a single-file checkpoint (.safetensors).
         pipe: the base.
         base_file: the single file that a single-file checkpoint was made from.
 
@@ -80,9 +80,9 @@ def verify(
         What was compared. See `Verification.passed`.
 
     Raises:
-        ExportError: the artefact carries no neurons, a file is missing or damaged, or ``base_file``
+        ExportError: the artefact carries no edit, a file is missing or damaged, or ``base_file``
             is missing or does not fit the artefact.
-        NeuronError: the neurons are malformed, or another model's.
+        NeuronError, EditError: the edit is malformed, or another model's.
 
     Examples:
         >>> import tempfile
@@ -105,10 +105,11 @@ def verify(
         return _verify_loras(artefact, model)
     if kind == "single file":
         return _verify_single_file(artefact, model, base_file)
-    neurons = NeuronFile.load(artefact)
+    edit = load_edit_file(artefact)
     with _naming(artefact):
-        neurons.check(model)
-    return Verification(artefact, kind, model.name, neurons, (artefact,))
+        edit.check(model)
+    kind = "neuron file" if isinstance(edit, NeuronFile) else "edit file"
+    return Verification(artefact, kind, model.name, edit, (artefact,))
 
 
 def _kind_of(artefact: Path) -> ArtefactKind:
@@ -121,19 +122,19 @@ def _kind_of(artefact: Path) -> ArtefactKind:
 
 @contextmanager
 def _naming(artefact: Path) -> Iterator[None]:
-    """Name the artefact in errors about the neurons that it carries."""
+    """Name the artefact in errors about the edit that it carries."""
     try:
         yield
-    except (ExportError, NeuronError) as problem:
+    except (ExportError, NeuronError, EditError) as problem:
         raise type(problem)(f"{artefact}: {problem}") from problem
 
 
 def _verify_checkpoint(folder: Path, model: Model) -> Verification:
-    neurons = NeuronFile.load(folder / NEURONS)
+    edit = load_edit_file(folder / (EDIT if (folder / EDIT).exists() else NEURONS))
     with _naming(folder):
-        exportable(model, neurons)
-    changes = tuple(checkpoint_changes(folder, folder_of(model), model, neurons))
-    return Verification(folder, "checkpoint", model.name, neurons, (folder,), changes)
+        exportable(model, edit)
+    changes = tuple(checkpoint_changes(folder, folder_of(model), model, edit))
+    return Verification(folder, "checkpoint", model.name, edit, (folder,), changes)
 
 
 def _verify_loras(artefact: Path, model: Model) -> Verification:
@@ -143,27 +144,27 @@ def _verify_loras(artefact: Path, model: Model) -> Verification:
             f"{artefact}: it holds neither a model ({INDEX}) nor a LoRA (.safetensors). "
             "Check the path."
         )
-    neurons = carried_neurons(files[0])
+    edit = carried_edit(files[0])
     with _naming(files[0]):
-        exportable(model, neurons)
+        exportable(model, edit)
     changes: list[Change] = []
     for file in files:
-        if carried_neurons(file) != neurons:
+        if carried_edit(file) != edit:
             raise ExportError(
-                f"{file}: its neurons are not those of {files[0].name}. Verify one file at a time."
+                f"{file}: its edit is not that of {files[0].name}. Verify one file at a time."
             )
-        changes += lora_changes(file, model, neurons)
-    return Verification(artefact, "LoRA", model.name, neurons, tuple(files), tuple(changes))
+        changes += lora_changes(file, model, edit)
+    return Verification(artefact, "LoRA", model.name, edit, tuple(files), tuple(changes))
 
 
 def _verify_single_file(artefact: Path, model: Model, base_file: str | Path | None) -> Verification:
-    neurons = carried_neurons(artefact)
+    edit = carried_edit(artefact)
     with _naming(artefact):
-        exportable(model, neurons)
+        exportable(model, edit)
     if base_file is None:
         raise ExportError(
             f"{artefact}: a single-file checkpoint is compared with the file it was made from. "
             "Name that file, too."
         )
-    changes = tuple(single_file_changes(artefact, Path(base_file), model, neurons))
-    return Verification(artefact, "single file", model.name, neurons, (artefact,), changes)
+    changes = tuple(single_file_changes(artefact, Path(base_file), model, edit))
+    return Verification(artefact, "single file", model.name, edit, (artefact,), changes)

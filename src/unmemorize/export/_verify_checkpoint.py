@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unmemorize._errors import ExportError
-from unmemorize.export._changes import Change, tensor_changes
-from unmemorize.export._model_folder import CARD, NEURONS, model_files
-from unmemorize.neurons import NeuronFile
+from unmemorize.export._carried import AnyEditFile
+from unmemorize.export._changes import Change, ExpectedTensor, tensor_changes
+from unmemorize.export._expected import expected_layers
+from unmemorize.export._model_folder import CARD, EDIT, NEURONS, model_files
 from unmemorize.pipelines import Model, name_of_denoiser
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
 def checkpoint_changes(
-    edited: Path, base: Path, model: Model, neurons: NeuronFile
+    edited: Path, base: Path, model: Model, file: AnyEditFile
 ) -> Iterator[Change]:
     """List all differences between an edited folder and its base, and edits that are missing.
 
@@ -27,7 +28,7 @@ def checkpoint_changes(
         edited: the edited folder.
         base: the folder it was made from.
         model: the base, loaded.
-        neurons: what should be scaled.
+        file: what should be edited.
 
     Raises:
         ExportError: a folder is missing or a file is damaged.
@@ -38,9 +39,9 @@ def checkpoint_changes(
     loaded = set(model_files(base))
     present = {path.relative_to(edited) for path in edited.rglob("*") if path.is_file()}
     denoiser = Path(name_of_denoiser(model.pipe))
-    rows = {
-        f"{path}.{kind}": indices
-        for path, indices in neurons.neurons.layers.items()
+    expected = {
+        f"{path}.{kind}": ExpectedTensor(layer, kind)
+        for path, layer in expected_layers(model, file).items()
         for kind in ("weight", "bias")
     }
     for name in sorted(loaded | {name for name in present if not _is_harmless(name)}):
@@ -48,14 +49,14 @@ def checkpoint_changes(
         if name not in loaded or name not in present:
             yield Change(str(name), "", (), expected=False)
         elif is_edited:
-            yield from tensor_changes(edited / name, base / name, str(name), rows, neurons.scale)
+            yield from tensor_changes(edited / name, base / name, str(name), expected)
         elif not filecmp.cmp(base / name, edited / name, shallow=False):
             yield from _differences(edited / name, base / name, name)
 
 
 def _differences(edited: Path, base: Path, name: Path) -> Iterator[Change]:
     if name.suffix == ".safetensors":
-        yield from tensor_changes(edited, base, str(name), {}, 1.0)
+        yield from tensor_changes(edited, base, str(name), {})
     else:
         yield Change(str(name), "", (), expected=False)
 
@@ -64,5 +65,7 @@ def _is_harmless(name: Path) -> bool:
     if name.parts[0].startswith((".git", ".cache")):
         return True
     return len(name.parts) == 1 and (
-        name.name in (NEURONS, CARD) or name.stem == "LICENSE" or name.suffix.lower() in _PICTURES
+        name.name in (NEURONS, EDIT, CARD)
+        or name.stem == "LICENSE"
+        or name.suffix.lower() in _PICTURES
     )

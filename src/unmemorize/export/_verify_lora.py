@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from unmemorize._errors import ExportError
 from unmemorize._files import from_json, parse_json
+from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._changes import Change
+from unmemorize.export._expected import ExpectedLayer, expected_layers
 from unmemorize.export._lora_layouts import LAYOUTS, LayerKeys
 from unmemorize.export._lora_metadata import ADAPTER_METADATA, AdapterSettings
-from unmemorize.export._rows import Header, read_header, same_up_to_rounding
-from unmemorize.neurons import NeuronFile
+from unmemorize.export._rows import Header, read_header
 from unmemorize.pipelines import Model, name_of_denoiser, weights_of
 
 _MARK = ".lora_"
@@ -28,15 +29,15 @@ def is_lora(header: Header) -> bool:
     return any(_MARK in key for key in header.tensors)
 
 
-def lora_changes(file: Path, model: Model, neurons: NeuronFile) -> Iterator[Change]:
-    """Compare the merged weights W + (alpha / rank) B A with those the neuron file asks for.
+def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Change]:
+    """Compare the merged weights W + (alpha / rank) B A with those the edit asks for.
 
     The result is linear in the strength, so what holds at strength 1 holds at every other one.
 
     Args:
         file: the LoRA, in any layout of `LAYOUTS`.
         model: the model it belongs to, without a LoRA.
-        neurons: the neuron file that it carries.
+        edit: the neuron file or edit file that it carries.
 
     Raises:
         ExportError: the file cannot be read, or its settings are damaged.
@@ -44,39 +45,37 @@ def lora_changes(file: Path, model: Model, neurons: NeuronFile) -> Iterator[Chan
     header = read_header(file)
     tensors = load_file(file)
     denoiser = name_of_denoiser(model.pipe)
-    named = _keys_of_layers(tensors, model, neurons)
+    layers = expected_layers(model, edit)
+    named = _keys_of_layers(tensors, model, layers)
     settings = _adapter_settings(file, header, denoiser)
     known = {key for keys in named.values() for key in keys.tensors}
     if settings is not None and not _applies_to(settings, tensors, named):
         yield Change(file.name, ADAPTER_METADATA, (), expected=False)
     for key in sorted(tensors.keys() - known):
         yield Change(file.name, key, (), expected=False)
-    for path, indices in neurons.neurons.layers.items():
+    for path, layer in layers.items():
         if path not in named:
             yield Change(file.name, path, (), expected=False)
             continue
-        weights = weights_of(model.value_layers[path])
+        weights = weights_of(model.denoiser.get_submodule(path))
         added = _added(tensors, named[path], settings, weights)
         if added is None:
             yield Change(file.name, path, (), expected=False)
             continue
         changed = torch.stack([value.reshape(len(value), -1).any(1) for value in added.values()])
         rows = tuple(torch.nonzero(changed.any(0)).flatten().tolist())
-        right = set(rows) <= set(indices) and all(
-            _merges_to_scaled(weights[name], added[name], list(indices), neurons.scale)
-            for name in weights
-        )
+        right = all(_adds_what_it_should(layer, name, weights[name], added[name]) for name in added)
         yield Change(file.name, path, rows, right)
 
 
 def _keys_of_layers(
-    tensors: Mapping[str, Tensor], model: Model, neurons: NeuronFile
+    tensors: Mapping[str, Tensor], model: Model, layers: Iterable[str]
 ) -> dict[str, LayerKeys]:
     """Find the layout in which a file names most layers, and return the layers it names."""
     candidates = [
         {
             path: keys
-            for path in neurons.neurons.layers
+            for path in layers
             if (keys := layout.keys(model, path)) is not None
             and {keys.down, keys.up} <= tensors.keys()
         }
@@ -157,12 +156,12 @@ def _added(
     return added
 
 
-def _merges_to_scaled(weight: Tensor, added: Tensor, rows: list[int], scale: float) -> bool:
-    """Whether the rows plus what is added to them are the rows times the scale.
+def _adds_what_it_should(layer: ExpectedLayer, name: str, weight: Tensor, added: Tensor) -> bool:
+    """Whether the weights plus what is added to them are the edited weights.
 
     What is added is compared, not the sum: the sum may vanish, and rounding is relative to what
     is rounded. It may be that of float16, as fingerprints do not tell a model from its float16
     variant.
     """
-    expected = (scale - 1) * weight.detach().cpu().double()[rows]
-    return same_up_to_rounding(added[rows], expected, weight.dtype, torch.float16)
+    change = layer.value(name, weight) - weight.detach().cpu().double()
+    return layer.is_right(added, change, change, weight.dtype, torch.float16)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from unmemorize.export._changes import Change, tensor_changes
-from unmemorize.export._single_file import rows_in_single_file
-from unmemorize.neurons import NeuronFile
+from unmemorize.export._carried import AnyEditFile
+from unmemorize.export._changes import Change, ExpectedTensor, tensor_changes
+from unmemorize.export._expected import expected_layers
+from unmemorize.export._exportable import exportable
+from unmemorize.export._single_file import layers_in_single_file
 from unmemorize.pipelines import Model
 
 
 def single_file_changes(
-    edited: Path, base: Path, model: Model, neurons: NeuronFile
+    edited: Path, base: Path, model: Model, file: AnyEditFile
 ) -> Iterator[Change]:
     """List all differences between an edited single file and its base.
 
@@ -20,10 +22,14 @@ def single_file_changes(
         edited: the edited file.
         base: the file it was made from.
         model: the base, loaded from a folder with the same weights.
-        neurons: what should be scaled.
+        file: what should be edited.
 
     Raises:
         ExportError: a file cannot be read, or the base does not hold the model's weights.
     """
-    rows = rows_in_single_file(base, model, neurons)
-    yield from tensor_changes(edited, base, edited.name, rows, neurons.scale)
+    layers = expected_layers(model, file)
+    expected = {
+        key: ExpectedTensor(layers[place.path], place.name, place.first_row)
+        for key, place in layers_in_single_file(base, exportable(model, file)).items()
+    }
+    yield from tensor_changes(edited, base, edited.name, expected)

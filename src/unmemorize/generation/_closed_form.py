@@ -28,14 +28,12 @@ from torch import Tensor, nn
 from unmemorize._errors import EditError, ModelError
 from unmemorize._files import from_json
 from unmemorize.generation._layer_changes import LayerChange
-from unmemorize.generation._text_inputs import text_inputs, text_projections
+from unmemorize.generation._text_inputs import own_tokens, text_inputs, text_projections
 from unmemorize.pipelines import Model, refuse_fused, uncompiled
 
 _RIDGE = 0.5
 """The ridge of UCE, which keeps directions that no caption has."""
 _TARGET = ""
-_SAME = 1e-3
-"""Relative distance below which a token is that of the target: half precision rounds by less."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +169,7 @@ def _solve(model: Model, edit: ClosedFormEdit) -> Tensor:
     own = torch.zeros(features, features, dtype=torch.float64)
     shift = torch.zeros_like(own)
     for read in text_inputs(model, edit.erase):
-        distance = (read - target).norm(dim=-1)
-        differs = distance > _SAME * target.norm(dim=-1)
+        differs = own_tokens(read, target)
         tokens = read[differs]  # (n, features)
         own += tokens.T @ tokens
         shift += tokens.T @ (target.expand_as(read)[differs] - tokens)

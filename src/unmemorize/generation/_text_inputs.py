@@ -16,6 +16,8 @@ _KEYS_BESIDE = {"to_v": "to_k", "add_v_proj": "add_k_proj"}
 """Name of a value layer -> name of the key layer that reads the same."""
 _AT_ONCE = 16
 """Captions per pass of the text encoder."""
+_SAME = 1e-3
+"""Relative distance below which two tokens are the same: half precision rounds by less."""
 _STEPS, _STEP, _SEED = 50, 1, 1
 
 
@@ -62,6 +64,22 @@ def text_inputs(model: Model, captions: Sequence[str]) -> Iterator[Tensor]:
         text = model.encode(captions[start : start + _AT_ONCE])
         read = text.text if model.value_input == "text" else _first_input(model, text)
         yield read.to("cpu", torch.float64)
+
+
+def own_tokens(read: Tensor, target: Tensor) -> Tensor:
+    """Tell which tokens of captions differ from those of another caption at their positions.
+
+    With causal text encoders the start of the text is the same in all captions.
+
+    Args:
+        read: what projections read for captions, (captions, tokens, features).
+        target: the same for one caption, (1, tokens, features).
+
+    Returns:
+        Whether they differ by more than rounding, (captions, tokens).
+    """
+    differs: Tensor = (read - target).norm(dim=-1) > _SAME * target.norm(dim=-1)
+    return differs
 
 
 def _first_input(model: Model, text: Conditioning) -> Tensor:

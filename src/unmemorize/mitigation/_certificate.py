@@ -246,7 +246,8 @@ def fresh_seeds(
         >>> fresh_seeds("abc", "a cat", 1, 2) == fresh_seeds("abc", "a cat", 1, 3)[:2]
         True
     """
-    used, seeds, number = set(searched), [], 0
+    used, number = set(searched), 0
+    seeds: list[int] = []
     while len(seeds) < count:
         text = "\0".join((fingerprint, prompt, str(attempt), str(number)))
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % LARGEST_SEED

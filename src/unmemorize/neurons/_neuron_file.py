@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from unmemorize._errors import NeuronError
-from unmemorize._files import as_path, atomic_write, from_json, read_json, to_json
+from unmemorize._files import (
+    as_path,
+    atomic_write,
+    from_json,
+    read_json,
+    refuse_unprintable,
+    to_json,
+)
 from unmemorize.neurons._neurons import Neurons
 from unmemorize.pipelines import Model
 
@@ -101,7 +107,7 @@ class NeuronFile:
                 f"{path}: schema {schema!r}, expected {SCHEMA!r}. "
                 "Make sure it is a neuron file, exported by this version."
             )
-        _refuse_unprintable(content, path)
+        refuse_unprintable(content, NeuronError, path, _WAY_OUT)
         file = from_json(
             _Content, content, NeuronError, f"{path}: not a valid neuron file", _WAY_OUT
         )
@@ -192,35 +198,3 @@ class _Content:
     scale: Annotated[float, msgspec.Meta(gt=-LARGEST_SCALE, lt=LARGEST_SCALE)]
     neurons: Neurons
     found: dict[str, Any]
-
-
-def _refuse_unprintable(content: Mapping[str, Any], path: str) -> None:
-    """Refuse texts that would control a terminal, or that cannot be encoded as UTF-8."""
-    try:
-        if all(map(_is_printable, _texts(content))):
-            return
-        problem = "a text holds control characters or half of a character"
-    except RecursionError:
-        problem = "it is nested too deeply"
-    raise NeuronError(f"{path}: {problem}. {_WAY_OUT}")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield all texts in a JSON value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from value
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-
-
-def _is_printable(text: str) -> bool:
-    """Tell whether a text holds no control character but line breaks and tabs, and no surrogate."""
-    return all(
-        character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs")
-        for character in text
-    )

@@ -1,0 +1,133 @@
+"""What weights should be after an edit, computed without what writes artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from unmemorize._errors import ExportError
+from unmemorize.export._carried import AnyEditFile, edit_of
+from unmemorize.export._rows import same_up_to_rounding
+from unmemorize.generation import (
+    ClosedFormEdit,
+    CombinedEdit,
+    Edit,
+    NeuronEdit,
+    own_tokens,
+    text_inputs,
+    text_projections,
+)
+from unmemorize.pipelines import Model
+
+Step = Callable[[str, Tensor], Tensor]
+"""("weight" or "bias", the value before) -> the value after, float64."""
+_RIDGE = 0.5
+_SOLVED_AGAIN = {torch.float16: 0.2, torch.bfloat16: 0.5}
+_SOLVED_AGAIN_EXACTLY = 1e-3
+"""How much of its change a row may miss where a closed-form edit is solved again, by the type of
+the text embeddings. Devices round embeddings differently, and the solution amplifies that."""
+
+
+@dataclass(frozen=True)
+class ExpectedLayer:
+    """What an edit should make of one linear layer.
+
+    Args:
+        steps: one after another.
+        slack: how much of its change each row may miss, besides rounding.
+    """
+
+    steps: tuple[Step, ...]
+    slack: float
+
+    def value(self, name: str, before: Tensor) -> Tensor:
+        """Return what the weight or bias should be, float64."""
+        value = before.detach().to("cpu", torch.float64)
+        for step in self.steps:
+            value = step(name, value)
+        return value
+
+    def is_right(
+        self, actual: Tensor, expected: Tensor, change: Tensor, *coarsest: torch.dtype
+    ) -> bool:
+        """Compare what an artefact has, or adds, with what it should.
+
+        Args:
+            actual: of the artefact.
+            expected: the same as it should be.
+            change: the change of the weights, of the same shape.
+            coarsest: types in which values may have been rounded on the way.
+        """
+        if same_up_to_rounding(actual, expected, *coarsest):
+            return True
+        misses = (actual.double() - expected).reshape(len(expected), -1).norm(dim=1)
+        return bool((misses <= self.slack * change.reshape(len(change), -1).norm(dim=1)).all())
+
+
+def expected_layers(model: Model, file: AnyEditFile) -> dict[str, ExpectedLayer]:
+    """Return what a file asks for, by the path of a linear layer.
+
+    Raises:
+        ExportError: the edit is of a kind that cannot be verified.
+    """
+    steps = _steps(model, edit_of(file))
+    solved = _SOLVED_AGAIN.get(model.dtype, _SOLVED_AGAIN_EXACTLY)
+    return {
+        path: ExpectedLayer(chain, solved if _has_closed_form(chain) else 0.0)
+        for path, chain in steps.items()
+    }
+
+
+def _has_closed_form(steps: tuple[Step, ...]) -> bool:
+    return any(isinstance(step, partial) and step.func is _solved for step in steps)
+
+
+def _steps(model: Model, edit: Edit) -> dict[str, tuple[Step, ...]]:
+    if isinstance(edit, NeuronEdit):
+        return {
+            path: (partial(_scaled, indices, edit.scale),)
+            for path, indices in edit.neurons.layers.items()
+        }
+    if isinstance(edit, ClosedFormEdit):
+        equations = _equations(model, edit)
+        return {path: (partial(_solved, *equations),) for path in text_projections(model)}
+    if isinstance(edit, CombinedEdit):
+        steps: dict[str, tuple[Step, ...]] = {}
+        for part in edit.parts:
+            for path, chain in _steps(model, part).items():
+                steps[path] = (*steps.get(path, ()), *chain)
+        return steps
+    raise ExportError(
+        f"edit of kind {edit.kind}: it cannot be verified. Compare the images of the artefact."
+    )
+
+
+def _scaled(indices: tuple[int, ...], scale: float, _name: str, value: Tensor) -> Tensor:
+    value = value.clone()
+    value[list(indices)] *= scale
+    return value
+
+
+def _equations(model: Model, edit: ClosedFormEdit) -> tuple[Tensor, Tensor]:
+    """Return A and B of the normal equations W' A = W B (UCE, equation 7)."""
+    target = next(iter(text_inputs(model, [""])))  # (1, tokens, features)
+    left = _RIDGE * torch.eye(target.shape[-1], dtype=torch.float64)
+    for kept in text_inputs(model, edit.keep):
+        left += torch.einsum("ctf,ctg->fg", kept, kept)
+    right = left.clone()
+    for read in text_inputs(model, edit.erase):
+        own = read * own_tokens(read, target)[..., None]
+        left += edit.weight * torch.einsum("ctf,ctg->fg", own, own)
+        right += edit.weight * torch.einsum("ctf,ctg->fg", target.expand_as(own), own)
+    return left, right
+
+
+def _solved(left: Tensor, right: Tensor, name: str, value: Tensor) -> Tensor:
+    if name == "bias":
+        return value
+    factor = torch.linalg.cholesky(left)
+    return torch.cholesky_solve((value @ right).T, factor).T

@@ -1,0 +1,152 @@
+"""The file that carries an edit from one program to another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unmemorize._errors import EditError
+from unmemorize._files import (
+    as_path,
+    atomic_write,
+    from_json,
+    read_json,
+    refuse_unprintable,
+    to_json,
+)
+from unmemorize.generation._combined import edit_from_json
+from unmemorize.generation._edits import Edit
+from unmemorize.pipelines import Model
+
+SCHEMA = "unmemorize.edit/1"
+_WAY_OUT = "Make the edit again."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditFile:
+    """An edit with the model it belongs to; a JSON file of schema ``unmemorize.edit/1``.
+
+    An edit of neurons alone is better kept in a `NeuronFile`, which more programs read.
+
+    Args:
+        edit: the edit.
+        model: the name of the model, for people.
+        fingerprint: `Model.fingerprint` of the model that it edits.
+        revision: the model's revision on the Hub; None if it has none.
+        found: how it was found (command, prompts, certificates), for people.
+
+    Examples:
+        >>> from unmemorize import ClosedFormEdit
+        >>> file = EditFile(edit=ClosedFormEdit(("a cat",)), model="m", fingerprint="f")
+        >>> EditFile.from_json(file.to_json(), "edit.json") == file
+        True
+    """
+
+    edit: Edit
+    model: str
+    fingerprint: str
+    revision: str | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Model, edit: Edit, *, found: Mapping[str, Any] | None = None) -> EditFile:
+        """Make the file of an edit of a model.
+
+        Args:
+            model: the model.
+            edit: an edit that fits it.
+            found: how it was found, for people.
+        """
+        return cls(
+            edit=edit,
+            model=model.name,
+            fingerprint=model.fingerprint,
+            revision=model.revision,
+            found=found or {},
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> EditFile:
+        """Read an edit file.
+
+        Raises:
+            EditError: the file is missing, malformed or of an unknown schema.
+        """
+        file = as_path(path, EditError, "edit file")
+        return cls.from_json(read_json(file, EditError, "edit file"), str(path))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], path: str) -> EditFile:
+        """Make an edit file from its JSON object.
+
+        Args:
+            content: the object.
+            path: the name of the file, for errors.
+
+        Raises:
+            UnmemorizeError: the content is malformed or of an unknown schema.
+        """
+        schema = content.get("schema")
+        if schema != SCHEMA:
+            raise EditError(
+                f"{path}: schema {schema!r:.60}, expected {SCHEMA!r}. "
+                "Make sure it is an edit file of this version."
+            )
+        refuse_unprintable(content, EditError, path, _WAY_OUT)
+        file = from_json(_Content, content, EditError, f"{path}: not a valid edit file", _WAY_OUT)
+        return cls(
+            edit=edit_from_json(file.edit),
+            model=file.model,
+            fingerprint=file.fingerprint,
+            revision=file.revision,
+            found=file.found,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        content: dict[str, Any] = to_json(
+            _Content(
+                schema=SCHEMA,
+                model=self.model,
+                revision=self.revision,
+                fingerprint=self.fingerprint,
+                edit=self.edit.to_json(),
+                found=dict(self.found),
+            )
+        )
+        return content
+
+    def save(self, path: str | Path) -> None:
+        """Write the file. The same content gives the same bytes.
+
+        Raises:
+            EditError: the file cannot be written.
+        """
+        text = json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
+        atomic_write(Path(path), text, EditError)
+
+    def check(self, model: Model) -> None:
+        """Refuse a model that the file does not belong to.
+
+        Raises:
+            EditError: the model has another fingerprint.
+        """
+        if self.fingerprint != model.fingerprint:
+            raise EditError(
+                f"this edit was made for {self.model} (fingerprint {self.fingerprint[:12]}), "
+                f"but {model.name} has fingerprint {model.fingerprint[:12]}. Load the model it "
+                "belongs to, with the same --dtype and --value-layers."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    schema: str
+    model: str
+    revision: str | None
+    fingerprint: str
+    edit: dict[str, Any]
+    found: dict[str, Any]
