@@ -2,6 +2,7 @@
 
 from unmemorize.detection._calibration import Calibration, calibrate_threshold
 from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._conformal import conformal_quantile
 from unmemorize.detection._detect import detect, detect_prompts, detection_of
 from unmemorize.detection._detector import Detector, Score
 from unmemorize.detection._detectors import DETECTORS
@@ -49,6 +50,7 @@ __all__ = [
     "Threshold",
     "Trace",
     "calibrate_threshold",
+    "conformal_quantile",
     "detect",
     "detect_all",
     "detect_prompts",

@@ -7,6 +7,7 @@ from unmemorize.metrics._detection import Separation, auroc, tpr_at_fpr
 from unmemorize.metrics._download import download, fetch_images
 from unmemorize.metrics._evaluation import evaluate_all
 from unmemorize.metrics._images import read_references
+from unmemorize.metrics._masked import layout_mask, masked_copy_scores
 from unmemorize.metrics._medians import MedianName
 from unmemorize.metrics._metric import Instrument, Instruments, Metric, PromptImages, Values
 from unmemorize.metrics._quality import FeatureExtractor, InceptionFeatures
@@ -54,7 +55,9 @@ __all__ = [
     "download",
     "evaluate_all",
     "fetch_images",
+    "layout_mask",
     "make_metrics",
+    "masked_copy_scores",
     "match_references",
     "pixel_correlation",
     "quality_all",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from scipy.stats import beta, binom
 
 from unmemorize._errors import MitigationError
@@ -101,7 +102,7 @@ class Certification:
         share = 1.0 if self.single else 0.5**attempt
         error = self.delta * share
         seeds = seeds_needed(self.alpha, error / self.prompts)
-        allowed = max(k for k in range(seeds) if binom.cdf(k, seeds, self.alpha) <= error)
+        allowed = int((binom.cdf(np.arange(seeds), seeds, self.alpha) <= error).sum()) - 1
         return Plan(self.alpha, self.delta, share, seeds, allowed)
 
 
