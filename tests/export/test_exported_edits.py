@@ -138,6 +138,21 @@ def test_lora(name: str, make_edit: MakeEdit, tmp_path: Path) -> None:
         assert torch.allclose(weight + up @ down, change.of_weight(weight), atol=1e-10)
 
 
+def test_a_combination_of_low_rank_stays_one(tmp_path: Path) -> None:
+    """One caption and three neurons need fewer directions than the 32 that the layers read."""
+    model = Model(make("Stable Diffusion XL").to(torch.float64))
+    neurons = Neurons({next(iter(model.value_layers)): [0, 1, 4]})
+    edit = CombinedEdit((ClosedFormEdit(("a",), 3.0, ("a dog",)), NeuronEdit(neurons, -0.5)))
+    (file,) = export_lora(model, EditFile.of(model, edit), tmp_path, layout="diffusers")
+    tensors = load_file(file)
+    for path, change in edit.changes(model).items():
+        down, up = (tensors[f"unet.{path}.lora_{side}.weight"] for side in "AB")
+        weight = model.denoiser.get_submodule(path).weight
+        assert isinstance(weight, torch.Tensor)
+        assert len(down) < down.shape[1] == 32
+        assert torch.allclose(weight + up @ down, change.of_weight(weight), atol=1e-10)
+
+
 def test_a_lora_has_the_rank_that_the_edit_needs(tmp_path: Path) -> None:
     """One word and the end of the text: three tokens would be too many for 16 inputs."""
     model = Model(make("Stable Diffusion"))

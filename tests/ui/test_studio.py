@@ -26,7 +26,7 @@ from unmemorize import (
     calibrate_threshold,
     compute_statistics,
 )
-from unmemorize.export._carried import carried_neurons
+from unmemorize.export._carried import carried_edit
 from unmemorize.generation import generate
 from unmemorize.metrics import BundledDescriptor
 from unmemorize.report import copy_warning
@@ -239,7 +239,7 @@ def test_taking_neurons_home(studio: Studio) -> None:
     assert (saved.neurons, saved.scale) == (localized.neurons, 0.5)
     assert saved.found["prompt"] == PLANTED_PROMPT
     loras = {studio.lora(localized, saved.neurons, scale) for scale in (0.0, 0.5)}
-    assert [carried_neurons(lora).neurons for lora in loras] == [saved.neurons] * 2
+    assert [carried_edit(lora).neurons for lora in loras] == [saved.neurons] * 2
     for write in (studio.neuron_file, studio.lora):
         with pytest.raises(NeuronError, match="no neuron is chosen"):
             write(localized, Neurons(), 0.0)

@@ -34,6 +34,9 @@ from unmemorize.export._model_folder import CARD
 from unmemorize.generation import LayerChange
 from unmemorize.pipelines import Model
 
+_SOLVED = 1e-12
+"""Relative rounding of the matrices P, which are solved for in float64."""
+
 
 @dataclass(frozen=True)
 class _Factors:
@@ -181,9 +184,9 @@ def _split(matrix: Tensor, rounding: float) -> _Split:
     """Write P - I as left @ right, of the smallest rank that is exact.
 
     Singular values are left out where they are less than the thousandth part of the rounding of
-    the weights' type, relative to the largest one.
+    the weights' type, relative to the largest one, or nothing but rounding of P itself.
     """
     left, values, right = torch.linalg.svd(matrix - torch.eye(len(matrix), dtype=matrix.dtype))
-    rank = int((values > rounding / 1000 * values[0]).sum())
+    rank = int((values > max(rounding / 1000, _SOLVED) * values[0]).sum())
     root = values[:rank].sqrt()
     return _Split(left[:, :rank] * root, root[:, None] * right[:rank])
