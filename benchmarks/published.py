@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 import unmemorize as um
 
@@ -256,23 +255,12 @@ class PublishedLocalization:
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
         side = min(first.shape[-2:])
         k = next(k for k in (11, 9, 7, 5, 3) if k - 1 < side // 4)
-        if self.settings.noise.similarity == "published":
-            return pinned_ms_ssim(first, second, k)
-        fixed = multiscale_structural_similarity_index_measure(
-            first,
-            second,
-            sigma=1.5 * k / 11,
-            kernel_size=k,
-            data_range=1.0,
-            betas=(0.33, 0.33, 0.33),
-            reduction="none",
-        )
-        assert isinstance(fixed, Tensor)
-        return fixed.reshape(len(first))
+        data_range = None if self.settings.noise.similarity == "published" else 1.0
+        return pinned_ms_ssim(first, second, k, data_range)
 
 
-def pinned_ms_ssim(first: Tensor, second: Tensor, k: int) -> Tensor:
-    """Compute the MS-SSIM of torchmetrics 1.3.2 without data_range, step by step as it does."""
+def pinned_ms_ssim(first: Tensor, second: Tensor, k: int, data_range: float | None) -> Tensor:
+    """Compute the MS-SSIM of torchmetrics 1.3.2, step by step as it does."""
     border = (k - 1) // 2
     places = torch.arange((1 - k) / 2, (1 + k) / 2, dtype=first.dtype, device=first.device)
     line = torch.exp(-((places / (1.5 * k / 11)) ** 2) / 2)
@@ -282,6 +270,7 @@ def pinned_ms_ssim(first: Tensor, second: Tensor, k: int) -> Tensor:
     terms = []
     for _ in range(3):
         span = max(first.max() - first.min(), second.max() - second.min())
+        span = span if data_range is None else torch.tensor(data_range)
         c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
         a, b = (F.pad(each, [border] * 4, mode="reflect") for each in (first, second))
         moments = F.conv2d(torch.cat((a, b, a * a, b * b, a * b)), kernel, groups=channels)

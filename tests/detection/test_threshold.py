@@ -199,15 +199,20 @@ def test_a_scheduler_that_spaces_its_steps_otherwise_is_refused(pipe: DiffusionP
         threshold.check(Model(pipe), threshold.settings)
 
 
-def test_files_of_the_first_edition_are_read(pipe: DiffusionPipeline, tmp_path: Path) -> None:
-    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
-    threshold.save(tmp_path / "t.json")
-    content = json.loads((tmp_path / "t.json").read_text())
-    del content["detector"]
-    content |= {"schema": "unmemorize.threshold/1"}
-    content["settings"] |= {"protocol": "upstream"}
-    (tmp_path / "t.json").write_text(json.dumps(content))
-    assert Threshold.load(tmp_path / "t.json") == threshold
+def test_files_that_do_not_name_their_similarity_are_refused(
+    pipe: DiffusionPipeline, tmp_path: Path
+) -> None:
+    """Those of the first edition belong to the similarity of an installed library."""
+    path = tmp_path / "t.json"
+    calibrate_threshold(pipe, PROMPTS, settings=SETTINGS).save(path)
+    content = json.loads(path.read_text())
+    del content["settings"]["similarity"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ThresholdError, match="does not say which similarity it belongs to"):
+        Threshold.load(path)
+    path.write_text(json.dumps({**content, "schema": "unmemorize.threshold/1"}))
+    with pytest.raises(ThresholdError, match="Make it with: unmemorize threshold"):
+        Threshold.load(path)
 
 
 def test_a_killed_calibration_resumes(pipe: DiffusionPipeline, tmp_path: Path) -> None:

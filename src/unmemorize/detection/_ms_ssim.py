@@ -14,7 +14,7 @@ from unmemorize._errors import ModelError
 
 SCALES = (0.33, 0.33, 0.33)
 """The weights of the three scales (paper, section 3.1)."""
-LARGEST_KERNEL, SIGMA = 11, 1.5
+_LARGEST_KERNEL, _SIGMA = 11, 1.5
 _K1, _K2 = 0.01, 0.03
 
 
@@ -30,7 +30,7 @@ def kernel_size(side: int) -> int:
         >>> [kernel_size(side) for side in (16, 32, 64)]
         [3, 7, 11]
     """
-    fitting = [k for k in range(3, LARGEST_KERNEL + 1, 2) if k - 1 < side // 4]
+    fitting = [k for k in range(3, _LARGEST_KERNEL + 1, 2) if k - 1 < side // 4]
     if not fitting:
         raise ModelError(
             f"latents of side {side}: too small for MS-SSIM with three scales. "
@@ -68,7 +68,7 @@ def ms_ssim(first: Tensor, second: Tensor, data_range: float | None) -> Tensor:
 
 def _gaussian_window(k: int, like: Tensor) -> Tensor:
     """Return the weights of a window, (k, k); sigma follows the size."""
-    sigma = SIGMA * k / LARGEST_KERNEL
+    sigma = _SIGMA * k / _LARGEST_KERNEL
     offsets = torch.arange(k, dtype=like.dtype, device=like.device) - k // 2
     line = torch.exp(-((offsets / sigma) ** 2) / 2)
     line = line / line.sum()

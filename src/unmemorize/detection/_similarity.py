@@ -10,9 +10,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from unmemorize.detection._ms_ssim import LARGEST_KERNEL, SCALES, SIGMA, kernel_size, ms_ssim
+from unmemorize.detection._ms_ssim import ms_ssim
 
 SimilarityName = Literal["fixed", "published"]
 
@@ -20,8 +19,7 @@ SimilarityName = Literal["fixed", "published"]
 def similarity(first: Tensor, second: Tensor) -> Tensor:
     """Compute MS-SSIM between images in [0, 1], pair by pair.
 
-    There are three scales of equal weight. The kernel is Gaussian; its width follows its size
-    (sigma = 1.5 k / 11) because torchmetrics derives the size from sigma alone.
+    The range of values is 1 at each scale, so the value of a pair does not depend on the others.
 
     Args:
         first, second: images (N, C, H, W).
@@ -34,18 +32,7 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
         >>> similarity(images, images).tolist()
         [1.0, 1.0]
     """
-    sigma = SIGMA * kernel_size(min(first.shape[-2:])) / LARGEST_KERNEL
-    value = multiscale_structural_similarity_index_measure(
-        first,
-        second,
-        sigma=sigma,
-        kernel_size=kernel_size(min(first.shape[-2:])),
-        data_range=1.0,
-        betas=SCALES,
-        reduction="none",
-    )
-    assert isinstance(value, Tensor)
-    return value.reshape(len(first))
+    return ms_ssim(first, second, data_range=1.0)
 
 
 def published_similarity(first: Tensor, second: Tensor) -> Tensor:

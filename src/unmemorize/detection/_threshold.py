@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from diffusers import DiffusionPipeline
@@ -18,7 +18,6 @@ from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
 from unmemorize.pipelines import Model
 
 SCHEMA = "unmemorize.threshold/2"
-_FIRST_SCHEMA = "unmemorize.threshold/1"
 SEED_SIMILARITY = "seed-similarity"
 
 Reduction = Literal["pairs", "prompts", "conformal", "given"]
@@ -211,20 +210,16 @@ class Threshold:
             as_path(path, ThresholdError, "threshold file"), ThresholdError, "threshold file"
         )
         schema = content.pop("schema", None)
-        if schema == _FIRST_SCHEMA:
-            content = _renamed(content)
-        elif schema != SCHEMA:
+        if schema != SCHEMA:
             raise ThresholdError(
                 f"{path}: not a threshold file of schema {SCHEMA}. Make it with: "
                 "unmemorize threshold"
             )
         way_out = "Make it again with: unmemorize threshold"
+        settings = content.get("settings")
+        if isinstance(settings, dict) and "similarity" not in settings:
+            raise ThresholdError(
+                f"{path}: does not say which similarity it belongs to. It was made when the "
+                f"installed torchmetrics decided. {way_out}"
+            )
         return from_json(cls, content, ThresholdError, f"{path}: malformed", way_out)
-
-
-def _renamed(content: dict[str, Any]) -> dict[str, Any]:
-    """Bring the names of the first edition's files up to date."""
-    settings = content.get("settings")
-    if isinstance(settings, dict) and settings.get("protocol") == "upstream":
-        content = {**content, "settings": {**settings, "protocol": "published"}}
-    return content
