@@ -16,7 +16,6 @@ from pathlib import Path
 
 import unmemorize as um
 from evaluation_page import KINDS, MEASURES, Answers, QualityRow, page
-from unmemorize.detection import Calibration
 from unmemorize.engines import Execution
 from unmemorize.generation import ImageSet, NeuronSet, generate_all, image_sets, read_images
 from unmemorize.localization import LocalizationRun, localize_all
@@ -161,7 +160,6 @@ def ablations(evaluation: Evaluation) -> dict[str, tuple[um.Threshold, um.Locali
             evaluation.model,
             um.testbed.captions("calibration")[: evaluation.limit],
             settings=noise,
-            calibration=Calibration(reduction=um.testbed.defaults()["reduction"]),
             execution=printed("threshold with guidance"),
         ).save(path)
     return {

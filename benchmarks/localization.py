@@ -41,8 +41,10 @@ METHODS: tuple[RefinementMethod, ...] = ("greedy", "bisect")
 
 def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Path | None) -> None:
     model = um.Model.load("testbed", device="cpu")
+    threshold = um.Threshold.load(um.testbed.threshold_path())
     settings = um.LocalizationSettings(
-        noise=um.Threshold.load(um.testbed.threshold_path()).settings,
+        noise=threshold.settings,
+        seed_threshold=threshold.localize.tau,  # the published code has one number for all
         criterion=criterion or um.testbed.defaults()["criterion"],
     )
     rows = bundled(model, prompts, settings)
@@ -230,17 +232,18 @@ def detection(model: um.Model) -> dict[str, Any]:
         "differing": differing,
         "prompts": len(prompts),
         "seeds taken": taken,
-        "tau": threshold.tau,
+        "tau": threshold.detect.tau,
         "two seeds": [found.score for found in after_two],
-        "two seeds stop": threshold.cascade.stops[0][1] if threshold.cascade else 0.0,
+        "two seeds stop": threshold.detect.cascade.stops[0][1] if threshold.detect.cascade else 0.0,
         "ten seeds": [found.score for found in whole[len(memorized) :]],
     }
 
 
 def two_seeds(threshold: um.Threshold) -> um.Threshold:
     """Make the threshold's cascade stop after its first two seeds, always."""
-    assert threshold.cascade is not None
-    return replace(threshold, cascade=replace(threshold.cascade, stops=((2, 1.1),)))
+    assert threshold.detect.cascade is not None
+    cascade = replace(threshold.detect.cascade, stops=((2, 1.1),))
+    return replace(threshold, detect=replace(threshold.detect, cascade=cascade))
 
 
 def ideas(
@@ -329,7 +332,7 @@ def precision() -> dict[str, Any]:
     batches = (1, 2, 4, 8, 16, 32)
     for dtype in ("float32", "bfloat16"):
         model = um.Model.load("testbed", device="cpu", dtype=dtype)
-        own = um.Threshold.given(model, threshold.tau, threshold.settings)
+        own = um.Threshold.given(model, threshold.detect.tau, threshold.settings)
         verdicts[dtype] = [
             found.memorized for found in detect_prompts(model, prompts, own, own.settings)
         ]

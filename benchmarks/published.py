@@ -60,8 +60,8 @@ class PublishedLocalization:
             path: self.pipe.unet.get_submodule(path) for path in layers
         }
         self.statistics = statistics
-        self.tau = threshold.tau
-        self.tau_seeds = threshold.tau_seeds
+        self.tau = threshold.localize.tau
+        self.tau_seeds = threshold.localize.tau_seeds
         self.settings = settings
         self.layers = layers
         self.evaluations = 0

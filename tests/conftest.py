@@ -41,6 +41,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 PROMPTS = [f"prompt {word}" for word in ("one", "two", "three", "four", "five", "six")]
 
 
+def one_number(threshold: Threshold, tau: float, tau_seeds: float | None = None) -> Threshold:
+    """The threshold with this tau for detection and for localization."""
+    localize = replace(threshold.localize, tau=tau)
+    if tau_seeds is not None:
+        localize = replace(localize, tau_seeds=tau_seeds)
+    return replace(threshold, detect=replace(threshold.detect, tau=tau), localize=localize)
+
+
 def make_pipeline(seed: int = 0, **unet: object) -> StableDiffusionPipeline:
     """A random Stable Diffusion pipeline: 16 x 16 latents, 7 value layers of 8 or 16 neurons."""
     torch.manual_seed(seed)
@@ -49,6 +57,15 @@ def make_pipeline(seed: int = 0, **unet: object) -> StableDiffusionPipeline:
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
         module.eval().requires_grad_(False)
     return pipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of kept results, apart from that of the user."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNMEMORIZE_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture
@@ -164,7 +181,7 @@ def localized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("localized")
     model = Model(planted_pipeline())
     threshold = calibrate_threshold(model, PROMPTS)
-    strict = replace(threshold, tau=max(threshold.highest) + 0.02)
+    strict = one_number(threshold, max(threshold.detect.scores) + 0.02)
     settings = LocalizationSettings(noise=threshold.settings, criterion="seeds")
     statistics = compute_statistics(model, PROMPTS)
     run_settings = LocalizationRun.of(model, settings, statistics, strict)

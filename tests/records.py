@@ -93,6 +93,8 @@ def localized_run(
     """A run with these localizations by index of the prompt."""
     settings = LocalizationRun(
         localization=LocalizationSettings(criterion="seeds"),
+        detector="seed-similarity",
+        detection_tau=0.4,
         tau=0.4,
         tau_seeds=0.3,
         threshold_prompts="t" * 64,

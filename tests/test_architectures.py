@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from architectures import ARCHITECTURES, make
-from conftest import PROMPTS
+from conftest import PROMPTS, one_number
 from unmemorize import (
     GenerationSettings,
     Localization,
@@ -193,9 +193,7 @@ def chain(name: str, model: Model) -> Chain:
     """Statistics, calibration and localization by both criteria."""
     noise = NoiseSettings(seeds=3, guidance=GUIDANCE[name])
     statistics = compute_statistics(model, PROMPTS)
-    threshold = replace(
-        calibrate_threshold(model, PROMPTS, settings=noise), tau=1e-3, tau_seeds=1e-3
-    )
+    threshold = one_number(calibrate_threshold(model, PROMPTS, settings=noise), 1e-3, 1e-3)
     localizations = {
         criterion: localize(
             model,

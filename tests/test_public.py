@@ -13,16 +13,17 @@ import unmemorize
 
 PUBLIC = (
     "Attack BundledDescriptor Calibration ClipAlignment ClosedFormEdit CombinedEdit Detection "
-    "DetectionRun Detector Edit EditError EditFile Engine Execution ExportError FetchError "
-    "FileDescriptor GenerationSettings ImageSet InProcess Localization LocalizationRun "
-    "LocalizationSettings Metric MetricError Mitigation MitigationError Model ModelError "
-    "NeuronEdit NeuronError NeuronFile NeuronSet Neurons NoiseSettings Prompt PromptError "
-    "RayActors Run RunError Shard Statistics StatisticsError Summary TestbedError Threshold "
-    "ThresholdError Trace UnmemorizeError Workers bake calibrate_threshold compute_statistics "
-    "copy_scores detect detect_all evaluate_all export_lora export_single_file generate "
-    "generate_all iter_prompts load_pipeline localize localize_all open_run random_control "
-    "read_detections read_localizations read_metrics read_prompts summarize switch_off "
-    "switch_on switched_off testbed verify write_report"
+    "DetectionLevel DetectionRun Detector Edit EditError EditFile Engine Execution "
+    "ExportError FetchError FileDescriptor GenerationSettings ImageSet InProcess Localization "
+    "LocalizationLevel LocalizationRun LocalizationSettings Metric MetricError Mitigation "
+    "MitigationError Model ModelError NeuronEdit NeuronError NeuronFile NeuronSet Neurons "
+    "NoiseSettings Prompt PromptError RayActors Run RunError Shard Statistics StatisticsError "
+    "Summary TestbedError Threshold ThresholdError Trace UnmemorizeError Workers bake "
+    "calibrate_threshold compute_statistics copy_scores default_statistics default_threshold "
+    "detect detect_all evaluate_all export_lora export_single_file generate generate_all "
+    "iter_prompts load_pipeline localize localize_all open_run random_control read_detections "
+    "read_localizations read_metrics read_prompts summarize switch_off switch_on switched_off "
+    "testbed verify write_report"
 )
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy")
 

@@ -20,12 +20,15 @@ from .audit import Attack
 from .detection import (
     Calibration,
     Detection,
+    DetectionLevel,
     DetectionRun,
     Detector,
+    LocalizationLevel,
     NoiseSettings,
     Threshold,
     Trace,
     calibrate_threshold,
+    default_threshold,
     detect,
     detect_all,
     read_detections,
@@ -68,7 +71,7 @@ from .neurons import NeuronFile, Neurons, random_control, switch_off, switch_on,
 from .pipelines import Model, load_pipeline
 from .report import write_report
 from .runs import Run, open_run
-from .statistics import Statistics, compute_statistics
+from .statistics import Statistics, compute_statistics, default_statistics
 
 __all__ = [
     "Attack",
@@ -78,6 +81,7 @@ __all__ = [
     "ClosedFormEdit",
     "CombinedEdit",
     "Detection",
+    "DetectionLevel",
     "DetectionRun",
     "Detector",
     "Edit",
@@ -92,6 +96,7 @@ __all__ = [
     "ImageSet",
     "InProcess",
     "Localization",
+    "LocalizationLevel",
     "LocalizationRun",
     "LocalizationSettings",
     "Metric",
@@ -125,6 +130,8 @@ __all__ = [
     "calibrate_threshold",
     "compute_statistics",
     "copy_scores",
+    "default_statistics",
+    "default_threshold",
     "detect",
     "detect_all",
     "evaluate_all",

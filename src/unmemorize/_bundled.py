@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unmemorize._errors import TestbedError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 ASSETS = Path(__file__).parent / "testbed" / "assets"
 """The folder that holds everything the package ships for the bundled model."""
@@ -51,3 +55,8 @@ def existing(path: Path, inside: str = "") -> Path:
             "Install the package again."
         )
     return path
+
+
+def is_bundled(pipe: DiffusionPipeline) -> bool:
+    """Tell whether a pipeline was loaded from the folder of the bundled model."""
+    return Path(pipe.config.get("_name_or_path") or "") == ASSETS / "testbed"

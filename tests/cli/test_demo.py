@@ -62,8 +62,8 @@ def test_full_makes_its_own_statistics_and_threshold(
     monkeypatch.setattr(demo, "localize_all", record)
     assert cli("demo", "-o", tmp_path / "run", "--full")[0] == 130
     assert arguments["statistics"].count == 8
-    assert len(arguments["threshold"].highest) == 8
-    assert arguments["threshold"].reduction == "prompts"
+    assert len(arguments["threshold"].detect.scores) == 8
+    assert arguments["threshold"].detect.reduction == "conformal"
     code, _, err = cli("demo", "-o", tmp_path / "run")
     assert (code, "this run was made with" in err) == (1, True)
     assert cli("demo", "-o", tmp_path / "plain")[0] == 130

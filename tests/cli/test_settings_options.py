@@ -79,8 +79,8 @@ def test_every_field_of_the_settings_is_an_option_with_help(
 
 def test_defaults_of_the_bundled_model_are_mentioned() -> None:
     note = "the bundled model has its own"
-    assert parameters(OptionsOf[LocalizationSettings])["criterion"][1] == f"unblocked; {note}"
+    assert parameters(OptionsOf[LocalizationSettings])["criterion"][1] == f"auto; {note}"
     assert parameters(OptionsOf[GenerationSettings])["steps"][1] == f"50; {note}"
     assert parameters(OptionsOf[GenerationSettings])["guidance"][1] == f"7; {note}"
-    assert parameters(OptionsOf[Calibration])["reduction"][1] == f"pairs; {note}"
+    assert parameters(OptionsOf[Calibration])["reduction"][1] == "conformal"
     assert parameters(OptionsOf[GenerationSettings])["seed"][1] == "2"

@@ -47,7 +47,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: Path) -> None:
     assert Statistics.load(finished / "s.safetensors").count == 6
-    assert Threshold.load(finished / "t.json").deviations == 3
+    assert Threshold.load(finished / "t.json").localize.deviations == 3
     model = model_words(finished)
     localize = (*localize_words(finished), "-o", run)
     first = Run.load(run).records("localizations")
@@ -129,7 +129,9 @@ def test_threshold_with_a_bound_and_its_histogram(cli: Cli, finished: Path, tmp_
         tmp_path / "t.json",
     )
     code, out, _ = cli(*common, "--max-fpr", 0.2)
-    assert (code, "at most 0.2 of prompts like these 6" in out) == (0, True)
+    rate = "at most 0.2 of unmemorized prompts like the 6 of its calibration"
+    assert (code, rate in out) == (0, True)
+    assert "A rate of 0.01 takes at least 99 prompts." in out
     with Image.open(tmp_path / "t.png") as picture:
         assert picture.format == "PNG"
     code, _, err = cli(*common, "--max-fpr", 0.01)
@@ -144,7 +146,8 @@ def test_another_detector_from_threshold_to_verdicts(
     threshold = tmp_path / "t.json"
     other = ("--detector", "noise-magnitude", "--seeds", 3)
     code, out, _ = cli("threshold", *model, *ordinary, *other, "-o", threshold)
-    assert (code, "over prompts of 6 prompts" in out, "criterion seeds" in out) == (0, True, False)
+    assert (code, " of noise-magnitude; at most 0.143 of" in out) == (0, True)
+    assert "over prompts), for the criterion seeds" in out
     assert f"Next: unmemorize detect --threshold {threshold}" in out
     suspects = ("--prompts", finished / "prompts.csv", "--threshold", threshold)
     assert cli("detect", *model, *suspects, "-o", tmp_path / "run")[0] == 0
@@ -177,7 +180,8 @@ def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_p
     code, out, _ = cli(
         *common, "--tau", 0.999, "--published", "--seeds", 3, "-o", tmp_path / "other"
     )
-    assert (code, "0 of 2 memorized (tau = 0.9990)" in out, "AUROC" in out) == (0, True, False)
+    verdicts = "0 of 2 memorized (tau = 0.9990; tau (given) bounds no rate"
+    assert (code, verdicts in out, "AUROC" in out) == (0, True, False)
     code, out, _ = cli(
         *common,
         "--threshold",
@@ -264,7 +268,7 @@ def test_every_option_of_localization_reaches_the_run(
         "similarity": "published",
     }
     expected = {
-        "criterion": "unblocked",
+        "criterion": "auto",
         "refinement": "greedy",
         "layers": "down_blocks.0.*",
         "theta": 4.0,
@@ -296,10 +300,11 @@ def test_the_published_way_from_threshold_to_localization(
     assert cli("threshold", *model, *ordinary, "--published", "-o", published)[0] == 0
     threshold = Threshold.load(published)
     assert threshold.settings == NoiseSettings(protocol="published", similarity="published")
-    assert (threshold.reduction, threshold.deviations, threshold.max_fpr) == ("pairs", 1.0, None)
+    assert (threshold.detect.reduction, threshold.detect.max_fpr) == ("pairs", None)
+    assert threshold.detect.tau == threshold.localize.tau
     prompts = ("--prompts", finished / "prompts.csv", "--published")
     code, out, _ = cli("detect", *model, *prompts, "--threshold", published, "-o", tmp_path / "d")
-    assert (code, f"(tau = {threshold.tau:.4f})" in out) == (0, True)
+    assert (code, f"(tau = {threshold.detect.tau:.4f}; tau (pairs) bounds no" in out) == (0, True)
     records = Run.load(tmp_path / "d").records("detections").values()
     assert {record["similarity"] for record in records} == {"published"}
     statistics = ("--statistics", finished / "s.safetensors")
@@ -313,6 +318,38 @@ def test_the_published_way_from_threshold_to_localization(
     )
     records = Run.load(tmp_path / "l").records("localizations").values()
     assert {record["similarity"] for record in records} == {"published"}
+
+
+def test_without_files_a_model_is_measured_on_captions_of_the_package(
+    cli: Cli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMEMORIZE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("unmemorize.statistics._ordinary._FOR_THRESHOLDS", 8)
+    monkeypatch.setattr("unmemorize.statistics._ordinary._FOR_STATISTICS", 9)
+    words = (*model_words(finished), "--prompts", finished / "prompts.csv")
+    found = ("localize", *words, "--seed-threshold", 0.2, "-o", tmp_path / "run")
+    code, out, _ = cli(*found)
+    assert code == 0
+    (kept_statistics,) = (tmp_path / "cache" / "statistics").glob("*.safetensors")
+    (kept_threshold,) = (tmp_path / "cache" / "thresholds").glob("*.json")
+    limit = Threshold.load(kept_threshold)
+    assert f"(tau = {limit.detect.tau:.4f} of seed-similarity; at most 0.112 of" in out
+    assert "like the 8 of its calibration are expected above tau; of other prompts it may" in out
+    records = Run.load(tmp_path / "run").records("localizations").values()
+    floors = sum(bool(record["floor"]) for record in records)
+    assert floors
+    assert f"{floors} prompt(s) stay above tau = {limit.localize.tau:.4f} with all" in out
+    model = model_words(finished)
+    code, out, _ = cli("statistics", *model, "-o", tmp_path / "s.safetensors")
+    assert (code, f"9 prompts, 7 value layers: {tmp_path}/s.safetensors" in out) == (0, True)
+    assert (tmp_path / "s.safetensors").read_bytes() == kept_statistics.read_bytes()
+    code, out, _ = cli("threshold", *model)
+    assert (code, f" {kept_threshold} " in out) == (0, True)
+    assert "A rate of 0.01 takes at least 99 prompts." in out
+    assert "Next: unmemorize detect -o RUN" in out
+    code, out, _ = cli("threshold", *model, "-o", tmp_path / "t.json")
+    assert (code, Threshold.load(tmp_path / "t.json") == limit) == (0, True)
+    assert f"Next: unmemorize detect --threshold {tmp_path}/t.json -o RUN" in out
 
 
 def test_images_and_metrics_of_every_kind(

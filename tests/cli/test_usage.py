@@ -1,6 +1,5 @@
 """The command line itself: help, exit codes, errors, and that options arrive where they belong."""
 
-import json
 import logging
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from small_model import finish_run, localize_words, model_words, save_inputs
 import unmemorize.cli
 from conftest import PLANTED_PROMPT
 from tasks import AnyRun
-from unmemorize import Model, NeuronFile, Run, RunError, UnmemorizeError
+from unmemorize import Calibration, Model, NeuronFile, Run, RunError, UnmemorizeError
 from unmemorize.cli import COMMANDS, GROUPS, main, make_app
 from unmemorize.cli._common import report_missing
 from unmemorize.engines import InProcess, RayActors, Shard, Workers
@@ -157,15 +156,21 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
     ("arguments", "message"),
     [
         (
-            ("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
-            "no threshold given",
+            ("statistics", "--prompts", "{folder}/unmemorized.txt"),
+            "--prompts is given, but no file for the result. Name one with -o.",
         ),
+        (("statistics", "--shard", "1/2"), "--shard is given, but no file for the result"),
+        (("statistics", "--raw", "{tmp}/raw"), "--raw is given, but no file for the result"),
+        (("threshold", "--prompts", "{folder}/unmemorized.txt"), "--prompts is given, but no"),
+        (("statistics", "-o", "{tmp}/s.safetensors", "--shard", "1/2"), "no prompts given"),
+        (("statistics", "-o", "{tmp}/s.safetensors", "--raw", "{tmp}/raw"), "no prompts given"),
         (
-            ("localize", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
-            "no statistics given",
+            (
+                *("threshold", "-o", "{tmp}/t.json", "--reduction", "prompts", "--max-fpr", ".1"),
+                *("--prompts", "{folder}/unmemorized.txt"),
+            ),
+            "max_fpr=0.1: reduction=prompts bounds no rate",
         ),
-        (("statistics", "-o", "{tmp}/s.safetensors"), "no prompts given"),
-        (("threshold", "-o", "{tmp}/t.json"), "no prompts given"),
         (("detect", "-o", "{tmp}/run", "--tau", ".5", "--published"), "no prompts given"),
         (
             ("detect", "-o", "{tmp}/run", "--tau", "0.428"),
@@ -181,7 +186,7 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         ),
         (
             ("detect", "-o", "{tmp}/run", "--published", "--threshold", "{folder}/t.json"),
-            "--published: the threshold was calibrated with similarity=fixed, which is not",
+            "--published: the threshold was calibrated with similarity=fixed, reduction=conformal",
         ),
         (
             ("detect", "-o", "{tmp}/run", "--published", "--tau", ".4", "--protocol", "paper"),
@@ -368,16 +373,18 @@ def test_options_of_statistics_and_threshold_reach_the_library(
     assert [prompt.text for prompt in compute["positional"][1]] == texts[1::4]
     assert isinstance(compute["execution"].engine, Workers)
     calibrate = recorded("unmemorize.cli.threshold.calibrate_threshold")
-    rule = ("--reduction", "prompts", "--deviations", 2, "--max-fpr", 0.1)
+    rule = ("--reduction", "prompts", "--deviations", 2)
     seeds = ("--seeds", 3, "--seed", 5, "--protocol", "paper", "--guidance", 4)
     other = ("--detector", "noise-magnitude")
     assert cli("threshold", *model, *ordinary, "-o", tmp_path / "t", *rule, *seeds, *other)[0] == 1
     assert calibrate["detector"] == "noise-magnitude"
     chosen = calibrate["calibration"]
-    assert (chosen.reduction, chosen.deviations, chosen.max_fpr) == ("prompts", 2.0, 0.1)
+    assert (chosen.reduction, chosen.deviations, chosen.max_fpr) == ("prompts", 2.0, None)
     noise = calibrate["settings"]
     assert (noise.seeds, noise.seed, noise.protocol, noise.guidance) == (3, 5, "paper", 4.0)
     assert isinstance(calibrate["execution"].engine, InProcess)
+    assert cli("threshold", *model, *ordinary, "-o", tmp_path / "t", "--max-fpr", 0.2)[0] == 1
+    assert calibrate["calibration"] == Calibration(max_fpr=0.2)
 
 
 def test_options_of_detection_and_localization_reach_the_library(
@@ -424,23 +431,21 @@ def test_options_of_generation_reach_the_library(
 def test_only_the_bundled_model_has_defaults_of_its_own(
     cli: Cli, finished: Path, tmp_path: Path, recorded: Recorded
 ) -> None:
-    """Criterion, reduction, steps and guidance: its own for the bundled model, else the paper's."""
+    """Criterion, steps and guidance: its own for the bundled model, else the paper's."""
     localize = recorded("unmemorize.cli.localize.localize_all")
     calibrate = recorded("unmemorize.cli.threshold.calibrate_threshold")
     assert cli("localize", "-o", tmp_path / "bundled", "--device", "cpu")[0] == 1
     assert localize["settings"].criterion == "seeds"
     assert cli("threshold", "-o", tmp_path / "t.json", "--device", "cpu")[0] == 1
-    bundled = json.loads((unmemorize.testbed.path().parent / "defaults.json").read_text())
-    assert calibrate["calibration"].reduction == bundled["reduction"] == "prompts"
+    texts = [prompt.text for prompt in calibrate["positional"][1]]
+    assert texts == list(unmemorize.testbed.captions("calibration"))
+    assert calibrate["calibration"] == Calibration()
     given = ("--tau", 0.5, "--similarity", "published")
     assert cli("localize", "-o", tmp_path / "given", "--device", "cpu", *given)[0] == 1
-    assert localize["settings"].criterion == "unblocked"
+    assert localize["settings"].criterion == "auto"
     words = [word for word in localize_words(finished) if word not in ("--criterion", "seeds")]
     assert cli(*words, "-o", tmp_path / "other")[0] == 1
-    assert localize["settings"].criterion == "unblocked"
-    ordinary = ("--prompts", finished / "unmemorized.txt", "-m", finished / "model")
-    assert cli("threshold", "-o", tmp_path / "o.json", "--device", "cpu", *ordinary)[0] == 1
-    assert calibrate["calibration"].reduction == "pairs"
+    assert localize["settings"].criterion == "auto"
 
 
 def test_a_command_makes_one_model(

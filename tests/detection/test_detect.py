@@ -70,9 +70,10 @@ def test_a_cascade_stops_where_few_seeds_tell(
         lambda _module, inputs: sizes.append(len(inputs[0]))
     )
     cascade = Cascade(
-        (7, 2, 0, 9, 1, 3, 4, 5, 6, 8), ((2, 0.9 * threshold.tau), (4, 0.95 * threshold.tau))
+        (7, 2, 0, 9, 1, 3, 4, 5, 6, 8),
+        ((2, 0.9 * threshold.detect.tau), (4, 0.95 * threshold.detect.tau)),
     )
-    far = replace(threshold, cascade=cascade)
+    far = replace(threshold, detect=replace(threshold.detect, cascade=cascade))
     found = detect_prompts(Model(planted), GIVEN, far, far.settings, cascade=True)
     handle.remove()
     memorized = found[3]
@@ -99,17 +100,18 @@ def test_a_cascade_loses_no_calibration_prompt(planted: DiffusionPipeline) -> No
     # a tau at the mean calls about half of the prompts memorized
     middle = Calibration(reduction="prompts", deviations=0)
     loose = calibrate_threshold(planted, PROMPTS, calibration=middle)
-    called = [score > loose.tau for score in loose.highest]
+    called = [score > loose.detect.tau for score in loose.detect.scores]
     assert 0 < sum(called) < len(called)
     found = [detect(planted, text, threshold=loose, cascade=True) for text in PROMPTS]
     assert [record.memorized for record in found] == called
     assert sum(record.seeds for record in found) < 10 * len(found)
-    assert loose.shifted(1).cascade is None
+    assert loose.shifted(1).detect.cascade is None
 
 
 def test_a_cascade_needs_a_calibration(planted: DiffusionPipeline, threshold: Threshold) -> None:
+    without = replace(threshold, detect=replace(threshold.detect, cascade=None))
     with pytest.raises(ThresholdError, match="says nothing about when a cascade may stop"):
-        detect(planted, "x", threshold=threshold.shifted(1), cascade=True)
+        detect(planted, "x", threshold=without, cascade=True)
 
 
 def test_published_values_compare_the_seeds_of_one_prompt_in_one_call(
@@ -125,9 +127,13 @@ def test_published_values_compare_the_seeds_of_one_prompt_in_one_call(
         images = noise_differences(model, make_probe(model, model.encode([text]), settings))
         expected.append(published_similarity(images[rows], images[columns]))
     pairs = torch.stack(expected).double()
-    assert calibrated.tau == pytest.approx(float(pairs.mean() + pairs.std()), abs=1e-5)
-    assert calibrated.highest == pytest.approx(pairs.amax(1).tolist(), abs=1e-5)
-    assert (calibrated.reduction, calibrated.settings, calibrated.cascade) == (
+    assert (
+        calibrated.detect.tau
+        == calibrated.localize.tau
+        == pytest.approx(float(pairs.mean() + pairs.std()), abs=1e-5)
+    )
+    assert calibrated.detect.scores == pytest.approx(pairs.amax(1).tolist(), abs=1e-5)
+    assert (calibrated.detect.reduction, calibrated.settings, calibrated.detect.cascade) == (
         "pairs",
         settings,
         None,
@@ -137,16 +143,16 @@ def test_published_values_compare_the_seeds_of_one_prompt_in_one_call(
     assert [record.score for record in found] == pytest.approx(pairs.amax(1).tolist(), abs=1e-5)
     assert [record.similarity for record in found] == ["published"] * 6
     fixed = calibrate_threshold(model, PROMPTS)
-    assert abs(fixed.highest[0] - calibrated.highest[0]) > 1e-3
+    assert abs(fixed.detect.scores[0] - calibrated.detect.scores[0]) > 1e-3
 
 
 def test_published_values_have_no_cascade(planted: DiffusionPipeline, threshold: Threshold) -> None:
     published = Threshold.given(planted, 0.428)
     with pytest.raises(ThresholdError, match="similarity=published: a cascade compares few seeds"):
         detect(planted, "x", threshold=published, cascade=True)
-    assert threshold.cascade is not None
+    assert threshold.detect.cascade is not None
     with pytest.raises(ThresholdError, match="similarity=published: it has no cascade"):
-        replace(published, cascade=threshold.cascade)
+        replace(published, detect=replace(published.detect, cascade=threshold.detect.cascade))
 
 
 def test_thresholds_of_the_two_similarities_are_not_exchanged(
@@ -165,14 +171,14 @@ def test_the_record_of_a_prompt(planted: DiffusionPipeline, threshold: Threshold
     probe = make_probe(model, model.encode([PLANTED_PROMPT]), threshold.settings)
     matrix = pairwise_similarity(noise_differences(model, probe)).double().numpy()
     np.fill_diagonal(matrix, -1.0)
-    above = (matrix.max(1) > threshold.tau).nonzero()[0]
+    above = (matrix.max(1) > threshold.detect.tau).nonzero()[0]
     assert (record.prompt, record.group) == (PLANTED_PROMPT, "zebras")
     assert record.memorized
     assert record.memorized_seeds == tuple(above.tolist())
     assert len(above) > 0
     assert record.score == pytest.approx(matrix.max(), abs=1e-6)
     assert record.mean == pytest.approx(matrix[np.triu_indices(10, 1)].mean(), abs=1e-6)
-    assert (record.detector, record.tau) == ("seed-similarity", threshold.tau)
+    assert (record.detector, record.tau) == ("seed-similarity", threshold.detect.tau)
 
 
 def test_seeds_above_tau_are_named_by_their_numbers() -> None:

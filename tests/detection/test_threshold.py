@@ -19,12 +19,14 @@ from unmemorize import (
     calibrate_threshold,
     detect,
 )
-from unmemorize.detection import make_probe, noise_differences, pairwise_similarity
-from unmemorize.detection._calibration import Calibration
+from unmemorize.detection import Trace, make_probe, noise_differences, pairwise_similarity
+from unmemorize.detection._calibration import Calibration, PromptScores
 from unmemorize.detection._conformal import conformal_quantile
+from unmemorize.detection._noise_magnitude import NoiseMagnitude
 from unmemorize.engines import Execution, Shard
 
 SETTINGS = NoiseSettings(seeds=4)
+SHORT = {"order": [0, 1], "stops": []}
 
 
 def pairs(pipe: DiffusionPipeline) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -43,26 +45,58 @@ def pairs(pipe: DiffusionPipeline) -> np.ndarray[tuple[int, int], np.dtype[np.fl
     return np.array(rows)
 
 
-def test_both_reductions_against_numpy(pipe: DiffusionPipeline) -> None:
+def test_each_reduction_against_numpy(pipe: DiffusionPipeline) -> None:
     values = pairs(pipe)
-    over_pairs = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
-    assert over_pairs.tau == pytest.approx(values.mean() + values.std(ddof=1), abs=1e-6)
-    over_prompts = calibrate_threshold(
+    highest, means = values.max(1), values.mean(1)
+    of_prompts = highest.mean() + 2 * highest.std(ddof=1)
+    of_pairs = values.mean() + 2 * values.std(ddof=1)
+    levels = {"conformal": highest.max(), "prompts": of_prompts, "pairs": of_pairs}
+    for reduction, level in levels.items():
+        calibration = Calibration(reduction=reduction, deviations=2)  # type: ignore[arg-type]
+        threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, calibration=calibration)
+        assert threshold.detect.reduction == reduction
+        assert threshold.detect.tau == pytest.approx(level, abs=1e-6)
+        assert threshold.detect.scores == pytest.approx(tuple(highest), abs=1e-6)
+        localize = threshold.localize
+        expected = of_pairs if reduction == "pairs" else of_prompts
+        assert threshold.tau == localize.tau == pytest.approx(expected, abs=1e-6)
+        assert localize.reduction == ("pairs" if reduction == "pairs" else "prompts")
+        assert localize.tau_seeds == pytest.approx(means.mean() + 2 * means.std(ddof=1), abs=1e-6)
+        assert localize.means == pytest.approx(tuple(means), abs=1e-6)
+        assert (localize.deviations, threshold.kernel) == (2, 3)
+
+
+def test_one_standard_deviation_by_default(pipe: DiffusionPipeline) -> None:
+    highest = pairs(pipe).max(1)
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    assert threshold.localize.tau == pytest.approx(highest.mean() + highest.std(ddof=1), abs=1e-6)
+
+
+def test_a_detector_that_compares_no_seeds_is_calibrated_with_localization(
+    pipe: DiffusionPipeline,
+) -> None:
+    by_magnitude = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, detector="noise-magnitude")
+    by_similarity = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    assert by_magnitude.localize == by_similarity.localize
+    model = Model(pipe)
+    magnitudes = [score.value for score in NoiseMagnitude().score(Trace(model, PROMPTS, SETTINGS))]
+    assert by_magnitude.detect.scores == pytest.approx(magnitudes, rel=1e-5)
+    assert by_magnitude.detect.tau == pytest.approx(max(magnitudes), rel=1e-5)
+    assert by_magnitude.detect.cascade is None
+    with pytest.raises(ThresholdError, match="says nothing about when a cascade"):
+        detect(pipe, "x", threshold=by_magnitude, cascade=True)
+    with pytest.raises(ThresholdError, match="'magnitude': nothing of this name"):
+        calibrate_threshold(pipe, PROMPTS, detector="magnitude")
+    over_pairs = calibrate_threshold(
         pipe,
         PROMPTS,
         settings=SETTINGS,
-        calibration=Calibration(reduction="prompts", deviations=2),
+        detector="noise-magnitude",
+        calibration=Calibration.published(),
     )
-    highest = values.max(1)
-    assert over_prompts.tau == pytest.approx(highest.mean() + 2 * highest.std(ddof=1), abs=1e-6)
-    assert over_prompts.highest == pytest.approx(tuple(highest), abs=1e-6)
-    means = values.mean(1)
-    assert over_pairs.tau_seeds == pytest.approx(means.mean() + 2 * means.std(ddof=1), abs=1e-6)
-    assert (over_pairs.kernel, over_pairs.reduction, over_prompts.reduction) == (
-        3,
-        "pairs",
-        "prompts",
-    )
+    assert over_pairs.detect.reduction == "prompts"
+    expected = np.mean(magnitudes) + np.std(magnitudes, ddof=1)
+    assert over_pairs.detect.tau == pytest.approx(expected, rel=1e-5)
 
 
 def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:
@@ -87,15 +121,18 @@ def test_bad_calibrations_are_refused(pipe: DiffusionPipeline) -> None:
         calibrate_threshold(pipe, PROMPTS[:1])
     with pytest.raises(ThresholdError, match="reduction 'mean'"):
         Calibration(reduction="mean")  # type: ignore[arg-type]
+    with pytest.raises(ThresholdError, match="reduction=pairs bounds no rate"):
+        Calibration(reduction="pairs", max_fpr=0.1)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"schema": 1}, "not a threshold file"),
-        ({"tau": "high"}, "malformed"),
-        ({"tau": 1e999}, "not a valid"),
-        ({"cascade": {"order": [0, 1], "stops": []}}, "none over 4 seeds"),
+        ({"kernel": "high"}, "malformed"),
+        ({"timestep": 1e999}, "not a valid"),
+        ({"detect": {"tau": 1, "reduction": "given", "cascade": SHORT}}, "none over 4 seeds"),
+        ({"localize": {"tau": 1}}, "malformed"),
         ({"settings": {"seeds": 1}}, "malformed"),
         ({"extra": 1}, "malformed"),
     ],
@@ -137,8 +174,8 @@ def test_a_bounded_rate_of_false_positives(pipe: DiffusionPipeline, tmp_path: Pa
     threshold = calibrate_threshold(
         pipe, PROMPTS, settings=SETTINGS, calibration=Calibration(max_fpr=0.2)
     )
-    assert threshold.tau == sorted(threshold.highest)[5]
-    assert (threshold.reduction, threshold.max_fpr, threshold.deviations) == ("conformal", 0.2, 0.0)
+    assert threshold.detect.tau == sorted(threshold.detect.scores)[5]
+    assert (threshold.detect.reduction, threshold.detect.max_fpr) == ("conformal", 0.2)
     threshold.save(tmp_path / "t.json")
     assert Threshold.load(tmp_path / "t.json") == threshold
     seen: list[int] = []
@@ -158,14 +195,27 @@ def test_a_bounded_rate_of_false_positives(pipe: DiffusionPipeline, tmp_path: Pa
         calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, calibration=Calibration(max_fpr=1.5))
 
 
+@pytest.mark.parametrize(
+    ("count", "rate", "place"), [(2, 0.334, 2), (6, 0.143, 6), (98, 0.0102, 98), (99, 0.01, 99)]
+)
+def test_few_prompts_bound_the_smallest_rate_that_they_can(
+    pipe: DiffusionPipeline, count: int, rate: float, place: int
+) -> None:
+    """Without a rate; a rate that is asked for and cannot be had is refused instead."""
+    scores = [PromptScores(value=i / 200, pairs=(i / 200,)) for i in range(count)]
+    settings, texts = NoiseSettings(seeds=2), [str(i) for i in range(count)]
+    level = Calibration().threshold(Model(pipe), "seed-similarity", settings, texts, scores).detect
+    assert (level.max_fpr, level.tau) == (rate, (place - 1) / 200)
+
+
 def test_a_threshold_from_elsewhere(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     threshold = Threshold.given(pipe, 0.428)
     published = NoiseSettings(protocol="published", similarity="published")
     assert threshold.settings == NoiseSettings.published() == published
     threshold.check(Model(pipe), published)
-    assert threshold.of_criterion("unblocked") == 0.428
+    assert threshold.localize.of_criterion("unblocked") == threshold.detect.tau == 0.428
     with pytest.raises(ThresholdError, match='no value for the criterion "seeds"'):
-        threshold.of_criterion("seeds")
+        threshold.localize.of_criterion("seeds")
     threshold.save(tmp_path / "t.json")
     assert Threshold.load(tmp_path / "t.json") == threshold
     with pytest.raises(ThresholdError, match="tau=42"):
@@ -175,14 +225,25 @@ def test_a_threshold_from_elsewhere(pipe: DiffusionPipeline, tmp_path: Path) -> 
 
 
 def test_shifting_by_standard_deviations(pipe: DiffusionPipeline) -> None:
-    one = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
-    three = calibrate_threshold(
-        pipe, PROMPTS, settings=SETTINGS, calibration=Calibration(deviations=3)
+    one, three = (
+        calibrate_threshold(
+            pipe,
+            PROMPTS,
+            settings=SETTINGS,
+            calibration=Calibration(reduction="prompts", deviations=deviations),
+        )
+        for deviations in (1, 3)
     )
-    assert one.shifted(2).tau == pytest.approx(three.tau)
-    assert one.shifted(2).deviations == 3
-    assert one.tau_seeds is not None
-    assert one.shifted(-1).tau_seeds == pytest.approx(one.tau_seeds - np.std(one.means, ddof=1))
+    shifted = one.shifted(2)
+    assert shifted.localize.tau == pytest.approx(three.localize.tau)
+    assert shifted.detect.tau == pytest.approx(three.detect.tau)
+    assert (shifted.localize.deviations, shifted.detect.cascade) == (3, None)
+    assert one.localize.tau_seeds is not None
+    lower = one.localize.tau_seeds - np.std(one.localize.means, ddof=1)
+    assert one.shifted(-1).localize.tau_seeds == pytest.approx(lower)
+    conformal = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    assert conformal.shifted(2).detect == conformal.detect
+    assert conformal.shifted(2).localize == shifted.localize
 
 
 def test_a_scheduler_that_spaces_its_steps_otherwise_is_refused(pipe: DiffusionPipeline) -> None:
@@ -199,19 +260,16 @@ def test_a_scheduler_that_spaces_its_steps_otherwise_is_refused(pipe: DiffusionP
         threshold.check(Model(pipe), threshold.settings)
 
 
-def test_files_that_do_not_name_their_similarity_are_refused(
-    pipe: DiffusionPipeline, tmp_path: Path
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_earlier_schemas_are_refused(
+    pipe: DiffusionPipeline, tmp_path: Path, version: int
 ) -> None:
-    """Those of the first edition belong to the similarity of an installed library."""
+    """Their similarity was that of an installed library."""
     path = tmp_path / "t.json"
     calibrate_threshold(pipe, PROMPTS, settings=SETTINGS).save(path)
-    content = json.loads(path.read_text())
-    del content["settings"]["similarity"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(ThresholdError, match="does not say which similarity it belongs to"):
-        Threshold.load(path)
-    path.write_text(json.dumps({**content, "schema": "unmemorize.threshold/1"}))
-    with pytest.raises(ThresholdError, match="Make it with: unmemorize threshold"):
+    schema = f"unmemorize.threshold/{version}"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    with pytest.raises(ThresholdError, match=r"installed torchmetrics.*: unmemorize threshold"):
         Threshold.load(path)
 
 
@@ -249,17 +307,6 @@ def test_a_calibration_is_of_all_its_prompts(pipe: DiffusionPipeline, tmp_path: 
         calibrate_threshold(pipe, PROMPTS, settings=NoiseSettings(seeds=3), folder=tmp_path / "run")
 
 
-def test_a_threshold_of_another_detector_localizes_nothing(pipe: DiffusionPipeline) -> None:
-    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, detector="noise-magnitude")
-    assert (threshold.tau_seeds, threshold.means, threshold.cascade) == (None, (), None)
-    with pytest.raises(ThresholdError, match="says nothing about similarities"):
-        threshold.of_criterion("unblocked")
-    with pytest.raises(ThresholdError, match="says nothing about when a cascade"):
-        detect(pipe, "x", threshold=threshold, cascade=True)
-    with pytest.raises(ThresholdError, match="'magnitude': nothing of this name"):
-        calibrate_threshold(pipe, PROMPTS, detector="magnitude")
-
-
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])
 def test_a_rate_lies_strictly_between_0_and_1(rate: float) -> None:
     with pytest.raises(ThresholdError, match="a rate lies between"):
@@ -274,27 +321,22 @@ def test_a_given_tau_is_a_similarity(pipe: DiffusionPipeline, tau: float) -> Non
 
 def test_what_a_given_threshold_says_of_itself(pipe: DiffusionPipeline) -> None:
     given = Threshold.given(pipe, 0.3, SETTINGS)
-    assert (given.mean, given.std, given.deviations, given.prompts) == (0.3, 0.0, 0.0, "")
-    assert (given.reduction, given.kernel, given.tau_seeds) == ("given", 3, None)
-    assert (given.highest, given.means, given.cascade) == ((), (), None)
-
-
-def test_only_means_and_deviations_can_be_shifted(pipe: DiffusionPipeline) -> None:
-    over_prompts = Calibration(reduction="prompts")
-    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, calibration=over_prompts)
-    assert threshold.cascade is not None
-    shifted = threshold.shifted(1)
-    assert shifted.tau == pytest.approx(threshold.tau + threshold.std)
-    assert shifted.cascade is None
-    bound = Calibration(max_fpr=0.2)
-    conformal = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, calibration=bound)
-    with pytest.raises(ThresholdError, match="a conformal threshold has no standard deviation"):
-        conformal.shifted(1)
+    localize = given.localize
+    assert (localize.mean, localize.std, localize.deviations) == (0.3, 0.0, 0.0)
+    assert (localize.reduction, localize.tau_seeds, localize.means) == ("given", None, ())
+    assert (given.detect.reduction, given.detect.max_fpr, given.detect.scores) == (
+        "given",
+        None,
+        (),
+    )
+    assert (given.detect.cascade, given.kernel, given.prompts) == (None, 3, "")
 
 
 @pytest.mark.parametrize("name", ["tau", "mean", "std", "tau_seeds"])
 def test_the_number_that_is_not_finite_is_named(pipe: DiffusionPipeline, name: str) -> None:
-    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    threshold = Threshold.given(pipe, 0.3, SETTINGS)
     changes: dict[str, Any] = {name: float("nan")}
     with pytest.raises(ThresholdError, match=rf"^{name}=nan: must be a finite number"):
-        replace(threshold, **changes)
+        replace(threshold.localize, **changes)
+    with pytest.raises(ThresholdError, match=r"^tau=inf: must be a finite number"):
+        replace(threshold.detect, tau=float("inf"))

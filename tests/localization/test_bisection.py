@@ -1,6 +1,6 @@
 """Bisection on made-up scores, where every subset can be looked at, and on a model."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import PLANTED_PROMPT, PROMPTS, planted_pipeline
+from conftest import PLANTED_PROMPT, PROMPTS, one_number, planted_pipeline
 from scored import Scored, context, needing, selected
 from unmemorize import (
     LocalizationSettings,
@@ -229,7 +229,7 @@ def test_on_a_model_the_guarantee_holds_by_whole_forwards() -> None:
     statistics = compute_statistics(
         planted, [*PROMPTS, *(f"{letter} word" for letter in "abcdefghijkl")]
     )
-    threshold = replace(calibrate_threshold(planted, PROMPTS, settings=noise), tau=0.4)
+    threshold = one_number(calibrate_threshold(planted, PROMPTS, settings=noise), 0.4)
     settings = LocalizationSettings(noise=noise, theta=2.0)
     found = localize(
         planted, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings

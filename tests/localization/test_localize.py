@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
+from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, one_number, plant_neuron
 from unmemorize import (
     Localization,
     LocalizationSettings,
@@ -94,7 +94,7 @@ def test_a_planted_neuron_is_found_exactly(layer: int, index: int, criterion: Cr
 def test_unmemorized_prompts_get_no_neurons(
     case: Planted,
 ) -> None:
-    strict = replace(case.threshold, tau=max(case.threshold.highest) + 0.01)
+    strict = one_number(case.threshold, max(case.threshold.detect.scores) + 0.01)
     found = case.localize("c word", threshold=strict)
     assert not found.memorized
     assert (len(found.neurons), len(found.initial), found.score, found.evaluations) == (
@@ -111,7 +111,7 @@ def test_detection_keeps_the_seeds_above_tau(
     found = detect(case.model, PLANTED_PROMPT, threshold=case.threshold)
     assert found.memorized
     assert found.score > case.threshold.tau
-    strict = replace(case.threshold, tau=1.0)
+    strict = one_number(case.threshold, 1.0)
     nothing = detect(case.model, PLANTED_PROMPT, threshold=strict)
     assert not nothing.memorized
     assert nothing.score == found.score
@@ -159,9 +159,10 @@ def test_selection_and_refinement_against_brute_force(
     """A plain transcription of the method agrees, with scores from edited weights."""
     case = planted_at(0, 3)
     noise = NoiseSettings(seeds=3, protocol=protocol)  # type: ignore[arg-type]
-    threshold = replace(calibrated(case, noise), tau=tau)
+    threshold = one_number(calibrated(case, noise), tau)
     settings = LocalizationSettings(
         noise=noise,
+        criterion="unblocked",
         refinement="greedy",
         layers="down_blocks.0.*",
         theta=2.0,
@@ -298,7 +299,7 @@ def test_work_is_counted(case: Planted) -> None:
     assert second.work is not None
     assert 0.3 * sum(forwards) < second.work < sum(forwards)
     assert (first.evaluations, first.work) == (second.evaluations, second.work)
-    assert list(second.spent) == ["detection", "selection", "refinement"]
+    assert list(second.spent) == ["detection", "criterion", "selection", "refinement"]
     assert sum(spent.work for spent in second.spent.values()) == pytest.approx(second.work)
     assert second.spent["detection"].work == 10
     assert told[-1] == (second.evaluations, None)
@@ -314,17 +315,19 @@ def test_seeds_are_filtered_by_their_own_threshold(case: Planted) -> None:
     expected = tuple(seed for seed in range(noise.seeds) if highest[seed] > middle)
     assert 0 < len(expected) < noise.seeds
     assert middle != pytest.approx(case.threshold.tau)
-    found = case.localize(PLANTED_PROMPT, LocalizationSettings(seed_threshold=middle))
+    settings = LocalizationSettings(criterion="unblocked", seed_threshold=middle)
+    found = case.localize(PLANTED_PROMPT, settings)
     assert found.detection is not None
     assert found.detection.memorized_seeds == expected
     assert found.detection.tau == middle
+    assert (found.seeds, found.seeds_unfiltered) == (expected, False)
     assert found.tau == case.threshold.tau
     nothing = case.localize(PLANTED_PROMPT, LocalizationSettings(seed_threshold=0.9999))
     assert (nothing.memorized, nothing.initial) == (False, Neurons())
 
 
 def test_each_criterion_has_its_own_threshold(case: Planted) -> None:
-    thresholds = replace(case.threshold, tau=0.4, tau_seeds=0.45)
+    thresholds = one_number(case.threshold, 0.4, 0.45)
     for criterion, tau in (("unblocked", 0.4), ("seeds", 0.45)):
         settings = LocalizationSettings(criterion=criterion)  # type: ignore[arg-type]
         found = case.localize(PLANTED_PROMPT, settings, thresholds)
@@ -338,9 +341,94 @@ def test_each_criterion_has_its_own_threshold(case: Planted) -> None:
     assert case.localize(PLANTED_PROMPT, settings, thresholds).threshold == 0.25
 
 
+def test_a_floor_is_noticed_and_the_other_criterion_taken(case: Planted) -> None:
+    """The floor is the highest similarity of a seed to itself with every searched neuron off."""
+    noise = case.threshold.settings
+    searched = LAYERS[:1]
+    everything = Neurons({path: range(case.model.widths[path]) for path in searched})
+    all_off = float(
+        similarity(differences(case, noise, Neurons()), differences(case, noise, everything)).max()
+    )
+    layers = LocalizationSettings(layers="down_blocks.0.*")
+    for tau, floor, criterion in (
+        (all_off - 0.001, True, "seeds"),
+        (all_off + 0.001, False, "unblocked"),
+    ):
+        threshold = one_number(case.threshold, tau, 0.2)
+        chosen = case.localize(PLANTED_PROMPT, replace(layers, seed_threshold=0.1), threshold)
+        assert (chosen.floor, chosen.criterion) == (floor, criterion)
+        assert chosen.tau == (0.2 if floor else tau)
+        given = replace(layers, seed_threshold=0.1, criterion=criterion)  # type: ignore[arg-type]
+        named = case.localize(PLANTED_PROMPT, given, threshold)
+        assert (named.floor, named.criterion) == (None, criterion)
+        assert (named.initial, named.neurons) == (chosen.initial, chosen.neurons)
+        assert len(named.trials["selection"]) == len(chosen.trials["selection"])
+        assert "criterion" not in named.spent
+        assert 0 < chosen.spent["criterion"].work <= 10
+    unblocked = case.localize("c word", layers, one_number(case.threshold, 0.999))
+    assert (unblocked.memorized, unblocked.floor, unblocked.criterion) == (False, None, "unblocked")
+
+
+@pytest.mark.parametrize("name", ["initial_threshold", "refinement_threshold"])
+def test_a_threshold_in_the_settings_belongs_to_the_papers_criterion(
+    case: Planted, name: str
+) -> None:
+    thresholds: dict[str, Any] = {name: 0.3}
+    settings = LocalizationSettings(**thresholds)
+    found = case.localize(PLANTED_PROMPT, settings, one_number(case.threshold, 0.1))
+    assert (found.floor, found.criterion) == (None, "unblocked")
+
+
+def test_a_given_tau_has_no_other_criterion_to_take(case: Planted) -> None:
+    given = Threshold.given(case.model, 0.01, case.threshold.settings)
+    found = case.localize(PLANTED_PROMPT, threshold=given)
+    assert (found.floor, found.criterion, found.theta_exhausted) == (None, "unblocked", True)
+    with pytest.raises(ThresholdError, match='no value for the criterion "seeds"'):
+        case.localize(PLANTED_PROMPT, LocalizationSettings(criterion="seeds"), given)
+
+
+def test_detection_calls_a_prompt_and_localization_filters_its_seeds(case: Planted) -> None:
+    noise = case.threshold.settings
+    matrix = pairwise_similarity(differences(case, noise, Neurons()))
+    highest = (matrix - 2 * torch.eye(noise.seeds)).amax(1)
+    middle = float(highest.sort().values[-4:-2].mean())
+    above = tuple(seed for seed in range(noise.seeds) if highest[seed] > middle)
+    called = replace(
+        one_number(case.threshold, middle),
+        detect=replace(case.threshold.detect, tau=float(highest.max()) - 1e-4),
+    )
+    found = case.localize(PLANTED_PROMPT, threshold=called)
+    assert found.detection is not None
+    assert len(found.detection.memorized_seeds) < len(above) < noise.seeds
+    assert (found.memorized, found.seeds, found.seeds_unfiltered) == (True, above, False)
+    not_called = replace(called, detect=replace(called.detect, tau=float(highest.max()) + 1e-4))
+    assert not case.localize(PLANTED_PROMPT, threshold=not_called).memorized
+    no_seed = replace(called, localize=replace(called.localize, tau=0.999))
+    found = case.localize(PLANTED_PROMPT, threshold=no_seed)
+    assert (found.memorized, found.seeds_unfiltered) == (True, True)
+    assert found.seeds == tuple(range(noise.seeds))
+    assert Localization.from_json(found.to_json()) == found
+
+
+def test_another_detector_calls_a_prompt(case: Planted) -> None:
+    threshold = calibrate_threshold(case.model, PROMPTS, detector="noise-magnitude")
+    assert threshold.localize == case.threshold.localize
+    called = detect(case.model, PLANTED_PROMPT, threshold=threshold)
+    low = replace(threshold, detect=replace(threshold.detect, tau=called.score - 0.01))
+    found = case.localize(PLANTED_PROMPT, threshold=low)
+    assert found.detection is not None
+    assert (found.detection.detector, found.memorized) == ("noise-magnitude", True)
+    assert found.detection.score == pytest.approx(called.score, rel=1e-5)
+    by_similarity = case.localize(PLANTED_PROMPT)
+    assert (found.seeds, found.neurons) == (by_similarity.seeds, by_similarity.neurons)
+    assert found.spent["detection"].work == 10 + called.evaluations
+    high = replace(threshold, detect=replace(threshold.detect, tau=called.score + 0.01))
+    assert not case.localize(PLANTED_PROMPT, threshold=high).memorized
+
+
 def test_the_scale_reaches_the_model(case: Planted) -> None:
     """Neurons that are switched off by a factor of 1 change nothing, so nothing helps."""
-    settings = LocalizationSettings(scale=1.0, theta=2.0, theta_floor=1.75)
+    settings = LocalizationSettings(criterion="unblocked", scale=1.0, theta=2.0, theta_floor=1.75)
     found = case.localize(PLANTED_PROMPT, settings)
     assert found.theta_exhausted
     assert found.initial_score == pytest.approx(1.0, abs=1e-5)

@@ -11,7 +11,7 @@ from unmemorize.localization._settings import RefinementMethod
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"criterion": "mine"}, r"criterion='mine': .* Choose unblocked or seeds\."),
+        ({"criterion": "mine"}, r"criterion='mine': .* Choose auto or unblocked or seeds\."),
         ({"refinement": "mine"}, r"refinement='mine': .* Choose bisect or greedy\."),
         ({"layers": 3}, r"layers=3: expected `str`"),
         ({"noise": 3}, r"noise=3: expected `object`"),

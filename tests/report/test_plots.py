@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from conftest import one_number
 from records import LAYER, localization
 from scored_run import SCORES, scored_run
 from unmemorize import Neurons, Prompt, Threshold
@@ -230,22 +231,30 @@ def test_labels_are_short() -> None:
 
 
 def test_a_threshold_with_its_distribution(bundled_threshold: Threshold) -> None:
-    threshold = replace(bundled_threshold, tau=0.5, tau_seeds=0.25)
+    threshold = one_number(bundled_threshold, 0.5, tau_seeds=0.25)
+    threshold = replace(threshold, detect=replace(threshold.detect, tau=0.75))
     axes = threshold_figure(threshold).axes[0]
-    assert [position(line) for line in axes.lines] == [0.5, 0.25]
+    assert [position(line) for line in axes.lines] == [0.75, 0.5, 0.25]
     labels = [str(line.get_label()) for line in axes.lines]
-    assert labels[0] == f"tau = 0.500 ({threshold.reduction})"
-    assert labels[1] == "tau of the criterion seeds = 0.250"
+    assert labels == [
+        "tau of detection = 0.750",
+        "tau of localization = 0.500",
+        "tau of the criterion seeds = 0.250",
+    ]
     counted = {
         bars[0].get_label(): sum(bar.get_height() for bar in bars) for bars in axes.containers
     }
     assert counted == {
-        "mean over the pairs of a prompt": len(threshold.means),
-        "most similar pair of a prompt": len(threshold.highest),
+        "mean over the pairs of a prompt": len(threshold.localize.means),
+        "most similar pair of a prompt": len(threshold.detect.scores),
     }
-    without = threshold_figure(replace(threshold, tau_seeds=None)).axes[0]
-    assert len(without.lines) == 1
-    scores_only = threshold_figure(replace(threshold, means=())).axes[0]
+    without = threshold_figure(
+        replace(threshold, localize=replace(threshold.localize, tau_seeds=None))
+    ).axes[0]
+    assert len(without.lines) == 2
+    other = replace(threshold, detect=replace(threshold.detect, detector="noise-magnitude"))
+    scores_only = threshold_figure(other).axes[0]
+    assert (len(scores_only.lines), scores_only.get_xlabel()) == (1, "noise-magnitude")
     assert [bars[0].get_label() for bars in scores_only.containers] == ["score of a prompt"]
     image = Image.open(io.BytesIO(plot_threshold(threshold)))
     assert (image.format, image.size) == ("PNG", (936, 416))

@@ -82,10 +82,10 @@ def test_artefacts_belong_to_the_model(
     model = Model(bundled)
     bundled_statistics.check(model)
     bundled_threshold.check(model, bundled_threshold.settings)
-    assert bundled_threshold.cascade
-    assert [seeds for seeds, _ in bundled_threshold.cascade.stops] == [2, 3, 4, 6]
+    assert bundled_threshold.detect.cascade
+    assert [seeds for seeds, _ in bundled_threshold.detect.cascade.stops] == [2, 3, 4, 6]
     assert bundled_statistics.count == len(testbed.captions("train"))
-    assert len(bundled_threshold.highest) == len(testbed.captions("calibration"))
+    assert len(bundled_threshold.detect.scores) == len(testbed.captions("calibration"))
 
 
 def test_memory_neurons_answer_to_their_caption_alone(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import PLANTED_PROMPT, PROMPTS, planted_pipeline
+from conftest import PLANTED_PROMPT, PROMPTS, one_number, planted_pipeline
 from unmemorize import (
     GenerationSettings,
     LocalizationSettings,
@@ -50,7 +50,7 @@ def statistics(model: Model) -> Statistics:
 @pytest.fixture(scope="module")
 def threshold(model: Model) -> Threshold:
     calibrated = calibrate_threshold(model, PROMPTS, settings=NoiseSettings(seeds=4))
-    return replace(calibrated, tau=max(calibrated.highest) + 0.02)
+    return one_number(calibrated, max(calibrated.detect.scores) + 0.02)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ COMMANDS = {
     "demo": "Run the whole method on the bundled model and show what is left.",
     "statistics": "Measure how strongly each value neuron responds to ordinary prompts (step 1).",
     "merge-statistics": "Join activation statistics that were computed in shards.",
-    "threshold": "Calibrate the score above which a prompt counts as memorized (step 2).",
+    "threshold": "Calibrate detection and localization on prompts that are not memorized (step 2).",
     "detect": "Tell which prompts are memorized, without localizing neurons.",
     "localize": "Find the neurons that carry the image of each memorized prompt (step 3).",
     "generate": "Generate images of memorized prompts, with and without neurons (step 4).",

@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from unmemorize import testbed
+from unmemorize._bundled import is_bundled
 from unmemorize._errors import PromptError, RunError, ThresholdError, UnmemorizeError
 from unmemorize._files import temporary_file
 from unmemorize._prompt_files import iter_prompts
 from unmemorize._prompts import Prompt
-from unmemorize.cli._console import print_line
+from unmemorize.cli._console import print_line, show_progress
+from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._settings_options import OptionsOf
-from unmemorize.detection import NoiseSettings, Threshold
+from unmemorize.detection import (
+    Calibration,
+    DetectionLevel,
+    NoiseSettings,
+    Threshold,
+    default_threshold,
+)
 from unmemorize.pipelines import Model
 from unmemorize.report import Truth
 from unmemorize.runs import Run, Tally
-
-
-def is_bundled(model: Model) -> bool:
-    """Tell whether a model is the bundled one."""
-    return Path(model.pipe.config.get("_name_or_path") or "") == testbed.path()
+from unmemorize.statistics import Statistics, default_statistics
 
 
 def prompts_or_bundled(
@@ -35,14 +39,14 @@ def prompts_or_bundled(
     """
     if path is not None:
         return iter_prompts(path)
-    if not is_bundled(model):
+    if not is_bundled(model.pipe):
         raise PromptError("no prompts given. Name a prompt file with --prompts.")
     return bundled()
 
 
 def bundled_defaults(model: Model, *names: str) -> dict[str, Any]:
     """Return the settings of these names that suit the bundled model; nothing for other models."""
-    return {name: testbed.defaults()[name] for name in names} if is_bundled(model) else {}
+    return {name: testbed.defaults()[name] for name in names} if is_bundled(model.pipe) else {}
 
 
 def planted_prompts() -> list[Prompt]:
@@ -50,21 +54,23 @@ def planted_prompts() -> list[Prompt]:
     return [entry.prompt for entry in testbed.planted()]
 
 
-def file_or_bundled(
-    model: Model, path: Path | None, bundled: Callable[[], Path], option: str
-) -> Path:
-    """Return the file an option names, or the one that the bundled model brings.
+def choose_statistics(model: Model, path: Path | None, workers: EngineOptions) -> Statistics:
+    """Return the statistics of a file, or those kept for the model, which are made if need be."""
+    if path is not None:
+        return Statistics.load(path)
+    with show_progress("statistics") as progress:
+        return default_statistics(model, execution=workers.execution(progress))
+
+
+def refuse_without_output(error: type[UnmemorizeError], **options: object) -> None:
+    """Refuse options whose result cannot be kept for the model, where no file is named.
 
     Raises:
-        PromptError: no file is named, and the model is another one.
+        UnmemorizeError: the given ``error``.
     """
-    if path is not None:
-        return path
-    if not is_bundled(model):
-        raise PromptError(
-            f"no {option} given. Make it with unmemorize {option}, then name it with --{option}."
-        )
-    return bundled()
+    for name, value in options.items():
+        if value is not None:
+            raise error(f"--{name} is given, but no file for the result. Name one with -o.")
 
 
 def choose_threshold(
@@ -72,16 +78,18 @@ def choose_threshold(
     path: Path | None,
     tau: float | None,
     noise: OptionsOf[NoiseSettings],
+    workers: EngineOptions,
     *,
     published: bool = False,
 ) -> Threshold:
-    """Return the threshold of a file, or the one that ``tau`` names.
+    """Return the threshold of a file, the one that ``tau`` names, or one kept for the model.
 
     Args:
         model: the model it is used on.
-        path: a threshold file; by default the bundled model's.
+        path: a threshold file.
         tau: a published threshold.
         noise: options that were set. They must agree with the file.
+        workers: who calibrates a threshold where none is kept.
         published: whether everything must be as in the published code.
 
     Raises:
@@ -99,7 +107,15 @@ def choose_threshold(
                 "--published, or calibrate a threshold of your own: unmemorize threshold"
             )
         return Threshold.given(model, tau, settings)
-    threshold = Threshold.load(file_or_bundled(model, path, testbed.threshold_path, "threshold"))
+    if path is None:
+        with show_progress("threshold") as progress:
+            return default_threshold(
+                model,
+                settings=noise.published() if published else noise.settings(),
+                calibration=Calibration.published() if published else None,
+                execution=workers.execution(progress),
+            )
+    threshold = Threshold.load(path)
     if published:
         _refuse_unpublished(model, threshold, noise)
     threshold.check(model, replace(threshold.settings, **noise.values))
@@ -117,14 +133,24 @@ def _refuse_unpublished(
         for name in ("similarity", "protocol")
         if getattr(found, name) != getattr(wanted, name)
     ]
-    if threshold.reduction not in ("pairs", "given"):
-        differing.append(f"reduction={threshold.reduction}")
+    if threshold.detect.reduction not in ("pairs", "given"):
+        differing.append(f"reduction={threshold.detect.reduction}")
     if differing:
         raise ThresholdError(
             f"--published: the threshold was calibrated with {', '.join(differing)}, which is not "
             "the published way. Make one with: unmemorize threshold --published --model "
             f"{model.name}"
         )
+
+
+def bounded_rate(level: DetectionLevel) -> str:
+    """Say which rate of false positives a level bounds, and for which prompts."""
+    if level.max_fpr is None:
+        return f"tau ({level.reduction}) bounds no rate of false positives"
+    return (
+        f"at most {level.max_fpr:.3g} of unmemorized prompts like the {len(level.scores)} of its "
+        "calibration are expected above tau; of other prompts it may be more"
+    )
 
 
 def refuse_unwritable(path: Path, error: type[UnmemorizeError]) -> None:
@@ -137,6 +163,11 @@ def refuse_unwritable(path: Path, error: type[UnmemorizeError]) -> None:
         raise error(f"{path}: is a folder. Name a file.")
     with temporary_file(path, error):
         pass
+
+
+def partial_of(output: Path) -> Path:
+    """Return the run folder in which an output file is made, and resumed."""
+    return output.with_name(f".{output.name}.partial")
 
 
 def is_run_of_bundled(run: Run) -> bool:

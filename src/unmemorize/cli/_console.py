@@ -48,7 +48,8 @@ def print_hint(command: str) -> None:
 def show_progress(title: str) -> Iterator[Progress]:
     """Yield the callback that the library reports progress to.
 
-    Everything goes to standard error, so output can be piped. A terminal shows a bar. A file or a
+    Everything goes to standard error, so output can be piped. A terminal shows a bar
+    from the first report on. A file or a
     pipe gets a line now and then, see `LoggedProgress`.
     """
     if not errors.is_terminal:
@@ -61,13 +62,17 @@ def show_progress(title: str) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=errors) as bar:
-        task = bar.add_task(title, total=None)
+    bar = Bar(*columns, console=errors)
+    task = bar.add_task(title, total=None)
 
-        def update(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
+    def update(done: int, total: int | None) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
 
+    try:
         yield update
+    finally:
+        bar.stop()
 
 
 class LoggedProgress:

@@ -29,13 +29,15 @@ PromptsOption = Annotated[
 StatisticsOption = Annotated[
     Path | None,
     Parameter(
-        help="Activation statistics from unmemorize statistics. The bundled model brings its own."
+        help="Activation statistics from unmemorize statistics. By default those kept for the "
+        "model, which are made if they are missing. The bundled model brings its own.",
     ),
 ]
 ThresholdOption = Annotated[
     Path | None,
     Parameter(
-        help="Threshold file from unmemorize threshold. The bundled model brings its own.",
+        help="Threshold file from unmemorize threshold. By default the one kept for the model, "
+        "which is made if it is missing. The bundled model brings its own.",
     ),
 ]
 

@@ -31,7 +31,6 @@ _BUNDLED = {
     ("LocalizationSettings", "criterion"),
     ("GenerationSettings", "steps"),
     ("GenerationSettings", "guidance"),
-    ("Calibration", "reduction"),
 }
 """Fields for which the bundled model has a default of its own, see `testbed.defaults`."""
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from unmemorize import testbed
+from unmemorize._bundled import is_bundled
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import (
     bundled_defaults,
-    file_or_bundled,
-    is_bundled,
     planted_prompts,
     prompts_or_bundled,
 )
-from unmemorize.detection import Threshold
+from unmemorize.detection import Threshold, default_threshold
 from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, FileDescriptor
 from unmemorize.pipelines import Model
-from unmemorize.statistics import Statistics
+from unmemorize.statistics import Statistics, default_statistics
 from unmemorize.ui._studio import Studio
 
 _UNMEMORIZED_EXAMPLES = 3
@@ -38,11 +37,9 @@ def open_studio(
     Raises:
         UnmemorizeError: a file is missing, malformed, or belongs to another model.
     """
-    measured = Statistics.load(
-        file_or_bundled(model, statistics, testbed.statistics_path, "statistics")
-    )
-    limit = Threshold.load(file_or_bundled(model, threshold, testbed.threshold_path, "threshold"))
-    bundled = is_bundled(model)
+    measured = Statistics.load(statistics) if statistics else default_statistics(model)
+    limit = Threshold.load(threshold) if threshold else default_threshold(model)
+    bundled = is_bundled(model.pipe)
     settings = LocalizationSettings(noise=limit.settings, **bundled_defaults(model, "criterion"))
     generation = GenerationSettings(**bundled_defaults(model, "steps", "guidance"))
     examples: list[Prompt] = []

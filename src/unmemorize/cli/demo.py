@@ -13,7 +13,7 @@ from unmemorize.cli._common import known_neurons, planted_prompts, report_missin
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._model_options import Flag
 from unmemorize.cli._summary import evaluate_and_print
-from unmemorize.detection import Calibration, Threshold, calibrate_threshold
+from unmemorize.detection import Threshold, calibrate_threshold
 from unmemorize.engines import Execution
 from unmemorize.generation import GenerationSettings, ImageSet, NeuronSet, generate_all
 from unmemorize.localization import (
@@ -108,7 +108,6 @@ def _calibrate(model: Model) -> tuple[Statistics, Threshold]:
         threshold = calibrate_threshold(
             model,
             testbed.captions("calibration"),
-            calibration=Calibration(reduction=testbed.defaults()["reduction"]),
             execution=Execution(progress=progress),
         )
     return statistics, threshold

@@ -12,11 +12,12 @@ from cyclopts.types import PositiveInt
 from rich.table import Table
 
 from unmemorize import testbed
+from unmemorize._bundled import is_bundled
 from unmemorize._prompt_files import iter_prompts
 from unmemorize._prompts import UNMEMORIZED, Prompt
 from unmemorize.cli._common import (
+    bounded_rate,
     choose_threshold,
-    is_bundled,
     planted_prompts,
     prompts_or_bundled,
     report_missing,
@@ -70,7 +71,8 @@ def command(
     """Tell which prompts are memorized, without localizing neurons.
 
     The score of a prompt is the highest similarity between the noise differences of two seeds. A
-    prompt is memorized if its score exceeds tau. This takes one denoiser pass per seed. All scores
+    prompt is memorized if its score exceeds tau, which bounds the rate of false positives for
+    prompts like those of the calibration. This takes one denoiser pass per seed. All scores
     go to RUN/detections.jsonl and RUN/detections.csv. If some prompts are labelled (VM, TM, or by
     --unmemorized), RUN/separation.json holds the AUROC and the share of memorized prompts found at
     1 % false positives.
@@ -83,7 +85,7 @@ def command(
         batch: Seeds per denoiser pass, across prompts.
     """
     loaded = model.load()
-    limit = choose_threshold(loaded, threshold, tau, noise, published=published)
+    limit = choose_threshold(loaded, threshold, tau, noise, workers, published=published)
     settings = DetectionRun.of(limit, cascade=cascade)
     given = _all_prompts(loaded, prompts, unmemorized)
     folder = open_run(run, loaded, given, settings, new=new_run)
@@ -111,7 +113,7 @@ def _all_prompts(model: Model, prompts: Path | None, unmemorized: Path | None) -
     if unmemorized:
         others = (replace(prompt, group=UNMEMORIZED) for prompt in iter_prompts(unmemorized))
         return chain(given, others)
-    if prompts is None and is_bundled(model):
+    if prompts is None and is_bundled(model.pipe):
         captions = testbed.captions("test")
         return chain(given, (Prompt(text, group=UNMEMORIZED) for text in captions))
     return given
@@ -179,6 +181,6 @@ def _print_summary(run: Run, limit: Threshold, cascade: bool) -> None:
                 f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}"
             )
     print_line(
-        f"{summary.hits} of {summary.count} memorized (tau = {limit.tau:.4f}): "
-        f"{run.folder}/detections.jsonl, {path.name}"
+        f"{summary.hits} of {summary.count} memorized (tau = {limit.detect.tau:.4f}; "
+        f"{bounded_rate(limit.detect)}): {run.folder}/detections.jsonl, {path.name}"
     )

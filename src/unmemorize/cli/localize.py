@@ -2,11 +2,11 @@
 
 from rich.table import Table
 
-from unmemorize import testbed
 from unmemorize.cli._common import (
+    bounded_rate,
+    bundled_defaults,
+    choose_statistics,
     choose_threshold,
-    file_or_bundled,
-    is_bundled,
     planted_prompts,
     prompts_or_bundled,
     report_missing,
@@ -23,7 +23,7 @@ from unmemorize.cli._model_options import (
 )
 from unmemorize.cli._profile import ProfileOption, profile_localizations
 from unmemorize.cli._settings_options import CalibratedOptionsOf, OptionsOf
-from unmemorize.detection import NoiseSettings
+from unmemorize.detection import NoiseSettings, Threshold
 from unmemorize.localization import (
     Localization,
     LocalizationRun,
@@ -34,7 +34,6 @@ from unmemorize.localization import (
 )
 from unmemorize.neurons import NeuronFile
 from unmemorize.runs import Run, open_run
-from unmemorize.statistics import Statistics
 
 
 def command(
@@ -56,20 +55,18 @@ def command(
     """Find the neurons that carry the image of each memorized prompt (step 3).
 
     Candidates are neurons that respond unusually strongly to the prompt. Refinement keeps those
-    without which the copy comes back. Prompts that are not memorized get no neurons. The defaults
-    are the paper's, except for the faster refinement. The neurons of each prompt go to
-    RUN/localizations.jsonl, and all of them together to RUN/neurons.json.
+    without which the copy comes back. Prompts that detection does not call memorized get no
+    neurons. The defaults are the paper's, except for the faster refinement and for prompts with a
+    floor, see --criterion. The neurons of each prompt go to RUN/localizations.jsonl, and all of
+    them together to RUN/neurons.json.
     """
     loaded = model.load()
     given = prompts_or_bundled(loaded, prompts, planted_prompts)
-    measured = Statistics.load(
-        file_or_bundled(loaded, statistics, testbed.statistics_path, "statistics")
-    )
-    limit = choose_threshold(loaded, threshold, tau, noise, published=published)
-    defaults = {"noise": limit.settings}
-    if is_bundled(loaded) and tau is None:
-        # a given tau is meant for the paper's criterion
-        defaults["criterion"] = testbed.defaults()["criterion"]
+    measured = choose_statistics(loaded, statistics, workers)
+    limit = choose_threshold(loaded, threshold, tau, noise, workers, published=published)
+    # a given tau is meant for the paper's criterion
+    bundled = {} if tau is not None else bundled_defaults(loaded, "criterion")
+    defaults = {"noise": limit.settings, **bundled}
     make_settings = localization.published if published else localization.settings
     settings = make_settings(**defaults)
     run_settings = LocalizationRun.of(loaded, settings, measured, limit)
@@ -84,7 +81,7 @@ def command(
             execution=workers.execution(progress, shard),
         )
     if tally.done:
-        _print_summary(folder, save_neurons(folder, loaded, limit, settings))
+        _print_summary(folder, save_neurons(folder, loaded, limit, settings), limit)
         if profile:
             profile_localizations(list(stream_localizations(folder)))
     report_missing(tally)
@@ -92,12 +89,15 @@ def command(
         print_hint(f"unmemorize generate {folder.folder}")
 
 
-def _print_summary(run: Run, file: NeuronFile) -> None:
+def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
     table = Table("neurons", "initial", "score", "note", "group", "prompt", pad_edge=False)
     unexplained = []
+    floors = unfiltered = 0
     for record in stream_localizations(run):
         if not record.memorized:
             continue
+        floors += bool(record.floor)
+        unfiltered += record.seeds_unfiltered
         if not record.neurons:
             unexplained.append(record)
         table.add_row(
@@ -111,9 +111,19 @@ def _print_summary(run: Run, file: NeuronFile) -> None:
     console.print(table)
     for record in unexplained:
         print_line(f"no neurons for {record.prompt!r}: {why_no_neurons(record)}")
-    found = file.found
+    if floors:
+        print_line(
+            f"{floors} prompt(s) stay above tau = {limit.localize.tau:.4f} with all searched "
+            "neurons off under the criterion unblocked: the criterion seeds was taken for them."
+        )
+    if unfiltered:
+        print_line(
+            f"{unfiltered} prompt(s) have no seed above tau = {limit.localize.tau:.4f}: all of "
+            "their seeds were taken."
+        )
     print_line(
-        f"{found['memorized']} of {found['prompts']} memorized (tau = {found['tau']:.4f}): "
+        f"{file.found['memorized']} of {file.found['prompts']} memorized "
+        f"(tau = {limit.detect.tau:.4f} of {limit.detect.detector}; {bounded_rate(limit.detect)}): "
         f"{run.folder}/localizations.jsonl, neurons.json"
     )
 

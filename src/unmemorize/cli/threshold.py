@@ -7,26 +7,39 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unmemorize import testbed
+from unmemorize._bundled import is_bundled
 from unmemorize._errors import ThresholdError
 from unmemorize._files import atomic_write
 from unmemorize._prompts import as_prompts
-from unmemorize.cli._common import bundled_defaults, prompts_or_bundled, refuse_unwritable
+from unmemorize.cli._common import (
+    bounded_rate,
+    partial_of,
+    prompts_or_bundled,
+    refuse_unwritable,
+    refuse_without_output,
+)
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._model_options import ModelOptions, PromptsOption, PublishedOption
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import (
     SEED_SIMILARITY,
+    USUAL_RATE,
     Calibration,
+    DetectionLevel,
+    LocalizationLevel,
     NoiseSettings,
     calibrate_threshold,
+    default_threshold,
+    default_threshold_path,
+    prompts_needed,
 )
 from unmemorize.report import plot_threshold
 
 
 def command(
     *,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
     prompts: PromptsOption = None,
     detector: str = SEED_SIMILARITY,
     published: PublishedOption = False,
@@ -35,49 +48,73 @@ def command(
     model: ModelOptions = ModelOptions(),
     workers: EngineOptions = EngineOptions(),
 ) -> None:
-    """Calibrate the score above which a prompt counts as memorized (step 2).
+    """Calibrate detection and localization on prompts that are not memorized (step 2).
 
-    By default the score compares the noise differences of a prompt's seeds. This command measures
-    it on prompts that are not memorized and writes the threshold tau with the distribution behind
-    it, and a histogram (.png) in the same folder. Detection and localization read the settings of
-    the noise differences from this file. The same command resumes after an interruption.
+    Without --prompts, 500 ordinary captions of this package are used, and the result is kept in the
+    cache of the user, where detect and localize find it. Captions like those that you will ask
+    about are better, since the error rate holds for prompts like those of the calibration.
+
+    The file holds two parts. Detection calls a prompt memorized above a level that bounds the rate
+    of false positives. Localization compares noise differences with tau = mean + 1 standard
+    deviation of each prompt's most similar pair of seeds, whatever detector called the prompt. A
+    histogram (.png) is written beside the file. Detection and localization read the settings of
+    the noise differences from it. The same command resumes after an interruption.
 
     Args:
-        output: Threshold file to write (.json).
-        detector: Name of the detector, such as seed-similarity or noise-magnitude. Localization
-            needs a threshold of seed-similarity.
+        output: Threshold file to write (.json). Needed with --prompts.
+        detector: Name of the detector, such as seed-similarity or noise-magnitude.
     """
-    refuse_unwritable(output, ThresholdError)
+    if output is None:
+        refuse_without_output(ThresholdError, prompts=prompts)
+    else:
+        refuse_unwritable(output, ThresholdError)
     loaded = model.load()
-    given = list(
-        prompts_or_bundled(loaded, prompts, lambda: as_prompts(testbed.captions("calibration")))
-    )
-    defaults = bundled_defaults(loaded, "reduction")
-    chosen = calibration.published() if published else calibration.settings(**defaults)
+    chosen = calibration.published() if published else calibration.settings()
     settings = noise.published() if published else noise.settings()
-    partial = output.with_name(f".{output.name}.partial")
     with show_progress("threshold") as progress:
-        threshold = calibrate_threshold(
-            loaded,
-            given,
-            detector=detector,
-            settings=settings,
-            calibration=chosen,
-            folder=partial,
-            execution=workers.execution(progress),
-        )
-    threshold.save(output)
-    shutil.rmtree(partial)
-    picture = output.with_suffix(".png")
-    atomic_write(picture, plot_threshold(threshold), ThresholdError)
-    rule = (
-        f"{threshold.mean:.4f} + {chosen.deviations:g} x {threshold.std:.4f} over "
-        f"{threshold.reduction} of {len(given)} prompts"
-        if chosen.max_fpr is None
-        else f"at most {chosen.max_fpr:g} of prompts like these {len(given)} are called memorized"
+        execution = workers.execution(progress)
+        if output is None or (prompts is None and not is_bundled(loaded.pipe)):
+            threshold = default_threshold(
+                loaded,
+                detector=detector,
+                settings=settings,
+                calibration=chosen,
+                execution=execution,
+            )
+        else:
+            threshold = calibrate_threshold(
+                loaded,
+                prompts_or_bundled(
+                    loaded, prompts, lambda: as_prompts(testbed.captions("calibration"))
+                ),
+                detector=detector,
+                settings=settings,
+                calibration=chosen,
+                folder=partial_of(output),
+                execution=execution,
+            )
+    place = f"{default_threshold_path(loaded, detector, settings, chosen)}"
+    if output is not None:
+        threshold.save(output)
+        shutil.rmtree(partial_of(output), ignore_errors=True)
+        picture = output.with_suffix(".png")
+        atomic_write(picture, plot_threshold(threshold), ThresholdError)
+        place = f"{output}, {picture}"
+    print_line(f"{_detection(threshold.detect)}\n{_localization(threshold.localize)}\n{place}")
+    file = "" if output is None else f"--threshold {output} "
+    print_hint(f"unmemorize detect {file}-o RUN, or unmemorize localize {file}-o RUN")
+
+
+def _detection(level: DetectionLevel) -> str:
+    text = f"detection: tau = {level.tau:.4f} of {level.detector}; {bounded_rate(level)}."
+    if level.max_fpr is None:
+        return text
+    lower = USUAL_RATE if level.max_fpr > USUAL_RATE else level.max_fpr / 10
+    return f"{text} A rate of {lower:.3g} takes at least {prompts_needed(lower)} prompts."
+
+
+def _localization(level: LocalizationLevel) -> str:
+    return (
+        f"localization: tau = {level.tau:.4f} ({level.mean:.4f} + {level.deviations:g} x "
+        f"{level.std:.4f} over {level.reduction}), for the criterion seeds {level.tau_seeds:.4f}."
     )
-    seeds = threshold.tau_seeds
-    criterion = "" if seeds is None else f", for the criterion seeds {seeds:.4f}"
-    print_line(f"tau = {threshold.tau:.4f} ({rule}){criterion}: {output}, {picture}")
-    command = "detect" if seeds is None else "localize"
-    print_hint(f"unmemorize {command} --threshold {output} -o RUN")

@@ -32,8 +32,9 @@ def command(
     """Open a page in the browser to find neurons and switch them off by hand.
 
     The page probes a prompt, localizes its neurons, and generates images with any of them switched
-    off. Only this machine can open it. The bundled model needs no further options; another model
-    needs --statistics and --threshold, and --prompts gives it examples.
+    off. Only this machine can open it. The bundled model needs no further options. Another model
+    uses the statistics and the threshold kept for it, which are made first if they are missing, and
+    --prompts gives it examples.
 
     Args:
         sscd: SSCD copy descriptor from unmemorize fetch sscd, which scores copies of the training

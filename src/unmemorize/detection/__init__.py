@@ -1,11 +1,17 @@
 """Step 2: noise differences, detectors, and the calibration of their thresholds."""
 
-from unmemorize.detection._calibration import Calibration, calibrate_threshold
+from unmemorize.detection._calibration import USUAL_RATE, Calibration, calibrate_threshold
 from unmemorize.detection._cascade import Cascade
-from unmemorize.detection._conformal import conformal_quantile
-from unmemorize.detection._detect import detect, detect_prompts, detection_of
+from unmemorize.detection._conformal import conformal_quantile, prompts_needed
+from unmemorize.detection._detect import (
+    detect,
+    detect_prompts,
+    detection_of,
+    memorized_seeds,
+)
 from unmemorize.detection._detector import Detector, Score
 from unmemorize.detection._detectors import DETECTORS
+from unmemorize.detection._kept import default_threshold, default_threshold_path
 from unmemorize.detection._noise import (
     NoiseSettings,
     Probe,
@@ -29,7 +35,12 @@ from unmemorize.detection._similarity import (
     published_similarity,
     similarity,
 )
-from unmemorize.detection._threshold import SEED_SIMILARITY, Threshold
+from unmemorize.detection._threshold import (
+    SEED_SIMILARITY,
+    DetectionLevel,
+    LocalizationLevel,
+    Threshold,
+)
 from unmemorize.detection._trace import Trace
 
 __all__ = [
@@ -37,11 +48,14 @@ __all__ = [
     "DETECTORS",
     "SEED_SIMILARITY",
     "SIMILARITIES",
+    "USUAL_RATE",
     "Calibration",
     "Cascade",
     "Detection",
+    "DetectionLevel",
     "DetectionRun",
     "Detector",
+    "LocalizationLevel",
     "NoiseSettings",
     "Probe",
     "Protocol",
@@ -51,14 +65,18 @@ __all__ = [
     "Trace",
     "calibrate_threshold",
     "conformal_quantile",
+    "default_threshold",
+    "default_threshold_path",
     "detect",
     "detect_all",
     "detect_prompts",
     "detection_of",
     "make_probe",
+    "memorized_seeds",
     "noise_differences",
     "pairs_of",
     "pairwise_similarity",
+    "prompts_needed",
     "published_similarity",
     "read_detections",
     "similarity",

@@ -1,4 +1,4 @@
-"""Step 2: calibrate the threshold of a detector on prompts that are not memorized."""
+"""Step 2: calibrate a threshold on prompts that are not memorized."""
 
 from __future__ import annotations
 
@@ -9,54 +9,82 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from unmemorize._errors import RunError, ThresholdError
 from unmemorize._files import from_json, hash_texts, to_json
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.detection._cascade import Cascade
-from unmemorize.detection._conformal import conformal_quantile, conformal_rank
-from unmemorize.detection._detector import Score
+from unmemorize.detection._conformal import conformal_quantile, conformal_rank, smallest_rate
 from unmemorize.detection._detectors import make_detector
 from unmemorize.detection._ms_ssim import kernel_size
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
+from unmemorize.detection._seed_similarity import SeedSimilarity
 from unmemorize.detection._similarity import matrix_of
-from unmemorize.detection._threshold import SEED_SIMILARITY, Threshold
+from unmemorize.detection._threshold import (
+    SEED_SIMILARITY,
+    DetectionLevel,
+    LocalizationLevel,
+    Threshold,
+)
 from unmemorize.detection._trace import Trace
 from unmemorize.engines import Execution, Finished, UnitFunction
 from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model
 from unmemorize.runs import drive, given_or_temporary, open_run, prompt_count, stream_prompts
 
+USUAL_RATE = 0.01
+"""The false positive rate that is bounded if the number of prompts allows it."""
 _DEVIATIONS_SEEDS = 2.0
 """Standard deviations above the mean for the criterion "seeds" (METHOD: tau of a mean of pairs)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How tau follows from the scores of prompts that are not memorized.
+    """How the levels of a threshold follow from the scores of prompts that are not memorized.
 
     Args:
-        reduction: whether tau is a mean plus standard deviations over all pairs of seeds ("pairs")
-            or over each prompt's score ("prompts"). The paper's text allows both readings; its
-            numbers (0.358 + 0.07) are those over pairs. Detectors that do not compare seeds know
-            "prompts" only.
-        deviations: how many standard deviations above the mean tau lies; 1 in the paper.
-        max_fpr: a bound in (0, 1) of the false positive rate. It takes the place of the other two,
-            see `conformal_quantile`.
+        reduction: how the level of detection is chosen. "conformal" bounds the rate of false
+            positives. "prompts" and "pairs" are the two readings of the paper, mean + standard
+            deviations over each prompt's highest pair or over all pairs of seeds. They give one
+            number to both detection and localization, and over pairs most ordinary prompts lie
+            above it. Localization uses "prompts" under "conformal".
+        deviations: how many standard deviations above the mean a level lies; 1 in the paper.
+        max_fpr: the rate of false positives that "conformal" bounds, in (0, 1). By default 0.01, or
+            the smallest that the number of prompts allows.
+
+    Raises:
+        ThresholdError: the reduction is unknown, or a rate is given that it does not use.
     """
 
-    reduction: Literal["pairs", "prompts"] = "pairs"
+    reduction: Literal["conformal", "prompts", "pairs"] = "conformal"
     deviations: float = 1.0
     max_fpr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.reduction not in ("pairs", "prompts"):
-            raise ThresholdError(f"reduction {self.reduction!r}: unknown. Use pairs or prompts.")
+        if self.reduction not in ("conformal", "prompts", "pairs"):
+            raise ThresholdError(
+                f"reduction {self.reduction!r}: unknown. Use conformal, prompts or pairs."
+            )
+        if self.max_fpr is not None and self.reduction != "conformal":
+            raise ThresholdError(
+                f"max_fpr={self.max_fpr:g}: reduction={self.reduction} bounds no rate. "
+                "Use the reduction conformal."
+            )
 
     @classmethod
     def published(cls) -> Calibration:
         """Make the reduction of published thresholds: mean + 1 deviation over all pairs."""
         return cls(reduction="pairs", deviations=1.0)
+
+    def rate(self, count: int) -> float:
+        """Return the rate of false positives that is bounded with so many prompts.
+
+        Examples:
+            >>> Calibration().rate(500), Calibration().rate(24)
+            (0.01, 0.04)
+        """
+        return smallest_rate(count, USUAL_RATE) if self.max_fpr is None else self.max_fpr
 
     def check(self, count: int) -> None:
         """Refuse too few prompts before the work begins.
@@ -68,8 +96,8 @@ class Calibration:
             raise ThresholdError(
                 f"{count} prompt(s): a threshold needs at least 2 unmemorized prompts, better 200."
             )
-        if self.max_fpr is not None:
-            conformal_rank(count, self.max_fpr)
+        if self.reduction == "conformal":
+            conformal_rank(count, self.rate(count))
 
     def threshold(
         self,
@@ -77,7 +105,7 @@ class Calibration:
         detector: str,
         settings: NoiseSettings,
         texts: Sequence[str],
-        scores: Sequence[Score],
+        scores: Sequence[PromptScores],
     ) -> Threshold:
         """Reduce the scores of all prompts to a threshold.
 
@@ -86,38 +114,80 @@ class Calibration:
             texts: the prompts.
             scores: their scores.
         """
-        highest = torch.tensor([score.value for score in scores], dtype=torch.float64)
-        pairs = torch.tensor([score.pairs for score in scores], dtype=torch.float64)
-        over_pairs = self.reduction == "pairs" and self.max_fpr is None and pairs.numel()
-        reduced = pairs.flatten() if over_pairs else highest
-        mean, std = float(reduced.mean()), float(reduced.std())
-        if self.max_fpr is None:
-            tau = mean + self.deviations * std
-        else:
-            tau = conformal_quantile(highest.tolist(), self.max_fpr)
-        means = pairs.mean(1) if pairs.numel() else torch.empty(0)
-        tau_seeds = float(means.mean() + _DEVIATIONS_SEEDS * means.std()) if len(means) else None
-        cascades = pairs.numel() and settings.similarity != "published"
-        matrices = matrix_of(pairs, settings.seeds) if cascades else None
-        reduction = self.reduction if over_pairs else "prompts"
+        pairs = torch.tensor([each.pairs for each in scores], dtype=torch.float64)
+        localize = self._localize(pairs)
+        values = [each.value for each in scores]
         return Threshold(
-            detector=detector,
-            tau=tau,
-            tau_seeds=tau_seeds,
-            reduction=reduction if self.max_fpr is None else "conformal",
-            deviations=self.deviations if self.max_fpr is None else 0.0,
-            mean=mean,
-            std=std,
-            max_fpr=self.max_fpr,
-            cascade=None if matrices is None else Cascade.learn(matrices, tau),
-            highest=tuple(highest.tolist()),
-            means=tuple(means.tolist()),
+            detect=self._detect(detector, settings, values, pairs, localize.tau),
+            localize=localize,
             settings=settings,
             kernel=kernel_size(min(model.latent_shape[1:])),
             timestep=float(evaluated_timestep(model, settings)),
             fingerprint=model.fingerprint,
             prompts=hash_texts(texts),
         )
+
+    def _localize(self, pairs: Tensor) -> LocalizationLevel:
+        reduction: Literal["prompts", "pairs"] = "pairs" if self.reduction == "pairs" else "prompts"
+        mean, std = _moments(pairs.flatten() if reduction == "pairs" else pairs.amax(1))
+        means = pairs.mean(1)
+        return LocalizationLevel(
+            tau=mean + self.deviations * std,
+            tau_seeds=float(means.mean() + _DEVIATIONS_SEEDS * means.std()),
+            reduction=reduction,
+            deviations=self.deviations,
+            mean=mean,
+            std=std,
+            means=tuple(means.tolist()),
+        )
+
+    def _detect(
+        self,
+        detector: str,
+        settings: NoiseSettings,
+        scores: Sequence[float],
+        pairs: Tensor,
+        suspect: float,
+    ) -> DetectionLevel:
+        compares_seeds = detector == SEED_SIMILARITY
+        reduction, rate = self.reduction, None
+        if reduction == "conformal":
+            rate = self.rate(len(scores))
+            tau = conformal_quantile(scores, rate)
+        else:
+            # only seed similarity has pairs to reduce
+            reduction = reduction if compares_seeds else "prompts"
+            values = torch.tensor(scores, dtype=torch.float64)
+            mean, std = _moments(pairs.flatten() if reduction == "pairs" else values)
+            tau = mean + self.deviations * std
+        cascade = None
+        if compares_seeds and settings.similarity != "published":
+            cascade = Cascade.learn(matrix_of(pairs, settings.seeds), tau, min(tau, suspect))
+        return DetectionLevel(
+            detector=detector,
+            tau=tau,
+            reduction=reduction,
+            max_fpr=rate,
+            scores=tuple(scores),
+            cascade=cascade,
+        )
+
+
+def _moments(values: Tensor) -> tuple[float, float]:
+    return float(values.mean()), float(values.std())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptScores:
+    """What a calibration measures of one prompt.
+
+    Args:
+        value: the score of the detector.
+        pairs: the similarity of each pair of seeds, in the order of `pairs_of`.
+    """
+
+    value: float
+    pairs: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +207,7 @@ class CalibrationRun:
 
 @dataclass(frozen=True)
 class CalibrationTask:
-    """The scores of prompts as a `Task`."""
+    """The scores of prompts as a `Task`: of the detector, and of seed similarity."""
 
     settings: CalibrationRun
     kind: str = "scores"
@@ -152,7 +222,13 @@ class CalibrationTask:
 
         def work(texts: Sequence[str]) -> list[Finished]:
             trace = Trace(model, texts, noise)
-            return [Finished(to_json(score)) for score in detector.score(trace)]
+            similarities = SeedSimilarity().score(trace)
+            is_similarity = detector.name == SEED_SIMILARITY
+            scores = similarities if is_similarity else detector.score(trace)
+            return [
+                Finished(to_json(PromptScores(value=score.value, pairs=similarity.pairs)))
+                for score, similarity in zip(scores, similarities, strict=True)
+            ]
 
         return work
 
@@ -167,14 +243,16 @@ def calibrate_threshold(
     folder: str | Path | None = None,
     execution: Execution | None = None,
 ) -> Threshold:
-    """Calibrate the threshold of a detector on prompts that are not memorized.
+    """Calibrate detection and localization on prompts that are not memorized.
+
+    Localization compares seeds whatever the detector is, so both are measured at once.
 
     Args:
         pipe: a loaded pipeline.
         prompts: at least two unmemorized prompts, which the statistics need not have seen.
         detector: the name of the detector.
         settings: how noise differences are made.
-        calibration: how tau follows from the scores.
+        calibration: how the levels follow from the scores.
         folder: a run folder in which an interrupted calibration is resumed. It stays; without one
             a temporary folder is used.
         execution: who does the work.
@@ -204,10 +282,10 @@ def calibrate_threshold(
                 f"prompt {texts[index][:60]!r} fails ({error.rstrip('.')}). "
                 "If it is that prompt, leave it out."
             )
-        scores = [_score(record) for _, record in run.stream(task.kind)]
+        scores = [_scores(record) for _, record in run.stream(task.kind)]
     return calibration.threshold(model, detector, run_settings.noise, texts, scores)
 
 
-def _score(record: dict[str, Any]) -> Score:
+def _scores(record: dict[str, Any]) -> PromptScores:
     way_out = "Delete the run folder and start again."
-    return from_json(Score, record, RunError, "malformed score of a calibration", way_out)
+    return from_json(PromptScores, record, RunError, "malformed score of a calibration", way_out)

@@ -22,8 +22,8 @@ class Cascade:
     """The order in which seeds tell most, and when the highest similarity so far is enough.
 
     A prompt stops as memorized above tau, which more seeds cannot change. It stops as not memorized
-    below the level of a stop: no calibration prompt that all seeds call memorized lies below it.
-    With m such prompts, a stop loses about one in m + 1 memorized prompts that are like them.
+    below the level of a stop: no calibration prompt that all seeds call suspect lies below it. With
+    m such prompts, a stop loses about one in m + 1 memorized prompts that are like them.
 
     Args:
         order: all seeds, the most telling ones first.
@@ -34,22 +34,23 @@ class Cascade:
     stops: tuple[tuple[int, float], ...]
 
     @classmethod
-    def learn(cls, matrices: Tensor, tau: float) -> Cascade:
+    def learn(cls, matrices: Tensor, tau: float, suspect: float) -> Cascade:
         """Learn the order that decides most prompts at each number of seeds, and safe levels.
 
-        Where no calibration prompt is memorized by tau, only prompts less alike than all of them
-        stop.
+        Where no calibration prompt is suspect, only prompts less alike than all of them stop.
 
         Args:
             matrices: the pairwise similarities of the seeds of each calibration prompt,
                 (prompts, seeds, seeds).
             tau: the similarity above which a prompt is memorized.
+            suspect: the similarity, at most tau, above which a calibration prompt stands for the
+                memorized ones. Few lie above a tau that bounds the rate of false positives.
         """
         count = matrices.shape[1]
-        called = _highest(matrices, range(count)) > tau
+        suspects = _highest(matrices, range(count)) > suspect
 
         def level(early: Tensor) -> float:
-            return min(tau, float(early[called].min() if called.any() else early.min()))
+            return min(tau, float(early[suspects].min() if suspects.any() else early.min()))
 
         def decided(seeds: tuple[int, ...]) -> Tensor:
             early = _highest(matrices, seeds)

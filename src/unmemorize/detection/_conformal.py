@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 
 from unmemorize._errors import ThresholdError
@@ -42,9 +43,32 @@ def conformal_rank(count: int, max_fpr: float) -> int:
     rate = Fraction(str(max_fpr))  # the decimal as written: floats would round 0.1 of 10 up
     rank = count + 1 - math.floor((count + 1) * rate)
     if rank > count:
-        needed = math.ceil(1 / rate) - 1
         raise ThresholdError(
             f"{count} prompts are too few for a false positive rate of {max_fpr:g}: it takes at "
-            f"least {needed}."
+            f"least {prompts_needed(max_fpr)}."
         )
     return rank
+
+
+def smallest_rate(count: int, wanted: float) -> float:
+    """Return the wanted false positive rate, or the smallest that so many prompts allow.
+
+    It is rounded up to three digits after the leading zeros, so it can be printed and given again.
+
+    Examples:
+        >>> smallest_rate(500, 0.01), smallest_rate(99, 0.01), smallest_rate(6, 0.01)
+        (0.01, 0.01, 0.143)
+    """
+    smallest = Decimal(1) / (count + 1)
+    rounded = Context(prec=3, rounding=ROUND_CEILING).plus(smallest)
+    return max(wanted, float(rounded))
+
+
+def prompts_needed(rate: float) -> int:
+    """Return how many prompts a false positive rate needs.
+
+    Examples:
+        >>> prompts_needed(0.01), prompts_needed(0.001)
+        (99, 999)
+    """
+    return math.ceil(1 / Fraction(str(rate))) - 1

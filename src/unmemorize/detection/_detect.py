@@ -13,6 +13,7 @@ from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection._detector import Detector, Score
 from unmemorize.detection._detectors import make_detector
+from unmemorize.detection._kept import default_threshold
 from unmemorize.detection._noise import NoiseSettings
 from unmemorize.detection._records import Detection
 from unmemorize.detection._seed_similarity import SeedSimilarity
@@ -26,7 +27,7 @@ def detect(
     pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
     *,
-    threshold: Threshold,
+    threshold: Threshold | None = None,
     settings: NoiseSettings | None = None,
     cascade: bool = False,
 ) -> Detection:
@@ -38,22 +39,26 @@ def detect(
     Args:
         pipe: a loaded pipeline.
         prompt: the prompt.
-        threshold: calibrated for this model under the same settings.
+        threshold: calibrated for this model under the same settings; by default the one kept for
+            it, see `default_threshold`.
         settings: how noise differences are made; by default as for the threshold.
-        cascade: whether to stop after few seeds where these tell, see `Threshold.cascade`.
+        cascade: whether to stop after few seeds where these tell, see `DetectionLevel`.
 
     Raises:
         PromptError: the prompt is empty or neither a text nor a `Prompt`.
-        ThresholdError: the threshold belongs to another model or other settings, has no cascade, or
-            is none.
+        ThresholdError: the threshold belongs to another model or other settings, has no cascade, is
+            none, or cannot be kept.
 
     Examples:
-        >>> from unmemorize import Threshold, load_pipeline, testbed
-        >>> threshold = Threshold.load(testbed.threshold_path())
+        >>> from unmemorize import load_pipeline
         >>> pipe = load_pipeline("testbed")
-        >>> detect(pipe, "chelsea the ginger tabby stares", threshold=threshold).memorized
+        >>> detect(pipe, "chelsea the ginger tabby stares").memorized
         True
     """
+    model = Model.of(pipe)
+    prompts = [as_prompt(prompt)]
+    if threshold is None:
+        threshold = default_threshold(model, settings=settings)
     refuse_other_type(
         "threshold", threshold, Threshold, ThresholdError, "Load it first: Threshold.load(PATH)."
     )
@@ -62,8 +67,7 @@ def detect(
     refuse_other_type(
         "settings", settings, NoiseSettings, ThresholdError, "Give those of the threshold."
     )
-    prompts = [as_prompt(prompt)]
-    return detect_prompts(Model.of(pipe), prompts, threshold, settings, cascade=cascade)[0]
+    return detect_prompts(model, prompts, threshold, settings, cascade=cascade)[0]
 
 
 def detect_prompts(
@@ -86,9 +90,9 @@ def detect_prompts(
         detection_of(
             prompt,
             score,
-            threshold.tau,
+            threshold.detect.tau,
             seconds,
-            detector=threshold.detector,
+            detector=threshold.detect.detector,
             similarity=settings.similarity,
         )
         for prompt, score in zip(prompts, scores, strict=True)
@@ -114,14 +118,14 @@ def detection_of(
         tau=tau,
         memorized=score.value > tau,
         seeds=len(score.seeds),
-        memorized_seeds=_memorized_seeds(score, tau),
+        memorized_seeds=memorized_seeds(score, tau),
         mean=sum(score.pairs) / len(score.pairs) if score.pairs else None,
         evaluations=score.samples,
         seconds=seconds,
     )
 
 
-def _memorized_seeds(score: Score, tau: float) -> tuple[int, ...]:
+def memorized_seeds(score: Score, tau: float) -> tuple[int, ...]:
     """Return the seeds whose similarity to some other seed is above tau."""
     if not score.pairs:
         return ()
@@ -131,15 +135,15 @@ def _memorized_seeds(score: Score, tau: float) -> tuple[int, ...]:
 
 def _detector(threshold: Threshold, cascade: bool) -> Detector:
     if not cascade:
-        return make_detector(threshold.detector)
+        return make_detector(threshold.detect.detector)
     if threshold.settings.similarity == "published":
         raise ThresholdError(
             "similarity=published: a cascade compares few seeds first, but the published "
             "similarity of two seeds depends on all others. Leave the cascade out."
         )
-    if threshold.cascade is None:
+    if threshold.detect.cascade is None:
         raise ThresholdError(
             "this threshold says nothing about when a cascade may stop. Calibrate one, or leave "
             "the cascade out."
         )
-    return SeedSimilarity(threshold.cascade, threshold.tau)
+    return SeedSimilarity(threshold.detect.cascade, threshold.detect.tau)

@@ -54,11 +54,11 @@ class DetectionRun:
     def of(cls, threshold: Threshold, *, cascade: bool) -> DetectionRun:
         """Make the settings of a run with this threshold."""
         return cls(
-            detector=threshold.detector,
-            tau=threshold.tau,
+            detector=threshold.detect.detector,
+            tau=threshold.detect.tau,
             threshold_prompts=threshold.prompts,
             noise=threshold.settings,
-            cascade=threshold.cascade if cascade else None,
+            cascade=threshold.detect.cascade if cascade else None,
         )
 
 

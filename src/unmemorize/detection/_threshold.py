@@ -1,4 +1,4 @@
-"""The score above which a prompt counts as memorized, and the distribution it comes from."""
+"""The levels that scores are compared with in detection and in localization."""
 
 from __future__ import annotations
 
@@ -17,31 +17,93 @@ from unmemorize.detection._ms_ssim import kernel_size
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
 from unmemorize.pipelines import Model
 
-SCHEMA = "unmemorize.threshold/2"
+SCHEMA = "unmemorize.threshold/3"
+_OLD_SCHEMAS = ("unmemorize.threshold/1", "unmemorize.threshold/2")
 SEED_SIMILARITY = "seed-similarity"
+_WAY_OUT = "Make it again with: unmemorize threshold"
 
-Reduction = Literal["pairs", "prompts", "conformal", "given"]
+Reduction = Literal["conformal", "prompts", "pairs", "given"]
+"""How a level follows from the scores of unmemorized prompts, see `Calibration`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionLevel:
+    """The score above which a detector calls a prompt memorized.
+
+    Args:
+        detector: the name of the detector, see `Detector`.
+        tau: the level of its score.
+        reduction: tau is the "conformal" quantile of the scores, their mean + standard deviations
+            ("prompts"), the same over all pairs of seeds ("pairs"), or was "given".
+        max_fpr: the false positive rate that a conformal tau bounds, for captions like those of
+            the calibration.
+        scores: the score of each calibration prompt.
+        cascade: which seeds to look at first, and when to stop; None where it is not known.
+    """
+
+    detector: str = SEED_SIMILARITY
+    tau: float
+    reduction: Reduction
+    max_fpr: float | None = None
+    scores: tuple[float, ...] = field(default=(), repr=False)
+    cascade: Cascade | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_infinite(tau=self.tau)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationLevel:
+    """The similarities that localization compares with, whatever detector called the prompt.
+
+    Args:
+        tau: the similarity to another seed above which a seed counts as memorized, and the score
+            of the criterion "unblocked" above which a prompt still looks memorized.
+        tau_seeds: the same for the criterion "seeds": the mean similarity over the pairs of seeds
+            above which they still agree. None where it is not known.
+        reduction: tau is mean + standard deviations over each prompt's highest pair ("prompts") or
+            over all pairs of seeds ("pairs"), or was "given".
+        deviations: how many standard deviations.
+        mean, std: of what was reduced; tau itself and 0 for a given tau.
+        means: for each calibration prompt the mean similarity over its pairs of seeds.
+    """
+
+    tau: float
+    tau_seeds: float | None
+    reduction: Literal["prompts", "pairs", "given"]
+    deviations: float
+    mean: float
+    std: float
+    means: tuple[float, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        _refuse_infinite(tau=self.tau, mean=self.mean, std=self.std)
+        if self.tau_seeds is not None:
+            _refuse_infinite(tau_seeds=self.tau_seeds)
+
+    def of_criterion(self, criterion: Literal["unblocked", "seeds"]) -> float:
+        """Return the level of the score that a criterion compares.
+
+        Raises:
+            ThresholdError: it is not known for this criterion.
+        """
+        if criterion == "unblocked":
+            return self.tau
+        if self.tau_seeds is None:
+            raise ThresholdError(
+                'a given threshold has no value for the criterion "seeds". Calibrate one, or use '
+                "the criterion unblocked."
+            )
+        return self.tau_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A calibrated threshold for one detector and one model.
+    """Calibrated levels for one model: one for detection, one for localization.
 
     Args:
-        detector: the name of the detector, see `Detector`.
-        tau: the score above which a prompt counts as memorized. For seed similarity it is also the
-            similarity to another seed above which a seed counts as memorized.
-        tau_seeds: the mean pairwise similarity of a prompt's seeds above which they still agree
-            (criterion "seeds"); None where it is not known.
-        reduction: tau is mean + standard deviations over all pairs of seeds ("pairs") or over each
-            prompt's score ("prompts"), the "conformal" quantile of the scores, or was "given".
-        deviations: how many standard deviations; 0 for the last two.
-        mean, std: the distribution that was reduced. For a conformal tau it is that of the scores;
-            for a given one it is tau itself and 0.
-        max_fpr: the false positive rate that a conformal tau bounds.
-        cascade: which seeds to look at first, and when to stop; None where it is not known.
-        highest: the score of each calibration prompt.
-        means: for each calibration prompt the mean similarity over its pairs of seeds.
+        detect: above which score a prompt is called memorized.
+        localize: the similarities that localization compares with.
         settings: how noise differences are made. Results under other settings refuse it.
         kernel: the size of the MS-SSIM kernel.
         timestep: the timestep that was evaluated. Another scheduler may space its steps otherwise.
@@ -49,17 +111,8 @@ class Threshold:
         prompts: a hash of the calibration prompts.
     """
 
-    detector: str = SEED_SIMILARITY
-    tau: float
-    tau_seeds: float | None
-    reduction: Reduction
-    deviations: float
-    mean: float
-    std: float
-    max_fpr: float | None = None
-    cascade: Cascade | None = None
-    highest: tuple[float, ...] = field(repr=False)
-    means: tuple[float, ...] = field(repr=False)
+    detect: DetectionLevel
+    localize: LocalizationLevel
     settings: NoiseSettings
     kernel: int
     timestep: float
@@ -67,22 +120,23 @@ class Threshold:
     prompts: str
 
     def __post_init__(self) -> None:
-        numbers = {"tau": self.tau, "mean": self.mean, "std": self.std, "timestep": self.timestep}
-        if self.tau_seeds is not None:
-            numbers["tau_seeds"] = self.tau_seeds
-        for name, number in numbers.items():
-            if not np.isfinite(number):
-                raise ThresholdError(f"{name}={number}: must be a finite number.")
-        if self.cascade and sorted(self.cascade.order) != list(range(self.settings.seeds)):
+        _refuse_infinite(timestep=self.timestep)
+        cascade = self.detect.cascade
+        if cascade and sorted(cascade.order) != list(range(self.settings.seeds)):
             raise ThresholdError(
-                f"a cascade over the seeds {list(self.cascade.order)} is none over "
+                f"a cascade over the seeds {list(cascade.order)} is none over "
                 f"{self.settings.seeds} seeds."
             )
-        if self.cascade and self.settings.similarity == "published":
+        if cascade and self.settings.similarity == "published":
             raise ThresholdError(
                 "similarity=published: it has no cascade, since the similarity of two seeds "
                 "depends on all others. Calibrate again, or leave the cascade out."
             )
+
+    @property
+    def tau(self) -> float:
+        """The similarity that localization compares with under the criterion "unblocked"."""
+        return self.localize.tau
 
     @classmethod
     def given(
@@ -92,6 +146,8 @@ class Threshold:
         settings: NoiseSettings | None = None,
     ) -> Threshold:
         """Take a threshold from elsewhere, such as the paper's 0.428 for Stable Diffusion v1.4.
+
+        The number serves both detection and localization.
 
         Args:
             pipe: a loaded pipeline.
@@ -109,14 +165,10 @@ class Threshold:
             )
         model, settings = Model.of(pipe), settings or NoiseSettings.published()
         return cls(
-            tau=tau,
-            tau_seeds=None,
-            reduction="given",
-            deviations=0.0,
-            mean=tau,
-            std=0.0,
-            highest=(),
-            means=(),
+            detect=DetectionLevel(tau=tau, reduction="given"),
+            localize=LocalizationLevel(
+                tau=tau, tau_seeds=None, reduction="given", deviations=0.0, mean=tau, std=0.0
+            ),
             settings=settings,
             kernel=kernel_size(min(model.latent_shape[1:])),
             timestep=float(evaluated_timestep(model, settings)),
@@ -125,46 +177,31 @@ class Threshold:
         )
 
     def shifted(self, deviations: float) -> Threshold:
-        """Move both thresholds by a number of their standard deviations.
+        """Move the levels of localization, and one of detection that is the same number.
 
         This shows how much a result depends on the threshold.
 
+        Args:
+            deviations: how many of their standard deviations.
+
         Raises:
-            ThresholdError: the threshold is not a mean plus standard deviations.
+            ThresholdError: the levels are not means plus standard deviations.
         """
-        if self.reduction not in ("pairs", "prompts") or self.tau_seeds is None:
+        level = self.localize
+        if level.reduction == "given" or level.tau_seeds is None:
             raise ThresholdError(
-                f"a {self.reduction} threshold has no standard deviation to move by. "
-                "Calibrate over pairs or prompts."
+                "a given threshold has no standard deviation to move by. Calibrate one."
             )
-        return replace(
-            self,
-            tau=self.tau + deviations * self.std,
-            tau_seeds=self.tau_seeds + deviations * float(np.std(self.means, ddof=1)),
-            cascade=None,
-            deviations=self.deviations + deviations,
+        moved = replace(
+            level,
+            tau=level.tau + deviations * level.std,
+            tau_seeds=level.tau_seeds + deviations * float(np.std(level.means, ddof=1)),
+            deviations=level.deviations + deviations,
         )
-
-    def of_criterion(self, criterion: Literal["unblocked", "seeds"]) -> float:
-        """Return the threshold of the score that localization uses.
-
-        Raises:
-            ThresholdError: it is not known for this criterion, or the threshold belongs to a
-                detector that does not compare seeds.
-        """
-        if self.detector != SEED_SIMILARITY:
-            raise ThresholdError(
-                f"a threshold of the detector {self.detector} says nothing about similarities. "
-                f"Localize with one of {SEED_SIMILARITY}."
-            )
-        if criterion == "unblocked":
-            return self.tau
-        if self.tau_seeds is None:
-            raise ThresholdError(
-                'a given threshold has no value for the criterion "seeds". Calibrate one, or use '
-                "the criterion unblocked."
-            )
-        return self.tau_seeds
+        detect = self.detect
+        if detect.tau == level.tau:
+            detect = replace(detect, tau=moved.tau, cascade=None)
+        return replace(self, detect=detect, localize=moved)
 
     def check(self, model: Model, settings: NoiseSettings) -> None:
         """Refuse another model or other settings than those of the calibration.
@@ -210,16 +247,17 @@ class Threshold:
             as_path(path, ThresholdError, "threshold file"), ThresholdError, "threshold file"
         )
         schema = content.pop("schema", None)
+        if schema in _OLD_SCHEMAS:
+            raise ThresholdError(
+                f"{path}: of schema {schema}, whose similarity depended on the installed "
+                f"torchmetrics, and without a level for localization. {_WAY_OUT}"
+            )
         if schema != SCHEMA:
-            raise ThresholdError(
-                f"{path}: not a threshold file of schema {SCHEMA}. Make it with: "
-                "unmemorize threshold"
-            )
-        way_out = "Make it again with: unmemorize threshold"
-        settings = content.get("settings")
-        if isinstance(settings, dict) and "similarity" not in settings:
-            raise ThresholdError(
-                f"{path}: does not say which similarity it belongs to. It was made when the "
-                f"installed torchmetrics decided. {way_out}"
-            )
-        return from_json(cls, content, ThresholdError, f"{path}: malformed", way_out)
+            raise ThresholdError(f"{path}: not a threshold file of schema {SCHEMA}. {_WAY_OUT}")
+        return from_json(cls, content, ThresholdError, f"{path}: malformed", _WAY_OUT)
+
+
+def _refuse_infinite(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not np.isfinite(number):
+            raise ThresholdError(f"{name}={number}: must be a finite number.")

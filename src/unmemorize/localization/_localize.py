@@ -11,35 +11,39 @@ from unmemorize._errors import ModelError, StatisticsError, ThresholdError
 from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection import (
+    SEED_SIMILARITY,
     Detection,
     Score,
-    SimilarityName,
     Threshold,
+    default_threshold,
+    detect_prompts,
     detection_of,
     make_probe,
+    memorized_seeds,
     pairs_of,
     pairwise_similarity,
 )
-from unmemorize.engines import Progress, silent
+from unmemorize.engines import Execution, Progress, silent
 from unmemorize.localization._evaluator import Evaluator
+from unmemorize.localization._floor import fixed_criterion, has_floor
 from unmemorize.localization._meter import Meter
 from unmemorize.localization._passes import Pass, Passes
 from unmemorize.localization._records import Localization
 from unmemorize.localization._refinement import RefinementContext, refinement_limit
 from unmemorize.localization._refinements import REFINEMENTS
 from unmemorize.localization._selection import select
-from unmemorize.localization._settings import LocalizationSettings
+from unmemorize.localization._settings import Criterion, LocalizationSettings
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, select_value_layers
-from unmemorize.statistics import Statistics, activations
+from unmemorize.statistics import Statistics, activations, default_statistics
 
 
 def localize(
     pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
     *,
-    statistics: Statistics,
-    threshold: Threshold,
+    statistics: Statistics | None = None,
+    threshold: Threshold | None = None,
     settings: LocalizationSettings | None = None,
     progress: Progress = silent,
 ) -> Localization:
@@ -48,11 +52,14 @@ def localize(
     Args:
         pipe: a loaded pipeline.
         prompt: the prompt.
-        statistics: activation statistics of this model.
-        threshold: calibrated for this model under the same noise settings.
+        statistics: activation statistics of this model; by default those kept for it, see
+            `default_statistics`.
+        threshold: calibrated for this model under the same noise settings; by default the one kept
+            for it, see `default_threshold`.
         settings: how to localize. By default the paper's way, with the faster refinement.
         progress: called after each pass with the denoiser samples so far and None, because nobody
-            knows how many there will be.
+            knows how many there will be. Before that it counts the captions of statistics and
+            threshold if these have to be made.
 
     Returns:
         The record of the localization. Its ``neurons`` are empty if the prompt is not memorized.
@@ -65,19 +72,26 @@ def localize(
         ModelError: a value layer does not run.
 
     Examples:
-        >>> from unmemorize import testbed
-        >>> model = Model.load("testbed")
-        >>> threshold = Threshold.load(testbed.threshold_path())
-        >>> record = localize(
-        ...     model,
-        ...     "fundus photograph of healthy retina",
-        ...     statistics=Statistics.load(testbed.statistics_path()),
-        ...     threshold=threshold,
-        ...     settings=LocalizationSettings(noise=threshold.settings, criterion="seeds"),
-        ... )
+        >>> from unmemorize import load_pipeline
+        >>> record = localize(load_pipeline("testbed"), "fundus photograph of healthy retina")
         >>> record.memorized, record.neurons
         (True, Neurons({'down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v': (55,)}))
     """
+    model, prompt = Model.of(pipe), as_prompt(prompt)
+    execution = Execution(progress=progress)
+    if settings is not None:
+        refuse_other_type(
+            "settings",
+            settings,
+            LocalizationSettings,
+            ModelError,
+            "Give LocalizationSettings(...).",
+        )
+    if statistics is None:
+        statistics = default_statistics(model, execution=execution)
+    if threshold is None:
+        noise = settings.noise if settings else None
+        threshold = default_threshold(model, settings=noise, execution=execution)
     refuse_other_type(
         "statistics",
         statistics,
@@ -88,14 +102,8 @@ def localize(
     refuse_other_type(
         "threshold", threshold, Threshold, ThresholdError, "Load it first: Threshold.load(PATH)."
     )
-    if settings is None:
-        settings = LocalizationSettings(noise=threshold.settings)
-    refuse_other_type(
-        "settings", settings, LocalizationSettings, ModelError, "Give LocalizationSettings(...)."
-    )
-    return localize_prompt(
-        Model.of(pipe), as_prompt(prompt), statistics, threshold, settings, progress=progress
-    )
+    settings = settings or LocalizationSettings(noise=threshold.settings)
+    return localize_prompt(model, prompt, statistics, threshold, settings, progress=progress)
 
 
 @torch.inference_mode(False)
@@ -116,7 +124,7 @@ def localize_prompt(
     searched = select_value_layers(model.value_layers, settings.layers)
     statistics.check(model, searched)
     threshold.check(model, settings.noise)
-    tau = threshold.of_criterion(settings.criterion)
+    criterion = fixed_criterion(settings, threshold.localize)
 
     # noise differences
     probe = make_probe(model, model.encode([prompt.text]), settings.noise)
@@ -125,17 +133,24 @@ def localize_prompt(
     passes.keep(unblocked)
 
     # seed filter
-    seed_tau = _first_given(settings.seed_threshold, threshold.tau)
-    definition = settings.noise.similarity
-    detection = _filter_seeds(prompt, unblocked, seed_tau, definition, meter)
+    detection, above = _filter_seeds(model, prompt, unblocked, threshold, settings, meter)
+    seeds = above or unblocked.seeds
     meter.end("detection")
     if not detection.memorized:
-        return _record(detection, settings, threshold, passes)
+        return _record(detection, criterion or "unblocked", settings, threshold, passes)
+
+    # criterion
+    definition = settings.noise.similarity
+    floor = None
+    if criterion is None:
+        floor = has_floor(passes, unblocked, seeds, searched, threshold.tau, definition)
+        criterion = "seeds" if floor else "unblocked"
+        meter.end("criterion")
+    settings = replace(settings, criterion=criterion)
+    tau = threshold.localize.of_criterion(criterion)
 
     # initial selection
-    evaluator = Evaluator(
-        passes, unblocked, detection.memorized_seeds, settings.criterion, definition
-    )
+    evaluator = Evaluator(passes, unblocked, seeds, criterion, definition)
     activation = {
         path: layer_activation[0].cpu()
         for path, layer_activation in activations(model, probe.text).items()
@@ -155,7 +170,10 @@ def localize_prompt(
     meter.end("refinement")
 
     return replace(
-        _record(detection, settings, threshold, passes),
+        _record(detection, criterion, settings, threshold, passes),
+        floor=floor,
+        seeds=seeds,
+        seeds_unfiltered=not above,
         initial=selection.neurons,
         neurons=refinement.neurons,
         initial_score=selection.score,
@@ -180,21 +198,43 @@ def localize_prompt(
 
 
 def _filter_seeds(
-    prompt: Prompt, unblocked: Pass, tau: float, definition: SimilarityName, meter: Meter
-) -> Detection:
-    """Keep the seeds whose highest similarity to another seed is above tau."""
-    pairs = pairs_of(pairwise_similarity(unblocked.differences, definition))
-    score = Score(
+    model: Model,
+    prompt: Prompt,
+    unblocked: Pass,
+    threshold: Threshold,
+    settings: LocalizationSettings,
+    meter: Meter,
+) -> tuple[Detection, tuple[int, ...]]:
+    """Call the prompt memorized or not, and return the seeds that localization may look at.
+
+    The threshold's detector calls it. A seed threshold in the settings takes the place of both of
+    its levels.
+    """
+    noise, level = settings.noise, threshold.detect
+    pairs = pairs_of(pairwise_similarity(unblocked.differences, noise.similarity))
+    similarity = Score(
         value=float(pairs.max()),
         samples=meter.evaluations,
         seeds=unblocked.seeds,
         pairs=tuple(pairs.tolist()),
     )
-    return detection_of(prompt, score, tau, meter.seconds, similarity=definition)
+    seed_tau = _first_given(settings.seed_threshold, threshold.localize.tau)
+    above = memorized_seeds(similarity, seed_tau)
+    if level.detector != SEED_SIMILARITY:
+        (detection,) = detect_prompts(model, [prompt], threshold, noise)
+        meter.add_forward(detection.evaluations, share=1.0)
+        return detection, above
+    tau = _first_given(settings.seed_threshold, level.tau)
+    called = detection_of(prompt, similarity, tau, meter.seconds, similarity=noise.similarity)
+    return called, above
 
 
 def _record(
-    detection: Detection, settings: LocalizationSettings, threshold: Threshold, passes: Passes
+    detection: Detection,
+    criterion: Criterion,
+    settings: LocalizationSettings,
+    threshold: Threshold,
+    passes: Passes,
 ) -> Localization:
     """Make the record of a prompt that is not memorized, with the work spent so far."""
     meter = passes.meter
@@ -202,7 +242,7 @@ def _record(
         prompt=detection.prompt,
         group=detection.group,
         detection=detection,
-        criterion=settings.criterion,
+        criterion=criterion,
         protocol=settings.noise.protocol,
         similarity=settings.noise.similarity,
         kernel=threshold.kernel,

@@ -69,12 +69,19 @@ class Localization:
         minimal: whether no single one of ``neurons`` can be switched back on; None if nothing was
             localized.
         criterion: what counted as still memorized.
+        floor: with the criterion "auto", whether the score of "unblocked" stayed above the
+            threshold with all searched neurons off. ``criterion`` is then "seeds". None where this
+            was not tried.
+        seeds: the seeds that localization looked at, those above the threshold's level. Empty if
+            nothing was localized.
+        seeds_unfiltered: whether no seed was above the level, so ``seeds`` are all of them.
         protocol: which timestep was evaluated, and which details follow the published code.
         similarity: how noise differences were compared, see `NoiseSettings`.
         kernel: the kernel size of MS-SSIM, in pixels.
         evaluations: denoiser samples spent, including detection; None for an imported record.
         work: the same, each weighted by the share of the denoiser's multiply-adds that ran.
-        spent: stage ("detection", "selection", "refinement") -> its cost.
+        spent: stage ("detection", "criterion" if it was chosen, "selection", "refinement") -> its
+            cost.
         trials: stage -> its tests, in order. Tests answered without the denoiser are left out.
         recorded_bytes: the most memory that recorded outputs of the denoiser took, see
             docs/method.md.
@@ -100,6 +107,9 @@ class Localization:
     refinement: RefinementMethod | None = None
     minimal: bool | None = None
     criterion: Criterion
+    floor: bool | None = None
+    seeds: tuple[int, ...] = ()
+    seeds_unfiltered: bool = False
     protocol: Protocol
     similarity: SimilarityName = "fixed"
     kernel: int
@@ -113,7 +123,7 @@ class Localization:
 
     @property
     def memorized(self) -> bool:
-        """Whether at least one seed passed the filter.
+        """Whether the prompt was called memorized.
 
         For an imported record: whether neurons were found.
         """

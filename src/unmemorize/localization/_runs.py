@@ -22,6 +22,7 @@ from unmemorize._errors import RunError
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Threshold
 from unmemorize.engines import Execution, Finished, UnitFunction
+from unmemorize.localization._floor import fixed_criterion
 from unmemorize.localization._localize import localize_prompt
 from unmemorize.localization._records import Localization
 from unmemorize.localization._settings import LocalizationSettings
@@ -42,6 +43,8 @@ class LocalizationRun:
 
     Args:
         localization: how neurons are searched.
+        detector: what calls a prompt memorized.
+        detection_tau: the level of its score.
         tau: the threshold of the criterion "unblocked".
         tau_seeds: the threshold of the criterion "seeds", if there is one.
         threshold_prompts: the hash of the prompts on which the threshold was calibrated.
@@ -52,6 +55,8 @@ class LocalizationRun:
     kind: ClassVar[str] = "localization"
 
     localization: LocalizationSettings
+    detector: str
+    detection_tau: float
     tau: float
     tau_seeds: float | None
     threshold_prompts: str
@@ -69,8 +74,10 @@ class LocalizationRun:
         """Make the settings of a run with this model, these statistics and this threshold."""
         return cls(
             localization=settings,
-            tau=threshold.tau,
-            tau_seeds=threshold.tau_seeds,
+            detector=threshold.detect.detector,
+            detection_tau=threshold.detect.tau,
+            tau=threshold.localize.tau,
+            tau_seeds=threshold.localize.tau_seeds,
             threshold_prompts=threshold.prompts,
             statistics_prompts=statistics.prompts,
             searched=tuple(select_value_layers(model.value_layers, settings.layers)),
@@ -91,7 +98,7 @@ class LocalizeTask:
         """Check that statistics and threshold belong to the model, see `Task`."""
         self.statistics.check(model, select_value_layers(model.value_layers, self.settings.layers))
         self.threshold.check(model, self.settings.noise)
-        self.threshold.of_criterion(self.settings.criterion)
+        fixed_criterion(self.settings, self.threshold.localize)
 
         def work(items: Sequence[tuple[int, Prompt]]) -> list[Finished]:
             finished = []
@@ -202,7 +209,9 @@ def save_neurons(
     origin = {
         "prompts": prompts,
         "memorized": memorized,
-        "tau": threshold.tau,
+        "detector": threshold.detect.detector,
+        "detection_tau": threshold.detect.tau,
+        "tau": threshold.localize.tau,
         "criterion": settings.criterion,
         "layers": settings.layers,
         "refinement": settings.refinement,

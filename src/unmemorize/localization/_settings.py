@@ -1,4 +1,4 @@
-"""Settings of localization. The defaults are the paper's, except for the faster refinement."""
+"""Settings of localization. The defaults are the paper's, but for refinement and a floor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from unmemorize._errors import ModelError
 from unmemorize.detection import NoiseSettings
 
 Criterion = Literal["unblocked", "seeds"]
+ChosenCriterion = Literal["auto", "unblocked", "seeds"]
 RefinementMethod = Literal["bisect", "greedy"]
 Similarity = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
@@ -24,7 +25,9 @@ class LocalizationSettings:
         noise: how noise differences are made.
         criterion: what counts as still memorized. "unblocked" (paper): the blocked noise difference
             of a seed resembles the unblocked one. "seeds": the blocked noise differences of
-            different seeds resemble each other.
+            different seeds resemble each other. "auto": "unblocked", unless the prompt has a floor
+            there: its score stays above the threshold with all searched neurons off. Then "seeds".
+            With a threshold below, "auto" is "unblocked".
         refinement: how candidates are thinned out. "bisect": in groups, until no single neuron can
             be switched back on. "greedy": layer by layer and neuron by neuron, in the
             paper's order.
@@ -57,7 +60,7 @@ class LocalizationSettings:
     """
 
     noise: NoiseSettings = field(default_factory=NoiseSettings)
-    criterion: Criterion = "unblocked"
+    criterion: ChosenCriterion = "auto"
     refinement: RefinementMethod = "bisect"
     layers: str = "default"
     theta: float = 5.0

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
-from unmemorize.detection import Threshold
+from unmemorize.detection import SEED_SIMILARITY, Threshold
 from unmemorize.report._drawing import COOL, HOT
 
 _BINS = 39
@@ -31,28 +31,25 @@ def threshold_figure(threshold: Threshold) -> Figure:
     """Return the histograms of each prompt's mean pair and most similar pair, with both taus."""
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    scores = "most similar pair of a prompt" if threshold.means else "score of a prompt"
-    histograms = [(threshold.highest, HOT, scores)]
-    if threshold.means:  # of detectors that compare seeds
-        histograms.insert(0, (threshold.means, COOL, "mean over the pairs of a prompt"))
+    detect, localize = threshold.detect, threshold.localize
+    compares_seeds = detect.detector == SEED_SIMILARITY
+    scores = "most similar pair of a prompt" if compares_seeds else "score of a prompt"
+    histograms = [(detect.scores, HOT, scores)]
+    if compares_seeds:  # both are similarities
+        histograms.insert(0, (localize.means, COOL, "mean over the pairs of a prompt"))
     lowest = min(min(values) for values, _, _ in histograms)
-    edges = np.linspace(lowest, max(*threshold.highest, threshold.tau), _BINS + 1).tolist()
+    edges = np.linspace(lowest, max(*detect.scores, detect.tau), _BINS + 1).tolist()
     for values, colour, label in histograms:
         axes.hist(values, edges, color=colour, alpha=0.6, label=label)
-    axes.axvline(
-        threshold.tau,
-        color="black",
-        linestyle="--",
-        label=f"tau = {threshold.tau:.3f} ({threshold.reduction})",
-    )
-    if threshold.tau_seeds is not None:
-        axes.axvline(
-            threshold.tau_seeds,
-            color=COOL,
-            linestyle=":",
-            label=f"tau of the criterion seeds = {threshold.tau_seeds:.3f}",
-        )
-    axes.set_xlabel("similarity between seeds")
-    axes.set_ylabel(f"prompts (of {len(threshold.highest)})")
+    lines = [(detect.tau, "black", "--", f"tau of detection = {detect.tau:.3f}")]
+    if compares_seeds:
+        lines.append((localize.tau, HOT, ":", f"tau of localization = {localize.tau:.3f}"))
+        if localize.tau_seeds is not None:
+            label = f"tau of the criterion seeds = {localize.tau_seeds:.3f}"
+            lines.append((localize.tau_seeds, COOL, ":", label))
+    for tau, colour, style, label in lines:
+        axes.axvline(tau, color=colour, linestyle=style, label=label)
+    axes.set_xlabel("similarity between seeds" if compares_seeds else detect.detector)
+    axes.set_ylabel(f"prompts (of {len(detect.scores)})")
     axes.legend(frameon=False, fontsize=8)
     return figure

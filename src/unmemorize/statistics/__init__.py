@@ -2,6 +2,16 @@
 
 from unmemorize.statistics._activations import activations
 from unmemorize.statistics._compute import compute_statistics
+from unmemorize.statistics._kept import default_statistics, default_statistics_path
+from unmemorize.statistics._ordinary import statistics_captions, threshold_captions
 from unmemorize.statistics._statistics import Statistics
 
-__all__ = ["Statistics", "activations", "compute_statistics"]
+__all__ = [
+    "Statistics",
+    "activations",
+    "compute_statistics",
+    "default_statistics",
+    "default_statistics_path",
+    "statistics_captions",
+    "threshold_captions",
+]

@@ -111,7 +111,7 @@ def defaults() -> Mapping[str, Any]:
     """Read the settings that suit the bundled model; other models keep the paper's.
 
     Returns:
-        The criterion, the reduction of the threshold, guidance and steps.
+        The criterion, guidance and steps.
     """
     content: dict[str, Any] = json.loads(existing(DEFAULTS).read_text(encoding="utf-8"))
     return content

@@ -6,19 +6,16 @@ Users of another model make these first.
 from __future__ import annotations
 
 import json
-from typing import Literal
 
 from unmemorize._files import atomic_write
-from unmemorize.detection import Calibration, calibrate_threshold
+from unmemorize.detection import calibrate_threshold
 from unmemorize.engines import Execution, Progress, silent
 from unmemorize.pipelines import Model
 from unmemorize.statistics import compute_statistics
 from unmemorize.testbed._assets import captions
 from unmemorize.testbed._layout import DEFAULTS, STATISTICS, THRESHOLD
 
-_REDUCTION: Literal["prompts"] = "prompts"
-"""Over all pairs, tau would lie below the highest pair of half of the unmemorized prompts."""
-_DEFAULTS = {"criterion": "seeds", "reduction": _REDUCTION, "guidance": 3.0, "steps": 30}
+_DEFAULTS = {"criterion": "seeds", "guidance": 3.0, "steps": 30}
 
 
 def calibrate(model: Model, *, progress: Progress = silent) -> None:
@@ -36,9 +33,6 @@ def calibrate(model: Model, *, progress: Progress = silent) -> None:
     """
     execution = Execution(progress=progress)
     compute_statistics(model, captions("train"), execution=execution).save(STATISTICS)
-    calibration = Calibration(reduction=_REDUCTION)
-    threshold = calibrate_threshold(
-        model, captions("calibration"), calibration=calibration, execution=execution
-    )
+    threshold = calibrate_threshold(model, captions("calibration"), execution=execution)
     threshold.save(THRESHOLD)
     atomic_write(DEFAULTS, json.dumps(_DEFAULTS, indent=1) + "\n")

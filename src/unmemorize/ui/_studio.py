@@ -260,7 +260,7 @@ class Studio:
             raise NeuronError("no neuron is chosen. Choose at least one.")
         found = {
             "prompt": neurons.prompt.text,
-            "tau": self.threshold.tau,
+            "tau": self.threshold.localize.tau,
             "criterion": self._settings.criterion,
         }
         return NeuronFile.of(self.model, selected, scale=scale, found=found)

@@ -47,7 +47,7 @@ class ProbeTab:
         progress = visit.stage("the first denoising step, then images")
         answer = studio.probe(text, int(images), progress)
         return {
-            self._gauge: gauge(answer, studio.threshold.tau),
+            self._gauge: gauge(answer, studio.threshold.detect.tau),
             self._verdict: answer.verdict,
             self.images: list(answer.images),
         }
