@@ -113,7 +113,7 @@ def ordinary_captions() -> tuple[str, ...]:
         >>> len(captions), len(set(captions))
         (4000, 4000)
         >>> captions[2]
-        'a black and white photo of a deer on a hill'
+        'an illustration of a lighthouse on the edge of a village'
     """
     draw = random.Random(_SEED)
     captions: dict[str, None] = {}
