@@ -20,7 +20,7 @@ from artefacts import (  # noqa: F401 -- fixtures
     saved_model_fixture,
     some_neurons,
 )
-from unmemorize import ExportError, Model, bake
+from unmemorize import ExportError, Model, ModelError, bake
 from unmemorize.export import verify
 from unmemorize.export._loaded_components import _same
 
@@ -127,7 +127,7 @@ def test_a_fused_lora_is_noticed(own_model: Model, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     pipe = own_model.pipe
     pipe.unet.add_adapter(peft.LoraConfig(target_modules=["to_k"], init_lora_weights=False))
-    with pytest.raises(ExportError, match="a LoRA is loaded"):
+    with pytest.raises(ExportError, match="a LoRA or another adapter is loaded"):
         bake(pipe, some_neurons(Model(pipe)), tmp_path / "baked")
     pipe.fuse_lora(components=["unet"])
     pipe.unload_lora_weights()
@@ -211,9 +211,10 @@ def test_weights_that_are_elsewhere(own_model: Model, tmp_path: Path) -> None:
 
 
 def test_weights_that_are_nowhere(own_model: Model, tmp_path: Path) -> None:
+    neurons = some_neurons(own_model)
     own_model.pipe.vae.to("meta")
-    with pytest.raises(ExportError, match=r"is not in memory"):
-        bake(own_model, some_neurons(own_model), tmp_path / "baked")
+    with pytest.raises(ModelError, match=r"Conv2d: its weight is not in memory"):
+        bake(own_model, neurons, tmp_path / "baked")
 
 
 def test_compiled_networks_are_compared_too(own_model: Model, tmp_path: Path) -> None:

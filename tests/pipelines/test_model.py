@@ -26,10 +26,7 @@ from conftest import make_pipeline
 from unmemorize import (
     Model,
     ModelError,
-    NeuronFile,
-    Neurons,
     compute_statistics,
-    export_lora,
     generate,
     load_pipeline,
 )
@@ -171,33 +168,6 @@ def test_nan_output_is_refused(pipe: DiffusionPipeline) -> None:
     pipe.unet.conv_out.bias.data[0] = float("inf")
     with pytest.raises(ModelError, match="returns NaN or infinity"):
         model.predict(model.draw_latents(1, 0), torch.tensor(1), model.encode(["x"]))
-
-
-def test_fingerprint_knows_the_weights_but_not_the_precision() -> None:
-    first, second = Model(make_pipeline()), Model(make_pipeline())
-    assert first.fingerprint == second.fingerprint
-    assert Model(make_pipeline(seed=1)).fingerprint != first.fingerprint
-    second.pipe.to(torch.float16)
-    assert Model(second.pipe).fingerprint == first.fingerprint
-    assert (
-        Model(make_pipeline().to(torch.bfloat16)).fingerprint != first.fingerprint
-    )  # as documented
-
-
-def test_fingerprint_knows_how_a_lora_is_used(pipe: DiffusionPipeline, tmp_path: Path) -> None:
-    model = Model(pipe)
-    export_lora(
-        pipe, NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [1]})), tmp_path
-    )
-    pipe.load_lora_weights(tmp_path, adapter_name="off")
-    found = [model.fingerprint, Model(pipe).fingerprint]
-    pipe.set_adapters("off", 0.5)
-    found.append(Model(pipe).fingerprint)
-    pipe.disable_lora()
-    found.append(Model(pipe).fingerprint)
-    assert len(set(found)) == 4
-    pipe.unload_lora_weights()
-    assert Model(pipe).fingerprint == found[0]
 
 
 def test_a_schedule_without_clipping_stays_without() -> None:

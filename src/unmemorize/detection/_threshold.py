@@ -212,8 +212,8 @@ class Threshold:
         """
         if self.fingerprint != model.fingerprint:
             raise ThresholdError(
-                f"the threshold belongs to another model (fingerprint {self.fingerprint[:12]}; "
-                f"{model.name} has {model.fingerprint[:12]}). Calibrate one for this model: "
+                f"the threshold belongs to another model ({model.contrast(self.fingerprint)}). "
+                "Calibrate one for this model: "
                 f"unmemorize threshold --model {model.name}"
             )
         for name, now in asdict(settings).items():

@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmemorize._errors import ExportError
 from unmemorize.export._carried import AnyEditFile, edit_of
 from unmemorize.generation import LayerChange
-from unmemorize.pipelines import Model, text_rows_only, weights_of
+from unmemorize.pipelines import (
+    Model,
+    is_quantized,
+    networks_of,
+    text_rows_only,
+    weights_of,
+)
 
 
 @dataclass(frozen=True)
@@ -52,19 +58,14 @@ def exportable(pipe: DiffusionPipeline | Model, file: AnyEditFile) -> Exportable
     """Return what an edit does to weights, if it belongs to the model and weights can do it.
 
     Raises:
-        ExportError: a LoRA is loaded, or neurons lie in a layer that projects text and image
-            together, which weights cannot tell apart.
+        ExportError: an adapter such as a LoRA is loaded, the model is quantized, or neurons lie in
+            a layer that projects text and image together, which weights cannot tell apart.
         NeuronError, EditError: the edit belongs to another model.
     """
     model = Model.of(pipe)
     file.check(model)
-    networks = (part for part in model.pipe.components.values() if isinstance(part, nn.Module))
-    if any(hasattr(module, "base_layer") for network in networks for module in network.modules()):
-        raise ExportError(
-            f"{model.name}: a LoRA is loaded. Unload it (pipe.unload_lora_weights), or make it "
-            "part of the model: pipe.fuse_lora, pipe.unload_lora_weights, pipe.save_pretrained, "
-            "and localize in what is loaded from there."
-        )
+    _refuse_adapted(model)
+    _refuse_quantized(model)
     changes = edit_of(file).changes(model)
     for path in changes:
         if text_rows_only(path):
@@ -74,3 +75,27 @@ def exportable(pipe: DiffusionPipeline | Model, file: AnyEditFile) -> Exportable
                 'localize with --layers "transformer_blocks.*".'
             )
     return Exportable(model, file, changes)
+
+
+def _refuse_adapted(model: Model) -> None:
+    for network in networks_of(model.pipe).values():
+        for module in network.modules():
+            if hasattr(module, "base_layer"):
+                raise ExportError(
+                    f"{model.name}: a LoRA or another adapter is loaded "
+                    f"({type(module).__module__}.{type(module).__name__}), and no file holds this "
+                    "model. Unload it (pipe.unload_lora_weights), or make it part of the model: "
+                    "pipe.fuse_lora, pipe.unload_lora_weights, pipe.save_pretrained, and localize "
+                    "in what is loaded from there."
+                )
+
+
+def _refuse_quantized(model: Model) -> None:
+    for component, network in networks_of(model.pipe).items():
+        for path, parameter in network.named_parameters():
+            if is_quantized(parameter):
+                raise ExportError(
+                    f"{model.name}: its {component} is quantized ({path}), and programs merge "
+                    "edits into real numbers only. Load the model without quantization and "
+                    "localize there."
+                )

@@ -15,7 +15,7 @@ from unmemorize._errors import ExportError, first_line
 from unmemorize._files import read_json
 from unmemorize.export._model_folder import INDEX
 from unmemorize.export._rows import same_up_to_rounding
-from unmemorize.pipelines import Model, quiet_loading
+from unmemorize.pipelines import Model, Weight, quiet_loading
 
 _CHECKS_ONLY = ("safety_checker", "feature_extractor")
 """Components that look at finished images. Pipelines are often loaded without them."""
@@ -38,6 +38,7 @@ def refuse_other_components(model: Model, folder: Path) -> None:
 
     Raises:
         ExportError: a component is another one, is missing on one side, or cannot be loaded.
+        ModelError: weights are not in memory.
     """
     index = read_json(folder / INDEX, ExportError, "index of a model")
     for name, component in model.pipe.components.items():
@@ -137,15 +138,8 @@ def _through_float16(tensor: Tensor) -> Tensor:
 def _values(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Read all saved weights, also those that accelerate keeps elsewhere."""
     for key, value in network.state_dict().items():
-        if not value.is_meta:
-            yield key, value
-            continue
         path, _, name = key.rpartition(".")
-        offloaded: Any = getattr(network.get_submodule(path), "_hf_hook", None)
-        kept = getattr(offloaded, "weights_map", None)
-        if kept is None:
-            _refuse(key, "is not in memory")
-        yield key, kept[name]
+        yield key, Weight(network.get_submodule(path), name, value).onloaded()
 
 
 def _refuse(what: str, problem: str) -> NoReturn:

@@ -177,9 +177,8 @@ class NeuronFile:
         """
         if self.fingerprint != model.fingerprint:
             raise NeuronError(
-                f"these neurons were found in {self.model} (fingerprint {self.fingerprint[:12]}), "
-                f"but {model.name} has fingerprint {model.fingerprint[:12]}. Load the model they "
-                "belong to, with the same --dtype and --value-layers, or localize again."
+                f"these neurons were found in {self.model} ({model.contrast(self.fingerprint)}). "
+                "Load the model they belong to, with the same --dtype, or localize again."
             )
         self.neurons.check(model)
 

@@ -1,7 +1,7 @@
 """A diffusers pipeline as the method sees it: its model, denoiser, sampler and value layers."""
 
 from unmemorize.pipelines._conditioning import Conditioning, run
-from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled, weights_of
+from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._model import Guidance, Model
 from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
@@ -13,6 +13,7 @@ from unmemorize.pipelines._value_layers import (
     select_value_layers,
     text_rows_only,
 )
+from unmemorize.pipelines._weights import Weight, is_quantized, networks_of, weights_of
 
 __all__ = [
     "Conditioning",
@@ -22,9 +23,12 @@ __all__ = [
     "Recording",
     "ReplayPlan",
     "ValueInput",
+    "Weight",
     "denoiser_of",
+    "is_quantized",
     "load_pipeline",
     "name_of_denoiser",
+    "networks_of",
     "observe",
     "quiet_libraries",
     "quiet_loading",

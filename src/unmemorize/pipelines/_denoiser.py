@@ -1,13 +1,13 @@
-"""The denoiser of a pipeline and its weights: compiled, adapted by a LoRA, or offloaded."""
+"""The denoiser of a pipeline, compiled or not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import nn
 
 from unmemorize._errors import ModelError
 
@@ -71,37 +71,5 @@ def uncompiled(pipe: DiffusionPipeline) -> Iterator[None]:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer, with or without a LoRA."""
+    """Whether a module is a linear layer, with or without an adapter."""
     return isinstance(getattr(module, "base_layer", module), nn.Linear)
-
-
-def adapters_of(layer: nn.Module) -> str:
-    """Describe how the LoRAs of a linear layer are used; empty without any."""
-    if not hasattr(layer, "base_layer"):
-        return ""
-    adapted: Any = layer
-    strengths = {name: adapted.scaling[name] for name in sorted(adapted.scaling)}
-    return (
-        f" active {adapted.active_adapters}, merged {adapted.merged_adapters}, "
-        f"disabled {adapted.disable_adapters}, strengths {strengths}"
-    )
-
-
-def weights_of(layer: nn.Module) -> dict[str, Tensor]:
-    """Return weight, bias and the LoRA weights of a linear layer by name.
-
-    Weights that accelerate has offloaded are read from where it keeps them.
-    """
-    base: Any = getattr(layer, "base_layer", layer)
-    offloaded = getattr(getattr(base, "_hf_hook", None), "weights_map", None)
-    weights = {
-        name: offloaded[name] if value.is_meta and offloaded is not None else value
-        for name, value in base.named_parameters()
-    }
-    if base is not layer:
-        weights |= {
-            name: value
-            for name, value in layer.named_parameters()
-            if not name.startswith("base_layer.")
-        }
-    return weights

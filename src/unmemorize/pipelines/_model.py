@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -17,13 +16,15 @@ from torch import Tensor
 
 from unmemorize._errors import ModelError
 from unmemorize.pipelines._conditioning import Conditioning, Layout, first_call, layout_of
-from unmemorize.pipelines._denoiser import adapters_of, denoiser_of, uncompiled, weights_of
+from unmemorize.pipelines._denoiser import denoiser_of, uncompiled
+from unmemorize.pipelines._fingerprint import fingerprint_of, is_first_edition
 from unmemorize.pipelines._loading import Loading
 from unmemorize.pipelines._replay import ReplayPlan, plan_for_model, state_of
 from unmemorize.pipelines._sampler import sampler
 from unmemorize.pipelines._truncation import Truncation
 from unmemorize.pipelines._value_inputs import ValueInput, find_value_input
 from unmemorize.pipelines._value_layers import find_value_layers
+from unmemorize.pipelines._weights import refuse_unreadable, weights_of
 
 Found = TypeVar("Found")
 _REMEMBERED = 12
@@ -56,8 +57,8 @@ class Model:
         loading: how the pipeline was loaded, if `Model.load` did it.
 
     Raises:
-        ModelError: the pipeline is of another kind, has no value layers, or a value layer holds
-            NaN or infinity.
+        ModelError: the pipeline is of another kind or has no value layers, its weights cannot be
+            read, or a value layer holds NaN or infinity.
 
     Examples:
         >>> model = Model.load("testbed")
@@ -76,6 +77,7 @@ class Model:
         self.loading = loading
         self.denoiser = denoiser_of(pipe)
         self.value_layers = find_value_layers(self.denoiser, value_layers)
+        refuse_unreadable(pipe)
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._flow_timesteps: dict[int, Tensor] = {}
         self._replay_plans: dict[Hashable, ReplayPlan] = {}
@@ -189,20 +191,14 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the paths, shapes and weights of all value layers, rounded to float16.
+        """SHA-256 over all weights of denoiser, text encoders and VAE, and the noise schedule.
 
-        Loading in float16 changes nothing. A bfloat16 model has another fingerprint, because its
-        weights are rounded differently. A LoRA in value layers counts, with its strength.
+        Weights count by the values that the networks compute with, rounded to float16, wherever
+        they are kept. So loading in float16 or offloading changes nothing. A model that is loaded
+        in bfloat16 or quantized has another fingerprint, because its values are others. An adapter
+        such as a LoRA counts with its strength, unless it has no effect.
         """
-        digest = hashlib.sha256()
-        for path, layer in sorted(self.value_layers.items()):
-            weights = weights_of(layer)
-            shape = tuple(weights["weight"].shape)
-            digest.update(f"{path} {shape}{adapters_of(layer)}\n".encode())
-            for tensor in weights.values():
-                rounded = tensor.detach().to("cpu", torch.float16).contiguous()
-                digest.update(rounded.numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(self.pipe)
 
     def matches(self, fingerprint: str) -> bool:
         """Whether a fingerprint is this model's.
@@ -210,6 +206,13 @@ class Model:
         Published files name no weights. Their empty fingerprint matches every model.
         """
         return not fingerprint or fingerprint == self.fingerprint
+
+    def contrast(self, fingerprint: str) -> str:
+        """Say in an error message how another fingerprint differs from this model's."""
+        other = f"fingerprint {fingerprint[:12]}"
+        if is_first_edition(fingerprint):
+            other += " of the first edition, which covered only the value layers"
+        return f"{other}; {self.name} has {self.fingerprint[:12]}"
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Conditioning:

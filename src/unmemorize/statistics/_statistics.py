@@ -75,9 +75,8 @@ class Statistics:
         way_out = f"compute them for this model: unmemorize statistics --model {model.name}"
         if not model.matches(self.fingerprint):
             raise StatisticsError(
-                "the statistics are those of another model (fingerprint "
-                f"{self.fingerprint[:12]}, {model.name} has {model.fingerprint[:12]}). Use those "
-                f"of this model, or {way_out}"
+                "the statistics are those of another model "
+                f"({model.contrast(self.fingerprint)}). Use those of this model, or {way_out}"
             )
         for layer in layers:
             width = len(self.mean[layer]) if layer in self.mean else 0
