@@ -122,8 +122,6 @@ def _same(stored: Tensor, loaded: Tensor, *, several: bool) -> bool:
     rounded, loaded = stored.to(loaded.dtype), loaded.detach().cpu()
     if not loaded.is_floating_point():
         return torch.equal(rounded, loaded)
-    if loaded.dtype not in _LOADABLE:  # torch compares no types of 8 bits
-        rounded, loaded = rounded.to(torch.float16), loaded.to(torch.float16)
     if loaded.dtype == torch.bfloat16 and several:
         return same_up_to_rounding(rounded, loaded)
     if torch.equal(rounded, loaded) or torch.equal(_through_float16(rounded), loaded):
@@ -139,7 +137,13 @@ def _values(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Read all saved weights, also those that accelerate keeps elsewhere."""
     for key, value in network.state_dict().items():
         path, _, name = key.rpartition(".")
-        yield key, Weight(network.get_submodule(path), name, value).onloaded()
+        kept = Weight(network.get_submodule(path), name, value).onloaded()
+        if kept.is_floating_point() and kept.dtype not in _LOADABLE:
+            raise ExportError(
+                f"{key} is kept in {kept.dtype} (layerwise casting), and the folder holds other "
+                "values. Load the model without it and localize there, or export a LoRA."
+            )
+        yield key, kept
 
 
 def _refuse(what: str, problem: str) -> NoReturn:

@@ -13,7 +13,13 @@ from unmemorize.pipelines._value_layers import (
     select_value_layers,
     text_rows_only,
 )
-from unmemorize.pipelines._weights import Weight, is_quantized, networks_of, weights_of
+from unmemorize.pipelines._weights import (
+    Weight,
+    is_quantized,
+    networks_of,
+    offloads_groups,
+    weights_of,
+)
 
 __all__ = [
     "Conditioning",
@@ -30,6 +36,7 @@ __all__ = [
     "name_of_denoiser",
     "networks_of",
     "observe",
+    "offloads_groups",
     "quiet_libraries",
     "quiet_loading",
     "recording",

@@ -53,7 +53,7 @@ def _digest(weight: Weight) -> bytes:
     value = weight.value()
     rounded = value.to("cpu", torch.float16).contiguous()
     digest = hashlib.sha256(f"{weight.role} {tuple(value.shape)}\n".encode())
-    digest.update(memoryview(rounded.numpy()))
+    digest.update(rounded.numpy().data)
     return digest.digest()
 
 

@@ -262,7 +262,8 @@ class Model:
     def draw_latents(self, count: int, seed: int) -> Tensor:
         """Initial noise (count, C, H, W): one draw from one CPU generator on every device."""
         generator = torch.Generator().manual_seed(seed)
-        latents = torch.randn((count, *self.latent_shape), generator=generator)
+        shape = (count, *self.latent_shape)
+        latents = torch.randn(shape, generator=generator, dtype=torch.float32)
         return latents.to(self.device, self.dtype)
 
     def to_denoiser(self, latents: Tensor) -> Tensor:

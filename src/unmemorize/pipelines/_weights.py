@@ -20,7 +20,8 @@ from unmemorize.pipelines._adapters import is_adapted, roles_of_parameters
 _APART = ("safety_checker", "image_encoder")
 """Components that look at finished or given images, not at prompts."""
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_WITHOUT = "Load the model without quantization."
+_PACKED = ("Params4bit", "GGUFParameter")
+"""Weights of bitsandbytes and GGUF, which their libraries unpack."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,9 @@ class Weight:
         Raises:
             ModelError: it is nowhere, or kept in a form that cannot be read.
         """
-        tensor = self.onloaded().detach()
-        if is_quantized(self.kept):
-            tensor = _dequantized(tensor)
-        return tensor if tensor.dtype in _FLOATS else tensor.to(torch.float32)
+        tensor = self.onloaded()
+        value = (_dequantized(tensor) if is_quantized(self.kept) else tensor).detach()
+        return value if value.dtype in _FLOATS else value.to(torch.float32)
 
 
 def networks_of(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
@@ -121,6 +121,11 @@ def is_quantized(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter) and not tensor.is_floating_point()
 
 
+def offloads_groups(network: nn.Module) -> bool:
+    """Whether diffusers moves the weights of whole blocks to the device when these run."""
+    return any(_group_hook(module) is not None for module in network.modules())
+
+
 def refuse_unreadable(pipe: DiffusionPipeline) -> None:
     """Refuse networks whose weights cannot be read, or that compute with others.
 
@@ -130,9 +135,8 @@ def refuse_unreadable(pipe: DiffusionPipeline) -> None:
     """
     for component, network in networks_of(pipe).items():
         for module in network.modules():
-            hooks = getattr(module, "_diffusers_hook", None)
-            hook = hooks.get_hook("group_offloading") if hooks is not None else None
-            if getattr(getattr(hook, "group", None), "offload_to_disk_path", None) is not None:
+            group = getattr(_group_hook(module), "group", None)
+            if getattr(group, "offload_to_disk_path", None) is not None:
                 raise ModelError(
                     f"{component}: its groups are offloaded to files, and nothing is left in "
                     "memory to read. Offload groups without offload_to_disk_path, or use "
@@ -154,11 +158,10 @@ def _refuse_unknown(component: str, tensor: Tensor) -> None:
             f"{component}: bitsandbytes rounds the inputs of its 8-bit layers as the whole batch "
             "requires, so results depend on the batch. Load it in 4 bits or without quantization."
         )
-    known = kind in ("Params4bit", "GGUFParameter") or hasattr(type(tensor), "__torch_dispatch__")
-    if is_quantized(tensor) and not known:
+    if is_quantized(tensor) and kind not in _PACKED and not _knows_its_value(tensor):
         raise ModelError(
             f"{component}: its weights are kept as {kind} of {tensor.dtype}, which cannot be read. "
-            + _WITHOUT
+            "Load it without quantization."
         )
 
 
@@ -172,12 +175,12 @@ def _dequantized(tensor: Tensor) -> Tensor:
         from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 
         return cast(Tensor, dequantize_gguf_tensor(tensor))
-    try:
-        return tensor.dequantize()  # torchao and quanto
-    except (NotImplementedError, RuntimeError) as problem:
-        raise ModelError(
-            f"{kind.__name__}: weights in this form cannot be read. {_WITHOUT}"
-        ) from problem
+    return tensor.dequantize()
+
+
+def _knows_its_value(tensor: Tensor) -> bool:
+    """Whether a tensor is of a kind that dequantizes itself, as those of torchao and quanto do."""
+    return type(tensor).dequantize is not Tensor.dequantize
 
 
 def _weights_map(hook: Any) -> Any:
@@ -186,3 +189,8 @@ def _weights_map(hook: Any) -> Any:
         if getattr(each, "weights_map", None) is not None:
             return each.weights_map
     return None
+
+
+def _group_hook(module: nn.Module) -> Any:
+    hooks = getattr(module, "_diffusers_hook", None)
+    return hooks.get_hook("group_offloading") if hooks is not None else None

@@ -14,7 +14,13 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from unmemorize.pipelines import Conditioning, Model, observe, text_rows_only
+from unmemorize.pipelines import (
+    Conditioning,
+    Model,
+    observe,
+    offloads_groups,
+    text_rows_only,
+)
 
 _PROMPTS_AT_ONCE = 4
 """Prompts per denoiser pass."""
@@ -35,12 +41,14 @@ def activations(model: Model, text: Conditioning) -> dict[str, Tensor]:
         model: the model.
         text: B prompts from `Model.encode`.
     """
-    offloaded = hasattr(model.denoiser, "_hf_hook")  # weights arrive only when the denoiser runs
+    in_groups = offloads_groups(model.denoiser)  # weights of a group arrive when its block runs
+    offloaded = in_groups or hasattr(model.denoiser, "_hf_hook")
     if model.value_input == "text" and not offloaded:
         return {
             path: _mean_absolute(layer(text.text)) for path, layer in model.value_layers.items()
         }
-    compute = _in_a_forward if model.value_input == "denoiser" else _from_first_input
+    whole = in_groups or model.value_input == "denoiser"
+    compute = _in_a_forward if whole else _from_first_input
     chunks = []
     for start in range(0, len(text), _PROMPTS_AT_ONCE):
         rows = range(start, min(start + _PROMPTS_AT_ONCE, len(text)))
