@@ -44,7 +44,7 @@ def test_a_card_says_what_was_done(own_model: Model, tmp_path: Path) -> None:
     assert "# base, with 2 value neurons at 0.25 of full strength\n" in text
     assert "`base`, with 2 value neurons at 0.25 of full strength. It was made by" in text
     assert f"| `{layer}` | 3, 5 | 0.25 |\n" in text
-    assert f"- fingerprint of its value layers: `{own_model.fingerprint}`\n" in text
+    assert f"- fingerprint: `{own_model.fingerprint}`\n" in text
     assert "- memorized: 1\n" in text
     assert "Before and after" not in text
     assert "strength 1" not in text

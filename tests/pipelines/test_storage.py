@@ -168,9 +168,7 @@ class EightBits(Tensor):
 
     @staticmethod
     def __new__(cls, values: Tensor) -> EightBits:
-        made: EightBits = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, values.shape, dtype=values.dtype
-        )
+        made: EightBits = Tensor._make_wrapper_subclass(cls, values.shape, dtype=values.dtype)
         made.kept = (values * 128).round().clamp(-127, 127).to(torch.int8)
         return made
 
@@ -187,7 +185,7 @@ class EightBits(Tensor):
             return function(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, function: Any, _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         if function in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):

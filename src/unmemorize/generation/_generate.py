@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -138,8 +139,7 @@ def generate_each(
     images: list[list[Image.Image]] = [[] for _ in prompts]
     done, total = 0, len(samples) * settings.steps
     with sampling(model.pipe), _without_safety_checker(model.pipe):
-        for start in range(0, len(samples), settings.batch):
-            batch = samples[start : start + settings.batch]
+        for batch in _batches(samples, settings.batch, apart=model.layout.separate):
             indices, seeds = zip(*batch, strict=True)
             with _applied(model, [edits[index] for index in indices]):
                 pixels = _denoise(
@@ -154,6 +154,17 @@ def generate_each(
             for index, array in zip(indices, pixels, strict=True):
                 images[index].append(_to_image(array, model, prompts[index]))
     return images
+
+
+def _batches(
+    samples: Sequence[tuple[int, int]], size: int, *, apart: bool
+) -> Iterator[Sequence[tuple[int, int]]]:
+    """Yield batches of (prompt, seed), in order; with ``apart``, those of one prompt only."""
+    groups = groupby(samples, lambda sample: sample[0] if apart else 0)
+    for _, group in groups:
+        some = list(group)
+        for start in range(0, len(some), size):
+            yield some[start : start + size]
 
 
 def _refuse_too_many_steps(model: Model, steps: int) -> None:
@@ -194,9 +205,9 @@ def _denoise(
     output = _run_from_noise(
         model.pipe,
         prompts,
+        settings.guidance,
         model.to_denoiser(noise),
         num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance,
         output_type="np",
         callback_on_step_end=stepped,
     )
@@ -211,10 +222,7 @@ def _batch_progress(progress: Progress, done: int, images: int, total: int) -> P
 
 def _to_image(pixels: NDArray[np.floating[Any]], model: Model, prompt: str) -> Image.Image:
     if not np.isfinite(pixels).all():
-        raise ModelError(
-            f"{model.name}: an image of {prompt[:60]!r} holds NaN. "
-            "Load the model with --dtype float32."
-        )
+        raise ModelError(f"{model.name}: an image of {prompt[:60]!r} holds NaN. {model.remedy}")
     return Image.fromarray((pixels * 255).round().astype(np.uint8))
 
 
@@ -235,13 +243,15 @@ def _without_safety_checker(pipe: Any) -> Iterator[None]:
         pipe.register_to_config(safety_checker=registered)
 
 
-def _run_from_noise(pipe: Any, prompts: Sequence[str], latents: Tensor, **options: Any) -> Any:
+def _run_from_noise(
+    pipe: Any, prompts: Sequence[str], guidance: float, latents: Tensor, **options: Any
+) -> Any:
     """Call the pipeline with this initial noise."""
     if "latents" in inspect.signature(type(pipe).__call__).parameters:
-        return run(pipe, prompts, latents=latents, **options)
+        return run(pipe, prompts, guidance, latents=latents, **options)
     # DeepFloyd IF takes no initial noise as an argument
     pipe.prepare_intermediate_images = lambda *_, **__: latents
     try:
-        return run(pipe, prompts, **options)
+        return run(pipe, prompts, guidance, **options)
     finally:
         del pipe.prepare_intermediate_images

@@ -1,9 +1,10 @@
 """A diffusers pipeline as the method sees it: its model, denoiser, sampler and value layers."""
 
-from unmemorize.pipelines._conditioning import Conditioning, run
+from unmemorize.pipelines._conditioning import run
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
+from unmemorize.pipelines._encoded import Conditioning, Guidance, Ragged
 from unmemorize.pipelines._loading import Loading, load_pipeline
-from unmemorize.pipelines._model import Guidance, Model
+from unmemorize.pipelines._model import Model
 from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
 from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying
 from unmemorize.pipelines._sampler import sampler, sampling
@@ -26,6 +27,7 @@ __all__ = [
     "Guidance",
     "Loading",
     "Model",
+    "Ragged",
     "Recording",
     "ReplayPlan",
     "ValueInput",

@@ -21,55 +21,15 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
 from unmemorize.pipelines._denoiser import denoiser_of, replaced
+from unmemorize.pipelines._encoded import TEXT, Conditioning, Key
+from unmemorize.pipelines._quiet import quiet_loading
 from unmemorize.pipelines._sampler import sampling
 
-Key = tuple[str, ...]
-"""The name of an argument, or the names of a dictionary argument and of an entry in it."""
 _TIMESTEP: Key = ("timestep",)
-_TEXT: Key = ("encoder_hidden_states",)
+_TEXTS = ("a", "b", "a text that is longer than the others by far, so that no padding hides it")
+_IMAGES_ONLY = "Load a pipeline that makes square images from text."
 _SAME_SCALE = 1e-2
 """Relative tolerance: half precision rounds timesteps by less."""
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What a denoiser receives for some prompts, besides the noisy samples and the timestep.
-
-    Args:
-        samples: arguments whose first dimension is the prompts.
-        shared: the other arguments.
-    """
-
-    samples: Mapping[Key, Tensor]
-    shared: Mapping[Key, Any]
-
-    @property
-    def text(self) -> Tensor:
-        """Text embeddings, (prompts, tokens, features)."""
-        return self.samples[_TEXT]
-
-    def __len__(self) -> int:
-        return len(self.text)
-
-    def take(self, indices: Sequence[int]) -> Conditioning:
-        """Take some prompts in this order, each as often as it is named."""
-        rows = list(indices)
-        return Conditioning({key: value[rows] for key, value in self.samples.items()}, self.shared)
-
-    def join(self, other: Conditioning) -> Conditioning:
-        """Append the prompts of ``other``."""
-        samples = {
-            key: torch.cat([value, other.samples[key]]) for key, value in self.samples.items()
-        }
-        return Conditioning(samples, self.shared)
-
-    def arguments(self) -> dict[str, Any]:
-        """Return keyword arguments of the denoiser."""
-        arguments: dict[str, Any] = {}
-        for key, value in (*self.samples.items(), *self.shared.items()):
-            inner = arguments if len(key) == 1 else arguments.setdefault(key[0], {})
-            inner[key[-1]] = value
-        return arguments
 
 
 @dataclass(frozen=True)
@@ -96,6 +56,8 @@ class Layout:
         scale: the factor between the scheduler's timesteps and those that the denoiser receives.
         repeated: whether each sample has a timestep of its own.
         dtype: the type of the timestep.
+        separate: whether prompts of a batch are padded to the longest one. They are encoded one by
+            one then, so that none depends on the others.
     """
 
     sample: Key
@@ -104,6 +66,7 @@ class Layout:
     scale: float
     repeated: bool
     dtype: torch.dtype
+    separate: bool
 
     @property
     def packed(self) -> bool:
@@ -117,7 +80,11 @@ class Layout:
             for key, value in call.arguments.items()
             if key not in (self.sample, _TIMESTEP)
         }
-        samples = {key: shared.pop(key) for key in self.per_prompt if key in shared}
+        samples = {
+            key: shared.pop(key)
+            for key in self.per_prompt
+            if isinstance(shared.get(key), Tensor)  # masks are None where nothing is padded
+        }
         return Conditioning(samples, shared)
 
 
@@ -162,17 +129,28 @@ def first_call(
     # with model offload, a denoiser that ran last would share the device with the text encoder
     pipe.maybe_free_model_hooks()
     try:
-        with replaced(pipe, _StandIn(denoiser)), sampling(pipe), _without_progress_bar(pipe):
+        with (
+            _keeping_processors(denoiser),
+            replaced(pipe, _StandIn(denoiser)),
+            sampling(pipe),
+            _without_progress_bar(pipe),
+        ):
             try:
                 run(
                     pipe,
                     texts,
+                    guidance,
                     num_inference_steps=steps,
-                    guidance_scale=guidance,
+                    pag_scale=0.0,
                     generator=torch.Generator().manual_seed(0),
                 )
             except _DenoiserCalledError as call:
                 return Call(dict(_flat(call.arguments)), pipe.scheduler.timesteps.detach().cpu())
+    except OverflowError as problem:
+        raise ModelError(
+            f"{kind}: a tokenizer does not know how long texts may be. Set its model_max_length, "
+            "such as pipe.tokenizer.model_max_length = 77."
+        ) from problem
     except (AttributeError, TypeError, ValueError) as problem:
         raise ModelError(
             f"{kind}: it fails before its first denoising step ({problem}). Load a text-to-image "
@@ -181,6 +159,17 @@ def first_call(
     raise ModelError(
         f"{kind}: it does not call its {type(denoiser).__name__}. Load a text-to-image pipeline."
     )
+
+
+@contextmanager
+def _keeping_processors(denoiser: Any) -> Iterator[None]:
+    """Put back the attention processors that a pipeline exchanges until its end, as PAG does."""
+    before = dict(getattr(denoiser, "attn_processors", {}))
+    try:
+        yield
+    finally:
+        if before != getattr(denoiser, "attn_processors", {}):
+            denoiser.set_attn_processor(before)
 
 
 @contextmanager
@@ -194,20 +183,56 @@ def _without_progress_bar(pipe: DiffusionPipeline) -> Iterator[None]:
         pipe.set_progress_bar_config(**config)
 
 
-def run(pipe: Any, texts: Sequence[str], **options: Any) -> Any:
+def run(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any:
     """Call a pipeline at its own size with those options that its signature has.
 
     Captions are cleaned only where both libraries for it are installed, because pipelines warn
     otherwise.
+
+    Raises:
+        ModelError: the pipeline has no guidance.
     """
     parameters = inspect.signature(type(pipe).__call__).parameters
     options = {
         "use_resolution_binning": False,
         "clean_caption": is_bs4_available() and is_ftfy_available(),
+        **_guidance_options(pipe, guidance, len(texts)),
+        **_size_options(pipe),
         **options,
     }
     accepted = {name: value for name, value in options.items() if name in parameters}
     return pipe(prompt=list(texts), **accepted)
+
+
+def _size_options(pipe: Any) -> dict[str, int]:
+    """Name a model's own size to a pipeline that has one size for all models (Sana)."""
+    height = inspect.signature(type(pipe).__call__).parameters.get("height")
+    tokens = getattr(getattr(pipe, "transformer", None), "config", {}).get("sample_size")
+    if height is None or not isinstance(height.default, int) or not isinstance(tokens, int):
+        return {}
+    size = tokens * pipe.vae_scale_factor
+    return {"height": size, "width": size}
+
+
+def _guidance_options(pipe: Any, guidance: float, count: int) -> dict[str, Any]:
+    """Name guidance as a pipeline does: classifier-free, or the input of a distilled denoiser.
+
+    Raises:
+        ModelError: it has none.
+    """
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    config = getattr(getattr(pipe, "transformer", None), "config", {})
+    if "true_cfg_scale" in parameters and not config.get("guidance_embeds"):
+        if guidance <= 1:
+            return {"true_cfg_scale": 1.0}
+        return {"true_cfg_scale": guidance, "negative_prompt": [""] * count}
+    if "guidance_scale" in parameters:
+        return {"guidance_scale": guidance}
+    if guidance > 1:
+        raise ModelError(
+            f"{type(pipe).__name__}: it has no guidance_scale. Use --guidance 1, which is none."
+        )
+    return {}
 
 
 def layout_of(pipe: DiffusionPipeline) -> Layout:
@@ -216,22 +241,33 @@ def layout_of(pipe: DiffusionPipeline) -> Layout:
     Raises:
         ModelError: the denoiser does not take what the method needs.
     """
-    two, three = first_call(pipe, ["a", "b"], 2), first_call(pipe, ["a", "b", "c"], 5)
     kind = type(pipe).__name__
+    if "num_frames" in inspect.signature(type(pipe).__call__).parameters:
+        raise ModelError(f"{kind}: it makes videos. {_IMAGES_ONLY}")
+    with quiet_loading():  # the long text may be cut
+        two, three = first_call(pipe, _TEXTS[:2], 2), first_call(pipe, _TEXTS, 5)
     parameters = inspect.signature(type(denoiser_of(pipe)).forward).parameters
     sample: Key = (next(name for name in parameters if name != "self"),)
     per_prompt = frozenset(
         key
-        for key, value in two.arguments.items()
-        if isinstance(value, Tensor)
-        and value.ndim
-        and (len(value), len(three.arguments[key])) == (2, 3)
+        for key, value in three.arguments.items()
+        if _rows(two.arguments.get(key)) in (2, None) and _rows(value) == 3
     )
-    if not {sample, _TEXT} <= per_prompt or _TIMESTEP not in two.arguments:
+    if not {sample, TEXT} <= per_prompt or _TIMESTEP not in two.arguments:
         names = ", ".join(".".join(key) for key in two.arguments)
         raise ModelError(
             f"{kind}: its denoiser is called with {names}; the method needs samples, timestep and "
             "encoder_hidden_states."
+        )
+    shape = tuple(two.arguments[sample].shape[1:])
+    if len(shape) > 3:
+        raise ModelError(
+            f"{kind}: its latents have the shape {shape}, as those of videos have. {_IMAGES_ONLY}"
+        )
+    if len(shape) == 2 and (shape[1] % 4 or math.isqrt(shape[0]) ** 2 != shape[0]):
+        raise ModelError(
+            f"{kind}: its latents have the shape {shape}, which are no patches of 2 x 2 of a "
+            f"square image. {_IMAGES_ONLY}"
         )
     timestep = torch.as_tensor(two.arguments[_TIMESTEP])
     scale, again = (
@@ -245,12 +281,20 @@ def layout_of(pipe: DiffusionPipeline) -> Layout:
         )
     return Layout(
         sample=sample,
-        shape=tuple(two.arguments[sample].shape[1:]),
+        shape=shape,
         per_prompt=per_prompt - {sample, _TIMESTEP},
         scale=scale,
         repeated=timestep.ndim > 0,
         dtype=timestep.dtype,
+        separate=two.arguments[TEXT].shape[1] != three.arguments[TEXT].shape[1],
     )
+
+
+def _rows(value: object) -> int | None:
+    """Return the first dimension of a tensor; None for None, 0 for anything else."""
+    if value is None:
+        return None
+    return len(value) if isinstance(value, Tensor) and value.ndim else 0
 
 
 def _flat(arguments: Mapping[str, Any], outer: Key = ()) -> Iterator[tuple[Key, Any]]:

@@ -73,3 +73,17 @@ def uncompiled(pipe: DiffusionPipeline) -> Iterator[None]:
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a linear layer, with or without an adapter."""
     return isinstance(getattr(module, "base_layer", module), nn.Linear)
+
+
+def refuse_image_prompts(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
+    """Refuse a denoiser that waits for an image beside the prompt.
+
+    Raises:
+        ModelError: an IP-Adapter is loaded.
+    """
+    processors = getattr(denoiser, "attn_processors", {}).values()
+    if any("IPAdapter" in type(processor).__name__ for processor in processors):
+        raise ModelError(
+            f"{type(pipe).__name__}: an IP-Adapter is loaded, which needs an image beside the "
+            "prompt. Call pipe.unload_ip_adapter() first."
+        )

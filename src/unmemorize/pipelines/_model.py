@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -15,10 +14,12 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor
 
 from unmemorize._errors import ModelError
-from unmemorize.pipelines._conditioning import Conditioning, Layout, first_call, layout_of
-from unmemorize.pipelines._denoiser import denoiser_of, uncompiled
+from unmemorize.pipelines._conditioning import Layout, first_call, layout_of
+from unmemorize.pipelines._denoiser import denoiser_of, refuse_image_prompts, uncompiled
+from unmemorize.pipelines._encoded import Conditioning, Guidance, separate
 from unmemorize.pipelines._fingerprint import fingerprint_of, is_first_edition
 from unmemorize.pipelines._loading import Loading
+from unmemorize.pipelines._packing import pack, unpack
 from unmemorize.pipelines._replay import ReplayPlan, plan_for_model, state_of
 from unmemorize.pipelines._sampler import sampler
 from unmemorize.pipelines._truncation import Truncation
@@ -29,19 +30,6 @@ from unmemorize.pipelines._weights import refuse_unreadable, weights_of
 Found = TypeVar("Found")
 _REMEMBERED = 12
 """Results that a model remembers. The largest are matrices of the text's width."""
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance: unconditional + scale * (conditional - unconditional).
-
-    Args:
-        scale: 1 gives the conditional prediction.
-        unconditional: the encoded empty prompt.
-    """
-
-    scale: float
-    unconditional: Conditioning
 
 
 class Model:
@@ -78,6 +66,7 @@ class Model:
         self.denoiser = denoiser_of(pipe)
         self.value_layers = find_value_layers(self.denoiser, value_layers)
         refuse_unreadable(pipe)
+        refuse_image_prompts(pipe, self.denoiser)
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._flow_timesteps: dict[int, Tensor] = {}
         self._replay_plans: dict[Hashable, ReplayPlan] = {}
@@ -218,10 +207,14 @@ class Model:
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """Encode, pad and truncate prompts as the pipeline does for generation.
 
+        Where a pipeline pads the prompts of a batch to the longest of them, each is encoded alone.
         A warning names prompts that are truncated, and those that are equal after it.
         """
         self.warn_of_truncation(texts)
-        return self.layout.conditioning(first_call(self.pipe, texts, 2))
+        batches = [[text] for text in texts] if self.layout.separate else [texts]
+        return separate(
+            [self.layout.conditioning(first_call(self.pipe, batch, 2)) for batch in batches]
+        )
 
     def remembered(self, key: Hashable, make: Callable[[], Found]) -> Found:
         """Return what ``make`` returned for a key before, if that was among the last few keys.
@@ -252,6 +245,12 @@ class Model:
         """
         if not scale:
             return None
+        if self.layout.separate:
+            raise ModelError(
+                f"{type(self.pipe).__name__}: it encodes prompts at their own lengths, so the "
+                "denoiser takes none together with the empty prompt, as guidance needs it. "
+                "Use guidance 0."
+            )
         both = self.layout.conditioning(first_call(self.pipe, [""], 2, guidance=2.0))
         if len(both) != 2:
             raise ModelError(
@@ -323,6 +322,19 @@ class Model:
     def _predict(
         self, latents: Tensor, timestep: Tensor, text: Conditioning, gradient: bool
     ) -> Tensor:
+        groups = text.groups()
+        if len(groups) == 1:
+            return self._predict_together(latents, timestep, text, gradient)
+        outputs: dict[int, Tensor] = {}
+        for rows, part in groups:
+            outputs |= zip(
+                rows, self._predict_together(latents[rows], timestep, part, gradient), strict=True
+            )
+        return torch.stack([outputs[row] for row in range(len(latents))])
+
+    def _predict_together(
+        self, latents: Tensor, timestep: Tensor, text: Conditioning, gradient: bool
+    ) -> Tensor:
         layout = self.layout
         time = timestep.to(self.device)
         if layout.scale != 1:
@@ -334,12 +346,31 @@ class Model:
         with torch.set_grad_enabled(gradient), uncompiled(self.pipe):
             output: Tensor = self.denoiser(self.to_denoiser(latents), **arguments)[0].float()
         output = unpack(output) if layout.packed else output
-        if not bool(torch.isfinite(output).all()):
+        output = output[:, : latents.shape[1]]  # further channels are a learned variance
+        if output.shape != latents.shape:
             raise ModelError(
-                f"{self.name}: the denoiser returns NaN or infinity in {self.dtype}. "
-                "Load it with --dtype float32."
+                f"{self.name}: the denoiser takes {latents.shape[1]} channels and predicts "
+                f"{output.shape[1]}. It expects an image with a mask, or the like, beside the "
+                "noise. Load a text-to-image model."
             )
-        return output[:, : latents.shape[1]]  # further channels are a learned variance
+        if not bool(torch.isfinite(output).all()):
+            raise ModelError(f"{self.name}: the denoiser returns NaN or infinity. {self.remedy}")
+        return output
+
+    @property
+    def remedy(self) -> str:
+        """What to do when results are not finite."""
+        if self.dtype != torch.float32:
+            return f"It is loaded in {self.dtype}. Load it with --dtype float32."
+        config = self.pipe.scheduler.config
+        ends_without_signal = config.get("rescale_betas_zero_snr")
+        if ends_without_signal and config.get("prediction_type", "epsilon") == "epsilon":
+            return (
+                "Its noise schedule ends without a trace of the image (rescale_betas_zero_snr), "
+                "from where predicted noise leads to none. Set a scheduler without it, or with "
+                'timestep_spacing="leading".'
+            )
+        return "Load another checkpoint; this one is damaged, or was changed in memory."
 
     def replay_plan(self, layers: Sequence[str], samples: int) -> ReplayPlan:
         """Return what can be replayed while neurons of these layers are switched.
@@ -379,18 +410,3 @@ class Model:
         if kind == "v_prediction":
             return math.sqrt(1 - signal) * prediction - math.sqrt(signal) * noise
         return -prediction
-
-
-def pack(latents: Tensor) -> Tensor:
-    """Make tokens of patches of 2 x 2: (B, C, H, W) to (B, H W / 4, 4 C)."""
-    count, channels, height, width = latents.shape
-    patches = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
-    return patches.permute(0, 2, 4, 1, 3, 5).reshape(count, height * width // 4, channels * 4)
-
-
-def unpack(tokens: Tensor) -> Tensor:
-    """Invert `pack` for square latents."""
-    count, length, features = tokens.shape
-    side = math.isqrt(length)
-    patches = tokens.reshape(count, side, side, features // 4, 2, 2)
-    return patches.permute(0, 3, 1, 4, 2, 5).reshape(count, features // 4, 2 * side, 2 * side)

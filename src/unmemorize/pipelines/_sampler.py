@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from unmemorize._errors import ModelError
 
@@ -17,7 +18,8 @@ _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 def sampler(pipe: Any) -> Any:
     """Make a new scheduler for a pipeline, from the configuration of its own.
 
-    It is of the same class for flow matching, else DDIM with the same noise schedule.
+    It is of the same class for flow matching, else DDIM with the same noise schedule. Schedulers of
+    diffusion that are configured for flow matching become Euler steps with the same shift.
 
     Raises:
         ModelError: the pipeline's scheduler is of neither kind, or the kind of the model's
@@ -26,6 +28,11 @@ def sampler(pipe: Any) -> Any:
     kind = type(pipe.scheduler)
     if kind.__name__.startswith("FlowMatch"):
         return kind.from_config(pipe.scheduler.config)
+    if pipe.scheduler.config.get("prediction_type") == "flow_prediction":  # Sana
+        return FlowMatchEulerDiscreteScheduler(
+            num_train_timesteps=pipe.scheduler.config.num_train_timesteps,
+            shift=pipe.scheduler.config.get("flow_shift") or 1.0,
+        )
     if not hasattr(pipe.scheduler, "alphas_cumprod"):
         raise ModelError(
             f"{kind.__name__}: neither flow matching nor a diffusion over steps. "
@@ -46,7 +53,9 @@ def sampler(pipe: Any) -> Any:
     config.setdefault("clip_sample", False)
     if "variance_type" in config:
         config["variance_type"] = "fixed_small"  # pipelines drop a learned one before DDIM sees it
-    return DDIMScheduler.from_config(config)
+    known = {*inspect.signature(DDIMScheduler).parameters, "variance_type", "_use_default_values"}
+    # DDIM would warn of what only LCM and TCD have
+    return DDIMScheduler.from_config({name: config[name] for name in config if name in known})
 
 
 @contextmanager

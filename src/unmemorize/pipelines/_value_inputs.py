@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
-from unmemorize.pipelines._conditioning import Conditioning
+from unmemorize.pipelines._encoded import Conditioning
 from unmemorize.pipelines._value_layers import refuse_fused, text_rows_only
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ def find_value_input(model: Model) -> ValueInput:
 
     observe(model, text, note, model.value_layers)
     tokens = text.text.shape[1]
+    lengths = {tokens, text.all_tokens}
     for path, given in inputs.items():
-        if not text_rows_only(path) and (given.ndim != 3 or given.shape[1] != tokens):
+        if not text_rows_only(path) and (given.ndim != 3 or given.shape[1] not in lengths):
             raise ModelError(
                 f"{path}: it reads {tuple(given.shape)}, not the {tokens} tokens of a text, so it "
                 "is no value layer. Name others: --value-layers PATTERN."

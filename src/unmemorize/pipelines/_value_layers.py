@@ -19,6 +19,7 @@ _STAGES = ("down_blocks", "mid_block", "up_blocks")
 SEARCHED_STAGES = ("down_blocks", "mid_block")
 _CROSS = "attn2.to_v"
 _ADDED = "add_v_proj"
+_JOINT = (".to_v", ".to_qkv", ".qkv")
 _SINGLE_STREAM = "single_transformer_blocks.*.attn.to_v"
 
 
@@ -49,6 +50,8 @@ def find_value_layers(denoiser: nn.Module, pattern: str | None = None) -> dict[s
         found = {
             name: module for name, module in modules.items() if fnmatch.fnmatchcase(name, pattern)
         }
+    if not found and pattern is None:
+        _refuse_joint(denoiser, modules)
     if not found:
         looked_for = pattern or f"*{_CROSS}, *{_ADDED} or {_SINGLE_STREAM}"
         there = sorted({name.rpartition(".")[2] for name in modules})
@@ -60,6 +63,21 @@ def find_value_layers(denoiser: nn.Module, pattern: str | None = None) -> dict[s
         )
     # diffusers registers the middle block after the up blocks but runs it before them
     return dict(sorted(found.items(), key=lambda item: _stage(item[0])))
+
+
+def _refuse_joint(denoiser: nn.Module, linear_layers: Iterable[str]) -> None:
+    """Refuse denoisers that project text and image by the same layers.
+
+    Raises:
+        ModelError: it is one.
+    """
+    joint = [path for path in linear_layers if path.endswith(_JOINT)]
+    if joint and "encoder_hidden_states" in inspect.signature(denoiser.forward).parameters:
+        raise ModelError(
+            f"{type(denoiser).__name__}: its attention projects text and image together "
+            f"({joint[-1]}), so no neuron belongs to the text alone, and the model is not "
+            "supported. Use one that has cross-attention or separate projections of the text."
+        )
 
 
 def _reads_text(denoiser: nn.Module, name: str) -> bool:

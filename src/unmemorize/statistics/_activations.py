@@ -17,6 +17,7 @@ from torch import Tensor
 from unmemorize.pipelines import (
     Conditioning,
     Model,
+    Ragged,
     observe,
     offloads_groups,
     text_rows_only,
@@ -43,17 +44,23 @@ def activations(model: Model, text: Conditioning) -> dict[str, Tensor]:
     """
     in_groups = offloads_groups(model.denoiser)  # weights of a group arrive when its block runs
     offloaded = in_groups or hasattr(model.denoiser, "_hf_hook")
-    if model.value_input == "text" and not offloaded:
+    if model.value_input == "text" and not offloaded and not isinstance(text, Ragged):
         return {
             path: _mean_absolute(layer(text.text)) for path, layer in model.value_layers.items()
         }
     whole = in_groups or model.value_input == "denoiser"
     compute = _in_a_forward if whole else _from_first_input
+    positions: list[int] = []
     chunks = []
-    for start in range(0, len(text), _PROMPTS_AT_ONCE):
-        rows = range(start, min(start + _PROMPTS_AT_ONCE, len(text)))
-        chunks.append(compute(model, text.take(rows)))
-    return {path: torch.cat([chunk[path] for chunk in chunks]) for path in model.value_layers}
+    for rows, part in text.groups():
+        positions += rows
+        for start in range(0, len(part), _PROMPTS_AT_ONCE):
+            some = range(start, min(start + _PROMPTS_AT_ONCE, len(part)))
+            chunks.append(compute(model, part.take(some)))
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    return {
+        path: torch.cat([chunk[path] for chunk in chunks])[order] for path in model.value_layers
+    }
 
 
 def _mean_absolute(output: Tensor) -> Tensor:  # (B, tokens, features)
