@@ -361,3 +361,25 @@ def test_adapters_of_every_kind(name: str, tmp_path: Path) -> None:
     for export in (bake, export_lora):
         with pytest.raises(ExportError, match=r"adapter is loaded \(peft\.tuners"):
             export(model, neurons, tmp_path / "edited")
+
+
+def test_a_fused_lora_is_part_of_the_weights(tmp_path: Path) -> None:
+    """Fused and loaded agree up to rounding; unloading what is fused changes nothing."""
+    peft = pytest.importorskip("peft")
+    pipe = make_pipeline()
+    torch.manual_seed(3)
+    pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_v"], init_lora_weights=False))
+    loaded = measured(Model(pipe))
+    pipe.fuse_lora(components=["unet"])
+    fused = measured(Model(pipe))
+    torch.testing.assert_close(fused, loaded, rtol=1e-4, atol=1e-4)
+    pipe.unload_lora_weights()
+    model = Model(pipe)
+    assert torch.equal(measured(model), fused)
+    neurons = some_neurons(model)
+    for file in export_lora(model, neurons, tmp_path / "lora"):
+        assert verify(file, model).passed
+    pipe.save_pretrained(tmp_path / "base")
+    saved = Model.load(str(tmp_path / "base"), device="cpu", local_files_only=True)
+    assert torch.equal(measured(saved), fused)
+    assert verify(bake(saved, neurons, tmp_path / "baked"), saved).passed
