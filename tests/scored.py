@@ -42,6 +42,9 @@ class Scored:
         too_high = bool(limit.exceeded(torch.tensor([score], dtype=torch.float64), [0]))
         return None if too_high else score
 
+    def seems_below(self, off: Neurons, limit: Limit) -> bool:
+        return self.below(off, limit) is not None
+
     def effects(self, off: Neurons) -> dict[Neuron, float]:
         return {neuron: self.effect_of[neuron] for neuron in off}
 

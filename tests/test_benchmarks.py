@@ -9,6 +9,7 @@ import pytest
 from diffusers import DiffusionPipeline
 
 import localization
+import refinements
 from conftest import PLANTED_PROMPT, PROMPTS, planted_pipeline
 from published import PublishedLocalization
 from unmemorize import (
@@ -23,7 +24,8 @@ from unmemorize import (
     testbed,
 )
 from unmemorize.detection import Calibration
-from unmemorize.localization import Criterion
+from unmemorize.localization import Criterion, RefinementMethod
+from unmemorize.metrics import BundledDescriptor
 from unmemorize.pipelines import select_value_layers
 
 
@@ -168,3 +170,26 @@ def test_what_is_measured_becomes_a_page(
     pictures = re.findall(r"\((images/[a-z-]+\.png)\)", page)
     assert len(pictures) == 6
     assert all((tmp_path / picture).stat().st_size > 1000 for picture in pictures)
+
+
+def test_refinements_are_compared_with_the_limit(
+    bundled: DiffusionPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = next(entry for entry in testbed.planted() if len(entry.neurons) > 1)
+    methods: tuple[RefinementMethod, ...] = ("complete", "bisect")
+    model = Model(bundled)
+    row = refinements.compare(model, BundledDescriptor(), entry, None, methods)
+    assert row is not None
+    record = refinements.localize(model, entry.prompt, "complete")
+    assert record.detection is not None
+    assert record.work is not None
+    limit = 10 + len(record.detection.memorized_seeds)
+    assert row["complete"]["cost"] == pytest.approx(record.work / limit)
+    assert row["complete"]["recall"] == 1.0
+    assert row["bisect"]["neurons"] < row["complete"]["neurons"]
+    row["complete"] |= {"descriptor": 0.75, "pixels": 0.5}
+    refinements.show("plants", [row], methods)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("| complete |")]
+    assert "| 1.00 (1.00) |" in line
+    assert line.endswith("| 0.75 (0.75) | 0.50 (0.50) | 1 of 1 |")

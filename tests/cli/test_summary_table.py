@@ -1,16 +1,12 @@
-"""The summary on the screen, and why a memorized prompt has no neurons."""
+"""The summary on the screen."""
 
 import io
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from unmemorize.cli import _summary
 from unmemorize.cli._summary import print_table
-from unmemorize.cli.localize import why_no_neurons
-from unmemorize.localization import Localization
-from unmemorize.neurons import Neurons
 from unmemorize.report import Cell, Table
 from unmemorize.report._table import Row
 
@@ -63,30 +59,3 @@ def test_a_wide_terminal_shows_counts_and_intervals(monkeypatch: pytest.MonkeyPa
     assert text.count("7% to 20%") == 6
     assert "130 columns" not in text
     assert text.endswith("Notes follow.")
-
-
-def test_why_a_memorized_prompt_has_no_neurons() -> None:
-    nothing = Localization(
-        prompt="p",
-        group="VM",
-        detection=None,
-        initial_score=0.31,
-        score=0.31,
-        tau=0.42,
-        threshold=0.42,
-        theta=1.0,
-        criterion="seeds",
-        protocol="paper",
-        kernel=11,
-        evaluations=10,
-        work=10.0,
-        seconds=1.0,
-    )
-    assert "the score is 0.310 with nothing switched off" in why_no_neurons(nothing)
-    assert "tau = 0.420" in why_no_neurons(nothing)
-    exhausted = replace(nothing, theta_exhausted=True, score=0.81)
-    assert "down to theta = 1, and the score is still 0.810" in why_no_neurons(exhausted)
-    candidates = replace(nothing, initial=Neurons({"a.to_v": [1, 2]}))
-    assert "stays below 0.420 with all of the 2 candidates on again" in why_no_neurons(candidates)
-    imported = replace(nothing, theta=None)
-    assert "imported" in why_no_neurons(imported)

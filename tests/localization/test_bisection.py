@@ -230,7 +230,7 @@ def test_on_a_model_the_guarantee_holds_by_whole_forwards() -> None:
         planted, [*PROMPTS, *(f"{letter} word" for letter in "abcdefghijkl")]
     )
     threshold = one_number(calibrate_threshold(planted, PROMPTS, settings=noise), 0.4)
-    settings = LocalizationSettings(noise=noise, theta=2.0)
+    settings = LocalizationSettings(noise=noise, refinement="bisect", theta=2.0)
     found = localize(
         planted, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings
     )

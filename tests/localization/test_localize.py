@@ -81,7 +81,9 @@ def case() -> Planted:
 )
 def test_a_planted_neuron_is_found_exactly(layer: int, index: int, criterion: Criterion) -> None:
     case = planted_at(layer, index)
-    settings = LocalizationSettings(noise=case.threshold.settings, criterion=criterion)
+    settings = LocalizationSettings(
+        noise=case.threshold.settings, criterion=criterion, refinement="bisect"
+    )
     found = case.localize(PLANTED_PROMPT, settings)
     assert found.memorized
     assert found.neurons == Neurons({LAYERS[layer]: [index]})
@@ -289,7 +291,7 @@ def test_work_is_counted(case: Planted) -> None:
                 PLANTED_PROMPT,
                 statistics=case.statistics,
                 threshold=case.threshold,
-                settings=LocalizationSettings(theta=2.0),
+                settings=LocalizationSettings(refinement="bisect", theta=2.0),
                 progress=lambda *progress: told.append(progress),
             )
         )
@@ -334,10 +336,12 @@ def test_each_criterion_has_its_own_threshold(case: Planted) -> None:
         assert (found.tau, found.threshold) == (tau, tau)
         assert found.detection is not None
         assert found.detection.tau == 0.4  # seeds are filtered alike under both criteria
-        settings = replace(settings, initial_threshold=0.5, refinement_threshold=0.6)
+        settings = replace(
+            settings, refinement="bisect", initial_threshold=0.5, refinement_threshold=0.6
+        )
         found = case.localize(PLANTED_PROMPT, settings, thresholds)
         assert (found.tau, found.threshold) == (0.5, 0.6)
-    settings = LocalizationSettings(relative_threshold=0.25)
+    settings = LocalizationSettings(refinement="bisect", relative_threshold=0.25)
     assert case.localize(PLANTED_PROMPT, settings, thresholds).threshold == 0.25
 
 
@@ -471,7 +475,8 @@ def test_without_a_backward_pass_z_scores_rank(
 
     monkeypatch.setattr("unmemorize.localization._evaluator.Evaluator.effects", fails)
     monkeypatch.setattr("unmemorize.localization._bisection._FEW", (0,))
-    found = case.localize(PLANTED_PROMPT, LocalizationSettings(theta=2.0))
+    settings = LocalizationSettings(refinement="bisect", theta=2.0)
+    found = case.localize(PLANTED_PROMPT, settings)
     assert "no backward pass (out of memory)" in caplog.text
     assert found.minimal
     assert len(found.neurons) >= 1

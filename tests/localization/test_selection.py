@@ -8,6 +8,7 @@ import torch
 
 from scored import Scored
 from unmemorize import LocalizationSettings, Neurons, NoiseSettings
+from unmemorize.localization import Limit
 from unmemorize.localization._selection import (
     LayerCandidates,
     Selection,
@@ -28,7 +29,7 @@ def by_number(enough: int) -> Scored:
 
 
 def selection_by(scored: Scored, tau: float = 0.3, **change: Any) -> Selection:
-    settings = LocalizationSettings(**{"criterion": "seeds", **change})
+    settings = LocalizationSettings(**{"criterion": "seeds", "refinement": "bisect", **change})
     return select(cast(Any, scored), Z_SCORES, ACTIVATION, tau, settings)
 
 
@@ -134,7 +135,9 @@ def test_where_the_loop_ends(
 def test_the_widest_layer_ends_the_selection() -> None:
     z_scores = {"narrow": torch.zeros(2), "wide": torch.zeros(5)}
     scored = Scored(lambda off: 0.9)
-    settings = LocalizationSettings(noise=PAPER, criterion="seeds", use_theta=False)
+    settings = LocalizationSettings(
+        noise=PAPER, criterion="seeds", refinement="bisect", use_theta=False
+    )
     found = select(cast(Any, scored), z_scores, z_scores, 0.3, settings)
     assert found.neurons == Neurons({"narrow": range(2), "wide": range(5)})
     settings = replace(settings, noise=PUBLISHED)
@@ -168,8 +171,28 @@ def test_ablations_select_in_one_way_only(change: dict[str, Any], expected: Neur
 
 
 def test_without_top_k_the_most_active_neuron_is_no_candidate() -> None:
-    settings = LocalizationSettings(criterion="seeds", use_top_k=False)
+    settings = LocalizationSettings(criterion="seeds", refinement="bisect", use_top_k=False)
     other_order = {"layer": torch.linspace(1, 0, 61)}
     selection = select(cast(Any, by_number(9)), Z_SCORES, other_order, 0.3, settings)
     assert ("layer", 0) not in set(selection.neurons)
     assert ("layer", 60) in set(selection.neurons)
+
+
+@pytest.mark.parametrize(("passing", "step"), [(3, 3), (4, 4), (6, 6), (7, 10), (15, 15), (99, 15)])
+def test_a_screened_step_that_fails_is_followed_by_later_ones(passing: int, step: int) -> None:
+    """The screen takes step 3 for the first that passes. The strides are then 1, 2, 4 and 5."""
+    sizes = [
+        len(neurons_of(candidates_at(Z_SCORES, ACTIVATION, 5 - 0.25 * step, step)))
+        for step in range(16)
+    ]
+
+    class Screened(Scored):
+        def seems_below(self, off: Neurons, limit: Limit) -> bool:
+            return len(off) >= sizes[3]
+
+    enough = sizes[passing] if passing < 16 else 1000
+    found = selection_by(
+        Screened(lambda off: 0.2 if len(off) >= enough else 0.9), refinement="complete"
+    )
+    assert (found.top_k, found.theta_exhausted) == (step, passing > 15)
+    assert len(found.neurons) == sizes[step]

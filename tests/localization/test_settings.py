@@ -12,7 +12,7 @@ from unmemorize.localization._settings import RefinementMethod
     ("change", "message"),
     [
         ({"criterion": "mine"}, r"criterion='mine': .* Choose auto or unblocked or seeds\."),
-        ({"refinement": "mine"}, r"refinement='mine': .* Choose bisect or greedy\."),
+        ({"refinement": "mine"}, r"refinement='mine': .* Choose complete or bisect or greedy\."),
         ({"layers": 3}, r"layers=3: expected `str`"),
         ({"noise": 3}, r"noise=3: expected `object`"),
         ({"use_theta": "no"}, r"use_theta='no': expected `bool`"),
@@ -30,8 +30,16 @@ from unmemorize.localization._settings import RefinementMethod
         ({"initial_threshold": 1.0}, r"initial_threshold=1.0: expected `float` < 1.0"),
         ({"refinement_threshold": 0.0}, r"refinement_threshold=0.0: expected `float` > 0.0"),
         ({"relative_threshold": -1.0}, r"relative_threshold=-1.0: expected `float` > 0.0"),
-        ({"relative_threshold": 0.2, "criterion": "seeds"}, "seed by seed"),
-        ({"relative_threshold": 0.2, "refinement_threshold": 0.2}, "one of the two thresholds"),
+        ({"relative_threshold": 0.2, "criterion": "seeds", "refinement": "bisect"}, "seed by seed"),
+        (
+            {"relative_threshold": 0.2, "refinement_threshold": 0.2, "refinement": "greedy"},
+            "one of the two thresholds",
+        ),
+        ({"relative_threshold": 0.2}, "relative_threshold=0.2: refinement=complete compares no"),
+        (
+            {"refinement_threshold": 0.2},
+            "refinement_threshold=0.2: .* Choose the refinement bisect",
+        ),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:

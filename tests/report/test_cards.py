@@ -15,7 +15,7 @@ from records import LAYER, add_scored_images, colour, localization, localized_ru
 from scored_run import NEURONS, SCORES, scored_run
 from unmemorize import MetricError, Neurons, Prompt, Run
 from unmemorize.localization import difference_file
-from unmemorize.localization._records import Spent
+from unmemorize.localization._records import Effects, Spent
 from unmemorize.metrics import PromptMetrics, References
 from unmemorize.report import _cards as cards_module
 from unmemorize.report import copy_warning, read_results
@@ -190,7 +190,7 @@ def test_images_larger_than_their_place_are_scaled(tmp_path: Path) -> None:
         ((0.1, 0.71, 0.95), False, "a copy is left in 2 of 3 images (worst 0.95)"),
         ((0.7, 0.1), True, ""),
         ((0.7, 0.1), None, ""),
-        ((), True, "theta exhausted: the copy may survive"),
+        ((), True, "theta exhausted, no image measured"),
         ((), False, ""),
         ((), None, ""),
     ],
@@ -212,7 +212,7 @@ def test_warnings_stand_where_a_copy_is_left(cards: dict[int, Card]) -> None:
 @pytest.mark.parametrize(
     ("values", "warning"),
     [
-        ({"sscd-orig": (0.1, 0.2)}, "theta exhausted: the copy may survive"),
+        ({"sscd-orig": (0.1, 0.2)}, "theta exhausted, no image measured"),
         (
             {"sscd-orig": (0.1, 0.9)},
             "a copy is left in 1 of 2 images (worst 0.90)",
@@ -222,7 +222,7 @@ def test_warnings_stand_where_a_copy_is_left(cards: dict[int, Card]) -> None:
             {"sscd-orig": (0.9, 0.2), "masked-copy": (0.3, 0.8)},
             "a copy is left in 2 of 2 images (worst 0.90)",
         ),
-        ({}, "theta exhausted: the copy may survive"),
+        ({}, "theta exhausted, no image measured"),
     ],
 )
 def test_a_low_whole_image_score_says_nothing_of_a_template(
@@ -230,3 +230,18 @@ def test_a_low_whole_image_score_says_nothing_of_a_template(
 ) -> None:
     refined = replace(results.metrics[1], prompts={2: PromptMetrics(values=values)})
     assert prompt_warning(replace(results, metrics=[refined]), 2) == warning
+
+
+def test_a_memorized_prompt_without_neurons_says_why(run: Run, results: Results) -> None:
+    record = replace(results.localizations[0], neurons=Neurons(), why_empty="none is needed.")
+    without = replace(results, localizations={0: record}, metrics=[])
+    card = next(make_cards(run, without, None))
+    assert card.warning == "no neurons found"
+    assert ("why no neurons", "none is needed.") in card.facts
+    assert "noise level" not in dict(card.facts)
+
+
+def test_the_noise_level_is_a_fact(run: Run, results: Results) -> None:
+    record = replace(results.localizations[0], effects=Effects("backward", 0.0525, {}))
+    card = next(make_cards(run, replace(results, localizations={0: record}), None))
+    assert ("noise level", "0.0525, measured by backward passes") in card.facts

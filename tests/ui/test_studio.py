@@ -216,7 +216,7 @@ def test_a_measured_copy_decides_about_the_warning(open_studio: Callable[..., St
         left = "a copy is left in 1 of 2 images (worst 1.00)"
         assert warning(exhausted, Red(False, True)) == left
         assert warning(exhausted, Red(False, False)) == ""
-    assert warning(True, None) == "theta exhausted: the copy may survive"
+    assert warning(True, None) == "theta exhausted, no image measured"
     assert warning(False, None) == ""
 
 

@@ -25,7 +25,6 @@ from unmemorize.cli._profile import ProfileOption, profile_localizations
 from unmemorize.cli._settings_options import CalibratedOptionsOf, OptionsOf
 from unmemorize.detection import NoiseSettings, Threshold
 from unmemorize.localization import (
-    Localization,
     LocalizationRun,
     LocalizationSettings,
     localize_all,
@@ -34,6 +33,9 @@ from unmemorize.localization import (
 )
 from unmemorize.neurons import NeuronFile
 from unmemorize.runs import Run, open_run
+
+NOT_RECORDED = "the record does not say, because it was imported."
+"""Why a memorized prompt has no neurons, in runs that were read from published files."""
 
 
 def command(
@@ -55,10 +57,10 @@ def command(
     """Find the neurons that carry the image of each memorized prompt (step 3).
 
     Candidates are neurons that respond unusually strongly to the prompt. Refinement keeps those
-    without which the copy comes back. Prompts that detection does not call memorized get no
-    neurons. The defaults are the paper's, except for the faster refinement and for prompts with a
-    floor, see --criterion. The neurons of each prompt go to RUN/localizations.jsonl, and all of
-    them together to RUN/neurons.json.
+    that change the prediction more than ordinary neurons do. Prompts that detection does not call
+    memorized get no neurons. The defaults are the paper's, except for the refinement and for
+    prompts with a floor, see --criterion. The neurons of each prompt go to
+    RUN/localizations.jsonl, and all of them together to RUN/neurons.json.
     """
     loaded = model.load()
     given = prompts_or_bundled(loaded, prompts, planted_prompts)
@@ -104,13 +106,13 @@ def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
             str(len(record.neurons)),
             str(len(record.initial)),
             "" if record.score is None else f"{record.score:.3f}",
-            "floor" if record.theta_exhausted else "",
+            "theta exhausted" if record.theta_exhausted else "",
             record.group,
             record.prompt,
         )
     console.print(table)
     for record in unexplained:
-        print_line(f"no neurons for {record.prompt!r}: {why_no_neurons(record)}")
+        print_line(f"no neurons for {record.prompt!r}: {record.why_empty or NOT_RECORDED}")
     if floors:
         print_line(
             f"{floors} prompt(s) stay above tau = {limit.localize.tau:.4f} with all searched "
@@ -125,29 +127,4 @@ def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
         f"{file.found['memorized']} of {file.found['prompts']} memorized "
         f"(tau = {limit.detect.tau:.4f} of {limit.detect.detector}; {bounded_rate(limit.detect)}): "
         f"{run.folder}/localizations.jsonl, neurons.json"
-    )
-
-
-def why_no_neurons(record: Localization) -> str:
-    """Say why no neuron was found for a memorized prompt.
-
-    Args:
-        record: a record with a detection above the threshold and without neurons.
-    """
-    if record.theta is None or record.score is None or record.tau is None:
-        return "the record does not say, because it was imported."
-    if record.initial:
-        return (
-            f"the score stays below {record.threshold:.3f} with all of the {len(record.initial)} "
-            "candidates on again, so none of them is needed."
-        )
-    if record.theta_exhausted:
-        return (
-            f"no neuron of the searched layers was selected down to theta = {record.theta:g}, and "
-            f"the score is still {record.score:.3f} (tau = {record.tau:.3f}). Try a lower "
-            "--theta-floor, or --layers all."
-        )
-    return (
-        f"the score is {record.score:.3f} with nothing switched off, which already passes "
-        f"(tau = {record.tau:.3f} for this criterion)."
     )

@@ -16,6 +16,8 @@ from unmemorize.localization._criteria import Limit, Scoring
 from unmemorize.localization._passes import Pass, Passes
 from unmemorize.neurons import Neurons
 
+_SCREENED = 3
+"""Seeds of a set that is only screened."""
 _GROWTH = 4
 """How much larger each batch of seeds is than the previous one."""
 
@@ -100,7 +102,6 @@ class SeedTests:
         self._order.insert(0, position)
 
 
-@dataclass(frozen=True)
 class PairTests:
     """Tests by the mean score over all pairs of seeds.
 
@@ -113,21 +114,33 @@ class PairTests:
         scoring: makes one score per pair.
     """
 
-    passes: Passes
-    seeds: Sequence[int]
-    scoring: Scoring
+    def __init__(self, passes: Passes, seeds: Sequence[int], scoring: Scoring) -> None:
+        self._passes = passes
+        self._seeds = list(seeds)
+        self._scoring = scoring
+        self._begun: Pass | None = None
 
     def answer(self, off: Neurons, limit: Limit) -> Answer:
-        """Test the score with these neurons off."""
-        count = len(self.seeds)
-        telling = fewest_telling_seeds(count, limit.value)
-        blocked = self.passes.run(off, self.seeds[:telling])
+        """Test the score with these neurons off. A set that was just screened is not run twice."""
+        count = len(self._seeds)
+        finished = [self._begun] if self._begun is not None and self._begun.off == off else []
+        self._begun = None
+        done = sum(len(each.seeds) for each in finished)
+        telling = max(done, fewest_telling_seeds(count, limit.value))
+        if done < telling:
+            finished.append(self._passes.run(off, self._seeds[done:telling]))
+        blocked = Pass.join(finished)
         if telling < count:
-            mean_so_far = self.scoring.scores(blocked).sum() / _pairs(count)
+            mean_so_far = self._scoring.scores(blocked).sum() / _pairs(count)
             if bool(limit.exceeded(mean_so_far)):
                 return Answer(below=False, at_least=float(mean_so_far))
-            blocked = Pass.join([blocked, self.passes.run(off, self.seeds[telling:])])
-        return _of_all(blocked, self.scoring, limit)
+            blocked = Pass.join([blocked, self._passes.run(off, self._seeds[telling:])])
+        return _of_all(blocked, self._scoring, limit)
+
+    def screen(self, off: Neurons) -> float:
+        """Return the mean score over the pairs of the first few seeds."""
+        self._begun = self._passes.run(off, self._seeds[:_SCREENED])
+        return self._scoring.reduce(self._scoring.scores(self._begun))
 
 
 def _of_all(blocked: Pass, scoring: Scoring, limit: Limit) -> Answer:

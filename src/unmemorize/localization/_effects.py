@@ -39,11 +39,11 @@ def effects_of(
     Returns:
         neuron -> first-order change of the mean score from ``scale`` to 1.
     """
-    with torch.enable_grad(), _frozen_weights(model.denoiser):
+    with torch.enable_grad(), frozen_weights(model.denoiser):
         slope = _slope_of_differences(blocked, scoring)
         gates = _gates(model, blocked.off, scale)
         rise = {path: torch.zeros(model.widths[path]) for path in gates}
-        size = max(1, _DIFFERENTIATED // (slope[0].numel() * (probe.samples // len(probe.latents))))
+        size = seeds_at_once(probe)
         for start in range(0, len(blocked.seeds), size):
             few = probe.of_seeds(blocked.seeds[start : start + size])
             with gated(model, gates):
@@ -51,7 +51,7 @@ def effects_of(
                 change = (differences * slope[start : start + size]).sum()
                 gradients = torch.autograd.grad(change, list(gates.values()))
             for path, gradient in zip(gates, gradients, strict=True):
-                rise[path] += gradient.float().cpu()
+                rise[path] += gradient[0].float().cpu()
     return {(path, index): float(rise[path][index]) * (1 - scale) for path, index in blocked.off}
 
 
@@ -64,17 +64,23 @@ def _slope_of_differences(blocked: Pass, scoring: Scoring) -> Tensor:
 
 
 def _gates(model: Model, off: Neurons, scale: float) -> dict[str, Tensor]:
-    """Return differentiable factors (features,) of each layer: 1, and ``scale`` where off."""
+    """Return differentiable factors (1, features) of each layer: 1, and ``scale`` where off."""
     gates = {}
     for path, indices in off.layers.items():
-        gate = torch.ones(model.widths[path], device=model.device, dtype=model.dtype)
-        gate[list(indices)] = scale
+        gate = torch.ones(1, model.widths[path], device=model.device, dtype=model.dtype)
+        gate[:, list(indices)] = scale
         gates[path] = gate.requires_grad_()
     return gates
 
 
+def seeds_at_once(probe: Probe) -> int:
+    """Return how many seeds are differentiated at a time, which bounds the memory it takes."""
+    per_seed = probe.latents[0].numel() * (probe.samples // len(probe.latents))
+    return max(1, _DIFFERENTIATED // per_seed)
+
+
 @contextmanager
-def _frozen_weights(denoiser: nn.Module) -> Iterator[None]:
+def frozen_weights(denoiser: nn.Module) -> Iterator[None]:
     """Compute no gradients for weights, which would keep every activation in memory."""
     trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     for parameter in trained:

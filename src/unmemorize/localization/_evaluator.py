@@ -12,6 +12,7 @@ from unmemorize.localization._criteria import Limit, Scoring, SeedsScoring, Unbl
 from unmemorize.localization._early_exit import Answer, PairTests, SeedTests, Tests, WholeTests
 from unmemorize.localization._effects import Neuron, effects_of
 from unmemorize.localization._passes import Pass, Passes
+from unmemorize.localization._prediction_changes import PredictionChanges
 from unmemorize.localization._records import Trial
 from unmemorize.localization._settings import Criterion
 from unmemorize.neurons import Neurons
@@ -57,6 +58,7 @@ class Evaluator:
         self._scores = {Neurons(): self._scoring.scores(unblocked.only(seeds))}
         self._at_least: dict[Neurons, float] = {}
         self._last_passing: tuple[Neurons, Tensor] | None = None
+        self.changes = PredictionChanges(passes, seeds)
         self.trials: list[Trial] = []
         """The tests that took the denoiser, in order."""
 
@@ -88,6 +90,18 @@ class Evaluator:
         self.trials.append(Trial(len(off), answer.at_least, answer.below))
         return answer.at_least if answer.below else None
 
+    def seems_below(self, off: Neurons, limit: Limit) -> bool:
+        """Tell from a few seeds whether the score with these neurons off stays below the limit.
+
+        Where the score is the highest of a seed, or depends on all of them, the answer is exact.
+        """
+        if off in self._scores or not isinstance(self._tests, PairTests):
+            return self.below(off, limit) is not None
+        score = self._tests.screen(off)
+        seems_below = not bool(limit.exceeded(torch.tensor(score)))
+        self.trials.append(Trial(len(off), score, seems_below))
+        return seems_below
+
     def effects(self, off: Neurons) -> dict[Neuron, float]:
         """Return how fast the mean score rises when each of these neurons is switched on again.
 
@@ -96,7 +110,9 @@ class Evaluator:
         passes = self._passes
         blocked = passes.run(off, self._seeds)
         effects = effects_of(passes.model, passes.probe, blocked, self._scoring, passes.scale)
-        passes.meter.add_backward(passes.probe.of_seeds(self._seeds).samples)
+        samples = passes.probe.of_seeds(self._seeds).samples
+        passes.meter.add_forward(samples, share=1.0)
+        passes.meter.add_backward(samples)
         return effects
 
     def differences(self, off: Neurons) -> Tensor:

@@ -33,6 +33,7 @@ from unmemorize.localization._refinement import RefinementContext, refinement_li
 from unmemorize.localization._refinements import REFINEMENTS
 from unmemorize.localization._selection import select
 from unmemorize.localization._settings import Criterion, LocalizationSettings
+from unmemorize.localization._why_empty import why_empty
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, select_value_layers
 from unmemorize.statistics import Statistics, activations, default_statistics
@@ -56,7 +57,7 @@ def localize(
             `default_statistics`.
         threshold: calibrated for this model under the same noise settings; by default the one kept
             for it, see `default_threshold`.
-        settings: how to localize. By default the paper's way, with the faster refinement.
+        settings: how to localize. By default the paper's way, except for the refinement.
         progress: called after each pass with the denoiser samples so far and None, because nobody
             knows how many there will be. Before that it counts the captions of statistics and
             threshold if these have to be made.
@@ -74,8 +75,8 @@ def localize(
     Examples:
         >>> from unmemorize import load_pipeline
         >>> record = localize(load_pipeline("testbed"), "fundus photograph of healthy retina")
-        >>> record.memorized, record.neurons
-        (True, Neurons({'down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v': (55,)}))
+        >>> record.memorized, len(record.initial), [index for _, index in record.neurons]
+        (True, 2, [55, 43])
     """
     model, prompt = Model.of(pipe), as_prompt(prompt)
     execution = Execution(progress=progress)
@@ -176,6 +177,7 @@ def localize_prompt(
         seeds_unfiltered=not above,
         initial=selection.neurons,
         neurons=refinement.neurons,
+        why_empty="" if refinement.neurons else why_empty(selection, refinement, limit),
         initial_score=selection.score,
         score=refinement.score,
         tau=initial_tau,
@@ -189,6 +191,7 @@ def localize_prompt(
         },
         refinement=settings.refinement,
         minimal=refinement.minimal,
+        effects=refinement.effects,
         trials={
             "selection": selection_trials,
             "refinement": tuple(evaluator.trials[len(selection_trials) :]),

@@ -7,9 +7,6 @@ import time
 from unmemorize.engines import Progress, silent
 from unmemorize.localization._records import Spent
 
-_WITH_BACKWARD = 3.0
-"""Cost of a forward with a backward pass: a backward pass costs about as much as two forwards."""
-
 
 class Meter:
     """A count of the denoiser samples and the seconds spent on a prompt.
@@ -26,7 +23,7 @@ class Meter:
         >>> meter.end("detection")
         >>> meter.add_backward(2)
         >>> meter.evaluations, meter.weighted, meter.stages["detection"].work
-        (12, 11.0, 5.0)
+        (10, 7.0, 5.0)
     """
 
     def __init__(self, progress: Progress = silent) -> None:
@@ -44,11 +41,16 @@ class Meter:
 
     def add_forward(self, samples: int, share: float) -> None:
         """Count a forward pass of which this share ran."""
-        self._add(samples, share)
+        self.evaluations += samples
+        self.weighted += samples * share
+        self._progress(self.evaluations, None)
 
     def add_backward(self, samples: int) -> None:
-        """Count a forward pass together with its backward pass."""
-        self._add(samples, _WITH_BACKWARD)
+        """Count a backward pass with respect to gates, without its forward pass.
+
+        It takes no gradients of weights, so its multiply-adds are those of a forward pass.
+        """
+        self.weighted += samples
 
     def end(self, stage: str) -> None:
         """Attribute everything since the end of the previous stage to this one."""
@@ -56,8 +58,3 @@ class Meter:
         earlier = sum(spent.work for spent in self.stages.values())
         self.stages[stage] = Spent(self.weighted - earlier, now - self._stage_began)
         self._stage_began = now
-
-    def _add(self, samples: int, weight: float) -> None:
-        self.evaluations += samples
-        self.weighted += samples * weight
-        self._progress(self.evaluations, None)

@@ -64,6 +64,7 @@ class Passes:
         self, model: Model, probe: Probe, layers: Sequence[str], scale: float, meter: Meter
     ) -> None:
         self.model = model
+        self.layers = list(layers)
         self.probe = probe
         self.scale = scale
         self.meter = meter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -43,6 +43,27 @@ class Trial:
     below: bool
 
 
+@dataclass(frozen=True)
+class Effects:
+    """How much neurons change the prediction, compared with ordinary neurons.
+
+    Args:
+        measured_by: "backward": estimated by backward passes, and measured by forward passes where
+            the estimate is near the noise level. "forward": by forward passes of groups, because
+            there was no usable backward pass.
+        level: the noise level: how much ordinary neurons of the searched layers change the
+            prediction when each is switched off alone, as the 2-norm of the change of the noise
+            difference.
+        changes: layer -> for each neuron of `Localization.neurons`, how much it changes the
+            prediction: when it is switched off alone, or when it alone of all candidates is on,
+            whichever is more.
+    """
+
+    measured_by: Literal["backward", "forward"]
+    level: float
+    changes: Mapping[str, tuple[float, ...]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Localization:
     """The neurons found for a prompt, and how they were found.
@@ -55,6 +76,7 @@ class Localization:
         detection: the detection of the prompt; None for an imported record, which has none.
         initial: the neurons of the initial selection.
         neurons: those of them that refinement left off.
+        why_empty: why no neurons were found although the prompt is memorized; empty otherwise.
         initial_score: the score with the initial neurons off; None if nothing was localized.
         score: the score with ``neurons`` off; None if nothing was localized.
         tau: the score at which the initial selection ended.
@@ -66,8 +88,9 @@ class Localization:
             survive with all candidates off. None if unknown.
         z_scores: layer -> z-scores of ``neurons``, in their order.
         refinement: the method of refinement; None for an imported record.
-        minimal: whether no single one of ``neurons`` can be switched back on; None if nothing was
-            localized.
+        minimal: whether no single one of ``neurons`` can be switched back on; None if that was not
+            tested, as in refinement "complete".
+        effects: how much ``neurons`` change the prediction; None if that was not measured.
         criterion: what counted as still memorized.
         floor: with the criterion "auto", whether the score of "unblocked" stayed above the
             threshold with all searched neurons off. ``criterion`` is then "seeds". None where this
@@ -96,6 +119,7 @@ class Localization:
     detection: Detection | None
     initial: Neurons = field(default_factory=Neurons)
     neurons: Neurons = field(default_factory=Neurons)
+    why_empty: str = ""
     initial_score: float | None = None
     score: float | None = None
     tau: float | None = None
@@ -106,6 +130,7 @@ class Localization:
     z_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     refinement: RefinementMethod | None = None
     minimal: bool | None = None
+    effects: Effects | None = None
     criterion: Criterion
     floor: bool | None = None
     seeds: tuple[int, ...] = ()

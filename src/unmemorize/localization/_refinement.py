@@ -1,4 +1,4 @@
-"""Refinement: which candidates can be switched back on while the copy stays away.
+"""Refinement: which candidates stay off, and which can be switched back on.
 
 A method of refinement is a function like `Refine` in a module of its own. It is registered by its
 name in `RefinementMethod` (_settings.py) and in `REFINEMENTS` (_refinements.py).
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unmemorize.localization._criteria import Limit
 from unmemorize.localization._evaluator import Evaluator
+from unmemorize.localization._records import Effects
 from unmemorize.localization._selection import Selection
 from unmemorize.localization._settings import LocalizationSettings
 from unmemorize.neurons import Neurons
@@ -39,21 +40,28 @@ class Refinement:
     Args:
         neurons: the neurons that stay off.
         score: the score with them off.
-        minimal: whether no single one of them can be switched back on.
+        minimal: whether no single one of them can be switched back on; None if that was not tested.
+        effects: how much each of them changes the prediction; None if that was not measured.
     """
 
     neurons: Neurons
     score: float
-    minimal: bool
+    minimal: bool | None
+    effects: Effects | None = None
 
 
 class Refine(Protocol):
     """A method of refinement."""
 
     def __call__(
-        self, evaluator: Evaluator, selection: Selection, limit: Limit, context: RefinementContext
+        self,
+        evaluator: Evaluator,
+        selection: Selection,
+        limit: Limit,
+        context: RefinementContext,
+        /,
     ) -> Refinement:
-        """Switch candidates back on, as long as the score stays below the limit."""
+        """Choose the candidates that stay off."""
 
 
 def refinement_limit(

@@ -120,11 +120,17 @@ def select(
     def passes(step: int) -> bool:
         return evaluator.below(neurons_of(candidates(step)), limit) is not None
 
+    def seems_to_pass(step: int) -> bool:
+        return evaluator.seems_below(neurons_of(candidates(step)), limit)
+
     last = last_step(max(map(len, z_scores.values())), settings)
     if settings.refinement == "greedy" or settings.criterion == "unblocked":
         step = _first_passing_step(passes, last)
-    else:
+    elif settings.refinement == "bisect":
         step = _first_passing_step_by_bisection(passes, last)
+    else:
+        screened = _first_passing_step_by_bisection(seems_to_pass, last)
+        step = _passing_step_from(screened, passes, last)
     chosen = candidates(step)
     return Selection(
         chosen,
@@ -184,3 +190,16 @@ def _first_passing_step_by_bisection(passes: Callable[[int], bool], last: int) -
     if not passes(last):
         return last
     return bisect_left(range(1, last), True, key=passes) + 1
+
+
+def _passing_step_from(step: int, passes: Callable[[int], bool], last: int) -> int:
+    """Return a step that passes, or the last one, in growing strides from one that may pass.
+
+    Later steps have more candidates. That does no harm where refinement keeps only those that
+    matter, while each test of a step costs as much as several candidates.
+    """
+    stride = 1
+    while step < last and not passes(step):
+        step = min(last, step + stride)
+        stride *= 2
+    return step

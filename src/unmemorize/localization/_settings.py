@@ -1,4 +1,4 @@
-"""Settings of localization. The defaults are the paper's, but for refinement and a floor."""
+"""Settings of localization. The defaults are the paper's, except for the refinement and a floor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unmemorize.detection import NoiseSettings
 
 Criterion = Literal["unblocked", "seeds"]
 ChosenCriterion = Literal["auto", "unblocked", "seeds"]
-RefinementMethod = Literal["bisect", "greedy"]
+RefinementMethod = Literal["complete", "bisect", "greedy"]
 Similarity = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
@@ -28,9 +28,9 @@ class LocalizationSettings:
             different seeds resemble each other. "auto": "unblocked", unless the prompt has a floor
             there: its score stays above the threshold with all searched neurons off. Then "seeds".
             With a threshold below, "auto" is "unblocked".
-        refinement: how candidates are thinned out. "bisect": in groups, until no single neuron can
-            be switched back on. "greedy": layer by layer and neuron by neuron, in the
-            paper's order.
+        refinement: which candidates stay off. "complete": all that change the prediction more than
+            ordinary neurons do. "bisect": few that suffice for the score, found in groups.
+            "greedy": few that suffice, found layer by layer and neuron by neuron, as in the paper.
         layers: the value layers to search: "default" (down and middle blocks), "all", or a pattern.
         theta: the z-score above which a neuron is a candidate at first.
         theta_step: how much theta falls, while k grows by one, at each step of the selection.
@@ -45,10 +45,10 @@ class LocalizationSettings:
         initial_threshold: the score at which the initial selection ends, instead of the threshold
             of the criterion.
         refinement_threshold: the score below which refinement may switch neurons back on, instead
-            of the threshold of the criterion.
+            of the threshold of the criterion. Refinement "complete" does not use scores.
         relative_threshold: another test for refinement: how much the score of each seed may differ
             from its score with all candidates off, as a fraction of the latter. Criterion
-            "unblocked" only.
+            "unblocked" only, and not with refinement "complete".
 
     Raises:
         ModelError: a value is of another type or out of range, or two settings exclude each other.
@@ -61,7 +61,7 @@ class LocalizationSettings:
 
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     criterion: ChosenCriterion = "auto"
-    refinement: RefinementMethod = "bisect"
+    refinement: RefinementMethod = "complete"
     layers: str = "default"
     theta: float = 5.0
     theta_step: Annotated[float, msgspec.Meta(gt=0)] = 0.25
@@ -97,6 +97,12 @@ class LocalizationSettings:
                 "use_theta=False, use_top_k=False: nothing would be a candidate. "
                 "Leave one of the two on."
             )
+        for name in ("refinement_threshold", "relative_threshold"):
+            if self.refinement == "complete" and getattr(self, name) is not None:
+                raise ModelError(
+                    f"{name}={getattr(self, name)}: refinement=complete compares no scores. "
+                    "Choose the refinement bisect or greedy, or leave the threshold out."
+                )
         if self.relative_threshold is not None and self.refinement_threshold is not None:
             raise ModelError(
                 f"relative_threshold={self.relative_threshold}, "

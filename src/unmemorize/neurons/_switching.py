@@ -107,9 +107,10 @@ def gated(model: Model, gates: Mapping[str, Tensor]) -> Iterator[None]:
 
     Args:
         model: the model.
-        gates: layer -> (features,); gates may require gradients.
+        gates: layer -> (rows, features), one row for the whole batch or one for each sample, as in
+            `scaled`. They may require gradients.
     """
-    with _multiplied(model, {path: gate[None, None] for path, gate in gates.items()}):
+    with _multiplied(model, {path: gate[:, None] for path, gate in gates.items()}):
         yield
 
 

@@ -121,7 +121,10 @@ def prompt_warning(results: Results, index: int) -> str:
             copy_scores = tuple(map(max, masked, copy_scores or masked))
         elif not any(score > COPY_LEVEL for score in copy_scores):
             copy_scores = ()
-    return copy_warning(copy_scores, results.localizations[index].theta_exhausted)
+    record = results.localizations[index]
+    if not record.neurons and not copy_scores:
+        return "no neurons found"
+    return copy_warning(copy_scores, record.theta_exhausted)
 
 
 _SetImages = Mapping[int, tuple[Path, ...]]
@@ -191,6 +194,8 @@ def _facts(record: Localization, known: Neurons | None) -> Iterator[tuple[str, s
         f"{len(record.initial)} neurons at theta {_or_unknown(record.theta)}, "
         f"k {_or_unknown(record.top_k)}; score {_or_unknown(record.initial_score)}",
     )
+    if record.why_empty:
+        yield "why no neurons", record.why_empty
     yield (
         "refined",
         f"{len(record.neurons)} neurons; score {_or_unknown(record.score)} "
@@ -200,6 +205,11 @@ def _facts(record: Localization, known: Neurons | None) -> Iterator[tuple[str, s
         "work",
         f"{_or_unknown(record.evaluations)} denoiser samples, {_or_unknown(record.seconds)} s",
     )
+    if record.effects:
+        yield (
+            "noise level",
+            f"{record.effects.level:.3g}, measured by {record.effects.measured_by} passes",
+        )
     for stage, spent in record.spent.items():
         yield f"of this, {stage}", f"{spent.work:.0f} weighted samples, {spent.seconds:.2f} s"
     if known:

@@ -13,7 +13,8 @@ def copy_warning(copy_scores: Sequence[float], theta_exhausted: bool | None) -> 
     """Return a warning where a copy is left, or may be left, with a prompt's neurons off.
 
     A measurement outweighs the search: one seed that still copies is a warning, and where no seed
-    copies, a search that ran out of candidates is none.
+    copies, a search that ran out of candidates is none. Without a measurement, nothing is said
+    about a copy: the images decide.
 
     Args:
         copy_scores: per seed the similarity to the training image in [-1, 1], with the neurons
@@ -30,7 +31,7 @@ def copy_warning(copy_scores: Sequence[float], theta_exhausted: bool | None) -> 
         >>> copy_warning([0.1, 0.2], theta_exhausted=True)
         ''
         >>> copy_warning([], theta_exhausted=True)
-        'theta exhausted: the copy may survive'
+        'theta exhausted, no image measured'
     """
     if copy_scores:
         copies = sum(score > COPY_LEVEL for score in copy_scores)
@@ -38,4 +39,4 @@ def copy_warning(copy_scores: Sequence[float], theta_exhausted: bool | None) -> 
             return ""
         worst = max(copy_scores)
         return f"a copy is left in {copies} of {len(copy_scores)} images (worst {worst:.2f})"
-    return "theta exhausted: the copy may survive" if theta_exhausted else ""
+    return "theta exhausted, no image measured" if theta_exhausted else ""

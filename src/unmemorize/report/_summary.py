@@ -24,7 +24,7 @@ _NOTES = (
     "The figures are shares, or medians over n prompts ± MAD, with 95 % intervals (Wilson for "
     "shares, bootstrap for medians).",
     "Detected as memorized: among unmemorized prompts these are false positives. Theta exhausted: "
-    "the search ended above the threshold, so the copy may survive with all candidates off.",
+    "the search ended above the threshold, which says nothing about the images yet.",
     "SSCD_Orig (copy score): similarity to the training image; about 1 is a copy, about 0 is "
     "another image. SSCD_Gen: similarity to the original image of the same seed. D_SSCD: "
     "similarity between the seeds of a prompt; lower is more diverse. A_CLIP: how well image and "

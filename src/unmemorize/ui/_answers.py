@@ -69,7 +69,9 @@ class PromptNeurons:
             origin = "localized" if self.localization else "in the file"
             return f"{count} neuron{'s' if count > 1 else ''} {origin}."
         if self.localization and self.localization.memorized:
-            return "The prompt is memorized, but no neuron was found that carries the image."
+            reason = self.localization.why_empty.rstrip(".")
+            because = f": {reason}." if reason else "."
+            return f"The prompt is memorized, but no neuron was found{because}"
         return "Not memorized, so there are no neurons to switch off."
 
     @property
