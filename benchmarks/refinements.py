@@ -6,7 +6,7 @@ python benchmarks/refinements.py [--prompts N] [--images N] [--methods complete 
 Runs on the bundled model, over every memorized plant. Prints one table for plants whose memory
 neurons are known and one for natural plants, whose neurons nobody knows. The cost is the weighted
 denoiser samples divided by the limit: one pass of all seeds with nothing off and one pass of the
-memorized seeds with neurons off. A copy score is that of a prompt's worst seed, with the neurons
+seeds that localization looks at with neurons off. A copy score is that of a prompt's worst seed, with the neurons
 off, guidance 3 and 30 steps: the similarity of copy descriptors, and the correlation of pixels with
 the mean of each channel removed. The last line has the medians of refinement "complete".
 """
@@ -91,9 +91,9 @@ def compare(
     """Localize a plant with each method and generate with each set off; None if not memorized."""
     records = {method: localize(model, entry.prompt, method) for method in methods}
     first = records[methods[0]]
-    if not first.memorized or first.detection is None:
+    if not first.memorized:
         return None
-    limit = first.detection.seeds + len(first.detection.memorized_seeds)
+    limit = um.NoiseSettings().seeds + len(first.seeds)
     training = [read_image(path) for path in entry.prompt.images]
     embedded = descriptor(training)
     copies: dict[um.Neurons, dict[str, float]] = {}

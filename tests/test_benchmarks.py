@@ -181,9 +181,8 @@ def test_refinements_are_compared_with_the_limit(
     row = refinements.compare(model, BundledDescriptor(), entry, None, methods)
     assert row is not None
     record = refinements.localize(model, entry.prompt, "complete")
-    assert record.detection is not None
     assert record.work is not None
-    limit = 10 + len(record.detection.memorized_seeds)
+    limit = 10 + len(record.seeds)
     assert row["complete"]["cost"] == pytest.approx(record.work / limit)
     assert row["complete"]["recall"] == 1.0
     assert row["bisect"]["neurons"] < row["complete"]["neurons"]

@@ -378,7 +378,7 @@ def test_a_threshold_in_the_settings_belongs_to_the_papers_criterion(
     case: Planted, name: str
 ) -> None:
     thresholds: dict[str, Any] = {name: 0.3}
-    settings = LocalizationSettings(**thresholds)
+    settings = LocalizationSettings(refinement="bisect", **thresholds)
     found = case.localize(PLANTED_PROMPT, settings, one_number(case.threshold, 0.1))
     assert (found.floor, found.criterion) == (None, "unblocked")
 
