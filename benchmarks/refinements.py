@@ -6,9 +6,10 @@ python benchmarks/refinements.py [--prompts N] [--images N] [--methods complete 
 Runs on the bundled model, over every memorized plant. Prints one table for plants whose memory
 neurons are known and one for natural plants, whose neurons nobody knows. The cost is the weighted
 denoiser samples divided by the limit: one pass of all seeds with nothing off and one pass of the
-seeds that localization looks at with neurons off. A copy score is that of a prompt's worst seed, with the neurons
-off, guidance 3 and 30 steps: the similarity of copy descriptors, and the correlation of pixels with
-the mean of each channel removed. The last line has the medians of refinement "complete".
+seeds that localization looks at with neurons off. A copy score is that of a prompt's worst seed,
+with the neurons off, guidance 3 and 30 steps: the similarity of copy descriptors, and the
+correlation of pixels with the mean of each channel removed. The last line has the medians of
+refinement "complete".
 """
 
 from __future__ import annotations
