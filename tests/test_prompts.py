@@ -114,6 +114,18 @@ def test_several_addresses_of_a_prompt(tmp_path: Path, name: str, content: str) 
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"caption": "a", "paraphrases": ["b, c", "d"]}\n'),
+        ("b.csv", "prompt;paraphrases\na;b, c|d\n"),
+    ],
+)
+def test_paraphrases_of_a_prompt(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert read_prompts(tmp_path / name) == [Prompt("a", paraphrases=("b, c", "d"))]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "named"),
     [
         ("p.csv", "caption,kind\na,VM\n,\n,TM\n\nb,\n,,,,\n", "row 2, row 3, row 5"),
@@ -197,6 +209,8 @@ def test_what_is_no_path_is_refused(function: Any, error: type[Exception], value
         {"text": "a", "images": [3]},
         {"text": "a", "images": {"a.png": 1}},
         {"text": "a", "more_urls": "http://x"},
+        {"text": "a", "paraphrases": "b"},
+        {"text": "a", "paraphrases": ["b", ""]},
     ],
     ids=str,
 )
@@ -234,15 +248,15 @@ def test_other_arguments_of_another_type_are_refused(model: Model, value: Any) -
     threshold = Threshold.load(testbed.threshold_path())
     both: dict[str, Any] = {"statistics": STATISTICS, "threshold": threshold}
     calls: list[tuple[type[Exception], Callable[[], object]]] = [
-        (ThresholdError, lambda: detect(model, "a", threshold=value)),
-        (ThresholdError, lambda: localize(model, "a", **(both | {"threshold": value}))),
-        (StatisticsError, lambda: localize(model, "a", **(both | {"statistics": value}))),
         (ModelError, lambda: detect(value, "a", threshold=threshold)),
         (ModelError, lambda: localize(value, "a", **both)),
         (ModelError, lambda: generate(value, "a")),
     ]
     if value is not None:
         calls += [
+            (ThresholdError, lambda: detect(model, "a", threshold=value)),
+            (ThresholdError, lambda: localize(model, "a", **(both | {"threshold": value}))),
+            (StatisticsError, lambda: localize(model, "a", **(both | {"statistics": value}))),
             (ThresholdError, lambda: detect(model, "a", threshold=threshold, settings=value)),
             (ModelError, lambda: localize(model, "a", settings=value, **both)),
             (ModelError, lambda: generate(model, "a", settings=value)),

@@ -54,13 +54,13 @@ def iter_prompts(path: str | Path) -> Iterator[Prompt]:
     - ``.txt``: one caption per line.
     - ``.csv``: separated by ``;`` or ``,``. The header names a column ``Caption``, ``prompt`` or
       ``text`` and, where known, ``type``, ``kind`` or ``overfit_type``, ``URL`` or ``urls``,
-      ``images`` and ``group``.
+      ``images``, ``group`` and ``paraphrases``.
     - ``.jsonl``: one object per line with the same keys.
     - ``.parquet``: the same columns. This needs ``pip install 'unmemorize[parquet]'``.
 
     Kinds are VM and TM, or the MV, RV (both VM) and TV (TM) of Webster's lists. Image paths are
-    relative to the file. Several paths or addresses are a list or separated by ``|``. Rows without
-    a caption are left out, and a warning counts and names them.
+    relative to the file. Several paths, addresses or paraphrases are a list or separated by ``|``.
+    Rows without a caption are left out, and a warning counts and names them.
 
     Raises:
         PromptError: as for `read_prompts`. An error in a row is raised when that row is read.
@@ -256,6 +256,7 @@ def _from_row(row: Mapping[str, object], path: Path, where: str) -> Prompt | Non
             tuple(path.parent / name for name in _texts(fields.get("images"))),
             "" if _is_blank(group) else str(group),
             tuple(urls)[1:],
+            tuple(_texts(fields.get("paraphrases"))),
         )
     except PromptError as problem:
         raise PromptError(f"{path}, {where}: {problem}") from problem

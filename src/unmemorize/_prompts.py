@@ -28,6 +28,7 @@ class Prompt:
         images: the training image or images, for comparison with what is generated.
         group: the name under which results are summarized; by default the kind or "unlabelled".
         more_urls: where else it or other training images were found.
+        paraphrases: other wordings, which tell whether an edit holds beside the caption itself.
 
     Raises:
         PromptError: the text is empty, or a value is of another type.
@@ -39,6 +40,7 @@ class Prompt:
     images: tuple[Path, ...] = ()
     group: str = ""
     more_urls: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -58,8 +60,11 @@ class Prompt:
             raise self._error("images", self.images, "Give a list of paths.")
         if not _is_sequence_of(self.more_urls, str):
             raise self._error("more_urls", self.more_urls, "Give a list of texts.")
+        if not _is_sequence_of(self.paraphrases, str) or not all(map(str.strip, self.paraphrases)):
+            raise self._error("paraphrases", self.paraphrases, "Give a list of texts.")
         object.__setattr__(self, "images", tuple(map(Path, self.images)))
         object.__setattr__(self, "more_urls", tuple(self.more_urls))
+        object.__setattr__(self, "paraphrases", tuple(self.paraphrases))
         if not self.group:
             object.__setattr__(self, "group", self.kind or "unlabelled")
 

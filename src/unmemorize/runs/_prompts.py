@@ -90,7 +90,9 @@ def start_run(
             line = {**to_json(prompt), "images": images}
             file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
             names = [path.name for path in prompt.images]  # not the folder: a run can be moved
-            identity = [prompt.text, prompt.kind, prompt.url, names, prompt.group]
+            identity: list[Any] = [prompt.text, prompt.kind, prompt.url, names, prompt.group]
+            if prompt.paraphrases:
+                identity.append(prompt.paraphrases)
             digest.update(f"{json.dumps(identity)}\n".encode())
             count += 1
         file.flush()
