@@ -176,6 +176,20 @@ def test_prompts_of_a_batch_have_their_own_edits(pipe: DiffusionPipeline, neuron
             assert np.array_equal(expected, pixels(images))
 
 
+def test_each_prompt_can_have_its_own_seed(pipe: DiffusionPipeline) -> None:
+    """An image of seed 8 is the one that is made with seed 8 alone, in any company."""
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.double()
+    settings = replace(FEW, images=2, steps=2, seed=7, batch=4)
+    seventh = [pixels(generate(pipe, prompt, settings=settings)) for prompt in ("a cat", "a dog")]
+    eighth = pixels(generate(pipe, "a dog", settings=replace(settings, seed=8)))
+    assert not np.array_equal(seventh[1], eighth)
+    prompts = ["a cat", "a dog", "a dog"]
+    mixed = generate_each(Model(pipe), prompts, [None] * 3, settings=settings, seeds=[7, 8, 7])
+    for expected, images in zip((seventh[0], eighth, seventh[1]), mixed, strict=True):
+        assert np.array_equal(expected, pixels(images))
+
+
 def counting(steps: list[tuple[int, int | None]]) -> Callable[[int, int | None], None]:
     return lambda done, total: steps.append((done, total))
 

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
@@ -111,17 +112,18 @@ def generate_each(
     edits: Sequence[Edit | None],
     *,
     settings: GenerationSettings,
+    seeds: Sequence[int] | None = None,
     progress: Progress = silent,
 ) -> list[list[Image.Image]]:
     """Generate images of several prompts, each with its own edit, in batches across prompts.
-
-    All prompts start from the same initial noise.
 
     Args:
         model: the model.
         prompts: the prompts.
         edits: one for each prompt. None changes nothing.
         settings: how to generate. Its ``scale`` does not apply: an edit has its own.
+        seeds: for each prompt the seed of its initial noise. By default all prompts start from the
+            noise of ``settings.seed``.
         progress: called with denoising steps times images, after each step where the pipeline
             reports its steps, and else after each batch.
 
@@ -134,18 +136,19 @@ def generate_each(
     """
     _refuse_too_many_steps(model, settings.steps)
     model.warn_of_truncation(prompts)
-    latents = model.draw_latents(settings.images, settings.seed)
-    samples = [(index, seed) for index in range(len(prompts)) for seed in range(settings.images)]
+    seeds = [settings.seed] * len(prompts) if seeds is None else seeds
+    noise = {seed: model.draw_latents(settings.images, seed) for seed in set(seeds)}
+    samples = [(index, row) for index in range(len(prompts)) for row in range(settings.images)]
     images: list[list[Image.Image]] = [[] for _ in prompts]
     done, total = 0, len(samples) * settings.steps
     with sampling(model.pipe), _without_safety_checker(model.pipe):
         for batch in _batches(samples, settings.batch, apart=model.layout.separate):
-            indices, seeds = zip(*batch, strict=True)
+            indices = [index for index, _ in batch]
             with _applied(model, [edits[index] for index in indices]):
                 pixels = _denoise(
                     model,
                     [prompts[index] for index in indices],
-                    latents[list(seeds)],
+                    torch.stack([noise[seeds[index]][row] for index, row in batch]),
                     settings,
                     _batch_progress(progress, done, len(batch), total),
                 )
