@@ -7,10 +7,12 @@ from unmemorize.metrics._detection import Separation, auroc, tpr_at_fpr
 from unmemorize.metrics._download import download, fetch_images
 from unmemorize.metrics._evaluation import evaluate_all
 from unmemorize.metrics._images import read_references
+from unmemorize.metrics._masked import SMALLEST_SHARE as SMALLEST_LAYOUT
 from unmemorize.metrics._masked import layout_mask, masked_copy_scores
 from unmemorize.metrics._medians import MedianName
 from unmemorize.metrics._metric import Instrument, Instruments, Metric, PromptImages, Values
-from unmemorize.metrics._quality import FeatureExtractor, InceptionFeatures
+from unmemorize.metrics._pixel_correlation import centred_correlation
+from unmemorize.metrics._quality import FeatureExtractor, InceptionFeatures, quality
 from unmemorize.metrics._quality_sets import QualityRecord, quality_all, read_quality
 from unmemorize.metrics._read_image import read_image, to_rgb
 from unmemorize.metrics._records import (
@@ -27,6 +29,7 @@ from unmemorize.metrics._summary import Summary, summarize, wilson_interval
 
 __all__ = [
     "METRICS",
+    "SMALLEST_LAYOUT",
     "SSCD_SHA256",
     "SSCD_URL",
     "BundledDescriptor",
@@ -51,6 +54,7 @@ __all__ = [
     "Summary",
     "Values",
     "auroc",
+    "centred_correlation",
     "copy_scores",
     "download",
     "evaluate_all",
@@ -60,6 +64,7 @@ __all__ = [
     "masked_copy_scores",
     "match_references",
     "pixel_correlation",
+    "quality",
     "quality_all",
     "read_image",
     "read_metrics",

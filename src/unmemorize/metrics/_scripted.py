@@ -6,6 +6,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class FileDescriptor:
     ) -> None:
         self.path = Path(path)
         self.side = side
+        self._sha256 = sha256
         self.name = self.path.name.split(".")[0]
         data, self.digest = _read(self.path, sha256)
         is_onnx = self.path.suffix == ".onnx"
@@ -70,6 +72,11 @@ class FileDescriptor:
             MetricError: the file is missing or has another hash.
         """
         return cls(path, side=SSCD_SIDE, sha256=SSCD_SHA256)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path and the hash: a network from a file cannot be pickled itself."""
+        make = partial(FileDescriptor, self.path, side=self.side, sha256=self._sha256)
+        return make, ()
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
