@@ -7,3 +7,4 @@ from cyclopts import Group
 OPTIONS = Group("Options", sort_key=1)
 MODEL = Group("Model", sort_key=2)
 WORKERS = Group("Workers", sort_key=3)
+INSTRUMENTS = Group("Instruments", sort_key=4)

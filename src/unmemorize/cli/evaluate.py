@@ -2,23 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter, validators
 
 from unmemorize._errors import MetricError, RunError
 from unmemorize.cli._common import is_run_of_bundled
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import RunArgument
+from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.generation import image_sets
 from unmemorize.metrics import (
     BundledDescriptor,
     ClipAlignment,
-    Descriptor,
     FeatureExtractor,
-    FileDescriptor,
     InceptionFeatures,
     match_references,
     quality_all,
@@ -30,16 +26,12 @@ def command(
     run: RunArgument,
     /,
     *,
-    sscd: Path | None = None,
-    descriptor: Path | None = None,
-    descriptor_sha256: str | None = None,
-    descriptor_side: Annotated[int, Parameter(validator=validators.Number(gte=8))] = 320,
-    clip: str | None = None,
     references: Path | None = None,
     real: Path | None = None,
     inception: Path | None = None,
     inception_sha256: str | None = None,
     published: Flag = False,
+    instruments: InstrumentOptions = InstrumentOptions(),
 ) -> None:
     """Measure how much the generated images still copy (step 5).
 
@@ -50,14 +42,6 @@ def command(
     written to RUN/metrics.json and RUN/metrics.csv, with the name and hash of what measured it.
 
     Args:
-        sscd: SSCD, the paper's copy descriptor. This is the file from unmemorize fetch sscd; its
-            hash is checked.
-        descriptor: Another copy descriptor: an ONNX (.onnx) or TorchScript file. The default is the
-            bundled one.
-        descriptor_sha256: Expected hash of the descriptor. TorchScript needs it, since it is code.
-        descriptor_side: Width and height to which images are resized for the descriptor.
-        clip: CLIP model for the alignment: a folder or Hub id. Runs of the bundled model use its
-            own by default.
         references: Folder of training images, which replace those that the prompt file names. They
             are matched by the names or addresses in the prompt file, as unmemorize fetch images
             writes them, else by number (0003_NAME.jpg, dl_003.jpg or a folder 3) where these can
@@ -73,8 +57,8 @@ def command(
     if not sets:
         raise RunError(f"{run}: there are no images to evaluate. First: unmemorize generate {run}")
     bundled = is_run_of_bundled(folder)
-    alignment = ClipAlignment(clip) if clip or bundled else None
-    copies = _descriptor(sscd, descriptor, descriptor_sha256, descriptor_side)
+    alignment = instruments.load_clip(bundled=bundled)
+    copies = instruments.load_descriptor()
     if real is not None:
         for extractor in _extractors(inception, inception_sha256, alignment):
             with show_progress(f"quality by {extractor.name}") as progress:
@@ -107,14 +91,6 @@ def _matched(references: Path, run: Run) -> Mapping[int, tuple[Path, ...]]:
             f"{prompts[index].text[:40]!r}"
         )
     return matched.images
-
-
-def _descriptor(sscd: Path | None, path: Path | None, sha256: str | None, side: int) -> Descriptor:
-    if sscd is not None and path is not None:
-        raise MetricError("both --sscd and --descriptor are given. Use one of them.")
-    if sscd is not None:
-        return FileDescriptor.sscd(sscd)
-    return BundledDescriptor() if path is None else FileDescriptor(path, side=side, sha256=sha256)
 
 
 def _extractors(

@@ -1,0 +1,62 @@
+"""Options that say what images are measured with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from unmemorize._errors import MetricError
+from unmemorize.cli._groups import INSTRUMENTS
+from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor, FileDescriptor
+
+
+@Parameter(name="*", group=INSTRUMENTS)
+@dataclass(frozen=True, kw_only=True)
+class InstrumentOptions:
+    """What images are measured with.
+
+    Args:
+        sscd: SSCD, the paper's copy descriptor. This is the file from unmemorize fetch sscd; its
+            hash is checked.
+        descriptor: Another copy descriptor: an ONNX (.onnx) or TorchScript file. The default is the
+            bundled one.
+        descriptor_sha256: Expected hash of the descriptor. TorchScript needs it, since it is code.
+        descriptor_side: Width and height to which images are resized for the descriptor.
+        clip: CLIP model for the alignment: a folder or Hub id. The bundled model has its own.
+    """
+
+    sscd: Path | None = None
+    descriptor: Path | None = None
+    descriptor_sha256: str | None = None
+    descriptor_side: Annotated[int, Parameter(validator=validators.Number(gte=8))] = 320
+    clip: str | None = None
+
+    def load_descriptor(self) -> Descriptor:
+        """Load the copy descriptor.
+
+        Raises:
+            MetricError: it cannot be loaded, or two are named.
+        """
+        if self.sscd is not None and self.descriptor is not None:
+            raise MetricError("both --sscd and --descriptor are given. Use one of them.")
+        if self.sscd is not None:
+            return FileDescriptor.sscd(self.sscd)
+        if self.descriptor is None:
+            return BundledDescriptor()
+        return FileDescriptor(
+            self.descriptor, side=self.descriptor_side, sha256=self.descriptor_sha256
+        )
+
+    def load_clip(self, *, bundled: bool) -> ClipAlignment | None:
+        """Load the CLIP, or return None if none is named.
+
+        Args:
+            bundled: whether the model is the bundled one, which has a CLIP of its own.
+
+        Raises:
+            MetricError: it cannot be loaded.
+        """
+        return ClipAlignment(self.clip) if self.clip or bundled else None
