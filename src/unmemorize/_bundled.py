@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,12 @@ def clip_path() -> Path:
 def descriptor_path() -> Path:
     """Return the weights of the bundled copy descriptor."""
     return existing(ASSETS / "descriptor.safetensors")
+
+
+def bundled_captions(split: str) -> tuple[str, ...]:
+    """Return the ordinary captions of the bundled model of one split, see `testbed.captions`."""
+    content = json.loads(existing(ASSETS / "captions.json").read_text(encoding="utf-8"))
+    return tuple(content[split])
 
 
 def statistics_path() -> Path:

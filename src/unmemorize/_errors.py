@@ -50,6 +50,10 @@ class RunError(UnmemorizeError):
     """A run folder is damaged, cannot be written, or holds a run of another configuration."""
 
 
+class UnfinishedError(RunError):
+    """A stage of a run waits for work that other shards do."""
+
+
 class MetricError(UnmemorizeError):
     """A metric cannot be computed from what was given."""
 

@@ -1,95 +1,110 @@
 """Certificates under simulated searches: how often is a wrong one given?
 
-Each simulated search climbs rungs of known copy rates on search seeds, certifies the first that
-passes on fresh seeds, and climbs further where that fails. A certificate is wrong where the copy
-rate of its rung is above alpha.
+Each simulated search is one of the real functions over edits of known copy rates. A certificate is
+wrong where the copy rate of its edit is above alpha.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from unmemorize.mitigation import (
-    LADDER,
-    Candidate,
-    Certification,
-    Copies,
-    Findings,
-    candidates,
-    certify,
-    climb,
-    fresh_seeds,
-    holm,
-)
-from unmemorize.neurons import Neurons
+from unmemorize import Neurons
+from unmemorize.generation import Edit
+from unmemorize.mitigation._certificate import Attempt, Certification, Copies, Plan, holm
+from unmemorize.mitigation._ladders import LADDERS, Findings, joint_edit
+from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
 
 SEARCHES = 2000
 ALPHA = 0.05
-SEARCH_SEEDS = range(5)
-ATTEMPTS = 6
-FINDINGS = Findings(("a",), {"complete": Neurons({"a": [1]}), "initial": Neurons({"a": [2]})})
-RUNGS = list(candidates(FINDINGS, LADDER))
-
-
-def copied(seeds: Sequence[int], rate: float, index: int) -> bool:
-    """Whether a seed copies. Seeds are uniform, so the share of those that do is the rate."""
-    return seeds[index] < rate * 2**63
-
-
-def is_wrong(search: int, rates: Sequence[float], rules: Sequence[Certification]) -> bool:
-    """Run one search of the real functions. A seed copies with the rate of its rung."""
-    generator = np.random.default_rng(search)
-    rate_of = {candidate.rung.name: rate for candidate, rate in zip(RUNGS, rates, strict=True)}
-
-    def is_copy(candidate: Candidate, _seed: int) -> bool:
-        return bool(generator.random() < rate_of[candidate.rung.name])
-
-    passing = (rung for rung in climb(RUNGS, SEARCH_SEEDS, is_copy) if rung.passed)
-    for number, (plan, climbed) in enumerate(zip(rules, passing, strict=False), 1):
-        rate = rate_of[climbed.candidate.rung.name]
-        attempt = number if not plan.single else 1
-        fixed = PLANS[plan, attempt]
-        seeds = fresh_seeds("model", f"prompt {search}", number, fixed.seeds)
-        if certify(fixed, partial(copied, seeds, rate)).passed:
-            return rate > ALPHA
-    return False
-
-
-HALVING = Certification()
-SINGLE = Certification(single=True)
-PLANS = {
-    **{(HALVING, attempt): HALVING.plan(attempt) for attempt in range(1, ATTEMPTS + 1)},
-    (SINGLE, 1): SINGLE.plan(1),
+SEARCH_SEEDS = 5
+FINDINGS = {
+    0: Findings(
+        "a",
+        {
+            "complete": Neurons({"a": [1]}),
+            "initial": Neurons({"a": [2]}),
+            "all": Neurons({"a": [3]}),
+        },
+    )
 }
+EDITS: dict[Edit, int] = {}
+for _ladder in LADDERS.values():
+    for _rung in _ladder:
+        _edit = joint_edit({0: _rung}, FINDINGS, ())
+        assert _edit is not None
+        EDITS.setdefault(_edit, len(EDITS))
+
+
+class Simulated:
+    """A model that copies at a known rate under each edit.
+
+    Args:
+        number: of the search; it seeds the draws.
+        rates: of each of `EDITS`.
+    """
+
+    def __init__(self, number: int, rates: Sequence[float]) -> None:
+        self._generator = np.random.default_rng(number)
+        self._rates = rates
+
+    def rate(self, edit: Edit) -> float:
+        return self._rates[EDITS[edit]]
+
+    def look(self, edit: Edit, indices: Sequence[int]) -> Collection[int]:
+        copies = self._generator.random(SEARCH_SEEDS) < self.rate(edit)
+        return indices if copies.any() else ()
+
+    def count(self, edit: Edit, plan: Plan, _attempt: int) -> Mapping[int, Copies]:
+        copies = self._generator.random(plan.seeds) < self.rate(edit)
+        until = int(copies.argmax()) + 1 if copies.any() else plan.seeds  # the first copy ends it
+        return {0: Copies(int(copies[:until].sum()), until)}
+
+    def strengthen(self, candidate: Candidate, failed: Collection[int]) -> Candidate | None:
+        return strengthened(candidate, failed, FINDINGS, ())
+
+
+def is_wrong(number: int, rates: Sequence[float], rules: Certification) -> bool:
+    """Run one search and tell whether it certifies an edit that copies too often."""
+    model = Simulated(number, rates)
+    best = min(search(FINDINGS, (), model.look), key=lambda found: len(found.copying))
+    candidate, attempts = certify_joint(best, rules, model.count, model.strengthen)
+    return attempts[0].passed and model.rate(candidate.edit) > ALPHA
 
 
 def lower_bound(wrong: Sequence[bool]) -> float:
+    """The one-sided 99 % Clopper-Pearson bound of the share of wrong certificates."""
     return Copies(sum(wrong), len(wrong)).lower(0.99)
 
 
-def test_rungs_that_all_copy_a_little_too_often() -> None:
-    rates = [0.0501] * len(RUNGS)
-    wrong = [is_wrong(search, rates, [HALVING] * ATTEMPTS) for search in range(SEARCHES)]
+RULES = Certification()
+
+
+def test_edits_that_all_copy_a_little_too_often() -> None:
+    rates = [0.0501] * len(EDITS)
+    wrong = [is_wrong(number, rates, RULES) for number in range(SEARCHES)]
     assert sum(wrong) > 0
     assert lower_bound(wrong) <= 0.05
 
 
-def test_mixed_rungs() -> None:
-    wrong = []
-    for search in range(SEARCHES):
-        rates = np.random.default_rng(10_000 + search).choice([0.0, 0.02, 0.06, 0.2], len(RUNGS))
-        wrong.append(is_wrong(search, rates.tolist(), [HALVING] * ATTEMPTS))
+def test_mixed_edits() -> None:
+    draws = np.random.default_rng(1).choice([0.0, 0.02, 0.06, 0.2], (SEARCHES, len(EDITS)))
+    wrong = [is_wrong(number, rates.tolist(), RULES) for number, rates in enumerate(draws)]
     assert sum(wrong) > 0
     assert lower_bound(wrong) <= 0.05
+
+
+class Spendthrift(Certification):
+    """Takes each attempt for the only one that was declared: 0 of 59, again and again."""
+
+    def plan(self, attempt: int) -> Plan:
+        return Certification(single=True).plan(1) if attempt else super().plan(attempt)
 
 
 def test_the_simulation_finds_rules_that_spend_too_much() -> None:
-    """As if each attempt were the only one that was declared: 0 of 59, again and again."""
-    rates = [0.0501] * len(RUNGS)
-    wrong = [is_wrong(search, rates, [SINGLE] * ATTEMPTS) for search in range(SEARCHES // 4)]
+    rates = [0.0501] * len(EDITS)
+    wrong = [is_wrong(number, rates, Spendthrift()) for number in range(SEARCHES)]
     assert lower_bound(wrong) > 0.05
 
 
@@ -99,11 +114,11 @@ def test_all_prompts_together() -> None:
     generator = np.random.default_rng(0)
     any_wrong = []
     for family in range(300):
-        rates = [0.0501] * 17 + [0.0] * 17
         attempts = []
-        for rate in rates:
-            seeds = generator.integers(0, 2**63, plan.seeds).tolist()
-            attempts.append(certify(plan, partial(copied, seeds, rate)))
+        for rate in [0.0501] * 17 + [0.0] * 17:
+            copies = generator.random(plan.seeds) < rate
+            until = int(copies.argmax()) + 1 if copies.any() else plan.seeds
+            attempts.append(Attempt(plan, Copies(int(copies[:until].sum()), until)))
         certified = holm(attempts)
         assert all(certified[17:]), family
         any_wrong.append(any(certified[:17]))

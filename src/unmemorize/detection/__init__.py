@@ -23,6 +23,7 @@ from unmemorize.detection._records import Detection
 from unmemorize.detection._runs import (
     DETECTIONS,
     DetectionRun,
+    DetectTask,
     detect_all,
     read_detections,
     write_detections_csv,
@@ -51,6 +52,7 @@ __all__ = [
     "USUAL_RATE",
     "Calibration",
     "Cascade",
+    "DetectTask",
     "Detection",
     "DetectionLevel",
     "DetectionRun",

@@ -7,6 +7,7 @@ from unmemorize.localization._records import Localization
 from unmemorize.localization._runs import (
     LOCALIZATIONS,
     LocalizationRun,
+    LocalizeTask,
     difference_file,
     localize_all,
     read_localizations,
@@ -14,6 +15,7 @@ from unmemorize.localization._runs import (
     save_neurons,
     stream_localizations,
 )
+from unmemorize.localization._selection import candidates_at, neurons_of
 from unmemorize.localization._settings import Criterion, LocalizationSettings, RefinementMethod
 
 __all__ = [
@@ -24,11 +26,14 @@ __all__ = [
     "Localization",
     "LocalizationRun",
     "LocalizationSettings",
+    "LocalizeTask",
     "RefinementMethod",
+    "candidates_at",
     "difference_file",
     "localize",
     "localize_all",
     "localize_prompt",
+    "neurons_of",
     "read_localizations",
     "record_localization",
     "save_neurons",

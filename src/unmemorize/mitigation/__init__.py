@@ -1,94 +1,36 @@
-"""Ways to take memorized images out: each turns what localization found into an `Edit`."""
+"""Ways to take memorized images out, and the search for an edit that is shown to do so."""
 
-from unmemorize.mitigation._certificate import (
-    QUICK,
-    Attempt,
-    Certification,
-    Copies,
-    Plan,
-    Status,
-    Verdict,
-    certify,
-    fresh_seeds,
-    holm,
-    pooled,
-    seeds_needed,
-    verdict,
-)
-from unmemorize.mitigation._confirm import (
-    NEEDED,
-    SEEDS,
-    Confirmation,
-    SeedScores,
-    confirm,
-    confirm_prompt,
-)
-from unmemorize.mitigation._copy_level import (
-    FALSE_COPIES,
-    CopyLevel,
-    CopyMeasure,
-    MeasureName,
-    copy_level,
-    masked_layout,
-    medoid,
-    whole_image,
-)
-from unmemorize.mitigation._ladder import (
-    LADDER,
-    Candidate,
-    Climbed,
-    ClosedFormRung,
-    CombinedRung,
-    Findings,
-    NeuronRung,
-    Rung,
-    Selection,
-    candidates,
-    climb,
-    least_invasive,
-)
+from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
+from unmemorize.mitigation._copy_test import CopyTest
+from unmemorize.mitigation._forecast import Forecast, forecast
+from unmemorize.mitigation._mitigate import MitigationRun, OrdinaryCaptions, mitigate_all
 from unmemorize.mitigation._mitigation import MITIGATIONS, Mitigation
+from unmemorize.mitigation._ordinary import OrdinaryChange
+from unmemorize.mitigation._public import mitigate, with_references
+from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
+from unmemorize.mitigation._settings import MitigationSettings
+from unmemorize.mitigation._stages import Stages, unannounced
 
 __all__ = [
-    "FALSE_COPIES",
-    "LADDER",
+    "EDIT",
     "MITIGATIONS",
-    "NEEDED",
-    "QUICK",
-    "SEEDS",
-    "Attempt",
-    "Candidate",
     "Certification",
-    "Climbed",
-    "ClosedFormRung",
-    "CombinedRung",
-    "Confirmation",
     "Copies",
-    "CopyLevel",
-    "CopyMeasure",
-    "Findings",
-    "MeasureName",
+    "CopyTest",
+    "Forecast",
     "Mitigation",
-    "NeuronRung",
-    "Plan",
-    "Rung",
-    "SeedScores",
-    "Selection",
-    "Status",
+    "MitigationResult",
+    "MitigationRun",
+    "MitigationSettings",
+    "OrdinaryCaptions",
+    "OrdinaryChange",
+    "PromptOutcome",
+    "Stages",
     "Verdict",
-    "candidates",
-    "certify",
-    "climb",
-    "confirm",
-    "confirm_prompt",
-    "copy_level",
-    "fresh_seeds",
-    "holm",
-    "least_invasive",
-    "masked_layout",
-    "medoid",
+    "forecast",
+    "mitigate",
+    "mitigate_all",
     "pooled",
-    "seeds_needed",
-    "verdict",
-    "whole_image",
+    "unannounced",
+    "with_references",
 ]

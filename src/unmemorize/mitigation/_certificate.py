@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,10 +106,6 @@ class Certification:
         return Plan(self.alpha, self.delta, share, seeds, allowed)
 
 
-QUICK = Certification(alpha=0.26, single=True)
-"""Ten fresh seeds, for a first look."""
-
-
 def seeds_needed(alpha: float, error: float) -> int:
     """Return the smallest n for which (1 - alpha)^n <= error.
 
@@ -183,22 +179,6 @@ class Attempt:
     def passed(self) -> bool:
         """Whether the copy rate is certified to lie below the plan's alpha."""
         return self.counted.copies <= self.plan.allowed and self.counted.seeds == self.plan.seeds
-
-
-def certify(plan: Plan, is_copy: Callable[[int], bool]) -> Attempt:
-    """Look at fresh seeds one after another, until all are seen or one copy too many is.
-
-    Stopping early is conservative: an attempt that it ends could not pass.
-
-    Args:
-        plan: see `Certification.plan`.
-        is_copy: number of a seed, 0 to ``plan.seeds`` - 1 -> whether its image is a copy.
-    """
-    copies = seen = 0
-    while seen < plan.seeds and copies <= plan.allowed:
-        copies += is_copy(seen)
-        seen += 1
-    return Attempt(plan, Copies(copies, seen))
 
 
 def holm(attempts: Sequence[Attempt]) -> tuple[bool, ...]:
@@ -302,7 +282,7 @@ def verdict(
         bound before it; else "not removed". "not confirmed" and "not tested" say what is missing.
 
     Examples:
-        >>> attempt = certify(Certification().plan(1), lambda seed: False)
+        >>> attempt = Attempt(Certification().plan(1), Copies(0, 72))
         >>> print(verdict(Copies(10, 10), attempt, confirmed=True))
         removed (0 of 72, at most 5.0 % at 97.5 %; whole search 95 %)
     """

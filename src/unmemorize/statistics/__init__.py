@@ -3,7 +3,11 @@
 from unmemorize.statistics._activations import activations
 from unmemorize.statistics._compute import compute_statistics
 from unmemorize.statistics._kept import default_statistics, default_statistics_path
-from unmemorize.statistics._ordinary import statistics_captions, threshold_captions
+from unmemorize.statistics._ordinary import (
+    side_effect_captions,
+    statistics_captions,
+    threshold_captions,
+)
 from unmemorize.statistics._statistics import Statistics
 
 __all__ = [
@@ -12,6 +16,7 @@ __all__ = [
     "compute_statistics",
     "default_statistics",
     "default_statistics_path",
+    "side_effect_captions",
     "statistics_captions",
     "threshold_captions",
 ]

@@ -7,6 +7,7 @@ from unmemorize.pipelines import Model
 
 _FOR_THRESHOLDS = 500
 _FOR_STATISTICS = 2000
+_FOR_SIDE_EFFECTS = 1000
 
 
 def threshold_captions(model: Model) -> tuple[str, ...]:
@@ -17,6 +18,15 @@ def threshold_captions(model: Model) -> tuple[str, ...]:
 def statistics_captions(model: Model) -> tuple[str, ...]:
     """Return the captions of statistics."""
     return _known_words_first(model)[_FOR_THRESHOLDS : _FOR_THRESHOLDS + _FOR_STATISTICS]
+
+
+def side_effect_captions(model: Model) -> tuple[str, ...]:
+    """Return the captions on which the side effects of an edit are measured.
+
+    None of them is in the other two lists.
+    """
+    others = _FOR_THRESHOLDS + _FOR_STATISTICS
+    return _known_words_first(model)[others : others + _FOR_SIDE_EFFECTS]
 
 
 def _known_words_first(model: Model) -> tuple[str, ...]:

@@ -1,0 +1,97 @@
+"""What a mitigation will cost, before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from unmemorize.mitigation._certificate import Certification
+from unmemorize.mitigation._ladders import LADDERS
+from unmemorize.mitigation._settings import MitigationSettings
+from unmemorize.pipelines import Model
+
+_PNG_BYTES = 2.0
+"""Bytes of a stored pixel: between a smooth photograph (1) and noise (3)."""
+_PASSES = 2.5
+"""Denoiser passes of a localization over all of its seeds, see docs/performance.md."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """The cost of a mitigation, if every suspect is memorized and each ladder ends at once.
+
+    Args:
+        images: stage -> images that are generated.
+        samples: denoiser samples, two for each step of an image with guidance.
+        seconds: samples times the measured time of one.
+        weights: bytes of the model's weights.
+        disk: bytes of images, of an edited checkpoint and of small files.
+    """
+
+    images: Mapping[str, int]
+    samples: int
+    seconds: float
+    weights: int
+    disk: int
+
+
+def forecast(model: Model, settings: MitigationSettings, suspects: int) -> Forecast:
+    """Count what a mitigation takes, and time one pass of the denoiser.
+
+    A prompt that has to climb takes a few images more for each rung. One that is not memorized
+    takes none after its confirmation.
+
+    Args:
+        model: the model.
+        settings: of the mitigation.
+        suspects: how many prompts.
+    """
+    together = suspects if settings.together else 1
+    rules = Certification(
+        settings.alpha, 1 - settings.confidence, settings.declared, prompts=together
+    )
+    ordinary = settings.ordinary_images
+    ladders = len(LADDERS) if settings.compare else 1
+    images = {
+        "ordinary images, unedited": ordinary * (2 if settings.distances else 1),
+        "confirmation": settings.search_images * suspects,
+        "search": ladders * settings.search_images * suspects,
+        "side effects of candidates": (ladders - 1) * settings.sample,
+        "certificate": rules.plan(1).seeds * suspects,
+        "ordinary images, edited": ordinary,
+    }
+    generation, noise = settings.generation, settings.localization.noise
+    halves = 2 if generation.guidance > 1 else 1
+    samples = sum(images.values()) * generation.steps * halves
+    samples += round((1 + _PASSES) * noise.seeds * suspects)
+    weights = sum(
+        parameter.numel() * parameter.element_size()
+        for component in model.pipe.components.values()
+        if isinstance(component, torch.nn.Module)
+        for parameter in component.parameters()
+    )
+    kept = (1 + ladders) * settings.search_images * suspects
+    pixels = model.pipe.vae_scale_factor**2 * model.latent_shape[1] * model.latent_shape[2]
+    return Forecast(
+        images=images,
+        samples=samples,
+        seconds=samples * _seconds_per_sample(model, generation.batch),
+        weights=weights,
+        disk=round(kept * pixels * _PNG_BYTES) + weights,
+    )
+
+
+def _seconds_per_sample(model: Model, batch: int) -> float:
+    """Time the second of two passes, since the first one also prepares."""
+    latents = model.draw_latents(batch, 0)
+    text = model.encode(["a photograph"] * batch)
+    for _ in range(2):
+        began = time.perf_counter()
+        model.predict(latents, model.timesteps(50)[1], text)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        seconds = time.perf_counter() - began
+    return seconds / batch

@@ -1,0 +1,156 @@
+"""Ladders of edits, least invasive first, and the one edit in which all prompts are joined."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from unmemorize.generation import ClosedFormEdit, CombinedEdit, Edit, NeuronEdit
+from unmemorize.localization import Localization, candidates_at, neurons_of
+from unmemorize.neurons import Neurons
+from unmemorize.pipelines import Model, select_value_layers
+from unmemorize.statistics import Statistics, activations
+
+NeuronChoice = Literal["complete", "initial", "all"]
+SCALES = (0.0, -0.25, -0.5, -1.0)
+WEIGHTS = (1.0, 3.0, 10.0)
+_LOWER = 1.0
+"""How far theta falls below the one of the localization, for a wider set of the same layers."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How one prompt is edited.
+
+    Args:
+        neurons: "complete" (those that localization found), "initial" (candidates of the same
+            layers at a lower theta), "all" (candidates of all value layers), or None for no
+            neurons.
+        scale: what the outputs of these neurons are multiplied by.
+        weight: of the prompt in the closed-form edit; None leaves it out of that edit.
+    """
+
+    neurons: NeuronChoice | None = None
+    scale: float = 0.0
+    weight: float | None = None
+
+    def __str__(self) -> str:
+        parts = []
+        if self.neurons is not None:
+            parts.append(f"{self.neurons} neurons at {self.scale:g}")
+        if self.weight is not None:
+            parts.append(f"closed form, weight {self.weight:g}")
+        return " and ".join(parts)
+
+
+_CHOICES: tuple[NeuronChoice, ...] = ("complete", "initial", "all")
+LADDERS: Mapping[str, tuple[Rung, ...]] = {
+    "both": (
+        *(Rung("complete", scale) for scale in (0.0, -0.25, -1.0)),
+        *(Rung("complete", 0.0, weight) for weight in WEIGHTS),
+        *(Rung("complete", scale, WEIGHTS[-1]) for scale in (-0.25, -1.0)),
+        *(Rung(choice, -0.25, WEIGHTS[-1]) for choice in _CHOICES[1:]),
+    ),
+    "neurons": tuple(Rung(choice, scale) for choice, scale in product(_CHOICES, SCALES)),
+    "closed form": tuple(Rung(weight=weight) for weight in WEIGHTS),
+}
+"""Ladders by name. Combinations are worth most and come first. A prompt that still copies climbs to
+the next rung of its ladder."""
+
+Rungs = Mapping[int, Rung]
+"""The rung of each prompt, by its index in the run."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known about one confirmed prompt.
+
+    Args:
+        text: the prompt.
+        neurons: the sets of neurons that rungs choose from.
+    """
+
+    text: str
+    neurons: Mapping[NeuronChoice, Neurons]
+
+    @classmethod
+    def of(
+        cls, model: Model, record: Localization, statistics: Statistics, layers: str
+    ) -> Findings:
+        """Collect the sets of neurons of a localized prompt.
+
+        Args:
+            model: the model.
+            record: the localization of the prompt.
+            statistics: of all value layers of the model.
+            layers: the layers that were searched.
+        """
+        text = model.encode([record.prompt])
+        activation = {path: rows[0].cpu() for path, rows in activations(model, text).items()}
+        z_scores = statistics.z_scores(activation)
+        theta = 5.0 if record.theta is None else record.theta
+        searched = select_value_layers(model.value_layers, layers)
+        within = {path: scores for path, scores in z_scores.items() if path in searched}
+        return cls(
+            record.prompt,
+            {
+                "complete": record.neurons,
+                "initial": neurons_of(candidates_at(within, activation, theta - _LOWER, 0)),
+                "all": neurons_of(candidates_at(z_scores, activation, theta, 0)),
+            },
+        )
+
+
+def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[str]) -> Edit | None:
+    """Join the edits of all prompts into one, which is what is exported.
+
+    A neuron that several prompts have gets the lowest of their scales. The closed-form edit takes
+    all its prompts at the highest of their weights.
+
+    Args:
+        rungs: the rung of each prompt.
+        findings: of each prompt.
+        keep: ordinary captions that the closed-form edit leaves alone.
+
+    Returns:
+        The edit, or None if it would change nothing.
+    """
+    scales: dict[tuple[str, int], float] = {}
+    for index, rung in rungs.items():
+        chosen = findings[index].neurons[rung.neurons] if rung.neurons else Neurons()
+        for neuron in chosen:
+            scales[neuron] = min(rung.scale, scales.get(neuron, rung.scale))
+    by_scale: dict[float, set[tuple[str, int]]] = defaultdict(set)
+    for neuron, scale in scales.items():
+        by_scale[scale].add(neuron)
+    edits: list[Edit] = []
+    erased = [index for index in sorted(rungs) if rungs[index].weight is not None]
+    if erased:
+        weight = max(rungs[index].weight or 0.0 for index in erased)
+        edits.append(
+            ClosedFormEdit(tuple(findings[index].text for index in erased), weight, tuple(keep))
+        )
+    edits += [
+        NeuronEdit(Neurons.of(neurons), scale)
+        for scale, neurons in sorted(by_scale.items(), reverse=True)
+    ]
+    if len(edits) < 2:
+        return edits[0] if edits else None
+    return CombinedEdit(tuple(edits))
+
+
+def climb(rungs: Rungs, ladder: Sequence[Rung], prompts: Sequence[int]) -> dict[int, Rung]:
+    """Move prompts to the next rung of a ladder; those at its top stay there.
+
+    Examples:
+        >>> ladder = LADDERS["closed form"]
+        >>> climb({0: ladder[0], 1: ladder[2]}, ladder, [0, 1])[0] == ladder[1]
+        True
+    """
+    climbed = dict(rungs)
+    for index in prompts:
+        climbed[index] = ladder[min(ladder.index(rungs[index]) + 1, len(ladder) - 1)]
+    return climbed

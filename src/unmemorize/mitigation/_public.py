@@ -1,0 +1,110 @@
+"""Mitigation in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+from unmemorize._bundled import is_bundled
+from unmemorize._prompts import Prompt, as_prompts
+from unmemorize.detection import Threshold, default_threshold
+from unmemorize.engines import Execution
+from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor, match_references
+from unmemorize.mitigation._mitigate import MitigationRun, OrdinaryCaptions, mitigate_all
+from unmemorize.mitigation._result import MitigationResult
+from unmemorize.mitigation._settings import MitigationSettings
+from unmemorize.pipelines import Model
+from unmemorize.runs import given_or_temporary, open_run
+from unmemorize.statistics import Statistics, default_statistics
+
+
+def mitigate(
+    pipe: DiffusionPipeline | Model,
+    prompts: Iterable[str | Prompt],
+    *,
+    references: str | Path | None = None,
+    settings: MitigationSettings | None = None,
+    statistics: Statistics | None = None,
+    threshold: Threshold | None = None,
+    captions: OrdinaryCaptions | None = None,
+    descriptor: Descriptor | None = None,
+    clip: ClipAlignment | None = None,
+    folder: str | Path | None = None,
+    execution: Execution | None = None,
+) -> MitigationResult:
+    """Find one edit under which no prompt copies its training images, and certify it.
+
+    Args:
+        pipe: a loaded pipeline. It is left as it is.
+        prompts: suspects. `Prompt.images` names their training images.
+        references: a folder of training images, in place of those that the prompts name.
+        settings: what the edit must show. Noise settings are those of the threshold.
+        statistics, threshold: of this model. By default those kept for it, which are made first
+            where they are missing.
+        captions: ordinary captions. By default those of this package, or of the bundled model.
+        descriptor: tells copies. The default is made for the 64 x 64 images of the bundled model;
+            give `FileDescriptor.sscd` for others.
+        clip: measures the alignment of images with their prompts.
+        folder: a run folder in which an interrupted mitigation is resumed. It stays; without one a
+            temporary folder is used.
+        execution: who does the work.
+
+    Returns:
+        The verdicts, and the edit as `MitigationResult.file`: `bake` and `export_lora` write it,
+        ``result.file.edit`` applies it while images are drawn.
+
+    Raises:
+        PromptError: ``prompts`` is a single text.
+        RunError: an item fails, or the folder holds another run.
+        UnfinishedError: other shards have not done their part yet.
+        ThresholdError, StatisticsError: they belong to another model.
+        MetricError: the references belong to no prompt.
+
+    Source: docs/mitigation.md.
+
+    Examples:
+        >>> from unmemorize import load_pipeline, testbed
+        >>> prompts = [entry.prompt for entry in testbed.planted()[:4]]
+        >>> result = mitigate(load_pipeline("testbed"), prompts)  # doctest: +SKIP
+    """
+    model = Model.of(pipe)
+    suspects = as_prompts(prompts)
+    if references is not None:
+        suspects = with_references(suspects, references)
+    execution = execution or Execution()
+    settings = settings or MitigationSettings()
+    statistics = statistics or default_statistics(model, execution=execution)
+    threshold = threshold or default_threshold(model, execution=execution)
+    captions = captions or OrdinaryCaptions.of(model)
+    descriptor = descriptor or BundledDescriptor()
+    if clip is None and is_bundled(model.pipe):
+        clip = ClipAlignment()
+    localization = replace(settings.localization, noise=threshold.settings)
+    settings = replace(settings, localization=localization)
+    made_of = MitigationRun.of(settings, threshold, statistics, captions, descriptor, clip)
+    with given_or_temporary(folder) as place:
+        return mitigate_all(
+            open_run(place, model, suspects, made_of),
+            model,
+            statistics=statistics,
+            threshold=threshold,
+            captions=captions,
+            descriptor=descriptor,
+            clip=clip,
+            execution=execution,
+        )
+
+
+def with_references(prompts: Sequence[Prompt], folder: str | Path) -> list[Prompt]:
+    """Give prompts the training images of a folder, in place of those that they name.
+
+    Raises:
+        MetricError: the images belong to no prompt.
+    """
+    images = match_references(folder, prompts).images
+    return [
+        replace(prompt, images=tuple(images.get(index, ()))) for index, prompt in enumerate(prompts)
+    ]

@@ -1,0 +1,158 @@
+"""What a mitigation leaves: a verdict for each prompt, the edit, and what it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from unmemorize._errors import RunError
+from unmemorize._files import from_json, read_json, to_json
+from unmemorize.generation import EditFile
+from unmemorize.mitigation._certificate import Copies, Status, pooled
+from unmemorize.mitigation._copy_test import Measure
+from unmemorize.mitigation._ordinary import OrdinaryChange
+from unmemorize.runs import Run
+
+RESULT = "mitigation.json"
+EDIT = "edit.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOutcome:
+    """The outcome of one suspect.
+
+    Args:
+        index: its position in the run.
+        prompt: its text.
+        group: its group.
+        status: "removed", "reduced", "not removed", "not confirmed" or "not tested".
+        verdict: the same with its numbers.
+        score: of the screen.
+        measure: what was compared to tell copies; None for a suspect that was not generated.
+        level: the score above which an image counts as a copy.
+        before, after: copies among the unedited images, and among fresh ones under the edit.
+        worst_before: the highest score of the unedited images.
+        files_before, files_after: unedited images in the run folder, and images from the same noise
+            under the edit.
+        scores_after: of the latter.
+        rung: how the prompt is edited; empty if it is not.
+        alignment_before, alignment_after: median cosines of the images with the prompt.
+        paraphrases_before, paraphrases_after: copies among images of its paraphrases.
+    """
+
+    index: int
+    prompt: str
+    group: str
+    status: Status
+    verdict: str
+    score: float
+    measure: Measure | None = None
+    level: float | None = None
+    before: Copies | None = None
+    after: Copies | None = None
+    worst_before: float | None = None
+    files_before: tuple[str, ...] = ()
+    files_after: tuple[str, ...] = ()
+    scores_after: tuple[float, ...] = ()
+    rung: str = ""
+    alignment_before: float | None = None
+    alignment_after: float | None = None
+    paraphrases_before: Copies | None = None
+    paraphrases_after: Copies | None = None
+
+    @property
+    def worst_after(self) -> float | None:
+        """The highest score of the images under the edit."""
+        return max(self.scores_after, default=None)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the unedited images show that the prompt is memorized."""
+        return self.status not in ("not confirmed", "not tested")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateSummary:
+    """One end of the search, for the trade-off between copies and side effects.
+
+    Args:
+        ladder: its name.
+        digest: of the edit.
+        copying: prompts that still copied on search seeds.
+        change: of a sample of ordinary images.
+    """
+
+    ladder: str
+    digest: str
+    copying: int
+    change: OrdinaryChange
+
+
+@dataclass(frozen=True, kw_only=True)
+class MitigationResult:
+    """The verdicts of a mitigation.
+
+    Args:
+        outcomes: of each suspect, in the order of the run.
+        ladder: the ladder of the edit; empty if there is no edit.
+        edit: the digest of the edit in `EDIT`; empty if no suspect was confirmed.
+        ordinary: what the edit changes in images of ordinary captions; None without an edit.
+        budget: the largest share of them that may change.
+        together: how many prompts are certified all together; None if that was not asked for.
+        candidates: the edits that the search compared.
+        file: the edit with its model, for `bake` and `export_lora`; not part of the JSON.
+    """
+
+    outcomes: tuple[PromptOutcome, ...]
+    ladder: str = ""
+    edit: str = ""
+    ordinary: OrdinaryChange | None = None
+    budget: float
+    together: int | None = None
+    candidates: tuple[CandidateSummary, ...] = ()
+    file: EditFile | None = field(default=None, compare=False, repr=False)
+
+    def count(self, status: Status) -> int:
+        """Return how many suspects have this status."""
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+    @property
+    def confirmed(self) -> int:
+        """How many suspects are memorized."""
+        return sum(outcome.confirmed for outcome in self.outcomes)
+
+    @property
+    def headline(self) -> str:
+        """One sentence on what was reached."""
+        if not self.confirmed:
+            return f"None of {len(self.outcomes)} suspects is shown to be memorized."
+        after = pooled([outcome.after for outcome in self.outcomes if outcome.after])
+        return (
+            f"Copies removed for {self.count('removed')} of {self.confirmed} memorized prompts: "
+            f"{after.copies} of {after.seeds} fresh images are copies."
+        )
+
+    @property
+    def within_budget(self) -> bool:
+        """Whether the edit changes no more ordinary images than allowed."""
+        return self.ordinary is None or self.ordinary.share <= self.budget
+
+    @classmethod
+    def load(cls, run: Run) -> MitigationResult:
+        """Read the result of a finished mitigation.
+
+        Raises:
+            RunError: the run has none, or it is damaged.
+        """
+        path = run.folder / RESULT
+        content = read_json(path, RunError, "result of a mitigation")
+        way_out = "Repeat unmemorize mitigate; it computes only what is missing."
+        result = from_json(cls, content, RunError, f"{path}: damaged", way_out)
+        file = EditFile.load(run.folder / EDIT) if result.edit else None
+        return replace(result, file=file)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, without ``file``."""
+        values: dict[str, Any] = to_json(replace(self, file=None))
+        del values["file"]
+        return values

@@ -1,0 +1,93 @@
+"""Settings of a verified mitigation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unmemorize._errors import ModelError
+from unmemorize.generation import GenerationSettings
+from unmemorize.localization import LocalizationSettings
+from unmemorize.mitigation._copy_test import FALSE_COPIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class MitigationSettings:
+    """How an edit is searched, and what it must show.
+
+    Args:
+        alpha: the copy rate that a certificate excludes, in (0, 1).
+        confidence: of each prompt's certificate over the whole search, in (0, 1).
+        budget: the largest share of ordinary images that may change, in (0, 1].
+        declared: whether exactly one attempt of a certificate is made, which then takes fewer
+            images.
+        together: whether all prompts are also certified together, which takes more images.
+        compare: whether the search compares the ends of all ladders by what they change in ordinary
+            images, or takes the first one at whose end no prompt copies within the budget.
+        search_images: unedited images that confirm a prompt, and edited ones that a rung of the
+            search must pass.
+        ordinary_images: images of ordinary captions. The level of a copy comes from them.
+        distances: whether the edited images of ordinary captions are also compared with unedited
+            ones as distributions (CLIP-FID, KID), which takes as many images again.
+        false_copies: the share of ordinary images that may pass for a copy, in (0, 1).
+        localization: how neurons are localized.
+        generation: steps, guidance and batch. Its seed and its number of images do not apply.
+
+    Raises:
+        ModelError: a value is out of its range.
+
+    Source: METHOD of this project, see docs/mitigation.md.
+
+    Examples:
+        >>> MitigationSettings.quick().alpha
+        0.26
+    """
+
+    alpha: float = 0.05
+    confidence: float = 0.95
+    budget: float = 0.1
+    declared: bool = False
+    together: bool = False
+    compare: bool = True
+    search_images: int = 10
+    ordinary_images: int = 1000
+    distances: bool = True
+    false_copies: float = FALSE_COPIES
+    localization: LocalizationSettings = field(default_factory=LocalizationSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "confidence", "budget", "false_copies"):
+            value = getattr(self, name)
+            if not 0 < value < 1 and not (name == "budget" and value == 1):
+                raise ModelError(f"{name}={value}: a share lies between 0 and 1, such as 0.05.")
+        if self.search_images < 3:
+            raise ModelError(
+                f"search_images={self.search_images}: a prompt is confirmed by 2 copies, so at "
+                "least 3 images are needed."
+            )
+        fewest = 1 / self.false_copies - 1
+        if self.ordinary_images < fewest:
+            raise ModelError(
+                f"ordinary_images={self.ordinary_images}: too few to bound false copies at "
+                f"{self.false_copies:g}. Take at least {fewest:.0f}."
+            )
+
+    @property
+    def sample(self) -> int:
+        """How many ordinary images the candidates of the search are compared by."""
+        return max(1, self.ordinary_images // 5)
+
+    @classmethod
+    def quick(cls) -> MitigationSettings:
+        """Make settings for a first look: ten fresh images a prompt, and fewer ordinary ones.
+
+        Ten images without a copy exclude a copy rate of 26 %, if one attempt is made.
+        """
+        return cls(
+            alpha=0.26,
+            declared=True,
+            compare=False,
+            ordinary_images=199,
+            distances=False,
+            false_copies=0.005,
+        )

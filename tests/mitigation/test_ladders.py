@@ -1,0 +1,108 @@
+"""Rungs, and how the edits of all prompts are joined."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from records import LAYER, localization
+from unmemorize import Model, Neurons, Statistics, compute_statistics
+from unmemorize.generation import ClosedFormEdit, CombinedEdit, NeuronEdit
+from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, climb, joint_edit
+from unmemorize.statistics import activations
+
+KEEP = ("a dog", "a house")
+
+
+def findings(text: str, *neurons: int) -> Findings:
+    own = Neurons({"attn2.to_v": neurons}) if neurons else Neurons()
+    every = Neurons({"attn2.to_v": [*neurons, 9]})
+    return Findings(text, {"complete": own, "initial": own, "all": every})
+
+
+FOUND = {3: findings("a cat", 1, 2), 5: findings("a bird", 2, 4)}
+
+
+def test_ladders_begin_with_the_least_invasive_rung() -> None:
+    neurons = LADDERS["neurons"]
+    assert neurons[0] == Rung("complete", 0.0)
+    assert [rung.scale for rung in neurons[:4]] == [0.0, -0.25, -0.5, -1.0]
+    assert [rung.neurons for rung in neurons[::4]] == ["complete", "initial", "all"]
+    assert [rung.weight for rung in LADDERS["closed form"]] == [1.0, 3.0, 10.0]
+    assert LADDERS["both"][0] == neurons[0]
+    for ladder in LADDERS.values():
+        assert len(set(ladder)) == len(ladder)
+
+
+def test_neurons_of_all_prompts_are_joined_at_their_own_scales() -> None:
+    rungs = {3: Rung("complete", 0.0), 5: Rung("all", -0.5)}
+    assert joint_edit(rungs, FOUND, KEEP) == CombinedEdit(
+        (
+            NeuronEdit(Neurons({"attn2.to_v": [1]}), 0.0),
+            NeuronEdit(Neurons({"attn2.to_v": [2, 4, 9]}), -0.5),
+        )
+    )
+
+
+def test_a_joint_edit_of_one_scale_is_one_edit() -> None:
+    rungs = dict.fromkeys(FOUND, Rung("complete", -0.25))
+    expected = NeuronEdit(Neurons({"attn2.to_v": [1, 2, 4]}), -0.25)
+    assert joint_edit(rungs, FOUND, KEEP) == expected
+
+
+def test_closed_forms_are_joined_at_the_highest_weight_and_come_first() -> None:
+    rungs = {3: Rung("complete", 0.0, 3.0), 5: Rung(weight=1.0)}
+    assert joint_edit(rungs, FOUND, KEEP) == CombinedEdit(
+        (
+            ClosedFormEdit(("a cat", "a bird"), 3.0, KEEP),
+            NeuronEdit(Neurons({"attn2.to_v": [1, 2]}), 0.0),
+        )
+    )
+    rungs = {3: Rung("complete", 0.0), 5: Rung(weight=1.0)}
+    edit = joint_edit(rungs, FOUND, KEEP)
+    assert isinstance(edit, CombinedEdit)
+    assert edit.parts[0] == ClosedFormEdit(("a bird",), 1.0, KEEP)
+
+
+def test_nothing_to_edit_is_no_edit() -> None:
+    assert joint_edit({0: Rung("complete")}, {0: findings("a cat")}, KEEP) is None
+
+
+def test_only_prompts_that_copy_climb_and_none_beyond_the_top() -> None:
+    ladder = LADDERS["closed form"]
+    rungs = {3: ladder[0], 5: ladder[2]}
+    assert climb(rungs, ladder, [3]) == {3: ladder[1], 5: ladder[2]}
+    assert climb(rungs, ladder, [5]) == rungs
+    assert rungs == {3: ladder[0], 5: ladder[2]}
+
+
+def test_rungs_say_what_they_do() -> None:
+    assert str(Rung("complete", -0.25, 10.0)) == (
+        "complete neurons at -0.25 and closed form, weight 10"
+    )
+
+
+def test_wider_sets_come_from_z_scores(pipe: DiffusionPipeline) -> None:
+    """Against a loop over the activations: theta - 1 in the searched layers, theta in all."""
+    model = Model(pipe)
+    statistics: Statistics = compute_statistics(model, [f"word {n}" for n in range(8)])
+    record = localization("a red cat", "VM", 0.9, Neurons({LAYER: [3]}), theta=1.5)
+    found = Findings.of(model, record, statistics, "default")
+    searched, every = set(), set()
+    for path, rows in activations(model, model.encode(["a red cat"])).items():
+        z_scores = (rows[0].double() - statistics.mean[path]).abs() / statistics.std[path]
+        for index in torch.nonzero(z_scores > 0.5).flatten().tolist():
+            if not path.startswith("up_blocks"):
+                searched.add((path, index))
+        every |= {(path, index) for index in torch.nonzero(z_scores > 1.5).flatten().tolist()}
+    assert set(found.neurons["initial"]) == searched
+    assert set(found.neurons["all"]) == every
+    assert found.neurons["complete"] == record.neurons
+    assert any(path.startswith("up_blocks") for path, _ in every)
+
+
+@pytest.mark.parametrize("name", LADDERS)
+def test_every_rung_of_a_ladder_makes_an_edit(name: str) -> None:
+    edits = [joint_edit(dict.fromkeys(FOUND, rung), FOUND, KEEP) for rung in LADDERS[name]]
+    assert None not in edits

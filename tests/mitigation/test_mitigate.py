@@ -1,0 +1,195 @@
+"""The whole way on a tiny random pipeline, whose own images serve as training images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from colours import noise
+from unmemorize import (
+    Calibration,
+    GenerationSettings,
+    LocalizationSettings,
+    Model,
+    Prompt,
+    Run,
+    UnfinishedError,
+    calibrate_threshold,
+    compute_statistics,
+    open_run,
+)
+from unmemorize.engines import Execution, Shard
+from unmemorize.generation import EditFile, generate_each
+from unmemorize.mitigation import (
+    MitigationResult,
+    MitigationRun,
+    MitigationSettings,
+    OrdinaryCaptions,
+    Stages,
+    _images,
+    _ordinary,
+    mitigate_all,
+    unannounced,
+)
+from unmemorize.mitigation._confirmation import search_seeds
+
+CAPTIONS = OrdinaryCaptions(("a dog", "a house", "a tree"), ("a car", "a boat"))
+SETTINGS = MitigationSettings(
+    alpha=0.5,
+    declared=True,
+    search_images=3,
+    ordinary_images=19,
+    false_copies=0.05,
+    distances=False,
+    localization=LocalizationSettings(criterion="unblocked"),
+    generation=GenerationSettings(steps=2, guidance=3.0, batch=4),
+)
+
+
+class Pixels:
+    """A descriptor: the pixels of an image, each channel relative to its mean."""
+
+    name, digest = "pixels", "p" * 64
+
+    def __call__(self, images: Any) -> torch.Tensor:
+        rows = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])
+        rows = (rows - rows.mean((1, 2), keepdims=True)).reshape(len(images), -1)
+        return torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
+
+
+@pytest.fixture(name="start")
+def start_fixture(pipe: DiffusionPipeline, tmp_path: Path) -> Callable[..., Any]:
+    """Start a mitigation of three suspects. Two name their own images as training images."""
+    model = Model(pipe)
+    statistics = compute_statistics(model, [f"word {number}" for number in range(12)])
+    threshold = calibrate_threshold(model, ["one", "two", "three"], calibration=Calibration())
+    detect, localize = threshold.detect, threshold.localize
+    threshold = replace(
+        threshold,
+        detect=replace(detect, tau=0.01, cascade=None),
+        localize=replace(localize, tau=0.01),
+    )
+
+    def start(
+        settings: MitigationSettings = SETTINGS,
+        execution: Execution | None = None,
+        folder: str = "run",
+    ) -> tuple[MitigationResult, Run]:
+        localization = replace(settings.localization, noise=threshold.settings)
+        settings = replace(settings, localization=localization)
+        made_of = MitigationRun.of(settings, threshold, statistics, CAPTIONS, Pixels(), None)
+        stranger = tmp_path / "stranger.png"
+        noise(5, (16, 16)).save(stranger)
+        texts = ["a red cat", "a blue cat", "a green cat"]
+        prompts = [Prompt(text, "VM", images=(stranger,)) for text in texts]
+        for index, prompt in enumerate(prompts[:2]):
+            files = []
+            probe = open_run(tmp_path / "probe", model, [prompt], made_of, new=True)
+            seeds = search_seeds(
+                Stages(probe, model, settings, Pixels(), None, Execution(), unannounced),
+                prompt.text,
+            )
+            made = generate_each(
+                model,
+                [prompt.text] * 3,
+                [None] * 3,
+                settings=replace(settings.generation, images=1),
+                seeds=seeds,
+            )
+            for number, (image,) in enumerate(made):
+                files.append(tmp_path / f"{index}-{number}.png")
+                image.save(files[-1])
+            prompts[index] = replace(prompt, images=tuple(files), paraphrases=("a cat in red",))
+        run = open_run(tmp_path / folder, model, prompts, made_of)
+        result = mitigate_all(
+            run,
+            model,
+            statistics=statistics,
+            threshold=threshold,
+            captions=CAPTIONS,
+            descriptor=Pixels(),
+            execution=execution,
+        )
+        return result, run
+
+    return start
+
+
+def test_suspects_get_verdicts_and_one_edit(start: Callable[..., Any]) -> None:
+    result, run = start()
+    statuses = [outcome.status for outcome in result.outcomes]
+    assert statuses[2] == "not confirmed"
+    assert set(statuses[:2]) <= {"removed", "reduced", "not removed"}
+    first = result.outcomes[0]
+    assert (first.measure, first.before.copies, first.before.seeds) == ("image", 3, 3)
+    assert first.worst_before == pytest.approx(1, abs=1e-4)
+    assert first.after.seeds in range(1, 6)
+    assert first.paraphrases_before.seeds == 3
+    assert result.outcomes[2].rung == ""
+    assert result.outcomes[2].after is None
+    file = EditFile.load(run.folder / "edit.json")
+    erased = [
+        text
+        for part in getattr(file.edit, "parts", (file.edit,))
+        for text in getattr(part, "erase", ())
+    ]
+    assert "a green cat" not in erased
+    assert result.ordinary.images == 19
+    assert len(result.candidates) == 3
+    assert MitigationResult.load(run) == result
+
+
+def test_the_same_call_generates_nothing_again(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = start()
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("an image is generated again")
+
+    monkeypatch.setattr(_images, "generate_each", refuse)
+    monkeypatch.setattr(_ordinary, "generate_each", refuse)
+    assert start()[0] == result
+
+
+def test_a_lost_record_is_made_again_alone(start: Callable[..., Any]) -> None:
+    result, run = start()
+    for name in ("before", "ordinary-before"):
+        path = run.folder / f"{name}.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:-1]) + lines[-1][:40])  # as a killed process leaves it
+    assert start()[0] == result
+
+
+def test_shards_share_the_work(start: Callable[..., Any]) -> None:
+    """Each stops where another one has work left; together they come to the same result."""
+    whole, _ = start()
+    for _ in range(60):
+        for number in (1, 2):
+            try:
+                result, _ = start(execution=Execution(shard=Shard(number, 2)), folder="shards")
+            except UnfinishedError:
+                continue
+            assert result == whole
+            return
+    raise AssertionError("the shards never finish")
+
+
+def test_more_attempts_follow_a_failed_certificate(start: Callable[..., Any]) -> None:
+    result, run = start(replace(SETTINGS, declared=False))
+    attempts = {path.name.split("-")[1] for path in run.folder.glob("certificate-*.jsonl")}
+    confirmed = [outcome for outcome in result.outcomes if outcome.confirmed]
+    if all(outcome.status == "removed" for outcome in confirmed):
+        assert attempts == {"1"}
+    else:
+        assert attempts >= {"1"}
+    assert all(
+        "whole search 95 %" in each.verdict for each in confirmed if each.status == "removed"
+    )

@@ -1,0 +1,148 @@
+"""The search on models whose copies are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unmemorize import Neurons
+from unmemorize.generation import CombinedEdit, Edit, NeuronEdit
+from unmemorize.mitigation._certificate import Certification, Copies, Plan
+from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, joint_edit
+from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
+
+KEEP = ("a dog",)
+FOUND = {
+    2: Findings(
+        "a cat",
+        {
+            "complete": Neurons({"a": [1]}),
+            "initial": Neurons({"a": [1, 2]}),
+            "all": Neurons({"a": [1, 2, 3]}),
+        },
+    ),
+    7: Findings(
+        "a bird",
+        {
+            "complete": Neurons({"a": [5]}),
+            "initial": Neurons({"a": [5, 6]}),
+            "all": Neurons({"a": [5, 6, 7]}),
+        },
+    ),
+}
+
+
+class Model:
+    """Copies a prompt until its rung is high enough.
+
+    Args:
+        needed: ladder -> prompt -> the first rung that ends its copies.
+    """
+
+    def __init__(self, needed: dict[int, Rung]) -> None:
+        self.needed = needed
+        self.looked: list[tuple[Edit, tuple[int, ...]]] = []
+
+    def look(self, edit: Edit, indices: Sequence[int]) -> list[int]:
+        self.looked.append((edit, tuple(indices)))
+        return [index for index in indices if not self._ended(edit, index)]
+
+    def _ended(self, edit: Edit, index: int) -> bool:
+        alone = joint_edit({index: self.needed[index]}, FOUND, KEEP)
+        assert alone is not None
+        return contains(edit, alone)
+
+
+def contains(edit: Edit, part: Edit) -> bool:
+    """Whether an edit does to each neuron of a part what the part does."""
+    whole = neuron_scales(edit)
+    return all(whole.get(neuron) == scale for neuron, scale in neuron_scales(part).items())
+
+
+def neuron_scales(edit: Edit) -> dict[tuple[str, int], float]:
+    parts = edit.parts if isinstance(edit, CombinedEdit) else (edit,)
+    return {
+        neuron: part.scale
+        for part in parts
+        if isinstance(part, NeuronEdit)
+        for neuron in part.neurons
+    }
+
+
+def test_only_prompts_that_copy_climb_and_all_are_looked_at_in_the_end() -> None:
+    ladder = LADDERS["neurons"]
+    model = Model({2: ladder[0], 7: ladder[2]})
+    found = {candidate.ladder: candidate for candidate in search(FOUND, KEEP, model.look)}
+    neurons = found["neurons"]
+    assert neurons.rungs == {2: ladder[0], 7: ladder[2]}
+    assert neurons.copying == ()
+    climbed = [index for index, (edit, _) in enumerate(model.looked) if edit == neurons.edit]
+    looked = [indices for _, indices in model.looked]
+    assert looked[climbed[0] - 2 : climbed[-1] + 1] == [(2, 7), (7,), (7,), (2, 7)]
+
+
+def test_prompts_that_copy_at_the_top_are_named() -> None:
+    model = Model(dict.fromkeys(FOUND, LADDERS["both"][-1]))  # all neurons at -0.25
+    found = {candidate.ladder: candidate.copying for candidate in search(FOUND, KEEP, model.look)}
+    assert found == {"neurons": (), "both": (), "closed form": (2, 7)}
+    assert list(found) == list(LADDERS)
+
+
+def test_a_ladder_is_climbed_when_it_is_asked_for() -> None:
+    model = Model(dict.fromkeys(FOUND, LADDERS["neurons"][0]))
+    first = next(search(FOUND, KEEP, model.look))
+    assert (first.ladder, first.copying) == ("both", ())
+    assert len(model.looked) == 1  # the other ladders are not climbed
+
+
+def test_a_ladder_without_an_edit_is_left_out() -> None:
+    nothing = {0: Findings("a cat", dict.fromkeys(("complete", "initial", "all"), Neurons()))}
+    ladders = [candidate.ladder for candidate in search(nothing, KEEP, lambda _, __: [])]
+    assert ladders == ["both", "closed form"]
+
+
+def test_a_failed_certificate_strengthens_the_edit_and_tests_all_again() -> None:
+    ladder = LADDERS["neurons"]
+    rungs = dict.fromkeys(FOUND, ladder[0])
+    edit = joint_edit(rungs, FOUND, KEEP)
+    assert edit is not None
+    seen: list[tuple[Edit, int, int]] = []
+
+    def count(edit: Edit, plan: Plan, attempt: int) -> dict[int, Copies]:
+        seen.append((edit, plan.seeds, attempt))
+        failed = Copies(1, 4) if attempt < 3 else Copies(0, plan.seeds)
+        return {2: Copies(0, plan.seeds), 7: failed}
+
+    candidate, attempts = certify_joint(
+        Candidate("neurons", rungs, edit, ()),
+        Certification(),
+        count,
+        lambda weak, failed: strengthened(weak, failed, FOUND, KEEP),
+    )
+    assert [(seeds, attempt) for _, seeds, attempt in seen] == [(72, 1), (86, 2), (99, 3)]
+    assert candidate.rungs == {2: ladder[0], 7: ladder[2]}
+    assert seen[2][0] == candidate.edit
+    assert all(attempt.passed for attempt in attempts.values())
+
+
+def test_a_declared_attempt_is_the_only_one() -> None:
+    rungs = dict.fromkeys(FOUND, LADDERS["neurons"][0])
+    edit = joint_edit(rungs, FOUND, KEEP)
+    assert edit is not None
+    attempts: list[int] = []
+
+    def count(_edit: Edit, plan: Plan, attempt: int) -> dict[int, Copies]:
+        attempts.append(attempt)
+        return {2: Copies(1, 1), 7: Copies(0, plan.seeds)}
+
+    start = Candidate("neurons", rungs, edit, ())
+    candidate, results = certify_joint(start, Certification(single=True), count, lambda *_: start)
+    assert attempts == [1]
+    assert candidate == start
+    assert [results[index].passed for index in (2, 7)] == [False, True]
+
+
+def test_nothing_is_stronger_than_the_top() -> None:
+    rungs = dict.fromkeys(FOUND, LADDERS["closed form"][-1])
+    edit = joint_edit(rungs, FOUND, KEEP)
+    assert edit is not None
+    assert strengthened(Candidate("closed form", rungs, edit, ()), [2], FOUND, KEEP) is None
