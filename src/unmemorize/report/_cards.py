@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
-from PIL import Image
 
 from unmemorize.generation import ImageSetRun, image_sets, read_images
 from unmemorize.localization import Localization, difference_file
@@ -17,25 +14,10 @@ from unmemorize.metrics import PromptMetrics, read_image, read_references
 from unmemorize.neurons import Neurons
 from unmemorize.report._copies_left import COPY_LEVEL, copy_warning
 from unmemorize.report._course import draw_course
+from unmemorize.report._pictures import Pictures, data_url, data_urls
 from unmemorize.report._results import MASKED_COPY, SET_LABELS, SSCD_GEN, SSCD_ORIG, Results
 from unmemorize.report._truth import Truth, precision_recall
 from unmemorize.runs import Run
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """How images are put into the page.
-
-    Args:
-        side: of the square an image fits in, in pixels.
-        quality: of the WEBP file, in percent.
-        most: images of a set.
-    """
-
-    side: int
-    quality: int
-    most: int
-
 
 _LARGE = Pictures(side=192, quality=88, most=4)
 _SMALL = Pictures(side=96, quality=70, most=2)
@@ -149,18 +131,18 @@ def _strips(
 ) -> Iterator[Strip]:
     training = read_references(_training_images(run, results, index)[: pictures.most]).images
     if training:
-        yield Strip("training image", _data_urls(training, pictures))
+        yield Strip("training image", data_urls(training, pictures))
     for name, files in images.items():
         if index in files:
             shown = map(read_image, files[index][: pictures.most])
             metrics = results.of_prompt(name, index)
-            yield Strip(SET_LABELS[name], _data_urls(shown, pictures), _score_line(metrics))
+            yield Strip(SET_LABELS[name], data_urls(shown, pictures), _score_line(metrics))
     differences = run.folder / difference_file(index)
     if differences.is_file():
         image = read_image(differences)
         yield Strip(
             "noise differences",
-            (_data_url(image, 2 * pictures.side, pictures.quality),),
+            (data_url(image, 2 * pictures.side, pictures.quality),),
             "a few seeds: all neurons on above, the refined neurons off below",
             wide=image.width > image.height,
         )
@@ -232,14 +214,3 @@ def _or_unknown(value: float | None) -> str:
     if value is None:
         return "?"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _data_urls(images: Iterable[Image.Image], pictures: Pictures) -> tuple[str, ...]:
-    return tuple(_data_url(image, pictures.side, pictures.quality) for image in images)
-
-
-def _data_url(image: Image.Image, side: int, quality: int) -> str:
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

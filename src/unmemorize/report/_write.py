@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from unmemorize.generation import OVERALL
 from unmemorize.metrics import PromptMetrics
+from unmemorize.mitigation import MitigationRun
 from unmemorize.report._cards import make_cards
 from unmemorize.report._drawing import plotting, to_svg
+from unmemorize.report._mitigation import write_mitigation_report
+from unmemorize.report._page import render
 from unmemorize.report._plots import PLOTS
 from unmemorize.report._results import SET_LABELS, SSCD_ORIG, Results, read_results
 from unmemorize.report._summary import summary_table
@@ -61,7 +63,7 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
     """Write ``report.html`` into the run folder, from the steps that are done.
 
     Args:
-        run: a run with localizations.
+        run: a run with localizations, or a mitigation.
         truth: known neurons of some prompts, for precision and recall.
 
     Returns:
@@ -71,17 +73,13 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
         RunError: nothing is localized yet, or a record is damaged.
         MetricError: an image is missing or damaged.
     """
+    if run.manifest.kind == MitigationRun.kind:
+        return write_mitigation_report(run)
     results = read_results(run)
     localizations = results.localizations.values()
     script = (files("unmemorize.report") / "templates" / _SCRIPT).read_text(encoding="utf-8")
-    environment = Environment(
-        loader=PackageLoader("unmemorize.report"),
-        autoescape=select_autoescape(("html", "j2")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         manifest=run.manifest,

@@ -1,0 +1,45 @@
+"""Images inside a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How images are put into the page.
+
+    Args:
+        side: of the square an image fits in, in pixels.
+        quality: of the WEBP file, in percent.
+        most: images of a set.
+    """
+
+    side: int
+    quality: int
+    most: int
+
+
+def data_urls(images: Iterable[Image.Image], pictures: Pictures) -> tuple[str, ...]:
+    """Return images as data URLs."""
+    return tuple(data_url(image, pictures.side, pictures.quality) for image in images)
+
+
+def data_url(image: Image.Image, side: int, quality: int) -> str:
+    """Return an image as a data URL, no larger than a square.
+
+    Args:
+        image: the image.
+        side: of the square, in pixels.
+        quality: of the WEBP file, in percent.
+    """
+    small = image.copy()
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=quality)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
