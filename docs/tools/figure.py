@@ -10,40 +10,32 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from unmemorize import Run, testbed
-from unmemorize.generation import image_sets, read_images
-from unmemorize.localization import read_localizations
+from unmemorize import MitigationResult, Run
 from unmemorize.metrics import read_image
+from unmemorize.runs import run_prompts
 
-PROMPTS = (0, 2, 3, 6, 13, 27)
-"""Indices of planted prompts whose images differ well."""
-ROWS = {
-    "original": "generated",
-    "refined": "its neurons off",
-    "random-refined": "random neurons off",
-}
-"""The label of each set of images, below a first row of training images."""
+LABELS = ("training image", "generated before", "after the edit")
 
 
 def main(folder: Path, output: Path) -> None:
     run = Run.load(folder)
-    localizations = read_localizations(run)
-    sets = image_sets(run)
-    files = {name: read_images(sets[name]) for name in ROWS}
-    labels = ["training image", *ROWS.values()]
-    figure = Figure(figsize=(1.5 * len(PROMPTS), 1.55 * len(labels)), layout="constrained")
-    axes = figure.subplots(len(labels), len(PROMPTS))
-    for column, index in enumerate(PROMPTS):
-        paths = [
-            testbed.planted()[index].prompt.images[0],
-            *(sets[name].folder / files[name][index].files[0] for name in ROWS),
-        ]
+    prompts = run_prompts(run)
+    outcomes = [each for each in MitigationResult.load(run).outcomes if each.confirmed]
+    figure = Figure(figsize=(1.5 * len(outcomes), 1.6 * len(LABELS)), layout="constrained")
+    axes = figure.subplots(len(LABELS), len(outcomes), squeeze=False)
+    for column, outcome in enumerate(outcomes):
+        scores = outcome.scores_after
+        worst = max(range(len(scores)), key=scores.__getitem__)  # the seed that copies most
+        paths = (
+            prompts[outcome.index].images[0],
+            run.folder / outcome.files_before[worst],
+            run.folder / outcome.files_after[worst],
+        )
         for row, path in enumerate(paths):
             axes[row, column].imshow(read_image(path))
             axes[row, column].set(xticks=[], yticks=[])
-        count = len(localizations[index].neurons)
-        axes[0, column].set_title(f"{count} neuron{'s' * (count != 1)}", fontsize=10)
-    for row, label in enumerate(labels):
+        axes[0, column].set_title(outcome.status, fontsize=10)
+    for row, label in enumerate(LABELS):
         axes[row, 0].set_ylabel(label, fontsize=10)
     figure.savefig(output, dpi=110)
 

@@ -12,6 +12,7 @@ from ._errors import (
     StatisticsError,
     TestbedError,
     ThresholdError,
+    UnfinishedError,
     UnmemorizeError,
 )
 from ._prompt_files import iter_prompts, read_prompts
@@ -66,7 +67,16 @@ from .metrics import (
     read_metrics,
     summarize,
 )
-from .mitigation import Mitigation
+from .mitigation import (
+    Mitigation,
+    MitigationResult,
+    MitigationRun,
+    MitigationSettings,
+    OrdinaryCaptions,
+    PromptOutcome,
+    mitigate,
+    mitigate_all,
+)
 from .neurons import NeuronFile, Neurons, random_control, switch_off, switch_on, switched_off
 from .pipelines import Model, load_pipeline
 from .report import write_report
@@ -103,6 +113,9 @@ __all__ = [
     "MetricError",
     "Mitigation",
     "MitigationError",
+    "MitigationResult",
+    "MitigationRun",
+    "MitigationSettings",
     "Model",
     "ModelError",
     "NeuronEdit",
@@ -111,8 +124,10 @@ __all__ = [
     "NeuronSet",
     "Neurons",
     "NoiseSettings",
+    "OrdinaryCaptions",
     "Prompt",
     "PromptError",
+    "PromptOutcome",
     "RayActors",
     "Run",
     "RunError",
@@ -124,6 +139,7 @@ __all__ = [
     "Threshold",
     "ThresholdError",
     "Trace",
+    "UnfinishedError",
     "UnmemorizeError",
     "Workers",
     "bake",
@@ -143,6 +159,8 @@ __all__ = [
     "load_pipeline",
     "localize",
     "localize_all",
+    "mitigate",
+    "mitigate_all",
     "open_run",
     "random_control",
     "read_detections",

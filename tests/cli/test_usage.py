@@ -471,8 +471,12 @@ def test_a_command_makes_one_model(
     made.clear()
     words = ("verify", tmp_path / "edited", finished / "model", "--device", "cpu")
     code, out, _ = cli(*words)
-    count_of_neurons = len(NeuronFile.load(neurons).neurons)
-    assert (code, f"{count_of_neurons} neurons changed as they should" in out) == (0, True)
+    neuron_count = len(NeuronFile.load(neurons).neurons)
+    noun = "value neuron" if neuron_count == 1 else "value neurons"
+    assert (code, f"{neuron_count} {noun} switched off: changed as it should be" in out) == (
+        0,
+        True,
+    )
     assert len(made) == 1
 
 

@@ -19,7 +19,8 @@ WRONG_USAGE = 2
 INTERRUPTED = 130
 
 COMMANDS = {
-    "demo": "Run the whole method on the bundled model and show what is left.",
+    "demo": "Take the copies out of the bundled model, and show that they are gone.",
+    "mitigate": "Take memorized images out of a model, and show that they are gone.",
     "statistics": "Measure how strongly each value neuron responds to ordinary prompts (step 1).",
     "merge-statistics": "Join activation statistics that were computed in shards.",
     "threshold": "Calibrate detection and localization on prompts that are not memorized (step 2).",
@@ -30,7 +31,7 @@ COMMANDS = {
     "report": "Write one web page with the summary, the plots and every memorized prompt.",
     "status": "Show how far a run is, while it works or afterwards.",
     "ui": "Open a page in the browser to find neurons and switch them off by hand.",
-    "verify": "Check that an artefact does to a model what its neurons say, and nothing else.",
+    "verify": "Check that an artefact changes a model as its neurons or edit say and no more.",
     "import-upstream": "Read the files that the authors of Finding NeMo published.",
     "export": "Write the neurons of a run in formats that other programs load.",
     "neurons": "Show and combine neuron files.",
@@ -45,12 +46,12 @@ GROUPS = ("export", "neurons", "runs", "fetch", "testbed")
 """Commands that consist of further commands."""
 
 _OVERVIEW = """\
-Find the neurons with which a text-to-image diffusion model memorizes training images, and switch \
-them off.
+Tell whether a text-to-image diffusion model has memorized training images, find the neurons that \
+do it, and take the copies out.
 
-The steps are statistics, threshold, localize, generate, evaluate and report. The command demo \
-takes all of them on the bundled model. Every result says how it was made, and the same command \
-resumes where it was interrupted."""
+The command mitigate goes all the way, from suspects to an edited model. Single steps are \
+statistics, threshold, detect, localize, generate, evaluate and report. Every result says how it \
+was made, and the same command resumes where it was interrupted."""
 
 
 def make_app(called: str = "") -> App:

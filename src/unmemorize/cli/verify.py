@@ -18,7 +18,7 @@ def command(
     base_file: Path | None = None,
     loading: LoadingOptions = LoadingOptions(),
 ) -> None:
-    """Check that an artefact does to a model what its neurons or its edit say, and nothing else.
+    """Check that an artefact changes a model as its neurons or edit say and no more.
 
     The rows that an edited checkpoint or a LoRA changes are listed. The exit code is 1 if anything
     else differs, or if a row does not have the value that it should have.

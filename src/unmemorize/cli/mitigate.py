@@ -1,0 +1,247 @@
+"""The command ``mitigate``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+from cyclopts.types import PositiveInt
+from rich.table import Table
+
+from unmemorize._bundled import is_bundled
+from unmemorize._errors import ExportError
+from unmemorize._prompts import Prompt
+from unmemorize.cli._common import (
+    bundled_defaults,
+    choose_statistics,
+    choose_threshold,
+    planted_prompts,
+    prompts_or_bundled,
+)
+from unmemorize.cli._console import console, print_hint, print_line, show_progress
+from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
+from unmemorize.cli._instruments import InstrumentOptions
+from unmemorize.cli._model_options import Flag, ModelOptions, StatisticsOption, ThresholdOption
+from unmemorize.cli._settings_options import OptionsOf
+from unmemorize.detection import NoiseSettings, Threshold
+from unmemorize.engines import Execution, silent
+from unmemorize.export import bake, export_lora, model_card
+from unmemorize.generation import EditFile, GenerationSettings
+from unmemorize.localization import LocalizationSettings
+from unmemorize.metrics import ClipAlignment, Descriptor
+from unmemorize.mitigation import (
+    Forecast,
+    MitigationResult,
+    MitigationRun,
+    MitigationSettings,
+    OrdinaryCaptions,
+    forecast,
+    mitigate_all,
+    with_references,
+)
+from unmemorize.pipelines import Model
+from unmemorize.report import write_report
+from unmemorize.runs import Run, open_run
+from unmemorize.statistics import Statistics
+
+CHECKPOINT = "edited"
+"""The folder of the edited model in the run folder."""
+Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))]
+
+
+def command(
+    suspects: Annotated[Path | None, Parameter(show_default=False)] = None,
+    /,
+    *,
+    run: RunOption,
+    references: Path | None = None,
+    alpha: Share | None = None,
+    confidence: Share | None = None,
+    budget: Share | None = None,
+    together: Flag = False,
+    quick: Flag = False,
+    dry_run: Flag = False,
+    statistics: StatisticsOption = None,
+    threshold: ThresholdOption = None,
+    instruments: InstrumentOptions = InstrumentOptions(),
+    steps: PositiveInt | None = None,
+    guidance: float | None = None,
+    batch: PositiveInt = 10,
+    shard: ShardOption = None,
+    new_run: NewRunOption = False,
+    model: ModelOptions = ModelOptions(),
+    workers: EngineOptions = EngineOptions(),
+) -> None:
+    """Take memorized images out of a model, and show that they are gone.
+
+    Suspects are confirmed by generation: a prompt counts as memorized if its images copy. Then one
+    edit is searched under which no confirmed prompt copies, and fresh seeds certify each of them on
+    that edit. The run folder gets the edited model as a checkpoint and as LoRA files, the verdicts
+    (mitigation.json) and a report. The same command resumes.
+
+    Args:
+        suspects: Prompts that may be memorized: a .txt, .csv, .jsonl or .parquet file, or a folder
+            of such files. The bundled model brings its own.
+        references: Folder of training images, see unmemorize evaluate --help. Without any, copies
+            are told by how much the images of one prompt agree.
+        alpha: Copy rate that a certificate excludes. The default is 0.05, with --quick 0.26.
+        confidence: Confidence of each certificate. The default is 0.95.
+        budget: Largest share of ordinary images that may change. The default is 0.1.
+        together: Also state that all prompts are removed together, at the same confidence (Holm).
+            This takes more images of each prompt.
+        quick: Look at ten fresh images of each prompt and at 199 ordinary images. This excludes
+            only copy rates above 26 %.
+        steps: Number of DDIM steps. The default is 50; the bundled model has its own.
+        guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
+            own.
+        batch: Images per pass. It changes no image beyond rounding.
+        dry_run: Say what the run will take, and stop.
+    """
+    loaded = model.load()
+    prompts = list(prompts_or_bundled(loaded, suspects, planted_prompts))
+    if references is not None:
+        prompts = with_references(prompts, references)
+    usual = MitigationSettings.quick() if quick else MitigationSettings()
+    settings = replace(
+        usual,
+        alpha=alpha or usual.alpha,
+        confidence=confidence or usual.confidence,
+        budget=budget or usual.budget,
+        together=together,
+        localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
+        generation=_generation(loaded, steps, guidance, batch),
+    )
+    if dry_run:
+        _print_forecast(forecast(loaded, settings, len(prompts)), len(prompts))
+        return
+    measured = choose_statistics(loaded, statistics, workers)
+    limit = choose_threshold(loaded, threshold, None, OptionsOf[NoiseSettings](), workers)
+    localization = replace(settings.localization, noise=limit.settings)
+    run_and_print(
+        loaded,
+        prompts,
+        run,
+        replace(settings, localization=localization),
+        statistics=measured,
+        threshold=limit,
+        descriptor=instruments.load_descriptor(),
+        clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
+        execution=workers.execution(silent, shard),
+        new=new_run,
+    )
+
+
+def _generation(
+    model: Model, steps: int | None, guidance: float | None, batch: int
+) -> GenerationSettings:
+    given = {"steps": steps, "guidance": guidance, "batch": batch}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return GenerationSettings(**{**bundled_defaults(model, "steps", "guidance"), **chosen})
+
+
+def run_and_print(
+    model: Model,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    settings: MitigationSettings,
+    *,
+    statistics: Statistics,
+    threshold: Threshold,
+    descriptor: Descriptor,
+    clip: ClipAlignment | None,
+    execution: Execution,
+    new: bool = False,
+) -> None:
+    """Mitigate, export the edited model, write the report, and print the verdicts.
+
+    Args:
+        model: the model.
+        prompts: the suspects.
+        folder: the run folder.
+        settings: of the mitigation.
+        statistics, threshold, descriptor, clip, execution: see `mitigate_all`.
+        new: take FOLDER-2, FOLDER-3, ... where the folder holds another run.
+    """
+    captions = OrdinaryCaptions.of(model)
+    made_of = MitigationRun.of(settings, threshold, statistics, captions, descriptor, clip)
+    run = open_run(folder, model, prompts, made_of, new=new)
+    result = mitigate_all(
+        run,
+        model,
+        statistics=statistics,
+        threshold=threshold,
+        captions=captions,
+        descriptor=descriptor,
+        clip=clip,
+        execution=execution,
+        announce=show_progress,
+    )
+    exported = _export(run, model, result.file) if result.file else []
+    report = write_report(run)
+    _print_verdicts(result)
+    for path in exported:
+        print_line(f"edited model: {path}")
+    print_line(f"report: {report}")
+    print_hint(
+        f"unmemorize verify {run.folder / CHECKPOINT} {model.name}"
+        if result.file
+        else "unmemorize detect, with more suspects"
+    )
+
+
+def _export(run: Run, model: Model, file: EditFile) -> list[Path]:
+    """Write the edit as a checkpoint and as LoRA files, as far as the model allows it."""
+    checkpoint, lora = run.folder / CHECKPOINT, run.folder / "lora"
+    exported = []
+    try:
+        if not checkpoint.exists():
+            bake(model, file, checkpoint, card=model_card(model, file))
+        exported.append(checkpoint)
+    except ExportError as problem:
+        print_line(f"No checkpoint is written: {problem}")
+    shutil.rmtree(lora, ignore_errors=True)  # small, and a killed run may have left a part of it
+    try:
+        exported += export_lora(model, file, lora, card=model_card(model, file, lora=True))
+    except ExportError as problem:
+        print_line(f"No LoRA is written: {problem}")
+    return exported
+
+
+def _print_verdicts(result: MitigationResult) -> None:
+    """Print the verdict of each suspect, then how many there are of each."""
+    table = Table("verdict", "before", "after", "prompt", pad_edge=False)
+    for outcome in result.outcomes:
+        table.add_row(
+            outcome.status,
+            f"{outcome.before.copies}/{outcome.before.seeds}" if outcome.before else "",
+            f"{outcome.after.copies}/{outcome.after.seeds}" if outcome.after else "",
+            outcome.prompt,
+        )
+    console.print(table)
+    print_line(result.headline)
+    if result.ordinary:
+        change = result.ordinary
+        over = "" if result.within_budget else ", which is more than the budget allows"
+        print_line(f"{change.changed} of {change.images} ordinary images changed{over}.")
+
+
+def _print_forecast(cost: Forecast, suspects: int) -> None:
+    table = Table("stage", "images", pad_edge=False)
+    for stage, images in cost.images.items():
+        table.add_row(stage, str(images))
+    console.print(table)
+    print_line(
+        f"{suspects} suspects, if all are memorized: {cost.samples} denoiser samples, about "
+        f"{timedelta(seconds=round(cost.seconds))} here; {_gigabytes(cost.weights)} of weights in "
+        f"memory, {_gigabytes(cost.disk)} on disk. A prompt that is hard to mend takes more, one "
+        "that is not memorized takes little."
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
