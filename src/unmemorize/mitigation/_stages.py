@@ -182,7 +182,7 @@ def digest(edit: Edit) -> str:
         >>> from unmemorize.generation import NeuronEdit
         >>> from unmemorize.neurons import Neurons
         >>> digest(NeuronEdit(Neurons({"attn2.to_v": [3]})))
-        'd5b3d3a8fa'
+        '905d64b414'
     """
     text = json.dumps(edit.to_json(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
