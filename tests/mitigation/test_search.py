@@ -107,9 +107,9 @@ def test_a_failed_certificate_strengthens_the_edit_and_tests_all_again() -> None
     assert edit is not None
     seen: list[tuple[Edit, int, int]] = []
 
-    def count(edit: Edit, plan: Plan, attempt: int) -> dict[int, Copies]:
-        seen.append((edit, plan.seeds, attempt))
-        failed = Copies(1, 4) if attempt < 3 else Copies(0, plan.seeds)
+    def count(edit: Edit, plan: Plan) -> dict[int, Copies]:
+        seen.append((edit, plan.seeds, plan.attempt))
+        failed = Copies(1, 4) if plan.attempt < 3 else Copies(0, plan.seeds)
         return {2: Copies(0, plan.seeds), 7: failed}
 
     candidate, attempts = certify_joint(
@@ -130,8 +130,8 @@ def test_a_declared_attempt_is_the_only_one() -> None:
     assert edit is not None
     attempts: list[int] = []
 
-    def count(_edit: Edit, plan: Plan, attempt: int) -> dict[int, Copies]:
-        attempts.append(attempt)
+    def count(_edit: Edit, plan: Plan) -> dict[int, Copies]:
+        attempts.append(plan.attempt)
         return {2: Copies(1, 1), 7: Copies(0, plan.seeds)}
 
     start = Candidate("neurons", rungs, edit, ())

@@ -56,7 +56,7 @@ class Simulated:
         copies = self._generator.random(SEARCH_SEEDS) < self.rate(edit)
         return indices if copies.any() else ()
 
-    def count(self, edit: Edit, plan: Plan, _attempt: int) -> Mapping[int, Copies]:
+    def count(self, edit: Edit, plan: Plan) -> Mapping[int, Copies]:
         copies = self._generator.random(plan.seeds) < self.rate(edit)
         until = int(copies.argmax()) + 1 if copies.any() else plan.seeds  # the first copy ends it
         return {0: Copies(int(copies[:until].sum()), until)}

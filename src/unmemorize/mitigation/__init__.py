@@ -3,11 +3,12 @@
 from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
 from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.mitigation._forecast import Forecast, forecast
-from unmemorize.mitigation._mitigate import MitigationRun, OrdinaryCaptions, mitigate_all
+from unmemorize.mitigation._mitigate import mitigate_all
 from unmemorize.mitigation._mitigation import MITIGATIONS, Mitigation
 from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._public import mitigate, with_references
 from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
+from unmemorize.mitigation._run_settings import MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._stages import Stages, unannounced
 

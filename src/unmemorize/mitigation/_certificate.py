@@ -29,6 +29,7 @@ class Plan:
     """What is fixed before the fresh seeds of one attempt are generated.
 
     Args:
+        attempt: its number, from 1.
         alpha: the copy rate that is tested, in (0, 1).
         delta: the probability with which the whole search for one prompt may err, in (0, 1).
         share: the part of delta that this attempt may spend, in (0, 1].
@@ -36,6 +37,7 @@ class Plan:
         allowed: how many of them may copy.
     """
 
+    attempt: int
     alpha: float
     delta: float
     share: float
@@ -103,7 +105,7 @@ class Certification:
         error = self.delta * share
         seeds = seeds_needed(self.alpha, error / self.prompts)
         allowed = int((binom.cdf(np.arange(seeds), seeds, self.alpha) <= error).sum()) - 1
-        return Plan(self.alpha, self.delta, share, seeds, allowed)
+        return Plan(attempt, self.alpha, self.delta, share, seeds, allowed)
 
 
 def seeds_needed(alpha: float, error: float) -> int:

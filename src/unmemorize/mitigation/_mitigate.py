@@ -14,19 +14,14 @@ RUN/mitigation.json            the verdicts, see `MitigationResult`
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from statistics import median
-from typing import ClassVar
 
 from diffusers import DiffusionPipeline
 
-from unmemorize._bundled import bundled_captions, is_bundled
-from unmemorize._files import hash_texts
 from unmemorize._prompts import Prompt
-from unmemorize.detection import Detection, Threshold
+from unmemorize.detection import Threshold
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, EditFile
 from unmemorize.localization import LOCALIZATIONS, Localization, LocalizeTask
@@ -37,12 +32,8 @@ from unmemorize.mitigation._certificate import (
     Copies,
     Plan,
     fresh_seeds,
-    holm,
-    verdict,
 )
 from unmemorize.mitigation._confirmation import (
-    BEFORE,
-    Confirmation,
     confirm,
     screen,
     screen_level,
@@ -50,91 +41,20 @@ from unmemorize.mitigation._confirmation import (
 )
 from unmemorize.mitigation._images import ImagesRecord
 from unmemorize.mitigation._ladders import Findings
-from unmemorize.mitigation._ordinary import OrdinaryChange, OrdinaryImages, ordinary_change
+from unmemorize.mitigation._outcomes import make_result
 from unmemorize.mitigation._result import (
     EDIT,
     RESULT,
     CandidateSummary,
     MitigationResult,
-    PromptOutcome,
 )
+from unmemorize.mitigation._run_settings import MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
-from unmemorize.mitigation._settings import MitigationSettings
-from unmemorize.mitigation._stages import Announce, Stages, asked, digest, unannounced
+from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
+from unmemorize.mitigation._work import SEARCH, Work
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, stream_prompts
-from unmemorize.statistics import Statistics, side_effect_captions, threshold_captions
-
-SEARCH = "search"
-"""How records of the search begin. What follows is the digest of the edit."""
-_KEPT = 320
-"""Ordinary captions that closed-form edits leave alone."""
-_PARAPHRASE_SEEDS = 4
-"""Images of each paraphrase."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MitigationRun:
-    """What determines a mitigation, besides the model and the prompts.
-
-    Args:
-        settings: see `MitigationSettings`.
-        tau: the score above which a suspect is looked at.
-        threshold_prompts, statistics_prompts: hashes of the captions of threshold and statistics.
-        captions: a hash of the ordinary captions.
-        descriptor, clip: hashes of the networks that measure; empty without a CLIP.
-    """
-
-    kind: ClassVar[str] = "mitigation"
-
-    settings: MitigationSettings
-    tau: float
-    threshold_prompts: str
-    statistics_prompts: str
-    captions: str
-    descriptor: str
-    clip: str
-
-    @classmethod
-    def of(
-        cls,
-        settings: MitigationSettings,
-        threshold: Threshold,
-        statistics: Statistics,
-        captions: OrdinaryCaptions,
-        descriptor: Descriptor,
-        clip: ClipAlignment | None,
-    ) -> MitigationRun:
-        """Make the settings of a run from what it uses."""
-        return cls(
-            settings=settings,
-            tau=screen_level(threshold),
-            threshold_prompts=threshold.prompts,
-            statistics_prompts=statistics.prompts,
-            captions=hash_texts([*captions.ordinary, "", *captions.keep]),
-            descriptor=descriptor.digest,
-            clip=clip.digest if clip else "",
-        )
-
-
-@dataclass(frozen=True)
-class OrdinaryCaptions:
-    """Ordinary captions, none of them memorized.
-
-    Args:
-        ordinary: for the level of copies, and for what an edit changes.
-        keep: others, which closed-form edits leave alone.
-    """
-
-    ordinary: tuple[str, ...]
-    keep: tuple[str, ...]
-
-    @classmethod
-    def of(cls, model: Model) -> OrdinaryCaptions:
-        """Return the captions of this package, or those that the bundled model brings."""
-        if is_bundled(model.pipe):
-            return cls(bundled_captions("test"), bundled_captions("calibration")[:_KEPT])
-        return cls(side_effect_captions(model), threshold_captions(model)[:_KEPT])
+from unmemorize.statistics import Statistics
 
 
 def mitigate_all(
@@ -194,13 +114,13 @@ def mitigate_all(
             arm="other",
         )
     confirmations = confirm(stages, suspected, before, other) if suspected else {}
-    work = _Work(stages, captions, before, other, prompts, detections, confirmations)
+    work = Work(stages, captions, before, other, prompts, detections, confirmations)
     findings = _localize(stages, work.confirmed, statistics, threshold)
     candidate, summaries = _best(work, findings)
     attempts: dict[int, Attempt] = {}
     if candidate is not None:
         candidate, attempts = _certify(work, candidate, findings)
-    result = _result(work, candidate, summaries, attempts)
+    result = make_result(work, candidate, summaries, attempts)
     if candidate is not None:
         found = {"prompts": result.confirmed, "removed": result.count("removed")}
         file = EditFile.of(stages.model, candidate.edit, found=found)
@@ -208,57 +128,6 @@ def mitigate_all(
         result = replace(result, file=file)
     stages.run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
     return result
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is known before an edit is searched."""
-
-    stages: Stages
-    captions: OrdinaryCaptions
-    before: OrdinaryImages
-    other: OrdinaryImages | None
-    prompts: Mapping[int, Prompt]
-    detections: Mapping[int, Detection]
-    confirmations: Mapping[int, Confirmation]
-
-    @property
-    def confirmed(self) -> dict[int, Prompt]:
-        """The memorized prompts by index."""
-        return {
-            index: self.prompts[index]
-            for index, confirmation in self.confirmations.items()
-            if confirmation.confirmed
-        }
-
-    def judged(
-        self,
-        title: str,
-        kind: str,
-        edit: Edit,
-        indices: Sequence[int],
-        seeds: Callable[[str], tuple[int, ...]],
-        *,
-        stop: int | None = None,
-        keep: bool = False,
-    ) -> dict[int, ImagesRecord]:
-        """Generate images of confirmed prompts under an edit and look for copies."""
-        texts = {index: self.prompts[index].text for index in indices}
-        tests = {index: self.confirmations[index].test for index in indices}
-        wanted = asked(texts, tests, seeds)
-        return self.stages.images(title, kind, edit, wanted, stop=stop, keep=keep)
-
-    def change(self, edit: Edit, images: int, title: str) -> OrdinaryChange:
-        """Measure what an edit changes in images of ordinary captions."""
-        after = self.stages.ordinary(
-            title,
-            f"ordinary-{digest(edit)}",
-            edit,
-            self.captions.ordinary,
-            images,
-        )
-        other = self.other if self.stages.settings.distances else None
-        return ordinary_change(self.stages.run, self.before, after, other)
 
 
 def _localize(
@@ -281,7 +150,7 @@ def _localize(
 
 
 def _best(
-    work: _Work, findings: Mapping[int, Findings]
+    work: Work, findings: Mapping[int, Findings]
 ) -> tuple[Candidate | None, tuple[CandidateSummary, ...]]:
     """Search, and return the edit that leaves the fewest copies and changes the fewest images."""
 
@@ -313,7 +182,7 @@ def _best(
 
 
 def _certify(
-    work: _Work, candidate: Candidate, findings: Mapping[int, Findings]
+    work: Work, candidate: Candidate, findings: Mapping[int, Findings]
 ) -> tuple[Candidate, dict[int, Attempt]]:
     """Certify all prompts on one edit, see `certify_joint`.
 
@@ -322,14 +191,14 @@ def _certify(
     """
     stages, settings = work.stages, work.stages.settings
 
-    def fresh(attempt: int, seeds: int, text: str) -> tuple[int, ...]:
+    def fresh(plan: Plan, text: str) -> tuple[int, ...]:
         searched = search_seeds(stages, text)
-        return fresh_seeds(stages.model.fingerprint, text, attempt, seeds, searched)
+        return fresh_seeds(stages.model.fingerprint, text, plan.attempt, plan.seeds, searched)
 
-    def count(edit: Edit, plan: Plan, attempt: int) -> dict[int, Copies]:
-        kind = f"certificate-{attempt}-{digest(edit)}"
-        title = f"certify, attempt {attempt}"
-        seeds = partial(fresh, attempt, plan.seeds)
+    def count(edit: Edit, plan: Plan) -> dict[int, Copies]:
+        kind = f"certificate-{plan.attempt}-{digest(edit)}"
+        title = f"certify, attempt {plan.attempt}"
+        seeds = partial(fresh, plan)
         stop = plan.allowed + 1
         return _copies(work.judged(title, kind, edit, sorted(findings), seeds, stop=stop))
 
@@ -344,9 +213,8 @@ def _certify(
     failed = [index for index, attempt in attempts.items() if not attempt.passed]
     if failed:
         plan = attempts[failed[0]].plan
-        number = 1 if plan.share == 1 else round(-math.log2(plan.share))
-        seeds = partial(fresh, number, plan.seeds)
-        kind = f"count-{number}-{digest(candidate.edit)}"
+        kind = f"count-{plan.attempt}-{digest(candidate.edit)}"
+        seeds = partial(fresh, plan)
         copies = _copies(work.judged("count copies", kind, candidate.edit, failed, seeds))
         attempts |= {index: Attempt(plan, copies[index]) for index in failed}
     return candidate, attempts
@@ -354,134 +222,3 @@ def _certify(
 
 def _copies(records: Mapping[int, ImagesRecord]) -> dict[int, Copies]:
     return {index: Copies(record.copies, len(record.seeds)) for index, record in records.items()}
-
-
-def _result(
-    work: _Work,
-    candidate: Candidate | None,
-    summaries: Sequence[CandidateSummary],
-    attempts: Mapping[int, Attempt],
-) -> MitigationResult:
-    """Generate what people look at, and put everything together."""
-    stages = work.stages
-    after: dict[int, ImagesRecord] = {}
-    ordinary = None
-    paraphrases_before = paraphrases_after = dict[int, Copies]()
-    if candidate is not None:
-        after = _after(work, candidate.edit, sorted(attempts))
-        paraphrases_before = _paraphrases(work, None)
-        paraphrases_after = _paraphrases(work, candidate.edit)
-        count = stages.settings.ordinary_images
-        ordinary = work.change(candidate.edit, count, "ordinary, edited")
-    outcomes = tuple(
-        replace(
-            _outcome(work, index, candidate, attempts.get(index), after.get(index)),
-            paraphrases_before=paraphrases_before.get(index),
-            paraphrases_after=paraphrases_after.get(index),
-        )
-        for index in sorted(work.prompts)
-    )
-    return MitigationResult(
-        outcomes=outcomes,
-        ladder=candidate.ladder if candidate else "",
-        edit=digest(candidate.edit) if candidate else "",
-        ordinary=ordinary,
-        budget=stages.settings.budget,
-        together=_together(stages.settings, attempts),
-        candidates=tuple(summaries),
-    )
-
-
-def _after(work: _Work, edit: Edit, indices: Sequence[int]) -> dict[int, ImagesRecord]:
-    """Generate images from the noise of those before, as far as the search has not done so."""
-    stages = work.stages
-    searched = stages.recorded(f"{SEARCH}-{digest(edit)}")
-    whole = {
-        index: searched[index]
-        for index in indices
-        if index in searched and len(searched[index].seeds) == stages.settings.search_images
-    }
-    rest = [index for index in indices if index not in whole]
-    if rest:
-        seeds = partial(search_seeds, stages)
-        whole |= work.judged("after", f"after-{digest(edit)}", edit, rest, seeds, keep=True)
-    return whole
-
-
-def _together(settings: MitigationSettings, attempts: Mapping[int, Attempt]) -> int | None:
-    """Count the prompts that are certified all together, if that was asked for."""
-    return sum(holm(list(attempts.values()))) if settings.together else None
-
-
-def _paraphrases(work: _Work, edit: Edit | None) -> dict[int, Copies]:
-    """Count copies among images of the paraphrases of each confirmed prompt."""
-    stages = work.stages
-    pairs = [
-        (index, text) for index, prompt in work.confirmed.items() for text in prompt.paraphrases
-    ]
-    if not pairs:
-        return {}
-    name = "before" if edit is None else "after"
-    records = stages.images(
-        f"paraphrases, {name}",
-        f"paraphrases-{name}",
-        edit,
-        asked(
-            {number: text for number, (_, text) in enumerate(pairs)},
-            {number: work.confirmations[index].test for number, (index, _) in enumerate(pairs)},
-            lambda text: search_seeds(stages, text)[:_PARAPHRASE_SEEDS],
-        ),
-    )
-    counts: dict[int, Copies] = {}
-    for number, (index, _) in enumerate(pairs):
-        record = records[number]
-        counted = Copies(record.copies, len(record.seeds))
-        counts[index] = counts.get(index, Copies(0, 0)) + counted
-    return counts
-
-
-def _outcome(
-    work: _Work,
-    index: int,
-    candidate: Candidate | None,
-    attempt: Attempt | None,
-    after: ImagesRecord | None,
-) -> PromptOutcome:
-    prompt, detection = work.prompts[index], work.detections[index]
-    confirmation = work.confirmations.get(index)
-    if confirmation is None:
-        judgement = verdict(None, None, confirmed=False)
-        return PromptOutcome(
-            index=index,
-            prompt=prompt.text,
-            group=prompt.group,
-            status=judgement.status,
-            verdict=str(judgement),
-            score=detection.score,
-        )
-    before = work.stages.recorded(BEFORE).get(index)
-    judgement = verdict(
-        confirmation.copies,
-        attempt,
-        confirmed=confirmation.confirmed,
-        confidence=work.stages.settings.confidence,
-    )
-    return PromptOutcome(
-        index=index,
-        prompt=prompt.text,
-        group=prompt.group,
-        status=judgement.status,
-        verdict=str(judgement),
-        score=detection.score,
-        measure=confirmation.measure,
-        level=confirmation.test.level,
-        before=confirmation.copies,
-        after=attempt.counted if attempt else None,
-        worst_before=max(confirmation.scores),
-        files_before=before.files if before else (),
-        files_after=after.files if after else (),
-        scores_after=after.scores if after else (),
-        rung=str(candidate.rungs[index]) if candidate and attempt else "",
-        alignment_before=median(before.alignment) if before and before.alignment else None,
-        alignment_after=median(after.alignment) if after and after.alignment else None,
-    )

@@ -13,8 +13,9 @@ from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.detection import Threshold, default_threshold
 from unmemorize.engines import Execution
 from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor, match_references
-from unmemorize.mitigation._mitigate import MitigationRun, OrdinaryCaptions, mitigate_all
+from unmemorize.mitigation._mitigate import mitigate_all
 from unmemorize.mitigation._result import MitigationResult
+from unmemorize.mitigation._run_settings import MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.pipelines import Model
 from unmemorize.runs import given_or_temporary, open_run

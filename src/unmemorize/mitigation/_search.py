@@ -11,7 +11,7 @@ from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, Rungs, climb
 
 Look = Callable[[Edit, Sequence[int]], Collection[int]]
 """Generates images of prompts under an edit and returns which of the prompts copy."""
-Count = Callable[[Edit, Plan, int], Mapping[int, Copies]]
+Count = Callable[[Edit, Plan], Mapping[int, Copies]]
 """Counts copies of each prompt on the fresh seeds of an attempt, up to the first copy too many."""
 ATTEMPTS = 4
 """Certificates of one prompt after which nothing more is tried."""
@@ -80,7 +80,7 @@ def certify_joint(
     number = 1
     while True:
         plan = rules.plan(number)
-        counts = count(candidate.edit, plan, number)
+        counts = count(candidate.edit, plan)
         attempts = {index: Attempt(plan, copies) for index, copies in counts.items()}
         failed = [index for index, attempt in attempts.items() if not attempt.passed]
         if not failed or rules.single or number == ATTEMPTS:

@@ -1,0 +1,82 @@
+"""What determines a mitigation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from unmemorize._bundled import bundled_captions, is_bundled
+from unmemorize._files import hash_texts
+from unmemorize.detection import Threshold
+from unmemorize.metrics import ClipAlignment, Descriptor
+from unmemorize.mitigation._confirmation import screen_level
+from unmemorize.mitigation._settings import MitigationSettings
+from unmemorize.pipelines import Model
+from unmemorize.statistics import Statistics, side_effect_captions, threshold_captions
+
+_KEPT = 320
+"""Ordinary captions that closed-form edits leave alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MitigationRun:
+    """What determines a mitigation, besides the model and the prompts.
+
+    Args:
+        settings: see `MitigationSettings`.
+        tau: the score above which a suspect is looked at.
+        threshold_prompts, statistics_prompts: hashes of the captions of threshold and statistics.
+        captions: a hash of the ordinary captions.
+        descriptor, clip: hashes of the networks that measure; empty without a CLIP.
+    """
+
+    kind: ClassVar[str] = "mitigation"
+
+    settings: MitigationSettings
+    tau: float
+    threshold_prompts: str
+    statistics_prompts: str
+    captions: str
+    descriptor: str
+    clip: str
+
+    @classmethod
+    def of(
+        cls,
+        settings: MitigationSettings,
+        threshold: Threshold,
+        statistics: Statistics,
+        captions: OrdinaryCaptions,
+        descriptor: Descriptor,
+        clip: ClipAlignment | None,
+    ) -> MitigationRun:
+        """Make the settings of a run from what it uses."""
+        return cls(
+            settings=settings,
+            tau=screen_level(threshold),
+            threshold_prompts=threshold.prompts,
+            statistics_prompts=statistics.prompts,
+            captions=hash_texts([*captions.ordinary, "", *captions.keep]),
+            descriptor=descriptor.digest,
+            clip=clip.digest if clip else "",
+        )
+
+
+@dataclass(frozen=True)
+class OrdinaryCaptions:
+    """Ordinary captions, none of them memorized.
+
+    Args:
+        ordinary: for the level of copies, and for what an edit changes.
+        keep: others, which closed-form edits leave alone.
+    """
+
+    ordinary: tuple[str, ...]
+    keep: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: Model) -> OrdinaryCaptions:
+        """Return the captions of this package, or those that the bundled model brings."""
+        if is_bundled(model.pipe):
+            return cls(bundled_captions("test"), bundled_captions("calibration")[:_KEPT])
+        return cls(side_effect_captions(model), threshold_captions(model)[:_KEPT])
