@@ -136,9 +136,8 @@ class EditFile:
         """
         if self.fingerprint != model.fingerprint:
             raise EditError(
-                f"this edit was made for {self.model} (fingerprint {self.fingerprint[:12]}), "
-                f"but {model.name} has fingerprint {model.fingerprint[:12]}. Load the model it "
-                "belongs to, with the same --dtype and --value-layers."
+                f"this edit was made for {self.model} ({model.contrast(self.fingerprint)}). Load the "
+                "model it belongs to, with the same --dtype and --value-layers."
             )
 
 
