@@ -9,11 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from unmemorize._bundled import existing
+from unmemorize._bundled import bundled_captions, existing
 from unmemorize._prompts import Prompt
 from unmemorize.neurons import Neurons
 from unmemorize.testbed._layout import (
-    CAPTIONS,
     DEFAULTS,
     PLANTED,
     PLANTED_IMAGES,
@@ -103,8 +102,7 @@ def captions(split: Literal["train", "calibration", "test"]) -> tuple[str, ...]:
         split: "train" captions were seen in training, each time with another image. The others were
             held out for calibration or for tests.
     """
-    content: dict[str, list[str]] = _captions()
-    return tuple(content[split])
+    return bundled_captions(split)
 
 
 def defaults() -> Mapping[str, Any]:
@@ -114,10 +112,4 @@ def defaults() -> Mapping[str, Any]:
         The criterion, guidance and steps.
     """
     content: dict[str, Any] = json.loads(existing(DEFAULTS).read_text(encoding="utf-8"))
-    return content
-
-
-@cache
-def _captions() -> dict[str, list[str]]:
-    content: dict[str, list[str]] = json.loads(existing(CAPTIONS).read_text(encoding="utf-8"))
     return content
