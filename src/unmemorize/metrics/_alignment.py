@@ -78,12 +78,25 @@ class ClipAlignment:
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image], text: str) -> Tensor:
         """Return the cosine in [-1, 1] between each image and the text, (N,)."""
-        pixels = self._pixels(images)
-        tokens = self._tokenizer([text], padding="max_length", truncation=True, return_tensors="pt")
-        output = self._clip(
-            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=pixels
+        return self.alignment(self.features(images), [text])
+
+    @torch.inference_mode()
+    def alignment(self, features: Tensor, texts: Sequence[str]) -> Tensor:
+        """Return the cosine in [-1, 1] between images and texts, (N,).
+
+        Args:
+            features: of the images, as `features` returns them, (N, D).
+            texts: one for each image, or one for all.
+        """
+        tokens = self._tokenizer(
+            list(texts), padding="max_length", truncation=True, return_tensors="pt"
         )
-        return F.cosine_similarity(output.image_embeds, output.text_embeds)
+        projected = self._clip.text_projection(
+            self._clip.text_model(
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+            ).pooler_output
+        )
+        return F.cosine_similarity(features, projected)
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         pixels: Tensor = self._processor(
