@@ -14,6 +14,7 @@ from unmemorize.generation._generate import GenerationSettings
 from unmemorize.localization import LocalizationRun, LocalizationSettings
 from unmemorize.localization._records import Trial
 from unmemorize.metrics import EvaluationRun, Instrument, MeasuredMetric
+from unmemorize.mitigation import MitigationSettings
 from unmemorize.runs import Inputs, start_run
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" </title><img src=http://x/y onerror=alert(1)>"
@@ -33,6 +34,17 @@ METRICS = {
     "a-clip": ("A_CLIP", "clip"),
 }
 """The metrics of `add_metrics` by name: label and instrument."""
+
+
+SMALL_MITIGATION = MitigationSettings(
+    alpha=0.5,
+    declared=True,
+    search_images=3,
+    ordinary_images=19,
+    false_copies=0.05,
+    distances=False,
+)
+"""A mitigation of few images."""
 
 
 def localization(

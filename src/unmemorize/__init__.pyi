@@ -69,6 +69,7 @@ from .metrics import (
 )
 from .mitigation import (
     Mitigation,
+    MitigationInputs,
     MitigationResult,
     MitigationRun,
     MitigationSettings,
@@ -113,6 +114,7 @@ __all__ = [
     "MetricError",
     "Mitigation",
     "MitigationError",
+    "MitigationInputs",
     "MitigationResult",
     "MitigationRun",
     "MitigationSettings",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -13,13 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import msgspec
 from safetensors.torch import save
 from torch import Tensor
 
 from unmemorize._errors import UnmemorizeError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Record = TypeVar("Record")
 
@@ -144,6 +148,13 @@ def safetensors_header(entries: Mapping[str, Any]) -> bytes:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
     return struct.pack("<Q", len(text)) + text
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return the content of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def type_in_words(value: object) -> str:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from records import SMALL_MITIGATION
 from unmemorize import Run, testbed
 from unmemorize.cli import demo
 from unmemorize.mitigation import MitigationResult, MitigationSettings
@@ -17,18 +18,10 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         next(entry for entry in testbed.planted() if entry.mode == mode)
         for mode in ("memory", "rare")
     )
-    settings = MitigationSettings(
-        alpha=0.5,
-        declared=True,
-        search_images=3,
-        ordinary_images=19,
-        false_copies=0.05,
-        distances=False,
-    )
     monkeypatch.setattr(demo, "ORDINARY", 1)
     monkeypatch.setattr(testbed, "planted", lambda: entries)
     monkeypatch.setattr(demo, "STEPS", 5)
-    monkeypatch.setattr(MitigationSettings, "quick", lambda: settings)
+    monkeypatch.setattr(MitigationSettings, "quick", lambda: SMALL_MITIGATION)
 
 
 @pytest.mark.usefixtures("short")

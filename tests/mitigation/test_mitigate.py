@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from colours import noise
+from records import SMALL_MITIGATION
 from unmemorize import (
     Calibration,
     GenerationSettings,
@@ -28,6 +29,7 @@ from unmemorize import (
 from unmemorize.engines import Execution, Shard
 from unmemorize.generation import EditFile, generate_each
 from unmemorize.mitigation import (
+    MitigationInputs,
     MitigationResult,
     MitigationRun,
     MitigationSettings,
@@ -41,13 +43,8 @@ from unmemorize.mitigation import (
 from unmemorize.mitigation._confirmation import search_seeds
 
 CAPTIONS = OrdinaryCaptions(("a dog", "a house", "a tree"), ("a car", "a boat"))
-SETTINGS = MitigationSettings(
-    alpha=0.5,
-    declared=True,
-    search_images=3,
-    ordinary_images=19,
-    false_copies=0.05,
-    distances=False,
+SETTINGS = replace(
+    SMALL_MITIGATION,
     localization=LocalizationSettings(criterion="unblocked"),
     generation=GenerationSettings(steps=2, guidance=3.0, batch=4),
 )
@@ -82,9 +79,10 @@ def start_fixture(pipe: DiffusionPipeline, tmp_path: Path) -> Callable[..., Any]
         execution: Execution | None = None,
         folder: str = "run",
     ) -> tuple[MitigationResult, Run]:
-        localization = replace(settings.localization, noise=threshold.settings)
-        settings = replace(settings, localization=localization)
-        made_of = MitigationRun.of(settings, threshold, statistics, CAPTIONS, Pixels(), None)
+        inputs = MitigationInputs(
+            statistics=statistics, threshold=threshold, captions=CAPTIONS, descriptor=Pixels()
+        )
+        made_of = MitigationRun.of(settings, inputs)
         stranger = tmp_path / "stranger.png"
         noise(5, (16, 16)).save(stranger)
         texts = ["a red cat", "a blue cat", "a green cat"]
@@ -108,15 +106,7 @@ def start_fixture(pipe: DiffusionPipeline, tmp_path: Path) -> Callable[..., Any]
                 image.save(files[-1])
             prompts[index] = replace(prompt, images=tuple(files), paraphrases=("a cat in red",))
         run = open_run(tmp_path / folder, model, prompts, made_of)
-        result = mitigate_all(
-            run,
-            model,
-            statistics=statistics,
-            threshold=threshold,
-            captions=CAPTIONS,
-            descriptor=Pixels(),
-            execution=execution,
-        )
+        result = mitigate_all(run, model, inputs, execution=execution)
         return result, run
 
     return start

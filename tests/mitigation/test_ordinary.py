@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 
 from colours import Colours
@@ -28,8 +30,8 @@ CAPTIONS = ("a dog", "a house", "a tree")
 class Clip(Colours):
     """Cosines that tell which caption was compared."""
 
-    def __call__(self, images: Any, text: str) -> Any:  # type: ignore[override]
-        return self.features(images)[:, 0] / 255 + len(text)
+    def alignment(self, features: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
+        return features[:, 0] / 255 + torch.tensor([len(text) for text in texts])
 
 
 @pytest.fixture

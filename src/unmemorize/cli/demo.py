@@ -20,7 +20,7 @@ from unmemorize.engines import Execution
 from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
-from unmemorize.mitigation import MitigationSettings
+from unmemorize.mitigation import MitigationInputs, MitigationSettings, OrdinaryCaptions
 from unmemorize.pipelines import Model
 from unmemorize.statistics import Statistics
 
@@ -51,29 +51,23 @@ def command(
     """
     began = time.perf_counter()
     model = Model.load("testbed")
-    threshold = Threshold.load(testbed.threshold_path())
     settings = replace(
         MitigationSettings() if full else MitigationSettings.quick(),
-        localization=LocalizationSettings(
-            noise=threshold.settings, **bundled_defaults(model, "criterion")
-        ),
+        localization=LocalizationSettings(**bundled_defaults(model, "criterion")),
         generation=GenerationSettings(
             steps=testbed.defaults()["steps"] if full else STEPS,
             guidance=testbed.defaults()["guidance"],
             batch=BATCH,
         ),
     )
-    run_and_print(
-        model,
-        suspects(full=full),
-        run,
-        settings,
+    inputs = MitigationInputs(
         statistics=Statistics.load(testbed.statistics_path()),
-        threshold=threshold,
+        threshold=Threshold.load(testbed.threshold_path()),
+        captions=OrdinaryCaptions.of(model),
         descriptor=BundledDescriptor(),
         clip=ClipAlignment(),
-        execution=Execution(),
     )
+    run_and_print(model, suspects(full=full), run, settings, inputs, Execution())
     print_line(f"The demo took {time.perf_counter() - began:.0f} s.")
     print_hint("unmemorize mitigate SUSPECTS --model MODEL -o RUN, for a model of your own")
 

@@ -28,14 +28,14 @@ from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOp
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions, StatisticsOption, ThresholdOption
 from unmemorize.cli._settings_options import OptionsOf
-from unmemorize.detection import NoiseSettings, Threshold
+from unmemorize.detection import NoiseSettings
 from unmemorize.engines import Execution, silent
 from unmemorize.export import bake, export_lora, model_card
 from unmemorize.generation import EditFile, GenerationSettings
 from unmemorize.localization import LocalizationSettings
-from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation import (
     Forecast,
+    MitigationInputs,
     MitigationResult,
     MitigationRun,
     MitigationSettings,
@@ -47,7 +47,6 @@ from unmemorize.mitigation import (
 from unmemorize.pipelines import Model
 from unmemorize.report import write_report
 from unmemorize.runs import Run, open_run
-from unmemorize.statistics import Statistics
 
 CHECKPOINT = "edited"
 """The folder of the edited model in the run folder."""
@@ -121,19 +120,15 @@ def command(
         return
     measured = choose_statistics(loaded, statistics, workers)
     limit = choose_threshold(loaded, threshold, None, OptionsOf[NoiseSettings](), workers)
-    localization = replace(settings.localization, noise=limit.settings)
-    run_and_print(
-        loaded,
-        prompts,
-        run,
-        replace(settings, localization=localization),
+    inputs = MitigationInputs(
         statistics=measured,
         threshold=limit,
+        captions=OrdinaryCaptions.of(loaded),
         descriptor=instruments.load_descriptor(),
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
-        execution=workers.execution(silent, shard),
-        new=new_run,
     )
+    execution = workers.execution(silent, shard)
+    run_and_print(loaded, prompts, run, settings, inputs, execution, new=new_run)
 
 
 def _generation(
@@ -149,12 +144,9 @@ def run_and_print(
     prompts: Sequence[Prompt],
     folder: Path,
     settings: MitigationSettings,
-    *,
-    statistics: Statistics,
-    threshold: Threshold,
-    descriptor: Descriptor,
-    clip: ClipAlignment | None,
+    inputs: MitigationInputs,
     execution: Execution,
+    *,
     new: bool = False,
 ) -> None:
     """Mitigate, export the edited model, write the report, and print the verdicts.
@@ -164,23 +156,11 @@ def run_and_print(
         prompts: the suspects.
         folder: the run folder.
         settings: of the mitigation.
-        statistics, threshold, descriptor, clip, execution: see `mitigate_all`.
+        inputs, execution: see `mitigate_all`.
         new: take FOLDER-2, FOLDER-3, ... where the folder holds another run.
     """
-    captions = OrdinaryCaptions.of(model)
-    made_of = MitigationRun.of(settings, threshold, statistics, captions, descriptor, clip)
-    run = open_run(folder, model, prompts, made_of, new=new)
-    result = mitigate_all(
-        run,
-        model,
-        statistics=statistics,
-        threshold=threshold,
-        captions=captions,
-        descriptor=descriptor,
-        clip=clip,
-        execution=execution,
-        announce=show_progress,
-    )
+    run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs), new=new)
+    result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
     exported = _export(run, model, result.file) if result.file else []
     report = write_report(run)
     _print_verdicts(result)

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from unmemorize._errors import RunError
-from unmemorize._files import hash_texts, to_json
+from unmemorize._files import hash_texts, png_bytes, to_json
 from unmemorize._prompts import Prompt
 from unmemorize.engines import Execution, Finished, UnitFunction
 from unmemorize.generation._edits import NeuronEdit
@@ -211,9 +211,8 @@ def _refined_neurons(localizations: Localizations) -> Neurons:
 
 
 def _encoded(image: Image.Image, image_format: ImageFormat) -> bytes:
+    if image_format == "png":
+        return png_bytes(image)
     buffer = io.BytesIO()
-    if image_format == "jpeg":
-        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    else:
-        image.save(buffer, "PNG")
+    image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()

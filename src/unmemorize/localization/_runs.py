@@ -8,7 +8,6 @@ RUN/neurons.json                      the neurons of all prompts together, from 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import RunError
+from unmemorize._files import png_bytes
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Threshold
 from unmemorize.engines import Execution, Finished, UnitFunction
@@ -182,9 +182,7 @@ def _picture(differences: Tensor) -> bytes:
         differences[:, :, :3] if channels >= 3 else differences[:, :, :1].expand(-1, -1, 3, -1, -1)
     )
     sheet = shown.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
-    buffer = io.BytesIO()
-    Image.fromarray((sheet * 255).round().to(torch.uint8).numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png_bytes(Image.fromarray((sheet * 255).round().to(torch.uint8).numpy()))
 
 
 def stream_localizations(run: Run) -> Iterator[Localization]:

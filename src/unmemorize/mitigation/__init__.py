@@ -8,7 +8,7 @@ from unmemorize.mitigation._mitigation import MITIGATIONS, Mitigation
 from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._public import mitigate, with_references
 from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
-from unmemorize.mitigation._run_settings import MitigationRun, OrdinaryCaptions
+from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._stages import Stages, unannounced
 
@@ -20,6 +20,7 @@ __all__ = [
     "CopyTest",
     "Forecast",
     "Mitigation",
+    "MitigationInputs",
     "MitigationResult",
     "MitigationRun",
     "MitigationSettings",

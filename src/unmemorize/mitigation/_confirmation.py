@@ -8,15 +8,13 @@ from functools import partial
 
 from PIL import Image
 
-from unmemorize._errors import RunError
-from unmemorize._files import from_json
 from unmemorize._prompts import Prompt
 from unmemorize.detection import (
-    DETECTIONS,
     SEED_SIMILARITY,
     Detection,
     DetectTask,
     Threshold,
+    read_detections,
 )
 from unmemorize.metrics import read_image, read_references
 from unmemorize.mitigation._certificate import Copies
@@ -25,7 +23,6 @@ from unmemorize.mitigation._images import ImagesRecord
 from unmemorize.mitigation._ordinary import OrdinaryImages
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._stages import Stages, asked
-from unmemorize.runs import Run
 
 BEFORE = "before"
 """The records and the folder of the unedited images of suspects."""
@@ -69,11 +66,7 @@ def screen(
     """
     task = DetectTask(threshold, False, stages.settings.generation.batch)
     stages.work("screen", task, sorted(prompts.items()))
-    problem = f"{stages.run.folder}: malformed detection record"
-    return {
-        index: from_json(Detection, record, RunError, problem, "Start a new run.")
-        for index, record in stages.run.stream(DETECTIONS)
-    }
+    return {index: detection for index, _, detection in read_detections(stages.run)}
 
 
 def screen_level(threshold: Threshold) -> float:
@@ -128,7 +121,7 @@ def confirm(
 
 
 def _confirmation(stages: Stages, prompt: Prompt, null: Null, record: ImagesRecord) -> Confirmation:
-    unedited = images_of(stages.run, record)
+    unedited = [read_image(stages.run.folder / file) for file in record.files]
     training = read_references(prompt.images).images
     first = None
     for test in copy_tests(prompt, training, unedited, null, stages.descriptor):
@@ -146,8 +139,3 @@ def _judged(test: CopyTest, unedited: Sequence[Image.Image], stages: Stages) -> 
         scores.remove(max(scores))  # the medoid, compared with itself
     copies = sum(score > test.level for score in scores)
     return Confirmation(test, tuple(scores), Copies(copies, len(scores)))
-
-
-def images_of(run: Run, record: ImagesRecord) -> list[Image.Image]:
-    """Read the images that a record kept."""
-    return [read_image(run.folder / file) for file in record.files]

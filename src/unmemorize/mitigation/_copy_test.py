@@ -25,8 +25,8 @@ from unmemorize.metrics import (
 Measure = Literal["image", "layout", "agreement"]
 FALSE_COPIES = 0.001
 """The share of images of other captions that may pass for a copy."""
-LAYOUT_SIDE = 128
-"""Layouts are compared at this size at most."""
+SMALL = 128
+"""The longest side of small copies in pixels, at which layouts are compared."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def copy_tests(
     elif null.others is not None:
         agreement = (null.embeddings * null.others).sum(1)
         level = conformal_quantile(agreement.tolist(), null.rate)
-        yield CopyTest("agreement", level, descriptor(unedited)[[medoid(descriptor(unedited))]])
+        embeddings = descriptor(unedited)
+        yield CopyTest("agreement", level, embeddings[[medoid(embeddings)]])
 
 
 def medoid(embeddings: Tensor) -> int:
@@ -127,8 +128,8 @@ def _layout(
     """Return training images and the pixels of their layout, or None where there is none."""
     if prompt.kind == "VM":
         return None
-    small = [_small(image) for image in training]
-    alike = small if len(small) > 1 else [_small(image) for image in unedited]
+    small = [small_copy(image) for image in training]
+    alike = small if len(small) > 1 else [small_copy(image) for image in unedited]
     if len(alike) < 2:
         return None
     mask = layout_mask(alike)
@@ -141,12 +142,13 @@ def _layout_scores(
     mask: NDArray[np.bool_] | None,
 ) -> list[float]:
     assert mask is not None
-    scores = masked_copy_scores([_small(image) for image in images], layouts, mask)
+    scores = masked_copy_scores([small_copy(image) for image in images], layouts, mask)
     assert scores is not None  # the mask is large enough
     return list(scores)
 
 
-def _small(image: Image.Image) -> Image.Image:
+def small_copy(image: Image.Image) -> Image.Image:
+    """Return an RGB copy of an image, at most `SMALL` pixels wide and high."""
     small = to_rgb(image).copy()
-    small.thumbnail((LAYOUT_SIDE, LAYOUT_SIDE), Image.Resampling.BICUBIC)
+    small.thumbnail((SMALL, SMALL), Image.Resampling.BICUBIC)
     return small

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from unmemorize.mitigation._certificate import Certification
 from unmemorize.mitigation._ladders import LADDERS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.pipelines import Model
@@ -49,10 +48,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: int) -> Forec
         settings: of the mitigation.
         suspects: how many prompts.
     """
-    together = suspects if settings.together else 1
-    rules = Certification(
-        settings.alpha, 1 - settings.confidence, settings.declared, prompts=together
-    )
+    rules = settings.certification(suspects)
     ordinary = settings.ordinary_images
     ladders = len(LADDERS) if settings.compare else 1
     images = {

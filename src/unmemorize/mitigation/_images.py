@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from unmemorize._files import to_json
+from unmemorize._files import png_bytes, to_json
 from unmemorize.engines import Finished, UnitFunction
 from unmemorize.generation import Edit, GenerationSettings, generate_each
 from unmemorize.metrics import ClipAlignment, Descriptor
@@ -103,7 +102,7 @@ class ImagesTask:
             if self.stop is not None and copies >= self.stop:
                 break
         files = {
-            f"{self.kind}/{asked.index:05d}_{number:02d}.png": _png(image)
+            f"{self.kind}/{asked.index:05d}_{number:02d}.png": png_bytes(image)
             for number, image in enumerate(images if self.keep else [])
         }
         record = ImagesRecord(
@@ -121,9 +120,3 @@ class ImagesTask:
         yield seeds[: self.first]
         for start in range(self.first, len(seeds), self.settings.batch):
             yield seeds[start : start + self.settings.batch]
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

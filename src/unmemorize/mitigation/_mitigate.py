@@ -21,14 +21,12 @@ from functools import partial
 from diffusers import DiffusionPipeline
 
 from unmemorize._prompts import Prompt
-from unmemorize.detection import Threshold
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, EditFile
-from unmemorize.localization import LOCALIZATIONS, Localization, LocalizeTask
-from unmemorize.metrics import ClipAlignment, Descriptor, read_references
+from unmemorize.localization import LocalizeTask, read_localizations
+from unmemorize.metrics import read_references
 from unmemorize.mitigation._certificate import (
     Attempt,
-    Certification,
     Copies,
     Plan,
     fresh_seeds,
@@ -48,24 +46,19 @@ from unmemorize.mitigation._result import (
     CandidateSummary,
     MitigationResult,
 )
-from unmemorize.mitigation._run_settings import MitigationRun, OrdinaryCaptions
+from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
 from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
 from unmemorize.mitigation._work import SEARCH, Work
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, stream_prompts
-from unmemorize.statistics import Statistics
 
 
 def mitigate_all(
     run: Run,
     pipe: DiffusionPipeline | Model,
+    inputs: MitigationInputs,
     *,
-    statistics: Statistics,
-    threshold: Threshold,
-    captions: OrdinaryCaptions,
-    descriptor: Descriptor,
-    clip: ClipAlignment | None = None,
     execution: Execution | None = None,
     announce: Announce = unannounced,
 ) -> MitigationResult:
@@ -74,12 +67,7 @@ def mitigate_all(
     Args:
         run: a run with suspects, opened with a `MitigationRun` of these inputs.
         pipe: a loaded pipeline. It is left as it is.
-        statistics: of all value layers of the model.
-        threshold: of the model. Every suspect whose score is above its level for localization is
-            generated. A low level costs nothing but images, since these clear a suspect.
-        captions: ordinary captions.
-        descriptor: tells copies.
-        clip: measures the alignment of images with their prompts.
+        inputs: what to measure and compare with.
         execution: who does the work.
         announce: opens the progress of each stage by its title.
 
@@ -93,7 +81,8 @@ def mitigate_all(
     """
     settings = run.settings(MitigationRun).settings
     model, execution = Model.of(pipe), execution or Execution()
-    stages = Stages(run, model, settings, descriptor, clip, execution, announce)
+    stages = Stages(run, model, settings, inputs.descriptor, inputs.clip, execution, announce)
+    captions, threshold = inputs.captions, inputs.threshold
     prompts = dict(enumerate(stream_prompts(stages.run)))
     images = stages.settings.ordinary_images
     before = stages.ordinary("ordinary", "ordinary-before", None, captions.ordinary, images)
@@ -115,7 +104,7 @@ def mitigate_all(
         )
     confirmations = confirm(stages, suspected, before, other) if suspected else {}
     work = Work(stages, captions, before, other, prompts, detections, confirmations)
-    findings = _localize(stages, work.confirmed, statistics, threshold)
+    findings = _localize(stages, work.confirmed, inputs) if work.confirmed else {}
     candidate, summaries = _best(work, findings)
     attempts: dict[int, Attempt] = {}
     if candidate is not None:
@@ -131,21 +120,15 @@ def mitigate_all(
 
 
 def _localize(
-    stages: Stages,
-    prompts: Mapping[int, Prompt],
-    statistics: Statistics,
-    threshold: Threshold,
+    stages: Stages, prompts: Mapping[int, Prompt], inputs: MitigationInputs
 ) -> dict[int, Findings]:
     """Find the neurons of confirmed prompts."""
     settings = stages.settings.localization
-    task = LocalizeTask(statistics, threshold, settings)
+    task = LocalizeTask(inputs.statistics, inputs.threshold, settings)
     stages.work("localize", task, [(index, (index, prompt)) for index, prompt in prompts.items()])
-    records = stages.run.records(LOCALIZATIONS)
     return {
-        index: Findings.of(
-            stages.model, Localization.from_json(records[index]), statistics, settings.layers
-        )
-        for index in prompts
+        index: Findings.of(stages.model, record, inputs.statistics, settings.layers)
+        for index, record in read_localizations(stages.run).items()
     }
 
 
@@ -205,10 +188,7 @@ def _certify(
     def strengthen(weak: Candidate, failed: Collection[int]) -> Candidate | None:
         return strengthened(weak, failed, findings, work.captions.keep)
 
-    together = len(findings) if settings.together else 1
-    rules = Certification(
-        settings.alpha, 1 - settings.confidence, settings.declared, prompts=together
-    )
+    rules = settings.certification(len(findings))
     candidate, attempts = certify_joint(candidate, rules, count, strengthen)
     failed = [index for index, attempt in attempts.items() if not attempt.passed]
     if failed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,16 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import RunError
-from unmemorize._files import from_json, to_json
+from unmemorize._files import from_json, png_bytes, to_json
 from unmemorize.engines import Finished, UnitFunction
 from unmemorize.generation import Edit, GenerationSettings, generate_each
 from unmemorize.metrics import ClipAlignment, Descriptor, centred_correlation, quality, read_image
+from unmemorize.mitigation._copy_test import small_copy
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run
 
-THUMBNAIL = 128
-"""The longest side of the images that are kept, in pixels."""
 SHOWN = 8
 """How many of the images that changed most are named."""
 CHANGED = 0.5
@@ -78,21 +76,22 @@ class OrdinaryTask:
             images = [image for (image,) in generated]
             embeddings = self.descriptor(images)
             features = self.clip.features(images) if self.clip else None
+            alignment: list[float | None] = [None] * len(items)
+            if self.clip and features is not None:
+                alignment = self.clip.alignment(features, captions).tolist()
             finished = []
             for place, (index, caption, seed) in enumerate(items):
                 name = f"{self.kind}/{index:05d}.png"
-                alignment = None
-                if self.clip:
-                    alignment = float(self.clip([images[place]], caption)[0])
                 record = OrdinaryRecord(
                     caption=caption,
                     seed=seed,
                     file=name,
                     embedding=_packed(embeddings[place]),
                     features="" if features is None else _packed(features[place]),
-                    alignment=alignment,
+                    alignment=alignment[place],
                 )
-                finished.append(Finished(to_json(record), {name: thumbnail(images[place])}))
+                files = {name: png_bytes(small_copy(images[place]))}
+                finished.append(Finished(to_json(record), files))
             return finished
 
         return work
@@ -247,15 +246,6 @@ def ordinary_change(
             kid_before=unedited.kid,
         )
     return change
-
-
-def thumbnail(image: Image.Image) -> bytes:
-    """Return a PNG file of an image, at most `THUMBNAIL` pixels wide and high."""
-    small = image.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    small.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _open(run: Run, name: str) -> Image.Image:

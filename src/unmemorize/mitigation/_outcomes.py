@@ -38,16 +38,23 @@ def make_result(
         paraphrases_after = _paraphrases(work, candidate.edit)
         count = stages.settings.ordinary_images
         ordinary = work.change(candidate.edit, count, "ordinary, edited")
-    outcomes = tuple(
-        replace(
-            _outcome(work, index, candidate, attempts.get(index), after.get(index)),
-            paraphrases_before=paraphrases_before.get(index),
-            paraphrases_after=paraphrases_after.get(index),
+    before = stages.recorded(BEFORE) if work.confirmations else {}
+    outcomes = []
+    for index in sorted(work.prompts):
+        outcome = _judged(work, index, attempts.get(index))
+        if index in work.confirmations:
+            outcome = _with_images(outcome, before[index], after.get(index))
+        if candidate is not None and index in attempts:
+            outcome = replace(outcome, rung=str(candidate.rungs[index]))
+        outcomes.append(
+            replace(
+                outcome,
+                paraphrases_before=paraphrases_before.get(index),
+                paraphrases_after=paraphrases_after.get(index),
+            )
         )
-        for index in sorted(work.prompts)
-    )
     return MitigationResult(
-        outcomes=outcomes,
+        outcomes=tuple(outcomes),
         ladder=candidate.ladder if candidate else "",
         edit=digest(candidate.edit) if candidate else "",
         ordinary=ordinary,
@@ -105,48 +112,49 @@ def _paraphrases(work: Work, edit: Edit | None) -> dict[int, Copies]:
     return counts
 
 
-def _outcome(
-    work: Work,
-    index: int,
-    candidate: Candidate | None,
-    attempt: Attempt | None,
-    after: ImagesRecord | None,
-) -> PromptOutcome:
-    prompt, detection = work.prompts[index], work.detections[index]
-    confirmation = work.confirmations.get(index)
-    if confirmation is None:
-        judgement = verdict(None, None, confirmed=False)
-        return PromptOutcome(
-            index=index,
-            prompt=prompt.text,
-            group=prompt.group,
-            status=judgement.status,
-            verdict=str(judgement),
-            score=detection.score,
-        )
-    before = work.stages.recorded(BEFORE).get(index)
+def _judged(work: Work, index: int, attempt: Attempt | None) -> PromptOutcome:
+    """Judge a suspect by what was counted."""
+    prompt, confirmation = work.prompts[index], work.confirmations.get(index)
     judgement = verdict(
-        confirmation.copies,
+        confirmation.copies if confirmation else None,
         attempt,
-        confirmed=confirmation.confirmed,
+        confirmed=confirmation is not None and confirmation.confirmed,
         confidence=work.stages.settings.confidence,
     )
-    return PromptOutcome(
+    outcome = PromptOutcome(
         index=index,
         prompt=prompt.text,
         group=prompt.group,
         status=judgement.status,
         verdict=str(judgement),
-        score=detection.score,
+        score=work.detections[index].score,
+        after=attempt.counted if attempt else None,
+    )
+    if confirmation is None:
+        return outcome
+    return replace(
+        outcome,
         measure=confirmation.measure,
         level=confirmation.test.level,
         before=confirmation.copies,
-        after=attempt.counted if attempt else None,
         worst_before=max(confirmation.scores),
-        files_before=before.files if before else (),
-        files_after=after.files if after else (),
-        scores_after=after.scores if after else (),
-        rung=str(candidate.rungs[index]) if candidate and attempt else "",
-        alignment_before=median(before.alignment) if before and before.alignment else None,
-        alignment_after=median(after.alignment) if after and after.alignment else None,
+    )
+
+
+def _with_images(
+    outcome: PromptOutcome, before: ImagesRecord, after: ImagesRecord | None
+) -> PromptOutcome:
+    """Add the images of a suspect, and their alignment."""
+    outcome = replace(
+        outcome,
+        files_before=before.files,
+        alignment_before=median(before.alignment) if before.alignment else None,
+    )
+    if after is None:
+        return outcome
+    return replace(
+        outcome,
+        files_after=after.files,
+        scores_after=after.scores,
+        alignment_after=median(after.alignment) if after.alignment else None,
     )

@@ -15,7 +15,7 @@ from unmemorize.engines import Execution
 from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor, match_references
 from unmemorize.mitigation._mitigate import mitigate_all
 from unmemorize.mitigation._result import MitigationResult
-from unmemorize.mitigation._run_settings import MitigationRun, OrdinaryCaptions
+from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.pipelines import Model
 from unmemorize.runs import given_or_temporary, open_run
@@ -77,26 +77,18 @@ def mitigate(
         suspects = with_references(suspects, references)
     execution = execution or Execution()
     settings = settings or MitigationSettings()
-    statistics = statistics or default_statistics(model, execution=execution)
-    threshold = threshold or default_threshold(model, execution=execution)
-    captions = captions or OrdinaryCaptions.of(model)
-    descriptor = descriptor or BundledDescriptor()
     if clip is None and is_bundled(model.pipe):
         clip = ClipAlignment()
-    localization = replace(settings.localization, noise=threshold.settings)
-    settings = replace(settings, localization=localization)
-    made_of = MitigationRun.of(settings, threshold, statistics, captions, descriptor, clip)
+    inputs = MitigationInputs(
+        statistics=statistics or default_statistics(model, execution=execution),
+        threshold=threshold or default_threshold(model, execution=execution),
+        captions=captions or OrdinaryCaptions.of(model),
+        descriptor=descriptor or BundledDescriptor(),
+        clip=clip,
+    )
     with given_or_temporary(folder) as place:
-        return mitigate_all(
-            open_run(place, model, suspects, made_of),
-            model,
-            statistics=statistics,
-            threshold=threshold,
-            captions=captions,
-            descriptor=descriptor,
-            clip=clip,
-            execution=execution,
-        )
+        run = open_run(place, model, suspects, MitigationRun.of(settings, inputs))
+        return mitigate_all(run, model, inputs, execution=execution)
 
 
 def with_references(prompts: Sequence[Prompt], folder: str | Path) -> list[Prompt]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from unmemorize._bundled import bundled_captions, is_bundled
@@ -16,6 +16,46 @@ from unmemorize.statistics import Statistics, side_effect_captions, threshold_ca
 
 _KEPT = 320
 """Ordinary captions that closed-form edits leave alone."""
+
+
+@dataclass(frozen=True)
+class OrdinaryCaptions:
+    """Ordinary captions, none of them memorized.
+
+    Args:
+        ordinary: for the level of copies, and for what an edit changes.
+        keep: others, which closed-form edits leave alone.
+    """
+
+    ordinary: tuple[str, ...]
+    keep: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: Model) -> OrdinaryCaptions:
+        """Return the captions of this package, or those that the bundled model brings."""
+        if is_bundled(model.pipe):
+            return cls(bundled_captions("test"), bundled_captions("calibration")[:_KEPT])
+        return cls(side_effect_captions(model), threshold_captions(model)[:_KEPT])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MitigationInputs:
+    """What a mitigation works with, besides the model and the prompts.
+
+    Args:
+        statistics: of all value layers of the model.
+        threshold: of the model. Every suspect whose score is above its level for localization is
+            generated. A low level costs nothing but images, since these clear a suspect.
+        captions: ordinary captions.
+        descriptor: tells copies.
+        clip: measures the alignment of images with their prompts.
+    """
+
+    statistics: Statistics
+    threshold: Threshold
+    captions: OrdinaryCaptions
+    descriptor: Descriptor
+    clip: ClipAlignment | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,42 +81,16 @@ class MitigationRun:
     clip: str
 
     @classmethod
-    def of(
-        cls,
-        settings: MitigationSettings,
-        threshold: Threshold,
-        statistics: Statistics,
-        captions: OrdinaryCaptions,
-        descriptor: Descriptor,
-        clip: ClipAlignment | None,
-    ) -> MitigationRun:
-        """Make the settings of a run from what it uses."""
+    def of(cls, settings: MitigationSettings, inputs: MitigationInputs) -> MitigationRun:
+        """Make the settings of a run. Its noise settings are those of the threshold."""
+        noise = inputs.threshold.settings
+        captions = inputs.captions
         return cls(
-            settings=settings,
-            tau=screen_level(threshold),
-            threshold_prompts=threshold.prompts,
-            statistics_prompts=statistics.prompts,
+            settings=replace(settings, localization=replace(settings.localization, noise=noise)),
+            tau=screen_level(inputs.threshold),
+            threshold_prompts=inputs.threshold.prompts,
+            statistics_prompts=inputs.statistics.prompts,
             captions=hash_texts([*captions.ordinary, "", *captions.keep]),
-            descriptor=descriptor.digest,
-            clip=clip.digest if clip else "",
+            descriptor=inputs.descriptor.digest,
+            clip=inputs.clip.digest if inputs.clip else "",
         )
-
-
-@dataclass(frozen=True)
-class OrdinaryCaptions:
-    """Ordinary captions, none of them memorized.
-
-    Args:
-        ordinary: for the level of copies, and for what an edit changes.
-        keep: others, which closed-form edits leave alone.
-    """
-
-    ordinary: tuple[str, ...]
-    keep: tuple[str, ...]
-
-    @classmethod
-    def of(cls, model: Model) -> OrdinaryCaptions:
-        """Return the captions of this package, or those that the bundled model brings."""
-        if is_bundled(model.pipe):
-            return cls(bundled_captions("test"), bundled_captions("calibration")[:_KEPT])
-        return cls(side_effect_captions(model), threshold_captions(model)[:_KEPT])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from unmemorize._errors import ModelError
 from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
+from unmemorize.mitigation._certificate import Certification
 from unmemorize.mitigation._copy_test import FALSE_COPIES
 
 
@@ -71,6 +72,11 @@ class MitigationSettings:
                 f"ordinary_images={self.ordinary_images}: too few to bound false copies at "
                 f"{self.false_copies:g}. Take at least {fewest:.0f}."
             )
+
+    def certification(self, prompts: int) -> Certification:
+        """Return the rules for the certificates of so many prompts."""
+        together = prompts if self.together else 1
+        return Certification(self.alpha, 1 - self.confidence, self.declared, prompts=together)
 
     @property
     def sample(self) -> int:
