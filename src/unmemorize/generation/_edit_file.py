@@ -136,8 +136,8 @@ class EditFile:
         """
         if self.fingerprint != model.fingerprint:
             raise EditError(
-                f"this edit was made for {self.model} ({model.contrast(self.fingerprint)}). Load the "
-                "model it belongs to, with the same --dtype and --value-layers."
+                f"this edit was made for {self.model} ({model.contrast(self.fingerprint)}). Load "
+                "the model it belongs to, with the same --dtype and --value-layers."
             )
 
 
