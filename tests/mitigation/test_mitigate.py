@@ -25,6 +25,7 @@ from unmemorize import (
     calibrate_threshold,
     compute_statistics,
     open_run,
+    read_localizations,
 )
 from unmemorize.engines import Execution, Shard
 from unmemorize.generation import EditFile, generate_each
@@ -68,17 +69,15 @@ def start_fixture(pipe: DiffusionPipeline, tmp_path: Path) -> Callable[..., Any]
     statistics = compute_statistics(model, [f"word {number}" for number in range(12)])
     threshold = calibrate_threshold(model, ["one", "two", "three"], calibration=Calibration())
     detect, localize = threshold.detect, threshold.localize
-    threshold = replace(
-        threshold,
-        detect=replace(detect, tau=0.01, cascade=None),
-        localize=replace(localize, tau=0.01),
-    )
+    low = replace(threshold, localize=replace(localize, tau=0.01))
 
     def start(
         settings: MitigationSettings = SETTINGS,
         execution: Execution | None = None,
         folder: str = "run",
+        detection_tau: float = 0.01,
     ) -> tuple[MitigationResult, Run]:
+        threshold = replace(low, detect=replace(detect, tau=detection_tau, cascade=None))
         inputs = MitigationInputs(
             statistics=statistics, threshold=threshold, captions=CAPTIONS, descriptor=Pixels()
         )
@@ -134,6 +133,19 @@ def test_suspects_get_verdicts_and_one_edit(start: Callable[..., Any]) -> None:
     assert result.ordinary.images == 19
     assert len(result.candidates) == 3
     assert MitigationResult.load(run) == result
+
+
+def test_confirmed_prompts_are_localized_whatever_the_detector_says(
+    start: Callable[..., Any],
+) -> None:
+    """Their scores lie above the level of the screen and below that of detection."""
+    _, run = start(detection_tau=0.9999)
+    records = read_localizations(run)
+    assert sorted(records) == [0, 1]
+    for record in records.values():
+        assert record.detection.score < 0.9999
+        assert record.memorized
+        assert record.seeds
 
 
 def test_the_same_call_generates_nothing_again(

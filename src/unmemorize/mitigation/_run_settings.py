@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from unmemorize._bundled import bundled_captions, is_bundled
 from unmemorize._files import hash_texts
-from unmemorize.detection import Threshold
+from unmemorize.detection import SEED_SIMILARITY, Threshold
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation._confirmation import screen_level
 from unmemorize.mitigation._settings import MitigationSettings
@@ -82,12 +82,18 @@ class MitigationRun:
 
     @classmethod
     def of(cls, settings: MitigationSettings, inputs: MitigationInputs) -> MitigationRun:
-        """Make the settings of a run. Its noise settings are those of the threshold."""
-        noise = inputs.threshold.settings
-        captions = inputs.captions
+        """Make the settings of a run.
+
+        Its noise settings are those of the threshold. Localization calls a prompt memorized at the
+        level of the screen, since only prompts whose images show copies come that far.
+        """
+        level, captions = screen_level(inputs.threshold), inputs.captions
+        localization = replace(settings.localization, noise=inputs.threshold.settings)
+        if inputs.threshold.detect.detector == SEED_SIMILARITY:
+            localization = replace(localization, seed_threshold=level)
         return cls(
-            settings=replace(settings, localization=replace(settings.localization, noise=noise)),
-            tau=screen_level(inputs.threshold),
+            settings=replace(settings, localization=localization),
+            tau=level,
             threshold_prompts=inputs.threshold.prompts,
             statistics_prompts=inputs.statistics.prompts,
             captions=hash_texts([*captions.ordinary, "", *captions.keep]),

@@ -30,7 +30,8 @@ class MitigationSettings:
         distances: whether the edited images of ordinary captions are also compared with unedited
             ones as distributions (CLIP-FID, KID), which takes as many images again.
         false_copies: the share of ordinary images that may pass for a copy, in (0, 1).
-        localization: how neurons are localized.
+        localization: how neurons are localized. Its noise settings and its seed threshold do not
+            apply, see `MitigationRun.of`.
         generation: steps, guidance and batch. Its seed and its number of images do not apply.
 
     Raises:
