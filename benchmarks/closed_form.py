@@ -48,8 +48,7 @@ def main(seeds: int, ordinary: int, output: Path | None) -> None:
     for weight in WEIGHTS:
         began = time.perf_counter()
         edit = um.ClosedFormEdit(
-            tuple(entry.prompt.text for entry in plants),
-            weight,
+            tuple(um.Erased(entry.prompt.text, weight) for entry in plants),
             um.testbed.captions("calibration"),
         )
         edit.changes(model)

@@ -13,7 +13,7 @@ import unmemorize
 
 PUBLIC = (
     "Attack BundledDescriptor Calibration ClipAlignment ClosedFormEdit CombinedEdit Detection "
-    "DetectionLevel DetectionRun Detector Edit EditError EditFile Engine Execution "
+    "DetectionLevel DetectionRun Detector Edit EditError EditFile Engine Erased Execution "
     "ExportError FetchError FileDescriptor GenerationSettings ImageSet InProcess Localization "
     "LocalizationLevel LocalizationRun LocalizationSettings Metric MetricError Mitigation "
     "MitigationError MitigationInputs MitigationResult MitigationRun MitigationSettings Model "

@@ -22,6 +22,7 @@ from unmemorize import (
     CombinedEdit,
     EditError,
     EditFile,
+    Erased,
     ExportError,
     Model,
     NeuronEdit,
@@ -36,7 +37,7 @@ from unmemorize.generation import Edit
 from unmemorize.pipelines import load_pipeline
 
 UNET = Path("unet/diffusion_pytorch_model.safetensors")
-CLOSED = ClosedFormEdit(("a cat", "zebra"), 3.0, ("a dog", "rain on a hill"))
+CLOSED = ClosedFormEdit((Erased("a cat", 3.0), Erased("zebra", 3.0)), ("a dog", "rain on a hill"))
 
 
 def combined(model: Model) -> CombinedEdit:
@@ -50,7 +51,7 @@ def closed(_model: Model) -> ClosedFormEdit:
 
 
 def two_closed(_model: Model) -> CombinedEdit:
-    return CombinedEdit((CLOSED, ClosedFormEdit(("a bird",), 10.0, ("a dog",))))
+    return CombinedEdit((CLOSED, ClosedFormEdit((Erased("a bird", 10.0),), ("a dog",))))
 
 
 EDITS = [closed, combined, two_closed]
@@ -76,7 +77,7 @@ def test_checkpoint(make_edit: MakeEdit, model: Model, tmp_path: Path) -> None:
     assert len(verification.changes) == 14
     assert EditFile.load(folder / "unmemorize_edit.json") == file
     card = (folder / "README.md").read_text()
-    assert "2 captions moved to the empty prompt (closed form, weight 3)" in card
+    assert "2 captions moved (closed form, weight 3)" in card
     assert "- zebra\n" in card
 
 
@@ -142,7 +143,9 @@ def test_a_combination_of_low_rank_stays_one(tmp_path: Path) -> None:
     """One caption and three neurons need fewer directions than the 32 that the layers read."""
     model = Model(make("Stable Diffusion XL").to(torch.float64))
     neurons = Neurons({next(iter(model.value_layers)): [0, 1, 4]})
-    edit = CombinedEdit((ClosedFormEdit(("a",), 3.0, ("a dog",)), NeuronEdit(neurons, -0.5)))
+    edit = CombinedEdit(
+        (ClosedFormEdit((Erased("a", 3.0),), ("a dog",)), NeuronEdit(neurons, -0.5))
+    )
     (file,) = export_lora(model, EditFile.of(model, edit), tmp_path, layout="diffusers")
     tensors = load_file(file)
     for path, change in edit.changes(model).items():
@@ -156,7 +159,7 @@ def test_a_combination_of_low_rank_stays_one(tmp_path: Path) -> None:
 def test_a_lora_has_the_rank_that_the_edit_needs(tmp_path: Path) -> None:
     """One word and the end of the text: three tokens would be too many for 16 inputs."""
     model = Model(make("Stable Diffusion"))
-    edit = ClosedFormEdit(("a",), 3.0, ("a dog", "rain on a hill"))
+    edit = ClosedFormEdit((Erased("a", 3.0),), ("a dog", "rain on a hill"))
     matrix = next(iter(edit.changes(model).values())).inputs
     assert matrix is not None
     rank = int(torch.linalg.matrix_rank(matrix - torch.eye(16, dtype=torch.float64), rtol=1e-9))
@@ -201,7 +204,7 @@ def test_an_edit_file_is_verified_itself(model: Model, tmp_path: Path) -> None:
 def test_an_edit_that_changes_nothing(tmp_path: Path) -> None:
     model = Model(make("Stable Diffusion"))
     with pytest.raises(ExportError, match="the edit changes nothing"):
-        export_lora(model, EditFile.of(model, ClosedFormEdit(("",))), tmp_path)
+        export_lora(model, EditFile.of(model, ClosedFormEdit((Erased(""),))), tmp_path)
 
 
 def test_the_command_line_takes_edit_files(

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from torch import Tensor
 
 from architectures import make
-from unmemorize import ClosedFormEdit, EditError, Model, ModelError
+from unmemorize import ClosedFormEdit, EditError, Erased, Model, ModelError
 from unmemorize.generation import LayerChange
 
 CAPTIONS = ("a cat", "zebra quartz")
@@ -53,18 +53,24 @@ def token_rows(pipe: StableDiffusionPipeline, caption: str) -> Tensor:
 def test_weights_are_the_least_squares_solution(pipe: StableDiffusionPipeline) -> None:
     """Solve the stacked equations of one layer by QR, without the closed form."""
     model = Model(pipe)
-    changes = ClosedFormEdit(CAPTIONS, weight=3.0, keep=KEEP).changes(model)
+    cat, quartz = CAPTIONS
+    edit = ClosedFormEdit((Erased(cat, 3.0), Erased(quartz, 7.0, "zebra")), KEEP)
+    changes = edit.changes(model)
     path = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     weight = model.denoiser.get_submodule(path).weight
     assert isinstance(weight, Tensor)
     weight = weight.double()
-    target = token_rows(pipe, "")
     left, right = [0.5**0.5 * torch.eye(16, dtype=torch.float64)], [0.5**0.5 * weight.T]
-    for caption in CAPTIONS:
-        read = token_rows(pipe, caption)
-        assert torch.allclose(read[0], target[0])  # the start token, which is left out
-        left.append(3.0**0.5 * read[1:])
-        right.append(3.0**0.5 * target[1:] @ weight.T)
+    starts = []
+    for caption, guide, factor in ((cat, "", 3.0), (quartz, "zebra", 7.0)):
+        read, wanted = token_rows(pipe, caption), token_rows(pipe, guide)
+        same = torch.isclose(read, wanted).all(1)
+        start = int((~same).nonzero()[0])
+        assert not same[start:].any()
+        starts.append(start)  # the tokens in front of it are left out
+        left.append(factor**0.5 * read[start:])
+        right.append(factor**0.5 * wanted[start:] @ weight.T)
+    assert starts[0] == 1 < starts[1]
     for caption in KEEP:
         read = token_rows(pipe, caption)
         left.append(read)
@@ -81,7 +87,7 @@ def test_weights_are_the_least_squares_solution(pipe: StableDiffusionPipeline) -
 
 
 def test_captions_like_the_empty_prompt_change_nothing(model: Model) -> None:
-    change = next(iter(ClosedFormEdit(("",), keep=KEEP).changes(model).values()))
+    change = next(iter(ClosedFormEdit((Erased(""),), KEEP).changes(model).values()))
     assert change.inputs is not None
     assert torch.equal(change.inputs, torch.eye(16, dtype=torch.float64))
 
@@ -93,7 +99,9 @@ def test_a_larger_weight_moves_captions_further_towards_the_empty_prompt(
     read, target = token_rows(pipe, "a cat"), token_rows(pipe, "")
     distances = []
     for weight in (0.01, 1.0, 100.0):
-        change = next(iter(ClosedFormEdit(("a cat",), weight, KEEP).changes(model).values()))
+        change = next(
+            iter(ClosedFormEdit((Erased("a cat", weight),), KEEP).changes(model).values())
+        )
         assert change.inputs is not None
         distances.append(float((read @ change.inputs.T - target).norm()))
     assert float((read - target).norm()) > distances[0] > distances[1] > distances[2]
@@ -102,7 +110,7 @@ def test_a_larger_weight_moves_captions_further_towards_the_empty_prompt(
 @pytest.mark.parametrize("name", TEXT_STREAM)
 def test_applied_is_what_the_changed_weights_do(name: str) -> None:
     model = Model(make(name).to(torch.float64))
-    edit = ClosedFormEdit(CAPTIONS, keep=KEEP)
+    edit = ClosedFormEdit(tuple(Erased(caption) for caption in CAPTIONS), KEEP)
     plain = predict(model)
     with edit.applied(model, [True]):
         everywhere = predict(model)
@@ -117,8 +125,8 @@ def test_applied_is_what_the_changed_weights_do(name: str) -> None:
 
 
 def test_an_inner_edit_edits_the_edited_model(model: Model) -> None:
-    first = ClosedFormEdit(("a cat",), 10.0, KEEP)
-    second = ClosedFormEdit(("zebra quartz",), 10.0, ("a dog",))
+    first = ClosedFormEdit((Erased("a cat", 10.0),), KEEP)
+    second = ClosedFormEdit((Erased("zebra quartz", 10.0),), ("a dog",))
     with first.applied(model, [True]), second.applied(model, [True]):
         nested = predict(model)
     with second.applied(model, [True]), first.applied(model, [True]):
@@ -133,7 +141,7 @@ def test_an_inner_edit_edits_the_edited_model(model: Model) -> None:
 def test_an_applied_edit_does_not_enter_the_next_one() -> None:
     """Where all layers read a projection of the text, the denoiser itself is observed."""
     model = Model(make("PixArt"))
-    first, second = ClosedFormEdit(("a cat",)), ClosedFormEdit(("a dog",), keep=KEEP)
+    first, second = ClosedFormEdit((Erased("a cat"),)), ClosedFormEdit((Erased("a dog"),), KEEP)
     alone = second.changes(Model(model.pipe))
     with first.applied(model, [True]):
         nested = second.changes(model)
@@ -145,7 +153,7 @@ def test_an_applied_edit_does_not_enter_the_next_one() -> None:
 
 
 def test_a_batch_that_does_not_fit(model: Model) -> None:
-    edit = ClosedFormEdit(("a cat",))
+    edit = ClosedFormEdit((Erased("a cat"),))
     with edit.applied(model, [True, False, True, True]), pytest.raises(ModelError, match="batch"):
         predict(model)
     assert not any(layer._forward_pre_hooks for layer in model.denoiser.modules())
@@ -154,34 +162,36 @@ def test_a_batch_that_does_not_fit(model: Model) -> None:
 @pytest.mark.parametrize("name", ["Stable Diffusion 3", "Flux"])
 def test_layers_that_read_the_image_too_are_refused(name: str) -> None:
     with pytest.raises(EditError, match="depend on the image"):
-        ClosedFormEdit(("a cat",)).changes(Model(make(name)))
+        ClosedFormEdit((Erased("a cat"),)).changes(Model(make(name)))
 
 
 def test_value_layers_without_a_known_key_layer_are_refused(pipe: DiffusionPipeline) -> None:
     model = Model(pipe, value_layers="*attn2.to_out.0")
     model.__dict__["value_input"] = "text"
     with pytest.raises(EditError, match=r"to_out.0: the layer that projects keys"):
-        ClosedFormEdit(("a cat",)).changes(model)
+        ClosedFormEdit((Erased("a cat"),)).changes(model)
 
 
 def test_edits_are_read_back_and_compared() -> None:
-    edit = ClosedFormEdit(("a cat",), 3.0, KEEP)
-    content = {"kind": "closed-form", "erase": ["a cat"], "weight": 3.0, "keep": list(KEEP)}
+    edit = ClosedFormEdit((Erased("a cat", 3.0, "cat"),), KEEP)
+    erased = {"caption": "a cat", "weight": 3.0, "guide": "cat"}
+    content = {"kind": "closed-form", "erase": [erased], "keep": list(KEEP)}
     assert edit.to_json() == content
     assert ClosedFormEdit.from_json(content) == edit == pickle.loads(pickle.dumps(edit))
-    assert edit != ClosedFormEdit(("a cat",), 1.0, KEEP)
-    assert edit != ClosedFormEdit(("a cat",), 3.0)
+    assert edit != ClosedFormEdit((Erased("a cat", 1.0, "cat"),), KEEP)
+    assert edit != ClosedFormEdit((Erased("a cat", 3.0),), KEEP)
+    assert edit != ClosedFormEdit((Erased("a cat", 3.0, "cat"),))
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         ([], "Expected `object`"),
-        ({"kind": "neurons", "erase": ["a"], "weight": 1, "keep": []}, r"at `\$.kind`"),
-        ({"kind": "closed-form", "erase": "a", "weight": 1, "keep": []}, r"at `\$.erase`"),
-        ({"kind": "closed-form", "erase": ["a"], "weight": 1}, "required field `keep`"),
-        ({"kind": "closed-form", "erase": [], "weight": 1, "keep": []}, "no caption"),
-        ({"kind": "closed-form", "erase": ["a"], "weight": 0, "keep": []}, "above 0"),
+        ({"kind": "neurons", "erase": [{"caption": "a"}], "keep": []}, r"at `\$.kind`"),
+        ({"kind": "closed-form", "erase": "a", "keep": []}, r"at `\$.erase`"),
+        ({"kind": "closed-form", "erase": [{"caption": "a"}]}, "required field `keep`"),
+        ({"kind": "closed-form", "erase": [], "keep": []}, "no caption"),
+        ({"kind": "closed-form", "erase": [{"caption": "a", "weight": 0}], "keep": []}, "above 0"),
     ],
 )
 def test_other_json_is_no_closed_form_edit(value: Any, message: str) -> None:
@@ -192,3 +202,5 @@ def test_other_json_is_no_closed_form_edit(value: Any, message: str) -> None:
 def test_a_text_is_not_taken_for_captions() -> None:
     with pytest.raises(EditError, match="Give a tuple"):
         ClosedFormEdit("a cat")  # type: ignore[arg-type]
+    with pytest.raises(EditError, match="Give a tuple of captions"):
+        ClosedFormEdit((Erased("a cat"),), "a dog")  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from unmemorize import (
     CombinedEdit,
     EditError,
     EditFile,
+    Erased,
     Model,
     NeuronEdit,
     NeuronError,
@@ -31,14 +32,14 @@ def model(pipe: DiffusionPipeline) -> Model:
 def parts(model: Model) -> tuple[ClosedFormEdit, NeuronEdit, NeuronEdit]:
     layers = list(model.value_layers)
     return (
-        ClosedFormEdit(("a cat",), 10.0, KEEP),
+        ClosedFormEdit((Erased("a cat", 10.0),), KEEP),
         NeuronEdit(Neurons({layers[0]: [1, 3], layers[2]: [0]}), -0.25),
         NeuronEdit(Neurons({layers[0]: [3, 5]}), 0.5),
     )
 
 
 def test_applied_is_what_the_changed_weights_do(
-    model: Model, parts: tuple[ClosedFormEdit, NeuronEdit, NeuronEdit]
+    model: Model, parts: tuple[ClosedFormEdit, Erased, NeuronEdit, NeuronEdit]
 ) -> None:
     edit = CombinedEdit(parts)
     plain = predict(model)
@@ -58,10 +59,10 @@ def test_applied_is_what_the_changed_weights_do(
 
 
 def test_only_the_order_of_closed_forms_counts(
-    model: Model, parts: tuple[ClosedFormEdit, NeuronEdit, NeuronEdit]
+    model: Model, parts: tuple[ClosedFormEdit, Erased, NeuronEdit, NeuronEdit]
 ) -> None:
     closed, neurons, _ = parts
-    other = ClosedFormEdit(("zebra quartz",), 10.0, ("a dog",))
+    other = ClosedFormEdit((Erased("zebra quartz", 10.0),), ("a dog",))
 
     def weights(*edits: ClosedFormEdit | NeuronEdit) -> torch.Tensor:
         path, layer = next(iter(model.value_layers.items()))
@@ -76,7 +77,7 @@ def test_only_the_order_of_closed_forms_counts(
 
 
 def test_edits_of_every_kind_are_read_back(
-    parts: tuple[ClosedFormEdit, NeuronEdit, NeuronEdit],
+    parts: tuple[ClosedFormEdit, Erased, NeuronEdit, NeuronEdit],
 ) -> None:
     nested = CombinedEdit((CombinedEdit(parts[:1]), *parts[1:]))
     for edit in (*parts, CombinedEdit(parts), nested):
@@ -103,7 +104,7 @@ def test_damaged_edits(value: Any, error: type[Exception], message: str) -> None
 
 
 def test_edit_files_are_read_back(model: Model, tmp_path: Path) -> None:
-    file = EditFile.of(model, ClosedFormEdit(("a cat",)), found={"prompts": 1})
+    file = EditFile.of(model, ClosedFormEdit((Erased("a cat"),)), found={"prompts": 1})
     file.save(tmp_path / "edit.json")
     assert EditFile.load(tmp_path / "edit.json") == file
     assert (file.model, file.fingerprint) == (model.name, model.fingerprint)
@@ -124,6 +125,6 @@ def test_edit_files_are_read_back(model: Model, tmp_path: Path) -> None:
     ],
 )
 def test_damaged_edit_files(change: dict[str, Any], message: str) -> None:
-    file = EditFile(edit=ClosedFormEdit(("a cat",)), model="m", fingerprint="f")
+    file = EditFile(edit=ClosedFormEdit((Erased("a cat"),)), model="m", fingerprint="f")
     with pytest.raises(EditError, match=message):
         EditFile.from_json({**file.to_json(), **change}, "edit.json")

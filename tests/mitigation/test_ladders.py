@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 
 from records import LAYER, localization
 from unmemorize import Model, Neurons, Statistics, compute_statistics
-from unmemorize.generation import ClosedFormEdit, CombinedEdit, NeuronEdit
+from unmemorize.generation import ClosedFormEdit, CombinedEdit, Erased, NeuronEdit
 from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, climb, joint_edit
 from unmemorize.statistics import activations
 
@@ -51,18 +51,18 @@ def test_a_joint_edit_of_one_scale_is_one_edit() -> None:
     assert joint_edit(rungs, FOUND, KEEP) == expected
 
 
-def test_closed_forms_are_joined_at_the_highest_weight_and_come_first() -> None:
+def test_closed_forms_are_joined_at_their_own_weights_and_come_first() -> None:
     rungs = {3: Rung("complete", 0.0, 3.0), 5: Rung(weight=1.0)}
     assert joint_edit(rungs, FOUND, KEEP) == CombinedEdit(
         (
-            ClosedFormEdit(("a cat", "a bird"), 3.0, KEEP),
+            ClosedFormEdit((Erased("a cat", 3.0), Erased("a bird", 1.0)), KEEP),
             NeuronEdit(Neurons({"attn2.to_v": [1, 2]}), 0.0),
         )
     )
     rungs = {3: Rung("complete", 0.0), 5: Rung(weight=1.0)}
     edit = joint_edit(rungs, FOUND, KEEP)
     assert isinstance(edit, CombinedEdit)
-    assert edit.parts[0] == ClosedFormEdit(("a bird",), 1.0, KEEP)
+    assert edit.parts[0] == ClosedFormEdit((Erased("a bird", 1.0),), KEEP)
 
 
 def test_nothing_to_edit_is_no_edit() -> None:

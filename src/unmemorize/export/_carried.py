@@ -39,15 +39,17 @@ def describe(edit: Edit) -> str:
     """Describe an edit in a few words, such as "3 value neurons switched off".
 
     Examples:
-        >>> describe(ClosedFormEdit(("a cat",), weight=3.0))
-        '1 caption moved to the empty prompt (closed form, weight 3)'
+        >>> from unmemorize import Erased
+        >>> describe(ClosedFormEdit((Erased("a cat", weight=3.0),)))
+        '1 caption moved (closed form, weight 3)'
     """
     if isinstance(edit, NeuronEdit):
         state = "switched off" if not edit.scale else f"at {edit.scale:g} of full strength"
         return f"{_counted(len(edit.neurons), 'value neuron')} {state}"
     if isinstance(edit, ClosedFormEdit):
         captions = _counted(len(edit.erase), "caption")
-        return f"{captions} moved to the empty prompt (closed form, weight {edit.weight:g})"
+        weights = " and ".join(f"{weight:g}" for weight in sorted({e.weight for e in edit.erase}))
+        return f"{captions} moved (closed form, weight {weights})"
     if isinstance(edit, CombinedEdit):
         return ", then ".join(map(describe, edit.parts))
     return f"edit of kind {edit.kind}"
@@ -64,7 +66,7 @@ def neurons_of(edit: Edit) -> list[tuple[str, tuple[int, ...], float]]:
 def captions_of(edit: Edit) -> list[str]:
     """List the captions of the closed forms of an edit."""
     if isinstance(edit, ClosedFormEdit):
-        return list(edit.erase)
+        return [erased.caption for erased in edit.erase]
     parts = edit.parts if isinstance(edit, CombinedEdit) else ()
     return [caption for part in parts for caption in captions_of(part)]
 

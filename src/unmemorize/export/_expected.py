@@ -114,16 +114,17 @@ def _scaled(indices: tuple[int, ...], scale: float, _name: str, value: Tensor) -
 
 def _equations(model: Model, edit: ClosedFormEdit) -> tuple[Tensor, Tensor]:
     """Return A and B of the normal equations W' A = W B (UCE, equation 7)."""
-    target = next(iter(text_inputs(model, [""])))  # (1, tokens, features)
-    left = _RIDGE * torch.eye(target.shape[-1], dtype=torch.float64)
-    for kept in text_inputs(model, edit.keep):
-        left += torch.einsum("ctf,ctg->fg", kept, kept)
-    right = left.clone()
-    for read in text_inputs(model, edit.erase):
-        own = read * own_tokens(read, target)[..., None]
-        left += edit.weight * torch.einsum("ctf,ctg->fg", own, own)
-        right += edit.weight * torch.einsum("ctf,ctg->fg", target.expand_as(own), own)
-    return left, right
+    kept = torch.zeros((), dtype=torch.float64)
+    for read in text_inputs(model, edit.keep):
+        kept = kept + torch.einsum("ctf,ctg->fg", read, read)
+    left = right = torch.zeros((), dtype=torch.float64)
+    for erased in edit.erase:
+        (read,), (guide,) = (text_inputs(model, [text]) for text in (erased.caption, erased.guide))
+        own = read * own_tokens(read, guide)[..., None]
+        left = left + erased.weight * torch.einsum("ctf,ctg->fg", own, own)
+        right = right + erased.weight * torch.einsum("ctf,ctg->fg", guide, own)
+    kept = kept + _RIDGE * torch.eye(left.shape[-1], dtype=torch.float64)
+    return left + kept, right + kept
 
 
 def _solved(left: Tensor, right: Tensor, name: str, value: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Step 4: images with edits applied."""
 
-from unmemorize.generation._closed_form import ClosedFormEdit
+from unmemorize.generation._closed_form import ClosedFormEdit, Erased
 from unmemorize.generation._combined import CombinedEdit, edit_from_json
 from unmemorize.generation._edit_file import EditFile
 from unmemorize.generation._edits import Edit, NeuronEdit
@@ -29,6 +29,7 @@ __all__ = [
     "CombinedEdit",
     "Edit",
     "EditFile",
+    "Erased",
     "GenerationSettings",
     "ImageFormat",
     "ImageRecord",

@@ -2,13 +2,13 @@
 
 Each weight W of a key or value projection is replaced by the minimum of
 
-    weight * sum_i |W' c_i - W t_i|^2 + sum_k |W' k - W k|^2 + ridge * |W' - W|^2
+    sum_i weight_i |W' c_i - W g_i|^2 + sum_k |W' k - W k|^2 + ridge * |W' - W|^2
 
-over W', where c_i are the token embeddings of the captions to edit, t_i those of the empty prompt
-at the same positions, and k the token embeddings of ordinary captions. The minimum is W' = W P with
+over W', where c_i are the token embeddings of the captions to edit, g_i those of their guides at
+the same positions, and k the token embeddings of ordinary captions. The minimum is W' = W P with
 
-    P = I + weight * sum_i (t_i - c_i) c_i^T M^-1,
-    M = ridge * I + weight * sum_i c_i c_i^T + sum_k k k^T.
+    P = I + sum_i weight_i (g_i - c_i) c_i^T M^-1,
+    M = ridge * I + sum_i weight_i c_i c_i^T + sum_k k k^T.
 
 P does not depend on W. So the edit is one change of what all projections read, and an edited
 weight is exactly W P.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -33,48 +33,69 @@ from unmemorize.pipelines import Model, refuse_fused, uncompiled
 
 _RIDGE = 0.5
 """The ridge of UCE, which keeps directions that no caption has."""
-_TARGET = ""
+
+
+@dataclass(frozen=True)
+class Erased:
+    """A caption that a closed-form edit makes read like another one.
+
+    Args:
+        caption: the caption. Each token position counts, except those that the guide shares, such
+            as the start of the text.
+        weight: how much its tokens count against those of ordinary captions, > 0.
+        guide: the caption that it reads like afterwards, by default the empty prompt.
+
+    Raises:
+        EditError: the weight is not above 0.
+
+    Examples:
+        >>> Erased("a cat", weight=3.0).guide
+        ''
+    """
+
+    caption: str
+    weight: float = 10.0
+    guide: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise EditError(f"weight={self.weight}: a weight is a number above 0, such as 10.")
 
 
 @dataclass(frozen=True)
 class ClosedFormEdit:
-    """All text projections are edited so that captions read like the empty prompt.
+    """All text projections are edited so that captions read like others.
 
     The edit is kept as captions. Its matrix follows from them and from the model.
 
     Args:
-        erase: the captions. Each token position counts, except those that the empty prompt shares,
-            such as the start of the text.
-        weight: how much the tokens of these captions count against those of ordinary ones, > 0.
+        erase: the captions, each with its weight and the caption that it reads like afterwards.
         keep: ordinary captions whose keys and values should stay.
 
     Raises:
-        EditError: there is no caption, or the weight is not above 0.
+        EditError: there is no caption to edit.
 
     Source: Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024, equation 7.
 
     Examples:
-        >>> edit = ClosedFormEdit(("a cat",), weight=3.0, keep=("a dog",))
+        >>> edit = ClosedFormEdit((Erased("a cat", weight=3.0),), keep=("a dog",))
         >>> ClosedFormEdit.from_json(edit.to_json()) == edit
         True
     """
 
     kind: ClassVar[str] = "closed-form"
 
-    erase: tuple[str, ...]
-    weight: float = 10.0
+    erase: tuple[Erased, ...]
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("erase", "keep"):
+        for name, content in (("erase", "Erased(caption)"), ("keep", "captions")):
             captions = getattr(self, name)
             if isinstance(captions, str):
-                raise EditError(f"{name}={captions!r:.60}: a text. Give a tuple of captions.")
+                raise EditError(f"{name}={captions!r:.60}: a text. Give a tuple of {content}.")
             object.__setattr__(self, name, tuple(captions))
         if not self.erase:
             raise EditError("erase=(): no caption to edit. Name at least one.")
-        if not (math.isfinite(self.weight) and self.weight > 0):
-            raise EditError(f"weight={self.weight}: a weight is a number above 0, such as 10.")
 
     def changes(self, model: Model) -> dict[str, LayerChange]:
         """See `Edit`.
@@ -106,11 +127,10 @@ class ClosedFormEdit:
             yield
 
     def to_json(self) -> dict[str, Any]:
-        """Return kind, captions and weight."""
+        """Return kind, the captions to edit, and those that stay."""
         return {
             "kind": self.kind,
-            "erase": list(self.erase),
-            "weight": self.weight,
+            "erase": [asdict(erased) for erased in self.erase],
             "keep": list(self.keep),
         }
 
@@ -124,7 +144,7 @@ class ClosedFormEdit:
         content = from_json(
             _Content, value, EditError, "not a valid closed-form edit", "Make the edit again."
         )
-        return cls(content.erase, content.weight, content.keep)
+        return cls(content.erase, content.keep)
 
     def _matrix(self, model: Model) -> Tensor:
         """Return P, (features, features), float64."""
@@ -134,8 +154,7 @@ class ClosedFormEdit:
 @dataclass(frozen=True)
 class _Content:
     kind: Literal["closed-form"]
-    erase: tuple[str, ...]
-    weight: float
+    erase: tuple[Erased, ...]
     keep: tuple[str, ...]
 
 
@@ -164,18 +183,20 @@ class _ChangedInput:
 def _solve(model: Model, edit: ClosedFormEdit) -> Tensor:
     # "remembered", because all edits of a search keep the same captions
     kept = model.remembered(("text moment", edit.keep), lambda: _moment(model, edit.keep))
-    target = next(iter(text_inputs(model, [_TARGET])))  # (1, tokens, features)
-    features = target.shape[-1]
-    own = torch.zeros(features, features, dtype=torch.float64)
-    shift = torch.zeros_like(own)
-    for read in text_inputs(model, edit.erase):
-        differs = own_tokens(read, target)
+    own = shift = torch.zeros((), dtype=torch.float64)
+    captions = text_inputs(model, [erased.caption for erased in edit.erase])
+    guides = text_inputs(model, [erased.guide for erased in edit.erase])
+    weights = iter(edit.erase)
+    for read, wanted in zip(captions, guides, strict=True):
+        differs = own_tokens(read, wanted)
+        weight = torch.tensor([[next(weights).weight] for _ in read]).expand_as(differs)[differs]
         tokens = read[differs]  # (n, features)
-        own += tokens.T @ tokens
-        shift += tokens.T @ (target.expand_as(read)[differs] - tokens)
-    moment = edit.weight * own + kept + _RIDGE * torch.eye(features, dtype=torch.float64)
-    moved: Tensor = torch.linalg.solve(moment, edit.weight * shift)
-    return torch.eye(features, dtype=torch.float64) + moved.T
+        weighted = weight.to(tokens).unsqueeze(1) * tokens
+        own = own + weighted.T @ tokens
+        shift = shift + weighted.T @ (wanted[differs] - tokens)
+    one = torch.eye(own.shape[-1], dtype=torch.float64)
+    moved: Tensor = torch.linalg.solve(own + kept + _RIDGE * one, shift)
+    return one + moved.T
 
 
 def _moment(model: Model, captions: Sequence[str]) -> Tensor:

@@ -28,9 +28,9 @@ class CombinedEdit:
         EditError: there is no part.
 
     Examples:
-        >>> from unmemorize import Neurons
+        >>> from unmemorize import Erased, Neurons
         >>> weaker = NeuronEdit(Neurons({"attn2.to_v": [3]}), scale=0.5)
-        >>> edit = CombinedEdit((ClosedFormEdit(("a cat",)), weaker))
+        >>> edit = CombinedEdit((ClosedFormEdit((Erased("a cat"),)), weaker))
         >>> edit_from_json(edit.to_json()) == edit
         True
     """

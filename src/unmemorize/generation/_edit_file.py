@@ -39,8 +39,8 @@ class EditFile:
         found: how it was found (command, prompts, certificates), for people.
 
     Examples:
-        >>> from unmemorize import ClosedFormEdit
-        >>> file = EditFile(edit=ClosedFormEdit(("a cat",)), model="m", fingerprint="f")
+        >>> from unmemorize import ClosedFormEdit, Erased
+        >>> file = EditFile(edit=ClosedFormEdit((Erased("a cat"),)), model="m", fingerprint="f")
         >>> EditFile.from_json(file.to_json(), "edit.json") == file
         True
     """

@@ -67,13 +67,13 @@ def text_inputs(model: Model, captions: Sequence[str]) -> Iterator[Tensor]:
 
 
 def own_tokens(read: Tensor, target: Tensor) -> Tensor:
-    """Tell which tokens of captions differ from those of another caption at their positions.
+    """Tell which tokens of captions differ from those of other captions at their positions.
 
     With causal text encoders the start of the text is the same in all captions.
 
     Args:
         read: what projections read for captions, (captions, tokens, features).
-        target: the same for one caption, (1, tokens, features).
+        target: the same for the other captions, (captions, tokens, features).
 
     Returns:
         Whether they differ by more than rounding, (captions, tokens).

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from unmemorize.generation import ClosedFormEdit, CombinedEdit, Edit, NeuronEdit
+from unmemorize.generation import ClosedFormEdit, CombinedEdit, Edit, Erased, NeuronEdit
 from unmemorize.localization import Localization, candidates_at, neurons_of
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, select_value_layers
@@ -107,8 +107,8 @@ class Findings:
 def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[str]) -> Edit | None:
     """Join the edits of all prompts into one, which is what is exported.
 
-    A neuron that several prompts have gets the lowest of their scales. The closed-form edit takes
-    all its prompts at the highest of their weights.
+    A neuron that several prompts have gets the lowest of their scales. One closed-form edit takes
+    each of its prompts at its own weight.
 
     Args:
         rungs: the rung of each prompt.
@@ -127,12 +127,13 @@ def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[st
     for neuron, scale in scales.items():
         by_scale[scale].add(neuron)
     edits: list[Edit] = []
-    erased = [index for index in sorted(rungs) if rungs[index].weight is not None]
+    erased = tuple(
+        Erased(findings[index].text, rung.weight)
+        for index, rung in sorted(rungs.items())
+        if rung.weight is not None
+    )
     if erased:
-        weight = max(rungs[index].weight or 0.0 for index in erased)
-        edits.append(
-            ClosedFormEdit(tuple(findings[index].text for index in erased), weight, tuple(keep))
-        )
+        edits.append(ClosedFormEdit(erased, tuple(keep)))
     edits += [
         NeuronEdit(Neurons.of(neurons), scale)
         for scale, neurons in sorted(by_scale.items(), reverse=True)
