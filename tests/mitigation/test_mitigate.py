@@ -19,6 +19,7 @@ from unmemorize import (
     GenerationSettings,
     LocalizationSettings,
     Model,
+    NeuronEdit,
     Prompt,
     Run,
     UnfinishedError,
@@ -121,14 +122,18 @@ def test_suspects_get_verdicts_and_one_edit(start: Callable[..., Any]) -> None:
     assert first.worst_before == pytest.approx(1, abs=1e-4)
     assert first.after.seeds in range(1, 6)
     assert first.paraphrases_before.seeds == 3
+    parts = getattr(result.file.edit, "parts", (result.file.edit,))
+    if any(isinstance(part, NeuronEdit) for part in parts):
+        assert len(first.scores_control) == 3
+        assert all((run.folder / name).exists() for name in first.files_control)
+        assert result.ordinary_control.images == SETTINGS.sample
+        assert result.controls.seeds == 6
+    else:
+        assert (first.scores_control, result.ordinary_control) == ((), None)
     assert result.outcomes[2].rung == ""
     assert result.outcomes[2].after is None
-    file = EditFile.load(run.folder / "edit.json")
-    erased = [
-        text
-        for part in getattr(file.edit, "parts", (file.edit,))
-        for text in getattr(part, "erase", ())
-    ]
+    assert EditFile.load(run.folder / "edit.json").edit == result.file.edit
+    erased = [erased.caption for part in parts for erased in getattr(part, "erase", ())]
     assert "a green cat" not in erased
     assert result.ordinary.images == 19
     assert len(result.candidates) == 3

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from unmemorize.mitigation._ladders import LADDERS
+from unmemorize.mitigation._outcomes import CONTROL_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.pipelines import Model
 
@@ -58,6 +59,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: int) -> Forec
         "side effects of candidates": (ladders - 1) * settings.sample,
         "certificate": rules.plan(1).seeds * suspects,
         "ordinary images, edited": ordinary,
+        "random neurons": CONTROL_SEEDS * suspects + settings.sample,
     }
     generation, noise = settings.generation, settings.localization.noise
     halves = 2 if generation.guidance > 1 else 1

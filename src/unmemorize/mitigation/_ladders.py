@@ -49,8 +49,12 @@ class Rung:
 _CHOICES: tuple[NeuronChoice, ...] = ("complete", "initial", "all")
 LADDERS: Mapping[str, tuple[Rung, ...]] = {
     "both": (
-        *(Rung("complete", scale) for scale in (0.0, -0.25, -1.0)),
-        *(Rung("complete", 0.0, weight) for weight in WEIGHTS),
+        Rung("complete", 0.0),
+        *(
+            rung
+            for weight in WEIGHTS
+            for rung in (Rung(None, 0.0, weight), Rung("complete", 0.0, weight))
+        ),
         *(Rung("complete", scale, WEIGHTS[-1]) for scale in (-0.25, -1.0)),
         *(Rung(choice, -0.25, WEIGHTS[-1]) for choice in _CHOICES[1:]),
     ),
@@ -58,7 +62,8 @@ LADDERS: Mapping[str, tuple[Rung, ...]] = {
     "closed form": tuple(Rung(weight=weight) for weight in WEIGHTS),
 }
 """Ladders by name. Combinations are worth most and come first. A prompt that still copies climbs to
-the next rung of its ladder."""
+the next rung of its ladder. Where neurons at 0 do not end a copy, they are many and do little, so
+they are left out again before they are combined with a closed form."""
 
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""

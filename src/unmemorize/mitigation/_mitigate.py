@@ -6,6 +6,7 @@ RUN/localizations.jsonl        the neurons of those whose images show copies
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
 RUN/certificate-N-EDIT.jsonl   fresh images of attempt N
+RUN/control-EDIT/, .jsonl      images with as many random neurons edited
 RUN/ordinary-*.jsonl           images of ordinary captions
 RUN/edit.json                  the edit
 RUN/mitigation.json            the verdicts, see `MitigationResult`

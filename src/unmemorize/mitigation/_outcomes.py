@@ -10,6 +10,7 @@ from statistics import median
 from unmemorize.generation import Edit
 from unmemorize.mitigation._certificate import Attempt, Copies, holm, verdict
 from unmemorize.mitigation._confirmation import BEFORE, search_seeds
+from unmemorize.mitigation._control import control_edit
 from unmemorize.mitigation._images import ImagesRecord
 from unmemorize.mitigation._result import CandidateSummary, MitigationResult, PromptOutcome
 from unmemorize.mitigation._search import Candidate
@@ -19,6 +20,8 @@ from unmemorize.mitigation._work import SEARCH, Work
 
 _PARAPHRASE_SEEDS = 4
 """Images of each paraphrase."""
+CONTROL_SEEDS = 4
+"""Images of each prompt with random neurons off."""
 
 
 def make_result(
@@ -30,7 +33,8 @@ def make_result(
     """Generate what people look at, and put everything together."""
     stages = work.stages
     after: dict[int, ImagesRecord] = {}
-    ordinary = None
+    controls: dict[int, ImagesRecord] = {}
+    ordinary = ordinary_control = None
     paraphrases_before = paraphrases_after = dict[int, Copies]()
     if candidate is not None:
         after = _after(work, candidate.edit, sorted(attempts))
@@ -38,12 +42,16 @@ def make_result(
         paraphrases_after = _paraphrases(work, candidate.edit)
         count = stages.settings.ordinary_images
         ordinary = work.change(candidate.edit, count, "ordinary, edited")
+        control = control_edit(candidate.edit, stages.model)
+        if control is not None:
+            controls = _controls(work, control, sorted(attempts))
+            ordinary_control = work.change(control, stages.settings.sample, "ordinary, control")
     before = stages.recorded(BEFORE) if work.confirmations else {}
     outcomes = []
     for index in sorted(work.prompts):
         outcome = _judged(work, index, attempts.get(index))
         if index in work.confirmations:
-            outcome = _with_images(outcome, before[index], after.get(index))
+            outcome = _with_images(outcome, before[index], after.get(index), controls.get(index))
         if candidate is not None and index in attempts:
             outcome = replace(outcome, rung=str(candidate.rungs[index]))
         outcomes.append(
@@ -58,6 +66,7 @@ def make_result(
         ladder=candidate.ladder if candidate else "",
         edit=digest(candidate.edit) if candidate else "",
         ordinary=ordinary,
+        ordinary_control=ordinary_control,
         budget=stages.settings.budget,
         together=_together(stages.settings, attempts),
         candidates=tuple(summaries),
@@ -78,6 +87,16 @@ def _after(work: Work, edit: Edit, indices: Sequence[int]) -> dict[int, ImagesRe
         seeds = partial(search_seeds, stages)
         whole |= work.judged("after", f"after-{digest(edit)}", edit, rest, seeds, keep=True)
     return whole
+
+
+def _controls(work: Work, control: Edit, indices: Sequence[int]) -> dict[int, ImagesRecord]:
+    """Generate images with random neurons off, from the noise of the first images before."""
+
+    def seeds(text: str) -> tuple[int, ...]:
+        return search_seeds(work.stages, text)[:CONTROL_SEEDS]
+
+    kind = f"control-{digest(control)}"
+    return work.judged("random neurons", kind, control, indices, seeds, keep=True)
 
 
 def _together(settings: MitigationSettings, attempts: Mapping[int, Attempt]) -> int | None:
@@ -142,7 +161,10 @@ def _judged(work: Work, index: int, attempt: Attempt | None) -> PromptOutcome:
 
 
 def _with_images(
-    outcome: PromptOutcome, before: ImagesRecord, after: ImagesRecord | None
+    outcome: PromptOutcome,
+    before: ImagesRecord,
+    after: ImagesRecord | None,
+    control: ImagesRecord | None,
 ) -> PromptOutcome:
     """Add the images of a suspect, and their alignment."""
     outcome = replace(
@@ -150,6 +172,8 @@ def _with_images(
         files_before=before.files,
         alignment_before=median(before.alignment) if before.alignment else None,
     )
+    if control is not None:
+        outcome = replace(outcome, files_control=control.files, scores_control=control.scores)
     if after is None:
         return outcome
     return replace(

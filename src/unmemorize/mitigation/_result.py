@@ -35,6 +35,8 @@ class PromptOutcome:
         files_before, files_after: unedited images in the run folder, and images from the same noise
             under the edit.
         scores_after: of the latter.
+        files_control, scores_control: the same with as many random neurons edited; empty for an
+            edit without neurons.
         rung: how the prompt is edited; empty if it is not.
         alignment_before, alignment_after: median cosines of the images with the prompt.
         paraphrases_before, paraphrases_after: copies among images of its paraphrases.
@@ -54,6 +56,8 @@ class PromptOutcome:
     files_before: tuple[str, ...] = ()
     files_after: tuple[str, ...] = ()
     scores_after: tuple[float, ...] = ()
+    files_control: tuple[str, ...] = ()
+    scores_control: tuple[float, ...] = ()
     rung: str = ""
     alignment_before: float | None = None
     alignment_after: float | None = None
@@ -97,6 +101,7 @@ class MitigationResult:
         ladder: the ladder of the edit; empty if there is no edit.
         edit: the digest of the edit in `EDIT`; empty if no suspect was confirmed.
         ordinary: what the edit changes in images of ordinary captions; None without an edit.
+        ordinary_control: what as many random neurons change; None for an edit without neurons.
         budget: the largest share of them that may change.
         together: how many prompts are certified all together; None if that was not asked for.
         candidates: the edits that the search compared.
@@ -107,6 +112,7 @@ class MitigationResult:
     ladder: str = ""
     edit: str = ""
     ordinary: OrdinaryChange | None = None
+    ordinary_control: OrdinaryChange | None = None
     budget: float
     together: int | None = None
     candidates: tuple[CandidateSummary, ...] = ()
@@ -131,6 +137,17 @@ class MitigationResult:
             f"Copies removed for {self.count('removed')} of {self.confirmed} memorized prompts: "
             f"{after.copies} of {after.seeds} fresh images are copies."
         )
+
+    @property
+    def controls(self) -> Copies:
+        """Copies among the images with random neurons edited, all prompts together."""
+        scores = [
+            score > outcome.level
+            for outcome in self.outcomes
+            if outcome.level is not None
+            for score in outcome.scores_control
+        ]
+        return Copies(sum(scores), len(scores))
 
     @property
     def within_budget(self) -> bool:

@@ -36,7 +36,7 @@ class Wall:
     Args:
         outcome: its verdict.
         measure: what its copies are told by.
-        training, before, after: data URLs.
+        training, before, after, control: data URLs.
     """
 
     outcome: PromptOutcome
@@ -44,6 +44,7 @@ class Wall:
     training: tuple[str, ...]
     before: tuple[str, ...]
     after: tuple[str, ...]
+    control: tuple[str, ...]
 
 
 def write_mitigation_report(run: Run) -> Path:
@@ -85,6 +86,7 @@ def _wall(run: Run, confirmed: list[PromptOutcome]) -> Iterator[Wall]:
             data_urls(training, pictures),
             _urls(run, [outcome.files_before[seed] for seed in order], pictures),
             _urls(run, [outcome.files_after[seed] for seed in order], pictures),
+            _urls(run, list(outcome.files_control), pictures),
         )
 
 
