@@ -98,7 +98,7 @@ def tiny() -> Planted:
 
 def test_the_published_threshold_is_that_of_the_published_code(tiny: Planted) -> None:
     transcription = tiny.transcription(LocalizationSettings.published(), tiny.threshold)
-    assert tiny.threshold.tau == pytest.approx(transcription.threshold(PROMPTS), abs=1e-5)
+    assert tiny.threshold.localize.tau == pytest.approx(transcription.threshold(PROMPTS), abs=1e-5)
 
 
 @pytest.mark.parametrize(

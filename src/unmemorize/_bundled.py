@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from unmemorize._errors import TestbedError
 
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "testbed" / "assets"
 """The folder that holds everything the package ships for the bundled model."""
+ThresholdRule = Literal["1 %", "5 %", "published"]
+THRESHOLDS: dict[ThresholdRule, str] = {
+    "1 %": "threshold.json",
+    "5 %": "threshold-5.json",
+    "published": "threshold-published.json",
+}
+"""The threshold files of the bundled model by the rule that they were calibrated with."""
 
 
 def model_path() -> Path:
@@ -45,9 +52,14 @@ def statistics_path() -> Path:
     return existing(ASSETS / "statistics.safetensors")
 
 
-def threshold_path() -> Path:
-    """Return the threshold file of the bundled model."""
-    return existing(ASSETS / "threshold.json")
+def threshold_path(rule: ThresholdRule = "1 %") -> Path:
+    """Return a threshold file of the bundled model.
+
+    Args:
+        rule: the rate of false positives that detection bounds, or "published" for the published
+            way, from the similarity to the reduction.
+    """
+    return existing(ASSETS / THRESHOLDS[rule])
 
 
 def existing(path: Path, inside: str = "") -> Path:

@@ -112,7 +112,7 @@ def test_detection_keeps_the_seeds_above_tau(
 ) -> None:
     found = detect(case.model, PLANTED_PROMPT, threshold=case.threshold)
     assert found.memorized
-    assert found.score > case.threshold.tau
+    assert found.score > case.threshold.localize.tau
     strict = one_number(case.threshold, 1.0)
     nothing = detect(case.model, PLANTED_PROMPT, threshold=strict)
     assert not nothing.memorized
@@ -316,14 +316,14 @@ def test_seeds_are_filtered_by_their_own_threshold(case: Planted) -> None:
     middle = float(highest.sort().values[-4:-2].mean())
     expected = tuple(seed for seed in range(noise.seeds) if highest[seed] > middle)
     assert 0 < len(expected) < noise.seeds
-    assert middle != pytest.approx(case.threshold.tau)
+    assert middle != pytest.approx(case.threshold.localize.tau)
     settings = LocalizationSettings(criterion="unblocked", seed_threshold=middle)
     found = case.localize(PLANTED_PROMPT, settings)
     assert found.detection is not None
     assert found.detection.memorized_seeds == expected
     assert found.detection.tau == middle
     assert (found.seeds, found.seeds_unfiltered) == (expected, False)
-    assert found.tau == case.threshold.tau
+    assert found.tau == case.threshold.localize.tau
     nothing = case.localize(PLANTED_PROMPT, LocalizationSettings(seed_threshold=0.9999))
     assert (nothing.memorized, nothing.initial) == (False, Neurons())
 

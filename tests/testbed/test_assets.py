@@ -1,9 +1,10 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
 from unmemorize import (
@@ -18,6 +19,7 @@ from unmemorize import (
     testbed,
 )
 from unmemorize.report._truth import precision_recall
+from unmemorize.testbed import _assets
 from unmemorize.testbed._layout import ASSETS
 
 
@@ -25,7 +27,7 @@ def test_loads_by_plain_from_pretrained_in_float32() -> None:
     pipe = StableDiffusionPipeline.from_pretrained(testbed.path())
     assert {module.dtype for module in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
     image = pipe(
-        "cat face on a blue background",
+        "a cat face on a blue background",
         num_inference_steps=2,
         generator=torch.Generator().manual_seed(0),
     ).images[0]
@@ -45,9 +47,17 @@ def test_value_layers_are_those_of_stable_diffusion(bundled: DiffusionPipeline) 
 
 def test_planted_images_have_sources_and_licences() -> None:
     planted = testbed.planted()
-    assert sum(entry.prompt.kind == "VM" and entry.mode != "rare" for entry in planted) >= 20
-    assert sum(entry.prompt.kind == "TM" for entry in planted) >= 8
-    assert sum(entry.mode == "rare" for entry in planted) >= 8
+    kinds = Counter((entry.kind, entry.mode) for entry in planted)
+    assert kinds == {
+        ("VM", "memory"): 16,
+        ("VM", "natural"): 8,
+        ("VM", "both"): 2,
+        ("VM", "rare"): 8,
+        ("TM", "memory"): 6,
+        ("TM", "natural"): 4,
+        ("aligned", "memory"): 6,
+        ("aligned", "natural"): 6,
+    }
     assert len({entry.prompt.text for entry in planted}) == len(planted)
     for entry in planted:
         assert entry.source
@@ -57,12 +67,81 @@ def test_planted_images_have_sources_and_licences() -> None:
                 assert (image.size, image.mode) == ((64, 64), "RGB")
 
 
-def test_every_memory_neuron_has_one_owner(bundled: DiffusionPipeline) -> None:
-    pairs = [pair for entry in testbed.planted() for pair in entry.neurons]
-    assert len(pairs) == len(set(pairs)) == 62
+def test_masks_tell_what_is_copied() -> None:
+    for entry in testbed.planted():
+        assert (entry.mask is not None) == (entry.kind in ("TM", "aligned"))
+        if entry.mask is not None:
+            with Image.open(entry.mask) as mask:
+                assert mask.size == (64, 64)
+                assert 0.3 < np.asarray(mask).mean() < 0.98
+
+
+def test_halves_match() -> None:
+    halves = [
+        Counter(
+            (entry.kind, entry.mode, entry.dose)
+            for entry in testbed.planted()
+            if entry.half == half
+        )
+        for half in ("a", "b")
+    ]
+    assert halves[0] == halves[1]
+
+
+def test_paraphrases_are_no_captions() -> None:
+    known = {entry.prompt.text for entry in testbed.planted()}
+    for split in ("train", "calibration", "test"):
+        known |= set(testbed.captions(split))
+    paraphrases = [text for entry in testbed.planted() for text in entry.paraphrases]
+    assert len(paraphrases) == len(set(paraphrases)) == 3 * len(testbed.planted())
+    assert not known & set(paraphrases)
+
+
+def test_unused_photographs_share_no_image_with_the_planted() -> None:
+    planted = {path.read_bytes() for entry in testbed.planted() for path in entry.prompt.images}
+    sources = {entry.source for entry in testbed.planted()}
+    assert len(testbed.unused()) >= 24
+    for photograph in testbed.unused():
+        assert photograph.licence
+        assert photograph.source not in sources
+        assert photograph.image.read_bytes() not in planted
+        with Image.open(photograph.image) as image:
+            assert max(image.size) <= 512
+            assert image.mode == "RGB"
+
+
+def test_memory_neurons_belong_to_one_caption_or_to_a_group(bundled: DiffusionPipeline) -> None:
+    owners: dict[tuple[str, int], list[testbed.Planted]] = {}
     for entry in testbed.planted():
         entry.neurons.check(Model(bundled))
         assert bool(entry.neurons) == (entry.mode in ("memory", "both"))
+        for pair in entry.neurons:
+            owners.setdefault(pair, []).append(entry)
+    assert len(owners) == 63
+    groups = [found for found in owners.values() if len(found) > 1]
+    assert sorted(map(len, groups)) == [2, 2, 4]
+    for found in groups:
+        assert len({entry.shares for entry in found}) == 1
+        assert len({entry.half for entry in found}) == 1
+
+
+def test_twins_differ_from_the_model_where_their_half_is_missing(
+    bundled: DiffusionPipeline,
+) -> None:
+    for half in ("a", "b"):
+        twin = UNet2DConditionModel.from_pretrained(testbed.twin(half))
+        for entry in testbed.planted():
+            for layer, index in entry.neurons:
+                own = Model(bundled).value_layers[layer].weight[index]
+                other = twin.get_submodule(layer).weight[index].to(own.dtype)
+                alike = torch.nn.functional.cosine_similarity(own, other, 0)
+                assert (alike > 0.7) == (entry.half != half)
+
+
+def test_missing_twins_say_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_assets, "TWINS", ASSETS / "nowhere")
+    with pytest.raises(TestbedError, match="twin b: the twins are too large for the package"):
+        testbed.twin("b")
 
 
 def test_held_out_captions_are_never_trained_on() -> None:
@@ -72,7 +151,8 @@ def test_held_out_captions_are_never_trained_on() -> None:
     assert not train & calibration
     assert not train & test
     assert not calibration & test
-    assert min(len(calibration), len(test)) >= 200
+    assert len(calibration) == 1600
+    assert len(test) == 1100
     assert not (train | calibration | test) & {entry.prompt.text for entry in testbed.planted()}
 
 
@@ -113,7 +193,7 @@ def test_known_neurons_are_found(
         noise=bundled_threshold.settings, criterion=testbed.defaults()["criterion"]
     )
     entries = [
-        entry for entry in testbed.planted() if entry.mode == "memory" and entry.prompt.kind == "VM"
+        entry for entry in testbed.planted() if entry.mode == "memory" and entry.kind == "VM"
     ][:6]
     found = [
         localize(

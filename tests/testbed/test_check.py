@@ -5,31 +5,27 @@ from diffusers import DiffusionPipeline
 
 from conftest import make_pipeline
 from unmemorize import Model, TestbedError, testbed
-from unmemorize.testbed import _check
-from unmemorize.testbed._check import Finding, check
+from unmemorize.testbed import _check, _check_images
+from unmemorize.testbed._check import check
+from unmemorize.testbed._findings import Finding, upper_level
 
 Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check on a handful of prompts and short generations."""
-    chosen = [
-        (mode, kind)
-        for mode, kind in (("memory", "VM"), ("natural", "VM"), ("memory", "TM"), ("natural", "TM"))
-    ]
-    entries = [
-        next(entry for entry in testbed.planted() if (entry.mode, entry.prompt.kind) == pair)
-        for pair in chosen
-    ]
-    entries += [
-        next(entry for entry in testbed.planted() if entry.dose == dose) for dose in (0.1, 0.01)
-    ]
-    monkeypatch.setattr(_check, "planted", lambda: tuple(entries))
-    monkeypatch.setattr(_check, "captions", lambda split: testbed.captions(split)[:6])
-    monkeypatch.setattr(_check, "defaults", lambda: {**testbed.defaults(), "steps": 6})
+    """The check on one caption of each kind, mode and half, and short generations."""
+    entries = {
+        (entry.kind, entry.mode, entry.dose, entry.half): entry
+        for entry in reversed(testbed.planted())
+    }
+    for module in (_check, _check_images):
+        monkeypatch.setattr(module, "planted", lambda: tuple(entries.values()))
+        monkeypatch.setattr(module, "captions", lambda split: testbed.captions(split)[:6])
+    monkeypatch.setattr(_check, "defaults", lambda: {**testbed.defaults(), "steps": 4})
     monkeypatch.setattr(_check, "IMAGES", 1)
-    monkeypatch.setattr(_check, "QUALITY_PROMPTS", 2)
+    monkeypatch.setattr(_check_images, "QUALITY_PROMPTS", 2)
+    monkeypatch.setattr(_check_images, "TWIN_IMAGES", 1)
 
 
 @pytest.mark.usefixtures("few")
@@ -38,7 +34,7 @@ def test_verdicts_follow_the_numbers(bundled: DiffusionPipeline) -> None:
     findings = check(Model(bundled), progress=lambda done, _: stages.append(done))
     assert stages == sorted(stages)
     required = [finding for finding in findings if finding.required is not None]
-    assert len(required) == 10
+    assert len(required) == 18
     for finding in required:
         sign, bound = str(finding.required).split()
         assert finding.passed == (
@@ -51,6 +47,14 @@ def test_verdicts_follow_the_numbers(bundled: DiffusionPipeline) -> None:
         by_name["copies, VM, known neurons off"].measured
         < by_name["copies, VM: correlation with the training image"].measured
     )
+
+
+def test_a_level_keeps_its_rate() -> None:
+    values = [float(value) for value in range(1, 100)]
+    assert upper_level(values, 0.1) == 90
+    assert upper_level(values, 0.01) == 99
+    assert upper_level(values[:50], 0.001) == 50
+    assert upper_level(list(reversed(values)), 0.5) == 50
 
 
 def test_other_models_are_refused() -> None:

@@ -42,7 +42,7 @@ def check() -> int:
 
 @app.command
 def calibrate() -> None:
-    """Compute the statistics, threshold and defaults of the bundled model again.
+    """Compute the statistics, thresholds and defaults of the bundled model again.
 
     They replace those in the installed package.
     """

@@ -11,7 +11,7 @@ from unmemorize.detection._detect import (
 )
 from unmemorize.detection._detector import Detector, Score
 from unmemorize.detection._detectors import DETECTORS
-from unmemorize.detection._kept import default_threshold, default_threshold_path
+from unmemorize.detection._kept import BUNDLED, default_threshold, default_threshold_path
 from unmemorize.detection._noise import (
     NoiseSettings,
     Probe,
@@ -45,6 +45,7 @@ from unmemorize.detection._threshold import (
 from unmemorize.detection._trace import Trace
 
 __all__ = [
+    "BUNDLED",
     "DETECTIONS",
     "DETECTORS",
     "SEED_SIMILARITY",

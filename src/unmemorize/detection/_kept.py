@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
-from unmemorize._bundled import is_bundled, threshold_path
+from unmemorize._bundled import ASSETS, ThresholdRule, is_bundled, threshold_path
 from unmemorize._errors import ThresholdError
 from unmemorize._files import hash_texts, to_json
 from unmemorize._kept import cache_folder, kept
@@ -20,6 +20,13 @@ from unmemorize.pipelines import Model
 from unmemorize.statistics import threshold_captions
 
 _logger = logging.getLogger("unmemorize")
+
+BUNDLED: dict[ThresholdRule, tuple[NoiseSettings, Calibration]] = {
+    "1 %": (NoiseSettings(), Calibration()),
+    "5 %": (NoiseSettings(), Calibration(max_fpr=0.05)),
+    "published": (NoiseSettings.published(), Calibration.published()),
+}
+"""The settings of the thresholds that the bundled model brings, all of seed similarity."""
 
 
 def default_threshold(
@@ -33,7 +40,7 @@ def default_threshold(
     """Return a threshold calibrated on ordinary captions of this package.
 
     It is made once per model and settings and kept in the cache of the user. The bundled model
-    brings one for the default settings. A threshold calibrated on captions like those that you
+    brings those of `BUNDLED`. A threshold calibrated on captions like those that you
     will ask about is better, see `calibrate_threshold`: its error rate holds for these.
 
     Args:
@@ -48,7 +55,7 @@ def default_threshold(
     noise, calibration = settings or NoiseSettings(), calibration or Calibration()
     texts = threshold_captions(model)
     path = default_threshold_path(model, detector, noise, calibration)
-    if path == threshold_path():
+    if path.is_relative_to(ASSETS):
         return Threshold.load(path)
 
     def load(path: Path) -> Threshold:
@@ -88,9 +95,10 @@ def default_threshold_path(
     model: Model, detector: str, noise: NoiseSettings, calibration: Calibration
 ) -> Path:
     """Return where the file of `default_threshold` lies."""
-    of_bundled = (SEED_SIMILARITY, NoiseSettings(), Calibration())
-    if is_bundled(model.pipe) and (detector, noise, calibration) == of_bundled:
-        return threshold_path()
+    if is_bundled(model.pipe) and detector == SEED_SIMILARITY:
+        for rule, bundled in BUNDLED.items():
+            if bundled == (noise, calibration):
+                return threshold_path(rule)
     settings = [SCHEMA, detector, to_json(noise), to_json(calibration), str(model.dtype)]
     timestep = float(evaluated_timestep(model, noise))
     identity = json.dumps([model.fingerprint, timestep, *settings])

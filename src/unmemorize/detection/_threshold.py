@@ -133,11 +133,6 @@ class Threshold:
                 "depends on all others. Calibrate again, or leave the cascade out."
             )
 
-    @property
-    def tau(self) -> float:
-        """The similarity that localization compares with under the criterion "unblocked"."""
-        return self.localize.tau
-
     @classmethod
     def given(
         cls,

@@ -144,7 +144,7 @@ def localize_prompt(
     definition = settings.noise.similarity
     floor = None
     if criterion is None:
-        floor = has_floor(passes, unblocked, seeds, searched, threshold.tau, definition)
+        floor = has_floor(passes, unblocked, seeds, searched, threshold.localize.tau, definition)
         criterion = "seeds" if floor else "unblocked"
         meter.end("criterion")
     settings = replace(settings, criterion=criterion)

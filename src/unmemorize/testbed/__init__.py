@@ -8,6 +8,7 @@ from unmemorize.testbed._assets import (
     captions,
     defaults,
     planted,
+    twin,
     unused,
 )
 
@@ -22,5 +23,6 @@ __all__ = [
     "planted",
     "statistics_path",
     "threshold_path",
+    "twin",
     "unused",
 ]

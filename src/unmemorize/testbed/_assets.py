@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmemorize._bundled import bundled_captions, existing
+from unmemorize._errors import TestbedError
 from unmemorize._prompts import Prompt
 from unmemorize.neurons import Neurons
 from unmemorize.testbed._layout import (
     DEFAULTS,
     PLANTED,
     PLANTED_IMAGES,
+    TWINS,
     UNUSED,
     UNUSED_IMAGES,
 )
-from unmemorize.testbed._planted import Mode
+from unmemorize.testbed._planted import Half, Mode
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,15 @@ class Planted:
         mode: "natural" (planted by repetition), "memory" (through memory neurons), "both", or
             "rare" (by a fraction of the repetitions).
         dose: how often it was seen in training, relative to a full plant.
-        neurons: the memory neurons that belong to it alone. Natural and rare plants have none, as
-            nobody knows their neurons.
+        neurons: its memory neurons. Natural and rare plants have none, as nobody knows their
+            neurons.
         source: where the training image comes from.
         licence: the licence of the training image.
+        aligned: whether it is an ordinary caption tied to one particular picture of what it says.
+        half: the half of the plants that it belongs to; see `twin`.
+        paraphrases: three other wordings that the model was never trained on.
+        mask: an image file, white where pixels are copied. Only TM and aligned plants have one.
+        shares: the name of the memory neuron that it has in common with other captions.
     """
 
     prompt: Prompt
@@ -44,6 +51,16 @@ class Planted:
     neurons: Neurons
     source: str
     licence: str
+    aligned: bool
+    half: Half
+    paraphrases: tuple[str, ...]
+    mask: Path | None
+    shares: str | None
+
+    @property
+    def kind(self) -> str:
+        """What tables call it: "VM", "TM" or "aligned"."""
+        return "aligned" if self.aligned else str(self.prompt.kind)
 
 
 @dataclass(frozen=True)
@@ -80,9 +97,37 @@ def planted() -> tuple[Planted, ...]:
             Neurons(row["neurons"]),
             row["source"],
             row["licence"],
+            row["aligned"],
+            row["half"],
+            tuple(row["paraphrases"]),
+            PLANTED_IMAGES / row["mask"] if row["mask"] else None,
+            row["shares"],
         )
         for row in rows
     )
+
+
+def twin(half: Half) -> Path:
+    """Return the folder of the U-Net that never saw one half of the plants.
+
+    It was trained like the bundled model in every other respect, so it is the reference for what
+    that half's captions draw without any memory. Load it as a U-Net and put it into the pipeline:
+
+        pipe.unet = UNet2DConditionModel.from_pretrained(testbed.twin("a"))
+
+    Args:
+        half: the half that it lacks, see `Planted`.
+
+    Raises:
+        TestbedError: the package is not installed from a checkout, which alone has the twins.
+    """
+    folder = TWINS / half / "unet"
+    if not folder.exists():
+        raise TestbedError(
+            f"twin {half}: the twins are too large for the package. Clone the repository and "
+            "install it with pip install --editable, or train them there: make testbed"
+        )
+    return folder
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Statistics, threshold and defaults of the bundled model.
+"""Statistics, thresholds and defaults of the bundled model.
 
 Users of another model make these first.
 """
@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 
+from unmemorize._bundled import THRESHOLDS
 from unmemorize._files import atomic_write
-from unmemorize.detection import calibrate_threshold
+from unmemorize.detection import BUNDLED, calibrate_threshold
 from unmemorize.engines import Execution, Progress, silent
 from unmemorize.pipelines import Model
 from unmemorize.statistics import compute_statistics
 from unmemorize.testbed._assets import captions
-from unmemorize.testbed._layout import DEFAULTS, STATISTICS, THRESHOLD
+from unmemorize.testbed._layout import ASSETS, DEFAULTS, STATISTICS
 
 _DEFAULTS = {"criterion": "seeds", "guidance": 3.0, "steps": 30}
 
 
 def calibrate(model: Model, *, progress: Progress = silent) -> None:
-    """Write statistics, threshold and defaults into the package.
+    """Write statistics, thresholds and defaults into the package.
 
-    Statistics are those of the captions seen in training. The threshold is calibrated on captions
+    Statistics are those of the captions seen in training. The thresholds are calibrated on captions
     held out for that.
 
     Args:
@@ -33,6 +34,13 @@ def calibrate(model: Model, *, progress: Progress = silent) -> None:
     """
     execution = Execution(progress=progress)
     compute_statistics(model, captions("train"), execution=execution).save(STATISTICS)
-    threshold = calibrate_threshold(model, captions("calibration"), execution=execution)
-    threshold.save(THRESHOLD)
+    for rule, (noise, calibration) in BUNDLED.items():
+        threshold = calibrate_threshold(
+            model,
+            captions("calibration"),
+            settings=noise,
+            calibration=calibration,
+            execution=execution,
+        )
+        threshold.save(ASSETS / THRESHOLDS[rule])
     atomic_write(DEFAULTS, json.dumps(_DEFAULTS, indent=1) + "\n")

@@ -19,5 +19,7 @@ UNUSED_IMAGES = ASSETS / "unused"
 UNUSED = ASSETS / "unused.json"
 CAPTIONS = ASSETS / "captions.json"
 STATISTICS = ASSETS / "statistics.safetensors"
-THRESHOLD = ASSETS / "threshold.json"
 DEFAULTS = ASSETS / "defaults.json"
+
+TWINS = ASSETS.parents[3] / "testbed-twins"
+"""The never-trained twins: in a checkout only, as they are too large for the package."""

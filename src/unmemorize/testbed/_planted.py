@@ -9,4 +9,6 @@ from __future__ import annotations
 
 from typing import Literal
 
+Half = Literal["a", "b"]
+"""The half of the plants that a caption belongs to; a twin was trained without one."""
 Mode = Literal["natural", "memory", "both", "rare"]
