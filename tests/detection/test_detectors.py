@@ -1,5 +1,8 @@
 """Each detector against its formula, written out with diffusers, numpy and loops."""
 
+from functools import partial
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +44,7 @@ from unmemorize.detection._region_maps import random_signs
 
 TEXT, SETTINGS = "zebra quartz", NoiseSettings(seeds=2, seed=SEED)
 FIRST = 981
-RUN = {"steps": 4, "guidance": GUIDANCE}
+RUN: dict[str, Any] = {"steps": 4, "guidance": GUIDANCE}
 
 ALL: list[Detector] = [
     Anisotropy(seeds=2),
@@ -151,9 +154,7 @@ def test_attention_entropy(pipe: DiffusionPipeline) -> None:
         np.mean([layer.mean(0) for layer in step.values()], axis=0)
         for step in attention_along(TEXT, 4)
     ]
-    grown = np.mean([entropy(share[END:]) for share in shares[2:]]) - entropy(
-        shares[0][END:]
-    )
+    grown = np.mean([entropy(share[END:]) for share in shares[2:]]) - entropy(shares[0][END:])
     expected = np.mean([entropy(share) for share in shares[2:]]) + grown
     assert scored(pipe, AttentionEntropy(last=2, **RUN)).value == pytest.approx(expected, rel=1e-4)
 
@@ -245,7 +246,8 @@ def test_a_batch_changes_nothing(pipe: DiffusionPipeline, detector: Detector) ->
     assert together[0].value != pytest.approx(alone.value, rel=5e-4)
 
 
-FORWARD = [each for each in ALL if each.name not in ("curvature", "hessian-difference", "sharpness")]
+DERIVATIVES = ("curvature", "hessian-difference", "sharpness")
+FORWARD = [each for each in ALL if each.name not in DERIVATIVES]
 
 
 @pytest.mark.parametrize("detector", FORWARD, ids=lambda detector: detector.name)
@@ -312,7 +314,7 @@ def test_attention_that_torch_does_not_compute_is_refused(pipe: DiffusionPipelin
         (lambda: ConsecutiveDifference(step=49), "step 50 of 50"),
         (lambda: AttentionEntropy(last=0), "there is none"),
         (lambda: Curvature(vectors=0), "vectors=0"),
-        *((lambda kind=type(each): kind(seeds=0), "seeds=0") for each in ALL),
+        *((partial(cast(Any, type(each)), seeds=0), "seeds=0") for each in ALL),
     ],
 )
 def test_impossible_settings_are_refused(make: object, message: str) -> None:

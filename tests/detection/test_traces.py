@@ -92,14 +92,14 @@ def test_attention_where_there_is_some(name: str) -> None:
         tokens = trace.attention(1, Moment(0)).tokens
         torch.testing.assert_close(tokens.sum(-1), torch.ones(tokens.shape[:-1]))
         return
-    with pytest.raises(ModelError, match="no cross-attention probabilities.*seed-similarity"):
+    with pytest.raises(ModelError, match=r"no cross-attention probabilities.*seed-similarity"):
         LayerEntropy().score(trace)
 
 
 def test_distilled_guidance_is_refused() -> None:
     trace = Trace(Model(make("Flux")), PROMPTS[:1], SETTINGS)
     for detector in CHEAP:
-        with pytest.raises(ModelError, match="guidance is distilled.*seed-similarity"):
+        with pytest.raises(ModelError, match=r"guidance is distilled.*seed-similarity"):
             detector.score(trace)
 
 

@@ -64,7 +64,7 @@ class LateNoiseMagnitude:
 
     name: ClassVar[str] = "late-noise-magnitude"
     seeds: int = 4
-    step: int = 10
+    step: int = 15
     steps: int = STEPS
 
     def __post_init__(self) -> None:
