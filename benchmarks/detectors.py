@@ -142,10 +142,11 @@ def show(records: dict[str, dict[str, Any]]) -> None:
     for half in sorted({plant.half for plant in known}):
         chosen = max(scores, key=lambda name: _choice(scores[name], known, half))
         others = [plant.half != half for plant in known]
-        each, natural = scores[chosen], [plant.natural for plant in known]
+        each = scores[chosen]
         tau = conformal_quantile(each.calibration, RATE)
         rest = _those(each.planted, others)
-        rest_natural = _those(each.planted, [a and b for a, b in zip(others, natural, strict=True)])
+        both = [plant.half != half and plant.natural for plant in known]
+        rest_natural = _those(each.planted, both)
         print(
             f"{half} plants choose {chosen}. On the others: AUROC {auroc(rest, each.test)}, found "
             f"{_above(rest, tau)}, natural {_above(rest_natural, tau)}."
