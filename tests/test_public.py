@@ -23,7 +23,7 @@ PUBLIC = (
     "UnfinishedError UnmemorizeError Workers bake calibrate_threshold compute_statistics "
     "copy_scores default_statistics default_threshold detect detect_all evaluate_all "
     "export_lora export_single_file generate generate_all iter_prompts load_pipeline localize "
-    "localize_all mitigate mitigate_all open_run random_control read_detections "
+    "localize_all memorized_region mitigate mitigate_all open_run random_control read_detections "
     "read_localizations read_metrics read_prompts summarize switch_off switch_on switched_off "
     "testbed verify write_report"
 )

@@ -32,6 +32,7 @@ from .detection import (
     default_threshold,
     detect,
     detect_all,
+    memorized_region,
     read_detections,
 )
 from .engines import Engine, Execution, InProcess, RayActors, Shard, Workers
@@ -163,6 +164,7 @@ __all__ = [
     "load_pipeline",
     "localize",
     "localize_all",
+    "memorized_region",
     "mitigate",
     "mitigate_all",
     "open_run",

@@ -150,13 +150,19 @@ def test_another_detector_from_threshold_to_verdicts(
     assert "over prompts), for the criterion seeds" in out
     assert f"Next: unmemorize detect --threshold {threshold}" in out
     suspects = ("--prompts", finished / "prompts.csv", "--threshold", threshold)
-    assert cli("detect", *model, *suspects, "-o", tmp_path / "run")[0] == 0
+    named = ("--detector", "noise-magnitude")
+    assert cli("detect", *model, *suspects, *named, "-o", tmp_path / "run")[0] == 0
     lines = (tmp_path / "run" / "detections.jsonl").read_text().splitlines()
     records = {record["prompt"]: record for record in map(json.loads, lines)}
     assert records[PLANTED_PROMPT]["memorized"]
     assert {record["detector"] for record in records.values()} == {"noise-magnitude"}
+    code, _, err = cli("detect", *model, *suspects, "--detector", "dsm", "-o", tmp_path / "other")
+    assert (code, "for the detector noise-magnitude, not for dsm" in err) == (1, True)
+    published = ("--published", "--tau", 0.4, "--detector", "dsm")
+    code, _, err = cli("detect", *model, *ordinary, *published, "-o", tmp_path / "other")
+    assert (code, "not scores of dsm. Calibrate one" in err) == (1, True)
     code, _, err = cli("threshold", *model, *ordinary, "--detector", "loudness", "-o", threshold)
-    assert (code, "Known: noise-magnitude, seed-similarity" in err) == (1, True)
+    assert (code, "Known: anisotropy, attention-entropy" in err) == (1, True)
 
 
 def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_path: Path) -> None:
