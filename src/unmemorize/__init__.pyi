@@ -44,6 +44,7 @@ from .generation import (
     Erased,
     GenerationSettings,
     ImageSet,
+    Intervention,
     NeuronEdit,
     NeuronSet,
     generate,
@@ -57,6 +58,7 @@ from .localization import (
     localize_all,
     read_localizations,
 )
+from .methods import Mitigation, Suspect
 from .metrics import (
     BundledDescriptor,
     ClipAlignment,
@@ -69,7 +71,6 @@ from .metrics import (
     summarize,
 )
 from .mitigation import (
-    Mitigation,
     MitigationInputs,
     MitigationResult,
     MitigationRun,
@@ -108,6 +109,7 @@ __all__ = [
     "GenerationSettings",
     "ImageSet",
     "InProcess",
+    "Intervention",
     "Localization",
     "LocalizationLevel",
     "LocalizationRun",
@@ -139,6 +141,7 @@ __all__ = [
     "Statistics",
     "StatisticsError",
     "Summary",
+    "Suspect",
     "TestbedError",
     "Threshold",
     "ThresholdError",
