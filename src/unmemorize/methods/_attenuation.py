@@ -30,8 +30,8 @@ class AttenuatedAttention(WhileDrawing):
     In each cross-attention of the down and middle blocks, each head and each image, the score of a
     token is its largest logit over all queries (before the softmax, as in the published code; the
     paper says probability). Tokens whose score is more than .01 standard deviations above the mean
-    are spikes. The start token has no score and is never one. The logits of spikes are multiplied
-    by ``strength``. As published, negative logits of a spike rise.
+    are spikes. The first token (with CLIP, the start) is never one. The logits of spikes are
+    multiplied by ``strength``. As published, negative logits of a spike rise.
 
     Args:
         strength: the factor, from 0 to 1. Lower is stronger. Published: .3.

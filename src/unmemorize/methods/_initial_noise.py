@@ -114,13 +114,12 @@ def optimized_noise(
     noise: Tensor,
     timestep: Tensor,
     target: float,
-    iterations: int = _ITERATIONS,
 ) -> Tensor:
     """Optimize noise (images, C, H, W), each image until its own norm is at most the target."""
     images = [image.float().clone().requires_grad_() for image in noise]
     optimizer = torch.optim.AdamW(images, lr=_RATE)
     active = list(range(len(images)))
-    for _ in range(iterations):
+    for _ in range(_ITERATIONS):
         latents = torch.stack([images[index] for index in active])
         with torch.enable_grad():
             difference = text_difference(
