@@ -147,7 +147,7 @@ def test_strengths_out_of_range_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_interventions_are_read_back_and_compared(name: str) -> None:
-    method = method_of(name)
+    method: Any = method_of(name)
     assert isinstance(method, WhileDrawing)
     content = method.to_json()
     assert (content["kind"], content["strength"]) == (name, method.strength)
@@ -159,7 +159,8 @@ def test_interventions_are_read_back_and_compared(name: str) -> None:
 
 
 def test_other_json_is_no_intervention() -> None:
-    for value in ([], {}, {"kind": 3}):
+    values: list[Any] = [[], {}, {"kind": 3}]
+    for value in values:
         with pytest.raises(MitigationError, match="unknown"):
             intervention_from_json(value)
     with pytest.raises(MitigationError, match="edits weights"):

@@ -21,7 +21,7 @@ from unmemorize.methods._repad import repadded
 
 def read_by(model: Model, method: Any, drawing: Drawing) -> Tensor:
     """Text embeddings that the denoiser reads, without and with text, (2 B, tokens, features)."""
-    seen = []
+    seen: list[Tensor] = []
 
     def note(_module: Any, _args: Any, arguments: dict[str, Any]) -> None:
         seen.append(arguments["encoder_hidden_states"].clone())

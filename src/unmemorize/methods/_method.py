@@ -45,10 +45,15 @@ class Mitigation(Protocol):
     docs/extending.md.
     """
 
-    name: ClassVar[str]
-    """The name in records and options."""
-    grid: ClassVar[tuple[float, ...]]
-    """Strengths to compare, the weakest first. docs/methods.md says which of them are published."""
+    @property
+    def name(self) -> str:
+        """The name in records and options."""
+        ...
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """Strengths to compare, the weakest first. docs/methods.md says which are published."""
+        ...
 
     @property
     def strength(self) -> float:
@@ -76,6 +81,8 @@ class WhileDrawing(Intervention):
     and the intervention in one, named by ``kind``.
     """
 
+    grid: ClassVar[tuple[float, ...]]
+    """See `Mitigation`."""
     strength: float
 
     @property
