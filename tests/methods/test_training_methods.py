@@ -27,6 +27,7 @@ from unmemorize import (
 )
 from unmemorize.generation import PrunedEdit, WeightEdit
 from unmemorize.methods import method_of
+from unmemorize.methods._esd import Esd
 from unmemorize.methods._latents import encoded_images, noised
 from unmemorize.methods._siss import Sample, importance
 from unmemorize.methods._training import training
@@ -40,7 +41,7 @@ def suspect(tmp_path: Path) -> Suspect:
     return Suspect(
         prompt=Prompt("a cat", images=(tmp_path / "image.png",)),
         ordinary=("a dog",),
-        settings=GenerationSettings(steps=12, guidance=3.0, batch=4),
+        settings=GenerationSettings(steps=12, guidance=3.0, batch=2),
     )
 
 
@@ -60,7 +61,8 @@ def test_weights_are_pruned_by_rows() -> None:
     assert 0 < len(expected) < 18
 
 
-def test_wanda_reads_the_first_ten_steps_of_ten_images(suspect: Suspect) -> None:
+def test_wanda_reads_the_first_ten_steps(suspect: Suspect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmemorize.methods._wanda._IMAGES", 3)
     pipe = make_pipeline()
     model = Model(pipe)
     before = state_of(pipe)
@@ -79,12 +81,12 @@ def test_wanda_reads_the_first_ten_steps_of_ten_images(suspect: Suspect) -> None
             squares[step[0]] += ((rows / rows.norm(dim=1, keepdim=True)) ** 2).sum(0)
 
         handle = layer.register_forward_pre_hook(note)
-        latents = torch.randn((10, 4, 16, 16), generator=torch.Generator().manual_seed(0))
+        latents = torch.randn((3, 4, 16, 16), generator=torch.Generator().manual_seed(0))
         scheduler = pipe.scheduler
         scheduler.set_timesteps(12)
         for step[0], timestep in enumerate(scheduler.timesteps[:10]):
-            without = predicted(pipe, latents, timestep, texts(pipe, [""] * 10))
-            with_text = predicted(pipe, latents, timestep, texts(pipe, [prompt] * 10))
+            without = predicted(pipe, latents, timestep, texts(pipe, [""] * 3))
+            with_text = predicted(pipe, latents, timestep, texts(pipe, [prompt] * 3))
             guided = without + 3 * (with_text - without)
             latents = scheduler.step(guided, timestep, latents).prev_sample
         handle.remove()
@@ -95,7 +97,10 @@ def test_wanda_reads_the_first_ten_steps_of_ten_images(suspect: Suspect) -> None
     assert len(expected) > 10
 
 
-def test_wanda_says_what_is_missing(pipe: DiffusionPipeline, suspect: Suspect) -> None:
+def test_wanda_says_what_is_missing(
+    pipe: DiffusionPipeline, suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmemorize.methods._wanda._IMAGES", 1)
     with pytest.raises(MitigationError, match="prunes no weight"):
         method_of("wanda=.01").fit(Model(pipe), suspect)
     for module in [name for name, _ in pipe.unet.named_modules() if name.endswith(".ff")]:
@@ -105,14 +110,17 @@ def test_wanda_says_what_is_missing(pipe: DiffusionPipeline, suspect: Suspect) -
 
 
 @pytest.mark.parametrize("with_image", [True, False])
-def test_esd_leads_away_from_the_prompt(with_image: bool, suspect: Suspect) -> None:
+def test_esd_leads_away_from_the_prompt(
+    with_image: bool, suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmemorize.methods._esd._STEPS", 4)
     pipe = make_pipeline()
     model = Model(pipe)
     before = state_of(pipe)
     weights = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
     if not with_image:
         suspect = Suspect(prompt=Prompt("a cat"), settings=suspect.settings)
-    edit = method_of("esd=40").fit(model, suspect)
+    edit = Esd(10, rate=1e-3).fit(model, suspect)
     assert isinstance(edit, WeightEdit)
     assert state_of(pipe) == before
     assert all(torch.equal(value, weights[name]) for name, value in pipe.unet.state_dict().items())
@@ -127,16 +135,17 @@ def test_esd_leads_away_from_the_prompt(with_image: bool, suspect: Suspect) -> N
     with edit.applied(model, [True]):
         after = predicted(pipe, latents, timestep, text)
     assert float((after - target).norm()) < 0.98 * float((with_text - target).norm())
-    assert method_of("esd=40").fit(model, suspect) == edit
+    if with_image:
+        assert Esd(10, rate=1e-3).fit(model, suspect) == edit
 
 
 def test_importance() -> None:
     """Beside Gaussian densities, and (1 - lambda) w_x + lambda w_a = 1."""
     generator = torch.Generator().manual_seed(0)
-    noisy, keep, delete = torch.randn(3, 6, generator=generator)
+    noisy, keep, delete = torch.randn(3, 6, generator=generator).double()
     found = importance(noisy, keep, delete, 0.8, 0.6)
     densities = [
-        float(np.exp(-(((noisy - 0.8 * clean) ** 2).sum()) / (2 * 0.6**2)))
+        float(torch.exp(-((noisy - 0.8 * clean) ** 2).sum() / (2 * 0.6**2)))
         for clean in (keep, delete)
     ]
     mixture = (densities[0] + densities[1]) / 2
@@ -164,7 +173,7 @@ def test_siss_predicts_the_deleted_image_worse(
     pipe = make_pipeline()
     model = Model(pipe)
     before = state_of(pipe)
-    method: Any = method_of("siss=4")
+    method: Any = method_of("siss=3")
     edit = method.fit(model, suspect)
     assert state_of(pipe) == before
     assert len(edit.differences) == len(list(pipe.unet.parameters()))

@@ -206,7 +206,7 @@ def _dense_factors(path: str, difference: Tensor, dtype: torch.dtype) -> tuple[T
             f"than the weight of {' x '.join(map(str, difference.shape))}. Export a checkpoint."
         )
     root = values[:rank].sqrt()
-    return root[:, None] * right[:rank], left[:, :rank] * root
+    return (root[:, None] * right[:rank]).contiguous(), (left[:, :rank] * root).contiguous()
 
 
 def _split(matrix: Tensor, rounding: float) -> _Split:

@@ -23,8 +23,8 @@ from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.methods._training import training
 from unmemorize.pipelines import Model
 
-_ETA, _RATE, _STEPS, _GUIDANCE = 2.0, 5e-5, 50, 3.0
-"""Published: strength of the negative guidance, learning rate, steps and guidance of samples."""
+_ETA, _STEPS, _GUIDANCE = 2.0, 50, 3.0
+"""Published: strength of the negative guidance, steps and guidance of samples."""
 _SEED = 3
 
 
@@ -33,13 +33,14 @@ class Esd:
     """Trains key and value projections so that the prompt predicts away from the prompt.
 
     With e the frozen model, c the prompt and o no text, the loss is the mean squared error between
-    the trained prediction with c and e(c) - 2 (e(c) - e(o)). Adam, rate 5e-5, one sample per step.
+    the trained prediction with c and e(c) - 2 (e(c) - e(o)). Adam, one sample per step.
     Samples are training images with noise of a random one of 50 timesteps, as the authors advise
     for single images. Without training images, they are latents of images that the frozen model
     draws with guidance 3, at a random step.
 
     Args:
         strength: the number of training steps, a whole number. Published: 200.
+        rate: the learning rate. Published: 5e-5.
 
     Source: Gandikota et al., ICCV 2023 (ESD-x, keys and values only).
 
@@ -52,6 +53,7 @@ class Esd:
     grid: ClassVar[tuple[float, ...]] = (50.0, 100.0, 200.0, 400.0)
 
     strength: float = 200.0
+    rate: float = 5e-5
 
     def __post_init__(self) -> None:
         refuse_outside(self.name, self.strength, 1, whole=True)
@@ -74,7 +76,7 @@ class Esd:
                 with_prompt = model.predict(sample[None], timestep, text)
                 without = model.predict(sample[None], timestep, nothing)
                 targets.append(with_prompt - _ETA * (with_prompt - without))
-            optimizer = torch.optim.Adam(weights.values(), lr=_RATE)
+            optimizer = torch.optim.Adam(weights.values(), lr=self.rate)
             for sample, timestep, target in zip(samples, timesteps, targets, strict=True):
                 prediction = model.predict(sample[None], timestep, text, gradient=True)
                 gradients = weights.gradients((prediction - target).square().mean())

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unmemorize._errors import MitigationError
-from unmemorize.pipelines import Model, text_rows_only
+from unmemorize.pipelines import Model, refuse_fused, text_rows_only
 
 Factors = Callable[[Tensor, Tensor], Tensor | None]
 """(queries (B, heads, image tokens, d), keys (B, heads, text tokens, d)), both scaled so that their
@@ -26,7 +26,9 @@ def cross_attentions(model: Model, method: str) -> dict[str, Any]:
 
     Raises:
         MitigationError: the model joins text and image in its attention.
+        ModelError: the projections of an attention are fused.
     """
+    refuse_fused(model.denoiser, model.value_layers)
     found = {}
     for path in model.value_layers:
         parent, _, name = path.rpartition(".")
@@ -52,9 +54,6 @@ def multiplied_logits(attentions: dict[str, Any], factors: Factors) -> Iterator[
     Args:
         attentions: the attention modules by path.
         factors: see `Factors`; called once for each attention of each call.
-
-    Raises:
-        ModelError: the projections of an attention are fused.
     """
     with ExitStack() as stack:
         for attention in attentions.values():

@@ -73,7 +73,7 @@ class Siss:
         ):
             raise MitigationError(
                 f"{self.name}: {model.name} does not predict noise, for which the losses are "
-                "defined. Use esd."
+                "defined. Use random-tokens or neurons."
             )
         if not suspect.prompt.images:
             raise MitigationError(

@@ -74,7 +74,7 @@ class Wanda:
         if not layers:
             raise MitigationError(
                 f"{self.name}: {type(model.denoiser).__name__} has no linear layers called "
-                f"{_LAYER[1:]}, where the method prunes. Use closed-form or neurons."
+                f"{_LAYER[1:]}, where the method prunes. Use neurons."
             )
         target = column_norms(model, layers, suspect.prompt.text, suspect)
         base = column_norms(model, layers, "", suspect)
