@@ -169,7 +169,7 @@ def test_siss_predicts_the_deleted_image_worse(
     suspect: Suspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unmemorize.methods._siss._KEPT", 2)
-    monkeypatch.setattr("unmemorize.methods._siss._BATCH", 2)
+    monkeypatch.setattr("unmemorize.methods._siss._BATCH", 4)
     pipe = make_pipeline()
     model = Model(pipe)
     before = state_of(pipe)

@@ -23,6 +23,8 @@ _MIXTURE, _DECAY, _CLIP, _BATCH = 0.5, 1e-2, 1.0, 16
 that gradients are clipped to, and the samples of a step."""
 _KEPT, _TOKENS, _SEED = 16, 10, 4
 """Images to keep and their random tokens, which are ours, and the seed of everything."""
+_NOTHING = 1e-6
+"""A norm of gradients that is nothing but rounding."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,10 @@ class Siss:
                     _add(towards, weights.gradients(keep, again=True))
                     _add(away, weights.gradients(delete))
                 size = torch.stack([gradient.norm() for gradient in away]).norm()
+                # nothing to subtract where no sample is near a deleted image
+                factor = self.ascent / float(size) if float(size) > _NOTHING else 0.0
                 for value, one, other in zip(values, towards, away, strict=True):
-                    value.grad = (one - self.ascent * _BATCH / size * other) / _BATCH
+                    value.grad = one / _BATCH - factor * other
                 torch.nn.utils.clip_grad_norm_(values, _CLIP)
                 optimizer.step()
             return weights.edit(self.name)
