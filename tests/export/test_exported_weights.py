@@ -21,6 +21,7 @@ from unmemorize import (
     ClosedFormEdit,
     CombinedEdit,
     EditFile,
+    Erased,
     ExportError,
     Model,
     bake,
@@ -44,7 +45,7 @@ def noise(shape: tuple[int, ...]) -> Tensor:
 
 DENSE = WeightEdit({f"{KEY}.weight": noise((16, 16)), "conv_in.bias": noise((8,))}, "esd")
 LOW_RANK = WeightEdit({f"{KEY}.weight": noise((16, 2)) @ noise((2, 16))}, "esd")
-COMBINED = CombinedEdit((PRUNED, ClosedFormEdit(("a cat",), 3.0), LOW_RANK))
+COMBINED = CombinedEdit((PRUNED, ClosedFormEdit((Erased("a cat", 3.0),)), LOW_RANK))
 WORDS = {
     "pruned": "342 weights of 1 layer set to zero",
     "weights": "2 tensors of weights moved (esd)",

@@ -16,6 +16,7 @@ from unmemorize import (
     CombinedEdit,
     EditError,
     EditFile,
+    Erased,
     Model,
     ModelError,
     NeuronEdit,
@@ -73,7 +74,7 @@ def combined(model: Model) -> CombinedEdit:
         (
             PrunedEdit({path: tuple(range(3, weight.numel(), 5))}),
             WeightEdit(random_like(model, [f"{path}.weight"])),
-            ClosedFormEdit(("a cat",), 3.0, ("a dog",)),
+            ClosedFormEdit((Erased("a cat", 3.0),), ("a dog",)),
             NeuronEdit(Neurons({path: [1, 3]}), -0.5),
             WeightEdit(random_like(model, [f"{path}.weight"])),
         )

@@ -16,6 +16,7 @@ from conftest import make_pipeline
 from drawings import predicted, state_of, texts
 from unmemorize import (
     ClosedFormEdit,
+    Erased,
     GenerationSettings,
     Localization,
     MitigationError,
@@ -239,4 +240,4 @@ def test_neurons_of_the_asked_refinement(
 
 def test_closed_form(pipe: DiffusionPipeline, suspect: Suspect) -> None:
     edit = method_of("closed-form=3").fit(Model(pipe), suspect)
-    assert edit == ClosedFormEdit(("a cat",), 3.0, ("a dog",))
+    assert edit == ClosedFormEdit((Erased("a cat", 3.0),), ("a dog",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unmemorize.generation import ClosedFormEdit, text_projections
+from unmemorize.generation import ClosedFormEdit, Erased, text_projections
 from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.pipelines import Model
 
@@ -40,4 +40,5 @@ class MoveCaption:
             EditError: the model's projections do not all read one text stream.
         """
         text_projections(model)
-        return ClosedFormEdit((suspect.prompt.text,), self.strength, suspect.ordinary)
+        erased = Erased(suspect.prompt.text, weight=self.strength)
+        return ClosedFormEdit((erased,), suspect.ordinary)
