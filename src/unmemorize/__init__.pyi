@@ -45,6 +45,7 @@ from .generation import (
     Erased,
     GenerationSettings,
     ImageSet,
+    Intervention,
     NeuronEdit,
     NeuronSet,
     generate,
@@ -58,6 +59,7 @@ from .localization import (
     localize_all,
     read_localizations,
 )
+from .methods import Mitigation, Suspect
 from .metrics import (
     BundledDescriptor,
     ClipAlignment,
@@ -70,7 +72,6 @@ from .metrics import (
     summarize,
 )
 from .mitigation import (
-    Mitigation,
     MitigationInputs,
     MitigationResult,
     MitigationRun,
@@ -109,6 +110,7 @@ __all__ = [
     "GenerationSettings",
     "ImageSet",
     "InProcess",
+    "Intervention",
     "Localization",
     "LocalizationLevel",
     "LocalizationRun",
@@ -140,6 +142,7 @@ __all__ = [
     "Statistics",
     "StatisticsError",
     "Summary",
+    "Suspect",
     "TestbedError",
     "Threshold",
     "ThresholdError",
