@@ -1,8 +1,9 @@
 """A diffusers pipeline as the method sees it: its model, denoiser, sampler and value layers."""
 
-from unmemorize.pipelines._conditioning import run
+from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Ragged
+from unmemorize.pipelines._guided import GuidedCalls, guided_calls
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._model import Model
 from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
@@ -25,6 +26,7 @@ from unmemorize.pipelines._weights import (
 __all__ = [
     "Conditioning",
     "Guidance",
+    "GuidedCalls",
     "Loading",
     "Model",
     "Ragged",
@@ -33,7 +35,9 @@ __all__ = [
     "ValueInput",
     "Weight",
     "denoiser_of",
+    "guided_calls",
     "is_quantized",
+    "keeping_processors",
     "load_pipeline",
     "name_of_denoiser",
     "networks_of",
@@ -51,4 +55,5 @@ __all__ = [
     "text_rows_only",
     "uncompiled",
     "weights_of",
+    "without_progress_bar",
 ]
