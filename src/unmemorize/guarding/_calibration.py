@@ -20,7 +20,7 @@ from unmemorize.guarding._guided_step import GuidedStep
 from unmemorize.guarding._threshold import GuardThreshold
 from unmemorize.guarding._watch import watching
 from unmemorize.neurons import refuse_switched_off
-from unmemorize.pipelines import Model, run, without_progress_bar
+from unmemorize.pipelines import Model, guided_calls, run, without_progress_bar
 from unmemorize.runs import drive, given_or_temporary, open_run, prompt_count, stream_prompts
 
 _GUIDANCE = 2.0
@@ -69,6 +69,7 @@ class FirstScoresTask:
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
         refuse_switched_off(model)
+        guided_calls(model)  # refuses pipelines without guidance
 
         def work(items: Sequence[tuple[int, str]]) -> list[Finished]:
             seeds = [_SEED + index for index, _ in items]

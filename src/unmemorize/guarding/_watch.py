@@ -35,7 +35,7 @@ def watching(model: Model, judge: Judge) -> Iterator[None]:
         ModelError: the pipeline has no classifier-free guidance, or a call does not use it.
     """
     watch = _Watch(guided_calls(model), judge)
-    _ = model.layout  # observed now, since it runs the pipeline
+    _ = model.layout  # observed before any call, since it runs the pipeline
     denoiser = model.denoiser
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model.pipe))

@@ -43,19 +43,24 @@ class GuidedCalls:
         return bool((difference <= _SAME * expected.float().norm().to(text.device)).all())
 
 
-@torch.no_grad()
 def guided_calls(model: Model) -> GuidedCalls:
     """Observe how a pipeline computes classifier-free guidance against the empty prompt.
 
     Raises:
         ModelError: it has none. Models whose guidance was distilled into them are of this kind.
     """
+    return model.remembered(("guided calls", model.dtype), lambda: _observed(model))
+
+
+@torch.no_grad()
+def _observed(model: Model) -> GuidedCalls:
     pipe: Any = model.pipe
     text = first_call(pipe, [""], 2, guidance=2.0).arguments[TEXT]
     if len(text) == 2:
         return GuidedCalls(text[:1], together=True)
+    config = getattr(model.denoiser, "config", {})
     parameters = inspect.signature(type(pipe).__call__).parameters
-    if "true_cfg_scale" in parameters and not model.denoiser.config.get("guidance_embeds"):  # type: ignore[operator, union-attr]
+    if "true_cfg_scale" in parameters and not config.get("guidance_embeds"):
         return GuidedCalls(text, together=False)
     raise ModelError(
         f"{type(pipe).__name__}: it computes no prediction without text, because it has no "
