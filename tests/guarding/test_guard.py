@@ -21,6 +21,7 @@ from unmemorize import (
     Alarm,
     AlarmError,
     ClosedFormEdit,
+    Erased,
     GenerationSettings,
     GuardThreshold,
     Model,
@@ -293,7 +294,8 @@ def test_neurons_are_off_for_the_image_until_its_call_ends(
     assert np.allclose(after[0], before[0], atol=1e-5)
     assert np.allclose(later[0], before[0], atol=1e-5)
     (alarm,) = watched.alarms
-    assert (alarm.outcome, alarm.final_score) == ("edited", pytest.approx(scores_off[1], abs=1e-5))
+    assert alarm.outcome == "edited"
+    assert alarm.final_score == pytest.approx(scores_off[1], abs=1e-5)
     assert state_of(model.pipe) == state
     few = Neurons({LAYER: [0]})
     with pytest.raises(AlarmError), guard(model, threshold_of(model, 0.01), on_alarm=few):
@@ -304,7 +306,7 @@ def test_neurons_are_off_for_the_image_until_its_call_ends(
 def test_an_edit_that_runs_the_pipeline_to_be_solved_is_solved_before_the_call(
     model: Model,
 ) -> None:
-    edit = ClosedFormEdit((TEXTS[1],), weight=10.0, keep=(TEXTS[0],))
+    edit = ClosedFormEdit((Erased(TEXTS[1]),), keep=(TEXTS[0],))
     with edit.applied(model, [True]):
         expected, changed = draw(model.pipe, TEXTS[1:]), scores_of(model, TEXTS[1:])[0]
     unchanged = scores_of(model, TEXTS[1:])[0]

@@ -111,7 +111,7 @@ def guard(
     Source: the score is that of Wen et al., ICLR 2024.
 
     Examples:
-        >>> from unmemorize import load_pipeline, testbed
+        >>> from unmemorize import calibrate_guard, load_pipeline, testbed
         >>> pipe = load_pipeline("testbed")
         >>> captions = testbed.captions("calibration")[:9]
         >>> threshold = calibrate_guard(pipe, captions, steps=2)
