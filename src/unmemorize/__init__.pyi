@@ -1,5 +1,6 @@
 from . import testbed
 from ._errors import (
+    AlarmError,
     EditError,
     ExportError,
     FetchError,
@@ -51,6 +52,14 @@ from .generation import (
     generate,
     generate_all,
 )
+from .guarding import (
+    Alarm,
+    Guard,
+    GuardThreshold,
+    calibrate_guard,
+    default_guard_threshold,
+    guard,
+)
 from .localization import (
     Localization,
     LocalizationRun,
@@ -88,6 +97,8 @@ from .runs import Run, open_run
 from .statistics import Statistics, compute_statistics, default_statistics
 
 __all__ = [
+    "Alarm",
+    "AlarmError",
     "Attack",
     "BundledDescriptor",
     "Calibration",
@@ -108,6 +119,8 @@ __all__ = [
     "FetchError",
     "FileDescriptor",
     "GenerationSettings",
+    "Guard",
+    "GuardThreshold",
     "ImageSet",
     "InProcess",
     "Intervention",
@@ -151,9 +164,11 @@ __all__ = [
     "UnmemorizeError",
     "Workers",
     "bake",
+    "calibrate_guard",
     "calibrate_threshold",
     "compute_statistics",
     "copy_scores",
+    "default_guard_threshold",
     "default_statistics",
     "default_threshold",
     "detect",
@@ -163,6 +178,7 @@ __all__ = [
     "export_single_file",
     "generate",
     "generate_all",
+    "guard",
     "iter_prompts",
     "load_pipeline",
     "localize",

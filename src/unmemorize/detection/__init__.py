@@ -92,6 +92,7 @@ __all__ = [
     "SimilarityName",
     "Threshold",
     "Trace",
+    "as_detector",
     "Weighing",
     "WhiteBox",
     "as_detector",

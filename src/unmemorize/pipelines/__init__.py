@@ -1,9 +1,10 @@
 """A diffusers pipeline as the method sees it: its model, denoiser, sampler and value layers."""
 
 from unmemorize.pipelines._attention import cross_attentions, refuse_unseen, watching_attention
-from unmemorize.pipelines._conditioning import run
+from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Ragged
+from unmemorize.pipelines._guided import GuidedCalls, guided_calls
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._model import Model
 from unmemorize.pipelines._noise_level import NoiseLevel
@@ -28,6 +29,7 @@ from unmemorize.pipelines._weights import (
 __all__ = [
     "Conditioning",
     "Guidance",
+    "GuidedCalls",
     "Loading",
     "Model",
     "NoiseLevel",
@@ -38,7 +40,9 @@ __all__ = [
     "Weight",
     "cross_attentions",
     "denoiser_of",
+    "guided_calls",
     "is_quantized",
+    "keeping_processors",
     "load_pipeline",
     "name_of_denoiser",
     "networks_of",
@@ -60,4 +64,5 @@ __all__ = [
     "uncompiled",
     "watching_attention",
     "weights_of",
+    "without_progress_bar",
 ]
