@@ -92,7 +92,6 @@ __all__ = [
     "SimilarityName",
     "Threshold",
     "Trace",
-    "as_detector",
     "Weighing",
     "WhiteBox",
     "as_detector",
