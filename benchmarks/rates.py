@@ -65,7 +65,7 @@ def main() -> None:
             measured = Measured.on(model, texts, noise)
             for rule, calibration in RULES.items():
                 level = calibration.threshold(
-                    model, "seed-similarity", noise, measured.texts, measured.scores
+                    model, SeedSimilarity(), noise, measured.texts, measured.scores
                 ).detect
                 print(
                     f"{noise.similarity}, {len(texts)} captions ({name}), {rule}: "

@@ -148,6 +148,20 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(own_cache: Pat
         keep(own_cache / "texts" / "key.txt", Made())
 
 
+@pytest.mark.parametrize(
+    "problem", [OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)), NotImplementedError("flock")]
+)
+def test_a_file_system_without_locks(
+    problem: Exception, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("unmemorize._kept.FileLock.acquire", refuse)
+    assert keep(own_cache / "key.txt", Made()) == "made"
+    assert (own_cache / "key.txt").read_text() == "made"
+
+
 def test_of_two_that_need_it_at_once_one_makes_it(
     own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

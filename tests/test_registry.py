@@ -52,6 +52,18 @@ def test_built_ins_need_no_installed_metadata() -> None:
     assert registry.get("ordered") is OrderedDict
 
 
+def test_metadata_of_an_older_version_of_this_package_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "unmemorize-0.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: unmemorize\nVersion: 0.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{GROUP}-old]\nring = collections:Counter\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry[type](f"{GROUP}-old", {"ring": "collections:deque"})
+    assert registry.get("ring") is deque
+
+
 @pytest.mark.usefixtures("installed")
 def test_a_built_in_that_is_registered_too_is_one() -> None:
     registry = Registry[type](GROUP, {"ordered": "collections:OrderedDict"})

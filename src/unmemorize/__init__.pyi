@@ -1,5 +1,6 @@
 from . import testbed
 from ._errors import (
+    AlarmError,
     EditError,
     ExportError,
     FetchError,
@@ -32,6 +33,7 @@ from .detection import (
     default_threshold,
     detect,
     detect_all,
+    memorized_region,
     read_detections,
 )
 from .engines import Engine, Execution, InProcess, RayActors, Shard, Workers
@@ -44,10 +46,19 @@ from .generation import (
     Erased,
     GenerationSettings,
     ImageSet,
+    Intervention,
     NeuronEdit,
     NeuronSet,
     generate,
     generate_all,
+)
+from .guarding import (
+    Alarm,
+    Guard,
+    GuardThreshold,
+    calibrate_guard,
+    default_guard_threshold,
+    guard,
 )
 from .localization import (
     Localization,
@@ -57,6 +68,7 @@ from .localization import (
     localize_all,
     read_localizations,
 )
+from .methods import Mitigation, Suspect
 from .metrics import (
     BundledDescriptor,
     ClipAlignment,
@@ -69,7 +81,6 @@ from .metrics import (
     summarize,
 )
 from .mitigation import (
-    Mitigation,
     MitigationInputs,
     MitigationResult,
     MitigationRun,
@@ -86,6 +97,8 @@ from .runs import Run, open_run
 from .statistics import Statistics, compute_statistics, default_statistics
 
 __all__ = [
+    "Alarm",
+    "AlarmError",
     "Attack",
     "BundledDescriptor",
     "Calibration",
@@ -106,8 +119,11 @@ __all__ = [
     "FetchError",
     "FileDescriptor",
     "GenerationSettings",
+    "Guard",
+    "GuardThreshold",
     "ImageSet",
     "InProcess",
+    "Intervention",
     "Localization",
     "LocalizationLevel",
     "LocalizationRun",
@@ -139,6 +155,7 @@ __all__ = [
     "Statistics",
     "StatisticsError",
     "Summary",
+    "Suspect",
     "TestbedError",
     "Threshold",
     "ThresholdError",
@@ -147,9 +164,11 @@ __all__ = [
     "UnmemorizeError",
     "Workers",
     "bake",
+    "calibrate_guard",
     "calibrate_threshold",
     "compute_statistics",
     "copy_scores",
+    "default_guard_threshold",
     "default_statistics",
     "default_threshold",
     "detect",
@@ -159,10 +178,12 @@ __all__ = [
     "export_single_file",
     "generate",
     "generate_all",
+    "guard",
     "iter_prompts",
     "load_pipeline",
     "localize",
     "localize_all",
+    "memorized_region",
     "mitigate",
     "mitigate_all",
     "open_run",

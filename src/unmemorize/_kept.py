@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,9 +118,10 @@ def _locked(path: Path) -> Iterator[None]:
     except Timeout:
         _logger.warning("%s: another process makes it. Waiting for it.", path.name)
         lock.acquire()
-    except NotImplementedError:
+    except (OSError, NotImplementedError):
         pass
     try:
         yield
     finally:
-        lock.release()
+        with suppress(OSError):
+            lock.release()

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar, cast
 from unmemorize._errors import UnmemorizeError
 
 Implementation = TypeVar("Implementation")
+_PACKAGE = "unmemorize"
 
 
 class Registry(Generic[Implementation]):
@@ -66,7 +67,12 @@ class Registry(Generic[Implementation]):
             ) from problem
 
     def _entry_point(self, name: str) -> EntryPoint:
-        candidates = {point.value: point for point in entry_points(group=self.group, name=name)}
+        candidates = {
+            point.value: point
+            for point in entry_points(group=self.group, name=name)
+            # what an older version of this package registered under the name is no rival
+            if not (name in self._built_in and point.dist and point.dist.name == _PACKAGE)
+        }
         if name in self._built_in:
             point = EntryPoint(name, self._built_in[name], self.group)
             candidates.setdefault(point.value, point)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from conftest import PLANTED_PROMPT
 from networks import Network, save_onnx, save_script, statistics_for
 from server import SHA256
 from unmemorize import (
+    GuardThreshold,
     LocalizationSettings,
     Model,
     NeuronFile,
@@ -27,6 +29,7 @@ from unmemorize import (
     testbed,
 )
 from unmemorize.export._published_layers import WIDTHS
+from unmemorize.guarding import _kept
 from unmemorize.localization import LocalizationRun
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -150,13 +153,19 @@ def test_another_detector_from_threshold_to_verdicts(
     assert "over prompts), for the criterion seeds" in out
     assert f"Next: unmemorize detect --threshold {threshold}" in out
     suspects = ("--prompts", finished / "prompts.csv", "--threshold", threshold)
-    assert cli("detect", *model, *suspects, "-o", tmp_path / "run")[0] == 0
+    named = ("--detector", "noise-magnitude")
+    assert cli("detect", *model, *suspects, *named, "-o", tmp_path / "run")[0] == 0
     lines = (tmp_path / "run" / "detections.jsonl").read_text().splitlines()
     records = {record["prompt"]: record for record in map(json.loads, lines)}
     assert records[PLANTED_PROMPT]["memorized"]
     assert {record["detector"] for record in records.values()} == {"noise-magnitude"}
+    code, _, err = cli("detect", *model, *suspects, "--detector", "dsm", "-o", tmp_path / "other")
+    assert (code, "for the detector noise-magnitude, not for dsm" in err) == (1, True)
+    published = ("--published", "--tau", 0.4, "--detector", "dsm")
+    code, _, err = cli("detect", *model, *ordinary, *published, "-o", tmp_path / "other")
+    assert (code, "not scores of dsm. Calibrate one" in err) == (1, True)
     code, _, err = cli("threshold", *model, *ordinary, "--detector", "loudness", "-o", threshold)
-    assert (code, "Known: noise-magnitude, seed-similarity" in err) == (1, True)
+    assert (code, "Known: anisotropy, attention-entropy" in err) == (1, True)
 
 
 def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_path: Path) -> None:
@@ -501,3 +510,46 @@ def test_captions_of_the_bundled_model(cli: Cli, tmp_path: Path) -> None:
     assert [prompt.text for prompt in read_prompts(tmp_path / "captions.txt")] == list(
         testbed.captions("test")
     )
+
+
+def test_a_guard_keeps_images_that_look_like_copies_from_being_written(
+    cli: Cli, finished: Path, run: Path, tmp_path: Path
+) -> None:
+    model, file = model_words(finished), tmp_path / "guard.json"
+    ordinary = ("--prompts", finished / "unmemorized.txt", "--steps", 2)
+    code, out, _ = cli("guard", *model, *ordinary, "-o", file)
+    threshold = GuardThreshold.load(file)
+    assert (code, threshold.steps, len(threshold.scores)) == (0, 2, 6)
+    assert f"guard: tau = {threshold.tau:.4f} at timestep 501 (2 steps); at most 0.143 of" in out
+    assert f"Next: unmemorize generate RUN --guard-threshold {file}" in out
+    assert list(tmp_path.glob(".*partial")) == []
+    words = ("generate", run, *model, "--images", 2, "--steps", 2, "--guidance", 2)
+    guarded = (*words, "--neurons", "original", "--guard-threshold", file)
+    for tau, alarms in ((0.001, 1), (1e6, 0)):
+        replace(threshold, tau=tau).save(file)
+        code, out, err = cli(*guarded)
+        assert code == (1 if alarms else 0)
+        assert f"guard: {alarms} of 1 prompts have an image that looked like a copy in its" in out
+        assert ("1 of 1 prompts failed" in err) == bool(alarms)
+        assert ("AlarmError: the guard has stopped an image" in err) == bool(alarms)
+        assert len(list((run / "images/original").glob("*.png"))) == (0 if alarms else 2)
+    code, _, err = cli(*guarded, "--workers", 2)
+    assert (code, "--guard watches the pipeline of this process" in err) == (1, True)
+    code, _, err = cli("guard", *model, *ordinary)
+    assert (code, "no file for the result" in err) == (1, True)
+
+
+def test_a_guard_needs_no_file(
+    cli: Cli, finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_kept, "threshold_captions", lambda _: ("a", "b"))
+    model = model_words(finished)
+    code, out, _ = cli("guard", *model, "--steps", 2)
+    assert (code, "Next: unmemorize generate RUN --guard" in out, "/guards/" in out) == (
+        0,
+        True,
+        True,
+    )
+    words = ("generate", run, *model, "--images", 1, "--steps", 2, "--guidance", 2, "--guard")
+    code, out, _ = cli(*words, "--neurons", "original")
+    assert "of 1 prompts have an image that looked like a copy" in out

@@ -19,10 +19,16 @@ from unmemorize import (
     calibrate_threshold,
     detect,
 )
-from unmemorize.detection import Trace, make_probe, noise_differences, pairwise_similarity
+from unmemorize.detection import (
+    NoiseMagnitude,
+    SeedSimilarity,
+    Trace,
+    make_probe,
+    noise_differences,
+    pairwise_similarity,
+)
 from unmemorize.detection._calibration import Calibration, PromptScores
 from unmemorize.detection._conformal import conformal_quantile
-from unmemorize.detection._noise_magnitude import NoiseMagnitude
 from unmemorize.engines import Execution, Shard
 
 SETTINGS = NoiseSettings(seeds=4)
@@ -204,7 +210,7 @@ def test_few_prompts_bound_the_smallest_rate_that_they_can(
     """Without a rate; a rate that is asked for and cannot be had is refused instead."""
     scores = [PromptScores(value=i / 200, pairs=(i / 200,)) for i in range(count)]
     settings, texts = NoiseSettings(seeds=2), [str(i) for i in range(count)]
-    level = Calibration().threshold(Model(pipe), "seed-similarity", settings, texts, scores).detect
+    level = Calibration().threshold(Model(pipe), SeedSimilarity(), settings, texts, scores).detect
     assert (level.max_fpr, level.tau) == (rate, (place - 1) / 200)
 
 

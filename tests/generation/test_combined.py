@@ -39,7 +39,7 @@ def parts(model: Model) -> tuple[ClosedFormEdit, NeuronEdit, NeuronEdit]:
 
 
 def test_applied_is_what_the_changed_weights_do(
-    model: Model, parts: tuple[ClosedFormEdit, Erased, NeuronEdit, NeuronEdit]
+    model: Model, parts: tuple[ClosedFormEdit, NeuronEdit, NeuronEdit]
 ) -> None:
     edit = CombinedEdit(parts)
     plain = predict(model)
@@ -59,7 +59,7 @@ def test_applied_is_what_the_changed_weights_do(
 
 
 def test_only_the_order_of_closed_forms_counts(
-    model: Model, parts: tuple[ClosedFormEdit, Erased, NeuronEdit, NeuronEdit]
+    model: Model, parts: tuple[ClosedFormEdit, NeuronEdit, NeuronEdit]
 ) -> None:
     closed, neurons, _ = parts
     other = ClosedFormEdit((Erased("zebra quartz", 10.0),), ("a dog",))
@@ -77,7 +77,7 @@ def test_only_the_order_of_closed_forms_counts(
 
 
 def test_edits_of_every_kind_are_read_back(
-    parts: tuple[ClosedFormEdit, Erased, NeuronEdit, NeuronEdit],
+    parts: tuple[ClosedFormEdit, NeuronEdit, NeuronEdit],
 ) -> None:
     nested = CombinedEdit((CombinedEdit(parts[:1]), *parts[1:]))
     for edit in (*parts, CombinedEdit(parts), nested):

@@ -148,6 +148,7 @@ def test_confirmed_prompts_are_localized_whatever_the_detector_says(
     records = read_localizations(run)
     assert sorted(records) == [0, 1]
     for record in records.values():
+        assert record.detection is not None
         assert record.detection.score < 0.9999
         assert record.memorized
         assert record.seeds

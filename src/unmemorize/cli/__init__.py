@@ -27,6 +27,7 @@ COMMANDS = {
     "detect": "Tell which prompts are memorized, without localizing neurons.",
     "localize": "Find the neurons that carry the image of each memorized prompt (step 3).",
     "generate": "Generate images of memorized prompts, with and without neurons (step 4).",
+    "guard": "Calibrate a guard, which stops copies while a pipeline draws them.",
     "evaluate": "Measure how much the generated images still copy (step 5).",
     "report": "Write one web page with the summary, the plots and every memorized prompt.",
     "status": "Show how far a run is, while it works or afterwards.",

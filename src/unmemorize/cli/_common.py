@@ -17,10 +17,12 @@ from unmemorize.cli._console import print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import (
+    SEED_SIMILARITY,
     Calibration,
     DetectionLevel,
     NoiseSettings,
     Threshold,
+    as_detector,
     default_threshold,
 )
 from unmemorize.pipelines import Model
@@ -81,6 +83,7 @@ def choose_threshold(
     workers: EngineOptions,
     *,
     published: bool = False,
+    detector: str | None = None,
 ) -> Threshold:
     """Return the threshold of a file, the one that ``tau`` names, or one kept for the model.
 
@@ -91,14 +94,21 @@ def choose_threshold(
         noise: options that were set. They must agree with the file.
         workers: who calibrates a threshold where none is kept.
         published: whether everything must be as in the published code.
+        detector: the name of the detector; by default that of the file, or seed similarity.
 
     Raises:
-        ThresholdError: the threshold belongs to another model or other settings, a published
-            number is named for another similarity, or both a file and a number are named.
+        ThresholdError: the threshold belongs to another model, detector or other settings, a
+            published number is named for another similarity or detector, or both a file and a
+            number are named.
     """
     if tau is not None:
         if path is not None:
             raise ThresholdError("both --tau and --threshold are given. Use one of them.")
+        if detector not in (None, SEED_SIMILARITY):
+            raise ThresholdError(
+                f"--tau {tau:g}: published thresholds are similarities of seeds, not scores of "
+                f"{detector}. Calibrate one: unmemorize threshold --detector {detector}"
+            )
         settings = noise.published() if published else noise.settings()
         if settings.similarity != "published":
             raise ThresholdError(
@@ -111,11 +121,14 @@ def choose_threshold(
         with show_progress("threshold") as progress:
             return default_threshold(
                 model,
+                detector=detector or SEED_SIMILARITY,
                 settings=noise.published() if published else noise.settings(),
                 calibration=Calibration.published() if published else None,
                 execution=workers.execution(progress),
             )
     threshold = Threshold.load(path)
+    if detector is not None:
+        threshold.detect.check(as_detector(detector))
     if published:
         _refuse_unpublished(model, threshold, noise)
     threshold.check(model, replace(threshold.settings, **noise.values))

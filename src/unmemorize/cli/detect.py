@@ -56,6 +56,7 @@ def command(
     run: RunOption,
     prompts: PromptsOption = None,
     unmemorized: Path | None = None,
+    detector: str | None = None,
     threshold: ThresholdOption = None,
     tau: TauOption = None,
     published: PublishedOption = False,
@@ -70,9 +71,10 @@ def command(
 ) -> None:
     """Tell which prompts are memorized, without localizing neurons.
 
-    The score of a prompt is the highest similarity between the noise differences of two seeds. A
-    prompt is memorized if its score exceeds tau, which bounds the rate of false positives for
-    prompts like those of the calibration. This takes one denoiser pass per seed. All scores
+    A prompt is memorized if the score of a detector exceeds tau, which bounds the rate of false
+    positives for prompts like those of the calibration. By default the score is the highest
+    similarity between the noise differences of two seeds, which takes one denoiser pass per seed.
+    All scores
     go to RUN/detections.jsonl and RUN/detections.csv. If some prompts are labelled (VM, TM, or by
     --unmemorized), RUN/separation.json holds the AUROC and the share of memorized prompts found at
     1 % false positives.
@@ -80,12 +82,16 @@ def command(
     Args:
         unmemorized: Prompts known not to be memorized, for measuring how well memorized prompts
             stand out. The bundled model brings its own.
+        detector: Name of the detector, such as seed-similarity or late-noise-magnitude; by default
+            that of the threshold file. docs/detectors.md says what each one does and costs.
         cascade: Stop a prompt as soon as a few seeds decide. This is faster, but scores come from
             fewer seeds.
         batch: Seeds per denoiser pass, across prompts.
     """
     loaded = model.load()
-    limit = choose_threshold(loaded, threshold, tau, noise, workers, published=published)
+    limit = choose_threshold(
+        loaded, threshold, tau, noise, workers, published=published, detector=detector
+    )
     settings = DetectionRun.of(limit, cascade=cascade)
     given = _all_prompts(loaded, prompts, unmemorized)
     folder = open_run(run, loaded, given, settings, new=new_run)

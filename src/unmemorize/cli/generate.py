@@ -1,18 +1,24 @@
 """The command ``generate``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from unmemorize import guarding
+from unmemorize._errors import AlarmError, RunError
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Kind
 from unmemorize.cli._common import bundled_defaults, report_missing
 from unmemorize.cli._console import print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, RunArgument, ShardOption
-from unmemorize.cli._model_options import ModelOptions
+from unmemorize.cli._model_options import Flag, ModelOptions
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.generation import GenerationSettings, ImageFormat, ImageSet, NeuronSet, generate_all
+from unmemorize.guarding import Alarm, Guard, GuardThreshold, default_guard_threshold
+from unmemorize.pipelines import Model, sampling
 from unmemorize.runs import Run
 
 DEFAULT_SETS = ["original", "refined"]
@@ -26,6 +32,8 @@ def command(
     only: Kind | None = None,
     prompts: Path | None = None,
     generation: OptionsOf[GenerationSettings] = OptionsOf[GenerationSettings](),
+    guard: Flag = False,
+    guard_threshold: Path | None = None,
     format: ImageFormat = "png",  # noqa: A002 -- the name of the option
     shard: ShardOption = None,
     model: ModelOptions = ModelOptions(),
@@ -45,25 +53,70 @@ def command(
         only: Use only the VM or only the TM prompts of the run.
         prompts: Generate other prompts than the memorized ones, each with the neurons of the whole
             run switched off.
+        guard: Stop copies in their first denoising step. Of prompts with an image that looks like a
+            copy, no image is written, and the command ends with an error that counts them.
+        guard_threshold: Threshold file of the guard, as unmemorize guard makes it. It implies
+            --guard. The default is one over ordinary captions, which is made once and kept.
         format: File format of the images. Only png keeps every pixel.
     """
+    guarded = guard or guard_threshold is not None
+    if guarded and (workers.workers or workers.engine != "local"):
+        raise RunError(
+            "--guard watches the pipeline of this process, not those of workers. Leave --workers "
+            "and --engine out."
+        )
     loaded = model.load()
     folder = Run.load(run)
     settings = generation.settings(**bundled_defaults(loaded, "steps", "guidance"))
     others = read_prompts(prompts) if prompts else []
     label = prompts.stem if prompts else ""
     tallies = []
-    for neuron_set in map(NeuronSet.parse, neurons):
-        images = ImageSet(neurons=neuron_set, only=only, prompts=others, label=label, format=format)
-        with show_progress(f"generate {images.name(settings.scale)}") as progress:
-            tally = generate_all(
-                folder,
-                loaded,
-                images,
-                settings,
-                execution=workers.execution(progress, shard),
+    with _guard(loaded, settings.steps, guard_threshold) if guarded else nullcontext() as watched:
+        for neuron_set in map(NeuronSet.parse, neurons):
+            images = ImageSet(
+                neurons=neuron_set, only=only, prompts=others, label=label, format=format
             )
-        print_line(f"{neuron_set.name}: {tally.run.folder}")
-        tallies.append(tally)
+            with show_progress(f"generate {images.name(settings.scale)}") as progress:
+                tally = generate_all(
+                    folder,
+                    loaded,
+                    images,
+                    settings,
+                    execution=workers.execution(progress, shard),
+                )
+            print_line(f"{neuron_set.name}: {tally.run.folder}")
+            tallies.append(tally)
+    if watched is not None:
+        stopped = [
+            error
+            for tally in tallies
+            for error in tally.failed.values()
+            if error.startswith(AlarmError.__name__)
+        ]
+        print_line(
+            f"guard: {len(stopped)} of {sum(tally.total for tally in tallies)} prompts have an "
+            "image that looked like a copy in its first step, and got none "
+            f"(tau = {watched.threshold.tau:.4f})"
+        )
     report_missing(*tallies)
     print_hint(f"unmemorize evaluate {run}")
+
+
+@contextmanager
+def _guard(model: Model, steps: int, path: Path | None) -> Iterator[Guard]:
+    """Watch the calls of `generate_all`, and refuse prompts with an image that raises an alarm."""
+
+    def refuse(alarm: Alarm) -> None:
+        raise AlarmError(
+            f"the guard has stopped an image that looks like a copy of a training image (score "
+            f"{alarm.score:.3g}, above {alarm.tau:.3g})"
+        )
+
+    with sampling(model.pipe):
+        if path is not None:
+            threshold = GuardThreshold.load(path)
+        else:
+            with show_progress("guard") as progress:
+                threshold = default_guard_threshold(model, steps=steps, progress=progress)
+        with guarding.guard(model, threshold, on_alarm=refuse) as watched:
+            yield watched

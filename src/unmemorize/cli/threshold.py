@@ -62,7 +62,8 @@ def command(
 
     Args:
         output: Threshold file to write (.json). Needed with --prompts.
-        detector: Name of the detector, such as seed-similarity or noise-magnitude.
+        detector: Name of the detector, such as seed-similarity or late-noise-magnitude.
+            docs/detectors.md says what each one does and costs.
     """
     if output is None:
         refuse_without_output(ThresholdError, prompts=prompts)

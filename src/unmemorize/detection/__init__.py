@@ -1,17 +1,22 @@
 """Step 2: noise differences, detectors, and the calibration of their thresholds."""
 
+from unmemorize.detection._anisotropy import Anisotropy
+from unmemorize.detection._bright_ending import BrightEnding
 from unmemorize.detection._calibration import USUAL_RATE, Calibration, calibrate_threshold
 from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._conformal import conformal_quantile, prompts_needed
+from unmemorize.detection._consecutive import ConsecutiveDifference
 from unmemorize.detection._detect import (
     detect,
     detect_prompts,
     detection_of,
     memorized_seeds,
 )
-from unmemorize.detection._detector import Detector, Score
-from unmemorize.detection._detectors import DETECTORS
+from unmemorize.detection._detector import Detector, Locating, Score, Weighing, watched_by
+from unmemorize.detection._detectors import DETECTORS, as_detector
+from unmemorize.detection._entropy import AttentionEntropy, LayerEntropy
 from unmemorize.detection._kept import BUNDLED, default_threshold, default_threshold_path
+from unmemorize.detection._moment import Moment
 from unmemorize.detection._noise import (
     NoiseSettings,
     Probe,
@@ -19,7 +24,10 @@ from unmemorize.detection._noise import (
     make_probe,
     noise_differences,
 )
+from unmemorize.detection._noise_magnitude import LateNoiseMagnitude, NoiseMagnitude
 from unmemorize.detection._records import Detection
+from unmemorize.detection._region_maps import Curvature, ScoreDifference
+from unmemorize.detection._regions import memorized_region
 from unmemorize.detection._runs import (
     DETECTIONS,
     DetectionRun,
@@ -28,6 +36,8 @@ from unmemorize.detection._runs import (
     read_detections,
     write_detections_csv,
 )
+from unmemorize.detection._seed_similarity import SeedSimilarity
+from unmemorize.detection._sharpness import HessianDifference, Sharpness
 from unmemorize.detection._similarity import (
     SIMILARITIES,
     SimilarityName,
@@ -43,6 +53,8 @@ from unmemorize.detection._threshold import (
     Threshold,
 )
 from unmemorize.detection._trace import Trace
+from unmemorize.detection._watched import AttentionRecord
+from unmemorize.detection._white_box import WhiteBox
 
 __all__ = [
     "BUNDLED",
@@ -51,21 +63,39 @@ __all__ = [
     "SEED_SIMILARITY",
     "SIMILARITIES",
     "USUAL_RATE",
+    "Anisotropy",
+    "AttentionEntropy",
+    "AttentionRecord",
+    "BrightEnding",
     "Calibration",
     "Cascade",
+    "ConsecutiveDifference",
+    "Curvature",
     "DetectTask",
     "Detection",
     "DetectionLevel",
     "DetectionRun",
     "Detector",
+    "HessianDifference",
+    "LateNoiseMagnitude",
+    "LayerEntropy",
     "LocalizationLevel",
+    "Locating",
+    "Moment",
+    "NoiseMagnitude",
     "NoiseSettings",
     "Probe",
     "Protocol",
     "Score",
+    "ScoreDifference",
+    "SeedSimilarity",
+    "Sharpness",
     "SimilarityName",
     "Threshold",
     "Trace",
+    "Weighing",
+    "WhiteBox",
+    "as_detector",
     "calibrate_threshold",
     "conformal_quantile",
     "default_threshold",
@@ -75,6 +105,7 @@ __all__ = [
     "detect_prompts",
     "detection_of",
     "make_probe",
+    "memorized_region",
     "memorized_seeds",
     "noise_differences",
     "pairs_of",
@@ -83,5 +114,6 @@ __all__ = [
     "published_similarity",
     "read_detections",
     "similarity",
+    "watched_by",
     "write_detections_csv",
 ]

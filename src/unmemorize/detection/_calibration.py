@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +16,8 @@ from unmemorize._files import from_json, hash_texts, to_json
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._conformal import conformal_quantile, conformal_rank, smallest_rate
-from unmemorize.detection._detectors import make_detector
+from unmemorize.detection._detector import Detector, Weighing, settings_of, watched_by
+from unmemorize.detection._detectors import as_detector, make_detector
 from unmemorize.detection._ms_ssim import kernel_size
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
 from unmemorize.detection._seed_similarity import SeedSimilarity
@@ -37,6 +38,9 @@ USUAL_RATE = 0.01
 """The false positive rate that is bounded if the number of prompts allows it."""
 _DEVIATIONS_SEEDS = 2.0
 """Standard deviations above the mean for the criterion "seeds" (METHOD: tau of a mean of pairs)."""
+
+_FITTING = 5
+"""One in so many calibration prompts gives the units of a detector's parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ class Calibration:
         """
         return smallest_rate(count, USUAL_RATE) if self.max_fpr is None else self.max_fpr
 
-    def check(self, count: int) -> None:
+    def check(self, count: int, detector: Detector) -> None:
         """Refuse too few prompts before the work begins.
 
         Raises:
@@ -96,18 +100,27 @@ class Calibration:
             raise ThresholdError(
                 f"{count} prompt(s): a threshold needs at least 2 unmemorized prompts, better 200."
             )
+        left = count - _fitting(detector, count)
+        if left < 2:
+            raise ThresholdError(
+                f"{count} prompts: {detector.name} takes 2 of them for the units of its parts, "
+                "and a threshold needs at least 2 more, better 200."
+            )
         if self.reduction == "conformal":
-            conformal_rank(count, self.rate(count))
+            conformal_rank(left, self.rate(left))
 
     def threshold(
         self,
         model: Model,
-        detector: str,
+        detector: Detector,
         settings: NoiseSettings,
         texts: Sequence[str],
         scores: Sequence[PromptScores],
     ) -> Threshold:
         """Reduce the scores of all prompts to a threshold.
+
+        A detector that weighs parts gets its units from the first fifth of the prompts, and its
+        level from the others, since the bound holds for prompts that chose nothing.
 
         Args:
             model, detector, settings: what made the scores.
@@ -117,6 +130,10 @@ class Calibration:
         pairs = torch.tensor([each.pairs for each in scores], dtype=torch.float64)
         localize = self._localize(pairs)
         values = [each.value for each in scores]
+        if isinstance(detector, Weighing):
+            parts, count = [each.parts for each in scores], _fitting(detector, len(scores))
+            detector = detector.fitted(parts[:count])
+            values = [detector.weigh(each) for each in parts[count:]]
         return Threshold(
             detect=self._detect(detector, settings, values, pairs, localize.tau),
             localize=localize,
@@ -143,13 +160,13 @@ class Calibration:
 
     def _detect(
         self,
-        detector: str,
+        detector: Detector,
         settings: NoiseSettings,
         scores: Sequence[float],
         pairs: Tensor,
         suspect: float,
     ) -> DetectionLevel:
-        compares_seeds = detector == SEED_SIMILARITY
+        compares_seeds = detector.name == SEED_SIMILARITY
         reduction, rate = self.reduction, None
         if reduction == "conformal":
             rate = self.rate(len(scores))
@@ -164,13 +181,19 @@ class Calibration:
         if compares_seeds and settings.similarity != "published":
             cascade = Cascade.learn(matrix_of(pairs, settings.seeds), tau, min(tau, suspect))
         return DetectionLevel(
-            detector=detector,
+            detector=detector.name,
+            settings=settings_of(detector),
             tau=tau,
             reduction=reduction,
             max_fpr=rate,
             scores=tuple(scores),
             cascade=cascade,
         )
+
+
+def _fitting(detector: Detector, count: int) -> int:
+    """Return how many of the first prompts give the units of a detector's parts."""
+    return max(2, count // _FITTING) if isinstance(detector, Weighing) else 0
 
 
 def _moments(values: Tensor) -> tuple[float, float]:
@@ -184,10 +207,12 @@ class PromptScores:
     Args:
         value: the score of the detector.
         pairs: the similarity of each pair of seeds, in the order of `pairs_of`.
+        parts: what the score is made of, see `Score`.
     """
 
     value: float
     pairs: tuple[float, ...]
+    parts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,12 +222,14 @@ class CalibrationRun:
     Args:
         detector: the name of the detector.
         noise: how noise differences are made.
+        settings: the settings of the detector.
     """
 
     kind: ClassVar[str] = "calibration"
 
     detector: str
     noise: NoiseSettings
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,15 +245,20 @@ class CalibrationTask:
         refuse_switched_off(model)
         noise = self.settings.noise
         model.guidance(noise.guidance)  # refuses pipelines without guidance
-        detector = make_detector(self.settings.detector)
+        detector = make_detector(self.settings.detector, self.settings.settings)
+        watched = watched_by(detector)
 
         def work(texts: Sequence[str]) -> list[Finished]:
-            trace = Trace(model, texts, noise)
+            trace = Trace(model, texts, noise, watched=watched)
             similarities = SeedSimilarity().score(trace)
             is_similarity = detector.name == SEED_SIMILARITY
             scores = similarities if is_similarity else detector.score(trace)
             return [
-                Finished(to_json(PromptScores(value=score.value, pairs=similarity.pairs)))
+                Finished(
+                    to_json(
+                        PromptScores(value=score.value, pairs=similarity.pairs, parts=score.parts)
+                    )
+                )
                 for score, similarity in zip(scores, similarities, strict=True)
             ]
 
@@ -237,7 +269,7 @@ def calibrate_threshold(
     pipe: DiffusionPipeline | Model,
     prompts: Iterable[str | Prompt],
     *,
-    detector: str = SEED_SIMILARITY,
+    detector: str | Detector = SEED_SIMILARITY,
     settings: NoiseSettings | None = None,
     calibration: Calibration | None = None,
     folder: str | Path | None = None,
@@ -250,7 +282,8 @@ def calibrate_threshold(
     Args:
         pipe: a loaded pipeline.
         prompts: at least two unmemorized prompts, which the statistics need not have seen.
-        detector: the name of the detector.
+        detector: the name of the detector, or one with settings of its own. They travel with the
+            threshold.
         settings: how noise differences are made.
         calibration: how the levels follow from the scores.
         folder: a run folder in which an interrupted calibration is resumed. It stays; without one
@@ -259,13 +292,15 @@ def calibrate_threshold(
 
     Raises:
         ThresholdError: too few prompts, an unknown detector, or a prompt fails.
+        ModelError: the model has nothing that the detector looks at.
         PromptError: ``prompts`` is a single text.
         RunError: the run folder holds another run or cannot be written.
     """
-    model = Model.of(pipe)
+    model, detector = Model.of(pipe), as_detector(detector)
     calibration = calibration or Calibration()
-    run_settings = CalibrationRun(detector=detector, noise=settings or NoiseSettings())
-    make_detector(detector)
+    run_settings = CalibrationRun(
+        detector=detector.name, noise=settings or NoiseSettings(), settings=settings_of(detector)
+    )
     if execution is not None and execution.shard is not None:
         raise ThresholdError(
             "a threshold needs all of its prompts, so a shard of them is not enough. "
@@ -274,7 +309,7 @@ def calibrate_threshold(
     way_out = f"delete {folder} to start again"
     with given_or_temporary(folder) as place:
         run = open_run(place, model, as_prompts(prompts), run_settings, way_out=way_out)
-        calibration.check(prompt_count(run))
+        calibration.check(prompt_count(run), detector)
         task, texts = CalibrationTask(run_settings), [prompt.text for prompt in stream_prompts(run)]
         tally = drive(run, model, task, enumerate(texts), len(texts), execution)
         for index, error in tally.failed.items():

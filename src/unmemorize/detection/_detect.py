@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import ThresholdError
 from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
-from unmemorize.detection._detector import Detector, Score
-from unmemorize.detection._detectors import make_detector
+from unmemorize.detection._detector import Detector, Score, watched_by
+from unmemorize.detection._detectors import as_detector
 from unmemorize.detection._kept import default_threshold
 from unmemorize.detection._noise import NoiseSettings
 from unmemorize.detection._records import Detection
@@ -27,18 +27,21 @@ def detect(
     pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
     *,
+    detector: str | Detector | None = None,
     threshold: Threshold | None = None,
     settings: NoiseSettings | None = None,
     cascade: bool = False,
 ) -> Detection:
     """Tell whether a prompt is memorized: its score is above the threshold.
 
-    The threshold names the detector. With seed similarity (paper, section 3.1) a prompt is
+    With seed similarity (paper, section 3.1) a prompt is
     memorized when the noise differences of at least two seeds are more alike than tau.
 
     Args:
         pipe: a loaded pipeline.
         prompt: the prompt.
+        detector: the name of a detector, or one with settings of its own; by default that of the
+            threshold, or seed similarity.
         threshold: calibrated for this model under the same settings; by default the one kept for
             it, see `default_threshold`.
         settings: how noise differences are made; by default as for the threshold.
@@ -46,8 +49,9 @@ def detect(
 
     Raises:
         PromptError: the prompt is empty or neither a text nor a `Prompt`.
-        ThresholdError: the threshold belongs to another model or other settings, has no cascade, is
-            none, or cannot be kept.
+        ThresholdError: the threshold belongs to another model, detector or other settings, has no
+            cascade, is none, or cannot be kept.
+        ModelError: the model has nothing that the detector looks at.
 
     Examples:
         >>> from unmemorize import load_pipeline
@@ -58,10 +62,14 @@ def detect(
     model = Model.of(pipe)
     prompts = [as_prompt(prompt)]
     if threshold is None:
-        threshold = default_threshold(model, settings=settings)
+        threshold = default_threshold(
+            model, detector=SEED_SIMILARITY if detector is None else detector, settings=settings
+        )
     refuse_other_type(
         "threshold", threshold, Threshold, ThresholdError, "Load it first: Threshold.load(PATH)."
     )
+    if detector is not None:
+        threshold.detect.check(as_detector(detector))
     if settings is None:
         settings = threshold.settings
     refuse_other_type(
@@ -83,7 +91,8 @@ def detect_prompts(
     threshold.check(model, settings)
     detector = _detector(threshold, cascade)
     began = time.perf_counter()
-    trace = Trace(model, [prompt.text for prompt in prompts], settings, batch=batch)
+    texts = [prompt.text for prompt in prompts]
+    trace = Trace(model, texts, settings, batch=batch, watched=watched_by(detector))
     scores = detector.score(trace)
     seconds = (time.perf_counter() - began) / len(prompts)
     return [
@@ -121,6 +130,7 @@ def detection_of(
         memorized_seeds=memorized_seeds(score, tau),
         mean=sum(score.pairs) / len(score.pairs) if score.pairs else None,
         evaluations=score.samples,
+        shared_evaluations=score.shared,
         seconds=seconds,
     )
 
@@ -135,7 +145,7 @@ def memorized_seeds(score: Score, tau: float) -> tuple[int, ...]:
 
 def _detector(threshold: Threshold, cascade: bool) -> Detector:
     if not cascade:
-        return make_detector(threshold.detect.detector)
+        return threshold.detect.made()
     if threshold.settings.similarity == "published":
         raise ThresholdError(
             "similarity=published: a cascade compares few seeds first, but the published "

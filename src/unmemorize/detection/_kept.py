@@ -13,6 +13,8 @@ from unmemorize._errors import ThresholdError
 from unmemorize._files import hash_texts, to_json
 from unmemorize._kept import cache_folder, kept
 from unmemorize.detection._calibration import Calibration, calibrate_threshold
+from unmemorize.detection._detector import Detector, settings_of
+from unmemorize.detection._detectors import as_detector
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
 from unmemorize.detection._threshold import SCHEMA, SEED_SIMILARITY, Threshold
 from unmemorize.engines import Execution
@@ -32,7 +34,7 @@ BUNDLED: dict[ThresholdRule, tuple[NoiseSettings, Calibration]] = {
 def default_threshold(
     pipe: DiffusionPipeline | Model,
     *,
-    detector: str = SEED_SIMILARITY,
+    detector: str | Detector = SEED_SIMILARITY,
     settings: NoiseSettings | None = None,
     calibration: Calibration | None = None,
     execution: Execution | None = None,
@@ -51,7 +53,7 @@ def default_threshold(
     Raises:
         ThresholdError: the cache cannot be written, a caption fails, or the settings are refused.
     """
-    model = Model.of(pipe)
+    model, detector = Model.of(pipe), as_detector(detector)
     noise, calibration = settings or NoiseSettings(), calibration or Calibration()
     texts = threshold_captions(model)
     path = default_threshold_path(model, detector, noise, calibration)
@@ -61,6 +63,7 @@ def default_threshold(
     def load(path: Path) -> Threshold:
         threshold = Threshold.load(path)
         threshold.check(model, noise)
+        threshold.detect.check(detector)
         return threshold
 
     def make(folder: Path) -> Threshold:
@@ -92,15 +95,16 @@ def default_threshold(
 
 
 def default_threshold_path(
-    model: Model, detector: str, noise: NoiseSettings, calibration: Calibration
+    model: Model, detector: str | Detector, noise: NoiseSettings, calibration: Calibration
 ) -> Path:
     """Return where the file of `default_threshold` lies."""
-    if is_bundled(model.pipe) and detector == SEED_SIMILARITY:
+    detector = as_detector(detector)
+    if is_bundled(model.pipe) and detector.name == SEED_SIMILARITY:
         for rule, bundled in BUNDLED.items():
             if bundled == (noise, calibration):
                 return threshold_path(rule)
-    settings = [SCHEMA, detector, to_json(noise), to_json(calibration), str(model.dtype)]
+    settings = [SCHEMA, detector.name, to_json(noise), to_json(calibration), str(model.dtype)]
     timestep = float(evaluated_timestep(model, noise))
-    identity = json.dumps([model.fingerprint, timestep, *settings])
+    identity = json.dumps([model.fingerprint, timestep, *settings, settings_of(detector)])
     key = hash_texts([identity, *threshold_captions(model)])
     return cache_folder() / "thresholds" / f"{key[:32]}.json"

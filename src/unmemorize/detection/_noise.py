@@ -123,7 +123,12 @@ def make_probe(model: Model, text: Conditioning, settings: NoiseSettings) -> Pro
 
 def evaluated_timestep(model: Model, settings: NoiseSettings) -> Tensor:
     """The one timestep at which the denoiser is evaluated, ()."""
-    return model.timesteps(settings.steps)[_EVALUATED[settings.protocol]]
+    return model.timesteps(settings.steps)[evaluated_step(settings)]
+
+
+def evaluated_step(settings: NoiseSettings) -> int:
+    """The index of that timestep."""
+    return _EVALUATED[settings.protocol]
 
 
 def noise_differences(model: Model, probe: Probe, *, gradient: bool = False) -> Tensor:

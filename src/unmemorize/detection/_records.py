@@ -24,7 +24,8 @@ class Detection:
         memorized_seeds: the seeds whose highest similarity is above tau, for detectors that
             compare seeds.
         mean: the mean similarity over all pairs of seeds, or None.
-        evaluations: denoiser samples spent.
+        evaluations: denoiser samples that the prompt takes.
+        shared_evaluations: further ones, without text, that all prompts share.
         seconds: wall time.
     """
 
@@ -39,4 +40,5 @@ class Detection:
     memorized_seeds: tuple[int, ...] = ()
     mean: float | None = None
     evaluations: int
+    shared_evaluations: int = 0
     seconds: float

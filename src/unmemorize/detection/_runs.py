@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from diffusers import DiffusionPipeline
 
@@ -40,6 +40,7 @@ class DetectionRun:
         threshold_prompts: a hash of the prompts it was calibrated on.
         noise: how noise differences are made.
         cascade: which seeds are looked at first and when to stop; None where all are.
+        settings: the settings of the detector.
     """
 
     kind: ClassVar[str] = "detection"
@@ -49,6 +50,7 @@ class DetectionRun:
     threshold_prompts: str
     noise: NoiseSettings
     cascade: Cascade | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, threshold: Threshold, *, cascade: bool) -> DetectionRun:
@@ -59,6 +61,7 @@ class DetectionRun:
             threshold_prompts=threshold.prompts,
             noise=threshold.settings,
             cascade=threshold.detect.cascade if cascade else None,
+            settings=threshold.detect.settings,
         )
 
 
@@ -74,7 +77,9 @@ class DetectTask:
     @property
     def size(self) -> int:
         """Prompts whose first seeds fill a batch."""
-        return max(1, self.batch // (2 if self.cascade else self.threshold.settings.seeds))
+        level = self.threshold.detect
+        seeds = level.settings.get("seeds", self.threshold.settings.seeds)
+        return max(1, self.batch // (2 if self.cascade else seeds))
 
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,18 +19,20 @@ from unmemorize.detection._similarity import pairs_of, pairwise_similarity
 from unmemorize.detection._trace import Trace
 
 
-@dataclass(frozen=True)
 class SeedSimilarity:
     """Scores a prompt by the highest similarity between the noise differences of two seeds.
+
+    Its settings are `NoiseSettings`, which it shares with localization.
 
     Args:
         cascade: which seeds to look at first and when to stop; None looks at all of them.
         tau: the threshold above which a cascade stops.
     """
 
-    cascade: Cascade | None = None
-    tau: float = math.inf
-    name: str = "seed-similarity"
+    name: ClassVar[str] = "seed-similarity"
+
+    def __init__(self, cascade: Cascade | None = None, tau: float = math.inf) -> None:
+        self.cascade, self.tau = cascade, tau
 
     def score(self, trace: Trace) -> Sequence[Score]:
         """See `Detector`."""
@@ -60,7 +62,8 @@ class SeedSimilarity:
         return [
             Score(
                 value=float(pairs_of(matrix).max()),
-                samples=len(matrix) * trace.settings.samples,
+                samples=len(matrix),
+                shared=len(matrix) if trace.settings.guidance else 0,
                 seeds=order[: len(matrix)],
                 pairs=tuple(pairs_of(matrix).tolist()),
             )

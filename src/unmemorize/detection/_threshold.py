@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from diffusers import DiffusionPipeline
@@ -13,6 +14,8 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import ThresholdError
 from unmemorize._files import as_path, atomic_write, from_json, read_json, to_json
 from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._detector import Detector, fitted_settings, settings_of
+from unmemorize.detection._detectors import make_detector
 from unmemorize.detection._ms_ssim import kernel_size
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
 from unmemorize.pipelines import Model
@@ -39,6 +42,8 @@ class DetectionLevel:
             the calibration.
         scores: the score of each calibration prompt.
         cascade: which seeds to look at first, and when to stop; None where it is not known.
+        settings: the settings of the detector, see `Detector`. Those of seed similarity are
+            `Threshold.settings`.
     """
 
     detector: str = SEED_SIMILARITY
@@ -47,9 +52,39 @@ class DetectionLevel:
     max_fpr: float | None = None
     scores: tuple[float, ...] = field(default=(), repr=False)
     cascade: Cascade | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _refuse_infinite(tau=self.tau)
+
+    def made(self) -> Detector:
+        """Make the detector.
+
+        Raises:
+            ThresholdError: there is none of this name, or it has other settings by now.
+        """
+        return make_detector(self.detector, self.settings)
+
+    def check(self, detector: Detector) -> None:
+        """Refuse another detector than that of the calibration, or other settings of it.
+
+        Raises:
+            ThresholdError: they differ.
+        """
+        if detector.name != self.detector:
+            raise ThresholdError(
+                f"the threshold was calibrated for the detector {self.detector}, not for "
+                f"{detector.name}. Use that one, or calibrate again: "
+                f"unmemorize threshold --detector {detector.name}"
+            )
+        found = fitted_settings(detector)
+        for name, now in settings_of(detector).items():
+            before = self.settings.get(name)
+            if name not in found and before != now:
+                raise ThresholdError(
+                    f"the threshold was calibrated with {name}={before} of {self.detector}, but "
+                    f"{name}={now} is asked for. Use the same settings, or calibrate again."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,41 +1,59 @@
-"""What detectors look at: predictions of the denoiser for some prompts, each computed once.
+"""What detectors look at: what the denoiser makes of some prompts, each thing computed once.
 
 Several detectors that share a trace cost as much as the one that needs most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from unmemorize.detection._noise import NoiseSettings, evaluated_timestep, rescaled
-from unmemorize.pipelines import Guidance, Model
+from unmemorize.detection._end_tokens import end_tokens
+from unmemorize.detection._moment import Moment
+from unmemorize.detection._noise import NoiseSettings, evaluated_step, rescaled
+from unmemorize.detection._watched import AttentionRecord, Watched
+from unmemorize.detection._without_text import known_without_text, without_text
+from unmemorize.pipelines import Conditioning, Model, NoiseLevel, cross_attentions, stepper
+
+Sample = tuple[int | None, int]
+"""A prompt and a seed; None for the prediction without text that all prompts share."""
 
 
 class Trace:
-    """Predictions for a batch of prompts and the seeds of `NoiseSettings`, computed when needed.
+    """What the denoiser makes of a batch of prompts, computed when a detector asks for it.
+
+    Predictions without text on untouched noise depend on the seed alone. They are computed once for
+    a model. All others are computed once for the trace, and kept as long as it.
 
     Args:
         model: the model.
         texts: the prompts.
-        settings: seeds, timestep and guidance.
+        settings: the seed of all initial noises, and how noise differences are made.
         batch: denoiser samples per pass, across prompts and seeds.
+        watched: the moments at which attention will be asked for. Where they are known beforehand,
+            attention is recorded in the passes that predictions take anyway.
     """
 
     def __init__(
-        self, model: Model, texts: Sequence[str], settings: NoiseSettings, *, batch: int = 16
+        self,
+        model: Model,
+        texts: Sequence[str],
+        settings: NoiseSettings | None = None,
+        *,
+        batch: int = 16,
+        watched: Iterable[Moment] = (),
     ) -> None:
-        self.settings = settings
-        self._model, self._batch = model, batch
+        self.model, self.settings = model, settings or NoiseSettings()
+        self._texts, self._batch = texts, batch
         self._text = model.encode(texts)
-        self._guidance = model.guidance(settings.guidance)
-        self._latents = model.draw_latents(settings.seeds, settings.seed)
-        self._timestep = evaluated_timestep(model, settings)
-        self._conditional: dict[tuple[int, int], Tensor] = {}
-        self._guided = self._conditional if self._guidance is None else {}
-        self._unconditional: dict[int, Tensor] = {}
+        self._attention = Watched(model, set(watched))
+        self._noise = model.draw_latents(self.settings.seeds, self.settings.seed)
+        self._with: dict[Moment, dict[Sample, Tensor]] = {}
+        self._without: dict[Moment, dict[Sample, Tensor]] = {}
+        self._samples: dict[Moment, dict[Sample, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self._text)
@@ -47,59 +65,190 @@ class Trace:
             pairs: (prompt, seed) for each one.
 
         Returns:
-            float32 of shape (pairs, C, H, W), under the settings' guidance.
+            float32 of shape (pairs, C, H, W), under the guidance of the settings.
         """
-        self._predict(pairs, self._guidance, self._guided)
-        prediction = torch.stack([self._guided[pair] for pair in pairs])
-        latents = self._latents[[seed for _, seed in pairs]]
-        return rescaled(self._model.difference(prediction, latents, self._timestep))
+        moment = Moment(evaluated_step(self.settings), self.settings.steps)
+        prediction = self._predict(pairs, moment)
+        if self.settings.guidance:
+            without = self._predict_without(pairs, moment)
+            prediction = without + self.settings.guidance * (prediction - without)
+        difference = self.level(moment).difference(prediction, self._at(pairs, moment).float())
+        return rescaled(difference)
 
-    def text_differences(self, pairs: Sequence[tuple[int, int]]) -> Tensor:
-        """Return what the text changes: the difference with the prompt minus without.
+    def predictions(self, seeds: int, moment: Moment) -> Tensor:
+        """Return the raw predictions with text, (prompts, seeds, C, H, W), float32."""
+        return self._grid(self._predict(self._pairs(seeds), moment))
+
+    def unconditional(self, seeds: int, moment: Moment) -> Tensor:
+        """Return the raw predictions without text, (prompts, seeds, C, H, W), float32.
+
+        Raises:
+            ModelError: the model has none.
+        """
+        return self._grid(self._predict_without(self._pairs(seeds), moment))
+
+    def samples(self, seeds: int, moment: Moment) -> Tensor:
+        """Return what the denoiser receives, (prompts, seeds, C, H, W), float32.
+
+        On a guided run they are those of an ordinary run of the pipeline with this initial noise.
+        """
+        pairs = self._pairs(seeds)
+        self._reach(pairs, moment)
+        return self._grid(self._at(pairs, moment).float())
+
+    def text_differences(self, seeds: int, moment: Moment) -> Tensor:
+        """Return what the text changes: the estimate with the prompt minus the one without.
 
         For a model that predicts noise this is eps(x, y) - eps(x, ""). For others it is the same in
-        the space of the clean image, see `Model.difference`.
+        the space of the clean image, see `NoiseLevel.estimate`.
 
         Args:
-            pairs: (prompt, seed) for each one.
+            seeds: how many initial noises.
+            moment: where to look.
 
         Returns:
-            float32 of shape (pairs, C, H, W).
+            float32 of shape (prompts, seeds, C, H, W).
+
+        Raises:
+            ModelError: the model has no prediction without text.
         """
-        self._predict(pairs, None, self._conditional)
-        seeds = [seed for _, seed in pairs]
-        self._predict_unconditional(sorted({*seeds} - self._unconditional.keys()))
-        latents = self._latents[seeds]
-        conditional = torch.stack([self._conditional[pair] for pair in pairs])
-        unconditional = torch.stack([self._unconditional[seed] for seed in seeds])
-        difference = self._model.difference
-        return difference(conditional, latents, self._timestep) - difference(
-            unconditional, latents, self._timestep
-        )
+        without = self.unconditional(seeds, moment)
+        predictions, samples = self.predictions(seeds, moment), self.samples(seeds, moment)
+        level = self.level(moment)
+        return level.estimate(predictions, samples) - level.estimate(without, samples)
 
-    def _predict(
-        self,
-        pairs: Sequence[tuple[int, int]],
-        guidance: Guidance | None,
-        known: dict[tuple[int, int], Tensor],
-    ) -> None:
-        """Add the predictions of those pairs that are not known yet."""
-        missing = [pair for pair in pairs if pair not in known]
-        for start in range(0, len(missing), self._batch):
-            some = missing[start : start + self._batch]
-            prompts, seeds = (list(indices) for indices in zip(*some, strict=True))
-            latents, text = self._latents[seeds], self._text.take(prompts)
-            prediction = self._model.predict(latents, self._timestep, text, guidance=guidance)
-            known |= zip(some, prediction, strict=True)
+    def attention(self, seeds: int, moment: Moment) -> AttentionRecord:
+        """Return the cross-attention of the prompts, see `AttentionRecord`.
 
-    def _predict_unconditional(self, seeds: Sequence[int]) -> None:
-        """Predict without text once for each seed: it is the same for every prompt."""
-        if not seeds:
+        Raises:
+            ModelError: the model has no cross-attention probabilities.
+        """
+        pairs = self._pairs(seeds)
+        self._reach(pairs, moment)
+        self._attention.moments.add(moment)
+        unseen = [pair for pair in pairs if not self._attention.has(moment, pair)]
+        if unseen:  # predicted before anybody asked for attention
+            for pair in unseen:
+                self._with.get(moment, {}).pop(pair, None)
+            self._predict(unseen, moment)
+        return self._attention.of(moment, pairs, (len(self), seeds))
+
+    def end_tokens(self) -> list[int]:
+        """Return the position of the first end token of each prompt.
+
+        Raises:
+            ModelError: no attention reads that token, or the text encoder marks no end.
+        """
+        cross_attentions(self.model)
+        return end_tokens(self.model, self._texts)
+
+    def level(self, moment: Moment) -> NoiseLevel:
+        """Return the noise level of a moment."""
+        return self.model.noise_level(self.timestep(moment))
+
+    def timestep(self, moment: Moment) -> Tensor:
+        """Return the timestep of a moment, ()."""
+        return self.model.timesteps(moment.steps)[moment.step]
+
+    def batches(self, seeds: int) -> Iterator[tuple[slice, list[int]]]:
+        """Yield rows of the flattened (prompts, seeds) and the prompts of these, in batches."""
+        count = len(self) * seeds
+        for start in range(0, count, self._batch):
+            rows = range(start, min(start + self._batch, count))
+            yield slice(rows.start, rows.stop), [row // seeds for row in rows]
+
+    def conditioning(self, prompts: Sequence[int | None]) -> Conditioning:
+        """Return encoded prompts, each as often as it is named. None is no text.
+
+        Raises:
+            ModelError: the model has no prediction without text.
+        """
+        if None not in prompts:
+            return self._text.take([prompt for prompt in prompts if prompt is not None])
+        return self._rows.take([len(self) if prompt is None else prompt for prompt in prompts])
+
+    @cached_property
+    def _rows(self) -> Conditioning:
+        """The prompts and, as the last one, no text."""
+        return self._text.join(without_text(self.model))
+
+    def _pairs(self, seeds: int) -> list[tuple[int, int]]:
+        return [(prompt, seed) for prompt in range(len(self)) for seed in range(seeds)]
+
+    def _grid(self, rows: Tensor) -> Tensor:
+        grid: Tensor = rows.unflatten(0, (len(self), -1))
+        return grid
+
+    def _predict(self, pairs: Sequence[Sample], moment: Moment) -> Tensor:
+        self._reach(pairs, moment)
+        known = self._with.setdefault(moment, {})
+        self._run([(pair, True) for pair in pairs if pair not in known], moment)
+        return torch.stack([known[pair] for pair in pairs])
+
+    def _predict_without(self, pairs: Sequence[Sample], moment: Moment) -> Tensor:
+        self._reach(pairs, moment)
+        known = self._store_without(moment)
+        samples = [self._key_without(pair, moment) for pair in pairs]
+        missing = dict.fromkeys(sample for sample in samples if sample not in known)
+        self._run([(sample, False) for sample in missing], moment)
+        return torch.stack([known[sample] for sample in samples])
+
+    def _reach(self, pairs: Sequence[Sample], moment: Moment) -> None:
+        """Take the steps of the run that lead to a moment."""
+        if moment.guidance is None:
             return
-        empty = self._model.encode([""])
-        for start in range(0, len(seeds), self._batch):
-            some = list(seeds[start : start + self._batch])
-            prediction = self._model.predict(
-                self._latents[some], self._timestep, empty.take([0] * len(some))
-            )
-            self._unconditional |= zip(some, prediction, strict=True)
+        missing = [pair for pair in pairs if pair not in self._samples.get(moment, {})]
+        if not missing:
+            return
+        step = self.model.remembered(
+            ("stepper", moment.steps), lambda: stepper(self.model, moment.steps)
+        )
+        for index in range(moment.step):
+            now = moment.at(index, moment.guidance)
+            following = self._samples.setdefault(moment.at(index + 1, moment.guidance), {})
+            pairs = [pair for pair in missing if pair not in following]
+            if not pairs:
+                continue
+            self._run_both(pairs, now)
+            without = self._predict_without(pairs, now)
+            guided = without + moment.guidance * (self._predict(pairs, now) - without)
+            following |= zip(pairs, step(guided, index, self._at(pairs, now)), strict=True)
+
+    def _run_both(self, pairs: Sequence[Sample], moment: Moment) -> None:
+        """Predict with and without text in the same passes."""
+        known, without = self._with.setdefault(moment, {}), self._store_without(moment)
+        keys = dict.fromkeys(self._key_without(pair, moment) for pair in pairs)
+        jobs = [(key, False) for key in keys if key not in without]
+        self._run(jobs + [(pair, True) for pair in pairs if pair not in known], moment)
+
+    def _run(self, jobs: Sequence[tuple[Sample, bool]], moment: Moment) -> None:
+        """Run the denoiser on samples, each with its text or without, and keep what it predicts."""
+        for start in range(0, len(jobs), self._batch):
+            some = jobs[start : start + self._batch]
+            latents = self._at([sample for sample, _ in some], moment)
+            prompts = [prompt if text else None for (prompt, _), text in some]
+            with self._attention.watching(moment, some):
+                predictions = self.model.predict(
+                    latents, self.timestep(moment), self.conditioning(prompts)
+                )
+            for (sample, text), prediction in zip(some, predictions, strict=True):
+                store = self._with[moment] if text else self._store_without(moment)
+                store[sample] = prediction
+
+    def _at(self, pairs: Sequence[Sample], moment: Moment) -> Tensor:
+        """Return the samples of a moment that was reached, (pairs, C, H, W)."""
+        if moment.guidance is not None:
+            return torch.stack([self._samples[moment][pair] for pair in pairs])
+        seeds = [seed for _, seed in pairs]
+        if max(seeds) >= len(self._noise):
+            self._noise = self.model.draw_latents(max(seeds) + 1, self.settings.seed)
+        return self._noise[seeds]
+
+    def _store_without(self, moment: Moment) -> dict[Sample, Tensor]:
+        if moment.guidance is None:
+            return known_without_text(self.model, self.settings.seed, moment)
+        return self._without.setdefault(moment, {})
+
+    @staticmethod
+    def _key_without(pair: Sample, moment: Moment) -> Sample:
+        return (None, pair[1]) if moment.guidance is None else pair

@@ -10,7 +10,15 @@ from typing import Any
 from unmemorize._errors import ExportError, NeuronError
 from unmemorize._files import as_path, parse_json, read_json
 from unmemorize.export._rows import read_header
-from unmemorize.generation import ClosedFormEdit, CombinedEdit, Edit, EditFile, NeuronEdit
+from unmemorize.generation import (
+    ClosedFormEdit,
+    CombinedEdit,
+    Edit,
+    EditFile,
+    NeuronEdit,
+    PrunedEdit,
+    WeightEdit,
+)
 from unmemorize.neurons import NeuronFile
 
 AnyEditFile = NeuronFile | EditFile
@@ -18,6 +26,8 @@ AnyEditFile = NeuronFile | EditFile
 KEY = "unmemorize"
 """The name under which the metadata hold it."""
 _EDIT_SCHEMA = "unmemorize.edit/"
+_LARGEST = 20_000_000
+"""Characters. Programs refuse safetensors files whose header is above 100 MB."""
 
 
 def edit_of(file: AnyEditFile) -> Edit:
@@ -50,6 +60,12 @@ def describe(edit: Edit) -> str:
         captions = _counted(len(edit.erase), "caption")
         weights = " and ".join(f"{weight:g}" for weight in sorted({e.weight for e in edit.erase}))
         return f"{captions} moved (closed form, weight {weights})"
+    if isinstance(edit, PrunedEdit):
+        pruned = _counted(sum(map(len, edit.entries.values())), "weight")
+        return f"{pruned} of {_counted(len(edit.entries), 'layer')} set to zero"
+    if isinstance(edit, WeightEdit):
+        tensors = _counted(len(edit.differences), "tensor")
+        return f"{tensors} of weights moved ({edit.source or 'training'})"
     if isinstance(edit, CombinedEdit):
         return ", then ".join(map(describe, edit.parts))
     return f"edit of kind {edit.kind}"
@@ -72,8 +88,18 @@ def captions_of(edit: Edit) -> list[str]:
 
 
 def as_metadata(file: AnyEditFile) -> dict[str, str]:
-    """Write a file as metadata; the same content gives the same text."""
-    return {KEY: json.dumps(file.to_json(), sort_keys=True)}
+    """Write a file as metadata; the same content gives the same text.
+
+    Raises:
+        ExportError: the edit is too large for metadata, which other programs read as a whole.
+    """
+    text = json.dumps(file.to_json(), sort_keys=True)
+    if len(text) > _LARGEST:
+        raise ExportError(
+            f"{file.model}: this edit takes {len(text) / 1e6:.0f} MB, too much for the metadata of "
+            "one file. Export a checkpoint, which holds the edit as a file of its own."
+        )
+    return {KEY: text}
 
 
 def carried_edit(path: str | Path) -> AnyEditFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,19 +17,24 @@ from unmemorize.generation import (
     CombinedEdit,
     Edit,
     NeuronEdit,
+    PrunedEdit,
+    WeightEdit,
     own_tokens,
     text_inputs,
     text_projections,
 )
 from unmemorize.pipelines import Model
 
-Step = Callable[[str, Tensor], Tensor]
+Step = partial[Tensor]
 """("weight" or "bias", the value before) -> the value after, float64."""
 _RIDGE = 0.5
 _SOLVED_AGAIN = {torch.float16: 0.2, torch.bfloat16: 0.5}
 _SOLVED_AGAIN_EXACTLY = 1e-3
 """How much of its change a row may miss where a closed-form edit is solved again, by the type of
 the text embeddings. Devices round embeddings differently, and the solution amplifies that."""
+_FACTORIZED = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_FACTORIZED_EXACTLY = 1e-4
+"""The same where a LoRA holds a difference by its singular values."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,14 @@ def expected_layers(model: Model, file: AnyEditFile) -> dict[str, ExpectedLayer]
         ExportError: the edit is of a kind that cannot be verified.
     """
     steps = _steps(model, edit_of(file))
-    solved = _SOLVED_AGAIN.get(model.dtype, _SOLVED_AGAIN_EXACTLY)
+    slack = {
+        _solved: _SOLVED_AGAIN.get(model.dtype, _SOLVED_AGAIN_EXACTLY),
+        _moved: _FACTORIZED.get(model.dtype, _FACTORIZED_EXACTLY),
+    }
     return {
-        path: ExpectedLayer(chain, solved if _has_closed_form(chain) else 0.0)
+        path: ExpectedLayer(chain, max(slack.get(step.func, 0.0) for step in chain))
         for path, chain in steps.items()
     }
-
-
-def _has_closed_form(steps: tuple[Step, ...]) -> bool:
-    return any(isinstance(step, partial) and step.func is _solved for step in steps)
 
 
 def _steps(model: Model, edit: Edit) -> dict[str, tuple[Step, ...]]:
@@ -95,6 +99,14 @@ def _steps(model: Model, edit: Edit) -> dict[str, tuple[Step, ...]]:
     if isinstance(edit, ClosedFormEdit):
         equations = _equations(model, edit)
         return {path: (partial(_solved, *equations),) for path in text_projections(model)}
+    if isinstance(edit, PrunedEdit):
+        return {path: (partial(_pruned, entries),) for path, entries in edit.entries.items()}
+    if isinstance(edit, WeightEdit):
+        added: dict[str, dict[str, Tensor]] = {}
+        for name, difference in edit.differences.items():
+            path, _, kind = name.rpartition(".")
+            added.setdefault(path, {})[kind] = difference
+        return {path: (partial(_moved, differences),) for path, differences in added.items()}
     if isinstance(edit, CombinedEdit):
         steps: dict[str, tuple[Step, ...]] = {}
         for part in edit.parts:
@@ -110,6 +122,18 @@ def _scaled(indices: tuple[int, ...], scale: float, _name: str, value: Tensor) -
     value = value.clone()
     value[list(indices)] *= scale
     return value
+
+
+def _pruned(entries: tuple[int, ...], name: str, value: Tensor) -> Tensor:
+    if name == "bias":
+        return value
+    kept = torch.ones(value.numel(), dtype=torch.bool)
+    kept[list(entries)] = False
+    return torch.where(kept.reshape(value.shape), value, torch.zeros_like(value))
+
+
+def _moved(differences: Mapping[str, Tensor], name: str, value: Tensor) -> Tensor:
+    return value + differences[name].double() if name in differences else value
 
 
 def _equations(model: Model, edit: ClosedFormEdit) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ class Exportable:
     Args:
         model: the model.
         file: the neuron file or edit file.
-        changes: path of a linear layer -> what becomes of its weights.
+        changes: path of a layer -> what becomes of its weights.
     """
 
     model: Model
@@ -40,7 +40,7 @@ class Exportable:
 
     def changes_bias(self, path: str) -> bool:
         """Tell whether a layer has a bias that the edit changes."""
-        return bool(self.changes[path].factors) and "bias" in self.weights(path)
+        return self.changes[path].changes_bias and "bias" in self.weights(path)
 
     def changed(self, path: str, name: str, value: Tensor) -> Tensor:
         """Return a weight or bias of a layer as the edit leaves it, float64.

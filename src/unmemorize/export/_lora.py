@@ -1,7 +1,8 @@
 """An edit as a LoRA: at strength 1 weights are edited, at strength 0 they are those of the base.
 
 A layer computes W x (+ b), and an edit makes it F W P x (+ F b), see `LayerChange`. The LoRA adds
-B A x with B A = F W P - W, so nothing is approximated.
+B A x with B A = F W P - W, so nothing is approximated. Edits that move single weights are written
+by the singular values of their difference, where their rank is low enough.
 
 - For neurons and their scale s, P = I: A = -(1 - s) W[neurons], and B has one column per neuron
   with a 1 in the neuron's row. At strength t, outputs are multiplied by 1 - t (1 - s). A bias goes
@@ -149,12 +150,16 @@ def _factorized(edit: Exportable) -> dict[str, _Factors]:
         weights = edit.weights(path)
         weight = weights["weight"]
         split = None
-        if change.inputs is not None:
+        if change.inputs is not None and not change.is_dense:
             identity = id(change.inputs)
             if identity not in splits:
                 splits[identity] = _split(change.inputs, torch.finfo(weight.dtype).eps)
             split = splits[identity]
-        down, up = _factors(change, weight.detach().to("cpu", torch.float64), split)
+        wide = weight.detach().to("cpu", torch.float64)
+        if change.is_dense:
+            down, up = _dense_factors(path, change.of_weight(wide) - wide, weight.dtype)
+        else:
+            down, up = _factors(change, wide, split)
         bias = torch.zeros(len(weight), dtype=torch.float64)
         if "bias" in weights:
             before = weights["bias"].detach().to("cpu", torch.float64)
@@ -178,6 +183,30 @@ def _factors(change: LayerChange, weight: Tensor, split: _Split | None) -> tuple
     if len(down) < inputs:
         return down, up
     return torch.eye(inputs, dtype=weight.dtype), difference
+
+
+def _dense_factors(path: str, difference: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return A and B of a difference of weights by its singular values.
+
+    Raises:
+        ExportError: the layer is not linear, or A and B would hold more numbers than the weight.
+    """
+    if difference.ndim != 2:
+        raise ExportError(
+            f"{path}: it is no linear layer, and the edit changes single weights of it, which no "
+            "LoRA here holds. Export a checkpoint."
+        )
+    left, values, right = torch.linalg.svd(difference, full_matrices=False)
+    # differences are stored as float32, so smaller singular values are nothing but their rounding
+    negligible = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    rank = int((values > negligible * values[0]).sum())
+    if rank * sum(difference.shape) >= difference.numel():
+        raise ExportError(
+            f"{path}: the edit changes it by a matrix of rank {rank}, so a LoRA would be larger "
+            f"than the weight of {' x '.join(map(str, difference.shape))}. Export a checkpoint."
+        )
+    root = values[:rank].sqrt()
+    return (root[:, None] * right[:rank]).contiguous(), (left[:, :rank] * root).contiguous()
 
 
 def _split(matrix: Tensor, rounding: float) -> _Split:

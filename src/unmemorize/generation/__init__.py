@@ -1,10 +1,16 @@
-"""Step 4: images with edits applied."""
+"""Step 4: images with edits and interventions applied."""
 
 from unmemorize.generation._closed_form import ClosedFormEdit, Erased
 from unmemorize.generation._combined import CombinedEdit, edit_from_json
+from unmemorize.generation._denoiser_calls import Calls, DenoiserCall, watching, without_text
 from unmemorize.generation._edit_file import EditFile
 from unmemorize.generation._edits import Edit, NeuronEdit
-from unmemorize.generation._generate import GenerationSettings, generate, generate_each
+from unmemorize.generation._generate import (
+    GenerationSettings,
+    drawn_latents,
+    generate,
+    generate_each,
+)
 from unmemorize.generation._generate_all import generate_all
 from unmemorize.generation._image_sets import (
     ORIGINAL,
@@ -18,15 +24,28 @@ from unmemorize.generation._image_sets import (
     read_images,
     without_prompts,
 )
+from unmemorize.generation._interventions import (
+    Change,
+    Drawing,
+    Intervention,
+    Plan,
+    is_intervention,
+)
 from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.generation._neuron_sets import NeuronSet
+from unmemorize.generation._pruned import PrunedEdit
 from unmemorize.generation._text_inputs import own_tokens, text_inputs, text_projections
+from unmemorize.generation._weight_edit import WeightEdit
 
 __all__ = [
     "ORIGINAL",
     "OVERALL",
+    "Calls",
+    "Change",
     "ClosedFormEdit",
     "CombinedEdit",
+    "DenoiserCall",
+    "Drawing",
     "Edit",
     "EditFile",
     "Erased",
@@ -35,18 +54,26 @@ __all__ = [
     "ImageRecord",
     "ImageSet",
     "ImageSetRun",
+    "Intervention",
     "LayerChange",
     "NeuronEdit",
     "NeuronSet",
+    "Plan",
+    "PrunedEdit",
+    "WeightEdit",
+    "drawn_latents",
     "edit_from_json",
     "generate",
     "generate_all",
     "generate_each",
     "image_sets",
+    "is_intervention",
     "name_on",
     "own_tokens",
     "read_images",
     "text_inputs",
     "text_projections",
+    "watching",
     "without_prompts",
+    "without_text",
 ]

@@ -11,6 +11,8 @@ from unmemorize._errors import EditError
 from unmemorize.generation._closed_form import ClosedFormEdit
 from unmemorize.generation._edits import Edit, NeuronEdit
 from unmemorize.generation._layer_changes import LayerChange
+from unmemorize.generation._pruned import PrunedEdit
+from unmemorize.generation._weight_edit import WeightEdit
 from unmemorize.pipelines import Model
 
 
@@ -88,7 +90,7 @@ class CombinedEdit:
 
 
 _KINDS: dict[str, type[Edit]] = {
-    kind.kind: kind for kind in (NeuronEdit, ClosedFormEdit, CombinedEdit)
+    kind.kind: kind for kind in (NeuronEdit, ClosedFormEdit, PrunedEdit, WeightEdit, CombinedEdit)
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -20,7 +20,8 @@ from unmemorize._errors import ModelError, NeuronError
 from unmemorize._files import refuse_other_type, type_in_words
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.engines import Progress, silent
-from unmemorize.generation._edits import Edit, NeuronEdit
+from unmemorize.generation._edits import NeuronEdit
+from unmemorize.generation._interventions import Change, Drawing, applied
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, run, sampler, sampling
 
@@ -58,11 +59,11 @@ class GenerationSettings:
 def generate(
     pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
-    neurons: Neurons | Edit | None = None,
+    neurons: Neurons | Change | None = None,
     *,
     settings: GenerationSettings | None = None,
 ) -> list[Image.Image]:
-    """Generate images of a prompt with neurons switched off, or with another edit applied.
+    """Generate images of a prompt with neurons switched off, or under another edit or intervention.
 
     While it runs, the pipeline's scheduler is replaced by DDIM (not for flow matching), and its
     safety checker is off.
@@ -70,8 +71,8 @@ def generate(
     Args:
         pipe: a loaded pipeline.
         prompt: the prompt.
-        neurons: the neurons to switch off, at ``settings.scale``, or an edit. By default nothing
-            is changed.
+        neurons: the neurons to switch off, at ``settings.scale``, an edit, or an intervention. By
+            default nothing is changed.
         settings: how to generate.
 
     Returns:
@@ -97,10 +98,10 @@ def generate(
         "settings", settings, GenerationSettings, ModelError, "Give GenerationSettings(...)."
     )
     edit = NeuronEdit(neurons, settings.scale) if isinstance(neurons, Neurons) else neurons
-    if edit is not None and not hasattr(edit, "applied"):
+    if edit is not None and not (hasattr(edit, "applied") or hasattr(edit, "plan")):
         raise NeuronError(
             f"neurons={edit!r:.60}: {type_in_words(edit)}. Give Neurons, such as those of a neuron "
-            "file (NeuronFile.load(PATH).neurons), or an edit."
+            "file (NeuronFile.load(PATH).neurons), an edit, or an intervention."
         )
     text = as_prompt(prompt).text
     return generate_each(Model.of(pipe), [text], [edit], settings=settings)[0]
@@ -109,7 +110,7 @@ def generate(
 def generate_each(
     model: Model,
     prompts: Sequence[str],
-    edits: Sequence[Edit | None],
+    edits: Sequence[Change | None],
     *,
     settings: GenerationSettings,
     seeds: Sequence[int] | None = None,
@@ -120,7 +121,7 @@ def generate_each(
     Args:
         model: the model.
         prompts: the prompts.
-        edits: one for each prompt. None changes nothing.
+        edits: an edit or an intervention for each prompt. None changes nothing.
         settings: how to generate. Its ``scale`` does not apply: an edit has its own.
         seeds: for each prompt the seed of its initial noise. By default all prompts start from the
             noise of ``settings.seed``.
@@ -133,10 +134,15 @@ def generate_each(
     Raises:
         NeuronError: an edit has neurons that do not exist in this model.
         ModelError: an image holds NaN, or there are more steps than the model has timesteps.
+        MitigationError: an intervention is not possible with this model.
     """
     _refuse_too_many_steps(model, settings.steps)
-    model.warn_of_truncation(prompts)
     seeds = [settings.seed] * len(prompts) if seeds is None else seeds
+    prompts = [
+        _rewritten(model, edit, prompt, seed)
+        for prompt, edit, seed in zip(prompts, edits, seeds, strict=True)
+    ]
+    model.warn_of_truncation(prompts)
     noise = {seed: model.draw_latents(settings.images, seed) for seed in set(seeds)}
     samples = [(index, row) for index in range(len(prompts)) for row in range(settings.images)]
     images: list[list[Image.Image]] = [[] for _ in prompts]
@@ -144,11 +150,19 @@ def generate_each(
     with sampling(model.pipe), _without_safety_checker(model.pipe):
         for batch in _batches(samples, settings.batch, apart=model.layout.separate):
             indices = [index for index, _ in batch]
-            with _applied(model, [edits[index] for index in indices]):
+            texts = [prompts[index] for index in indices]
+            with applied(
+                model,
+                [edits[index] for index in indices],
+                texts,
+                torch.stack([noise[seeds[index]][row] for index, row in batch]),
+                steps=settings.steps,
+                guidance=settings.guidance,
+            ) as start:
                 pixels = _denoise(
                     model,
-                    [prompts[index] for index in indices],
-                    torch.stack([noise[seeds[index]][row] for index, row in batch]),
+                    texts,
+                    start,
                     settings,
                     _batch_progress(progress, done, len(batch), total),
                 )
@@ -157,6 +171,31 @@ def generate_each(
             for index, array in zip(indices, pixels, strict=True):
                 images[index].append(_to_image(array, model, prompts[index]))
     return images
+
+
+def drawn_latents(model: Model, drawing: Drawing) -> Tensor:
+    """Draw images that are a batch of their own, and return them as the denoiser leaves them.
+
+    What follows the denoiser, such as the decoder, does not run where the pipeline can do without.
+
+    Returns:
+        What the pipeline returns for the output type "latent", such as (images, C, H, W).
+    """
+    with sampling(model.pipe), _without_safety_checker(model.pipe):
+        output = _run_from_noise(
+            model.pipe,
+            drawing.prompts,
+            drawing.guidance,
+            model.to_denoiser(drawing.noise),
+            num_inference_steps=drawing.steps,
+            output_type="latent",
+        )
+    return torch.as_tensor(output.images)
+
+
+def _rewritten(model: Model, change: Change | None, prompt: str, seed: int) -> str:
+    rewritten = getattr(change, "rewritten", None)
+    return prompt if rewritten is None else str(rewritten(model, prompt, seed))
 
 
 def _batches(
@@ -177,19 +216,6 @@ def _refuse_too_many_steps(model: Model, steps: int) -> None:
             f"steps={steps}: {model.name} was trained with {timesteps} timesteps. "
             "Use fewer steps, such as 50."
         )
-
-
-@contextmanager
-def _applied(model: Model, edits: Sequence[Edit | None]) -> Iterator[None]:
-    """Apply to each sample of a batch its own edit."""
-    distinct: list[Edit] = []
-    for edit in edits:
-        if edit is not None and edit not in distinct:
-            distinct.append(edit)
-    with ExitStack() as stack:
-        for edit in distinct:
-            stack.enter_context(edit.applied(model, [other == edit for other in edits]))
-        yield
 
 
 def _denoise(

@@ -4,7 +4,6 @@ from unmemorize.mitigation._certificate import Certification, Copies, Verdict, p
 from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.mitigation._forecast import Forecast, forecast
 from unmemorize.mitigation._mitigate import mitigate_all
-from unmemorize.mitigation._mitigation import MITIGATIONS, Mitigation
 from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._public import mitigate, with_references
 from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
@@ -14,12 +13,10 @@ from unmemorize.mitigation._stages import Stages, unannounced
 
 __all__ = [
     "EDIT",
-    "MITIGATIONS",
     "Certification",
     "Copies",
     "CopyTest",
     "Forecast",
-    "Mitigation",
     "MitigationInputs",
     "MitigationResult",
     "MitigationRun",

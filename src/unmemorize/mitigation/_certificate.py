@@ -8,20 +8,20 @@ may err with probability delta / 2^j, so all attempts together err with probabil
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count as counter
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 from scipy.stats import beta, binom
 
 from unmemorize._errors import MitigationError
+from unmemorize.mitigation._seeds import derived_seed
 
 Status = Literal["removed", "reduced", "not removed", "not confirmed", "not tested"]
-LARGEST_SEED = 2**63
-"""Seeds of torch generators are smaller."""
 
 
 @dataclass(frozen=True)
@@ -229,16 +229,9 @@ def fresh_seeds(
         >>> fresh_seeds("abc", "a cat", 1, 2) == fresh_seeds("abc", "a cat", 1, 3)[:2]
         True
     """
-    used, number = set(searched), 0
-    seeds: list[int] = []
-    while len(seeds) < count:
-        text = "\0".join((fingerprint, prompt, str(attempt), str(number)))
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % LARGEST_SEED
-        if seed not in used:
-            used.add(seed)
-            seeds.append(seed)
-        number += 1
-    return tuple(seeds)
+    seeds = (derived_seed("fresh", fingerprint, prompt, attempt, number) for number in counter())
+    used = set(searched)
+    return tuple(islice((seed for seed in seeds if seed not in used), count))
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,34 @@ def mitigate_all(
     settings = run.settings(MitigationRun).settings
     model, execution = Model.of(pipe), execution or Execution()
     stages = Stages(run, model, settings, inputs.descriptor, inputs.clip, execution, announce)
+    work, findings = prepare(stages, inputs)
+    candidate, summaries = _best(work, findings)
+    attempts: dict[int, Attempt] = {}
+    if candidate is not None:
+        candidate, attempts = _certify(work, candidate, findings)
+    result = make_result(work, candidate, summaries, attempts)
+    if candidate is not None:
+        found = {"prompts": result.confirmed, "removed": result.count("removed")}
+        file = EditFile.of(stages.model, candidate.edit, found=found)
+        file.save(stages.run.folder / EDIT)
+        result = replace(result, file=file)
+    stages.run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
+    return result
+
+
+def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, Findings]]:
+    """Find out what must be known before an edit is searched.
+
+    Args:
+        stages: what all stages share.
+        inputs: what to measure and compare with.
+
+    Returns:
+        What is known about all suspects, and what was localized for the confirmed ones, by index.
+
+    Raises:
+        UnmemorizeError: as in `mitigate_all`.
+    """
     captions, threshold = inputs.captions, inputs.threshold
     prompts = dict(enumerate(stream_prompts(stages.run)))
     images = stages.settings.ordinary_images
@@ -105,19 +133,7 @@ def mitigate_all(
         )
     confirmations = confirm(stages, suspected, before, other) if suspected else {}
     work = Work(stages, captions, before, other, prompts, detections, confirmations)
-    findings = _localize(stages, work.confirmed, inputs) if work.confirmed else {}
-    candidate, summaries = _best(work, findings)
-    attempts: dict[int, Attempt] = {}
-    if candidate is not None:
-        candidate, attempts = _certify(work, candidate, findings)
-    result = make_result(work, candidate, summaries, attempts)
-    if candidate is not None:
-        found = {"prompts": result.confirmed, "removed": result.count("removed")}
-        file = EditFile.of(stages.model, candidate.edit, found=found)
-        file.save(stages.run.folder / EDIT)
-        result = replace(result, file=file)
-    stages.run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
-    return result
+    return work, _localize(stages, work.confirmed, inputs) if work.confirmed else {}
 
 
 def _localize(

@@ -1,13 +1,17 @@
 """A diffusers pipeline as the method sees it: its model, denoiser, sampler and value layers."""
 
-from unmemorize.pipelines._conditioning import run
+from unmemorize.pipelines._attention import cross_attentions, refuse_unseen, watching_attention
+from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Ragged
+from unmemorize.pipelines._guided import GuidedCalls, guided_calls
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._model import Model
+from unmemorize.pipelines._noise_level import NoiseLevel
 from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
-from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying
+from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying, state_of
 from unmemorize.pipelines._sampler import sampler, sampling
+from unmemorize.pipelines._trajectory import stepper
 from unmemorize.pipelines._value_inputs import ValueInput, observe
 from unmemorize.pipelines._value_layers import (
     refuse_fused,
@@ -25,15 +29,20 @@ from unmemorize.pipelines._weights import (
 __all__ = [
     "Conditioning",
     "Guidance",
+    "GuidedCalls",
     "Loading",
     "Model",
+    "NoiseLevel",
     "Ragged",
     "Recording",
     "ReplayPlan",
     "ValueInput",
     "Weight",
+    "cross_attentions",
     "denoiser_of",
+    "guided_calls",
     "is_quantized",
+    "keeping_processors",
     "load_pipeline",
     "name_of_denoiser",
     "networks_of",
@@ -43,12 +52,17 @@ __all__ = [
     "quiet_loading",
     "recording",
     "refuse_fused",
+    "refuse_unseen",
     "replaying",
     "run",
     "sampler",
     "sampling",
     "select_value_layers",
+    "state_of",
+    "stepper",
     "text_rows_only",
     "uncompiled",
+    "watching_attention",
     "weights_of",
+    "without_progress_bar",
 ]

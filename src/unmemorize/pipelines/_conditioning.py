@@ -130,10 +130,10 @@ def first_call(
     pipe.maybe_free_model_hooks()
     try:
         with (
-            _keeping_processors(denoiser),
+            keeping_processors(denoiser),
             replaced(pipe, _StandIn(denoiser)),
             sampling(pipe),
-            _without_progress_bar(pipe),
+            without_progress_bar(pipe),
         ):
             try:
                 run(
@@ -162,7 +162,7 @@ def first_call(
 
 
 @contextmanager
-def _keeping_processors(denoiser: Any) -> Iterator[None]:
+def keeping_processors(denoiser: Any) -> Iterator[None]:
     """Put back the attention processors that a pipeline exchanges until its end, as PAG does."""
     before = dict(getattr(denoiser, "attn_processors", {}))
     try:
@@ -173,7 +173,7 @@ def _keeping_processors(denoiser: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _without_progress_bar(pipe: DiffusionPipeline) -> Iterator[None]:
+def without_progress_bar(pipe: DiffusionPipeline) -> Iterator[None]:
     """Hide the progress bar, which would stand still."""
     config = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(disable=True)

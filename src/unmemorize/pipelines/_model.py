@@ -19,6 +19,7 @@ from unmemorize.pipelines._denoiser import denoiser_of, refuse_image_prompts, un
 from unmemorize.pipelines._encoded import Conditioning, Guidance, separate
 from unmemorize.pipelines._fingerprint import fingerprint_of, is_first_edition
 from unmemorize.pipelines._loading import Loading
+from unmemorize.pipelines._noise_level import NoiseLevel
 from unmemorize.pipelines._packing import pack, unpack
 from unmemorize.pipelines._replay import ReplayPlan, plan_for_model, state_of
 from unmemorize.pipelines._sampler import sampler
@@ -398,15 +399,8 @@ class Model:
         others it is the negative of the clean image that the prediction implies; docs/method.md
         derives it.
         """
-        scheduler = self._sampler
-        noise = latents.float()
-        if not isinstance(scheduler, DDIMScheduler):
-            level = float(timestep) / float(scheduler.config.num_train_timesteps)
-            return prediction * level - noise
-        kind = scheduler.config.prediction_type
-        if kind == "epsilon":
-            return prediction - noise
-        signal = float(scheduler.alphas_cumprod[int(timestep)])
-        if kind == "v_prediction":
-            return math.sqrt(1 - signal) * prediction - math.sqrt(signal) * noise
-        return -prediction
+        return self.noise_level(timestep).difference(prediction, latents.float())
+
+    def noise_level(self, timestep: Tensor) -> NoiseLevel:
+        """Return what predictions mean at a timestep, ()."""
+        return NoiseLevel.of(self._sampler, timestep)

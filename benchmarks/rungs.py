@@ -1,0 +1,190 @@
+"""What each rung of the ladders ends, and what it costs: the curve of copies against side effects.
+
+python benchmarks/rungs.py RUN [--seeds N] [--ordinary N] [--picture FILE] [--json FILE]
+
+RUN is the folder of a mitigation of the bundled model; it is made as far as it is missing. Every
+rung is applied to all confirmed prompts at once, as one edit. For each the script counts copies
+over the full generation, and measures alignment with the prompts, and the images of ordinary
+captions that change, their alignment and their distance (KID) from unedited images of other noise.
+As many random neurons stand beside the neurons. Finished rungs are kept in RUN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import matplotlib
+
+import unmemorize as um
+from unmemorize._files import to_json
+from unmemorize.cli._console import show_progress
+from unmemorize.engines import Execution
+from unmemorize.generation import Edit
+from unmemorize.mitigation import MitigationInputs, MitigationRun, Stages
+from unmemorize.mitigation._confirmation import search_seeds
+from unmemorize.mitigation._control import control_edit
+from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, joint_edit
+from unmemorize.mitigation._mitigate import prepare
+from unmemorize.mitigation._ordinary import OrdinaryChange
+from unmemorize.mitigation._stages import digest
+from unmemorize.mitigation._work import Work
+from unmemorize.runs import open_run
+
+matplotlib.use("Agg")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rung, applied to all prompts at once.
+
+    Attributes:
+        name: of the rung.
+        family: "neurons", "closed form", "both" or "random neurons".
+        copies, images: copies among the images of all prompts.
+        prompts: how many prompts copy at least once, and how many there are.
+        alignment: median cosine of the images with their prompts.
+        change: of ordinary images.
+    """
+
+    name: str
+    family: str
+    copies: int
+    images: int
+    prompts: tuple[int, int]
+    alignment: float
+    change: OrdinaryChange
+
+
+def edits(
+    findings: dict[int, Findings], keep: Sequence[str], model: um.Model
+) -> Iterator[tuple[str, str, Edit]]:
+    """Yield name, family and joint edit of each rung, and of the control of each scale."""
+    rungs: dict[Rung, None] = dict.fromkeys(rung for ladder in LADDERS.values() for rung in ladder)
+    for rung in rungs:
+        edit = joint_edit(dict.fromkeys(findings, rung), findings, keep)
+        if edit is None:
+            continue
+        family = "both" if rung.neurons and rung.weight else "neurons"
+        yield str(rung), family if rung.neurons else "closed form", edit
+        control = control_edit(edit, model)
+        if rung.neurons == "complete" and not rung.weight and control is not None:
+            yield f"random neurons at {rung.scale:g}", "random neurons", control
+
+
+def measure(work: Work, name: str, family: str, edit: Edit, seeds: int, ordinary: int) -> Point:
+    """Generate and judge the images of one rung, as far as the run does not have them."""
+    indices = sorted(work.confirmed)
+
+    def noise(text: str) -> tuple[int, ...]:
+        return search_seeds(work.stages, text)[:seeds]
+
+    records = work.judged(name, f"rung-{digest(edit)}", edit, indices, noise, keep=True)
+    return Point(
+        name,
+        family,
+        sum(record.copies for record in records.values()),
+        sum(len(record.seeds) for record in records.values()),
+        (sum(record.copies > 0 for record in records.values()), len(records)),
+        median(cosine for record in records.values() for cosine in record.alignment),
+        work.change(edit, ordinary, f"{name}, ordinary"),
+    )
+
+
+def row(point: Point) -> str:
+    """Return a row of the table of docs/mitigation.md."""
+    change = point.change
+    kid = "" if change.kid is None else f"{1000 * change.kid:.2f}"
+    return (
+        f"| {point.name} | {point.copies} of {point.images} | {point.prompts[0]} of "
+        f"{point.prompts[1]} | {point.alignment:.2f} | {change.share:.1%} | "
+        f"{change.correlation:.2f} | {change.alignment_after or 0:.2f} | {kid} |"
+    )
+
+
+HEAD = """| rung, for all prompts at once | copies | prompts that copy | alignment | \
+ordinary images changed | correlation with before | their alignment | KID x 1000 |
+|---|---|---|---|---|---|---|---|"""
+
+
+def draw(points: Sequence[Point], path: Path) -> None:
+    """Draw copy rate against the share of ordinary images that change."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for family, marker in (
+        ("random neurons", "x"),
+        ("neurons", "o"),
+        ("closed form", "s"),
+        ("both", "D"),
+    ):
+        some = [point for point in points if point.family == family]
+        axes.plot(
+            [100 * point.change.share for point in some],
+            [100 * point.copies / point.images for point in some],
+            marker,
+            markersize=7,
+            label=family,
+        )
+    axes.set(
+        xlabel="ordinary images that change, %",
+        ylabel="images that copy, %",
+        title="One edit for all memorized prompts: what is left, and what it costs",
+    )
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main(folder: Path, seeds: int, ordinary: int, picture: Path | None, out: Path | None) -> None:
+    """Measure every rung."""
+    model = um.Model.load("testbed", device="cpu")
+    defaults = um.testbed.defaults()
+    settings = replace(
+        um.MitigationSettings(),
+        localization=um.LocalizationSettings(criterion=defaults["criterion"]),
+        generation=um.GenerationSettings(steps=defaults["steps"], guidance=defaults["guidance"]),
+    )
+    inputs = MitigationInputs(
+        statistics=um.default_statistics(model),
+        threshold=um.default_threshold(model),
+        captions=um.OrdinaryCaptions.of(model),
+        descriptor=um.BundledDescriptor(),
+        clip=um.ClipAlignment(),
+    )
+    prompts = [entry.prompt for entry in um.testbed.planted()]
+    run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs))
+    stages = Stages(
+        run, model, settings, inputs.descriptor, inputs.clip, Execution(), show_progress
+    )
+    work, findings = prepare(stages, inputs)
+    points = []
+    print(HEAD)
+    for name, family, edit in edits(findings, work.captions.keep, model):
+        points.append(measure(work, name, family, edit, seeds, ordinary))
+        print(row(points[-1]), flush=True)
+    if picture is not None:
+        draw(points, picture)
+    if out is not None:
+        out.write_text(json.dumps(to_json(points), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the mitigation")
+    parser.add_argument("--seeds", type=int, default=4, help="images of each prompt")
+    parser.add_argument("--ordinary", type=int, default=200, help="ordinary images")
+    parser.add_argument("--picture", type=Path, help="file for the picture")
+    parser.add_argument("--json", type=Path, dest="output", help="file for the numbers")
+    arguments = parser.parse_args()
+    main(
+        arguments.run,
+        arguments.seeds,
+        arguments.ordinary,
+        arguments.picture,
+        arguments.output,
+    )

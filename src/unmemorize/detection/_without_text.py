@@ -1,0 +1,50 @@
+"""Predictions without text, which all prompts share on untouched noise."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from unmemorize._errors import ModelError
+from unmemorize.detection._moment import Moment
+from unmemorize.pipelines import Conditioning, Model, state_of
+
+
+def without_text(model: Model) -> Conditioning:
+    """Return what the denoiser receives in the unconditional half of a guided run.
+
+    Raises:
+        ModelError: the model is never guided.
+    """
+    config = getattr(model.denoiser, "config", {})
+    distilled = config.get("guidance_embeds") or config.get("time_cond_proj_dim")
+    if distilled:
+        raise ModelError(
+            f"{model.name}: guidance is distilled into it, so it has no prediction without text. "
+            "Use a detector that needs none: seed-similarity."
+        )
+    if model.layout.separate:
+        return model.encode([""])
+    guidance = model.guidance(1.0)
+    assert guidance is not None
+    return guidance.unconditional
+
+
+def known_without_text(
+    model: Model, seed: int, moment: Moment, kind: str = "predictions"
+) -> dict[tuple[int | None, int], Tensor]:
+    """Return what a model has made without text so far on untouched noise.
+
+    Weights that were changed and modules that were hooked since count as another model.
+
+    Args:
+        model: the model.
+        seed: the seed of the initial noises.
+        moment: where on untouched noise.
+        kind: what was made.
+
+    Returns:
+        (None, index of the noise) -> prediction or the like. Whoever makes new ones adds them.
+    """
+    changes = sum(weight._version for weight in model.denoiser.parameters())
+    key = ("without text", kind, seed, moment, changes, state_of(model.denoiser))
+    return model.remembered(key, dict)

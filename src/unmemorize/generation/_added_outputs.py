@@ -1,0 +1,104 @@
+"""Differences of weights, applied to some samples of a batch while the weights stay."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmemorize._errors import EditError, ModelError
+from unmemorize.pipelines import Model, refuse_fused, uncompiled
+
+
+def layer_of(model: Model, path: str) -> nn.Module:
+    """Return a layer of the denoiser that has a weight.
+
+    Raises:
+        EditError: there is none.
+    """
+    try:
+        layer = model.denoiser.get_submodule(path)
+    except AttributeError:
+        layer = None
+    if layer is None or getattr(layer, "weight", None) is None:
+        raise EditError(
+            f"{path}: {model.name} has no such layer with a weight. "
+            "Load the model that the edit belongs to."
+        )
+    return layer
+
+
+@contextmanager
+def added_outputs(
+    model: Model, differences: Mapping[str, Mapping[str, Tensor]], rows: Sequence[bool]
+) -> Iterator[None]:
+    """Let layers compute with weights plus differences, for some samples of a batch.
+
+    A layer is linear in its weight and bias, so what a difference adds to its output is the output
+    of the same layer with the difference in place of the weight.
+
+    Args:
+        model: the model.
+        differences: path of a layer -> "weight" or "bias" -> what is added to it.
+        rows: see `Edit.applied`.
+
+    Raises:
+        EditError: the model has no such layer.
+        ModelError: the projections of an attention are fused, or a batch does not fit the rows.
+    """
+    refuse_fused(model.denoiser, differences)
+    with ExitStack() as stack:
+        stack.enter_context(uncompiled(model.pipe))
+        for path, difference in differences.items():
+            layer = layer_of(model, path)
+            addition = _Addition(layer, difference, rows)
+            # like the input of closed-form edits: an inner edit meets the input first
+            stack.callback(
+                layer.register_forward_pre_hook(addition.note_input, prepend=True).remove
+            )
+            stack.callback(layer.register_forward_hook(addition.add).remove)
+        yield
+
+
+class _Addition:
+    """Adds what a layer with differences in place of its weights makes of some samples."""
+
+    def __init__(
+        self, layer: nn.Module, difference: Mapping[str, Tensor], rows: Sequence[bool]
+    ) -> None:
+        base = getattr(layer, "base_layer", layer)
+        self._forward = type(base).forward
+        self._twin = copy.copy(base)  # shares everything but the weights
+        self._difference, self._rows = difference, list(rows)
+        self._parameters = base._parameters
+        self._input: Tensor | None = None
+
+    def note_input(self, _layer: nn.Module, args: tuple[Any, ...]) -> None:
+        self._input = args[0]
+
+    def add(self, _layer: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+        read, self._input = self._input, None
+        assert read is not None
+        copies, rest = divmod(len(read), len(self._rows))
+        if rest:
+            raise ModelError(
+                f"an edit of {len(self._rows)} samples does not fit a batch of {len(read)}. "
+                "Say for each sample whether it applies."
+            )
+        self._twin.__dict__["_parameters"] = {
+            name: self._value(name, kept, read) for name, kept in self._parameters.items()
+        }
+        rows = torch.tensor(self._rows * copies, device=read.device)
+        changed = output.clone()
+        changed[rows] += self._forward(self._twin, read[rows])
+        return changed
+
+    def _value(self, name: str, kept: Tensor | None, like: Tensor) -> Tensor | None:
+        difference = self._difference.get(name)
+        if difference is not None:
+            return difference.to(like.device, like.dtype)
+        return None if kept is None else torch.zeros(kept.shape, dtype=like.dtype).to(like.device)

@@ -1,0 +1,18 @@
+"""Stop copies of training images while a pipeline draws them."""
+
+from unmemorize.guarding._calibration import calibrate_guard, first_scores
+from unmemorize.guarding._guard import Alarm, Guard, guard
+from unmemorize.guarding._kept import default_guard_path, default_guard_threshold, default_steps
+from unmemorize.guarding._threshold import GuardThreshold
+
+__all__ = [
+    "Alarm",
+    "Guard",
+    "GuardThreshold",
+    "calibrate_guard",
+    "default_guard_path",
+    "default_guard_threshold",
+    "default_steps",
+    "first_scores",
+    "guard",
+]

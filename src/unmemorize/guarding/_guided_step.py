@@ -1,0 +1,152 @@
+"""The first denoising step of a call of a pipeline, with and without text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from unmemorize._errors import ModelError
+from unmemorize.pipelines import GuidedCalls, Model
+
+
+@cache
+def _signature(forward: Hashable) -> inspect.Signature:
+    return inspect.signature(cast(Callable[..., Any], forward))
+
+
+class DenoiserCall:
+    """One call of a denoiser by its pipeline.
+
+    Args:
+        denoiser: the denoiser.
+        args, kwargs: what it is called with.
+    """
+
+    output: Tensor
+    """What it returned, (B, channels, H, W) or, packed, (B, tokens, features)."""
+
+    def __init__(self, denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self._denoiser = denoiser
+        self._bound = _signature(type(denoiser).forward).bind(denoiser, *args, **kwargs)
+        self._sample_name = list(self._bound.arguments)[1]
+
+    @property
+    def sample(self) -> Tensor:
+        """The noisy samples, (B, C, H, W) or, packed, (B, tokens, features)."""
+        sample: Tensor = self._bound.arguments[self._sample_name]
+        return sample
+
+    @property
+    def timestep(self) -> float:
+        """The timestep as the denoiser receives it."""
+        return float(torch.as_tensor(self._bound.arguments["timestep"]).flatten()[0])
+
+    @property
+    def text(self) -> Tensor:
+        """The text embeddings, (B, tokens, features)."""
+        text: Tensor = self._bound.arguments["encoder_hidden_states"]
+        return text
+
+    def repeat(self, signs: Tensor | None) -> None:
+        """Run the denoiser once more and put the new output in the place of the old one.
+
+        Args:
+            signs: what the noise is multiplied by, (images, ...) for B or a divisor of it.
+        """
+        if signs is not None:
+            copies = len(self.sample) // len(signs)
+            self._bound.arguments[self._sample_name] = self.sample * torch.cat([signs] * copies)
+        output = self._denoiser(*self._bound.args[1:], **self._bound.kwargs)
+        self.output.copy_(output[0])
+
+
+@dataclass(frozen=True)
+class GuidedStep:
+    """The calls of the denoiser that make the first step: one, or one with and one without text.
+
+    Args:
+        calls: the calls.
+        images: how many images are drawn.
+    """
+
+    calls: tuple[DenoiserCall, ...]
+    images: int
+
+    @property
+    def timestep(self) -> float:
+        """The timestep as the denoiser receives it."""
+        return self.calls[0].timestep
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample as the denoiser receives it."""
+        return tuple(self.noise.shape[1:])
+
+    @property
+    def noise(self) -> Tensor:
+        """The initial noise of each image as the denoiser receives it, (images, ...)."""
+        return self.calls[0].sample[: self.images]
+
+    def scores(self, model: Model) -> list[float]:
+        """Return how much the text changes the prediction: one 2-norm for each image.
+
+        The change is that of predicted noise, or of the clean image that other models predict, see
+        `Model.difference`. It is the score of `NoiseMagnitude` for one seed.
+
+        Raises:
+            ModelError: the denoiser returns NaN or infinity.
+
+        Source: Wen et al., ICLR 2024.
+        """
+        if len(self.calls) == 1:
+            without, with_text = self.calls[0].output.split(self.images)[:2]
+        else:
+            with_text, without = (call.output for call in self.calls)
+        change = with_text.float() - without.float()
+        change = change[:, : self.shape[0]]  # further channels are a learned variance
+        timestep = torch.tensor(self.timestep / model.layout.scale)
+        # both predictions are of the same noise, which leaves their difference
+        norms = model.difference(change, torch.zeros_like(change), timestep).flatten(1).norm(dim=1)
+        if not bool(torch.isfinite(norms).all()):
+            raise ModelError(f"{model.name}: the denoiser returns NaN or infinity. {model.remedy}")
+        return [float(norm) for norm in norms]
+
+    def repeat(self, signs: Tensor | None = None) -> None:
+        """Compute the step again, with signs (images, ...) on the noise; see `DenoiserCall`."""
+        for call in self.calls:
+            call.repeat(signs)
+
+
+def guided_step(guided: GuidedCalls, calls: Sequence[DenoiserCall]) -> GuidedStep | None:
+    """Make a step of the calls so far; None if the call without text is still to come.
+
+    Raises:
+        ModelError: there is no prediction without text.
+    """
+    first = calls[0]
+    if not guided.together:
+        if len(calls) == 1:
+            return None
+        if guided.without_text(calls[1].text):
+            return GuidedStep(tuple(calls), len(first.sample))
+    # perturbed-attention guidance adds a third part
+    for parts in (2, 3):
+        images, rest = divmod(len(first.sample), parts)
+        if guided.together and not rest and guided.without_text(first.text[:images]):
+            return GuidedStep(tuple(calls), images)
+    raise unguided()
+
+
+def unguided() -> ModelError:
+    """Make the error for a call that a guard cannot judge."""
+    return ModelError(
+        "this call computes no prediction for the empty prompt, with which a guard compares: its "
+        "guidance is off, or it has a negative prompt. Use a guidance_scale above 1 and no "
+        'negative_prompt (for true_cfg_scale, negative_prompt="").'
+    )

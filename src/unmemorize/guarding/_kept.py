@@ -1,0 +1,88 @@
+"""Guards for users without captions of their own: calibrated once per model and kept."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+from unmemorize._bundled import bundled_captions, is_bundled
+from unmemorize._errors import ThresholdError
+from unmemorize._files import hash_texts
+from unmemorize._kept import cache_folder, kept
+from unmemorize.engines import Progress, silent
+from unmemorize.guarding._calibration import calibrate_guard, hash_of_scheduler
+from unmemorize.guarding._threshold import SCHEMA, GuardThreshold
+from unmemorize.pipelines import Model
+from unmemorize.statistics import threshold_captions
+
+_logger = logging.getLogger("unmemorize")
+
+
+def default_guard_threshold(
+    pipe: DiffusionPipeline | Model, *, steps: int | None = None, progress: Progress = silent
+) -> GuardThreshold:
+    """Return the threshold of a guard over ordinary captions, at 1 % false alarms.
+
+    It is made once per model, scheduler and number of steps, and kept in the cache of the user. A
+    threshold over captions like those that you will draw is better, see `calibrate_guard`.
+
+    Args:
+        pipe: a loaded pipeline.
+        steps: the number of steps of the calls to be guarded. The default is the pipeline's own.
+        progress: called with the number of captions done and of all, where it is made.
+
+    Raises:
+        ThresholdError: the cache cannot be written, or a caption fails.
+        ModelError: the pipeline has no classifier-free guidance.
+    """
+    model = Model.of(pipe)
+    steps = default_steps(model) if steps is None else steps
+    texts = _captions(model)
+
+    def load(path: Path) -> GuardThreshold:
+        threshold = GuardThreshold.load(path)
+        threshold.check(model)
+        return threshold
+
+    def make(folder: Path) -> GuardThreshold:
+        _logger.warning(
+            "No guard is kept for %s at %d steps: calibrating one on %d ordinary captions of this "
+            "package. Captions of your own, like those you will draw, are better: "
+            "unmemorize guard --prompts",
+            model.name,
+            steps,
+            len(texts),
+        )
+        return calibrate_guard(model, texts, steps=steps, folder=folder, progress=progress)
+
+    return kept(
+        default_guard_path(model, steps),
+        load,
+        make,
+        GuardThreshold.save,
+        about=f"guard of {model.name} over {len(texts)} ordinary captions",
+        error=ThresholdError,
+    )
+
+
+def default_guard_path(model: Model, steps: int) -> Path:
+    """Return where the file of `default_guard_threshold` lies."""
+    settings = [SCHEMA, steps, hash_of_scheduler(model), model.layout.shape, str(model.dtype)]
+    key = hash_texts([json.dumps([model.fingerprint, *settings]), *_captions(model)])
+    return cache_folder() / "guards" / f"{key[:32]}.json"
+
+
+def default_steps(model: Model) -> int:
+    """Return how many steps the pipeline takes unless it is told otherwise."""
+    steps = inspect.signature(type(model.pipe).__call__).parameters["num_inference_steps"].default
+    return int(steps)
+
+
+def _captions(model: Model) -> tuple[str, ...]:
+    if is_bundled(model.pipe):
+        return bundled_captions("calibration")
+    return threshold_captions(model)

@@ -1,0 +1,103 @@
+"""Watch the denoiser of a live pipeline and hand over the first step of every call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+from torch import nn
+
+from unmemorize.guarding._guided_step import DenoiserCall, GuidedStep, guided_step, unguided
+from unmemorize.pipelines import GuidedCalls, Model, guided_calls, keeping_processors, uncompiled
+
+
+class Judge(Protocol):
+    """Learns of every call of a pipeline. Either method may raise to end the call."""
+
+    def begin(self) -> None:
+        """Prepare for a call, before its denoiser runs."""
+        ...
+
+    def judge(self, step: GuidedStep) -> None:
+        """Judge the first step of a call."""
+        ...
+
+
+@contextmanager
+def watching(model: Model, judge: Judge) -> Iterator[None]:
+    """Hand the first guided step of every call of the pipeline to a judge.
+
+    Hooks on the denoiser watch, so the pipeline runs as usual. Compiled denoisers run uncompiled
+    meanwhile, because they ignore hooks.
+
+    Raises:
+        ModelError: the pipeline has no classifier-free guidance, or a call does not use it.
+    """
+    watch = _Watch(guided_calls(model), judge)
+    _ = model.layout  # observed before any call, since it runs the pipeline
+    denoiser = model.denoiser
+    with ExitStack() as stack:
+        stack.enter_context(uncompiled(model.pipe))
+        stack.enter_context(keeping_processors(denoiser))  # ending a call would leave PAG's
+        before = denoiser.register_forward_pre_hook(watch.before, with_kwargs=True)
+        stack.callback(before.remove)
+        stack.callback(denoiser.register_forward_hook(watch.after).remove)
+        yield
+        watch.finish()
+
+
+class _Watch:
+    """Hooks of a denoiser that find the first step of each call of a pipeline.
+
+    Timesteps fall within a call, so one that is as high as the first begins another call.
+    """
+
+    def __init__(self, guided: GuidedCalls, judge: Judge) -> None:
+        self._guided, self._judge = guided, judge
+        self._first = self._last = float("-inf")
+        self._calls: list[DenoiserCall] = []
+        """The calls of a first step that is not complete yet."""
+        self._is_judging = False
+
+    def before(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Recognize a call of the first step, before the denoiser runs."""
+        if self._is_judging:
+            return
+        call = DenoiserCall(denoiser, args, kwargs)
+        timestep = call.timestep
+        if self._calls and call.sample is not self._calls[0].sample:
+            self.finish()
+        if self._calls:
+            self._calls.append(call)
+        elif timestep > self._last or timestep == self._first:
+            self._first = timestep
+            self._judge.begin()
+            self._calls = [call]
+        self._last = timestep
+
+    def after(self, _denoiser: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        """Judge the first step as soon as it is complete."""
+        if self._is_judging or not self._calls:
+            return
+        calls, self._calls = self._calls, []
+        calls[-1].output = output[0]
+        step = guided_step(self._guided, calls)
+        if step is None:
+            self._calls = calls
+            return
+        self._is_judging = True
+        try:
+            self._judge.judge(step)
+        finally:
+            self._is_judging = False
+
+    def finish(self) -> None:
+        """Refuse a call that never computed a prediction without text.
+
+        Raises:
+            ModelError: there is one.
+        """
+        calls, self._calls = self._calls, []
+        if calls:
+            raise unguided()

@@ -1,0 +1,105 @@
+"""Weights that are trained for a while, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from unmemorize._errors import MitigationError
+from unmemorize.generation import WeightEdit
+from unmemorize.pipelines import Model, is_quantized
+
+
+class Training:
+    """Weights of a model that are being trained.
+
+    Args:
+        parameters: by name, such as "mid_block.attn2.to_k.weight".
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        self.parameters = parameters
+        self._before = {name: value.detach().clone() for name, value in parameters.items()}
+
+    def values(self) -> list[nn.Parameter]:
+        """Return the weights."""
+        return list(self.parameters.values())
+
+    def gradients(self, loss: Tensor, *, again: bool = False) -> list[Tensor]:
+        """Differentiate a loss with respect to the weights; nothing is left on them.
+
+        Args:
+            loss: the loss, ().
+            again: whether another loss of the same prediction will be differentiated.
+        """
+        found = torch.autograd.grad(loss, self.values(), allow_unused=True, retain_graph=again)
+        return [
+            torch.zeros_like(value) if gradient is None else gradient
+            for value, gradient in zip(self.values(), found, strict=True)
+        ]
+
+    def edit(self, source: str) -> WeightEdit:
+        """Return what training has changed.
+
+        Raises:
+            EditError: a weight is not finite.
+        """
+        return WeightEdit(
+            {
+                name: value.detach().double() - self._before[name].double()
+                for name, value in self.parameters.items()
+            },
+            source,
+        )
+
+    def restore(self) -> None:
+        """Put the weights back, bit by bit."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.grad = None
+                value.copy_(self._before[name])
+
+
+@contextmanager
+def training(model: Model, paths: Iterable[str], method: str) -> Iterator[Training]:
+    """Let weights and biases of layers be trained, and put them back at the end.
+
+    Args:
+        model: the model.
+        paths: of layers of the denoiser.
+        method: the name of the method, for errors.
+
+    Raises:
+        MitigationError: the model is not in float32 or float64 in memory.
+    """
+    if model.dtype not in (torch.float32, torch.float64):
+        raise MitigationError(
+            f"{method}: {model.name} is loaded in {model.dtype}, in which small training steps are "
+            "lost. Load it with --dtype float32."
+        )
+    parameters: dict[str, nn.Parameter] = {}
+    for path in paths:
+        layer = model.denoiser.get_submodule(path)
+        for name in ("weight", "bias"):
+            value = getattr(layer, name, None)
+            if value is None:
+                continue
+            if hasattr(layer, "base_layer") or is_quantized(value) or value.is_meta:
+                raise MitigationError(
+                    f"{method}: {path} is quantized, offloaded or has an adapter, so it cannot be "
+                    "trained. Load the model as it is, without offloading."
+                )
+            parameters[f"{path}.{name}"] = value
+    required = {name: value.requires_grad for name, value in parameters.items()}
+    weights = Training(parameters)
+    try:
+        for value in parameters.values():
+            value.requires_grad_(True)
+        yield weights
+    finally:
+        weights.restore()
+        for name, value in parameters.items():
+            value.requires_grad_(required[name])

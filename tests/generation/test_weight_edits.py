@@ -1,0 +1,202 @@
+"""Edits of single weights: pruning, and differences that training leaves."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from unmemorize import (
+    ClosedFormEdit,
+    CombinedEdit,
+    EditError,
+    EditFile,
+    Erased,
+    Model,
+    ModelError,
+    NeuronEdit,
+    Neurons,
+)
+from unmemorize.generation import Edit, LayerChange, PrunedEdit, WeightEdit, edit_from_json
+
+ATTENTION = "mid_block.attentions.0.transformer_blocks.0"
+
+
+@pytest.fixture
+def model(pipe: DiffusionPipeline) -> Model:
+    return Model(pipe.to(torch.float64))
+
+
+def predict(model: Model) -> Tensor:
+    """Predictions for three samples of different noise and prompts, with guidance halves."""
+    latents = model.draw_latents(3, 5).repeat(2, 1, 1, 1)
+    text = model.encode(["", "", "", "a cat", "a dog", "zebra quartz"])
+    return model.predict(latents, torch.tensor(300), text)
+
+
+def random_like(model: Model, names: list[str]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    weights = model.denoiser.state_dict()
+    return {name: 0.1 * torch.randn(weights[name].shape, generator=generator) for name in names}
+
+
+def pruning(model: Model) -> PrunedEdit:
+    path = f"{ATTENTION}.ff.net.2"
+    weight = model.denoiser.get_submodule(path).weight
+    assert isinstance(weight, Tensor)
+    return PrunedEdit({path: range(0, weight.numel(), 2), "conv_in": range(5)})  # type: ignore[dict-item]
+
+
+def difference(model: Model) -> WeightEdit:
+    """Linear, convolutional and normalizing layers, with and without a change of their bias."""
+    names = [
+        f"{ATTENTION}.attn2.to_k.weight",
+        f"{ATTENTION}.attn2.to_out.0.bias",
+        "mid_block.resnets.0.conv1.weight",
+        "mid_block.resnets.0.norm1.weight",
+        "mid_block.resnets.0.norm1.bias",
+        "mid_block.resnets.0.time_emb_proj.weight",
+    ]
+    return WeightEdit(random_like(model, names), "test")
+
+
+def combined(model: Model) -> CombinedEdit:
+    """All kinds of edits of one layer, one after another."""
+    path = f"{ATTENTION}.attn2.to_v"
+    weight = model.denoiser.get_submodule(path).weight
+    assert isinstance(weight, Tensor)
+    return CombinedEdit(
+        (
+            PrunedEdit({path: tuple(range(3, weight.numel(), 5))}),
+            WeightEdit(random_like(model, [f"{path}.weight"])),
+            ClosedFormEdit((Erased("a cat", 3.0),), ("a dog",)),
+            NeuronEdit(Neurons({path: [1, 3]}), -0.5),
+            WeightEdit(random_like(model, [f"{path}.weight"])),
+        )
+    )
+
+
+@pytest.mark.parametrize("make_edit", [pruning, difference, combined])
+def test_applied_is_what_the_changed_weights_do(make_edit: Any, model: Model) -> None:
+    edit: Edit = make_edit(model)
+    plain = predict(model)
+    with edit.applied(model, [True]):
+        everywhere = predict(model)
+    with edit.applied(model, [False, True, False]):
+        middle = predict(model)
+    assert torch.equal(predict(model), plain)
+    assert torch.allclose(middle[[1, 4]], everywhere[[1, 4]], atol=1e-5)
+    assert torch.allclose(middle[[0, 2, 3, 5]], plain[[0, 2, 3, 5]], atol=1e-5)
+    for path, change in edit.changes(model).items():
+        layer: Any = model.denoiser.get_submodule(path)
+        layer.weight.data.copy_(change.of_weight(layer.weight))
+        if layer.bias is not None:
+            layer.bias.data.copy_(change.of_bias(layer.bias))
+    assert torch.allclose(predict(model), everywhere, atol=1e-5)
+    assert float((everywhere - plain).abs().amax((1, 2, 3)).min()) > 1e-4
+
+
+def test_changes_one_after_another() -> None:
+    """Beside products of matrices."""
+    generator = torch.Generator().manual_seed(1)
+    weight, inputs, first, second = torch.randn(4, 3, 3, generator=generator).double()
+    change = (
+        LayerChange(zeros=torch.tensor([1, 5]))
+        .then(LayerChange(zeros=torch.tensor([5, 6])))
+        .then(LayerChange({0: 2.0}, added={"weight": first, "bias": first[0]}))
+        .then(LayerChange({0: 3.0, 2: 0.0}, inputs))
+        .then(LayerChange(added={"weight": second}))
+    )
+    pruned = weight.clone()
+    pruned[0, 1] = pruned[1, 2] = pruned[2, 0] = 0
+    scaled = torch.diag(torch.tensor([2.0, 1.0, 1.0]).double()) @ pruned + first
+    expected = torch.diag(torch.tensor([3.0, 1.0, 0.0]).double()) @ scaled @ inputs + second
+    assert torch.allclose(change.of_weight(weight), expected)
+    bias = torch.tensor([1.0, 2.0, 3.0]).double()
+    scales = torch.tensor([3.0, 1.0, 0.0])
+    expected = scales * (torch.tensor([2.0, 1.0, 1.0]) * bias + first[0])
+    assert torch.allclose(change.of_bias(bias), expected)
+    assert torch.equal(LayerChange(zeros=torch.tensor([0])).of_bias(bias), bias)
+
+
+def test_zeros_come_first(model: Model) -> None:
+    path = f"{ATTENTION}.attn2.to_v"
+    late = CombinedEdit((NeuronEdit(Neurons({path: [1]})), PrunedEdit({path: (1,)})))
+    with pytest.raises(EditError, match="Make the pruning the first"):
+        late.changes(model)
+
+
+@pytest.mark.parametrize("make_edit", [pruning, difference, combined])
+def test_edits_are_read_back_and_compared(make_edit: Any, model: Model, tmp_path: Any) -> None:
+    edit = make_edit(model)
+    content = json.loads(json.dumps(edit.to_json()))
+    assert edit_from_json(content) == edit == pickle.loads(pickle.dumps(edit))
+    EditFile.of(model, edit).save(tmp_path / "edit.json")
+    assert EditFile.load(tmp_path / "edit.json").edit == edit
+
+
+def test_edits_differ() -> None:
+    one = WeightEdit({"a.weight": torch.ones(2, 2)}, "esd")
+    assert one == WeightEdit({"a.weight": torch.ones(2, 2)}, "esd")
+    assert hash(one) == hash(WeightEdit({"a.weight": torch.ones(2, 2)}, "esd"))
+    assert one != WeightEdit({"a.weight": torch.ones(2, 2)}, "siss")
+    assert one != WeightEdit({"a.weight": torch.zeros(2, 2)}, "esd")
+    assert one != PrunedEdit({"a": (1,)})
+    assert PrunedEdit({"a": (1,)}) != PrunedEdit({"a": (2,)})
+
+
+@pytest.mark.parametrize(
+    ("make_edit", "message"),
+    [
+        (lambda: PrunedEdit({}), "no weight to set to zero"),
+        (lambda: PrunedEdit({"a": ()}), "no weight to set to zero"),
+        (lambda: PrunedEdit({"a": (-1,)}), "count from 0"),
+        (lambda: WeightEdit({}), "nothing is added"),
+        (lambda: WeightEdit({"a.scale": torch.ones(1)}), "not the name of a weight"),
+        (lambda: WeightEdit({"a.weight": torch.tensor([torch.nan])}), "NaN or infinity"),
+        (lambda: PrunedEdit.from_json({"kind": "pruned"}), "not a valid edit that prunes"),
+        (lambda: WeightEdit.from_json({"kind": "weights"}), "not a valid edit of weights"),
+        (
+            lambda: WeightEdit.from_json({"kind": "weights", "source": "", "differences": "?"}),
+            "not a valid edit of weights",
+        ),
+        (
+            lambda: WeightEdit.from_json({"kind": "weights", "source": "", "differences": "AAAA"}),
+            "not a valid edit of weights",
+        ),
+    ],
+)
+def test_damaged_edits_are_refused(make_edit: Any, message: str) -> None:
+    with pytest.raises(EditError, match=message):
+        make_edit()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (PrunedEdit({"nowhere": (1,)}), "no such layer"),
+        (PrunedEdit({"mid_block": (1,)}), "no such layer"),
+        (PrunedEdit({"conv_in": (10**6,)}), "there is no entry 1000000"),
+        (WeightEdit({"nowhere.weight": torch.ones(1)}), "no such layer"),
+        (WeightEdit({"conv_in.weight": torch.ones(1)}), r"shape \(1,\), .* has \(8, 4, 3, 3\)"),
+        (WeightEdit({f"{ATTENTION}.attn2.to_v.bias": torch.ones(16)}), "has none"),
+    ],
+)
+def test_edits_of_another_model_are_refused(edit: Any, message: str, model: Model) -> None:
+    with pytest.raises(EditError, match=message):
+        edit.changes(model)
+    with pytest.raises(EditError, match=message), edit.applied(model, [True]):
+        pass
+
+
+def test_a_batch_that_does_not_fit(model: Model) -> None:
+    edit = difference(model)
+    with edit.applied(model, [True, False, True, True]), pytest.raises(ModelError, match="batch"):
+        predict(model)
+    assert not any(layer._forward_hooks for layer in model.denoiser.modules())
+    assert not any(layer._forward_pre_hooks for layer in model.denoiser.modules())

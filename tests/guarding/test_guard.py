@@ -1,0 +1,446 @@
+"""A guard over live pipelines: what it measures, what it does on an alarm, what it leaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from numpy.typing import NDArray
+from torch import Tensor
+
+from architectures import make
+from conftest import make_pipeline
+from unmemorize import (
+    Alarm,
+    AlarmError,
+    ClosedFormEdit,
+    Erased,
+    GenerationSettings,
+    GuardThreshold,
+    Model,
+    ModelError,
+    NeuronError,
+    Neurons,
+    ThresholdError,
+    generate,
+    guard,
+    switched_off,
+)
+from unmemorize.pipelines import run
+
+TEXTS = ["a cat", "zebra quartz"]
+STEPS = 2
+LAYER = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v"
+
+Images = NDArray[np.float64]
+
+
+def threshold_of(
+    model: Model, tau: float, shape: tuple[int, ...] = (4, 16, 16), timestep: float = 501.0
+) -> GuardThreshold:
+    """A threshold for `STEPS` steps of the tiny Stable Diffusion."""
+    return GuardThreshold(
+        tau=tau,
+        max_fpr=0.01,
+        timestep=timestep,
+        shape=shape,
+        steps=STEPS,
+        scheduler="DDIMScheduler",
+        fingerprint=model.fingerprint,
+        prompts="",
+    )
+
+
+def draw(pipe: Any, texts: Sequence[str], **options: Any) -> Images:
+    """Images of an ordinary call, (n, H, W, 3), one seed each."""
+    generators = [torch.Generator().manual_seed(5 + row) for row in range(len(texts))]
+    options = {"guidance_scale": 4.0, "generator": generators, **options}
+    images: Images = pipe(
+        list(texts), num_inference_steps=STEPS, output_type="np", **options
+    ).images
+    return images
+
+
+def noise(row: int) -> Tensor:
+    """The initial noise of a row of `draw`."""
+    return torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5 + row))
+
+
+@contextmanager
+def recorded(pipe: Any) -> Iterator[list[Tensor]]:
+    """The outputs of the denoiser, as a hook of this test sees them."""
+    outputs: list[Tensor] = []
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    handle = denoiser.register_forward_hook(lambda *call: outputs.append(call[2][0].clone()))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def scores_of(model: Model, texts: Sequence[str], **options: Any) -> list[float]:
+    """The first scores of a call of `draw`, as a guard reports them."""
+    alarms: list[Alarm] = []
+    with guard(model, threshold_of(model, -1.0), on_alarm=alarms.append):
+        draw(model.pipe, texts, **options)
+    return [alarm.score for alarm in alarms]
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(make_pipeline())
+
+
+@pytest.fixture
+def scores(model: Model) -> list[float]:
+    scores = scores_of(model, TEXTS)
+    assert scores[1] > scores[0] + 0.05
+    return scores
+
+
+def state_of(pipe: StableDiffusionPipeline) -> dict[str, Any]:
+    """Everything of a pipeline that a guard touches."""
+    return {
+        "unet": pipe.unet,
+        "scheduler": pipe.scheduler,
+        "replaced": sorted(set(vars(pipe.scheduler)) & {"step"}),
+        "config": dict(pipe.config),
+        "processors": dict(pipe.unet.attn_processors),
+        "hooks": [
+            (len(module._forward_hooks), len(module._forward_pre_hooks))
+            for module in pipe.unet.modules()
+        ],
+    }
+
+
+# name -> shape, first timestep as the denoiser receives it, factor of the change
+ARCHITECTURES: Mapping[str, tuple[tuple[int, ...], float, Callable[[Any], float]]] = {
+    "Stable Diffusion 2": (
+        (4, 16, 16),
+        501.0,
+        lambda pipe: math.sqrt(1 - float(pipe.scheduler.alphas_cumprod[501])),
+    ),
+    "DeepFloyd IF": ((3, 16, 16), 500.0, lambda _: 1.0),
+    "Stable Diffusion 3": ((4, 16, 16), 1000.0, lambda _: 1.0),
+    "Qwen-Image": ((64, 16), 1.0, lambda _: 1.0),
+    "HunyuanDiT": (
+        (4, 16, 16),
+        501.0,
+        lambda pipe: math.sqrt(1 - float(pipe.scheduler.alphas_cumprod[501])),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_score_of_an_image_is_a_norm_in_plain_numpy(name: str) -> None:
+    shape, timestep, factor = ARCHITECTURES[name]
+    model = Model(make(name))
+    alarms: list[Alarm] = []
+    threshold = threshold_of(model, -1.0, shape, timestep)
+    with (
+        guard(model, threshold, on_alarm=alarms.append) as watched,
+        recorded(model.pipe) as outputs,
+    ):
+        run(model.pipe, TEXTS, 4.0, num_inference_steps=STEPS)
+    if name == "Qwen-Image":  # with text, then without
+        change = (outputs[0] - outputs[1]).double().numpy()
+    else:
+        assert len(outputs[0]) == 4
+        without, with_text = outputs[0][:2], outputs[0][2:]
+        change = (with_text - without).double().numpy()[:, : shape[0]]
+    expected = factor(model.pipe) * np.sqrt((change.reshape(2, -1) ** 2).sum(1))
+    assert [alarm.score for alarm in alarms] == pytest.approx(expected, rel=1e-4)
+    assert min(expected) > 1e-3
+    assert [(alarm.image, alarm.outcome) for alarm in alarms] == [(0, "reported"), (1, "reported")]
+    assert (watched.images, watched.alarms) == (2, alarms)
+
+
+def test_scores_depend_neither_on_other_images_nor_on_the_guidance(
+    model: Model, scores: list[float]
+) -> None:
+    options = {"generator": torch.Generator().manual_seed(6), "guidance_scale": 1.5}
+    assert scores_of(model, TEXTS[1:], **options) == pytest.approx(scores[1:], rel=1e-5)
+
+
+def test_without_an_alarm_nothing_changes(model: Model, scores: list[float]) -> None:
+    before, state = draw(model.pipe, TEXTS), state_of(model.pipe)
+    with guard(model, threshold_of(model, scores[1])) as watched:  # not above
+        assert np.array_equal(draw(model.pipe, TEXTS), before)
+        assert np.array_equal(draw(model.pipe, TEXTS), before)
+    assert (watched.images, watched.alarms) == (4, [])
+    assert state_of(model.pipe) == state
+
+
+def test_a_call_whose_images_all_raise_an_alarm_ends_in_its_first_step(
+    model: Model, scores: list[float]
+) -> None:
+    state = state_of(model.pipe)
+    with (
+        pytest.raises(AlarmError, match=r"^2 of 2 images of a call look like copies.*on_alarm"),
+        recorded(model.pipe) as calls,
+        guard(model, threshold_of(model, 0.1)) as watched,
+    ):
+        draw(model.pipe, TEXTS)
+    assert len(calls) == 1
+    assert [alarm.outcome for alarm in watched.alarms] == ["stopped", "stopped"]
+    assert [alarm.final_score for alarm in watched.alarms] == pytest.approx(scores)
+    assert state_of(model.pipe) == state
+
+
+def test_a_stopped_image_of_a_batch_is_blank_and_the_others_are_drawn(
+    model: Model, scores: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    before, state = draw(model.pipe, TEXTS), state_of(model.pipe)
+    with guard(model, threshold_of(model, scores[1] - 0.01)) as watched:
+        after = draw(model.pipe, TEXTS)
+        assert watched.alarms == [
+            Alarm(
+                image=1,
+                score=watched.alarms[0].score,
+                tau=scores[1] - 0.01,
+                outcome="stopped",
+                final_score=watched.alarms[0].score,
+            )
+        ]
+        again = draw(model.pipe, TEXTS[:1])  # the next call is not that one
+    blank = model.pipe.vae.decode(torch.zeros(1, 4, 16, 16)).sample
+    expected = model.pipe.image_processor.postprocess(blank, output_type="np")[0]
+    assert np.allclose(after[1], expected, atol=1e-6)
+    assert np.allclose(after[0], before[0], atol=1e-5)
+    assert np.allclose(again[0], before[0], atol=1e-5)
+    assert "1 of 2 images of a call look like copies" in caplog.text
+    assert "number [1]" in caplog.text
+    assert state_of(model.pipe) == state
+
+
+def signs(attempt: int, rows: int) -> Tensor:
+    """The signs of an attempt, (rows, 4, 16, 16)."""
+    generator = torch.Generator().manual_seed(attempt)
+    return torch.randint(2, (rows, 4, 16, 16), generator=generator) * 2.0 - 1.0
+
+
+def scheduler_of(kind: type) -> Any:
+    options: dict[str, Any] = {"beta_schedule": "scaled_linear", "steps_offset": 1}
+    if kind is EulerDiscreteScheduler:  # whose latents are noise times 14
+        return kind(timestep_spacing="leading", **options)
+    return kind(clip_sample=False, **options)
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of NumPy, in diffusers
+@pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler])
+def test_a_redrawn_image_starts_from_the_noise_with_other_signs(model: Model, kind: type) -> None:
+    pipe = model.pipe
+    pipe.scheduler = scheduler_of(kind)
+    model = Model(pipe)
+    noises = torch.cat([noise(0), noise(1)])
+    first = scores_of(model, TEXTS)
+    flips = [torch.ones(4, 16, 16), signs(0, 2)[1]]
+    flips += [flips[1] * signs(1, 2)[1], flips[1] * signs(1, 2)[1] * signs(2, 2)[1]]
+    tried = [
+        scores_of(model, TEXTS[1:], latents=noise(1) * flip, generator=None)[0] for flip in flips
+    ]
+    assert tried[0] == pytest.approx(first[1], rel=1e-4)
+    needed = next(place for place in range(1, 4) if tried[place] < tried[0])
+    tau = (tried[0] + tried[needed]) / 2
+    assert min(tried[:needed]) > tau > first[0]
+    state = state_of(pipe)
+    with guard(model, threshold_of(model, tau), on_alarm="redraw") as watched:
+        after = draw(pipe, TEXTS)
+    redrawn = torch.stack([noises[0], noises[1] * flips[needed]])
+    expected = draw(pipe, TEXTS, latents=redrawn, generator=None)
+    assert np.allclose(after, expected, atol=1e-4)
+    assert not np.allclose(after[1], draw(pipe, TEXTS)[1], atol=1e-2)
+    (alarm,) = watched.alarms
+    assert (alarm.image, alarm.outcome) == (1, "redrawn")
+    assert (alarm.score, alarm.final_score) == pytest.approx((tried[0], tried[needed]), rel=1e-4)
+    assert state_of(pipe) == state
+
+
+def test_an_image_that_stays_above_the_level_is_stopped_after_the_redraws(
+    model: Model, scores: list[float]
+) -> None:
+    with (
+        recorded(model.pipe) as calls,
+        pytest.raises(AlarmError),
+        guard(model, threshold_of(model, 0.01), on_alarm="redraw", redraws=2) as watched,
+    ):
+        draw(model.pipe, TEXTS)
+    assert len(calls) == 3
+    assert [alarm.outcome for alarm in watched.alarms] == ["stopped", "stopped"]
+    assert watched.alarms[0].final_score != pytest.approx(scores[0])
+
+
+def test_neurons_are_off_for_the_image_until_its_call_ends(
+    model: Model, scores: list[float]
+) -> None:
+    neurons = Neurons({path: range(width) for path, width in model.widths.items()})
+    before, state = draw(model.pipe, TEXTS), state_of(model.pipe)
+    with switched_off(model, neurons):
+        off, scores_off = draw(model.pipe, TEXTS), scores_of(model, TEXTS)
+    assert scores_off[1] < scores[0]
+    tau = (scores[0] + scores[1]) / 2
+    with guard(model, threshold_of(model, tau), on_alarm=neurons) as watched:
+        after = draw(model.pipe, TEXTS)
+        later = draw(model.pipe, TEXTS[:1])
+    assert np.allclose(after[1], off[1], atol=1e-5)
+    assert not np.allclose(after[1], before[1], atol=1e-4)
+    assert np.allclose(after[0], before[0], atol=1e-5)
+    assert np.allclose(later[0], before[0], atol=1e-5)
+    (alarm,) = watched.alarms
+    assert alarm.outcome == "edited"
+    assert alarm.final_score == pytest.approx(scores_off[1], abs=1e-5)
+    assert state_of(model.pipe) == state
+    few = Neurons({LAYER: [0]})
+    with pytest.raises(AlarmError), guard(model, threshold_of(model, 0.01), on_alarm=few):
+        draw(model.pipe, TEXTS)
+    assert state_of(model.pipe) == state
+
+
+def test_an_edit_that_runs_the_pipeline_to_be_solved_is_solved_before_the_call(
+    model: Model,
+) -> None:
+    edit = ClosedFormEdit((Erased(TEXTS[1]),), keep=(TEXTS[0],))
+    with edit.applied(model, [True]):
+        expected, changed = draw(model.pipe, TEXTS[1:]), scores_of(model, TEXTS[1:])[0]
+    unchanged = scores_of(model, TEXTS[1:])[0]
+    assert changed < unchanged
+    fresh = Model(model.pipe)  # which has not solved it
+    tau = (changed + unchanged) / 2
+    with guard(fresh, threshold_of(fresh, tau), on_alarm=edit) as watched:
+        after = draw(model.pipe, TEXTS[1:])
+    assert [alarm.outcome for alarm in watched.alarms] == ["edited"]
+    assert np.allclose(after, expected, atol=1e-5)
+
+
+def test_a_function_hears_of_the_alarm_and_may_end_the_call(
+    model: Model, scores: list[float]
+) -> None:
+    before, state = draw(model.pipe, TEXTS), state_of(model.pipe)
+    heard: list[Alarm] = []
+    with guard(model, threshold_of(model, scores[1] - 0.01), on_alarm=heard.append) as watched:
+        assert np.array_equal(draw(model.pipe, TEXTS), before)
+    assert heard == watched.alarms
+    assert [alarm.image for alarm in heard] == [1]
+
+    def refuse(alarm: Alarm) -> None:
+        raise KeyError(alarm.image)
+
+    with pytest.raises(KeyError), guard(model, threshold_of(model, 0.1), on_alarm=refuse):
+        draw(model.pipe, TEXTS)
+    assert state_of(model.pipe) == state
+
+
+def test_a_call_after_a_stopped_one_is_judged_anew(model: Model, scores: list[float]) -> None:
+    neurons = Neurons({LAYER: range(8)})
+    before = draw(model.pipe, TEXTS[:1])
+    with guard(model, threshold_of(model, scores[0] + 0.01), on_alarm=neurons) as watched:
+        generator = torch.Generator().manual_seed(6)
+        with pytest.raises(AlarmError):
+            draw(model.pipe, TEXTS[1:], generator=generator)
+        assert np.array_equal(draw(model.pipe, TEXTS[:1]), before)
+    assert (watched.images, [alarm.outcome for alarm in watched.alarms]) == (2, ["stopped"])
+
+
+def test_generate_is_guarded_too(model: Model) -> None:
+    settings = GenerationSettings(images=2, steps=STEPS, guidance=4.0)
+    alarms: list[Alarm] = []
+    with guard(model, threshold_of(model, -1.0), on_alarm=alarms.append) as watched:
+        generate(model, TEXTS[0], settings=settings)
+    assert (watched.images, [alarm.image for alarm in alarms]) == (2, [0, 1])
+
+
+def test_a_compiled_denoiser_is_watched(model: Model, scores: list[float]) -> None:
+    pipe = model.pipe
+    pipe.unet._compiled_call_impl = pipe.unet.forward  # ignores hooks
+    assert scores_of(Model(pipe), TEXTS) == scores
+    assert pipe.unet._compiled_call_impl == pipe.unet.forward
+
+
+UNGUIDED = "no prediction for the empty prompt.*guidance is off, or it has a negative prompt"
+
+
+@pytest.mark.parametrize(
+    "options", [{"guidance_scale": 1.0}, {"negative_prompt": ["ugly quartz"] * 2}]
+)
+def test_a_call_without_guidance_or_with_a_negative_prompt_is_refused(
+    model: Model, options: dict[str, Any]
+) -> None:
+    state = state_of(model.pipe)
+    with (
+        pytest.raises(ModelError, match=UNGUIDED),
+        guard(model, threshold_of(model, 9.0)) as watched,
+    ):
+        draw(model.pipe, TEXTS, **options)
+    assert (watched.images, state_of(model.pipe)) == (0, state)
+
+
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_where_guidance_takes_two_calls_its_absence_shows_later(steps: int) -> None:
+    model = Model(make("Qwen-Image"))
+    unguarded = threshold_of(model, 9.0, (64, 16), 1.0)
+    with pytest.raises(ModelError, match=UNGUIDED), guard(model, unguarded):
+        run(model.pipe, TEXTS, 1.0, num_inference_steps=steps)
+    with guard(model, unguarded) as watched:
+        run(model.pipe, TEXTS, 3.0, num_inference_steps=steps)
+    assert watched.images == 2
+
+
+def test_a_model_with_distilled_guidance_is_refused() -> None:
+    model = Model(make("Flux"))
+    with (
+        pytest.raises(ModelError, match="FluxPipeline: it computes no prediction without text"),
+        guard(model, threshold_of(model, 1.0)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"timestep": 667.0}, r"begin at timestep 667 \(2 steps of .*this one begins at 501"),
+        ({"shape": (4, 8, 8)}, r"shape \(4, 8, 8\), but this call has \(4, 16, 16\)"),
+        ({"fingerprint": "v2-0"}, "belongs to another model"),
+    ],
+)
+def test_another_first_step_size_or_model_is_refused(
+    model: Model, change: dict[str, Any], problem: str
+) -> None:
+    threshold, state = replace(threshold_of(model, 9.0), **change), state_of(model.pipe)
+    with pytest.raises(ThresholdError, match=problem), guard(model, threshold):
+        draw(model.pipe, TEXTS)
+    assert state_of(model.pipe) == state
+
+
+def test_steps_are_those_of_a_threshold_that_is_given(model: Model) -> None:
+    with (
+        pytest.raises(ThresholdError, match="steps=3: a threshold is given"),
+        guard(model, threshold_of(model, 9.0), steps=3),
+    ):
+        pass
+
+
+def test_an_unknown_action_or_neuron_is_refused_before_the_call(model: Model) -> None:
+    threshold = threshold_of(model, 9.0)
+    action: Any = "warn"
+    with (
+        pytest.raises(ModelError, match="on_alarm='warn'"),
+        guard(model, threshold, on_alarm=action),
+    ):
+        pass
+    with pytest.raises(NeuronError), guard(model, threshold, on_alarm=Neurons({LAYER: [99]})):
+        pass
+    assert state_of(model.pipe)["hooks"] == state_of(make_pipeline())["hooks"]
+
+
+def test_a_prediction_that_is_not_finite_is_refused(model: Model) -> None:
+    threshold = threshold_of(model, 9.0)
+    model.pipe.unet.conv_out.register_forward_hook(lambda *call: call[2] * float("nan"))
+    with pytest.raises(ModelError, match="NaN or infinity"), guard(model, threshold):
+        draw(model.pipe, TEXTS)

@@ -1,0 +1,243 @@
+"""Wanda, ESD and SISS beside their formulas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from conftest import make_pipeline
+from drawings import predicted, state_of, texts
+from unmemorize import (
+    ClosedFormEdit,
+    Erased,
+    GenerationSettings,
+    Localization,
+    MitigationError,
+    Model,
+    NeuronEdit,
+    Neurons,
+    Prompt,
+    Suspect,
+)
+from unmemorize.generation import PrunedEdit, WeightEdit
+from unmemorize.methods import method_of
+from unmemorize.methods._esd import Esd
+from unmemorize.methods._latents import encoded_images, noised
+from unmemorize.methods._siss import Sample, importance
+from unmemorize.methods._training import training
+from unmemorize.methods._wanda import pruned
+
+
+@pytest.fixture
+def suspect(tmp_path: Path) -> Suspect:
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return Suspect(
+        prompt=Prompt("a cat", images=(tmp_path / "image.png",)),
+        ordinary=("a dog",),
+        settings=GenerationSettings(steps=12, guidance=3.0, batch=2),
+    )
+
+
+def test_weights_are_pruned_by_rows() -> None:
+    """In loops over timesteps, rows and weights."""
+    rng = np.random.default_rng(0)
+    weight, target, base = rng.normal(size=(3, 10)), rng.random((2, 10)), rng.random((2, 10))
+    expected = set()
+    for time in range(2):
+        for row in range(3):
+            scores = [abs(weight[row, column]) * target[time, column] for column in range(10)]
+            for column in sorted(range(10), key=lambda each: -scores[each])[:3]:
+                if target[time, column] > base[time, column]:
+                    expected.add(10 * row + column)
+    found = pruned(torch.from_numpy(weight), torch.from_numpy(target), torch.from_numpy(base), 0.3)
+    assert set(found) == expected
+    assert 0 < len(expected) < 18
+
+
+def test_wanda_reads_the_first_ten_steps(suspect: Suspect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmemorize.methods._wanda._IMAGES", 3)
+    pipe = make_pipeline()
+    model = Model(pipe)
+    before = state_of(pipe)
+    edit = method_of("wanda=.05").fit(model, suspect)
+    assert isinstance(edit, PrunedEdit)
+    assert state_of(pipe) == before
+    norms = {}
+    for prompt in ("a cat", ""):
+        squares = torch.zeros(10, 64, dtype=torch.float64)
+        path = "mid_block.attentions.0.transformer_blocks.0.ff.net.2"
+        layer = pipe.unet.get_submodule(path)
+        step = [0]
+
+        def note(_layer: Any, args: Any, squares: Tensor = squares, step: Any = step) -> None:
+            rows = args[0].double().reshape(-1, 64)
+            squares[step[0]] += ((rows / rows.norm(dim=1, keepdim=True)) ** 2).sum(0)
+
+        handle = layer.register_forward_pre_hook(note)
+        latents = torch.randn((3, 4, 16, 16), generator=torch.Generator().manual_seed(0))
+        scheduler = pipe.scheduler
+        scheduler.set_timesteps(12)
+        for step[0], timestep in enumerate(scheduler.timesteps[:10]):
+            without = predicted(pipe, latents, timestep, texts(pipe, [""] * 3))
+            with_text = predicted(pipe, latents, timestep, texts(pipe, [prompt] * 3))
+            guided = without + 3 * (with_text - without)
+            latents = scheduler.step(guided, timestep, latents).prev_sample
+        handle.remove()
+        norms[prompt] = squares.sqrt()
+    expected = pruned(layer.weight, norms["a cat"], norms[""], 0.05)
+    found = edit.entries.get(path, ())
+    assert len(set(found) ^ set(expected)) <= 0.05 * len(expected)  # ties within rounding
+    assert len(expected) > 10
+
+
+def test_wanda_says_what_is_missing(
+    pipe: DiffusionPipeline, suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmemorize.methods._wanda._IMAGES", 1)
+    with pytest.raises(MitigationError, match="prunes no weight"):
+        method_of("wanda=.01").fit(Model(pipe), suspect)
+    for module in [name for name, _ in pipe.unet.named_modules() if name.endswith(".ff")]:
+        pipe.unet.get_submodule(module).net[2] = torch.nn.Identity()
+    with pytest.raises(MitigationError, match=r"no linear layers called ff.net.2"):
+        method_of("wanda=.05").fit(Model(pipe), suspect)
+
+
+@pytest.mark.parametrize("with_image", [True, False])
+def test_esd_leads_away_from_the_prompt(
+    with_image: bool, suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmemorize.methods._esd._STEPS", 4)
+    pipe = make_pipeline()
+    model = Model(pipe)
+    before = state_of(pipe)
+    weights = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    if not with_image:
+        suspect = Suspect(prompt=Prompt("a cat"), settings=suspect.settings)
+    edit = Esd(10, rate=1e-3).fit(model, suspect)
+    assert isinstance(edit, WeightEdit)
+    assert state_of(pipe) == before
+    assert all(torch.equal(value, weights[name]) for name, value in pipe.unet.state_dict().items())
+    assert all(
+        name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for name in edit.differences
+    )
+    assert edit.source == "esd"
+    latents, timestep = model.draw_latents(4, 9), torch.tensor(500)
+    text, empty = texts(pipe, ["a cat"] * 4), texts(pipe, [""] * 4)
+    with_text = predicted(pipe, latents, timestep, text)
+    target = with_text - 2 * (with_text - predicted(pipe, latents, timestep, empty))
+    with edit.applied(model, [True]):
+        after = predicted(pipe, latents, timestep, text)
+    assert float((after - target).norm()) < 0.98 * float((with_text - target).norm())
+    if with_image:
+        assert Esd(10, rate=1e-3).fit(model, suspect) == edit
+
+
+def test_importance() -> None:
+    """Beside Gaussian densities, and (1 - lambda) w_x + lambda w_a = 1."""
+    generator = torch.Generator().manual_seed(0)
+    noisy, keep, delete = torch.randn(3, 6, generator=generator).double()
+    found = importance(noisy, keep, delete, 0.8, 0.6)
+    densities = [
+        float(torch.exp(-((noisy - 0.8 * clean) ** 2).sum() / (2 * 0.6**2)))
+        for clean in (keep, delete)
+    ]
+    mixture = (densities[0] + densities[1]) / 2
+    assert found == pytest.approx([density / mixture for density in densities], rel=1e-5)
+    assert sum(found) / 2 == pytest.approx(1)
+    far = importance(1000 * noisy, keep, delete, 1.0, 1e-3)
+    assert sorted(far) == pytest.approx([0, 2], abs=1e-6)
+
+
+def test_losses_of_a_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noisy, keep, delete, prediction = torch.randn(4, 1, 2, 2, 2, generator=generator)
+    sample = Sample(noisy, torch.tensor(3), keep, delete, 0.8, 0.6)
+    weights = importance(noisy, keep, delete, 0.8, 0.6)
+    for weight, clean, loss in zip(weights, (keep, delete), sample.losses(prediction), strict=True):
+        errors = (prediction - (noisy - 0.8 * clean) / 0.6) ** 2
+        assert float(loss) == pytest.approx(weight * float(errors.sum()), rel=1e-5)
+
+
+def test_siss_predicts_the_deleted_image_worse(
+    suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmemorize.methods._siss._KEPT", 2)
+    monkeypatch.setattr("unmemorize.methods._siss._BATCH", 4)
+    pipe = make_pipeline()
+    model = Model(pipe)
+    before = state_of(pipe)
+    method: Any = method_of("siss=3")
+    edit = method.fit(model, suspect)
+    assert state_of(pipe) == before
+    assert len(edit.differences) == len(list(pipe.unet.parameters()))
+    clean = encoded_images(model, suspect.prompt.images, "siss").expand(8, -1, -1, -1)
+    noise, timestep = model.draw_latents(8, 11), torch.tensor(400)
+    noisy = noised(model, clean, noise, timestep)
+    text = texts(pipe, ["a cat"] * 8)
+    error = (predicted(pipe, noisy, timestep, text) - noise).square().mean()
+    with edit.applied(model, [True]):
+        after = (predicted(pipe, noisy, timestep, text) - noise).square().mean()
+    assert float(after) > float(error)
+
+
+def test_siss_needs_images(pipe: DiffusionPipeline) -> None:
+    with pytest.raises(MitigationError, match="names no training image"):
+        method_of("siss").fit(Model(pipe), Suspect(prompt=Prompt("a cat")))
+
+
+def test_noise_is_added_by_the_schedule(pipe: DiffusionPipeline) -> None:
+    model = Model(pipe)
+    clean, noise = model.draw_latents(2, 1), model.draw_latents(2, 2)
+    signal = pipe.scheduler.alphas_cumprod[400]
+    expected = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+    assert torch.allclose(noised(model, clean, noise, torch.tensor(400)), expected)
+
+
+def test_weights_are_put_back_after_an_exception(pipe: DiffusionPipeline) -> None:
+    model, before = Model(pipe), state_of(pipe)
+
+    def train() -> None:
+        with training(model, ["conv_in"], "esd") as weights:
+            weights.values()[0].data += 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert state_of(pipe) == before
+    pipe.unet.half()
+    with (
+        pytest.raises(MitigationError, match=r"loaded in torch\.float16"),
+        training(model, ["conv_in"], "esd"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("strength", "scale"), [(1.0, 0.0), (1.25, -0.25), (0.5, 0.5)])
+def test_neurons_of_the_asked_refinement(
+    strength: float, scale: float, localized: Path, planted: DiffusionPipeline
+) -> None:
+    from dataclasses import replace
+
+    from unmemorize import Run, read_localizations
+
+    record: Localization = read_localizations(Run.load(localized), only_memorized=True)[1]
+    one = next(iter(record.neurons))
+    greedy = replace(record, refinement="greedy", neurons=Neurons.of([one]))
+    suspect = Suspect(prompt=Prompt(record.prompt), localizations=(greedy, record))
+    model = Model(planted)
+    assert method_of(f"neurons={strength}").fit(model, suspect) == NeuronEdit(record.neurons, scale)
+    edit = method_of(f"neurons-greedy={strength}").fit(model, suspect)
+    assert edit == NeuronEdit(greedy.neurons, scale)
+
+
+def test_closed_form(pipe: DiffusionPipeline, suspect: Suspect) -> None:
+    edit = method_of("closed-form=3").fit(Model(pipe), suspect)
+    assert edit == ClosedFormEdit((Erased("a cat", 3.0),), ("a dog",))
