@@ -71,10 +71,10 @@ def test_nothing_to_edit_is_no_edit() -> None:
 
 def test_only_prompts_that_copy_climb_and_none_beyond_the_top() -> None:
     ladder = LADDERS["closed form"]
-    rungs = {3: ladder[0], 5: ladder[2]}
-    assert climb(rungs, ladder, [3]) == {3: ladder[1], 5: ladder[2]}
+    rungs = {3: ladder[0], 5: ladder[-1]}
+    assert climb(rungs, ladder, [3]) == {3: ladder[1], 5: ladder[-1]}
     assert climb(rungs, ladder, [5]) == rungs
-    assert rungs == {3: ladder[0], 5: ladder[2]}
+    assert rungs == {3: ladder[0], 5: ladder[-1]}
 
 
 def test_rungs_say_what_they_do() -> None:
