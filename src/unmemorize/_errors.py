@@ -10,6 +10,7 @@ UnmemorizeError
 ├── RunError             a run folder is damaged, or holds the run of another configuration
 ├── MetricError          a metric cannot be computed from what was given
 ├── MitigationError      a mitigation or a certificate is not possible as asked for
+├── AuditError           an attack is not possible on a model, or an audit lacks what it needs
 ├── ExportError          neurons cannot be written in a format of another program
 ├── FetchError           a file cannot be downloaded, or is not the expected one
 └── TestbedError         the bundled model is missing or cannot be made
@@ -60,6 +61,10 @@ class MetricError(UnmemorizeError):
 
 class MitigationError(UnmemorizeError):
     """A mitigation, its confirmation or its certificate is not possible as asked for."""
+
+
+class AuditError(UnmemorizeError):
+    """An attack is not possible on this model, or an audit lacks what it needs."""
 
 
 class ExportError(UnmemorizeError):

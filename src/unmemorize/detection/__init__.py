@@ -2,7 +2,7 @@
 
 from unmemorize.detection._calibration import USUAL_RATE, Calibration, calibrate_threshold
 from unmemorize.detection._cascade import Cascade
-from unmemorize.detection._conformal import conformal_quantile, prompts_needed
+from unmemorize.detection._conformal import conformal_quantile, prompts_needed, smallest_rate
 from unmemorize.detection._detect import (
     detect,
     detect_prompts,
@@ -82,5 +82,6 @@ __all__ = [
     "published_similarity",
     "read_detections",
     "similarity",
+    "smallest_rate",
     "write_detections_csv",
 ]

@@ -9,12 +9,14 @@ from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._public import mitigate, with_references
 from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
+from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._settings import MitigationSettings
-from unmemorize.mitigation._stages import Stages, unannounced
+from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
 
 __all__ = [
     "EDIT",
     "MITIGATIONS",
+    "Announce",
     "Certification",
     "Copies",
     "CopyTest",
@@ -29,6 +31,8 @@ __all__ = [
     "PromptOutcome",
     "Stages",
     "Verdict",
+    "derived_seed",
+    "digest",
     "forecast",
     "mitigate",
     "mitigate_all",
