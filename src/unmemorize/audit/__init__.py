@@ -1,6 +1,60 @@
-"""Attacks that try to bring an image back after an edit."""
+"""Attacks that try to bring an image back after an edit, and what may be said after them."""
 
-from unmemorize.audit._attack import ATTACKS, Attack, Candidate, State, Target, Trial, checkpoints
+from unmemorize.audit._arms import AuditInputs, Twin
+from unmemorize.audit._attack import (
+    ATTACKS,
+    Attack,
+    AttackSettings,
+    Candidate,
+    State,
+    Target,
+    Trial,
+    checkpoints,
+)
+from unmemorize.audit._audit import audit_all
 from unmemorize.audit._bench import Bench
+from unmemorize.audit._forecast import AuditForecast, forecast_attacks, forecast_audit
+from unmemorize.audit._image_first import (
+    ImageAuditResult,
+    ImageFinding,
+    audit_images_all,
+    open_image_audit,
+)
+from unmemorize.audit._levels import discoveries_needed, smallest_p
+from unmemorize.audit._public import audit_edit, audit_images, open_audit
+from unmemorize.audit._result import AttackOutcome, AuditResult, ImageOutcome
+from unmemorize.audit._settings import AuditRun, AuditSettings
+from unmemorize.audit._verdicts import BudgetVerdict
 
-__all__ = ["ATTACKS", "Attack", "Bench", "Candidate", "State", "Target", "Trial", "checkpoints"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "AttackOutcome",
+    "AttackSettings",
+    "AuditForecast",
+    "AuditInputs",
+    "AuditResult",
+    "AuditRun",
+    "AuditSettings",
+    "Bench",
+    "BudgetVerdict",
+    "Candidate",
+    "ImageAuditResult",
+    "ImageFinding",
+    "ImageOutcome",
+    "State",
+    "Target",
+    "Trial",
+    "Twin",
+    "audit_all",
+    "audit_edit",
+    "audit_images",
+    "audit_images_all",
+    "checkpoints",
+    "discoveries_needed",
+    "forecast_attacks",
+    "forecast_audit",
+    "open_audit",
+    "open_image_audit",
+    "smallest_p",
+]

@@ -21,6 +21,10 @@ from unmemorize.mitigation import derived_seed
 Start = Literal["prompt", "noise", "other"]
 """Where an attack on embeddings starts: the own prompt, normal noise, or an ordinary caption."""
 STARTS: tuple[Start, ...] = ("prompt", "noise", "other")
+ONCE: tuple[tuple[Start, int], ...] = (("prompt", 0),)
+"""The only trial of an attack that has neither starts nor random numbers."""
+FORWARD_AND_BACKWARD = 3
+"""Denoiser samples of a forward and a backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +79,10 @@ class State:
 
     Args:
         step: how many steps are done.
-        samples: denoiser samples spent so far; a backward pass counts as two more.
         tensors: what the attack remembers, on the CPU.
     """
 
     step: int = 0
-    samples: int = 0
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -128,8 +130,25 @@ class Attack(Protocol):
         """
         ...
 
-    def starts(self, starts: Sequence[Start]) -> Sequence[Start]:
-        """Return which of some starts make a difference to this attack."""
+    def trials(self, starts: Sequence[Start], seeds: int) -> Sequence[tuple[Start, int]]:
+        """Return which starts and repetitions of the audit make a difference to this attack."""
+        ...
+
+    def samples(self, step: int, batch: int) -> int:
+        """Return the work of so many steps in denoiser samples; a backward pass counts as two.
+
+        Args:
+            step: how many steps.
+            batch: noisy latents per step, see `Bench`.
+        """
+        ...
+
+    def check(self, bench: Bench) -> None:
+        """Refuse a model on which the attack is not possible, before any work.
+
+        Raises:
+            AuditError: with the reason.
+        """
         ...
 
     def begin(self, bench: Bench, trial: Trial) -> State:
@@ -179,6 +198,11 @@ ATTACKS: Registry[AttackFactory] = Registry(
     },
     AuditError,
 )
+
+
+def every_trial(starts: Sequence[Start], seeds: int) -> list[tuple[Start, int]]:
+    """Return each start with each repetition."""
+    return [(start, seed) for start in starts for seed in range(seeds)]
 
 
 def make_attacks(levels: Sequence[str], settings: AttackSettings) -> tuple[Attack, ...]:

@@ -130,7 +130,7 @@ class Bench:
         return float(distances.median())
 
     def denoising_loss(
-        self, clean: Tensor, noise: Tensor, levels: Tensor, text: Conditioning, *, gradient: bool
+        self, clean: Tensor, noise: Tensor, levels: Tensor, text: Conditioning
     ) -> Tensor:
         """Return the squared error of the edited model for each sample, (B,).
 
@@ -139,8 +139,7 @@ class Bench:
             noise: normal noise of that shape.
             levels: noise levels, (B,), see `Noising.noisy`.
             text: B encoded captions.
-            gradient: whether it will be differentiated.
         """
         noisy = self.noising.noisy(clean, noise, levels)
-        predicted = self.predict(noisy.latents, noisy.timesteps, text, gradient=gradient)
+        predicted = self.predict(noisy.latents, noisy.timesteps, text)
         return (predicted - noisy.wanted).square().mean((1, 2, 3))

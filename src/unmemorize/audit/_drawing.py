@@ -51,9 +51,7 @@ def drawn(
 
 
 @contextmanager
-def replaced_text(
-    model: Model, caption: str, embedding: Tensor, guidance: float
-) -> Iterator[None]:
+def replaced_text(model: Model, caption: str, embedding: Tensor, guidance: float) -> Iterator[None]:
     """Give the denoiser a text embedding in place of that of a caption, while the context lasts.
 
     Only samples of the caption are concerned. Those of the empty prompt, which guidance compares

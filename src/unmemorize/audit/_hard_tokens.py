@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unmemorize.audit._attack import AttackSettings, Candidate, Start, State, Trial
+from unmemorize.audit._attack import AttackSettings, Candidate, Start, State, Trial, every_trial
 from unmemorize.audit._bench import Bench
-from unmemorize.audit._objectives import Objective
+from unmemorize.audit._objectives import IMAGE, IMAGELESS, Objective
 from unmemorize.audit._soft_tokens import caption_of, start_caption
 from unmemorize.audit._text_encoder import TextEncoder
 from unmemorize.pipelines import Conditioning
@@ -36,7 +36,7 @@ class HardTokens:
         rate: the learning rate (Adam).
     """
 
-    objective: Objective = Objective(imageless=False)
+    objective: Objective = IMAGE
     count: int = 5
     rate: float = _RATE
 
@@ -49,13 +49,21 @@ class HardTokens:
         """See `Attack`."""
         return steps
 
-    def starts(self, starts: Sequence[Start]) -> Sequence[Start]:
+    def trials(self, starts: Sequence[Start], seeds: int) -> Sequence[tuple[Start, int]]:
         """See `Attack`. From noise means tokens without a caption."""
-        return starts
+        return every_trial(starts, seeds)
+
+    def samples(self, step: int, batch: int) -> int:
+        """See `Attack`."""
+        return self.objective.samples(step, batch)
+
+    def check(self, bench: Bench) -> None:
+        """See `Attack`."""
+        bench.one_stream()
+        TextEncoder(bench.model, "", self.count)
 
     def begin(self, bench: Bench, trial: Trial) -> State:
         """See `Attack`. The distributions start at random."""
-        bench.one_stream()
         encoder = self._encoder(bench, trial)
         shape = (self.count, len(encoder.vectors))
         value = torch.rand(shape, generator=trial.generator("start"))
@@ -119,4 +127,4 @@ def hard_tokens(settings: AttackSettings) -> tuple[HardTokens]:
 
 def hard_tokens_imageless(settings: AttackSettings) -> tuple[HardTokens]:
     """Make the attack of level L2 without an image."""
-    return (HardTokens(Objective(imageless=True), rate=_RATE if settings.rate else 0.0),)
+    return (HardTokens(IMAGELESS, rate=_RATE if settings.rate else 0.0),)

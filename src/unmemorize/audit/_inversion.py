@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from unmemorize.audit._attack import AttackSettings, Candidate, Start, State, Trial
+from unmemorize.audit._attack import ONCE, AttackSettings, Candidate, Start, State, Trial
 from unmemorize.audit._bench import Bench
 
 _TIMESTEPS = 50
@@ -38,22 +39,29 @@ class Inversion:
         """See `Attack`. The budgets are plain inversion, and with all iterations."""
         return (0, self.iterations)
 
-    def starts(self, _starts: Sequence[Start]) -> Sequence[Start]:
+    def trials(self, _starts: Sequence[Start], _seeds: int) -> Sequence[tuple[Start, int]]:
         """See `Attack`."""
-        return ("prompt",)
+        return ONCE
+
+    def samples(self, step: int, _batch: int) -> int:
+        """See `Attack`."""
+        return self.timesteps * (1 + (1 + step if step else 0))
+
+    def check(self, _bench: Bench) -> None:
+        """See `Attack`. It is always possible."""
 
     def begin(self, bench: Bench, trial: Trial) -> State:
         """See `Attack`."""
         return self.advance(bench, trial, State(), 0)
 
     @torch.no_grad()
-    def advance(self, bench: Bench, trial: Trial, state: State, step: int) -> State:
+    def advance(self, bench: Bench, trial: Trial, _state: State, step: int) -> State:
         """See `Attack`. It inverts from the image again, since each step rests on the last."""
         clean = bench.latents(trial.target.key, trial.target.images[:1])
         text = bench.model.encode([""])
         path = [-1.0, *reversed(bench.model.timesteps(self.timesteps).double().tolist())]
         latents = clean.float()
-        for before, after in zip(path, path[1:], strict=False):
+        for before, after in pairwise(path):
             here, there = torch.tensor([before]), torch.tensor([after])
             current = latents
             for _ in range(1 + step):  # the first one is plain inversion
@@ -61,10 +69,7 @@ class Inversion:
                 prediction = bench.predict(noisy, there.to(bench.model.device), text)
                 current = self._inverted(bench, latents, current, prediction, here, there)
             latents = current
-        spent = self.timesteps * (1 + step)
-        return State(
-            step=step, samples=state.samples + spent, tensors={"noise": latents[0].cpu()}
-        )
+        return State(step=step, tensors={"noise": latents[0].cpu()})
 
     def _inverted(
         self,

@@ -126,11 +126,9 @@ class Noising:
                 training.
         """
         clean, noise = clean.to(self._device), noise.to(self._device)
-        timesteps = (levels * self.timestep_count).floor()
-        if self._diffusion:
-            timesteps = timesteps.long()
-        else:
-            timesteps = timesteps + 1  # at flow time 0 there is no noise to predict
+        timesteps = (levels * self.timestep_count).long()
+        if not self._diffusion:  # at flow time 0 there is no noise to predict
+            timesteps = timesteps.float() + 1
         signal, share = self.shares(timesteps)
         latents = signal * clean + share * noise
         if self._kind == "epsilon":

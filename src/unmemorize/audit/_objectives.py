@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unmemorize._errors import AuditError
-from unmemorize.audit._attack import State, Trial
+from unmemorize.audit._attack import FORWARD_AND_BACKWARD, State, Trial
 from unmemorize.audit._bench import Bench
 from unmemorize.audit._latents import latent_of
 from unmemorize.audit._optimizing import adam, drawn_batch, saved
@@ -41,6 +41,12 @@ class Objective:
         """The end of an attack's name."""
         return "-imageless" if self.imageless else ""
 
+    def samples(self, step: int, batch: int) -> int:
+        """Return the work of so many steps in denoiser samples."""
+        if not self.imageless:
+            return step * batch * FORWARD_AND_BACKWARD
+        return _DRAWN * _STEPS + step * batch * (FORWARD_AND_BACKWARD + 1)
+
     def begun(self, bench: Bench, trial: Trial, tensors: dict[str, Tensor]) -> State:
         """Return the first state of an attack, with clean latents if it has no image."""
         if not self.imageless:
@@ -60,7 +66,7 @@ class Objective:
             teacher, [prompt] * _DRAWN, [None] * _DRAWN, settings=settings, seeds=seeds
         )
         latents = torch.stack([latent_of(teacher, image) for (image,) in images]).cpu()
-        return State(samples=_DRAWN * _STEPS, tensors={**tensors, "latents": latents})
+        return State(tensors={**tensors, "latents": latents})
 
     def descended(
         self,
@@ -94,13 +100,7 @@ class Objective:
             optimizer.step()
             with torch.no_grad():
                 value.copy_(project(value))
-        spent = (step - state.step) * bench.batch * (4 if self.imageless else 3)
-        return replace(
-            state,
-            step=step,
-            samples=state.samples + spent,
-            tensors={**state.tensors, **saved(parameters, optimizer)},
-        )
+        return State(step=step, tensors={**state.tensors, **saved(parameters, optimizer)})
 
     def _loss(
         self, bench: Bench, trial: Trial, state: State, text: Conditioning, number: int
@@ -119,3 +119,7 @@ class Objective:
             wanted = teacher.predict(noisy.latents, noisy.timesteps, own)
         predicted = bench.predict(noisy.latents, noisy.timesteps, text, gradient=True)
         return (predicted - wanted).square().mean()
+
+
+IMAGE = Objective(imageless=False)
+IMAGELESS = Objective(imageless=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unmemorize.audit._attack import AttackSettings, Candidate, Start, State, Trial
+from unmemorize.audit._attack import ONCE, AttackSettings, Candidate, Start, State, Trial
 from unmemorize.audit._bench import Bench
 
 
@@ -17,9 +17,16 @@ class OriginalPrompt:
         """See `Attack`. There is one budget."""
         return (0,)
 
-    def starts(self, _starts: Sequence[Start]) -> Sequence[Start]:
-        """See `Attack`. There is one start."""
-        return ("prompt",)
+    def trials(self, _starts: Sequence[Start], _seeds: int) -> Sequence[tuple[Start, int]]:
+        """See `Attack`."""
+        return ONCE
+
+    def samples(self, _step: int, _batch: int) -> int:
+        """See `Attack`. Only images are generated."""
+        return 0
+
+    def check(self, _bench: Bench) -> None:
+        """See `Attack`. It is always possible."""
 
     def begin(self, _bench: Bench, _trial: Trial) -> State:
         """See `Attack`."""

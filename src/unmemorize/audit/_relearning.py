@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import AuditError
-from unmemorize.audit._attack import AttackSettings, Candidate, Start, State, Trial
+from unmemorize.audit._attack import (
+    FORWARD_AND_BACKWARD,
+    AttackSettings,
+    Candidate,
+    Start,
+    State,
+    Trial,
+    every_trial,
+)
 from unmemorize.audit._bench import Bench, Companion
 from unmemorize.audit._optimizing import adam, saved
 from unmemorize.pipelines import Model
@@ -45,13 +53,25 @@ class Relearning:
         """See `Attack`."""
         return steps
 
-    def starts(self, _starts: Sequence[Start]) -> Sequence[Start]:
+    def trials(self, _starts: Sequence[Start], seeds: int) -> Sequence[tuple[Start, int]]:
         """See `Attack`."""
-        return ("prompt",)
+        return every_trial(("prompt",), seeds)
+
+    def samples(self, step: int, batch: int) -> int:
+        """See `Attack`."""
+        return step * batch * FORWARD_AND_BACKWARD
+
+    def check(self, bench: Bench) -> None:
+        """See `Attack`."""
+        if len({companion.prompt for companion in bench.companions} - {""}) < 2:
+            raise AuditError(
+                "L6: relearning needs the images of at least 2 prompts. Name more prompts."
+            )
+        with self._adapted(bench.model, {}):
+            pass
 
     def begin(self, bench: Bench, trial: Trial) -> State:
         """See `Attack`. The LoRA has no effect at first."""
-        self._companions(bench, trial)
         generator = trial.generator("start")
         with self._adapted(bench.model, {}) as parameters:
             tensors = {
@@ -87,8 +107,7 @@ class Relearning:
                     parameter.grad = gradient
                 optimizer.step()
             tensors = saved(parameters, optimizer)
-        spent = (step - state.step) * bench.batch * 3
-        return State(step=step, samples=state.samples + spent, tensors=tensors)
+        return State(step=step, tensors=tensors)
 
     def candidate(self, bench: Bench, trial: Trial, state: State) -> Candidate:
         """See `Attack`. It draws from the caption itself."""
@@ -99,13 +118,7 @@ class Relearning:
 
     def _companions(self, bench: Bench, trial: Trial) -> list[Companion]:
         """Return the other images."""
-        others = [other for other in bench.companions if other.prompt != trial.target.prompt]
-        if not others or not trial.target.prompt:
-            raise AuditError(
-                "L6: relearning needs captions, and the images of at least one other prompt. Name "
-                "more prompts, or leave L6 out."
-            )
-        return others
+        return [other for other in bench.companions if other.prompt != trial.target.prompt]
 
     @contextmanager
     def _relearned(self, model: Model, weights: Mapping[str, Tensor]) -> Iterator[None]:

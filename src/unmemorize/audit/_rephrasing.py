@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-from unmemorize.audit._attack import AttackSettings, Candidate, Start, State, Trial
+from unmemorize.audit._attack import ONCE, AttackSettings, Candidate, Start, State, Trial
 from unmemorize.audit._bench import Bench
 from unmemorize.generation import GenerationSettings
 from unmemorize.pipelines import sampler
@@ -42,9 +42,16 @@ class Rephrasing:
         """See `Attack`. The budget is the number of variants that were tried."""
         return range(1, self._WORDS + len(self._SETTINGS) + 2)
 
-    def starts(self, _starts: Sequence[Start]) -> Sequence[Start]:
+    def trials(self, _starts: Sequence[Start], _seeds: int) -> Sequence[tuple[Start, int]]:
         """See `Attack`."""
-        return ("prompt",)
+        return ONCE
+
+    def samples(self, _step: int, _batch: int) -> int:
+        """See `Attack`. Only images are generated."""
+        return 0
+
+    def check(self, _bench: Bench) -> None:
+        """See `Attack`. It is always possible."""
 
     def begin(self, _bench: Bench, _trial: Trial) -> State:
         """See `Attack`."""

@@ -13,9 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unmemorize.audit._attack import STARTS, AttackSettings, Candidate, Start, State, Trial
+from unmemorize.audit._attack import (
+    STARTS,
+    AttackSettings,
+    Candidate,
+    Start,
+    State,
+    Trial,
+    every_trial,
+)
 from unmemorize.audit._bench import Bench
-from unmemorize.audit._objectives import Objective
+from unmemorize.audit._objectives import IMAGE, IMAGELESS, Objective
 from unmemorize.generation import own_tokens
 
 
@@ -32,7 +40,7 @@ class SoftTokens:
         rate: the learning rate.
     """
 
-    objective: Objective = Objective(imageless=False)
+    objective: Objective = IMAGE
     positions: int | None = None
     radius: float = math.inf
     rate: float = 0.1
@@ -49,15 +57,22 @@ class SoftTokens:
         """See `Attack`."""
         return steps
 
-    def starts(self, starts: Sequence[Start]) -> Sequence[Start]:
+    def trials(self, starts: Sequence[Start], seeds: int) -> Sequence[tuple[Start, int]]:
         """See `Attack`. A ball around noise would say nothing, so L3 starts from captions."""
-        if self.name.startswith("L4"):
-            return starts
-        return [start for start in starts if start != "noise"] or STARTS[:1]
+        if not self.name.startswith("L4"):
+            starts = [start for start in starts if start != "noise"] or STARTS[:1]
+        return every_trial(starts, seeds)
+
+    def samples(self, step: int, batch: int) -> int:
+        """See `Attack`."""
+        return self.objective.samples(step, batch)
+
+    def check(self, bench: Bench) -> None:
+        """See `Attack`."""
+        bench.one_stream()
 
     def begin(self, bench: Bench, trial: Trial) -> State:
         """See `Attack`."""
-        bench.one_stream()
         start = starting_embedding(bench, trial)
         return self.objective.begun(bench, trial, {"value": start, "start": start})
 
@@ -124,16 +139,18 @@ def starting_embedding(bench: Bench, trial: Trial) -> Tensor:
     return torch.randn(shape, generator=trial.generator("start"))
 
 
-def free_positions(settings: AttackSettings, *, imageless: bool = False) -> Iterator[SoftTokens]:
+def free_positions(
+    settings: AttackSettings, *, objective: Objective = IMAGE
+) -> Iterator[SoftTokens]:
     """Make the attacks of level L3, one for each number of positions and radius."""
     for positions in settings.positions:
         for radius in settings.radii:
-            yield SoftTokens(Objective(imageless), positions, radius, settings.rate)
+            yield SoftTokens(objective, positions, radius, settings.rate)
 
 
 def free_positions_imageless(settings: AttackSettings) -> Iterator[SoftTokens]:
     """Make the attacks of level L3 without an image."""
-    return free_positions(settings, imageless=True)
+    return free_positions(settings, objective=IMAGELESS)
 
 
 def all_positions(settings: AttackSettings) -> tuple[SoftTokens]:
@@ -143,4 +160,4 @@ def all_positions(settings: AttackSettings) -> tuple[SoftTokens]:
 
 def all_positions_imageless(settings: AttackSettings) -> tuple[SoftTokens]:
     """Make the attack of level L4 without an image."""
-    return (SoftTokens(Objective(imageless=True), rate=settings.rate),)
+    return (SoftTokens(IMAGELESS, rate=settings.rate),)

@@ -2,7 +2,7 @@
 
 from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
 from unmemorize.mitigation._copy_test import CopyTest
-from unmemorize.mitigation._forecast import Forecast, forecast
+from unmemorize.mitigation._forecast import Forecast, forecast, seconds_per_sample
 from unmemorize.mitigation._mitigate import mitigate_all
 from unmemorize.mitigation._mitigation import MITIGATIONS, Mitigation
 from unmemorize.mitigation._ordinary import OrdinaryChange
@@ -37,6 +37,7 @@ __all__ = [
     "mitigate",
     "mitigate_all",
     "pooled",
+    "seconds_per_sample",
     "unannounced",
     "with_references",
 ]
