@@ -12,20 +12,20 @@ import pytest
 import unmemorize
 
 PUBLIC = (
-    "Attack BundledDescriptor Calibration ClipAlignment ClosedFormEdit CombinedEdit Detection "
-    "DetectionLevel DetectionRun Detector Edit EditError EditFile Engine Erased Execution "
-    "ExportError FetchError FileDescriptor GenerationSettings ImageSet InProcess Localization "
-    "LocalizationLevel LocalizationRun LocalizationSettings Metric MetricError Mitigation "
-    "MitigationError MitigationInputs MitigationResult MitigationRun MitigationSettings Model "
-    "ModelError NeuronEdit NeuronError NeuronFile NeuronSet Neurons NoiseSettings "
-    "OrdinaryCaptions Prompt PromptError PromptOutcome RayActors Run RunError Shard "
-    "Statistics StatisticsError Summary TestbedError Threshold ThresholdError Trace "
-    "UnfinishedError UnmemorizeError Workers bake calibrate_threshold compute_statistics "
-    "copy_scores default_statistics default_threshold detect detect_all evaluate_all "
-    "export_lora export_single_file generate generate_all iter_prompts load_pipeline localize "
-    "localize_all mitigate mitigate_all open_run random_control read_detections "
-    "read_localizations read_metrics read_prompts summarize switch_off switch_on switched_off "
-    "testbed verify write_report"
+    "Attack AuditError AuditResult AuditSettings BundledDescriptor Calibration ClipAlignment "
+    "ClosedFormEdit CombinedEdit Detection DetectionLevel DetectionRun Detector Edit EditError "
+    "EditFile Engine Erased Execution ExportError FetchError FileDescriptor GenerationSettings "
+    "ImageAuditResult ImageSet InProcess Localization LocalizationLevel LocalizationRun "
+    "LocalizationSettings Metric MetricError Mitigation MitigationError MitigationInputs "
+    "MitigationResult MitigationRun MitigationSettings Model ModelError NeuronEdit NeuronError "
+    "NeuronFile NeuronSet Neurons NoiseSettings OrdinaryCaptions Prompt PromptError "
+    "PromptOutcome RayActors Run RunError Shard Statistics StatisticsError Summary TestbedError "
+    "Threshold ThresholdError Trace UnfinishedError UnmemorizeError Workers audit_edit "
+    "audit_images bake calibrate_threshold compute_statistics copy_scores default_statistics "
+    "default_threshold detect detect_all evaluate_all export_lora export_single_file generate "
+    "generate_all iter_prompts load_pipeline localize localize_all mitigate mitigate_all "
+    "open_run random_control read_detections read_localizations read_metrics read_prompts "
+    "summarize switch_off switch_on switched_off testbed verify write_report"
 )
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy")
 
@@ -47,7 +47,7 @@ def test_tracebacks_show_the_public_names_of_errors() -> None:
 def test_errors_are_one_tree() -> None:
     errors = [getattr(unmemorize, name) for name in unmemorize.__all__ if name.endswith("Error")]
     assert all(issubclass(error, unmemorize.UnmemorizeError) for error in errors)
-    assert len(errors) == 14
+    assert len(errors) == 15
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from . import testbed
 from ._errors import (
+    AuditError,
     EditError,
     ExportError,
     FetchError,
@@ -17,7 +18,7 @@ from ._errors import (
 )
 from ._prompt_files import iter_prompts, read_prompts
 from ._prompts import Prompt
-from .audit import Attack
+from .audit import Attack, AuditResult, AuditSettings, ImageAuditResult, audit_edit, audit_images
 from .detection import (
     Calibration,
     Detection,
@@ -87,6 +88,9 @@ from .statistics import Statistics, compute_statistics, default_statistics
 
 __all__ = [
     "Attack",
+    "AuditError",
+    "AuditResult",
+    "AuditSettings",
     "BundledDescriptor",
     "Calibration",
     "ClipAlignment",
@@ -106,6 +110,7 @@ __all__ = [
     "FetchError",
     "FileDescriptor",
     "GenerationSettings",
+    "ImageAuditResult",
     "ImageSet",
     "InProcess",
     "Localization",
@@ -146,6 +151,8 @@ __all__ = [
     "UnfinishedError",
     "UnmemorizeError",
     "Workers",
+    "audit_edit",
+    "audit_images",
     "bake",
     "calibrate_threshold",
     "compute_statistics",

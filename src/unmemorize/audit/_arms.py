@@ -12,10 +12,9 @@ from unmemorize._files import hash_texts
 from unmemorize._prompts import Prompt
 from unmemorize.audit._attack import Target
 from unmemorize.audit._settings import ArmName, AuditSettings
-from unmemorize.generation import CombinedEdit, Edit, NeuronEdit, generate_each
+from unmemorize.generation import Edit, generate_each
 from unmemorize.metrics import Descriptor, read_image, read_references
-from unmemorize.mitigation import derived_seed
-from unmemorize.neurons import random_control
+from unmemorize.mitigation import control_edit, derived_seed
 from unmemorize.pipelines import Model
 from unmemorize.runs import hash_of_file
 
@@ -62,8 +61,8 @@ class AuditInputs:
         if not self.controls:
             return ""
         if self.shipped:
-            return "photographs of this package (the weakest control)"
-        return "images that are said to be never trained on (a weaker control than a twin)"
+            return "other images: photographs of this package (the weakest control)"
+        return "other images, said to be never trained on (weaker than a twin)"
 
 
 @dataclass(frozen=True)
@@ -156,23 +155,12 @@ def arms_of(
     if inputs.controls and not inputs.twins:
         others = targets_of_files(inputs.controls, [target.prompt for target in audited])
         yield Arm("never-trained", "", model, inputs.edit, others, tuple(range(len(others))))
-    random = _random_neurons(model, inputs.edit)
+    random = None if inputs.edit is None else control_edit(inputs.edit, model)
     if random is not None:
         yield Arm("random", "", model, random, audited, every)
     if settings.ordinary_images:
         ordinary = tuple(_ordinary(model, inputs.captions, settings))
         yield Arm("ordinary", "", model, inputs.edit, ordinary, tuple(range(len(ordinary))))
-
-
-def _random_neurons(model: Model, edit: Edit | None) -> Edit | None:
-    """Return an edit of as many random neurons; None for an edit that has no neurons."""
-    if isinstance(edit, NeuronEdit):
-        return replace(edit, neurons=random_control(edit.neurons, model.widths, seed=1))
-    if isinstance(edit, CombinedEdit):
-        parts = [_random_neurons(model, part) for part in edit.parts]
-        neurons = tuple(part for part in parts if part is not None)
-        return CombinedEdit(neurons) if neurons else None
-    return None
 
 
 def _ordinary(model: Model, captions: Sequence[str], settings: AuditSettings) -> Iterator[Target]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from unmemorize.audit._arms import AuditInputs
 from unmemorize.audit._attack import Attack, make_attacks
 from unmemorize.audit._settings import AuditSettings
-from unmemorize.generation import CombinedEdit, NeuronEdit
-from unmemorize.mitigation import seconds_per_sample
+from unmemorize.mitigation import control_edit, seconds_per_sample
 from unmemorize.pipelines import Model
 
 
@@ -44,7 +43,9 @@ def forecast_audit(
         inputs: the edit and the controls.
         images: how many images are audited.
     """
-    arms = 1 + (inputs.edit is not None) + _has_neurons(inputs.edit)
+    arms = 1
+    if inputs.edit is not None:
+        arms += 1 + (control_edit(inputs.edit, model) is not None)
     never_trained = (
         sum(len(twin.prompts) for twin in inputs.twins) if inputs.twins else len(inputs.controls)
     )
@@ -72,9 +73,3 @@ def _samples(attack: Attack, settings: AuditSettings) -> int:
     ladder = attack.ladder(settings.steps)
     work = attack.samples(ladder[-1], settings.batch) + len(ladder) * images
     return len(attack.trials(settings.starts, settings.seeds)) * work
-
-
-def _has_neurons(edit: object) -> bool:
-    if isinstance(edit, CombinedEdit):
-        return any(map(_has_neurons, edit.parts))
-    return isinstance(edit, NeuronEdit)

@@ -53,7 +53,8 @@ def latent_of(model: Model, image: Image.Image) -> Tensor:
             "Audit another pipeline of this model."
         )
     shift = getattr(config, "shift_factor", None) or 0.0
-    return ((latent[0].float() - shift) * config.scaling_factor).clone()
+    scaled: Tensor = (latent[0].float() - shift) * config.scaling_factor
+    return scaled
 
 
 def _pixels(image: Image.Image, width: int, height: int) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, PNDMScheduler
 
 from unmemorize.audit._attack import ONCE, AttackSettings, Candidate, Start, State, Trial
 from unmemorize.audit._bench import Bench
@@ -72,7 +72,7 @@ class Rephrasing:
         variant -= self._WORDS
         if variant < len(self._SETTINGS):
             return Candidate(text=trial.target.prompt, settings=self._SETTINGS[variant])
-        return Candidate(text=trial.target.prompt, scheduler=lambda: _euler(bench))
+        return Candidate(text=trial.target.prompt, scheduler=lambda: _other_scheduler(bench))
 
     def _reworded(self, bench: Bench, trial: Trial, variant: int) -> str:
         generator = trial.generator(variant)
@@ -101,12 +101,12 @@ def _random_word(bench: Bench, draw: random.Random) -> str:
             return str(word)
 
 
-def _euler(bench: Bench) -> object:
-    """Return Euler steps on a diffusion model; a flow has them anyway."""
+def _other_scheduler(bench: Bench) -> object:
+    """Return PNDM, which Stable Diffusion shipped with; the usual one where it does not fit."""
     usual = sampler(bench.model.pipe)
-    if not isinstance(usual, DDIMScheduler):
+    if not isinstance(usual, DDIMScheduler) or usual.config.prediction_type == "sample":
         return usual
-    return EulerDiscreteScheduler.from_config(usual.config)
+    return PNDMScheduler.from_config(usual.config, skip_prk_steps=True)
 
 
 def rephrasing(_settings: AttackSettings) -> tuple[Rephrasing]:

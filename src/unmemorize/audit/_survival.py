@@ -86,8 +86,8 @@ def unpaired_earlier_p(
     """
     if not first or not second or all(value is None for value in (*first, *second)):
         return 1.0
-    # the statistic is positive where the first sample has fewer failures than expected
-    result = logrank(_censored(first, last), _censored(second, last), alternative="less")
+    # "greater": more of the first arm are triggered than expected
+    result = logrank(_censored(first, last), _censored(second, last), alternative="greater")
     return float(result.pvalue)
 
 

@@ -1,6 +1,7 @@
 """Ways to take memorized images out, and the search for an edit that is shown to do so."""
 
 from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
+from unmemorize.mitigation._control import control_edit
 from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.mitigation._forecast import Forecast, forecast, seconds_per_sample
 from unmemorize.mitigation._mitigate import mitigate_all
@@ -11,7 +12,7 @@ from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._settings import MitigationSettings
-from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
+from unmemorize.mitigation._stages import Announce, Stages, unannounced
 
 __all__ = [
     "EDIT",
@@ -31,8 +32,8 @@ __all__ = [
     "PromptOutcome",
     "Stages",
     "Verdict",
+    "control_edit",
     "derived_seed",
-    "digest",
     "forecast",
     "mitigate",
     "mitigate_all",
