@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -226,7 +225,7 @@ def checkpoints(
         steps: the ladder of the audit.
     """
     state = attack.begin(bench, trial)
-    for _, budget in pairwise((0, *attack.ladder(steps))):
+    for budget in attack.ladder(steps):
         if budget > state.step:
             state = attack.advance(bench, trial, state, budget)
         yield state, attack.candidate(bench, trial, state)
