@@ -246,6 +246,15 @@ def test_prompts_need_an_image(model: Model, inputs: AuditInputs, tmp_path: Path
         audit_edit(model, inputs.edit, ["red cat"], captions=CAPTIONS, folder=tmp_path / "run")
 
 
+def test_audited_images_are_no_controls(
+    model: Model, prompts: list[Prompt], inputs: AuditInputs, files: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(AuditError, match="among the controls"):
+        open_audit(tmp_path, model, prompts, replace(inputs, controls=tuple(files)), SETTINGS)
+    with pytest.raises(AuditError, match="no prompt"):
+        audit_edit(model, inputs.edit, [], captions=CAPTIONS, descriptor=Pixels())
+
+
 def test_a_layout_is_compared_where_there_are_several_images(
     files: list[Path], tmp_path: Path
 ) -> None:

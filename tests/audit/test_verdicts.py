@@ -10,6 +10,7 @@ import pytest
 from unmemorize.audit._levels import CopyLevel
 from unmemorize.audit._measures import ImageScores, image_scores
 from unmemorize.audit._records import AttackRecord
+from unmemorize.audit._settings import ArmName
 from unmemorize.audit._verdicts import BudgetVerdict, compared, verdict_words, worded
 
 
@@ -61,9 +62,9 @@ def test_an_image_is_triggered_above_the_level_of_its_budget() -> None:
 
 
 def judged(edited: list[float], controls: list[float], *, paired: bool) -> BudgetVerdict:
-    verdict = compared(
-        "L4", 0, arm(edited), arm(controls), [], paired=paired, alpha=0.05, delta=0.1
-    )
+    arms = {"edited": arm(edited), "never-trained": arm(controls), "random": arm([0.3, 0.5])}
+    verdict = compared("L4", 0, arms, paired=paired, alpha=0.05, delta=0.1)  # type: ignore[arg-type]
+    assert verdict.medians["random"] == 0.4
     return worded([verdict], 0.05, 0.1)[0]
 
 
@@ -96,9 +97,11 @@ def test_anything_else_is_undecided() -> None:
 def test_layouts_have_a_level_of_their_own() -> None:
     edited = [image(0, 0.5), image(1, 0.5, measure="layout")]
     controls = [image(0, 0.2), image(1, 0.8, measure="layout")]
-    verdict = compared("L4", 0, edited, controls, [], paired=True, alpha=0.05, delta=0.1)
+    arms: dict[ArmName, list[ImageScores]] = {"edited": edited, "never-trained": controls}
+    verdict = compared("L4", 0, arms, paired=True, alpha=0.05, delta=0.1)
     assert (verdict.triggered, verdict.images, verdict.tau) == (1, 2, 0.2)
-    unknown = compared("L4", 0, edited, controls[:1], [], paired=False, alpha=0.05, delta=0.1)
+    arms["never-trained"] = controls[:1]
+    unknown = compared("L4", 0, arms, paired=False, alpha=0.05, delta=0.1)
     assert (unknown.triggered, unknown.images) == (1, 1)
 
 

@@ -23,10 +23,11 @@ from unmemorize.audit._image_first import (
 from unmemorize.audit._levels import discoveries_needed, smallest_p
 from unmemorize.audit._public import audit_edit, audit_images, open_audit
 from unmemorize.audit._result import AttackOutcome, AuditResult, ImageOutcome
-from unmemorize.audit._settings import AuditRun, AuditSettings
+from unmemorize.audit._settings import ARMS, AuditRun, AuditSettings
 from unmemorize.audit._verdicts import BudgetVerdict
 
 __all__ = [
+    "ARMS",
     "ATTACKS",
     "Attack",
     "AttackOutcome",

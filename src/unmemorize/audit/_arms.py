@@ -97,6 +97,8 @@ def targets_of(prompts: Sequence[Prompt]) -> tuple[Target, ...]:
     Raises:
         AuditError: a prompt has no image that can be read.
     """
+    if not prompts:
+        raise AuditError("no prompt to audit. Name memorized prompts with --prompts.")
     targets = []
     for number, prompt in enumerate(prompts):
         images = read_references(prompt.images).images
@@ -183,3 +185,18 @@ def twin_texts(twins: Sequence[Twin]) -> tuple[str, ...]:
     return tuple(
         f"{twin.model.fingerprint} for {', '.join(map(str, twin.prompts))}" for twin in twins
     )
+
+
+def refuse_controls_among(images: Sequence[Path], controls: Sequence[Path]) -> None:
+    """Refuse audited images that are controls, too.
+
+    Raises:
+        AuditError: one is.
+    """
+    hashes = {hash_of_file(path) for path in controls}
+    for path in images:
+        if (digest := hash_of_file(path)) and digest in hashes:
+            raise AuditError(
+                f"{path}: it is among the controls, too. A control is an image that the model was "
+                "never trained on. Take it out of one of them."
+            )

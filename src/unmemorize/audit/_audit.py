@@ -84,13 +84,18 @@ def audit_all(
 
 
 def _arms_for(attack: Attack, arms: Sequence[Arm], model: Model) -> list[Arm]:
-    """Leave the never-trained arm of other images out for attacks without an image.
+    """Leave out never-trained arms that say nothing about an attack without an image.
 
-    Such an attack brings back what the unedited model draws, which is no other image.
+    Such an attack brings back what the unedited model draws, which is none of the other images. A
+    twin must have the unedited model beside it, which it can only load again.
     """
     if not attack.name.endswith("imageless"):
         return list(arms)
-    return [arm for arm in arms if arm.name != "never-trained" or arm.model is not model]
+    return [
+        arm
+        for arm in arms
+        if arm.name != "never-trained" or (arm.model is not model and model.loading is not None)
+    ]
 
 
 def _by_arm(stages: AttackStages, attack: Attack, arms: Sequence[Arm]) -> ByArm:
@@ -108,9 +113,7 @@ def _result(stages: AttackStages, found: dict[str, ByArm], reasons: dict[str, st
             compared(
                 attack,
                 place,
-                by_arm["edited"],
-                by_arm.get("never-trained", ()),
-                by_arm.get("unedited", ()),
+                by_arm,
                 paired=paired,
                 alpha=settings.alpha,
                 delta=settings.delta,

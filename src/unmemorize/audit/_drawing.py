@@ -30,7 +30,9 @@ def drawn(
         settings: steps, guidance and batch.
     """
     count = 1 if candidate.noise is not None else len(seeds)
-    noise = None if candidate.noise is None else [candidate.noise.to(bench.model.device)[None]]
+    noise = None
+    if candidate.noise is not None:
+        noise = [candidate.noise[None].to(bench.model.device, bench.model.dtype)]
     changed = replace(candidate.settings(settings), images=1)
     with ExitStack() as stack:
         stack.enter_context(candidate.around())

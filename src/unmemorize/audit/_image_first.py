@@ -19,7 +19,13 @@ from diffusers import DiffusionPipeline
 
 from unmemorize._errors import AuditError, RunError
 from unmemorize._files import from_json, hash_texts, read_json, to_json
-from unmemorize.audit._arms import Arm, AuditInputs, targets_of_files
+from unmemorize.audit._arms import (
+    Arm,
+    AuditInputs,
+    edit_text,
+    refuse_controls_among,
+    targets_of_files,
+)
 from unmemorize.audit._attack import make_attacks
 from unmemorize.audit._levels import adjusted, conformal_p, discoveries_needed, smallest_p
 from unmemorize.audit._measures import ImageScores
@@ -128,18 +134,14 @@ def open_image_audit(
         raise AuditError(
             "no control is given. Name a folder of images that the model was never trained on."
         )
+    refuse_controls_among(images, inputs.controls)
     hashes, controls = (tuple(map(hash_of_file, files)) for files in (images, inputs.controls))
-    for path, digest in zip(images, hashes, strict=True):
-        if digest and digest in controls:
-            raise AuditError(
-                f"{path}: it is among the controls, too. A control is never trained on; take it "
-                "out of one of them."
-            )
     model = Model.of(pipe)
     made_of = ImageAuditRun(
         settings=settings.image_first(),
         rate=rate,
         images=hashes,
+        edit=edit_text(inputs.edit),
         controls=controls,
         captions=hash_texts(inputs.captions),
         descriptor=inputs.descriptor.digest,

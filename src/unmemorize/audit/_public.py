@@ -10,7 +10,13 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import AuditError
 from unmemorize._files import hash_texts
 from unmemorize._prompts import Prompt, as_prompts
-from unmemorize.audit._arms import AuditInputs, Twin, edit_text, twin_texts
+from unmemorize.audit._arms import (
+    AuditInputs,
+    Twin,
+    edit_text,
+    refuse_controls_among,
+    twin_texts,
+)
 from unmemorize.audit._audit import audit_all
 from unmemorize.audit._image_first import ImageAuditResult, audit_images_all, open_image_audit
 from unmemorize.audit._result import AuditResult
@@ -157,8 +163,11 @@ def open_audit(
         new: take FOLDER-2, FOLDER-3, ... where the folder holds another run.
 
     Raises:
+        AuditError: an audited image is among the controls.
         RunError: the folder holds another run.
     """
+    images = [path for prompt in prompts for path in prompt.images]
+    refuse_controls_among(images, inputs.controls)
     made_of = AuditRun(
         settings=settings,
         edit=edit_text(inputs.edit),

@@ -123,8 +123,8 @@ class ImageAuditRun:
     Args:
         settings: see `AuditSettings`.
         rate: the false discovery rate.
-        images, controls: hashes of the images.
-        captions, descriptor: as in `AuditRun`.
+        images: hashes of the images.
+        edit, controls, captions, descriptor: as in `AuditRun`.
     """
 
     kind: ClassVar[str] = "image-audit"
@@ -132,6 +132,7 @@ class ImageAuditRun:
     settings: AuditSettings
     rate: float
     images: tuple[str, ...]
+    edit: str
     controls: tuple[str, ...]
     captions: str
     descriptor: str

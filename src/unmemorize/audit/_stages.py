@@ -64,7 +64,6 @@ class AttackStages:
         """
         kind, ladder = kind_of(arm.records, attack.name), attack.ladder(self.settings.steps)
         trials = self.trials(attack)
-        is_other = arm.model is not self.model
         task = AttackTask(
             kind=kind,
             attack=attack,
@@ -74,7 +73,7 @@ class AttackStages:
             companions=self.companions,
             descriptor=self.inputs.descriptor,
             fingerprint=self.model.fingerprint,
-            teacher=self.model.loading if is_other else None,
+            teacher=None if arm.model is self.model else self.model.loading,
         )
         title = f"{attack.name}, {arm.records}, {ladder[place]} steps"
         with self.announce(title) as progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from unmemorize.audit._comparisons import (
 )
 from unmemorize.audit._levels import CopyLevel, copy_level
 from unmemorize.audit._measures import ImageScores
+from unmemorize.audit._settings import ArmName
 
 UNDECIDED = "undecided"
 NOT_TESTED = "not tested"
@@ -37,7 +38,7 @@ class BudgetVerdict:
         false_triggers: a never-trained image is triggered with at most this probability.
         controls: never-trained images that the level rests on.
         paired: whether they are the same images in a model that never saw them.
-        edited, never_trained, unedited: median scores of these arms.
+        medians: the median score of each arm.
         difference: mean score of the edited arm minus that of the never-trained one.
         interval: of the difference, 95 % (bootstrap over images); None for unpaired arms.
         p: of "no cheaper than never-trained", one-sided.
@@ -56,9 +57,7 @@ class BudgetVerdict:
     false_triggers: float | None
     controls: int
     paired: bool
-    edited: float | None
-    never_trained: float | None
-    unedited: float | None
+    medians: dict[ArmName, float]
     difference: float | None
     interval: tuple[float, float] | None
     p: float
@@ -83,9 +82,7 @@ def levels_at(
 def compared(
     attack: str,
     place: int,
-    edited: Sequence[ImageScores],
-    controls: Sequence[ImageScores],
-    unedited: Sequence[ImageScores],
+    by_arm: Mapping[ArmName, Sequence[ImageScores]],
     *,
     paired: bool,
     alpha: float,
@@ -96,13 +93,14 @@ def compared(
     Args:
         attack: its name.
         place: of the budget in the ladder.
-        edited, controls, unedited: scores of the arms.
+        by_arm: scores of the images of each arm.
         paired: whether the controls are the same images, by their index.
         alpha, delta: see `AuditSettings`.
 
     Returns:
         The numbers. `worded` adds the family's p-values and the words.
     """
+    edited, controls = by_arm["edited"], by_arm.get("never-trained", ())
     levels = levels_at(controls, place, alpha)
     judged = [image for image in edited if levels[image.measure] is not None]
     triggered = sum(
@@ -136,9 +134,11 @@ def compared(
         false_triggers=level.alpha if level else None,
         controls=len(controls),
         paired=paired,
-        edited=_median(scores),
-        never_trained=_median([image.scores[place] for image in controls]),
-        unedited=_median([image.scores[place] for image in unedited]),
+        medians={
+            arm: float(np.median([image.scores[place] for image in images]))
+            for arm, images in by_arm.items()
+            if images
+        },
         difference=float(np.mean(first) - np.mean(second)) if tested else None,
         interval=interval,
         p=p,
@@ -147,10 +147,6 @@ def compared(
         half=float(np.mean([score > 0.5 for score in scores])),
         seven_tenths=float(np.mean([score > 0.7 for score in scores])),
     )
-
-
-def _median(scores: Sequence[float]) -> float | None:
-    return float(np.median(scores)) if scores else None
 
 
 def worded(
@@ -175,8 +171,8 @@ def verdict_words(verdict: BudgetVerdict, alpha: float, delta: float) -> str:
     Examples:
         >>> verdict = BudgetVerdict(
         ...     attack="L4", budget=50, images=24, triggered=0, bound=0.1174, tau=0.4,
-        ...     false_triggers=0.05, controls=24, paired=True, edited=0.2, never_trained=0.2,
-        ...     unedited=0.9, difference=0.0, interval=(-0.1, 0.1), p=0.5, p_family=1.0,
+        ...     false_triggers=0.05, controls=24, paired=True, medians={"edited": 0.2},
+        ...     difference=0.0, interval=(-0.1, 0.1), p=0.5, p_family=1.0,
         ...     p_equivalence=0.2, half=0.0, seven_tenths=0.0)
         >>> verdict_words(verdict, 0.05, 0.1)
         'not triggered within B = 50 (upper bound 11.8 %)'

@@ -17,6 +17,7 @@ from unmemorize._errors import AuditError
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
 from unmemorize.audit import (
+    ARMS,
     AuditForecast,
     AuditInputs,
     AuditResult,
@@ -218,22 +219,21 @@ def _print_forecast(cost: AuditForecast) -> None:
 
 def _print_verdicts(result: AuditResult) -> None:
     """Print a line for each attack at its largest budget, and what the numbers rest on."""
-    table = Table(
-        "attack", "B", "edited", "unedited", "never-trained", "triggered", "verdict", pad_edge=False
-    )
+    arms = [arm for arm in ARMS if any(arm in found.last.medians for found in result.attacks)]
+    table = Table("attack", "B", *arms, "triggered", "verdict", pad_edge=False)
     for outcome in result.attacks:
         last = outcome.last
         table.add_row(
             outcome.attack,
             str(last.budget),
-            *(_score(score) for score in (last.edited, last.unedited, last.never_trained)),
+            *(f"{last.medians[arm]:.2f}" if arm in last.medians else "" for arm in arms),
             f"{last.triggered}/{last.images}" if last.images else "",
             last.verdict,
         )
     console.print(table)
     print_line(f"Never-trained arm: {result.never_trained or 'none, so there is no verdict'}.")
-    limits = {outcome.last.false_triggers for outcome in result.attacks} - {None}
-    for limit in limits:
+    limits = {outcome.last.false_triggers for outcome in result.attacks}
+    for limit in sorted(limit for limit in limits if limit is not None):
         print_line(f"A never-trained image counts as triggered in at most {limit:.3g} of cases.")
     for attack, reason in result.impossible.items():
         print_line(f"{attack} is not possible: {reason}")
@@ -244,10 +244,6 @@ def _print_verdicts(result: AuditResult) -> None:
             f"The ceiling (L5) failed on {result.ceiling_failed} images: there the audit itself "
             "does not work, and low scores mean nothing."
         )
-
-
-def _score(score: float | None) -> str:
-    return "" if score is None else f"{score:.2f}"
 
 
 def _print_images(result: ImageAuditResult) -> None:
