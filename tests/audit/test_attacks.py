@@ -89,7 +89,8 @@ def test_a_rate_of_zero_leaves_the_embedding_where_it_was(attack: SoftTokens, be
     for state in (frozen.begin(bench, trial), climbed(frozen, bench, trial, 2)):
         assert torch.equal(state.tensors["value"], bench.embedding(TARGET.prompt))
         images.append(drawn(bench, frozen.candidate(bench, trial, state), [4], SETTINGS)[0])
-    assert np.array_equal(*map(np.asarray, images))
+    first, second = map(np.asarray, images)
+    assert np.array_equal(first, second)
 
 
 def test_after_no_step_the_embedding_draws_what_the_caption_draws(bench: Bench) -> None:

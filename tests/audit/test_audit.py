@@ -168,7 +168,9 @@ def test_records_say_what_was_found(finished: tuple[AuditResult, Run]) -> None:
     assert (start.samples, later.samples) == (0, 2 * 2 * 3)
     assert start.distance == pytest.approx(0, abs=1e-6)
     assert start.gains == pytest.approx([0.0] * 5, abs=1e-6)
+    assert later.distance is not None
     assert later.distance > 0
+    assert later.spread is not None
     assert 1 <= later.spread <= 16
     assert len(later.gains) == 5
     assert any(gain != 0 for gain in later.gains)

@@ -19,7 +19,7 @@ def test_the_curve_is_the_product_limit() -> None:
         share *= 1 - sum(value == budget for value in FIRST) / at_risk
         expected.append(share)
     curve = trigger_curve(FIRST, 50)
-    assert curve.budgets == (0, 5, 25, 50)
+    assert list(curve.budgets) == [0, 5, 25, 50]
     assert curve.untriggered == pytest.approx(expected)
     assert trigger_curve([], 50).budgets == ()
     assert trigger_curve([None, None], 50).untriggered == ()

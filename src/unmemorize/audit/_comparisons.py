@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, bootstrap, permutation_test, ttest_1samp, ttest_ind
+from scipy.stats import binomtest, bootstrap, permutation_test, t
 
 from unmemorize.audit._levels import conformal_p
 
@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 _RESAMPLES = 9_999
 """Permutations, where there are too many to try all of them."""
 _SEED = 0
+_CONSTANT = 1e-18
+"""Squared standard error of scores that are all the same but for rounding."""
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -123,21 +125,24 @@ def equivalence_p(
     if min(len(first), len(second)) < 2:
         return 1.0
     one, two = (np.asarray(scores, dtype=np.float64) for scores in (first, second))
-    spread = np.ptp(one - two) if paired else np.ptp(one) + np.ptp(two)
-    if spread < 1e-9:  # t is infinite
-        return 0.0 if abs(one.mean() - two.mean()) < delta else 1.0
-    sides: tuple[tuple[float, Literal["greater", "less"]], ...] = (
-        (-delta, "greater"),
-        (delta, "less"),
-    )
+    difference = float(one.mean() - two.mean())
     if paired:
-        tests = [ttest_1samp(one - two, margin, alternative=side) for margin, side in sides]
+        error, freedom = _squared_error(one - two), len(one) - 1.0
     else:
-        tests = [
-            ttest_ind(one - margin, two, equal_var=False, alternative=side)
-            for margin, side in sides
-        ]
-    return float(max(test.pvalue for test in tests))
+        errors = _squared_error(one), _squared_error(two)
+        error = sum(errors)
+        parts = (errors[0] ** 2 / (len(one) - 1), errors[1] ** 2 / (len(two) - 1))
+        freedom = error**2 / sum(parts) if error else 1.0  # Welch and Satterthwaite
+    if error < _CONSTANT:
+        return 0.0 if abs(difference) < delta else 1.0
+    above = t.sf((difference + delta) / error**0.5, freedom)
+    below = t.cdf((difference - delta) / error**0.5, freedom)
+    return float(max(above, below))
+
+
+def _squared_error(values: Array) -> float:
+    """Return the squared standard error of a mean."""
+    return float(values.var(ddof=1)) / len(values)
 
 
 def rate_bounds(triggered: int, images: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -90,7 +90,8 @@ def kind_of(arm: str, attack: str) -> str:
 
 def state_bytes(state: State) -> bytes:
     """Return the file that holds the tensors of a state."""
-    return safetensors_bytes({name: value.contiguous() for name, value in state.tensors.items()})
+    tensors = {name: value.contiguous().clone() for name, value in state.tensors.items()}
+    return safetensors_bytes(tensors)
 
 
 def due_items(
