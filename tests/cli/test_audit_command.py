@@ -64,6 +64,9 @@ def test_an_audit_prints_a_verdict_for_each_attack(cli: Cli, folder: Path) -> No
     assert "at most 0.334 of cases" in out
     assert "Not tried: L1, L3, L4, L5, L6" in out
     assert (folder / "run" / "audit.json").exists()
+    page = (folder / "run" / "report.html").read_text()
+    assert "Audit of model" in page
+    assert "<td>L2</td><td>0</td>" in page
 
 
 def test_images_are_warned_of_before_the_work(cli: Cli, folder: Path) -> None:

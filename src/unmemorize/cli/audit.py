@@ -44,6 +44,7 @@ from unmemorize.generation import Edit, GenerationSettings
 from unmemorize.metrics import image_files
 from unmemorize.mitigation import EDIT, MitigationResult, OrdinaryCaptions, with_references
 from unmemorize.pipelines import Model
+from unmemorize.report import write_report
 from unmemorize.runs import Run, run_prompts
 
 _NEURONS = "neurons.json"
@@ -149,7 +150,8 @@ def command(
     opened = open_audit(run, loaded, audited, inputs, settings, new=new_run)
     result = audit_all(opened, loaded, inputs, execution=execution, announce=show_progress)
     _print_verdicts(result)
-    print_line(f"All budgets, images and curves: {opened.folder / 'audit.json'}")
+    print_line(f"all budgets, images and curves: {opened.folder / 'audit.json'}")
+    print_line(f"report: {write_report(opened)}")
 
 
 def _edit(model: Model, path: Path | None) -> Edit | None:
