@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -304,7 +303,7 @@ def test_attacks_that_are_not_possible_are_refused(name: str, attack: Attack, re
 
 
 def test_levels_are_made_by_name() -> None:
-    settings = AttackSettings(positions=(1, 4), radii=(0.5, math.inf), rate=0.05)
+    settings = AttackSettings(positions=(1, 4), radii=(0.5, None), rate=0.05)
     names = [attack.name for attack in make_attacks(("L0", "L3", "L4-imageless"), settings)]
     assert names == [
         "L0",
@@ -321,5 +320,8 @@ def test_levels_are_made_by_name() -> None:
         ("noise", 1),
     ]
     assert SoftTokens(positions=1).trials(("prompt", "noise"), 1) == [("prompt", 0)]
+    for change in ({"positions": (0,)}, {"radii": (-1.0,)}, {"rate": -0.1}):
+        with pytest.raises(AuditError, match=next(iter(change))):
+            replace(settings, **change)  # type: ignore[arg-type]
     with pytest.raises(AuditError, match="L9"):
         make_attacks(("L9",), settings)

@@ -47,7 +47,7 @@ CAPTIONS = ("a dog", "a house", "a tree by the sea")
 SETTINGS = AuditSettings(
     levels=("L0", "L4"),
     steps=(0, 2),
-    starts=("prompt", "other"),
+    starts=("prompt",),
     seeds=1,
     images=2,
     batch=2,
@@ -76,7 +76,7 @@ def model_fixture() -> Model:
 @pytest.fixture(name="files", scope="module")
 def files_fixture(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("images")
-    files = [folder / f"{number}.png" for number in range(5)]
+    files = [folder / f"{number}.png" for number in range(4)]
     for number, path in enumerate(files):
         noise(number, (32, 32)).save(path)
     return files
@@ -125,16 +125,16 @@ def records(run: Run) -> dict[str, list[dict[str, Any]]]:
 def test_all_arms_are_attacked_at_all_budgets(finished: tuple[AuditResult, Run]) -> None:
     result, run = finished
     counts = {kind: len(lines) for kind, lines in records(run).items()}
-    targets = {"edited": 2, "unedited": 2, "never-trained": 3, "random": 2, "ordinary": 1}
+    targets = {"edited": 2, "unedited": 2, "never-trained": 2, "random": 2, "ordinary": 1}
     assert counts == {
         **{f"{arm}-L0": count for arm, count in targets.items()},
-        **{f"{arm}-L4": count * 2 * 2 for arm, count in targets.items()},  # starts and budgets
+        **{f"{arm}-L4": count * 2 for arm, count in targets.items()},  # budgets
     }
     assert [outcome.attack for outcome in result.attacks] == ["L0", "L4"]
     free = result.attacks[1]
     assert [verdict.budget for verdict in free.verdicts] == [0, 2]
-    assert (free.last.images, free.last.controls, free.last.paired) == (2, 3, False)
-    assert free.last.false_triggers == 0.25  # the smallest that 3 controls allow
+    assert (free.last.images, free.last.controls, free.last.paired) == (2, 2, False)
+    assert free.last.false_triggers == 0.334  # the smallest that 2 controls allow
     assert result.never_trained.startswith("other images")
     assert result.free_numbers == (16 * 16, 4 * 16 * 16)
     assert {"L5", "L6"} <= set(result.not_tried)
@@ -283,7 +283,7 @@ def test_the_forecast_counts_what_is_spent(
             spent += sum(line["samples"] for line in lines)  # nothing at 0 steps
     cost = forecast_audit(model, SETTINGS, inputs, 2)
     assert cost.total == spent
-    assert cost.attacked == 10
+    assert cost.attacked == 9
     assert cost.seconds > 0
 
 

@@ -10,9 +10,11 @@ from unmemorize.audit._attack import (
     Target,
     Trial,
     checkpoints,
+    make_attacks,
 )
 from unmemorize.audit._audit import audit_all
 from unmemorize.audit._bench import Bench
+from unmemorize.audit._drawing import drawn
 from unmemorize.audit._forecast import AuditForecast, forecast_attacks, forecast_audit
 from unmemorize.audit._image_first import (
     ImageAuditResult,
@@ -53,8 +55,10 @@ __all__ = [
     "audit_images_all",
     "checkpoints",
     "discoveries_needed",
+    "drawn",
     "forecast_attacks",
     "forecast_audit",
+    "make_attacks",
     "open_audit",
     "open_image_audit",
     "smallest_p",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -170,13 +171,24 @@ class AttackSettings:
     Args:
         positions: how many text positions are free at level L3.
         radii: how far embeddings may move at level L3, in multiples of the median distance between
-            the embeddings of two ordinary captions.
+            the embeddings of two ordinary captions; None for any distance.
         rate: the learning rate of attacks on embeddings (Adam). 0 leaves them at their start.
+
+    Raises:
+        AuditError: a value is out of its range.
     """
 
     positions: tuple[int, ...] = (1, 4, 16)
-    radii: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    radii: tuple[float | None, ...] = (0.25, 0.5, 1.0, 2.0)
     rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        if any(count < 1 for count in self.positions):
+            raise AuditError(f"positions={self.positions}: at least 1 position must be free.")
+        if any(radius is not None and not 0 < radius < math.inf for radius in self.radii):
+            raise AuditError(f"radii={self.radii}: give numbers above 0, or None for any distance.")
+        if not 0 <= self.rate < math.inf:
+            raise AuditError(f"rate={self.rate}: a learning rate is a number such as 0.1.")
 
 
 AttackFactory = Callable[[AttackSettings], Iterable[Attack]]

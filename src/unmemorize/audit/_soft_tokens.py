@@ -145,7 +145,8 @@ def free_positions(
     """Make the attacks of level L3, one for each number of positions and radius."""
     for positions in settings.positions:
         for radius in settings.radii:
-            yield SoftTokens(objective, positions, radius, settings.rate)
+            farthest = math.inf if radius is None else radius
+            yield SoftTokens(objective, positions, farthest, settings.rate)
 
 
 def free_positions_imageless(settings: AttackSettings) -> Iterator[SoftTokens]:
