@@ -300,7 +300,7 @@ class Model:
 
         Args:
             latents: (B, C, H, W).
-            timestep: one for all samples, ().
+            timestep: one for all samples, (), or one for each, (B,).
             text: B encoded prompts.
             guidance: classifier-free guidance, which runs 2 B samples; None runs B.
             gradient: whether to keep what a backward pass needs. Even without it this is not
@@ -316,7 +316,8 @@ class Model:
         if guidance is None:
             return self._predict(latents, timestep, text, gradient)
         both = guidance.unconditional.take([0] * len(latents)).join(text)
-        prediction = self._predict(latents.repeat(2, 1, 1, 1), timestep, both, gradient)
+        times = timestep.repeat(2) if timestep.ndim else timestep
+        prediction = self._predict(latents.repeat(2, 1, 1, 1), times, both, gradient)
         unconditional, conditional = prediction.chunk(2)
         return unconditional + guidance.scale * (conditional - unconditional)
 
@@ -328,8 +329,9 @@ class Model:
             return self._predict_together(latents, timestep, text, gradient)
         outputs: dict[int, Tensor] = {}
         for rows, part in groups:
+            times = timestep[rows] if timestep.ndim else timestep
             outputs |= zip(
-                rows, self._predict_together(latents[rows], timestep, part, gradient), strict=True
+                rows, self._predict_together(latents[rows], times, part, gradient), strict=True
             )
         return torch.stack([outputs[row] for row in range(len(latents))])
 
