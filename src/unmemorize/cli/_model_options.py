@@ -104,7 +104,8 @@ class LoadingOptions:
                 f"OWNER/NAME, or {TESTBED}."
             )
         options = asdict(self)
-        return Model.load(model, **options, loras=_with_strengths(options.pop("lora")))
+        loras = _with_strengths(options.pop("lora"))
+        return Model.load(model, **options, loras=loras)
 
 
 def _with_strengths(loras: Iterable[str]) -> dict[str, float]:

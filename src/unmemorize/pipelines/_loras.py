@@ -64,7 +64,7 @@ def adds_to_weights(layer: nn.Module) -> bool:
         type(layer).__module__ == "peft.tuners.lora.layer"
         and type(layer).__name__ in _PLAIN
         and not adapted.lora_variant
-        and not adapted.fan_in_fan_out
+        and not getattr(adapted, "fan_in_fan_out", False)
         and getattr(adapted.base_layer, "groups", 1) == 1
         and (adapted.base_layer.bias is not None or not any(adapted.lora_bias.values()))
     )
