@@ -357,7 +357,7 @@ def test_adapters_of_every_kind(name: str, tmp_path: Path) -> None:
     assert model.fingerprint not in (before, Model(plain).fingerprint)
     torch.testing.assert_close(measured(model), measured(Model(plain)), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(measured(model), measured(Model(make_pipeline())), rtol=1e-2)
-    if name == "LoRA":  # tests/export/test_loras.py
+    if name == "LoRA":  # tests/export/test_with_loras.py
         return
     neurons = some_neurons(model)
     for export in (bake, export_lora):

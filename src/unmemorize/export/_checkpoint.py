@@ -71,6 +71,7 @@ def bake(
     folder = Path(folder)
     if folder.exists():
         raise ExportError(f"{folder}: exists already. Choose another folder, or delete it first.")
+    written = layers_to_write(edit)
     source = folder_of(model)
     refuse_other_components(model, source)
     licenses = [path.relative_to(source) for path in source.glob("LICENSE*") if path.is_file()]
@@ -78,7 +79,7 @@ def bake(
         for name in (*model_files(source), *licenses):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, copy / name)
-        for component, layers in layers_to_write(edit).items():
+        for component, layers in written.items():
             _change_layers(sorted((copy / component).glob("*.safetensors")), layers)
         neurons.save(copy / (NEURONS if isinstance(neurons, NeuronFile) else EDIT))
         if card is not None:

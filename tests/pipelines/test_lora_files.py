@@ -83,7 +83,7 @@ def test_other_processes_load_the_same(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(folder)
     model = Model.load("base", device="cpu", loras={"one/my style.safetensors": 0.5})
     assert model.loading is not None
-    travelled = pickle.loads(pickle.dumps(model.loading.for_worker(0)))  # noqa: S301 -- our own
+    travelled = pickle.loads(pickle.dumps(model.loading.for_worker(0)))
     monkeypatch.chdir(folder.parent)
     again = Model.from_loading(travelled)
     assert (again.fingerprint, again.loras) == (model.fingerprint, model.loras)
@@ -99,17 +99,19 @@ def test_blocks_may_have_strengths_of_their_own(folder: Path) -> None:
 
 def test_an_adapter_beside_a_fused_one_has_no_effect(folder: Path) -> None:
     """Peft ignores it, so the fingerprint does."""
-    model = load(folder, one=1)
-    model.pipe.fuse_lora(components=["unet", "text_encoder"])
-    fused = Model(model.pipe)
-    before = fused.fingerprint, prediction(fused)
-    file = folder / "two" / "my style.safetensors"
-    model.pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="b")
-    model.pipe.set_adapters(["my_style", "b"], [1.0, 1.0])
-    both = Model(model.pipe)
-    assert torch.equal(prediction(both), before[1])
-    assert both.fingerprint == before[0]
-    assert [lora.name for lora in both.loras] == ["my_style"]
+    model = load(folder, one=1, two=1)
+    found = []
+    for strength in (1.0, -1.0):
+        model.pipe.set_adapters(["my_style", "my_style_2"], [1.0, strength])
+        loose = prediction(model)
+        model.pipe.fuse_lora(components=["unet", "text_encoder"], adapter_names=["my_style"])
+        fused = Model(model.pipe)
+        assert [lora.name for lora in fused.loras] == ["my_style"]
+        found.append((fused.fingerprint, prediction(fused)))
+        assert not torch.allclose(found[-1][1], loose, atol=1e-3)
+        model.pipe.unfuse_lora(components=["unet", "text_encoder"])
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-4)
+    assert found[0][0] == found[1][0]
 
 
 def changed(
@@ -187,7 +189,7 @@ def test_a_file_may_have_an_equals_sign(folder: Path, tmp_path: Path) -> None:
 
 
 def test_files_of_the_bundled_model_are_not_those_of_it_with_a_lora(tmp_path: Path) -> None:
-    style = save_style(str(testbed.model_path()), tmp_path)
+    style = save_style(str(testbed.path()), tmp_path)
     model = Model.load("testbed", device="cpu", loras={str(style): 1.0})
     noise = (SEED_SIMILARITY, NoiseSettings(), Calibration())
     assert default_statistics_path(model) != testbed.statistics_path()
