@@ -41,7 +41,7 @@ from unmemorize import (
 from unmemorize.cli.mitigate import _export
 from unmemorize.export import model_card
 from unmemorize.export._rows import read_header
-from unmemorize.generation import Edit
+from unmemorize.generation import Edit, PrunedEdit
 from unmemorize.pipelines import quiet_loading
 from unmemorize.runs import Run
 
@@ -187,18 +187,37 @@ def test_live_adapters_of_any_alpha_fused_or_not(styled: Styled, tmp_path: Path)
     neurons = NeuronFile.of(fused, neurons.neurons, scale=0.5)
     (file,) = export_lora(fused, neurons, tmp_path / "fused", layout="diffusers")
     assert verify(file, fused).passed
-    with pytest.raises(ExportError, match=r"fused into its unet.*pipe\.unfuse_lora"):
+    with pytest.raises(ExportError, match=r"fused into its unet.*fuse nothing: Model\.load"):
         bake(fused, neurons, tmp_path / "refused")
     pipe.unfuse_lora(components=["unet"])
     pipe.load_lora_weights(file.parent, adapter_name="edit")
     for strength, output in expected.items():
         pipe.set_adapters(["one", "two", "edit"], [0.1, -0.5, strength])
         assert close(prediction(Model(pipe)), output)
-    pipe.unet.disable_adapters()
-    off = Model(pipe)
-    assert off.loras == ()
-    neurons = NeuronFile.of(off, neurons.neurons)
-    assert verify(bake(off, neurons, tmp_path / "off"), Model(plain(styled.base))).passed
+
+
+def test_pruned_weights_are_those_with_the_lora(styled: Styled, tmp_path: Path) -> None:
+    path = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    edit = PrunedEdit({path: tuple(range(0, 250, 2))})
+    file = EditFile.of(styled.model, edit)
+    with edit.applied(styled.model, [True]):
+        expected = prediction(styled.model)
+    folder = bake(styled.model, file, tmp_path / "edited")
+    assert close(prediction(Model(plain(folder))), expected)
+    assert not close(prediction(styled.model), expected)
+    assert verify(folder, styled.model).passed
+
+
+def test_adapters_without_effect_leave_the_base(styled: Styled, tmp_path: Path) -> None:
+    model = styled.loaded(0.0)
+    assert model.loras == ()
+    neurons = NeuronFile.of(model, styled.neurons.neurons)
+    folder = bake(model, neurons, tmp_path / "baked")
+    base = Model(plain(styled.base))
+    assert verify(folder, base).passed
+    file, *_ = export_lora(model, neurons, tmp_path / "lora")
+    assert "unmemorize_loras" not in read_header(file).metadata
+    assert verify(file, base).passed
 
 
 def test_fused_and_disabled_adapters_are_not_in_what_is_exported(

@@ -70,7 +70,8 @@ def layers_to_write(edit: Exportable) -> dict[str, dict[str, WrittenLayer]]:
         if any(getattr(layer, "merged_adapters", ()) for layer in adapted.values()):
             raise ExportError(
                 f"{edit.model.name}: a LoRA is fused into its {component}, so the base's weights "
-                "are not in memory. Call pipe.unfuse_lora() first; the LoRA stays in effect."
+                "are not in memory, and rounding keeps them from coming back. Load the model and "
+                'the LoRA again and fuse nothing: Model.load(MODEL, loras={"FILE": STRENGTH}).'
             )
         changes = edit.changes if component == denoiser else {}
         paths = [path for path, layer in adapted.items() if adapters_in_effect(layer)]

@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from unmemorize._errors import ModelError
 from unmemorize.pipelines._adapters import adapters_in_effect, is_adapted
 from unmemorize.pipelines._weights import Weight, networks_of, weights_of
 
@@ -73,16 +74,19 @@ def adds_to_weights(layer: nn.Module) -> bool:
 def effective_weights(layer: nn.Module) -> dict[str, Tensor]:
     """Return weight and bias (if any) that a layer computes with, in the types of its own.
 
-    Its adapters, if it has any, must be plain LoRAs, see `adds_to_weights`.
-
     Raises:
-        ModelError: a value cannot be read.
+        ModelError: a value cannot be read, or the layer has an adapter that is no plain LoRA.
     """
     if not is_adapted(layer):
         return weights_of(layer)
+    if not adds_to_weights(layer):
+        raise ModelError(
+            f"{type(layer).__name__} of {type(layer).__module__}: what this adapter makes of its "
+            "layer's weight is not known. Unload it, or fuse it and save the model."
+        )
     added = added_by_loras(layer, merged=True)
     return {
-        name: (value.to("cpu", torch.float64) + added[name]).to(value.dtype)
+        name: (value.to("cpu", torch.float64) + added[name]).to(value)
         for name, value in weights_of(layer).items()
         if name in added
     }
