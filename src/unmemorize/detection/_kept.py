@@ -93,7 +93,8 @@ def default_threshold_path(
     """Return where the file of `default_threshold` lies."""
     detector = as_detector(detector)
     of_bundled = (SEED_SIMILARITY, NoiseSettings(), Calibration())
-    if is_bundled(model.pipe) and (detector.name, noise, calibration) == of_bundled:
+    is_plain = is_bundled(model.pipe) and not model.loras
+    if is_plain and (detector.name, noise, calibration) == of_bundled:
         return threshold_path()
     settings = [SCHEMA, detector.name, to_json(noise), to_json(calibration), str(model.dtype)]
     timestep = float(evaluated_timestep(model, noise))
