@@ -21,12 +21,12 @@ def test_an_attack_brings_a_hidden_image_back_and_no_other(
     defaults = testbed.defaults()
     settings = replace(
         AuditSettings.quick(),
-        steps=(0, 50),
-        images=3,
+        steps=(0, 25),
+        images=2,
         ordinary_images=0,
         generation=GenerationSettings(steps=defaults["steps"], guidance=defaults["guidance"]),
     )
-    controls = [photograph.image for photograph in testbed.unused()[:3]]
+    controls = [photograph.image for photograph in testbed.unused()[:2]]
     result = audit_edit(
         bundled,
         planted.neurons,
