@@ -1,6 +1,7 @@
 from . import testbed
 from ._errors import (
     AlarmError,
+    AuditError,
     EditError,
     ExportError,
     FetchError,
@@ -18,7 +19,7 @@ from ._errors import (
 )
 from ._prompt_files import iter_prompts, read_prompts
 from ._prompts import Prompt
-from .audit import Attack
+from .audit import Attack, AuditResult, AuditSettings, ImageAuditResult, audit_edit, audit_images
 from .detection import (
     Calibration,
     Detection,
@@ -100,6 +101,9 @@ __all__ = [
     "Alarm",
     "AlarmError",
     "Attack",
+    "AuditError",
+    "AuditResult",
+    "AuditSettings",
     "BundledDescriptor",
     "Calibration",
     "ClipAlignment",
@@ -121,6 +125,7 @@ __all__ = [
     "GenerationSettings",
     "Guard",
     "GuardThreshold",
+    "ImageAuditResult",
     "ImageSet",
     "InProcess",
     "Intervention",
@@ -163,6 +168,8 @@ __all__ = [
     "UnfinishedError",
     "UnmemorizeError",
     "Workers",
+    "audit_edit",
+    "audit_images",
     "bake",
     "calibrate_guard",
     "calibrate_threshold",

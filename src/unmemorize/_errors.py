@@ -10,6 +10,7 @@ UnmemorizeError
 ├── RunError             a run folder is damaged, or holds the run of another configuration
 ├── MetricError          a metric cannot be computed from what was given
 ├── MitigationError      a mitigation or a certificate is not possible as asked for
+├── AuditError           an attack is not possible on a model, or an audit lacks what it needs
 ├── AlarmError           a guard has stopped all images of a call, which look like copies
 ├── ExportError          neurons cannot be written in a format of another program
 ├── FetchError           a file cannot be downloaded, or is not the expected one
@@ -65,6 +66,10 @@ class MitigationError(UnmemorizeError):
 
 class AlarmError(UnmemorizeError):
     """A guard has stopped all images of a call, because they look like copies."""
+
+
+class AuditError(UnmemorizeError):
+    """An attack is not possible on this model, or an audit lacks what it needs."""
 
 
 class ExportError(UnmemorizeError):

@@ -29,7 +29,7 @@ def test_ladders_begin_with_the_least_invasive_rung() -> None:
     assert neurons[0] == Rung("complete", 0.0)
     assert [rung.scale for rung in neurons[:4]] == [0.0, -0.25, -0.5, -1.0]
     assert [rung.neurons for rung in neurons[::4]] == ["complete", "initial", "all"]
-    assert [rung.weight for rung in LADDERS["closed form"]] == [1.0, 3.0, 10.0]
+    assert [rung.weight for rung in LADDERS["closed form"]] == [1.0, 2.0, 4.0, 10.0]
     assert LADDERS["both"][0] == neurons[0]
     for ladder in LADDERS.values():
         assert len(set(ladder)) == len(ladder)
@@ -71,10 +71,10 @@ def test_nothing_to_edit_is_no_edit() -> None:
 
 def test_only_prompts_that_copy_climb_and_none_beyond_the_top() -> None:
     ladder = LADDERS["closed form"]
-    rungs = {3: ladder[0], 5: ladder[2]}
-    assert climb(rungs, ladder, [3]) == {3: ladder[1], 5: ladder[2]}
+    rungs = {3: ladder[0], 5: ladder[-1]}
+    assert climb(rungs, ladder, [3]) == {3: ladder[1], 5: ladder[-1]}
     assert climb(rungs, ladder, [5]) == rungs
-    assert rungs == {3: ladder[0], 5: ladder[2]}
+    assert rungs == {3: ladder[0], 5: ladder[-1]}
 
 
 def test_rungs_say_what_they_do() -> None:

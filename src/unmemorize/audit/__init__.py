@@ -1,5 +1,65 @@
-"""Attacks that try to bring an image back after an edit."""
+"""Attacks that try to bring an image back after an edit, and what may be said after them."""
 
-from unmemorize.audit._attack import ATTACKS, Attack, Budget, Candidate
+from unmemorize.audit._arms import AuditInputs, Twin
+from unmemorize.audit._attack import (
+    ATTACKS,
+    Attack,
+    AttackSettings,
+    Candidate,
+    State,
+    Target,
+    Trial,
+    checkpoints,
+    make_attacks,
+)
+from unmemorize.audit._audit import audit_all
+from unmemorize.audit._bench import Bench
+from unmemorize.audit._drawing import drawn
+from unmemorize.audit._forecast import AuditForecast, forecast_attacks, forecast_audit
+from unmemorize.audit._image_first import (
+    ImageAuditResult,
+    ImageFinding,
+    audit_images_all,
+    open_image_audit,
+)
+from unmemorize.audit._levels import discoveries_needed, smallest_p
+from unmemorize.audit._public import audit_edit, audit_images, open_audit
+from unmemorize.audit._result import AttackOutcome, AuditResult, ImageOutcome
+from unmemorize.audit._settings import ARMS, AuditRun, AuditSettings
+from unmemorize.audit._verdicts import BudgetVerdict
 
-__all__ = ["ATTACKS", "Attack", "Budget", "Candidate"]
+__all__ = [
+    "ARMS",
+    "ATTACKS",
+    "Attack",
+    "AttackOutcome",
+    "AttackSettings",
+    "AuditForecast",
+    "AuditInputs",
+    "AuditResult",
+    "AuditRun",
+    "AuditSettings",
+    "Bench",
+    "BudgetVerdict",
+    "Candidate",
+    "ImageAuditResult",
+    "ImageFinding",
+    "ImageOutcome",
+    "State",
+    "Target",
+    "Trial",
+    "Twin",
+    "audit_all",
+    "audit_edit",
+    "audit_images",
+    "audit_images_all",
+    "checkpoints",
+    "discoveries_needed",
+    "drawn",
+    "forecast_attacks",
+    "forecast_audit",
+    "make_attacks",
+    "open_audit",
+    "open_image_audit",
+    "smallest_p",
+]

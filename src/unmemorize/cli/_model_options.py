@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from unmemorize._errors import ModelError
+from unmemorize.cli._console import print_line
 from unmemorize.cli._groups import MODEL
 
 if TYPE_CHECKING:
@@ -73,6 +76,9 @@ class LoadingOptions:
         local_files_only: Use only files that are already on this machine, and never ask the Hub.
         value_layers: Pattern with * that matches the paths of the value layers, for an
             architecture that is not recognized.
+        lora: LoRA to load into the model: a .safetensors file, a folder, or OWNER/NAME or
+            OWNER/NAME/FILE of the Hub. Add =STRENGTH for another strength than 1, and repeat the
+            option for several. Everything is then done for the model with these LoRAs.
     """
 
     device: str = "auto"
@@ -81,6 +87,7 @@ class LoadingOptions:
     variant: str | None = None
     local_files_only: Flag = False
     value_layers: str | None = None
+    lora: Annotated[tuple[str, ...], Parameter(show_default=False)] = ()
 
     def load(self, model: str) -> Model:
         """Load a model.
@@ -96,7 +103,41 @@ class LoadingOptions:
                 f"{model}: there is no such folder. Check the path, or give a Hub id such as "
                 f"OWNER/NAME, or {TESTBED}."
             )
-        return Model.load(model, **asdict(self))
+        options = asdict(self)
+        loras = _with_strengths(options.pop("lora"))
+        return Model.load(model, **options, loras=loras)
+
+
+def _with_strengths(loras: Iterable[str]) -> dict[str, float]:
+    """Tell files from strengths: "style.safetensors=0.8" is that file at strength 0.8.
+
+    Raises:
+        ModelError: a strength is no number, or a LoRA is named twice.
+    """
+    strengths: dict[str, float] = {}
+    for text in loras:
+        source, equals, strength = text.rpartition("=")
+        if not equals or Path(text).expanduser().exists():
+            source, strength = text, "1"
+        try:
+            number = float(strength)
+        except ValueError:
+            raise ModelError(
+                f"--lora {text}: {strength!r} is not a number. Write FILE=STRENGTH, such as "
+                "style.safetensors=0.8."
+            ) from None
+        if source in strengths:
+            raise ModelError(f"--lora {source}: it is named twice. Name it once.")
+        strengths[source] = number
+    return strengths
+
+
+def print_what_is_edited(model: Model) -> None:
+    """Say whether an edit is for the base or for the base with LoRAs, and how to get the other."""
+    if model.loras:
+        print_line(
+            f"The edit is for {model.name}. To edit {model.base_name} itself, leave --lora out."
+        )
 
 
 def _is_missing_folder(model: str) -> bool:
@@ -133,3 +174,10 @@ class ModelOptions:
     def load(self) -> Model:
         """Load the model; each command does so once."""
         return self.loading.load(self.model)
+
+    @property
+    def arguments(self) -> str:
+        """The model and its LoRAs, as arguments of a next command: "testbed --lora FILE=0.8"."""
+        return shlex.join(
+            [self.model, *(part for lora in self.loading.lora for part in ("--lora", lora))]
+        )

@@ -67,7 +67,7 @@ def command(
         descriptor=BundledDescriptor(),
         clip=ClipAlignment(),
     )
-    run_and_print(model, suspects(full=full), run, settings, inputs, Execution())
+    run_and_print(model, suspects(full=full), run, settings, inputs, Execution(), "testbed")
     print_line(f"The demo took {time.perf_counter() - began:.0f} s.")
     print_hint("unmemorize mitigate SUSPECTS --model MODEL -o RUN, for a model of your own")
 

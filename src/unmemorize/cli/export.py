@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._groups import OPTIONS
-from unmemorize.cli._model_options import ModelOptions
+from unmemorize.cli._model_options import ModelOptions, print_what_is_edited
 from unmemorize.export import (
     LAYOUT_NAMES,
     bake,
@@ -67,12 +67,15 @@ def checkpoint(
 
     Plain from_pretrained loads it. Only the rows of the neurons, or the layers of the edit, differ
     from the base. The folder also contains a model card (README.md) and the neuron or edit file.
+    With --lora, the edit is that of the model with the LoRAs, and the folder holds base, LoRAs and
+    edit.
 
     Args:
         output: Folder to write. It must not exist.
     """
     file = load_edit_file(neurons)
     loaded = model.load()
+    print_what_is_edited(loaded)
     card = model_card(
         loaded,
         file,
@@ -81,7 +84,7 @@ def checkpoint(
     )
     folder = bake(loaded, file, output, card=card)
     print_line(f"{describe(edit_of(file))}: {folder}")
-    print_hint(f"unmemorize verify {folder} {model.model}")
+    print_hint(f"unmemorize verify {folder} {model.arguments}")
 
 
 @app.command
@@ -95,7 +98,8 @@ def single_file(
 ) -> None:
     """Write an edited copy of a single-file checkpoint.
 
-    The weights of the edited layers are located in the file by their values.
+    The weights of the edited layers are located in the file by their values. This is refused with
+    --lora.
 
     Args:
         base: The model as one .safetensors file, in any layout.
@@ -121,13 +125,15 @@ def lora(
 
     At strength 1 the edit is made, at strength 0 the model is the base. Of the two layouts,
     pytorch_lora_weights.safetensors is for diffusers and MODEL-unmemorized-kohya.safetensors for
-    other programs. The folder also contains a model card (README.md), which says the same.
+    other programs. The folder also contains a model card (README.md), which says the same. With
+    --lora, what is written belongs beside these LoRAs, at the same strengths.
 
     Args:
         output: Folder to write.
     """
     file = load_edit_file(neurons)
     loaded = model.load()
+    print_what_is_edited(loaded)
     card = model_card(
         loaded,
         file,
@@ -139,7 +145,7 @@ def lora(
     print_line(f"{describe(edit_of(file))} at strength 1:")
     for written in export_lora(loaded, file, output, layout=layout, card=card):
         print_line(f"  {written}")
-    print_hint(f"unmemorize verify {output} {model.model}")
+    print_hint(f"unmemorize verify {output} {model.arguments}")
 
 
 @app.command

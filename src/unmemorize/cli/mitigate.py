@@ -26,11 +26,17 @@ from unmemorize.cli._common import (
 from unmemorize.cli._console import console, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._instruments import InstrumentOptions
-from unmemorize.cli._model_options import Flag, ModelOptions, StatisticsOption, ThresholdOption
+from unmemorize.cli._model_options import (
+    Flag,
+    ModelOptions,
+    StatisticsOption,
+    ThresholdOption,
+    print_what_is_edited,
+)
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import NoiseSettings
 from unmemorize.engines import Execution, silent
-from unmemorize.export import bake, export_lora, model_card
+from unmemorize.export import bake, check_single_file, export_lora, export_single_file, model_card
 from unmemorize.generation import EditFile, GenerationSettings
 from unmemorize.localization import LocalizationSettings
 from unmemorize.mitigation import (
@@ -50,6 +56,8 @@ from unmemorize.runs import Run, open_run
 
 CHECKPOINT = "edited"
 """The folder of the edited model in the run folder."""
+SINGLE_FILE = "edited.safetensors"
+"""The edited model in one file, in the run folder."""
 Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))]
 
 
@@ -59,6 +67,7 @@ def command(
     *,
     run: RunOption,
     references: Path | None = None,
+    single_file: Path | None = None,
     alpha: Share | None = None,
     confidence: Share | None = None,
     budget: Share | None = None,
@@ -83,11 +92,15 @@ def command(
     that edit. The run folder gets the edited model as a checkpoint and as LoRA files, the verdicts
     (mitigation.json) and a report. The same command resumes.
 
+    With --lora, the model with these LoRAs is edited. Then the checkpoint holds base, LoRAs and
+    edit, and the LoRA files belong beside the LoRAs. Without it, the base is edited.
+
     Args:
         suspects: Prompts that may be memorized: a .txt, .csv, .jsonl or .parquet file, or a folder
             of such files. The bundled model brings its own.
         references: Folder of training images, see unmemorize evaluate --help. Without any, copies
             are told by how much the images of one prompt agree.
+        single_file: The model as one .safetensors file, of which an edited copy is written, too.
         alpha: Copy rate that a certificate excludes. The default is 0.05, with --quick 0.26.
         confidence: Confidence of each certificate. The default is 0.95.
         budget: Largest share of ordinary images that may change. The default is 0.1.
@@ -102,6 +115,9 @@ def command(
         dry_run: Say what the run will take, and stop.
     """
     loaded = model.load()
+    print_what_is_edited(loaded)
+    if single_file is not None:
+        check_single_file(loaded, single_file)
     prompts = list(prompts_or_bundled(loaded, suspects, planted_prompts))
     if references is not None:
         prompts = with_references(prompts, references)
@@ -128,7 +144,17 @@ def command(
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
     )
     execution = workers.execution(silent, shard)
-    run_and_print(loaded, prompts, run, settings, inputs, execution, new=new_run)
+    run_and_print(
+        loaded,
+        prompts,
+        run,
+        settings,
+        inputs,
+        execution,
+        model.arguments,
+        single_file=single_file,
+        new=new_run,
+    )
 
 
 def _generation(
@@ -146,7 +172,9 @@ def run_and_print(
     settings: MitigationSettings,
     inputs: MitigationInputs,
     execution: Execution,
+    arguments: str,
     *,
+    single_file: Path | None = None,
     new: bool = False,
 ) -> None:
     """Mitigate, export the edited model, write the report, and print the verdicts.
@@ -157,38 +185,50 @@ def run_and_print(
         folder: the run folder.
         settings: of the mitigation.
         inputs, execution: see `mitigate_all`.
+        arguments: how a next command names the model.
+        single_file: the model as one file, of which an edited copy is written, too.
         new: take FOLDER-2, FOLDER-3, ... where the folder holds another run.
     """
     run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs), new=new)
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
-    exported = _export(run, model, result.file) if result.file else []
+    exported = _export(run, model, result.file, single_file) if result.file else {}
     report = write_report(run)
     _print_verdicts(result)
-    for path in exported:
-        print_line(f"edited model: {path}")
+    for path, what in exported.items():
+        print_line(f"{what}: {path}")
     print_line(f"report: {report}")
     print_hint(
-        f"unmemorize verify {run.folder / CHECKPOINT} {model.name}"
+        f"unmemorize verify {run.folder / CHECKPOINT} {arguments}"
         if result.file
         else "unmemorize detect, with more suspects"
     )
 
 
-def _export(run: Run, model: Model, file: EditFile) -> list[Path]:
-    """Write the edit as a checkpoint and as LoRA files, as far as the model allows it."""
-    checkpoint, lora = run.folder / CHECKPOINT, run.folder / "lora"
-    exported = []
+def _export(run: Run, model: Model, file: EditFile, single_file: Path | None) -> dict[Path, str]:
+    """Write the edit in all forms that the model allows: path -> what it is."""
+    checkpoint, lora, one = run.folder / CHECKPOINT, run.folder / "lora", run.folder / SINGLE_FILE
+    loras = " and ".join(map(str, model.loras))
+    exported: dict[Path, str] = {}
     try:
         if not checkpoint.exists():
             bake(model, file, checkpoint, card=model_card(model, file))
-        exported.append(checkpoint)
+        exported[checkpoint] = f"edited model, with {loras} in it" if loras else "edited model"
     except ExportError as problem:
         print_line(f"No checkpoint is written: {problem}")
     shutil.rmtree(lora, ignore_errors=True)  # small, and a killed run may have left a part of it
     try:
-        exported += export_lora(model, file, lora, card=model_card(model, file, lora=True))
+        written = export_lora(model, file, lora, card=model_card(model, file, lora=True))
+        what = f"edit as a LoRA, to load beside {loras}" if loras else "edit as a LoRA"
+        exported |= dict.fromkeys(written, what)
     except ExportError as problem:
         print_line(f"No LoRA is written: {problem}")
+    if single_file is not None:
+        try:
+            if not one.exists():
+                export_single_file(model, file, single_file, one)
+            exported[one] = "edited model in one file"
+        except ExportError as problem:
+            print_line(f"No single file is written: {problem}")
     return exported
 
 

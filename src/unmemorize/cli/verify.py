@@ -21,7 +21,8 @@ def command(
     """Check that an artefact changes a model as its neurons or edit say and no more.
 
     The rows that an edited checkpoint or a LoRA changes are listed. The exit code is 1 if anything
-    else differs, or if a row does not have the value that it should have.
+    else differs, or if a row does not have the value that it should have. What was made with --lora
+    is compared with the base with the same --lora.
 
     Args:
         artefact: Neuron or edit file (.json), LoRA or its folder, edited folder, or edited single
@@ -33,6 +34,7 @@ def command(
     edit = describe(edit_of(verification.edit))
     if verification.kind in ("neuron file", "edit file"):
         print_line(f"{artefact}: {edit}, for {base}, whose fingerprint fits")
+        _print_loras(verification)
         return
     console.print(_table(verification))
     if not verification.passed:
@@ -40,6 +42,14 @@ def command(
             f"{artefact}: it is not {base} with {edit} and nothing else changed. See the table."
         )
     print_line(f"{edit}: changed as it should be, and nothing else")
+    _print_loras(verification)
+
+
+def _print_loras(verification: Verification) -> None:
+    places = {"LoRA": "It belongs beside", "checkpoint": "It holds"}
+    place = places.get(verification.kind, "It is for the model with")
+    for lora in verification.loras:
+        print_line(f"{place} the LoRA {lora} (SHA-256 of its file: {lora.sha256})")
 
 
 def _table(verification: Verification) -> Table:

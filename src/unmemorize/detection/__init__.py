@@ -4,7 +4,7 @@ from unmemorize.detection._anisotropy import Anisotropy
 from unmemorize.detection._bright_ending import BrightEnding
 from unmemorize.detection._calibration import USUAL_RATE, Calibration, calibrate_threshold
 from unmemorize.detection._cascade import Cascade
-from unmemorize.detection._conformal import conformal_quantile, prompts_needed
+from unmemorize.detection._conformal import conformal_quantile, prompts_needed, smallest_rate
 from unmemorize.detection._consecutive import ConsecutiveDifference
 from unmemorize.detection._detect import (
     detect,
@@ -114,6 +114,7 @@ __all__ = [
     "published_similarity",
     "read_detections",
     "similarity",
+    "smallest_rate",
     "watched_by",
     "write_detections_csv",
 ]

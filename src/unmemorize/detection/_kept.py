@@ -99,7 +99,8 @@ def default_threshold_path(
 ) -> Path:
     """Return where the file of `default_threshold` lies."""
     detector = as_detector(detector)
-    if is_bundled(model.pipe) and detector.name == SEED_SIMILARITY:
+    is_plain = is_bundled(model.pipe) and not model.loras
+    if is_plain and detector.name == SEED_SIMILARITY:
         for rule, bundled in BUNDLED.items():
             if bundled == (noise, calibration):
                 return threshold_path(rule)

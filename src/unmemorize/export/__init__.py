@@ -9,7 +9,7 @@ from unmemorize.export._lora_layouts import LAYOUT_NAMES, LAYOUTS, LoraLayout, l
 from unmemorize.export._parquet import export_parquet
 from unmemorize.export._published_results import export_results, import_results
 from unmemorize.export._published_statistics import read_statistics
-from unmemorize.export._single_file import export_single_file
+from unmemorize.export._single_file import check_single_file, export_single_file
 from unmemorize.export._verification import Verification, verify
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "LoraLayout",
     "Verification",
     "bake",
+    "check_single_file",
     "describe",
     "edit_of",
     "export_lora",

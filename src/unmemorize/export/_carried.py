@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unmemorize._errors import ExportError, NeuronError
-from unmemorize._files import as_path, parse_json, read_json
-from unmemorize.export._rows import read_header
+from unmemorize._files import as_path, from_json, parse_json, read_json, to_json
+from unmemorize.export._rows import Header, read_header
 from unmemorize.generation import (
     ClosedFormEdit,
     CombinedEdit,
@@ -20,11 +21,14 @@ from unmemorize.generation import (
     WeightEdit,
 )
 from unmemorize.neurons import NeuronFile
+from unmemorize.pipelines import Lora
 
 AnyEditFile = NeuronFile | EditFile
 """What can be exported: neurons with a scale, or any other edit."""
 KEY = "unmemorize"
 """The name under which the metadata hold it."""
+LORAS = "unmemorize_loras"
+"""The name under which the metadata of a LoRA hold the LoRAs beside which it belongs."""
 _EDIT_SCHEMA = "unmemorize.edit/"
 _LARGEST = 20_000_000
 """Characters. Programs refuse safetensors files whose header is above 100 MB."""
@@ -116,6 +120,39 @@ def carried_edit(path: str | Path) -> AnyEditFile:
             "single-file?"
         )
     return _from_json(parse_json(text, NeuronError, f"{path}: its neurons are damaged"), str(path))
+
+
+def loras_as_metadata(loras: Sequence[Lora]) -> dict[str, str]:
+    """Write LoRAs as metadata; none without any."""
+    return {LORAS: json.dumps(to_json(_Beside(tuple(loras))), sort_keys=True)} if loras else {}
+
+
+def carried_loras(header: Header) -> tuple[Lora, ...]:
+    """Read the LoRAs beside which a LoRA belongs.
+
+    Raises:
+        ExportError: they are damaged.
+    """
+    text = header.metadata.get(LORAS)
+    if text is None:
+        return ()
+    problem = f"{LORAS}: damaged in the metadata"
+    content = parse_json(text, ExportError, problem)
+    return from_json(_Beside, content, ExportError, problem, "Export it again.").loras
+
+
+@dataclass(frozen=True)
+class _Beside:
+    loras: tuple[Lora, ...]
+
+
+def same_loras(some: Sequence[Lora], others: Sequence[Lora]) -> bool:
+    """Tell whether LoRAs are the same by strengths and, where known, by their files."""
+    return len(some) == len(others) and all(
+        one.strengths == other.strengths
+        and (None in (one.sha256, other.sha256) or one.sha256 == other.sha256)
+        for one, other in zip(some, others, strict=True)
+    )
 
 
 def _from_json(content: Mapping[str, Any], path: str) -> AnyEditFile:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,12 +14,13 @@ from torch import Tensor
 from unmemorize._errors import ExportError
 from unmemorize._files import whole_folder
 from unmemorize.export._carried import AnyEditFile
-from unmemorize.export._exportable import Exportable, exportable
+from unmemorize.export._exportable import exportable
 from unmemorize.export._loaded_components import refuse_other_components
-from unmemorize.export._model_folder import CARD, EDIT, NEURONS, folder_of, model_files
+from unmemorize.export._model_folder import CARD, EDIT, NEURONS, folder_of, model_files, stored_key
 from unmemorize.export._rows import Rewrite, read_header, rewrite_rows, same_up_to_rounding
+from unmemorize.export._written import WrittenLayer, WrittenWeight, layers_to_write
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model, name_of_denoiser
+from unmemorize.pipelines import Model
 
 
 def bake(
@@ -32,7 +32,8 @@ def bake(
 ) -> Path:
     """Copy the model's folder and edit its weights.
 
-    Of neurons, the rows (weight and bias) are multiplied by the scale.
+    Of neurons, the rows (weight and bias) are multiplied by the scale. LoRAs in effect become part
+    of the copy: each layer that they change gets the weights that it computes with, then edited.
 
     The copy loads with plain ``from_pretrained``. Its other bytes are those of the base, in the
     precision of the base. What diffusers does not load stays behind, such as pickles and whole
@@ -51,8 +52,8 @@ def bake(
 
     Raises:
         ExportError: the folder exists, the model has no files, something in memory is not what
-            its files hold (a changed, replaced or missing component), or a layer cannot be
-            exported.
+            its files hold (a changed, replaced or missing component, a fused LoRA), or a layer
+            cannot be exported.
         NeuronError, EditError: the edit belongs to another model.
 
     Examples:
@@ -70,6 +71,7 @@ def bake(
     folder = Path(folder)
     if folder.exists():
         raise ExportError(f"{folder}: exists already. Choose another folder, or delete it first.")
+    written = layers_to_write(edit)
     source = folder_of(model)
     refuse_other_components(model, source)
     licenses = [path.relative_to(source) for path in source.glob("LICENSE*") if path.is_file()]
@@ -77,8 +79,8 @@ def bake(
         for name in (*model_files(source), *licenses):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, copy / name)
-        denoiser = copy / name_of_denoiser(model.pipe)
-        _change_layers(sorted(denoiser.glob("*.safetensors")), edit)
+        for component, layers in written.items():
+            _change_layers(sorted((copy / component).glob("*.safetensors")), layers)
         neurons.save(copy / (NEURONS if isinstance(neurons, NeuronFile) else EDIT))
         if card is not None:
             (copy / CARD).write_text(card, encoding="utf-8")
@@ -87,30 +89,27 @@ def bake(
     return folder
 
 
-def _change_layers(files: Sequence[Path], edit: Exportable) -> None:
-    loaded = {
-        f"{path}.{name}": value
-        for path in edit.changes
-        for name, value in edit.weights(path).items()
-    }
-    missing = set(loaded)
-    for file in files:
-        stored = read_header(file).tensors
-        keys = stored.keys() & loaded.keys()
-        with safe_open(file, framework="pt") as tensors:
-            for key in sorted(keys):
-                _refuse_other_weights(f"{file.name}: {key}", tensors.get_tensor(key), loaded[key])
-        rewrites = {}
-        for key in sorted(keys):
-            path, _, name = key.rpartition(".")
-            rewrites[key] = Rewrite(0, stored[key].shape[0], partial(edit.changed, path, name))
+def _change_layers(files: Sequence[Path], layers: Mapping[str, WrittenLayer]) -> None:
+    stored = {file: read_header(file).tensors for file in files}
+    keys = {key for tensors in stored.values() for key in tensors}
+    changed: dict[str, WrittenWeight] = {}
+    for path, layer in layers.items():
+        for name in layer.base:
+            key = stored_key(keys, f"{path}.{name}")
+            if key is None:
+                raise ExportError(
+                    f"{path}.{name}: no safetensors file of the model holds it once. "
+                    "Save the model with diffusers first."
+                )
+            changed[key] = WrittenWeight(layer, name)
+    for file, tensors in stored.items():
+        there = sorted(tensors.keys() & changed.keys())
+        with safe_open(file, framework="pt") as content:
+            for key in there:
+                loaded = changed[key].layer.base[changed[key].name]
+                _refuse_other_weights(f"{file.name}: {key}", content.get_tensor(key), loaded)
+        rewrites = {key: Rewrite(0, tensors[key].shape[0], changed[key].value) for key in there}
         rewrite_rows(file, rewrites)
-        missing -= keys
-    if missing:
-        raise ExportError(
-            f"{min(missing)}: no safetensors file of the denoiser holds it. "
-            "Save the model with diffusers first."
-        )
 
 
 def _refuse_other_weights(name: str, stored: Tensor, loaded: Tensor) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmemorize._errors import ExportError
 from unmemorize.export._carried import AnyEditFile, edit_of
@@ -23,10 +24,18 @@ from unmemorize.generation import (
     text_inputs,
     text_projections,
 )
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import (
+    Model,
+    adapted_layers,
+    adapters_in_effect,
+    name_of_denoiser,
+    networks_of,
+    weights_of,
+)
 
 Step = partial[Tensor]
 """("weight" or "bias", the value before) -> the value after, float64."""
+_OF_LAYER = ("weight", "bias")
 _RIDGE = 0.5
 _SOLVED_AGAIN = {torch.float16: 0.2, torch.bfloat16: 0.5}
 _SOLVED_AGAIN_EXACTLY = 1e-3
@@ -35,6 +44,8 @@ the text embeddings. Devices round embeddings differently, and the solution ampl
 _FACTORIZED = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _FACTORIZED_EXACTLY = 1e-4
 """The same where a LoRA holds a difference by its singular values."""
+_LORA_ROUNDED = 2e-3
+"""The same where LoRAs are in effect, whose matrices may have been in float16 at the export."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +87,73 @@ class ExpectedLayer:
 def expected_layers(model: Model, file: AnyEditFile) -> dict[str, ExpectedLayer]:
     """Return what a file asks for, by the path of a linear layer.
 
+    Before the edit, a layer has its `weights_with_loras`.
+
     Raises:
         ExportError: the edit is of a kind that cannot be verified.
     """
     steps = _steps(model, edit_of(file))
+    return {
+        path: ExpectedLayer(chain, _slack(model, model.denoiser.get_submodule(path), chain))
+        for path, chain in steps.items()
+    }
+
+
+def expected_in_checkpoint(model: Model, file: AnyEditFile) -> dict[str, dict[str, ExpectedLayer]]:
+    """Return what a checkpoint should have instead of the base's weights: component -> path.
+
+    Raises:
+        ExportError: the edit is of a kind that cannot be verified.
+    """
+    edited = expected_layers(model, file)
+    denoiser = name_of_denoiser(model.pipe)
+    expected: dict[str, dict[str, ExpectedLayer]] = {denoiser: dict(edited)}
+    for component, network in networks_of(model.pipe).items():
+        for path, layer in adapted_layers(network).items():
+            if adapters_in_effect(layer):
+                chain: tuple[Step, ...] = (partial(_with_loras, layer, ()),)
+                if component == denoiser and path in edited:
+                    chain += edited[path].steps
+                slack = _slack(model, layer, chain)
+                expected.setdefault(component, {})[path] = ExpectedLayer(chain, slack)
+    return expected
+
+
+def weights_with_loras(layer: nn.Module) -> dict[str, Tensor]:
+    """Return weight and bias (if any) that a layer computes with."""
+    weights = {name: value for name, value in weights_of(layer).items() if name in _OF_LAYER}
+    if not hasattr(layer, "base_layer"):
+        return weights
+    held: Any = layer
+    return {
+        name: _with_loras(layer, held.merged_adapters, name, value)
+        for name, value in weights.items()
+    }
+
+
+def _with_loras(layer: nn.Module, held: Sequence[str], name: str, value: Tensor) -> Tensor:
+    """Add what peft itself adds for the LoRAs in effect, but for those that the value holds."""
+    adapted: Any = layer
+    value = value.detach().to("cpu", torch.float64)
+    effective = adapters_in_effect(layer)
+    signs = {each: 1 for each in effective if each not in held}
+    signs |= {each: -1 for each in held if each not in effective}
+    for adapter, sign in signs.items():
+        if name == "weight":
+            value = value + sign * adapted.get_delta_weight(adapter).detach().cpu()
+        elif adapted.lora_B[adapter].bias is not None:
+            bias = adapted.lora_B[adapter].bias.detach().to("cpu", torch.float64)
+            value = value + sign * adapted.scaling[adapter] * bias
+    return value
+
+
+def _slack(model: Model, layer: nn.Module, steps: tuple[Step, ...]) -> float:
     slack = {
         _solved: _SOLVED_AGAIN.get(model.dtype, _SOLVED_AGAIN_EXACTLY),
         _moved: _FACTORIZED.get(model.dtype, _FACTORIZED_EXACTLY),
     }
-    return {
-        path: ExpectedLayer(chain, max(slack.get(step.func, 0.0) for step in chain))
-        for path, chain in steps.items()
-    }
+    lora = _LORA_ROUNDED if hasattr(layer, "base_layer") else 0.0
+    return max(lora, *(slack.get(step.func, 0.0) for step in steps))
 
 
 def _steps(model: Model, edit: Edit) -> dict[str, tuple[Step, ...]]:

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmemorize._errors import ExportError
 from unmemorize.export._carried import AnyEditFile, edit_of
 from unmemorize.generation import LayerChange
 from unmemorize.pipelines import (
     Model,
+    adds_to_weights,
+    effective_weights,
     is_quantized,
     networks_of,
     text_rows_only,
-    weights_of,
 )
 
 
@@ -35,8 +36,8 @@ class Exportable:
     changes: Mapping[str, LayerChange]
 
     def weights(self, path: str) -> dict[str, Tensor]:
-        """Return the unedited weight and bias (if any) of a layer."""
-        return weights_of(self.model.denoiser.get_submodule(path))
+        """Return weight and bias (if any) of a layer before the edit, with LoRAs in effect."""
+        return effective_weights(self.model.denoiser.get_submodule(path))
 
     def changes_bias(self, path: str) -> bool:
         """Tell whether a layer has a bias that the edit changes."""
@@ -58,13 +59,13 @@ def exportable(pipe: DiffusionPipeline | Model, file: AnyEditFile) -> Exportable
     """Return what an edit does to weights, if it belongs to the model and weights can do it.
 
     Raises:
-        ExportError: an adapter such as a LoRA is loaded, the model is quantized, or neurons lie in
-            a layer that projects text and image together, which weights cannot tell apart.
+        ExportError: an adapter that is no plain LoRA is loaded, the model is quantized, or neurons
+            lie in a layer that projects text and image together, which weights cannot tell apart.
         NeuronError, EditError: the edit belongs to another model.
     """
     model = Model.of(pipe)
     file.check(model)
-    _refuse_adapted(model)
+    _refuse_other_adapters(model)
     _refuse_quantized(model)
     changes = edit_of(file).changes(model)
     for path in changes:
@@ -77,17 +78,22 @@ def exportable(pipe: DiffusionPipeline | Model, file: AnyEditFile) -> Exportable
     return Exportable(model, file, changes)
 
 
-def _refuse_adapted(model: Model) -> None:
+def _refuse_other_adapters(model: Model) -> None:
     for network in networks_of(model.pipe).values():
         for module in network.modules():
-            if hasattr(module, "base_layer"):
+            if hasattr(module, "base_layer") and not adds_to_weights(module):
+                variants = [type(each).__name__ for each in _variants(module)]
+                kind = " ".join([f"{type(module).__module__}.{type(module).__name__}", *variants])
                 raise ExportError(
-                    f"{model.name}: a LoRA or another adapter is loaded "
-                    f"({type(module).__module__}.{type(module).__name__}), and no file holds this "
-                    "model. Unload it (pipe.unload_lora_weights), or make it part of the model: "
-                    "pipe.fuse_lora, pipe.unload_lora_weights, pipe.save_pretrained, and localize "
-                    "in what is loaded from there."
+                    f"{model.name}: an adapter is loaded ({kind}) that is no plain LoRA, and what "
+                    "it adds to weights is not known. Unload it (pipe.unload_lora_weights), or "
+                    "make it part of the model: pipe.fuse_lora, pipe.unload_lora_weights, "
+                    "pipe.save_pretrained, and localize in what is loaded from there."
                 )
+
+
+def _variants(module: nn.Module) -> list[object]:
+    return list(getattr(module, "lora_variant", {}).values())
 
 
 def _refuse_quantized(model: Model) -> None:

@@ -15,7 +15,7 @@ from unmemorize._errors import ExportError, first_line
 from unmemorize._files import read_json
 from unmemorize.export._model_folder import INDEX
 from unmemorize.export._rows import same_up_to_rounding
-from unmemorize.pipelines import Model, Weight, quiet_loading
+from unmemorize.pipelines import Model, quiet_loading, saved_weights
 
 _CHECKS_ONLY = ("safety_checker", "feature_extractor")
 """Components that look at finished images. Pipelines are often loaded without them."""
@@ -134,10 +134,9 @@ def _through_float16(tensor: Tensor) -> Tensor:
 
 
 def _values(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Read all saved weights, also those that accelerate keeps elsewhere."""
-    for key, value in network.state_dict().items():
-        path, _, name = key.rpartition(".")
-        kept = Weight(network.get_submodule(path), name, value).onloaded()
+    """Read all saved weights but those of LoRAs, also what accelerate keeps elsewhere."""
+    for key, weight in saved_weights(network):
+        kept = weight.onloaded()
         if kept.is_floating_point() and kept.dtype not in _LOADABLE:
             raise ExportError(
                 f"{key} is kept in {kept.dtype} (layerwise casting), and the folder holds other "

@@ -10,8 +10,11 @@ by the singular values of their difference, where their rank is low enough.
 - A closed-form edit moves a few directions of what the layer reads. The singular values of P - I
   give the directions that are read (A) and what they become (B is W times that).
 
-Layers are padded with zeros to one rank, and alpha is the
-rank, so programs multiply B A by exactly t. Where a program keeps queries, keys and values in one
+Where LoRAs are in effect, W and b are what the layer computes with. What is written is then added
+to these LoRAs at their strengths, not to the base alone.
+
+Layers are padded with zeros to one rank, and alpha is the rank, so programs multiply B A by exactly
+t. Where a program keeps queries, keys and values in one
 layer, the rows of queries and keys are zeros.
 """
 
@@ -27,7 +30,7 @@ from torch.nn import functional
 
 from unmemorize._errors import ExportError
 from unmemorize._files import atomic_write, safetensors_bytes
-from unmemorize.export._carried import AnyEditFile, as_metadata
+from unmemorize.export._carried import AnyEditFile, as_metadata, loras_as_metadata
 from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts
 from unmemorize.export._lora_metadata import LoraContent
@@ -66,7 +69,9 @@ def export_lora(
 ) -> tuple[Path, ...]:
     """Write a LoRA in every layout that fits the model: for diffusers, and for other programs.
 
-    ``pipe.load_lora_weights(folder)`` loads the first. See `LAYOUTS` for who reads which.
+    ``pipe.load_lora_weights(folder)`` loads the first. See `LAYOUTS` for who reads which. If LoRAs
+    are in effect, it is for the model with them: load it beside them, at the strengths that they
+    have now, which its metadata and its card name.
 
     Args:
         pipe: the model.
@@ -134,7 +139,10 @@ def _lora_bytes(edit: Exportable, layout: LoraLayout, stem: str) -> bytes:
         if keys.alpha is not None:
             tensors[keys.alpha] = torch.tensor(float(rank))
     content = LoraContent(edit.model, tuple(layers), rank, bias, stem)
-    return safetensors_bytes(tensors, {**as_metadata(edit.file), **layout.metadata(content)})
+    beside = loras_as_metadata(edit.model.loras)
+    return safetensors_bytes(
+        tensors, {**as_metadata(edit.file), **beside, **layout.metadata(content)}
+    )
 
 
 def _as_last(rows: Tensor, projections: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from unmemorize._errors import ExportError
@@ -56,3 +57,15 @@ def model_files(folder: Path) -> list[Path]:
         if path.suffix in _LOADED_SUFFIXES and path.is_file()
     )
     return [Path(INDEX), *sorted(path.relative_to(folder) for path in files)]
+
+
+def stored_key(stored: Collection[str], name: str) -> str | None:
+    """Find a weight of a network among the tensors of its files; None if it is not there once.
+
+    Releases of transformers put modules into others or take them out, so names may begin with more
+    or less.
+    """
+    if name in stored:
+        return name
+    alike = {key for key in stored if key.endswith(f".{name}") or name.endswith(f".{key}")}
+    return alike.pop() if len(alike) == 1 else None

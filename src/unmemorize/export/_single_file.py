@@ -27,7 +27,9 @@ from unmemorize.export._rows import (
     read_header,
     rewrite_rows,
 )
-from unmemorize.pipelines import Model
+from unmemorize.generation import LayerChange
+from unmemorize.neurons import NeuronFile, Neurons
+from unmemorize.pipelines import Model, text_rows_only
 
 _AVERAGED = "model_ema."
 """Weights that the original programs keep for training and do not load."""
@@ -61,8 +63,7 @@ def export_single_file(
     """Copy a single-file checkpoint and edit the weights in it.
 
     Of neurons, the rows are multiplied by the scale. The copy carries the neuron file or edit file
-    in its metadata. Every other byte of its tensors is the
-    base's.
+    in its metadata. Every other byte of its tensors is the base's.
 
     Args:
         pipe: the model, loaded from a diffusers folder with the same weights.
@@ -74,11 +75,12 @@ def export_single_file(
         The copy.
 
     Raises:
-        ExportError: the copy exists, or the base does not hold a layer's weights exactly once, or
-            a file cannot be read or written.
+        ExportError: the copy exists, a LoRA is in effect, the base does not hold a layer's weights
+            exactly once, or a file cannot be read or written.
         NeuronError, EditError: the edit belongs to another model.
     """
     edit = exportable(pipe, neurons)
+    refuse_loras(edit.model)
     base, output = Path(base), Path(output)
     if output.exists():
         raise ExportError(f"{output}: exists already. Choose another file, or delete it first.")
@@ -93,6 +95,39 @@ def export_single_file(
         shutil.copymode(base, copy)
         copy.replace(output)
     return output
+
+
+def check_single_file(pipe: DiffusionPipeline | Model, base: str | Path) -> None:
+    """Make sure, before there is an edit, that a single file can be edited as the model is.
+
+    It must hold the value layers of the model, each once.
+
+    Args:
+        pipe: the model.
+        base: the single file.
+
+    Raises:
+        ExportError: a LoRA is in effect, the file cannot be read, or it holds another model.
+    """
+    model = Model.of(pipe)
+    refuse_loras(model)
+    nothing = NeuronFile.of(model, Neurons())
+    layers = {path: LayerChange() for path in model.value_layers if not text_rows_only(path)}
+    layers_in_single_file(Path(base), Exportable(model, nothing, layers))
+
+
+def refuse_loras(model: Model) -> None:
+    """Refuse a model with LoRAs, whose layers may be joined to others in a single file.
+
+    Raises:
+        ExportError: a LoRA is in effect.
+    """
+    if model.loras:
+        raise ExportError(
+            f"{model.name}: single files may join a layer that a LoRA changes with others, so they "
+            "are written without LoRAs alone. Export a checkpoint, which holds base, LoRAs and "
+            f"edit, or leave --lora out to edit {model.base_name} itself."
+        )
 
 
 def layers_in_single_file(base: Path, edit: Exportable) -> dict[str, Location]:

@@ -20,7 +20,7 @@ from unmemorize.export._verify_checkpoint import checkpoint_changes
 from unmemorize.export._verify_lora import is_lora, lora_changes
 from unmemorize.export._verify_single_file import single_file_changes
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Lora, Model
 
 ArtefactKind = Literal["neuron file", "edit file", "LoRA", "checkpoint", "single file"]
 
@@ -35,6 +35,8 @@ class Verification:
         base: the name of the model that it was held against.
         edit: the neuron file or edit file that it is or carries.
         files: the files that were compared with the model; a folder of LoRAs may hold several.
+        loras: the LoRAs in effect in that model. A LoRA belongs beside them, a checkpoint holds
+            them.
         changes: every difference from the base, and every edit that is missing. A neuron
             file and an edit file have none.
     """
@@ -44,6 +46,7 @@ class Verification:
     base: str
     edit: AnyEditFile
     files: tuple[Path, ...]
+    loras: tuple[Lora, ...] = ()
     changes: tuple[Change, ...] = ()
 
     @property
@@ -70,10 +73,13 @@ def verify(
     the scale, and a closed-form edit must solve its equations. A LoRA must have this effect when it
     is merged: W + (alpha / rank) B A. Nothing that wrote an artefact is used to check it.
 
+    What was made with LoRAs loaded is compared with the base with the same LoRAs in effect. Then W
+    of a LoRA is the weight with them, and a checkpoint holds what they add.
+
     Args:
         artefact: a neuron file or an edit file (.json), a LoRA (.safetensors) or the folder it was
             written to, a checkpoint folder, or a single-file checkpoint (.safetensors).
-        pipe: the base.
+        pipe: the base, with the LoRAs of the artefact if it has any.
         base_file: the single file that a single-file checkpoint was made from.
 
     Returns:
@@ -109,7 +115,7 @@ def verify(
     with _naming(artefact):
         edit.check(model)
     kind = "neuron file" if isinstance(edit, NeuronFile) else "edit file"
-    return Verification(artefact, kind, model.name, edit, (artefact,))
+    return Verification(artefact, kind, model.name, edit, (artefact,), model.loras)
 
 
 def _kind_of(artefact: Path) -> ArtefactKind:
@@ -134,7 +140,7 @@ def _verify_checkpoint(folder: Path, model: Model) -> Verification:
     with _naming(folder):
         exportable(model, edit)
     changes = tuple(checkpoint_changes(folder, folder_of(model), model, edit))
-    return Verification(folder, "checkpoint", model.name, edit, (folder,), changes)
+    return Verification(folder, "checkpoint", model.name, edit, (folder,), model.loras, changes)
 
 
 def _verify_loras(artefact: Path, model: Model) -> Verification:
@@ -154,7 +160,9 @@ def _verify_loras(artefact: Path, model: Model) -> Verification:
                 f"{file}: its edit is not that of {files[0].name}. Verify one file at a time."
             )
         changes += lora_changes(file, model, edit)
-    return Verification(artefact, "LoRA", model.name, edit, tuple(files), tuple(changes))
+    return Verification(
+        artefact, "LoRA", model.name, edit, tuple(files), model.loras, tuple(changes)
+    )
 
 
 def _verify_single_file(artefact: Path, model: Model, base_file: str | Path | None) -> Verification:
@@ -167,4 +175,4 @@ def _verify_single_file(artefact: Path, model: Model, base_file: str | Path | No
             "Name that file, too."
         )
     changes = tuple(single_file_changes(artefact, Path(base_file), model, edit))
-    return Verification(artefact, "single file", model.name, edit, (artefact,), changes)
+    return Verification(artefact, "single file", model.name, edit, (artefact,), (), changes)

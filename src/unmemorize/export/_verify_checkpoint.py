@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from unmemorize._errors import ExportError
 from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._changes import Change, ExpectedTensor, tensor_changes
-from unmemorize.export._expected import expected_layers
-from unmemorize.export._model_folder import CARD, EDIT, NEURONS, model_files
-from unmemorize.pipelines import Model, name_of_denoiser
+from unmemorize.export._expected import ExpectedLayer, expected_in_checkpoint
+from unmemorize.export._model_folder import CARD, EDIT, NEURONS, model_files, stored_key
+from unmemorize.export._rows import read_header
+from unmemorize.pipelines import Model
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
@@ -21,13 +22,13 @@ def checkpoint_changes(
 ) -> Iterator[Change]:
     """List all differences between an edited folder and its base, and edits that are missing.
 
-    What no program loads may differ: model card, licenses, pictures, and what git and the Hub put
-    into folders.
+    With LoRAs in effect, the layers that they change differ, too. What no program loads may differ:
+    model card, licenses, pictures, and what git and the Hub put into folders.
 
     Args:
         edited: the edited folder.
         base: the folder it was made from.
-        model: the base, loaded.
+        model: the base, loaded, with the LoRAs that the edited folder holds.
         file: what should be edited.
 
     Raises:
@@ -38,20 +39,26 @@ def checkpoint_changes(
             raise ExportError(f"{folder}: no such folder. Give two folders of diffusers models.")
     loaded = set(model_files(base))
     present = {path.relative_to(edited) for path in edited.rglob("*") if path.is_file()}
-    denoiser = Path(name_of_denoiser(model.pipe))
     expected = {
-        f"{path}.{kind}": ExpectedTensor(layer, kind)
-        for path, layer in expected_layers(model, file).items()
-        for kind in ("weight", "bias")
+        Path(component): _by_key(base / component, layers)
+        for component, layers in expected_in_checkpoint(model, file).items()
     }
     for name in sorted(loaded | {name for name in present if not _is_harmless(name)}):
-        is_edited = name.suffix == ".safetensors" and name.parent == denoiser
+        is_edited = name.suffix == ".safetensors" and name.parent in expected
         if name not in loaded or name not in present:
             yield Change(str(name), "", (), expected=False)
         elif is_edited:
-            yield from tensor_changes(edited / name, base / name, str(name), expected)
+            yield from tensor_changes(edited / name, base / name, str(name), expected[name.parent])
         elif not filecmp.cmp(base / name, edited / name, shallow=False):
             yield from _differences(edited / name, base / name, name)
+
+
+def _by_key(folder: Path, layers: Mapping[str, ExpectedLayer]) -> dict[str, ExpectedTensor]:
+    """Find layers among the tensors of a component's files."""
+    stored = {key for path in folder.glob("*.safetensors") for key in read_header(path).tensors}
+    names = [(path, kind) for path in layers for kind in ("weight", "bias")]
+    keys = {each: stored_key(stored, ".".join(each)) for each in names}
+    return {key: ExpectedTensor(layers[path], kind) for (path, kind), key in keys.items() if key}
 
 
 def _differences(edited: Path, base: Path, name: Path) -> Iterator[Change]:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from unmemorize._errors import ExportError
 from unmemorize._files import from_json, parse_json
-from unmemorize.export._carried import AnyEditFile
+from unmemorize.export._carried import LORAS, AnyEditFile, carried_loras, same_loras
 from unmemorize.export._changes import Change
-from unmemorize.export._expected import ExpectedLayer, expected_layers
+from unmemorize.export._expected import ExpectedLayer, expected_layers, weights_with_loras
 from unmemorize.export._lora_layouts import LAYOUTS, LayerKeys
 from unmemorize.export._lora_metadata import ADAPTER_METADATA, AdapterSettings
 from unmemorize.export._rows import Header, read_header
-from unmemorize.pipelines import Model, name_of_denoiser, weights_of
+from unmemorize.pipelines import Model, name_of_denoiser
 
 _MARK = ".lora_"
 """Every layout has it in the names of its matrices."""
@@ -36,7 +36,7 @@ def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Change
 
     Args:
         file: the LoRA, in any layout of `LAYOUTS`.
-        model: the model it belongs to, without a LoRA.
+        model: the model it belongs to, with the LoRAs beside which it belongs.
         edit: the neuron file or edit file that it carries.
 
     Raises:
@@ -51,13 +51,15 @@ def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Change
     known = {key for keys in named.values() for key in keys.tensors}
     if settings is not None and not _applies_to(settings, tensors, named):
         yield Change(file.name, ADAPTER_METADATA, (), expected=False)
+    if not same_loras(carried_loras(header), model.loras):
+        yield Change(file.name, LORAS, (), expected=False)
     for key in sorted(tensors.keys() - known):
         yield Change(file.name, key, (), expected=False)
     for path, layer in layers.items():
         if path not in named:
             yield Change(file.name, path, (), expected=False)
             continue
-        weights = weights_of(model.denoiser.get_submodule(path))
+        weights = weights_with_loras(model.denoiser.get_submodule(path))
         added = _added(tensors, named[path], settings, weights)
         if added is None:
             yield Change(file.name, path, (), expected=False)

@@ -114,6 +114,8 @@ def generate_each(
     *,
     settings: GenerationSettings,
     seeds: Sequence[int] | None = None,
+    noise: Sequence[Tensor] | None = None,
+    scheduler: Any = None,
     progress: Progress = silent,
 ) -> list[list[Image.Image]]:
     """Generate images of several prompts, each with its own edit, in batches across prompts.
@@ -125,6 +127,9 @@ def generate_each(
         settings: how to generate. Its ``scale`` does not apply: an edit has its own.
         seeds: for each prompt the seed of its initial noise. By default all prompts start from the
             noise of ``settings.seed``.
+        noise: for each prompt the initial noise itself, (``settings.images``, C, H, W), in place of
+            what seeds draw.
+        scheduler: a scheduler of diffusers in place of the usual one.
         progress: called with denoising steps times images, after each step where the pipeline
             reports its steps, and else after each batch.
 
@@ -143,11 +148,13 @@ def generate_each(
         for prompt, edit, seed in zip(prompts, edits, seeds, strict=True)
     ]
     model.warn_of_truncation(prompts)
-    noise = {seed: model.draw_latents(settings.images, seed) for seed in set(seeds)}
+    if noise is None:
+        drawn = {seed: model.draw_latents(settings.images, seed) for seed in set(seeds)}
+        noise = [drawn[seed] for seed in seeds]
     samples = [(index, row) for index in range(len(prompts)) for row in range(settings.images)]
     images: list[list[Image.Image]] = [[] for _ in prompts]
     done, total = 0, len(samples) * settings.steps
-    with sampling(model.pipe), _without_safety_checker(model.pipe):
+    with sampling(model.pipe, scheduler), _without_safety_checker(model.pipe):
         for batch in _batches(samples, settings.batch, apart=model.layout.separate):
             indices = [index for index, _ in batch]
             texts = [prompts[index] for index in indices]
@@ -155,7 +162,7 @@ def generate_each(
                 model,
                 [edits[index] for index in indices],
                 texts,
-                torch.stack([noise[seeds[index]][row] for index, row in batch]),
+                torch.stack([noise[index][row] for index, row in batch]),
                 steps=settings.steps,
                 guidance=settings.guidance,
             ) as start:

@@ -13,7 +13,7 @@ from unmemorize._errors import EditError
 from unmemorize._files import from_json
 from unmemorize.generation._added_outputs import added_outputs, layer_of
 from unmemorize.generation._layer_changes import LayerChange
-from unmemorize.pipelines import Model, weights_of
+from unmemorize.pipelines import Model, effective_weights, weights_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class PrunedEdit:
         self._check(model)
         differences = {}
         for path, indices in self.entries.items():
-            weight = weights_of(layer_of(model, path))["weight"]
+            weight = effective_weights(layer_of(model, path))["weight"]
             difference = torch.zeros_like(weight)
             difference.view(-1)[list(indices)] = -weight.reshape(-1)[list(indices)]
             differences[path] = {"weight": difference}

@@ -1,18 +1,21 @@
 """Ways to take memorized images out, and the search for an edit that is shown to do so."""
 
 from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
+from unmemorize.mitigation._control import control_edit
 from unmemorize.mitigation._copy_test import CopyTest
-from unmemorize.mitigation._forecast import Forecast, forecast
+from unmemorize.mitigation._forecast import Forecast, forecast, seconds_per_sample
 from unmemorize.mitigation._mitigate import mitigate_all
 from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._public import mitigate, with_references
 from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
+from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._settings import MitigationSettings
-from unmemorize.mitigation._stages import Stages, unannounced
+from unmemorize.mitigation._stages import Announce, Stages, unannounced
 
 __all__ = [
     "EDIT",
+    "Announce",
     "Certification",
     "Copies",
     "CopyTest",
@@ -26,10 +29,13 @@ __all__ = [
     "PromptOutcome",
     "Stages",
     "Verdict",
+    "control_edit",
+    "derived_seed",
     "forecast",
     "mitigate",
     "mitigate_all",
     "pooled",
+    "seconds_per_sample",
     "unannounced",
     "with_references",
 ]

@@ -16,7 +16,7 @@ from unmemorize.statistics import Statistics, activations
 
 NeuronChoice = Literal["complete", "initial", "all"]
 SCALES = (0.0, -0.25, -0.5, -1.0)
-WEIGHTS = (1.0, 3.0, 10.0)
+WEIGHTS = (1.0, 2.0, 4.0, 10.0)
 _LOWER = 1.0
 """How far theta falls below the one of the localization, for a wider set of the same layers."""
 

@@ -1,11 +1,20 @@
 """A diffusers pipeline as the method sees it: its model, denoiser, sampler and value layers."""
 
+from unmemorize.pipelines._adapters import adapters_in_effect
 from unmemorize.pipelines._attention import cross_attentions, refuse_unseen, watching_attention
 from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Ragged
 from unmemorize.pipelines._guided import GuidedCalls, guided_calls
 from unmemorize.pipelines._loading import Loading, load_pipeline
+from unmemorize.pipelines._loras import (
+    Lora,
+    adapted_layers,
+    added_by_loras,
+    adds_to_weights,
+    effective_weights,
+    saved_weights,
+)
 from unmemorize.pipelines._model import Model
 from unmemorize.pipelines._noise_level import NoiseLevel
 from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
@@ -31,6 +40,7 @@ __all__ = [
     "Guidance",
     "GuidedCalls",
     "Loading",
+    "Lora",
     "Model",
     "NoiseLevel",
     "Ragged",
@@ -38,8 +48,13 @@ __all__ = [
     "ReplayPlan",
     "ValueInput",
     "Weight",
+    "adapted_layers",
+    "adapters_in_effect",
+    "added_by_loras",
+    "adds_to_weights",
     "cross_attentions",
     "denoiser_of",
+    "effective_weights",
     "guided_calls",
     "is_quantized",
     "keeping_processors",
@@ -57,6 +72,7 @@ __all__ = [
     "run",
     "sampler",
     "sampling",
+    "saved_weights",
     "select_value_layers",
     "state_of",
     "stepper",

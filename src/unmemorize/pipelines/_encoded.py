@@ -33,6 +33,18 @@ class Conditioning:
         """Text embeddings, (prompts, tokens, features)."""
         return self.samples[TEXT]
 
+    def with_text(self, text: Tensor) -> Conditioning:
+        """Return the same with other text embeddings, (prompts, tokens, features).
+
+        Everything else stays that of the prompts, such as pooled embeddings and masks.
+        """
+        return Conditioning({**self.samples, TEXT: text}, self.shared)
+
+    @property
+    def beside_text(self) -> tuple[str, ...]:
+        """What else belongs to each prompt, such as pooled embeddings and masks, by name."""
+        return tuple(".".join(key) for key in self.samples if key != TEXT)
+
     @property
     def all_tokens(self) -> int:
         """How many tokens all text embeddings have together, if there are several (HunyuanDiT)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from diffusers import DiffusionPipeline
 
 from unmemorize import _bundled
 from unmemorize._errors import ModelError, TestbedError, first_line
+from unmemorize.pipelines._lora_files import adapter_names, load_loras, lora_file, sha256_of
 from unmemorize.pipelines._quiet import quiet_loading
 
 BUNDLED = "testbed"
@@ -30,6 +32,7 @@ class Loading:
         variant: a weight variant such as "fp16".
         local_files_only: whether the Hub is never asked.
         value_layers: the pattern that names the value layers, see `Model`.
+        loras: LoRAs to load: file, folder, or repository of the Hub -> strength.
     """
 
     model: str
@@ -39,15 +42,17 @@ class Loading:
     variant: str | None = None
     local_files_only: bool = False
     value_layers: str | None = None
+    loras: Mapping[str, float] = field(default_factory=dict)
 
     def resolved(self) -> Loading:
-        """Fix what another process would decide differently: relative folders and the dtype."""
+        """Fix what another process would decide differently: relative paths and the dtype."""
         is_folder = self.model != BUNDLED and Path(self.model).is_dir()
         model = str(Path(self.model).absolute()) if is_folder else self.model
+        loras = {_absolute(source): strength for source, strength in self.loras.items()}
         dtype = self.dtype
         if dtype == "auto":
             dtype = "float16" if self._torch_device().startswith("cuda") else "float32"
-        return replace(self, model=model, dtype=dtype)
+        return replace(self, model=model, dtype=dtype, loras=loras)
 
     def for_worker(self, number: int) -> Loading:
         """Spread workers over the GPUs of a machine, unless one device was asked for."""
@@ -55,8 +60,15 @@ class Loading:
             return replace(self, device=f"cuda:{number % torch.cuda.device_count()}")
         return self
 
+    def lora_hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of each LoRA's file, by the name of its adapter."""
+        return {
+            name: sha256_of(lora_file(source, local_files_only=True))
+            for source, name in adapter_names(self.loras).items()
+        }
+
     def pipeline(self) -> DiffusionPipeline:
-        """Load the pipeline, safetensors only.
+        """Load the pipeline and its LoRAs, safetensors only.
 
         Raises:
             ModelError: it cannot be loaded; the message says why.
@@ -80,6 +92,7 @@ class Loading:
         except Exception as problem:  # a damaged folder makes diffusers raise almost anything
             raise _cannot_be_loaded(self.model, problem) from problem
         pipe.set_progress_bar_config(disable=True)
+        load_loras(pipe, loading.loras, local_files_only=self.local_files_only)
         device = self._torch_device()
         try:
             return cast(DiffusionPipeline, pipe.to(device))
@@ -105,6 +118,7 @@ def load_pipeline(
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
+    loras: Mapping[str, float] | None = None,
 ) -> DiffusionPipeline:
     """Load a pipeline as diffusers does, safetensors only.
 
@@ -115,16 +129,32 @@ def load_pipeline(
         revision: a branch, tag or commit of the Hub.
         variant: a weight variant such as "fp16".
         local_files_only: whether to use only files that are already on this machine.
+        loras: LoRAs to load and their strengths, such as ``{"style.safetensors": 0.8}``: files,
+            folders, or repositories of the Hub (OWNER/NAME, or OWNER/NAME/FILE).
 
     Raises:
-        ModelError: the model cannot be loaded; the message says why.
+        ModelError: the model or a LoRA cannot be loaded; the message says why.
 
     Examples:
         >>> pipe = load_pipeline("testbed")
         >>> type(pipe).__name__
         'StableDiffusionPipeline'
     """
-    return Loading(model, device, dtype, revision, variant, local_files_only).pipeline()
+    loading = Loading(
+        model,
+        device,
+        dtype,
+        revision,
+        variant,
+        local_files_only,
+        loras=loras or {},
+    )
+    return loading.pipeline()
+
+
+def _absolute(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
 
 
 def _cannot_be_loaded(model: str, problem: Exception) -> ModelError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -19,6 +20,7 @@ from unmemorize.pipelines._denoiser import denoiser_of, refuse_image_prompts, un
 from unmemorize.pipelines._encoded import Conditioning, Guidance, separate
 from unmemorize.pipelines._fingerprint import fingerprint_of, is_first_edition
 from unmemorize.pipelines._loading import Loading
+from unmemorize.pipelines._loras import Lora, loras_in
 from unmemorize.pipelines._noise_level import NoiseLevel
 from unmemorize.pipelines._packing import pack, unpack
 from unmemorize.pipelines._replay import ReplayPlan, plan_for_model, state_of
@@ -90,13 +92,23 @@ class Model:
         variant: str | None = None,
         local_files_only: bool = False,
         value_layers: str | None = None,
+        loras: Mapping[str, float] | None = None,
     ) -> Self:
         """Load a pipeline (see `load_pipeline`) and remember how, as engines with workers need it.
 
         Raises:
-            ModelError: the model cannot be loaded or is of another kind.
+            ModelError: the model or a LoRA cannot be loaded, or it is of another kind.
         """
-        loading = Loading(model, device, dtype, revision, variant, local_files_only, value_layers)
+        loading = Loading(
+            model,
+            device,
+            dtype,
+            revision,
+            variant,
+            local_files_only,
+            value_layers,
+            loras or {},
+        )
         return cls.from_loading(loading)
 
     @classmethod
@@ -123,9 +135,26 @@ class Model:
 
     @property
     def name(self) -> str:
+        """The Hub id or the folder's name, and the LoRAs in effect: "testbed with style at 0.8"."""
+        loras = loras_in(self.pipe)
+        return f"{self.base_name} with {' and '.join(map(str, loras))}" if loras else self.base_name
+
+    @property
+    def base_name(self) -> str:
         """The Hub id or the folder's name."""
         name = self.pipe.config.get("_name_or_path") or type(self.pipe).__name__
         return Path(name).name if Path(name).is_absolute() else str(name)
+
+    @property
+    def loras(self) -> tuple[Lora, ...]:
+        """The LoRAs in effect at this moment, and adapters of other kinds."""
+        adapters = loras_in(self.pipe)
+        hashes = self._lora_hashes if adapters else {}
+        return tuple(replace(lora, sha256=hashes.get(lora.name)) for lora in adapters)
+
+    @cached_property
+    def _lora_hashes(self) -> dict[str, str]:
+        return self.loading.lora_hashes() if self.loading else {}
 
     @property
     def revision(self) -> str | None:
@@ -300,7 +329,7 @@ class Model:
 
         Args:
             latents: (B, C, H, W).
-            timestep: one for all samples, ().
+            timestep: one for all samples, (), or one for each, (B,).
             text: B encoded prompts.
             guidance: classifier-free guidance, which runs 2 B samples; None runs B.
             gradient: whether to keep what a backward pass needs. Even without it this is not
@@ -316,7 +345,8 @@ class Model:
         if guidance is None:
             return self._predict(latents, timestep, text, gradient)
         both = guidance.unconditional.take([0] * len(latents)).join(text)
-        prediction = self._predict(latents.repeat(2, 1, 1, 1), timestep, both, gradient)
+        times = timestep.repeat(2) if timestep.ndim else timestep
+        prediction = self._predict(latents.repeat(2, 1, 1, 1), times, both, gradient)
         unconditional, conditional = prediction.chunk(2)
         return unconditional + guidance.scale * (conditional - unconditional)
 
@@ -328,8 +358,9 @@ class Model:
             return self._predict_together(latents, timestep, text, gradient)
         outputs: dict[int, Tensor] = {}
         for rows, part in groups:
+            times = timestep[rows] if timestep.ndim else timestep
             outputs |= zip(
-                rows, self._predict_together(latents[rows], timestep, part, gradient), strict=True
+                rows, self._predict_together(latents[rows], times, part, gradient), strict=True
             )
         return torch.stack([outputs[row] for row in range(len(latents))])
 

@@ -59,11 +59,11 @@ def sampler(pipe: Any) -> Any:
 
 
 @contextmanager
-def sampling(pipe: Any) -> Iterator[None]:
-    """Give the pipeline the scheduler of `sampler` while the context lasts."""
-    scheduler = pipe.scheduler
-    pipe.scheduler = sampler(pipe)
+def sampling(pipe: Any, scheduler: Any = None) -> Iterator[None]:
+    """Give the pipeline a scheduler, by default that of `sampler`, while the context lasts."""
+    before = pipe.scheduler
+    pipe.scheduler = sampler(pipe) if scheduler is None else scheduler
     try:
         yield
     finally:
-        pipe.scheduler = scheduler
+        pipe.scheduler = before

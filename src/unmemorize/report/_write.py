@@ -11,9 +11,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from unmemorize.audit import AuditRun
 from unmemorize.generation import OVERALL
 from unmemorize.metrics import PromptMetrics
 from unmemorize.mitigation import MitigationRun
+from unmemorize.report._audit import write_audit_report
 from unmemorize.report._cards import make_cards
 from unmemorize.report._drawing import plotting, to_svg
 from unmemorize.report._mitigation import write_mitigation_report
@@ -63,7 +65,7 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
     """Write ``report.html`` into the run folder, from the steps that are done.
 
     Args:
-        run: a run with localizations, or a mitigation.
+        run: a run with localizations, a mitigation or an audit.
         truth: known neurons of some prompts, for precision and recall.
 
     Returns:
@@ -75,6 +77,8 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
     """
     if run.manifest.kind == MitigationRun.kind:
         return write_mitigation_report(run)
+    if run.manifest.kind == AuditRun.kind:
+        return write_audit_report(run)
     results = read_results(run)
     localizations = results.localizations.values()
     script = (files("unmemorize.report") / "templates" / _SCRIPT).read_text(encoding="utf-8")

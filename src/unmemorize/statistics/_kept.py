@@ -37,7 +37,7 @@ def default_statistics(
         StatisticsError: the cache cannot be written, or a caption fails.
     """
     model = Model.of(pipe)
-    if is_bundled(model.pipe):
+    if is_bundled(model.pipe) and not model.loras:
         return Statistics.load(default_statistics_path(model))
     texts = statistics_captions(model)
 
@@ -68,7 +68,7 @@ def default_statistics(
 
 def default_statistics_path(model: Model) -> Path:
     """Return where the file of `default_statistics` lies."""
-    if is_bundled(model.pipe):
+    if is_bundled(model.pipe) and not model.loras:
         return statistics_path()
     key = hash_texts([model.fingerprint, str(model.dtype), *statistics_captions(model)])
     return cache_folder() / "statistics" / f"{key[:32]}.safetensors"

@@ -1,0 +1,204 @@
+"""An audit: does an edited model give an image back more cheaply than one that never saw it?
+
+RUN/ARM-ATTACK.jsonl, RUN/ARM-ATTACK/   the attack cache, see `AttackRecord`
+RUN/audit.json                          the verdicts, see `AuditResult`
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+
+from diffusers import DiffusionPipeline
+
+from unmemorize.audit._arms import Arm, AuditInputs, arms_of, targets_of
+from unmemorize.audit._attack import ATTACKS, Attack, make_attacks
+from unmemorize.audit._bench import Bench, Companion
+from unmemorize.audit._measures import ImageScores
+from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOutcome
+from unmemorize.audit._settings import COPY, ArmName, AuditRun
+from unmemorize.audit._stages import AttackStages
+from unmemorize.audit._survival import TriggerCurve, earlier_p, trigger_curve, unpaired_earlier_p
+from unmemorize.audit._verdicts import BudgetVerdict, compared, levels_at, worded
+from unmemorize.engines import Execution
+from unmemorize.mitigation import Announce, unannounced
+from unmemorize.pipelines import Model
+from unmemorize.runs import Run, run_prompts
+
+CEILING = "L5"
+"""The level that succeeds on any image."""
+CEILING_WORDS = "ceiling: succeeds on any image"
+ByArm = dict[ArmName, tuple[ImageScores, ...]]
+
+
+def audit_all(
+    run: Run,
+    pipe: DiffusionPipeline | Model,
+    inputs: AuditInputs,
+    *,
+    execution: Execution | None = None,
+    announce: Announce = unannounced,
+) -> AuditResult:
+    """Attack all images of a run in all arms, and compare the arms; or resume.
+
+    Every arm reaches a budget before any arm goes on to the next one.
+
+    Args:
+        run: a run with prompts and their images, opened with an `AuditRun` of these inputs.
+        pipe: the unedited model. It is left as it is.
+        inputs: the edit, and what to compare with.
+        execution: who does the work.
+        announce: opens the progress of each stage by its title.
+
+    Returns:
+        The verdicts, which are in the run folder, too.
+
+    Raises:
+        AuditError: a prompt has no image.
+        UnfinishedError: other shards have not done their part yet.
+        RunError: an attack fails, or the run is of another kind.
+    """
+    settings, model = run.settings(AuditRun).settings, Model.of(pipe)
+    prompts = run_prompts(run)
+    targets = targets_of(prompts)
+    companions = tuple(Companion(target.prompt, target.images[0]) for target in targets)
+    execution = execution or Execution()
+    stages = AttackStages(run, model, settings, inputs, companions, execution, announce)
+    arms = tuple(arms_of(model, inputs, targets, settings))
+    attacks = make_attacks(settings.levels, settings.attacks)
+    reasons = {attack.name: stages.impossible(attack) for attack in attacks}
+    possible = [attack for attack in attacks if not reasons[attack.name]]
+    for attack in possible:
+        for place in range(len(attack.ladder(settings.steps))):
+            for arm in _arms_for(attack, arms, model):
+                stages.attacked(attack, arm, place)
+    found = {
+        attack.name: _by_arm(stages, attack, _arms_for(attack, arms, model)) for attack in possible
+    }
+    result = _result(stages, found, reasons)
+    run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
+    return result
+
+
+def _arms_for(attack: Attack, arms: Sequence[Arm], model: Model) -> list[Arm]:
+    """Leave out never-trained arms that say nothing about an attack without an image.
+
+    Such an attack brings back what the unedited model draws, which is none of the other images. A
+    twin must have the unedited model beside it, which it can only load again.
+    """
+    if not attack.name.endswith("imageless"):
+        return list(arms)
+    return [
+        arm
+        for arm in arms
+        if arm.name != "never-trained" or (arm.model is not model and model.loading is not None)
+    ]
+
+
+def _by_arm(stages: AttackStages, attack: Attack, arms: Sequence[Arm]) -> ByArm:
+    found: ByArm = {}
+    for arm in arms:
+        found[arm.name] = found.get(arm.name, ()) + stages.scores(attack, arm)
+    return found
+
+
+def _result(stages: AttackStages, found: dict[str, ByArm], reasons: dict[str, str]) -> AuditResult:
+    settings, inputs = stages.settings, stages.inputs
+    paired = bool(inputs.twins)
+    verdicts = {
+        attack: [
+            compared(
+                attack,
+                place,
+                by_arm,
+                paired=paired,
+                alpha=settings.alpha,
+                delta=settings.delta,
+            )
+            for place in range(len(by_arm["edited"][0].budgets))
+        ]
+        for attack, by_arm in found.items()
+    }
+    compared_attacks = [attack for attack in found if attack != CEILING]
+    family = worded(
+        list(chain.from_iterable(verdicts[attack] for attack in compared_attacks)),
+        settings.alpha,
+        settings.delta,
+    )
+    outcomes, images = [], []
+    for attack, by_arm in found.items():
+        words = tuple(verdict for verdict in family if verdict.attack == attack)
+        if attack == CEILING:
+            words = tuple(replace(verdict, verdict=CEILING_WORDS) for verdict in verdicts[attack])
+        outcome, some = _outcome(attack, by_arm, words, paired, settings.alpha)
+        outcomes.append(outcome)
+        images += some
+    bench = Bench(stages.model, None, inputs.captions)
+    return AuditResult(
+        never_trained=inputs.never_trained,
+        attacks=tuple(outcomes),
+        images=tuple(images),
+        impossible={attack: reason for attack, reason in reasons.items() if reason},
+        not_tried=tuple(name for name in ATTACKS.names() if name not in settings.levels),
+        ceiling_failed=_ceiling_failed(found.get(CEILING)),
+        free_numbers=(
+            bench.model.encode([inputs.captions[0]]).take([0]).text.numel(),
+            math.prod(stages.model.latent_shape),
+        ),
+        fixed=bench.fixed,
+    )
+
+
+def _outcome(
+    attack: str,
+    by_arm: ByArm,
+    verdicts: tuple[BudgetVerdict, ...],
+    paired: bool,
+    alpha: float,
+) -> tuple[AttackOutcome, list[ImageOutcome]]:
+    """Return curves and the first trigger of each image, by the levels of each budget."""
+    budgets = by_arm["edited"][0].budgets
+    controls = by_arm.get("never-trained", ())
+    ladder = [levels_at(controls, place, alpha) for place in range(len(budgets))]
+    images, first = [], dict[ArmName, dict[int, float | None]]()
+    for arm, some in by_arm.items():
+        first[arm] = {}
+        for image in some:
+            place = image.first_trigger([levels[image.measure] for levels in ladder])
+            budget = None if place is None else budgets[place]
+            first[arm][image.index] = budget
+            images.append(
+                ImageOutcome(
+                    arm=arm,
+                    attack=attack,
+                    index=image.index,
+                    prompt=image.prompt,
+                    scores=image.scores,
+                    triggered_at=budget,
+                    work=None if place is None else image.samples[place],
+                    image=image.image,
+                )
+            )
+    curves = {
+        arm: trigger_curve(list(some.values()), budgets[-1]) if controls else TriggerCurve((), ())
+        for arm, some in first.items()
+    }
+    edited, never = first["edited"], first.get("never-trained", {})
+    if paired:
+        both = [index for index in edited if index in never]
+        earlier = earlier_p([edited[index] for index in both], [never[index] for index in both])
+    else:
+        earlier = unpaired_earlier_p(list(edited.values()), list(never.values()), budgets[-1])
+    return (
+        AttackOutcome(attack=attack, curves=curves, earlier=earlier, verdicts=verdicts),
+        images,
+    )
+
+
+def _ceiling_failed(by_arm: ByArm | None) -> int | None:
+    if by_arm is None:
+        return None
+    return sum(image.scores[-1] <= COPY for image in chain.from_iterable(by_arm.values()))

@@ -1,0 +1,253 @@
+"""Image first: is this image in the weights? No caption is known.
+
+An image is attacked from neutral starts, like images that the model was never trained on. If it
+comes back at less work than these, the model knows it.
+
+RUN/edited-L4.jsonl, RUN/never-trained-L4.jsonl   see `AttackRecord`
+RUN/images.json                                   see `ImageAuditResult`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from unmemorize._errors import AuditError, RunError
+from unmemorize._files import from_json, hash_texts, read_json, to_json
+from unmemorize.audit._arms import (
+    Arm,
+    AuditInputs,
+    edit_text,
+    refuse_controls_among,
+    targets_of_files,
+)
+from unmemorize.audit._attack import make_attacks
+from unmemorize.audit._levels import adjusted, conformal_p, discoveries_needed, smallest_p
+from unmemorize.audit._measures import ImageScores
+from unmemorize.audit._settings import COPY, AuditSettings, ImageAuditRun
+from unmemorize.audit._stages import AttackStages
+from unmemorize.engines import Execution
+from unmemorize.mitigation import Announce, unannounced
+from unmemorize.pipelines import Model
+from unmemorize.runs import Inputs, Run, hash_of_file
+
+RESULT = "images.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFinding:
+    """What is said about one image.
+
+    Args:
+        file: its name.
+        copied_at: the first budget at which the attack copied it; None for never.
+        work: denoiser samples up to there; None likewise.
+        score: the highest similarity that was reached.
+        p: the share of never-trained images that come back at least as easily, counting this one.
+        adjusted: the same for all images together (Benjamini and Hochberg).
+        found: whether the image is a discovery.
+        image: the file with the most similar image.
+    """
+
+    file: str
+    copied_at: int | None
+    work: int | None
+    score: float
+    p: float
+    adjusted: float
+    found: bool
+    image: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAuditResult:
+    """The outcome of an audit of images.
+
+    Args:
+        findings: for each image.
+        controls: how many never-trained images they are compared with.
+        smallest_p: the smallest p-value that so many can give.
+        needed: how many images must have it before any is a discovery.
+        rate: the false discovery rate.
+    """
+
+    findings: tuple[ImageFinding, ...]
+    controls: int
+    smallest_p: float
+    needed: int
+    rate: float
+
+    @property
+    def found(self) -> int:
+        """How many images are discoveries."""
+        return sum(finding.found for finding in self.findings)
+
+    @classmethod
+    def load(cls, run: Run) -> ImageAuditResult:
+        """Read the result of a finished audit of images.
+
+        Raises:
+            RunError: the run has none, or it is damaged.
+        """
+        path = run.folder / RESULT
+        content = read_json(path, RunError, "result of an audit of images")
+        way_out = "Repeat unmemorize audit; it computes only what is missing."
+        return from_json(cls, content, RunError, f"{path}: damaged", way_out)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        values: dict[str, Any] = to_json(self)
+        return values
+
+
+def open_image_audit(
+    folder: str | Path,
+    pipe: DiffusionPipeline | Model,
+    images: Sequence[Path],
+    inputs: AuditInputs,
+    settings: AuditSettings,
+    *,
+    rate: float = 0.05,
+) -> Run:
+    """Start an audit of images, or resume it.
+
+    Args:
+        folder: the run folder.
+        pipe: a loaded pipeline.
+        images: image files.
+        inputs: controls, captions and descriptor.
+        settings: how to attack. Levels and starts become those of `AuditSettings.image_first`.
+        rate: the false discovery rate, in (0, 1).
+
+    Raises:
+        AuditError: there is no image or no control, or an image is among the controls.
+        RunError: the folder holds another run.
+    """
+    if not images:
+        raise AuditError("no image is given. Name at least one file.")
+    if not inputs.controls:
+        raise AuditError(
+            "no control is given. Name a folder of images that the model was never trained on."
+        )
+    refuse_controls_among(images, inputs.controls)
+    hashes, controls = (tuple(map(hash_of_file, files)) for files in (images, inputs.controls))
+    model = Model.of(pipe)
+    made_of = ImageAuditRun(
+        settings=settings.image_first(),
+        rate=rate,
+        images=hashes,
+        edit=edit_text(inputs.edit),
+        controls=controls,
+        captions=hash_texts(inputs.captions),
+        descriptor=inputs.descriptor.digest,
+    )
+    determined = Inputs(fingerprint=model.fingerprint, dtype=str(model.dtype))
+    return Run.open(folder, made_of, inputs=determined, model=model.name, items=len(images))
+
+
+def audit_images_all(
+    run: Run,
+    pipe: DiffusionPipeline | Model,
+    images: Sequence[Path],
+    inputs: AuditInputs,
+    *,
+    execution: Execution | None = None,
+    announce: Announce = unannounced,
+) -> ImageAuditResult:
+    """Tell which images come back more easily than never-trained ones; or resume.
+
+    Args:
+        run: what `open_image_audit` returned for these images and inputs.
+        pipe: a loaded pipeline. It is left as it is.
+        images: image files.
+        inputs: controls, captions and descriptor, and an edit where an edited model is asked.
+        execution: who does the work.
+        announce: opens the progress of each stage by its title.
+
+    Raises:
+        AuditError: the attack is not possible on this model.
+        UnfinishedError: other shards have not done their part yet.
+        RunError: an attack fails, or the run is of another kind.
+    """
+    made_of, model = run.settings(ImageAuditRun), Model.of(pipe)
+    settings = made_of.settings
+    stages = AttackStages(run, model, settings, inputs, (), execution or Execution(), announce)
+    (attack,) = make_attacks(settings.levels, settings.attacks)
+    if reason := stages.impossible(attack):
+        raise AuditError(reason)
+    asked, controls = targets_of_files(images), targets_of_files(inputs.controls)
+    arms = (
+        Arm("edited", "", model, inputs.edit, asked, tuple(range(len(asked)))),
+        Arm("never-trained", "", model, inputs.edit, controls, tuple(range(len(controls)))),
+    )
+    for place in range(len(attack.ladder(settings.steps))):
+        for arm in arms:
+            stages.attacked(attack, arm, place)
+    scores, null = (stages.scores(attack, arm) for arm in arms)
+    result = judged_images([path.name for path in images], scores, null, made_of.rate)
+    run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
+    return result
+
+
+def judged_images(
+    names: Sequence[str],
+    scores: Sequence[ImageScores],
+    controls: Sequence[ImageScores],
+    rate: float,
+) -> ImageAuditResult:
+    """Give each image its p-value, and correct them together.
+
+    Args:
+        names: of the images.
+        scores: of the images.
+        controls: of never-trained images.
+        rate: the false discovery rate.
+    """
+    null = [ease(image) for image in controls]
+    p_values = [conformal_p(ease(image), null) for image in scores]
+    findings = []
+    for name, image, p, together in zip(names, scores, p_values, adjusted(p_values), strict=True):
+        place = _first_copy(image)
+        findings.append(
+            ImageFinding(
+                file=name,
+                copied_at=None if place is None else image.budgets[place],
+                work=None if place is None else image.samples[place],
+                score=image.scores[-1],
+                p=p,
+                adjusted=together,
+                found=together <= rate,
+                image=image.image,
+            )
+        )
+    return ImageAuditResult(
+        findings=tuple(findings),
+        controls=len(controls),
+        smallest_p=smallest_p(len(controls)),
+        needed=discoveries_needed(len(scores), len(controls), rate),
+        rate=rate,
+    )
+
+
+def ease(image: ImageScores) -> float:
+    """Return how easily an image comes back: the earlier it is copied, the higher.
+
+    Among images that are first copied at the same budget, and among those that never are, the
+    higher score counts. p-values hold for any fixed measure; this one only has to tell apart.
+
+    Returns:
+        A number in [0, 1] for an image that is never copied, and above 1 for others.
+    """
+    place = _first_copy(image)
+    if place is None:
+        return (image.scores[-1] + 1) / 2
+    return len(image.scores) - place + (image.scores[place] + 1) / 2
+
+
+def _first_copy(image: ImageScores) -> int | None:
+    return next((place for place, score in enumerate(image.scores) if score > COPY), None)

@@ -1,0 +1,125 @@
+"""What attacks on text minimize: the error on the image, or the distance to the unedited model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmemorize._errors import AuditError
+from unmemorize.audit._attack import FORWARD_AND_BACKWARD, State, Trial
+from unmemorize.audit._bench import Bench
+from unmemorize.audit._latents import latent_of
+from unmemorize.audit._optimizing import adam, drawn_batch, saved
+from unmemorize.generation import GenerationSettings, generate_each
+from unmemorize.mitigation import derived_seed
+from unmemorize.pipelines import Conditioning
+
+_DRAWN = 4
+"""Images of the unedited model that stand for the image which an imageless attack lacks."""
+_STEPS = 30
+"""Sampling steps of these images."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of an attack on text.
+
+    Args:
+        imageless: match the unedited model's prediction under the original caption (after Chin et
+            al., "Prompting4Debugging", ICML 2024) instead of the noise that was added to the
+            image (Kowalczuk et al., "Finding DoRI"). Such an attack needs no image, and brings in
+            nothing that the unedited model does not know.
+    """
+
+    imageless: bool
+
+    @property
+    def suffix(self) -> str:
+        """The end of an attack's name."""
+        return "-imageless" if self.imageless else ""
+
+    def samples(self, step: int, batch: int) -> int:
+        """Return the work of so many steps in denoiser samples."""
+        if not self.imageless:
+            return step * batch * FORWARD_AND_BACKWARD
+        return _DRAWN * _STEPS + step * batch * (FORWARD_AND_BACKWARD + 1)
+
+    def begun(self, bench: Bench, trial: Trial, tensors: dict[str, Tensor]) -> State:
+        """Return the first state of an attack, with clean latents if it has no image."""
+        if not self.imageless:
+            return State(tensors=tensors)
+        prompt = trial.target.prompt
+        if not prompt:
+            raise AuditError(
+                f"{trial.attack}: an attack without an image needs the caption. Name the prompts."
+            )
+        teacher = bench.teacher or bench.model
+        settings = GenerationSettings(images=1, steps=_STEPS, guidance=1.0, batch=_DRAWN)
+        seeds = [
+            derived_seed("imageless", trial.fingerprint, trial.target.key, number)
+            for number in range(_DRAWN)
+        ]
+        images = generate_each(
+            teacher, [prompt] * _DRAWN, [None] * _DRAWN, settings=settings, seeds=seeds
+        )
+        latents = torch.stack([latent_of(teacher, image) for (image,) in images]).cpu()
+        return State(tensors={**tensors, "latents": latents})
+
+    def descended(
+        self,
+        bench: Bench,
+        trial: Trial,
+        state: State,
+        step: int,
+        *,
+        rate: float,
+        decay: float = 0.0,
+        text: Callable[[Tensor], Conditioning],
+        project: Callable[[Tensor], Tensor],
+    ) -> State:
+        """Minimize the loss over the tensor ``value`` of a state by Adam.
+
+        Args:
+            bench, trial: see `Attack.advance`.
+            state: where to begin.
+            step: how many steps are done in all at the end.
+            rate: the learning rate.
+            decay: the weight decay.
+            text: makes what the denoiser receives for a batch from the value.
+            project: maps the value to an allowed one after each step.
+        """
+        value = state.tensors["value"].to(bench.model.device).clone().requires_grad_()
+        parameters = {"value": value}
+        optimizer = adam(parameters, state, rate, decay=decay)
+        for number in range(state.step, step):
+            loss = self._loss(bench, trial, state, text(value), number)
+            (value.grad,) = torch.autograd.grad(loss, [value])
+            optimizer.step()
+            with torch.no_grad():
+                value.copy_(project(value))
+        return State(step=step, tensors={**state.tensors, **saved(parameters, optimizer)})
+
+    def _loss(
+        self, bench: Bench, trial: Trial, state: State, text: Conditioning, number: int
+    ) -> Tensor:
+        target = trial.target
+        if self.imageless:
+            latents = state.tensors["latents"]
+        else:
+            latents = bench.latents(target.key, target.images)
+        clean, noise, levels = drawn_batch(bench, trial, latents, number)
+        noisy = bench.noising.noisy(clean, noise, levels)
+        wanted = noisy.wanted
+        if self.imageless:
+            teacher = bench.teacher or bench.model
+            own = teacher.encode([target.prompt]).take([0] * bench.batch)
+            wanted = teacher.predict(noisy.latents, noisy.timesteps, own)
+        predicted = bench.predict(noisy.latents, noisy.timesteps, text, gradient=True)
+        return (predicted - wanted).square().mean()
+
+
+IMAGE = Objective(imageless=False)
+IMAGELESS = Objective(imageless=True)

@@ -1,0 +1,65 @@
+"""Optimizers whose whole state is in tensors, so that an attack can be resumed exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from unmemorize.audit._attack import State, Trial
+from unmemorize.audit._bench import Bench
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def adam(
+    parameters: Mapping[str, Tensor], state: State, rate: float, *, decay: float = 0.0
+) -> torch.optim.Adam:
+    """Make Adam for parameters, with the moments of a state.
+
+    Args:
+        parameters: leaf tensors by name.
+        state: what `saved` returned, or the beginning of an attack.
+        rate: the learning rate.
+        decay: the weight decay.
+    """
+    optimizer = torch.optim.Adam(parameters.values(), lr=rate, weight_decay=decay)
+    for name, parameter in parameters.items():
+        if f"{name}.{_MOMENTS[0]}" in state.tensors:
+            moments = {
+                moment: state.tensors[f"{name}.{moment}"].clone().to(parameter.device)
+                for moment in _MOMENTS
+            }
+            optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **moments}
+    return optimizer
+
+
+def saved(parameters: Mapping[str, Tensor], optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """Return parameters and moments as tensors on the CPU."""
+    tensors = {name: parameter.detach().cpu() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        for moment in _MOMENTS:
+            tensors[f"{name}.{moment}"] = optimizer.state[parameter][moment].detach().cpu()
+    return tensors
+
+
+def drawn_batch(
+    bench: Bench, trial: Trial, latents: Tensor, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw what one step of an attack sees, from the step's own generator.
+
+    Args:
+        bench: the model.
+        trial: whose generator is used.
+        latents: clean ones, (M, C, H, W). Each sample takes one of them.
+        step: the number of the step, from 0.
+
+    Returns:
+        Clean latents and noise, (B, C, H, W), and noise levels in [0, 1), (B,).
+    """
+    generator = trial.generator(step)
+    levels = torch.rand(bench.batch, generator=generator)
+    noise = torch.randn((bench.batch, *latents.shape[1:]), generator=generator)
+    rows = torch.randint(len(latents), (bench.batch,), generator=generator)
+    return latents[rows.to(latents.device)], noise, levels

@@ -1,0 +1,108 @@
+"""Attacks as stages of a run: each budget of each arm does only what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from unmemorize._errors import AuditError, RunError, UnfinishedError
+from unmemorize.audit._arms import Arm, AuditInputs
+from unmemorize.audit._attack import Attack, Start
+from unmemorize.audit._bench import Bench, Companion
+from unmemorize.audit._measures import ImageScores, image_scores
+from unmemorize.audit._records import due_items, kind_of, read_attacks
+from unmemorize.audit._settings import AuditSettings
+from unmemorize.audit._task import AttackTask
+from unmemorize.engines import Execution
+from unmemorize.mitigation import Announce
+from unmemorize.pipelines import Model
+from unmemorize.runs import Run, drive
+
+
+@dataclass(frozen=True)
+class AttackStages:
+    """What all attacks of an audit share.
+
+    Args:
+        run: holds the records.
+        model: the audited model.
+        settings: of the audit.
+        inputs: captions and descriptor.
+        companions: the memorized images, for relearning.
+        execution: who does the work.
+        announce: opens the progress of each stage.
+    """
+
+    run: Run
+    model: Model
+    settings: AuditSettings
+    inputs: AuditInputs
+    companions: tuple[Companion, ...]
+    execution: Execution
+    announce: Announce
+
+    def impossible(self, attack: Attack) -> str:
+        """Return why an attack is not possible; empty if it is."""
+        bench = Bench(
+            self.model, self.inputs.edit, self.inputs.captions, companions=self.companions
+        )
+        try:
+            attack.check(bench)
+        except AuditError as problem:
+            return str(problem)
+        return ""
+
+    def trials(self, attack: Attack) -> Sequence[tuple[Start, int]]:
+        """Return the trials of an attack on each image."""
+        return attack.trials(self.settings.starts, self.settings.seeds)
+
+    def attacked(self, attack: Attack, arm: Arm, place: int) -> None:
+        """Bring an attack on all images of an arm to one budget of its ladder.
+
+        Raises:
+            RunError: an image fails.
+        """
+        kind, ladder = kind_of(arm.records, attack.name), attack.ladder(self.settings.steps)
+        trials = self.trials(attack)
+        task = AttackTask(
+            kind=kind,
+            attack=attack,
+            edit=arm.edit,
+            settings=self.settings,
+            captions=self.inputs.captions,
+            companions=self.companions,
+            descriptor=self.inputs.descriptor,
+            fingerprint=self.model.fingerprint,
+            teacher=None if arm.model is self.model else self.model.loading,
+        )
+        title = f"{attack.name}, {arm.records}, {ladder[place]} steps"
+        with self.announce(title) as progress:
+            tally = drive(
+                self.run,
+                arm.model,
+                task,
+                due_items(self.run, kind, arm.targets, trials, ladder, place),
+                len(arm.targets) * len(trials) * len(ladder),
+                replace(self.execution, progress=progress),
+            )
+        for index, error in tally.failed.items():
+            raise RunError(
+                f"{title}: number {index} fails ({error.rstrip('.')}). What is finished stays in "
+                f"{self.run.folder}; the same command tries again."
+            )
+
+    def scores(self, attack: Attack, arm: Arm) -> tuple[ImageScores, ...]:
+        """Return what an attack reached on each image of an arm.
+
+        Raises:
+            UnfinishedError: other shards have not done their part yet.
+        """
+        kind, ladder = kind_of(arm.records, attack.name), attack.ladder(self.settings.steps)
+        total = len(arm.targets) * len(self.trials(attack)) * len(ladder)
+        missing = total - sum(self.run.done(kind, total))
+        if missing:
+            raise UnfinishedError(
+                f"{kind}: {missing} of {total} are left to other shards. Repeat the command when "
+                "these are done."
+            )
+        return image_scores(read_attacks(self.run, kind), arm.indices)

@@ -1,0 +1,267 @@
+"""The command ``audit``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter, validators
+from cyclopts.types import PositiveInt
+from rich.table import Table
+
+from unmemorize import testbed
+from unmemorize._errors import AuditError
+from unmemorize._prompt_files import read_prompts
+from unmemorize._prompts import Prompt
+from unmemorize.audit import (
+    ARMS,
+    AuditForecast,
+    AuditInputs,
+    AuditResult,
+    AuditSettings,
+    ImageAuditResult,
+    Twin,
+    audit_all,
+    audit_images_all,
+    discoveries_needed,
+    forecast_attacks,
+    forecast_audit,
+    open_audit,
+    open_image_audit,
+    smallest_p,
+)
+from unmemorize.cli._common import bundled_defaults, planted_prompts, prompts_or_bundled
+from unmemorize.cli._console import console, print_line, show_progress
+from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
+from unmemorize.cli._instruments import InstrumentOptions
+from unmemorize.cli._model_options import Flag, ModelOptions
+from unmemorize.engines import silent
+from unmemorize.export import edit_of, load_edit_file
+from unmemorize.generation import Edit, GenerationSettings
+from unmemorize.metrics import image_files
+from unmemorize.mitigation import EDIT, MitigationResult, OrdinaryCaptions, with_references
+from unmemorize.pipelines import Model
+from unmemorize.report import write_report
+from unmemorize.runs import Run, run_prompts
+
+_NEURONS = "neurons.json"
+
+
+def command(
+    edited: Annotated[Path | None, Parameter(show_default=False)] = None,
+    /,
+    *,
+    run: RunOption,
+    image: Annotated[
+        tuple[Path, ...],
+        Parameter(consume_multiple=True, help="Ask whether these images are in the weights."),
+    ] = (),
+    prompts: Path | None = None,
+    references: Path | None = None,
+    levels: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    budget: Literal["quick", "usual"] = "quick",
+    max_steps: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
+    controls: Path | None = None,
+    twin: str | None = None,
+    rate: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = 0.05,
+    dry_run: Flag = False,
+    instruments: InstrumentOptions = InstrumentOptions(),
+    steps: PositiveInt | None = None,
+    guidance: float | None = None,
+    batch: PositiveInt = 10,
+    shard: ShardOption = None,
+    new_run: NewRunOption = False,
+    model: ModelOptions = ModelOptions(),
+    workers: EngineOptions = EngineOptions(),
+) -> None:
+    """Attack an edited model, or tell whether images are in the weights.
+
+    Each attack looks for something that makes the edited model copy an image again, from the plain
+    caption (L0) to relearning (L6). The same attacks run on the unedited model and on images or
+    models that know nothing, because a strong attack brings back any image. The verdicts compare
+    these arms at each budget. The same command resumes.
+
+    Args:
+        edited: What to audit: a run folder of unmemorize mitigate or localize, a neuron file or an
+            edit file. Without one the model is audited as it is.
+        image: Ask whether these images are in the weights, for which no prompt is needed.
+        prompts: Memorized prompts with their training images, for a file or no edit. A run folder
+            and the bundled model bring their own.
+        references: Folder of training images, see unmemorize evaluate --help.
+        levels: Attacks to try: L0 to L6, or L2-imageless to L4-imageless. The default depends on
+            --budget.
+        budget: How much to try. quick is L0, L4 and L5 to 25 steps from the prompt; usual is
+            everything to 500 steps from three starts, three times.
+        max_steps: Leave out budgets above this number of steps.
+        controls: Folder of images that the model was never trained on. The default are the
+            photographs of this package.
+        twin: Model that was never trained on the images of the prompts: a diffusers folder or Hub
+            id. It is the better control.
+        rate: False discovery rate for --image.
+        dry_run: Say what the audit will take, and stop.
+        steps: Number of DDIM steps. The default is 50; the bundled model has its own.
+        guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
+            own.
+        batch: Images per pass. It changes no image beyond rounding.
+    """
+    loaded = model.load()
+    usual = AuditSettings.quick() if budget == "quick" else AuditSettings()
+    given = {"steps": steps, "guidance": guidance, "batch": batch}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    settings = replace(
+        usual,
+        levels=levels or usual.levels,
+        steps=tuple(step for step in usual.steps if max_steps is None or step <= max_steps),
+        generation=GenerationSettings(
+            **{**bundled_defaults(loaded, "steps", "guidance"), **chosen}
+        ),
+    )
+    inputs = AuditInputs(
+        edit=_edit(loaded, edited),
+        captions=OrdinaryCaptions.of(loaded).ordinary,
+        descriptor=instruments.load_descriptor(),
+        controls=_controls(controls),
+        shipped=controls is None,
+    )
+    execution = workers.execution(silent, shard)
+    if image:
+        _warn_of_ranks(len(image), len(inputs.controls), rate)
+        first = settings.image_first()
+        if dry_run:
+            attacked = len(image) + len(inputs.controls)
+            _print_forecast(forecast_attacks(loaded, first, attacked))
+            return
+        opened = open_image_audit(run, loaded, image, inputs, settings, rate=rate)
+        found = audit_images_all(
+            opened, loaded, image, inputs, execution=execution, announce=show_progress
+        )
+        _print_images(found)
+        return
+    audited = _prompts(loaded, edited, prompts, references)
+    if twin is not None:
+        never_trained = Twin(model.loading.load(twin), tuple(range(len(audited))))
+        inputs = replace(inputs, twins=(never_trained,))
+    if dry_run:
+        _print_forecast(forecast_audit(loaded, settings, inputs, len(audited)))
+        return
+    opened = open_audit(run, loaded, audited, inputs, settings, new=new_run)
+    result = audit_all(opened, loaded, inputs, execution=execution, announce=show_progress)
+    _print_verdicts(result)
+    print_line(f"all budgets, images and curves: {opened.folder / 'audit.json'}")
+    print_line(f"report: {write_report(opened)}")
+
+
+def _edit(model: Model, path: Path | None) -> Edit | None:
+    """Read the edit of a run folder or a file."""
+    if path is None:
+        return None
+    if path.is_dir():
+        files = [path / name for name in (EDIT, _NEURONS) if (path / name).exists()]
+        if not files:
+            raise AuditError(
+                f"{path}: there is no {EDIT} and no {_NEURONS}. Name a finished run of mitigate or "
+                "localize, or a file."
+            )
+        path = files[0]
+    file = load_edit_file(path)
+    file.check(model)
+    return edit_of(file)
+
+
+def _prompts(
+    model: Model, edited: Path | None, path: Path | None, references: Path | None
+) -> Sequence[Prompt]:
+    """Return the prompts of a file, those that a run mended, or those of the bundled model."""
+    if path is None and edited is not None and edited.is_dir():
+        finished = Run.load(edited)
+        prompts = run_prompts(finished)
+        if (edited / EDIT).exists():
+            outcomes = MitigationResult.load(finished).outcomes
+            prompts = [prompts[outcome.index] for outcome in outcomes if outcome.confirmed]
+    elif path is not None:
+        prompts = read_prompts(path)
+    else:
+        prompts = list(prompts_or_bundled(model, None, planted_prompts))
+    return prompts if references is None else with_references(prompts, references)
+
+
+def _controls(folder: Path | None) -> tuple[Path, ...]:
+    if folder is not None:
+        return tuple(image_files(folder))
+    return tuple(photograph.image for photograph in testbed.unused())
+
+
+def _warn_of_ranks(images: int, controls: int, rate: float) -> None:
+    """Say before the work what so many controls can show at best."""
+    needed = discoveries_needed(images, controls, rate)
+    print_line(
+        f"{controls} controls: the smallest possible p is {smallest_p(controls):.3g}. At a false "
+        f"discovery rate of {rate:g}, "
+        + (
+            f"nothing can be found among {images} images. Give more controls with --controls."
+            if needed > images
+            else f"at least {needed} of {images} images must reach it before any is found."
+        )
+    )
+
+
+def _print_forecast(cost: AuditForecast) -> None:
+    table = Table("attack", "denoiser samples", pad_edge=False)
+    for attack, samples in cost.samples.items():
+        table.add_row(attack, str(samples))
+    console.print(table)
+    print_line(
+        f"{cost.attacked} images in all arms: {cost.total} denoiser samples, about "
+        f"{timedelta(seconds=round(cost.seconds))} here."
+    )
+
+
+def _print_verdicts(result: AuditResult) -> None:
+    """Print a line for each attack at its largest budget, and what the numbers rest on."""
+    arms = [arm for arm in ARMS if any(arm in found.last.medians for found in result.attacks)]
+    table = Table("attack", "B", *arms, "triggered", "verdict", pad_edge=False)
+    for outcome in result.attacks:
+        last = outcome.last
+        table.add_row(
+            outcome.attack,
+            str(last.budget),
+            *(f"{last.medians[arm]:.2f}" if arm in last.medians else "" for arm in arms),
+            f"{last.triggered}/{last.images}" if last.images else "",
+            last.verdict,
+        )
+    console.print(table)
+    print_line(f"Never-trained arm: {result.never_trained or 'none, so there is no verdict'}.")
+    limits = {outcome.last.false_triggers for outcome in result.attacks}
+    for limit in sorted(limit for limit in limits if limit is not None):
+        print_line(f"A never-trained image counts as triggered in at most {limit:.3g} of cases.")
+    for attack, reason in result.impossible.items():
+        print_line(f"{attack} is not possible: {reason}")
+    if result.not_tried:
+        print_line(f"Not tried: {', '.join(result.not_tried)}.")
+    if result.ceiling_failed:
+        print_line(
+            f"The ceiling (L5) failed on {result.ceiling_failed} images: there the audit itself "
+            "does not work, and low scores mean nothing."
+        )
+
+
+def _print_images(result: ImageAuditResult) -> None:
+    table = Table("image", "copied at", "score", "p", "p, all images", "found", pad_edge=False)
+    for finding in result.findings:
+        table.add_row(
+            finding.file,
+            "never" if finding.copied_at is None else f"{finding.copied_at} steps",
+            f"{finding.score:.2f}",
+            f"{finding.p:.3g}",
+            f"{finding.adjusted:.3g}",
+            "yes" if finding.found else "",
+        )
+    console.print(table)
+    print_line(
+        f"{result.found} of {len(result.findings)} images are found. p is the probability that an "
+        "image which is no better known than the controls comes back as easily. It is not the "
+        "probability that the image was trained on, and it says nothing about who may use it."
+    )

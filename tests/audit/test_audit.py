@@ -1,0 +1,300 @@
+"""A whole audit on a tiny random pipeline, in all arms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from architectures import make
+from colours import noise
+from unmemorize import (
+    AuditError,
+    AuditResult,
+    AuditSettings,
+    GenerationSettings,
+    Model,
+    NeuronEdit,
+    Neurons,
+    Prompt,
+    RunError,
+    UnfinishedError,
+    audit_edit,
+    copy_scores,
+)
+from unmemorize.audit import (
+    AttackSettings,
+    AuditInputs,
+    Twin,
+    audit_all,
+    forecast_audit,
+    open_audit,
+)
+from unmemorize.audit._arms import targets_of
+from unmemorize.audit._records import read_attacks
+from unmemorize.engines import Execution, Shard
+from unmemorize.generation import generate_each
+from unmemorize.mitigation import derived_seed
+from unmemorize.runs import Run
+
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+CAPTIONS = ("a dog", "a house", "a tree by the sea")
+SETTINGS = AuditSettings(
+    levels=("L0", "L4"),
+    steps=(0, 2),
+    starts=("prompt",),
+    seeds=1,
+    images=2,
+    batch=2,
+    ordinary_images=1,
+    generation=GenerationSettings(steps=2, guidance=3.0, batch=2),
+)
+
+
+class Pixels:
+    """A descriptor: the pixels of an image, each channel relative to its mean."""
+
+    name, digest = "pixels", "p" * 64
+
+    def __call__(self, images: Any) -> torch.Tensor:
+        small = [image.convert("RGB").resize((16, 16)) for image in images]
+        rows = np.stack([np.asarray(image, np.float32) for image in small])
+        rows = (rows - rows.mean((1, 2), keepdims=True)).reshape(len(images), -1)
+        return torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
+
+
+@pytest.fixture(name="model", scope="module")
+def model_fixture() -> Model:
+    return Model(make("Stable Diffusion"))
+
+
+@pytest.fixture(name="files", scope="module")
+def files_fixture(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
+    files = [folder / f"{number}.png" for number in range(4)]
+    for number, path in enumerate(files):
+        noise(number, (32, 32)).save(path)
+    return files
+
+
+@pytest.fixture(name="inputs", scope="module")
+def inputs_fixture(files: list[Path]) -> AuditInputs:
+    return AuditInputs(
+        edit=NeuronEdit(Neurons({LAYER: [0, 1, 2]})),
+        captions=CAPTIONS,
+        descriptor=Pixels(),
+        controls=tuple(files[2:]),
+    )
+
+
+@pytest.fixture(name="prompts", scope="module")
+def prompts_fixture(files: list[Path]) -> list[Prompt]:
+    return [
+        Prompt("red cat", "VM", images=(files[0],)),
+        Prompt("blue cat", "VM", images=(files[1],)),
+    ]
+
+
+@pytest.fixture(name="finished", scope="module")
+def finished_fixture(
+    model: Model,
+    inputs: AuditInputs,
+    prompts: list[Prompt],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[AuditResult, Run]:
+    run = open_audit(tmp_path_factory.mktemp("audit") / "run", model, prompts, inputs, SETTINGS)
+    return audit_all(run, model, inputs), run
+
+
+def records(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """All records, without the time that they took."""
+    return {
+        path.stem.split(".")[0]: [
+            {name: value for name, value in record.items() if name != "seconds"}
+            for _, record in run.stream(path.stem.split(".")[0])
+        ]
+        for path in sorted(run.folder.glob("*-L*.jsonl"))
+    }
+
+
+def test_all_arms_are_attacked_at_all_budgets(finished: tuple[AuditResult, Run]) -> None:
+    result, run = finished
+    counts = {kind: len(lines) for kind, lines in records(run).items()}
+    targets = {"edited": 2, "unedited": 2, "never-trained": 2, "random": 2, "ordinary": 1}
+    assert counts == {
+        **{f"{arm}-L0": count for arm, count in targets.items()},
+        **{f"{arm}-L4": count * 2 for arm, count in targets.items()},  # budgets
+    }
+    assert [outcome.attack for outcome in result.attacks] == ["L0", "L4"]
+    free = result.attacks[1]
+    assert [verdict.budget for verdict in free.verdicts] == [0, 2]
+    assert (free.last.images, free.last.controls, free.last.paired) == (2, 2, False)
+    assert free.last.false_triggers == 0.334  # the smallest that 2 controls allow
+    assert result.never_trained.startswith("other images")
+    assert result.free_numbers == (16 * 16, 4 * 16 * 16)
+    assert {"L5", "L6"} <= set(result.not_tried)
+    assert AuditResult.load(run) == result
+
+
+def test_the_unedited_arm_without_steps_is_the_ordinary_copy_score(
+    finished: tuple[AuditResult, Run], model: Model, prompts: list[Prompt]
+) -> None:
+    _, run = finished
+    (target, *_) = targets_of(prompts)
+    seeds = [derived_seed("audit image", model.fingerprint, target.key, n) for n in range(2)]
+    images = generate_each(
+        model,
+        ["red cat"] * 2,
+        [None] * 2,
+        settings=replace(SETTINGS.generation, images=1),
+        seeds=seeds,
+    )
+    descriptor = Pixels()
+    references = descriptor([Image.open(prompts[0].images[0])])
+    expected = copy_scores(descriptor([image for (image,) in images]), references).tolist()
+    plain, free = read_attacks(run, "unedited-L0")[0], read_attacks(run, "unedited-L4")[0]
+    assert list(plain.scores) == expected
+    assert (free.budget, free.start, list(free.scores)) == (0, "prompt", expected)
+
+
+def test_records_say_what_was_found(finished: tuple[AuditResult, Run]) -> None:
+    _, run = finished
+    start, later = read_attacks(run, "edited-L4")[:2]
+    assert (start.samples, later.samples) == (0, 2 * 2 * 3)
+    assert start.distance == pytest.approx(0, abs=1e-6)
+    assert start.gains == pytest.approx([0.0] * 5, abs=1e-6)
+    assert later.distance is not None
+    assert later.distance > 0
+    assert later.spread is not None
+    assert 1 <= later.spread <= 16
+    assert len(later.gains) == 5
+    assert any(gain != 0 for gain in later.gains)
+    for name in (later.state, later.image):
+        assert (run.folder / name).exists()
+
+
+def test_a_finished_audit_does_nothing_and_another_one_is_refused(
+    finished: tuple[AuditResult, Run], model: Model, prompts: list[Prompt], inputs: AuditInputs
+) -> None:
+    result, run = finished
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*.png")}
+    same = open_audit(run.folder, model, prompts, inputs, SETTINGS)
+    assert audit_all(same, model, inputs) == result
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*.png")} == before
+    other = replace(inputs, edit=NeuronEdit(Neurons({LAYER: [3]})))
+    with pytest.raises(RunError, match="edit"):
+        open_audit(run.folder, model, prompts, other, SETTINGS)
+
+
+def test_shards_in_any_order_give_the_same(
+    finished: tuple[AuditResult, Run],
+    model: Model,
+    prompts: list[Prompt],
+    inputs: AuditInputs,
+    tmp_path: Path,
+) -> None:
+    result, run = finished
+    other = open_audit(tmp_path / "run", model, prompts, inputs, SETTINGS)
+    with pytest.raises(UnfinishedError, match="other shards"):
+        audit_all(other, model, inputs, execution=Execution(shard=Shard(2, 2)))
+    assert audit_all(other, model, inputs, execution=Execution(shard=Shard(1, 2))) == result
+    assert records(other) == records(run)
+
+
+def test_a_twin_is_compared_image_by_image(
+    model: Model, prompts: list[Prompt], inputs: AuditInputs, tmp_path: Path
+) -> None:
+    twin = Twin(Model(make("Stable Diffusion", seed=1)), (0, 1))
+    twinned = replace(inputs, twins=(twin,), controls=())
+    settings = replace(
+        SETTINGS, levels=("L0", "L4"), steps=(0,), starts=("prompt",), ordinary_images=0,
+        attacks=AttackSettings(rate=0.0), images=1,
+    )  # fmt: skip
+    run = open_audit(tmp_path / "run", model, prompts, twinned, settings)
+    result = audit_all(run, model, twinned)
+    for outcome in result.attacks:
+        edited, never = (read_attacks(run, f"{arm}-{outcome.attack}") for arm in
+                         ("edited", "never-trained-1"))  # fmt: skip
+        change = [one.scores[0] - two.scores[0] for one, two in zip(edited, never, strict=True)]
+        assert outcome.last.paired
+        assert outcome.last.difference == pytest.approx(np.mean(change))
+    assert result.never_trained == "the same images in a model that never saw them"
+
+
+def test_without_edit_and_controls_there_is_no_verdict(model: Model, files: list[Path]) -> None:
+    settings = replace(SETTINGS, levels=("L0", "L6"), ordinary_images=0, images=1)
+    result = audit_edit(
+        model,
+        None,
+        [Prompt("red cat", images=(files[0],))],
+        settings=settings,
+        captions=CAPTIONS,
+        descriptor=Pixels(),
+    )
+    (outcome,) = result.attacks
+    assert outcome.last.verdict == "not tested"
+    assert outcome.last.tau is None
+    assert {image.arm for image in result.images} == {"edited"}
+    assert "at least 2 prompts" in result.impossible["L6"]
+
+
+def test_prompts_need_an_image(model: Model, inputs: AuditInputs, tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match=r"red cat.*--references"):
+        audit_edit(model, inputs.edit, ["red cat"], captions=CAPTIONS, folder=tmp_path / "run")
+
+
+def test_audited_images_are_no_controls(
+    model: Model, prompts: list[Prompt], inputs: AuditInputs, files: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(AuditError, match="among the controls"):
+        open_audit(tmp_path, model, prompts, replace(inputs, controls=tuple(files)), SETTINGS)
+    with pytest.raises(AuditError, match="no prompt"):
+        audit_edit(model, inputs.edit, [], captions=CAPTIONS, descriptor=Pixels())
+
+
+def test_a_layout_is_compared_where_there_are_several_images(
+    files: list[Path], tmp_path: Path
+) -> None:
+    halves = []
+    for number in range(2):
+        image = Image.open(files[0]).copy()
+        image.paste((90 * number, 200, 255 * number), (0, 0, 32, 16))
+        halves.append(tmp_path / f"{number}.png")
+        image.save(halves[-1])
+    (template,) = targets_of([Prompt("red cat", "TM", images=tuple(halves))])
+    (single,) = targets_of([Prompt("red cat", "VM", images=tuple(halves))])
+    assert (len(template.images), len(single.images)) == (2, 1)
+
+
+def test_the_forecast_counts_what_is_spent(
+    finished: tuple[AuditResult, Run], model: Model, inputs: AuditInputs
+) -> None:
+    _, run = finished
+    spent = 0
+    for kind, lines in records(run).items():
+        per_image = 2 * 2  # steps and halves
+        spent += sum(len(line["scores"]) * per_image for line in lines)
+        if kind.endswith("L4"):
+            spent += sum(line["samples"] for line in lines)  # nothing at 0 steps
+    cost = forecast_audit(model, SETTINGS, inputs, 2)
+    assert cost.total == spent
+    assert cost.attacked == 9
+    assert cost.seconds > 0
+
+
+def test_settings_refuse_what_makes_no_ladder() -> None:
+    with pytest.raises(AuditError, match="rise from 0"):
+        AuditSettings(steps=(5, 10))
+    with pytest.raises(AuditError, match="L9"):
+        AuditSettings(levels=("L9",))
+    with pytest.raises(AuditError, match="starts"):
+        AuditSettings(starts=())
+    with pytest.raises(AuditError, match="seeds=0"):
+        AuditSettings(seeds=0)
+    with pytest.raises(AuditError, match="alpha=1"):
+        AuditSettings(alpha=1)

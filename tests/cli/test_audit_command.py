@@ -1,0 +1,84 @@
+"""The command ``audit``: what it says before the work, what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from architectures import make
+from colours import noise
+from unmemorize import Model, NeuronFile, Neurons
+
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(name="folder", scope="module")
+def folder_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, a prompt with its image, two controls, and neurons that are off."""
+    folder = tmp_path_factory.mktemp("audit")
+    pipe = make("Stable Diffusion")
+    pipe.save_pretrained(folder / "model")
+    (folder / "controls").mkdir()
+    for name, seed in (("known.png", 1), ("controls/a.png", 2), ("controls/b.png", 3)):
+        noise(seed, (32, 32)).save(folder / name)
+    prompt = {"prompt": "red cat", "images": ["known.png"]}
+    (folder / "prompts.jsonl").write_text(json.dumps(prompt))
+    model = Model.load(str(folder / "model"), device="cpu")
+    NeuronFile.of(model, Neurons({LAYER: [0, 1]})).save(folder / "neurons.json")
+    return folder
+
+
+def words(folder: Path, *more: object) -> list[object]:
+    return [
+        *("audit", "--model", folder / "model", "--device", "cpu"),
+        *("--controls", folder / "controls", "-o", folder / "run", *more),
+    ]
+
+
+def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
+    audited = (folder / "neurons.json", "--prompts", folder / "prompts.jsonl")
+    code, out, err = cli(*words(folder, *audited, "--dry-run", "--steps", 10))
+    assert code == 0, err
+    # one image in the arms edited, unedited and random, two controls, four ordinary images
+    assert "9 images in all arms" in out
+    generated = 4 * 10 * 2
+    for name, samples in {
+        "L0": generated,
+        "L4": 25 * 8 * 3 + 4 * generated,
+        "L5": 50 * (1 + 6) + 2 * generated,
+    }.items():
+        assert f"{name} {9 * samples}" in " ".join(out.replace("│", " ").split())
+    assert not (folder / "run").exists()
+
+
+def test_an_audit_prints_a_verdict_for_each_attack(cli: Cli, folder: Path) -> None:
+    audited = (folder / "neurons.json", "--prompts", folder / "prompts.jsonl")
+    tried = ("--levels", "L0", "--steps", 1)
+    code, out, err = cli(*words(folder, *audited, *tried))
+    assert code == 0, err
+    assert "never-trained" in out
+    assert "at most 0.334 of cases" in out
+    assert "Not tried: L1, L2, L3, L4, L5, L6" in out
+    assert (folder / "run" / "audit.json").exists()
+    page = (folder / "run" / "report.html").read_text()
+    assert "Audit of model" in page
+    assert "<td>L0</td><td>0</td>" in page
+
+
+def test_images_are_warned_of_before_the_work(cli: Cli, folder: Path) -> None:
+    asked = ("--image", folder / "known.png", "--dry-run")
+    code, out, err = cli(*words(folder, *asked))
+    assert code == 0, err
+    assert "2 controls: the smallest possible p is 0.333" in out
+    assert "nothing can be found among 1 images" in out
+    assert "3 images in all arms" in out
+
+
+def test_a_folder_without_an_edit_is_refused(cli: Cli, folder: Path) -> None:
+    code, _, err = cli(*words(folder, folder / "controls"))
+    assert code == 1
+    assert "no edit.json and no neurons.json" in err
