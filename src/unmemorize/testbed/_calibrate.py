@@ -6,6 +6,8 @@ Users of another model make these first.
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from unmemorize._bundled import THRESHOLDS
 from unmemorize._files import atomic_write
@@ -34,13 +36,15 @@ def calibrate(model: Model, *, progress: Progress = silent) -> None:
     """
     execution = Execution(progress=progress)
     compute_statistics(model, captions("train"), execution=execution).save(STATISTICS)
-    for rule, (noise, calibration) in BUNDLED.items():
-        threshold = calibrate_threshold(
-            model,
-            captions("calibration"),
-            settings=noise,
-            calibration=calibration,
-            execution=execution,
-        )
-        threshold.save(ASSETS / THRESHOLDS[rule])
+    with TemporaryDirectory() as folder:  # rules with the same noise settings share the scores
+        for rule, (noise, calibration) in BUNDLED.items():
+            threshold = calibrate_threshold(
+                model,
+                captions("calibration"),
+                settings=noise,
+                calibration=calibration,
+                folder=Path(folder) / noise.similarity,
+                execution=execution,
+            )
+            threshold.save(ASSETS / THRESHOLDS[rule])
     atomic_write(DEFAULTS, json.dumps(_DEFAULTS, indent=1) + "\n")
