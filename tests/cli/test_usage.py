@@ -357,6 +357,7 @@ def test_options_of_the_model_reach_the_loader(
         "variant": None,
         "local_files_only": False,
         "value_layers": None,
+        "loras": {},
         "positional": ("testbed",),
     }
 
