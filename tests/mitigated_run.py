@@ -34,6 +34,8 @@ SEEDS = 4
 FRESH = 12
 ORDINARY = 19
 """Images of ordinary captions, as many as `SMALL_MITIGATION` needs."""
+SAMPLE = 3
+"""How many of them candidates and the control are compared by."""
 SETTINGS = MitigationRun(
     settings=replace(SMALL_MITIGATION, search_images=SEEDS),
     tau=0.45,
@@ -48,7 +50,7 @@ SETTINGS = MitigationRun(
 def texts(memorized: int) -> list[str]:
     """The prompts of a run."""
     names = [HOSTILE, *(f"memorized prompt {number}" for number in range(1, memorized))]
-    return [*names, "a false alarm", "nothing at all"]
+    return [*names[:memorized], "a false alarm", "nothing at all"]
 
 
 def scores_before(index: int, memorized: int) -> list[float]:
@@ -153,9 +155,20 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
         for index in confirmed
     }
     stopped = dict(fresh)
-    stopped[0] = {**fresh[0], "seeds": [100], "scores": [0.7], "copies": 1}
+    if memorized:
+        stopped[0] = {**fresh[0], "seeds": [100], "scores": [0.7], "copies": 1}
+        _lines(run, f"count-1-{DIGEST}", {0: fresh[0]})
     _lines(run, f"certificate-1-{DIGEST}", stopped)
-    _lines(run, f"count-1-{DIGEST}", {0: fresh[0]})
+    searched = {
+        index: {
+            "prompt": prompts[index],
+            "seeds": [1, 2],
+            "scores": [0.62 if index == 0 else 0.1, 0.2],
+            "copies": int(index == 0),
+        }
+        for index in confirmed
+    }
+    _lines(run, f"search-{DIGEST}", searched)
     control_scores = [0.9, 0.4]
     control = {
         index: _images(
@@ -177,16 +190,16 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
             record["copies"] = sum(score > LEVEL for score in scores)
             _lines(run, f"paraphrases-{name}", {0: record})
     ordinary = {kind: _ordinary(run, kind) for kind in ("before", DIGEST, CONTROL)}
-    outcomes = [
+    written = [
         _outcome(index, text, memorized, before, after, control)
         for index, text in enumerate(prompts)
     ]
     result = {
-        "outcomes": outcomes,
+        "outcomes": written,
         "ladder": "neurons",
         "edit": DIGEST,
         "ordinary": _change(ordinary["before"], ordinary[DIGEST]),
-        "ordinary_control": _change(ordinary["before"], ordinary[CONTROL]),
+        "ordinary_control": _change(ordinary["before"], ordinary[CONTROL], SAMPLE),
         "budget": 0.1,
         "together": None,
         "candidates": [
@@ -194,15 +207,16 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
                 "ladder": "neurons",
                 "digest": DIGEST,
                 "copying": 1,
-                "change": _change(ordinary["before"], ordinary[DIGEST]),
+                "change": _change(ordinary["before"], ordinary[DIGEST], SAMPLE),
             }
         ],
     }
     run.write("mitigation.json", json.dumps(result))
     edit = {"fingerprint": "v2-" + "f" * 64, "model": "a model"}
     EditFile(edit=NeuronEdit(neurons), **edit).save(run.folder / "edit.json")
-    whole = MitigationResult.load(run)  # with all fields, as a mitigation writes them
-    run.write("mitigation.json", json.dumps(whole.to_json()))
+    loaded = MitigationResult.load(run)
+    outcomes = tuple(map(replace, loaded.outcomes))  # with all fields, as a mitigation writes them
+    run.write("mitigation.json", json.dumps(replace(loaded, outcomes=outcomes).to_json()))
 
 
 def _outcome(
@@ -325,17 +339,20 @@ def _ordinary(run: Run, kind: str) -> dict[str, Any]:
     return {"name": name, "vectors": vectors, "pixels": pixels, "alignment": alignment}
 
 
-def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    similarity = (before["vectors"] * after["vectors"]).sum(1)
+def _change(
+    before: Mapping[str, Any], after: Mapping[str, Any], images: int = ORDINARY
+) -> dict[str, Any]:
+    """What the first images of ordinary captions change."""
+    similarity = (before["vectors"] * after["vectors"])[:images].sum(1)
     correlations = []
-    for first, second in zip(before["pixels"], after["pixels"], strict=True):
+    for first, second in list(zip(before["pixels"], after["pixels"], strict=True))[:images]:
         a, b = first - first.mean((0, 1)), second - second.mean((0, 1))
         correlations.append((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
     worst = [int(number) for number in similarity.argsort()[:8]]
     return {
-        "images": ORDINARY,
+        "images": images,
         "changed": int((similarity < 0.5).sum()),
-        "similarity": float(np.sort(similarity)[(ORDINARY - 1) // 2]),
+        "similarity": float(np.sort(similarity)[(images - 1) // 2]),
         "correlation": float(np.median(correlations)),
         "worst": float(similarity.min()),
         "shown": [
@@ -346,8 +363,8 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
             ]
             for number in worst
         ],
-        "alignment_before": float(np.median(before["alignment"])),
-        "alignment_after": float(np.median(after["alignment"])),
+        "alignment_before": float(np.median(before["alignment"][:images])),
+        "alignment_after": float(np.median(after["alignment"][:images])),
     }
 
 
@@ -356,4 +373,5 @@ def _lines(run: Run, kind: str, records: Mapping[int, Mapping[str, Any]]) -> Non
         json.dumps({"index": index, "at": 1000.0 + index, **to_json(record)})
         for index, record in records.items()
     ]
-    (run.folder / f"{kind}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    if lines:
+        (run.folder / f"{kind}.jsonl").write_text("".join(f"{line}\n" for line in lines))

@@ -14,8 +14,8 @@ import unmemorize
 PUBLIC = (
     "Alarm AlarmError Attack AuditError AuditResult AuditSettings BundledDescriptor "
     "Calibration ClipAlignment ClosedFormEdit CombinedEdit Detection DetectionLevel "
-    "DetectionRun Detector Edit EditError EditFile Engine Erased Execution ExportError "
-    "FetchError FileDescriptor GenerationSettings Guard GuardThreshold ImageAuditResult "
+    "DetectionRun Detector Edit EditError EditFile Engine Erased EvidenceError Execution "
+    "ExportError FetchError FileDescriptor GenerationSettings Guard GuardThreshold ImageAuditResult "
     "ImageSet InProcess Intervention Localization LocalizationLevel LocalizationRun "
     "LocalizationSettings Metric MetricError Mitigation MitigationError MitigationInputs "
     "MitigationResult MitigationRun MitigationSettings Model ModelError NeuronEdit "
@@ -28,7 +28,7 @@ PUBLIC = (
     "export_single_file generate generate_all guard iter_prompts load_pipeline localize "
     "localize_all memorized_region mitigate mitigate_all open_run random_control "
     "read_detections read_localizations read_metrics read_prompts summarize switch_off "
-    "switch_on switched_off testbed verify write_report"
+    "switch_on switched_off testbed verify verify_evidence write_evidence write_report"
 )
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy")
 

@@ -96,6 +96,7 @@ def read_evidence(run: Run) -> Evidence:
     Raises:
         RunError: it is not finished, a record is damaged, or an earlier version made it.
     """
+    mitigation = run.settings(MitigationRun)
     result = MitigationResult.load(run)
     confirmations = read_confirmations(run)
     for outcome in result.outcomes:
@@ -107,7 +108,7 @@ def read_evidence(run: Run) -> Evidence:
     path = run.folder / MODEL_FILES
     return Evidence(
         run=run,
-        mitigation=run.settings(MitigationRun),
+        mitigation=mitigation,
         result=result,
         prompts=tuple(run_prompts(run)),
         references=tuple(stored_images(run)),
