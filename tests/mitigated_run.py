@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -89,7 +89,7 @@ def mitigated_run(folder: Path, memorized: int = 3, side: int = 16) -> Run:
             path = training / f"training-{index}.png"
             _textured(300 + index, side).save(path)
             images = (path,)
-        kind = "VM" if index < memorized else None
+        kind: Literal["VM"] | None = "VM" if index < memorized else None
         rephrased = ("another wording",) if index == 1 else ()
         prompts.append(Prompt(text, kind, images=images, paraphrases=rephrased))
     inputs = Inputs(fingerprint="v2-" + "f" * 64, dtype="torch.float32")
@@ -186,7 +186,11 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
     _lines(run, f"control-{CONTROL}", control)
     if memorized > 1:
         for name, scores in (("before", [0.9, 0.1]), (DIGEST, [0.2, 0.1])):
-            record = {"prompt": "another wording", "seeds": [1, 2], "scores": scores}
+            record: dict[str, Any] = {
+                "prompt": "another wording",
+                "seeds": [1, 2],
+                "scores": scores,
+            }
             record["copies"] = sum(score > LEVEL for score in scores)
             _lines(run, f"paraphrases-{name}", {0: record})
     ordinary = {kind: _ordinary(run, kind) for kind in ("before", DIGEST, CONTROL)}
@@ -212,8 +216,8 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
         ],
     }
     run.write("mitigation.json", json.dumps(result))
-    edit = {"fingerprint": "v2-" + "f" * 64, "model": "a model"}
-    EditFile(edit=NeuronEdit(neurons), **edit).save(run.folder / "edit.json")
+    file = EditFile(edit=NeuronEdit(neurons), model="a model", fingerprint="v2-" + "f" * 64)
+    file.save(run.folder / "edit.json")
     loaded = MitigationResult.load(run)
     outcomes = tuple(map(replace, loaded.outcomes))  # with all fields, as a mitigation writes them
     run.write("mitigation.json", json.dumps(replace(loaded, outcomes=outcomes).to_json()))

@@ -335,7 +335,8 @@ def _kernel_distance(first: Array, second: Array) -> float:
     size = a.shape[1]
 
     def kernel(x: Array, y: Array) -> Array:
-        return (x @ y.T / size + 1) ** 3
+        values: Array = (x @ y.T / size + 1) ** 3
+        return values
 
     def within(x: Array) -> float:
         values = kernel(x, x)
