@@ -14,9 +14,9 @@ import unmemorize
 PUBLIC = (
     "Alarm AlarmError Attack AuditError AuditResult AuditSettings BundledDescriptor "
     "Calibration ClipAlignment ClosedFormEdit CombinedEdit Detection DetectionLevel "
-    "DetectionRun Detector Edit EditError EditFile Engine Erased Execution ExportError "
-    "FetchError FileDescriptor GenerationSettings Guard GuardThreshold ImageAuditResult "
-    "ImageSet InProcess Intervention Localization LocalizationLevel LocalizationRun "
+    "DetectionRun Detector Edit EditError EditFile Engine Erased EvidenceError Execution "
+    "ExportError FetchError FileDescriptor GenerationSettings Guard GuardThreshold "
+    "ImageAuditResult ImageSet InProcess Intervention Localization LocalizationLevel LocalizationRun "
     "LocalizationSettings Metric MetricError Mitigation MitigationError MitigationInputs "
     "MitigationResult MitigationRun MitigationSettings Model ModelError NeuronEdit "
     "NeuronError NeuronFile NeuronSet Neurons NoiseSettings OrdinaryCaptions Prompt "
@@ -28,7 +28,7 @@ PUBLIC = (
     "export_single_file generate generate_all guard iter_prompts load_pipeline localize "
     "localize_all memorized_region mitigate mitigate_all open_run random_control "
     "read_detections read_localizations read_metrics read_prompts summarize switch_off "
-    "switch_on switched_off testbed verify write_report"
+    "switch_on switched_off testbed verify verify_evidence write_evidence write_report"
 )
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy")
 
@@ -50,7 +50,7 @@ def test_tracebacks_show_the_public_names_of_errors() -> None:
 def test_errors_are_one_tree() -> None:
     errors = [getattr(unmemorize, name) for name in unmemorize.__all__ if name.endswith("Error")]
     assert all(issubclass(error, unmemorize.UnmemorizeError) for error in errors)
-    assert len(errors) == 15
+    assert len(errors) == 16
 
 
 @pytest.mark.parametrize(

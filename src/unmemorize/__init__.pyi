@@ -3,6 +3,7 @@ from ._errors import (
     AlarmError,
     AuditError,
     EditError,
+    EvidenceError,
     ExportError,
     FetchError,
     MetricError,
@@ -93,7 +94,7 @@ from .mitigation import (
 )
 from .neurons import NeuronFile, Neurons, random_control, switch_off, switch_on, switched_off
 from .pipelines import Model, load_pipeline
-from .report import write_report
+from .report import verify_evidence, write_evidence, write_report
 from .runs import Run, open_run
 from .statistics import Statistics, compute_statistics, default_statistics
 
@@ -118,6 +119,7 @@ __all__ = [
     "EditFile",
     "Engine",
     "Erased",
+    "EvidenceError",
     "Execution",
     "ExportError",
     "FetchError",
@@ -205,6 +207,8 @@ __all__ = [
     "switched_off",
     "testbed",
     "verify",
+    "verify_evidence",
+    "write_evidence",
     "write_report",
 ]
 

@@ -40,6 +40,7 @@ from unmemorize.mitigation import (
     _images,
     _ordinary,
     mitigate_all,
+    read_confirmations,
     unannounced,
 )
 from unmemorize.mitigation._confirmation import search_seeds
@@ -130,6 +131,13 @@ def test_suspects_get_verdicts_and_one_edit(start: Callable[..., Any]) -> None:
         assert result.controls.seeds == 6
     else:
         assert (first.scores_control, result.ordinary_control) == ((), None)
+    recorded = read_confirmations(run)
+    assert sorted(recorded) == [0, 1, 2]
+    for index, record in recorded.items():
+        outcome = result.outcomes[index]
+        assert (record.prompt, record.measure) == (outcome.prompt, outcome.measure)
+        assert sum(score > outcome.level for score in record.scores) == outcome.before.copies
+        assert max(record.scores) == outcome.worst_before
     assert result.outcomes[2].rung == ""
     assert result.outcomes[2].after is None
     assert EditFile.load(run.folder / "edit.json").edit == result.file.edit

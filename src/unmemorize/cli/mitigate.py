@@ -51,7 +51,7 @@ from unmemorize.mitigation import (
     with_references,
 )
 from unmemorize.pipelines import Model
-from unmemorize.report import write_report
+from unmemorize.report import record_model_files, write_report
 from unmemorize.runs import Run, open_run
 
 CHECKPOINT = "edited"
@@ -191,6 +191,7 @@ def run_and_print(
     """
     run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs), new=new)
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
+    record_model_files(run, model)
     exported = _export(run, model, result.file, single_file) if result.file else {}
     report = write_report(run)
     _print_verdicts(result)

@@ -1,9 +1,11 @@
 """Ways to take memorized images out, and the search for an edit that is shown to do so."""
 
 from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
+from unmemorize.mitigation._confirmation import ConfirmationRecord, read_confirmations
 from unmemorize.mitigation._control import control_edit
-from unmemorize.mitigation._copy_test import CopyTest
+from unmemorize.mitigation._copy_test import CopyTest, Measure
 from unmemorize.mitigation._forecast import Forecast, forecast, seconds_per_sample
+from unmemorize.mitigation._images import ImagesRecord, read_image_records
 from unmemorize.mitigation._mitigate import mitigate_all
 from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._public import mitigate, with_references
@@ -17,9 +19,12 @@ __all__ = [
     "EDIT",
     "Announce",
     "Certification",
+    "ConfirmationRecord",
     "Copies",
     "CopyTest",
     "Forecast",
+    "ImagesRecord",
+    "Measure",
     "MitigationInputs",
     "MitigationResult",
     "MitigationRun",
@@ -35,6 +40,8 @@ __all__ = [
     "mitigate",
     "mitigate_all",
     "pooled",
+    "read_confirmations",
+    "read_image_records",
     "seconds_per_sample",
     "unannounced",
     "with_references",

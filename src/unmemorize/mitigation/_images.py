@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from unmemorize._files import png_bytes, to_json
+from unmemorize._errors import RunError
+from unmemorize._files import from_json, png_bytes, to_json
 from unmemorize.engines import Finished, UnitFunction
 from unmemorize.generation import Edit, GenerationSettings, generate_each
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.pipelines import Model
+from unmemorize.runs import Run
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,23 @@ class ImagesRecord:
     copies: int = 0
     alignment: tuple[float, ...] = ()
     files: tuple[str, ...] = ()
+
+
+def read_image_records(run: Run, kind: str) -> dict[int, ImagesRecord]:
+    """Read the records of images of one kind by index of the prompt.
+
+    Args:
+        run: a mitigation.
+        kind: the name of the records, such as "before".
+
+    Raises:
+        RunError: one is damaged.
+    """
+    problem = f"{run.folder}: damaged record of {kind}"
+    return {
+        index: from_json(ImagesRecord, record, RunError, problem, "Start a new run.")
+        for index, record in run.stream(kind)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unmemorize._errors import RunError, UnfinishedError
-from unmemorize._files import from_json
 from unmemorize.engines import Execution, Progress, Task, silent
 from unmemorize.generation import Edit
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation._copy_test import CopyTest
-from unmemorize.mitigation._images import Asked, ImagesRecord, ImagesTask
+from unmemorize.mitigation._images import Asked, ImagesRecord, ImagesTask, read_image_records
 from unmemorize.mitigation._ordinary import (
     OrdinaryImages,
     OrdinaryTask,
@@ -124,16 +123,8 @@ class Stages:
         return {each.index: records[each.index] for each in asked}
 
     def recorded(self, kind: str) -> dict[int, ImagesRecord]:
-        """Read the records of images of one kind by index of the prompt.
-
-        Raises:
-            RunError: one is damaged.
-        """
-        problem = f"{self.run.folder}: damaged record of {kind}"
-        return {
-            index: from_json(ImagesRecord, record, RunError, problem, "Start a new run.")
-            for index, record in self.run.stream(kind)
-        }
+        """Read the records of images of one kind, see `read_image_records`."""
+        return read_image_records(self.run, kind)
 
     def ordinary(
         self,

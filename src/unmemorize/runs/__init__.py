@@ -8,6 +8,7 @@ from unmemorize.runs._prompts import (
     prompt_count,
     run_prompts,
     start_run,
+    stored_images,
     stream_prompts,
     stream_with_prompts,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "run_prompts",
     "start_run",
     "status_of",
+    "stored_images",
     "stream_prompts",
     "stream_with_prompts",
 ]
