@@ -1,19 +1,32 @@
 """Ways to take memorized images out, and the search for an edit that is shown to do so."""
 
 from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
+from unmemorize.mitigation._confirmation import BEFORE, Confirmation, confirm
 from unmemorize.mitigation._copy_test import CopyTest
-from unmemorize.mitigation._forecast import Forecast, forecast
+from unmemorize.mitigation._forecast import Forecast, forecast, seconds_per_sample
 from unmemorize.mitigation._mitigate import mitigate_all
-from unmemorize.mitigation._ordinary import OrdinaryChange
+from unmemorize.mitigation._ordinary import (
+    CHANGED,
+    OrdinaryChange,
+    OrdinaryImages,
+    ordinary_items,
+    packed,
+    unpacked,
+)
 from unmemorize.mitigation._public import mitigate, with_references
 from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._settings import MitigationSettings
-from unmemorize.mitigation._stages import Stages, unannounced
+from unmemorize.mitigation._stages import SAME, Announce, Stages, unannounced
 
 __all__ = [
+    "BEFORE",
+    "CHANGED",
     "EDIT",
+    "SAME",
+    "Announce",
     "Certification",
+    "Confirmation",
     "Copies",
     "CopyTest",
     "Forecast",
@@ -23,13 +36,19 @@ __all__ = [
     "MitigationSettings",
     "OrdinaryCaptions",
     "OrdinaryChange",
+    "OrdinaryImages",
     "PromptOutcome",
     "Stages",
     "Verdict",
+    "confirm",
     "forecast",
     "mitigate",
     "mitigate_all",
+    "ordinary_items",
+    "packed",
     "pooled",
+    "seconds_per_sample",
     "unannounced",
+    "unpacked",
     "with_references",
 ]

@@ -76,14 +76,19 @@ def forecast(model: Model, settings: MitigationSettings, suspects: int) -> Forec
     return Forecast(
         images=images,
         samples=samples,
-        seconds=samples * _seconds_per_sample(model, generation.batch),
+        seconds=samples * seconds_per_sample(model, generation.batch),
         weights=weights,
         disk=round(kept * pixels * _PNG_BYTES) + weights,
     )
 
 
-def _seconds_per_sample(model: Model, batch: int) -> float:
-    """Time the second of two passes, since the first one also prepares."""
+def seconds_per_sample(model: Model, batch: int) -> float:
+    """Return the seconds that one denoiser sample takes, in the second of two passes.
+
+    Args:
+        model: the model.
+        batch: samples of a pass.
+    """
     latents = model.draw_latents(batch, 0)
     text = model.encode(["a photograph"] * batch)
     for _ in range(2):
