@@ -1,5 +1,6 @@
 """The report of a run: a summary table, plots, and one page that shows every memorized prompt."""
 
+from unmemorize.report._comparison import write_comparison
 from unmemorize.report._copies_left import copy_warning
 from unmemorize.report._results import Results, read_results
 from unmemorize.report._summary import summary_table
@@ -17,5 +18,6 @@ __all__ = [
     "plot_threshold",
     "read_results",
     "summary_table",
+    "write_comparison",
     "write_report",
 ]
