@@ -19,6 +19,14 @@ from ._errors import (
 from ._prompt_files import iter_prompts, read_prompts
 from ._prompts import Prompt
 from .audit import Attack
+from .comparison import (
+    Comparison,
+    ComparisonCaptions,
+    ComparisonInputs,
+    ComparisonRun,
+    ComparisonSettings,
+    compare_all,
+)
 from .detection import (
     Calibration,
     Detection,
@@ -105,6 +113,11 @@ __all__ = [
     "ClipAlignment",
     "ClosedFormEdit",
     "CombinedEdit",
+    "Comparison",
+    "ComparisonCaptions",
+    "ComparisonInputs",
+    "ComparisonRun",
+    "ComparisonSettings",
     "Detection",
     "DetectionLevel",
     "DetectionRun",
@@ -166,6 +179,7 @@ __all__ = [
     "bake",
     "calibrate_guard",
     "calibrate_threshold",
+    "compare_all",
     "compute_statistics",
     "copy_scores",
     "default_guard_threshold",

@@ -103,7 +103,7 @@ def command(
         batch: Images per pass. It changes no image beyond rounding.
     """
     loaded = model.load()
-    prompts = list(prompts_or_bundled(loaded, suspects, _planted))
+    prompts = list(prompts_or_bundled(loaded, suspects, planted_suspects))
     if references is not None:
         prompts = with_references(prompts, references)
     usual = ComparisonSettings.quick() if quick else ComparisonSettings()
@@ -148,7 +148,7 @@ def command(
     print_line(f"report: {write_comparison(folder)}")
 
 
-def _planted() -> list[Prompt]:
+def planted_suspects() -> list[Prompt]:
     """Return the captions that were planted at the full dose, in groups by how."""
     return [
         replace(entry.prompt, group=_PLANTED_GROUPS[entry.mode])
