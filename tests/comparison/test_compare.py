@@ -45,6 +45,7 @@ from unmemorize import (
     UnfinishedError,
     UnmemorizeError,
 )
+from unmemorize.cli.compare import _print_comparison
 from unmemorize.comparison import ComparisonCaptions, _drawn, chosen_detectors, chosen_methods
 from unmemorize.engines import Execution
 from unmemorize.generation import generate_each
@@ -399,6 +400,16 @@ def test_what_other_packages_register_is_compared(again: Made) -> None:
     ]
 
 
+def test_halves_do_not_depend_on_the_order() -> None:
+    captions = [f"a {word} cat {number}" for number in range(5) for word in ("red", "old")]
+    captions += [f"a house {number}" for number in range(10)]
+    halves = ComparisonCaptions.halves(captions)
+    assert ComparisonCaptions.halves(captions[::-1]) == halves
+    assert sorted(halves.calibration + halves.test) == sorted(captions)
+    assert halves.limited(8) == ComparisonCaptions(halves.calibration[:8], halves.test[:8])
+    assert halves.limited(None) == halves
+
+
 def test_lists_of_methods() -> None:
     pads = chosen_methods("pads")
     assert tuple(method.strength for method in pads) == pads[0].grid
@@ -475,6 +486,17 @@ def test_the_page_marks_published_values(made: Made) -> None:
     assert page.count("<svg") == 2
     assert "refusing" in ours
     assert "known construction" not in ours
+
+
+def test_the_terminal_shows_the_same(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    with_failure = replace(made.comparison, planted=True, failed={"pads 0.5": "out of luck"})
+    _print_comparison(with_failure)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 of 3 suspects are confirmed" in out
+    assert "These suspects were planted" in out
+    assert "refusing: " in out
+    assert "pads 0.5: failed (out of luck)" in out
+    assert out.index("random-tokens") < out.index("published, of other") < out.index("Hintersdorf")
 
 
 def test_curves_follow_the_strengths(made: Made) -> None:

@@ -91,8 +91,8 @@ def command(
         detectors: Detectors to compare: all, none, or names with commas between.
         mitigations: Methods to compare: all, none, or names with commas between. NAME=STRENGTH is
             one strength; a name alone is its whole grid.
-        ordinary: Captions that are not memorized, in a file as above. Every second one calibrates,
-            the others count false alarms and side effects. By default those of this package; the
+        ordinary: Captions that are not memorized, in a file as above. Half of them calibrates, the
+            other half counts false alarms and side effects. By default those of this package; the
             bundled model brings its own.
         references: Folder of training images, see unmemorize evaluate --help.
         seeds: Images of each suspect under each method. The default is 10, with --quick 4.
@@ -261,7 +261,7 @@ def _print_forecast(cost: ComparisonForecast, suspects: int) -> None:
     if cost.images:
         console.print(table)
     print_line(
-        f"{cost.detectors} detectors score {cost.scored} prompts each. {cost.points} strengths of "
-        f"methods work on {suspects} suspects, if all are memorized: drawing takes about "
-        f"{timedelta(seconds=round(cost.seconds))} here. Detectors and fitting come on top."
+        f"Detectors: {cost.detectors}, each of which scores {cost.scored} prompts. Strengths of "
+        f"methods: {cost.points}. If all {suspects} suspects are memorized, drawing takes about "
+        f"{timedelta(seconds=round(cost.seconds))} here. Scoring and fitting come on top."
     )

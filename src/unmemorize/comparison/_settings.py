@@ -41,8 +41,9 @@ class ComparisonCaptions:
         MitigationError: there are too few.
 
     Examples:
-        >>> ComparisonCaptions.halves([f"a dog of {number} years" for number in range(16)]).test[0]
-        'a dog of 1 years'
+        >>> halves = ComparisonCaptions.halves([f"a dog of {number} years" for number in range(16)])
+        >>> len(halves.calibration), len(halves.test)
+        (8, 8)
     """
 
     calibration: tuple[str, ...]
@@ -58,8 +59,12 @@ class ComparisonCaptions:
 
     @classmethod
     def halves(cls, captions: Sequence[str]) -> ComparisonCaptions:
-        """Take every second caption for each part, so both are alike whatever the order is."""
-        return cls(tuple(captions[::2]), tuple(captions[1::2]))
+        """Split captions in two halves, in the order of their hashes.
+
+        Lists are often sorted or periodic, so their own order could make the halves differ.
+        """
+        order = sorted(captions, key=lambda text: hashlib.sha256(text.encode()).digest())
+        return cls(tuple(order[::2]), tuple(order[1::2]))
 
     @classmethod
     def of(cls, model: Model) -> ComparisonCaptions:
