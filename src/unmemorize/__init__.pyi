@@ -21,6 +21,14 @@ from ._errors import (
 from ._prompt_files import iter_prompts, read_prompts
 from ._prompts import Prompt
 from .audit import Attack, AuditResult, AuditSettings, ImageAuditResult, audit_edit, audit_images
+from .comparison import (
+    Comparison,
+    ComparisonCaptions,
+    ComparisonInputs,
+    ComparisonRun,
+    ComparisonSettings,
+    compare_all,
+)
 from .detection import (
     Calibration,
     Detection,
@@ -110,6 +118,11 @@ __all__ = [
     "ClipAlignment",
     "ClosedFormEdit",
     "CombinedEdit",
+    "Comparison",
+    "ComparisonCaptions",
+    "ComparisonInputs",
+    "ComparisonRun",
+    "ComparisonSettings",
     "Detection",
     "DetectionLevel",
     "DetectionRun",
@@ -175,6 +188,7 @@ __all__ = [
     "bake",
     "calibrate_guard",
     "calibrate_threshold",
+    "compare_all",
     "compute_statistics",
     "copy_scores",
     "default_guard_threshold",

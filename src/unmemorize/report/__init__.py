@@ -1,5 +1,6 @@
 """The report of a run: a summary table, plots, and one page that shows every memorized prompt."""
 
+from unmemorize.report._comparison import write_comparison
 from unmemorize.report._copies_left import copy_warning
 from unmemorize.report._mitigation import REPORT
 from unmemorize.report._pack import write_evidence
@@ -25,6 +26,7 @@ __all__ = [
     "record_model_files",
     "summary_table",
     "verify_evidence",
+    "write_comparison",
     "write_evidence",
     "write_report",
 ]
