@@ -69,6 +69,7 @@ def measure(
         captions=um.ComparisonCaptions.of(model).limited(captions),
         descriptor=um.BundledDescriptor(),
         clip=um.ClipAlignment(),
+        planted=True,
     )
     run = open_run(
         folder, model, planted_suspects()[:suspects], um.ComparisonRun.of(settings, inputs)

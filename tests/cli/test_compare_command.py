@@ -53,6 +53,7 @@ def test_options_arrive(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (settings.generation.steps, settings.generation.guidance) == (30, 3.0)
     assert [len(inputs.captions.calibration), len(inputs.captions.test)] == [99, 99]
     assert inputs.statistics is inputs.threshold is None
+    assert inputs.planted
     assert [detector.name for detector in arguments["detectors"]] == ["dsm"]
     methods = [(method.name, method.strength) for method in arguments["methods"]]
     assert methods == [("pads", 0.7), ("repad", 0.0)]

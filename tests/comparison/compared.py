@@ -49,9 +49,7 @@ SETTINGS = ComparisonSettings(
     localization=LocalizationSettings(criterion="unblocked"),
     generation=GenerationSettings(steps=2, guidance=3.0, batch=8),
 )
-CAPTIONS = ComparisonCaptions.halves(
-    [f"a {colour} word {number}" for number in range(5) for colour in ("red", "dark", "old", "big")]
-)
+CAPTIONS = ComparisonCaptions.halves([f"{a}{b} cat" for a in "abcde" for b in "vwxy"])
 TEXTS = ("a red cat", "a blue cat", "a green cat")
 GROUPS = ("natural", "planted", "planted")
 

@@ -31,6 +31,7 @@ from compared import (
 )
 from diffusers import DiffusionPipeline
 
+import compare as benchmark
 from conftest import make_pipeline
 from unmemorize import (
     Comparison,
@@ -40,6 +41,7 @@ from unmemorize import (
     Model,
     Prompt,
     Run,
+    RunError,
     Shard,
     ThresholdError,
     UnfinishedError,
@@ -50,7 +52,7 @@ from unmemorize.comparison import ComparisonCaptions, _drawn, chosen_detectors, 
 from unmemorize.engines import Execution
 from unmemorize.generation import generate_each
 from unmemorize.methods import MITIGATIONS
-from unmemorize.metrics import read_image
+from unmemorize.metrics import _detection, read_image
 from unmemorize.report import write_comparison
 from unmemorize.report._comparison import points_of
 
@@ -66,13 +68,24 @@ class Made:
     comparison: Comparison
 
 
+RESAMPLES = 20
+"""Of the bootstrap, which would take most of the time."""
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_detection, "_RESAMPLES", RESAMPLES)
+
+
 @pytest.fixture(name="made", scope="module")
 def made_fixture(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("comparison")
     pipe = make_pipeline()
     model = Model(pipe)
     inputs, suspects = make_inputs(model), make_suspects(model, folder)
-    comparison, run = compare(pipe, folder / "run", suspects, inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_detection, "_RESAMPLES", RESAMPLES)
+        comparison, run = compare(pipe, folder / "run", suspects, inputs)
     return Made(pipe, inputs, suspects, run.folder, comparison)
 
 
@@ -208,8 +221,8 @@ def frechet(first: list[Any], second: list[Any]) -> float:
 def test_the_unedited_model_copies_and_changes_nothing(made: Made) -> None:
     row = made.comparison.of_group("all")[0]
     assert (row.method, row.copies.copies, row.changed) == ("none", 6, 0)
-    assert row.copy == pytest.approx(1, abs=1e-3)
     assert row.draw_ratio == 1
+    assert made.comparison.of_group("natural")[0].copy == pytest.approx(1, abs=1e-3)
     assert (made.comparison.confirmed, made.comparison.suspects) == (2, 3)
 
 
@@ -497,6 +510,37 @@ def test_the_terminal_shows_the_same(made: Made, capsys: pytest.CaptureFixture[s
     assert "refusing: " in out
     assert "pads 0.5: failed (out of luck)" in out
     assert out.index("random-tokens") < out.index("published, of other") < out.index("Hintersdorf")
+
+
+def test_the_page_of_the_docs_comes_from_records(made: Made, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    committed = (root / "docs" / "compare.md").read_text(encoding="utf-8")
+    assert committed == benchmark.page(root / benchmark.RECORDS)
+    run, whole = Run.load(made.folder), made.comparison
+    nothing: Any = {"detectors": (), "methods": (), "confirmed": None}
+    detector = replace(whole, **{**nothing, "detectors": whole.detectors[:1]})
+    benchmark.write(tmp_path / "noise-magnitude.json", detector, run)
+    for method in ("random-tokens", "neurons"):
+        rows = tuple(row for row in whole.methods if row.method in ("none", method))
+        part = replace(whole, detectors=(), methods=rows)
+        benchmark.write(tmp_path / f"{method}.json", part, run)
+    text = benchmark.page(tmp_path)
+    assert "no numbers here yet" not in text
+    found = whole.detectors[0]
+    assert f"| `noise-magnitude` | all | {found.groups['all'].auroc} |" in text
+    assert f"| {found.false_alarms} of 10 (" in text
+    for row in whole.of_group("natural"):
+        if row.method != "unable":
+            strength = "" if row.method == "none" else f"{row.strength:g}"
+            start = f"| `{row.method}` | {strength} | {row.copies.copies} of 3 | "
+            assert f"{start}{100 * row.bound:.1f} % | {row.copy:.2f} |" in text
+    assert text.count("| `none` |") == 3
+    assert "*random-tokens (published)*" in text
+    settings = json.loads((tmp_path / "neurons.json").read_text())
+    settings["made_of"]["settings"]["seeds"] = 7
+    (tmp_path / "neurons.json").write_text(json.dumps(settings))
+    with pytest.raises(RunError, match="other settings"):
+        benchmark.page(tmp_path)
 
 
 def test_curves_follow_the_strengths(made: Made) -> None:

@@ -133,6 +133,7 @@ def command(
         threshold=choose_threshold(loaded, threshold, None, OptionsOf[NoiseSettings](), workers)
         if is_localizing
         else None,
+        planted=suspects is None,
     )
     folder = open_run(run, loaded, prompts, ComparisonRun.of(settings, inputs), new=new_run)
     comparison = compare_all(

@@ -19,7 +19,6 @@ from typing import Any, cast
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from unmemorize._bundled import is_bundled
 from unmemorize._errors import MitigationError, RunError, UnfinishedError
 from unmemorize._prompts import Prompt
 from unmemorize.comparison._choice import refinement_of
@@ -103,7 +102,7 @@ def compare_all(
         raise UnfinishedError(work.unfinished[0])
     comparison = Comparison(
         model=model.name,
-        planted=is_bundled(model.pipe),
+        planted=inputs.planted,
         suspects=len(suspects),
         confirmed=confirmed,
         detectors=tuple(found),

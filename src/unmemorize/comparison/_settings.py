@@ -156,6 +156,7 @@ class ComparisonInputs:
         clip: measures alignment and CLIP-FID; None to leave them out.
         statistics, threshold: of the model, for methods that need localized neurons; None where no
             method does.
+        planted: whether the suspects were planted in the bundled model, see `Comparison`.
     """
 
     captions: ComparisonCaptions
@@ -163,6 +164,7 @@ class ComparisonInputs:
     clip: ClipAlignment | None = None
     statistics: Statistics | None = None
     threshold: Threshold | None = None
+    planted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
