@@ -34,6 +34,8 @@ def test_detectors_of_a_model_in_a_folder(cli: Cli, tmp_path: Path) -> None:
     assert {"comparison.csv", "comparison.json", "compare.html"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
+    code, out, _ = cli("report", tmp_path / "run")
+    assert (code, out.endswith("compare.html")) == (0, True)
 
 
 def test_options_arrive(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ from unmemorize.detection import Anisotropy, Detector, NoiseMagnitude, Score, Tr
 from unmemorize.engines import Execution
 from unmemorize.generation import generate_each
 from unmemorize.methods import Mitigation, Suspect
-from unmemorize.mitigation._seeds import derived_seed
+from unmemorize.mitigation import derived_seed
 
 SETTINGS = ComparisonSettings(
     seeds=3,

@@ -10,6 +10,7 @@ from unmemorize.cli._common import known_neurons, refuse_unwritable
 from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._model_options import Flag
+from unmemorize.localization import LocalizationRun
 from unmemorize.mitigation import MitigationRun
 from unmemorize.report import REPORT, write_evidence, write_report
 from unmemorize.runs import Run
@@ -24,8 +25,9 @@ def command(
 ) -> None:
     """Write one web page with the verdicts or the summary, and every memorized prompt.
 
-    The page is RUN/report.html. It contains all of its images and needs no network. That of a
-    mitigation comes with its numbers as report.json and report.csv.
+    The page is RUN/report.html, that of a comparison RUN/compare.html. It contains all of its
+    images and needs no network. That of a mitigation comes with its numbers as report.json and
+    report.csv.
 
     Args:
         pack: Also write the report of a mitigation and everything that it rests on as one ZIP file,
@@ -45,5 +47,5 @@ def command(
     print_line(str(write_report(folder, known_neurons(folder), redact=redact)))
     if folder.manifest.kind == MitigationRun.kind:
         print_hint(f"unmemorize report {run} --pack evidence.zip")
-    else:
+    elif folder.manifest.kind == LocalizationRun.kind:
         print_hint(f"unmemorize export checkpoint {run}/neurons.json -o FOLDER")

@@ -9,11 +9,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from unmemorize.audit import AuditRun
+from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
 from unmemorize.metrics import PromptMetrics
 from unmemorize.mitigation import MitigationRun
 from unmemorize.report._audit import write_audit_report
 from unmemorize.report._cards import make_cards
+from unmemorize.report._comparison import write_comparison
 from unmemorize.report._drawing import plotting, to_svg
 from unmemorize.report._mitigation import REPORT, write_mitigation_report
 from unmemorize.report._page import Script, render
@@ -63,7 +65,8 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
     That of a mitigation comes with its numbers, ``report.json`` and ``report.csv``.
 
     Args:
-        run: a run with localizations, a mitigation or an audit.
+        run: a run with localizations, a mitigation, an audit or a comparison, whose page is
+            ``compare.html``.
         truth: known neurons of some prompts, for precision and recall.
         redact: whether training images are private. They are left out then, with all generated
             images that show them.
@@ -79,6 +82,8 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
         return write_mitigation_report(run, redact=redact)
     if run.manifest.kind == AuditRun.kind:
         return write_audit_report(run)
+    if run.manifest.kind == ComparisonRun.kind:
+        return write_comparison(run)
     results = read_results(run)
     localizations = results.localizations.values()
     page = render(
