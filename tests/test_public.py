@@ -52,7 +52,7 @@ def test_tracebacks_show_the_public_names_of_errors() -> None:
 def test_errors_are_one_tree() -> None:
     errors = [getattr(unmemorize, name) for name in unmemorize.__all__ if name.endswith("Error")]
     assert all(issubclass(error, unmemorize.UnmemorizeError) for error in errors)
-    assert len(errors) == 16
+    assert len(errors) == 17
 
 
 @pytest.mark.parametrize(

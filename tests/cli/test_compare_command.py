@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 from small_model import model_words, save_inputs
 
-from unmemorize import RunError
+from unmemorize import Comparison, Run, RunError
 from unmemorize.comparison import ComparisonRun
+from unmemorize.metrics import _detection
 
 Cli = Callable[..., tuple[int, str, str]]
 
 
-def test_detectors_of_a_model_in_a_folder(cli: Cli, tmp_path: Path) -> None:
+def test_detectors_of_a_model_in_a_folder(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_detection, "_RESAMPLES", 20)  # the bootstrap takes most of the time
     save_inputs(tmp_path)
     words = [f"{letter} word {number}" for letter in "abcd" for number in range(5)]
     (tmp_path / "ordinary.txt").write_text("\n".join(words))
@@ -29,8 +33,10 @@ def test_detectors_of_a_model_in_a_folder(cli: Cli, tmp_path: Path) -> None:
     assert (code, "Detectors: 1, each of which scores 22 prompts." in out) == (0, True)
     assert not (tmp_path / "run").exists()
     code, out, _ = cli(*call)
-    assert (code, "of 10" in out, "confirmed" in out) == (0, True, False)
-    assert "published, of other models" in out
+    assert (code, "noise-magnitude" in out, "confirmed" in out) == (0, True, False)
+    comparison = Comparison.load(Run.load(tmp_path / "run"))
+    assert (comparison.suspects, comparison.planted, comparison.detectors[0].test) == (2, False, 10)
+    assert "Published values, of other models" in out
     assert {"comparison.csv", "comparison.json", "compare.html"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }

@@ -159,6 +159,7 @@ def planted_suspects() -> list[Prompt]:
 
 
 def _print_comparison(comparison: Comparison) -> None:
+    """Print the main columns; the files hold all of them."""
     if comparison.detectors:
         console.print(_detector_table(comparison))
     if comparison.confirmed is not None:
@@ -167,7 +168,8 @@ def _print_comparison(comparison: Comparison) -> None:
             "of their unedited images are copies."
         )
     if comparison.methods:
-        console.print(_method_table(comparison))
+        for group in (ALL_GROUPS, *comparison.groups):
+            console.print(_method_table(comparison, group))
     if comparison.planted:
         print_line(
             "These suspects were planted. Methods that look for neurons or edit text projections "
@@ -181,14 +183,17 @@ def _print_comparison(comparison: Comparison) -> None:
 
 def _detector_table(comparison: Comparison) -> Table:
     table = _table(
-        "detector", "group", "AUROC", "TPR at 1 % FPR", "found", "false alarms", "samples",
-        "shared", "seconds",
+        "Detectors", "detector", "group", "AUROC", "TPR at 1 % FPR", "found", "false alarms",
+        "samples", "seconds",
     )  # fmt: skip
     for row in comparison.detectors:
         for group, found in row.groups.items():
             is_first = group == ALL_GROUPS
-            alarms = f"{row.false_alarms} of {row.test}"
-            of_detector = (alarms, str(row.samples), str(row.shared), f"{row.seconds:.3f}")
+            of_detector = (
+                f"{row.false_alarms} of {row.test}",
+                f"{row.samples} + {row.shared} shared",
+                f"{row.seconds:.3f}",
+            )
             table.add_row(
                 row.name if is_first else "",
                 group,
@@ -200,29 +205,30 @@ def _detector_table(comparison: Comparison) -> Table:
     return table
 
 
-def _method_table(comparison: Comparison) -> Table:
+def _method_table(comparison: Comparison, group: str) -> Table:
     table = _table(
-        "method", "strength", "group", "copies", "at most", "copy", "worst", "masked", "D_SSCD",
-        "A_CLIP", "changed", "CLIP-FID", "fit s", "draw x",
+        f"Methods, {group}", "method", "strength", "copies", "at most", "copy score", "worst seed",
+        "A_CLIP", "changed", "image (x)",
     )  # fmt: skip
-    for row in comparison.methods:
+    for row in comparison.of_group(group):
         if row.refused == row.suspects:
             continue
         table.add_row(
             row.method,
             f"{row.strength:g}",
-            row.group,
             f"{row.copies.copies} of {row.copies.seeds}",
             "" if row.bound is None else f"{100 * row.bound:.1f} %",
-            *map(_number, (row.copy, row.copy_worst, row.masked, row.diversity, row.alignment)),
+            *map(_number, (row.copy, row.copy_worst, row.alignment)),
             f"{row.changed} of {row.ordinary}",
-            *map(_number, (row.clip_fid, row.fit_seconds, row.draw_ratio)),
+            _number(row.draw_ratio),
         )
     return table
 
 
 def _published_table(values: Sequence[Published]) -> Table:
-    table = _table("published, of other models", "AUROC", "TPR", "SSCD", "A_CLIP", "setting")
+    table = _table(
+        "Published values, of other models", "name", "AUROC", "TPR", "SSCD", "A_CLIP", "setting"
+    )
     for value in values:
         table.add_row(
             value.name,
@@ -232,8 +238,9 @@ def _published_table(values: Sequence[Published]) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+def _table(title: str, name: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    table.add_column(name, no_wrap=True)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

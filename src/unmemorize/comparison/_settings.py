@@ -208,7 +208,7 @@ def kind_of(part: str, name: str, determining: Any) -> str:
 
     Examples:
         >>> kind_of("detector", "dsm", {"seeds": 4})
-        'detector-dsm-4ea0e90a'
+        'detector-dsm-e3d21f26'
     """
     text = json.dumps(determining, sort_keys=True)
     return f"{part}-{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
