@@ -87,7 +87,7 @@ def test_print_keeps_every_row_and_column(report: str, open_page: Open) -> None:
 
 @pytest.mark.slow
 def test_five_hundred_memorized_prompts(tmp_path: Path, open_page: Open) -> None:
-    path = write_report(mitigated_run(tmp_path, memorized=500, side=512))
+    path = write_report(mitigated_run(tmp_path, memorized=500, side=256))
     page = open_page(path.as_uri())
     assert page.locator("article").count() == 500
     timing = page.evaluate("performance.getEntriesByType('navigation')[0].duration")
