@@ -31,10 +31,11 @@ COMMANDS = {
     "generate": "Generate images of memorized prompts, with and without neurons (step 4).",
     "guard": "Calibrate a guard, which stops copies while a pipeline draws them.",
     "evaluate": "Measure how much the generated images still copy (step 5).",
-    "report": "Write one web page with the summary, the plots and every memorized prompt.",
+    "report": "Write one web page with the verdicts or the summary, and every memorized prompt.",
     "status": "Show how far a run is, while it works or afterwards.",
     "ui": "Open a page in the browser to find neurons and switch them off by hand.",
-    "verify": "Check that an artefact changes a model as its neurons or edit say and no more.",
+    "verify": "Check that an artefact changes a model as it says and no more, or check a pack of "
+    "evidence.",
     "import-upstream": "Read the files that the authors of Finding NeMo published.",
     "export": "Write the neurons of a run in formats that other programs load.",
     "neurons": "Show and combine neuron files.",
