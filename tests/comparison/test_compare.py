@@ -537,6 +537,7 @@ def test_the_page_of_the_docs_comes_from_records(made: Made, tmp_path: Path) -> 
     assert f"| {found.false_alarms} of 10 (" in text
     for row in whole.of_group("natural"):
         if row.method != "unable":
+            assert row.bound is not None
             strength = "" if row.method == "none" else f"{row.strength:g}"
             start = f"| `{row.method}` | {strength} | {row.copies.copies} of 3 | "
             assert row.bound is not None
