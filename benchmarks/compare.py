@@ -4,7 +4,7 @@ python benchmarks/compare.py [--only NAME ...] [--run FOLDER] [--records FOLDER]
 python benchmarks/compare.py --page [docs/compare.md]
 
 The first form runs detectors and methods one after the other, in one run folder of `unmemorize
-compare`, and writes what each of them found to RECORDS/NAME.json (scores and rates, no images). The
+compare`, and writes what each of them found to RECORDS/NAME.json: tables and scores, no images. The
 same command resumes. --only names detectors and methods, the latter with =STRENGTH for one
 strength. The second form writes the page from the records that are there.
 """
@@ -91,17 +91,33 @@ def measure(
             detectors=chosen_detectors(name) if is_detector else (),
             methods=methods,
         )
-        write(records / f"{name.replace('=', '-')}.json", comparison, run)
+        write(records, name, comparison, run)
         print(name, flush=True)
 
 
-def write(path: Path, comparison: Comparison, run: um.Run) -> None:
-    """Write the record of a part, with what it was made of."""
-    made_of = {**run.manifest.settings, "fingerprint": run.manifest.inputs.fingerprint}
-    content = {"made_of": made_of, "comparison": comparison.to_json()}
-    text = json.dumps(content, indent=1) + "\n"
+def write(records: Path, name: str, comparison: Comparison, run: um.Run) -> None:
+    """Write the record of a part: its rows, the scores behind them, and what it was made of."""
+    content = {
+        "made_of": {**run.manifest.settings, "fingerprint": run.manifest.inputs.fingerprint},
+        "comparison": comparison.to_json(),
+        "scores": scores_of(run, name.partition("=")[0]),
+    }
+    path = records / f"{name.replace('=', '-')}.json"
+    text = json.dumps(content) + "\n"
     assert len(text) < _LARGEST, f"{path}: {len(text)} bytes"
     atomic_write(path, text, um.RunError)
+
+
+def scores_of(run: um.Run, name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the records of a detector or method by their kind, without image features."""
+    files = run.folder.glob(f"*-{name}-{'[0-9a-f]' * 8}.jsonl")
+    return {
+        path.stem: [
+            {key: value for key, value in record.items() if key != "features"}
+            for _, record in run.stream(path.stem)
+        ]
+        for path in sorted(files)
+    }
 
 
 def joined(records: Path) -> tuple[Comparison | None, dict[str, Any]]:

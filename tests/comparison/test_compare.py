@@ -525,11 +525,15 @@ def test_the_page_of_the_docs_comes_from_records(made: Made, tmp_path: Path) -> 
     run, whole = Run.load(made.folder), made.comparison
     nothing: Any = {"detectors": (), "methods": (), "confirmed": None}
     detector = replace(whole, **{**nothing, "detectors": whole.detectors[:1]})
-    benchmark.write(tmp_path / "noise-magnitude.json", detector, run)
+    benchmark.write(tmp_path, "noise-magnitude", detector, run)
     for method in ("random-tokens", "neurons"):
         rows = tuple(row for row in whole.methods if row.method in ("none", method))
         part = replace(whole, detectors=(), methods=rows)
-        benchmark.write(tmp_path / f"{method}.json", part, run)
+        benchmark.write(tmp_path, method, part, run)
+    record = json.loads((tmp_path / "random-tokens.json").read_text())
+    kept = {line["strength"]: line for lines in record["scores"].values() for line in lines}
+    assert kept[4.0]["scores"] == records_of(made.folder, "random-tokens", 4.0)[1]["scores"]
+    assert "features" not in kept[4.0]
     text = benchmark.page(tmp_path)
     assert "no numbers here yet" not in text
     found = whole.detectors[0]
