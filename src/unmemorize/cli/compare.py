@@ -82,8 +82,9 @@ def command(
     Detectors are calibrated on ordinary captions by one rule, and score the suspects. Methods work
     on suspects whose unedited images copy, each over its grid of strengths, and their side effects
     are measured on ordinary captions. What does not work on the model is listed with its reason.
-    RUN gets comparison.csv, comparison.json and compare.html. The same command resumes, and the
-    same folder takes more detectors and methods later.
+    RUN gets comparison.csv, comparison.json and compare.html. The same command resumes. The same
+    folder takes more detectors and methods later; its tables hold those that the last command
+    names.
 
     Args:
         suspects: Prompts that are memorized: a .txt, .csv, .jsonl or .parquet file, or a folder of
