@@ -20,7 +20,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_report(mitigated_run(tmp_path_factory.mktemp("report"))).as_uri()
 
 
-@pytest.mark.parametrize("width", [390, 1280, 2560])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow), 2560])
 def test_the_page_fits_with_everything_open(
     report: str, open_page: Open, picture: Callable[..., None], width: int
 ) -> None:
@@ -58,7 +58,7 @@ def test_the_keyboard_is_enough(report: str, open_page: Open) -> None:
     assert focusable == page.locator(".table").count()
 
 
-@pytest.mark.parametrize("scripts", [True, False])
+@pytest.mark.parametrize("scripts", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_print_shows_what_is_closed(report: str, open_page: Open, scripts: bool) -> None:
     page = open_page(report, java_script_enabled=scripts)
     hashes = page.locator("article details dd code")
