@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unmemorize._errors import MitigationError, ModelError
 from unmemorize.generation import DenoiserCall, Drawing, watching
+from unmemorize.methods._method import WhileDrawing
 from unmemorize.pipelines import Model
 
 Scale = Callable[[DenoiserCall, Tensor], Tensor]
@@ -33,6 +34,18 @@ def refuse_unguided(model: Model, method: str) -> None:
             f"{method}: {type(model.pipe).__name__} has no prediction without text beside the one "
             "with text, so guidance cannot change. Use random-tokens or embedding."
         ) from problem
+
+
+class OtherGuidance(WhileDrawing):
+    """A method that draws with guidance of another scale."""
+
+    def check(self, model: Model) -> None:
+        """See `WhileDrawing`.
+
+        Raises:
+            MitigationError: the pipeline makes no predictions without text.
+        """
+        refuse_unguided(model, self.kind)
 
 
 @contextmanager
