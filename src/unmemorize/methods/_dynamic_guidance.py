@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unmemorize.generation import DenoiserCall, Drawing, Plan, drawn_latents
-from unmemorize.methods._guidance import OtherGuidance, guided, sizes_of
+from unmemorize.methods._guidance import OtherGuidance, guided
 from unmemorize.pipelines import Model
 
 _DEFAULT_STEP = 5
@@ -48,7 +48,7 @@ class DynamicGuidance(OtherGuidance):
         started = torch.zeros(len(drawing.prompts), dtype=torch.bool)
 
         def scale(call: DenoiserCall, difference: Tensor) -> Tensor:
-            pulls.append(sizes_of(model, call, difference).cpu())
+            pulls.append(_pull(model, call, difference))
             if len(pulls) > 2:
                 started.logical_or_((pulls[-1] > pulls[-2]) & (pulls[-2] < pulls[-3]))
             return torch.where(started, drawing.guidance, 1.0 - self.strength)
@@ -89,7 +89,7 @@ class OppositeDynamicGuidance(OtherGuidance):
         pulls: list[Tensor] = []
 
         def unguided(call: DenoiserCall, difference: Tensor) -> Tensor:
-            pulls.append(sizes_of(model, call, difference).cpu())
+            pulls.append(_pull(model, call, difference))
             return torch.zeros(len(difference))
 
         alone = drawing.alone()
@@ -101,6 +101,11 @@ class OppositeDynamicGuidance(OtherGuidance):
             return torch.where(call.step < transitions, -self.strength, drawing.guidance)
 
         return Plan(drawing.noise, guided(model, drawing, self.kind, scale))
+
+
+def _pull(model: Model, call: DenoiserCall, difference: Tensor) -> Tensor:
+    """Return the pull of the text on each image, (images,)."""
+    return model.noise_level(torch.tensor(call.timestep)).apart(difference).cpu()
 
 
 def transition_of(pulls: Sequence[float]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from unmemorize._errors import MitigationError, ModelError
@@ -109,16 +108,3 @@ def guided(model: Model, drawing: Drawing, method: str, scale: Scale) -> Iterato
 
     with directed(model, drawing, method, direction):
         yield
-
-
-def sizes_of(model: Model, call: DenoiserCall, difference: Tensor) -> Tensor:
-    """Return norms of differences of predictions (images, C, H, W).
-
-    They are those of differences of noise for a model that predicts noise, and of the clean image
-    for others, see `Model.difference`.
-    """
-    nothing = torch.zeros_like(difference)
-    timestep = torch.tensor(call.timestep)
-    moved = model.difference(difference, nothing, timestep)
-    norms: Tensor = moved.flatten(1).norm(dim=1)
-    return norms
