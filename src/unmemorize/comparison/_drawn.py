@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from unmemorize._errors import RunError, UnmemorizeError
-from unmemorize._files import from_json, to_json
+from unmemorize._errors import UnmemorizeError
+from unmemorize._files import to_json
 from unmemorize._prompts import Prompt
 from unmemorize.comparison._choice import NOTHING, refinement_of
 from unmemorize.comparison._settings import kind_of
@@ -217,12 +217,7 @@ def read_drawn(run: Run, kind: str) -> dict[int, DrawnRecord]:
     Raises:
         RunError: a record is damaged.
     """
-    problem = f"{run.folder}: damaged record of {kind}"
-    way_out = "Delete the file and repeat the command."
-    return {
-        index: from_json(DrawnRecord, record, RunError, problem, way_out)
-        for index, record in run.stream(kind)
-    }
+    return dict(run.typed(kind, DrawnRecord, "Delete the file and repeat the command."))
 
 
 def spread_captions(

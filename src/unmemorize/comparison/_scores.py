@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unmemorize._errors import RunError, UnmemorizeError
-from unmemorize._files import from_json, to_json
+from unmemorize._errors import UnmemorizeError
+from unmemorize._files import to_json
 from unmemorize.comparison._settings import kind_of
 from unmemorize.detection import Detector, NoiseSettings, Trace, settings_of, watched_by
 from unmemorize.engines import Finished, UnitFunction
@@ -82,11 +82,8 @@ def read_scores(run: Run, kind: str) -> list[ScoreRecord]:
     Raises:
         RunError: a record is damaged.
     """
-    problem = f"{run.folder}: damaged record of {kind}"
-    return [
-        from_json(ScoreRecord, record, RunError, problem, "Delete the file and repeat the command.")
-        for _, record in run.stream(kind)
-    ]
+    way_out = "Delete the file and repeat the command."
+    return [record for _, record in run.typed(kind, ScoreRecord, way_out)]
 
 
 def _refused(text: str, problem: UnmemorizeError) -> Finished:

@@ -9,8 +9,7 @@ from functools import partial
 
 from PIL import Image
 
-from unmemorize._errors import RunError
-from unmemorize._files import from_json, to_json
+from unmemorize._files import to_json
 from unmemorize._prompts import Prompt
 from unmemorize.detection import (
     SEED_SIMILARITY,
@@ -98,12 +97,8 @@ def read_confirmations(run: Run) -> dict[int, ConfirmationRecord]:
     Raises:
         RunError: a record is damaged.
     """
-    problem = f"{run.folder}: damaged record of a confirmation"
     way_out = "Repeat unmemorize mitigate; it computes only what is missing."
-    return {
-        index: from_json(ConfirmationRecord, record, RunError, problem, way_out)
-        for index, record in run.stream(CONFIRMATIONS)
-    }
+    return dict(run.typed(CONFIRMATIONS, ConfirmationRecord, way_out))
 
 
 def screen(

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from unmemorize._errors import RunError
-from unmemorize._files import from_json, png_bytes, to_json
+from unmemorize._files import png_bytes, to_json
 from unmemorize.engines import Finished, UnitFunction
 from unmemorize.generation import Edit, GenerationSettings, generate_each
 from unmemorize.metrics import ClipAlignment, Descriptor
@@ -65,11 +64,7 @@ def read_image_records(run: Run, kind: str) -> dict[int, ImagesRecord]:
     Raises:
         RunError: one is damaged.
     """
-    problem = f"{run.folder}: damaged record of {kind}"
-    return {
-        index: from_json(ImagesRecord, record, RunError, problem, "Start a new run.")
-        for index, record in run.stream(kind)
-    }
+    return dict(run.typed(kind, ImagesRecord, "Start a new run."))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unmemorize._errors import RunError, UnfinishedError
+from unmemorize._errors import UnfinishedError
 from unmemorize.engines import Execution, Progress, Task, silent
 from unmemorize.generation import Edit
 from unmemorize.metrics import ClipAlignment, Descriptor
@@ -23,7 +23,7 @@ from unmemorize.mitigation._ordinary import (
 )
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, drive
+from unmemorize.runs import Run, drive_without_failures
 
 Announce = Callable[[str], AbstractContextManager[Progress]]
 """Opens the progress of a stage by its title."""
@@ -71,12 +71,7 @@ class Stages:
         total = 1 + max((index for index, _ in items), default=-1)
         with self.announce(title) as progress:
             execution = replace(self.execution, progress=progress)
-            tally = drive(self.run, self.model, task, items, total, execution)
-        for index, error in tally.failed.items():
-            raise RunError(
-                f"{title}: number {index} fails ({error.rstrip('.')}). What is finished stays in "
-                f"{self.run.folder}; the same command tries again."
-            )
+            drive_without_failures(self.run, self.model, task, items, total, execution, title)
         is_finished = self.run.done(task.kind, total)
         missing = sum(not is_finished[index] for index, _ in items)
         if missing:

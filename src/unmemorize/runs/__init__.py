@@ -1,6 +1,6 @@
 """Run folders: what determines a result, what is done, and how to resume."""
 
-from unmemorize.runs._drive import Tally, drive
+from unmemorize.runs._drive import Tally, drive, drive_without_failures
 from unmemorize.runs._merge import merge_runs
 from unmemorize.runs._prompts import (
     given_or_temporary,
@@ -24,6 +24,7 @@ __all__ = [
     "StoredImage",
     "Tally",
     "drive",
+    "drive_without_failures",
     "given_or_temporary",
     "hash_of_file",
     "keep_largest",

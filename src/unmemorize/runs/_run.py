@@ -97,6 +97,7 @@ class Manifest:
 
 
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
+RecordT = TypeVar("RecordT")
 
 
 class Run:
@@ -232,6 +233,25 @@ class Run:
         """Yield the records of one kind in the order of their indices, however many there are."""
         lines = read_sorted(self.files(name))
         return ((content["index"], record_in(content)) for content in lines)
+
+    def typed(
+        self, name: str, record_type: type[RecordT], way_out: str
+    ) -> Iterator[tuple[int, RecordT]]:
+        """Yield the records of one kind like `stream`, checked field by field.
+
+        Args:
+            name: the kind.
+            record_type: what they are.
+            way_out: what to do about a damaged one, for errors.
+
+        Raises:
+            RunError: a record is damaged.
+        """
+        problem = f"{self.folder}: damaged record of {name}"
+        return (
+            (index, from_json(record_type, record, RunError, problem, way_out))
+            for index, record in self.stream(name)
+        )
 
     def times(self, name: str) -> dict[int, float]:
         """Return when each item of one kind was finished, in seconds since 1970, by index."""
