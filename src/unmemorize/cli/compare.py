@@ -21,6 +21,8 @@ from unmemorize.cli._common import (
     bundled_defaults,
     choose_statistics,
     choose_threshold,
+    generation_settings,
+    print_counts,
     prompts_or_bundled,
 )
 from unmemorize.cli._console import console, print_line, show_progress
@@ -45,7 +47,6 @@ from unmemorize.comparison import (
 )
 from unmemorize.detection import NoiseSettings
 from unmemorize.engines import silent
-from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
 from unmemorize.mitigation import with_references
 from unmemorize.report import write_comparison
@@ -113,7 +114,7 @@ def command(
         seeds=seeds or usual.seeds,
         images=images or usual.images,
         localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
-        generation=GenerationSettings(**bundled_defaults(loaded, "steps", "guidance"), batch=batch),
+        generation=generation_settings(loaded, batch),
     )
     captions = ComparisonCaptions.of(loaded)
     if ordinary is not None:
@@ -264,11 +265,8 @@ def _number(value: float | None) -> str:
 
 
 def _print_forecast(cost: ComparisonForecast, suspects: int) -> None:
-    table = Table("stage", "images", pad_edge=False)
-    for stage, images in cost.images.items():
-        table.add_row(stage, str(images))
     if cost.images:
-        console.print(table)
+        print_counts("stage", "images", cost.images)
     print_line(
         f"Detectors: {cost.detectors}, each of which scores {cost.scored} prompts. Strengths of "
         f"methods: {cost.points}. If all {suspects} suspects are memorized, drawing takes about "
