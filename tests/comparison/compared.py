@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from colours import noise
+from colours import Pixels, noise
 from unmemorize import (
     GenerationSettings,
     LocalizationSettings,
@@ -52,17 +52,6 @@ SETTINGS = ComparisonSettings(
 CAPTIONS = ComparisonCaptions.halves([f"{a}{b} cat" for a in "abcde" for b in "vwxy"])
 TEXTS = ("a red cat", "a blue cat", "a green cat")
 GROUPS = ("natural", "planted", "planted")
-
-
-class Pixels:
-    """A descriptor: the pixels of an image, each channel relative to its mean."""
-
-    name, digest = "pixels", "p" * 64
-
-    def __call__(self, images: Any) -> torch.Tensor:
-        rows = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])
-        rows = (rows - rows.mean((1, 2), keepdims=True)).reshape(len(images), -1)
-        return torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
 
 
 class Colours:

@@ -25,7 +25,6 @@ from compared import (
     SETTINGS,
     TEXTS,
     Colours,
-    Pixels,
     compare,
     make_inputs,
     make_suspects,
@@ -33,6 +32,7 @@ from compared import (
 from diffusers import DiffusionPipeline
 
 import compare as benchmark
+from colours import Pixels
 from conftest import make_pipeline
 from unmemorize import (
     Comparison,

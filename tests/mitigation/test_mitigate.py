@@ -7,12 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from diffusers import DiffusionPipeline
 
-from colours import noise
+from colours import Pixels, noise
 from records import SMALL_MITIGATION
 from unmemorize import (
     Calibration,
@@ -51,17 +49,6 @@ SETTINGS = replace(
     localization=LocalizationSettings(criterion="unblocked"),
     generation=GenerationSettings(steps=2, guidance=3.0, batch=4),
 )
-
-
-class Pixels:
-    """A descriptor: the pixels of an image, each channel relative to its mean."""
-
-    name, digest = "pixels", "p" * 64
-
-    def __call__(self, images: Any) -> torch.Tensor:
-        rows = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])
-        rows = (rows - rows.mean((1, 2), keepdims=True)).reshape(len(images), -1)
-        return torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
 
 
 @pytest.fixture(name="start")
