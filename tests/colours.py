@@ -33,6 +33,17 @@ class Colours:
         return torch.nn.functional.normalize(self.features(images), dim=1)
 
 
+class Pixels:
+    """A descriptor: the pixels of an image, each channel relative to its mean."""
+
+    name, digest = "pixels", "p" * 64
+
+    def __call__(self, images: Any) -> torch.Tensor:
+        rows = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])
+        rows = (rows - rows.mean((1, 2), keepdims=True)).reshape(len(images), -1)
+        return torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
+
+
 def mean_colours(images: Sequence[Image.Image]) -> Array:
     """Mean colours, (N, 3), none of them black."""
     return np.stack([np.asarray(image.convert("RGB")).mean((0, 1)) + 1 for image in images])

@@ -13,22 +13,24 @@ import unmemorize
 
 PUBLIC = (
     "Alarm AlarmError Attack AuditError AuditResult AuditSettings BundledDescriptor "
-    "Calibration ClipAlignment ClosedFormEdit CombinedEdit Detection DetectionLevel "
-    "DetectionRun Detector Edit EditError EditFile Engine Erased Execution ExportError "
-    "FetchError FileDescriptor GenerationSettings Guard GuardThreshold ImageAuditResult "
-    "ImageSet InProcess Intervention Localization LocalizationLevel LocalizationRun "
-    "LocalizationSettings Metric MetricError Mitigation MitigationError MitigationInputs "
-    "MitigationResult MitigationRun MitigationSettings Model ModelError NeuronEdit "
-    "NeuronError NeuronFile NeuronSet Neurons NoiseSettings OrdinaryCaptions Prompt "
-    "PromptError PromptOutcome RayActors Run RunError Shard Statistics StatisticsError "
-    "Summary Suspect TestbedError Threshold ThresholdError Trace UnfinishedError "
-    "UnmemorizeError Workers audit_edit audit_images bake calibrate_guard "
-    "calibrate_threshold compute_statistics copy_scores default_guard_threshold "
-    "default_statistics default_threshold detect detect_all evaluate_all export_lora "
-    "export_single_file generate generate_all guard iter_prompts load_pipeline localize "
-    "localize_all memorized_region mitigate mitigate_all open_run random_control "
-    "read_detections read_localizations read_metrics read_prompts summarize switch_off "
-    "switch_on switched_off testbed verify write_report"
+    "Calibration ClipAlignment ClosedFormEdit CombinedEdit Comparison ComparisonCaptions "
+    "ComparisonInputs ComparisonRun ComparisonSettings Detection DetectionLevel "
+    "DetectionRun Detector Edit EditError EditFile Engine Erased EvidenceError Execution "
+    "ExportError FetchError FileDescriptor GenerationSettings Guard GuardThreshold "
+    "ImageAuditResult ImageSet InProcess Intervention Localization LocalizationLevel "
+    "LocalizationRun LocalizationSettings Metric MetricError Mitigation MitigationError "
+    "MitigationInputs MitigationResult MitigationRun MitigationSettings Model ModelError "
+    "NeuronEdit NeuronError NeuronFile NeuronSet Neurons NoiseSettings OrdinaryCaptions "
+    "Prompt PromptError PromptOutcome RayActors Run RunError Shard Statistics "
+    "StatisticsError Summary Suspect TestbedError Threshold ThresholdError Trace "
+    "UnfinishedError UnmemorizeError Workers audit_edit audit_images bake calibrate_guard "
+    "calibrate_threshold compare_all compute_statistics copy_scores "
+    "default_guard_threshold default_statistics default_threshold detect detect_all "
+    "evaluate_all export_lora export_single_file generate generate_all guard iter_prompts "
+    "load_pipeline localize localize_all memorized_region mitigate mitigate_all open_run "
+    "random_control read_detections read_localizations read_metrics read_prompts summarize "
+    "switch_off switch_on switched_off testbed verify verify_evidence write_evidence "
+    "write_report"
 )
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy")
 
@@ -50,7 +52,7 @@ def test_tracebacks_show_the_public_names_of_errors() -> None:
 def test_errors_are_one_tree() -> None:
     errors = [getattr(unmemorize, name) for name in unmemorize.__all__ if name.endswith("Error")]
     assert all(issubclass(error, unmemorize.UnmemorizeError) for error in errors)
-    assert len(errors) == 15
+    assert len(errors) == 17
 
 
 @pytest.mark.parametrize(

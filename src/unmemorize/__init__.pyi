@@ -3,6 +3,7 @@ from ._errors import (
     AlarmError,
     AuditError,
     EditError,
+    EvidenceError,
     ExportError,
     FetchError,
     MetricError,
@@ -20,6 +21,14 @@ from ._errors import (
 from ._prompt_files import iter_prompts, read_prompts
 from ._prompts import Prompt
 from .audit import Attack, AuditResult, AuditSettings, ImageAuditResult, audit_edit, audit_images
+from .comparison import (
+    Comparison,
+    ComparisonCaptions,
+    ComparisonInputs,
+    ComparisonRun,
+    ComparisonSettings,
+    compare_all,
+)
 from .detection import (
     Calibration,
     Detection,
@@ -93,7 +102,7 @@ from .mitigation import (
 )
 from .neurons import NeuronFile, Neurons, random_control, switch_off, switch_on, switched_off
 from .pipelines import Model, load_pipeline
-from .report import write_report
+from .report import verify_evidence, write_evidence, write_report
 from .runs import Run, open_run
 from .statistics import Statistics, compute_statistics, default_statistics
 
@@ -109,6 +118,11 @@ __all__ = [
     "ClipAlignment",
     "ClosedFormEdit",
     "CombinedEdit",
+    "Comparison",
+    "ComparisonCaptions",
+    "ComparisonInputs",
+    "ComparisonRun",
+    "ComparisonSettings",
     "Detection",
     "DetectionLevel",
     "DetectionRun",
@@ -118,6 +132,7 @@ __all__ = [
     "EditFile",
     "Engine",
     "Erased",
+    "EvidenceError",
     "Execution",
     "ExportError",
     "FetchError",
@@ -173,6 +188,7 @@ __all__ = [
     "bake",
     "calibrate_guard",
     "calibrate_threshold",
+    "compare_all",
     "compute_statistics",
     "copy_scores",
     "default_guard_threshold",
@@ -205,6 +221,8 @@ __all__ = [
     "switched_off",
     "testbed",
     "verify",
+    "verify_evidence",
+    "write_evidence",
     "write_report",
 ]
 

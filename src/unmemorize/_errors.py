@@ -12,6 +12,7 @@ UnmemorizeError
 ├── MitigationError      a mitigation or a certificate is not possible as asked for
 ├── AuditError           an attack is not possible on a model, or an audit lacks what it needs
 ├── AlarmError           a guard has stopped all images of a call, which look like copies
+├── EvidenceError        a pack of evidence cannot be written, or does not hold what it says
 ├── ExportError          neurons cannot be written in a format of another program
 ├── FetchError           a file cannot be downloaded, or is not the expected one
 └── TestbedError         the bundled model is missing or cannot be made
@@ -70,6 +71,10 @@ class AlarmError(UnmemorizeError):
 
 class AuditError(UnmemorizeError):
     """An attack is not possible on this model, or an audit lacks what it needs."""
+
+
+class EvidenceError(UnmemorizeError):
+    """A pack of evidence cannot be written, was changed, or its numbers do not follow from it."""
 
 
 class ExportError(UnmemorizeError):

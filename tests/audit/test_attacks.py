@@ -266,6 +266,10 @@ def test_relearning_trains_on_others_and_leaves_the_pipeline_as_it_was() -> None
     assert set(vars(model.denoiser)) == attributes
     assert model.denoiser.get_submodule(LAYER) is layer
     assert not any(parameter.requires_grad for parameter in model.denoiser.parameters())
+    model.denoiser.peft_config = {"mine": object()}  # type: ignore[assignment]
+    with pytest.raises(AuditError, match="LoRAs loaded"):
+        attack.check(bench)
+    del model.denoiser.peft_config
     with pytest.raises(AuditError, match="at least 2 prompts"):
         attack.check(replace(bench, companions=()))
 

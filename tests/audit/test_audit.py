@@ -191,6 +191,7 @@ def test_a_finished_audit_does_nothing_and_another_one_is_refused(
         open_audit(run.folder, model, prompts, other, SETTINGS)
 
 
+@pytest.mark.slow
 def test_shards_in_any_order_give_the_same(
     finished: tuple[AuditResult, Run],
     model: Model,

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from records import SMALL_MITIGATION
-from unmemorize import Run, testbed
+from unmemorize import Run, testbed, verify_evidence
 from unmemorize.cli import demo
 from unmemorize.mitigation import MitigationResult, MitigationSettings
 
@@ -42,8 +42,9 @@ def test_demo_ends_with_verdicts_an_edited_model_and_a_report(cli: Cli, tmp_path
     page = (folder / "report.html").read_text()
     assert result.headline in page
     assert memorized.verdict in page
-    assert page.count('alt="training image"') == 1
-    assert page.count('alt="after"') >= 3
+    assert page.count('alt="training image of') == 2  # in front, and among all pictures
+    assert page.count('alt="after, noise') >= 3
+    assert verify_evidence(pack_of(cli, folder)).numbers > 50
     assert (folder / "edited" / "model_index.json").exists()
     assert list((folder / "lora").glob("*.safetensors"))
     records = [path for path in folder.glob("*.jsonl") if path.name != "prompts.jsonl"]
@@ -51,6 +52,12 @@ def test_demo_ends_with_verdicts_an_edited_model_and_a_report(cli: Cli, tmp_path
     assert len(written) > 5
     assert cli("demo", "-o", folder)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in records} == written
+
+
+def pack_of(cli: Cli, folder: Path) -> Path:
+    pack = folder.with_suffix(".zip")
+    assert cli("report", folder, "--pack", pack)[0] == 0
+    return pack
 
 
 def test_suspects_are_of_every_kind() -> None:

@@ -342,6 +342,7 @@ def test_options_of_the_model_reach_the_loader(
         "variant": "fp16",
         "local_files_only": True,
         "value_layers": "mid.*.to_v",
+        "loras": {},
         "positional": ("owner/name",),
     }
     assert cli("detect", "-o", tmp_path, "-m", "owner/name", *flags, *more)[0] == 1
@@ -356,6 +357,7 @@ def test_options_of_the_model_reach_the_loader(
         "variant": None,
         "local_files_only": False,
         "value_layers": None,
+        "loras": {},
         "positional": ("testbed",),
     }
 

@@ -251,7 +251,7 @@ def test_a_layer_that_no_file_holds_is_refused(
     path = next(iter(own_model.value_layers))
     weights["old name"] = weights.pop(f"{path}.weight")
     save_file(weights, tmp_path / "base" / DENOISER, {"format": "pt"})
-    with pytest.raises(ExportError, match=f"{path}.weight: no safetensors file of the denoiser"):
+    with pytest.raises(ExportError, match=f"{path}.weight: no safetensors file of the model"):
         bake(own_model, some_neurons(own_model), tmp_path / "baked")
 
 

@@ -122,15 +122,12 @@ def test_transitions(pulls: list[float], step: int) -> None:
 
 
 def test_pulls_of_velocities_are_those_of_the_clean_image() -> None:
-    from unmemorize.generation import DenoiserCall
-    from unmemorize.methods._guidance import sizes_of
-
     model = Model(make_pipeline(scheduler=v_scheduler()))
     difference = torch.full((1, 4, 16, 16), 2.0)
-    call = DenoiserCall({}, "sample", 0, 901.0, [0], [1], [0])
     signal = float(model.pipe.scheduler.alphas_cumprod[901])
     size = (1 - signal) ** 0.5 * 2.0 * 32  # 32 = sqrt(4 * 16 * 16)
-    assert float(sizes_of(model, call, difference)[0]) == pytest.approx(size, rel=1e-5)
+    found = model.noise_level(torch.tensor(901.0)).apart(difference)
+    assert float(found[0]) == pytest.approx(size, rel=1e-5)
 
 
 def v_scheduler() -> Any:

@@ -29,7 +29,7 @@ from unmemorize import (
 from unmemorize.generation import PrunedEdit, WeightEdit
 from unmemorize.methods import method_of
 from unmemorize.methods._esd import Esd
-from unmemorize.methods._latents import encoded_images, noised
+from unmemorize.methods._latents import encoded_images
 from unmemorize.methods._siss import Sample, importance
 from unmemorize.methods._training import training
 from unmemorize.methods._wanda import pruned
@@ -180,7 +180,7 @@ def test_siss_predicts_the_deleted_image_worse(
     assert len(edit.differences) == len(list(pipe.unet.parameters()))
     clean = encoded_images(model, suspect.prompt.images, "siss").expand(8, -1, -1, -1)
     noise, timestep = model.draw_latents(8, 11), torch.tensor(400)
-    noisy = noised(model, clean, noise, timestep)
+    noisy = model.noise_level(timestep).noisy(clean, noise)
     text = texts(pipe, ["a cat"] * 8)
     error = (predicted(pipe, noisy, timestep, text) - noise).square().mean()
     with edit.applied(model, [True]):
@@ -196,9 +196,9 @@ def test_siss_needs_images(pipe: DiffusionPipeline) -> None:
 def test_noise_is_added_by_the_schedule(pipe: DiffusionPipeline) -> None:
     model = Model(pipe)
     clean, noise = model.draw_latents(2, 1), model.draw_latents(2, 2)
-    signal = pipe.scheduler.alphas_cumprod[400]
-    expected = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-    assert torch.allclose(noised(model, clean, noise, torch.tensor(400)), expected)
+    signal = float(pipe.scheduler.alphas_cumprod[400])
+    expected = signal**0.5 * clean + (1 - signal) ** 0.5 * noise
+    assert torch.allclose(model.noise_level(torch.tensor(400)).noisy(clean, noise), expected)
 
 
 def test_weights_are_put_back_after_an_exception(pipe: DiffusionPipeline) -> None:

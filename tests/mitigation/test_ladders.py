@@ -29,8 +29,18 @@ def test_ladders_begin_with_the_least_invasive_rung() -> None:
     assert neurons[0] == Rung("complete", 0.0)
     assert [rung.scale for rung in neurons[:4]] == [0.0, -0.25, -0.5, -1.0]
     assert [rung.neurons for rung in neurons[::4]] == ["complete", "initial", "all"]
-    assert [rung.weight for rung in LADDERS["closed form"]] == [1.0, 2.0, 4.0, 10.0]
-    assert LADDERS["both"][0] == neurons[0]
+    assert [rung.weight for rung in LADDERS["closed form"]] == [1.0, 3.0, 10.0]
+    both = [str(rung) for rung in LADDERS["both"]]
+    assert both[:8] == [
+        "complete neurons at 0",
+        "closed form, weight 1",
+        "complete neurons at 0 and closed form, weight 1",
+        "closed form, weight 3",
+        "complete neurons at 0 and closed form, weight 3",
+        "complete neurons at -0.25",
+        "complete neurons at -1",
+        "closed form, weight 10",
+    ]
     for ladder in LADDERS.values():
         assert len(set(ladder)) == len(ladder)
 

@@ -7,12 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from diffusers import DiffusionPipeline
 
-from colours import noise
+from colours import Pixels, noise
 from records import SMALL_MITIGATION
 from unmemorize import (
     Calibration,
@@ -40,6 +38,7 @@ from unmemorize.mitigation import (
     _images,
     _ordinary,
     mitigate_all,
+    read_confirmations,
     unannounced,
 )
 from unmemorize.mitigation._confirmation import search_seeds
@@ -50,17 +49,6 @@ SETTINGS = replace(
     localization=LocalizationSettings(criterion="unblocked"),
     generation=GenerationSettings(steps=2, guidance=3.0, batch=4),
 )
-
-
-class Pixels:
-    """A descriptor: the pixels of an image, each channel relative to its mean."""
-
-    name, digest = "pixels", "p" * 64
-
-    def __call__(self, images: Any) -> torch.Tensor:
-        rows = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])
-        rows = (rows - rows.mean((1, 2), keepdims=True)).reshape(len(images), -1)
-        return torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
 
 
 @pytest.fixture(name="start")
@@ -130,6 +118,13 @@ def test_suspects_get_verdicts_and_one_edit(start: Callable[..., Any]) -> None:
         assert result.controls.seeds == 6
     else:
         assert (first.scores_control, result.ordinary_control) == ((), None)
+    recorded = read_confirmations(run)
+    assert sorted(recorded) == [0, 1, 2]
+    for index, record in recorded.items():
+        outcome = result.outcomes[index]
+        assert (record.prompt, record.measure) == (outcome.prompt, outcome.measure)
+        assert sum(score > outcome.level for score in record.scores) == outcome.before.copies
+        assert max(record.scores) == outcome.worst_before
     assert result.outcomes[2].rung == ""
     assert result.outcomes[2].after is None
     assert EditFile.load(run.folder / "edit.json").edit == result.file.edit

@@ -147,8 +147,8 @@ def test_the_head_shows_copies_before_and_after(page: str) -> None:
 
 def test_each_localized_prompt_has_a_line(page: str) -> None:
     rows = Elements(page).rows
-    lines = rows[next(number for number, row in enumerate(rows) if row[0] == "no.") :]
-    assert lines == [
+    start = next(number for number, row in enumerate(rows) if row[0] == "no.")
+    assert rows[start : start + 7] == [
         [
             "no.",
             "prompt",
@@ -169,7 +169,7 @@ def test_each_localized_prompt_has_a_line(page: str) -> None:
 
 
 def test_the_summary_is_the_table(page: str) -> None:
-    rows = {row[0]: row[1:] for row in Elements(page).rows}
+    rows = {row[0].rstrip(" 12345"): row[1:] for row in Elements(page).rows}
     assert rows[""] == ["overall", "VM", "TM", "unmemorized"]
     assert rows["detected as memorized"][1] == "2 of 321% to 94%"
     assert rows["precision, known neurons"][1:] == ["0.17 ± 0.00 (n=1)0.17 to 0.17", "–", "–"]
@@ -200,7 +200,7 @@ def test_cards_warn_where_a_copy_is_left(page: str) -> None:
 
 def test_the_page_tells_how_it_was_made(page: str) -> None:
     for value in ("f" * 64, "torch.float32", "s" * 64, "0.4", "localization"):
-        assert value in page.split("How it was made")[1]
+        assert value in page.split('<h2 id="how">')[1]
 
 
 @pytest.mark.parametrize("group", ["$50 & $60", "a $x_{1$ b", "_hidden", "\u732b \U0001f993"])
@@ -219,6 +219,31 @@ def test_no_text_of_a_plot_juts_out(tmp_path: Path) -> None:
     text = re.search(r'font-size: (\d+)px[^>]* y="([\d.-]+)"[^>]*> tau = ', page)
     assert text is not None
     assert float(text[2]) >= 0.8 * float(text[1])  # the baseline, and the letters above it
+
+
+def test_pictures_come_before_numbers_and_instruments_are_named_once(page: str) -> None:
+    sections = re.findall(r'<h2 id="(\w+)"', page)
+    assert sections == ["memorized", "plots", "all", "summary", "limits", "how"]
+    measured = re.findall(r'<li id="by-\d">measured by (.*?)</li>', page)
+    assert len(measured) == len(set(measured)) > 1
+    assert page.count(measured[0]) == 1
+
+
+def test_every_step_is_told_with_its_settings(page: str) -> None:
+    steps = re.findall(r"<h3>([\w/-]+)</h3>", page.split('<h2 id="how"')[1])
+    images = ["images/original", "images/random-refined", "images/refined"]
+    metrics = [name.replace("images", "metrics") for name in images]
+    assert steps == ["localization", *images, *metrics]
+    assert page.count("<dt>generation guidance") + page.count("<dt>guidance") >= len(images)
+
+
+def test_a_redacted_report_has_no_pictures_of_memorized_prompts(tmp_path: Path) -> None:
+    run = scored_run(tmp_path)
+    assert "<img" in write_report(run).read_text(encoding="utf-8")
+    page = write_report(run, redact=True).read_text(encoding="utf-8")
+    assert "<img" not in page
+    assert "is redacted" in page
+    assert page.count("<article") == 4
 
 
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from conftest import make_pipeline
 from tasks import AnyRun, Squares
 from unmemorize import Model, Run, RunError
 from unmemorize.engines import Execution, Finished, Outcome, Shard, Task, Unit
-from unmemorize.runs import Inputs, drive
+from unmemorize.runs import Inputs, drive, drive_without_failures
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,14 @@ def test_a_unit_is_whole_if_any_of_its_items_is_missing(model: Model, run: Run) 
     assert task.seen == [(0, 1, 2), (3, 4, 5)]
     assert squares_in(run) == {0: 0, 1: -1, 2: 4, 3: 9, 4: 16, 5: 25}
     assert (tally.done, tally.total, line_count(run)) == (6, 6, 6)
+
+
+def test_a_stage_that_others_rest_on_ends_at_a_failure(model: Model, run: Run) -> None:
+    items = [(0, 2), (1, -1), (2, 3)]
+    with pytest.raises(RunError, match=r"squaring: number 1 fails .*negative number.*tries again"):
+        drive_without_failures(run, model, Squares(), items, 3, Execution(), "squaring")
+    assert sorted(run.records("squares")) == [0, 2]
+    drive_without_failures(run, model, Squares(), [(0, 2), (2, 3)], 3, Execution(), "squaring")
 
 
 def test_finished_units_are_not_done_again_and_failed_ones_are(model: Model, run: Run) -> None:

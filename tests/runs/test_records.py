@@ -43,6 +43,16 @@ def test_records_are_read_in_the_order_of_the_items(run: Run) -> None:
     assert list(run.stream("others")) == []
 
 
+def test_typed_records_are_checked(run: Run) -> None:
+    run.append("units", 2, {"number": 7, "name": "x"})
+    run.append("units", 0, {"number": 5})
+    typed = dict(run.typed("units", AnyRun, "Start again."))
+    assert list(typed.items()) == [(0, AnyRun(5)), (2, AnyRun(7, "x"))]
+    run.append("units", 1, {"number": "seven"})
+    with pytest.raises(RunError, match=r"damaged record of units .*number.*Start again\."):
+        dict(run.typed("units", AnyRun, "Start again."))
+
+
 def test_an_item_that_fails_after_it_was_finished_stays_finished(run: Run) -> None:
     """Another shard may have done it, for example."""
     run.append("units", 0, {"value": 1})

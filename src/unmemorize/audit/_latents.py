@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,9 @@ from torch import Tensor
 
 from unmemorize._errors import AuditError
 from unmemorize.metrics import to_rgb
-from unmemorize.pipelines import Model, sampler
+from unmemorize.pipelines import Model, encoded, sampler
 
 
-@torch.no_grad()
 def latent_of(model: Model, image: Image.Image) -> Tensor:
     """Encode an image as the model's training did, at the model's own size.
 
@@ -40,21 +38,14 @@ def latent_of(model: Model, image: Image.Image) -> Tensor:
     pixels = _pixels(image, width * factor, height * factor).to(model.device)
     if vae is None:
         return pixels[0]
-    config = vae.config
-    if getattr(config, "force_upcast", False) and vae.dtype == torch.float16:
-        vae = copy.deepcopy(vae).float()  # in half precision this one returns NaN
-    encoded: Any = vae.encode(pixels.to(vae.dtype))
-    distribution = getattr(encoded, "latent_dist", None)
-    latent: Tensor = encoded.latent if distribution is None else distribution.mode()
-    if latent.shape[1:] != (channels, height, width):
+    latent = encoded(model, pixels)[0].float()
+    if latent.shape != (channels, height, width):
         raise AuditError(
             f"{model.name}: its {type(vae).__name__} makes latents of the shape "
-            f"{tuple(latent.shape[1:])}, and its denoiser takes {(channels, height, width)}. "
+            f"{tuple(latent.shape)}, and its denoiser takes {(channels, height, width)}. "
             "Audit another pipeline of this model."
         )
-    shift = getattr(config, "shift_factor", None) or 0.0
-    scaled: Tensor = (latent[0].float() - shift) * config.scaling_factor
-    return scaled
+    return latent
 
 
 def _pixels(image: Image.Image, width: int, height: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""L0: the original caption, as any user may type it."""
+"""L0: the original caption, as any user may type it, and what attacks without a search share."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ from unmemorize.audit._attack import ONCE, AttackSettings, Candidate, Start, Sta
 from unmemorize.audit._bench import Bench
 
 
-class OriginalPrompt:
-    """The caption itself, with fresh seeds. Nothing is optimized."""
-
-    name = "L0"
-
-    def ladder(self, _steps: Sequence[int]) -> Sequence[int]:
-        """See `Attack`. There is one budget."""
-        return (0,)
+class WithoutSearch:
+    """What is the same for attacks that optimize nothing: they try a fixed list of candidates."""
 
     def trials(self, _starts: Sequence[Start], _seeds: int) -> Sequence[tuple[Start, int]]:
         """See `Attack`."""
@@ -32,9 +26,19 @@ class OriginalPrompt:
         """See `Attack`."""
         return State()
 
-    def advance(self, _bench: Bench, _trial: Trial, state: State, _step: int) -> State:
-        """See `Attack`. It never comes to that."""
-        return state
+    def advance(self, _bench: Bench, _trial: Trial, _state: State, step: int) -> State:
+        """See `Attack`."""
+        return State(step=step)
+
+
+class OriginalPrompt(WithoutSearch):
+    """The caption itself, with fresh seeds."""
+
+    name = "L0"
+
+    def ladder(self, _steps: Sequence[int]) -> Sequence[int]:
+        """See `Attack`. There is one budget."""
+        return (0,)
 
     def candidate(self, _bench: Bench, trial: Trial, _state: State) -> Candidate:
         """See `Attack`."""

@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from unmemorize._errors import RunError
-from unmemorize._files import from_json, read_bytes, safetensors_bytes
+from unmemorize._files import read_bytes, safetensors_bytes
 from unmemorize.audit._attack import Start, State, Target
 from unmemorize.runs import Run
 
@@ -145,8 +145,4 @@ def read_attacks(run: Run, kind: str) -> tuple[AttackRecord, ...]:
     Raises:
         RunError: one is damaged.
     """
-    problem = f"{run.folder}: damaged record of {kind}"
-    return tuple(
-        from_json(AttackRecord, record, RunError, problem, "Start a new run.")
-        for _, record in run.stream(kind)
-    )
+    return tuple(record for _, record in run.typed(kind, AttackRecord, "Start a new run."))

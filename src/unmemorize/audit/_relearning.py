@@ -67,6 +67,11 @@ class Relearning:
             raise AuditError(
                 "L6: relearning needs the images of at least 2 prompts. Name more prompts."
             )
+        if getattr(bench.model.denoiser, "peft_config", None):
+            raise AuditError(
+                f"L6: {bench.model.name} has LoRAs loaded, beside which no other one is trained. "
+                "Fuse them first, or leave L6 out."
+            )
         with self._adapted(bench.model, {}):
             pass
 

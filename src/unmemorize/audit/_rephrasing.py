@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 
-from unmemorize.audit._attack import ONCE, AttackSettings, Candidate, Start, State, Trial
+from unmemorize.audit._attack import AttackSettings, Candidate, State, Trial
 from unmemorize.audit._bench import Bench
+from unmemorize.audit._original_prompt import WithoutSearch
 from unmemorize.generation import GenerationSettings
 from unmemorize.pipelines import sampler
 
 Change = Callable[[GenerationSettings], GenerationSettings]
 
 
-class Rephrasing:
+class Rephrasing(WithoutSearch):
     """Three paraphrases, words dropped and added, other guidance, steps and scheduler.
 
     Where a caption has fewer than three paraphrases, shuffled words take their place.
@@ -41,25 +42,6 @@ class Rephrasing:
     def ladder(self, _steps: Sequence[int]) -> Sequence[int]:
         """See `Attack`. The budget is the number of variants that were tried."""
         return range(1, self._WORDS + len(self._SETTINGS) + 2)
-
-    def trials(self, _starts: Sequence[Start], _seeds: int) -> Sequence[tuple[Start, int]]:
-        """See `Attack`."""
-        return ONCE
-
-    def samples(self, _step: int, _batch: int) -> int:
-        """See `Attack`. Only images are generated."""
-        return 0
-
-    def check(self, _bench: Bench) -> None:
-        """See `Attack`. It is always possible."""
-
-    def begin(self, _bench: Bench, _trial: Trial) -> State:
-        """See `Attack`."""
-        return State()
-
-    def advance(self, _bench: Bench, _trial: Trial, _state: State, step: int) -> State:
-        """See `Attack`."""
-        return State(step=step)
 
     def candidate(self, bench: Bench, trial: Trial, state: State) -> Candidate:
         """See `Attack`. Before the first variant it is the caption itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from unmemorize._errors import AuditError, RunError, UnfinishedError
+from unmemorize._errors import AuditError, UnfinishedError
 from unmemorize.audit._arms import Arm, AuditInputs
 from unmemorize.audit._attack import Attack, Start
 from unmemorize.audit._bench import Bench, Companion
@@ -16,7 +16,7 @@ from unmemorize.audit._task import AttackTask
 from unmemorize.engines import Execution
 from unmemorize.mitigation import Announce
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, drive
+from unmemorize.runs import Run, drive_without_failures
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,14 @@ class AttackStages:
         )
         title = f"{attack.name}, {arm.records}, {ladder[place]} steps"
         with self.announce(title) as progress:
-            tally = drive(
+            drive_without_failures(
                 self.run,
                 arm.model,
                 task,
                 due_items(self.run, kind, arm.targets, trials, ladder, place),
                 len(arm.targets) * len(trials) * len(ladder),
                 replace(self.execution, progress=progress),
-            )
-        for index, error in tally.failed.items():
-            raise RunError(
-                f"{title}: number {index} fails ({error.rstrip('.')}). What is finished stays in "
-                f"{self.run.folder}; the same command tries again."
+                title,
             )
 
     def scores(self, attack: Attack, arm: Arm) -> tuple[ImageScores, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
@@ -13,7 +15,7 @@ from unmemorize._errors import PromptError, RunError, ThresholdError, Unmemorize
 from unmemorize._files import temporary_file
 from unmemorize._prompt_files import iter_prompts
 from unmemorize._prompts import Prompt
-from unmemorize.cli._console import print_line, show_progress
+from unmemorize.cli._console import console, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import (
@@ -25,6 +27,7 @@ from unmemorize.detection import (
     as_detector,
     default_threshold,
 )
+from unmemorize.generation import GenerationSettings
 from unmemorize.pipelines import Model
 from unmemorize.report import Truth
 from unmemorize.runs import Run, Tally
@@ -62,6 +65,24 @@ def choose_statistics(model: Model, path: Path | None, workers: EngineOptions) -
         return Statistics.load(path)
     with show_progress("statistics") as progress:
         return default_statistics(model, execution=workers.execution(progress))
+
+
+def generation_settings(
+    model: Model, batch: int, *, steps: int | None = None, guidance: float | None = None
+) -> GenerationSettings:
+    """Return how a command generates: as it was told to, else as the bundled model is used."""
+    given = {"steps": steps, "guidance": guidance}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    usual = bundled_defaults(model, "steps", "guidance")
+    return GenerationSettings(batch=batch, **{**usual, **chosen})
+
+
+def print_counts(name: str, counted: str, counts: Mapping[str, int]) -> None:
+    """Print a table of two columns: the names, and how many of what is counted."""
+    table = Table(name, counted, pad_edge=False)
+    for each, count in counts.items():
+        table.add_row(each, str(count))
+    console.print(table)
 
 
 def refuse_without_output(error: type[UnmemorizeError], **options: object) -> None:

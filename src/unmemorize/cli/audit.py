@@ -33,14 +33,19 @@ from unmemorize.audit import (
     open_image_audit,
     smallest_p,
 )
-from unmemorize.cli._common import bundled_defaults, planted_prompts, prompts_or_bundled
+from unmemorize.cli._common import (
+    generation_settings,
+    planted_prompts,
+    print_counts,
+    prompts_or_bundled,
+)
 from unmemorize.cli._console import console, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions
 from unmemorize.engines import silent
 from unmemorize.export import edit_of, load_edit_file
-from unmemorize.generation import Edit, GenerationSettings
+from unmemorize.generation import Edit
 from unmemorize.metrics import image_files
 from unmemorize.mitigation import EDIT, MitigationResult, OrdinaryCaptions, with_references
 from unmemorize.pipelines import Model
@@ -109,15 +114,11 @@ def command(
     """
     loaded = model.load()
     usual = AuditSettings.quick() if budget == "quick" else AuditSettings()
-    given = {"steps": steps, "guidance": guidance, "batch": batch}
-    chosen = {name: value for name, value in given.items() if value is not None}
     settings = replace(
         usual,
         levels=levels or usual.levels,
         steps=tuple(step for step in usual.steps if max_steps is None or step <= max_steps),
-        generation=GenerationSettings(
-            **{**bundled_defaults(loaded, "steps", "guidance"), **chosen}
-        ),
+        generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
     inputs = AuditInputs(
         edit=_edit(loaded, edited),
@@ -209,10 +210,7 @@ def _warn_of_ranks(images: int, controls: int, rate: float) -> None:
 
 
 def _print_forecast(cost: AuditForecast) -> None:
-    table = Table("attack", "denoiser samples", pad_edge=False)
-    for attack, samples in cost.samples.items():
-        table.add_row(attack, str(samples))
-    console.print(table)
+    print_counts("attack", "denoiser samples", cost.samples)
     print_line(
         f"{cost.attacked} images in all arms: {cost.total} denoiser samples, about "
         f"{timedelta(seconds=round(cost.seconds))} here."

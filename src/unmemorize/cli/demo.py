@@ -11,13 +11,12 @@ from cyclopts import Parameter
 
 from unmemorize import testbed
 from unmemorize._prompts import UNMEMORIZED, Prompt
-from unmemorize.cli._common import bundled_defaults
+from unmemorize.cli._common import bundled_defaults, generation_settings
 from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._model_options import Flag
 from unmemorize.cli.mitigate import run_and_print
 from unmemorize.detection import Threshold
 from unmemorize.engines import Execution
-from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
 from unmemorize.mitigation import MitigationInputs, MitigationSettings, OrdinaryCaptions
@@ -54,11 +53,7 @@ def command(
     settings = replace(
         MitigationSettings() if full else MitigationSettings.quick(),
         localization=LocalizationSettings(**bundled_defaults(model, "criterion")),
-        generation=GenerationSettings(
-            steps=testbed.defaults()["steps"] if full else STEPS,
-            guidance=testbed.defaults()["guidance"],
-            batch=BATCH,
-        ),
+        generation=generation_settings(model, BATCH, steps=None if full else STEPS),
     )
     inputs = MitigationInputs(
         statistics=Statistics.load(testbed.statistics_path()),

@@ -20,7 +20,9 @@ from unmemorize.cli._common import (
     bundled_defaults,
     choose_statistics,
     choose_threshold,
+    generation_settings,
     planted_prompts,
+    print_counts,
     prompts_or_bundled,
 )
 from unmemorize.cli._console import console, print_hint, print_line, show_progress
@@ -37,7 +39,7 @@ from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import NoiseSettings
 from unmemorize.engines import Execution, silent
 from unmemorize.export import bake, check_single_file, export_lora, export_single_file, model_card
-from unmemorize.generation import EditFile, GenerationSettings
+from unmemorize.generation import EditFile
 from unmemorize.localization import LocalizationSettings
 from unmemorize.mitigation import (
     Forecast,
@@ -51,7 +53,7 @@ from unmemorize.mitigation import (
     with_references,
 )
 from unmemorize.pipelines import Model
-from unmemorize.report import write_report
+from unmemorize.report import record_model_files, write_report
 from unmemorize.runs import Run, open_run
 
 CHECKPOINT = "edited"
@@ -129,7 +131,7 @@ def command(
         budget=budget or usual.budget,
         together=together,
         localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
-        generation=_generation(loaded, steps, guidance, batch),
+        generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
     if dry_run:
         _print_forecast(forecast(loaded, settings, len(prompts)), len(prompts))
@@ -155,14 +157,6 @@ def command(
         single_file=single_file,
         new=new_run,
     )
-
-
-def _generation(
-    model: Model, steps: int | None, guidance: float | None, batch: int
-) -> GenerationSettings:
-    given = {"steps": steps, "guidance": guidance, "batch": batch}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return GenerationSettings(**{**bundled_defaults(model, "steps", "guidance"), **chosen})
 
 
 def run_and_print(
@@ -191,6 +185,7 @@ def run_and_print(
     """
     run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs), new=new)
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
+    record_model_files(run, model)
     exported = _export(run, model, result.file, single_file) if result.file else {}
     report = write_report(run)
     _print_verdicts(result)
@@ -251,10 +246,7 @@ def _print_verdicts(result: MitigationResult) -> None:
 
 
 def _print_forecast(cost: Forecast, suspects: int) -> None:
-    table = Table("stage", "images", pad_edge=False)
-    for stage, images in cost.images.items():
-        table.add_row(stage, str(images))
-    console.print(table)
+    print_counts("stage", "images", cost.images)
     print_line(
         f"{suspects} suspects, if all are memorized: {cost.samples} denoiser samples, about "
         f"{timedelta(seconds=round(cost.seconds))} here; {_gigabytes(cost.weights)} of weights in "

@@ -1,17 +1,51 @@
 """The command ``report``."""
 
-from unmemorize.cli._common import known_neurons
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from unmemorize._errors import EvidenceError
+from unmemorize.cli._common import known_neurons, refuse_unwritable
 from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
-from unmemorize.report import write_report
+from unmemorize.cli._model_options import Flag
+from unmemorize.localization import LocalizationRun
+from unmemorize.mitigation import MitigationRun
+from unmemorize.report import REPORT, write_evidence, write_report
 from unmemorize.runs import Run
 
 
-def command(run: RunArgument, /) -> None:
-    """Write one web page with the summary, the plots and every memorized prompt.
+def command(
+    run: RunArgument,
+    /,
+    *,
+    pack: Annotated[Path | None, Parameter(show_default=False)] = None,
+    redact: Flag = False,
+) -> None:
+    """Write one web page with the verdicts or the summary, and every memorized prompt.
 
-    The page is RUN/report.html. It contains all of its images and needs no network.
+    The page is RUN/report.html, that of a comparison RUN/compare.html. It contains all of its
+    images and needs no network. That of a mitigation comes with its numbers as report.json and
+    report.csv.
+
+    Args:
+        pack: Also write the report of a mitigation and everything that it rests on as one ZIP file,
+            for unmemorize verify.
+        redact: Leave out training images and generated images that show them. Their hashes stay.
     """
     folder = Run.load(run)
-    print_line(str(write_report(folder, known_neurons(folder))))
-    print_hint(f"unmemorize export checkpoint {run}/neurons.json -o FOLDER")
+    if pack is not None:
+        refuse_unwritable(pack, EvidenceError)
+        digest = write_evidence(folder, pack, redact=redact)
+        print_line(f"report: {folder.folder / REPORT}")
+        print_line(f"evidence: {pack}")
+        print_line(f"SHA-256 of the pack: {digest}")
+        print_line("Keep this number apart from the pack: it shows later that nothing changed.")
+        print_hint(f"unmemorize verify {pack}")
+        return
+    print_line(str(write_report(folder, known_neurons(folder), redact=redact)))
+    if folder.manifest.kind == MitigationRun.kind:
+        print_hint(f"unmemorize report {run} --pack evidence.zip")
+    elif folder.manifest.kind == LocalizationRun.kind:
+        print_hint(f"unmemorize export checkpoint {run}/neurons.json -o FOLDER")

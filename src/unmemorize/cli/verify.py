@@ -1,35 +1,47 @@
 """The command ``verify``."""
 
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.table import Table
 
 from unmemorize._errors import ExportError
 from unmemorize.cli._console import console, print_line
 from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import Verification, describe, edit_of, verify
+from unmemorize.report import verify_evidence
 
 
 def command(
     artefact: Path,
-    base: str,
+    base: Annotated[str | None, Parameter(show_default=False)] = None,
     /,
     *,
     base_file: Path | None = None,
     loading: LoadingOptions = LoadingOptions(),
 ) -> None:
-    """Check that an artefact changes a model as its neurons or edit say and no more.
+    """Check that an artefact changes a model as it says and no more, or check a pack of evidence.
 
-    The rows that an edited checkpoint or a LoRA changes are listed. The exit code is 1 if anything
-    else differs, or if a row does not have the value that it should have. What was made with --lora
-    is compared with the base with the same --lora.
+    The rows that an edited checkpoint or a LoRA changes are listed. What was made with --lora is
+    compared with the base with the same --lora. Of a pack of evidence (unmemorize report --pack),
+    the hashes of all files are compared, and every number is computed again from the records. The
+    exit code is 1 if anything differs.
 
     Args:
-        artefact: Neuron or edit file (.json), LoRA or its folder, edited folder, or edited single
-            file.
-        base: Model it was made from: a Hub id, a diffusers folder, or testbed.
+        artefact: Neuron or edit file (.json), LoRA or its folder, edited folder, edited single
+            file, or pack of evidence (.zip).
+        base: Model it was made from: a Hub id, a diffusers folder, or testbed. A pack of evidence
+            needs none.
         base_file: Single file that an edited single file was made from.
     """
+    if artefact.suffix.lower() == ".zip":
+        _verify_pack(artefact)
+        return
+    if base is None:
+        raise ExportError(
+            f"{artefact}: name the model it was made from: unmemorize verify {artefact} MODEL"
+        )
     verification = verify(artefact, loading.load(base), base_file=base_file)
     edit = describe(edit_of(verification.edit))
     if verification.kind in ("neuron file", "edit file"):
@@ -50,6 +62,22 @@ def _print_loras(verification: Verification) -> None:
     place = places.get(verification.kind, "It is for the model with")
     for lora in verification.loras:
         print_line(f"{place} the LoRA {lora} (SHA-256 of its file: {lora.sha256})")
+
+
+def _verify_pack(pack: Path) -> None:
+    """Check a pack of evidence and say what that shows."""
+    check = verify_evidence(pack)
+    print_line(f"{pack}: consistent. {check.files} files have the hashes that they should have.")
+    print_line(f"{check.numbers} numbers of the report follow from the records.")
+    if check.unchecked:
+        print_line(f"The records do not tell: {', '.join(check.unchecked)}.")
+    private = ", private images among them" if check.redacted else ""
+    print_line(f"{check.left_out} files are not in the pack{private}; it holds their hashes.")
+    print_line(f"SHA-256 of the pack: {check.sha256}")
+    print_line(
+        "The pack is not signed: this shows that it is consistent, not where it comes from. "
+        "Compare its SHA-256 with the one that was kept apart."
+    )
 
 
 def _table(verification: Verification) -> Table:

@@ -2,7 +2,13 @@
 
 from unmemorize.detection._anisotropy import Anisotropy
 from unmemorize.detection._bright_ending import BrightEnding
-from unmemorize.detection._calibration import USUAL_RATE, Calibration, calibrate_threshold
+from unmemorize.detection._calibration import (
+    USUAL_RATE,
+    Calibration,
+    calibrate_threshold,
+    weighed,
+    with_units,
+)
 from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._conformal import conformal_quantile, prompts_needed, smallest_rate
 from unmemorize.detection._consecutive import ConsecutiveDifference
@@ -12,7 +18,14 @@ from unmemorize.detection._detect import (
     detection_of,
     memorized_seeds,
 )
-from unmemorize.detection._detector import Detector, Locating, Score, Weighing, watched_by
+from unmemorize.detection._detector import (
+    Detector,
+    Locating,
+    Score,
+    Weighing,
+    settings_of,
+    watched_by,
+)
 from unmemorize.detection._detectors import DETECTORS, as_detector
 from unmemorize.detection._entropy import AttentionEntropy, LayerEntropy
 from unmemorize.detection._kept import BUNDLED, default_threshold, default_threshold_path
@@ -113,8 +126,11 @@ __all__ = [
     "prompts_needed",
     "published_similarity",
     "read_detections",
+    "settings_of",
     "similarity",
     "smallest_rate",
     "watched_by",
+    "weighed",
+    "with_units",
     "write_detections_csv",
 ]

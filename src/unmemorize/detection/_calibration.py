@@ -129,11 +129,8 @@ class Calibration:
         """
         pairs = torch.tensor([each.pairs for each in scores], dtype=torch.float64)
         localize = self._localize(pairs)
-        values = [each.value for each in scores]
-        if isinstance(detector, Weighing):
-            parts, count = [each.parts for each in scores], _fitting(detector, len(scores))
-            detector = detector.fitted(parts[:count])
-            values = [detector.weigh(each) for each in parts[count:]]
+        detector, count = with_units(detector, [each.parts for each in scores])
+        values = [weighed(detector, each.value, each.parts) for each in scores[count:]]
         return Threshold(
             detect=self._detect(detector, settings, values, pairs, localize.tau),
             localize=localize,
@@ -189,6 +186,33 @@ class Calibration:
             scores=tuple(scores),
             cascade=cascade,
         )
+
+
+def with_units(detector: Detector, parts: Sequence[tuple[float, ...]]) -> tuple[Detector, int]:
+    """Give a detector that weighs parts their units; another detector stays as it is.
+
+    Args:
+        detector: the detector.
+        parts: `Score.parts` of all calibration prompts.
+
+    Returns:
+        The detector, and how many of the first prompts gave the units. Its level must come from the
+        others.
+    """
+    if not isinstance(detector, Weighing):
+        return detector, 0
+    count = _fitting(detector, len(parts))
+    return detector.fitted(parts[:count]), count
+
+
+def weighed(detector: Detector, value: float, parts: tuple[float, ...]) -> float:
+    """Return the score of a detector with units, see `with_units`.
+
+    Args:
+        detector: the detector.
+        value, parts: of its `Score`.
+    """
+    return detector.weigh(parts) if isinstance(detector, Weighing) else value
 
 
 def _fitting(detector: Detector, count: int) -> int:

@@ -29,7 +29,6 @@ from unmemorize.generation._interventions import (
     Drawing,
     Intervention,
     Plan,
-    is_intervention,
 )
 from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.generation._neuron_sets import NeuronSet
@@ -67,7 +66,6 @@ __all__ = [
     "generate_all",
     "generate_each",
     "image_sets",
-    "is_intervention",
     "name_on",
     "own_tokens",
     "read_images",

@@ -97,7 +97,7 @@ class GuidedStep:
         """Return how much the text changes the prediction: one 2-norm for each image.
 
         The change is that of predicted noise, or of the clean image that other models predict, see
-        `Model.difference`. It is the score of `NoiseMagnitude` for one seed.
+        `NoiseLevel.apart`. It is the score of `NoiseMagnitude` for one seed.
 
         Raises:
             ModelError: the denoiser returns NaN or infinity.
@@ -111,8 +111,7 @@ class GuidedStep:
         change = with_text.float() - without.float()
         change = change[:, : self.shape[0]]  # further channels are a learned variance
         timestep = torch.tensor(self.timestep / model.layout.scale)
-        # both predictions are of the same noise, which leaves their difference
-        norms = model.difference(change, torch.zeros_like(change), timestep).flatten(1).norm(dim=1)
+        norms = model.noise_level(timestep).apart(change)
         if not bool(torch.isfinite(norms).all()):
             raise ModelError(f"{model.name}: the denoiser returns NaN or infinity. {model.remedy}")
         return [float(norm) for norm in norms]

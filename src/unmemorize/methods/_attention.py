@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 from unmemorize._errors import MitigationError
 from unmemorize.generation import DenoiserCall, Drawing, Plan, watching
 from unmemorize.methods._keys import cross_attentions, multiplied_logits
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._method import WhileDrawing
 from unmemorize.methods._tokens import lengths_of, refuse_other_sequences
 from unmemorize.pipelines import Model
 
@@ -43,12 +44,9 @@ class RescaledAttention(WhileDrawing):
 
     kind: ClassVar[str] = "attention"
     grid: ClassVar[tuple[float, ...]] = (1.15, 1.2, 1.25, 1.3, 1.35)
+    span: ClassVar[tuple[float, float]] = (1.0, math.inf)
 
     strength: float = 1.25
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 1)
 
     def check(self, model: Model) -> None:
         """See `WhileDrawing`.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmemorize.generation import Calls, Drawing, Plan, watching
 from unmemorize.methods._keys import cross_attentions, multiplied_logits
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._method import WhileDrawing
 from unmemorize.pipelines import Model, select_value_layers
 
 THRESHOLD = 0.01
@@ -45,12 +45,9 @@ class AttenuatedAttention(WhileDrawing):
 
     kind: ClassVar[str] = "attenuation"
     grid: ClassVar[tuple[float, ...]] = (0.7, 0.5, 0.3, 0.1)
+    span: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     strength: float = 0.3
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0, 1)
 
     def check(self, model: Model) -> None:
         """See `WhileDrawing`.

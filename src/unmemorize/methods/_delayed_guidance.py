@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from unmemorize.generation import DenoiserCall, Drawing, Plan
-from unmemorize.methods._guidance import guided, refuse_unguided
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._guidance import OtherGuidance, guided
 from unmemorize.pipelines import Model
 
 _STEPS = 50
@@ -21,7 +20,7 @@ PUBLISHED = 5.0
 
 
 @dataclass(frozen=True)
-class DelayedGuidance(WhileDrawing):
+class DelayedGuidance(OtherGuidance):
     """Draws without text for the first steps, and with ordinary guidance after them.
 
     It is what Han's batch-wise method does besides its change of the noise, and so its control.
@@ -39,20 +38,9 @@ class DelayedGuidance(WhileDrawing):
 
     kind: ClassVar[str] = "delayed-guidance"
     grid: ClassVar[tuple[float, ...]] = (2.0, 5.0, 10.0, 15.0)
+    span: ClassVar[tuple[float, float]] = (0.0, _STEPS)
 
     strength: float = PUBLISHED
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0, _STEPS)
-
-    def check(self, model: Model) -> None:
-        """See `WhileDrawing`.
-
-        Raises:
-            MitigationError: the pipeline makes no predictions without text.
-        """
-        refuse_unguided(model, self.kind)
 
     def plan(self, model: Model, drawing: Drawing) -> Plan:
         """See `Intervention`."""

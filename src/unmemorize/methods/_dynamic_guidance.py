@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from unmemorize.generation import DenoiserCall, Drawing, Plan, drawn_latents
-from unmemorize.methods._guidance import guided, refuse_unguided, sizes_of
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._guidance import OtherGuidance, guided
 from unmemorize.pipelines import Model
 
 _DEFAULT_STEP = 5
@@ -19,7 +18,7 @@ _DEFAULT_STEP = 5
 
 
 @dataclass(frozen=True)
-class DynamicGuidance(WhileDrawing):
+class DynamicGuidance(OtherGuidance):
     """Draws with little guidance until the pull of the text has its first local minimum.
 
     The pull is the norm of the difference between predictions with and without text, for each image
@@ -39,20 +38,9 @@ class DynamicGuidance(WhileDrawing):
 
     kind: ClassVar[str] = "dynamic-guidance"
     grid: ClassVar[tuple[float, ...]] = (0.0, 1.0)
+    span: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0, 1)
-
-    def check(self, model: Model) -> None:
-        """See `WhileDrawing`.
-
-        Raises:
-            MitigationError: the pipeline makes no predictions without text.
-        """
-        refuse_unguided(model, self.kind)
 
     def plan(self, model: Model, drawing: Drawing) -> Plan:
         """See `Intervention`."""
@@ -60,7 +48,7 @@ class DynamicGuidance(WhileDrawing):
         started = torch.zeros(len(drawing.prompts), dtype=torch.bool)
 
         def scale(call: DenoiserCall, difference: Tensor) -> Tensor:
-            pulls.append(sizes_of(model, call, difference).cpu())
+            pulls.append(_pull(model, call, difference))
             if len(pulls) > 2:
                 started.logical_or_((pulls[-1] > pulls[-2]) & (pulls[-2] < pulls[-3]))
             return torch.where(started, drawing.guidance, 1.0 - self.strength)
@@ -69,7 +57,7 @@ class DynamicGuidance(WhileDrawing):
 
 
 @dataclass(frozen=True)
-class OppositeDynamicGuidance(WhileDrawing):
+class OppositeDynamicGuidance(OtherGuidance):
     """Draws away from the text until the transition that a first pass without guidance has shown.
 
     A first pass without guidance records the pull of the text (see `DynamicGuidance`) at each step.
@@ -96,24 +84,12 @@ class OppositeDynamicGuidance(WhileDrawing):
 
     strength: float = 2.0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0)
-
-    def check(self, model: Model) -> None:
-        """See `WhileDrawing`.
-
-        Raises:
-            MitigationError: the pipeline makes no predictions without text.
-        """
-        refuse_unguided(model, self.kind)
-
     def plan(self, model: Model, drawing: Drawing) -> Plan:
         """Run the first pass, see `Intervention`."""
         pulls: list[Tensor] = []
 
         def unguided(call: DenoiserCall, difference: Tensor) -> Tensor:
-            pulls.append(sizes_of(model, call, difference).cpu())
+            pulls.append(_pull(model, call, difference))
             return torch.zeros(len(difference))
 
         alone = drawing.alone()
@@ -125,6 +101,11 @@ class OppositeDynamicGuidance(WhileDrawing):
             return torch.where(call.step < transitions, -self.strength, drawing.guidance)
 
         return Plan(drawing.noise, guided(model, drawing, self.kind, scale))
+
+
+def _pull(model: Model, call: DenoiserCall, difference: Tensor) -> Tensor:
+    """Return the pull of the text on each image, (images,)."""
+    return model.noise_level(torch.tensor(call.timestep)).apart(difference).cpu()
 
 
 def transition_of(pulls: Sequence[float]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmemorize.generation import Drawing, Plan
 from unmemorize.methods._embeddings import with_text, with_texts
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._method import WhileDrawing
 from unmemorize.methods._text_difference import relative_size, text_difference
 from unmemorize.pipelines import Conditioning, Model
 
@@ -46,10 +46,6 @@ class OptimizedEmbedding(WhileDrawing):
     grid: ClassVar[tuple[float, ...]] = (7.0, 6.0, 5.0, 4.0, 3.0)
 
     strength: float = 3.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0)
 
     def plan(self, model: Model, drawing: Drawing) -> Plan:
         """Optimize the embeddings, see `Intervention`."""

@@ -18,7 +18,7 @@ from unmemorize.generation import (
     watching,
     without_text,
 )
-from unmemorize.methods._latents import encoded_images, noised
+from unmemorize.methods._latents import encoded_images
 from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.methods._training import training
 from unmemorize.pipelines import Model
@@ -97,7 +97,7 @@ def _samples(
         clean = encoded_images(model, prompt.images, Esd.name)
         noise = torch.randn((count, *clean.shape[1:]), generator=generator).to(clean)
         noisy = [
-            noised(model, clean[[index % len(clean)]], noise[[index]], timesteps[index])
+            model.noise_level(timesteps[index]).noisy(clean[[index % len(clean)]], noise[[index]])
             for index in range(count)
         ]
         return torch.cat(noisy), timesteps

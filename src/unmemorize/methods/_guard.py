@@ -12,8 +12,7 @@ from torch import Tensor
 
 from unmemorize.generation import DenoiserCall, Drawing, Plan
 from unmemorize.methods._attenuation import attenuated, early_attentions
-from unmemorize.methods._guidance import directed, refuse_unguided
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._guidance import OtherGuidance, directed
 from unmemorize.pipelines import Model
 
 _FACTOR, _THRESHOLD = 0.3, 0.1
@@ -21,7 +20,7 @@ _FACTOR, _THRESHOLD = 0.3, 0.1
 
 
 @dataclass(frozen=True)
-class RepelledGuidance(WhileDrawing):
+class RepelledGuidance(OtherGuidance):
     """Guides towards the prompt with attenuated attention and away from the prompt as it is.
 
     The prediction of step i of S is o + g (a - o) - strength cos(pi i / 2S) (c - o), with o without
@@ -43,10 +42,6 @@ class RepelledGuidance(WhileDrawing):
 
     strength: float = 2.0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0)
-
     def check(self, model: Model) -> None:
         """See `WhileDrawing`.
 
@@ -54,7 +49,7 @@ class RepelledGuidance(WhileDrawing):
             MitigationError: there is no cross-attention, or no prediction without text.
         """
         early_attentions(model, self.kind)
-        refuse_unguided(model, self.kind)
+        super().check(model)
 
     def plan(self, model: Model, drawing: Drawing) -> Plan:
         """See `Intervention`."""

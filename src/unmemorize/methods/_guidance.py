@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from unmemorize._errors import MitigationError, ModelError
 from unmemorize.generation import DenoiserCall, Drawing, watching
+from unmemorize.methods._method import WhileDrawing
 from unmemorize.pipelines import Model
 
 Scale = Callable[[DenoiserCall, Tensor], Tensor]
@@ -33,6 +33,18 @@ def refuse_unguided(model: Model, method: str) -> None:
             f"{method}: {type(model.pipe).__name__} has no prediction without text beside the one "
             "with text, so guidance cannot change. Use random-tokens or embedding."
         ) from problem
+
+
+class OtherGuidance(WhileDrawing):
+    """A method that draws with guidance of another scale."""
+
+    def check(self, model: Model) -> None:
+        """See `WhileDrawing`.
+
+        Raises:
+            MitigationError: the pipeline makes no predictions without text.
+        """
+        refuse_unguided(model, self.kind)
 
 
 @contextmanager
@@ -96,16 +108,3 @@ def guided(model: Model, drawing: Drawing, method: str, scale: Scale) -> Iterato
 
     with directed(model, drawing, method, direction):
         yield
-
-
-def sizes_of(model: Model, call: DenoiserCall, difference: Tensor) -> Tensor:
-    """Return norms of differences of predictions (images, C, H, W).
-
-    They are those of differences of noise for a model that predicts noise, and of the clean image
-    for others, see `Model.difference`.
-    """
-    nothing = torch.zeros_like(difference)
-    timestep = torch.tensor(call.timestep)
-    moved = model.difference(difference, nothing, timestep)
-    norms: Tensor = moved.flatten(1).norm(dim=1)
-    return norms

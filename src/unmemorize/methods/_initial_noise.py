@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unmemorize.generation import Drawing, Plan
 from unmemorize.methods._delayed_guidance import PUBLISHED, delayed
-from unmemorize.methods._guidance import refuse_unguided
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._guidance import OtherGuidance
+from unmemorize.methods._method import WhileDrawing
 from unmemorize.methods._text_difference import relative_size, text_difference
 from unmemorize.pipelines import Conditioning, Model
 
@@ -21,7 +21,7 @@ _RATE, _ITERATIONS = 0.01, 1000
 
 
 @dataclass(frozen=True)
-class FlattenedNoise(WhileDrawing):
+class FlattenedNoise(OtherGuidance):
     """Moves the initial noise to where the pull of the text changes less, without gradients.
 
     With d(x) the difference between the predictions with and without text at the first timestep,
@@ -44,18 +44,6 @@ class FlattenedNoise(WhileDrawing):
     grid: ClassVar[tuple[float, ...]] = (0.35, 0.7, 1.4)
 
     strength: float = 0.7
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0)
-
-    def check(self, model: Model) -> None:
-        """See `WhileDrawing`.
-
-        Raises:
-            MitigationError: the pipeline makes no predictions without text.
-        """
-        refuse_unguided(model, self.kind)
 
     def plan(self, model: Model, drawing: Drawing) -> Plan:
         """Move the noise, see `Intervention`."""
@@ -95,10 +83,6 @@ class OptimizedNoise(WhileDrawing):
     grid: ClassVar[tuple[float, ...]] = (1.5, 1.3, 1.1, 0.9, 0.7)
 
     strength: float = 0.9
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0)
 
     def plan(self, model: Model, drawing: Drawing) -> Plan:
         """Optimize the noise, see `Intervention`."""

@@ -79,11 +79,23 @@ class WhileDrawing(Intervention):
 
     Derive a frozen dataclass whose fields are numbers, texts or truth values. It is the mitigation
     and the intervention in one, named by ``kind``.
+
+    Raises:
+        MitigationError: the strength lies outside of ``span``, or is no whole number where it must
+            be one.
     """
 
     grid: ClassVar[tuple[float, ...]]
     """See `Mitigation`."""
+    span: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    """The lowest and the highest strength."""
+    whole: ClassVar[bool] = False
+    """Whether the strength is a whole number."""
     strength: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strength", float(self.strength))
+        refuse_outside(self.kind, self.strength, *self.span, whole=self.whole)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from unmemorize.generation import Drawing, Plan
 from unmemorize.methods._embeddings import with_texts
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._method import WhileDrawing
 from unmemorize.methods._tokens import lengths_of, refuse_other_pads
 from unmemorize.pipelines import Model
 
@@ -31,12 +31,9 @@ class ZeroedPads(WhileDrawing):
 
     kind: ClassVar[str] = "pads"
     grid: ClassVar[tuple[float, ...]] = (0.3, 0.5, 0.7, 0.9)
+    span: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     strength: float = 0.7
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0, 1)
 
     def check(self, model: Model) -> None:
         """See `WhileDrawing`.

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._method import WhileDrawing
 from unmemorize.methods._tokens import first_tokenizer
 from unmemorize.pipelines import Model
 
@@ -32,13 +32,10 @@ class RandomTokens(WhileDrawing):
 
     kind: ClassVar[str] = "random-tokens"
     grid: ClassVar[tuple[float, ...]] = (1.0, 4.0, 10.0)
+    whole: ClassVar[bool] = True
 
     strength: float = 4.0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0, whole=True)
 
     def check(self, model: Model) -> None:
         """See `WhileDrawing`.

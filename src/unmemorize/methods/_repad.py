@@ -13,7 +13,7 @@ from torch import Tensor
 from unmemorize._errors import MitigationError
 from unmemorize.generation import Drawing, Plan
 from unmemorize.methods._embeddings import with_texts
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._method import WhileDrawing
 from unmemorize.methods._tokens import lengths_of, refuse_other_pads, tokenizers_of
 from unmemorize.pipelines import Model
 
@@ -38,12 +38,9 @@ class OtherPads(WhileDrawing):
 
     kind: ClassVar[str] = "repad"
     grid: ClassVar[tuple[float, ...]] = (0.0, 0.5, 1.0)
+    span: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0, 1)
 
     def check(self, model: Model) -> None:
         """See `WhileDrawing`.

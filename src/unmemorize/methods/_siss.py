@@ -16,7 +16,7 @@ from unmemorize.methods._latents import encoded_images
 from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.methods._random_tokens import RandomTokens
 from unmemorize.methods._training import training
-from unmemorize.pipelines import Model, sampler
+from unmemorize.pipelines import Model, NoiseLevel, sampler
 
 _MIXTURE, _DECAY, _CLIP, _BATCH = 0.5, 1e-2, 1.0, 16
 """Published: the share of noisy samples that come from the image to delete, weight decay, the norm
@@ -175,11 +175,10 @@ def _drawn(
         clean[[int(torch.randint(len(clean), (), generator=generator))]]
         for clean in (kept, deleted)
     )
-    signal = math.sqrt(float(schedule.alphas_cumprod[timestep]))
-    sigma = math.sqrt(1 - signal**2)
+    level = NoiseLevel.of(schedule, timestep)
     noise = torch.randn(keep.shape, generator=generator).to(keep)
     clean = delete if float(torch.rand((), generator=generator)) < _MIXTURE else keep
-    return Sample(signal * clean + sigma * noise, timestep, keep, delete, signal, sigma)
+    return Sample(level.noisy(clean, noise), timestep, keep, delete, level.signal, level.sigma)
 
 
 def _surrogates(model: Model, suspect: Suspect) -> Tensor:

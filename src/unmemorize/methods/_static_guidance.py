@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from unmemorize.generation import DenoiserCall, Drawing, Plan
-from unmemorize.methods._guidance import guided, refuse_unguided
-from unmemorize.methods._method import WhileDrawing, refuse_outside
+from unmemorize.methods._guidance import OtherGuidance, guided
 from unmemorize.pipelines import Model
 
 _TIMESTEPS = 1000
@@ -19,7 +18,7 @@ OPPOSITE_UNTIL = 650.0
 
 
 @dataclass(frozen=True)
-class StaticGuidance(WhileDrawing):
+class StaticGuidance(OtherGuidance):
     """Draws without text until a fixed timestep, and with ordinary guidance from there on.
 
     Args:
@@ -35,20 +34,9 @@ class StaticGuidance(WhileDrawing):
 
     kind: ClassVar[str] = "static-guidance"
     grid: ClassVar[tuple[float, ...]] = (700.0, 600.0, 500.0)
+    span: ClassVar[tuple[float, float]] = (0.0, _TIMESTEPS)
 
     strength: float = 500.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0, _TIMESTEPS)
-
-    def check(self, model: Model) -> None:
-        """See `WhileDrawing`.
-
-        Raises:
-            MitigationError: the pipeline makes no predictions without text.
-        """
-        refuse_unguided(model, self.kind)
 
     def plan(self, model: Model, drawing: Drawing) -> Plan:
         """See `Intervention`."""
@@ -56,7 +44,7 @@ class StaticGuidance(WhileDrawing):
 
 
 @dataclass(frozen=True)
-class OppositeGuidance(WhileDrawing):
+class OppositeGuidance(OtherGuidance):
     """Draws away from the text until timestep 650 of 1,000, and with ordinary guidance after it.
 
     Args:
@@ -74,18 +62,6 @@ class OppositeGuidance(WhileDrawing):
     grid: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 5.0, 7.0, 9.0)
 
     strength: float = 2.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", float(self.strength))
-        refuse_outside(self.kind, self.strength, 0)
-
-    def check(self, model: Model) -> None:
-        """See `WhileDrawing`.
-
-        Raises:
-            MitigationError: the pipeline makes no predictions without text.
-        """
-        refuse_unguided(model, self.kind)
 
     def plan(self, model: Model, drawing: Drawing) -> Plan:
         """See `Intervention`."""

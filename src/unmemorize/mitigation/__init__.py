@@ -1,41 +1,70 @@
 """Ways to take memorized images out, and the search for an edit that is shown to do so."""
 
 from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
+from unmemorize.mitigation._confirmation import (
+    BEFORE,
+    Confirmation,
+    ConfirmationRecord,
+    confirm,
+    read_confirmations,
+)
 from unmemorize.mitigation._control import control_edit
-from unmemorize.mitigation._copy_test import CopyTest
+from unmemorize.mitigation._copy_test import CopyTest, Measure
 from unmemorize.mitigation._forecast import Forecast, forecast, seconds_per_sample
+from unmemorize.mitigation._images import ImagesRecord, read_image_records
 from unmemorize.mitigation._mitigate import mitigate_all
-from unmemorize.mitigation._ordinary import OrdinaryChange
+from unmemorize.mitigation._ordinary import (
+    CHANGED,
+    OrdinaryChange,
+    OrdinaryImages,
+    ordinary_items,
+    packed,
+    unpacked,
+)
 from unmemorize.mitigation._public import mitigate, with_references
 from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._settings import MitigationSettings
-from unmemorize.mitigation._stages import Announce, Stages, unannounced
+from unmemorize.mitigation._stages import SAME, Announce, Stages, unannounced
 
 __all__ = [
+    "BEFORE",
+    "CHANGED",
     "EDIT",
+    "SAME",
     "Announce",
     "Certification",
+    "Confirmation",
+    "ConfirmationRecord",
     "Copies",
     "CopyTest",
     "Forecast",
+    "ImagesRecord",
+    "Measure",
     "MitigationInputs",
     "MitigationResult",
     "MitigationRun",
     "MitigationSettings",
     "OrdinaryCaptions",
     "OrdinaryChange",
+    "OrdinaryImages",
     "PromptOutcome",
     "Stages",
     "Verdict",
+    "confirm",
     "control_edit",
     "derived_seed",
     "forecast",
     "mitigate",
     "mitigate_all",
+    "ordinary_items",
+    "packed",
     "pooled",
+    "read_confirmations",
+    "read_image_records",
     "seconds_per_sample",
     "unannounced",
+    "unpacked",
     "with_references",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from PIL import Image
 
+from unmemorize._files import to_json
 from unmemorize._prompts import Prompt
 from unmemorize.detection import (
     SEED_SIMILARITY,
@@ -23,9 +25,12 @@ from unmemorize.mitigation._images import ImagesRecord
 from unmemorize.mitigation._ordinary import OrdinaryImages
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._stages import Stages, asked
+from unmemorize.runs import Run
 
 BEFORE = "before"
 """The records and the folder of the unedited images of suspects."""
+CONFIRMATIONS = "confirmations"
+"""The records of what these images show."""
 FEWEST_COPIES = 2
 """Copies among the unedited images that confirm a prompt."""
 
@@ -37,13 +42,24 @@ class Confirmation:
     Args:
         test: tells its copies: the first test that shows enough of them, else the first one.
         scores: of the unedited images by that test.
-        copies: how many of them are copies. For agreement the image that the others are compared
-            with does not count.
+        medoid: the image that the others are compared with, which does not count itself; None
+            unless the test is of agreement.
     """
 
     test: CopyTest
     scores: tuple[float, ...]
-    copies: Copies
+    medoid: int | None = None
+
+    @property
+    def counted(self) -> tuple[float, ...]:
+        """The scores of the images that count."""
+        return tuple(score for seed, score in enumerate(self.scores) if seed != self.medoid)
+
+    @property
+    def copies(self) -> Copies:
+        """How many of the images are copies."""
+        counted = self.counted
+        return Copies(sum(score > self.test.level for score in counted), len(counted))
 
     @property
     def confirmed(self) -> bool:
@@ -54,6 +70,35 @@ class Confirmation:
     def measure(self) -> Measure:
         """What was compared."""
         return self.test.measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmationRecord:
+    """A `Confirmation` as a line of ``confirmations.jsonl``.
+
+    Args:
+        prompt: its text.
+        measure: what was compared to tell copies.
+        level: the score above which an image counts as a copy.
+        scores: of each unedited image, in the order of its files.
+        medoid: see `Confirmation`.
+    """
+
+    prompt: str
+    measure: Measure
+    level: float
+    scores: tuple[float, ...]
+    medoid: int | None = None
+
+
+def read_confirmations(run: Run) -> dict[int, ConfirmationRecord]:
+    """Read what the unedited images of suspects showed, by index of the prompt.
+
+    Raises:
+        RunError: a record is damaged.
+    """
+    way_out = "Repeat unmemorize mitigate; it computes only what is missing."
+    return dict(run.typed(CONFIRMATIONS, ConfirmationRecord, way_out))
 
 
 def screen(
@@ -114,10 +159,35 @@ def confirm(
         [read_image(stages.run.folder / file) for file in before.files],
         stages.settings.false_copies,
     )
-    return {
+    confirmations = {
         index: _confirmation(stages, prompts[index], null, record)
         for index, record in records.items()
     }
+    _record(stages.run, prompts, confirmations)
+    return confirmations
+
+
+def _record(
+    run: Run, prompts: Mapping[int, Prompt], confirmations: Mapping[int, Confirmation]
+) -> None:
+    """Write all confirmations at once. They follow from the images, so each shard writes the same.
+
+    A file that holds them already is left alone.
+    """
+    lines = []
+    for index, confirmation in sorted(confirmations.items()):
+        record = ConfirmationRecord(
+            prompt=prompts[index].text,
+            measure=confirmation.measure,
+            level=confirmation.test.level,
+            scores=confirmation.scores,
+            medoid=confirmation.medoid,
+        )
+        lines.append(json.dumps({"index": index, **to_json(record)}, ensure_ascii=False) + "\n")
+    name, content = f"{CONFIRMATIONS}.jsonl", "".join(lines).encode()
+    path = run.folder / name
+    if not path.is_file() or path.read_bytes() != content:
+        run.write(name, content)
 
 
 def _confirmation(stages: Stages, prompt: Prompt, null: Null, record: ImagesRecord) -> Confirmation:
@@ -135,7 +205,5 @@ def _confirmation(stages: Stages, prompt: Prompt, null: Null, record: ImagesReco
 
 def _judged(test: CopyTest, unedited: Sequence[Image.Image], stages: Stages) -> Confirmation:
     scores = test.scores(unedited, stages.descriptor)
-    if test.measure == "agreement":
-        scores.remove(max(scores))  # the medoid, compared with itself
-    copies = sum(score > test.level for score in scores)
-    return Confirmation(test, tuple(scores), Copies(copies, len(scores)))
+    medoid = scores.index(max(scores)) if test.measure == "agreement" else None  # it equals itself
+    return Confirmation(test, tuple(scores), medoid)

@@ -13,6 +13,7 @@ from unmemorize.generation import Edit, GenerationSettings, generate_each
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.pipelines import Model
+from unmemorize.runs import Run
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,19 @@ class ImagesRecord:
     copies: int = 0
     alignment: tuple[float, ...] = ()
     files: tuple[str, ...] = ()
+
+
+def read_image_records(run: Run, kind: str) -> dict[int, ImagesRecord]:
+    """Read the records of images of one kind by index of the prompt.
+
+    Args:
+        run: a mitigation.
+        kind: the name of the records, such as "before".
+
+    Raises:
+        RunError: one is damaged.
+    """
+    return dict(run.typed(kind, ImagesRecord, "Start a new run."))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from unmemorize.statistics import Statistics, activations
 
 NeuronChoice = Literal["complete", "initial", "all"]
 SCALES = (0.0, -0.25, -0.5, -1.0)
-WEIGHTS = (1.0, 2.0, 4.0, 10.0)
+WEIGHTS = (1.0, 3.0, 10.0)
 _LOWER = 1.0
 """How far theta falls below the one of the localization, for a wider set of the same layers."""
 
@@ -46,24 +46,29 @@ class Rung:
         return " and ".join(parts)
 
 
+def _with_closed_form(weight: float) -> tuple[Rung, Rung]:
+    """Make the rungs of a closed form alone, and with the found neurons off."""
+    return Rung(weight=weight), Rung("complete", 0.0, weight)
+
+
 _CHOICES: tuple[NeuronChoice, ...] = ("complete", "initial", "all")
 LADDERS: Mapping[str, tuple[Rung, ...]] = {
     "both": (
         Rung("complete", 0.0),
-        *(
-            rung
-            for weight in WEIGHTS
-            for rung in (Rung(None, 0.0, weight), Rung("complete", 0.0, weight))
-        ),
-        *(Rung("complete", scale, WEIGHTS[-1]) for scale in (-0.25, -1.0)),
-        *(Rung(choice, -0.25, WEIGHTS[-1]) for choice in _CHOICES[1:]),
+        *_with_closed_form(1.0),
+        *_with_closed_form(3.0),
+        *(Rung("complete", scale) for scale in (-0.25, -1.0)),
+        *_with_closed_form(10.0),
+        *(Rung("complete", scale, 10.0) for scale in (-0.25, -1.0)),
+        *(Rung(choice, -0.25, 10.0) for choice in _CHOICES[1:]),
     ),
     "neurons": tuple(Rung(choice, scale) for choice, scale in product(_CHOICES, SCALES)),
     "closed form": tuple(Rung(weight=weight) for weight in WEIGHTS),
 }
 """Ladders by name. Combinations are worth most and come first. A prompt that still copies climbs to
-the next rung of its ladder. Where neurons at 0 do not end a copy, they are many and do little, so
-they are left out again before they are combined with a closed form."""
+the next rung of its ladder. Where neurons at 0 do not end a copy, a gentle closed form comes next,
+without them and with them: inverted neurons change ordinary images more where they are many, and
+end copies that no closed form does where they are few."""
 
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""

@@ -2,6 +2,7 @@
 
 RUN/detections.jsonl           the screen
 RUN/before/, before.jsonl      unedited images of the suspects that pass it
+RUN/confirmations.jsonl        their scores, and the level above which they are copies
 RUN/localizations.jsonl        the neurons of those whose images show copies
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported

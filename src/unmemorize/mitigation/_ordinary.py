@@ -36,7 +36,7 @@ class OrdinaryRecord:
         caption: its caption.
         seed: the seed of its initial noise.
         file: a small copy of it in the run folder.
-        embedding: its copy descriptor, as `_packed` stores it.
+        embedding: its copy descriptor, as `packed` stores it.
         features: its image features by CLIP, likewise; empty without a CLIP.
         alignment: its cosine with the caption by CLIP; None without a CLIP.
     """
@@ -86,8 +86,8 @@ class OrdinaryTask:
                     caption=caption,
                     seed=seed,
                     file=name,
-                    embedding=_packed(embeddings[place]),
-                    features="" if features is None else _packed(features[place]),
+                    embedding=packed(embeddings[place]),
+                    features="" if features is None else packed(features[place]),
                     alignment=alignment[place],
                 )
                 files = {name: png_bytes(small_copy(images[place]))}
@@ -195,8 +195,8 @@ def read_ordinary(run: Run, kind: str, images: int) -> OrdinaryImages:
     return OrdinaryImages(
         captions=tuple(record.caption for record in records),
         files=tuple(record.file for record in records),
-        embeddings=torch.stack([_unpacked(record.embedding) for record in records]),
-        features=torch.stack([_unpacked(record.features) for record in records]),
+        embeddings=torch.stack([unpacked(record.embedding) for record in records]),
+        features=torch.stack([unpacked(record.features) for record in records]),
         alignment=tuple(record.alignment for record in records if record.alignment is not None),
     )
 
@@ -252,10 +252,11 @@ def _open(run: Run, name: str) -> Image.Image:
     return read_image(run.folder / name)
 
 
-def _packed(vector: Tensor) -> str:
+def packed(vector: Tensor) -> str:
     """Store a vector of float32 as text."""
     return base64.b64encode(vector.float().cpu().numpy().tobytes()).decode()
 
 
-def _unpacked(text: str) -> Tensor:
+def unpacked(text: str) -> Tensor:
+    """Return the vector that `packed` stored."""
     return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype=np.float32).copy())

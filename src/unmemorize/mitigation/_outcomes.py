@@ -156,7 +156,7 @@ def _judged(work: Work, index: int, attempt: Attempt | None) -> PromptOutcome:
         measure=confirmation.measure,
         level=confirmation.test.level,
         before=confirmation.copies,
-        worst_before=max(confirmation.scores),
+        worst_before=max(confirmation.counted),
     )
 
 

@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unmemorize._errors import RunError, UnfinishedError
-from unmemorize._files import from_json
+from unmemorize._errors import UnfinishedError
 from unmemorize.engines import Execution, Progress, Task, silent
 from unmemorize.generation import Edit
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation._copy_test import CopyTest
-from unmemorize.mitigation._images import Asked, ImagesRecord, ImagesTask
+from unmemorize.mitigation._images import Asked, ImagesRecord, ImagesTask, read_image_records
 from unmemorize.mitigation._ordinary import (
     OrdinaryImages,
     OrdinaryTask,
@@ -24,7 +23,7 @@ from unmemorize.mitigation._ordinary import (
 )
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, drive
+from unmemorize.runs import Run, drive_without_failures
 
 Announce = Callable[[str], AbstractContextManager[Progress]]
 """Opens the progress of a stage by its title."""
@@ -72,12 +71,7 @@ class Stages:
         total = 1 + max((index for index, _ in items), default=-1)
         with self.announce(title) as progress:
             execution = replace(self.execution, progress=progress)
-            tally = drive(self.run, self.model, task, items, total, execution)
-        for index, error in tally.failed.items():
-            raise RunError(
-                f"{title}: number {index} fails ({error.rstrip('.')}). What is finished stays in "
-                f"{self.run.folder}; the same command tries again."
-            )
+            drive_without_failures(self.run, self.model, task, items, total, execution, title)
         is_finished = self.run.done(task.kind, total)
         missing = sum(not is_finished[index] for index, _ in items)
         if missing:
@@ -124,16 +118,8 @@ class Stages:
         return {each.index: records[each.index] for each in asked}
 
     def recorded(self, kind: str) -> dict[int, ImagesRecord]:
-        """Read the records of images of one kind by index of the prompt.
-
-        Raises:
-            RunError: one is damaged.
-        """
-        problem = f"{self.run.folder}: damaged record of {kind}"
-        return {
-            index: from_json(ImagesRecord, record, RunError, problem, "Start a new run.")
-            for index, record in self.run.stream(kind)
-        }
+        """Read the records of images of one kind, see `read_image_records`."""
+        return read_image_records(self.run, kind)
 
     def ordinary(
         self,

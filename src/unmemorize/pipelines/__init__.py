@@ -2,6 +2,7 @@
 
 from unmemorize.pipelines._adapters import adapters_in_effect
 from unmemorize.pipelines._attention import cross_attentions, refuse_unseen, watching_attention
+from unmemorize.pipelines._autoencoder import encoded
 from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Ragged
@@ -55,6 +56,7 @@ __all__ = [
     "cross_attentions",
     "denoiser_of",
     "effective_weights",
+    "encoded",
     "guided_calls",
     "is_quantized",
     "keeping_processors",

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from unmemorize._errors import ModelError
 from unmemorize.pipelines._conditioning import Layout, first_call, layout_of
-from unmemorize.pipelines._denoiser import denoiser_of, refuse_image_prompts, uncompiled
+from unmemorize.pipelines._denoiser import denoiser_of, refuse_image_prompts
+from unmemorize.pipelines._denoising import denoised
 from unmemorize.pipelines._encoded import Conditioning, Guidance, separate
 from unmemorize.pipelines._fingerprint import fingerprint_of, is_first_edition
 from unmemorize.pipelines._loading import Loading
 from unmemorize.pipelines._loras import Lora, loras_in
 from unmemorize.pipelines._noise_level import NoiseLevel
-from unmemorize.pipelines._packing import pack, unpack
+from unmemorize.pipelines._packing import pack
 from unmemorize.pipelines._replay import ReplayPlan, plan_for_model, state_of
 from unmemorize.pipelines._sampler import sampler
 from unmemorize.pipelines._truncation import Truncation
@@ -343,51 +344,12 @@ class Model:
             ModelError: the output is not finite.
         """
         if guidance is None:
-            return self._predict(latents, timestep, text, gradient)
+            return denoised(self, latents, timestep, text, gradient=gradient)
         both = guidance.unconditional.take([0] * len(latents)).join(text)
         times = timestep.repeat(2) if timestep.ndim else timestep
-        prediction = self._predict(latents.repeat(2, 1, 1, 1), times, both, gradient)
+        prediction = denoised(self, latents.repeat(2, 1, 1, 1), times, both, gradient=gradient)
         unconditional, conditional = prediction.chunk(2)
         return unconditional + guidance.scale * (conditional - unconditional)
-
-    def _predict(
-        self, latents: Tensor, timestep: Tensor, text: Conditioning, gradient: bool
-    ) -> Tensor:
-        groups = text.groups()
-        if len(groups) == 1:
-            return self._predict_together(latents, timestep, text, gradient)
-        outputs: dict[int, Tensor] = {}
-        for rows, part in groups:
-            times = timestep[rows] if timestep.ndim else timestep
-            outputs |= zip(
-                rows, self._predict_together(latents[rows], times, part, gradient), strict=True
-            )
-        return torch.stack([outputs[row] for row in range(len(latents))])
-
-    def _predict_together(
-        self, latents: Tensor, timestep: Tensor, text: Conditioning, gradient: bool
-    ) -> Tensor:
-        layout = self.layout
-        time = timestep.to(self.device)
-        if layout.scale != 1:
-            time = time * layout.scale
-        time = time.to(layout.dtype)
-        arguments = text.arguments()
-        arguments["timestep"] = time.expand(len(latents)) if layout.repeated else time
-        arguments["return_dict"] = False
-        with torch.set_grad_enabled(gradient), uncompiled(self.pipe):
-            output: Tensor = self.denoiser(self.to_denoiser(latents), **arguments)[0].float()
-        output = unpack(output) if layout.packed else output
-        output = output[:, : latents.shape[1]]  # further channels are a learned variance
-        if output.shape != latents.shape:
-            raise ModelError(
-                f"{self.name}: the denoiser takes {latents.shape[1]} channels and predicts "
-                f"{output.shape[1]}. It expects an image with a mask, or the like, beside the "
-                "noise. Load a text-to-image model."
-            )
-        if not bool(torch.isfinite(output).all()):
-            raise ModelError(f"{self.name}: the denoiser returns NaN or infinity. {self.remedy}")
-        return output
 
     @property
     def remedy(self) -> str:

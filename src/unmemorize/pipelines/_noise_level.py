@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
@@ -45,6 +46,23 @@ class NoiseLevel:
         cumulative = float(scheduler.alphas_cumprod[int(timestep)])
         kind = scheduler.config.prediction_type
         return cls(kind, math.sqrt(cumulative), math.sqrt(1 - cumulative))
+
+    def noisy(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """Add noise to clean latents or images."""
+        return self.signal * clean + self.sigma * noise
+
+    def apart(self, change: Tensor) -> Tensor:
+        """Return how far two predictions of the same samples are apart.
+
+        Args:
+            change: one prediction minus the other, (B, C, H, W).
+
+        Returns:
+            2-norms of the change of `difference`, in which the samples cancel out, (B,).
+        """
+        moved = self.difference(change, torch.zeros_like(change))
+        norms: Tensor = moved.flatten(1).norm(dim=1)
+        return norms
 
     def estimate(self, prediction: Tensor, sample: Tensor) -> Tensor:
         """Return the predicted noise of a model that predicts noise, else minus the clean image.

@@ -1,21 +1,32 @@
 """The report of a run: a summary table, plots, and one page that shows every memorized prompt."""
 
+from unmemorize.report._comparison import write_comparison
 from unmemorize.report._copies_left import copy_warning
+from unmemorize.report._mitigation import REPORT
+from unmemorize.report._pack import write_evidence
+from unmemorize.report._provenance import record_model_files
 from unmemorize.report._results import Results, read_results
 from unmemorize.report._summary import summary_table
 from unmemorize.report._table import Cell, Table
 from unmemorize.report._threshold_plot import plot_threshold
 from unmemorize.report._truth import Truth
+from unmemorize.report._verify_evidence import EvidenceCheck, verify_evidence
 from unmemorize.report._write import write_report
 
 __all__ = [
+    "REPORT",
     "Cell",
+    "EvidenceCheck",
     "Results",
     "Table",
     "Truth",
     "copy_warning",
     "plot_threshold",
     "read_results",
+    "record_model_files",
     "summary_table",
+    "verify_evidence",
+    "write_comparison",
+    "write_evidence",
     "write_report",
 ]

@@ -65,8 +65,15 @@ class Card:
     neurons: tuple[str, ...]
 
 
-def make_cards(run: Run, results: Results, truth: Truth | None) -> Iterator[Card]:
+def make_cards(
+    run: Run, results: Results, truth: Truth | None, *, redact: bool = False
+) -> Iterator[Card]:
     """Yield a card for each memorized prompt.
+
+    Args:
+        run, results, truth: see `write_report`.
+        redact: whether to leave out all pictures: those of a memorized prompt may show its training
+            image, and only a mitigation tells which ones do.
 
     Raises:
         MetricError: an image is missing or damaged.
@@ -82,7 +89,7 @@ def make_cards(run: Run, results: Results, truth: Truth | None) -> Iterator[Card
             prompt=record.prompt,
             group=record.group,
             warning=prompt_warning(results, index),
-            strips=tuple(_strips(run, results, images, index, pictures)),
+            strips=() if redact else tuple(_strips(run, results, images, index, pictures)),
             course=draw_course(record),
             facts=tuple(_facts(record, (truth or {}).get(record.prompt))),
             neurons=tuple(_neuron_lines(record)),

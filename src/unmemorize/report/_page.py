@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from unmemorize.report._rounding import rounded
+
+
+@dataclass(frozen=True)
+class Script:
+    """The script of a page.
+
+    Args:
+        text: the script.
+        digest: its SHA-256 in base64. The page allows no other script.
+    """
+
+    text: Markup
+    digest: str
+
+    @classmethod
+    def read(cls, name: str) -> Self:
+        """Read a script of this package by its file name."""
+        text = (files("unmemorize.report") / "templates" / name).read_text(encoding="utf-8")
+        return cls(Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
 
 
 def render(template: str, **values: Any) -> str:
@@ -21,4 +47,5 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["rounded"] = rounded
     return environment.get_template(template).render(**values)

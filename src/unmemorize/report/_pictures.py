@@ -24,10 +24,14 @@ class Pictures:
     quality: int
     most: int
 
+    def url(self, image: Image.Image) -> str:
+        """Return an image as a data URL."""
+        return data_url(image, self.side, self.quality)
+
 
 def data_urls(images: Iterable[Image.Image], pictures: Pictures) -> tuple[str, ...]:
     """Return images as data URLs."""
-    return tuple(data_url(image, pictures.side, pictures.quality) for image in images)
+    return tuple(map(pictures.url, images))
 
 
 def data_url(image: Image.Image, side: int, quality: int) -> str:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from markupsafe import Markup
 
 from unmemorize.audit import AuditRun
+from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
 from unmemorize.metrics import PromptMetrics
 from unmemorize.mitigation import MitigationRun
 from unmemorize.report._audit import write_audit_report
 from unmemorize.report._cards import make_cards
+from unmemorize.report._comparison import write_comparison
 from unmemorize.report._drawing import plotting, to_svg
-from unmemorize.report._mitigation import write_mitigation_report
-from unmemorize.report._page import render
+from unmemorize.report._mitigation import REPORT, write_mitigation_report
+from unmemorize.report._page import Script, render
 from unmemorize.report._plots import PLOTS
+from unmemorize.report._provenance import steps_of
 from unmemorize.report._results import SET_LABELS, SSCD_ORIG, Results, read_results
 from unmemorize.report._summary import summary_table
 from unmemorize.report._table import Cell
 from unmemorize.report._truth import Truth
 from unmemorize.runs import Run
-
-_SCRIPT = "report.js"
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,17 @@ class Line:
     after: float | None
 
 
-def write_report(run: Run, truth: Truth | None = None) -> Path:
+def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) -> Path:
     """Write ``report.html`` into the run folder, from the steps that are done.
 
+    That of a mitigation comes with its numbers, ``report.json`` and ``report.csv``.
+
     Args:
-        run: a run with localizations, a mitigation or an audit.
+        run: a run with localizations, a mitigation, an audit or a comparison, whose page is
+            ``compare.html``.
         truth: known neurons of some prompts, for precision and recall.
+        redact: whether training images are private. They are left out then, with all generated
+            images that show them.
 
     Returns:
         The path of the page.
@@ -76,16 +79,16 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
         MetricError: an image is missing or damaged.
     """
     if run.manifest.kind == MitigationRun.kind:
-        return write_mitigation_report(run)
+        return write_mitigation_report(run, redact=redact)
     if run.manifest.kind == AuditRun.kind:
         return write_audit_report(run)
+    if run.manifest.kind == ComparisonRun.kind:
+        return write_comparison(run)
     results = read_results(run)
     localizations = results.localizations.values()
-    script = (files("unmemorize.report") / "templates" / _SCRIPT).read_text(encoding="utf-8")
     page = render(
         "report.html.j2",
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script=Script.read("report.js"),
         manifest=run.manifest,
         table=summary_table(results, truth),
         prompts=len(results.prompts),
@@ -95,9 +98,11 @@ def write_report(run: Run, truth: Truth | None = None) -> Path:
         headline=list(_headline(results)),
         plots=_plots(results),
         lines=list(_lines(results)),
-        cards=list(make_cards(run, results, truth)),
+        cards=list(make_cards(run, results, truth, redact=redact)),
+        steps=list(steps_of(run)),
+        redacted=redact,
     )
-    return run.write("report.html", page)
+    return run.write(REPORT, page)
 
 
 def _plots(results: Results) -> list[tuple[str, Markup]]:

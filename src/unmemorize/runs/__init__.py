@@ -1,6 +1,6 @@
 """Run folders: what determines a result, what is done, and how to resume."""
 
-from unmemorize.runs._drive import Tally, drive
+from unmemorize.runs._drive import Tally, drive, drive_without_failures
 from unmemorize.runs._merge import merge_runs
 from unmemorize.runs._prompts import (
     given_or_temporary,
@@ -8,6 +8,7 @@ from unmemorize.runs._prompts import (
     prompt_count,
     run_prompts,
     start_run,
+    stored_images,
     stream_prompts,
     stream_with_prompts,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "StoredImage",
     "Tally",
     "drive",
+    "drive_without_failures",
     "given_or_temporary",
     "hash_of_file",
     "keep_largest",
@@ -32,6 +34,7 @@ __all__ = [
     "run_prompts",
     "start_run",
     "status_of",
+    "stored_images",
     "stream_prompts",
     "stream_with_prompts",
 ]

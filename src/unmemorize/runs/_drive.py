@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unmemorize._errors import RunError
 from unmemorize.engines import Execution, Failed, Outcome, Task, Unit, units_of
 from unmemorize.pipelines import Model
 from unmemorize.runs._run import Run
@@ -108,3 +109,29 @@ def _record(run: Run, outcome: Outcome) -> dict[str, Any]:
         run.write(name, content)
     record: dict[str, Any] = outcome.record
     return record
+
+
+def drive_without_failures(
+    run: Run,
+    model: Model,
+    task: Task,
+    items: Iterable[tuple[int, Any]],
+    total: int,
+    execution: Execution,
+    title: str,
+) -> None:
+    """Do the same as `drive` for a stage on which others rest.
+
+    Args:
+        run, model, task, items, total, execution: as in `drive`.
+        title: of the stage, for errors.
+
+    Raises:
+        RunError: an item fails.
+    """
+    tally = drive(run, model, task, items, total, execution)
+    for index, error in tally.failed.items():
+        raise RunError(
+            f"{title}: number {index} fails ({error.rstrip('.')}). What is finished stays in "
+            f"{run.folder}; the same command tries again."
+        )

@@ -23,6 +23,7 @@ from unmemorize.runs._stored_images import StoredImage
 
 _STALE_SECONDS = 24 * 3600.0
 """A temporary prompt list of this age belongs to a process that was killed."""
+_REPEAT = "Repeat the command that made the run."
 _WAY_OUT = "start another with --new-run or in another folder"
 
 
@@ -163,20 +164,38 @@ def stream_prompts(run: Run) -> Iterator[Prompt]:
     Raises:
         RunError: their file is missing or damaged.
     """
+    for number, row, images in _rows(run):
+        row["images"] = [str(image.locate(run.folder)) for image in images]
+        problem = f"{run.folder / PROMPTS}, line {number}: damaged"
+        yield from_json(Prompt, row, RunError, problem, _REPEAT)
+
+
+def stored_images(run: Run) -> Iterator[tuple[StoredImage, ...]]:
+    """Yield the training images of each prompt as the run names them.
+
+    Raises:
+        RunError: their file is missing or damaged.
+    """
+    return (images for _, _, images in _rows(run))
+
+
+def _rows(run: Run) -> Iterator[tuple[int, dict[str, Any], tuple[StoredImage, ...]]]:
+    """Yield each line of the prompt list: its number, its content, and the images in it."""
     path = run.folder / PROMPTS
-    way_out = "Repeat the command that made the run."
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 problem = f"{path}, line {number}: damaged"
                 row = parse_json(line, RunError, problem)
                 stored = {"images": row.get("images")}
-                images = from_json(_StoredImages, stored, RunError, problem, way_out).images
-                row["images"] = [str(image.locate(run.folder)) for image in images]
-                yield from_json(Prompt, row, RunError, problem, way_out)
+                yield (
+                    number,
+                    row,
+                    from_json(_StoredImages, stored, RunError, problem, _REPEAT).images,
+                )
     except OSError as problem:
         raise RunError(
-            f"{path}: the prompt list of the run cannot be read ({problem.strerror}). {way_out}"
+            f"{path}: the prompt list of the run cannot be read ({problem.strerror}). {_REPEAT}"
         ) from problem
 
 

@@ -87,12 +87,17 @@ class Manifest:
             if values.get(name) != other_values.get(name)
         ]
 
+    @property
+    def named_settings(self) -> dict[str, Any]:
+        """Every setting by its dotted name, such as ``localization.theta``."""
+        return dict(_flat(self.settings))
+
     def _determining(self) -> dict[str, Any]:
-        settings = dict(_flat(self.settings))
-        return {"kind": self.kind, **to_json(self.inputs), **settings}
+        return {"kind": self.kind, **to_json(self.inputs), **self.named_settings}
 
 
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
+RecordT = TypeVar("RecordT")
 
 
 class Run:
@@ -228,6 +233,33 @@ class Run:
         """Yield the records of one kind in the order of their indices, however many there are."""
         lines = read_sorted(self.files(name))
         return ((content["index"], record_in(content)) for content in lines)
+
+    def typed(
+        self, name: str, record_type: type[RecordT], way_out: str
+    ) -> Iterator[tuple[int, RecordT]]:
+        """Yield the records of one kind like `stream`, checked field by field.
+
+        Args:
+            name: the kind.
+            record_type: what they are.
+            way_out: what to do about a damaged one, for errors.
+
+        Raises:
+            RunError: a record is damaged.
+        """
+        problem = f"{self.folder}: damaged record of {name}"
+        return (
+            (index, from_json(record_type, record, RunError, problem, way_out))
+            for index, record in self.stream(name)
+        )
+
+    def times(self, name: str) -> dict[int, float]:
+        """Return when each item of one kind was finished, in seconds since 1970, by index."""
+        return {
+            content["index"]: float(content.get("at", 0))
+            for _, content in read_lines(self.files(name))
+            if "error" not in content
+        }
 
     def done(self, name: str, total: int) -> bytearray:
         """Return for each of ``total`` items 1 when it is finished, else 0."""

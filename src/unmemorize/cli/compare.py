@@ -1,0 +1,274 @@
+"""The command ``compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+from rich import box
+from rich.table import Table
+
+from unmemorize import testbed
+from unmemorize._bundled import is_bundled
+from unmemorize._prompt_files import read_prompts
+from unmemorize._prompts import Prompt
+from unmemorize.cli._common import (
+    bundled_defaults,
+    choose_statistics,
+    choose_threshold,
+    generation_settings,
+    print_counts,
+    prompts_or_bundled,
+)
+from unmemorize.cli._console import console, print_line, show_progress
+from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
+from unmemorize.cli._instruments import InstrumentOptions
+from unmemorize.cli._model_options import Flag, ModelOptions, StatisticsOption, ThresholdOption
+from unmemorize.cli._settings_options import OptionsOf
+from unmemorize.comparison import (
+    ALL_GROUPS,
+    Comparison,
+    ComparisonCaptions,
+    ComparisonForecast,
+    ComparisonInputs,
+    ComparisonRun,
+    ComparisonSettings,
+    Published,
+    chosen_detectors,
+    chosen_methods,
+    compare_all,
+    forecast_comparison,
+    needs_localization,
+)
+from unmemorize.detection import NoiseSettings
+from unmemorize.engines import silent
+from unmemorize.localization import LocalizationSettings
+from unmemorize.mitigation import with_references
+from unmemorize.report import write_comparison
+from unmemorize.runs import open_run
+
+_PLANTED_GROUPS = {"natural": "natural", "memory": "through neurons", "both": "both ways"}
+"""Groups of planted captions by mode. Those at a fraction of the dose do not count."""
+
+
+def command(
+    suspects: Annotated[Path | None, Parameter(show_default=False)] = None,
+    /,
+    *,
+    run: RunOption,
+    detectors: str = "all",
+    mitigations: str = "all",
+    ordinary: Path | None = None,
+    references: Path | None = None,
+    seeds: PositiveInt | None = None,
+    images: PositiveInt | None = None,
+    quick: Flag = False,
+    dry_run: Flag = False,
+    statistics: StatisticsOption = None,
+    threshold: ThresholdOption = None,
+    instruments: InstrumentOptions = InstrumentOptions(),
+    batch: PositiveInt = 10,
+    shard: ShardOption = None,
+    new_run: NewRunOption = False,
+    model: ModelOptions = ModelOptions(),
+    workers: EngineOptions = EngineOptions(),
+) -> None:
+    """Compare detectors and methods of the field on one model, side by side.
+
+    Detectors are calibrated on ordinary captions by one rule, and score the suspects. Methods work
+    on suspects whose unedited images copy, each over its grid of strengths, and their side effects
+    are measured on ordinary captions. What does not work on the model is listed with its reason.
+    RUN gets comparison.csv, comparison.json and compare.html. The same command resumes. The same
+    folder takes more detectors and methods later; its tables hold those that the last command
+    names.
+
+    Args:
+        suspects: Prompts that are memorized: a .txt, .csv, .jsonl or .parquet file, or a folder of
+            such files. The bundled model brings its own.
+        detectors: Detectors to compare: all, none, or names with commas between.
+        mitigations: Methods to compare: all, none, or names with commas between. NAME=STRENGTH is
+            one strength; a name alone is its whole grid.
+        ordinary: Captions that are not memorized, in a file as above. Half of them calibrates, the
+            other half counts false alarms and side effects. By default those of this package; the
+            bundled model brings its own.
+        references: Folder of training images, see unmemorize evaluate --help.
+        seeds: Images of each suspect under each method. The default is 10, with --quick 4.
+        images: Images of ordinary captions under each method. The default is 200, with --quick 40.
+        quick: Take a first look: few images and captions, and each method at its own default
+            strength.
+        dry_run: Say what the run will take, and stop.
+        batch: Images per pass. It changes no image beyond rounding.
+    """
+    loaded = model.load()
+    prompts = list(prompts_or_bundled(loaded, suspects, planted_suspects))
+    if references is not None:
+        prompts = with_references(prompts, references)
+    usual = ComparisonSettings.quick() if quick else ComparisonSettings()
+    settings = replace(
+        usual,
+        seeds=seeds or usual.seeds,
+        images=images or usual.images,
+        localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
+        generation=generation_settings(loaded, batch),
+    )
+    captions = ComparisonCaptions.of(loaded)
+    if ordinary is not None:
+        captions = ComparisonCaptions.halves([each.text for each in read_prompts(ordinary)])
+    captions = captions.limited(settings.captions)
+    compared = chosen_detectors(detectors), chosen_methods(mitigations, grid=not quick)
+    if dry_run:
+        _print_forecast(
+            forecast_comparison(loaded, settings, captions, len(prompts), *compared), len(prompts)
+        )
+        return
+    is_localizing = needs_localization(compared[1])
+    inputs = ComparisonInputs(
+        captions=captions,
+        descriptor=instruments.load_descriptor(),
+        clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
+        statistics=choose_statistics(loaded, statistics, workers) if is_localizing else None,
+        threshold=choose_threshold(loaded, threshold, None, OptionsOf[NoiseSettings](), workers)
+        if is_localizing
+        else None,
+        planted=suspects is None,
+    )
+    folder = open_run(run, loaded, prompts, ComparisonRun.of(settings, inputs), new=new_run)
+    comparison = compare_all(
+        folder,
+        loaded,
+        inputs,
+        detectors=compared[0],
+        methods=compared[1],
+        execution=workers.execution(silent, shard),
+        announce=show_progress,
+    )
+    _print_comparison(comparison)
+    print_line(f"report: {write_comparison(folder)}")
+
+
+def planted_suspects() -> list[Prompt]:
+    """Return the captions that were planted at the full dose, in groups by how."""
+    return [
+        replace(entry.prompt, group=_PLANTED_GROUPS[entry.mode])
+        for entry in testbed.planted()
+        if entry.mode in _PLANTED_GROUPS
+    ]
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    """Print the main columns; the files hold all of them."""
+    if comparison.detectors:
+        console.print(_detector_table(comparison))
+    if comparison.confirmed is not None:
+        print_line(
+            f"{comparison.confirmed} of {comparison.suspects} suspects are confirmed: at least 2 "
+            "of their unedited images are copies."
+        )
+    if comparison.methods:
+        for group in (ALL_GROUPS, *comparison.groups):
+            console.print(_method_table(comparison, group))
+    if comparison.planted:
+        print_line(
+            "These suspects were planted. Methods that look for neurons or edit text projections "
+            "know how, except for the natural ones."
+        )
+    for name, reason in _not_working(comparison):
+        print_line(f"{name}: {reason}")
+    if comparison.published:
+        console.print(_published_table(comparison.published), style="bright_black")
+
+
+def _detector_table(comparison: Comparison) -> Table:
+    table = _table(
+        "Detectors", "detector", "group", "AUROC", "TPR at 1 % FPR", "found", "false alarms",
+        "samples", "seconds",
+    )  # fmt: skip
+    for row in comparison.detectors:
+        for group, found in row.groups.items():
+            is_first = group == ALL_GROUPS
+            of_detector = (
+                f"{row.false_alarms} of {row.test}",
+                f"{row.samples} + {row.shared} shared",
+                f"{row.seconds:.3f}",
+            )
+            table.add_row(
+                row.name if is_first else "",
+                group,
+                str(found.auroc),
+                str(found.tpr),
+                f"{found.found} of {found.suspects}",
+                *(of_detector if is_first else ()),
+            )
+    return table
+
+
+def _method_table(comparison: Comparison, group: str) -> Table:
+    table = _table(
+        f"Methods, {group}", "method", "strength", "copies", "at most", "copy score", "worst seed",
+        "A_CLIP", "changed", "image (x)",
+    )  # fmt: skip
+    for row in comparison.of_group(group):
+        if row.refused == row.suspects:
+            continue
+        table.add_row(
+            row.method,
+            f"{row.strength:g}",
+            f"{row.copies.copies} of {row.copies.seeds}",
+            "" if row.bound is None else f"{100 * row.bound:.1f} %",
+            *map(_number, (row.copy, row.copy_worst, row.alignment)),
+            f"{row.changed} of {row.ordinary}",
+            _number(row.draw_ratio),
+        )
+    return table
+
+
+def _published_table(values: Sequence[Published]) -> Table:
+    table = _table(
+        "Published values, of other models", "name", "AUROC", "TPR", "SSCD", "A_CLIP", "setting"
+    )
+    for value in values:
+        table.add_row(
+            value.name,
+            *map(_number, (value.auroc, value.tpr, value.copy, value.alignment)),
+            f"{value.setting} ({value.source}{', by others' if value.by_others else ''})",
+        )
+    return table
+
+
+def _table(title: str, name: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _not_working(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return the names and reasons of what does not work on the model, or failed."""
+    detectors = [(row.name, row.refused) for row in comparison.detectors if row.refused]
+    methods = [
+        (f"{row.method} {row.strength:g}", row.reason)
+        for row in comparison.of_group(ALL_GROUPS)
+        if row.suspects and row.refused == row.suspects
+    ]
+    failed = [(name, f"failed ({error})") for name, error in comparison.failed.items()]
+    return detectors + methods + failed
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _print_forecast(cost: ComparisonForecast, suspects: int) -> None:
+    if cost.images:
+        print_counts("stage", "images", cost.images)
+    print_line(
+        f"Detectors: {cost.detectors}, each of which scores {cost.scored} prompts. Strengths of "
+        f"methods: {cost.points}. If all {suspects} suspects are memorized, drawing takes about "
+        f"{timedelta(seconds=round(cost.seconds))} here. Scoring and fitting come on top."
+    )

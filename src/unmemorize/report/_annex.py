@@ -1,0 +1,124 @@
+"""What others ask of evidence, and where this report answers it. Nothing here is legal advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from unmemorize.report._evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a complete record.
+
+    Args:
+        letter: its name in the table of requirements.
+        title: what it holds.
+        anchors: the sections of the page that hold it; none where this record does not have it.
+        missing: what of it is not recorded.
+    """
+
+    letter: str
+    title: str
+    anchors: tuple[str, ...]
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One text that asks for evidence.
+
+    Args:
+        text: where it is.
+        asks: what it asks for, in our words.
+        source: where that was read. None of the texts themselves was compared with these words.
+        fields: letters of the fields that speak about it.
+    """
+
+    text: str
+    asks: str
+    source: str
+    fields: tuple[str, ...]
+
+
+SECTIONS = {
+    "wall": "pictures",
+    "certainty": "how sure it is",
+    "false-alarms": "false alarms",
+    "audit": "audit",
+    "cost": "what it costs",
+    "limits": "what was not tested",
+    "how": "how to repeat it",
+    "numbers": "all numbers",
+    "annex": "annex",
+}
+"""What the sections of the page are called, by anchor."""
+_BY_NAME = "known by name only"
+REQUIREMENTS = (
+    Requirement(
+        "EU code of practice for general-purpose AI, chapter on copyright (10 July 2025), "
+        "measure 1.4",
+        "Proportionate technical safeguards against outputs that infringe training content.",
+        _BY_NAME,
+        ("C", "E", "G", "H", "I"),
+    ),
+    Requirement(
+        "the same, measure 1.5",
+        "A contact point, and an answer to complaints.",
+        _BY_NAME,
+        ("B", "L"),
+    ),
+    Requirement(
+        "EDPB, opinion 28/2024 (17 December 2024), paragraphs 55 and 58",
+        "Extraction is insignificantly likely by all means reasonably likely to be used, and the "
+        "tests are documented.",
+        "web pages about it; the numbers of the paragraphs as memaudit cites them",
+        ("C", "I"),
+    ),
+    Requirement(
+        "GEMA v OpenAI, LG München I, 42 O 14139/24 (11 November 2025), not final",
+        "Outputs to simple prompts are compared with the training content.",
+        "technollama.co.uk, debandt.eu, openfuture.eu, and a tracker of hoganlovells",
+        ("C", "E"),
+    ),
+    Requirement(
+        "NIST AI 600-1 (July 2024), action MS-2.10-001",
+        "Red-teaming for training samples in outputs.",
+        _BY_NAME,
+        ("I",),
+    ),
+)
+
+
+def fields_of(evidence: Evidence, *, audited: bool) -> Iterator[Field]:
+    """Yield the fields of a complete record, and where this report holds them.
+
+    Args:
+        evidence: a finished mitigation.
+        audited: whether attacks were tried.
+    """
+    result = evidence.result
+    hashed = "" if evidence.model_files else "hashes of the model's files; "
+    yield Field(
+        "A", "Identity of the model and of the tools", ("how",), f"{hashed}licence, who ran it"
+    )
+    yield Field(
+        "B", "Scope", ("how",), "how works were chosen, rights, where reference images came from"
+    )
+    access = "" if audited else "all but the caption itself, and paraphrases where they are given"
+    yield Field("C", "Levels of access", ("certainty", "limits"), access)
+    yield Field("D", "What counts as a match", ("certainty",), "a check by people")
+    yield Field(
+        "E", "Result for each work", ("wall", "numbers"), "the share of the work that is reproduced"
+    )
+    has_neurons = bool(evidence.localizations)
+    yield Field("F", "Where the memory is", ("wall",) if has_neurons else (), "tokens, regions")
+    yield Field("G", "Measure taken", ("how",) if result.edit else ())
+    yield Field("H", "Effect", ("certainty", "cost") if result.edit else ())
+    yield Field("I", "Residual risk", ("audit",) if audited else ("limits",))
+    yield Field("J", "False alarms", ("false-alarms",), "a rate on captions that nobody suspected")
+    yield Field("K", "Reproduction", ("how",))
+    yield Field("L", "Log of complaints and answers", ())
+    yield Field("M", "This annex", ("annex",))
+    yield Field("N", "Limits", ("limits",))

@@ -1,0 +1,48 @@
+"""Numbers on a page, each with its place in ``report.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from unmemorize.report._numbers import Numbers, flat
+from unmemorize.report._rounding import Rounding, rounded
+
+
+class Figures:
+    """Prints numbers as ``<data value= data-of=>`` elements.
+
+    Args:
+        numbers: of the mitigation.
+    """
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._values = flat(numbers.to_json())
+        self._names = {
+            name[:end]
+            for name, value in self._values.items()
+            if value is not None
+            for end in (len(name), *(at for at, letter in enumerate(name) if letter == "."))
+        }
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is a number, or an object of numbers, of this name."""
+        return name in self._names
+
+    def __call__(self, name: str, digits: int = 0, rounding: Rounding = "nearest") -> Markup:
+        """Print a number.
+
+        Args:
+            name: its place in ``report.json``, such as "before.copies".
+            digits: decimals.
+            rounding: bounds are rounded outwards, so what is printed is true.
+
+        Returns:
+            The element, or a dash where the number is None.
+        """
+        value: Any = self._values.get(name)
+        if value is None:
+            return Markup("–")
+        text = rounded(value, digits, rounding)
+        return Markup('<data value="{}" data-of="{}">{}</data>').format(value, name, text)

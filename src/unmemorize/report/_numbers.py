@@ -1,0 +1,263 @@
+"""Every number of the report of a mitigation, for people and for programs.
+
+``report.json`` holds `Numbers`, and ``report.csv`` a line for each suspect. The page shows the same
+values and names the place of each one in ``report.json``, so `verify_evidence` can compare them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unmemorize._files import to_json
+from unmemorize.mitigation import Copies, OrdinaryChange, PromptOutcome, pooled
+from unmemorize.report._evidence import Evidence
+from unmemorize.report._rates import Rate
+
+SCHEMA = "unmemorize.report/1"
+STATUSES = ("removed", "reduced", "not removed", "not confirmed", "not tested")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptNumbers:
+    """The numbers of one suspect. They are None where nothing was measured.
+
+    Args:
+        index: its position in the run.
+        prompt, group: the prompt.
+        status, verdict: see `PromptOutcome`.
+        score: of the screen.
+        measure, level: what tells copies, and the score above which an image is one.
+        before, after, control: copies among the unedited images, among fresh ones of the last
+            certificate, and among those with random neurons edited.
+        worst_before, worst_after: the highest score of an unedited image, and of an edited one
+            from the same noise.
+        alignment_before, alignment_after: median cosines of images with the prompt.
+        paraphrases_before, paraphrases_after: copies among images of its paraphrases.
+        rung: how the prompt is edited.
+        neurons: how many neurons localization found.
+    """
+
+    index: int
+    prompt: str
+    group: str
+    status: str
+    verdict: str
+    score: float
+    measure: str | None
+    level: float | None
+    before: Rate | None
+    after: Rate | None
+    control: Rate | None
+    worst_before: float | None
+    worst_after: float | None
+    alignment_before: float | None
+    alignment_after: float | None
+    paraphrases_before: Rate | None
+    paraphrases_after: Rate | None
+    rung: str
+    neurons: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrdinaryNumbers:
+    """What an edit does to images of ordinary captions, see `OrdinaryChange`.
+
+    Args:
+        changed: how many images changed.
+        similarity, worst, correlation: the median and lowest similarity to the image before, and
+            the median pixel correlation with it.
+        alignment_before, alignment_after, clip_fid_before, clip_fid, kid_before, kid: None where
+            they were not measured.
+    """
+
+    changed: Rate
+    similarity: float
+    worst: float
+    correlation: float
+    alignment_before: float | None
+    alignment_after: float | None
+    clip_fid_before: float | None
+    clip_fid: float | None
+    kid_before: float | None
+    kid: float | None
+
+    @classmethod
+    def maybe(cls, change: OrdinaryChange | None) -> OrdinaryNumbers | None:
+        """Take the numbers of a change, or None."""
+        if change is None:
+            return None
+        return cls(
+            changed=Rate.of(Copies(change.changed, change.images)),
+            similarity=change.similarity,
+            worst=change.worst,
+            correlation=change.correlation,
+            alignment_before=change.alignment_before,
+            alignment_after=change.alignment_after,
+            clip_fid_before=change.clip_fid_before,
+            clip_fid=change.clip_fid,
+            kid_before=change.kid_before,
+            kid=change.kid,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateNumbers:
+    """An edit at the end of a ladder, see `CandidateSummary`."""
+
+    ladder: str
+    digest: str
+    copying: int
+    ordinary: OrdinaryNumbers | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """All numbers of a mitigation.
+
+    Args:
+        schema: the version of the format.
+        suspects, called, confirmed: how many prompts were screened, called by the screen, and
+            shown to be memorized.
+        counts: how many suspects have each status.
+        false_alarms: suspects that the screen called and whose images show no copies. None where
+            it called none.
+        before, after, control, paraphrases_before, paraphrases_after: copies among the images of
+            all confirmed prompts.
+        ordinary, ordinary_control: what the edit changes in images of ordinary captions, and what
+            as many random neurons change.
+        candidates: the edits that the search compared.
+        prompts: of each suspect, by its index as text.
+    """
+
+    schema: str = SCHEMA
+    suspects: int
+    called: int
+    confirmed: int
+    counts: Mapping[str, int]
+    false_alarms: Rate | None
+    before: Rate | None
+    after: Rate | None
+    control: Rate | None
+    paraphrases_before: Rate | None
+    paraphrases_after: Rate | None
+    ordinary: OrdinaryNumbers | None
+    ordinary_control: OrdinaryNumbers | None
+    candidates: tuple[CandidateNumbers, ...]
+    prompts: Mapping[str, PromptNumbers]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {name: to_json(value) for name, value in vars(self).items()}
+
+
+def numbers_of(evidence: Evidence) -> Numbers:
+    """Collect the numbers of a mitigation."""
+    result, confirmed, called = evidence.result, evidence.confirmed, evidence.called
+    cleared = sum(not outcome.confirmed for outcome in called)
+
+    def rate(name: str) -> Rate | None:
+        counts = (getattr(outcome, name) for outcome in confirmed)
+        return Rate.maybe(pooled([counted for counted in counts if counted]))
+
+    return Numbers(
+        suspects=len(result.outcomes),
+        called=len(called),
+        confirmed=len(confirmed),
+        counts={
+            status: sum(outcome.status == status for outcome in result.outcomes)
+            for status in STATUSES
+        },
+        false_alarms=Rate.maybe(Copies(cleared, len(called))),
+        before=rate("before"),
+        after=rate("after"),
+        control=Rate.maybe(result.controls),
+        paraphrases_before=rate("paraphrases_before"),
+        paraphrases_after=rate("paraphrases_after"),
+        ordinary=OrdinaryNumbers.maybe(result.ordinary),
+        ordinary_control=OrdinaryNumbers.maybe(result.ordinary_control),
+        candidates=tuple(
+            CandidateNumbers(
+                ladder=candidate.ladder,
+                digest=candidate.digest,
+                copying=candidate.copying,
+                ordinary=OrdinaryNumbers.maybe(candidate.change),
+            )
+            for candidate in result.candidates
+        ),
+        prompts={str(outcome.index): _of_prompt(evidence, outcome) for outcome in result.outcomes},
+    )
+
+
+def _of_prompt(evidence: Evidence, outcome: PromptOutcome) -> PromptNumbers:
+    localization = evidence.localizations.get(outcome.index)
+    return PromptNumbers(
+        index=outcome.index,
+        prompt=outcome.prompt,
+        group=outcome.group,
+        status=outcome.status,
+        verdict=outcome.verdict,
+        score=outcome.score,
+        measure=outcome.measure,
+        level=outcome.level,
+        before=Rate.maybe(outcome.before),
+        after=Rate.maybe(outcome.after),
+        control=Rate.maybe(control_copies(outcome)),
+        worst_before=outcome.worst_before,
+        worst_after=outcome.worst_after,
+        alignment_before=outcome.alignment_before,
+        alignment_after=outcome.alignment_after,
+        paraphrases_before=Rate.maybe(outcome.paraphrases_before),
+        paraphrases_after=Rate.maybe(outcome.paraphrases_after),
+        rung=outcome.rung,
+        neurons=len(localization.neurons) if localization else None,
+    )
+
+
+def control_copies(outcome: PromptOutcome) -> Copies | None:
+    """Count the copies among a prompt's images with random neurons edited."""
+    if outcome.level is None:
+        return None
+    copies = sum(score > outcome.level for score in outcome.scores_control)
+    return Copies(copies, len(outcome.scores_control))
+
+
+def json_text(numbers: Numbers) -> str:
+    """Return ``report.json``."""
+    return json.dumps(numbers.to_json(), indent=1, ensure_ascii=False) + "\n"
+
+
+def csv_text(numbers: Numbers) -> str:
+    """Return ``report.csv``, a line for each suspect. Columns are named as in ``report.json``."""
+    rows = [flat(to_json(prompt)) for prompt in numbers.prompts.values()]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [name for name in names if not any(each.startswith(f"{name}.") for each in names)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def flat(values: Any, outer: str = "") -> dict[str, Any]:
+    """Return the values in nested objects and lists by their dotted names.
+
+    Examples:
+        >>> flat({"before": {"copies": 1}, "items": [{"a": 2}], "none": None})
+        {'before.copies': 1, 'items.0.a': 2, 'none': None}
+    """
+    if isinstance(values, Mapping):
+        items = [(str(name), value) for name, value in values.items()]
+    elif isinstance(values, (list, tuple)):
+        items = [(str(number), value) for number, value in enumerate(values)]
+    else:
+        return {outer: values}
+    return {
+        name: value
+        for key, inner in items
+        for name, value in flat(inner, f"{outer}.{key}" if outer else key).items()
+    }

@@ -1,0 +1,345 @@
+"""The numbers of a mitigation, computed once more from its records alone.
+
+This module shares no code with the one that wrote the numbers: it reads JSON lines and uses NumPy
+and SciPy. Its results have the names of ``report.json``.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.linalg import eigvals
+from scipy.stats import beta, binom
+
+Files = Mapping[str, bytes]
+"""The files of a pack by name."""
+Array = NDArray[Any]
+_CHANGED = 0.5
+"""Similarity to the image before, below which an image of an ordinary prompt counts as changed."""
+_WHOLE_SETS = 1000
+"""Images up to which KID compares whole sets of one size. Else it draws subsets, which this module
+does not do."""
+
+
+def recompute(files: Files) -> dict[str, Any]:
+    """Compute the numbers of ``report.json`` from the records of a run.
+
+    Args:
+        files: the files of a pack.
+
+    Returns:
+        Values by dotted name. A number that cannot be computed from the records is left out.
+
+    Raises:
+        KeyError, ValueError: a record is missing or damaged.
+    """
+    return _Records(files).numbers()
+
+
+class _Records:
+    """The records of a mitigation."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.settings = json.loads(files["manifest.json"])["settings"]["settings"]
+        self.result = json.loads(files["mitigation.json"])
+        self.prompts = [json.loads(line) for line in files["prompts.jsonl"].splitlines()]
+        self.detections = self.kind("detections")
+        self.confirmations = self.kind("confirmations")
+        self.before = self.kind("before")
+        self.edit: str = self.result["edit"]
+
+    def kind(self, name: str) -> dict[int, dict[str, Any]]:
+        """Return the records of one kind by index, from the files of all writers."""
+        records: dict[int, dict[str, Any]] = {}
+        for file in sorted(self.files):
+            if re.fullmatch(rf"{re.escape(name)}(\..+)?\.jsonl", file):
+                for line in self.files[file].splitlines(keepends=True):
+                    if line.endswith(b"\n"):
+                        record = json.loads(line)
+                        if "error" not in record:
+                            records[record["index"]] = record
+        return dict(sorted(records.items()))
+
+    def numbers(self) -> dict[str, Any]:
+        confirmed = [index for index in self.confirmations if self.is_confirmed(index)]
+        last, attempt = self.last_attempt() if self.edit else ({}, 0)
+        paraphrases = self.paraphrases(confirmed) if self.edit else {}
+        control = self.control()
+        values: dict[str, Any] = {
+            "schema": "unmemorize.report/1",
+            "suspects": len(self.prompts),
+            "called": len(self.confirmations),
+            "confirmed": len(confirmed),
+        }
+        totals = {"before": [0, 0], "after": [0, 0], "control": [0, 0]}
+        totals |= {"paraphrases_before": [0, 0], "paraphrases_after": [0, 0]}
+        statuses = dict.fromkeys(
+            ("removed", "reduced", "not removed", "not confirmed", "not tested"), 0
+        )
+        for index, prompt in enumerate(self.prompts):
+            counts: dict[str, tuple[int, int]] = {}
+            if index in self.confirmations:
+                counts["before"] = self.counted(index)
+            if index in last and index in confirmed:
+                counts["after"] = self.over_level(index, last[index]["scores"])
+            if index in control:
+                counts["control"] = self.over_level(index, control[index]["scores"])
+            counts |= paraphrases.get(index, {})
+            status, verdict = self.judged(index, confirmed, counts, attempt, len(confirmed))
+            statuses[status] += 1
+            if index in confirmed:
+                for name, (copies, images) in counts.items():
+                    totals[name][0] += copies
+                    totals[name][1] += images
+            values |= {
+                f"prompts.{index}.{name}": value
+                for name, value in self.of_prompt(
+                    index, prompt["text"], status, verdict, counts
+                ).items()
+            }
+        values |= {f"counts.{status}": number for status, number in statuses.items()}
+        for name, (copies, images) in totals.items():
+            values |= _rate(name, copies, images)
+        cleared = len(self.confirmations) - len(confirmed)
+        values |= _rate("false_alarms", cleared, len(self.confirmations))
+        return values | self.of_ordinary(control)
+
+    def counted(self, index: int) -> tuple[int, int]:
+        record = self.confirmations[index]
+        scores = [s for at, s in enumerate(record["scores"]) if at != record["medoid"]]
+        return self.over_level(index, scores)
+
+    def over_level(self, index: int, scores: Sequence[float]) -> tuple[int, int]:
+        level = self.confirmations[index]["level"]
+        return sum(score > level for score in scores), len(scores)
+
+    def is_confirmed(self, index: int) -> bool:
+        return self.counted(index)[0] >= 2
+
+    def last_attempt(self) -> tuple[dict[int, dict[str, Any]], int]:
+        """Return the records of the last certificate of the edit, and its number.
+
+        Where a prompt failed it, all of its images were counted afterwards.
+        """
+        names = [re.match(rf"certificate-(\d+)-{self.edit}\.", file) for file in self.files]
+        number = max(int(found[1]) for found in names if found)
+        records = self.kind(f"certificate-{number}-{self.edit}")
+        return records | self.kind(f"count-{number}-{self.edit}"), number
+
+    def control(self) -> dict[int, dict[str, Any]]:
+        for outcome in self.result["outcomes"]:
+            for file in outcome["files_control"]:
+                return self.kind(file.split("/")[0])
+        return {}
+
+    def paraphrases(self, confirmed: Sequence[int]) -> dict[int, dict[str, tuple[int, int]]]:
+        order = [index for index in confirmed for _ in self.prompts[index]["paraphrases"]]
+        counts: dict[int, dict[str, tuple[int, int]]] = {}
+        for name, kind in (("before", "before"), ("after", self.edit)):
+            for number, record in self.kind(f"paraphrases-{kind}").items():
+                index = order[number]
+                copies, images = self.over_level(index, record["scores"])
+                of_prompt = counts.setdefault(index, {})
+                so_far = of_prompt.get(f"paraphrases_{name}", (0, 0))
+                of_prompt[f"paraphrases_{name}"] = so_far[0] + copies, so_far[1] + images
+        return counts
+
+    def judged(
+        self,
+        index: int,
+        confirmed: Sequence[int],
+        counts: Mapping[str, tuple[int, int]],
+        attempt: int,
+        prompts: int,
+    ) -> tuple[str, str]:
+        """Return the status of a suspect and its verdict."""
+        if index not in self.confirmations:
+            return "not tested", "not tested"
+        if index not in confirmed:
+            return "not confirmed", "not confirmed"
+        if "after" not in counts:
+            return "not tested", "not tested"
+        settings = self.settings
+        copies, images = counts["after"]
+        error = (1 - settings["confidence"]) * (1 if settings["declared"] else 0.5**attempt)
+        tested = error / (prompts if settings["together"] else 1)
+        if binom.cdf(copies, images, settings["alpha"]) <= tested:
+            upper = 1.0 if copies == images else beta.ppf(1 - error, copies + 1, images - copies)
+            bound = math.ceil(1000 * upper - 1e-9) / 10
+            level = f"at most {bound:.1f} % at {100 * (1 - error):.4g} %"
+            if not settings["declared"]:
+                level += f"; whole search {100 * settings['confidence']:.4g} %"
+            return "removed", f"removed ({copies} of {images}, {level})"
+        confidence = settings["confidence"]
+        upper = 1.0 if copies == images else beta.ppf(confidence, copies + 1, images - copies)
+        k, n = counts["before"]
+        status = "reduced" if upper < beta.ppf(1 - confidence, k, n - k + 1) else "not removed"
+        return status, f"{status} ({copies} of {images})"
+
+    def of_prompt(
+        self,
+        index: int,
+        text: str,
+        status: str,
+        verdict: str,
+        counts: Mapping[str, tuple[int, int]],
+    ) -> dict[str, Any]:
+        """Return the numbers of one suspect."""
+        values: dict[str, Any] = {
+            "index": index,
+            "prompt": text,
+            "group": self.prompts[index]["group"],
+            "status": status,
+            "verdict": verdict,
+            "score": self.detections[index]["score"],
+        }
+        record = self.confirmations.get(index)
+        if record:
+            at = record["medoid"]
+            scores = [score for seed, score in enumerate(record["scores"]) if seed != at]
+            values |= {
+                "measure": record["measure"],
+                "level": record["level"],
+                "worst_before": max(scores),
+                "alignment_before": _median(self.before[index]["alignment"]),
+            }
+        for name, (copies, images) in counts.items():
+            values |= _rate(name, copies, images)
+        files = self.result["outcomes"][index]["files_after"]
+        if files:
+            after = self.kind(files[0].split("/")[0])[index]
+            values["worst_after"] = max(after["scores"])
+            values["alignment_after"] = _median(after["alignment"])
+        neurons = self.kind("localizations").get(index)
+        if neurons:
+            values["neurons"] = sum(map(len, neurons["neurons"].values()))
+        return values
+
+    def of_ordinary(self, control: Mapping[int, Any]) -> dict[str, Any]:
+        """Return what edits change in images of ordinary captions."""
+        values: dict[str, Any] = {}
+        if not self.edit:
+            return values
+        before = self.kind("ordinary-before")
+        sample = max(1, self.settings["ordinary_images"] // 5)
+        every = len(before)
+        values |= self.change("ordinary", before, f"ordinary-{self.edit}", every)
+        if control:
+            for outcome in self.result["outcomes"]:
+                for file in outcome["files_control"][:1]:
+                    kind = file.split("/")[0].replace("control-", "ordinary-")
+                    values |= self.change("ordinary_control", before, kind, sample)
+        for number, candidate in enumerate(self.result["candidates"]):
+            here = f"candidates.{number}"
+            digest = candidate["digest"]
+            searched = self.kind(f"search-{digest}").values()
+            values[f"{here}.digest"] = digest
+            if f"ordinary-{digest}.jsonl" in self.files:
+                kind = f"ordinary-{digest}"
+                values |= self.change(f"{here}.ordinary", before, kind, sample)
+            if searched:
+                values[f"{here}.copying"] = sum(record["copies"] > 0 for record in searched)
+        return values
+
+    def change(
+        self, name: str, before: Mapping[int, Any], kind: str, images: int
+    ) -> dict[str, Any]:
+        """Compare images of ordinary captions before and after an edit."""
+        after = dict(list(self.kind(kind).items())[:images])
+        pairs = [(before[number], record) for number, record in after.items()]
+        first = np.stack([_vector(one["embedding"]) for one, _ in pairs])
+        second = np.stack([_vector(two["embedding"]) for _, two in pairs])
+        similarity = (first * second).sum(1)
+        values = _rate(f"{name}.changed", int((similarity < _CHANGED).sum()), len(pairs))
+        values |= {
+            f"{name}.similarity": float(np.sort(similarity)[(len(pairs) - 1) // 2]),
+            f"{name}.worst": float(similarity.min()),
+        }
+        if all(each["file"] in self.files for pair in pairs for each in pair):
+            correlations = [
+                _correlation(self.files[one["file"]], self.files[two["file"]]) for one, two in pairs
+            ]
+            values[f"{name}.correlation"] = float(np.median(correlations))
+        if pairs[0][1]["alignment"] is not None:
+            values |= {
+                f"{name}.alignment_before": _median([one["alignment"] for one, _ in pairs]),
+                f"{name}.alignment_after": _median([two["alignment"] for _, two in pairs]),
+            }
+        other = self.kind("ordinary-other")
+        if self.settings["distances"] and other and pairs[0][1]["features"]:
+            unedited = np.stack([_vector(record["features"]) for record in other.values()])
+            for suffix, side in (("", 1), ("_before", 0)):
+                features = np.stack([_vector(pair[side]["features"]) for pair in pairs])
+                values[f"{name}.clip_fid{suffix}"] = _frechet(features, unedited)
+                if len(features) == len(unedited) <= _WHOLE_SETS:
+                    values[f"{name}.kid{suffix}"] = _kernel_distance(features, unedited)
+        return values
+
+
+def _rate(name: str, copies: int, images: int) -> dict[str, Any]:
+    """Return a count with its rate and its exact interval, per 1,000; nothing without images."""
+    if not images:
+        return {}
+    low = beta.ppf(0.025, copies, images - copies + 1) if copies else 0.0
+    high = beta.ppf(0.975, copies + 1, images - copies) if copies < images else 1.0
+    return {
+        f"{name}.copies": copies,
+        f"{name}.images": images,
+        f"{name}.per_1000": 1000 * copies / images,
+        f"{name}.low": 1000 * float(low),
+        f"{name}.high": 1000 * float(high),
+    }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def _vector(text: str) -> Array:
+    return np.frombuffer(base64.b64decode(text), dtype="<f4")
+
+
+def _correlation(first: bytes, second: bytes) -> float:
+    """Correlate the pixels of two images, each channel relative to its mean."""
+    a, b = (
+        np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.float64)
+        for content in (first, second)
+    )
+    a, b = a - a.mean((0, 1)), b - b.mean((0, 1))
+    norm = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / norm) if norm else 0.0
+
+
+def _frechet(first: Array, second: Array) -> float:
+    """Return the Fréchet distance of two Gaussians fitted to features."""
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    gap = a.mean(0) - b.mean(0)
+    one, two = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = np.sqrt(eigvals(one @ two).astype(complex)).real.sum()
+    return float(gap @ gap + np.trace(one) + np.trace(two) - 2 * root)
+
+
+def _kernel_distance(first: Array, second: Array) -> float:
+    """Return the unbiased squared discrepancy under the kernel (x.y / D + 1)^3."""
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    size = a.shape[1]
+
+    def kernel(x: Array, y: Array) -> Array:
+        values: Array = (x @ y.T / size + 1) ** 3
+        return values
+
+    def within(x: Array) -> float:
+        values = kernel(x, x)
+        return float((values.sum() - np.trace(values)) / (len(x) * (len(x) - 1)))
+
+    return within(a) + within(b) - 2 * float(kernel(a, b).mean())

@@ -1,0 +1,207 @@
+"""The check of a pack of evidence: hashes of all files, and all numbers from the records."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from unmemorize._errors import EvidenceError
+from unmemorize._files import parse_json
+from unmemorize.report._mitigation import NUMBERS, REPORT, TABLE
+from unmemorize.report._numbers import flat
+from unmemorize.report._pack import CONTENTS, SCHEMA
+from unmemorize.report._recomputed import recompute
+from unmemorize.runs import hash_of_file
+
+_NAMED = 10
+"""Problems that an error names."""
+_TOLERANCE = 1e-5
+"""How far a recomputed number may lie off: similarities are stored as float32."""
+_WAY_OUT = "Do not rely on this pack; ask for the original one."
+
+
+@dataclass(frozen=True)
+class EvidenceCheck:
+    """What `verify_evidence` has found to be right.
+
+    Args:
+        sha256: of the pack, to be compared with the one that was kept apart.
+        files: how many files have the hash that they should have.
+        numbers: how many numbers follow from the records.
+        unchecked: names of numbers that cannot be computed from the pack.
+        left_out: how many files were left out of the pack, such as the edited model.
+        redacted: whether private images were left out.
+    """
+
+    sha256: str
+    files: int
+    numbers: int
+    unchecked: tuple[str, ...]
+    left_out: int
+    redacted: bool
+
+
+def verify_evidence(path: str | Path) -> EvidenceCheck:
+    """Check that a pack of evidence is whole, and that its numbers follow from its records.
+
+    This shows that the pack is consistent. Where it comes from, only a signature or a hash that was
+    kept apart can show.
+
+    Args:
+        path: what `write_evidence` wrote.
+
+    Raises:
+        EvidenceError: a file was changed, added or is missing, or a number does not follow from the
+            records. The message names it.
+    """
+    path = Path(path)
+    files = _read(path)
+    if CONTENTS not in files:
+        raise EvidenceError(f"{path}: holds no {CONTENTS}, so it is no pack of evidence.")
+    contents = parse_json(files.pop(CONTENTS), EvidenceError, f"{path}: {CONTENTS} is damaged")
+    if contents.get("schema") != SCHEMA:
+        raise EvidenceError(
+            f"{path}: a pack of schema {contents.get('schema')!r}; this version reads {SCHEMA!r}."
+        )
+    _refuse(path, list(_wrong_files(files, contents)))
+    try:
+        computed = recompute(files)
+        reported = flat(json.loads(files[NUMBERS]))
+        problems = list(_wrong_numbers(computed, reported, files))
+    except (KeyError, ValueError, IndexError, TypeError) as problem:
+        raise EvidenceError(
+            f"{path}: a record is missing or damaged ({type(problem).__name__}: {problem}). "
+            f"{_WAY_OUT}"
+        ) from problem
+    _refuse(path, problems)
+    known = {name for name, value in reported.items() if isinstance(value, (int, float))}
+    return EvidenceCheck(
+        sha256=hash_of_file(path),
+        files=len(files),
+        numbers=len(known & computed.keys()),
+        unchecked=tuple(sorted(known - computed.keys())),
+        left_out=len(contents["left_out"]),
+        redacted=contents["redacted"],
+    )
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    """Read all files of a pack. None is unpacked, so no name can lead out of it."""
+    try:
+        with zipfile.ZipFile(path) as pack:
+            entries = pack.infolist()
+            names = Counter(entry.filename for entry in entries)
+            twice = [name for name, times in names.items() if times > 1]
+            if twice:
+                raise EvidenceError(f"{path}: {twice[0]} is in it twice. {_WAY_OUT}")
+            packed = [entry.filename for entry in entries if entry.compress_type]
+            if packed:  # a small file may unpack to a huge one
+                raise EvidenceError(
+                    f"{path}: {packed[0]} is compressed, which packs of evidence are not. "
+                    f"{_WAY_OUT}"
+                )
+            return {entry.filename: pack.read(entry) for entry in entries}
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as problem:
+        raise EvidenceError(
+            f"{path}: cannot be read as a pack of evidence ({problem}). {_WAY_OUT}"
+        ) from problem
+
+
+def _wrong_files(files: Mapping[str, bytes], contents: Mapping[str, Any]) -> Iterator[str]:
+    """Say which files differ from the list."""
+    listed = contents.get("files", {})
+    for name in sorted(listed.keys() | files.keys()):
+        if name not in files:
+            yield f"{name} is missing"
+        elif name not in listed:
+            yield f"{name} was added"
+        elif hashlib.sha256(files[name]).hexdigest() != listed[name]["sha256"]:
+            yield f"{name} was changed"
+
+
+def _wrong_numbers(
+    computed: Mapping[str, Any], reported: Mapping[str, Any], files: Mapping[str, bytes]
+) -> Iterator[str]:
+    """Say which numbers of the JSON, the table and the page do not follow from the records."""
+    for name, value in computed.items():
+        if not _equal(value, reported.get(name)):
+            yield f"{NUMBERS}: {name} is {reported.get(name)}, the records give {value}"
+    for row in csv.DictReader(io.StringIO(files[TABLE].decode())):
+        for column, text in row.items():
+            name = f"prompts.{row['index']}.{column}"
+            value = computed.get(name, reported.get(name))
+            if text != ("" if value is None else str(value)) and not _equal(value, _number(text)):
+                yield f"{TABLE}: {name} is {text}, the records give {value}"
+    for name, exact, shown in _Figures.of(files[REPORT].decode()):
+        value = computed.get(name, reported.get(name))
+        if not _equal(value, _number(exact)) or not _rounds_to(value, shown):
+            yield f"{REPORT}: {name} is {shown}, the records give {value}"
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, float) or isinstance(second, float):
+        try:
+            return math.isclose(first, second, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+        except TypeError:
+            return False
+    return bool(first == second)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _rounds_to(value: float, shown: str) -> bool:
+    """Tell whether a printed number is a rounding of a value, up or down."""
+    digits = len(shown.partition(".")[2])
+    number = _number(shown.replace(",", ""))
+    return number is not None and abs(number - value) < 10**-digits + _TOLERANCE
+
+
+class _Figures(HTMLParser):
+    """The numbers on a page: name, exact value and what is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str, str]] = []
+        self._open: tuple[str, str] | None = None
+        self._text = ""
+
+    @classmethod
+    def of(cls, page: str) -> list[tuple[str, str, str]]:
+        parser = cls()
+        parser.feed(page)
+        return parser.found
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "data":
+            values = dict(attrs)
+            self._open = values.get("data-of") or "", values.get("value") or ""
+            self._text = ""
+
+    def handle_data(self, data: str) -> None:
+        self._text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "data" and self._open:
+            self.found.append((*self._open, self._text))
+            self._open = None
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    if problems:
+        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise EvidenceError(f"{path}: {'; '.join(problems[:_NAMED])}{more}. {_WAY_OUT}")

@@ -1,0 +1,199 @@
+"""The memorized prompts of a mitigation in pictures, those with copies left first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from unmemorize.localization import Localization, difference_file
+from unmemorize.metrics import read_image, read_references
+from unmemorize.mitigation import Measure, PromptOutcome
+from unmemorize.report._course import draw_course
+from unmemorize.report._drawing import short_layer
+from unmemorize.report._evidence import Evidence, Tried
+from unmemorize.report._pictures import Pictures
+from unmemorize.report._redaction import shown_after
+
+MOST_LARGE = 60
+"""Memorized prompts with large pictures. With small ones a page of 500 stays below 50 MB."""
+_LARGE = (Pictures(256, 85, 4), Pictures(96, 75, 24))
+_SMALL = (Pictures(128, 75, 2), Pictures(64, 60, 12))
+MEASURES: Mapping[Measure, str] = {
+    "image": "descriptor similarity of the whole image to a training image",
+    "layout": "correlation with a training image over the pixels of the layout",
+    "agreement": "descriptor similarity to the most typical unedited image",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image on the page.
+
+    Args:
+        url: its data URL.
+        says: what it is, for people who do not see it.
+        score: how much it copies; None where that is not known.
+        is_copy: whether the score is above the level.
+        file: the full image, relative to the run folder; empty where it is not there.
+    """
+
+    url: str
+    says: str
+    score: float | None = None
+    is_copy: bool = False
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Images of one kind.
+
+    Args:
+        title: the kind.
+        pictures: the images, the one that shows most first.
+    """
+
+    title: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One memorized prompt.
+
+    Args:
+        outcome: its verdict.
+        measure: what tells its copies, in words.
+        front: the four pictures that show the verdict, with titles.
+        strips: all of its pictures.
+        differences: what the first denoising step removes; None without a picture of it.
+        course: the trials of its localization, see `draw_course`.
+        layers: its neurons by layer.
+        tried: what each edit did to it.
+        references: SHA-256 of its training images.
+    """
+
+    outcome: PromptOutcome
+    measure: str
+    front: tuple[Strip, ...]
+    strips: tuple[Strip, ...]
+    differences: Picture | None
+    course: Markup | None
+    layers: tuple[tuple[str, tuple[int, ...]], ...]
+    tried: tuple[Tried, ...]
+    references: tuple[str, ...]
+
+
+def wall(evidence: Evidence, *, redact: bool) -> Iterator[Entry]:
+    """Yield the memorized prompts: those with copies left, then those that copied most.
+
+    Args:
+        evidence: a finished mitigation.
+        redact: whether training images are private.
+
+    Raises:
+        MetricError: an image is missing or damaged.
+    """
+    confirmed = sorted(evidence.confirmed, key=_worst_first)
+    front, small = _LARGE if len(confirmed) <= MOST_LARGE else _SMALL
+    for outcome in confirmed:
+        localization = evidence.localizations.get(outcome.index)
+        kinds = _Kinds(evidence, outcome, redact)
+        yield Entry(
+            outcome=outcome,
+            measure=MEASURES[outcome.measure or "image"],
+            front=tuple(kinds.strips(front, 1)),
+            strips=tuple(kinds.strips(small, small.most)),
+            differences=None if redact else _differences(evidence, outcome.index, front),
+            course=draw_course(localization) if localization else None,
+            layers=tuple(_layers(localization)),
+            tried=evidence.tried.get(outcome.index, ()),
+            references=tuple(image.sha256 for image in evidence.references[outcome.index]),
+        )
+
+
+def _worst_first(outcome: PromptOutcome) -> tuple[int, float]:
+    order = ("not removed", "reduced", "removed")
+    worst = -1.0 if outcome.worst_after is None else outcome.worst_after
+    return order.index(outcome.status), -worst
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """The pictures of one memorized prompt."""
+
+    evidence: Evidence
+    outcome: PromptOutcome
+    redact: bool
+
+    def strips(self, pictures: Pictures, most: int) -> Iterator[Strip]:
+        """Yield its kinds of images, with the first so many of each; none of what is private."""
+        outcome = self.outcome
+        seeds = self._order()
+        public = [] if self.redact else seeds
+        before = self.evidence.confirmations[outcome.index].scores
+        after = shown_after(outcome, redact=self.redact)
+        kept = [seed for seed in seeds if seed in after]
+        training = () if self.redact else tuple(self._training(pictures, most))
+        yield Strip("training image", training)
+        yield self._strip("before", outcome.files_before, before, public, pictures, most)
+        yield self._strip("after", outcome.files_after, outcome.scores_after, kept, pictures, most)
+        if outcome.files_control:
+            scores = outcome.scores_control
+            worst = sorted(range(len(scores)), key=lambda seed: -scores[seed])
+            shown = [] if self.redact else worst
+            yield self._strip(
+                "random neurons", outcome.files_control, scores, shown, pictures, most
+            )
+
+    def _order(self) -> list[int]:
+        """Order seeds: first those under which a copy is left, then those that copied most."""
+        outcome = self.outcome
+        level = outcome.level if outcome.level is not None else 1.0
+        before = self.evidence.confirmations[outcome.index].scores
+
+        def shows_most(seed: int) -> tuple[float, float]:
+            after = outcome.scores_after[seed] if outcome.scores_after else -1.0
+            return (-after if after > level else 0.0), -before[seed]
+
+        return sorted(range(len(outcome.files_before)), key=shows_most)
+
+    def _strip(
+        self,
+        title: str,
+        files: Sequence[str],
+        scores: Sequence[float],
+        seeds: Sequence[int],
+        pictures: Pictures,
+        most: int,
+    ) -> Strip:
+        shown = []
+        for seed in seeds[:most]:
+            is_copy = self.outcome.level is not None and scores[seed] > self.outcome.level
+            image = read_image(self.evidence.run.folder / files[seed])
+            says = f"{title}, noise {seed + 1}: {'a copy' if is_copy else 'no copy'}"
+            shown.append(Picture(pictures.url(image), says, scores[seed], is_copy, files[seed]))
+        return Strip(title, tuple(shown))
+
+    def _training(self, pictures: Pictures, most: int) -> Iterator[Picture]:
+        paths = self.evidence.prompts[self.outcome.index].images[:most]
+        for image in read_references(paths).images:
+            yield Picture(pictures.url(image), f"training image of: {self.outcome.prompt}")
+
+
+def _differences(evidence: Evidence, index: int, pictures: Pictures) -> Picture | None:
+    name = difference_file(index)
+    path: Path = evidence.run.folder / name
+    if not path.is_file():
+        return None
+    says = "what the first step removes: all neurons on above, the found neurons off below"
+    return Picture(pictures.url(read_image(path)), says, file=name)
+
+
+def _layers(localization: Localization | None) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if localization is not None:
+        for path, neurons in localization.neurons.layers.items():
+            yield short_layer(path), tuple(neurons)

@@ -1,0 +1,282 @@
+"""Packs of evidence: whole, the same each time, and refused by name when anything was changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mitigated_run import DIGEST, mitigated_run
+from records import LAYER, localized_run
+from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
+
+Cli = Callable[..., tuple[int, str, str]]
+Files = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path, str]:
+    """A run, its pack, and the hash of the pack."""
+    folder = tmp_path_factory.mktemp("evidence")
+    run = mitigated_run(folder)
+    pack = folder / "evidence.zip"
+    return run, pack, write_evidence(run, pack)
+
+
+def read(pack: Path) -> Files:
+    with zipfile.ZipFile(pack) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write(files: Files, pack: Path, *, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(pack, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return pack
+
+
+def forged(files: Files, name: str, content: bytes) -> Files:
+    """The pack with another file and the hash that fits it, as a forger would make it."""
+    contents = json.loads(files["evidence.json"])
+    contents["files"][name]["sha256"] = hashlib.sha256(content).hexdigest()
+    return files | {name: content, "evidence.json": json.dumps(contents).encode()}
+
+
+def test_a_pack_is_whole_and_its_numbers_follow(made: tuple[Run, Path, str]) -> None:
+    _, pack, digest = made
+    assert digest == hashlib.sha256(pack.read_bytes()).hexdigest()
+    check = verify_evidence(pack)
+    assert check.sha256 == digest
+    assert check.files == len(read(pack)) - 1
+    assert check.numbers > 150
+    assert check.unchecked == ()
+    assert not check.redacted
+
+
+def test_the_same_run_gives_the_same_bytes(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+    run, pack, digest = made
+    assert write_evidence(run, tmp_path / "again.zip") == digest
+    assert (tmp_path / "again.zip").read_bytes() == pack.read_bytes()
+
+
+def test_what_a_pack_holds(made: tuple[Run, Path, str]) -> None:
+    run, pack, _ = made
+    files = read(pack)
+    for path in [*run.folder.glob("*.jsonl"), *run.folder.glob("report.*")]:
+        assert path.name in files
+        if path.name != "prompts.jsonl":
+            assert files[path.name] == path.read_bytes()
+    training = (run.folder.parent / "private" / "training-1.png").read_bytes()
+    assert files[f"references/{hashlib.sha256(training).hexdigest()}.png"] == training
+    assert files["before/00000_00.png"] == (run.folder / "before/00000_00.png").read_bytes()
+    assert not any(name.startswith("search-aaaaaaaaaa/") for name in files)
+    left_out = json.loads(files["evidence.json"])["left_out"]
+    given_up = run.folder / "search-aaaaaaaaaa" / "00000_00.png"
+    assert left_out["search-aaaaaaaaaa/00000_00.png"] == {
+        "sha256": hashlib.sha256(given_up.read_bytes()).hexdigest(),
+        "why": "the report does not show it",
+    }
+    assert str(run.folder.parent).encode() not in files["prompts.jsonl"]
+
+
+def test_an_unpacked_pack_is_a_run(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+    run, pack, _ = made
+    with zipfile.ZipFile(pack) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    page = write_report(Run.load(tmp_path / "unpacked")).read_bytes()
+    assert page == (run.folder / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["report.html", "report.json", "count-1-0123456789.jsonl", "before/00001_01.png"],
+)
+def test_a_changed_file_is_named(made: tuple[Run, Path, str], tmp_path: Path, name: str) -> None:
+    files = read(made[1])
+    files[name] += b" "
+    with pytest.raises(EvidenceError, match=f"{re.escape(name)} was changed"):
+        verify_evidence(write(files, tmp_path / "forged.zip"))
+
+
+def test_missing_and_added_files_are_named(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+    files = read(made[1])
+    del files["report.csv"]
+    files["extra.txt"] = b"1"
+    with pytest.raises(EvidenceError, match=r"extra.txt was added; report.csv is missing"):
+        verify_evidence(write(files, tmp_path / "forged.zip"))
+
+
+def test_a_file_that_is_there_twice_is_named(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+    pack = write(read(made[1]), tmp_path / "twice.zip")
+    with zipfile.ZipFile(pack, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("report.html", b"another page")
+    with pytest.raises(EvidenceError, match=r"report.html is in it twice"):
+        verify_evidence(pack)
+
+
+def replaced(name: str, old: str, new: str) -> Callable[[Files], Files]:
+    def change(files: Files) -> Files:
+        text = files[name].decode()
+        assert old in text
+        return forged(files, name, text.replace(old, new, 1).encode())
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (replaced("report.json", '"called": 4', '"called": 3'), "report.json: called is 3"),
+        (replaced("report.csv", "not removed (6 of 12)", "removed (0 of 12)"), "0.verdict is"),
+        (replaced("report.csv", ",6,12,500.0", ",0,12,500.0"), "prompts.0.after.copies is 0"),
+        (
+            replaced("report.html", 'data-of="after.copies">6<', 'data-of="after.copies">0<'),
+            "report.html: after.copies is 0, the records give 6",
+        ),
+        (
+            replaced("report.html", 'value="6" data-of="after.copies"', 'value="0" data-of="a"'),
+            "report.html: a is 6",
+        ),
+        (replaced(f"count-1-{DIGEST}.jsonl", "0.7", "0.2"), "after.copies is 6, the records give"),
+        (replaced("confirmations.jsonl", '"level": 0.5', '"level": 0.85'), "before.copies is"),
+        (replaced("detections.jsonl", '"score": 0.6', '"score": 0.9'), "prompts.0.score is 0.6"),
+        (replaced("paraphrases-before.jsonl", "0.9", "0.1"), "paraphrases_before.copies is 1"),
+        (
+            replaced(
+                "localizations.jsonl",
+                f'"neurons": {{"{LAYER}": [3, 5]',
+                f'"neurons": {{"{LAYER}": [3]',
+            ),
+            "prompts.0.neurons is 2",
+        ),
+        (
+            replaced("ordinary-before.jsonl", '"alignment": 0.3}', '"alignment": 0.9}'),
+            "ordinary.alignment_before is",
+        ),
+        (replaced("mitigation.json", '"files_control"', '"files"'), "KeyError: 'files_control'"),
+    ],
+)
+def test_numbers_that_do_not_follow_are_named(
+    made: tuple[Run, Path, str], tmp_path: Path, change: Callable[[Files], Files], named: str
+) -> None:
+    """Also where the hashes were made to fit."""
+    pack = write(change(read(made[1])), tmp_path / "forged.zip")
+    with pytest.raises(EvidenceError, match=re.escape(named)):
+        verify_evidence(pack)
+
+
+def test_a_changed_picture_of_an_ordinary_prompt_shows(
+    made: tuple[Run, Path, str], tmp_path: Path
+) -> None:
+    files = read(made[1])
+    names = [name for name in files if name.startswith(f"ordinary-{DIGEST}/")]
+    other = tmp_path / "other.png"
+    Image.effect_noise((8, 8), 90).convert("RGB").save(other)
+    for name in names:
+        files = forged(files, name, other.read_bytes())
+    with pytest.raises(EvidenceError, match=r"ordinary.correlation is"):
+        verify_evidence(write(files, tmp_path / "forged.zip"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 torn"])
+def test_other_files_are_no_packs(tmp_path: Path, content: bytes) -> None:
+    pack = tmp_path / "e.zip"
+    pack.write_bytes(content)
+    with pytest.raises(EvidenceError, match="cannot be read as a pack"):
+        verify_evidence(pack)
+
+
+def test_other_archives_are_no_packs(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError, match=r"no evidence.json"):
+        verify_evidence(write({"a.txt": b"a"}, tmp_path / "a.zip"))
+    files = read(made[1])
+    with pytest.raises(EvidenceError, match="is compressed"):
+        verify_evidence(write(files, tmp_path / "b.zip", compression=zipfile.ZIP_DEFLATED))
+    newer = files["evidence.json"].replace(b"unmemorize.evidence/1", b"unmemorize.evidence/9")
+    with pytest.raises(EvidenceError, match=r"unmemorize.evidence/9"):
+        verify_evidence(write(files | {"evidence.json": newer}, tmp_path / "c.zip"))
+
+
+def test_a_redacted_pack_has_no_private_image(tmp_path: Path) -> None:
+    """Neither training images, nor what shows them, nor the names of their files."""
+    run = mitigated_run(tmp_path)
+    write_evidence(run, tmp_path / "open.zip")
+    pack = tmp_path / "redacted.zip"
+    write_evidence(run, pack, redact=True)
+    files, all_files = read(pack), read(tmp_path / "open.zip")
+    training = [path.read_bytes() for path in (tmp_path / "private").iterdir()]
+    shows = [
+        all_files[name]
+        for name in all_files
+        if name.startswith(("before/", "control-cccccccccc/", "differences/"))
+        or name == f"after-{DIGEST}/00000_03.png"  # the copy that is left
+    ]
+    whole = pack.read_bytes()
+    for image in (*training, *shows):
+        assert image not in whole
+    assert b"training-0" not in whole
+    for image in training:
+        assert hashlib.sha256(image).hexdigest().encode() in whole
+    assert f"after-{DIGEST}/00000_02.png" in files
+    page = files["report.html"].decode()
+    cards = re.findall(r'<article class="card".*?</article>', page, re.DOTALL)
+    for card in cards:
+        links = re.findall(r'<a href="([^#"]+)"', card)
+        assert links
+        assert all(link in files and link.startswith("after-") for link in links)
+        assert card.count("<img") == len(links)
+    assert "is redacted" in page
+    left_out = json.loads(files["evidence.json"])["left_out"]
+    assert sum(entry["why"] == "private" for entry in left_out.values()) == 3 + 16 + 6 + 3 + 1
+    check = verify_evidence(pack)
+    assert check.redacted
+    assert check.numbers == verify_evidence(tmp_path / "open.zip").numbers
+
+
+def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    image = tmp_path / "private" / "training-2.png"
+    Image.new("RGB", (16, 16)).save(image)
+    with pytest.raises(EvidenceError, match=r"training-2.png: this training image is not the one"):
+        write_evidence(run, tmp_path / "e.zip")
+    assert not (tmp_path / "e.zip").exists()
+    image.unlink()
+    write_evidence(run, tmp_path / "e.zip")
+    contents = json.loads(read(tmp_path / "e.zip")["evidence.json"])
+    reasons = {entry["why"] for entry in contents["left_out"].values()}
+    assert "not there when the pack was made" in reasons
+    verify_evidence(tmp_path / "e.zip")
+
+
+def test_only_mitigations_have_packs(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="kind localization, not mitigation"):
+        write_evidence(localized_run(tmp_path / "run", [], {}), tmp_path / "e.zip")
+
+
+def test_the_commands(made: tuple[Run, Path, str], tmp_path: Path, cli: Cli) -> None:
+    run, _, digest = made
+    pack = tmp_path / "evidence.zip"
+    code, out, _ = cli("report", run.folder, "--pack", pack)
+    assert code == 0
+    assert f"SHA-256 of the pack: {digest}" in out
+    code, out, _ = cli("verify", pack)
+    assert code == 0
+    assert f"SHA-256 of the pack: {digest}" in out
+    assert "not signed: this shows that it is consistent, not where it comes from" in out
+    files = read(pack)
+    write(files | {"report.html": b"nothing"}, pack)
+    code, _, err = cli("verify", pack)
+    assert code == 1
+    assert "report.html was changed" in err
+    code, out, _ = cli("report", run.folder, "--redact")
+    assert code == 0
+    assert "is redacted" in (run.folder / "report.html").read_text()
+    code, _, err = cli("verify", tmp_path / "edit.json")
+    assert code == 1
+    assert "name the model it was made from" in err

@@ -1,0 +1,296 @@
+"""The report of a mitigation: its numbers, its order, and what it says it does not know."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+
+from mitigated_run import DIGEST, FRESH, SETTINGS, mitigated_run
+from records import HOSTILE
+from unmemorize import Run, RunError, write_report
+from unmemorize.runs import Inputs
+
+ARTICLE = re.compile(r'<article class="card" id="prompt-(\d+)">(.*?)</article>', re.DOTALL)
+FIGURE = re.compile(r'<data value="([^"]*)" data-of="([^"]*)">([^<]*)</data>')
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = mitigated_run(tmp_path_factory.mktemp("mitigated"))
+    write_report(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(run: Run) -> str:
+    return (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def numbers(run: Run) -> Any:
+    return json.loads((run.folder / "report.json").read_text())
+
+
+def articles(page: str) -> dict[int, str]:
+    return {int(index): content for index, content in ARTICLE.findall(page)}
+
+
+def words(page: str) -> str:
+    return " ".join(html.unescape(re.sub("<[^>]+>", " ", page)).split())
+
+
+def rewritten(run: Run, change: Any) -> Run:
+    """The run with another result, as a mitigation would have left it."""
+    result = json.loads((run.folder / "mitigation.json").read_text())
+    change(result)
+    (run.folder / "mitigation.json").write_text(json.dumps(result))
+    return run
+
+
+def test_sections_come_in_the_order_of_questions(page: str) -> None:
+    sections = re.findall(r'<h2 id="([\w-]+)"', page)
+    assert sections == [
+        "wall",
+        "certainty",
+        "cost",
+        "limits",
+        "how",
+        "numbers",
+        "annex",
+        "words",
+    ]
+    assert page.index("<h1>") < page.index("<h2")
+    head = words(page[page.index("<h1>") : page.index("<h2")])
+    assert head.startswith(
+        "Copies removed for 2 of 3 memorized prompts: 6 of 36 fresh images are copies."
+    )
+    assert "9 of 12 images of these prompts were copies : 428 to 946 per 1,000" in head
+    assert "6 of 36 fresh images are copies: 63 to 329 per 1,000" in head
+
+
+@pytest.mark.parametrize(
+    ("name", "copies", "images"),
+    [
+        ("before", 9, 12),
+        ("after", 6, 36),
+        ("control", 3, 6),
+        ("paraphrases_before", 1, 2),
+        ("paraphrases_after", 0, 2),
+        ("false_alarms", 1, 4),
+    ],
+)
+def test_rates_have_exact_intervals(
+    numbers: Any, page: str, name: str, copies: int, images: int
+) -> None:
+    rate = numbers[name]
+    assert (rate["copies"], rate["images"]) == (copies, images)
+    interval = binomtest(copies, images).proportion_ci(0.95, "exact")
+    assert rate["low"] == pytest.approx(1000 * interval.low)
+    assert rate["high"] == pytest.approx(1000 * interval.high)
+    assert rate["per_1000"] == pytest.approx(1000 * copies / images)
+    shown = {of: (value, text) for value, of, text in FIGURE.findall(page)}
+    assert shown[f"{name}.copies"] == (str(copies), str(copies))
+
+
+def test_every_number_on_the_page_is_in_the_json(page: str, numbers: Any) -> None:
+    found = FIGURE.findall(page)
+    assert len(found) > 150
+    for value, name, text in found:
+        expected = numbers
+        for key in name.split("."):
+            expected = expected[int(key) if isinstance(expected, list) else key]
+        assert float(value) == expected
+        digits = len(text.partition(".")[2])
+        assert abs(float(text.replace(",", "")) - expected) <= 10**-digits
+        if not name.endswith((".low", ".high")):
+            assert abs(float(text.replace(",", "")) - expected) <= 0.51 * 10**-digits
+
+
+def test_bounds_are_rounded_outwards(page: str) -> None:
+    for value, name, text in FIGURE.findall(page):
+        shown = float(text.replace(",", ""))
+        if name.endswith(".low"):
+            assert shown <= float(value) + 1e-6
+        if name.endswith(".high"):
+            assert shown >= float(value) - 1e-6
+
+
+def test_the_csv_has_a_line_for_each_suspect(run: Run, numbers: Any) -> None:
+    with (run.folder / "report.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["prompt"] for row in rows] == [
+        numbers["prompts"][str(index)]["prompt"] for index in range(5)
+    ]
+    assert rows[0]["prompt"] == HOSTILE
+    assert (rows[0]["after.copies"], rows[4]["after.copies"]) == ("6", "")
+    assert "after" not in rows[0]
+
+
+def test_prompts_with_copies_left_come_first(page: str) -> None:
+    cards = articles(page)
+    assert list(cards) == [0, 2, 1]  # 0 is not removed; of the others, 2 scores higher after
+    tags = [re.findall(r'<span class="tag (\w+)">(.*?)</span>', card)[0] for card in cards.values()]
+    assert tags == [
+        ("warn", "✗ not removed (6 of 12)"),
+        ("good", "✓ removed (0 of 12, at most 22.1 % at 95 %)"),
+        ("good", "✓ removed (0 of 12, at most 22.1 % at 95 %)"),
+    ]
+
+
+def test_each_prompt_shows_the_noise_that_matters(page: str) -> None:
+    """The noise under which a copy is left, else the one that copied most before."""
+
+    def front(index: int) -> list[tuple[str, str]]:
+        card = articles(page)[index]
+        part = card[card.index('<div class="front">') : card.index("<details>")]
+        links = re.findall(r'<a href="([^"]+)">', part)
+        return list(zip(links, re.findall(r'<span class="score[^>]*>([^<]+)', part), strict=True))
+
+    assert front(0) == [
+        ("before/00000_03.png", "0.60 copy"),
+        (f"after-{DIGEST}/00000_03.png", "0.62 copy"),
+        ("control-cccccccccc/00000_00.png", "0.90 copy"),
+    ]
+    assert front(1)[:2] == [
+        ("before/00001_02.png", "0.90 copy"),
+        (f"after-{DIGEST}/00001_02.png", "0.21"),
+    ]
+
+
+def test_a_card_tells_everything_about_its_prompt(page: str) -> None:
+    card = articles(page)[0]
+    assert card.count("<img") == (1 + 3) + (1 + 4 + 4 + 2) + 1  # front, all seeds, differences
+    text = words(card)
+    assert "0123456789 (exported) certificate, attempt 1 1 of 1" in text
+    assert "0123456789 (exported) count, attempt 1 6 of 12" in text
+    assert "aaaaaaaaaa search 1 of 1" in text
+    assert text.index("aaaaaaaaaa") > 0
+    assert "down 0.0.0 3, 5" in text
+    assert "above 0.500" in text
+    assert 'class="course"' in card
+
+
+def test_false_alarms_and_untested_suspects(page: str) -> None:
+    section = words(page[page.index('id="false-alarms"') : page.index('id="cost"')])
+    assert "called 4 of 5 suspects (score above 0.450)" in section
+    assert "Of these, 1 of 4 are false alarms" in section
+    assert "a false alarm not confirmed (false alarm) 0.600" in section
+    assert "nothing at all not tested 0.300 –" in section
+
+
+def test_what_it_costs_stands_beside_random_neurons(page: str) -> None:
+    section = words(page[page.index('id="cost"') : page.index('id="limits"')])
+    assert re.search(r"changed images 2 of 19 .*? 3 of 3", section)
+    assert "caption 0" in section
+    assert "neurons (taken) 1 2 of 3" in section
+
+
+def test_the_way_it_was_made_is_complete(run: Run, page: str) -> None:
+    section = html.unescape(page[page.index('id="how"') : page.index('id="numbers"')])
+    for value in ("v2-" + "f" * 64, "1" * 64, "3" * 64, "5" * 64, run.manifest.command):
+        assert value in section
+    for name in ("generation.guidance", "generation.steps", "localization.theta", "alpha"):
+        assert f"settings.{name}</dt>" in section
+    edit = hashlib.sha256((run.folder / "edit.json").read_bytes()).hexdigest()
+    private = run.folder.parent / "private" / "training-0.png"
+    assert edit in section
+    assert hashlib.sha256(private.read_bytes()).hexdigest() in section
+    assert "Not recorded. The fingerprint above covers the weights." in section
+
+
+def test_links_lead_somewhere_and_nothing_is_external(run: Run, page: str) -> None:
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    anchors = set(re.findall(r' id="([^"]+)"', page))
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors
+        elif not link.startswith("data:image/webp;base64,"):
+            assert (run.folder / link).is_file()
+    assert page.count("<script>") == 1
+    script = page[page.index("<script>") + len("<script>") : page.index("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert HOSTILE not in page
+
+
+def test_words_are_explained_where_they_are_first_used(page: str) -> None:
+    used = re.findall(r'<a class="term" href="#word-([\w-]+)"', page)
+    assert len(used) == len(set(used)) > 10
+    explained = re.findall(r'<dt id="word-([\w-]+)">', page)
+    assert sorted(explained) == sorted(used)
+    assert used[0] == "suspect"
+
+
+def test_the_annex_names_sources_and_what_is_missing(page: str) -> None:
+    annex = words(page[page.index('id="annex"') : page.index('id="words"')])
+    assert annex.count("wording not verified") == 5
+    assert "L. Log of complaints and answers not in this record" in annex
+    assert "no legal advice" in annex
+    assert annex.count("hashes of the model's files") == 1
+
+
+def test_audits_are_named_where_there_are_any(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    page = words(write_report(run).read_text())
+    assert "Attacks were tried" not in page
+    inputs = Inputs(fingerprint="f")
+    Run.open(run.folder / "audit" / "soft", SETTINGS, inputs=inputs, model="m", items=7)
+    page = words(write_report(run).read_text())
+    assert "Attacks were tried" in page
+    assert "audit/soft 7" in page
+    assert "further training see the audit" in page
+
+
+def test_paraphrases_that_copy_are_said_at_the_top(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    assert "✗ paraphrases" not in write_report(run).read_text()
+
+    def change(result: Any) -> None:
+        result["outcomes"][1]["paraphrases_after"] = {"copies": 2, "seeds": 2}
+
+    page = words(write_report(rewritten(run, change)).read_text())
+    head = page[: page.index("The memorized prompts in pictures")]
+    assert "2 of 2 are still copies after the edit ( 1 of 2 before)" in head
+
+
+def test_more_side_effects_than_allowed_are_said_at_the_top(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    assert "✗ over budget" in write_report(run).read_text()  # 2 of 19 are more than 10 %
+
+    def change(result: Any) -> None:
+        result["ordinary"]["changed"] = 1
+
+    assert "✗ over budget" not in write_report(rewritten(run, change)).read_text()
+
+
+def test_nothing_memorized(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path, memorized=0)
+
+    def change(result: Any) -> None:
+        result.update(edit="", ladder="", ordinary=None, ordinary_control=None, candidates=[])
+
+    page = words(write_report(rewritten(run, change)).read_text())
+    assert "None of 2 suspects is shown to be memorized." in page
+    assert "so nothing is edited" in page
+    assert "Of these, 1 of 1 are false alarms" in page
+
+
+def test_a_run_without_recorded_scores_is_refused(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    (run.folder / "confirmations.jsonl").unlink()
+    with pytest.raises(RunError, match=r"what confirmed prompt 0\. Repeat unmemorize mitigate"):
+        write_report(run)
+
+
+def test_the_same_run_gives_the_same_page(run: Run, page: str) -> None:
+    assert write_report(run).read_text(encoding="utf-8") == page
+    assert str(FRESH) in page
