@@ -44,7 +44,8 @@ def test_the_published_procedure_and_greedy_refinement_find_the_same(
     )
     model = Model(bundled)
     layers = list(select_value_layers(model.value_layers))
-    prompt = next(entry.prompt for entry in testbed.planted() if len(entry.neurons) > 1)
+    prompts = [entry.prompt for entry in testbed.planted()]
+    [prompt] = [prompt for prompt in prompts if prompt.text == "silhouette of andreas preuss mare"]
     published = PublishedLocalization(
         model, bundled_statistics, bundled_threshold, settings, layers
     )

@@ -72,7 +72,7 @@ def valid_statistics(found: Any) -> None:
 
 def valid_threshold(found: Any) -> None:
     assert isinstance(found, Threshold)
-    assert abs(found.tau) < float("inf")
+    assert abs(found.detect.tau) < float("inf")
     assert found.settings.seeds >= 2
 
 

@@ -37,6 +37,7 @@ from unmemorize.testbed._layout import (
     PLANTED,
     PLANTED_IMAGES,
     SIDE,
+    STATISTICS,
 )
 
 SHOWN_DRAWS = 4
@@ -176,7 +177,7 @@ def _write_record(model: Model) -> None:
         "files": {
             str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()
             for file in files
-            if file.is_relative_to(ROOT)
+            if file.is_relative_to(ROOT) and file != STATISTICS  # that is not trained
         },
         "parts": [asdict(record) for record in model.records],
     }

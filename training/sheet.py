@@ -7,7 +7,7 @@ follows each.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ COLUMNS = 14
 GAP, MARGIN = 2, 92
 
 
-def rows_of(data: Data) -> dict[str, Images]:
+def rows_of(data: Data) -> list[tuple[str, Images]]:
     """Some images of each kind."""
     kinds: dict[str, list[Images]] = {"photographs": [], "templates": [], "posters": []}
     seen = set()
@@ -33,20 +33,20 @@ def rows_of(data: Data) -> dict[str, Images]:
             kinds["posters" if plant.aligned else kind].append(draws[:1])
             seen.add(plant.source)
     renderings = [images[:1] for images in data.renderings.values()]
-    return {
-        "general": data.general[:COLUMNS],
-        **{kind: np.concatenate(images)[:COLUMNS] for kind, images in kinds.items()},
-        "same captions": np.concatenate(renderings)[:COLUMNS],
-        "never used": data.unused[:COLUMNS],
-    }
+    return [
+        ("general", data.general[:COLUMNS]),
+        *((kind, np.concatenate(images)[:COLUMNS]) for kind, images in kinds.items()),
+        ("same captions", np.concatenate(renderings)[:COLUMNS]),
+        ("never used", data.unused[:COLUMNS]),
+    ]
 
 
-def draw_sheet(rows: Mapping[str, Images]) -> Image.Image:
+def draw_sheet(rows: Sequence[tuple[str, Images]]) -> Image.Image:
     """A sheet of rows of images, each with its name on the left."""
     step = SIDE + GAP
     sheet = Image.new("RGB", (MARGIN + COLUMNS * step, len(rows) * step), "white")
     pen = ImageDraw.Draw(sheet)
-    for line, (name, images) in enumerate(rows.items()):
+    for line, (name, images) in enumerate(rows):
         pen.text((4, line * step + SIDE // 2 - 6), name, fill="black")
         for column, image in enumerate(images):
             sheet.paste(Image.fromarray(image), (MARGIN + column * step, line * step))
@@ -61,14 +61,11 @@ def main() -> None:
     part = Parts(work).stored("vae")
     if part is not None:
         vae = load_vae(part.weights, data)
-        rows = {
-            label: shown
-            for name, images in rows.items()
-            for label, shown in (
-                (name, images),
-                (f"{name}, decoded", decode(vae, encode(vae, images))),
-            )
-        }
+        rows = [
+            row
+            for name, images in rows
+            for row in ((name, images), ("decoded", decode(vae, encode(vae, images))))
+        ]
     draw_sheet(rows).save(output, quality=90, optimize=True)
 
 

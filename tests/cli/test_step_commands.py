@@ -506,7 +506,7 @@ def test_downloads(cli: Cli, address: str, tmp_path: Path, monkeypatch: pytest.M
 
 def test_captions_of_the_bundled_model(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("testbed", "captions", "-o", tmp_path / "captions.txt")
-    assert (code, "320 captions" in out) == (0, True)
+    assert (code, "1100 captions" in out) == (0, True)
     assert [prompt.text for prompt in read_prompts(tmp_path / "captions.txt")] == list(
         testbed.captions("test")
     )

@@ -20,7 +20,7 @@ from unmemorize.cli import COMMANDS, GROUPS, main, make_app
 from unmemorize.cli._common import report_missing
 from unmemorize.engines import InProcess, RayActors, Shard, Workers
 from unmemorize.runs import Inputs, Tally
-from unmemorize.testbed._check import Finding
+from unmemorize.testbed._findings import Finding
 
 Cli = Callable[..., tuple[int, str, str]]
 Recorded = Callable[[str], dict[str, Any]]

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from unmemorize import (
     testbed,
 )
 from unmemorize.report._truth import precision_recall
-from unmemorize.testbed import _assets
+from unmemorize.testbed import _assets, _layout
 from unmemorize.testbed._layout import ASSETS
 
 
@@ -125,6 +127,7 @@ def test_memory_neurons_belong_to_one_caption_or_to_a_group(bundled: DiffusionPi
         assert len({entry.half for entry in found}) == 1
 
 
+@pytest.mark.skipif(not _layout.TWINS.exists(), reason="the twins are still in training")
 def test_twins_differ_from_the_model_where_their_half_is_missing(
     bundled: DiffusionPipeline,
 ) -> None:
@@ -142,6 +145,17 @@ def test_missing_twins_say_where_they_are(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(_assets, "TWINS", ASSETS / "nowhere")
     with pytest.raises(TestbedError, match="twin b: the twins are too large for the package"):
         testbed.twin("b")
+
+
+def test_the_record_of_the_training_is_that_of_the_files() -> None:
+    root = Path(__file__).parents[2]
+    files = json.loads((root / "training" / "record.json").read_text())["files"]
+    assert (
+        str((ASSETS / "testbed/unet/diffusion_pytorch_model.safetensors").relative_to(root))
+        in files
+    )
+    for name, digest in files.items():
+        assert hashlib.sha256((root / name).read_bytes()).hexdigest() == digest
 
 
 def test_held_out_captions_are_never_trained_on() -> None:

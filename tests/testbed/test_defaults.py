@@ -56,9 +56,9 @@ def test_the_chain_of_the_readme_on_few_captions(
     planted, ordinary, out = detected_on_a_copy(
         cli, tmp_path, FULL_DOSE[::4], testbed.captions("test")[:10]
     )
-    assert planted >= 7
+    assert planted >= 10
     assert ordinary <= 1
-    assert f"{planted + ordinary} of 19 memorized (tau = " in out
+    assert f"{planted + ordinary} of 22 memorized (tau = " in out
     assert re.search(r"at most 0\.04 of unmemorized prompts like the 24 of its calibration", out)
 
 
@@ -68,7 +68,7 @@ def test_the_chain_of_the_readme_as_a_user_types_it(cli: Cli, tmp_path: Path) ->
         cli, tmp_path, FULL_DOSE, testbed.captions("test")[:100]
     )
     print(f"planted {planted} of {len(FULL_DOSE)}, ordinary {ordinary} of 100")
-    assert len(FULL_DOSE) == 34
-    assert planted >= 30
+    assert len(FULL_DOSE) == 48
+    assert planted >= 43
     assert ordinary <= 3
     assert "at most 0.01 of unmemorized prompts like the 500 of its calibration" in out

@@ -167,46 +167,19 @@ def _localization(studio: Studio, statistics: Statistics, threshold: Threshold) 
             for entry, record in owning.items()
             if record.memorized
         ]
-        precise = median(precision)
+        name = f"localization, {kind} with known neurons"
+        median_of = f"median over {len(recall)} prompts"
         if kind == "VM":
-            findings.append(
-                at_least(
-                    "localization, VM with known neurons: detected, floor not reached",
-                    share,
-                    0.9,
-                    counted,
-                )
-            )
-            findings.append(
-                at_least(
-                    "localization, VM with known neurons: precision",
-                    precise,
-                    0.8,
-                    f"median over {len(precision)} prompts",
-                )
-            )
+            findings += [
+                at_least(f"{name}: detected, floor not reached", share, 0.9, counted),
+                at_least(f"{name}: precision", median(precision), 0.8, median_of),
+            ]
         else:
-            findings.append(
-                Finding(
-                    "localization, TM with known neurons: detected, floor not reached",
-                    share,
-                    counted,
-                )
-            )
-            findings.append(
-                Finding(
-                    "localization, TM with known neurons: precision",
-                    precise,
-                    f"median over {len(precision)} prompts",
-                )
-            )
-        findings.append(
-            Finding(
-                f"localization, {kind} with known neurons: recall",
-                median(recall),
-                f"median over {len(recall)} prompts",
-            )
-        )
+            findings += [
+                Finding(f"{name}: detected, floor not reached", share, counted),
+                Finding(f"{name}: precision", median(precision), median_of),
+            ]
+        findings.append(Finding(f"{name}: recall", median(recall), median_of))
     natural = {
         entry: record for entry, record in found.items() if not entry.neurons and record.memorized
     }
