@@ -1,0 +1,158 @@
+"""Take all memorized captions out of the bundled model, and compare with what is required.
+
+python benchmarks/mitigation.py RUN [--json FILE]
+
+RUN is the folder of the run, which is made as far as it is missing (three hours on an idle core; an
+interrupted run goes on). It is what `unmemorize mitigate` does at a copy rate of 5 % with all
+planted captions and their paraphrases. Intervals are exact, 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import unmemorize as um
+from unmemorize.cli._console import show_progress
+from unmemorize.mitigation import (
+    MitigationInputs,
+    MitigationResult,
+    MitigationRun,
+    PromptOutcome,
+    mitigate_all,
+)
+from unmemorize.mitigation._certificate import Copies, pooled
+from unmemorize.runs import open_run
+from unmemorize.testbed import Planted
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: what was measured, what is required of it, and on how many."""
+
+    name: str
+    measured: str
+    required: str = "–"
+
+    def __str__(self) -> str:
+        return f"| {self.name} | {self.measured} | {self.required} |"
+
+
+def share(part: int, whole: int) -> str:
+    """Return a count with the exact 95 % interval of its rate."""
+    counts = Copies(part, whole)
+    return f"{part} of {whole} ({counts.lower(0.975):.1%} to {counts.upper(0.975):.1%})"
+
+
+def group(entry: Planted) -> str:
+    """Return the kind of a plant and how it was planted."""
+    return f"{entry.kind}, {entry.mode}"
+
+
+def lines(result: MitigationResult, entries: Sequence[Planted]) -> list[Line]:
+    """Return the table of a finished run, whose suspects are the plants in their order."""
+    confirmed = [
+        (entry, outcome)
+        for entry, outcome in zip(entries, result.outcomes, strict=True)
+        if outcome.confirmed
+    ]
+    removed = [pair for pair in confirmed if pair[1].status == "removed"]
+    table = [
+        Line("confirmed and removed", share(len(removed), len(confirmed)), "at least 95 %"),
+        *(
+            Line(f"not removed: {outcome.prompt}", f"{outcome.verdict}, {outcome.rung}")
+            for _, outcome in confirmed
+            if outcome.status != "removed"
+        ),
+    ]
+    for name in dict.fromkeys(map(group, entries)):
+        some = [outcome for entry, outcome in confirmed if group(entry) == name]
+        planted = sum(group(entry) == name for entry in entries)
+        gone = sum(outcome.status == "removed" for outcome in some)
+        rungs = sorted({outcome.rung for outcome in some})
+        table.append(
+            Line(f"{name}: removed, confirmed, planted", f"{gone}, {len(some)}, {planted}")
+        )
+        table.append(Line(f"{name}: rungs", "; ".join(rungs) or "none"))
+    return table + _prices(result, confirmed)
+
+
+def _prices(
+    result: MitigationResult, confirmed: Sequence[tuple[Planted, PromptOutcome]]
+) -> list[Line]:
+    table = []
+    wordings = [outcome for _, outcome in confirmed if outcome.paraphrases_before is not None]
+    for when in ("before", "after"):
+        counts = [getattr(outcome, f"paraphrases_{when}") for outcome in wordings]
+        total = pooled([count for count in counts if count is not None])
+        table.append(Line(f"images of paraphrases that copy, {when}", share(*_pair(total))))
+    change = result.ordinary
+    if change is None:
+        return table
+    aligned = [
+        outcome.alignment_after
+        for entry, outcome in confirmed
+        if entry.aligned and outcome.alignment_after is not None
+    ]
+    assert change.alignment_before is not None
+    assert change.clip_fid is not None
+    assert change.clip_fid_before is not None
+    changed = share(change.changed, change.images)
+    return [
+        *table,
+        Line("ordinary images changed", changed, "at most 10 %"),
+        Line("their correlation with before", f"{change.correlation:.3f}", ">= 0.9"),
+        Line(
+            "their CLIP-FID, after / before",
+            f"{change.clip_fid / change.clip_fid_before:.3f}",
+            "<= 1.1",
+        ),
+        Line(
+            "alignment: ordinary captions before, less aligned plants after",
+            f"{change.alignment_before:.3f} - {median(aligned):.3f} = "
+            f"{change.alignment_before - median(aligned):.3f}",
+            "<= 0.05",
+        ),
+    ]
+
+
+def _pair(counts: Copies) -> tuple[int, int]:
+    return counts.copies, counts.seeds
+
+
+def main(folder: Path, output: Path | None) -> None:
+    """Run the mitigation, or resume it, and print the table."""
+    model = um.Model.load("testbed", device="cpu")
+    defaults = um.testbed.defaults()
+    settings = replace(
+        um.MitigationSettings(),
+        localization=um.LocalizationSettings(criterion=defaults["criterion"]),
+        generation=um.GenerationSettings(steps=defaults["steps"], guidance=defaults["guidance"]),
+    )
+    inputs = MitigationInputs(
+        statistics=um.default_statistics(model),
+        threshold=um.default_threshold(model),
+        captions=um.OrdinaryCaptions.of(model),
+        descriptor=um.BundledDescriptor(),
+        clip=um.ClipAlignment(),
+    )
+    entries = um.testbed.planted()
+    prompts = [replace(entry.prompt, paraphrases=entry.paraphrases) for entry in entries]
+    run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs))
+    result = mitigate_all(run, model, inputs, announce=show_progress)
+    table = lines(result, entries)
+    print(result.headline, "", "| | measured | required |", "|---|---|---|", *table, sep="\n")
+    if output is not None:
+        output.write_text(json.dumps([asdict(line) for line in table], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--json", type=Path, dest="output", help="file for the numbers")
+    arguments = parser.parse_args()
+    main(arguments.run, arguments.output)
