@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from unmemorize import Neurons
 from unmemorize.generation import CombinedEdit, Edit, NeuronEdit
 from unmemorize.mitigation._certificate import Certification, Copies, Plan
@@ -35,16 +37,28 @@ class Model:
     """Copies a prompt until its rung is high enough.
 
     Args:
-        needed: ladder -> prompt -> the first rung that ends its copies.
+        needed: for each prompt, the first rung that ends its copies.
+        shares: for each prompt, how many of its images copy at some rungs; all do at others.
     """
 
-    def __init__(self, needed: dict[int, Rung]) -> None:
-        self.needed = needed
+    def __init__(
+        self, needed: dict[int, Rung], shares: dict[int, dict[Rung, float]] | None = None
+    ) -> None:
+        self.needed, self.shares = needed, shares or {}
         self.looked: list[tuple[Edit, tuple[int, ...]]] = []
 
-    def look(self, edit: Edit, indices: Sequence[int]) -> list[int]:
+    def look(self, edit: Edit, indices: Sequence[int]) -> dict[int, float]:
         self.looked.append((edit, tuple(indices)))
-        return [index for index in indices if not self._ended(edit, index)]
+        return {
+            index: self._share(edit, index) for index in indices if not self._ended(edit, index)
+        }
+
+    def _share(self, edit: Edit, index: int) -> float:
+        for rung, share in self.shares.get(index, {}).items():
+            alone = joint_edit({index: rung}, FOUND, KEEP)
+            if alone is not None and contains(edit, alone):
+                return share
+        return 1.0
 
     def _ended(self, edit: Edit, index: int) -> bool:
         alone = joint_edit({index: self.needed[index]}, FOUND, KEEP)
@@ -87,6 +101,23 @@ def test_prompts_that_copy_at_the_top_are_named() -> None:
     assert list(found) == list(LADDERS)
 
 
+def test_a_prompt_that_no_rung_helps_goes_back_to_where_it_copied_least() -> None:
+    ladder = LADDERS["neurons"]
+    never = Rung("complete", 2.0)
+    shares = {7: {ladder[2]: 0.2, ladder[5]: 0.2, ladder[8]: 0.5}}
+    model = Model({2: ladder[1], 7: never}, shares)
+    found = {candidate.ladder: candidate for candidate in search(FOUND, KEEP, model.look)}
+    neurons = found["neurons"]
+    assert neurons.rungs == {2: ladder[1], 7: ladder[2]}  # the lower one of two that are as good
+    assert neurons.edit == joint_edit(neurons.rungs, FOUND, KEEP)
+    assert neurons.copying == (7,)
+    assert strengthened(neurons, [7], FOUND, KEEP) is None
+    stronger = strengthened(neurons, [2, 7], FOUND, KEEP)
+    assert stronger is not None
+    assert stronger.rungs == {2: ladder[2], 7: ladder[2]}
+    assert stronger.copying == (7,)
+
+
 def test_a_ladder_is_climbed_when_it_is_asked_for() -> None:
     model = Model(dict.fromkeys(FOUND, LADDERS["neurons"][0]))
     first = next(search(FOUND, KEEP, model.look))
@@ -96,7 +127,7 @@ def test_a_ladder_is_climbed_when_it_is_asked_for() -> None:
 
 def test_a_ladder_without_an_edit_is_left_out() -> None:
     nothing = {0: Findings("a cat", dict.fromkeys(("complete", "initial", "all"), Neurons()))}
-    ladders = [candidate.ladder for candidate in search(nothing, KEEP, lambda _, __: [])]
+    ladders = [candidate.ladder for candidate in search(nothing, KEEP, lambda _, __: {})]
     assert ladders == ["both", "closed form"]
 
 
@@ -107,9 +138,10 @@ def test_a_failed_certificate_strengthens_the_edit_and_tests_all_again() -> None
     assert edit is not None
     seen: list[tuple[Edit, int, int]] = []
 
-    def count(edit: Edit, plan: Plan) -> dict[int, Copies]:
+    def count(edit: Edit, plan: Plan, indices: Sequence[int]) -> dict[int, Copies]:
+        assert list(indices) == [2, 7]
         seen.append((edit, plan.seeds, plan.attempt))
-        failed = Copies(1, 4) if plan.attempt < 3 else Copies(0, plan.seeds)
+        failed = Copies(2, 4) if plan.attempt < 3 else Copies(0, plan.seeds)
         return {2: Copies(0, plan.seeds), 7: failed}
 
     candidate, attempts = certify_joint(
@@ -124,13 +156,44 @@ def test_a_failed_certificate_strengthens_the_edit_and_tests_all_again() -> None
     assert all(attempt.passed for attempt in attempts.values())
 
 
+@pytest.mark.parametrize("again", [0, 1, 2])
+def test_one_copy_too_many_may_be_false_so_the_same_edit_is_tested_again(again: int) -> None:
+    ladder = LADDERS["neurons"]
+    rungs = dict.fromkeys(FOUND, ladder[0])
+    edit = joint_edit(rungs, FOUND, KEEP)
+    assert edit is not None
+    seen: list[tuple[Edit, int, tuple[int, ...]]] = []
+    copies = {1: {2: 0, 7: 1}, 2: {7: again}, 3: {2: 0, 7: 0}}
+
+    def count(edit: Edit, plan: Plan, indices: Sequence[int]) -> dict[int, Copies]:
+        seen.append((edit, plan.attempt, tuple(indices)))
+        return {index: Copies(copies[plan.attempt][index], plan.seeds) for index in indices}
+
+    candidate, attempts = certify_joint(
+        Candidate("neurons", rungs, edit, ()),
+        Certification(),
+        count,
+        lambda weak, failed: strengthened(weak, failed, FOUND, KEEP),
+    )
+    assert seen[:2] == [(edit, 1, (2, 7)), (edit, 2, (7,))]
+    assert all(attempt.passed for attempt in attempts.values())
+    if again:  # a second time, or two copies: no false ones
+        assert seen[2:] == [(candidate.edit, 3, (2, 7))]
+        assert candidate.rungs == {2: ladder[0], 7: ladder[1]}
+        assert [attempts[index].plan.attempt for index in (2, 7)] == [3, 3]
+    else:
+        assert len(seen) == 2
+        assert candidate.rungs == rungs
+        assert [attempts[index].plan.attempt for index in (2, 7)] == [1, 2]
+
+
 def test_a_declared_attempt_is_the_only_one() -> None:
     rungs = dict.fromkeys(FOUND, LADDERS["neurons"][0])
     edit = joint_edit(rungs, FOUND, KEEP)
     assert edit is not None
     attempts: list[int] = []
 
-    def count(_edit: Edit, plan: Plan) -> dict[int, Copies]:
+    def count(_edit: Edit, plan: Plan, _indices: Sequence[int]) -> dict[int, Copies]:
         attempts.append(plan.attempt)
         return {2: Copies(1, 1), 7: Copies(0, plan.seeds)}
 

@@ -52,13 +52,15 @@ class Simulated:
     def rate(self, edit: Edit) -> float:
         return self._rates[EDITS[edit]]
 
-    def look(self, edit: Edit, indices: Sequence[int]) -> Collection[int]:
+    def look(self, edit: Edit, indices: Sequence[int]) -> Mapping[int, float]:
         copies = self._generator.random(SEARCH_SEEDS) < self.rate(edit)
-        return indices if copies.any() else ()
+        return dict.fromkeys(indices, copies.mean()) if copies.any() else {}
 
-    def count(self, edit: Edit, plan: Plan) -> Mapping[int, Copies]:
+    def count(self, edit: Edit, plan: Plan, indices: Sequence[int]) -> Mapping[int, Copies]:
+        assert list(indices) == [0]
         copies = self._generator.random(plan.seeds) < self.rate(edit)
-        until = int(copies.argmax()) + 1 if copies.any() else plan.seeds  # the first copy ends it
+        found = np.flatnonzero(copies)
+        until = int(found[1]) + 1 if len(found) > 1 else plan.seeds  # the second copy ends it
         return {0: Copies(int(copies[:until].sum()), until)}
 
     def strengthen(self, candidate: Candidate, failed: Collection[int]) -> Candidate | None:

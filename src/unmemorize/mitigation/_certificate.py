@@ -171,7 +171,7 @@ class Attempt:
 
     Args:
         plan: what was fixed before.
-        counted: what was seen. It ends at the first copy too many.
+        counted: what was seen. It may end at a copy too many.
     """
 
     plan: Plan

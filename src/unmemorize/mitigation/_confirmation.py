@@ -127,10 +127,20 @@ def screen_level(threshold: Threshold) -> float:
 
 def search_seeds(stages: Stages, text: str) -> tuple[int, ...]:
     """Return the seeds that confirm a prompt and on which edits are searched."""
+    return all_search_seeds(stages, text)[: stages.settings.search_images]
+
+
+def further_search_seeds(stages: Stages, text: str) -> tuple[int, ...]:
+    """Return as many other seeds, for a second look at a prompt that shows a single copy."""
+    return all_search_seeds(stages, text)[stages.settings.search_images :]
+
+
+def all_search_seeds(stages: Stages, text: str) -> tuple[int, ...]:
+    """Return the seeds of both looks. No certificate uses any of them."""
     fingerprint = stages.model.fingerprint
     return tuple(
         derived_seed("search", fingerprint, text, number)
-        for number in range(stages.settings.search_images)
+        for number in range(2 * stages.settings.search_images)
     )
 
 

@@ -34,7 +34,9 @@ from unmemorize.mitigation._certificate import (
     fresh_seeds,
 )
 from unmemorize.mitigation._confirmation import (
+    all_search_seeds,
     confirm,
+    further_search_seeds,
     screen,
     screen_level,
     search_seeds,
@@ -153,13 +155,26 @@ def _localize(
 def _best(
     work: Work, findings: Mapping[int, Findings]
 ) -> tuple[Candidate | None, tuple[CandidateSummary, ...]]:
-    """Search, and return the edit that leaves the fewest copies and changes the fewest images."""
+    """Search, and return the best edit.
 
-    def look(edit: Edit, indices: Sequence[int]) -> list[int]:
+    An edit within the budget is better than others, then one under which fewer prompts copy, then
+    one that changes fewer ordinary images.
+    """
+
+    def look(edit: Edit, indices: Sequence[int]) -> dict[int, float]:
         kind = f"{SEARCH}-{digest(edit)}"
         seeds = partial(search_seeds, work.stages)
-        records = work.judged("search", kind, edit, indices, seeds, stop=1, keep=True)
-        return [index for index, record in records.items() if record.copies]
+        records = work.judged("search", kind, edit, indices, seeds, stop=2, keep=True)
+        copies = _copies({index: record for index, record in records.items() if record.copies})
+        single = [index for index, found in copies.items() if found.copies == 1]
+        if single:  # it may be a false copy, since the level lets some pass
+            seeds = partial(further_search_seeds, work.stages)
+            more = work.judged("search, again", f"{kind}-again", edit, single, seeds, stop=1)
+            for index, found in _copies(more).items():
+                copies[index] += found
+        return {
+            index: found.copies / found.seeds for index, found in copies.items() if found.copies > 1
+        }
 
     if not findings:
         return None, ()
@@ -173,13 +188,14 @@ def _best(
             copying=len(candidate.copying),
             change=change,
         )
-        ranked.append((summary.copying, change.changed, -change.similarity, candidate, summary))
-        good_enough = not candidate.copying and change.share <= settings.budget
-        if good_enough and not settings.compare:
+        too_much = change.share > settings.budget
+        order = (too_much, summary.copying, change.changed, -change.similarity)
+        ranked.append((order, candidate, summary))
+        if not too_much and not candidate.copying and not settings.compare:
             break
-    ranked.sort(key=lambda entry: entry[:3])
-    summaries = tuple(entry[4] for entry in ranked)
-    return (ranked[0][3] if ranked else None), summaries
+    ranked.sort(key=lambda entry: entry[0])
+    summaries = tuple(summary for _, _, summary in ranked)
+    return (ranked[0][1] if ranked else None), summaries
 
 
 def _certify(
@@ -187,34 +203,39 @@ def _certify(
 ) -> tuple[Candidate, dict[int, Attempt]]:
     """Certify all prompts on one edit, see `certify_joint`.
 
-    An attempt ends at its first copy too many. For a prompt that failed the last one, the copies
-    among all of its seeds are counted, so that the verdict tells a rate.
+    An attempt ends at its second copy too many, or at the first one if it is the only attempt. For
+    a prompt that failed, the copies among all of its seeds are counted, so that the verdict tells
+    a rate. The edit is not strengthened beyond the budget.
     """
     stages, settings = work.stages, work.stages.settings
 
     def fresh(plan: Plan, text: str) -> tuple[int, ...]:
-        searched = search_seeds(stages, text)
+        searched = all_search_seeds(stages, text)
         return fresh_seeds(stages.model.fingerprint, text, plan.attempt, plan.seeds, searched)
 
-    def count(edit: Edit, plan: Plan) -> dict[int, Copies]:
+    def count(edit: Edit, plan: Plan, indices: Sequence[int]) -> dict[int, Copies]:
         kind = f"certificate-{plan.attempt}-{digest(edit)}"
         title = f"certify, attempt {plan.attempt}"
         seeds = partial(fresh, plan)
-        stop = plan.allowed + 1
-        return _copies(work.judged(title, kind, edit, sorted(findings), seeds, stop=stop))
+        stop = plan.allowed + (1 if rules.single else 2)
+        return _copies(work.judged(title, kind, edit, indices, seeds, stop=stop))
 
     def strengthen(weak: Candidate, failed: Collection[int]) -> Candidate | None:
-        return strengthened(weak, failed, findings, work.captions.keep)
+        stronger = strengthened(weak, failed, findings, work.captions.keep)
+        if stronger is None:
+            return None
+        change = work.change(stronger.edit, settings.sample, "side effects")
+        return stronger if change.share <= settings.budget else None
 
     rules = settings.certification(len(findings))
     candidate, attempts = certify_joint(candidate, rules, count, strengthen)
     failed = [index for index, attempt in attempts.items() if not attempt.passed]
-    if failed:
-        plan = attempts[failed[0]].plan
+    for plan in dict.fromkeys(attempts[index].plan for index in failed):
+        some = [index for index in failed if attempts[index].plan == plan]
         kind = f"count-{plan.attempt}-{digest(candidate.edit)}"
         seeds = partial(fresh, plan)
-        copies = _copies(work.judged("count copies", kind, candidate.edit, failed, seeds))
-        attempts |= {index: Attempt(plan, copies[index]) for index in failed}
+        copies = _copies(work.judged("count copies", kind, candidate.edit, some, seeds))
+        attempts |= {index: Attempt(plan, copies[index]) for index in some}
     return candidate, attempts
 
 

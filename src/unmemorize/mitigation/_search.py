@@ -9,10 +9,12 @@ from unmemorize.generation import Edit
 from unmemorize.mitigation._certificate import Attempt, Certification, Copies, Plan
 from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, Rungs, climb, joint_edit
 
-Look = Callable[[Edit, Sequence[int]], Collection[int]]
-"""Generates images of prompts under an edit and returns which of the prompts copy."""
-Count = Callable[[Edit, Plan], Mapping[int, Copies]]
-"""Counts copies of each prompt on the fresh seeds of an attempt, up to the first copy too many."""
+Look = Callable[[Edit, Sequence[int]], Mapping[int, float]]
+"""Generates images of prompts under an edit, and returns for each prompt that copies which share of
+its images does."""
+Count = Callable[[Edit, Plan, Sequence[int]], Mapping[int, Copies]]
+"""Counts copies of prompts on the fresh seeds of an attempt, at least up to the second copy too
+many."""
 ATTEMPTS = 4
 """Certificates of one prompt after which nothing more is tried."""
 
@@ -25,7 +27,7 @@ class Candidate:
         ladder: the name of the ladder.
         rungs: the rung of each prompt.
         edit: the joint edit.
-        copying: the prompts that still copy at the top of the ladder.
+        copying: the prompts that still copy, because no rung of the ladder ends their copies.
     """
 
     ladder: str
@@ -37,10 +39,11 @@ class Candidate:
 def search(
     findings: Mapping[int, Findings], keep: Sequence[str], look: Look
 ) -> Iterator[Candidate]:
-    """Climb each ladder until no prompt copies, or those that do are at its top.
+    """Climb each ladder until no prompt copies, or those that do have seen all of it.
 
     All prompts share one edit all the time, because that is what is exported: a prompt may be
-    helped or harmed by what is done for another one.
+    helped or harmed by what is done for another one. A prompt that no rung helps goes back to the
+    one where it copied least, since the highest rungs cost most.
 
     Args:
         findings: of each confirmed prompt.
@@ -65,30 +68,43 @@ def certify_joint(
 ) -> tuple[Candidate, dict[int, Attempt]]:
     """Test each prompt on fresh seeds; where one copies, strengthen the edit and test all again.
 
-    Every attempt is of one edit and of all prompts, because what is certified is the edit that is
-    exported. Each attempt spends its own share of the error, see `Certification`.
+    What is certified is the edit that is exported, so a stronger edit is tested for all prompts.
+    One image too many may be a false copy, since the level of copies lets some pass. So a prompt
+    that fails by one image is tested again under the same edit, once. Each attempt spends its own
+    share of the error, see `Certification`.
 
     Args:
         candidate: the edit that the search has chosen.
         rules: fix the seeds of each attempt.
-        count: counts copies of all prompts on fresh seeds under an edit.
+        count: counts copies on fresh seeds under an edit.
         strengthen: returns a stronger edit for the prompts that failed, or None.
 
     Returns:
         The last edit, and what each prompt showed under it.
     """
-    number = 1
+    attempts: dict[int, Attempt] = {}
+    pending, doubted, number = sorted(candidate.rungs), set[int](), 1
     while True:
         plan = rules.plan(number)
-        counts = count(candidate.edit, plan)
-        attempts = {index: Attempt(plan, copies) for index, copies in counts.items()}
-        failed = [index for index, attempt in attempts.items() if not attempt.passed]
+        counts = count(candidate.edit, plan, pending)
+        attempts |= {index: Attempt(plan, copies) for index, copies in counts.items()}
+        failed = [index for index in pending if not attempts[index].passed]
         if not failed or rules.single or number == ATTEMPTS:
             return candidate, attempts
-        stronger = strengthen(candidate, failed)
-        if stronger is None:
+        doubtful = [
+            index
+            for index in failed
+            if index not in doubted and counts[index].copies == plan.allowed + 1
+        ]
+        certain = [index for index in failed if index not in doubtful]
+        stronger = strengthen(candidate, certain) if certain else None
+        if stronger is not None:
+            candidate, pending, doubted = stronger, sorted(candidate.rungs), set()
+        elif doubtful:
+            pending, doubted = doubtful, doubted.union(doubtful)
+        else:
             return candidate, attempts
-        candidate, number = stronger, number + 1
+        number += 1
 
 
 def strengthened(
@@ -97,17 +113,17 @@ def strengthened(
     findings: Mapping[int, Findings],
     keep: Sequence[str],
 ) -> Candidate | None:
-    """Move prompts whose certificate failed one rung up.
+    """Move prompts whose certificate failed one rung up, unless no rung ended their copies.
 
     Returns:
-        The stronger candidate, or None if all of them are at the top already.
+        The stronger candidate, or None if none of them can climb.
     """
     ladder = LADDERS[candidate.ladder]
-    rungs = climb(candidate.rungs, ladder, sorted(failed))
+    rungs = climb(candidate.rungs, ladder, sorted(set(failed).difference(candidate.copying)))
     edit = joint_edit(rungs, findings, keep)
     if edit is None or edit == candidate.edit:
         return None
-    return Candidate(candidate.ladder, rungs, edit, ())
+    return Candidate(candidate.ladder, rungs, edit, candidate.copying)
 
 
 def _climbed(
@@ -115,17 +131,24 @@ def _climbed(
 ) -> Candidate | None:
     ladder = LADDERS[name]
     rungs: dict[int, Rung] = dict.fromkeys(findings, ladder[0])
+    least: dict[int, tuple[float, Rung]] = {}
+    given_up: set[int] = set()
     pending = sorted(findings)
     while True:
         edit = joint_edit(rungs, findings, keep)
-        copying = sorted(look(edit, pending)) if edit is not None else pending
-        climbing = [index for index in copying if rungs[index] != ladder[-1]]
+        shares = look(edit, pending) if edit is not None else dict.fromkeys(pending, 1.0)
+        climbing = sorted(shares.keys() - given_up)
+        for index in climbing:
+            if index not in least or shares[index] < least[index][0]:
+                least[index] = shares[index], rungs[index]
+        top = {index for index in climbing if rungs[index] == ladder[-1]}
+        given_up |= top
+        rungs = climb(rungs, ladder, climbing) | {index: least[index][1] for index in top}
         if climbing:
-            rungs = climb(rungs, ladder, climbing)
-            pending = copying
+            pending = [index for index in climbing if index not in top] or sorted(findings)
         elif edit is None:
             return None
         elif len(pending) < len(findings):
             pending = sorted(findings)  # the edit has changed since the others were looked at
         else:
-            return Candidate(name, rungs, edit, tuple(copying))
+            return Candidate(name, rungs, edit, tuple(sorted(shares)))
