@@ -9,7 +9,7 @@ from unmemorize.detection._calibration import (
     weighed,
     with_units,
 )
-from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._cascade import Cascade, Stop
 from unmemorize.detection._conformal import conformal_quantile, prompts_needed, smallest_rate
 from unmemorize.detection._consecutive import ConsecutiveDifference
 from unmemorize.detection._detect import (
@@ -104,6 +104,7 @@ __all__ = [
     "SeedSimilarity",
     "Sharpness",
     "SimilarityName",
+    "Stop",
     "Threshold",
     "Trace",
     "Weighing",

@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import RunError
 from unmemorize._files import atomic_file, from_json, to_json
 from unmemorize._prompts import Prompt
-from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._cascade import Cascade, Stop
 from unmemorize.detection._detect import detect_prompts
 from unmemorize.detection._noise import NoiseSettings
 from unmemorize.detection._records import Detection
@@ -41,6 +41,7 @@ class DetectionRun:
         noise: how noise differences are made.
         cascade: which seeds are looked at first and when to stop; None where all are.
         settings: the settings of the detector.
+        stop: when seeds are no longer looked at, see `detect`.
     """
 
     kind: ClassVar[str] = "detection"
@@ -51,17 +52,19 @@ class DetectionRun:
     noise: NoiseSettings
     cascade: Cascade | None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    stop: Stop = "decided"
 
     @classmethod
-    def of(cls, threshold: Threshold, *, cascade: bool) -> DetectionRun:
+    def of(cls, threshold: Threshold, *, stop: Stop = "decided") -> DetectionRun:
         """Make the settings of a run with this threshold."""
         return cls(
             detector=threshold.detect.detector,
             tau=threshold.detect.tau,
             threshold_prompts=threshold.prompts,
             noise=threshold.settings,
-            cascade=threshold.detect.cascade if cascade else None,
+            cascade=None if stop == "never" else threshold.detect.cascade,
             settings=threshold.detect.settings,
+            stop=stop,
         )
 
 
@@ -70,7 +73,7 @@ class DetectTask:
     """`detect_prompts` as a `Task`; its items are prompts."""
 
     threshold: Threshold
-    cascade: bool
+    stop: Stop
     batch: int
     kind: str = DETECTIONS
 
@@ -79,7 +82,8 @@ class DetectTask:
         """Prompts whose first seeds fill a batch."""
         level = self.threshold.detect
         seeds = level.settings.get("seeds", self.threshold.settings.seeds)
-        return max(1, self.batch // (2 if self.cascade else seeds))
+        whole = self.stop == "never" or level.cascade is None
+        return max(1, self.batch // (seeds if whole else 2))
 
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
@@ -88,7 +92,7 @@ class DetectTask:
 
         def work(prompts: Sequence[Prompt]) -> list[Finished]:
             found = detect_prompts(
-                model, prompts, self.threshold, settings, cascade=self.cascade, batch=self.batch
+                model, prompts, self.threshold, settings, stop=self.stop, batch=self.batch
             )
             return [Finished(to_json(detection)) for detection in found]
 
@@ -100,7 +104,7 @@ def detect_all(
     pipe: DiffusionPipeline | Model,
     threshold: Threshold,
     *,
-    cascade: bool = False,
+    stop: Stop = "decided",
     batch: int = 16,
     execution: Execution | None = None,
 ) -> Tally:
@@ -110,11 +114,11 @@ def detect_all(
         run: a run with prompts, see `open_run`.
         pipe: a loaded pipeline.
         threshold: calibrated for this model.
-        cascade: as in `detect`.
+        stop: as in `detect`.
         batch: seeds per denoiser pass, across prompts.
         execution: who does the work.
     """
-    task = DetectTask(threshold, cascade, batch)
+    task = DetectTask(threshold, stop, batch)
     items = enumerate(stream_prompts(run))
     return drive(run, Model.of(pipe), task, items, prompt_count(run), execution)
 
