@@ -9,7 +9,6 @@ from fractions import Fraction
 
 from unmemorize._errors import ThresholdError
 
-
 FITTING = 5
 """One in so many calibration prompts chooses what the level of the others rests on."""
 

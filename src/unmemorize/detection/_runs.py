@@ -20,6 +20,11 @@ from unmemorize._files import atomic_file, from_json, to_json
 from unmemorize._prompts import Prompt
 from unmemorize.detection._cascade import Cascade, Stop
 from unmemorize.detection._detect import detect_prompts
+from unmemorize.detection._false_discovery import (
+    Discoveries,
+    conformal_p_value,
+    discoveries,
+)
 from unmemorize.detection._noise import NoiseSettings
 from unmemorize.detection._records import Detection
 from unmemorize.detection._threshold import Threshold
@@ -28,6 +33,8 @@ from unmemorize.pipelines import Model
 from unmemorize.runs import Run, Tally, drive, prompt_count, stream_prompts, stream_with_prompts
 
 DETECTIONS = "detections"
+_COLUMNS = ("prompt", "kind", "group", "score", "mean", "tau", "memorized", "seeds_above_tau")
+_DISCOVERY_COLUMNS = ("p_value", "discovery")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,35 +138,58 @@ def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
         yield index, prompt, from_json(Detection, record, RunError, problem, way_out)
 
 
+def discoveries_of(run: Run, threshold: Threshold, rate: float) -> Discoveries:
+    """Find the memorized prompts of a run, see `discoveries`.
+
+    Args:
+        run: a run with detections that did not stop at "decided", since scores of prompts above tau
+            come from all seeds only then.
+        threshold: the one that the run was made with.
+        rate: the false discovery rate.
+
+    Raises:
+        ThresholdError: the rate is not in (0, 1), or the threshold has no calibration scores.
+    """
+    scores = (found.score for _, _, found in read_detections(run))
+    return discoveries(scores, threshold.detect.scores, rate)
+
+
 def write_detections_csv(
-    run: Run, each: Callable[[Prompt, Detection], None] = lambda *_: None
+    run: Run,
+    each: Callable[[Prompt, Detection], None] = lambda *_: None,
+    discovered: Discoveries | None = None,
+    calibration: Sequence[float] = (),
 ) -> Path:
     """Write RUN/detections.csv for spreadsheets, one line per finished prompt.
 
     Args:
         run: a run with detections.
         each: called with every prompt and its detection, so one pass over a large run is enough.
+        discovered: the discoveries of the run. With them the table holds p-values, see
+            `conformal_p_value`, and tells which prompts are discoveries.
+        calibration: the calibration scores that p-values come from.
     """
     path = run.folder / "detections.csv"
+    ordered = sorted(calibration)
     with atomic_file(path, RunError) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ("prompt", "kind", "group", "score", "mean", "tau", "memorized", "seeds_above_tau")
-        )
+        writer.writerow((*_COLUMNS, *(_DISCOVERY_COLUMNS if discovered else ())))
         for _, prompt, found in read_detections(run):
             each(prompt, found)
-            writer.writerow(
-                (
-                    found.prompt,
-                    prompt.kind or "",
-                    found.group,
-                    found.score,
-                    found.mean,
-                    found.tau,
-                    int(found.memorized),
-                    len(found.memorized_seeds),
-                )
+            row = (
+                found.prompt,
+                prompt.kind or "",
+                found.group,
+                found.score,
+                found.mean,
+                found.tau,
+                int(found.memorized),
+                len(found.memorized_seeds),
             )
+            if discovered:
+                p_value = conformal_p_value(found.score, ordered)
+                row = (*row, p_value, int(p_value <= discovered.p_value))
+            writer.writerow(row)
         text.detach()
     return path
