@@ -42,7 +42,7 @@ def detection(model: um.Model, captions: int | None = None) -> dict[str, Any]:
         *(f"{entry.prompt.kind} {entry.mode}" for entry in plants),
         *["ordinary"] * len(others),
     ]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "kind": kind,
             "samples": found.evaluations,

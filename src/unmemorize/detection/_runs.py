@@ -177,7 +177,7 @@ def write_detections_csv(
         writer.writerow((*_COLUMNS, *(_DISCOVERY_COLUMNS if discovered else ())))
         for _, prompt, found in read_detections(run):
             each(prompt, found)
-            row = (
+            row: tuple[object, ...] = (
                 found.prompt,
                 prompt.kind or "",
                 found.group,
