@@ -70,7 +70,7 @@ def test_the_first_stop_spends_half_of_the_loss_and_each_other_one_half_of_what_
         exceeded.append(int((left > 0.6 - level + 1e-12).sum()))
     allowed = [int(1001 * Fraction(LOSS) / 2**stop) for stop in (1, 2, 3, 4, 5, 6)]
     assert exceeded == [max(0, count - 1 if count else 0) for count in allowed]
-    assert exceeded[:3] == [9, 4, 1]
+    assert exceeded[:3] == [19, 9, 4]
 
 
 @pytest.mark.parametrize("tau", [0.5, 0.65])
@@ -86,7 +86,7 @@ def test_few_seeds_lose_few_verdicts_and_add_none(tau: float) -> None:
         lost += memorized and not early
         samples += seeds
     assert called > 50
-    assert lost <= 2 * LOSS * called
+    assert lost <= LOSS * called
     assert samples < 5 * len(new)
 
 

@@ -19,7 +19,7 @@ Stop = Literal["decided", "cleared", "never"]
 """When to stop looking at the seeds of a prompt: once its verdict is decided, once it is cleared as
 not memorized, or never."""
 
-LOSS = 0.02
+LOSS = 0.04
 """The share of memorized prompts that all stops together may lose, see `Cascade`."""
 
 
