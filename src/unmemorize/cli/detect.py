@@ -105,9 +105,11 @@ def command(
     chosen = stop or ("decided" if fdr is None else "cleared")
     settings = DetectionRun.of(limit, stop=chosen)
     given = _all_prompts(loaded, prompts, unmemorized)
+    if fdr is not None:
+        _refuse_unranked(limit, fdr, chosen)
     folder = open_run(run, loaded, given, settings, new=new_run)
     if fdr is not None:
-        _print_fewest(prompt_count(folder), limit, fdr, chosen)
+        _print_fewest(prompt_count(folder), len(limit.detect.scores), fdr)
     with show_progress("detect") as progress:
         tally = detect_all(
             folder,
@@ -178,19 +180,23 @@ class _Summary:
         return separations
 
 
-def _print_fewest(prompts: int, limit: Threshold, rate: float, stop: Stop) -> None:
-    """Say before the work what a false discovery rate cannot find.
+def _refuse_unranked(limit: Threshold, rate: float, stop: Stop) -> None:
+    """Refuse a false discovery rate where scores do not rank prompts.
 
     Raises:
         ThresholdError: the threshold has no calibration scores, the rate is not in (0, 1), or
             scores would come from few seeds.
     """
-    calibration = discoveries((), limit.detect.scores, rate).calibration
+    discoveries((), limit.detect.scores, rate)
     if stop == "decided":
         raise ThresholdError(
             "--fdr ranks memorized prompts by their scores from all seeds, which --stop decided "
             "does not look at. Use --stop cleared, the default, or --stop never."
         )
+
+
+def _print_fewest(prompts: int, calibration: int, rate: float) -> None:
+    """Say before the work what a false discovery rate cannot find."""
     fewest = fewest_discoveries(prompts, calibration, rate)
     found = f"at least {fewest} prompts are" if fewest > 1 else "1 prompt is"
     print_line(
