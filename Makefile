@@ -37,7 +37,9 @@ docs: .venv/developer
 bench: .venv/user
 	mkdir -p work
 	$(BIN)/python benchmarks/localization.py --full-size --json work/bench.json
+	$(BIN)/python benchmarks/refinements.py --images 0 --methods complete --json work/refinements.json
 	$(BIN)/python benchmarks/performance.py work/bench.json
+	$(BIN)/python benchmarks/costs.py work/bench.json work/refinements.json
 
 bench-scale: .venv/user
 	$(BIN)/python benchmarks/throughput.py

@@ -18,7 +18,6 @@ import math
 import resource
 import statistics as stats
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +28,7 @@ from unittest.mock import patch
 import torch
 
 import unmemorize as um
+from detection import detection
 from full_size import stable_diffusion_1
 from published import PublishedLocalization
 from unmemorize.detection import detect_prompts, make_probe
@@ -193,59 +193,6 @@ def jaccard(one: um.Neurons, other: um.Neurons) -> float:
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
-def detection(model: um.Model) -> dict[str, Any]:
-    """Count samples per prompt of the published pass and of ours.
-
-    Counts also how often a cascade changes the verdict.
-    """
-    threshold = um.Threshold.load(um.testbed.threshold_path())
-    memorized = [entry.prompt for entry in um.testbed.planted()]
-    others = [um.Prompt(text) for text in um.testbed.captions("test")]
-    prompts = [*memorized, *others]
-    whole, early = (
-        detect_prompts(model, prompts, threshold, threshold.settings, cascade=cascade)
-        for cascade in (False, True)
-    )
-    differing = sum(
-        one.memorized != other.memorized for one, other in zip(whole, early, strict=True)
-    )
-    samples, earlier = (
-        stats.mean(found.evaluations for found in some[len(memorized) :]) for some in (whole, early)
-    )
-    median = stats.median(found.evaluations for found in early[len(memorized) :])
-    faster = sum(found.seconds for found in whole) / sum(found.seconds for found in early)
-    print(
-        f"detection of {len(others)} unmemorized prompts: {samples:.1f} samples with all seeds, "
-        f"{earlier:.1f} as a cascade (median {median:g}); "
-        f"of these and {len(memorized)} planted ones {differing} verdicts differ "
-        f"({differing / len(prompts):.2%}), {faster:.1f} x faster"
-    )
-    taken = dict(sorted(Counter(found.seeds for found in early[len(memorized) :]).items()))
-    after_two = detect_prompts(
-        model, others, two_seeds(threshold), threshold.settings, cascade=True
-    )
-    return {
-        "published": 2 * samples,
-        "all seeds": samples,
-        "ours": earlier,
-        "median": median,
-        "differing": differing,
-        "prompts": len(prompts),
-        "seeds taken": taken,
-        "tau": threshold.detect.tau,
-        "two seeds": [found.score for found in after_two],
-        "two seeds stop": threshold.detect.cascade.stops[0][1] if threshold.detect.cascade else 0.0,
-        "ten seeds": [found.score for found in whole[len(memorized) :]],
-    }
-
-
-def two_seeds(threshold: um.Threshold) -> um.Threshold:
-    """Make the threshold's cascade stop after its first two seeds, always."""
-    assert threshold.detect.cascade is not None
-    cascade = replace(threshold.detect.cascade, stops=((2, 1.1),))
-    return replace(threshold, detect=replace(threshold.detect, cascade=cascade))
-
-
 def ideas(
     model: um.Model, rows: list[dict[str, Any]], settings: um.LocalizationSettings
 ) -> dict[str, Any]:
@@ -334,7 +281,8 @@ def precision() -> dict[str, Any]:
         model = um.Model.load("testbed", device="cpu", dtype=dtype)
         own = um.Threshold.given(model, threshold.detect.tau, threshold.settings)
         verdicts[dtype] = [
-            found.memorized for found in detect_prompts(model, prompts, own, own.settings)
+            found.memorized
+            for found in detect_prompts(model, prompts, own, own.settings, stop="never")
         ]
         times[dtype] = {batch: milliseconds(model, batch) for batch in batches}
         model.pipe.unet.to(memory_format=torch.channels_last)

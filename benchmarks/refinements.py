@@ -114,6 +114,7 @@ def compare(
         "kind": entry.prompt.kind,
         "mode": entry.mode,
         "known": len(entry.neurons),
+        "least": limit,
         "nothing off": {"neurons": 0, **copy_of(um.Neurons())},
         "all candidates": {
             **agreement(first.initial, entry.neurons),
@@ -128,6 +129,7 @@ def compare(
         row[method] = {
             **agreement(record.neurons, entry.neurons),
             "score": record.score,
+            "work": record.work,
             "cost": record.work / limit,
             "seconds": record.seconds,
             "theta": record.theta,

@@ -139,7 +139,7 @@ def _wrapped(text: str) -> str:
 
 def _measured_table(measured: dict[str, Any]) -> str:
     lines = [
-        "| engine | overhead per unit | ready after | `detect --cascade` | `localize` |",
+        "| engine | overhead per unit | ready after | `detect` | `localize` |",
         "|---|---|---|---|---|",
     ]
     for name, seconds in measured["overhead"].items():

@@ -87,10 +87,10 @@ def detection(
 ) -> dict[str, Any]:
     """Measure the cascade: prompts per second, samples per prompt and bytes per record."""
     threshold = um.Threshold.load(um.testbed.threshold_path())
-    run = open_run(folder, model, prompts, DetectionRun.of(threshold, cascade=True))
+    run = open_run(folder, model, prompts, DetectionRun.of(threshold))
     watch = Stopwatch()
     execution = Execution(engine=engine, progress=watch)
-    detect_all(run, model, threshold, cascade=True, execution=execution)
+    detect_all(run, model, threshold, execution=execution)
     samples = [record.evaluations for _, _, record in read_detections(run)]
     return measured(watch, samples, bytes_of(run, DETECTIONS) / len(prompts))
 
@@ -138,7 +138,7 @@ def seconds_per_prompt(model: um.Model, folder: Path) -> float:
         for number in range(HASHED)
     ]
     began = time.perf_counter()
-    run = open_run(folder, model, prompts, DetectionRun.of(threshold, cascade=True))
+    run = open_run(folder, model, prompts, DetectionRun.of(threshold))
     with run.writer(DETECTIONS) as writer:
         writer.append({index: {"prompt": "x", "score": 0.5} for index in range(len(prompts))})
     run.done(DETECTIONS, len(prompts))

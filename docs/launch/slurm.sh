@@ -13,9 +13,9 @@ MODEL=CompVis/stable-diffusion-v1-4
 CAPTIONS=$HOME/captions
 AUDIT=$HOME/audit
 
-srun unmemorize detect --cascade --model "$MODEL" --prompts "$CAPTIONS" --threshold threshold.json -o "$AUDIT" \
+srun unmemorize detect --model "$MODEL" --prompts "$CAPTIONS" --threshold threshold.json -o "$AUDIT" \
     --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" --workers 4
 
 # afterwards, once, for the table of the whole:
-#   unmemorize detect --cascade --model "$MODEL" --prompts "$CAPTIONS" --threshold threshold.json -o "$AUDIT"
+#   unmemorize detect --model "$MODEL" --prompts "$CAPTIONS" --threshold threshold.json -o "$AUDIT"
 #   unmemorize runs parquet "$AUDIT" -o audit.parquet

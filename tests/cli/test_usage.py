@@ -395,9 +395,9 @@ def test_options_of_detection_and_localization_reach_the_library(
     model = model_words(finished)
     inputs = ("--prompts", finished / "prompts.csv", "--threshold", finished / "t.json")
     detect = recorded("unmemorize.cli.detect.detect_all")
-    flags = ("--cascade", "--batch", 7, "--shard", "1/2", "--engine", "ray", "--gpus", 0.5)
+    flags = ("--stop", "never", "--batch", 7, "--shard", "1/2", "--engine", "ray", "--gpus", 0.5)
     assert cli("detect", *model, *inputs, "-o", tmp_path / "d", *flags)[0] == 1
-    assert (detect["cascade"], detect["batch"]) == (True, 7)
+    assert (detect["stop"], detect["batch"]) == ("never", 7)
     assert detect["execution"].shard == Shard(1, 2)
     assert isinstance(detect["execution"].engine, RayActors)
     localize = recorded("unmemorize.cli.localize.localize_all")

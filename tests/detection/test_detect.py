@@ -56,8 +56,8 @@ def test_batches_across_prompts_change_nothing(
 ) -> None:
     noise = NoiseSettings(seeds=4, guidance=guidance)
     threshold = calibrate_threshold(planted, PROMPTS, settings=noise)
-    alone = [detect(planted, prompt, threshold=threshold) for prompt in GIVEN]
-    together = detect_prompts(Model(planted), GIVEN, threshold, noise, batch=batch)
+    alone = [detect(planted, prompt, threshold=threshold, stop="never") for prompt in GIVEN]
+    together = detect_prompts(Model(planted), GIVEN, threshold, noise, stop="never", batch=batch)
     assert without_time(together) == without_time(alone)
     spent = {(found.evaluations, found.shared_evaluations) for found in together}
     assert spent == {(4, 4 if guidance else 0)}
@@ -75,7 +75,7 @@ def test_a_cascade_stops_where_few_seeds_tell(
         ((2, 0.9 * threshold.detect.tau), (4, 0.95 * threshold.detect.tau)),
     )
     far = replace(threshold, detect=replace(threshold.detect, cascade=cascade))
-    found = detect_prompts(Model(planted), GIVEN, far, far.settings, cascade=True)
+    found = detect_prompts(Model(planted), GIVEN, far, far.settings)
     handle.remove()
     memorized = found[3]
     assert (memorized.memorized, memorized.seeds, memorized.memorized_seeds) == (True, 2, (2, 7))
@@ -88,7 +88,12 @@ def test_a_cascade_stops_where_few_seeds_tell(
     )
     stopped = [record.seeds for record in found if not record.memorized]
     assert min(stopped) < 10, "no unmemorized prompt was stopped early"
-    whole = detect_prompts(Model(planted), GIVEN, far, far.settings)
+    cleared = detect_prompts(Model(planted), GIVEN, far, far.settings, stop="cleared")
+    whole = detect_prompts(Model(planted), GIVEN, far, far.settings, stop="never")
+    assert [record.seeds for record in cleared] == [
+        10 if record.memorized else record.seeds for record in found
+    ]
+    assert cleared[3].score == pytest.approx(whole[3].score, abs=1e-4)
     assert {record.seeds for record in whole} == {10}
     assert memorized.score <= whole[3].score
     for record, other in zip(found, whole, strict=True):
@@ -103,16 +108,18 @@ def test_a_cascade_loses_no_calibration_prompt(planted: DiffusionPipeline) -> No
     loose = calibrate_threshold(planted, PROMPTS, calibration=middle)
     called = [score > loose.detect.tau for score in loose.detect.scores]
     assert 0 < sum(called) < len(called)
-    found = [detect(planted, text, threshold=loose, cascade=True) for text in PROMPTS]
-    assert [record.memorized for record in found] == called
+    found = [detect(planted, text, threshold=loose) for text in PROMPTS]
+    later = slice(max(1, len(PROMPTS) // 5), None)  # the first ones choose the order of seeds
+    assert [record.memorized for record in found][later] == called[later]
     assert sum(record.seeds for record in found) < 10 * len(found)
     assert loose.shifted(1).detect.cascade is None
 
 
-def test_a_cascade_needs_a_calibration(planted: DiffusionPipeline, threshold: Threshold) -> None:
+def test_all_seeds_are_looked_at_where_the_threshold_has_no_cascade(
+    planted: DiffusionPipeline, threshold: Threshold
+) -> None:
     without = replace(threshold, detect=replace(threshold.detect, cascade=None))
-    with pytest.raises(ThresholdError, match="says nothing about when a cascade may stop"):
-        detect(planted, "x", threshold=without, cascade=True)
+    assert detect(planted, "x", threshold=without).seeds == 10
 
 
 def test_published_values_compare_the_seeds_of_one_prompt_in_one_call(
@@ -149,8 +156,7 @@ def test_published_values_compare_the_seeds_of_one_prompt_in_one_call(
 
 def test_published_values_have_no_cascade(planted: DiffusionPipeline, threshold: Threshold) -> None:
     published = Threshold.given(planted, 0.428)
-    with pytest.raises(ThresholdError, match="similarity=published: a cascade compares few seeds"):
-        detect(planted, "x", threshold=published, cascade=True)
+    assert detect(planted, "x", threshold=published).seeds == 10
     assert threshold.detect.cascade is not None
     with pytest.raises(ThresholdError, match="similarity=published: it has no cascade"):
         replace(published, detect=replace(published.detect, cascade=threshold.detect.cascade))
@@ -167,7 +173,7 @@ def test_thresholds_of_the_two_similarities_are_not_exchanged(
 
 def test_the_record_of_a_prompt(planted: DiffusionPipeline, threshold: Threshold) -> None:
     prompt = Prompt(PLANTED_PROMPT, "VM", group="zebras")
-    record = detect(planted, prompt, threshold=threshold)
+    record = detect(planted, prompt, threshold=threshold, stop="never")
     model = Model(planted)
     probe = make_probe(model, model.encode([PLANTED_PROMPT]), threshold.settings)
     matrix = pairwise_similarity(noise_differences(model, probe)).double().numpy()
@@ -195,7 +201,7 @@ def test_detections_of_a_run_say_what_is_memorized(
     planted: DiffusionPipeline, threshold: Threshold, tmp_path: Path
 ) -> None:
     model = Model(planted)
-    run = open_run(tmp_path / "run", model, GIVEN, DetectionRun.of(threshold, cascade=False))
+    run = open_run(tmp_path / "run", model, GIVEN, DetectionRun.of(threshold))
     detect_all(run, model, threshold, batch=7)
     lines = (tmp_path / "run" / "detections.jsonl").read_text().splitlines()
     assert [json.loads(line)["memorized"] for line in lines] == [False, False, False, True, False]

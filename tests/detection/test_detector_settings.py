@@ -47,7 +47,7 @@ def test_settings_travel(planted: DiffusionPipeline, threshold: Threshold) -> No
         record = detect(planted, PLANTED_PROMPT, threshold=threshold, detector=detector)
         assert record.score == pytest.approx(expected, rel=1e-4)
         assert (record.evaluations, record.shared_evaluations) == (6, 2)
-    assert DetectionRun.of(threshold, cascade=False).settings["first"] == 2
+    assert DetectionRun.of(threshold).settings["first"] == 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from unmemorize import (
     Threshold,
     ThresholdError,
     calibrate_threshold,
-    detect,
 )
 from unmemorize.detection import (
     NoiseMagnitude,
@@ -89,8 +88,6 @@ def test_a_detector_that_compares_no_seeds_is_calibrated_with_localization(
     assert by_magnitude.detect.scores == pytest.approx(magnitudes, rel=1e-5)
     assert by_magnitude.detect.tau == pytest.approx(max(magnitudes), rel=1e-5)
     assert by_magnitude.detect.cascade is None
-    with pytest.raises(ThresholdError, match="says nothing about when a cascade"):
-        detect(pipe, "x", threshold=by_magnitude, cascade=True)
     with pytest.raises(ThresholdError, match="'magnitude': nothing of this name"):
         calibrate_threshold(pipe, PROMPTS, detector="magnitude")
     over_pairs = calibrate_threshold(

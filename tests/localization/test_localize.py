@@ -110,11 +110,11 @@ def test_unmemorized_prompts_get_no_neurons(
 def test_detection_keeps_the_seeds_above_tau(
     case: Planted,
 ) -> None:
-    found = detect(case.model, PLANTED_PROMPT, threshold=case.threshold)
+    found = detect(case.model, PLANTED_PROMPT, threshold=case.threshold, stop="never")
     assert found.memorized
     assert found.score > case.threshold.localize.tau
     strict = one_number(case.threshold, 1.0)
-    nothing = detect(case.model, PLANTED_PROMPT, threshold=strict)
+    nothing = detect(case.model, PLANTED_PROMPT, threshold=strict, stop="never")
     assert not nothing.memorized
     assert nothing.score == found.score
 

@@ -103,8 +103,8 @@ def test_statistics_do_not_depend_on_the_batch(model: Model) -> None:
 def test_several_prompts_are_detected_as_each_alone(model: Model) -> None:
     threshold = Threshold.given(model, 0.4, settings=SETTINGS)
     prompts = [Prompt(text) for text in TEXTS]
-    found = detect_prompts(model, prompts, threshold, SETTINGS, cascade=False, batch=16)
-    scores = [detect(model, text, threshold=threshold).score for text in TEXTS]
+    found = detect_prompts(model, prompts, threshold, SETTINGS, stop="never", batch=16)
+    scores = [detect(model, text, threshold=threshold, stop="never").score for text in TEXTS]
     assert [detection.score for detection in found] == pytest.approx(scores, abs=1e-5)
     assert len(set(scores)) == len(TEXTS)
 

@@ -1,6 +1,7 @@
 """The command ``detect``."""
 
 import json
+import math
 from array import array
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
+from unmemorize._errors import ThresholdError
 from unmemorize._prompt_files import iter_prompts
 from unmemorize._prompts import UNMEMORIZED, Prompt
 from unmemorize.cli._common import (
@@ -25,7 +27,6 @@ from unmemorize.cli._common import (
 from unmemorize.cli._console import console, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._model_options import (
-    Flag,
     ModelOptions,
     PromptsOption,
     PublishedOption,
@@ -38,14 +39,18 @@ from unmemorize.detection import (
     Detection,
     DetectionRun,
     NoiseSettings,
+    Stop,
     Threshold,
     detect_all,
+    discoveries,
+    discoveries_of,
+    fewest_discoveries,
     read_detections,
     write_detections_csv,
 )
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, keep_largest, open_run
+from unmemorize.runs import Run, keep_largest, open_run, prompt_count
 
 _SHOWN = 40
 """Prompts in the table on the screen; the files hold all of them."""
@@ -60,7 +65,8 @@ def command(
     threshold: ThresholdOption = None,
     tau: TauOption = None,
     published: PublishedOption = False,
-    cascade: Flag = False,
+    stop: Stop | None = None,
+    fdr: float | None = None,
     batch: PositiveInt = 16,
     noise: CalibratedOptionsOf[NoiseSettings] = CalibratedOptionsOf[NoiseSettings](),
     shard: ShardOption = None,
@@ -84,28 +90,37 @@ def command(
             stand out. The bundled model brings its own.
         detector: Name of the detector, such as seed-similarity or late-noise-magnitude; by default
             that of the threshold file. docs/detectors.md says what each one does and costs.
-        cascade: Stop a prompt as soon as a few seeds decide. This is faster, but scores come from
-            fewer seeds.
+        stop: When to stop looking at the seeds of a prompt, for thresholds that know a cascade:
+            once its verdict is "decided" (the default), once it is "cleared" as not memorized (the
+            default with --fdr), or "never". Scores of prompts that stop early come from few seeds.
+        fdr: Find the memorized prompts such that at most this share of them is expected to be
+            wrong, such as 0.05. RUN/discoveries.json and two more columns of RUN/detections.csv
+            hold the result.
         batch: Seeds per denoiser pass, across prompts.
     """
     loaded = model.load()
     limit = choose_threshold(
         loaded, threshold, tau, noise, workers, published=published, detector=detector
     )
-    settings = DetectionRun.of(limit, cascade=cascade)
+    chosen = stop or ("decided" if fdr is None else "cleared")
+    settings = DetectionRun.of(limit, stop=chosen)
     given = _all_prompts(loaded, prompts, unmemorized)
+    if fdr is not None:
+        _refuse_unranked(limit, fdr, chosen)
     folder = open_run(run, loaded, given, settings, new=new_run)
+    if fdr is not None:
+        _print_fewest(prompt_count(folder), len(limit.detect.scores), fdr)
     with show_progress("detect") as progress:
         tally = detect_all(
             folder,
             loaded,
             limit,
-            cascade=cascade,
+            stop=chosen,
             batch=batch,
             execution=workers.execution(progress, shard),
         )
     if tally.complete or shard is None:
-        _print_summary(folder, limit, cascade)
+        _print_summary(folder, limit, fdr)
     if profile:
         profile_detections(detection for _, _, detection in read_detections(folder))
     report_missing(tally)
@@ -126,16 +141,22 @@ def _all_prompts(model: Model, prompts: Path | None, unmemorized: Path | None) -
 
 
 class _Summary:
-    """A summary of detections, gathered one by one."""
+    """A summary of detections, gathered one by one.
 
-    def __init__(self) -> None:
-        self.count = self.hits = 0
+    Args:
+        seeds: how many seeds a prompt has if it does not stop early.
+    """
+
+    def __init__(self, seeds: int) -> None:
+        self.count = self.hits = self.stopped = 0
+        self._seeds = seeds
         self.top: list[tuple[float, int, Detection]] = []
         self.scores: dict[str, array[float]] = {}
 
     def add(self, prompt: Prompt, detection: Detection) -> None:
         self.count += 1
         self.hits += detection.memorized
+        self.stopped += detection.seeds < self._seeds
         entry = (detection.score, -self.count, detection)
         keep_largest(self.top, _SHOWN, entry)
         if prompt.memorized is not None:
@@ -159,9 +180,43 @@ class _Summary:
         return separations
 
 
-def _print_summary(run: Run, limit: Threshold, cascade: bool) -> None:
-    summary = _Summary()
-    path = write_detections_csv(run, summary.add)
+def _refuse_unranked(limit: Threshold, rate: float, stop: Stop) -> None:
+    """Refuse a false discovery rate where scores do not rank prompts.
+
+    Raises:
+        ThresholdError: the threshold has no calibration scores, the rate is not in (0, 1), or
+            scores would come from few seeds.
+    """
+    discoveries((), limit.detect.scores, rate)
+    if stop == "decided":
+        raise ThresholdError(
+            "--fdr ranks memorized prompts by their scores from all seeds, which --stop decided "
+            "does not look at. Use --stop cleared, the default, or --stop never."
+        )
+
+
+def _print_fewest(prompts: int, calibration: int, rate: float) -> None:
+    """Say before the work what a false discovery rate cannot find."""
+    fewest = fewest_discoveries(prompts, calibration, rate)
+    found = f"at least {fewest} prompts are" if fewest > 1 else "1 prompt is"
+    print_line(
+        f"False discovery rate {rate:g}: with {calibration} calibration captions, nothing is found "
+        f"among {prompts} prompts unless {found} discovered."
+    )
+    if fewest > 1:
+        needed = math.ceil(prompts / rate) - 1
+        print_line(
+            f"Warning: rarer memorization is missed. To find a single prompt, calibrate on at "
+            f"least {needed} captions (unmemorize threshold --prompts).",
+            style="yellow",
+        )
+
+
+def _print_summary(run: Run, limit: Threshold, fdr: float | None) -> None:
+    level = limit.detect
+    summary = _Summary(limit.settings.seeds if level.cascade else 0)
+    discovered = None if fdr is None else discoveries_of(run, limit, fdr)
+    path = write_detections_csv(run, summary.add, discovered, level.scores)
     table = Table("score", "memorized", "group", "prompt", pad_edge=False)
     for _, _, detection in sorted(summary.top, key=lambda entry: entry[:2], reverse=True):
         table.add_row(
@@ -173,13 +228,12 @@ def _print_summary(run: Run, limit: Threshold, cascade: bool) -> None:
     console.print(table)
     separations = summary.separations()
     if separations:
-        run.write(
-            "separation.json",
-            json.dumps({"cascade": cascade, **separations}, indent=1, default=asdict) + "\n",
-        )
-        if cascade:
+        content = {"stopped": summary.stopped, **separations}
+        run.write("separation.json", json.dumps(content, indent=1, default=asdict) + "\n")
+        if summary.stopped:
             print_line(
-                "With --cascade, prompts that stopped early have lower scores, from fewer seeds:"
+                f"{summary.stopped} of these scores come from few seeds (--stop never looks at all "
+                "of them):"
             )
         for group, numbers in separations.items():
             print_line(
@@ -187,6 +241,14 @@ def _print_summary(run: Run, limit: Threshold, cascade: bool) -> None:
                 f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}"
             )
     print_line(
-        f"{summary.hits} of {summary.count} memorized (tau = {limit.detect.tau:.4f}; "
-        f"{bounded_rate(limit.detect)}): {run.folder}/detections.jsonl, {path.name}"
+        f"{summary.hits} of {summary.count} memorized (tau = {level.tau:.4f}; "
+        f"{bounded_rate(level)}): {run.folder}/detections.jsonl, {path.name}"
     )
+    if discovered is not None:
+        run.write("discoveries.json", json.dumps(asdict(discovered), indent=1) + "\n")
+        print_line(
+            f"{discovered.count} of {discovered.prompts} prompts are discovered at a false "
+            f"discovery rate of {discovered.rate:g} (p-values up to {discovered.p_value:.2g} "
+            f"against {discovered.calibration} calibration captions): {path.name}, "
+            "discoveries.json"
+        )

@@ -9,7 +9,7 @@ from unmemorize.detection._calibration import (
     weighed,
     with_units,
 )
-from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._cascade import Cascade, Stop
 from unmemorize.detection._conformal import conformal_quantile, prompts_needed, smallest_rate
 from unmemorize.detection._consecutive import ConsecutiveDifference
 from unmemorize.detection._detect import (
@@ -28,6 +28,12 @@ from unmemorize.detection._detector import (
 )
 from unmemorize.detection._detectors import DETECTORS, as_detector
 from unmemorize.detection._entropy import AttentionEntropy, LayerEntropy
+from unmemorize.detection._false_discovery import (
+    Discoveries,
+    conformal_p_value,
+    discoveries,
+    fewest_discoveries,
+)
 from unmemorize.detection._kept import BUNDLED, default_threshold, default_threshold_path
 from unmemorize.detection._moment import Moment
 from unmemorize.detection._noise import (
@@ -46,6 +52,7 @@ from unmemorize.detection._runs import (
     DetectionRun,
     DetectTask,
     detect_all,
+    discoveries_of,
     read_detections,
     write_detections_csv,
 )
@@ -89,6 +96,7 @@ __all__ = [
     "DetectionLevel",
     "DetectionRun",
     "Detector",
+    "Discoveries",
     "HessianDifference",
     "LateNoiseMagnitude",
     "LayerEntropy",
@@ -104,12 +112,14 @@ __all__ = [
     "SeedSimilarity",
     "Sharpness",
     "SimilarityName",
+    "Stop",
     "Threshold",
     "Trace",
     "Weighing",
     "WhiteBox",
     "as_detector",
     "calibrate_threshold",
+    "conformal_p_value",
     "conformal_quantile",
     "default_threshold",
     "default_threshold_path",
@@ -117,6 +127,9 @@ __all__ = [
     "detect_all",
     "detect_prompts",
     "detection_of",
+    "discoveries",
+    "discoveries_of",
+    "fewest_discoveries",
     "make_probe",
     "memorized_region",
     "memorized_seeds",

@@ -15,7 +15,12 @@ from unmemorize._errors import RunError, ThresholdError
 from unmemorize._files import from_json, hash_texts, to_json
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.detection._cascade import Cascade
-from unmemorize.detection._conformal import conformal_quantile, conformal_rank, smallest_rate
+from unmemorize.detection._conformal import (
+    FITTING,
+    conformal_quantile,
+    conformal_rank,
+    smallest_rate,
+)
 from unmemorize.detection._detector import Detector, Weighing, settings_of, watched_by
 from unmemorize.detection._detectors import as_detector, make_detector
 from unmemorize.detection._ms_ssim import kernel_size
@@ -38,9 +43,6 @@ USUAL_RATE = 0.01
 """The false positive rate that is bounded if the number of prompts allows it."""
 _DEVIATIONS_SEEDS = 2.0
 """Standard deviations above the mean for the criterion "seeds" (METHOD: tau of a mean of pairs)."""
-
-_FITTING = 5
-"""One in so many calibration prompts gives the units of a detector's parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,7 @@ class Calibration:
         detector, count = with_units(detector, [each.parts for each in scores])
         values = [weighed(detector, each.value, each.parts) for each in scores[count:]]
         return Threshold(
-            detect=self._detect(detector, settings, values, pairs, localize.tau),
+            detect=self._detect(detector, settings, values, pairs),
             localize=localize,
             settings=settings,
             kernel=kernel_size(min(model.latent_shape[1:])),
@@ -161,7 +163,6 @@ class Calibration:
         settings: NoiseSettings,
         scores: Sequence[float],
         pairs: Tensor,
-        suspect: float,
     ) -> DetectionLevel:
         compares_seeds = detector.name == SEED_SIMILARITY
         reduction, rate = self.reduction, None
@@ -176,7 +177,7 @@ class Calibration:
             tau = mean + self.deviations * std
         cascade = None
         if compares_seeds and settings.similarity != "published":
-            cascade = Cascade.learn(matrix_of(pairs, settings.seeds), tau, min(tau, suspect))
+            cascade = Cascade.learn(matrix_of(pairs, settings.seeds), tau)
         return DetectionLevel(
             detector=detector.name,
             settings=settings_of(detector),
@@ -217,7 +218,7 @@ def weighed(detector: Detector, value: float, parts: tuple[float, ...]) -> float
 
 def _fitting(detector: Detector, count: int) -> int:
     """Return how many of the first prompts give the units of a detector's parts."""
-    return max(2, count // _FITTING) if isinstance(detector, Weighing) else 0
+    return max(2, count // FITTING) if isinstance(detector, Weighing) else 0
 
 
 def _moments(values: Tensor) -> tuple[float, float]:

@@ -9,6 +9,9 @@ from fractions import Fraction
 
 from unmemorize._errors import ThresholdError
 
+FITTING = 5
+"""One in so many calibration prompts chooses what the level of the others rests on."""
+
 
 def conformal_quantile(scores: Sequence[float], max_fpr: float) -> float:
     """Return the level that a new score exceeds with probability at most ``max_fpr``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from itertools import combinations
@@ -11,6 +12,7 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import ThresholdError
 from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
+from unmemorize.detection._cascade import Stop
 from unmemorize.detection._detector import Detector, Score, watched_by
 from unmemorize.detection._detectors import as_detector
 from unmemorize.detection._kept import default_threshold
@@ -30,7 +32,7 @@ def detect(
     detector: str | Detector | None = None,
     threshold: Threshold | None = None,
     settings: NoiseSettings | None = None,
-    cascade: bool = False,
+    stop: Stop = "decided",
 ) -> Detection:
     """Tell whether a prompt is memorized: its score is above the threshold.
 
@@ -45,12 +47,15 @@ def detect(
         threshold: calibrated for this model under the same settings; by default the one kept for
             it, see `default_threshold`.
         settings: how noise differences are made; by default as for the threshold.
-        cascade: whether to stop after few seeds where these tell, see `DetectionLevel`.
+        stop: when to stop looking at seeds, see `DetectionLevel.cascade`. "decided" stops once the
+            verdict is known. "cleared" also looks at all seeds of memorized prompts. "never" looks
+            at all seeds of every prompt, which gives every score and every memorized seed. All
+            seeds are looked at where the threshold has no cascade.
 
     Raises:
         PromptError: the prompt is empty or neither a text nor a `Prompt`.
-        ThresholdError: the threshold belongs to another model, detector or other settings, has no
-            cascade, is none, or cannot be kept.
+        ThresholdError: the threshold belongs to another model, detector or other settings, is
+            none, or cannot be kept.
         ModelError: the model has nothing that the detector looks at.
 
     Examples:
@@ -75,7 +80,7 @@ def detect(
     refuse_other_type(
         "settings", settings, NoiseSettings, ThresholdError, "Give those of the threshold."
     )
-    return detect_prompts(model, prompts, threshold, settings, cascade=cascade)[0]
+    return detect_prompts(model, prompts, threshold, settings, stop=stop)[0]
 
 
 def detect_prompts(
@@ -84,12 +89,12 @@ def detect_prompts(
     threshold: Threshold,
     settings: NoiseSettings,
     *,
-    cascade: bool = False,
+    stop: Stop = "decided",
     batch: int = 16,
 ) -> list[Detection]:
     """Do the same as `detect` for several prompts, ``batch`` denoiser samples at a time."""
     threshold.check(model, settings)
-    detector = _detector(threshold, cascade)
+    detector = _detector(threshold, stop)
     began = time.perf_counter()
     texts = [prompt.text for prompt in prompts]
     trace = Trace(model, texts, settings, batch=batch, watched=watched_by(detector))
@@ -143,17 +148,8 @@ def memorized_seeds(score: Score, tau: float) -> tuple[int, ...]:
     return tuple(sorted({seed for pair, value in pairs if value > tau for seed in pair}))
 
 
-def _detector(threshold: Threshold, cascade: bool) -> Detector:
-    if not cascade:
-        return threshold.detect.made()
-    if threshold.settings.similarity == "published":
-        raise ThresholdError(
-            "similarity=published: a cascade compares few seeds first, but the published "
-            "similarity of two seeds depends on all others. Leave the cascade out."
-        )
-    if threshold.detect.cascade is None:
-        raise ThresholdError(
-            "this threshold says nothing about when a cascade may stop. Calibrate one, or leave "
-            "the cascade out."
-        )
-    return SeedSimilarity(threshold.detect.cascade, threshold.detect.tau)
+def _detector(threshold: Threshold, stop: Stop) -> Detector:
+    level = threshold.detect
+    if level.cascade is None or stop == "never":
+        return level.made()
+    return SeedSimilarity(level.cascade, level.tau if stop == "decided" else math.inf)

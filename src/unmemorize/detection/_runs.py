@@ -18,8 +18,13 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import RunError
 from unmemorize._files import atomic_file, from_json, to_json
 from unmemorize._prompts import Prompt
-from unmemorize.detection._cascade import Cascade
+from unmemorize.detection._cascade import Cascade, Stop
 from unmemorize.detection._detect import detect_prompts
+from unmemorize.detection._false_discovery import (
+    Discoveries,
+    conformal_p_value,
+    discoveries,
+)
 from unmemorize.detection._noise import NoiseSettings
 from unmemorize.detection._records import Detection
 from unmemorize.detection._threshold import Threshold
@@ -28,6 +33,8 @@ from unmemorize.pipelines import Model
 from unmemorize.runs import Run, Tally, drive, prompt_count, stream_prompts, stream_with_prompts
 
 DETECTIONS = "detections"
+_COLUMNS = ("prompt", "kind", "group", "score", "mean", "tau", "memorized", "seeds_above_tau")
+_DISCOVERY_COLUMNS = ("p_value", "discovery")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,7 @@ class DetectionRun:
         noise: how noise differences are made.
         cascade: which seeds are looked at first and when to stop; None where all are.
         settings: the settings of the detector.
+        stop: when seeds are no longer looked at, see `detect`.
     """
 
     kind: ClassVar[str] = "detection"
@@ -51,17 +59,19 @@ class DetectionRun:
     noise: NoiseSettings
     cascade: Cascade | None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    stop: Stop = "decided"
 
     @classmethod
-    def of(cls, threshold: Threshold, *, cascade: bool) -> DetectionRun:
+    def of(cls, threshold: Threshold, *, stop: Stop = "decided") -> DetectionRun:
         """Make the settings of a run with this threshold."""
         return cls(
             detector=threshold.detect.detector,
             tau=threshold.detect.tau,
             threshold_prompts=threshold.prompts,
             noise=threshold.settings,
-            cascade=threshold.detect.cascade if cascade else None,
+            cascade=None if stop == "never" else threshold.detect.cascade,
             settings=threshold.detect.settings,
+            stop=stop,
         )
 
 
@@ -70,7 +80,7 @@ class DetectTask:
     """`detect_prompts` as a `Task`; its items are prompts."""
 
     threshold: Threshold
-    cascade: bool
+    stop: Stop
     batch: int
     kind: str = DETECTIONS
 
@@ -79,7 +89,8 @@ class DetectTask:
         """Prompts whose first seeds fill a batch."""
         level = self.threshold.detect
         seeds = level.settings.get("seeds", self.threshold.settings.seeds)
-        return max(1, self.batch // (2 if self.cascade else seeds))
+        whole = self.stop == "never" or level.cascade is None
+        return max(1, self.batch // (seeds if whole else 2))
 
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
@@ -88,7 +99,7 @@ class DetectTask:
 
         def work(prompts: Sequence[Prompt]) -> list[Finished]:
             found = detect_prompts(
-                model, prompts, self.threshold, settings, cascade=self.cascade, batch=self.batch
+                model, prompts, self.threshold, settings, stop=self.stop, batch=self.batch
             )
             return [Finished(to_json(detection)) for detection in found]
 
@@ -100,7 +111,7 @@ def detect_all(
     pipe: DiffusionPipeline | Model,
     threshold: Threshold,
     *,
-    cascade: bool = False,
+    stop: Stop = "decided",
     batch: int = 16,
     execution: Execution | None = None,
 ) -> Tally:
@@ -110,11 +121,11 @@ def detect_all(
         run: a run with prompts, see `open_run`.
         pipe: a loaded pipeline.
         threshold: calibrated for this model.
-        cascade: as in `detect`.
+        stop: as in `detect`.
         batch: seeds per denoiser pass, across prompts.
         execution: who does the work.
     """
-    task = DetectTask(threshold, cascade, batch)
+    task = DetectTask(threshold, stop, batch)
     items = enumerate(stream_prompts(run))
     return drive(run, Model.of(pipe), task, items, prompt_count(run), execution)
 
@@ -127,35 +138,58 @@ def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
         yield index, prompt, from_json(Detection, record, RunError, problem, way_out)
 
 
+def discoveries_of(run: Run, threshold: Threshold, rate: float) -> Discoveries:
+    """Find the memorized prompts of a run, see `discoveries`.
+
+    Args:
+        run: a run with detections that did not stop at "decided", since scores of prompts above tau
+            come from all seeds only then.
+        threshold: the one that the run was made with.
+        rate: the false discovery rate.
+
+    Raises:
+        ThresholdError: the rate is not in (0, 1), or the threshold has no calibration scores.
+    """
+    scores = (found.score for _, _, found in read_detections(run))
+    return discoveries(scores, threshold.detect.scores, rate)
+
+
 def write_detections_csv(
-    run: Run, each: Callable[[Prompt, Detection], None] = lambda *_: None
+    run: Run,
+    each: Callable[[Prompt, Detection], None] = lambda *_: None,
+    discovered: Discoveries | None = None,
+    calibration: Sequence[float] = (),
 ) -> Path:
     """Write RUN/detections.csv for spreadsheets, one line per finished prompt.
 
     Args:
         run: a run with detections.
         each: called with every prompt and its detection, so one pass over a large run is enough.
+        discovered: the discoveries of the run. With them the table holds p-values, see
+            `conformal_p_value`, and tells which prompts are discoveries.
+        calibration: the calibration scores that p-values come from.
     """
     path = run.folder / "detections.csv"
+    ordered = sorted(calibration)
     with atomic_file(path, RunError) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ("prompt", "kind", "group", "score", "mean", "tau", "memorized", "seeds_above_tau")
-        )
+        writer.writerow((*_COLUMNS, *(_DISCOVERY_COLUMNS if discovered else ())))
         for _, prompt, found in read_detections(run):
             each(prompt, found)
-            writer.writerow(
-                (
-                    found.prompt,
-                    prompt.kind or "",
-                    found.group,
-                    found.score,
-                    found.mean,
-                    found.tau,
-                    int(found.memorized),
-                    len(found.memorized_seeds),
-                )
+            row: tuple[object, ...] = (
+                found.prompt,
+                prompt.kind or "",
+                found.group,
+                found.score,
+                found.mean,
+                found.tau,
+                int(found.memorized),
+                len(found.memorized_seeds),
             )
+            if discovered:
+                p_value = conformal_p_value(found.score, ordered)
+                row = (*row, p_value, int(p_value <= discovered.p_value))
+            writer.writerow(row)
         text.detach()
     return path

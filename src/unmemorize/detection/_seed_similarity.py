@@ -26,7 +26,7 @@ class SeedSimilarity:
 
     Args:
         cascade: which seeds to look at first and when to stop; None looks at all of them.
-        tau: the threshold above which a cascade stops.
+        tau: the score above which a cascade stops; infinite where it stops only what it clears.
     """
 
     name: ClassVar[str] = "seed-similarity"
@@ -56,7 +56,7 @@ class SeedSimilarity:
             undecided = [
                 prompt
                 for prompt in undecided
-                if level <= float(pairs_of(matrices[prompt]).max()) <= self.tau
+                if not self._stops(float(pairs_of(matrices[prompt]).max()), level)
             ]
             done = seeds
         return [
@@ -69,3 +69,7 @@ class SeedSimilarity:
             )
             for matrix in matrices
         ]
+
+    def _stops(self, similarity: float, level: float) -> bool:
+        cleared = self.cascade is not None and self.cascade.clears(similarity, level)
+        return cleared or similarity > self.tau

@@ -109,7 +109,7 @@ def screen(
     Returns:
         The detections by index of the prompt.
     """
-    task = DetectTask(threshold, False, stages.settings.generation.batch)
+    task = DetectTask(threshold, "never", stages.settings.generation.batch)
     stages.work("screen", task, sorted(prompts.items()))
     return {index: detection for index, _, detection in read_detections(stages.run)}
 

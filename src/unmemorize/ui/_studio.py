@@ -107,7 +107,7 @@ class Studio:
         settings = self._for_images(images)
         with self._lock:
             (detection,) = detect_prompts(
-                self.model, [prompt], self.threshold, self.threshold.settings
+                self.model, [prompt], self.threshold, self.threshold.settings, stop="never"
             )
             (drawn,) = generate_each(
                 self.model, [prompt.text], [None], settings=settings, progress=progress

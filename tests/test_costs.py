@@ -1,0 +1,68 @@
+"""Steps take no more denoiser samples than they did.
+
+Samples are counted, not timed, so a change of them is a change of the code. If a step takes fewer
+by a change of yours, lower its number.
+"""
+
+import pytest
+from diffusers import DiffusionPipeline
+
+import costs
+from unmemorize import Model, Prompt, Statistics, Threshold, localize, testbed
+from unmemorize.detection import detect_prompts
+
+GROWTH = 1.1
+"""Samples may grow by a tenth."""
+COSTS = {"ordinary": 2.91, "memorized": 2.0, "localize": 23.0}
+"""Weighted samples of a prompt: detection of ordinary and memorized ones, and localization."""
+
+
+@pytest.fixture(scope="module")
+def model(bundled: DiffusionPipeline) -> Model:
+    return Model(bundled)
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "memorized"])
+def test_detection_takes_no_more_samples(
+    model: Model, bundled_threshold: Threshold, kind: str
+) -> None:
+    plants = [entry.prompt for entry in testbed.planted() if entry.neurons][:6]
+    captions = [Prompt(text) for text in testbed.captions("test")[::100]]
+    prompts = captions if kind == "ordinary" else plants
+    settings = bundled_threshold.settings
+    found = detect_prompts(model, prompts, bundled_threshold, settings)
+    assert sum(one.evaluations for one in found) / len(found) <= GROWTH * COSTS[kind]
+
+
+def test_localization_takes_no_more_samples(
+    model: Model, bundled_statistics: Statistics, bundled_threshold: Threshold
+) -> None:
+    prompt = next(entry.prompt for entry in testbed.planted() if entry.neurons)
+    found = localize(model, prompt, statistics=bundled_statistics, threshold=bundled_threshold)
+    assert found.work is not None
+    assert found.work <= GROWTH * COSTS["localize"]
+
+
+def test_the_last_line_of_the_benchmark() -> None:
+    def greedy(candidates: int, published: float, equal: bool) -> dict[str, object]:
+        return {
+            "candidates": candidates,
+            "published": {"weighted": published},
+            "greedy": {"weighted": 100.0, "equal": equal},
+        }
+
+    measured = {
+        "detection": {"ours": 2.125, "ours memorized": 2.5},
+        "bundled": [greedy(15, 100, False), greedy(16, 500, True), greedy(40, 900, False)],
+    }
+    complete = [
+        {"known": known, "complete": {"cost": cost}}
+        for known, cost in ((2, 1.0), (1, 1.5), (3, 4.0), (0, 9.0), (0, 12.0))
+    ]
+    assert costs.summary(measured, complete) == (
+        "costs detect=2.12 detect_memorized=2.50 localize_memory=1.50 localize_spread=10.50 "
+        "greedy=7.0 greedy_equal=0.500"
+    )
+    without = costs.summary({"detection": measured["detection"]}, complete)
+    assert without.endswith("greedy=none greedy_equal=none")
+    assert costs.spread_of([3.0, 1.0, 1.5]) == "1, 1.5, 3"
