@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
+from audited import WORDS, audited_run
 from mitigated_run import DIGEST, FRESH, SETTINGS, mitigated_run
 from records import HOSTILE
-from unmemorize import Run, RunError, write_report
+from unmemorize import MitigationResult, Run, RunError, write_report
 from unmemorize.runs import Inputs
 
 ARTICLE = re.compile(r'<article class="card" id="prompt-(\d+)">(.*?)</article>', re.DOTALL)
@@ -238,15 +239,27 @@ def test_the_annex_names_sources_and_what_is_missing(page: str) -> None:
     assert annex.count("hashes of the model's files") == 1
 
 
-def test_audits_are_named_where_there_are_any(tmp_path: Path) -> None:
+def test_an_audit_shows_its_verdicts_where_there_is_one(tmp_path: Path) -> None:
     run = mitigated_run(tmp_path)
+    assert "Attacks were tried" not in words(write_report(run).read_text())
+    audits = run.folder / "audit"
+    Run.open(audits / "begun", SETTINGS, inputs=Inputs(fingerprint="f"), model="m", items=7)
+    assert "Attacks were tried" not in words(write_report(run).read_text())
+    edited = MitigationResult.load(run).file
+    assert edited is not None
+    audited_run(audits / "soft", edited.edit)
+    audited_run(audits / "other", None)
     page = words(write_report(run).read_text())
-    assert "Attacks were tried" not in page
-    inputs = Inputs(fingerprint="f")
-    Run.open(run.folder / "audit" / "soft", SETTINGS, inputs=inputs, model="m", items=7)
-    page = words(write_report(run).read_text())
-    assert "Attacks were tried" in page
-    assert "audit/soft 7" in page
+    soft, other = page.index("this edit. Their records"), page.index("another edit than this one")
+    assert other < soft  # by name
+    part = page[soft : page.index("No audit shows")]
+    assert "audit/soft" in part
+    assert "7 images were attacked" in part
+    assert f"L4 5 0.36 0.29 0 of 6 {WORDS}" in part
+    assert f"L4 25 0.56 0.29 1 of 6 {WORDS}" in part
+    assert "at most 0.0476 of cases" in part
+    assert "Not tried: L6" in part
+    assert "L2: no tokenizer" in part
     assert "further training see the audit" in page
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cyclopts.types import PositiveInt
-from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
@@ -22,7 +21,14 @@ from unmemorize.cli._common import (
     prompts_or_bundled,
     report_missing,
 )
-from unmemorize.cli._console import console, print_hint, print_line, show_progress
+from unmemorize.cli._console import (
+    console,
+    make_table,
+    print_answer,
+    print_hint,
+    print_line,
+    show_progress,
+)
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._model_options import (
     Flag,
@@ -106,6 +112,8 @@ def command(
         )
     if tally.complete or shard is None:
         _print_summary(folder, limit, cascade)
+    else:
+        print_answer(run=folder.folder, done=tally.done, prompts=tally.total)
     if profile:
         profile_detections(detection for _, _, detection in read_detections(folder))
     report_missing(tally)
@@ -162,8 +170,13 @@ class _Summary:
 def _print_summary(run: Run, limit: Threshold, cascade: bool) -> None:
     summary = _Summary()
     path = write_detections_csv(run, summary.add)
-    table = Table("score", "memorized", "group", "prompt", pad_edge=False)
-    for _, _, detection in sorted(summary.top, key=lambda entry: entry[:2], reverse=True):
+    print_line(
+        f"{summary.hits} of {summary.count} memorized (tau = {limit.detect.tau:.4f}; "
+        f"{bounded_rate(limit.detect)}): {run.folder}/detections.jsonl, {path.name}"
+    )
+    highest = [entry[2] for entry in sorted(summary.top, key=lambda e: e[:2], reverse=True)]
+    table = make_table("score", "memorized", "group", text="prompt")
+    for detection in highest:
         table.add_row(
             f"{detection.score:.3f}",
             "yes" if detection.memorized else "no",
@@ -186,7 +199,13 @@ def _print_summary(run: Run, limit: Threshold, cascade: bool) -> None:
                 f"{group} ({numbers['memorized']}) against unmemorized ({numbers['unmemorized']}): "
                 f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}"
             )
-    print_line(
-        f"{summary.hits} of {summary.count} memorized (tau = {limit.detect.tau:.4f}; "
-        f"{bounded_rate(limit.detect)}): {run.folder}/detections.jsonl, {path.name}"
+    print_answer(
+        run=run.folder,
+        prompts=summary.count,
+        memorized=summary.hits,
+        tau=limit.detect.tau,
+        detector=limit.detect.detector,
+        max_fpr=limit.detect.max_fpr,
+        separation=separations,
+        highest=highest,
     )
