@@ -19,8 +19,11 @@ from unmemorize.runs import Run
 
 _WIDE = 130
 """Width of a terminal at which a summary also shows intervals and counts."""
-_COPY_SCORE = "SSCD_Orig, "
-"""How labels of rows with the copy score begin; the set of images follows."""
+_HEADLINES = {
+    "SSCD_Orig": "Copy score (SSCD_Orig, 1 is a copy)",
+    "D_SSCD": "Similarity between seeds (D_SSCD, copies are alike)",
+}
+"""Metrics that tell copies, the best first, each with how the headline names it."""
 _NARROWEST_LABEL = 10
 """Width below which a label would be broken into syllables."""
 
@@ -67,15 +70,16 @@ def evaluate_and_print(
 
 
 def _print_copy_score(table: Table) -> None:
-    """Print how much is copied, before and after, of all prompts."""
-    scores = [row for row in table.rows if row.label.startswith(_COPY_SCORE)]
-    figures = [
-        f"{row.label.removeprefix(_COPY_SCORE)} {row.cells[0].figure}"
-        for row in scores
-        if row.cells[0].figure
-    ]
-    if figures:
-        print_line(f"Copy score (1 is a copy): {'; '.join(figures)}", style="bold")
+    """Print how much is copied in each set of images, by the best metric that there is."""
+    for metric, name in _HEADLINES.items():
+        figures = [
+            f"{row.label.removeprefix(f'{metric}, ')} {_short(row.cells[0])}"
+            for row in table.rows
+            if row.label.startswith(f"{metric}, ") and row.cells[0].figure
+        ]
+        if figures:
+            print_line(f"{name}: {'; '.join(figures)}", style="bold")
+            return
 
 
 def _refuse_if_all_are_missing(run: Run, results: Results, *, given: bool) -> None:

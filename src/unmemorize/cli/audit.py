@@ -167,7 +167,7 @@ def command(
     print_hint(
         f"unmemorize report {edited}, which shows these verdicts, too"
         if is_inside
-        else "unmemorize audit with --budget usual, which tries everything"
+        else "the same command with --budget usual and another folder, which tries everything"
     )
 
 

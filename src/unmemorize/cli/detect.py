@@ -118,7 +118,10 @@ def command(
         profile_detections(detection for _, _, detection in read_detections(folder))
     report_missing(tally)
     if tally.complete:
-        print_hint("unmemorize localize, with the same prompts and options and another folder")
+        file = f"--prompts {prompts} " if prompts else ""
+        print_hint(
+            f"unmemorize localize {file}--model {model.arguments} -o {folder.folder}-localized"
+        )
 
 
 def _all_prompts(model: Model, prompts: Path | None, unmemorized: Path | None) -> Iterable[Prompt]:

@@ -208,7 +208,7 @@ def run_and_print(
     print_hint(
         f"unmemorize verify {run.folder / CHECKPOINT} {arguments}"
         if result.file
-        else "unmemorize detect, with more suspects"
+        else f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN"
     )
 
 

@@ -64,7 +64,7 @@ def command(
             f"{artefact}: it is not {base} with {edit} and nothing else changed. See the table."
         )
     _print_loras(verification)
-    print_hint("unmemorize audit RUN_OR_EDIT --model MODEL -o AUDIT, to attack the edit")
+    print_hint(f"unmemorize audit EDIT.json --model {base} --prompts MEMORIZED -o AUDIT")
 
 
 def _print_loras(verification: Verification) -> None:
