@@ -146,13 +146,17 @@ def test_diff_shows_settings_verdicts_and_prompts(call: Call, tmp_path: Path) ->
     found = call.answer("diff", *folders)
     assert found["only_second"] == ["memorized prompt 3"]
     lines = call.text("diff", *folders).splitlines()
-    assert lines[0].startswith(f"1 settings and {len(found['verdicts'])} verdicts differ;")
+    count = len(found["verdicts"])
+    assert lines[0] == (
+        f"Settings that differ: 1. Verdicts: {count}. Rows without a difference: 3 of 5."
+    )
     row = next(line for line in lines if line.strip().endswith("status: memorized prompt 1"))
     assert row.split()[:2] == ["removed", "reduced"]
     assert f"Only in {folders[1]}: 1" in lines
     table = lines[: next(place for place, line in enumerate(lines) if "Only in" in line)]
     assert max(map(len, table)) <= 80
-    assert call.text("diff", folders[0], folders[0]).startswith("0 settings and 0 verdicts")
+    same = call.text("diff", folders[0], folders[0])
+    assert same.startswith("Settings that differ: 0. Verdicts: 0. Rows")
 
 
 def test_the_verdict_of_a_mitigation_stands_first(call: Call, tmp_path: Path) -> None:

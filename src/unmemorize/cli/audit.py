@@ -227,11 +227,11 @@ def _warn_of_ranks(images: int, controls: int, rate: float) -> None:
 
 def _print_forecast(cost: AuditForecast) -> None:
     print_answer(cost)
-    print_counts("attack", "denoiser samples", cost.samples)
     print_line(
         f"{cost.attacked} images in all arms: {cost.total} denoiser samples, about "
         f"{timedelta(seconds=round(cost.seconds))} here."
     )
+    print_counts("attack", "denoiser samples", cost.samples)
     print_hint("the same command without --dry-run")
 
 

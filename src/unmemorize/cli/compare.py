@@ -288,11 +288,11 @@ def _number(value: float | None) -> str:
 
 def _print_forecast(cost: ComparisonForecast, suspects: int) -> None:
     print_answer(cost)
-    if cost.images:
-        print_counts("stage", "images", cost.images)
     print_line(
         f"Detectors: {cost.detectors}, each of which scores {cost.scored} prompts. Strengths of "
         f"methods: {cost.points}. If all {suspects} suspects are memorized, drawing takes about "
         f"{timedelta(seconds=round(cost.seconds))} here. Scoring and fitting come on top."
     )
+    if cost.images:
+        print_counts("stage", "images", cost.images)
     print_hint("the same command without --dry-run")

@@ -39,12 +39,12 @@ def command(
 
 def _print(difference: RunDifference, first: Path, second: Path) -> None:
     print_line(
-        f"{len(difference.settings)} settings and {len(difference.verdicts)} verdicts differ; "
-        f"{difference.same} of {difference.shared} rows in both runs are the same.",
+        f"Settings that differ: {len(difference.settings)}. Verdicts: {len(difference.verdicts)}. "
+        f"Rows without a difference: {difference.same} of {difference.shared}.",
         style="bold",
     )
     _print_changes("Settings", difference.settings)
-    _print_changes("Verdicts", difference.verdicts)
+    _print_changes("Verdicts and neurons", difference.verdicts)
     _print_changes("Scores, largest differences first", difference.scores)
     for folder, names in ((first, difference.only_first), (second, difference.only_second)):
         if names:

@@ -59,7 +59,7 @@ from unmemorize.mitigation import (
     with_references,
 )
 from unmemorize.pipelines import Model
-from unmemorize.report import record_model_files, write_report
+from unmemorize.report import record_model_files, record_regions, write_report
 from unmemorize.runs import Run, open_run
 
 CHECKPOINT = "edited"
@@ -192,6 +192,9 @@ def run_and_print(
     run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs), new=new)
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
     record_model_files(run, model)
+    without_maps = record_regions(run, model)
+    if without_maps:
+        print_line(f"The report shows no maps of regions: {without_maps}")
     exported = _export(run, model, result.file, single_file) if result.file else {}
     report = write_report(run)
     _print_verdicts(result)
@@ -260,13 +263,13 @@ def _print_verdicts(result: MitigationResult) -> None:
 
 def _print_forecast(cost: Forecast, suspects: int) -> None:
     print_answer(cost, suspects=suspects)
-    print_counts("stage", "images", cost.images)
     print_line(
         f"{suspects} suspects, if all are memorized: {cost.samples} denoiser samples, about "
         f"{timedelta(seconds=round(cost.seconds))} here; {_gigabytes(cost.weights)} of weights in "
         f"memory, {_gigabytes(cost.disk)} on disk. A prompt that is hard to mend takes more, one "
         "that is not memorized takes little."
     )
+    print_counts("stage", "images", cost.images)
     print_hint("the same command without --dry-run")
 
 

@@ -6,6 +6,7 @@ from unmemorize.report._difference import Changed, RunDifference, difference_of
 from unmemorize.report._mitigation import REPORT
 from unmemorize.report._pack import write_evidence
 from unmemorize.report._provenance import record_model_files
+from unmemorize.report._regions import record_regions
 from unmemorize.report._results import Results, read_results
 from unmemorize.report._summary import summary_table
 from unmemorize.report._table import Cell, Table
@@ -28,6 +29,7 @@ __all__ = [
     "plot_threshold",
     "read_results",
     "record_model_files",
+    "record_regions",
     "summary_table",
     "verify_evidence",
     "write_comparison",

@@ -11,8 +11,8 @@ from unmemorize._errors import RunError
 from unmemorize.export import record_rows
 from unmemorize.runs import Run
 
-_POSITION = "index"
-"""The column with the position of a prompt, which says nothing about it."""
+_NOT_COMPARED = ("index", "tau")
+"""Columns that say nothing about a row: its position, and a setting that all rows share."""
 _ROUNDING = 1e-6
 """Numbers whose relative difference is no larger are taken as the same."""
 
@@ -44,8 +44,8 @@ class RunDifference:
 
     Args:
         settings: settings and inputs that differ.
-        verdicts: words that differ, such as whether a prompt is memorized, and values that one of
-            the runs does not have.
+        verdicts: what is no number and differs, such as whether a prompt is memorized and its
+            neurons, and values that one of the runs does not have.
         scores: numbers that differ, the largest differences first.
         same: rows in both runs without any difference.
         shared: rows in both runs.
@@ -100,7 +100,7 @@ def _by_key(run: Run) -> dict[str, Mapping[str, Any]]:
     rows: dict[str, Mapping[str, Any]] = {}
     for row in table.rows:
         name = ", ".join(str(row[column]) for column in table.key if row.get(column) is not None)
-        hidden = {*table.key, _POSITION}
+        hidden = {*table.key, *_NOT_COMPARED}
         rows[name] = {column: value for column, value in row.items() if column not in hidden}
     return rows
 

@@ -27,6 +27,7 @@ from unmemorize.report._evidence import Evidence, read_evidence
 from unmemorize.report._mitigation import NUMBERS, REPORT, TABLE, write_mitigation_report
 from unmemorize.report._provenance import output_hashes
 from unmemorize.report._redaction import shown_after
+from unmemorize.report._regions import region_file
 from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file
 
 SCHEMA = "unmemorize.evidence/1"
@@ -200,9 +201,10 @@ def _images(evidence: Evidence) -> set[str]:
         for name in (*outcome.files_before, *outcome.files_after, *outcome.files_control)
     }
     names |= {
-        difference_file(outcome.index)
+        name
         for outcome in evidence.confirmed
-        if (folder / difference_file(outcome.index)).exists()
+        for name in (difference_file(outcome.index), region_file(outcome.index))
+        if (folder / name).exists()
     }
     changes = [candidate.change for candidate in result.candidates]
     for change in (result.ordinary, result.ordinary_control, *changes):
@@ -220,4 +222,5 @@ def _private(evidence: Evidence) -> set[str]:
         public = shown_after(outcome, redact=True)
         names |= {name for seed, name in enumerate(outcome.files_after) if seed not in public}
         names |= {*outcome.files_control, difference_file(outcome.index)}
+        names.add(region_file(outcome.index))
     return names
