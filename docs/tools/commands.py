@@ -23,6 +23,11 @@ def page() -> str:
         "",
         "`make docs` writes this page from the help of the commands (`unmemorize COMMAND -h`).",
         "",
+        "Every command that prints results takes `--json`. Then standard output holds one JSON "
+        "document and nothing else. Progress and errors go to standard error, where a terminal "
+        "shows the time left and a log gets a line every 30 seconds. A command that fails has exit "
+        "code 1, and 2 for wrong usage. `NO_COLOR=1` leaves colours out.",
+        "",
     ]
     for name in COMMANDS:
         lines += describe(make_app(name)[name], f"unmemorize {name}", "##")

@@ -50,7 +50,7 @@ from .detection import (
     read_detections,
 )
 from .engines import Engine, Execution, InProcess, RayActors, Shard, Workers
-from .export import bake, export_lora, export_single_file, verify
+from .export import arrow_table, bake, export_lora, export_single_file, verify
 from .generation import (
     ClosedFormEdit,
     CombinedEdit,
@@ -187,6 +187,7 @@ __all__ = [
     "UnfinishedError",
     "UnmemorizeError",
     "Workers",
+    "arrow_table",
     "audit_edit",
     "audit_images",
     "bake",

@@ -46,6 +46,7 @@ def test_demo_ends_with_verdicts_an_edited_model_and_a_report(cli: Cli, tmp_path
     assert page.count('alt="after, noise') >= 3
     assert verify_evidence(pack_of(cli, folder)).numbers > 50
     assert (folder / "edited" / "model_index.json").exists()
+    assert [path.name for path in (folder / "regions").iterdir()] == ["00000.png"]
     assert list((folder / "lora").glob("*.safetensors"))
     records = [path for path in folder.glob("*.jsonl") if path.name != "prompts.jsonl"]
     written = {path: path.stat().st_mtime_ns for path in records}

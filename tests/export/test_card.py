@@ -92,6 +92,8 @@ def test_the_base_is_one_of_the_hub(own_model: Model) -> None:
     pipe.register_to_config(_name_or_path="owner/model")
     text = model_card(pipe, neurons)
     assert header(text)["base_model"] == "owner/model"
+    assert header(text)["base_model_relation"] == "finetune"
+    assert header(model_card(pipe, neurons, lora=True))["base_model_relation"] == "adapter"
     assert "- base model: `owner/model`, revision `abc`\n" in text
 
 

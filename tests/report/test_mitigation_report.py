@@ -11,12 +11,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import binomtest
 
-from mitigated_run import DIGEST, FRESH, SETTINGS, mitigated_run
+from audited import WORDS, audited_run
+from mitigated_run import DIGEST, FRESH, SETTINGS, mitigated_run, texts
 from records import HOSTILE
-from unmemorize import Run, RunError, write_report
+from unmemorize import MitigationResult, ModelError, Run, RunError, write_report
+from unmemorize.report import _regions, record_regions
 from unmemorize.runs import Inputs
 
 ARTICLE = re.compile(r'<article class="card" id="prompt-(\d+)">(.*?)</article>', re.DOTALL)
@@ -238,16 +242,69 @@ def test_the_annex_names_sources_and_what_is_missing(page: str) -> None:
     assert annex.count("hashes of the model's files") == 1
 
 
-def test_audits_are_named_where_there_are_any(tmp_path: Path) -> None:
+def test_an_audit_shows_its_verdicts_where_there_is_one(tmp_path: Path) -> None:
     run = mitigated_run(tmp_path)
+    assert "Attacks were tried" not in words(write_report(run).read_text())
+    audits = run.folder / "audit"
+    Run.open(audits / "begun", SETTINGS, inputs=Inputs(fingerprint="f"), model="m", items=7)
+    assert "Attacks were tried" not in words(write_report(run).read_text())
+    edited = MitigationResult.load(run).file
+    assert edited is not None
+    audited_run(audits / "soft", edited.edit)
+    audited_run(audits / "other", None)
     page = words(write_report(run).read_text())
-    assert "Attacks were tried" not in page
-    inputs = Inputs(fingerprint="f")
-    Run.open(run.folder / "audit" / "soft", SETTINGS, inputs=inputs, model="m", items=7)
-    page = words(write_report(run).read_text())
-    assert "Attacks were tried" in page
-    assert "audit/soft 7" in page
+    soft, other = page.index("this edit. Their records"), page.index("another edit than this one")
+    assert other < soft  # by name
+    part = page[soft : page.index("No audit shows")]
+    assert "audit/soft" in part
+    assert "7 images were attacked" in part
+    assert f"L4 5 0.36 0.29 0 of 6 {WORDS}" in part
+    assert f"L4 25 0.56 0.29 1 of 6 {WORDS}" in part
+    assert "at most 0.0476 of cases" in part
+    assert "Not tried: L6" in part
+    assert "L2: no tokenizer" in part
     assert "further training see the audit" in page
+
+
+def test_a_map_of_the_region_is_shown_where_there_is_one(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    page = write_report(run).read_text()
+    assert "the region that is memorized" not in page
+    assert "tokens, regions" in page
+    (run.folder / "regions").mkdir()
+    Image.new("L", (8, 8), 200).save(run.folder / "regions" / "00001.png")
+    page = write_report(run).read_text()
+    cards = {int(number): card for number, card in ARTICLE.findall(page)}
+    shown = [index for index, card in cards.items() if "the region that is memorized" in card]
+    assert shown == [1]
+    assert 'href="regions/00001.png"' in cards[1]
+    assert "tokens, regions" not in page
+    assert "the region that is memorized" not in write_report(run, redact=True).read_text()
+
+
+def test_maps_are_made_once_for_each_memorized_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = mitigated_run(tmp_path)
+    asked: list[str] = []
+
+    def region(model: object, prompt: str) -> Any:
+        assert model is this
+        asked.append(prompt)
+        if len(asked) == 3:
+            raise ModelError("no maps here")
+        return np.array([[0.0, 1.0], [2.0, 4.0]], dtype=np.float32) * len(asked)
+
+    this: Any = object()
+    monkeypatch.setattr(_regions, "memorized_region", region)
+    assert record_regions(run, this) == "no maps here"
+    for index in (0, 1):
+        image = Image.open(run.folder / "regions" / f"{index:05d}.png")
+        assert np.asarray(image).tolist() == [[0, 64], [128, 255]]
+    assert asked == texts(3)[:3]
+    assert record_regions(run, this) == ""
+    assert asked[3:] == [texts(3)[2]]
+    assert len(list((run.folder / "regions").iterdir())) == 3
 
 
 def test_paraphrases_that_copy_are_said_at_the_top(tmp_path: Path) -> None:

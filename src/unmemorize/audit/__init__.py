@@ -1,6 +1,6 @@
 """Attacks that try to bring an image back after an edit, and what may be said after them."""
 
-from unmemorize.audit._arms import AuditInputs, Twin
+from unmemorize.audit._arms import AuditInputs, Twin, edit_text
 from unmemorize.audit._attack import (
     ATTACKS,
     Attack,
@@ -24,13 +24,14 @@ from unmemorize.audit._image_first import (
 )
 from unmemorize.audit._levels import discoveries_needed, smallest_p
 from unmemorize.audit._public import audit_edit, audit_images, open_audit
-from unmemorize.audit._result import AttackOutcome, AuditResult, ImageOutcome
-from unmemorize.audit._settings import ARMS, AuditRun, AuditSettings
+from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOutcome
+from unmemorize.audit._settings import ARMS, AuditRun, AuditSettings, ImageAuditRun
 from unmemorize.audit._verdicts import BudgetVerdict
 
 __all__ = [
     "ARMS",
     "ATTACKS",
+    "RESULT",
     "Attack",
     "AttackOutcome",
     "AttackSettings",
@@ -43,6 +44,7 @@ __all__ = [
     "BudgetVerdict",
     "Candidate",
     "ImageAuditResult",
+    "ImageAuditRun",
     "ImageFinding",
     "ImageOutcome",
     "State",
@@ -56,6 +58,7 @@ __all__ = [
     "checkpoints",
     "discoveries_needed",
     "drawn",
+    "edit_text",
     "forecast_attacks",
     "forecast_audit",
     "make_attacks",

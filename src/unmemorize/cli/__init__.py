@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
@@ -33,6 +34,7 @@ COMMANDS = {
     "evaluate": "Measure how much the generated images still copy (step 5).",
     "report": "Write one web page with the verdicts or the summary, and every memorized prompt.",
     "status": "Show how far a run is, while it works or afterwards.",
+    "diff": "Show what changed between two runs: settings, verdicts and scores.",
     "ui": "Open a page in the browser to find neurons and switch them off by hand.",
     "verify": "Check that an artefact changes a model as it says and no more, or check a pack of "
     "evidence.",
@@ -91,6 +93,24 @@ def make_app(called: str = "") -> App:
     )
     for flag in ("--help", "--version", "--install-completion"):
         app[flag].group = OPTIONS
+    app.meta.group_parameters = OPTIONS
+    app.meta.suppress_keyboard_interrupt = False
+
+    @app.meta.default
+    def run_quietly(
+        *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        as_json: Annotated[
+            bool,
+            Parameter(
+                name="--json",
+                help="Print the answer as one JSON document, and nothing else on standard output.",
+                show_default=False,
+            ),
+        ] = False,
+    ) -> object:
+        console.quiet = as_json
+        return app(words)
+
     return app
 
 
@@ -109,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = _app_for(words)(words)
+        code = _app_for(words).meta(words)
     except UnmemorizeError as problem:
         print_error(str(problem))
         return FAILED
@@ -121,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Stopped. Everything in the run folder is kept, and the same command resumes there."
         )
         return INTERRUPTED
+    finally:
+        console.quiet = False
     return code if isinstance(code, int) else 0
 
 

@@ -7,15 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import PromptError, RunError, ThresholdError, UnmemorizeError
 from unmemorize._files import temporary_file
 from unmemorize._prompt_files import iter_prompts
 from unmemorize._prompts import Prompt
-from unmemorize.cli._console import console, print_line, show_progress
+from unmemorize.cli._console import (
+    console,
+    make_table,
+    print_line,
+    show_progress,
+)
 from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import (
@@ -79,7 +82,7 @@ def generation_settings(
 
 def print_counts(name: str, counted: str, counts: Mapping[str, int]) -> None:
     """Print a table of two columns: the names, and how many of what is counted."""
-    table = Table(name, counted, pad_edge=False)
+    table = make_table(name, counted)
     for each, count in counts.items():
         table.add_row(each, str(count))
     console.print(table)

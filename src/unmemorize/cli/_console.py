@@ -1,13 +1,20 @@
-"""The terminal: output, errors, progress and hints."""
+"""The terminal: output for people and for programs, errors, progress and hints.
+
+Output for people goes through `console` and is quiet where ``--json`` was given. Then the command
+prints its answer as one JSON document. rich leaves colours out where ``NO_COLOR`` is set.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -18,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from unmemorize.engines import Progress
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
 console = Console(markup=False, highlight=False)
 errors = Console(stderr=True)
 
-_LINE_SECONDS = 15.0
+_LINE_SECONDS = 30.0
 """Time between two lines of progress in a log: long enough that a night of work stays readable."""
 
 
@@ -42,6 +50,41 @@ def print_line(text: str, style: str | None = None) -> None:
 def print_hint(command: str) -> None:
     """Name the command that usually follows."""
     print_line(f"Next: {command}", style="dim")
+
+
+def print_answer(values: Any = (), **more: Any) -> None:
+    """Print the answer of a command as one JSON document, where ``--json`` asks for it.
+
+    Args:
+        values: its fields, or a record that has them. Every command calls this once.
+        more: further fields.
+    """
+    if not console.quiet:
+        return
+    from unmemorize._files import to_json  # loads torch, which --json alone may need
+
+    document = to_json({**(to_json(values) if values else {}), **more})
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def make_table(*columns: str, text: str = "", title: str | None = None) -> Table:
+    """Make a table in which each row is one line of the terminal.
+
+    Args:
+        columns: headings of short cells, which are never broken or cut.
+        text: heading of a last column, which is cut to what is left of the line. Empty for none.
+        title: what is above it.
+    """
+    return Table(
+        *(Column(heading, no_wrap=True) for heading in columns),
+        *([Column(text, no_wrap=True, overflow="ellipsis", ratio=1)] if text else []),
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1),
+        pad_edge=False,
+        expand=bool(text),
+    )
 
 
 @contextmanager

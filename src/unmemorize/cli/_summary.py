@@ -11,7 +11,7 @@ from rich.text import Text
 
 from unmemorize._errors import MetricError
 from unmemorize.cli._common import known_neurons
-from unmemorize.cli._console import console, show_progress
+from unmemorize.cli._console import console, print_line, show_progress
 from unmemorize.generation import image_sets
 from unmemorize.metrics import ClipAlignment, Descriptor, MedianName, evaluate_all
 from unmemorize.report import Cell, Results, Table, read_results, summary_table
@@ -19,6 +19,11 @@ from unmemorize.runs import Run
 
 _WIDE = 130
 """Width of a terminal at which a summary also shows intervals and counts."""
+_HEADLINES = {
+    "SSCD_Orig": "Copy score (SSCD_Orig, 1 is a copy)",
+    "D_SSCD": "Similarity between seeds (D_SSCD, copies are alike)",
+}
+"""Metrics that tell copies, the best first, each with how the headline names it."""
 _NARROWEST_LABEL = 10
 """Width below which a label would be broken into syllables."""
 
@@ -30,12 +35,15 @@ def evaluate_and_print(
     alignment: ClipAlignment | None,
     references: Mapping[int, Sequence[Path]] | None = None,
     medians: MedianName = "middle",
-) -> None:
+) -> Table:
     """Evaluate all images of a run, then print the summary and write it into the run.
 
     Args:
         run: a run with images. RUN/metrics.json and RUN/metrics.csv hold the summary.
         descriptor, alignment, references, medians: see `evaluate_all`.
+
+    Returns:
+        The summary.
 
     Raises:
         MetricError: training images are named, and none can be read.
@@ -55,8 +63,23 @@ def evaluate_and_print(
     table = summary_table(results, known_neurons(run))
     run.write("metrics.json", table.to_json())
     run.write("metrics.csv", table.to_csv())
+    _print_copy_score(table)
     print_table(table)
     _refuse_if_all_are_missing(run, results, given=references is not None)
+    return table
+
+
+def _print_copy_score(table: Table) -> None:
+    """Print how much is copied in each set of images, by the best metric that there is."""
+    for metric, name in _HEADLINES.items():
+        figures = [
+            f"{row.label.removeprefix(f'{metric}, ')} {_short(row.cells[0])}"
+            for row in table.rows
+            if row.label.startswith(f"{metric}, ") and row.cells[0].figure
+        ]
+        if figures:
+            print_line(f"{name}: {'; '.join(figures)}", style="bold")
+            return
 
 
 def _refuse_if_all_are_missing(run: Run, results: Results, *, given: bool) -> None:
@@ -112,14 +135,14 @@ def _print_narrow(table: Table) -> None:
     widths = [max(map(len, cells)) for cells in zip(words, *figures, strict=True)]
     label_width = max(_NARROWEST_LABEL, console.width - sum(widths) - len(widths))
 
-    def print_line(label: str, cells: Iterable[str], style: str = "") -> None:
+    def print_row(label: str, cells: Iterable[str], style: str = "") -> None:
         line = ScreenTable.grid(padding=(0, 1, 0, 0))
         for width in (label_width, *widths):
             line.add_column(width=width, overflow="fold")
         line.add_row(label, *cells, style=style)
         console.print(line)
 
-    print_line("", table.columns, style="bold")
+    print_row("", table.columns, style="bold")
     by = heading = ""
     for row, cells in zip(table.rows, figures, strict=True):
         metric, _, condition = row.label.partition(", ")
@@ -129,7 +152,7 @@ def _print_narrow(table: Table) -> None:
         if metric != heading:
             heading = metric
             console.print(metric, style="bold")
-        print_line(f"  {condition.replace(' neurons off', ' off')}", cells)
+        print_row(f"  {condition.replace(' neurons off', ' off')}", cells)
     console.print(
         f"A terminal of {_WIDE} columns also shows counts and 95 % intervals, as do metrics.csv "
         "and the report.",

@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 from cyclopts.types import PositiveInt
-from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize._errors import AuditError
@@ -39,7 +38,14 @@ from unmemorize.cli._common import (
     print_counts,
     prompts_or_bundled,
 )
-from unmemorize.cli._console import console, print_line, show_progress
+from unmemorize.cli._console import (
+    console,
+    make_table,
+    print_answer,
+    print_hint,
+    print_line,
+    show_progress,
+)
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions
@@ -140,6 +146,8 @@ def command(
             opened, loaded, image, inputs, execution=execution, announce=show_progress
         )
         _print_images(found)
+        print_answer(found, run=opened.folder)
+        print_hint("the same command with more --controls, for smaller p")
         return
     audited = _prompts(loaded, edited, prompts, references)
     if twin is not None:
@@ -152,7 +160,15 @@ def command(
     result = audit_all(opened, loaded, inputs, execution=execution, announce=show_progress)
     _print_verdicts(result)
     print_line(f"all budgets, images and curves: {opened.folder / 'audit.json'}")
-    print_line(f"report: {write_report(opened)}")
+    report = write_report(opened)
+    print_line(f"report: {report}")
+    print_answer(result, run=opened.folder, report=report)
+    is_inside = edited is not None and opened.folder.parent == edited / "audit"
+    print_hint(
+        f"unmemorize report {edited}, which shows these verdicts, too"
+        if is_inside
+        else "the same command with --budget usual and another folder, which tries everything"
+    )
 
 
 def _edit(model: Model, path: Path | None) -> Edit | None:
@@ -210,25 +226,29 @@ def _warn_of_ranks(images: int, controls: int, rate: float) -> None:
 
 
 def _print_forecast(cost: AuditForecast) -> None:
-    print_counts("attack", "denoiser samples", cost.samples)
+    print_answer(cost)
     print_line(
         f"{cost.attacked} images in all arms: {cost.total} denoiser samples, about "
         f"{timedelta(seconds=round(cost.seconds))} here."
     )
+    print_counts("attack", "denoiser samples", cost.samples)
+    print_hint("the same command without --dry-run")
 
 
 def _print_verdicts(result: AuditResult) -> None:
     """Print a line for each attack at its largest budget, and what the numbers rest on."""
+    for outcome in result.attacks:
+        last = outcome.last
+        print_line(f"{outcome.attack}, {last.budget} steps: {last.verdict}", style="bold")
     arms = [arm for arm in ARMS if any(arm in found.last.medians for found in result.attacks)]
-    table = Table("attack", "B", *arms, "triggered", "verdict", pad_edge=False)
+    table = make_table("attack", "steps", "triggered", *arms, title="Median scores by arm")
     for outcome in result.attacks:
         last = outcome.last
         table.add_row(
             outcome.attack,
             str(last.budget),
-            *(f"{last.medians[arm]:.2f}" if arm in last.medians else "" for arm in arms),
             f"{last.triggered}/{last.images}" if last.images else "",
-            last.verdict,
+            *(f"{last.medians[arm]:.2f}" if arm in last.medians else "" for arm in arms),
         )
     console.print(table)
     print_line(f"Never-trained arm: {result.never_trained or 'none, so there is no verdict'}.")
@@ -247,19 +267,19 @@ def _print_verdicts(result: AuditResult) -> None:
 
 
 def _print_images(result: ImageAuditResult) -> None:
-    table = Table("image", "copied at", "score", "p", "p, all images", "found", pad_edge=False)
-    for finding in result.findings:
-        table.add_row(
-            finding.file,
-            "never" if finding.copied_at is None else f"{finding.copied_at} steps",
-            f"{finding.score:.2f}",
-            f"{finding.p:.3g}",
-            f"{finding.adjusted:.3g}",
-            "yes" if finding.found else "",
-        )
-    console.print(table)
     print_line(
         f"{result.found} of {len(result.findings)} images are found. p is the probability that an "
         "image which is no better known than the controls comes back as easily. It is not the "
         "probability that the image was trained on, and it says nothing about who may use it."
     )
+    table = make_table("found", "copied at", "score", "p", "p, all images", text="image")
+    for finding in result.findings:
+        table.add_row(
+            "yes" if finding.found else "",
+            "never" if finding.copied_at is None else f"{finding.copied_at} steps",
+            f"{finding.score:.2f}",
+            f"{finding.p:.3g}",
+            f"{finding.adjusted:.3g}",
+            finding.file,
+        )
+    console.print(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
-from rich import box
 from rich.table import Table
 
 from unmemorize import testbed
@@ -25,7 +24,14 @@ from unmemorize.cli._common import (
     print_counts,
     prompts_or_bundled,
 )
-from unmemorize.cli._console import console, print_line, show_progress
+from unmemorize.cli._console import (
+    console,
+    make_table,
+    print_answer,
+    print_hint,
+    print_line,
+    show_progress,
+)
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions, StatisticsOption, ThresholdOption
@@ -52,6 +58,8 @@ from unmemorize.mitigation import with_references
 from unmemorize.report import write_comparison
 from unmemorize.runs import open_run
 
+_UNEDITED = "none"
+"""The method of the rows of the unedited model."""
 _PLANTED_GROUPS = {"natural": "natural", "memory": "through neurons", "both": "both ways"}
 """Groups of planted captions by mode. Those at a fraction of the dose do not count."""
 
@@ -148,7 +156,10 @@ def command(
         announce=show_progress,
     )
     _print_comparison(comparison)
-    print_line(f"report: {write_comparison(folder)}")
+    report = write_comparison(folder)
+    print_line(f"report: {report}")
+    print_answer(comparison.to_json(), run=folder.folder, report=report)
+    print_hint(f"unmemorize mitigate SUSPECTS --model {model.arguments} -o RUN")
 
 
 def planted_suspects() -> list[Prompt]:
@@ -161,7 +172,9 @@ def planted_suspects() -> list[Prompt]:
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    """Print the main columns; the files hold all of them."""
+    """Print which came out best, then the main columns; the files hold all of them."""
+    for line in _best(comparison):
+        print_line(line, style="bold")
     if comparison.detectors:
         console.print(_detector_table(comparison))
     if comparison.confirmed is not None:
@@ -172,6 +185,7 @@ def _print_comparison(comparison: Comparison) -> None:
     if comparison.methods:
         for group in (ALL_GROUPS, *comparison.groups):
             console.print(_method_table(comparison, group))
+        print_line("Copy score and A_CLIP are medians. RUN/comparison.csv holds all columns.")
     if comparison.planted:
         print_line(
             "These suspects were planted. Methods that look for neurons or edit text projections "
@@ -183,34 +197,50 @@ def _print_comparison(comparison: Comparison) -> None:
         console.print(_published_table(comparison.published), style="bright_black")
 
 
+def _best(comparison: Comparison) -> Iterator[str]:
+    """Yield one sentence about detectors and one about methods, from the rows of all suspects."""
+    ranked = [row for row in comparison.detectors if not row.refused]
+    if ranked:
+        best = max(ranked, key=lambda row: row.groups[ALL_GROUPS].auroc.value)
+        found = best.groups[ALL_GROUPS]
+        yield (
+            f"Highest AUROC of {len(ranked)} detectors: {best.name}, {found.auroc}. It finds "
+            f"{found.found} of {found.suspects} suspects, with {best.false_alarms} false alarms "
+            f"among {best.test} captions."
+        )
+    worked = [
+        row
+        for row in comparison.of_group(ALL_GROUPS)
+        if row.method != _UNEDITED and row.refused < row.suspects and row.copies.seeds
+    ]
+    if worked:
+        row = min(worked, key=lambda row: (row.copies.copies / row.copies.seeds, row.changed))
+        yield (
+            f"Fewest copies of {len(worked)} methods and strengths: {row.method} "
+            f"{row.strength:g}, {row.copies.copies} of {row.copies.seeds} images. It changes "
+            f"{row.changed} of {row.ordinary} ordinary images."
+        )
+
+
 def _detector_table(comparison: Comparison) -> Table:
-    table = _table(
-        "Detectors", "detector", "group", "AUROC", "TPR at 1 % FPR", "found", "false alarms",
-        "samples", "seconds",
-    )  # fmt: skip
+    table = make_table("detector", "AUROC", "found", "alarms", text="group", title="Detectors")
     for row in comparison.detectors:
         for group, found in row.groups.items():
             is_first = group == ALL_GROUPS
-            of_detector = (
-                f"{row.false_alarms} of {row.test}",
-                f"{row.samples} + {row.shared} shared",
-                f"{row.seconds:.3f}",
-            )
             table.add_row(
                 row.name if is_first else "",
-                group,
                 str(found.auroc),
-                str(found.tpr),
-                f"{found.found} of {found.suspects}",
-                *(of_detector if is_first else ()),
+                f"{found.found}/{found.suspects}",
+                f"{row.false_alarms}/{row.test}" if is_first else "",
+                group,
             )
     return table
 
 
 def _method_table(comparison: Comparison, group: str) -> Table:
-    table = _table(
-        f"Methods, {group}", "method", "strength", "copies", "at most", "copy score", "worst seed",
-        "A_CLIP", "changed", "image (x)",
+    table = make_table(
+        "method", "strength", "copies", "at most", "score", "A_CLIP", "changed",
+        title=f"Methods, {group}",
     )  # fmt: skip
     for row in comparison.of_group(group):
         if row.refused == row.suspects:
@@ -218,33 +248,25 @@ def _method_table(comparison: Comparison, group: str) -> Table:
         table.add_row(
             row.method,
             f"{row.strength:g}",
-            f"{row.copies.copies} of {row.copies.seeds}",
+            f"{row.copies.copies}/{row.copies.seeds}",
             "" if row.bound is None else f"{100 * row.bound:.1f} %",
-            *map(_number, (row.copy, row.copy_worst, row.alignment)),
-            f"{row.changed} of {row.ordinary}",
-            _number(row.draw_ratio),
+            *map(_number, (row.copy, row.alignment)),
+            f"{row.changed}/{row.ordinary}",
         )
     return table
 
 
 def _published_table(values: Sequence[Published]) -> Table:
-    table = _table(
-        "Published values, of other models", "name", "AUROC", "TPR", "SSCD", "A_CLIP", "setting"
-    )
+    table = make_table(
+        "name", "AUROC", "TPR", "SSCD", "A_CLIP", text="setting",
+        title="Published values, of other models",
+    )  # fmt: skip
     for value in values:
         table.add_row(
             value.name,
             *map(_number, (value.auroc, value.tpr, value.copy, value.alignment)),
             f"{value.setting} ({value.source}{', by others' if value.by_others else ''})",
         )
-    return table
-
-
-def _table(title: str, name: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
-    table.add_column(name, no_wrap=True)
-    for column in columns:
-        table.add_column(column, overflow="fold")
     return table
 
 
@@ -265,10 +287,12 @@ def _number(value: float | None) -> str:
 
 
 def _print_forecast(cost: ComparisonForecast, suspects: int) -> None:
-    if cost.images:
-        print_counts("stage", "images", cost.images)
+    print_answer(cost)
     print_line(
         f"Detectors: {cost.detectors}, each of which scores {cost.scored} prompts. Strengths of "
         f"methods: {cost.points}. If all {suspects} suspects are memorized, drawing takes about "
         f"{timedelta(seconds=round(cost.seconds))} here. Scoring and fitting come on top."
     )
+    if cost.images:
+        print_counts("stage", "images", cost.images)
+    print_hint("the same command without --dry-run")

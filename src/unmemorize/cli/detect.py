@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cyclopts.types import PositiveInt
-from rich.table import Table
 
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
@@ -24,7 +23,14 @@ from unmemorize.cli._common import (
     prompts_or_bundled,
     report_missing,
 )
-from unmemorize.cli._console import console, print_hint, print_line, show_progress
+from unmemorize.cli._console import (
+    console,
+    make_table,
+    print_answer,
+    print_hint,
+    print_line,
+    show_progress,
+)
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._model_options import (
     ModelOptions,
@@ -121,11 +127,16 @@ def command(
         )
     if tally.complete or shard is None:
         _print_summary(folder, limit, fdr)
+    else:
+        print_answer(run=folder.folder, done=tally.done, prompts=tally.total)
     if profile:
         profile_detections(detection for _, _, detection in read_detections(folder))
     report_missing(tally)
     if tally.complete:
-        print_hint("unmemorize localize, with the same prompts and options and another folder")
+        file = f"--prompts {prompts} " if prompts else ""
+        print_hint(
+            f"unmemorize localize {file}--model {model.arguments} -o {folder.folder}-localized"
+        )
 
 
 def _all_prompts(model: Model, prompts: Path | None, unmemorized: Path | None) -> Iterable[Prompt]:
@@ -217,8 +228,21 @@ def _print_summary(run: Run, limit: Threshold, fdr: float | None) -> None:
     summary = _Summary(limit.settings.seeds if level.cascade else 0)
     discovered = None if fdr is None else discoveries_of(run, limit, fdr)
     path = write_detections_csv(run, summary.add, discovered, level.scores)
-    table = Table("score", "memorized", "group", "prompt", pad_edge=False)
-    for _, _, detection in sorted(summary.top, key=lambda entry: entry[:2], reverse=True):
+    print_line(
+        f"{summary.hits} of {summary.count} memorized (tau = {level.tau:.4f}; "
+        f"{bounded_rate(level)}): {run.folder}/detections.jsonl, {path.name}"
+    )
+    if discovered is not None:
+        run.write("discoveries.json", json.dumps(asdict(discovered), indent=1) + "\n")
+        print_line(
+            f"{discovered.count} of {discovered.prompts} prompts are discovered at a false "
+            f"discovery rate of {discovered.rate:g} (p-values up to {discovered.p_value:.2g} "
+            f"against {discovered.calibration} calibration captions): {path.name}, "
+            "discoveries.json"
+        )
+    highest = [entry[2] for entry in sorted(summary.top, key=lambda e: e[:2], reverse=True)]
+    table = make_table("score", "memorized", "group", text="prompt")
+    for detection in highest:
         table.add_row(
             f"{detection.score:.3f}",
             "yes" if detection.memorized else "no",
@@ -240,15 +264,14 @@ def _print_summary(run: Run, limit: Threshold, fdr: float | None) -> None:
                 f"{group} ({numbers['memorized']}) against unmemorized ({numbers['unmemorized']}): "
                 f"AUROC {numbers['auroc']}, TPR at 1 % FPR {numbers['tpr_at_fpr_1_percent']}"
             )
-    print_line(
-        f"{summary.hits} of {summary.count} memorized (tau = {level.tau:.4f}; "
-        f"{bounded_rate(level)}): {run.folder}/detections.jsonl, {path.name}"
+    print_answer(
+        run=run.folder,
+        prompts=summary.count,
+        memorized=summary.hits,
+        tau=level.tau,
+        detector=level.detector,
+        max_fpr=level.max_fpr,
+        separation=separations,
+        discoveries=discovered,
+        highest=highest,
     )
-    if discovered is not None:
-        run.write("discoveries.json", json.dumps(asdict(discovered), indent=1) + "\n")
-        print_line(
-            f"{discovered.count} of {discovered.prompts} prompts are discovered at a false "
-            f"discovery rate of {discovered.rate:g} (p-values up to {discovered.p_value:.2g} "
-            f"against {discovered.calibration} calibration captions): {path.name}, "
-            "discoveries.json"
-        )

@@ -1,11 +1,12 @@
 """The command ``evaluate``."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from unmemorize._errors import MetricError, RunError
 from unmemorize.cli._common import is_run_of_bundled
-from unmemorize.cli._console import print_hint, print_line, show_progress
+from unmemorize.cli._console import print_answer, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag
@@ -64,7 +65,7 @@ def command(
             with show_progress(f"quality by {extractor.name}") as progress:
                 quality_all(folder, sets, real, extractor, progress=progress)
     images = None if references is None else _matched(references, folder)
-    evaluate_and_print(
+    table = evaluate_and_print(
         folder,
         descriptor=copies,
         alignment=alignment,
@@ -77,6 +78,7 @@ def command(
             "Take its numbers on other images as a hint, or give --sscd."
         )
     print_line(f"{run}/metrics.json, metrics.csv")
+    print_answer(json.loads(table.to_json()), run=run)
     print_hint(f"unmemorize report {run}")
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from unmemorize.cli._console import print_hint, print_line
+from unmemorize.cli._console import print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.cli._model_options import ModelOptions, print_what_is_edited
@@ -84,6 +84,7 @@ def checkpoint(
     )
     folder = bake(loaded, file, output, card=card)
     print_line(f"{describe(edit_of(file))}: {folder}")
+    print_answer(edit=describe(edit_of(file)), files=[folder])
     print_hint(f"unmemorize verify {folder} {model.arguments}")
 
 
@@ -108,6 +109,8 @@ def single_file(
     file = load_edit_file(neurons)
     written = export_single_file(model.load(), file, base, output)
     print_line(f"{describe(edit_of(file))}: {written}")
+    print_answer(edit=describe(edit_of(file)), files=[written])
+    print_hint(f"unmemorize verify {written} {model.arguments} --base-file {base}")
 
 
 @app.command(help_epilogue=layout_table())
@@ -142,9 +145,11 @@ def lora(
         layout=layout,
         license_name=license_name,
     )
+    files = export_lora(loaded, file, output, layout=layout, card=card)
     print_line(f"{describe(edit_of(file))} at strength 1:")
-    for written in export_lora(loaded, file, output, layout=layout, card=card):
+    for written in files:
         print_line(f"  {written}")
+    print_answer(edit=describe(edit_of(file)), files=files)
     print_hint(f"unmemorize verify {output} {model.arguments}")
 
 
@@ -156,4 +161,7 @@ def upstream_csv(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias
         output: File to write (.csv), separated by semicolons, with one list for each searched
             layer.
     """
-    print_line(f"{export_results(Run.load(run), output)} prompts: {output}")
+    prompts = export_results(Run.load(run), output)
+    print_line(f"{prompts} prompts: {output}")
+    print_answer(prompts=prompts, file=output)
+    print_hint(f"unmemorize report {run}")

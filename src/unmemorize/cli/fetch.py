@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from unmemorize._errors import FetchError
 from unmemorize._prompt_files import read_prompts
-from unmemorize.cli._console import print_hint, print_line, show_progress
+from unmemorize.cli._console import print_answer, print_hint, print_line, show_progress
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.metrics import SSCD_SHA256, SSCD_URL, download, fetch_images
 
@@ -34,6 +34,7 @@ def sscd(
     with show_progress("fetch sscd") as progress:
         download(SSCD_URL, output, sha256=SSCD_SHA256, progress=progress)
     print_line(f"{output} (sha256 {SSCD_SHA256})")
+    print_answer(file=output, sha256=SSCD_SHA256)
     print_hint(f"unmemorize evaluate RUN --sscd {output}")
 
 
@@ -52,10 +53,13 @@ def images(prompts: Path, /, *, output: Annotated[Path, Parameter(alias="-o")]) 
     given = read_prompts(prompts)
     with show_progress("fetch images") as progress:
         fetched = fetch_images(given, output, progress=progress)
-    for index, problem in fetched.failed.items():
-        print_line(f"{index:04d}: {problem}", style="dim")
     print_line(
         f"{fetched.available} of {len(given)} images in {output}, {len(fetched.failed)} failed"
+    )
+    for index, problem in fetched.failed.items():
+        print_line(f"{index:04d}: {problem}", style="dim")
+    print_answer(
+        prompts=len(given), available=fetched.available, failed=fetched.failed, folder=output
     )
     if fetched.failed and not fetched.available:
         raise FetchError("no image could be downloaded. Is there a network?")

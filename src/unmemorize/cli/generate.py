@@ -12,7 +12,7 @@ from unmemorize._errors import AlarmError, RunError
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Kind
 from unmemorize.cli._common import bundled_defaults, report_missing
-from unmemorize.cli._console import print_hint, print_line, show_progress
+from unmemorize.cli._console import print_answer, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, RunArgument, ShardOption
 from unmemorize.cli._model_options import Flag, ModelOptions
 from unmemorize.cli._settings_options import OptionsOf
@@ -98,6 +98,18 @@ def command(
             "image that looked like a copy in its first step, and got none "
             f"(tau = {watched.threshold.tau:.4f})"
         )
+    print_answer(
+        run=run,
+        sets=[
+            {
+                "folder": tally.run.folder,
+                "prompts": tally.total,
+                "done": tally.done,
+                "failed": tally.failed,
+            }
+            for tally in tallies
+        ],
+    )
     report_missing(*tallies)
     print_hint(f"unmemorize evaluate {run}")
 

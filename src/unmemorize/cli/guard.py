@@ -18,7 +18,7 @@ from unmemorize.cli._common import (
     refuse_unwritable,
     refuse_without_output,
 )
-from unmemorize.cli._console import print_hint, print_line, show_progress
+from unmemorize.cli._console import print_answer, print_hint, print_line, show_progress
 from unmemorize.cli._model_options import ModelOptions, PromptsOption
 from unmemorize.guarding import (
     calibrate_guard,
@@ -75,11 +75,13 @@ def command(
     if output is not None:
         threshold.save(output)
         shutil.rmtree(partial_of(output), ignore_errors=True)
+    path = output or default_guard_path(loaded, steps)
     print_line(
         f"guard: tau = {threshold.tau:.4f} at timestep {threshold.timestep:g} ({steps} steps); at "
         f"most {threshold.max_fpr:.3g} of images of prompts like the {len(threshold.scores)} of "
         "its calibration are expected above it; of other prompts it may be more.\n"
-        f"{output or default_guard_path(loaded, steps)}"
+        f"{path}"
     )
+    print_answer(threshold, file=path)
     file = "" if output is None else f"-threshold {output}"
     print_hint(f"unmemorize generate RUN --guard{file}")

@@ -7,7 +7,7 @@ from cyclopts import Parameter, validators
 
 from unmemorize._errors import PromptError
 from unmemorize._prompt_files import read_prompts
-from unmemorize.cli._console import print_hint, print_line
+from unmemorize.cli._console import print_answer, print_hint, print_line
 from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import import_results, read_statistics
 from unmemorize.localization import read_localizations
@@ -47,9 +47,11 @@ def command(
         records = read_localizations(run).values()
         memorized = sum(record.memorized for record in records)
         print_line(f"{len(records)} prompts, {memorized} of them with neurons: {output}")
+        print_answer(prompts=len(records), memorized=memorized, run=output)
         print_hint(f"unmemorize generate {output}")
         return
     statistics = read_statistics(file, bound, count=count)
     statistics.save(output)
     print_line(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
+    print_answer(prompts=statistics.count, value_layers=len(statistics.mean), file=output)
     print_hint("unmemorize threshold")

@@ -1,7 +1,5 @@
 """The command ``localize``."""
 
-from rich.table import Table
-
 from unmemorize.cli._common import (
     bounded_rate,
     bundled_defaults,
@@ -11,7 +9,14 @@ from unmemorize.cli._common import (
     prompts_or_bundled,
     report_missing,
 )
-from unmemorize.cli._console import console, print_hint, print_line, show_progress
+from unmemorize.cli._console import (
+    console,
+    make_table,
+    print_answer,
+    print_hint,
+    print_line,
+    show_progress,
+)
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._model_options import (
     ModelOptions,
@@ -82,7 +87,9 @@ def command(
             settings=settings,
             execution=workers.execution(progress, shard),
         )
-    if tally.done:
+    if not tally.done:
+        print_answer(run=folder.folder, prompts=tally.total, done=0)
+    else:
         _print_summary(folder, save_neurons(folder, loaded, limit, settings), limit)
         if profile:
             profile_localizations(list(stream_localizations(folder)))
@@ -92,12 +99,29 @@ def command(
 
 
 def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
-    table = Table("neurons", "initial", "score", "note", "group", "prompt", pad_edge=False)
+    print_line(
+        f"{file.found['memorized']} of {file.found['prompts']} memorized "
+        f"(tau = {limit.detect.tau:.4f} of {limit.detect.detector}; {bounded_rate(limit.detect)}): "
+        f"{run.folder}/localizations.jsonl, neurons.json"
+    )
+    table = make_table("neurons", "initial", "score", "group", text="prompt")
+    exhausted = 0
+    memorized = []
     unexplained = []
     floors = unfiltered = 0
     for record in stream_localizations(run):
         if not record.memorized:
             continue
+        memorized.append(
+            {
+                "prompt": record.prompt,
+                "group": record.group,
+                "neurons": record.neurons,
+                "score": record.score,
+                "theta_exhausted": record.theta_exhausted,
+            }
+        )
+        exhausted += bool(record.theta_exhausted)
         floors += bool(record.floor)
         unfiltered += record.seeds_unfiltered
         if not record.neurons:
@@ -105,12 +129,14 @@ def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
         table.add_row(
             str(len(record.neurons)),
             str(len(record.initial)),
-            "" if record.score is None else f"{record.score:.3f}",
-            "theta exhausted" if record.theta_exhausted else "",
+            ("" if record.score is None else f"{record.score:.3f}")
+            + ("*" if record.theta_exhausted else ""),
             record.group,
             record.prompt,
         )
     console.print(table)
+    if exhausted:
+        print_line(f"* {exhausted} prompt(s): theta exhausted, so copies may be left.")
     for record in unexplained:
         print_line(f"no neurons for {record.prompt!r}: {record.why_empty or NOT_RECORDED}")
     if floors:
@@ -123,8 +149,10 @@ def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
             f"{unfiltered} prompt(s) have no seed above tau = {limit.localize.tau:.4f}: all of "
             "their seeds were taken."
         )
-    print_line(
-        f"{file.found['memorized']} of {file.found['prompts']} memorized "
-        f"(tau = {limit.detect.tau:.4f} of {limit.detect.detector}; {bounded_rate(limit.detect)}): "
-        f"{run.folder}/localizations.jsonl, neurons.json"
+    print_answer(
+        run=run.folder,
+        prompts=file.found["prompts"],
+        memorized=memorized,
+        tau=limit.detect.tau,
+        neurons=run.folder / "neurons.json",
     )

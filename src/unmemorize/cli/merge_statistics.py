@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unmemorize.cli._console import print_hint, print_line
+from unmemorize.cli._console import print_answer, print_hint, print_line
 from unmemorize.statistics import Statistics
 
 
@@ -28,3 +28,4 @@ def command(
     merged.save(output)
     print_line(f"{merged.count} prompts, {len(merged.mean)} value layers: {output}")
     print_hint("unmemorize threshold")
+    print_answer(prompts=merged.count, value_layers=len(merged.mean), file=output)

@@ -11,7 +11,6 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 from cyclopts.types import PositiveInt
-from rich.table import Table
 
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import ExportError
@@ -25,7 +24,14 @@ from unmemorize.cli._common import (
     print_counts,
     prompts_or_bundled,
 )
-from unmemorize.cli._console import console, print_hint, print_line, show_progress
+from unmemorize.cli._console import (
+    console,
+    make_table,
+    print_answer,
+    print_hint,
+    print_line,
+    show_progress,
+)
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import (
@@ -53,7 +59,7 @@ from unmemorize.mitigation import (
     with_references,
 )
 from unmemorize.pipelines import Model
-from unmemorize.report import record_model_files, write_report
+from unmemorize.report import record_model_files, record_regions, write_report
 from unmemorize.runs import Run, open_run
 
 CHECKPOINT = "edited"
@@ -186,16 +192,26 @@ def run_and_print(
     run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs), new=new)
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
     record_model_files(run, model)
+    without_maps = record_regions(run, model)
+    if without_maps:
+        print_line(f"The report shows no maps of regions: {without_maps}")
     exported = _export(run, model, result.file, single_file) if result.file else {}
     report = write_report(run)
     _print_verdicts(result)
     for path, what in exported.items():
         print_line(f"{what}: {path}")
     print_line(f"report: {report}")
+    print_answer(
+        result.to_json(),
+        headline=result.headline,
+        run=run.folder,
+        exported={str(path): what for path, what in exported.items()},
+        report=report,
+    )
     print_hint(
         f"unmemorize verify {run.folder / CHECKPOINT} {arguments}"
         if result.file
-        else "unmemorize detect, with more suspects"
+        else f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN"
     )
 
 
@@ -228,8 +244,13 @@ def _export(run: Run, model: Model, file: EditFile, single_file: Path | None) ->
 
 
 def _print_verdicts(result: MitigationResult) -> None:
-    """Print the verdict of each suspect, then how many there are of each."""
-    table = Table("verdict", "before", "after", "prompt", pad_edge=False)
+    """Print what was reached, then the verdict of each suspect."""
+    print_line(result.headline, style="bold")
+    if result.ordinary:
+        change = result.ordinary
+        over = "" if result.within_budget else ", which is more than the budget allows"
+        print_line(f"{change.changed} of {change.images} ordinary images changed{over}.")
+    table = make_table("verdict", "before", "after", text="prompt")
     for outcome in result.outcomes:
         table.add_row(
             outcome.status,
@@ -238,21 +259,18 @@ def _print_verdicts(result: MitigationResult) -> None:
             outcome.prompt,
         )
     console.print(table)
-    print_line(result.headline)
-    if result.ordinary:
-        change = result.ordinary
-        over = "" if result.within_budget else ", which is more than the budget allows"
-        print_line(f"{change.changed} of {change.images} ordinary images changed{over}.")
 
 
 def _print_forecast(cost: Forecast, suspects: int) -> None:
-    print_counts("stage", "images", cost.images)
+    print_answer(cost, suspects=suspects)
     print_line(
         f"{suspects} suspects, if all are memorized: {cost.samples} denoiser samples, about "
         f"{timedelta(seconds=round(cost.seconds))} here; {_gigabytes(cost.weights)} of weights in "
         f"memory, {_gigabytes(cost.disk)} on disk. A prompt that is hard to mend takes more, one "
         "that is not memorized takes little."
     )
+    print_counts("stage", "images", cost.images)
+    print_hint("the same command without --dry-run")
 
 
 def _gigabytes(size: int) -> str:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.table import Table
 
-from unmemorize.cli._console import console, print_hint, print_line
+from unmemorize.cli._console import console, print_answer, print_hint, print_line
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.neurons import NeuronFile, Operation
 
@@ -40,18 +39,18 @@ def show(file: Path, /) -> None:
         file: Neuron file.
     """
     content = NeuronFile.load(file)
-    table = Table(pad_edge=False)
-    for name in ("layer", "neurons"):
-        table.add_column(name, overflow="fold")
-    for layer, indices in content.neurons.layers.items():
-        table.add_row(layer, ", ".join(map(str, indices)))
-    console.print(table)
     print_line(
         f"{len(content.neurons)} neurons of {content.model} "
         f"(fingerprint {content.fingerprint[:12]}), scale {content.scale:g}"
     )
+    for layer, indices in content.neurons.layers.items():
+        print_line(f"\n{layer}")
+        console.print(f"  {', '.join(map(str, indices))}")
+    print_line("")
     for name, value in content.found.items():
         print_line(f"{name}: {value}")
+    print_answer(content.to_json())
+    print_hint(f"unmemorize export lora {file} -o FOLDER")
 
 
 @app.command
@@ -76,4 +75,5 @@ def _combine(files: list[Path], output: Path, operation: Operation) -> None:
     combined = reduce(lambda one, other: one.combine(other, operation), map(NeuronFile.load, files))
     combined.save(output)
     print_line(f"{len(combined.neurons)} neurons: {output}")
+    print_answer(neurons=len(combined.neurons), file=output)
     print_hint(f"unmemorize generate RUN --neurons {output}")

@@ -7,9 +7,10 @@ from cyclopts import Parameter
 
 from unmemorize._errors import EvidenceError
 from unmemorize.cli._common import known_neurons, refuse_unwritable
-from unmemorize.cli._console import print_hint, print_line
+from unmemorize.cli._console import print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._model_options import Flag
+from unmemorize.comparison import ComparisonRun
 from unmemorize.localization import LocalizationRun
 from unmemorize.mitigation import MitigationRun
 from unmemorize.report import REPORT, write_evidence, write_report
@@ -42,10 +43,20 @@ def command(
         print_line(f"evidence: {pack}")
         print_line(f"SHA-256 of the pack: {digest}")
         print_line("Keep this number apart from the pack: it shows later that nothing changed.")
+        print_answer(report=folder.folder / REPORT, pack=pack, sha256=digest)
         print_hint(f"unmemorize verify {pack}")
         return
-    print_line(str(write_report(folder, known_neurons(folder), redact=redact)))
-    if folder.manifest.kind == MitigationRun.kind:
-        print_hint(f"unmemorize report {run} --pack evidence.zip")
-    elif folder.manifest.kind == LocalizationRun.kind:
-        print_hint(f"unmemorize export checkpoint {run}/neurons.json -o FOLDER")
+    page = write_report(folder, known_neurons(folder), redact=redact)
+    print_line(str(page))
+    print_answer(report=page)
+    print_hint(_next(folder))
+
+
+def _next(run: Run) -> str:
+    """Return the command that follows the report of a run of this kind."""
+    commands = {
+        MitigationRun.kind: f"unmemorize report {run.folder} --pack evidence.zip",
+        LocalizationRun.kind: f"unmemorize export checkpoint {run.folder}/neurons.json -o FOLDER",
+        ComparisonRun.kind: "unmemorize mitigate SUSPECTS --model MODEL -o RUN",
+    }
+    return commands.get(run.manifest.kind, f"unmemorize status {run.folder}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from unmemorize.cli._console import print_hint, print_line
+from unmemorize.cli._console import print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.export import export_parquet
@@ -33,6 +33,7 @@ def merge(
     """
     merged = merge_runs(runs, output)
     print_line(str(merged.folder))
+    print_answer(run=merged.folder)
     print_hint(
         f"the command that made the run, with -o {merged.folder}; it does what is missing and "
         "shows the summary"
@@ -46,4 +47,7 @@ def parquet(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias="-o"
     Args:
         output: File to write (.parquet).
     """
-    print_line(f"{export_parquet(Run.load(run), output)} prompts: {output}")
+    rows = export_parquet(Run.load(run), output)
+    print_line(f"{rows} rows: {output}")
+    print_answer(rows=rows, file=output)
+    print_hint(f"python -c \"import pandas; print(pandas.read_parquet('{output}'))\"")

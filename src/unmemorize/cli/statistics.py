@@ -18,7 +18,7 @@ from unmemorize.cli._common import (
     refuse_unwritable,
     refuse_without_output,
 )
-from unmemorize.cli._console import print_hint, print_line, show_progress
+from unmemorize.cli._console import print_answer, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, parse_shard
 from unmemorize.cli._model_options import ModelOptions, PromptsOption
 from unmemorize.statistics import (
@@ -83,6 +83,7 @@ def command(
         shutil.rmtree(partial_of(output), ignore_errors=True)
     place = output or default_statistics_path(loaded)
     print_line(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {place}")
+    print_answer(prompts=statistics.count, value_layers=len(statistics.mean), file=place)
     if part is None:
         print_hint("unmemorize threshold")
     else:

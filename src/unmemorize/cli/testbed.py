@@ -4,12 +4,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
-from rich.table import Table
 
 from unmemorize import testbed as assets
 from unmemorize._errors import TestbedError
 from unmemorize._files import atomic_write
-from unmemorize.cli._console import console, print_hint, print_line, show_progress
+from unmemorize.cli._console import (
+    console,
+    make_table,
+    print_answer,
+    print_hint,
+    print_line,
+    show_progress,
+)
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.pipelines import Model
 from unmemorize.testbed._calibrate import calibrate as run_calibration
@@ -30,14 +36,21 @@ def check() -> int:
     """
     with show_progress("check") as progress:
         findings = run_check(Model.load("testbed", device="cpu"), progress=progress)
-    table = Table("", "measured", "required", "", "on", pad_edge=False)
+    failing = [finding.name for finding in findings if not finding.passed]
+    print_line(f"Requirements that fail: {', '.join(failing) or 'none'}.")
+    table = make_table("", "measured", "required", text="what was measured")
     for finding in findings:
         verdict = "" if finding.required is None else "ok" if finding.passed else "FAILS"
         table.add_row(
-            finding.name, f"{finding.measured:.3f}", finding.required or "", verdict, finding.detail
+            verdict,
+            f"{finding.measured:.3f}",
+            finding.required or "",
+            f"{finding.name} ({finding.detail})",
         )
     console.print(table)
-    return int(not all(finding.passed for finding in findings))
+    print_answer(passed=not failing, findings=findings)
+    print_hint("unmemorize testbed calibrate" if failing else "unmemorize demo")
+    return int(bool(failing))
 
 
 @app.command
@@ -48,6 +61,11 @@ def calibrate() -> None:
     """
     with show_progress("calibrate") as progress:
         run_calibration(Model.load("testbed", device="cpu"), progress=progress)
+    print_answer(
+        statistics=assets.statistics_path(),
+        threshold=assets.threshold_path(),
+        defaults=assets.defaults(),
+    )
     print_hint("unmemorize testbed check")
 
 
@@ -66,4 +84,5 @@ def captions(
     texts = assets.captions(split)
     atomic_write(output, "\n".join(texts) + "\n", TestbedError)
     print_line(f"{len(texts)} captions: {output}")
+    print_answer(captions=len(texts), file=output)
     print_hint(f"unmemorize generate RUN --prompts {output}")

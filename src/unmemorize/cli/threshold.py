@@ -18,7 +18,7 @@ from unmemorize.cli._common import (
     refuse_unwritable,
     refuse_without_output,
 )
-from unmemorize.cli._console import print_hint, print_line, show_progress
+from unmemorize.cli._console import print_answer, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._model_options import ModelOptions, PromptsOption, PublishedOption
 from unmemorize.cli._settings_options import OptionsOf
@@ -94,7 +94,8 @@ def command(
                 folder=partial_of(output),
                 execution=execution,
             )
-    place = f"{default_threshold_path(loaded, detector, settings, chosen)}"
+    path = output or default_threshold_path(loaded, detector, settings, chosen)
+    place = f"{path}"
     if output is not None:
         threshold.save(output)
         shutil.rmtree(partial_of(output), ignore_errors=True)
@@ -102,6 +103,7 @@ def command(
         atomic_write(picture, plot_threshold(threshold), ThresholdError)
         place = f"{output}, {picture}"
     print_line(f"{_detection(threshold.detect)}\n{_localization(threshold.localize)}\n{place}")
+    print_answer(threshold, file=path)
     file = "" if output is None else f"--threshold {output} "
     print_hint(f"unmemorize detect {file}-o RUN, or unmemorize localize {file}-o RUN")
 

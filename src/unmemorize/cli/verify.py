@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.table import Table
 
 from unmemorize._errors import ExportError
-from unmemorize.cli._console import console, print_line
+from unmemorize.cli._console import console, print_answer, print_hint, print_line
 from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import Verification, describe, edit_of, verify
 from unmemorize.report import verify_evidence
@@ -44,17 +43,28 @@ def command(
         )
     verification = verify(artefact, loading.load(base), base_file=base_file)
     edit = describe(edit_of(verification.edit))
+    print_answer(
+        artefact=artefact,
+        kind=verification.kind,
+        base=verification.base,
+        edit=edit,
+        passed=verification.passed,
+        changes=verification.changes,
+    )
     if verification.kind in ("neuron file", "edit file"):
         print_line(f"{artefact}: {edit}, for {base}, whose fingerprint fits")
         _print_loras(verification)
+        print_hint(f"unmemorize audit {artefact} --model {base} -o AUDIT")
         return
-    console.print(_table(verification))
+    if verification.passed:
+        print_line(f"{edit}: changed as it should be, and nothing else")
+    _print_changes(verification)
     if not verification.passed:
         raise ExportError(
             f"{artefact}: it is not {base} with {edit} and nothing else changed. See the table."
         )
-    print_line(f"{edit}: changed as it should be, and nothing else")
     _print_loras(verification)
+    print_hint(f"unmemorize audit EDIT.json --model {base} --prompts MEMORIZED -o AUDIT")
 
 
 def _print_loras(verification: Verification) -> None:
@@ -67,6 +77,7 @@ def _print_loras(verification: Verification) -> None:
 def _verify_pack(pack: Path) -> None:
     """Check a pack of evidence and say what that shows."""
     check = verify_evidence(pack)
+    print_answer(check)
     print_line(f"{pack}: consistent. {check.files} files have the hashes that they should have.")
     print_line(f"{check.numbers} numbers of the report follow from the records.")
     if check.unchecked:
@@ -80,12 +91,11 @@ def _verify_pack(pack: Path) -> None:
     )
 
 
-def _table(verification: Verification) -> Table:
-    table = Table(pad_edge=False)
-    for heading in ("file", "tensor", "rows that differ", ""):
-        table.add_column(heading, overflow="fold")
+def _print_changes(verification: Verification) -> None:
+    """Print each difference: where it is, then the rows, which may take several lines."""
     for change in verification.changes:
+        remark = "" if change.expected else "  <- not what the edit says"
+        print_line(f"\n{change.file}  {change.key}{remark}")
         rows = ", ".join(map(str, change.rows)) or ("all" if not change.key else "")
-        remark = "" if change.expected else "not what the edit says"
-        table.add_row(change.file, change.key, rows, remark)
-    return table
+        console.print(f"  rows that differ: {rows}" if rows else "  no row differs")
+    print_line("")

@@ -96,14 +96,17 @@ class Comparison:
             raise RunError(f"{path}: not a comparison of schema {SCHEMA}. {way_out}")
         return from_json(cls, content, RunError, f"{path}: damaged", way_out)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all rows of one table, by column. What does not apply is left out."""
+        of_detectors = [line for detector in self.detectors for line in _detector_lines(detector)]
+        return of_detectors + [_method_line(method) for method in self.methods]
+
     def to_csv(self) -> str:
         """Return one table of all rows; cells that do not apply are empty."""
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for detector in self.detectors:
-            writer.writerows(_detector_lines(detector))
-        writer.writerows(_method_line(method) for method in self.methods)
+        writer.writerows(self.rows())
         return text.getvalue()
 
 

@@ -7,9 +7,10 @@ from unmemorize.export._checkpoint import bake
 from unmemorize.export._lora import export_lora
 from unmemorize.export._lora_layouts import LAYOUT_NAMES, LAYOUTS, LoraLayout, layout_table
 from unmemorize.export._model_folder import folder_of, model_files
-from unmemorize.export._parquet import export_parquet
+from unmemorize.export._parquet import arrow_table, export_parquet
 from unmemorize.export._published_results import export_results, import_results
 from unmemorize.export._published_statistics import read_statistics
+from unmemorize.export._record_rows import RecordRows, record_rows
 from unmemorize.export._single_file import check_single_file, export_single_file
 from unmemorize.export._verification import Verification, verify
 
@@ -19,7 +20,9 @@ __all__ = [
     "AnyEditFile",
     "Change",
     "LoraLayout",
+    "RecordRows",
     "Verification",
+    "arrow_table",
     "bake",
     "check_single_file",
     "describe",
@@ -35,5 +38,6 @@ __all__ = [
     "model_card",
     "model_files",
     "read_statistics",
+    "record_rows",
     "verify",
 ]

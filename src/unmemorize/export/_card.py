@@ -101,6 +101,7 @@ def model_card(
     hub_id = _hub_id(model)
     data = ModelCardData(
         base_model=hub_id,
+        base_model_relation=hub_id and ("adapter" if lora else "finetune"),
         library_name="diffusers",
         license=license_name or _license(model),
         pipeline_tag="text-to-image",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from unmemorize.report._evidence import Evidence
+from unmemorize.report._regions import REGIONS
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def fields_of(evidence: Evidence, *, audited: bool) -> Iterator[Field]:
         "E", "Result for each work", ("wall", "numbers"), "the share of the work that is reproduced"
     )
     has_neurons = bool(evidence.localizations)
-    yield Field("F", "Where the memory is", ("wall",) if has_neurons else (), "tokens, regions")
+    missing = "tokens" if (evidence.run.folder / REGIONS).is_dir() else "tokens, regions"
+    yield Field("F", "Where the memory is", ("wall",) if has_neurons else (), missing)
     yield Field("G", "Measure taken", ("how",) if result.edit else ())
     yield Field("H", "Effect", ("certainty", "cost") if result.edit else ())
     yield Field("I", "Residual risk", ("audit",) if audited else ("limits",))

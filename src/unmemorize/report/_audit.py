@@ -1,12 +1,54 @@
-"""The report of an audit: its verdicts, and what was not tried."""
+"""The verdicts of an audit: a report of their own, and a part of that of a mitigation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from unmemorize.audit import ARMS, AuditResult
+from unmemorize.audit import ARMS, RESULT, AuditResult, AuditRun, BudgetVerdict, edit_text
+from unmemorize.generation import Edit
 from unmemorize.report._page import render
 from unmemorize.runs import Run
+
+AUDITS = "audit"
+"""The folder of a mitigation with audits of its edit."""
+
+
+@dataclass(frozen=True)
+class AuditTable:
+    """The verdicts of a finished audit.
+
+    Args:
+        name: the folder, as the report names it.
+        run: the audit.
+        result: its result.
+        edit: what the report is about; None for the unedited model.
+    """
+
+    name: str
+    run: Run
+    result: AuditResult
+    edit: Edit | None = None
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms with scores, in their usual order."""
+        return [arm for arm in ARMS if any(arm in each.medians for each in self._verdicts)]
+
+    @property
+    def rates(self) -> list[float]:
+        """How often a never-trained image counts as triggered, at most."""
+        return sorted({each.false_triggers for each in self._verdicts if each.false_triggers})
+
+    @property
+    def is_of_edit(self) -> bool:
+        """Whether the edit that the report is about was attacked."""
+        return self.run.settings(AuditRun).edit == edit_text(self.edit)
+
+    @property
+    def _verdicts(self) -> list[BudgetVerdict]:
+        return [verdict for outcome in self.result.attacks for verdict in outcome.verdicts]
 
 
 def write_audit_report(run: Run) -> Path:
@@ -15,13 +57,20 @@ def write_audit_report(run: Run) -> Path:
     Raises:
         RunError: the audit is not finished, or its result is damaged.
     """
-    result = AuditResult.load(run)
-    verdicts = [verdict for outcome in result.attacks for verdict in outcome.verdicts]
-    page = render(
-        "audit.html.j2",
-        manifest=run.manifest,
-        result=result,
-        arms=[arm for arm in ARMS if any(arm in verdict.medians for verdict in verdicts)],
-        rates=sorted({verdict.false_triggers for verdict in verdicts if verdict.false_triggers}),
-    )
-    return run.write("report.html", page)
+    audit = AuditTable(run.folder.name, run, AuditResult.load(run))
+    return run.write("report.html", render("audit.html.j2", manifest=run.manifest, audit=audit))
+
+
+def audits_of(run: Run, edit: Edit | None) -> Iterator[AuditTable]:
+    """Yield the finished audits in RUN/audit.
+
+    Args:
+        run: a mitigation.
+        edit: its edit.
+
+    Raises:
+        RunError: a result is damaged.
+    """
+    for name, audit in run.nested(AUDITS).items():
+        if audit.manifest.kind == AuditRun.kind and (audit.folder / RESULT).exists():
+            yield AuditTable(f"{AUDITS}/{name}", audit, AuditResult.load(audit), edit)

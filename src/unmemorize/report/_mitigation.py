@@ -8,6 +8,7 @@ from pathlib import Path
 from unmemorize.metrics import read_image
 from unmemorize.mitigation import MitigationResult
 from unmemorize.report._annex import REQUIREMENTS, SECTIONS, fields_of
+from unmemorize.report._audit import audits_of
 from unmemorize.report._evidence import read_evidence
 from unmemorize.report._figures import Figures
 from unmemorize.report._glossary import Glossary
@@ -41,7 +42,8 @@ def write_mitigation_report(run: Run, *, redact: bool = False) -> Path:
     evidence = read_evidence(run)
     numbers = numbers_of(evidence)
     steps = list(steps_of(run))
-    audits = [step for step in steps if step.name.startswith("audit/")]
+    edited = evidence.result.file
+    audits = list(audits_of(run, edited.edit if edited else None))
     prompts = [prompt.text for prompt in evidence.prompts]
     page = render(
         "mitigation.html.j2",

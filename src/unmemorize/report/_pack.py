@@ -3,6 +3,7 @@
 evidence.json      the files of the pack and what was left out, each with its SHA-256
 report.html        the report, with report.json and report.csv
 manifest.json ...  the run folder: all of its records, and the images that the report is about
+audit/NAME/        settings and verdicts of audits of the edit, without their images
 references/        the training images, named by their SHA-256
 
 Unpacked, it is a run folder. The same run gives the same bytes.
@@ -19,18 +20,21 @@ from pathlib import Path, PurePosixPath
 
 from unmemorize._errors import EvidenceError
 from unmemorize._files import atomic_file, to_json
+from unmemorize.audit import RESULT
 from unmemorize.localization import difference_file
+from unmemorize.report._audit import audits_of
 from unmemorize.report._evidence import Evidence, read_evidence
 from unmemorize.report._mitigation import NUMBERS, REPORT, TABLE, write_mitigation_report
 from unmemorize.report._provenance import output_hashes
 from unmemorize.report._redaction import shown_after
-from unmemorize.runs import Run, StoredImage, hash_of_file
+from unmemorize.report._regions import region_file
+from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file
 
 SCHEMA = "unmemorize.evidence/1"
 CONTENTS = "evidence.json"
 _PROMPTS = "prompts.jsonl"
 _REFERENCES = "references"
-_JSON = ("manifest.json", "mitigation.json", "edit.json", "model-files.json")
+_JSON = (MANIFEST, "mitigation.json", "edit.json", "model-files.json")
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the pack: the first that a ZIP archive can hold."""
 _PRIVATE = "private"
@@ -148,6 +152,9 @@ def _files(evidence: Evidence, left_out: dict[str, LeftOut]) -> Iterator[tuple[s
             yield name, folder / name
     for path in folder.glob("[!.]*.jsonl"):
         yield path.name, path
+    for audit in audits_of(evidence.run, None):
+        for name in (MANIFEST, RESULT):
+            yield f"{audit.name}/{name}", audit.run.folder / name
     for name in _images(evidence):
         if name not in left_out:
             yield name, folder / name
@@ -194,9 +201,10 @@ def _images(evidence: Evidence) -> set[str]:
         for name in (*outcome.files_before, *outcome.files_after, *outcome.files_control)
     }
     names |= {
-        difference_file(outcome.index)
+        name
         for outcome in evidence.confirmed
-        if (folder / difference_file(outcome.index)).exists()
+        for name in (difference_file(outcome.index), region_file(outcome.index))
+        if (folder / name).exists()
     }
     changes = [candidate.change for candidate in result.candidates]
     for change in (result.ordinary, result.ordinary_control, *changes):
@@ -214,4 +222,5 @@ def _private(evidence: Evidence) -> set[str]:
         public = shown_after(outcome, redact=True)
         names |= {name for seed, name in enumerate(outcome.files_after) if seed not in public}
         names |= {*outcome.files_control, difference_file(outcome.index)}
+        names.add(region_file(outcome.index))
     return names

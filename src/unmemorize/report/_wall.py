@@ -16,6 +16,7 @@ from unmemorize.report._drawing import short_layer
 from unmemorize.report._evidence import Evidence, Tried
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._redaction import shown_after
+from unmemorize.report._regions import region_file
 
 MOST_LARGE = 60
 """Memorized prompts with large pictures. With small ones a page of 500 stays below 50 MB."""
@@ -70,6 +71,7 @@ class Entry:
         front: the four pictures that show the verdict, with titles.
         strips: all of its pictures.
         differences: what the first denoising step removes; None without a picture of it.
+        region: where the prompt is memorized; None without a map.
         course: the trials of its localization, see `draw_course`.
         layers: its neurons by layer.
         tried: what each edit did to it.
@@ -81,6 +83,7 @@ class Entry:
     front: tuple[Strip, ...]
     strips: tuple[Strip, ...]
     differences: Picture | None
+    region: Picture | None
     course: Markup | None
     layers: tuple[tuple[str, tuple[int, ...]], ...]
     tried: tuple[Tried, ...]
@@ -108,6 +111,7 @@ def wall(evidence: Evidence, *, redact: bool) -> Iterator[Entry]:
             front=tuple(kinds.strips(front, 1)),
             strips=tuple(kinds.strips(small, small.most)),
             differences=None if redact else _differences(evidence, outcome.index, front),
+            region=None if redact else _region(evidence, outcome.index, front),
             course=draw_course(localization) if localization else None,
             layers=tuple(_layers(localization)),
             tried=evidence.tried.get(outcome.index, ()),
@@ -185,12 +189,19 @@ class _Kinds:
 
 
 def _differences(evidence: Evidence, index: int, pictures: Pictures) -> Picture | None:
-    name = difference_file(index)
-    path: Path = evidence.run.folder / name
-    if not path.is_file():
-        return None
     says = "what the first step removes: all neurons on above, the found neurons off below"
-    return Picture(pictures.url(read_image(path)), says, file=name)
+    return _kept(evidence, difference_file(index), says, pictures)
+
+
+def _region(evidence: Evidence, index: int, pictures: Pictures) -> Picture | None:
+    says = "where the text changes the image most at the last step, bright for much"
+    return _kept(evidence, region_file(index), says, pictures)
+
+
+def _kept(evidence: Evidence, name: str, says: str, pictures: Pictures) -> Picture | None:
+    """Return a picture that the run keeps; None where it does not."""
+    path: Path = evidence.run.folder / name
+    return Picture(pictures.url(read_image(path)), says, file=name) if path.is_file() else None
 
 
 def _layers(localization: Localization | None) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -12,15 +12,17 @@ from unmemorize.runs._prompts import (
     stream_prompts,
     stream_with_prompts,
 )
-from unmemorize.runs._run import Inputs, Manifest, Run, RunSettings
-from unmemorize.runs._status import keep_largest, status_of
+from unmemorize.runs._run import MANIFEST, Inputs, Manifest, Run, RunSettings
+from unmemorize.runs._status import Status, keep_largest, status_of
 from unmemorize.runs._stored_images import StoredImage, hash_of_file
 
 __all__ = [
+    "MANIFEST",
     "Inputs",
     "Manifest",
     "Run",
     "RunSettings",
+    "Status",
     "StoredImage",
     "Tally",
     "drive",

@@ -1,0 +1,86 @@
+"""The command ``diff``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
+from unmemorize.report import Changed, RunDifference, difference_of
+from unmemorize.runs import Run
+
+_SHOWN = 20
+"""Lines of each part on the screen. With --json there are all."""
+_LONGEST = 24
+"""Characters of a value on the screen."""
+
+
+def command(
+    first: Annotated[Path, Parameter(help="Run folder.")],
+    second: Annotated[Path, Parameter(help="Another run folder of the same kind.")],
+    /,
+) -> None:
+    """Show what changed between two runs: settings, verdicts and scores.
+
+    Rows are matched by their prompt, and where there are several of one prompt, by attack, method
+    or group, too. Prompts that only one run has are named. Numbers that differ by rounding alone
+    count as the same.
+    """
+    before, after = Run.load(first), Run.load(second)
+    difference = difference_of(before, after)
+    _print(difference, first, second)
+    print_answer(difference, first=first, second=second)
+    print_hint(f"unmemorize report {second}")
+
+
+def _print(difference: RunDifference, first: Path, second: Path) -> None:
+    print_line(
+        f"Settings that differ: {len(difference.settings)}. Verdicts: {len(difference.verdicts)}. "
+        f"Rows without a difference: {difference.same} of {difference.shared}.",
+        style="bold",
+    )
+    _print_changes("Settings", difference.settings)
+    _print_changes("Verdicts and neurons", difference.verdicts)
+    _print_changes("Scores, largest differences first", difference.scores)
+    for folder, names in ((first, difference.only_first), (second, difference.only_second)):
+        if names:
+            print_line(f"Only in {folder}: {len(names)}")
+            for name in names[:_SHOWN]:
+                print_line(f"  {name[:76]}")
+            _print_rest(len(names))
+
+
+def _print_changes(title: str, changes: Sequence[Changed]) -> None:
+    if not changes:
+        return
+    table = make_table("before", "after", text="of", title=title)
+    for change in changes[:_SHOWN]:
+        what = f"{change.column}: {change.what}" if change.column else change.what
+        table.add_row(*_shown(change.before, change.after), what)
+    console.print(table)
+    _print_rest(len(changes))
+
+
+def _print_rest(count: int) -> None:
+    if count > _SHOWN:
+        print_line(f"{count - _SHOWN} more; unmemorize diff --json prints all.")
+
+
+def _shown(before: Any, after: Any) -> tuple[str, str]:
+    if isinstance(before, list) and isinstance(after, list):
+        kept = sum(each in before for each in after)
+        return f"{len(before)} in all", f"{len(after)}, {kept} the same"
+    return _short(before), _short(after)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

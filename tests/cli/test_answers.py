@@ -1,0 +1,193 @@
+"""What commands print: one JSON document with --json, else text that fits 80 columns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_model import finish_run, model_words, save_inputs
+
+from audited import audited_run
+from conftest import PLANTED_PROMPT
+from mitigated_run import mitigated_run
+from unmemorize import MitigationResult, Neurons, Run, Threshold
+from unmemorize.cli import _console, main
+from unmemorize.cli.audit import _print_verdicts as print_audit
+from unmemorize.cli.mitigate import _print_verdicts as print_mitigation
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and the files and run that the first commands made on it."""
+    return finish_run(save_inputs(tmp_path_factory.mktemp("answers")))
+
+
+class Call:
+    """The command line; returns what it prints on standard output."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def text(self, *words: object, code: int = 0) -> str:
+        self._capsys.readouterr()
+        assert main([str(word) for word in words]) == code
+        return self._capsys.readouterr().out
+
+    def answer(self, *words: object, code: int = 0) -> Any:
+        return json.loads(self.text(*words, "--json", code=code))
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    monkeypatch.setattr(_console.console, "_width", 80)
+    return Call(capsys)
+
+
+def test_steps_answer_with_what_they_found(call: Call, finished: Path, tmp_path: Path) -> None:
+    model = model_words(finished)
+    ordinary = ("--prompts", finished / "unmemorized.txt")
+    prompts = ("--prompts", finished / "prompts.csv")
+    file = tmp_path / "s.safetensors"
+    found = call.answer("statistics", *model, *ordinary, "-o", file)
+    assert found == {"prompts": 6, "value_layers": 7, "file": str(file)}
+    file = tmp_path / "t.json"
+    found = call.answer("threshold", *model, *ordinary, "-o", file)
+    threshold = Threshold.load(file)
+    assert found["detect"]["tau"] == threshold.detect.tau
+    assert found["file"] == str(file)
+    words = ("detect", *model, *prompts, "--threshold", finished / "t.json", "-o", tmp_path / "d")
+    found = call.answer(*words)
+    assert (found["prompts"], found["memorized"], found["run"]) == (2, 1, str(tmp_path / "d"))
+    assert found["highest"][0]["prompt"] == PLANTED_PROMPT
+    assert call.answer(*words) == found
+    found = call.answer("export", "upstream-csv", finished / "run", "-o", tmp_path / "u.csv")
+    assert found == {"prompts": 2, "file": str(tmp_path / "u.csv")}
+    found = call.answer("runs", "parquet", finished / "run", "-o", tmp_path / "r.parquet")
+    assert found == {"rows": 2, "file": str(tmp_path / "r.parquet")}
+
+
+def test_an_edit_from_file_to_verification(call: Call, finished: Path, tmp_path: Path) -> None:
+    model, neurons = model_words(finished), finished / "run" / "neurons.json"
+    found = call.answer("neurons", "show", neurons)
+    assert Neurons.from_json(found["neurons"]) == Neurons.from_json(
+        json.loads(neurons.read_text())["neurons"]
+    )
+    text = call.text("neurons", "show", neurons)
+    assert text.splitlines()[0].startswith(f"{len(Neurons.from_json(found['neurons']))} neurons of")
+    found = call.answer("export", "checkpoint", neurons, *model, "-o", tmp_path / "edited")
+    assert found["files"] == [str(tmp_path / "edited")]
+    words = ("verify", tmp_path / "edited", finished / "model")
+    found = call.answer(*words)
+    assert (found["passed"], found["kind"]) == (True, "checkpoint")
+    assert all(change["expected"] for change in found["changes"])
+    first = call.text(*words).splitlines()[0]
+    assert first.endswith("changed as it should be, and nothing else")
+    weights = next((tmp_path / "edited" / "vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    found = call.answer(*words, code=1)
+    assert not found["passed"]
+    assert "<- not what the edit says" in call.text(*words, code=1)
+
+
+def test_an_error_leaves_standard_output_empty(call: Call, tmp_path: Path) -> None:
+    assert call.text("status", tmp_path / "none", "--json", code=1) == ""
+    assert call.text("status", "--json", code=2) == ""
+    assert not _console.console.quiet
+
+
+def test_reports_and_packs(call: Call, tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path).folder
+    assert call.answer("report", run) == {"report": str(run / "report.html")}
+    found = call.answer("report", run, "--pack", tmp_path / "e.zip")
+    check = call.answer("verify", tmp_path / "e.zip")
+    assert check["sha256"] == found["sha256"]
+    assert check["numbers"] > 50
+    assert f"Next: unmemorize report {run} --pack" in call.text("report", run)
+
+
+def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    lines = call.text("status", run.folder).splitlines()
+    assert lines[0] == "Finished: mitigation of 5 prompts."
+    assert lines[-1] == f"Next: unmemorize report {run.folder}"
+    row = next(line.split() for line in lines if line.split()[-1:] == ["confirmations"])
+    assert row[:3] == ["4", "0", "0"]
+    assert max(map(len, lines)) <= max(80, len(lines[-1]))
+    (run.folder / "mitigation.json").unlink()
+    lines = call.text("status", run.folder).splitlines()
+    assert lines[0] == "Not finished: mitigation of 5 prompts."
+    assert "it does only what is missing" in lines[-1]
+    found = call.answer("status", run.folder)
+    stages = {stage["name"]: stage for stage in found["stages"]}
+    assert (found["finished"], stages["confirmations"]["pending"]) == (False, 1)
+
+
+def test_status_counts_what_failed(call: Call, finished: Path, tmp_path: Path) -> None:
+    run = Run.load(finished / "run")
+    assert call.text("status", run.folder).startswith("Finished: localization of 2 prompts.")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("manifest.json", "prompts.jsonl"):
+        (broken / name).write_bytes((run.folder / name).read_bytes())
+    Run.load(broken).append("localizations", 0, {"error": "ValueError: x"})
+    first = call.text("status", broken).splitlines()[0]
+    assert first == "Not finished: localization of 2 prompts. 1 items failed."
+
+
+def test_diff_shows_settings_verdicts_and_prompts(call: Call, tmp_path: Path) -> None:
+    runs = [mitigated_run(tmp_path / "a"), mitigated_run(tmp_path / "b", memorized=4)]
+    path = runs[1].folder / "mitigation.json"
+    result = json.loads(path.read_text())
+    result["outcomes"][1]["status"] = "reduced"
+    path.write_text(json.dumps(result))
+    folders = [run.folder for run in runs]
+    found = call.answer("diff", *folders)
+    assert found["only_second"] == ["memorized prompt 3"]
+    lines = call.text("diff", *folders).splitlines()
+    count = len(found["verdicts"])
+    assert lines[0] == (
+        f"Settings that differ: 1. Verdicts: {count}. Rows without a difference: 3 of 5."
+    )
+    row = next(line for line in lines if line.strip().endswith("status: memorized prompt 1"))
+    assert row.split()[:2] == ["removed", "reduced"]
+    assert f"Only in {folders[1]}: 1" in lines
+    table = lines[: next(place for place, line in enumerate(lines) if "Only in" in line)]
+    assert max(map(len, table)) <= 80
+    same = call.text("diff", folders[0], folders[0])
+    assert same.startswith("Settings that differ: 0. Verdicts: 0. Rows")
+
+
+def test_the_verdict_of_a_mitigation_stands_first(call: Call, tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    result = MitigationResult.load(run)
+    with _console.console.capture() as printed:
+        print_mitigation(result)
+    lines = printed.get().splitlines()
+    assert lines[0] == result.headline
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if "memorized prompt 1" in line]
+    assert [row.split()[:3] for row in rows] == [["removed", "3/4", "0/12"]]
+
+
+def test_the_verdicts_of_an_audit_stand_first(call: Call, tmp_path: Path) -> None:
+    from unmemorize import AuditResult
+
+    with _console.console.capture() as printed:
+        print_audit(AuditResult.load(audited_run(tmp_path / "run", None)))
+    lines = printed.get().splitlines()
+    assert lines[0] == "L4, 25 steps: no cheaper than never-trained images"
+    assert max(map(len, lines[:8])) <= 80
+    assert next(line.split() for line in lines[1:] if line.strip().startswith("L4 ")) == [
+        *("L4", "25", "1/6", "0.56", "0.29")
+    ]
+
+
+def test_colours_are_left_out_where_the_user_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    plain = type(_console.console)(force_terminal=True)
+    with plain.capture() as printed:
+        plain.print("Next", style="red")
+    assert "31m" not in printed.get()

@@ -1,0 +1,83 @@
+"""What changed between two runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audited import audited_run
+from mitigated_run import mitigated_run
+from records import LAYER, localization, localized_run
+from unmemorize import Neurons, Prompt, Run, RunError
+from unmemorize.report import Changed, difference_of
+
+
+def two_mitigations(folder: Path) -> tuple[Run, Run]:
+    """Two runs, the second with one more memorized prompt and another verdict."""
+    first, second = mitigated_run(folder / "a"), mitigated_run(folder / "b", memorized=4)
+    path = second.folder / "mitigation.json"
+    result: Any = json.loads(path.read_text())
+    result["outcomes"][1] |= {"status": "reduced", "score": 0.25, "worst_before": 0.9010000001}
+    path.write_text(json.dumps(result))
+    return first, second
+
+
+def test_settings_verdicts_scores_and_prompts_of_one_run(tmp_path: Path) -> None:
+    first, second = two_mitigations(tmp_path)
+    found = difference_of(first, second)
+    assert "prompts" in [change.what for change in found.settings]
+    status = Changed("memorized prompt 1", "status", "removed", "reduced")
+    assert status in found.verdicts
+    assert not [change for change in found.verdicts if change.what == "nothing at all"]
+    largest = found.scores[0]
+    assert (largest.what, largest.column, largest.after) == ("memorized prompt 1", "score", 0.25)
+    assert "worst_before" not in [change.column for change in found.scores]
+    assert (found.only_first, found.only_second) == ((), ("memorized prompt 3",))
+    assert found.shared == 5
+    assert difference_of(second, first).only_first == ("memorized prompt 3",)
+
+
+def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    found = difference_of(run, run)
+    assert (found.settings, found.verdicts, found.scores) == ((), (), ())
+    assert found.same == found.shared == 5
+
+
+def test_neurons_are_compared_and_what_is_unknown_counts_as_a_verdict(tmp_path: Path) -> None:
+    prompts = [Prompt("one"), Prompt("two")]
+    records = {
+        0: localization("one", "", 0.6, Neurons({LAYER: [3, 5]})),
+        1: localization("two", "", 0.1, None),
+    }
+    first = localized_run(tmp_path / "a", prompts, records)
+    records[0] = localization("one", "", 0.6, Neurons({LAYER: [3]}))
+    records[1] = localization("two", "", 0.5, Neurons({LAYER: [1]}))
+    found = difference_of(first, localized_run(tmp_path / "b", prompts, records))
+    words = {(change.what, change.column): change for change in found.verdicts}
+    assert [each["index"] for each in words["one", "neurons"].before] == [3, 5]
+    assert [each["index"] for each in words["one", "neurons"].after] == [3]
+    assert (words["two", "memorized"].before, words["two", "memorized"].after) == (False, True)
+    assert words["two", "final_score"].before is None
+    assert [(change.what, change.column) for change in found.scores] == [
+        ("two", "score"),
+        ("two", "mean"),
+    ]
+
+
+def test_rows_of_an_audit_are_told_apart_by_arm_and_attack(tmp_path: Path) -> None:
+    first, second = (audited_run(tmp_path / name, None) for name in "ab")
+    path = second.folder / "audit.json"
+    result = json.loads(path.read_text())
+    result["images"][1]["scores"] = [0.4, 0.45]
+    path.write_text(json.dumps(result))
+    (change,) = difference_of(first, second).scores
+    assert change == Changed("a cat, never-trained, L4", "score", 0.4, 0.45)
+
+
+def test_runs_of_two_kinds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"of kind mitigation, .* of kind audit\. Name two runs"):
+        difference_of(mitigated_run(tmp_path), audited_run(tmp_path / "audit", None))
