@@ -70,6 +70,7 @@ from .guarding import (
     default_guard_threshold,
     guard,
 )
+from .hardening import HardeningResult, HardeningSettings, harden
 from .localization import (
     Localization,
     LocalizationRun,
@@ -140,6 +141,8 @@ __all__ = [
     "GenerationSettings",
     "Guard",
     "GuardThreshold",
+    "HardeningResult",
+    "HardeningSettings",
     "ImageAuditResult",
     "ImageSet",
     "InProcess",
@@ -202,6 +205,7 @@ __all__ = [
     "generate",
     "generate_all",
     "guard",
+    "harden",
     "iter_prompts",
     "load_pipeline",
     "localize",

@@ -1,11 +1,14 @@
 """Attacks that try to bring an image back after an edit, and what may be said after them."""
 
-from unmemorize.audit._arms import AuditInputs, Twin
+from unmemorize.audit._arms import AuditInputs, Twin, edit_text, targets_of, twin_texts
 from unmemorize.audit._attack import (
     ATTACKS,
+    FORWARD_AND_BACKWARD,
+    STARTS,
     Attack,
     AttackSettings,
     Candidate,
+    Start,
     State,
     Target,
     Trial,
@@ -25,12 +28,16 @@ from unmemorize.audit._image_first import (
 from unmemorize.audit._levels import discoveries_needed, smallest_p
 from unmemorize.audit._public import audit_edit, audit_images, open_audit
 from unmemorize.audit._result import AttackOutcome, AuditResult, ImageOutcome
-from unmemorize.audit._settings import ARMS, AuditRun, AuditSettings
+from unmemorize.audit._settings import ARMS, COPY, AuditRun, AuditSettings
+from unmemorize.audit._task import similarity
 from unmemorize.audit._verdicts import BudgetVerdict
 
 __all__ = [
     "ARMS",
     "ATTACKS",
+    "COPY",
+    "FORWARD_AND_BACKWARD",
+    "STARTS",
     "Attack",
     "AttackOutcome",
     "AttackSettings",
@@ -45,6 +52,7 @@ __all__ = [
     "ImageAuditResult",
     "ImageFinding",
     "ImageOutcome",
+    "Start",
     "State",
     "Target",
     "Trial",
@@ -56,10 +64,14 @@ __all__ = [
     "checkpoints",
     "discoveries_needed",
     "drawn",
+    "edit_text",
     "forecast_attacks",
     "forecast_audit",
     "make_attacks",
     "open_audit",
     "open_image_audit",
+    "similarity",
     "smallest_p",
+    "targets_of",
+    "twin_texts",
 ]
