@@ -136,7 +136,7 @@ def _print_rounds(result: HardeningResult) -> None:
         table.add_row(
             str(number),
             f"{max(max(attack.scores) for attack in attacks):.2f}",
-            f"{outcome.substitutes:.3f}",
+            f"{outcome.forgotten:.3f}",
             f"{outcome.ordinary:.4f}",
             f"{seconds:.0f}",
         )

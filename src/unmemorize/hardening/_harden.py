@@ -199,7 +199,7 @@ def _trained(
                 losses = lesson.train(weights, optimizer, number, keys)
                 run.write(_weights_file(number), safetensors_bytes(saved(weights, optimizer)))
                 outcome = RoundOutcome(
-                    substitutes=losses[0],
+                    forgotten=losses[0],
                     ordinary=losses[1],
                     seconds=round(time.perf_counter() - began, 3),
                 )

@@ -41,12 +41,12 @@ class RoundOutcome:
     """The training of one round.
 
     Args:
-        substitutes: mean squared error on substitutes, the mean over the steps of the round.
+        forgotten: mean squared error of what concerns memorized images, the mean over the steps.
         ordinary: likewise, the distance to the unedited model on ordinary images.
         seconds: wall time, without the attacks.
     """
 
-    substitutes: float
+    forgotten: float
     ordinary: float
     seconds: float
 

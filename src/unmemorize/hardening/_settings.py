@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import MitigationError
@@ -12,6 +12,7 @@ from unmemorize.audit import STARTS, AuditInputs, AuditSettings, Start
 from unmemorize.metrics import ClipAlignment
 from unmemorize.pipelines import Model
 
+Objective = Literal["substitutes", "distillation"]
 ATTACK = "L4"
 """The attack that a hardening trains against, and that judges it."""
 _BUNDLED_RATE = 2e-4
@@ -35,6 +36,9 @@ class HardeningSettings:
             trains weights and biases themselves.
         rounds: how often the current weights are attacked and then trained.
         steps: training steps of a round for each memorized image.
+        objective: what is taught under embeddings of attacks. "substitutes" is published: the noise
+            of images that the edit draws. "distillation" is ours: on the memorized images with
+            noise, what the unedited model predicts without text.
         rate: the learning rate (AdamW). The default is meant for Stable Diffusion.
         starts: where attacks of the training start, in turn from round to round. The others are
             left for the judging attacks.
@@ -56,6 +60,7 @@ class HardeningSettings:
     rank: int | None = None
     rounds: int = 4
     steps: int = 12
+    objective: Objective = "distillation"
     rate: float = 1e-5
     starts: tuple[Start, ...] = ("prompt",)
     ordinary_images: int = 100

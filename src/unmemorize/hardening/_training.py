@@ -17,9 +17,10 @@ from unmemorize.mitigation import derived_seed
 from unmemorize.pipelines import Conditioning
 
 FORGOTTEN, KEPT = 8, 8
-"""Samples of substitutes and of ordinary images in a step: 16 together, as SISS has (ours)."""
+"""Samples that concern memorized images, and ordinary ones: 16 in a step, as SISS has (ours)."""
 _ATTACKED = 0.75
-"""Share of substitutes under embeddings of attacks. The others are under caption or paraphrase."""
+"""Share of the former under embeddings of attacks. The others are substitutes under the caption or
+a paraphrase."""
 _EMPTY = 0.1
 """Share of ordinary images under the empty caption, with which guidance compares."""
 _DECAY = 1e-2
@@ -28,14 +29,14 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: `FORGOTTEN` substitutes, then `KEPT` ordinary images.
+    """What one step sees: `FORGOTTEN` samples that concern memorized images, then `KEPT` ordinary.
 
     Args:
         latents: noisy ones, (B, C, H, W).
         timesteps: one for each, (B,).
         text: B encoded captions, with embeddings of attacks in place of some.
-        wanted: what should be predicted, (B, C, H, W): the noise for substitutes, and what the
-            unedited model predicts for ordinary images.
+        wanted: what should be predicted, (B, C, H, W): the noise of substitutes, or what the
+            unedited model predicts.
     """
 
     latents: Tensor
@@ -44,7 +45,7 @@ class Batch:
     wanted: Tensor
 
     def losses(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean squared error on substitutes, and on ordinary images."""
+        """Return the mean squared error of the former and of the latter."""
         errors = (predicted - self.wanted).square().mean((1, 2, 3))
         return errors[:FORGOTTEN].mean(), errors[FORGOTTEN:].mean()
 
@@ -105,32 +106,35 @@ class Lesson:
 
     def _batch(self, generator: torch.Generator, found: Sequence[Sequence[Tensor]]) -> Batch:
         clean, texts, embeddings = [], [], dict[int, Tensor]()
-        for sample in range(FORGOTTEN):
+        taught: dict[int, str] = {}  # rows that want a prediction of the unedited model: its text
+        for row in range(FORGOTTEN):
             place = _chosen(len(self.targets), generator)
-            substitutes = self.examples.substitutes[place]
-            clean.append(substitutes[_chosen(len(substitutes), generator)])
-            target = self.targets[place]
+            target, images = self.targets[place], self.examples.substitutes[place]
             wordings = (target.prompt, *target.paraphrases)
             if _chance(generator) < _ATTACKED:
                 texts.append(target.prompt)
-                embeddings[sample] = found[place][_chosen(len(found[place]), generator)]
+                embeddings[row] = found[place][_chosen(len(found[place]), generator)]
+                if self.settings.objective == "distillation":
+                    images = self.bench.latents(target.key, target.images).cpu()
+                    taught[row] = ""
             else:
                 texts.append(wordings[_chosen(len(wordings), generator)])
-        for _ in range(KEPT):
-            row = _chosen(len(self.examples.captions), generator)
-            clean.append(self.examples.ordinary[row])
+            clean.append(images[_chosen(len(images), generator)])
+        for row in range(FORGOTTEN, FORGOTTEN + KEPT):
+            number = _chosen(len(self.examples.captions), generator)
+            clean.append(self.examples.ordinary[number])
             empty = _chance(generator) < _EMPTY
-            texts.append("" if empty else self.examples.captions[row])
+            texts.append("" if empty else self.examples.captions[number])
+            taught[row] = texts[-1]
         latents = torch.stack(clean)
         levels = torch.rand(len(latents), generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
         noisy = self.bench.noising.noisy(latents, noise, levels)
-        text = self._encoded(texts, embeddings)
-        kept = text.take(range(FORGOTTEN, len(texts)))
-        wanted = noisy.wanted.clone()
-        wanted[FORGOTTEN:] = self.bench.predict(
-            noisy.latents[FORGOTTEN:], noisy.timesteps[FORGOTTEN:], kept
+        wanted, rows = noisy.wanted.clone(), list(taught)
+        wanted[rows] = self.bench.predict(
+            noisy.latents[rows], noisy.timesteps[rows], self._encoded(list(taught.values()), {})
         )
+        text = self._encoded(texts, embeddings)
         return Batch(noisy.latents, noisy.timesteps, text, wanted)
 
     def _encoded(self, texts: Sequence[str], embeddings: Mapping[int, Tensor]) -> Conditioning:
