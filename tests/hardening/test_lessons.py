@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conftest import make_pipeline
@@ -228,8 +230,16 @@ def test_factors_are_trained_as_the_chain_rule_says(tmp_path: Any) -> None:
     assert {name for name in edit.differences if name.endswith("bias")} == set()
     for name in names:
         assert int(torch.linalg.matrix_rank(edit.differences[name].flatten(1))) == 2
-    (path,) = export_lora(model, EditFile.of(model, edit), tmp_path / "lora", layout="diffusers")
-    assert verify(path, model).passed
+    files = export_lora(model, EditFile.of(model, edit), tmp_path / "lora")
+    assert len(files) == 2
+    assert all(verify(file, model).passed for file in files)
+    tensors = load_file(files[0])
+    tensors["unet.mid_block.resnets.0.conv1.lora_B.weight"][1] *= 1.01
+    with safe_open(files[0], "pt") as handle:
+        metadata = handle.metadata()
+    save_file(tensors, tmp_path / "damaged.safetensors", metadata)
+    (change,) = verify(tmp_path / "damaged.safetensors", model).unexpected
+    assert (change.key, change.rows) == ("mid_block.resnets.0.conv1", tuple(range(16)))
     fresh = make_pipeline()
     fresh.load_lora_weights(str(tmp_path / "lora"))
     assert torch.allclose(predicted(fresh, latents, torch.tensor(300), text), guess, atol=1e-4)
