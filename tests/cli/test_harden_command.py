@@ -12,7 +12,7 @@ import pytest
 
 from architectures import make
 from colours import noise
-from unmemorize import AuditSettings, HardeningSettings, Model, NeuronFile, Neurons
+from unmemorize import AuditSettings, HardeningSettings, Model, NeuronFile, Neurons, verify
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 Cli = Callable[..., tuple[int, str, str]]
@@ -74,10 +74,7 @@ def test_a_run_trains_judges_and_exports(
     assert f"edited model: {folder / 'run' / 'edited'}" in out
     assert (folder / "run" / "lora" / "pytorch_lora_weights.safetensors").exists()
     assert json.loads((folder / "run" / "hardening.json").read_text())["verdict"]["budget"] == 1
-    code, out, err = cli(
-        *("verify", folder / "run" / "edited", "--model", folder / "model", "--device", "cpu")
-    )
-    assert code == 0, err
+    assert verify(folder / "run" / "edited", Model.load(str(folder / "model"), device="cpu")).passed
     code, out, err = cli(
         *("audit", folder / "run", "--model", folder / "model", "--device", "cpu"),
         *("--controls", folder / "controls", "-o", folder / "audit", "--dry-run"),
