@@ -73,6 +73,7 @@ from .guarding import (
     default_guard_threshold,
     guard,
 )
+from .hardening import HardeningResult, HardeningSettings, harden
 from .localization import (
     Localization,
     LocalizationRun,
@@ -144,6 +145,8 @@ __all__ = [
     "GenerationSettings",
     "Guard",
     "GuardThreshold",
+    "HardeningResult",
+    "HardeningSettings",
     "ImageAuditResult",
     "ImageSet",
     "InProcess",
@@ -209,6 +212,7 @@ __all__ = [
     "generate",
     "generate_all",
     "guard",
+    "harden",
     "iter_prompts",
     "load_pipeline",
     "localize",

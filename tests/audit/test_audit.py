@@ -299,3 +299,18 @@ def test_settings_refuse_what_makes_no_ladder() -> None:
         AuditSettings(seeds=0)
     with pytest.raises(AuditError, match="alpha=1"):
         AuditSettings(alpha=1)
+
+
+def test_arms_can_be_left_out(
+    model: Model, inputs: AuditInputs, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, levels=("L0",), arms=("never-trained",))
+    run = open_audit(tmp_path / "run", model, prompts, inputs, settings)
+    result = audit_all(run, model, inputs)
+    assert result.attacks[0].last.medians.keys() == {"edited", "never-trained"}
+    assert records(run).keys() == {"edited-L0", "never-trained-L0"}
+    assert forecast_audit(model, settings, inputs, 2).attacked == 2 + 2
+    only = replace(settings, arms=())
+    assert forecast_audit(model, only, inputs, 2).attacked == 2
+    with pytest.raises(AuditError, match="name some of edited, unedited"):
+        replace(SETTINGS, arms=("nobody",))  # type: ignore[arg-type]

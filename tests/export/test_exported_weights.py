@@ -119,7 +119,7 @@ def test_a_difference_of_low_rank_is_a_lora(model: Model, tmp_path: Path) -> Non
     [
         (WeightEdit({f"{KEY}.weight": noise((16, 16))}), "matrix of rank 16, so a LoRA"),
         (PRUNED, "matrix of rank 16, so a LoRA would be larger than the weight of 16 x 64"),
-        (WeightEdit({"conv_in.weight": noise((8, 4, 3, 3))}), "no linear layer"),
+        (WeightEdit({"conv_norm_out.weight": noise((8,))}), "weight of a normalization"),
     ],
 )
 def test_no_lora_without_a_low_rank(edit: Any, message: str, model: Model, tmp_path: Path) -> None:

@@ -200,3 +200,47 @@ def test_a_batch_that_does_not_fit(model: Model) -> None:
         predict(model)
     assert not any(layer._forward_hooks for layer in model.denoiser.modules())
     assert not any(layer._forward_pre_hooks for layer in model.denoiser.modules())
+
+
+def test_layers_compute_once_where_all_samples_are_edited(model: Model) -> None:
+    """Beside rows that are edited one by one, and with the same weights afterwards."""
+    edit = difference(model)
+    before = {name: id(value) for name, value in model.denoiser.named_parameters()}
+    plain = predict(model)
+    counted: list[str] = []
+    layer = model.denoiser.get_submodule("mid_block.resnets.0.conv1")
+    convolve = layer._conv_forward  # type: ignore[operator]
+
+    def count(*args: Any) -> Any:
+        counted.append("called")
+        return convolve(*args)
+
+    layer._conv_forward = count  # type: ignore[assignment]
+    with edit.applied(model, [True]):
+        whole = predict(model)
+    assert len(counted) == 1
+    with edit.applied(model, [True, False, True]):
+        parts = predict(model)
+    assert torch.allclose(whole[[0, 2, 3, 5]], parts[[0, 2, 3, 5]], atol=1e-9)
+    assert torch.allclose(parts[[1, 4]], plain[[1, 4]], atol=1e-9)
+    assert not torch.allclose(whole[[1, 4]], plain[[1, 4]], atol=1e-3)
+    # another hook may change what goes in or out, so the sum of weights is not used beside it
+    handle = layer.register_forward_hook(lambda _layer, _args, output: output * 2)
+    with edit.applied(model, [True]):
+        doubled = predict(model)
+    handle.remove()
+    assert not torch.allclose(doubled, whole, atol=1e-3)
+    assert {name: id(value) for name, value in model.denoiser.named_parameters()} == before
+
+
+def test_a_layer_that_fails_keeps_its_weights(model: Model) -> None:
+    layer = model.denoiser.get_submodule("mid_block.resnets.0.conv1")
+    weight = layer.weight
+
+    def broken(*_args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    layer._conv_forward = broken  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt), difference(model).applied(model, [True]):
+        predict(model)
+    assert layer.weight is weight

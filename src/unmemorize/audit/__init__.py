@@ -1,11 +1,14 @@
 """Attacks that try to bring an image back after an edit, and what may be said after them."""
 
-from unmemorize.audit._arms import AuditInputs, Twin, edit_text
+from unmemorize.audit._arms import AuditInputs, Twin, edit_text, targets_of, twin_texts
 from unmemorize.audit._attack import (
     ATTACKS,
+    FORWARD_AND_BACKWARD,
+    STARTS,
     Attack,
     AttackSettings,
     Candidate,
+    Start,
     State,
     Target,
     Trial,
@@ -25,13 +28,17 @@ from unmemorize.audit._image_first import (
 from unmemorize.audit._levels import discoveries_needed, smallest_p
 from unmemorize.audit._public import audit_edit, audit_images, open_audit
 from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOutcome
-from unmemorize.audit._settings import ARMS, AuditRun, AuditSettings, ImageAuditRun
+from unmemorize.audit._settings import ARMS, COPY, AuditRun, AuditSettings, ImageAuditRun
+from unmemorize.audit._task import similarity
 from unmemorize.audit._verdicts import BudgetVerdict
 
 __all__ = [
     "ARMS",
     "ATTACKS",
+    "COPY",
+    "FORWARD_AND_BACKWARD",
     "RESULT",
+    "STARTS",
     "Attack",
     "AttackOutcome",
     "AttackSettings",
@@ -47,6 +54,7 @@ __all__ = [
     "ImageAuditRun",
     "ImageFinding",
     "ImageOutcome",
+    "Start",
     "State",
     "Target",
     "Trial",
@@ -64,5 +72,8 @@ __all__ = [
     "make_attacks",
     "open_audit",
     "open_image_audit",
+    "similarity",
     "smallest_p",
+    "targets_of",
+    "twin_texts",
 ]

@@ -149,20 +149,29 @@ def arms_of(
     """
     audited, every = tuple(targets), tuple(range(len(targets)))
     yield Arm("edited", "", model, inputs.edit, audited, every)
-    if inputs.edit is not None:
+    if inputs.edit is not None and "unedited" in settings.arms:
         yield Arm("unedited", "", model, None, audited, every)
+    if "never-trained" in settings.arms:
+        yield from _never_trained(model, inputs, audited)
+    random = None
+    if inputs.edit is not None and "random" in settings.arms:
+        random = control_edit(inputs.edit, model)
+    if random is not None:
+        yield Arm("random", "", model, random, audited, every)
+    if settings.ordinary_images and "ordinary" in settings.arms:
+        ordinary = tuple(_ordinary(model, inputs.captions, settings))
+        yield Arm("ordinary", "", model, inputs.edit, ordinary, tuple(range(len(ordinary))))
+
+
+def _never_trained(model: Model, inputs: AuditInputs, audited: tuple[Target, ...]) -> Iterator[Arm]:
+    """Yield the images in twins, or else other images in the edited model."""
     for number, twin in enumerate(inputs.twins):
         some = tuple(audited[index] for index in twin.prompts)
         yield Arm("never-trained", f"-{number + 1}", twin.model, None, some, twin.prompts)
     if inputs.controls and not inputs.twins:
         others = targets_of_files(inputs.controls, [target.prompt for target in audited])
-        yield Arm("never-trained", "", model, inputs.edit, others, tuple(range(len(others))))
-    random = None if inputs.edit is None else control_edit(inputs.edit, model)
-    if random is not None:
-        yield Arm("random", "", model, random, audited, every)
-    if settings.ordinary_images:
-        ordinary = tuple(_ordinary(model, inputs.captions, settings))
-        yield Arm("ordinary", "", model, inputs.edit, ordinary, tuple(range(len(ordinary))))
+        every = tuple(range(len(others)))
+        yield Arm("never-trained", "", model, inputs.edit, others, every)
 
 
 def _ordinary(model: Model, captions: Sequence[str], settings: AuditSettings) -> Iterator[Target]:

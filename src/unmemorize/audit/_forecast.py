@@ -43,15 +43,17 @@ def forecast_audit(
         inputs: the edit and the controls.
         images: how many images are audited.
     """
-    arms = 1
+    attacked = images
     if inputs.edit is not None:
-        arms += 1 + (control_edit(inputs.edit, model) is not None)
-    never_trained = (
-        sum(len(twin.prompts) for twin in inputs.twins) if inputs.twins else len(inputs.controls)
-    )
-    return forecast_attacks(
-        model, settings, arms * images + never_trained + settings.ordinary_images
-    )
+        attacked += images * ("unedited" in settings.arms)
+        random = "random" in settings.arms and control_edit(inputs.edit, model) is not None
+        attacked += images * random
+    if "never-trained" in settings.arms:
+        twins = sum(len(twin.prompts) for twin in inputs.twins)
+        attacked += twins if inputs.twins else len(inputs.controls)
+    if "ordinary" in settings.arms:
+        attacked += settings.ordinary_images
+    return forecast_attacks(model, settings, attacked)
 
 
 def forecast_attacks(model: Model, settings: AuditSettings, attacked: int) -> AuditForecast:

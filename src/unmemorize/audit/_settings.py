@@ -29,6 +29,8 @@ class AuditSettings:
         images: images of each candidate.
         batch: noisy latents per optimization step.
         attacks: what the attacks of this package take.
+        arms: which arms are attacked. The edited one always is, and verdicts need the never-trained
+            one.
         ordinary_images: images of the arm of ordinary captions.
         alpha: false triggers of a never-trained image at each budget, and level of all tests.
         delta: the largest difference of scores that counts as none.
@@ -52,6 +54,7 @@ class AuditSettings:
     images: int = 8
     batch: int = 8
     attacks: AttackSettings = field(default_factory=AttackSettings)
+    arms: tuple[ArmName, ...] = ARMS
     ordinary_images: int = 8
     alpha: float = 0.05
     delta: float = 0.1
@@ -68,6 +71,8 @@ class AuditSettings:
             raise AuditError(f"steps={self.steps}: budgets rise from 0, such as (0, 5, 10, 25).")
         if not self.starts or set(self.starts) - set(STARTS):
             raise AuditError(f"starts={self.starts}: name some of {', '.join(STARTS)}.")
+        if set(self.arms) - set(ARMS):
+            raise AuditError(f"arms={self.arms}: name some of {', '.join(ARMS)}.")
         for name in ("seeds", "images", "batch"):
             if getattr(self, name) < 1:
                 raise AuditError(f"{name}={getattr(self, name)}: at least 1 is needed.")

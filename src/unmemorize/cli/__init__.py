@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": "Take the copies out of the bundled model, and show that they are gone.",
     "mitigate": "Take memorized images out of a model, and show that they are gone.",
     "audit": "Attack an edited model, or tell whether images are in the weights.",
+    "harden": "Train a model so that attacks no longer bring memorized images back.",
     "compare": "Compare detectors and methods of the field on one model, side by side.",
     "statistics": "Measure how strongly each value neuron responds to ordinary prompts (step 1).",
     "merge-statistics": "Join activation statistics that were computed in shards.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,10 +10,6 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 from cyclopts.types import PositiveInt
 
-from unmemorize import testbed
-from unmemorize._errors import AuditError
-from unmemorize._prompt_files import read_prompts
-from unmemorize._prompts import Prompt
 from unmemorize.audit import (
     ARMS,
     AuditForecast,
@@ -32,12 +27,7 @@ from unmemorize.audit import (
     open_image_audit,
     smallest_p,
 )
-from unmemorize.cli._common import (
-    generation_settings,
-    planted_prompts,
-    print_counts,
-    prompts_or_bundled,
-)
+from unmemorize.cli._common import generation_settings, print_counts
 from unmemorize.cli._console import (
     console,
     make_table,
@@ -46,19 +36,13 @@ from unmemorize.cli._console import (
     print_line,
     show_progress,
 )
+from unmemorize.cli._edited import control_files, edit_in, prompts_of
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions
 from unmemorize.engines import silent
-from unmemorize.export import edit_of, load_edit_file
-from unmemorize.generation import Edit
-from unmemorize.metrics import image_files
-from unmemorize.mitigation import EDIT, MitigationResult, OrdinaryCaptions, with_references
-from unmemorize.pipelines import Model
+from unmemorize.mitigation import OrdinaryCaptions
 from unmemorize.report import write_report
-from unmemorize.runs import Run, run_prompts
-
-_NEURONS = "neurons.json"
 
 
 def command(
@@ -96,8 +80,8 @@ def command(
     these arms at each budget. The same command resumes.
 
     Args:
-        edited: What to audit: a run folder of unmemorize mitigate or localize, a neuron file or an
-            edit file. Without one the model is audited as it is.
+        edited: What to audit: a run folder of unmemorize mitigate, harden or localize, a neuron
+            file or an edit file. Without one the model is audited as it is.
         image: Ask whether these images are in the weights, for which no prompt is needed.
         prompts: Memorized prompts with their training images, for a file or no edit. A run folder
             and the bundled model bring their own.
@@ -127,10 +111,10 @@ def command(
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
     inputs = AuditInputs(
-        edit=_edit(loaded, edited),
+        edit=edit_in(loaded, edited),
         captions=OrdinaryCaptions.of(loaded).ordinary,
         descriptor=instruments.load_descriptor(),
-        controls=_controls(controls),
+        controls=control_files(controls),
         shipped=controls is None,
     )
     execution = workers.execution(silent, shard)
@@ -139,7 +123,7 @@ def command(
         first = settings.image_first()
         if dry_run:
             attacked = len(image) + len(inputs.controls)
-            _print_forecast(forecast_attacks(loaded, first, attacked))
+            print_forecast(forecast_attacks(loaded, first, attacked), "attack")
             return
         opened = open_image_audit(run, loaded, image, inputs, settings, rate=rate)
         found = audit_images_all(
@@ -149,12 +133,12 @@ def command(
         print_answer(found, run=opened.folder)
         print_hint("the same command with more --controls, for smaller p")
         return
-    audited = _prompts(loaded, edited, prompts, references)
+    audited = prompts_of(loaded, edited, prompts, references)
     if twin is not None:
         never_trained = Twin(model.loading.load(twin), tuple(range(len(audited))))
         inputs = replace(inputs, twins=(never_trained,))
     if dry_run:
-        _print_forecast(forecast_audit(loaded, settings, inputs, len(audited)))
+        print_forecast(forecast_audit(loaded, settings, inputs, len(audited)), "attack")
         return
     opened = open_audit(run, loaded, audited, inputs, settings, new=new_run)
     result = audit_all(opened, loaded, inputs, execution=execution, announce=show_progress)
@@ -171,46 +155,6 @@ def command(
     )
 
 
-def _edit(model: Model, path: Path | None) -> Edit | None:
-    """Read the edit of a run folder or a file."""
-    if path is None:
-        return None
-    if path.is_dir():
-        files = [path / name for name in (EDIT, _NEURONS) if (path / name).exists()]
-        if not files:
-            raise AuditError(
-                f"{path}: there is no {EDIT} and no {_NEURONS}. Name a finished run of mitigate or "
-                "localize, or a file."
-            )
-        path = files[0]
-    file = load_edit_file(path)
-    file.check(model)
-    return edit_of(file)
-
-
-def _prompts(
-    model: Model, edited: Path | None, path: Path | None, references: Path | None
-) -> Sequence[Prompt]:
-    """Return the prompts of a file, those that a run mended, or those of the bundled model."""
-    if path is None and edited is not None and edited.is_dir():
-        finished = Run.load(edited)
-        prompts = run_prompts(finished)
-        if (edited / EDIT).exists():
-            outcomes = MitigationResult.load(finished).outcomes
-            prompts = [prompts[outcome.index] for outcome in outcomes if outcome.confirmed]
-    elif path is not None:
-        prompts = read_prompts(path)
-    else:
-        prompts = list(prompts_or_bundled(model, None, planted_prompts))
-    return prompts if references is None else with_references(prompts, references)
-
-
-def _controls(folder: Path | None) -> tuple[Path, ...]:
-    if folder is not None:
-        return tuple(image_files(folder))
-    return tuple(photograph.image for photograph in testbed.unused())
-
-
 def _warn_of_ranks(images: int, controls: int, rate: float) -> None:
     """Say before the work what so many controls can show at best."""
     needed = discoveries_needed(images, controls, rate)
@@ -225,13 +169,14 @@ def _warn_of_ranks(images: int, controls: int, rate: float) -> None:
     )
 
 
-def _print_forecast(cost: AuditForecast) -> None:
+def print_forecast(cost: AuditForecast, stage: str) -> None:
+    """Print what attacks, or the stages of a hardening, will take."""
     print_answer(cost)
     print_line(
         f"{cost.attacked} images in all arms: {cost.total} denoiser samples, about "
         f"{timedelta(seconds=round(cost.seconds))} here."
     )
-    print_counts("attack", "denoiser samples", cost.samples)
+    print_counts(stage, "denoiser samples", cost.samples)
     print_hint("the same command without --dry-run")
 
 

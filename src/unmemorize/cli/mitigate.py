@@ -195,7 +195,7 @@ def run_and_print(
     without_maps = record_regions(run, model)
     if without_maps:
         print_line(f"The report shows no maps of regions: {without_maps}")
-    exported = _export(run, model, result.file, single_file) if result.file else {}
+    exported = export_all(run, model, result.file, single_file) if result.file else {}
     report = write_report(run)
     _print_verdicts(result)
     for path, what in exported.items():
@@ -215,7 +215,9 @@ def run_and_print(
     )
 
 
-def _export(run: Run, model: Model, file: EditFile, single_file: Path | None) -> dict[Path, str]:
+def export_all(
+    run: Run, model: Model, file: EditFile, single_file: Path | None = None
+) -> dict[Path, str]:
     """Write the edit in all forms that the model allows: path -> what it is."""
     checkpoint, lora, one = run.folder / CHECKPOINT, run.folder / "lora", run.folder / SINGLE_FILE
     loras = " and ".join(map(str, model.loras))

@@ -132,8 +132,11 @@ def _lora_bytes(edit: Exportable, layout: LoraLayout, stem: str) -> bytes:
         keys = layout.keys(edit.model, path)
         assert keys is not None  # as the layout fits
         padding = rank - len(factors.down)
-        tensors[keys.down] = functional.pad(factors.down, (0, 0, 0, padding))
-        tensors[keys.up] = _as_last(functional.pad(factors.up, (0, padding)), keys.projections)
+        down = functional.pad(factors.down, (0, 0, 0, padding))
+        up = _as_last(functional.pad(factors.up, (0, padding)), keys.projections)
+        kernel = edit.weights(path)["weight"].shape[1:]  # only the inputs, unless it convolves
+        tensors[keys.down] = down.reshape(rank, *kernel)
+        tensors[keys.up] = up.reshape(*up.shape, *[1] * (len(kernel) - 1))
         if bias and keys.bias is not None:
             tensors[keys.bias] = _as_last(factors.bias, keys.projections)
         if keys.alpha is not None:
@@ -196,14 +199,19 @@ def _factors(change: LayerChange, weight: Tensor, split: _Split | None) -> tuple
 def _dense_factors(path: str, difference: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return A and B of a difference of weights by its singular values.
 
+    A convolution counts as the matrix of its flattened kernels: A convolves with these kernels, and
+    B mixes what A returns.
+
     Raises:
-        ExportError: the layer is not linear, or A and B would hold more numbers than the weight.
+        ExportError: the weight is a vector, or A and B would hold more numbers than the weight.
     """
-    if difference.ndim != 2:
+    if difference.ndim < 2:
         raise ExportError(
-            f"{path}: it is no linear layer, and the edit changes single weights of it, which no "
-            "LoRA here holds. Export a checkpoint."
+            f"{path}: the edit changes the weight of a normalization, which no LoRA holds. Export "
+            "a checkpoint."
         )
+    shape = difference.shape
+    difference = difference.flatten(1)
     left, values, right = torch.linalg.svd(difference, full_matrices=False)
     # differences are stored as float32, so smaller singular values are nothing but their rounding
     negligible = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
@@ -211,7 +219,7 @@ def _dense_factors(path: str, difference: Tensor, dtype: torch.dtype) -> tuple[T
     if rank * sum(difference.shape) >= difference.numel():
         raise ExportError(
             f"{path}: the edit changes it by a matrix of rank {rank}, so a LoRA would be larger "
-            f"than the weight of {' x '.join(map(str, difference.shape))}. Export a checkpoint."
+            f"than the weight of {' x '.join(map(str, shape))}. Export a checkpoint."
         )
     root = values[:rank].sqrt()
     return (root[:, None] * right[:rank]).contiguous(), (left[:, :rank] * root).contiguous()

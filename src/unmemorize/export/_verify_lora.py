@@ -127,10 +127,10 @@ def _added(
     projections before the values would change.
     """
     down, up = tensors[keys.down], tensors[keys.up]
-    features, inputs = weights["weight"].shape
-    rows = keys.projections * features
-    rank = len(down) if down.ndim == 2 else 0
-    if not rank or down.shape != (rank, inputs) or up.shape != (rows, rank):
+    features, *kernel = weights["weight"].shape  # of a convolution: inputs, height, width
+    rows, ones = keys.projections * features, [1] * (len(kernel) - 1)
+    rank = len(down) if down.ndim > 1 else 0
+    if not rank or down.shape != (rank, *kernel) or up.shape != (rows, rank, *ones):
         return None
     factor = 1.0  # peft's and kohya's where nothing names alpha
     if keys.alpha is not None and keys.alpha in tensors:
@@ -141,7 +141,7 @@ def _added(
         if settings.r != rank:
             return None
         factor = settings.lora_alpha / settings.r
-    product = factor * (up.double() @ down.double())
+    product = factor * torch.tensordot(up.double().flatten(1), down.double(), dims=1)
     bias = tensors.get(keys.bias or "", torch.zeros(rows)).double()
     if bias.shape != (rows,):
         return None

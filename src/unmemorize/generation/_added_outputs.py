@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from unmemorize._errors import EditError, ModelError
-from unmemorize.pipelines import Model, refuse_fused, uncompiled
+from unmemorize.pipelines import Model, is_quantized, refuse_fused, uncompiled
+
+_EXACT = (torch.float32, torch.float64)
+"""Types of weights in which small differences are not lost."""
 
 
 def layer_of(model: Model, path: str) -> nn.Module:
@@ -39,7 +42,8 @@ def added_outputs(
     """Let layers compute with weights plus differences, for some samples of a batch.
 
     A layer is linear in its weight and bias, so what a difference adds to its output is the output
-    of the same layer with the difference in place of the weight.
+    of the same layer with the difference in place of the weight. Where all samples are concerned
+    and no other hook sees the layer, it computes once, with the sum in place of the weight.
 
     Args:
         model: the model.
@@ -57,10 +61,9 @@ def added_outputs(
             layer = layer_of(model, path)
             addition = _Addition(layer, difference, rows)
             # like the input of closed-form edits: an inner edit meets the input first
-            stack.callback(
-                layer.register_forward_pre_hook(addition.note_input, prepend=True).remove
-            )
-            stack.callback(layer.register_forward_hook(addition.add).remove)
+            stack.callback(layer.register_forward_pre_hook(addition.begin, prepend=True).remove)
+            stack.callback(layer.register_forward_hook(addition.end).remove)
+            stack.callback(addition.put_back)
         yield
 
 
@@ -76,19 +79,53 @@ class _Addition:
         self._difference, self._rows = difference, list(rows)
         self._parameters = base._parameters
         self._input: Tensor | None = None
+        self._whole: dict[str, Any] | None = None
+        """The weights of the layer while the sums are in their place."""
 
-    def note_input(self, _layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def begin(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        """Note the input, and put the sums in place of the weights where they may be."""
         self._input = args[0]
-
-    def add(self, _layer: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-        read, self._input = self._input, None
-        assert read is not None
-        copies, rest = divmod(len(read), len(self._rows))
-        if rest:
+        if len(args[0]) % len(self._rows):
             raise ModelError(
-                f"an edit of {len(self._rows)} samples does not fit a batch of {len(read)}. "
+                f"an edit of {len(self._rows)} samples does not fit a batch of {len(args[0])}. "
                 "Say for each sample whether it applies."
             )
+        if not self._may_change_weights(layer):
+            return
+        self._whole = dict(self._parameters)
+        for name, difference in self._difference.items():
+            kept = self._whole[name]
+            self._parameters[name] = kept + difference.to(kept.device, kept.dtype)
+
+    def end(self, _layer: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Put the weights back, or add to the output."""
+        read, self._input = self._input, None
+        assert read is not None
+        if self._whole is not None:
+            self.put_back()
+            return output
+        return self._added(read, output)
+
+    def put_back(self) -> None:
+        """Put the weights back, also where the layer has failed in between."""
+        if self._whole is not None:
+            self._parameters.update(self._whole)
+            self._whole = None
+
+    def _may_change_weights(self, layer: nn.Module) -> bool:
+        """Whether sums in place of the weights do the same, without losing small differences."""
+        return (
+            all(self._rows)
+            and layer._parameters is self._parameters  # no adapter
+            and len(layer._forward_hooks) == len(layer._forward_pre_hooks) == 1
+            and all(
+                kept is None or (kept.dtype in _EXACT and not is_quantized(kept))
+                for kept in self._parameters.values()
+            )
+        )
+
+    def _added(self, read: Tensor, output: Tensor) -> Tensor:
+        copies = len(read) // len(self._rows)
         self._twin.__dict__["_parameters"] = {
             name: self._value(name, kept, read) for name, kept in self._parameters.items()
         }

@@ -9,13 +9,16 @@ from unmemorize.methods._method import (
     intervention_from_json,
     method_of,
 )
+from unmemorize.methods._training import Training, training
 
 __all__ = [
     "MITIGATIONS",
     "Mitigation",
     "Suspect",
+    "Training",
     "WhileDrawing",
     "at_strength",
     "intervention_from_json",
     "method_of",
+    "training",
 ]

@@ -55,6 +55,18 @@ class Training:
             source,
         )
 
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Put the weights of before into the model while the context lasts."""
+        now = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.restore()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in self.parameters.items():
+                    value.copy_(now[name])
+
     def restore(self) -> None:
         """Put the weights back, bit by bit."""
         with torch.no_grad():

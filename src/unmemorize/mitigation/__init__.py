@@ -17,8 +17,11 @@ from unmemorize.mitigation._ordinary import (
     CHANGED,
     OrdinaryChange,
     OrdinaryImages,
+    OrdinaryTask,
+    ordinary_change,
     ordinary_items,
     packed,
+    read_ordinary,
     unpacked,
 )
 from unmemorize.mitigation._public import mitigate, with_references
@@ -26,7 +29,7 @@ from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._settings import MitigationSettings
-from unmemorize.mitigation._stages import SAME, Announce, Stages, unannounced
+from unmemorize.mitigation._stages import SAME, Announce, Stages, digest, unannounced
 
 __all__ = [
     "BEFORE",
@@ -49,20 +52,24 @@ __all__ = [
     "OrdinaryCaptions",
     "OrdinaryChange",
     "OrdinaryImages",
+    "OrdinaryTask",
     "PromptOutcome",
     "Stages",
     "Verdict",
     "confirm",
     "control_edit",
     "derived_seed",
+    "digest",
     "forecast",
     "mitigate",
     "mitigate_all",
+    "ordinary_change",
     "ordinary_items",
     "packed",
     "pooled",
     "read_confirmations",
     "read_image_records",
+    "read_ordinary",
     "seconds_per_sample",
     "unannounced",
     "unpacked",

@@ -1,0 +1,155 @@
+"""The command ``harden``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+from cyclopts.types import PositiveInt
+
+from unmemorize._bundled import is_bundled
+from unmemorize.audit import AuditInputs, Twin
+from unmemorize.cli._common import generation_settings
+from unmemorize.cli._console import (
+    console,
+    make_table,
+    print_answer,
+    print_hint,
+    print_line,
+    show_progress,
+)
+from unmemorize.cli._edited import control_files, edit_in, prompts_of
+from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption
+from unmemorize.cli._instruments import InstrumentOptions
+from unmemorize.cli._model_options import Flag, ModelOptions, print_what_is_edited
+from unmemorize.cli.audit import print_forecast
+from unmemorize.cli.mitigate import CHECKPOINT, export_all
+from unmemorize.engines import silent
+from unmemorize.hardening import (
+    HardeningInputs,
+    HardeningResult,
+    HardeningSettings,
+    forecast_hardening,
+    harden_all,
+    open_hardening,
+)
+from unmemorize.mitigation import OrdinaryCaptions
+
+
+def command(
+    edited: Path,
+    /,
+    *,
+    run: RunOption,
+    prompts: Path | None = None,
+    references: Path | None = None,
+    weights: str = "all",
+    rank: PositiveInt | None = None,
+    rounds: PositiveInt = 4,
+    training_steps: PositiveInt = 12,
+    learning_rate: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
+    controls: Path | None = None,
+    twin: str | None = None,
+    dry_run: Flag = False,
+    instruments: InstrumentOptions = InstrumentOptions(),
+    steps: PositiveInt | None = None,
+    guidance: float | None = None,
+    batch: PositiveInt = 10,
+    new_run: NewRunOption = False,
+    model: ModelOptions = ModelOptions(),
+    workers: EngineOptions = EngineOptions(),
+) -> None:
+    """Train a model so that attacks no longer bring memorized images back.
+
+    Each round looks for text embeddings that bring the images back from the current weights (L4),
+    and then trains the weights: under these embeddings, the captions and their paraphrases towards
+    images that the edit draws, and for ordinary captions to stay as they are. At the end, attacks
+    with other starts and random numbers judge the result, and ordinary images show the price. The
+    run folder gets the trained model as a checkpoint, and a LoRA where one can hold it. The same
+    command resumes.
+
+    Args:
+        edited: An edit that takes the copies out: a run folder of unmemorize mitigate or localize,
+            a neuron file or an edit file. It draws images in place of the memorized ones, and is
+            not part of the result.
+        prompts: Memorized prompts with their training images, for a file. A run folder and the
+            bundled model bring their own.
+        references: Folder of training images, see unmemorize evaluate --help.
+        weights: Weights to train: all, cross-attention, or a pattern with * over paths of layers,
+            such as mid_block.*.
+        rank: Train a LoRA of this rank on the linear layers and convolutions among them.
+        rounds: How often the weights are attacked and trained.
+        training_steps: Training steps of a round for each memorized image.
+        learning_rate: Learning rate (AdamW). The default is 1e-5, for the bundled model 2e-4, and
+            with --rank ten times as much.
+        controls: Folder of images that the model was never trained on. The default are the
+            photographs of this package.
+        twin: Model that was never trained on the images of the prompts: a diffusers folder or Hub
+            id. It is the better control.
+        dry_run: Say what the run will take, and stop.
+        steps: Number of DDIM steps. The default is 50; the bundled model has its own.
+        guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
+            own.
+        batch: Images per pass. It changes no image beyond rounding.
+    """
+    loaded = model.load()
+    print_what_is_edited(loaded)
+    chosen = prompts_of(loaded, edited, prompts, references)
+    given = {} if learning_rate is None else {"rate": learning_rate}
+    settings = HardeningSettings.of(
+        loaded, weights=weights, rank=rank, rounds=rounds, steps=training_steps, **given
+    )
+    generation = generation_settings(loaded, batch, steps=steps, guidance=guidance)
+    settings = replace(settings, audit=replace(settings.audit, generation=generation))
+    captions = OrdinaryCaptions.of(loaded)
+    never_trained = Twin(model.loading.load(twin), tuple(range(len(chosen)))) if twin else None
+    inputs = HardeningInputs(
+        audit=AuditInputs(
+            edit=edit_in(loaded, edited),
+            captions=captions.ordinary,
+            descriptor=instruments.load_descriptor(),
+            controls=control_files(controls),
+            shipped=controls is None,
+            twins=(never_trained,) if never_trained else (),
+        ),
+        keep=captions.keep,
+        clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
+    )
+    if dry_run:
+        print_forecast(forecast_hardening(loaded, settings, inputs, len(chosen)), "stage")
+        return
+    opened = open_hardening(run, loaded, chosen, inputs, settings, new=new_run)
+    execution = workers.execution(silent)
+    result = harden_all(opened, loaded, inputs, execution=execution, announce=show_progress)
+    assert result.file is not None  # it was made just now
+    exported = export_all(opened, loaded, result.file)
+    print_line(result.headline, style="bold")
+    _print_rounds(result)
+    for path, what in exported.items():
+        print_line(f"{what}: {path}")
+    print_line(f"all attacks that judged: {opened.folder / 'audit' / 'audit.json'}")
+    print_answer(
+        result.to_json(),
+        headline=result.headline,
+        run=opened.folder,
+        exported={str(path): what for path, what in exported.items()},
+    )
+    print_hint(f"unmemorize verify {opened.folder / CHECKPOINT} {model.arguments}")
+
+
+def _print_rounds(result: HardeningResult) -> None:
+    """Print how many images each round's attacks brought back, and what training reached."""
+    table = make_table("round", "highest score", "error", "distance", "seconds")
+    for number, outcome in enumerate(result.rounds, 1):
+        attacks = [attack for attack in result.attacks if attack.round == number]
+        seconds = outcome.seconds + sum(attack.seconds for attack in attacks)
+        table.add_row(
+            str(number),
+            f"{max(max(attack.scores) for attack in attacks):.2f}",
+            f"{outcome.forgotten:.3f}",
+            f"{outcome.ordinary:.4f}",
+            f"{seconds:.0f}",
+        )
+    console.print(table)

@@ -1,0 +1,39 @@
+"""What a hardening will cost, before it starts."""
+
+from __future__ import annotations
+
+from unmemorize.audit import FORWARD_AND_BACKWARD, AuditForecast, forecast_audit
+from unmemorize.hardening._attacks import IMAGES, attack_of
+from unmemorize.hardening._examples import ORDINARY, SUBSTITUTES
+from unmemorize.hardening._settings import HardeningInputs, HardeningSettings
+from unmemorize.hardening._training import FORGOTTEN, KEPT
+from unmemorize.mitigation import seconds_per_sample
+from unmemorize.pipelines import Model
+
+
+def forecast_hardening(
+    model: Model, settings: HardeningSettings, inputs: HardeningInputs, images: int
+) -> AuditForecast:
+    """Count what a hardening takes, and time one pass of the denoiser.
+
+    Args:
+        model: the model.
+        settings: of the hardening.
+        inputs: the edit and the controls.
+        images: how many memorized images there are.
+    """
+    audit, rounds = settings.audit, settings.rounds
+    one = audit.generation.steps * (2 if audit.generation.guidance > 1 else 1)
+    judged = forecast_audit(model, audit, inputs.audit, images)
+    attack = attack_of(settings).samples(audit.steps[-1], audit.batch) + IMAGES * one
+    step = (FORGOTTEN + KEPT) * FORWARD_AND_BACKWARD + KEPT
+    kept = min(ORDINARY, len(inputs.keep)) * audit.generation.steps
+    samples = {
+        "examples": images * SUBSTITUTES * one + kept,
+        "attacks of the training": rounds * images * attack,
+        "training": rounds * images * settings.steps * step,
+        "ordinary images": 3 * settings.ordinary_images * one,
+        "judging attacks": judged.total,
+    }
+    seconds = sum(samples.values()) * seconds_per_sample(model, audit.batch)
+    return AuditForecast(samples=samples, attacked=judged.attacked, seconds=seconds)

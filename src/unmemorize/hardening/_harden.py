@@ -1,0 +1,259 @@
+"""Hardening as a run: rounds of attack and training, then attacks that training never saw.
+
+RUN/examples.safetensors       clean latents that training sees
+RUN/attacks.jsonl, attacks/    attacks of the training, by round and image, with what they found
+RUN/rounds.jsonl               how the training of each round went
+RUN/weights/                   what is trained, as the last round left it
+RUN/ordinary-*.jsonl           images of ordinary captions before and after
+RUN/audit/                     the judging attacks, see `audit_all`
+RUN/edit.json                  the edit
+RUN/hardening.json             the outcome, see `HardeningResult`
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+from safetensors.torch import load
+from torch import Tensor
+
+from unmemorize._errors import MitigationError, RunError
+from unmemorize._files import hash_texts, read_bytes, safetensors_bytes, to_json
+from unmemorize._prompts import Prompt
+from unmemorize.audit import (
+    AuditResult,
+    Bench,
+    Target,
+    audit_all,
+    edit_text,
+    open_audit,
+    targets_of,
+    twin_texts,
+)
+from unmemorize.engines import Execution
+from unmemorize.generation import Edit, EditFile
+from unmemorize.hardening._attacks import attack_of, attacked
+from unmemorize.hardening._examples import examples_of
+from unmemorize.hardening._result import (
+    ATTACKS,
+    RESULT,
+    ROUNDS,
+    AttackOutcome,
+    HardeningResult,
+    RoundOutcome,
+)
+from unmemorize.hardening._settings import (
+    ATTACK,
+    HardeningInputs,
+    HardeningRun,
+    HardeningSettings,
+)
+from unmemorize.hardening._training import Lesson, optimizer_of, saved
+from unmemorize.hardening._weights import trained
+from unmemorize.mitigation import (
+    EDIT,
+    SAME,
+    Announce,
+    OrdinaryChange,
+    OrdinaryImages,
+    OrdinaryTask,
+    digest,
+    ordinary_change,
+    ordinary_items,
+    read_ordinary,
+    unannounced,
+)
+from unmemorize.pipelines import Model
+from unmemorize.runs import Run, drive_without_failures, hash_of_file, open_run, run_prompts
+
+AUDIT = "audit"
+"""The folder of the judging attacks."""
+_WAY_OUT = "Start a new run."
+
+
+def open_hardening(
+    folder: str | Path,
+    model: Model,
+    prompts: Sequence[Prompt],
+    inputs: HardeningInputs,
+    settings: HardeningSettings,
+    *,
+    new: bool = False,
+) -> Run:
+    """Start a hardening, or resume it.
+
+    Args:
+        folder: the run folder.
+        model: the unedited model.
+        prompts: memorized prompts with their images.
+        inputs: what to work with.
+        settings: of the hardening.
+        new: take FOLDER-2, FOLDER-3, ... where the folder holds another run.
+
+    Raises:
+        RunError: the folder holds another run.
+    """
+    judged = inputs.audit
+    made_of = HardeningRun(
+        settings=settings,
+        edit=edit_text(judged.edit),
+        controls=tuple(map(hash_of_file, judged.controls)),
+        twins=twin_texts(judged.twins),
+        captions=hash_texts([*judged.captions, "", *inputs.keep]),
+        descriptor=judged.descriptor.digest,
+        clip=inputs.clip.digest if inputs.clip else "",
+    )
+    return open_run(folder, model, prompts, made_of, new=new)
+
+
+def harden_all(
+    run: Run,
+    pipe: DiffusionPipeline | Model,
+    inputs: HardeningInputs,
+    *,
+    execution: Execution | None = None,
+    announce: Announce = unannounced,
+) -> HardeningResult:
+    """Train a model against attacks, and judge it by other attacks; or resume.
+
+    Args:
+        run: a run with prompts and their images, opened by `open_hardening` with these inputs.
+        pipe: the unedited model. Its weights are trained in place and put back at the end.
+        inputs: what to work with.
+        execution: who draws and judges. Attack and training of the rounds are done here.
+        announce: opens the progress of each stage by its title.
+
+    Returns:
+        The outcome and the edit, which are in the run folder, too.
+
+    Raises:
+        MitigationError: there is no edit, it leaves the copies, or the model cannot be trained.
+        AuditError: a prompt has no image, or the model has no single text embedding.
+        UnfinishedError: other shards have not done their part yet.
+        RunError: a stage fails, or the run is of another kind.
+    """
+    settings, model = run.settings(HardeningRun).settings, Model.of(pipe)
+    execution, prompts = execution or Execution(), run_prompts(run)
+    if not (run.folder / EDIT).exists():
+        hardened = _trained(run, model, targets_of(prompts), inputs, settings, announce)
+        EditFile.of(model, hardened, found={"run": run.manifest.kind}).save(run.folder / EDIT)
+    file = EditFile.load(run.folder / EDIT)
+    ordinary = _price(run, model, file.edit, inputs, settings, execution, announce)
+    judged = replace(inputs.audit, edit=file.edit)
+    audit = open_audit(run.folder / AUDIT, model, prompts, judged, settings.audit)
+    found = audit_all(audit, model, judged, execution=execution, announce=announce)
+    result = _result(run, found, ordinary, file)
+    run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
+    return result
+
+
+def _trained(
+    run: Run,
+    model: Model,
+    targets: Sequence[Target],
+    inputs: HardeningInputs,
+    settings: HardeningSettings,
+    announce: Announce,
+) -> Edit:
+    """Attack and train, round after round."""
+    judged = inputs.audit
+    if judged.edit is None:
+        raise MitigationError(
+            f"{model.name}: hardening needs an edit that takes the copies out, under which images "
+            "are drawn in place of the memorized ones. Run unmemorize mitigate first."
+        )
+    bench = Bench(model, None, judged.captions, batch=settings.audit.batch)
+    attack_of(settings).check(bench)
+    total = settings.rounds * (len(targets) + 1)
+    with trained(model, settings) as weights, announce("attack and train") as progress:
+        with weights.untrained():
+            examples = examples_of(
+                run,
+                bench,
+                judged.edit,
+                targets,
+                inputs.keep,
+                judged.descriptor,
+                settings.audit.generation,
+            )
+        lesson = Lesson(bench, targets, examples, settings)
+        done = sum(run.done(ROUNDS, settings.rounds))
+        state = {}
+        if done:
+            kept = run.folder / _weights_file(done)
+            state = load(read_bytes(kept, RunError, "weights of a hardening"))
+        steps = done * settings.steps * len(targets)
+        optimizer = optimizer_of(weights, settings.rate, steps, state)
+        keys: list[list[Tensor]] = [[] for _ in targets]
+        for number in range(1, settings.rounds + 1):
+            some = attacked(run, bench, targets, number, settings, judged.descriptor)
+            keys = [[*before, *new] for before, new in zip(keys, some, strict=True)]
+            progress(number * (len(targets) + 1) - 1, total)
+            if number > done:
+                began = time.perf_counter()
+                losses = lesson.train(weights, optimizer, number, keys)
+                run.write(_weights_file(number), safetensors_bytes(saved(weights, optimizer)))
+                outcome = RoundOutcome(
+                    forgotten=losses[0],
+                    ordinary=losses[1],
+                    seconds=round(time.perf_counter() - began, 3),
+                )
+                run.append(ROUNDS, number - 1, to_json(outcome))
+                (run.folder / _weights_file(number - 1)).unlink(missing_ok=True)
+            progress(number * (len(targets) + 1), total)
+        return weights.edit()
+
+
+def _weights_file(number: int) -> str:
+    return f"weights/{number:03d}.safetensors"
+
+
+def _price(
+    run: Run,
+    model: Model,
+    edit: Edit,
+    inputs: HardeningInputs,
+    settings: HardeningSettings,
+    execution: Execution,
+    announce: Announce,
+) -> OrdinaryChange:
+    """Measure what the edit changes in images of ordinary captions."""
+    count, judged = settings.ordinary_images, inputs.audit
+
+    def images(kind: str, under: Edit | None, arm: str) -> OrdinaryImages:
+        task = OrdinaryTask(kind, under, settings.audit.generation, judged.descriptor, inputs.clip)
+        title = kind.replace("-", " ")
+        with announce(title) as progress:
+            drive_without_failures(
+                run,
+                model,
+                task,
+                ordinary_items(judged.captions, count, arm),
+                count,
+                replace(execution, progress=progress),
+                title,
+            )
+        return read_ordinary(run, kind, count)
+
+    before = images("ordinary-before", None, SAME)
+    other = images("ordinary-other", None, "other")
+    return ordinary_change(run, before, images("ordinary-after", edit, SAME), other)
+
+
+def _result(
+    run: Run, audit: AuditResult, ordinary: OrdinaryChange, file: EditFile
+) -> HardeningResult:
+    verdict = next(outcome.last for outcome in audit.attacks if outcome.attack == ATTACK)
+    return HardeningResult(
+        verdict=verdict,
+        attacks=tuple(each for _, each in run.typed(ATTACKS, AttackOutcome, _WAY_OUT)),
+        rounds=tuple(each for _, each in run.typed(ROUNDS, RoundOutcome, _WAY_OUT)),
+        ordinary=ordinary,
+        edit=digest(file.edit),
+        file=file,
+    )

@@ -1,0 +1,199 @@
+"""The training of one round: what is drawn, what is wanted, and the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from unmemorize.audit import Bench, Target
+from unmemorize.hardening._examples import Examples
+from unmemorize.hardening._settings import HardeningSettings
+from unmemorize.hardening._weights import Trained
+from unmemorize.mitigation import derived_seed
+from unmemorize.pipelines import Conditioning
+
+FORGOTTEN, KEPT = 8, 8
+"""Samples that concern memorized images, and ordinary ones: 16 in a step, as SISS has (ours)."""
+_ATTACKED = 0.75
+"""Share of the former under embeddings of attacks. The others are substitutes under the caption or
+a paraphrase."""
+_EMPTY = 0.1
+"""Share of ordinary images under the empty caption, with which guidance compares."""
+_DECAY = 1e-2
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: `FORGOTTEN` samples that concern memorized images, then `KEPT` ordinary.
+
+    Args:
+        latents: noisy ones, (B, C, H, W).
+        timesteps: one for each, (B,).
+        text: B encoded captions, with embeddings of attacks in place of some.
+        wanted: what should be predicted, (B, C, H, W): the noise of substitutes, or what the
+            unedited model predicts.
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    text: Conditioning
+    wanted: Tensor
+
+    def losses(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean squared error of the former and of the latter."""
+        errors = (predicted - self.wanted).square().mean((1, 2, 3))
+        return errors[:FORGOTTEN].mean(), errors[FORGOTTEN:].mean()
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the model is taught in a hardening.
+
+    Args:
+        bench: the model.
+        targets: the memorized images.
+        examples: clean latents.
+        settings: of the hardening.
+    """
+
+    bench: Bench
+    targets: Sequence[Target]
+    examples: Examples
+    settings: HardeningSettings
+
+    def train(
+        self,
+        trained: Trained,
+        optimizer: torch.optim.AdamW,
+        number: int,
+        found: Sequence[Sequence[Tensor]],
+    ) -> tuple[float, float]:
+        """Train the steps of one round.
+
+        Args:
+            trained: what is trained.
+            optimizer: of its parameters.
+            number: of the round, from 1.
+            found: embeddings of attacks for each image, of this and all earlier rounds.
+
+        Returns:
+            The means of both losses over the steps.
+        """
+        with trained.untrained():
+            batches = list(self.batches(number, found))
+        totals = [0.0, 0.0]
+        for batch in batches:
+            predicted = self.bench.predict(
+                batch.latents, batch.timesteps, batch.text, gradient=True
+            )
+            losses = batch.losses(predicted)
+            trained.differentiate(losses[0] + losses[1])
+            optimizer.step()
+            trained.write()
+            totals = [total + loss.item() for total, loss in zip(totals, losses, strict=True)]
+        return totals[0] / len(batches), totals[1] / len(batches)
+
+    def batches(self, number: int, found: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
+        """Yield what the steps of a round see. The model must be the unedited one meanwhile."""
+        for step in range(self.settings.steps * len(self.targets)):
+            purpose = ("hardening", self.bench.model.fingerprint, number, step)
+            yield self._batch(torch.Generator().manual_seed(derived_seed(*purpose)), found)
+
+    def _batch(self, generator: torch.Generator, found: Sequence[Sequence[Tensor]]) -> Batch:
+        clean, texts, embeddings = [], [], dict[int, Tensor]()
+        taught: dict[int, str] = {}  # rows that want a prediction of the unedited model: its text
+        for row in range(FORGOTTEN):
+            place = _chosen(len(self.targets), generator)
+            target, images = self.targets[place], self.examples.substitutes[place]
+            wordings = (target.prompt, *target.paraphrases)
+            if _chance(generator) < _ATTACKED:
+                texts.append(target.prompt)
+                embeddings[row] = found[place][_chosen(len(found[place]), generator)]
+                if self.settings.objective == "distillation":
+                    images = self.bench.latents(target.key, target.images).cpu()
+                    taught[row] = ""
+            else:
+                texts.append(wordings[_chosen(len(wordings), generator)])
+            clean.append(images[_chosen(len(images), generator)])
+        for row in range(FORGOTTEN, FORGOTTEN + KEPT):
+            number = _chosen(len(self.examples.captions), generator)
+            clean.append(self.examples.ordinary[number])
+            empty = _chance(generator) < _EMPTY
+            texts.append("" if empty else self.examples.captions[number])
+            taught[row] = texts[-1]
+        latents = torch.stack(clean)
+        levels = torch.rand(len(latents), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy = self.bench.noising.noisy(latents, noise, levels)
+        wanted, rows = noisy.wanted.clone(), list(taught)
+        wanted[rows] = self.bench.predict(
+            noisy.latents[rows], noisy.timesteps[rows], self._encoded(list(taught.values()), {})
+        )
+        text = self._encoded(texts, embeddings)
+        return Batch(noisy.latents, noisy.timesteps, text, wanted)
+
+    def _encoded(self, texts: Sequence[str], embeddings: Mapping[int, Tensor]) -> Conditioning:
+        known, encoded = self._texts
+        batch = encoded.take([known[text] for text in texts])
+        rows = batch.text.clone()
+        for row, embedding in embeddings.items():
+            rows[row] = embedding.to(rows)
+        return batch.with_text(rows)
+
+    @cached_property
+    def _texts(self) -> tuple[Mapping[str, int], Conditioning]:
+        """Encode all texts once: the place of each, and all of them."""
+        texts = ["", *self.examples.captions]
+        for target in self.targets:
+            texts += [target.prompt, *target.paraphrases]
+        distinct = list(dict.fromkeys(texts))
+        places = {text: place for place, text in enumerate(distinct)}
+        return places, self.bench.model.encode(distinct)
+
+
+def optimizer_of(
+    trained: Trained, rate: float, steps: int, state: Mapping[str, Tensor]
+) -> torch.optim.AdamW:
+    """Make the optimizer, and put parameters and moments of an interrupted run in place.
+
+    Args:
+        trained: what is trained. Its weights are written, too.
+        rate: the learning rate.
+        steps: how many steps were done.
+        state: what `saved` returned; empty at the beginning.
+    """
+    parameters = trained.parameters
+    optimizer = torch.optim.AdamW(parameters.values(), lr=rate, weight_decay=_DECAY)
+    if state:
+        for name, parameter in parameters.items():
+            with torch.no_grad():
+                parameter.copy_(state[name])
+            moments = {
+                moment: state[f"{name}.{moment}"].to(parameter, copy=True) for moment in _MOMENTS
+            }
+            optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
+        trained.write()
+    return optimizer
+
+
+def saved(trained: Trained, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Return parameters and moments as tensors on the CPU."""
+    tensors = {}
+    for name, parameter in trained.parameters.items():
+        tensors[name] = parameter.detach().cpu().contiguous()
+        for moment in _MOMENTS:
+            tensors[f"{name}.{moment}"] = optimizer.state[parameter][moment].cpu().contiguous()
+    return tensors
+
+
+def _chosen(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))
+
+
+def _chance(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator))

@@ -1,0 +1,281 @@
+"""A whole hardening on a tiny random pipeline: what it trains, judges and leaves, and resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from architectures import make
+from colours import Pixels, noise
+from conftest import make_pipeline
+from drawings import state_of
+from unmemorize import (
+    AuditSettings,
+    ClosedFormEdit,
+    Erased,
+    GenerationSettings,
+    HardeningResult,
+    HardeningSettings,
+    MitigationError,
+    Model,
+    Prompt,
+    Run,
+    RunError,
+    bake,
+    load_pipeline,
+    verify,
+)
+from unmemorize.audit import AuditInputs, edit_text
+from unmemorize.hardening import (
+    HardeningInputs,
+    _examples,
+    _forecast,
+    forecast_hardening,
+    harden_all,
+    open_hardening,
+)
+
+EDIT = ClosedFormEdit((Erased("red cat"),))
+SETTINGS = HardeningSettings(
+    weights="mid_block.attentions.*",
+    rounds=2,
+    steps=1,
+    rate=1e-3,
+    starts=("prompt", "noise"),
+    ordinary_images=2,
+    audit=AuditSettings(
+        levels=("L4",),
+        steps=(0, 2),
+        starts=("other",),
+        seeds=1,
+        images=1,
+        batch=2,
+        arms=("edited", "never-trained"),
+        generation=GenerationSettings(steps=2, guidance=3.0, batch=2),
+    ),
+)
+Made = tuple[HardeningResult, Run, Model]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_substitutes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_examples, "SUBSTITUTES", 2)
+        patch.setattr(_forecast, "SUBSTITUTES", 2)
+        yield
+
+
+@pytest.fixture(name="files", scope="module")
+def files_fixture(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
+    files = [folder / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(files):
+        noise(number, (16, 16)).save(path)
+    return files
+
+
+def inputs_of(files: list[Path], **change: Any) -> HardeningInputs:
+    audit = AuditInputs(
+        edit=EDIT,
+        captions=("a dog", "a house", "a tree by the sea"),
+        descriptor=Pixels(),
+        controls=(files[2],),
+    )
+    return HardeningInputs(audit=replace(audit, **change), keep=("a hill", "a sea"))
+
+
+def prompts_of(files: list[Path]) -> list[Prompt]:
+    return [
+        Prompt("red cat", "VM", images=(files[0],), paraphrases=("cat in red",)),
+        Prompt("blue cat", "VM", images=(files[1],)),
+    ]
+
+
+@pytest.fixture(name="make_run", scope="module")
+def make_run_fixture(files: list[Path]) -> Callable[..., tuple[Run, HardeningInputs]]:
+    def open_it(
+        folder: Path, model: Model, settings: HardeningSettings = SETTINGS, **change: Any
+    ) -> tuple[Run, HardeningInputs]:
+        inputs = inputs_of(files, **change)
+        return open_hardening(folder, model, prompts_of(files), inputs, settings), inputs
+
+    return open_it
+
+
+@pytest.fixture(name="finished", scope="module")
+def finished_fixture(make_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("hardening")
+    make("Stable Diffusion").save_pretrained(folder / "model")
+    model = Model.load(str(folder / "model"), device="cpu")
+    pipe = model.pipe
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.requires_grad_(False)
+    before = state_of(pipe)
+    run, inputs = make_run(folder / "run", model)
+    result = harden_all(run, model, inputs)
+    assert state_of(pipe) == before
+    return result, run, model
+
+
+def test_rounds_attack_and_train_and_other_attacks_judge(finished: Made) -> None:
+    result, run, model = finished
+    attacks = [(attack.round, attack.target, attack.start) for attack in result.attacks]
+    assert attacks == [(1, 0, "prompt"), (1, 1, "prompt"), (2, 0, "noise"), (2, 1, "noise")]
+    assert all(len(attack.scores) == 2 for attack in result.attacks)
+    # nothing is trained yet when the first step is taken: half of the first round has no distance
+    assert len(result.rounds) == 2
+    assert 0 < result.rounds[0].ordinary < result.rounds[1].ordinary
+    verdict = result.verdict
+    assert (verdict.attack, verdict.budget, verdict.images, verdict.controls) == ("L4", 2, 2, 1)
+    assert verdict.medians.keys() == {"edited", "never-trained"}
+    assert result.held == 2 - verdict.triggered
+    assert f"{verdict.triggered} of 2 images" in result.headline
+    assert result.ordinary.images == 2
+    assert HardeningResult.load(run) == result
+    assert HardeningResult.load(run).file == result.file
+    # the judged edit is the one that is kept
+    judged = Run.load(run.folder / "audit")
+    assert result.file is not None
+    assert judged.manifest.settings["edit"] == edit_text(result.file.edit)
+    assert judged.manifest.inputs.fingerprint == model.fingerprint
+
+
+def test_only_the_named_weights_change(finished: Made) -> None:
+    result, _, model = finished
+    assert result.file is not None
+    differences = result.file.edit.differences  # type: ignore[attr-defined]
+    named = {
+        name
+        for name, _ in model.denoiser.named_parameters()
+        if name.startswith("mid_block.attentions.")
+    }
+    assert differences.keys() == named
+    assert all(bool(difference.any()) for difference in differences.values())
+
+
+def test_the_weights_that_are_trained_are_those_of_the_edit(finished: Made) -> None:
+    result, run, model = finished
+    (path,) = (run.folder / "weights").iterdir()
+    kept = load_file(path)
+    before = model.denoiser.state_dict()
+    assert result.file is not None
+    for name, difference in result.file.edit.differences.items():  # type: ignore[attr-defined]
+        assert torch.equal((kept[name].double() - before[name].double()).float(), difference)
+        assert {f"{name}.exp_avg", f"{name}.exp_avg_sq"} < kept.keys()
+
+
+def test_a_run_that_is_stopped_anywhere_ends_in_the_same_bits(
+    finished: Made, make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each record is lost once, when its files are written already, as by a kill."""
+    result, run, model = finished
+    append = Run.append
+    lost: set[tuple[str, int]] = set()
+
+    def dying(self: Run, name: str, index: int, record: Any) -> None:
+        if (name, index) not in lost:
+            lost.add((name, index))
+            raise KeyboardInterrupt
+        append(self, name, index, record)
+
+    monkeypatch.setattr(Run, "append", dying)
+    before = state_of(model.pipe)
+    for _ in range(6):
+        again, inputs = make_run(tmp_path / "run", model)
+        with pytest.raises(KeyboardInterrupt):
+            harden_all(again, model, inputs)
+        assert state_of(model.pipe) == before
+    torch.manual_seed(99)  # nothing may come from the global generator
+    resumed = harden_all(again, model, inputs)
+    assert len(lost) == 6
+    assert resumed.file == result.file
+    scores = [(attack.round, attack.target, attack.scores) for attack in result.attacks]
+    assert scores == [(each.round, each.target, each.scores) for each in resumed.attacks]
+    assert resumed.verdict == result.verdict
+    assert resumed.ordinary == result.ordinary
+    for path in (run.folder / "attacks").iterdir():
+        assert path.read_bytes() == (tmp_path / "run" / "attacks" / path.name).read_bytes()
+
+
+def test_other_settings_are_another_run(finished: Made, make_run: Any) -> None:
+    _, run, model = finished
+    with pytest.raises(RunError, match=r"settings\.rounds = 2, now it is 3"):
+        make_run(run.folder, model, replace(SETTINGS, rounds=3))
+
+
+def test_a_checkpoint_is_the_model_that_was_judged(tmp_path: Path, finished: Made) -> None:
+    result, _, model = finished
+    assert result.file is not None
+    bake(model, result.file, tmp_path / "edited")
+    loaded: Any = load_pipeline(str(tmp_path / "edited"), device="cpu")
+    weights = loaded.unet.state_dict()
+    before = model.denoiser.state_dict()
+    for name, difference in result.file.edit.differences.items():  # type: ignore[attr-defined]
+        assert torch.allclose(weights[name], before[name] + difference, atol=1e-7)
+    assert verify(tmp_path / "edited", model).passed
+
+
+def test_what_takes_the_place_of_an_image_must_not_copy_it(
+    make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmemorize.hardening._examples.COPY", -1.1)
+    pipe = make_pipeline()
+    model = Model(pipe)
+    before = state_of(pipe)
+    run, inputs = make_run(tmp_path / "run", model)
+    with pytest.raises(MitigationError, match="'red cat': all 2 images under the edit still copy"):
+        harden_all(run, model, inputs)
+    assert state_of(pipe) == before
+
+
+def test_an_edit_is_needed(make_run: Any, tmp_path: Path, finished: Made) -> None:
+    run, inputs = make_run(tmp_path / "run", finished[2], edit=None)
+    with pytest.raises(MitigationError, match="needs an edit that takes the copies out"):
+        harden_all(run, finished[2], inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 0}, "rank=0: at least 1"),
+        ({"rounds": 0}, "rounds=0: at least 1"),
+        ({"steps": 0}, "steps=0: at least 1"),
+        ({"ordinary_images": 1}, "ordinary_images=1: at least 2"),
+        ({"rate": 0.0}, r"rate=0\.0: a learning rate"),
+        ({"starts": ("nowhere",)}, "name some of prompt, noise, other"),
+        ({"audit": AuditSettings(levels=("L0",))}, "levels L0 .* Name L4"),
+        ({"audit": AuditSettings(levels=("L4",), steps=(0,))}, "with at least 1 step"),
+    ],
+)
+def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MitigationError, match=message):
+        HardeningSettings(**change)
+
+
+def test_the_bundled_model_and_loras_have_their_own_rate(
+    bundled: StableDiffusionPipeline, finished: Made
+) -> None:
+    model = Model(bundled)
+    assert HardeningSettings.of(model).rate == 2e-4
+    assert HardeningSettings.of(model, rank=4).rate == pytest.approx(2e-3)
+    assert HardeningSettings.of(model, rank=4, rate=0.5).rate == 0.5
+    assert HardeningSettings.of(finished[2]).rate == 1e-5
+
+
+def test_the_forecast_counts_samples(files: list[Path], finished: Made) -> None:
+    cost = forecast_hardening(finished[2], SETTINGS, inputs_of(files), 2)
+    assert cost.samples == {
+        "examples": 2 * 2 * 4 + 2 * 2,
+        "attacks of the training": 2 * 2 * (2 * 2 * 3 + 2 * 4),
+        "training": 2 * 2 * (16 * 3 + 8),
+        "ordinary images": 3 * 2 * 4,
+        "judging attacks": 2 * (2 * 2 * 3 + 2 * 4) + 1 * (2 * 2 * 3 + 2 * 4),
+    }
+    assert cost.attacked == 3

@@ -1,0 +1,294 @@
+"""What training sees, and what a step does, beside plain formulas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from conftest import make_pipeline
+from drawings import state_of, texts
+from unmemorize import HardeningSettings, MitigationError, Model
+from unmemorize.audit import Bench, Target
+from unmemorize.export import export_lora, verify
+from unmemorize.generation import EditFile
+from unmemorize.hardening._examples import Examples
+from unmemorize.hardening._training import FORGOTTEN, Batch, Lesson, optimizer_of, saved
+from unmemorize.hardening._weights import layers_of, trained
+
+CAPTIONS = ("a hill", "a sea", "a dog")
+TARGETS = (
+    Target(key="one", prompt="red cat", images=(), paraphrases=("cat in red", "a red cat")),
+    Target(key="two", prompt="blue cat", images=()),
+)
+KEYS = "mid_block.attentions.0.*attn2.to_k"
+
+
+def random(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def predicted(pipe: Any, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+    """The U-Net's own prediction, with gradients."""
+    output: Tensor = pipe.unet(latents, timestep, encoder_hidden_states=text).sample
+    return output
+
+
+def lesson_of(model: Model, **settings: Any) -> Lesson:
+    examples = Examples((random(1, 3, 4, 16, 16), random(2, 2, 4, 16, 16)),
+                        random(3, 3, 4, 16, 16), CAPTIONS)  # fmt: skip
+    settings = {"steps": 12, "rate": 1e-3, "objective": "substitutes", **settings}
+    return Lesson(Bench(model, None, CAPTIONS), TARGETS, examples, HardeningSettings(**settings))
+
+
+def found_in(model: Model) -> list[list[Tensor]]:
+    shape = model.encode(["a"]).text.shape[1:]
+    return [[random(4, *shape), random(5, *shape)], [random(6, *shape)]]
+
+
+@pytest.mark.parametrize("objective", ["substitutes", "distillation"])
+def test_what_is_wanted_of_each_sample(objective: str) -> None:
+    """Clean latents of substitutes are computed back from noise, signal and what is wanted."""
+    pipe = make_pipeline()
+    model = Model(pipe)
+    lesson, found = lesson_of(model, steps=4, objective=objective), found_in(model)
+    for target in TARGETS:
+        lesson.bench._latents[target.key] = random(len(target.prompt), 2, 4, 16, 16)
+    batches = list(lesson.batches(2, found))
+    assert len(batches) == 4 * 2
+    power = pipe.scheduler.alphas_cumprod
+    wordings = [[target.prompt, *target.paraphrases] for target in TARGETS]
+    every = ["", *CAPTIONS, *wordings[0], *wordings[1]]
+    encoded = dict(zip(every, texts(pipe, every), strict=True))
+    attacked, seen, kept, alike = 0, set[tuple[int, str]](), list[str](), list[float]()
+    for batch in batches:
+        shares = power[batch.timesteps].view(-1, 1, 1, 1)
+        clean = (batch.latents - (1 - shares).sqrt() * batch.wanted) / shares.sqrt()
+        for row in range(FORGOTTEN):
+            text = batch.text.text[row]
+            under_attack = [
+                place
+                for place, some in enumerate(found)
+                if any(torch.equal(text, embedding) for embedding in some)
+            ]
+            attacked += len(under_attack)
+            if under_attack and objective == "distillation":
+                images = lesson.bench._latents[TARGETS[under_attack[0]].key]
+                noises = (batch.latents[row] - shares[row].sqrt() * images).flatten(1)
+                noises = noises / (1 - shares[row, 0, 0]).sqrt()
+                # of the two images one leaves normal noise, the other more than that
+                alike.append(float((noises.square().mean(1) - 1).abs().min()))
+                with torch.no_grad():
+                    empty = predicted(
+                        pipe, batch.latents[row][None], batch.timesteps[row], encoded[""][None]
+                    )
+                assert torch.allclose(batch.wanted[row], empty[0], atol=1e-5)
+                continue
+            (place,) = {
+                place
+                for place, some in enumerate(lesson.examples.substitutes)
+                for one in some
+                if torch.allclose(clean[row], one, atol=1e-2)
+            }
+            if under_attack:
+                assert under_attack == [place]
+                continue
+            (words,) = {words for words in wordings[place] if torch.allclose(text, encoded[words])}
+            seen.add((place, words))
+        text = batch.text.text[FORGOTTEN:]
+        for one in text:
+            (words,) = {words for words in ("", *CAPTIONS) if torch.allclose(one, encoded[words])}
+            kept.append(words)
+        with torch.no_grad():
+            before = predicted(pipe, batch.latents[8:], batch.timesteps[8:], text)
+        assert torch.allclose(before, batch.wanted[8:], atol=1e-5)
+    assert seen == {(place, words) for place, some in enumerate(wordings) for words in some}
+    assert 0.6 < attacked / (8 * 8) < 0.9
+    assert max(alike, default=0.0) < 0.2
+    assert len(alike) == (attacked if objective == "distillation" else 0)
+    assert set(kept) == {"", *CAPTIONS}
+    assert kept.count("") < 0.25 * len(kept)
+    assert len({float(batch.latents.sum()) for batch in batches}) == 8
+    other = next(iter(lesson.batches(1, found)))
+    assert not torch.equal(other.latents, batches[0].latents)
+
+
+def test_a_step_follows_both_losses() -> None:
+    """AdamW by hand: the first step moves every weight by the rate, against its gradient."""
+    pipe = make_pipeline()
+    model = Model(pipe)
+    before = state_of(pipe)
+    lesson, found = lesson_of(model, steps=1, weights=KEYS), found_in(model)
+    layer = pipe.unet.get_submodule(layers_of(model, KEYS)[0])
+    old = layer.weight.detach().clone()
+    one = Lesson(lesson.bench, TARGETS[:1], lesson.examples, lesson.settings)
+    (batch,) = one.batches(1, found)
+    weight = old.clone().requires_grad_()
+    layer._parameters["weight"] = weight
+    guess = predicted(pipe, batch.latents, batch.timesteps, batch.text.text)
+    layer._parameters["weight"] = torch.nn.Parameter(old, requires_grad=False)
+    errors = [float("nan")] * 2
+    total: Tensor = torch.zeros(())
+    for part, rows in enumerate((range(8), range(8, 16))):
+        loss = torch.stack([((guess[row] - batch.wanted[row]) ** 2).mean() for row in rows]).mean()
+        errors[part] = loss.item()
+        total = total + loss
+    (gradient,) = torch.autograd.grad(total, [weight])
+    expected = old * (1 - 1e-3 * 1e-2) - 1e-3 * gradient / (gradient.abs() + 1e-8)
+    with trained(model, lesson.settings) as weights:
+        optimizer = optimizer_of(weights, 1e-3, 0, {})
+        losses = one.train(weights, optimizer, 1, found)
+        assert torch.allclose(layer.weight, expected, atol=1e-6)
+        edit = weights.edit()
+    assert losses == pytest.approx(errors, rel=1e-4)
+    assert errors[1] == pytest.approx(0, abs=1e-9)  # the unedited model is what it should be
+    assert state_of(pipe) == before
+    (name,) = edit.differences
+    assert torch.allclose(old + edit.differences[name], expected, atol=1e-6)
+
+
+def test_both_losses_are_means_of_their_samples() -> None:
+    wanted, guess = random(1, 16, 4, 2, 2), random(2, 16, 4, 2, 2)
+    batch = Batch(wanted, torch.zeros(16), None, wanted)  # type: ignore[arg-type]
+    one, two = batch.losses(guess)
+    assert float(one) == pytest.approx(float(((guess - wanted)[:8] ** 2).mean()))
+    assert float(two) == pytest.approx(float(((guess - wanted)[8:] ** 2).mean()))
+
+
+def test_ordinary_images_hold_training_back() -> None:
+    """Without them, the same steps lead further from the old predictions."""
+    model = Model(make_pipeline())
+    distances = []
+    for kept in (1.0, 0.0):
+        lesson, found = lesson_of(model, steps=3, weights="mid_block.attentions.*"), found_in(model)
+        batches = list(lesson.batches(1, found))
+        with trained(model, lesson.settings) as weights:
+            optimizer = optimizer_of(weights, 1e-2, 0, {})
+            for batch in batches:
+                guess = model.predict(batch.latents, batch.timesteps, batch.text, gradient=True)
+                one, two = batch.losses(guess)
+                weights.differentiate(one + kept * two)
+                optimizer.step()
+            fresh = list(lesson.batches(7, found))[:2]
+            after = [
+                model.predict(batch.latents[8:], batch.timesteps[8:], batch.text.take(range(8, 16)))
+                for batch in fresh
+            ]
+        with trained(model, lesson.settings) as weights:
+            before = [
+                model.predict(batch.latents[8:], batch.timesteps[8:], batch.text.take(range(8, 16)))
+                for batch in fresh
+            ]
+        pairs = zip(after, before, strict=True)
+        distances.append(sum(float((one - two).square().mean()) for one, two in pairs))
+    assert distances[0] < 0.9 * distances[1]
+
+
+def test_factors_are_trained_as_the_chain_rule_says(tmp_path: Any) -> None:
+    """Beside autograd through W + B A, for linear layers and convolutions; then as a LoRA."""
+    pipe = make_pipeline()
+    model = Model(pipe)
+    settings = HardeningSettings(weights="mid_block.*", rank=2, rate=1e-3)
+    latents, text = random(1, 2, 4, 16, 16), texts(pipe, ["a cat", "a dog"])
+    names = ("mid_block.attentions.0.proj_in.weight", "mid_block.resnets.0.conv1.weight")
+    with trained(model, settings) as weights:
+        assert all(name.endswith((".weight.A", ".weight.B")) for name in weights.parameters)
+        guess = predicted(pipe, latents, torch.tensor(300), text)
+        assert torch.equal(guess, predicted(make_pipeline(), latents, torch.tensor(300), text))
+        for name, value in weights.parameters.items():
+            if name.endswith(".B"):
+                value.copy_(0.1 * random(len(name), *value.shape))
+        weights.write()
+        guess = predicted(pipe, latents, torch.tensor(300), text)
+        weights.differentiate(guess.square().mean())
+        gradients = {name: value.grad for name, value in weights.parameters.items()}
+        other = make_pipeline()
+        for name in names:
+            down, up = (
+                weights.parameters[f"{name}.{side}"].clone().requires_grad_() for side in "AB"
+            )
+            path, _, _ = name.rpartition(".")
+            layer = other.unet.get_submodule(path)
+            shape = layer.weight.shape
+            layer._parameters["weight"] = layer.weight + (up @ down).view(shape)
+            others = {
+                each: value for each, value in weights.edit().differences.items() if each != name
+            }
+            for each, value in others.items():
+                other.unet.get_parameter(each).data += value
+            same = predicted(other, latents, torch.tensor(300), text)
+            assert torch.allclose(same, guess, atol=1e-5)
+            expected = torch.autograd.grad(same.square().mean(), [down, up])
+            for side, gradient in zip("AB", expected, strict=True):
+                assert torch.allclose(gradients[f"{name}.{side}"], gradient, atol=1e-6)
+            other = make_pipeline()
+        edit = weights.edit()
+    assert {name for name in edit.differences if name.endswith("bias")} == set()
+    for name in names:
+        assert int(torch.linalg.matrix_rank(edit.differences[name].flatten(1))) == 2
+    files = export_lora(model, EditFile.of(model, edit), tmp_path / "lora")
+    assert len(files) == 2
+    assert all(verify(file, model).passed for file in files)
+    tensors = load_file(files[0])
+    tensors["unet.mid_block.resnets.0.conv1.lora_B.weight"][1] *= 1.01
+    with safe_open(files[0], "pt") as handle:
+        metadata = handle.metadata()
+    save_file(tensors, tmp_path / "damaged.safetensors", metadata)
+    (change,) = verify(tmp_path / "damaged.safetensors", model).unexpected
+    assert (change.key, change.rows) == ("mid_block.resnets.0.conv1", tuple(range(16)))
+    fresh = make_pipeline()
+    fresh.load_lora_weights(str(tmp_path / "lora"))
+    assert torch.allclose(predicted(fresh, latents, torch.tensor(300), text), guess, atol=1e-4)
+
+
+def test_the_optimizer_goes_on_exactly() -> None:
+    model = Model(make_pipeline())
+    lesson, found = lesson_of(model, steps=1, weights=KEYS, rank=1), found_in(model)
+    with trained(model, lesson.settings) as weights:
+        optimizer = optimizer_of(weights, 1e-2, 0, {})
+        lesson.train(weights, optimizer, 1, found)
+        state = {name: value.clone() for name, value in saved(weights, optimizer).items()}
+        lesson.train(weights, optimizer, 2, found)
+        whole = weights.edit()
+    with trained(model, lesson.settings) as weights:
+        optimizer = optimizer_of(weights, 1e-2, 2, state)
+        lesson.train(weights, optimizer, 2, found)
+        assert weights.edit() == whole
+
+
+def test_weights_are_named_by_patterns() -> None:
+    model = Model(make_pipeline())
+    every = layers_of(model, "all")
+    assert {f"{path}.weight" for path in every} <= set(model.denoiser.state_dict())
+    assert len(every) == len(
+        {name.rpartition(".")[0] for name, _ in model.denoiser.named_parameters()}
+    )
+    cross = layers_of(model, "cross-attention")
+    assert cross == [path for path in every if ".attn2." in path]
+    assert cross[0].endswith("attn2.to_q")
+    assert layers_of(model, "mid_block.*") == [path for path in every if path.startswith("mid_")]
+    with pytest.raises(MitigationError, match="no layer of such a path"):
+        layers_of(model, "middle.*")
+
+
+def test_a_rank_that_saves_nothing_is_refused() -> None:
+    model = Model(make_pipeline())
+    settings = HardeningSettings(weights=KEYS, rank=100)
+    with (
+        pytest.raises(MitigationError, match="rank 100: none of the layers"),
+        trained(model, settings),
+    ):
+        pass
+
+
+def test_half_precision_is_refused() -> None:
+    model = Model(make_pipeline().to(torch.bfloat16))
+    with (
+        pytest.raises(MitigationError, match=r"harden: .* is loaded in torch\.bfloat16"),
+        trained(model, HardeningSettings()),
+    ):
+        pass
