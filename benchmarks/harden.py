@@ -38,7 +38,7 @@ from unmemorize.hardening import AUDIT
 
 CHOICES: dict[str, dict[str, Any]] = {
     "all": {},
-    "all, substitutes": {"objective": "substitutes"},
+    "all, distillation": {"objective": "distillation"},
     "all, half rate": {"rate": 1e-4},
     "all, three starts": {"starts": ("prompt", "noise", "other")},
     "cross-attention": {"weights": "cross-attention"},

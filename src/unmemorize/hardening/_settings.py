@@ -60,7 +60,7 @@ class HardeningSettings:
     rank: int | None = None
     rounds: int = 4
     steps: int = 12
-    objective: Objective = "distillation"
+    objective: Objective = "substitutes"
     rate: float = 1e-5
     starts: tuple[Start, ...] = ("prompt",)
     ordinary_images: int = 100
