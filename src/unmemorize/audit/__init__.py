@@ -22,7 +22,7 @@ from unmemorize.audit._image_first import (
     audit_images_all,
     open_image_audit,
 )
-from unmemorize.audit._levels import discoveries_needed, smallest_p
+from unmemorize.audit._levels import ranks_in_words
 from unmemorize.audit._public import audit_edit, audit_images, open_audit
 from unmemorize.audit._result import AttackOutcome, AuditResult, ImageOutcome
 from unmemorize.audit._settings import ARMS, AuditRun, AuditSettings
@@ -54,12 +54,11 @@ __all__ = [
     "audit_images",
     "audit_images_all",
     "checkpoints",
-    "discoveries_needed",
     "drawn",
     "forecast_attacks",
     "forecast_audit",
     "make_attacks",
     "open_audit",
     "open_image_audit",
-    "smallest_p",
+    "ranks_in_words",
 ]

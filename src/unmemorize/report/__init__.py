@@ -4,6 +4,7 @@ from unmemorize.report._comparison import write_comparison
 from unmemorize.report._copies_left import copy_warning
 from unmemorize.report._mitigation import REPORT
 from unmemorize.report._pack import write_evidence
+from unmemorize.report._pictures import data_url
 from unmemorize.report._provenance import record_model_files
 from unmemorize.report._results import Results, read_results
 from unmemorize.report._summary import summary_table
@@ -21,6 +22,7 @@ __all__ = [
     "Table",
     "Truth",
     "copy_warning",
+    "data_url",
     "plot_threshold",
     "read_results",
     "record_model_files",
