@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import socket
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -12,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from conftest import PLANTED_PROMPT, PROMPTS
-from studio import OTHER_PROMPT, flat_picture, planted_studio
-from unmemorize import GuardThreshold, NeuronFile, calibrate_guard, load_pipeline, verify
-from unmemorize.ui import _audit_image, _check_prompt
+from studio import OTHER_PROMPT, planted_studio
+from unmemorize import GuardThreshold, NeuronFile, calibrate_guard
+from unmemorize.ui import _check_prompt
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
@@ -78,3 +76,162 @@ def check(page: Any, prompt: str) -> None:
     page.locator("#prompt textarea").fill(prompt)
     page.locator("#check").click()
     finished(page, "prompt")
+
+
+def said(page: Any, name: str) -> str:
+    """The one message of a tab, which no other element repeats."""
+    status = page.locator(f"#{name}-status")
+    status.wait_for(timeout=WAIT)
+    text = str(status.inner_text()).strip()
+    assert page.get_by_text(text, exact=True).count() == 1
+    assert page.locator(".toast-body").count() == 0
+    return text
+
+
+def test_check_a_prompt(address: str, open_page: Open, tmp_path: Path) -> None:
+    page = open_page(address, viewport={"width": 820, "height": 1000})
+    page.locator("#guarded").wait_for(timeout=WAIT)
+    for early in ("#verdict", "#drawn", "#localize", "#switches", "#prompt-cancel"):
+        assert not page.locator(early).is_visible()
+    page.locator("#check").click()
+    page.get_by_text("there is no prompt").wait_for(timeout=WAIT)
+    assert said(page, "prompt") == "there is no prompt. Type one."
+    check(page, HOSTILE)
+    assert page.title() == "unmemorize"
+    assert HOSTILE in page.locator("#verdict").inner_text()
+    assert not page.locator("#prompt-status").is_visible()
+    check(page, OTHER_PROMPT)
+    assert "not memorized" in page.locator("#verdict").inner_text()
+    assert not page.locator("#localize").is_visible()
+    check(page, PLANTED_PROMPT)
+    assert page.locator("#verdict .label").inner_text() == "memorized"
+    assert page.locator("#drawn img").count() == 5  # three training images, and two
+    assert "image 1, copy score 1.00" in page.locator("#drawn").inner_text()
+    choose(page, "Check an image")
+    choose(page, "Check a prompt")
+    assert page.locator("#drawn img").count() == 5  # results stay
+    page.locator("#localize").click()
+    finished(page, "prompt")
+    assert page.locator("#neurons img").count() == 4
+    page.get_by_role("button", name="Switch them one by one").click()
+    boxes = page.locator("#off input[type=checkbox]")
+    boxes.first.wait_for(timeout=WAIT)
+    count = boxes.count()
+    boxes.first.uncheck()
+    page.locator("#compare").click()
+    finished(page, "prompt")
+    assert f"{count} neurons found. {count - 1} off." in page.locator("#neurons").inner_text()
+    with page.expect_download(timeout=WAIT) as download:
+        page.locator("#neuron-file").click()
+    download.value.save_as(tmp_path / "neurons.json")
+    assert len(NeuronFile.load(tmp_path / "neurons.json").neurons) == count - 1
+    page.get_by_label("Guard").check()
+    check(page, PLANTED_PROMPT)
+    assert "The guard stopped 2 of 2 images" in page.locator("#drawn").inner_text()
+    assert page.locator("#drawn .stopped").count() == 2
+    assert not page.locator("#neurons").is_visible()
+
+
+def test_check_an_image(address: str, folder: Path, open_page: Open) -> None:
+    page = open_page(address, viewport={"width": 390, "height": 900})
+    choose(page, "Check an image")
+    upload = page.locator("#picture input[type=file]")
+    assert not page.locator("#check-image").is_visible()
+    text = folder / "text.png"
+    text.write_text("no image")
+    upload.set_input_files(text)
+    finished(page, "image")
+    assert "text.png" in said(page, "image")
+    assert not page.locator("#check-image").is_visible()
+    page.locator("#picture").get_by_role("button", name="Clear").click()
+    finished(page, "image")
+    upload.set_input_files(folder / "training.png")
+    finished(page, "image")
+    assert "smallest possible p is 0.0" in page.locator("#audit-about").inner_text()
+    assert page.locator("#audit").is_visible()
+    page.locator("#image-prompts textarea").fill(f"{PLANTED_PROMPT}\n{OTHER_PROMPT}")
+    page.locator("#check-image").click()
+    finished(page, "image")
+    labels = page.locator("#image-checked .label")
+    assert labels.all_inner_texts() == ["memorized", "not confirmed"]
+    assert page.locator("#image-checked img").count() == 8
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_mend_a_model(address: str, open_page: Open, tmp_path: Path) -> None:
+    page = open_page(address, viewport={"width": 1440, "height": 900})
+    choose(page, "Mend a model")
+    assert not page.locator("#mend").is_visible()
+    page.locator("#take-examples").click()
+    finished(page, "mend")
+    assert "2 suspects, 1 with a training image." in page.locator("#mend-about").inner_text()
+    page.locator("#mend").click()
+    page.locator("#mend-cancel").click()
+    page.get_by_text("Cancelled.").wait_for(timeout=WAIT)
+    assert said(page, "mend") == "Cancelled."
+    assert not page.locator("#mend-files").is_visible()
+    page.locator("#mend").click()
+    finished(page, "mend")
+    cards = page.locator("#mend-verdicts .card")
+    assert cards.count() == 2
+    assert PLANTED_PROMPT in cards.first.inner_text()
+    assert cards.first.locator("img").count() == 3  # training image, before, after
+    with page.expect_download(timeout=WAIT) as download:
+        page.locator("#mend-files a", has_text="evidence").first.click()
+    pack = tmp_path / "evidence.zip"
+    download.value.save_as(pack)
+    digest = hashlib.sha256(pack.read_bytes()).hexdigest()
+    assert digest in page.locator("#mend-verdicts").inner_text()
+    choose(page, "Check a prompt")
+    choose(page, "Mend a model")
+    assert cards.count() == 2
+
+
+def test_the_keyboard_and_screen_readers(address: str, open_page: Open) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(address, viewport={"width": 390, "height": 900}, bypass_csp=True)
+    page.locator("#guarded").wait_for(timeout=WAIT)
+    page.locator("#prompt textarea").fill(OTHER_PROMPT)
+    page.get_by_label("Guard").focus()
+    page.keyboard.press("Space")
+    assert page.get_by_label("Guard").is_checked()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "check"
+    page.keyboard.press("Enter")
+    finished(page, "prompt")
+    assert page.locator("#verdict").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    serious = [
+        (each["id"], each["nodes"][0]["html"])
+        for each in axe.run(page).response["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+    page.get_by_role("tab", name="Check a prompt").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.locator("#picture").wait_for(timeout=WAIT)
+
+
+def test_visitors_do_not_see_each_other(address: str, open_page: Open) -> None:
+    first, second = open_page(address), open_page(address)
+    first.locator("#guarded").wait_for(timeout=WAIT)
+    second.locator("#guarded").wait_for(timeout=WAIT)
+    check(first, OTHER_PROMPT)
+    assert not second.locator("#verdict").is_visible()
+
+
+def test_only_this_machine_and_no_other_files(address: str, folder: Path, open_page: Open) -> None:
+    port = int(address.rsplit(":", 1)[1])
+    listening = [
+        line.split()[1]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if line.split()[3] == "0A"
+    ]
+    assert f"0100007F:{port:04X}" in listening
+    assert f"00000000:{port:04X}" not in listening
+    page = open_page(address)
+    for path in ("/etc/passwd", str(folder / "training.png"), "/tmp/../etc/passwd"):
+        answer = page.request.get(f"{address}/gradio_api/file={path}")
+        assert answer.status in (403, 404)
+        assert "root:" not in answer.text()

@@ -80,9 +80,9 @@ class ImageCheck:
         copies, test = self.confirmation.copies, self.confirmation.test
         enough = "" if self.confirmation.confirmed else f" {FEWEST_COPIES} confirm a prompt."
         return (
-            f"Copies of {_COMPARED[test.measure]}: {copies.copies} of {copies.seeds} images.{enough} A "
-            f"copy scores above {test.level:.2f}, which at most {self.rate:.3g} of ordinary images "
-            f"do. The closest scores {max(self.confirmation.scores):.2f}."
+            f"Copies of {_COMPARED[test.measure]}: {copies.copies} of {copies.seeds} images."
+            f"{enough} A copy scores above {test.level:.2f}, which at most {self.rate:.3g} of "
+            f"ordinary images do. The closest scores {max(self.confirmation.scores):.2f}."
         )
 
 

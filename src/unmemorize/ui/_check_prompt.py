@@ -96,11 +96,11 @@ def draw(
     """
     settings = studio.drawing(images)
     drawn: list[Image.Image] = []
-    with guard(studio.model, level) if level else nullcontext() as watched:
-        with suppress(AlarmError):  # the alarms tell of it
-            (drawn,) = generate_each(
-                studio.model, [prompt.text], [None], settings=settings, progress=progress
-            )
+    watching = guard(studio.model, level) if level else nullcontext()
+    with watching as watched, suppress(AlarmError):  # the alarms tell of it
+        (drawn,) = generate_each(
+            studio.model, [prompt.text], [None], settings=settings, progress=progress
+        )
     alarms = watched.alarms if watched else []
     stopped = {alarm.image for alarm in alarms}
     shown = tuple(None if row in stopped else image for row, image in enumerate(drawn))

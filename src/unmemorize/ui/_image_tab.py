@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from unmemorize._errors import PromptError
+from unmemorize._errors import PromptError, UnmemorizeError
 from unmemorize.ui import _html as html
 from unmemorize.ui._requests import Feedback, Requests, Values, Visit
 
@@ -74,24 +74,30 @@ class ImageTab:
 
     def read(self, visit: Visit, path: str | None) -> Iterator[Values]:
         """Show the picture and what can be asked about it; nothing when it is taken away."""
-        yield {
+        nothing = {
             self._preview: gr.HTML(visible=False),
             self._ways: gr.Column(visible=False),
             self._checked: gr.HTML(visible=False),
             self._audited: gr.HTML(visible=False),
         }
         if path is None:
+            yield nothing
             return
         studio = visit.studio
         from unmemorize.metrics import read_image
         from unmemorize.ui._audit_image import ImageAudit
 
-        picture = read_image(path)
+        try:
+            picture = read_image(path)
+        except UnmemorizeError:
+            yield nothing
+            raise
         audit = ImageAudit(studio, Path(path))
         with visit.stage("timing a step"):
             offered = audit.is_offered
         known = "If no prompt is known, an audit tells whether the picture is in the weights."
         yield {
+            **nothing,
             self._preview: gr.HTML(
                 html.figures("your picture", [html.Figure(picture, Path(path).name)]), visible=True
             ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from unmemorize._errors import UnmemorizeError
 from unmemorize.ui import _html as html
 from unmemorize.ui._requests import Feedback, Requests, Values, Visit
 
@@ -99,15 +100,19 @@ class MendTab:
     def read(
         self, visit: Visit, file: str | None, pictures: Sequence[str] | None
     ) -> Iterator[Values]:
-        """Read the suspects, and say what mending takes."""
-        yield {self._ways: gr.Column(visible=False)}
+        """Read the suspects, and say what mending takes; nothing without a file."""
         if file is None:
+            yield {self._ways: gr.Column(visible=False)}
             return
         studio = visit.studio
         from unmemorize.ui._mend import read_suspects
 
-        with visit.stage("timing a step"):
-            suspects = read_suspects(studio, Path(file), [Path(each) for each in pictures or ()])
+        try:
+            with visit.stage("timing a step"):
+                suspects = read_suspects(studio, Path(file), list(map(Path, pictures or ())))
+        except UnmemorizeError:
+            yield {self._ways: gr.Column(visible=False)}
+            raise
         yield {
             self._suspects: suspects,
             self._about: html.sentence(suspects.sentence),
@@ -120,8 +125,8 @@ class MendTab:
         from unmemorize.ui._mend import example_suspects
 
         path = example_suspects(studio)
-        yield {self._file: str(path)}
-        yield from self.read(visit, str(path), None)
+        for values in self.read(visit, str(path), None):
+            yield {self._file: str(path), self._pictures: None, **values}
 
     def mend(self, visit: Visit, suspects: Suspects, way: str) -> Iterator[Values]:
         """Mend the model, and show the verdicts."""

@@ -153,15 +153,12 @@ class PromptTab:
         selected = found.select(off)
         with visit.stage("drawing") as progress:
             both = switching.compare(studio, found, selected, int(images), progress)
-        pairs = [
-            html.Figure(image, f"{when}, image {number}")
-            for number, (before, after) in enumerate(zip(both.before, both.after, strict=True), 1)
-            for when, image in (("before", before), ("without", after))
-        ]
         content = html.sentence(f"{found.sentence} {len(selected)} off. {both.sentence}")
         if both.warning:
             content += html.problem(f"Warning: {both.warning}.")
-        content += html.figures("with and without the neurons", pairs)
+        for title, images_of in (("before", both.before), ("without its neurons", both.after)):
+            shown = (html.Figure(image, title) for image in images_of)
+            content += html.figures(title, shown)
         return {
             self._neurons: gr.HTML(content, visible=True),
             self._switches: gr.Column(visible=True),
