@@ -62,8 +62,9 @@ def opened(open_page: Open, address: str, tab: str) -> Any:
     return page
 
 
-def finished(page: Any, name: str) -> None:
-    page.locator(f"#{name}-cancel").wait_for(state="visible", timeout=WAIT)
+def finished(page: Any, name: str, shown: str, text: str) -> None:
+    """Wait until a result holds a text, and the work of its tab has ended."""
+    page.locator(shown, has_text=text).first.wait_for(timeout=WAIT)
     page.locator(f"#{name}-cancel").wait_for(state="hidden", timeout=WAIT)
 
 
@@ -79,34 +80,31 @@ def test_check_a_prompt(address: str, open_page: Open, picture: Keep) -> None:
     page = opened(open_page, address, "Check a prompt")
     page.locator("#prompt textarea").fill(PROMPT)
     page.locator("#check").click()
-    finished(page, "prompt")
+    finished(page, "prompt", "#drawn", "image 2")
     assert page.locator("#verdict .label").inner_text() == "memorized"
     keep(page, picture, "prompt")
     page.locator("#localize").click()
-    finished(page, "prompt")
-    assert "Copy score" in page.locator("#neurons").inner_text()
+    finished(page, "prompt", "#neurons", "Copy score")
     keep(page, picture, "neurons")
     page.get_by_label("Guard").check()
     page.locator("#check").click()
-    finished(page, "prompt")
-    assert "The guard stopped 2 of 2 images" in page.locator("#drawn").inner_text()
+    finished(page, "prompt", "#drawn", "The guard stopped 2 of 2 images")
 
 
 def test_check_an_image(address: str, open_page: Open, picture: Keep) -> None:
     page = opened(open_page, address, "Check an image")
     planted = next(entry for entry in testbed.planted() if entry.prompt.text == PROMPT)
     page.locator("#picture input[type=file]").set_input_files(planted.prompt.images[0])
-    finished(page, "image")
+    finished(page, "image", "#audit-about", "smallest possible p")
     ordinary = testbed.captions("test")[1]
     page.locator("#image-prompts textarea").fill(f"{PROMPT}\n{ordinary}")
     page.locator("#check-image").click()
-    finished(page, "image")
+    finished(page, "image", "#image-checked", ordinary)
     labels = page.locator("#image-checked .label").all_inner_texts()
     assert labels == ["memorized", "not confirmed"]
     keep(page, picture, "image")
     page.locator("#audit").click()
-    finished(page, "image")
-    assert "p = 0.0333" in page.locator("#audited").inner_text()
+    finished(page, "image", "#audited", "p = 0.0333")
     keep(page, picture, "audit")
 
 
@@ -118,17 +116,16 @@ def test_mend_a_model(address: str, open_page: Open, picture: Keep, tmp_path: Pa
     ordinary = testbed.captions("test")[1]
     suspects.write_text(f"prompt;kind;images\n{PROMPT};VM;{image.name}\n{ordinary};;\n")
     page.locator("#training-images input[type=file]").set_input_files(image)
-    finished(page, "mend")
+    page.locator("#mend-status").wait_for(state="hidden", timeout=WAIT)
     page.locator("#suspects input[type=file]").set_input_files(suspects)
-    finished(page, "mend")
-    assert "2 suspects, 1 with a training image." in page.locator("#mend-about").inner_text()
+    finished(page, "mend", "#mend-about", "2 suspects, 1 with a training image.")
     page.locator("#mend").click()
-    finished(page, "mend")
+    finished(page, "mend", "#mend-verdicts", "SHA-256")
     first = page.locator("#mend-verdicts .card").first.inner_text()
     assert first.startswith("removed\n") or first.startswith("removed ")
     keep(page, picture, "mend")
     page.locator("#pack").click()
-    finished(page, "mend")
+    finished(page, "mend", "#edited-model", "edited")
     with page.expect_download(timeout=WAIT) as download:
         page.locator("#edited-model a").first.click()
     assert download.value.suggested_filename == "edited.zip"

@@ -68,16 +68,16 @@ def choose(page: Any, tab: str) -> None:
     page.get_by_role("tab", name=tab).click()
 
 
-def finished(page: Any, name: str) -> None:
-    """Wait until work of a tab has begun and ended."""
-    page.locator(f"#{name}-cancel").wait_for(state="visible")
+def finished(page: Any, name: str, shown: str, text: str) -> None:
+    """Wait until a result holds a text, and the work of its tab has ended."""
+    page.locator(shown, has_text=text).first.wait_for()
     page.locator(f"#{name}-cancel").wait_for(state="hidden")
 
 
 def check(page: Any, prompt: str) -> None:
     page.locator("#prompt textarea").fill(prompt)
     page.locator("#check").click()
-    finished(page, "prompt")
+    finished(page, "prompt", "#verdict", prompt)
 
 
 def said(page: Any, name: str) -> str:
@@ -113,7 +113,7 @@ def test_check_a_prompt(address: str, open_page: Open, tmp_path: Path) -> None:
     choose(page, "Check a prompt")
     assert page.locator("#drawn img").count() == 5  # results stay
     page.locator("#localize").click()
-    finished(page, "prompt")
+    finished(page, "prompt", "#neurons", "neurons found")
     assert page.locator("#neurons img").count() == 4
     page.get_by_role("button", name="Switch them one by one").click()
     boxes = page.locator("#off input[type=checkbox]")
@@ -121,15 +121,14 @@ def test_check_a_prompt(address: str, open_page: Open, tmp_path: Path) -> None:
     count = boxes.count()
     boxes.first.uncheck()
     page.locator("#compare").click()
-    finished(page, "prompt")
-    assert f"{count} neurons found. {count - 1} off." in page.locator("#neurons").inner_text()
+    finished(page, "prompt", "#neurons", f"{count} neurons found. {count - 1} off.")
     with page.expect_download() as download:
         page.locator("#neuron-file").click()
     download.value.save_as(tmp_path / "neurons.json")
     assert len(NeuronFile.load(tmp_path / "neurons.json").neurons) == count - 1
     page.get_by_label("Guard").check()
-    check(page, PLANTED_PROMPT)
-    assert "The guard stopped 2 of 2 images" in page.locator("#drawn").inner_text()
+    page.locator("#check").click()
+    finished(page, "prompt", "#drawn", "The guard stopped 2 of 2 images")
     assert page.locator("#drawn .stopped").count() == 2
     assert not page.locator("#neurons").is_visible()
 
@@ -142,18 +141,17 @@ def test_check_an_image(address: str, folder: Path, open_page: Open) -> None:
     text = folder / "text.png"
     text.write_text("no image")
     upload.set_input_files(text)
-    finished(page, "image")
+    finished(page, "image", "#image-status [role=alert]", "text.png")
     assert "text.png" in said(page, "image")
     assert not page.locator("#check-image").is_visible()
     page.locator("#picture").get_by_role("button", name="Clear").click()
-    finished(page, "image")
+    page.locator("#image-status").wait_for(state="hidden")
     upload.set_input_files(folder / "training.png")
-    finished(page, "image")
-    assert "smallest possible p is 0.0" in page.locator("#audit-about").inner_text()
+    finished(page, "image", "#audit-about", "smallest possible p is 0.0")
     assert page.locator("#audit").is_visible()
     page.locator("#image-prompts textarea").fill(f"{PLANTED_PROMPT}\n{OTHER_PROMPT}")
     page.locator("#check-image").click()
-    finished(page, "image")
+    finished(page, "image", "#image-checked", OTHER_PROMPT)
     labels = page.locator("#image-checked .label")
     assert labels.all_inner_texts() == ["memorized", "not confirmed"]
     assert page.locator("#image-checked img").count() == 8
@@ -165,15 +163,14 @@ def test_mend_a_model(address: str, open_page: Open, tmp_path: Path) -> None:
     choose(page, "Mend a model")
     assert not page.locator("#mend").is_visible()
     page.locator("#take-examples").click()
-    finished(page, "mend")
-    assert "2 suspects, 1 with a training image." in page.locator("#mend-about").inner_text()
+    finished(page, "mend", "#mend-about", "2 suspects, 1 with a training image.")
     page.locator("#mend").click()
     page.locator("#mend-cancel").click()
     page.get_by_text("Cancelled.").wait_for()
     assert said(page, "mend") == "Cancelled."
     assert not page.locator("#mend-files").is_visible()
     page.locator("#mend").click()
-    finished(page, "mend")
+    finished(page, "mend", "#mend-verdicts", "SHA-256")
     cards = page.locator("#mend-verdicts .card")
     assert cards.count() == 2
     assert PLANTED_PROMPT in cards.first.inner_text()
@@ -200,8 +197,7 @@ def test_the_keyboard_and_screen_readers(address: str, open_page: Open) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "check"
     page.keyboard.press("Enter")
-    finished(page, "prompt")
-    assert page.locator("#verdict").is_visible()
+    finished(page, "prompt", "#verdict", OTHER_PROMPT)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     serious = [
         (each["id"], each["nodes"][0]["html"])
