@@ -20,7 +20,7 @@ from studio import OTHER_PROMPT, planted_studio
 from unmemorize import GuardThreshold, NeuronFile, calibrate_guard
 from unmemorize.ui import _check_prompt
 
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
 
 from unmemorize.ui import _serve  # noqa: E402
@@ -232,4 +232,5 @@ def test_only_this_machine_and_no_other_files(address: str, folder: Path) -> Non
     for path in ("/etc/passwd", str(folder / "training.png"), "/tmp/../etc/passwd"):
         with pytest.raises(HTTPError) as refused:
             direct.open(f"{address}/gradio_api/file={quote(path)}")
+        refused.value.close()
         assert refused.value.code in (403, 404)
