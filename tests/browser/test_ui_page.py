@@ -23,8 +23,8 @@ from unmemorize.ui import _check_prompt
 pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
 
-from unmemorize.ui import _serve  # noqa: E402
-from unmemorize.ui._page import build  # noqa: E402
+from unmemorize.ui import _serve
+from unmemorize.ui._page import build
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script> & 🦓"
