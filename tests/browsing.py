@@ -21,6 +21,8 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
+PATIENCE = 300_000
+"""Milliseconds: a loaded machine is no failure."""
 LOCAL = ("file:", "data:", "blob:", "http://127.0.0.1:")
 
 
@@ -47,6 +49,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 
     def opened(address: str, **options: Any) -> Any:
         context = browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))

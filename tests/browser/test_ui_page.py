@@ -1,266 +1,225 @@
-"""The page on the bundled model, served as users do, behind a proxy that does not answer."""
+"""The page in a real browser, along each of its paths, on a tiny pipeline in this process."""
 
 from __future__ import annotations
 
-import os
-import re
-import signal
+import hashlib
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from unmemorize import NeuronFile, testbed
+from conftest import PLANTED_PROMPT, PROMPTS
+from studio import OTHER_PROMPT, planted_studio
+from unmemorize import GuardThreshold, NeuronFile, calibrate_guard
+from unmemorize.ui import _check_prompt
 
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
+pytest.importorskip("gradio")
 
-PROMPT = "chelsea the ginger tabby stares"
-WAIT = 120_000
+from unmemorize.ui import _serve
+from unmemorize.ui._page import build
+
 HOSTILE = (
     "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script> & 🦓"
 )
-
 Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the page is served."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    """Where the page of a tiny model is served, whose guard stops every image."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        *(sys.executable, "-c", "from unmemorize.cli import run; run()", "ui"),
-        *("--port", str(port), "--device", "cpu"),
-    ]
-    folder = tmp_path_factory.mktemp("server")
-    dead_proxy = "http://127.0.0.1:9"
-    environment = {
-        **os.environ,
-        **{"COLUMNS": "200", "TMPDIR": str(folder)},
-        **{"http_proxy": dead_proxy, "HTTP_PROXY": dead_proxy},
-    }
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    studio = planted_studio(folder)
+    guard = calibrate_guard(studio.model, PROMPTS, steps=studio.generation.steps)
+    loading: Future[Any] = Future()
+    page = build(loading)
+    page.queue()
+
+    def level(*_: Any, **__: Any) -> GuardThreshold:
+        return replace(guard, tau=0.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "visitors"))
+        patch.setattr(_check_prompt, "default_guard_threshold", level)
         try:
-            assert process.stdout is not None
-            assert str(port) in process.stdout.readline()
-            yield f"http://127.0.0.1:{port}"
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=30) in (0, 130)
+            where = _serve._launch(page, port)
+            loading.set_result(studio)
+            yield where.rstrip("/")
         finally:
-            process.kill()
-    left = [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]
-    assert left == []  # of what visitors made
-
-
-def sources(page: Any, gallery: str) -> list[str]:
-    """The addresses of the images of a gallery. Other content has another address."""
-    images = page.locator(f"#{gallery} img")
-    images.first.wait_for(timeout=WAIT)
-    return [images.nth(number).get_attribute("src") for number in range(images.count())]
-
-
-def pixels(page: Any, gallery: str) -> list[bytes]:
-    return [page.request.get(source).body() for source in sources(page, gallery)]
-
-
-def ask(page: Any, prompt: str) -> None:
-    page.locator("#prompt textarea").fill(prompt)
+            page.close(verbose=False)
+            studio.close()
 
 
 def choose(page: Any, tab: str) -> None:
     page.get_by_role("tab", name=tab).click()
 
 
-def complained(page: Any, button: str, message: str) -> None:
-    """Press a button and wait for a sentence. Gradio ignores it while another request ends."""
-    for _ in range(10):
-        page.locator(button).click()
-        with suppress(playwright.TimeoutError):
-            page.locator(".toast-body", has_text=message).first.wait_for(timeout=WAIT / 10)
-            return
-    raise AssertionError(f"{button} did not say: {message}")
+def finished(page: Any, name: str, shown: str, text: str) -> None:
+    """Wait until a result holds a text, and the work of its tab has ended."""
+    page.locator(shown, has_text=text).first.wait_for()
+    page.locator(f"#{name}-cancel").wait_for(state="hidden")
 
 
-def localize(page: Any) -> None:
-    """Localize the neurons of a memorized prompt."""
-    ask(page, PROMPT)
-    choose(page, "Localize")
+def check(page: Any, prompt: str) -> None:
+    page.locator("#prompt textarea").fill(prompt)
+    page.locator("#check").click()
+    finished(page, "prompt", "#verdict", prompt)
+
+
+def said(page: Any, name: str) -> str:
+    """The one message of a tab, which no other element repeats."""
+    status = page.locator(f"#{name}-status")
+    status.wait_for()
+    text = str(status.inner_text()).strip()
+    assert page.get_by_text(text, exact=True).count() == 1
+    assert page.locator(".toast-body").count() == 0
+    return text
+
+
+def test_check_a_prompt(address: str, open_page: Open, tmp_path: Path) -> None:
+    page = open_page(address, viewport={"width": 820, "height": 1000})
+    page.locator("#guarded").wait_for()
+    for early in ("#verdict", "#drawn", "#localize", "#switches", "#prompt-cancel"):
+        assert not page.locator(early).is_visible()
+    page.locator("#check").click()
+    page.get_by_text("there is no prompt").wait_for()
+    assert said(page, "prompt") == "there is no prompt. Type one."
+    check(page, HOSTILE)
+    assert page.title() == "unmemorize"
+    assert HOSTILE in page.locator("#verdict").inner_text()
+    assert not page.locator("#prompt-status").is_visible()
+    check(page, OTHER_PROMPT)
+    assert "not memorized" in page.locator("#verdict").inner_text()
+    assert not page.locator("#localize").is_visible()
+    check(page, PLANTED_PROMPT)
+    assert page.locator("#verdict .label").inner_text() == "memorized"
+    assert page.locator("#drawn img").count() == 5  # three training images, and two
+    assert "image 1, copy score 1.00" in page.locator("#drawn").inner_text()
+    choose(page, "Check an image")
+    choose(page, "Check a prompt")
+    assert page.locator("#drawn img").count() == 5  # results stay
     page.locator("#localize").click()
-    page.locator("#off input[type=checkbox]").first.wait_for(timeout=WAIT)
-    sources(page, "after")
-
-
-def test_probe(address: str, open_page: Open, picture: Callable[..., None]) -> None:
-    page = open_page(address, viewport={"width": 1100, "height": 1000})
-    ask(page, PROMPT)
-    page.locator("#probe").click()
-    page.get_by_text("Memorized.").wait_for(timeout=WAIT)
-    assert len(sources(page, "probed")) == 2
-    assert re.search(
-        r"similarity between two seeds 0\.\d+, tau 0\.\d+", page.locator("#gauge").inner_text()
-    )
-    picture(page, "ui-probe")
-    ask(page, testbed.captions("test")[1])
-    page.locator("#probe").click()
-    page.get_by_text("No memorization seen.").wait_for(timeout=WAIT)
-
-
-def test_localize_switch_and_export(
-    address: str, open_page: Open, picture: Callable[..., None], tmp_path: Path
-) -> None:
-    page = open_page(address, viewport={"width": 1100, "height": 1270})
-    localize(page)
-    before, after = pixels(page, "before"), pixels(page, "after")
-    assert len(before) == len(after) == 2
-    assert all(one != other for one, other in zip(before, after, strict=True))
-    assert "Copy score" in page.locator("#copies").inner_text()
-    assert page.locator("#about textarea").input_value() == PROMPT
-    assert "Warning" not in page.locator("#copies").inner_text()
-    picture(page, "ui-localize")
+    finished(page, "prompt", "#neurons", "neurons found")
+    assert page.locator("#neurons img").count() == 4
+    page.get_by_role("button", name="Switch them one by one").click()
     boxes = page.locator("#off input[type=checkbox]")
+    boxes.first.wait_for()
     count = boxes.count()
-    choose(page, "Export")
-    page.locator("#make-neurons").click()
-    with page.expect_download(timeout=WAIT) as download:
-        page.locator("#file-neurons a").first.click(timeout=WAIT)
-    download.value.save_as(tmp_path / "neurons.json")
-    saved = NeuronFile.load(tmp_path / "neurons.json")
-    assert len(saved.neurons) == count
-    choose(page, "Localize")
     boxes.first.uncheck()
-    first_on = compared(page)
-    assert first_on != after
-    if count > 1:
-        assert first_on != before
-        for number in range(1, count):
-            boxes.nth(number).uncheck()
-        assert compared(page) == before
-    choose(page, "Export")
-    complained(page, "#make-neurons", "no neuron is chosen")
-    page.locator("#upload input[type=file]").set_input_files(tmp_path / "neurons.json")
-    choose(page, "Localize")
-    page.wait_for_function(
-        "count => document.querySelectorAll('#off input:checked').length === count",
-        arg=count,
-        timeout=WAIT,
-    )
-    page.locator("#factor input[type=number]").fill("0.5")
-    page.locator("#factor input[type=number]").press("Tab")
-    half = compared(page)
-    assert half not in (before, after)
-    choose(page, "Export")
-    page.locator("#make-lora").click()
-    with page.expect_download(timeout=WAIT) as download:
-        page.locator("#file-lora a").first.click(timeout=WAIT)
-    assert download.value.suggested_filename.endswith(".safetensors")
-    complained(page, "#make-report", "these neurons are from a file")
-    choose(page, "Localize")
-    page.locator("#localize").click()  # at the strength that the slider shows
-    page.get_by_text("localized.").wait_for(timeout=WAIT)
-    assert pixels(page, "after") == half
-    choose(page, "Export")
-    page.locator("#make-report").click()
-    with page.expect_download(timeout=WAIT) as download:
-        page.locator("#file-report a").first.click(timeout=WAIT)
-    download.value.save_as(tmp_path / "report.html")
-    assert PROMPT in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-def compared(page: Any) -> list[bytes]:
-    """Press Compare and return the new images of the neurons as chosen."""
-    old = sources(page, "after")
     page.locator("#compare").click()
-    page.wait_for_function(
-        "old => document.querySelector('#after img').src !== old", arg=old[0], timeout=WAIT
-    )
-    return pixels(page, "after")
+    finished(page, "prompt", "#neurons", f"{count} neurons found. {count - 1} off.")
+    with page.expect_download() as download:
+        page.locator("#neuron-file").click()
+    download.value.save_as(tmp_path / "neurons.json")
+    assert len(NeuronFile.load(tmp_path / "neurons.json").neurons) == count - 1
+    page.get_by_label("Guard").check()
+    page.locator("#check").click()
+    finished(page, "prompt", "#drawn", "The guard stopped 2 of 2 images")
+    assert page.locator("#drawn .stopped").count() == 2
+    assert not page.locator("#neurons").is_visible()
 
 
-def test_cancel_ends_the_work(address: str, open_page: Open) -> None:
-    """Gradio alone leaves the work running, and the next request would wait for it."""
-    page = open_page(address)
-    page.locator("#images input[type=number]").fill("8")
-    page.locator("#images input[type=number]").press("Tab")
-    ask(page, testbed.captions("test")[2])
-    page.locator("#probe").click()
-    progress = page.locator("#probed .progress-text, #probed .progress-level").first
-    progress.wait_for(timeout=WAIT)
-    page.locator("#cancel").click()
-    progress.wait_for(state="hidden", timeout=WAIT)
-    assert page.locator("#probed img").count() == 0
-    page.locator("#images input[type=number]").fill("1")
-    page.locator("#images input[type=number]").press("Tab")
-    page.locator("#probe").click()
-    assert len(sources(page, "probed")) == 1
+def test_check_an_image(address: str, folder: Path, open_page: Open) -> None:
+    page = open_page(address, viewport={"width": 390, "height": 900})
+    choose(page, "Check an image")
+    upload = page.locator("#picture input[type=file]")
+    assert not page.locator("#check-image").is_visible()
+    text = folder / "text.png"
+    text.write_text("no image")
+    upload.set_input_files(text)
+    finished(page, "image", "#image-status [role=alert]", "text.png")
+    assert "text.png" in said(page, "image")
+    assert not page.locator("#check-image").is_visible()
+    page.locator("#picture").get_by_role("button", name="Clear").click()
+    page.locator("#image-status").wait_for(state="hidden")
+    upload.set_input_files(folder / "training.png")
+    finished(page, "image", "#audit-about", "smallest possible p is 0.0")
+    assert page.locator("#audit").is_visible()
+    page.locator("#image-prompts textarea").fill(f"{PLANTED_PROMPT}\n{OTHER_PROMPT}")
+    page.locator("#check-image").click()
+    finished(page, "image", "#image-checked", OTHER_PROMPT)
+    labels = page.locator("#image-checked .label")
+    assert labels.all_inner_texts() == ["memorized", "not confirmed"]
+    assert page.locator("#image-checked img").count() == 8
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_controls_show_only_with_neurons(address: str, open_page: Open) -> None:
-    page = open_page(address)
-    choose(page, "Localize")
-    for control in ("#off", "#factor", "#compare", "#before"):
-        assert not page.locator(control).is_visible()
-    localize(page)
-    for control in ("#off", "#factor", "#compare", "#before"):
-        assert page.locator(control).is_visible()
-    ask(page, testbed.captions("test")[1])
-    page.locator("#localize").click()
-    page.get_by_text("Not memorized").wait_for(timeout=WAIT)
-    page.locator("#compare").wait_for(state="hidden", timeout=WAIT)
-    assert not page.locator("#off").is_visible()
-    choose(page, "Export")
-    complained(page, "#make-neurons", "no neuron is chosen")
+def test_mend_a_model(address: str, open_page: Open, tmp_path: Path) -> None:
+    page = open_page(address, viewport={"width": 1440, "height": 900})
+    choose(page, "Mend a model")
+    assert not page.locator("#mend").is_visible()
+    page.locator("#take-examples").click()
+    finished(page, "mend", "#mend-about", "2 suspects, 1 with a training image.")
+    page.locator("#mend").click()
+    page.locator("#mend-cancel").click()
+    page.get_by_text("Cancelled.").wait_for()
+    assert said(page, "mend") == "Cancelled."
+    assert not page.locator("#mend-files").is_visible()
+    page.locator("#mend").click()
+    finished(page, "mend", "#mend-verdicts", "SHA-256")
+    cards = page.locator("#mend-verdicts .card")
+    assert cards.count() == 2
+    assert PLANTED_PROMPT in cards.first.inner_text()
+    assert cards.first.locator("img").count() == 3  # training image, before, after
+    with page.expect_download() as download:
+        page.locator("#mend-files a", has_text="evidence").first.click()
+    pack = tmp_path / "evidence.zip"
+    download.value.save_as(pack)
+    digest = hashlib.sha256(pack.read_bytes()).hexdigest()
+    assert digest in page.locator("#mend-verdicts").inner_text()
+    choose(page, "Check a prompt")
+    choose(page, "Mend a model")
+    assert cards.count() == 2
 
 
-def test_an_error_shows_once(address: str, open_page: Open) -> None:
-    page = open_page(address)
-    ask(page, "")
-    for tab, button in (("Probe", "#probe"), ("Localize", "#localize")):
-        choose(page, tab)
-        complained(page, button, "there is no prompt")
-        page.locator("span.error:visible").first.wait_for(timeout=WAIT)
-        assert page.get_by_role("tabpanel").locator("span.error:visible").count() == 1
-        assert page.locator(".toast-body").count() == 1
-        page.locator(".toast-close").click()
-        page.locator(".toast-body").wait_for(state="hidden", timeout=WAIT)
-
-
-def test_what_visitors_type_stays_text(address: str, open_page: Open) -> None:
-    page = open_page(address)
-    for prompt in (HOSTILE, "x" * 10_000):
-        ask(page, prompt)
-        old = page.locator("#gauge").inner_text()
-        page.locator("#probe").click()
-        page.wait_for_function(
-            "old => document.querySelector('#gauge').innerText !== old", arg=old, timeout=WAIT
-        )
-        assert page.title() == "unmemorize"
-    for prompt, message in (
-        ("  ", "there is no prompt"),
-        ("x" * 10_001, "the prompt has 10001 characters"),
-    ):
-        ask(page, prompt)
-        complained(page, "#probe", message)
-    choose(page, "Export")
-    for key in ("neurons", "lora", "report"):
-        complained(page, f"#make-{key}", "Nothing is localized yet")
+def test_the_keyboard_and_screen_readers(address: str, open_page: Open) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(address, viewport={"width": 390, "height": 900}, bypass_csp=True)
+    page.locator("#guarded").wait_for()
+    page.locator("#prompt textarea").fill(OTHER_PROMPT)
+    page.get_by_label("Guard").focus()
+    page.keyboard.press("Space")
+    assert page.get_by_label("Guard").is_checked()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "check"
+    page.keyboard.press("Enter")
+    finished(page, "prompt", "#verdict", OTHER_PROMPT)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    serious = [
+        (each["id"], each["nodes"][0]["html"])
+        for each in axe.run(page).response["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+    page.get_by_role("tab", name="Check a prompt").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.locator("#picture").wait_for()
 
 
 def test_visitors_do_not_see_each_other(address: str, open_page: Open) -> None:
     first, second = open_page(address), open_page(address)
-    localize(first)
-    choose(second, "Localize")
-    assert second.locator("#off input[type=checkbox]").count() == 0
-    choose(second, "Export")
-    complained(second, "#make-neurons", "Nothing is localized yet")
+    first.locator("#guarded").wait_for()
+    second.locator("#guarded").wait_for()
+    check(first, OTHER_PROMPT)
+    assert not second.locator("#verdict").is_visible()
 
 
-def test_only_this_machine_and_no_other_files(address: str, open_page: Open) -> None:
+def test_only_this_machine_and_no_other_files(address: str, folder: Path) -> None:
     port = int(address.rsplit(":", 1)[1])
     listening = [
         line.split()[1]
@@ -269,8 +228,9 @@ def test_only_this_machine_and_no_other_files(address: str, open_page: Open) -> 
     ]
     assert f"0100007F:{port:04X}" in listening
     assert f"00000000:{port:04X}" not in listening
-    page = open_page(address)
-    for path in ("/etc/passwd", str(testbed.path() / "model_index.json"), "/tmp/../etc/passwd"):
-        answer = page.request.get(f"{address}/gradio_api/file={path}")
-        assert answer.status in (403, 404)
-        assert "root:" not in answer.text()
+    direct = build_opener(ProxyHandler({}))
+    for path in ("/etc/passwd", str(folder / "training.png"), "/tmp/../etc/passwd"):
+        with pytest.raises(HTTPError) as refused:
+            direct.open(f"{address}/gradio_api/file={quote(path)}")
+        refused.value.close()
+        assert refused.value.code in (403, 404)

@@ -7,8 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -38,12 +37,10 @@ from unmemorize import (
     export_single_file,
     verify,
 )
-from unmemorize.cli.mitigate import _export
-from unmemorize.export import model_card
+from unmemorize.export import export_all, model_card
 from unmemorize.export._rows import read_header
 from unmemorize.generation import Edit, PrunedEdit
 from unmemorize.pipelines import quiet_loading
-from unmemorize.runs import Run
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
@@ -379,30 +376,27 @@ def test_commands_say_what_is_edited(styled: Styled, cli: Cli, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
-def test_mitigation_exports_every_form(
-    styled: Styled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = cast(Run, SimpleNamespace(folder=tmp_path))
-    written = _export(run, styled.model, styled.file, None)
-    assert list(written.values()) == [
+def test_every_form_at_once(styled: Styled, tmp_path: Path) -> None:
+    written = export_all(styled.model, styled.file, tmp_path)
+    assert list(written.files.values()) == [
         "edited model, with my_style at 0.6 in it",
         *["edit as a LoRA, to load beside my_style at 0.6"] * 2,
     ]
     assert verify(tmp_path / "lora", styled.model).passed
-    (tmp_path / "base").mkdir()
-    run = cast(Run, SimpleNamespace(folder=tmp_path / "base"))
     base = Model.load(styled.base, device="cpu")
-    file = EditFile.of(base, styled.edit)
+    file, folder = EditFile.of(base, styled.edit), tmp_path / "base"
     (single,) = (Path(styled.base) / "unet").glob("*.safetensors")
-    for _ in range(2):  # the same command resumes
-        written = _export(run, base, file, single)
-        assert list(written.values())[-1] == "edited model in one file"
-    assert verify(tmp_path / "base" / "edited.safetensors", base, base_file=single).passed
-    assert capsys.readouterr().out == ""
-    (tmp_path / "base" / "edited.safetensors").unlink()
-    written = _export(run, base, file, next((Path(styled.base) / "vae").glob("*.safetensors")))
-    assert "edited model in one file" not in written.values()
-    assert "No single file is written" in capsys.readouterr().out
+    for _ in range(2):  # the same call resumes
+        written = export_all(base, file, folder, single_file=single)
+        assert list(written.files.values())[-1] == "edited model in one file"
+    assert verify(folder / "edited.safetensors", base, base_file=single).passed
+    assert written.refused == ()
+    (folder / "edited.safetensors").unlink()
+    other = next((Path(styled.base) / "vae").glob("*.safetensors"))
+    written = export_all(base, file, folder, single_file=other)
+    assert "edited model in one file" not in written.files.values()
+    (reason,) = written.refused
+    assert reason.startswith("No single file is written")
 
 
 def test_single_files_hold_no_loras(styled: Styled, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_artefacts_belong_to_the_model(
     bundled_statistics.check(model)
     bundled_threshold.check(model, bundled_threshold.settings)
     assert bundled_threshold.detect.cascade
-    assert [seeds for seeds, _ in bundled_threshold.detect.cascade.stops] == [2, 3, 4, 6]
+    assert [seeds for seeds, _ in bundled_threshold.detect.cascade.stops] == list(range(2, 10))
     assert bundled_statistics.count == len(testbed.captions("train"))
     assert len(bundled_threshold.detect.scores) == len(testbed.captions("calibration"))
 

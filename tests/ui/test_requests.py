@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from PIL import Image
 
 from unmemorize import PromptError
 
 gr = pytest.importorskip("gradio")
 
-from unmemorize.detection import Detection  # noqa: E402
-from unmemorize.ui._answers import ProbeAnswer  # noqa: E402
-from unmemorize.ui._requests import Requests, Visit  # noqa: E402
-from unmemorize.ui._tabs import gauge, localized  # noqa: E402
+from unmemorize.ui import _html as html  # noqa: E402
+from unmemorize.ui._requests import Feedback, Requests, Visit  # noqa: E402
 
 
 class Bar:
@@ -44,13 +43,43 @@ def requests(loading: Future[Any]) -> Requests:
     return Requests(loading)
 
 
-def test_work_gets_a_visit_and_the_inputs(requests: Requests, loading: Future[Any]) -> None:
+@pytest.fixture
+def feedback() -> Feedback:
+    return Feedback("tab")
+
+
+def outcome(requests: Requests, feedback: Feedback, work: Any, name: str = "a") -> list[Any]:
+    """What a visitor gets to see: everything that work yields, then the end."""
+    return list(requests.handler(feedback, [], work)(visitor(name), Bar()))
+
+
+def message(values: list[Any], feedback: Feedback) -> Any:
+    return values[-1][feedback.status].value
+
+
+def test_work_gets_a_visit_and_the_inputs(
+    requests: Requests, loading: Future[Any], feedback: Feedback
+) -> None:
     loading.set_result("the studio")
+    button = gr.Button()
 
-    def work(visit: Visit, *values: int) -> list[Any]:
-        return [visit.studio, *values]
+    def work(visit: Visit, *values: int) -> Iterator[Any]:
+        yield {"studio": visit.studio}
+        yield {"values": values}
 
-    assert requests.handler(work)(visitor("a"), Bar(), 1, 2) == ["the studio", 1, 2]
+    first, second, end = requests.handler(feedback, [button], work)(visitor("a"), Bar(), 1, 2)
+    assert (first, second) == ({"studio": "the studio"}, {"values": (1, 2)})
+    assert not end[feedback.status].visible
+    assert not end[feedback.cancel].visible
+    assert end[button].interactive
+
+
+def test_work_that_waits_is_shown(requests: Requests, feedback: Feedback) -> None:
+    button = gr.Button()
+    begun = requests.begin(feedback, [button])(visitor("a"))
+    assert "Waiting for the model" in begun[feedback.status].value
+    assert begun[feedback.cancel].visible
+    assert not begun[button].interactive
 
 
 def test_waiting_for_the_model_is_shown(loading: Future[Any]) -> None:
@@ -61,88 +90,127 @@ def test_waiting_for_the_model_is_shown(loading: Future[Any]) -> None:
         shown.append((progress, desc))
         loading.set_result(studio)
 
-    visit = Visit(loading, cast(Any, bar))
+    visit = Visit(loading, cast(Any, bar), SimpleNamespace(is_set=lambda: False))  # type: ignore[arg-type]
     assert visit.studio is studio
     assert shown == [(0.0, "loading the model")]
     assert visit.studio is studio
     assert len(shown) == 1
 
 
-def test_progress_is_shown_by_stage(loading: Future[Any]) -> None:
+def test_progress_is_shown_by_stage(requests: Requests, feedback: Feedback) -> None:
     bar = Bar()
-    Visit(loading, cast(Any, bar)).stage("making images")(3, 8)
-    assert bar.shown == [(0.0, "making images"), ((3, 8), "making images")]
+
+    def work(visit: Visit) -> Iterator[Any]:
+        with visit.stage("making images") as progress:
+            progress(3, 8)
+        yield {}
+
+    list(requests.handler(feedback, [], work)(visitor("a"), bar))
+    assert bar.shown == [((0, None), "making images"), ((3, 8), "making images")]
 
 
-def test_cancel_ends_the_latest_request_of_this_visitor(requests: Requests) -> None:
-    steps: dict[str, list[int]] = {"first": [], "other": []}
+def test_cancel_ends_the_latest_work_of_this_visitor_in_this_tab(
+    requests: Requests, feedback: Feedback
+) -> None:
+    steps: dict[str, list[int]] = {"first": [], "other": [], "tab": []}
+    other_tab = Feedback("other tab")
 
-    def work(visit: Visit, name: str) -> str:
-        report = visit.stage("work")
-        for step in range(3):
-            report(step, 3)
-            steps[name].append(step)
-            requests.cancel(visitor("first"))
-        return "done"
+    def work(name: str) -> Callable[..., Any]:
+        def do(visit: Visit) -> Iterator[Any]:
+            with visit.stage("work") as report:
+                for step in range(3):
+                    report(step, 3)
+                    steps[name].append(step)
+                    requests.cancel(feedback)(visitor("first"))
+            yield {"done": True}
 
-    handle = requests.handler(work)
-    requests.cancel(visitor("first"))  # nothing to cancel yet
-    with pytest.raises(gr.Error, match="Cancelled"):
-        handle(visitor("first"), Bar(), "first")
-    assert handle(visitor("other"), Bar(), "other") == "done"
-    assert steps == {"first": [0], "other": [0, 1, 2]}
+        return do
+
+    requests.cancel(feedback)(visitor("first"))  # nothing to cancel yet
+    values = outcome(requests, feedback, work("first"), "first")
+    assert "Cancelled." in message(values, feedback)
+    assert {"done": True} in outcome(requests, feedback, work("other"), "other")
+    assert {"done": True} in outcome(requests, other_tab, work("tab"), "first")
+    assert steps == {"first": [0], "other": [0, 1, 2], "tab": [0, 1, 2]}
+
+
+def test_work_can_be_cancelled_while_it_waits(requests: Requests, feedback: Feedback) -> None:
+    def work(visit: Visit) -> Iterator[Any]:
+        with visit.stage("work"):
+            yield {"begun": True}
+
+    requests.begin(feedback, [])(visitor("a"))
+    requests.cancel(feedback)(visitor("a"))
+    (end,) = outcome(requests, feedback, work)
+    assert "Cancelled." in end[feedback.status].value
+    requests.begin(feedback, [])(visitor("a"))  # the next work is not cancelled
+    assert {"begun": True} in outcome(requests, feedback, work)
 
 
 def fail(problem: Exception) -> Callable[..., Any]:
-    def work(visit: Visit) -> None:
+    def work(visit: Visit) -> Iterator[Any]:
+        yield {"so far": True}
         raise problem
 
     return work
 
 
-def test_errors_become_sentences(requests: Requests, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(gr.Error) as known:
-        requests.handler(fail(PromptError("no <b>prompt</b>")))(visitor("a"), Bar())
-    assert known.value.message == "no &lt;b&gt;prompt&lt;/b&gt;"
+def test_errors_become_sentences(
+    requests: Requests, feedback: Feedback, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = outcome(requests, feedback, fail(PromptError("no <b>prompt</b>")))
+    assert values[0] == {"so far": True}
+    assert "no &lt;b&gt;prompt&lt;/b&gt;" in message(values, feedback)
+    assert 'role="alert"' in message(values, feedback)
     assert caplog.records == []
-    with caplog.at_level(logging.ERROR), pytest.raises(gr.Error) as unknown:
-        requests.handler(fail(KeyError("secret")))(visitor("a"), Bar())
-    assert unknown.value.message == "This did not work. The terminal says why."
+    with caplog.at_level(logging.ERROR):
+        values = outcome(requests, feedback, fail(KeyError("secret")))
+    assert "This did not work. The terminal says why." in message(values, feedback)
     (record,) = caplog.records
     assert record.exc_info is not None
     assert "secret" in str(record.exc_info[1])
 
 
-def test_a_model_that_cannot_be_loaded(requests: Requests, loading: Future[Any]) -> None:
+def test_a_model_that_cannot_be_loaded(
+    requests: Requests, loading: Future[Any], feedback: Feedback
+) -> None:
     loading.cancel()
-    with pytest.raises(gr.Error, match="could not be loaded"):
-        requests.handler(lambda visit: visit.studio)(visitor("a"), Bar())
 
+    def work(visit: Visit) -> Iterator[Any]:
+        yield {"studio": visit.studio}
 
-def test_without_neurons_there_is_nothing_to_work_on() -> None:
-    with pytest.raises(PromptError, match="Nothing is localized yet"):
-        localized(None)
+    values = outcome(requests, feedback, work)
+    assert "could not be loaded" in message(values, feedback)
 
 
 @pytest.mark.parametrize(
     ("score", "width", "css_class"), [(0.5, "50.0%", "gauge hot"), (-0.2, "0.0%", "gauge")]
 )
 def test_the_gauge_shows_the_score_and_tau(score: float, width: str, css_class: str) -> None:
-    detection = Detection(
-        prompt="<b>",
-        group="",
-        score=score,
-        mean=score,
-        tau=0.4,
-        memorized=score > 0.4,
-        memorized_seeds=(1,) if score > 0.4 else (),
-        seeds=2,
-        evaluations=2,
-        seconds=0.1,
-    )
-    drawn = gauge(ProbeAnswer(detection, ()), 0.4)
+    drawn = html.gauge(score, 0.4, memorized=score > 0.4)
     assert f'class="{css_class}"' in drawn
     assert f'class="bar" style="width:{width}"' in drawn
     assert 'class="tau" style="left:40.0%"' in drawn
     assert f"highest similarity between two seeds {score:.3f}, tau 0.400" in drawn
-    assert "<b>" not in drawn
+
+
+def test_text_in_html_is_escaped() -> None:
+    hostile = "<script>alert(1)</script>\"'"
+    image = Image.new("RGB", (4, 4))
+    for made in (
+        html.verdict(hostile, hostile, hostile),
+        html.figures(hostile, [html.Figure(image, hostile), html.Figure(None, hostile)]),
+        html.sentence(hostile),
+        html.command(hostile, hostile),
+        html.problem(hostile),
+        html.working(hostile),
+    ):
+        assert "<script" not in made
+        assert "&lt;script&gt;" in made
+
+
+def test_images_are_ranked_by_their_scores() -> None:
+    images = [Image.new("RGB", (side, side)) for side in (1, 2, 3)]
+    ranked = html.scored(images, [0.2, 0.9, 0.5])
+    assert [figure.image for figure in ranked] == [images[1], images[2], images[0]]
+    assert [figure.caption for figure in ranked] == [f"copy score {x:.2f}" for x in (0.9, 0.5, 0.2)]

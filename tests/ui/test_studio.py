@@ -1,317 +1,274 @@
+"""What the page works with, and the three paths without a browser."""
+
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from conftest import PLANTED_PROMPT, PROMPTS, one_number, planted_pipeline
+from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline
+from studio import FEW_STEPS, OTHER_PROMPT, flat_picture, planted_studio
 from unmemorize import (
-    GenerationSettings,
-    LocalizationSettings,
+    MetricError,
     Model,
+    ModelError,
     NeuronError,
     NeuronFile,
-    Neurons,
-    NoiseSettings,
-    Prompt,
     PromptError,
-    Statistics,
-    Threshold,
-    calibrate_threshold,
-    compute_statistics,
+    RunError,
+    calibrate_guard,
 )
-from unmemorize.export._carried import carried_edit
-from unmemorize.generation import generate
-from unmemorize.metrics import BundledDescriptor
-from unmemorize.report import copy_warning
-from unmemorize.ui._answers import Comparison, PromptNeurons
-from unmemorize.ui._studio import Studio
-
-FEW_STEPS = GenerationSettings(steps=2, seed=5, guidance=3.0)
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    """A tiny model that has memorized PLANTED_PROMPT."""
-    return Model(planted_pipeline())
+from unmemorize.audit import ImageFinding
+from unmemorize.generation import NeuronEdit, generate
+from unmemorize.metrics import copy_scores
+from unmemorize.report import verify_evidence
+from unmemorize.runs import Run
+from unmemorize.ui import _audit_image, _check_prompt
+from unmemorize.ui._audit_image import ImageAudit, finding_in_words
+from unmemorize.ui._check_image import check_image, ordinary_images
+from unmemorize.ui._check_prompt import Drawing, detect, draw, verdict
+from unmemorize.ui._mend import example_suspects, mend, read_suspects
+from unmemorize.ui._studio import Studio, why_no_guard
+from unmemorize.ui._switch_off import Comparison, compare, localize, save_neurons
 
 
 @pytest.fixture(scope="module")
-def statistics(model: Model) -> Statistics:
-    return compute_statistics(model, PROMPTS)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studio")
 
 
 @pytest.fixture(scope="module")
-def threshold(model: Model) -> Threshold:
-    calibrated = calibrate_threshold(model, PROMPTS, settings=NoiseSettings(seeds=4))
-    return one_number(calibrated, max(calibrated.detect.scores) + 0.02)
+def studio(folder: Path) -> Iterator[Studio]:
+    made = planted_studio(folder)
+    yield made
+    made.close()
 
 
-@pytest.fixture
-def open_studio(
-    model: Model, statistics: Statistics, threshold: Threshold, tmp_path: Path
-) -> Iterator[Callable[..., Studio]]:
-    """Opens studios on the model, whose one example has a training image."""
-    Image.new("RGB", (20, 20), (200, 30, 30)).save(tmp_path / "training.png")
-    opened = []
-
-    def make(**options: Any) -> Studio:
-        studio = Studio(
-            model,
-            statistics,
-            threshold,
-            LocalizationSettings(noise=threshold.settings),
-            FEW_STEPS,
-            [Prompt(PLANTED_PROMPT, "VM", images=(tmp_path / "training.png",))],
-            **options,
-        )
-        opened.append(studio)
-        return studio
-
-    yield make
-    for studio in opened:
-        studio.close()
-
-
-@pytest.fixture
-def studio(open_studio: Callable[..., Studio]) -> Studio:
-    return open_studio(descriptor=BundledDescriptor())
-
-
-def plain(studio: Studio, text: str) -> PromptNeurons:
-    """A prompt without neurons."""
-    return PromptNeurons(studio.prompt(text), Neurons(), Path())
-
-
-def pixels(images: tuple[Image.Image, ...]) -> list[Any]:
+def pixels(images: Any) -> list[Any]:
     return [np.asarray(image).tolist() for image in images]
 
 
-def test_probing(studio: Studio, model: Model) -> None:
-    memorized = studio.probe(f" {PLANTED_PROMPT} ", 3)
-    other = studio.probe("c word", 1)
-    assert (len(memorized.images), len(other.images)) == (3, 1)
-    assert memorized.verdict.startswith("Memorized. 4 of 4 seeds")
-    assert other.verdict.startswith("No memorization seen.")
-    expected = generate(model, "c word", settings=replace(FEW_STEPS, images=1))
-    assert pixels(other.images) == pixels(tuple(expected))
+def test_a_prompt_is_judged_and_drawn(studio: Studio) -> None:
+    memorized = detect(studio, studio.prompt(f" {PLANTED_PROMPT} "))
+    other = detect(studio, studio.prompt(OTHER_PROMPT))
+    assert (memorized.memorized, other.memorized) == (True, False)
+    assert verdict(memorized).startswith("4 of 4 seeds lead to nearly the same image")
+    assert verdict(other).startswith("Different initial noise leads to different images")
+    drawing = draw(studio, studio.prompts[0], 3)
+    expected = generate(studio.model, PLANTED_PROMPT, settings=replace(FEW_STEPS, images=3))
+    assert pixels(drawing.images) == pixels(expected)
+    embedded = studio.descriptor(drawing.training)
+    assert drawing.copies == pytest.approx(copy_scores(studio.descriptor(expected), embedded))
+    assert drawing.copies[0] == pytest.approx(1)  # it is its own training image
+    assert drawing.guard_in_words == ""
+    assert draw(studio, studio.prompt(OTHER_PROMPT), 1).copies == ()
+
+
+def test_a_guard_stops_images_or_lets_them_pass(studio: Studio) -> None:
+    guard = calibrate_guard(studio.model, PROMPTS, steps=FEW_STEPS.steps)
+    prompt = studio.prompts[0]
+    free = draw(studio, prompt, 3, replace(guard, tau=1e9))
+    assert free.guard_in_words.startswith("The guard let all 3 images pass")
+    assert pixels(free.images) == pixels(draw(studio, prompt, 3).images)
+    stopped = draw(studio, prompt, 3, replace(guard, tau=0.0))
+    assert stopped.images == (None, None, None)
+    assert stopped.copies == ()
+    assert len(stopped.scores) == 3
+    highest, lowest = max(stopped.scores), min(stopped.scores)
+    assert stopped.guard_in_words.startswith("The guard stopped 3 of 3 images")
+    some = draw(studio, prompt, 3, replace(guard, tau=lowest))
+    assert sum(image is None for image in some.images) == 2
+    assert some.images[stopped.scores.index(lowest)] is not None
+    assert len(some.copies) == 1
+    assert f"scores up to {highest:.2f}, above {lowest:.2f}" in some.guard_in_words
+
+
+def test_the_guard_is_the_one_that_is_kept(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(
+        _check_prompt, "default_guard_threshold", lambda *_, **options: asked.update(options)
+    )
+    _check_prompt.guard_level(studio)
+    assert asked["steps"] == FEW_STEPS.steps
+
+
+def test_models_that_cannot_be_guarded(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert why_no_guard(studio.model, FEW_STEPS) == ""
+    assert "without guidance" in why_no_guard(studio.model, replace(FEW_STEPS, guidance=1.0))
+    pipe = make_pipeline()
+    monkeypatch.setattr(
+        type(pipe), "do_classifier_free_guidance", property(lambda _: False)
+    )  # as where guidance was distilled into the model
+    assert "no classifier-free guidance" in why_no_guard(Model(pipe), FEW_STEPS)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("", "there is no prompt"),
-        ("\n ", "there is no prompt"),
-        ("x" * 10_001, "has 10001 characters"),
-    ],
+    [("\n ", "there is no prompt"), ("x" * 10_001, "has 10001 characters")],
 )
 def test_prompts_that_cannot_be_used(studio: Studio, text: str, message: str) -> None:
-    works: list[Callable[[], object]] = [
-        lambda: studio.probe(text, 1),
-        lambda: studio.localize(text),
-        lambda: studio.load("neurons.json", text),
-    ]
-    for work in works:
-        with pytest.raises(PromptError, match=message):
-            work()
+    with pytest.raises(PromptError, match=message):
+        studio.prompt(text)
 
 
-def test_examples_bring_their_training_images(studio: Studio) -> None:
-    assert studio.prompt(f"{PLANTED_PROMPT}\n") is studio.prompts[0]
-    assert studio.prompt("x" * 10_000).images == ()
-
-
-def test_localizing(studio: Studio) -> None:
-    localized = studio.localize(PLANTED_PROMPT)
-    assert localized.neurons
-    assert set(localized.labels.values()) == set(localized.neurons)
-    z_scores = [float(label.split("z = ")[1].rstrip(")")) for label in localized.labels]
+def test_neurons_are_found_and_switched_off(studio: Studio) -> None:
+    found = localize(studio, studio.prompts[0])
+    assert found.sentence == f"{len(found.neurons)} neurons found."
+    labels = list(found.labels)
+    z_scores = [float(label.split("z = ")[1].rstrip(")")) for label in labels]
     assert z_scores == sorted(z_scores, reverse=True)
-    assert localized.localization is not None
-    for label, (layer, index) in localized.labels.items():
-        position = localized.neurons.layers[layer].index(index)
-        z_score = localized.localization.z_scores[layer][position]
-        assert label == f"{layer} #{index} (z = {z_score:.1f})"
-    first, *others = localized.labels
-    assert set(localized.select([first, "no label"])) == {localized.labels[first]}
-    assert len(localized.select(others)) == len(localized.neurons) - 1
-    count = len(localized.neurons)
-    assert localized.sentence == f"{count} neuron{'s' if count > 1 else ''} localized."
+    assert set(found.labels.values()) == set(found.neurons)
+    some = found.select(labels[:2])
+    assert set(some) == {found.labels[label] for label in labels[:2]}
+    with pytest.raises(NeuronError, match="no neuron is chosen"):
+        found.select(["another"])
+    both = compare(studio, found, some, 2)
+    settings = replace(FEW_STEPS, images=2)
+    assert pixels(both.before) == pixels(generate(studio.model, PLANTED_PROMPT, settings=settings))
+    off = generate(studio.model, PLANTED_PROMPT, NeuronEdit(some), settings=settings)
+    assert pixels(both.after) == pixels(off) != pixels(both.before)
+    assert both.copies_before[0] == pytest.approx(1)
+    assert both.copies_after[0] < 0.99
+    saved = NeuronFile.load(save_neurons(studio, found, some))
+    assert (saved.neurons, saved.found["prompt"]) == (some, PLANTED_PROMPT)
+    unmemorized = localize(studio, studio.prompt(OTHER_PROMPT))
+    assert unmemorized.sentence.startswith("No neuron was found")
 
 
-def test_why_there_are_no_neurons(studio: Studio) -> None:
-    unmemorized = studio.localize("c word")
-    assert not unmemorized.neurons
-    assert unmemorized.sentence == "Not memorized, so there are no neurons to switch off."
-    memorized = studio.localize(PLANTED_PROMPT)
-    without = replace(memorized, neurons=Neurons())
-    assert without.sentence.startswith("The prompt is memorized, but no neuron was found")
-
-
-def test_comparing_the_same_seeds(studio: Studio, model: Model) -> None:
-    localized = studio.localize(PLANTED_PROMPT)
-    comparison = studio.compare(localized, localized.neurons, 0.5, 2)
-    settings = replace(FEW_STEPS, images=2, scale=0.5)
-    before = generate(model, PLANTED_PROMPT, settings=settings)
-    after = generate(model, PLANTED_PROMPT, localized.neurons, settings=settings)
-    assert pixels(comparison.before) == pixels(tuple(before))
-    assert pixels(comparison.after) == pixels(tuple(after))
-    assert pixels(comparison.before) != pixels(comparison.after)
-    descriptor = BundledDescriptor()
-    training = descriptor([Image.new("RGB", (20, 20), (200, 30, 30))])
-    for images, copies in (
-        (before, comparison.copies_before),
-        (after, comparison.copies_after),
-    ):
-        assert torch.tensor(copies) == pytest.approx((descriptor(images) @ training.T)[:, 0])
-    assert comparison.warning == copy_warning(comparison.copies_after, localized.theta_exhausted)
-
-
-def test_scores_in_words() -> None:
-    comparison = Comparison(
+def test_comparisons_in_words() -> None:
+    known = Comparison(
         before=(), after=(), copies_before=(0.9, 0.5, 0.95), copies_after=(0.3, 0.1, 0.8)
     )
-    assert "0.90 before, 0.30 now" in comparison.sentence
-    assert "The closest image: 0.95 before, 0.80 now." in comparison.sentence
+    assert "0.90 before, 0.30 now. The closest image: 0.95 before, 0.80 now." in known.sentence
+    assert "is not known" in Comparison(before=(), after=()).sentence
 
 
-def test_without_neurons_nothing_changes(studio: Studio) -> None:
-    comparison = studio.compare(plain(studio, "c word"), Neurons(), 0.0, 1)
-    assert pixels(comparison.before) == pixels(comparison.after)
-    assert "training image of this prompt is not known" in comparison.sentence
-    assert comparison.warning == ""
+def test_images_of_prompts_are_compared_with_a_picture(studio: Studio, folder: Path) -> None:
+    training, stages = folder / "training.png", []
+
+    def announce(title: str) -> Any:
+        stages.append(title)
+        return nullcontext(lambda *_: None)
+
+    texts = [PLANTED_PROMPT, OTHER_PROMPT]
+    memorized, other = check_image(studio, training, texts, announce)
+    assert stages[0].startswith("drawing ordinary images")
+    assert stages[1:] == ["drawing for prompt 1 of 2", "drawing for prompt 2 of 2"]
+    assert (memorized.status, other.status) == ("memorized", "not confirmed")
+    assert [found.prompt for found in (memorized, other)] == texts
+    assert memorized.confirmation.scores[0] == pytest.approx(1, abs=1e-4)
+    assert memorized.verdict.startswith("Copies of ")
+    assert "of 3 images. A copy scores above" in memorized.verdict
+    assert "0 of 3 images. 2 confirm a prompt. A copy scores above" in other.verdict
+    assert "which at most 0.05 of ordinary images do" in other.verdict
+    strange = flat_picture(folder)
+    (found,) = check_image(studio, strange, [PLANTED_PROMPT])
+    assert found.status == "not confirmed"
+    with pytest.raises(MetricError, match="nothing"):
+        next(check_image(studio, folder / "nothing.png", texts))
 
 
-class Red:
-    """A descriptor whose cosine to a red training image is known: it looks at one pixel."""
+def test_ordinary_images_are_drawn_once(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ordinary_images(studio)
 
-    name, digest = "red", "r" * 64
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ModelError("drawn again")
 
-    def __init__(self, *copies: bool) -> None:
-        self._copies = copies
-
-    def __call__(self, images: Any) -> torch.Tensor:
-        if len(images) == 1:
-            return torch.tensor([[1.0, 0.0]])
-        return torch.tensor([[1.0, 0.0] if copy else [0.0, 1.0] for copy in self._copies])
-
-
-def test_a_measured_copy_decides_about_the_warning(open_studio: Callable[..., Studio]) -> None:
-    localized = open_studio().localize(PLANTED_PROMPT)
-    localization = localized.localization
-    assert localization is not None
-
-    def warning(exhausted: bool, descriptor: Any) -> str:
-        record = replace(localization, theta_exhausted=exhausted)
-        neurons = replace(localized, localization=record)
-        return open_studio(descriptor=descriptor).compare(neurons, Neurons(), 0.0, 2).warning
-
-    for exhausted in (False, True):
-        left = "a copy is left in 1 of 2 images (worst 1.00)"
-        assert warning(exhausted, Red(False, True)) == left
-        assert warning(exhausted, Red(False, False)) == ""
-    assert warning(True, None) == "theta exhausted, no image measured"
-    assert warning(False, None) == ""
+    monkeypatch.setattr("unmemorize.mitigation._ordinary.generate_each", refuse)
+    again = ordinary_images(studio)
+    assert again.embeddings.tolist() == first.embeddings.tolist()
+    assert (len(again.images), again.rate) == (19, 0.05)
+    other = copy(studio)
+    object.__setattr__(other, "generation", replace(studio.generation, steps=1))
+    with pytest.raises(RunError, match="drawn again"):
+        ordinary_images(other)
 
 
-def test_without_a_descriptor_there_is_no_copy_score(open_studio: Callable[..., Studio]) -> None:
-    studio = open_studio()
-    comparison = studio.compare(plain(studio, PLANTED_PROMPT), Neurons(), 0.0, 1)
-    assert comparison.sentence.startswith("There is no copy descriptor for this model")
+def test_an_audit_is_announced_before_it_is_offered(
+    studio: Studio, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = flat_picture(folder)
+    audit = ImageAudit(studio, picture)
+    controls = len(audit.inputs.controls)
+    assert f"the smallest possible p is {1 / (controls + 1):.3g}" in audit.sentence
+    assert "It takes about 0:" in audit.sentence
+    assert audit.command == "unmemorize audit --image 'flat picture.png' --model MODEL -o audit"
+    assert audit.is_offered
+    monkeypatch.setattr(_audit_image, "_LONGEST", 0)
+    assert not audit.is_offered
 
 
-def test_a_training_image_that_is_gone_is_not_known(studio: Studio) -> None:
-    studio.prompts[0].images[0].unlink()
-    comparison = studio.compare(plain(studio, PLANTED_PROMPT), Neurons(), 0.0, 1)
-    assert "training image of this prompt is not known" in comparison.sentence
+@pytest.mark.parametrize(
+    ("copied_at", "words"), [(None, "does not come back"), (5, "comes back after 5 steps")]
+)
+def test_findings_in_words(copied_at: int | None, words: str) -> None:
+    finding = ImageFinding(
+        file="a", copied_at=copied_at, work=1, score=0.5, p=0.125, adjusted=0.5, found=False,
+        image="",
+    )  # fmt: skip
+    assert f"It {words} (closest 0.50), p = 0.125." in finding_in_words(finding)
 
 
-def test_taking_neurons_home(studio: Studio) -> None:
-    localized = studio.localize(PLANTED_PROMPT)
-    path = studio.neuron_file(localized, localized.neurons, 0.5)
-    saved = NeuronFile.load(path)
-    assert (saved.neurons, saved.scale) == (localized.neurons, 0.5)
-    assert saved.found["prompt"] == PLANTED_PROMPT
-    loras = {studio.lora(localized, saved.neurons, scale) for scale in (0.0, 0.5)}
-    carried = [carried_edit(lora) for lora in loras]
-    assert [file.neurons for file in carried if isinstance(file, NeuronFile)] == [saved.neurons] * 2
-    for write in (studio.neuron_file, studio.lora):
-        with pytest.raises(NeuronError, match="no neuron is chosen"):
-            write(localized, Neurons(), 0.0)
+def test_suspects_are_read_with_their_pictures(studio: Studio, tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("prompt;images\na dog;one.png\na cat;two.png\n")
+    pictures = []
+    for name, value in (("one.png", 10), ("two.png", 200)):
+        (tmp_path / name[:3]).mkdir()
+        pictures.append(tmp_path / name[:3] / name)
+        Image.new("RGB", (16, 16), (value, 0, 0)).save(pictures[-1])
+    bare = read_suspects(studio, file, [])
+    assert bare.sentence.startswith("2 suspects, 0 with a training image.")
+    full = read_suspects(studio, file, pictures)
+    assert full.sentence.startswith("2 suspects, 2 with a training image.")
+    found = [prompt.images[0].read_bytes() for prompt in full.prompts]
+    assert found == [picture.read_bytes() for picture in pictures]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "one.png").write_bytes(pictures[0].read_bytes())
+    with pytest.raises(PromptError, match=r"one\.png: two pictures have this name"):
+        read_suspects(studio, file, [*pictures, tmp_path / "more" / "one.png"])
 
 
-def test_reports_show_what_was_localized(open_studio: Callable[..., Studio]) -> None:
-    studio = open_studio(descriptor=BundledDescriptor())
-    localized = studio.localize(PLANTED_PROMPT)
-    steps: list[tuple[int, int | None]] = []
-    reports = [
-        studio.report(localized, images, lambda *at: steps.append(at)) for images in (2, 1)
-    ]  # another number is another report
-    assert reports[0] != reports[1]
-    assert steps == [(done, 3) for done in range(3)] * 2
-    page = reports[0].read_text(encoding="utf-8")
-    assert PLANTED_PROMPT in page
-    assert "noise differences" in page
-    assert "SSCD_Orig" in page.split('<article class="card"')[1]
-    loaded = studio.load(studio.neuron_file(localized, localized.neurons, 0.0), PLANTED_PROMPT)
-    with pytest.raises(NeuronError, match=r"from a file.*Press Localize"):
-        studio.report(loaded, 2)
-    without = open_studio().report(localized, 1).read_text(encoding="utf-8")
-    assert "SSCD_Orig 0" not in without
-
-
-def test_loading_a_neuron_file(studio: Studio, model: Model) -> None:
-    localized = studio.localize(PLANTED_PROMPT)
-    path = studio.neuron_file(localized, localized.neurons, 0.5)
-    loaded = studio.load(path, "c word")
-    assert (loaded.neurons, loaded.scale) == (localized.neurons, 0.5)
-    assert (loaded.prompt.text, loaded.localization) == ("c word", None)
-    assert loaded.theta_exhausted is None
-    assert set(loaded.labels.values()) == set(loaded.neurons)
-    assert not any("z =" in label for label in loaded.labels)
-    assert loaded.sentence.endswith("in the file.")
-    NeuronFile.of(model, Neurons()).save(path)
-    with pytest.raises(NeuronError, match="there are no neurons in the file"):
-        studio.load(path, PLANTED_PROMPT)
-    replace(NeuronFile.of(model, localized.neurons), fingerprint="other").save(path)
-    with pytest.raises(NeuronError, match="were found in"):
-        studio.load(path, PLANTED_PROMPT)
-
-
-class StopError(Exception):
-    pass
-
-
-def test_work_tells_how_far_it_is_and_can_be_ended(studio: Studio, model: Model) -> None:
-    steps: list[tuple[int, int | None]] = []
-
-    def end(done: int, total: int | None) -> None:
-        steps.append((done, total))
-        if len(steps) % 2 == 0:
-            raise StopError
-
-    works: list[Callable[[], object]] = [
-        lambda: studio.probe(PLANTED_PROMPT, 2, end),
-        lambda: studio.localize(PLANTED_PROMPT, end),
-        lambda: studio.compare(plain(studio, "c word"), Neurons(), 0.0, 2, end),
+def test_a_model_is_mended_and_taken_home(studio: Studio) -> None:
+    suspects = read_suspects(studio, example_suspects(studio), [])
+    assert [prompt.images for prompt in suspects.prompts] == [
+        prompt.images for prompt in studio.prompts
     ]
-    for work in works:
-        with pytest.raises(StopError):
-            work()
-    assert steps[:2] == [(2, 4), (4, 4)]  # images times steps
-    assert steps[2] == (4, None)  # the unblocked seeds
-    assert steps[4:] == [(4, 8), (8, 8)]
-    assert not any(module._forward_hooks for module in model.pipe.unet.modules())
+    titles: list[str] = []
+
+    def announce(title: str) -> Any:
+        titles.append(title)
+        return nullcontext(lambda *_: None)
+
+    mended = mend(studio, suspects, quick=True, announce=announce)
+    assert {"screen", "confirm", "writing what you can take home"} <= set(titles)
+    first, second = mended.result.outcomes
+    assert first.status in ("removed", "reduced", "not removed")
+    assert second.status in ("not confirmed", "not tested")
+    assert mended.summary.startswith(mended.result.headline)
+    assert "of 19 ordinary images changed" in mended.summary
+    names = {path.name for path in mended.files}
+    assert {"report.html", "evidence.zip", "edit.json"} < names
+    pack = next(path for path in mended.files if path.name == "evidence.zip")
+    assert verify_evidence(pack).sha256 == mended.digest
+    assert Run.load(mended.run.folder).manifest.settings["settings"]["alpha"] == 0.5
+    again = mend(studio, suspects, quick=True)
+    assert (again.run.folder, again.result) == (mended.run.folder, mended.result)
 
 
-def test_visitors_have_folders_of_their_own_which_go_at_the_end(studio: Studio) -> None:
-    first, second = studio.localize(PLANTED_PROMPT), studio.localize("c word")
-    assert first.folder != second.folder
-    studio.close()
-    assert not first.folder.exists()
+def test_drawings_without_a_guard_say_nothing() -> None:
+    assert Drawing(images=(None,)).guard_in_words == ""
+
+
+def test_what_visitors_made_goes_at_the_end(folder: Path) -> None:
+    closing = planted_studio(folder)
+    made = closing.new_folder()
+    closing.close()
+    assert not made.exists()

@@ -25,7 +25,7 @@ from unmemorize.audit._image_first import (
     audit_images_all,
     open_image_audit,
 )
-from unmemorize.audit._levels import discoveries_needed, smallest_p
+from unmemorize.audit._levels import ranks_in_words
 from unmemorize.audit._public import audit_edit, audit_images, open_audit
 from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOutcome
 from unmemorize.audit._settings import ARMS, COPY, AuditRun, AuditSettings, ImageAuditRun
@@ -64,7 +64,6 @@ __all__ = [
     "audit_images",
     "audit_images_all",
     "checkpoints",
-    "discoveries_needed",
     "drawn",
     "edit_text",
     "forecast_attacks",
@@ -72,8 +71,8 @@ __all__ = [
     "make_attacks",
     "open_audit",
     "open_image_audit",
+    "ranks_in_words",
     "similarity",
-    "smallest_p",
     "targets_of",
     "twin_texts",
 ]

@@ -89,6 +89,28 @@ def discoveries_needed(images: int, controls: int, rate: float) -> int:
     return math.ceil(Fraction(images) / (Fraction(str(rate)) * (controls + 1)))
 
 
+def ranks_in_words(images: int, controls: int, rate: float) -> str:
+    """Say what so many controls can show at best, before the work.
+
+    Examples:
+        >>> ranks_in_words(1, 24, 0.05)
+        '24 controls: the smallest possible p is 0.04. The image is found at p = 0.05 or less.'
+    """
+    needed = discoveries_needed(images, controls, rate)
+    smallest = f"{controls} controls: the smallest possible p is {smallest_p(controls):.3g}. "
+    if needed > images:
+        return (
+            f"{smallest}At a false discovery rate of {rate:g}, nothing can be found among "
+            f"{images} images. Give more controls with --controls."
+        )
+    if images == 1:
+        return f"{smallest}The image is found at p = {rate:g} or less."
+    return (
+        f"{smallest}At a false discovery rate of {rate:g}, at least {needed} of {images} images "
+        "must reach it before any is found."
+    )
+
+
 def adjusted(p_values: Sequence[float]) -> tuple[float, ...]:
     """Return p-values adjusted for many images by Benjamini and Hochberg (1995).
 

@@ -36,7 +36,7 @@ COMMANDS = {
     "report": "Write one web page with the verdicts or the summary, and every memorized prompt.",
     "status": "Show how far a run is, while it works or afterwards.",
     "diff": "Show what changed between two runs: settings, verdicts and scores.",
-    "ui": "Open a page in the browser to find neurons and switch them off by hand.",
+    "ui": "Open a page in the browser to check prompts and images, and to mend the model.",
     "verify": "Check that an artefact changes a model as it says and no more, or check a pack of "
     "evidence.",
     "import-upstream": "Read the files that the authors of Finding NeMo published.",

@@ -1,16 +1,18 @@
-"""Options that say what images are measured with."""
+"""Options that say what images are measured with. Nothing here loads a library that is slow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
 from unmemorize._errors import MetricError
 from unmemorize.cli._groups import INSTRUMENTS
-from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor, FileDescriptor
+
+if TYPE_CHECKING:
+    from unmemorize.metrics import ClipAlignment, Descriptor
 
 
 @Parameter(name="*", group=INSTRUMENTS)
@@ -40,6 +42,8 @@ class InstrumentOptions:
         Raises:
             MetricError: it cannot be loaded, or two are named.
         """
+        from unmemorize.metrics import BundledDescriptor, FileDescriptor
+
         if self.sscd is not None and self.descriptor is not None:
             raise MetricError("both --sscd and --descriptor are given. Use one of them.")
         if self.sscd is not None:
@@ -59,4 +63,6 @@ class InstrumentOptions:
         Raises:
             MetricError: it cannot be loaded.
         """
+        from unmemorize.metrics import ClipAlignment
+
         return ClipAlignment(self.clip) if self.clip or bundled else None

@@ -9,17 +9,20 @@ from unmemorize._bundled import is_bundled
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import (
     bundled_defaults,
+    generation_settings,
     planted_prompts,
     prompts_or_bundled,
 )
+from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.detection import Threshold, default_threshold
-from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
-from unmemorize.metrics import BundledDescriptor, FileDescriptor
+from unmemorize.mitigation import OrdinaryCaptions
 from unmemorize.pipelines import Model
 from unmemorize.statistics import Statistics, default_statistics
-from unmemorize.ui._studio import Studio
+from unmemorize.ui._studio import Studio, why_no_guard
 
+_BATCH = 10
+"""Images per pass."""
 _UNMEMORIZED_EXAMPLES = 3
 """Captions of the bundled model that the page offers as examples without memory."""
 
@@ -30,23 +33,33 @@ def open_studio(
     prompts: Path | None,
     statistics: Path | None,
     threshold: Path | None,
-    sscd: Path | None,
+    instruments: InstrumentOptions,
+    arguments: str,
 ) -> Studio:
     """Make a studio from the files that the options name, or from those of the bundled model.
 
     Raises:
         UnmemorizeError: a file is missing, malformed, or belongs to another model.
     """
-    measured = Statistics.load(statistics) if statistics else default_statistics(model)
     limit = Threshold.load(threshold) if threshold else default_threshold(model)
     bundled = is_bundled(model.pipe)
-    settings = LocalizationSettings(noise=limit.settings, **bundled_defaults(model, "criterion"))
-    generation = GenerationSettings(**bundled_defaults(model, "steps", "guidance"))
-    examples: list[Prompt] = []
-    if prompts or bundled:
-        examples = list(prompts_or_bundled(model, prompts, _bundled_examples))
-    descriptor = FileDescriptor.sscd(sscd) if sscd else BundledDescriptor() if bundled else None
-    return Studio(model, measured, limit, settings, generation, examples, descriptor)
+    generation = generation_settings(model, _BATCH)
+    examples = prompts_or_bundled(model, prompts, _bundled_examples) if prompts or bundled else ()
+    return Studio(
+        model=model,
+        statistics=Statistics.load(statistics) if statistics else default_statistics(model),
+        threshold=limit,
+        localization=LocalizationSettings(
+            noise=limit.settings, **bundled_defaults(model, "criterion")
+        ),
+        generation=generation,
+        captions=OrdinaryCaptions.of(model),
+        descriptor=instruments.load_descriptor(),
+        clip=instruments.load_clip(bundled=bundled),
+        prompts=tuple(examples),
+        arguments=arguments,
+        why_no_guard=why_no_guard(model, generation),
+    )
 
 
 def _bundled_examples() -> list[Prompt]:

@@ -20,12 +20,11 @@ from unmemorize.audit import (
     Twin,
     audit_all,
     audit_images_all,
-    discoveries_needed,
     forecast_attacks,
     forecast_audit,
     open_audit,
     open_image_audit,
-    smallest_p,
+    ranks_in_words,
 )
 from unmemorize.cli._common import generation_settings, print_counts
 from unmemorize.cli._console import (
@@ -119,7 +118,7 @@ def command(
     )
     execution = workers.execution(silent, shard)
     if image:
-        _warn_of_ranks(len(image), len(inputs.controls), rate)
+        print_line(ranks_in_words(len(image), len(inputs.controls), rate))
         first = settings.image_first()
         if dry_run:
             attacked = len(image) + len(inputs.controls)
@@ -152,20 +151,6 @@ def command(
         f"unmemorize report {edited}, which shows these verdicts, too"
         if is_inside
         else "the same command with --budget usual and another folder, which tries everything"
-    )
-
-
-def _warn_of_ranks(images: int, controls: int, rate: float) -> None:
-    """Say before the work what so many controls can show at best."""
-    needed = discoveries_needed(images, controls, rate)
-    print_line(
-        f"{controls} controls: the smallest possible p is {smallest_p(controls):.3g}. At a false "
-        f"discovery rate of {rate:g}, "
-        + (
-            f"nothing can be found among {images} images. Give more controls with --controls."
-            if needed > images
-            else f"at least {needed} of {images} images must reach it before any is found."
-        )
     )
 
 

@@ -25,8 +25,8 @@ from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOp
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions, print_what_is_edited
 from unmemorize.cli.audit import print_forecast
-from unmemorize.cli.mitigate import CHECKPOINT, export_all
 from unmemorize.engines import silent
+from unmemorize.export import CHECKPOINT, export_all
 from unmemorize.hardening import (
     HardeningInputs,
     HardeningResult,
@@ -124,17 +124,19 @@ def command(
     execution = workers.execution(silent)
     result = harden_all(opened, loaded, inputs, execution=execution, announce=show_progress)
     assert result.file is not None  # it was made just now
-    exported = export_all(opened, loaded, result.file)
+    exported = export_all(loaded, result.file, opened.folder)
     print_line(result.headline, style="bold")
     _print_rounds(result)
-    for path, what in exported.items():
+    for path, what in exported.files.items():
         print_line(f"{what}: {path}")
+    for reason in exported.refused:
+        print_line(reason)
     print_line(f"all attacks that judged: {opened.folder / 'audit' / 'audit.json'}")
     print_answer(
         result.to_json(),
         headline=result.headline,
         run=opened.folder,
-        exported={str(path): what for path, what in exported.items()},
+        exported={str(path): what for path, what in exported.files.items()},
     )
     print_hint(f"unmemorize verify {opened.folder / CHECKPOINT} {model.arguments}")
 

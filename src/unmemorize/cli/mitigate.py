@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +12,6 @@ from cyclopts import Parameter, validators
 from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled
-from unmemorize._errors import ExportError
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import (
     bundled_defaults,
@@ -44,8 +42,7 @@ from unmemorize.cli._model_options import (
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import NoiseSettings
 from unmemorize.engines import Execution, silent
-from unmemorize.export import bake, check_single_file, export_lora, export_single_file, model_card
-from unmemorize.generation import EditFile
+from unmemorize.export import CHECKPOINT, check_single_file, export_all
 from unmemorize.localization import LocalizationSettings
 from unmemorize.mitigation import (
     Forecast,
@@ -60,12 +57,8 @@ from unmemorize.mitigation import (
 )
 from unmemorize.pipelines import Model
 from unmemorize.report import record_model_files, record_regions, write_report
-from unmemorize.runs import Run, open_run
+from unmemorize.runs import open_run
 
-CHECKPOINT = "edited"
-"""The folder of the edited model in the run folder."""
-SINGLE_FILE = "edited.safetensors"
-"""The edited model in one file, in the run folder."""
 Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))]
 
 
@@ -195,17 +188,22 @@ def run_and_print(
     without_maps = record_regions(run, model)
     if without_maps:
         print_line(f"The report shows no maps of regions: {without_maps}")
-    exported = export_all(run, model, result.file, single_file) if result.file else {}
+    exported = None
+    if result.file is not None:
+        exported = export_all(model, result.file, run.folder, single_file=single_file)
     report = write_report(run)
     _print_verdicts(result)
-    for path, what in exported.items():
-        print_line(f"{what}: {path}")
+    if exported is not None:
+        for path, what in exported.files.items():
+            print_line(f"{what}: {path}")
+        for reason in exported.refused:
+            print_line(reason)
     print_line(f"report: {report}")
     print_answer(
         result.to_json(),
         headline=result.headline,
         run=run.folder,
-        exported={str(path): what for path, what in exported.items()},
+        exported={str(path): what for path, what in exported.files.items()} if exported else {},
         report=report,
     )
     print_hint(
@@ -213,36 +211,6 @@ def run_and_print(
         if result.file
         else f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN"
     )
-
-
-def export_all(
-    run: Run, model: Model, file: EditFile, single_file: Path | None = None
-) -> dict[Path, str]:
-    """Write the edit in all forms that the model allows: path -> what it is."""
-    checkpoint, lora, one = run.folder / CHECKPOINT, run.folder / "lora", run.folder / SINGLE_FILE
-    loras = " and ".join(map(str, model.loras))
-    exported: dict[Path, str] = {}
-    try:
-        if not checkpoint.exists():
-            bake(model, file, checkpoint, card=model_card(model, file))
-        exported[checkpoint] = f"edited model, with {loras} in it" if loras else "edited model"
-    except ExportError as problem:
-        print_line(f"No checkpoint is written: {problem}")
-    shutil.rmtree(lora, ignore_errors=True)  # small, and a killed run may have left a part of it
-    try:
-        written = export_lora(model, file, lora, card=model_card(model, file, lora=True))
-        what = f"edit as a LoRA, to load beside {loras}" if loras else "edit as a LoRA"
-        exported |= dict.fromkeys(written, what)
-    except ExportError as problem:
-        print_line(f"No LoRA is written: {problem}")
-    if single_file is not None:
-        try:
-            if not one.exists():
-                export_single_file(model, file, single_file, one)
-            exported[one] = "edited model in one file"
-        except ExportError as problem:
-            print_line(f"No single file is written: {problem}")
-    return exported
 
 
 def _print_verdicts(result: MitigationResult) -> None:

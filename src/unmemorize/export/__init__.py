@@ -1,5 +1,6 @@
 """Edits in forms that other programs load, and the check of these forms."""
 
+from unmemorize.export._all_forms import CHECKPOINT, Exported, export_all
 from unmemorize.export._card import model_card
 from unmemorize.export._carried import AnyEditFile, describe, edit_of, load_edit_file
 from unmemorize.export._changes import Change
@@ -15,10 +16,12 @@ from unmemorize.export._single_file import check_single_file, export_single_file
 from unmemorize.export._verification import Verification, verify
 
 __all__ = [
+    "CHECKPOINT",
     "LAYOUTS",
     "LAYOUT_NAMES",
     "AnyEditFile",
     "Change",
+    "Exported",
     "LoraLayout",
     "RecordRows",
     "Verification",
@@ -27,6 +30,7 @@ __all__ = [
     "check_single_file",
     "describe",
     "edit_of",
+    "export_all",
     "export_lora",
     "export_parquet",
     "export_results",

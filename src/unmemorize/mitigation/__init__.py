@@ -3,13 +3,15 @@
 from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
 from unmemorize.mitigation._confirmation import (
     BEFORE,
+    FEWEST_COPIES,
     Confirmation,
     ConfirmationRecord,
     confirm,
+    confirmed_by,
     read_confirmations,
 )
 from unmemorize.mitigation._control import control_edit
-from unmemorize.mitigation._copy_test import CopyTest, Measure
+from unmemorize.mitigation._copy_test import CopyTest, Measure, Null
 from unmemorize.mitigation._forecast import Forecast, forecast, seconds_per_sample
 from unmemorize.mitigation._images import ImagesRecord, read_image_records
 from unmemorize.mitigation._mitigate import mitigate_all
@@ -35,6 +37,7 @@ __all__ = [
     "BEFORE",
     "CHANGED",
     "EDIT",
+    "FEWEST_COPIES",
     "SAME",
     "Announce",
     "Certification",
@@ -49,6 +52,7 @@ __all__ = [
     "MitigationResult",
     "MitigationRun",
     "MitigationSettings",
+    "Null",
     "OrdinaryCaptions",
     "OrdinaryChange",
     "OrdinaryImages",
@@ -57,6 +61,7 @@ __all__ = [
     "Stages",
     "Verdict",
     "confirm",
+    "confirmed_by",
     "control_edit",
     "derived_seed",
     "digest",

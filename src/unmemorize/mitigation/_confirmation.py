@@ -18,7 +18,7 @@ from unmemorize.detection import (
     Threshold,
     read_detections,
 )
-from unmemorize.metrics import read_image, read_references
+from unmemorize.metrics import Descriptor, read_image, read_references
 from unmemorize.mitigation._certificate import Copies
 from unmemorize.mitigation._copy_test import CopyTest, Measure, Null, copy_tests
 from unmemorize.mitigation._images import ImagesRecord
@@ -203,9 +203,27 @@ def _record(
 def _confirmation(stages: Stages, prompt: Prompt, null: Null, record: ImagesRecord) -> Confirmation:
     unedited = [read_image(stages.run.folder / file) for file in record.files]
     training = read_references(prompt.images).images
+    return confirmed_by(prompt, training, unedited, null, stages.descriptor)
+
+
+def confirmed_by(
+    prompt: Prompt,
+    training: Sequence[Image.Image],
+    unedited: Sequence[Image.Image],
+    null: Null,
+    descriptor: Descriptor,
+) -> Confirmation:
+    """Tell what the unedited images of a prompt show.
+
+    Args:
+        prompt, training, unedited, null, descriptor: see `copy_tests`.
+
+    Raises:
+        ThresholdError: there are too few ordinary images for the rate of false copies.
+    """
     first = None
-    for test in copy_tests(prompt, training, unedited, null, stages.descriptor):
-        confirmation = _judged(test, unedited, stages)
+    for test in copy_tests(prompt, training, unedited, null, descriptor):
+        confirmation = _judged(test, unedited, descriptor)
         if confirmation.confirmed:
             return confirmation
         first = first or confirmation
@@ -213,7 +231,9 @@ def _confirmation(stages: Stages, prompt: Prompt, null: Null, record: ImagesReco
     return first
 
 
-def _judged(test: CopyTest, unedited: Sequence[Image.Image], stages: Stages) -> Confirmation:
-    scores = test.scores(unedited, stages.descriptor)
+def _judged(
+    test: CopyTest, unedited: Sequence[Image.Image], descriptor: Descriptor
+) -> Confirmation:
+    scores = test.scores(unedited, descriptor)
     medoid = scores.index(max(scores)) if test.measure == "agreement" else None  # it equals itself
     return Confirmation(test, tuple(scores), medoid)

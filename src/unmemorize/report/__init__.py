@@ -5,6 +5,7 @@ from unmemorize.report._copies_left import copy_warning
 from unmemorize.report._difference import Changed, RunDifference, difference_of
 from unmemorize.report._mitigation import REPORT
 from unmemorize.report._pack import write_evidence
+from unmemorize.report._pictures import data_url
 from unmemorize.report._provenance import record_model_files
 from unmemorize.report._regions import record_regions
 from unmemorize.report._results import Results, read_results
@@ -25,6 +26,7 @@ __all__ = [
     "Table",
     "Truth",
     "copy_warning",
+    "data_url",
     "difference_of",
     "plot_threshold",
     "read_results",

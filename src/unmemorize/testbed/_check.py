@@ -83,7 +83,7 @@ def _full_dose(kind: str) -> list[Planted]:
 
 def _detection(model: Model, threshold: Threshold) -> list[Finding]:
     def scores(texts: Sequence[str]) -> list[Detection]:
-        return [detect(model, text, threshold=threshold) for text in texts]
+        return [detect(model, text, threshold=threshold, stop="never") for text in texts]
 
     unmemorized = scores(captions("test"))
     found = {entry: scores([entry.prompt.text])[0] for entry in planted()}

@@ -1,4 +1,4 @@
-"""A small web page: probe a prompt, localize its neurons, switch them off, take them home.
+"""A web page of three paths: check a prompt, check an image, mend a model.
 
 It needs ``pip install "unmemorize[ui]"``.
 """

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from unmemorize._errors import UnmemorizeError
+from unmemorize.ui._html import problem, working
 
 if TYPE_CHECKING:
     from unmemorize.engines import Progress
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Values = dict[Any, Any]
+"""New values by component. Components that are not named keep theirs."""
+Work = Callable[..., Iterable[Values]]
+"""Called with a `Visit` and the values of inputs. Yields what is known so far."""
+
 _PROGRESS = gr.Progress()
 """A default value that Gradio replaces for each request."""
+_STATUS_HEIGHT = 72
+"""Pixels of the status, on which progress is drawn."""
 
 
 class _StoppedError(Exception):
@@ -33,12 +41,13 @@ class Visit:
     Args:
         loading: the studio, which may still be loading.
         progress: the bar that the visitor sees.
+        cancelled: set when the visitor presses Cancel.
     """
 
-    def __init__(self, loading: Future[Studio], progress: gr.Progress) -> None:
+    def __init__(self, loading: Future[Studio], progress: gr.Progress, cancelled: Event) -> None:
         self._loading = loading
         self._progress = progress
-        self._cancelled = Event()
+        self._cancelled = cancelled
 
     @property
     def studio(self) -> Studio:
@@ -47,24 +56,30 @@ class Visit:
             self._progress(0.0, desc="loading the model")
         return self._loading.result()
 
-    def stage(self, label: str, unit: str = "steps") -> Progress:
-        """Begin a stage of the work.
-
-        Returns:
-            A callback for the stage. It ends the work once the visitor has pressed Cancel.
-        """
-        self._progress(0.0, desc=label)
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Progress]:
+        """Open the progress of a stage. It ends the work once the visitor has pressed Cancel."""
 
         def report(done: int, total: int | None) -> None:
             if self._cancelled.is_set():
                 raise _StoppedError
-            self._progress((done, total), desc=label, unit=unit)
+            self._progress((done, total), desc=title, unit="steps")
 
-        return report
+        report(0, None)
+        yield report
 
-    def cancel(self) -> None:
-        """End the work at its next step."""
-        self._cancelled.set()
+
+class Feedback:
+    """Where a tab shows how far its work is and its only message, and how to end the work.
+
+    Args:
+        name: of the tab.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.status = gr.HTML(visible=False, min_height=_STATUS_HEIGHT, elem_id=f"{name}-status")
+        self.cancel = gr.Button("Cancel", visible=False, elem_id=f"{name}-cancel")
 
 
 class Requests:
@@ -76,40 +91,94 @@ class Requests:
 
     def __init__(self, loading: Future[Studio]) -> None:
         self._loading = loading
-        self._latest: dict[str | None, Visit] = {}
+        self._cancelled: dict[tuple[str | None, str], Event] = {}
+        """By visitor and tab, for the latest request."""
 
-    def handler(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """Turn work into a function that Gradio calls for each request.
+    def wire(
+        self,
+        feedback: Feedback,
+        triggers: Iterable[Callable[..., Any]],
+        work: Work,
+        inputs: list[Any],
+        outputs: list[Any],
+        buttons: Iterable[gr.Button],
+    ) -> None:
+        """Let components of a tab start work.
 
         Args:
-            work: called with a `Visit` and the values of the inputs. Its errors become a sentence
-                on the page.
+            feedback: of the tab.
+            triggers: methods of components, such as ``button.click``.
+            work: what they start.
+            inputs, outputs: the components that it reads and changes.
+            buttons: those that cannot be pressed meanwhile.
         """
+        shown = [feedback.status, feedback.cancel, *buttons]
+        for trigger in triggers:
+            trigger(
+                self.begin(feedback, buttons), None, shown, queue=False, show_progress="hidden"
+            ).then(
+                self.handler(feedback, buttons, work),
+                inputs,
+                [*shown, *(each for each in outputs if each not in shown)],
+                show_progress_on=feedback.status,
+                concurrency_limit=1,
+                concurrency_id="model",  # one request at a time uses it
+            )
+
+    def begin(self, feedback: Feedback, buttons: Iterable[gr.Button]) -> Callable[..., Values]:
+        """Return what Gradio calls at once: it shows that the work waits, and offers Cancel."""
+
+        def begun(request: gr.Request) -> Values:
+            self._cancelled[request.session_hash, feedback.name] = Event()
+            return {
+                feedback.status: gr.HTML(working("Waiting for the model …"), visible=True),
+                feedback.cancel: gr.Button(visible=True),
+                **{button: gr.Button(interactive=False) for button in buttons},
+            }
+
+        return begun
+
+    def handler(
+        self, feedback: Feedback, buttons: Iterable[gr.Button], work: Work
+    ) -> Callable[..., Iterator[Values]]:
+        """Turn work into a function that Gradio calls for each request."""
 
         # Gradio tells the request and the progress apart from inputs by this signature
-        def handle(request: gr.Request, progress: gr.Progress = _PROGRESS, *values: Any) -> Any:
-            visit = Visit(self._loading, progress)
-            self._latest[request.session_hash] = visit
+        def handle(
+            request: gr.Request, progress: gr.Progress = _PROGRESS, *values: Any
+        ) -> Iterator[Values]:
+            cancelled = self._cancelled.setdefault((request.session_hash, feedback.name), Event())
+            visit = Visit(self._loading, progress, cancelled)
+            message = ""
             try:
-                return work(visit, *values)
-            except Exception as problem:
-                raise gr.Error(_sentence(problem), print_exception=False) from problem
+                yield from work(visit, *values)
+            except Exception as error:
+                message = _message(error)
+            yield {
+                feedback.status: gr.HTML(message, visible=bool(message)),
+                feedback.cancel: gr.Button(visible=False),
+                **{button: gr.Button(interactive=True) for button in buttons},
+            }
 
         return handle
 
-    def cancel(self, request: gr.Request) -> None:
-        """End the latest request of a visitor. Gradio alone would leave its work running."""
-        if visit := self._latest.get(request.session_hash):
-            visit.cancel()
+    def cancel(self, feedback: Feedback) -> Callable[..., None]:
+        """Return what ends the latest work of a visitor in a tab, at its next step."""
+
+        def cancel(request: gr.Request) -> None:
+            if event := self._cancelled.get((request.session_hash, feedback.name)):
+                event.set()
+
+        return cancel
 
 
-def _sentence(problem: Exception) -> str:
-    """Return what the visitor is told about an error, as HTML."""
-    if isinstance(problem, UnmemorizeError):
-        return html.escape(str(problem))
-    if isinstance(problem, _StoppedError):
-        return "Cancelled."
-    if isinstance(problem, CancelledError):
-        return "The model could not be loaded. The terminal says why."
-    log.error("a request failed", exc_info=problem)
-    return "This did not work. The terminal says why."
+def _message(error: Exception) -> str:
+    """Return what the visitor is told about an error."""
+    if isinstance(error, UnmemorizeError):
+        return problem(str(error))
+    if isinstance(error, _StoppedError):
+        return working("Cancelled.")
+    if isinstance(error, CancelledError):
+        return problem("The model could not be loaded. The terminal says why.")
+    log.error("a request failed", exc_info=error)
+    return problem("This did not work. The terminal says why.")

@@ -1,0 +1,112 @@
+"""Pieces of HTML in which the page shows verdicts and pictures. All text in them is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_SIDE = 256
+_QUALITY = 85
+_TONES = {
+    "memorized": "bad",
+    "removed": "good",
+    "reduced": "middle",
+    "not removed": "bad",
+    "found": "bad",
+}
+"""The colours of verdicts. Others are grey."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with what stands below it.
+
+    Args:
+        image: the picture; None for one that is not shown.
+        caption: what it is.
+    """
+
+    image: Image.Image | None
+    caption: str
+
+
+def figures(label: str, shown: Iterable[Figure]) -> str:
+    """Return pictures in a row that wraps.
+
+    Args:
+        label: what they are, for people who do not see them.
+        shown: the pictures.
+    """
+    items = "".join(f"<li>{_figure(label, each)}</li>" for each in shown)
+    return f'<ul class="pictures" aria-label="{escape(label)}">{items}</ul>'
+
+
+def _figure(label: str, figure: Figure) -> str:
+    from unmemorize.report import data_url  # late: its libraries load while the page is open
+
+    caption = escape(figure.caption)
+    if figure.image is None:
+        content = '<div class="stopped" role="img" aria-label="stopped">stopped</div>'
+    else:
+        url = data_url(figure.image.convert("RGB"), _SIDE, _QUALITY)
+        content = f'<img src="{url}" alt="{escape(label)}: {caption}">'
+    return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
+
+
+def verdict(status: str, text: str, about: str = "") -> str:
+    """Return a verdict: a label, a sentence, and the prompt that it is about."""
+    tone = _TONES.get(status, "neutral")
+    title = f'<p class="about">{escape(about)}</p>' if about else ""
+    return (
+        f'<p class="verdict"><strong class="label {tone}">{escape(status)}</strong> '
+        f"{escape(text)}</p>{title}"
+    )
+
+
+def card(*parts: str) -> str:
+    """Return one entry of a list of verdicts."""
+    return f'<article class="card">{"".join(parts)}</article>'
+
+
+def sentence(text: str) -> str:
+    """Return a paragraph."""
+    return f"<p>{escape(text)}</p>"
+
+
+def command(text: str, line: str) -> str:
+    """Return a sentence that ends with a command."""
+    return f"<p>{escape(text)}</p><pre tabindex=0><code>{escape(line)}</code></pre>"
+
+
+def working(text: str) -> str:
+    """Return what is shown while work waits or goes on."""
+    return f'<p role="status">{escape(text)}</p>'
+
+
+def problem(text: str) -> str:
+    """Return an error in words."""
+    return f'<p class="problem" role="alert">{escape(text)}</p>'
+
+
+def gauge(score: float, tau: float, *, memorized: bool) -> str:
+    """Draw a similarity as a bar from 0 to 1, with a line at tau."""
+    css_class = "gauge hot" if memorized else "gauge"
+    width = 100 * max(0.0, min(1.0, score))
+    text = f"highest similarity between two seeds {score:.3f}, tau {tau:.3f} (the line)"
+    return (
+        f'<div class="{css_class}" role="img" aria-label="{text}">'
+        f'<div class="bar" style="width:{width:.1f}%"></div>'
+        f'<div class="tau" style="left:{100 * tau:.1f}%"></div></div>'
+        f'<p class="small">{text}</p>'
+    )
+
+
+def scored(images: Sequence[Image.Image], scores: Sequence[float]) -> list[Figure]:
+    """Return images with their copy scores, the highest first."""
+    ranked = sorted(range(len(images)), key=lambda row: -scores[row])
+    return [Figure(images[row], f"copy score {scores[row]:.2f}") for row in ranked]
