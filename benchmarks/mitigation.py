@@ -12,21 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 import unmemorize as um
+from bundled_mitigation import BundledMitigation
 from unmemorize.cli._console import show_progress
-from unmemorize.mitigation import (
-    MitigationInputs,
-    MitigationResult,
-    MitigationRun,
-    PromptOutcome,
-    mitigate_all,
-)
+from unmemorize.mitigation import MitigationResult, PromptOutcome, mitigate_all
 from unmemorize.mitigation._certificate import Copies, pooled
-from unmemorize.runs import open_run
 from unmemorize.testbed import Planted
 
 
@@ -126,25 +120,9 @@ def _pair(counts: Copies) -> tuple[int, int]:
 
 def main(folder: Path, output: Path | None) -> None:
     """Run the mitigation, or resume it, and print the table."""
-    model = um.Model.load("testbed", device="cpu")
-    defaults = um.testbed.defaults()
-    settings = replace(
-        um.MitigationSettings(),
-        localization=um.LocalizationSettings(criterion=defaults["criterion"]),
-        generation=um.GenerationSettings(steps=defaults["steps"], guidance=defaults["guidance"]),
-    )
-    inputs = MitigationInputs(
-        statistics=um.default_statistics(model),
-        threshold=um.default_threshold(model),
-        captions=um.OrdinaryCaptions.of(model),
-        descriptor=um.BundledDescriptor(),
-        clip=um.ClipAlignment(),
-    )
-    entries = um.testbed.planted()
-    prompts = [replace(entry.prompt, paraphrases=entry.paraphrases) for entry in entries]
-    run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs))
-    result = mitigate_all(run, model, inputs, announce=show_progress)
-    table = lines(result, entries)
+    opened = BundledMitigation.opened(folder)
+    result = mitigate_all(opened.run, opened.model, opened.inputs, announce=show_progress)
+    table = lines(result, um.testbed.planted())
     print(result.headline, "", "| | measured | required |", "|---|---|---|", *table, sep="\n")
     if output is not None:
         output.write_text(json.dumps([asdict(line) for line in table], indent=1) + "\n")

@@ -14,18 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import matplotlib
 
 import unmemorize as um
+from bundled_mitigation import BundledMitigation
 from unmemorize._files import to_json
 from unmemorize.cli._console import show_progress
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit
-from unmemorize.mitigation import MitigationInputs, MitigationRun, Stages
+from unmemorize.mitigation import Stages
 from unmemorize.mitigation._confirmation import search_seeds
 from unmemorize.mitigation._control import control_edit
 from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, joint_edit
@@ -33,7 +34,6 @@ from unmemorize.mitigation._mitigate import prepare
 from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._stages import digest
 from unmemorize.mitigation._work import Work
-from unmemorize.runs import open_run
 
 matplotlib.use("Agg")
 
@@ -142,26 +142,18 @@ def draw(points: Sequence[Point], path: Path) -> None:
 
 def main(folder: Path, seeds: int, ordinary: int, picture: Path | None, out: Path | None) -> None:
     """Measure every rung."""
-    model = um.Model.load("testbed", device="cpu")
-    defaults = um.testbed.defaults()
-    settings = replace(
-        um.MitigationSettings(),
-        localization=um.LocalizationSettings(criterion=defaults["criterion"]),
-        generation=um.GenerationSettings(steps=defaults["steps"], guidance=defaults["guidance"]),
-    )
-    inputs = MitigationInputs(
-        statistics=um.default_statistics(model),
-        threshold=um.default_threshold(model),
-        captions=um.OrdinaryCaptions.of(model),
-        descriptor=um.BundledDescriptor(),
-        clip=um.ClipAlignment(),
-    )
-    prompts = [entry.prompt for entry in um.testbed.planted()]
-    run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs))
+    opened = BundledMitigation.opened(folder)
+    model = opened.model
     stages = Stages(
-        run, model, settings, inputs.descriptor, inputs.clip, Execution(), show_progress
+        opened.run,
+        model,
+        opened.settings,
+        opened.inputs.descriptor,
+        opened.inputs.clip,
+        Execution(),
+        show_progress,
     )
-    work, findings = prepare(stages, inputs)
+    work, findings = prepare(stages, opened.inputs)
     points = []
     print(HEAD)
     for name, family, edit in edits(findings, work.captions.keep, model):

@@ -208,14 +208,14 @@ def test_layers_compute_once_where_all_samples_are_edited(model: Model) -> None:
     before = {name: id(value) for name, value in model.denoiser.named_parameters()}
     plain = predict(model)
     counted: list[str] = []
-    layer = model.denoiser.get_submodule("mid_block.resnets.0.conv1")
-    convolve = layer._conv_forward  # type: ignore[operator]
+    layer: Any = model.denoiser.get_submodule("mid_block.resnets.0.conv1")
+    convolve = layer._conv_forward
 
     def count(*args: Any) -> Any:
         counted.append("called")
         return convolve(*args)
 
-    layer._conv_forward = count  # type: ignore[assignment]
+    layer._conv_forward = count
     with edit.applied(model, [True]):
         whole = predict(model)
     assert len(counted) == 1

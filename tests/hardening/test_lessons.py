@@ -224,7 +224,9 @@ def test_factors_are_trained_as_the_chain_rule_says(tmp_path: Any) -> None:
             assert torch.allclose(same, guess, atol=1e-5)
             expected = torch.autograd.grad(same.square().mean(), [down, up])
             for side, gradient in zip("AB", expected, strict=True):
-                assert torch.allclose(gradients[f"{name}.{side}"], gradient, atol=1e-6)
+                found = gradients[f"{name}.{side}"]
+                assert found is not None
+                assert torch.allclose(found, gradient, atol=1e-6)
             other = make_pipeline()
         edit = weights.edit()
     assert {name for name in edit.differences if name.endswith("bias")} == set()

@@ -30,6 +30,7 @@ from unmemorize.detection import (
     as_detector,
     default_threshold,
 )
+from unmemorize.export import Exported
 from unmemorize.generation import GenerationSettings
 from unmemorize.pipelines import Model
 from unmemorize.report import Truth
@@ -240,3 +241,12 @@ def report_missing(*tallies: Tally) -> None:
     ]
     if failures:
         raise RunError("\n".join(failures))
+
+
+def print_exported(exported: Exported) -> dict[str, str]:
+    """Print what was exported, and what was not and why; return the files for an answer."""
+    for path, what in exported.files.items():
+        print_line(f"{what}: {path}")
+    for reason in exported.refused:
+        print_line(reason)
+    return {str(path): what for path, what in exported.files.items()}

@@ -11,7 +11,7 @@ from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled
 from unmemorize.audit import AuditInputs, Twin
-from unmemorize.cli._common import generation_settings
+from unmemorize.cli._common import generation_settings, print_exported
 from unmemorize.cli._console import (
     console,
     make_table,
@@ -127,16 +127,13 @@ def command(
     exported = export_all(loaded, result.file, opened.folder)
     print_line(result.headline, style="bold")
     _print_rounds(result)
-    for path, what in exported.files.items():
-        print_line(f"{what}: {path}")
-    for reason in exported.refused:
-        print_line(reason)
+    files = print_exported(exported)
     print_line(f"all attacks that judged: {opened.folder / 'audit' / 'audit.json'}")
     print_answer(
         result.to_json(),
         headline=result.headline,
         run=opened.folder,
-        exported={str(path): what for path, what in exported.files.items()},
+        exported=files,
     )
     print_hint(f"unmemorize verify {opened.folder / CHECKPOINT} {model.arguments}")
 

@@ -20,6 +20,7 @@ from unmemorize.cli._common import (
     generation_settings,
     planted_prompts,
     print_counts,
+    print_exported,
     prompts_or_bundled,
 )
 from unmemorize.cli._console import (
@@ -193,17 +194,13 @@ def run_and_print(
         exported = export_all(model, result.file, run.folder, single_file=single_file)
     report = write_report(run)
     _print_verdicts(result)
-    if exported is not None:
-        for path, what in exported.files.items():
-            print_line(f"{what}: {path}")
-        for reason in exported.refused:
-            print_line(reason)
+    files = print_exported(exported) if exported else {}
     print_line(f"report: {report}")
     print_answer(
         result.to_json(),
         headline=result.headline,
         run=run.folder,
-        exported={str(path): what for path, what in exported.files.items()} if exported else {},
+        exported=files,
         report=report,
     )
     print_hint(
