@@ -26,6 +26,9 @@ pytest.importorskip("gradio")
 from unmemorize.ui import _serve
 from unmemorize.ui._page import build
 
+# Gradio sets an option of pandas that is deprecated, in its own thread
+pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
+
 HOSTILE = (
     "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script> & 🦓"
 )
