@@ -26,6 +26,9 @@ pytest.importorskip("gradio")
 from unmemorize.ui import _serve
 from unmemorize.ui._page import build
 
+# Gradio sets an option of pandas that is deprecated, in its own thread
+pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
+
 HOSTILE = (
     "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script> & 🦓"
 )
@@ -82,9 +85,9 @@ def check(page: Any, prompt: str) -> None:
 
 def said(page: Any, name: str) -> str:
     """The one message of a tab, which no other element repeats."""
-    status = page.locator(f"#{name}-status")
-    status.wait_for()
-    text = str(status.inner_text()).strip()
+    message = page.locator(f"#{name}-status p[role]")
+    message.wait_for()
+    text = str(message.inner_text())
     assert page.get_by_text(text, exact=True).count() == 1
     assert page.locator(".toast-body").count() == 0
     return text
