@@ -127,7 +127,7 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
     for index in confirmed:
         _textured(index, side).save(run.folder / "differences" / f"{index:05d}.png")
     given_up = {
-        index: _images(run, f"search-{OTHER}", index, prompts[index], range(1), [0.8], 3, side)
+        index: _images(run, f"search-{OTHER}", index, prompts[index], range(2), [0.8, 0.9], 3, side)
         for index in confirmed
     }
     _lines(run, f"search-{OTHER}", given_up)
@@ -169,6 +169,9 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
         for index in confirmed
     }
     _lines(run, f"search-{DIGEST}", searched)
+    if memorized:  # a second look at the single copy
+        again = {"prompt": prompts[0], "seeds": [3, 4], "scores": [0.1, 0.7], "copies": 1}
+        _lines(run, f"search-{DIGEST}-again", {0: again})
     control_scores = [0.9, 0.4]
     control = {
         index: _images(

@@ -245,7 +245,7 @@ def test_a_live_pipeline_needs_nothing_but_a_prompt() -> None:
     pipe = planted_pipeline()
     threshold, statistics = default_threshold(pipe), default_statistics(pipe)
     assert detect(pipe, PLANTED_PROMPT).tau == threshold.detect.tau
-    assert detect(pipe, "a cat", settings=SEEDS).seeds == 3
+    assert detect(pipe, "a cat", settings=SEEDS, stop="never").seeds == 3
     settings = LocalizationSettings(seed_threshold=0.2)
     given = localize(
         pipe, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings

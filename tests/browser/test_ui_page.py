@@ -26,8 +26,11 @@ pytest.importorskip("gradio")
 from unmemorize.ui import _serve
 from unmemorize.ui._page import build
 
-# Gradio sets an option of pandas that is deprecated, in its own thread
-pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
+# Gradio uses what pandas deprecates, in its own thread
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script> & 🦓"

@@ -112,8 +112,8 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
     lines = call.text("status", run.folder).splitlines()
     assert lines[0] == "Finished: mitigation of 5 prompts."
     assert lines[-1] == f"Next: unmemorize report {run.folder}"
-    row = next(line.split() for line in lines if line.split()[-1:] == ["confirmations"])
-    assert row[:3] == ["4", "0", "0"]
+    row = next(line.split() for line in lines if line.split()[:1] == ["confirmations"])
+    assert row[1:4] == ["4", "0", "0"]
     assert max(map(len, lines)) <= max(80, len(lines[-1]))
     (run.folder / "mitigation.json").unlink()
     lines = call.text("status", run.folder).splitlines()

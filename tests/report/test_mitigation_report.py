@@ -176,7 +176,7 @@ def test_a_card_tells_everything_about_its_prompt(page: str) -> None:
     text = words(card)
     assert "0123456789 (exported) certificate, attempt 1 1 of 1" in text
     assert "0123456789 (exported) count, attempt 1 6 of 12" in text
-    assert "aaaaaaaaaa search 1 of 1" in text
+    assert "aaaaaaaaaa search 2 of 2" in text
     assert text.index("aaaaaaaaaa") > 0
     assert "down 0.0.0 3, 5" in text
     assert "above 0.500" in text

@@ -128,12 +128,12 @@ class LoggedProgress:
         interval: seconds between two lines.
 
     Examples:
-        >>> report = LoggedProgress("localize", print, clock=iter([0.0, 5.0, 20.0, 40.0]).__next__)
+        >>> report = LoggedProgress("localize", print, clock=iter([0.0, 10.0, 40.0, 80.0]).__next__)
         >>> for done in (0, 1, 2, 4):
         ...     report(done, 4)
         localize: 0 of 4
-        localize: 2 of 4, 0:00:20 elapsed, 0:00:20 left
-        localize: 4 of 4, 0:00:40 elapsed
+        localize: 2 of 4, 0:00:40 elapsed, 0:00:40 left
+        localize: 4 of 4, 0:01:20 elapsed
     """
 
     def __init__(

@@ -31,17 +31,17 @@ def command(run: RunArgument, /) -> None:
     finished = _is_finished(loaded, states)
     failed = sum(status.failed for status in states)
     print_line(_headline(loaded, states, finished=finished), style="bold")
-    table = make_table("done", "failed", "pending", "a minute", "left", "last", text="stage")
+    table = make_table("stage", "done", "failed", "pending", "a minute", "left", text="last")
     for status in states:
         pending = 0 if finished else status.pending
         table.add_row(
+            status.name,
             str(status.done),
             str(status.failed),
             str(pending),
             f"{60 * status.rate:.3g}" if status.rate else "",
             _duration(status.left if pending or status.failed else None),
             _duration(status.idle),
-            status.name,
         )
     console.print(table)
     for status in states:

@@ -107,7 +107,7 @@ def discoveries(scores: Iterable[float], calibration: Sequence[float], rate: flo
         counts[len(ordered) - bisect_left(ordered, score)] += 1
     prompts, found, rank = sum(counts), 0, 0
     for level, below in enumerate(accumulate(counts), start=1):
-        if below and Fraction(level, total) * prompts <= below * exact:
+        if counts[level - 1] and Fraction(level, total) * prompts <= below * exact:
             found, rank = below, level
     return Discoveries(
         rate=rate,

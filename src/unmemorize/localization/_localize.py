@@ -76,7 +76,7 @@ def localize(
         >>> from unmemorize import load_pipeline
         >>> record = localize(load_pipeline("testbed"), "fundus photograph of healthy retina")
         >>> record.memorized, len(record.initial), [index for _, index in record.neurons]
-        (True, 2, [55, 43])
+        (True, 5, [27, 44, 59, 81])
     """
     model, prompt = Model.of(pipe), as_prompt(prompt)
     execution = Execution(progress=progress)

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -242,13 +243,15 @@ class _Records:
         for number, candidate in enumerate(self.result["candidates"]):
             here = f"candidates.{number}"
             digest = candidate["digest"]
-            searched = self.kind(f"search-{digest}").values()
+            searched, again = self.kind(f"search-{digest}"), self.kind(f"search-{digest}-again")
             values[f"{here}.digest"] = digest
             if f"ordinary-{digest}.jsonl" in self.files:
                 kind = f"ordinary-{digest}"
                 values |= self.change(f"{here}.ordinary", before, kind, sample)
             if searched:
-                values[f"{here}.copying"] = sum(record["copies"] > 0 for record in searched)
+                copies = Counter({index: record["copies"] for index, record in searched.items()})
+                copies.update({index: record["copies"] for index, record in again.items()})
+                values[f"{here}.copying"] = sum(found > 1 for found in copies.values())
         return values
 
     def change(

@@ -55,7 +55,7 @@ class Drawing:
 def detect(studio: Studio, prompt: Prompt) -> Detection:
     """Tell whether a prompt is memorized."""
     (detection,) = detect_prompts(
-        studio.model, [prompt], studio.threshold, studio.threshold.settings
+        studio.model, [prompt], studio.threshold, studio.threshold.settings, stop="never"
     )
     return detection
 
