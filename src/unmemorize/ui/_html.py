@@ -85,7 +85,7 @@ def command(text: str, line: str) -> str:
 
 def working(text: str) -> str:
     """Return what is shown while work waits or goes on."""
-    return f'<p role="status">{escape(text)}</p>'
+    return f'<p class="working" role="status">{escape(text)}</p>'
 
 
 def problem(text: str) -> str:

@@ -25,7 +25,7 @@ class ImageTab:
                 label="Your picture", file_types=["image"], height=120, elem_id="picture"
             )
             self._feedback = Feedback("image")
-            self._preview = gr.HTML(visible=False, elem_id="preview")
+            self._preview = gr.HTML(elem_id="preview", elem_classes="result")
             with gr.Column(visible=False, elem_id="image-ways") as self._ways:
                 self._prompts = gr.Textbox(
                     label="Prompts that may bring it back, one in each line",
@@ -34,11 +34,11 @@ class ImageTab:
                     elem_id="image-prompts",
                 )
                 self._check = gr.Button("Check", variant="primary", elem_id="check-image")
-                self._about = gr.HTML(elem_id="audit-about")
+                self._about = gr.HTML(elem_id="audit-about", elem_classes="result")
                 self._audit = gr.Button("Audit the picture", visible=False, elem_id="audit")
             self._asked = gr.State(None)  # the ImageAudit of the picture
-            self._checked = gr.HTML(visible=False, elem_id="image-checked")
-            self._audited = gr.HTML(visible=False, elem_id="audited")
+            self._checked = gr.HTML(elem_id="image-checked", elem_classes="result")
+            self._audited = gr.HTML(elem_id="audited", elem_classes="result")
         self._wire(requests)
 
     def _wire(self, requests: Requests) -> None:
@@ -75,10 +75,10 @@ class ImageTab:
     def read(self, visit: Visit, path: str | None) -> Iterator[Values]:
         """Show the picture and what can be asked about it; nothing when it is taken away."""
         nothing = {
-            self._preview: gr.HTML(visible=False),
+            self._preview: "",
             self._ways: gr.Column(visible=False),
-            self._checked: gr.HTML(visible=False),
-            self._audited: gr.HTML(visible=False),
+            self._checked: "",
+            self._audited: "",
         }
         if path is None:
             yield nothing
@@ -98,9 +98,7 @@ class ImageTab:
         known = "If no prompt is known, an audit tells whether the picture is in the weights."
         yield {
             **nothing,
-            self._preview: gr.HTML(
-                html.figures("your picture", [html.Figure(picture, Path(path).name)]), visible=True
-            ),
+            self._preview: html.figures("your picture", [html.Figure(picture, Path(path).name)]),
             self._ways: gr.Column(visible=True),
             self._asked: audit,
             self._about: html.sentence(f"{known} {audit.sentence}")
@@ -128,7 +126,7 @@ class ImageTab:
                     html.figures("images of the prompt", [picture, *images]),
                 )
             )
-            yield {self._checked: gr.HTML("".join(cards), visible=True)}
+            yield {self._checked: "".join(cards)}
 
     def audit(self, visit: Visit, asked: ImageAudit) -> Iterator[Values]:
         """Attack the picture and never-trained photographs."""
@@ -143,4 +141,4 @@ class ImageTab:
         ]
         content = html.verdict(status, finding_in_words(finding))
         content += html.figures("the audit", pictures)
-        yield {self._audited: gr.HTML(html.card(content), visible=True)}
+        yield {self._audited: html.card(content)}

@@ -41,12 +41,12 @@ class MendTab:
             )
             self._feedback = Feedback("mend")
             with gr.Column(visible=False, elem_id="mend-ways") as self._ways:
-                self._about = gr.HTML(elem_id="mend-about")
+                self._about = gr.HTML(elem_id="mend-about", elem_classes="result")
                 self._way = gr.Radio([_QUICK, _FULL], value=_QUICK, label="How sure", elem_id="way")
                 self._mend = gr.Button("Mend", variant="primary", elem_id="mend")
             self._suspects = gr.State(None)
             self._mended = gr.State(None)
-            self._verdicts = gr.HTML(visible=False, elem_id="mend-verdicts")
+            self._verdicts = gr.HTML(elem_id="mend-verdicts", elem_classes="result")
             self._files = gr.File(
                 label="Take home", interactive=False, visible=False, elem_id="mend-files"
             )
@@ -137,7 +137,7 @@ class MendTab:
         checkpoint = mended.checkpoint
         yield {
             self._mended: mended,
-            self._verdicts: gr.HTML(verdicts(mended), visible=True),
+            self._verdicts: verdicts(mended),
             self._files: gr.File([str(path) for path in mended.files], visible=True),
             self._pack: gr.Button(
                 f"Pack the edited model ({_megabytes(checkpoint)})" if checkpoint else "",

@@ -16,8 +16,18 @@ from unmemorize.ui._requests import Requests, Values
 if TYPE_CHECKING:
     from unmemorize.ui._studio import Studio
 
-THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-"""A theme with the fonts of the visitor's machine. Others would be loaded from the network."""
+THEME = gr.themes.Soft(
+    font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+).set(
+    block_title_text_color="*primary_900",
+    block_label_text_color="*primary_900",
+    block_title_text_color_dark="*primary_50",
+    block_label_text_color_dark="*primary_50",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+)
+"""A theme with the fonts of the visitor's machine. Others would be loaded from the network. Labels
+and buttons have more contrast than usual."""
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
 .pictures { display: flex; flex-wrap: wrap; gap: .6rem; list-style: none; padding: 0; margin: 0; }
@@ -39,6 +49,8 @@ CSS = """
 .label.middle { background: #8a5300; }
 .label.good { background: #1b6e3c; }
 .problem { border-left: 4px solid #b3261e; padding: .3rem .8rem; overflow-wrap: anywhere; }
+.result:not(:has(p, ul, article)) { display: none !important; }
+.working { min-height: 4rem; }
 .gauge {
   position: relative; height: 1.4rem; border-radius: 6px; overflow: hidden;
   background: var(--background-fill-secondary);
@@ -49,6 +61,7 @@ CSS = """
   position: absolute; top: 0; bottom: 0; width: 2px; background: var(--body-text-color);
 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+#example input { color: var(--body-text-color) !important; }
 #off label { overflow-wrap: anywhere; white-space: normal; }
 """
 _TITLE = "# unmemorize\nWhat has this model memorized, and how does it look without it?"

@@ -42,13 +42,13 @@ class PromptTab:
             self._button = gr.Button("Check", variant="primary", elem_id="check")
             self._feedback = Feedback("prompt")
             self._checked = gr.State(None)  # the Prompt of the verdict
-            self._verdict = gr.HTML(visible=False, elem_id="verdict")
-            self._drawn = gr.HTML(visible=False, elem_id="drawn")
+            self._verdict = gr.HTML(elem_id="verdict", elem_classes="result")
+            self._drawn = gr.HTML(elem_id="drawn", elem_classes="result")
             self._localize = gr.Button(
                 "Find its neurons and draw without them", visible=False, elem_id="localize"
             )
             self._found = gr.State(None)  # the PromptNeurons of the prompt
-            self._neurons = gr.HTML(visible=False, elem_id="neurons")
+            self._neurons = gr.HTML(elem_id="neurons", elem_classes="result")
             with gr.Column(visible=False, elem_id="switches") as self._switches:
                 with gr.Accordion("Switch them one by one", open=False):
                     self._off = gr.CheckboxGroup([], label="Neurons that are off", elem_id="off")
@@ -100,13 +100,10 @@ class PromptTab:
         score = html.gauge(detection.score, detection.tau, memorized=detection.memorized)
         yield {
             self._checked: prompt,
-            self._verdict: gr.HTML(
-                html.verdict(status, checking.verdict(detection), prompt.text) + score,
-                visible=True,
-            ),
-            self._drawn: gr.HTML(visible=False),
-            self._localize: gr.Button(visible=False),
-            self._neurons: gr.HTML(visible=False),
+            self._verdict: html.verdict(status, checking.verdict(detection), prompt.text) + score,
+            self._drawn: "",
+            self._localize: gr.Button(visible=detection.memorized),
+            self._neurons: "",
             self._switches: gr.Column(visible=False),
         }
         level = None
@@ -115,10 +112,7 @@ class PromptTab:
                 level = checking.guard_level(studio, progress)
         with visit.stage("drawing") as progress:
             drawing = checking.draw(studio, prompt, int(images), level, progress)
-        yield {
-            self._drawn: gr.HTML(drawn(drawing), visible=True),
-            self._localize: gr.Button(visible=detection.memorized),
-        }
+        yield {self._drawn: drawn(drawing)}
 
     def localize(self, visit: Visit, prompt: Prompt, images: int) -> Iterator[Values]:
         """Find the neurons of the prompt, and draw without them."""
@@ -128,7 +122,7 @@ class PromptTab:
         with visit.stage("searching neurons") as progress:
             found = switching.localize(studio, prompt, progress)
         if not found.neurons:
-            yield {self._neurons: gr.HTML(html.sentence(found.sentence), visible=True)}
+            yield {self._neurons: html.sentence(found.sentence)}
             return
         labels = list(found.labels)
         yield {
@@ -160,7 +154,7 @@ class PromptTab:
             shown = (html.Figure(image, title) for image in images_of)
             content += html.figures(title, shown)
         return {
-            self._neurons: gr.HTML(content, visible=True),
+            self._neurons: content,
             self._switches: gr.Column(visible=True),
             self._file: gr.DownloadButton(
                 value=str(switching.save_neurons(studio, found, selected))

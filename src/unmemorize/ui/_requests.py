@@ -27,8 +27,6 @@ Work = Callable[..., Iterable[Values]]
 
 _PROGRESS = gr.Progress()
 """A default value that Gradio replaces for each request."""
-_STATUS_HEIGHT = 72
-"""Pixels of the status, on which progress is drawn."""
 
 
 class _StoppedError(Exception):
@@ -78,7 +76,7 @@ class Feedback:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.status = gr.HTML(visible=False, min_height=_STATUS_HEIGHT, elem_id=f"{name}-status")
+        self.status = gr.HTML(elem_id=f"{name}-status", elem_classes="result")
         self.cancel = gr.Button("Cancel", visible=False, elem_id=f"{name}-cancel")
 
 
@@ -131,7 +129,7 @@ class Requests:
         def begun(request: gr.Request) -> Values:
             self._cancelled[request.session_hash, feedback.name] = Event()
             return {
-                feedback.status: gr.HTML(working("Waiting for the model …"), visible=True),
+                feedback.status: working("Waiting for the model …"),
                 feedback.cancel: gr.Button(visible=True),
                 **{button: gr.Button(interactive=False) for button in buttons},
             }
@@ -155,7 +153,7 @@ class Requests:
             except Exception as error:
                 message = _message(error)
             yield {
-                feedback.status: gr.HTML(message, visible=bool(message)),
+                feedback.status: message,
                 feedback.cancel: gr.Button(visible=False),
                 **{button: gr.Button(interactive=True) for button in buttons},
             }
