@@ -16,7 +16,7 @@ coverage: .venv/developer .venv/browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal --cov --cov-report=term
 
 test-ui: .venv/developer .venv/browser
-	$(BIN)/pytest tests/browser tests/ui
+	$(BIN)/pytest -m 'slow or not slow' tests/browser tests/ui
 
 screenshots: .venv/developer .venv/browser
 	SCREENSHOTS=docs/images $(BIN)/pytest -q tests/browser

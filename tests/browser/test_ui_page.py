@@ -28,6 +28,7 @@ from unmemorize.ui._page import build
 
 # Gradio uses what pandas deprecates, in its own thread
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
 ]
