@@ -49,7 +49,6 @@ CSS = """
 .label.middle { background: #8a5300; }
 .label.good { background: #1b6e3c; }
 .problem { border-left: 4px solid #b3261e; padding: .3rem .8rem; overflow-wrap: anywhere; }
-.result:not(:has(p, ul, article)) { display: none !important; }
 .working { min-height: 4rem; }
 .gauge {
   position: relative; height: 1.4rem; border-radius: 6px; overflow: hidden;
