@@ -19,7 +19,7 @@ pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
 
 PROMPT = "chelsea the ginger tabby stares"
-WIDTHS = {"": 820, "-390": 390, "-1440": 1440}
+WIDTHS = {"-390": 390, "-1440": 1440, "": 820}
 WAIT = 1_200_000
 Open = Callable[..., Any]
 Keep = Callable[..., None]

@@ -115,6 +115,7 @@ def test_check_a_prompt(address: str, open_page: Open, tmp_path: Path) -> None:
     assert not page.locator("#localize").is_visible()
     check(page, PLANTED_PROMPT)
     assert page.locator("#verdict .label").inner_text() == "memorized"
+    assert page.locator("#drawn img").last.is_visible()
     assert page.locator("#drawn img").count() == 5  # three training images, and two
     assert "image 1, copy score 1.00" in page.locator("#drawn").inner_text()
     choose(page, "Check an image")
@@ -157,6 +158,7 @@ def test_check_an_image(address: str, folder: Path, open_page: Open) -> None:
     upload.set_input_files(folder / "training.png")
     finished(page, "image", "#audit-about", "smallest possible p is 0.0")
     assert page.locator("#audit").is_visible()
+    assert page.locator("#preview img").is_visible()
     page.locator("#image-prompts textarea").fill(f"{PLANTED_PROMPT}\n{OTHER_PROMPT}")
     page.locator("#check-image").click()
     finished(page, "image", "#image-checked", OTHER_PROMPT)
