@@ -116,7 +116,7 @@ def test_mend_a_model(address: str, open_page: Open, picture: Keep, tmp_path: Pa
     ordinary = testbed.captions("test")[1]
     suspects.write_text(f"prompt;kind;images\n{PROMPT};VM;{image.name}\n{ordinary};;\n")
     page.locator("#training-images input[type=file]").set_input_files(image)
-    page.locator("#mend-status").wait_for(state="hidden", timeout=WAIT)
+    page.locator("#mend-status p").wait_for(state="detached", timeout=WAIT)
     page.locator("#suspects input[type=file]").set_input_files(suspects)
     finished(page, "mend", "#mend-about", "2 suspects, 1 with a training image.")
     page.locator("#mend").click()

@@ -77,7 +77,7 @@ def test_work_gets_a_visit_and_the_inputs(
 def test_work_that_waits_is_shown(requests: Requests, feedback: Feedback) -> None:
     button = gr.Button()
     begun = requests.begin(feedback, [button])(visitor("a"))
-    assert "Waiting for the model" in begun[feedback.status]
+    assert "Waiting for the model" in begun[feedback.status].value
     assert begun[feedback.cancel].visible
     assert not begun[button].interactive
 

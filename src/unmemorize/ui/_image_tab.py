@@ -10,7 +10,7 @@ import gradio as gr
 
 from unmemorize._errors import PromptError, UnmemorizeError
 from unmemorize.ui import _html as html
-from unmemorize.ui._requests import Feedback, Requests, Values, Visit
+from unmemorize.ui._requests import Feedback, Requests, Values, Visit, shown
 
 if TYPE_CHECKING:
     from unmemorize.ui._audit_image import ImageAudit
@@ -25,7 +25,7 @@ class ImageTab:
                 label="Your picture", file_types=["image"], height=120, elem_id="picture"
             )
             self._feedback = Feedback("image")
-            self._preview = gr.HTML(elem_id="preview", elem_classes="result")
+            self._preview = gr.HTML(visible=False, elem_id="preview")
             with gr.Column(visible=False, elem_id="image-ways") as self._ways:
                 self._prompts = gr.Textbox(
                     label="Prompts that may bring it back, one in each line",
@@ -34,11 +34,11 @@ class ImageTab:
                     elem_id="image-prompts",
                 )
                 self._check = gr.Button("Check", variant="primary", elem_id="check-image")
-                self._about = gr.HTML(elem_id="audit-about", elem_classes="result")
+                self._about = gr.HTML(elem_id="audit-about")
                 self._audit = gr.Button("Audit the picture", visible=False, elem_id="audit")
             self._asked = gr.State(None)  # the ImageAudit of the picture
-            self._checked = gr.HTML(elem_id="image-checked", elem_classes="result")
-            self._audited = gr.HTML(elem_id="audited", elem_classes="result")
+            self._checked = gr.HTML(visible=False, elem_id="image-checked")
+            self._audited = gr.HTML(visible=False, elem_id="audited")
         self._wire(requests)
 
     def _wire(self, requests: Requests) -> None:
@@ -98,7 +98,9 @@ class ImageTab:
         known = "If no prompt is known, an audit tells whether the picture is in the weights."
         yield {
             **nothing,
-            self._preview: html.figures("your picture", [html.Figure(picture, Path(path).name)]),
+            self._preview: shown(
+                html.figures("your picture", [html.Figure(picture, Path(path).name)])
+            ),
             self._ways: gr.Column(visible=True),
             self._asked: audit,
             self._about: html.sentence(f"{known} {audit.sentence}")
@@ -126,7 +128,7 @@ class ImageTab:
                     html.figures("images of the prompt", [picture, *images]),
                 )
             )
-            yield {self._checked: "".join(cards)}
+            yield {self._checked: shown("".join(cards))}
 
     def audit(self, visit: Visit, asked: ImageAudit) -> Iterator[Values]:
         """Attack the picture and never-trained photographs."""
@@ -141,4 +143,4 @@ class ImageTab:
         ]
         content = html.verdict(status, finding_in_words(finding))
         content += html.figures("the audit", pictures)
-        yield {self._audited: html.card(content)}
+        yield {self._audited: shown(html.card(content))}

@@ -10,7 +10,7 @@ import gradio as gr
 
 from unmemorize._errors import UnmemorizeError
 from unmemorize.ui import _html as html
-from unmemorize.ui._requests import Feedback, Requests, Values, Visit
+from unmemorize.ui._requests import Feedback, Requests, Values, Visit, shown
 
 if TYPE_CHECKING:
     from unmemorize.mitigation import PromptOutcome
@@ -41,12 +41,12 @@ class MendTab:
             )
             self._feedback = Feedback("mend")
             with gr.Column(visible=False, elem_id="mend-ways") as self._ways:
-                self._about = gr.HTML(elem_id="mend-about", elem_classes="result")
+                self._about = gr.HTML(elem_id="mend-about")
                 self._way = gr.Radio([_QUICK, _FULL], value=_QUICK, label="How sure", elem_id="way")
                 self._mend = gr.Button("Mend", variant="primary", elem_id="mend")
             self._suspects = gr.State(None)
             self._mended = gr.State(None)
-            self._verdicts = gr.HTML(elem_id="mend-verdicts", elem_classes="result")
+            self._verdicts = gr.HTML(visible=False, elem_id="mend-verdicts")
             self._files = gr.File(
                 label="Take home", interactive=False, visible=False, elem_id="mend-files"
             )
@@ -137,7 +137,7 @@ class MendTab:
         checkpoint = mended.checkpoint
         yield {
             self._mended: mended,
-            self._verdicts: verdicts(mended),
+            self._verdicts: shown(verdicts(mended)),
             self._files: gr.File([str(path) for path in mended.files], visible=True),
             self._pack: gr.Button(
                 f"Pack the edited model ({_megabytes(checkpoint)})" if checkpoint else "",
@@ -181,16 +181,16 @@ def _outcome(mended: Mended, outcome: PromptOutcome) -> str:
         return html.card(*words)
     folder = mended.run.folder
     training = read_references(run_prompts(mended.run)[outcome.index].images).images
-    shown = [html.Figure(image, "training image") for image in training[:1]]
-    shown.append(html.Figure(read_image(folder / outcome.files_before[0]), "before"))
+    pictures = [html.Figure(image, "training image") for image in training[:1]]
+    pictures.append(html.Figure(read_image(folder / outcome.files_before[0]), "before"))
     if outcome.files_after:
         worst = outcome.scores_after.index(max(outcome.scores_after))
-        shown = [
-            *shown[:-1],
+        pictures = [
+            *pictures[:-1],
             html.Figure(read_image(folder / outcome.files_before[worst]), "before"),
             html.Figure(read_image(folder / outcome.files_after[worst]), "after, worst image"),
         ]
-    return html.card(*words, html.figures("before and after", shown))
+    return html.card(*words, html.figures("before and after", pictures))
 
 
 def _megabytes(folder: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from unmemorize.ui import _html as html
-from unmemorize.ui._requests import Feedback, Requests, Values, Visit
+from unmemorize.ui._requests import Feedback, Requests, Values, Visit, shown
 
 if TYPE_CHECKING:
     from unmemorize._prompts import Prompt
@@ -42,13 +42,13 @@ class PromptTab:
             self._button = gr.Button("Check", variant="primary", elem_id="check")
             self._feedback = Feedback("prompt")
             self._checked = gr.State(None)  # the Prompt of the verdict
-            self._verdict = gr.HTML(elem_id="verdict", elem_classes="result")
-            self._drawn = gr.HTML(elem_id="drawn", elem_classes="result")
+            self._verdict = gr.HTML(visible=False, elem_id="verdict")
+            self._drawn = gr.HTML(visible=False, elem_id="drawn")
             self._localize = gr.Button(
                 "Find its neurons and draw without them", visible=False, elem_id="localize"
             )
             self._found = gr.State(None)  # the PromptNeurons of the prompt
-            self._neurons = gr.HTML(elem_id="neurons", elem_classes="result")
+            self._neurons = gr.HTML(visible=False, elem_id="neurons")
             with gr.Column(visible=False, elem_id="switches") as self._switches:
                 with gr.Accordion("Switch them one by one", open=False):
                     self._off = gr.CheckboxGroup([], label="Neurons that are off", elem_id="off")
@@ -100,7 +100,9 @@ class PromptTab:
         score = html.gauge(detection.score, detection.tau, memorized=detection.memorized)
         yield {
             self._checked: prompt,
-            self._verdict: html.verdict(status, checking.verdict(detection), prompt.text) + score,
+            self._verdict: shown(
+                html.verdict(status, checking.verdict(detection), prompt.text) + score
+            ),
             self._drawn: "",
             self._localize: gr.Button(visible=detection.memorized),
             self._neurons: "",
@@ -112,7 +114,7 @@ class PromptTab:
                 level = checking.guard_level(studio, progress)
         with visit.stage("drawing") as progress:
             drawing = checking.draw(studio, prompt, int(images), level, progress)
-        yield {self._drawn: drawn(drawing)}
+        yield {self._drawn: shown(drawn(drawing))}
 
     def localize(self, visit: Visit, prompt: Prompt, images: int) -> Iterator[Values]:
         """Find the neurons of the prompt, and draw without them."""
@@ -122,7 +124,7 @@ class PromptTab:
         with visit.stage("searching neurons") as progress:
             found = switching.localize(studio, prompt, progress)
         if not found.neurons:
-            yield {self._neurons: html.sentence(found.sentence)}
+            yield {self._neurons: shown(html.sentence(found.sentence))}
             return
         labels = list(found.labels)
         yield {
@@ -151,10 +153,9 @@ class PromptTab:
         if both.warning:
             content += html.problem(f"Warning: {both.warning}.")
         for title, images_of in (("before", both.before), ("without its neurons", both.after)):
-            shown = (html.Figure(image, title) for image in images_of)
-            content += html.figures(title, shown)
+            content += html.figures(title, [html.Figure(image, title) for image in images_of])
         return {
-            self._neurons: content,
+            self._neurons: shown(content),
             self._switches: gr.Column(visible=True),
             self._file: gr.DownloadButton(
                 value=str(switching.save_neurons(studio, found, selected))
@@ -165,10 +166,10 @@ class PromptTab:
 def drawn(drawing: Drawing) -> str:
     """Return the images of a prompt, the training images first."""
     scores = iter(drawing.copies)
-    shown = [html.Figure(image, "training image") for image in drawing.training]
+    pictures = [html.Figure(image, "training image") for image in drawing.training]
     for number, image in enumerate(drawing.images, 1):
         score = next(scores, None) if image is not None else None
         caption = f"image {number}" if score is None else f"image {number}, copy score {score:.2f}"
-        shown.append(html.Figure(image, caption))
+        pictures.append(html.Figure(image, caption))
     said = html.sentence(drawing.guard_in_words) if drawing.guard_in_words else ""
-    return said + html.figures("images of the prompt", shown)
+    return said + html.figures("images of the prompt", pictures)

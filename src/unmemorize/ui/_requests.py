@@ -29,6 +29,13 @@ _PROGRESS = gr.Progress()
 """A default value that Gradio replaces for each request."""
 
 
+def shown(content: str) -> gr.HTML:
+    """Show a result. It is emptied, not hidden, when it is old: Gradio may lose a component that is
+    hidden and shown within one request.
+    """
+    return gr.HTML(content, visible=True)
+
+
 class _StoppedError(Exception):
     """The visitor pressed Cancel."""
 
@@ -76,7 +83,7 @@ class Feedback:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.status = gr.HTML(elem_id=f"{name}-status", elem_classes="result")
+        self.status = gr.HTML(visible=False, elem_id=f"{name}-status")
         self.cancel = gr.Button("Cancel", visible=False, elem_id=f"{name}-cancel")
 
 
@@ -110,14 +117,14 @@ class Requests:
             inputs, outputs: the components that it reads and changes.
             buttons: those that cannot be pressed meanwhile.
         """
-        shown = [feedback.status, feedback.cancel, *buttons]
+        changed = [feedback.status, feedback.cancel, *buttons]
         for trigger in triggers:
             trigger(
-                self.begin(feedback, buttons), None, shown, queue=False, show_progress="hidden"
+                self.begin(feedback, buttons), None, changed, queue=False, show_progress="hidden"
             ).then(
                 self.handler(feedback, buttons, work),
                 inputs,
-                [*shown, *(each for each in outputs if each not in shown)],
+                [*changed, *(each for each in outputs if each not in changed)],
                 show_progress_on=feedback.status,
                 concurrency_limit=1,
                 concurrency_id="model",  # one request at a time uses it
@@ -129,7 +136,7 @@ class Requests:
         def begun(request: gr.Request) -> Values:
             self._cancelled[request.session_hash, feedback.name] = Event()
             return {
-                feedback.status: working("Waiting for the model …"),
+                feedback.status: shown(working("Waiting for the model …")),
                 feedback.cancel: gr.Button(visible=True),
                 **{button: gr.Button(interactive=False) for button in buttons},
             }
