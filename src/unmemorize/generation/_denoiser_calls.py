@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
 from unmemorize.generation._interventions import Drawing
-from unmemorize.pipelines import Conditioning, Model, uncompiled
+from unmemorize.pipelines import Model, uncompiled, without_text
 
 TEXT = "encoder_hidden_states"
 
@@ -164,21 +164,3 @@ def watching(
         stack.callback(denoiser.register_forward_pre_hook(calls.before, with_kwargs=True).remove)
         stack.callback(denoiser.register_forward_hook(calls.after, with_kwargs=True).remove)
         yield calls
-
-
-def without_text(model: Model) -> Conditioning:
-    """Return what the denoiser receives in place of a prompt, one row.
-
-    Under guidance this is what the pipeline uses there (zeros in Stable Diffusion XL), and for a
-    pipeline without guidance in one pass the empty prompt.
-    """
-
-    def find() -> Conditioning:
-        try:
-            guidance = model.guidance(1.0)
-        except ModelError:
-            return model.encode([""])
-        assert guidance is not None
-        return guidance.unconditional
-
-    return model.remembered("without text", find)

@@ -132,12 +132,12 @@ def guided_step(guided: GuidedCalls, calls: Sequence[DenoiserCall]) -> GuidedSte
     if not guided.together:
         if len(calls) == 1:
             return None
-        if guided.without_text(calls[1].text):
+        if guided.lacks_text(calls[1].text):
             return GuidedStep(tuple(calls), len(first.sample))
     # perturbed-attention guidance adds a third part
     for parts in (2, 3):
         images, rest = divmod(len(first.sample), parts)
-        if guided.together and not rest and guided.without_text(first.text[:images]):
+        if guided.together and not rest and guided.lacks_text(first.text[:images]):
             return GuidedStep(tuple(calls), images)
     raise unguided()
 

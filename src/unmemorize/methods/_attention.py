@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmemorize._errors import MitigationError
 from unmemorize.generation import DenoiserCall, Drawing, Plan, watching
-from unmemorize.methods._keys import cross_attentions, multiplied_logits
+from unmemorize.methods._keys import multiplied_logits, text_attentions
 from unmemorize.methods._method import WhileDrawing
 from unmemorize.methods._tokens import lengths_of, refuse_other_sequences
 from unmemorize.pipelines import Model
@@ -55,7 +55,7 @@ class RescaledAttention(WhileDrawing):
             MitigationError: there is no cross-attention with a masked sequence of start, words, end
                 and pads.
         """
-        cross_attentions(model, self.kind)
+        text_attentions(model, self.kind)
         refuse_other_sequences(model, self.kind)
         if _MASK not in inspect.signature(type(model.denoiser).forward).parameters:
             raise MitigationError(
@@ -90,5 +90,5 @@ class RescaledAttention(WhileDrawing):
                 emphasis[calls.current.rows, :, 0] = self.strength
                 return emphasis
 
-            with multiplied_logits(cross_attentions(model, self.kind), factors):
+            with multiplied_logits(text_attentions(model, self.kind), factors):
                 yield

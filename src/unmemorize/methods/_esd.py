@@ -16,12 +16,11 @@ from unmemorize.generation import (
     drawn_latents,
     text_projections,
     watching,
-    without_text,
 )
 from unmemorize.methods._latents import encoded_images
 from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.methods._training import training
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, without_text
 
 _ETA, _STEPS, _GUIDANCE = 2.0, 50, 3.0
 """Published: strength of the negative guidance, steps and guidance of samples."""

@@ -6,7 +6,7 @@ from unmemorize.pipelines._autoencoder import encoded
 from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Ragged
-from unmemorize.pipelines._guided import GuidedCalls, guided_calls
+from unmemorize.pipelines._guided import GuidedCalls, guided_calls, without_text
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._loras import (
     Lora,
@@ -83,4 +83,5 @@ __all__ = [
     "watching_attention",
     "weights_of",
     "without_progress_bar",
+    "without_text",
 ]
