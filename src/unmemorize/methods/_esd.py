@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unmemorize._prompts import Prompt
 from unmemorize.generation import (
-    DenoiserCall,
     Drawing,
+    DrawingCall,
     WeightEdit,
     drawn_latents,
     text_projections,
@@ -113,8 +113,8 @@ def _course(model: Model, prompt: str, seed: int) -> list[Tensor]:
     noise = model.draw_latents(1, seed)
     drawing = Drawing((prompt,), noise, (True,), _STEPS, _GUIDANCE)
 
-    def reads(call: DenoiserCall) -> None:
-        latents.append(call.arguments[call.sample][call.rows[0]].clone())
+    def reads(call: DrawingCall) -> None:
+        latents.append(call.sample[call.rows[0]].clone())
 
     with watching(model, drawing, reads):
         drawn_latents(model, drawing)
