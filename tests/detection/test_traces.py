@@ -118,7 +118,9 @@ def test_what_a_perfect_prediction_says(kind: Any) -> None:
     sample = signal * image + sigma * noise
     prediction = LEVELS[kind](image, noise, signal, sigma)
     level = NoiseLevel(kind, signal, sigma)
+    torch.testing.assert_close(level.wanted(image, noise), prediction)
     torch.testing.assert_close(level.noise(prediction, sample), noise)
+    torch.testing.assert_close(level.clean(prediction, sample), image)
     estimate = noise if kind == "epsilon" else -image
     torch.testing.assert_close(level.estimate(prediction, sample), estimate)
     difference = noise - sample if kind == "epsilon" else -image

@@ -16,7 +16,7 @@ from drawings import GUIDANCE, PROMPTS, a_drawing, by_hand, drawn, predicted, te
 from unmemorize import Model
 from unmemorize.methods import method_of
 from unmemorize.methods._attenuation import spikes_of
-from unmemorize.methods._keys import cross_attentions, multiplied_logits
+from unmemorize.methods._keys import multiplied_logits, text_attentions
 
 STEPS = 3
 
@@ -159,7 +159,7 @@ def test_guard() -> None:
 def test_a_negative_logit_becomes_smaller(sign: float, pipe: DiffusionPipeline) -> None:
     """As published: a positive logit of the start draws more attention, a negative one less."""
     model = Model(pipe)
-    attentions = cross_attentions(model, "attention")
+    attentions = text_attentions(model, "attention")
     attention = next(iter(attentions.values()))
     start = torch.zeros(1, 3, 16)
     start[:, 0] = 1.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from unmemorize._errors import AuditError
 from unmemorize.metrics import to_rgb
-from unmemorize.pipelines import Model, encoded, sampler
+from unmemorize.pipelines import Model, NoiseLevel, encoded, sampler
 
 
 def latent_of(model: Model, image: Image.Image) -> Tensor:
@@ -75,38 +74,15 @@ class Noisy:
 
 
 class Noising:
-    """The noise schedule of a model: latents are ``signal * clean + noise_share * noise``.
+    """The noise schedule of a model.
 
     Args:
         model: the model. It predicts noise, the sample, v, or the flow of flow matching.
     """
 
     def __init__(self, model: Model) -> None:
-        self._scheduler: Any = sampler(model.pipe)
+        self._scheduler = sampler(model.pipe)
         self._device, self._dtype = model.device, model.dtype
-        self.timestep_count = int(self._scheduler.config.num_train_timesteps)
-        self._diffusion = isinstance(self._scheduler, DDIMScheduler)
-        self._kind = self._scheduler.config.prediction_type if self._diffusion else "flow"
-
-    def shares(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the shares of signal and of noise at timesteps (B,), each (B, 1, 1, 1), float32.
-
-        A timestep below 0 is the end of sampling.
-        """
-        if self._diffusion:
-            table = self._scheduler.alphas_cumprod.double()
-            inside = table[timesteps.long().clamp_min(0).cpu()]
-            last = torch.as_tensor(self._scheduler.final_alpha_cumprod).double()
-            power = torch.where(timesteps.cpu() < 0, last, inside)
-            signal, noise = power.sqrt(), (1 - power).sqrt()
-        else:
-            noise = (timesteps.double().cpu() / self.timestep_count).clamp_min(0)
-            signal = 1 - noise
-        shape = (-1, 1, 1, 1)
-        return (
-            signal.float().view(shape).to(self._device),
-            noise.float().view(shape).to(self._device),
-        )
 
     def noisy(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Noisy:
         """Add noise to latents.
@@ -118,20 +94,12 @@ class Noising:
                 training.
         """
         clean, noise = clean.to(self._device), noise.to(self._device)
-        timesteps = (levels * self.timestep_count).long()
-        if not self._diffusion:  # at flow time 0 there is no noise to predict
+        timesteps = (levels * int(self._scheduler.config.num_train_timesteps)).long()
+        if not isinstance(self._scheduler, DDIMScheduler):  # at flow time 0 there is no noise
             timesteps = timesteps.float() + 1
-        signal, share = self.shares(timesteps)
-        latents = signal * clean + share * noise
-        if self._kind == "epsilon":
-            wanted = noise
-        elif self._kind == "v_prediction":
-            wanted = signal * noise - share * clean
-        elif self._kind == "sample":
-            wanted = clean
-        else:
-            wanted = noise - clean
-        return Noisy(latents.to(self._dtype), timesteps.to(self._device), wanted)
+        level = self._level(timesteps)
+        latents = level.noisy(clean, noise).to(self._dtype)
+        return Noisy(latents, timesteps.to(self._device), level.wanted(clean, noise))
 
     def moved(self, latents: Tensor, prediction: Tensor, here: Tensor, there: Tensor) -> Tensor:
         """Move latents along the model's deterministic path from one timestep to another.
@@ -143,18 +111,9 @@ class Noising:
             prediction: of the model, at ``latents`` or near.
             here, there: timesteps, (B,); below 0 is the end of sampling.
         """
-        signal, share = self.shares(here)
-        if self._kind == "epsilon":
-            noise = prediction
-            clean = (latents - share * noise) / signal
-        elif self._kind == "v_prediction":
-            clean = signal * latents - share * prediction
-            noise = signal * prediction + share * latents
-        elif self._kind == "sample":
-            clean = prediction
-            noise = (latents - signal * clean) / share
-        else:
-            clean = latents - share * prediction
-            noise = latents + signal * prediction
-        signal, share = self.shares(there)
-        return signal * clean + share * noise
+        level = self._level(here)
+        clean, noise = level.clean(prediction, latents), level.noise(prediction, latents)
+        return self._level(there).noisy(clean, noise)
+
+    def _level(self, timesteps: Tensor) -> NoiseLevel:
+        return NoiseLevel.of_each(self._scheduler, timesteps, self._device)

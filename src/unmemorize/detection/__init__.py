@@ -46,7 +46,7 @@ from unmemorize.detection._noise import (
 from unmemorize.detection._noise_magnitude import LateNoiseMagnitude, NoiseMagnitude
 from unmemorize.detection._records import Detection
 from unmemorize.detection._region_maps import Curvature, ScoreDifference
-from unmemorize.detection._regions import memorized_region
+from unmemorize.detection._regions import REGION_SAMPLES, memorized_region
 from unmemorize.detection._runs import (
     DETECTIONS,
     DetectionRun,
@@ -80,6 +80,7 @@ __all__ = [
     "BUNDLED",
     "DETECTIONS",
     "DETECTORS",
+    "REGION_SAMPLES",
     "SEED_SIMILARITY",
     "SIMILARITIES",
     "USUAL_RATE",

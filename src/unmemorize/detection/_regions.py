@@ -11,9 +11,13 @@ from unmemorize._errors import ThresholdError
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection._detector import Detector, Locating, watched_by
 from unmemorize.detection._detectors import DETECTORS, as_detector
+from unmemorize.detection._moment import STEPS
 from unmemorize.detection._noise import NoiseSettings
 from unmemorize.detection._trace import Trace
 from unmemorize.pipelines import Model
+
+REGION_SAMPLES = 2 * STEPS
+"""Denoiser samples of a map by the default detector: a guided run, to the end."""
 
 
 def memorized_region(

@@ -14,9 +14,15 @@ from torch import Tensor
 from unmemorize.detection._end_tokens import end_tokens
 from unmemorize.detection._moment import Moment
 from unmemorize.detection._noise import NoiseSettings, evaluated_step, rescaled
-from unmemorize.detection._watched import AttentionRecord, Watched
-from unmemorize.detection._without_text import known_without_text, without_text
-from unmemorize.pipelines import Conditioning, Model, NoiseLevel, cross_attentions, stepper
+from unmemorize.detection._watched import AttentionRecord, Watched, watchable_attentions
+from unmemorize.detection._without_text import known_without_text, refuse_distilled
+from unmemorize.pipelines import (
+    Conditioning,
+    Model,
+    NoiseLevel,
+    stepper,
+    without_text,
+)
 
 Sample = tuple[int | None, int]
 """A prompt and a seed; None for the prediction without text that all prompts share."""
@@ -139,7 +145,7 @@ class Trace:
         Raises:
             ModelError: no attention reads that token, or the text encoder marks no end.
         """
-        cross_attentions(self.model)
+        watchable_attentions(self.model)
         return end_tokens(self.model, self._texts)
 
     def level(self, moment: Moment) -> NoiseLevel:
@@ -170,6 +176,7 @@ class Trace:
     @cached_property
     def _rows(self) -> Conditioning:
         """The prompts and, as the last one, no text."""
+        refuse_distilled(self.model)
         return self._text.join(without_text(self.model))
 
     def _pairs(self, seeds: int) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from unmemorize._errors import ModelError
 from unmemorize.detection._moment import Moment
 from unmemorize.pipelines import Model, cross_attentions, refuse_unseen, watching_attention
 
@@ -29,6 +30,22 @@ class AttentionRecord:
 
     tokens: Tensor
     maps: Tensor
+
+
+def watchable_attentions(model: Model) -> dict[str, nn.Module]:
+    """Return the cross-attentions of a model by path, in the order in which they run.
+
+    Raises:
+        ModelError: there is none.
+    """
+    attentions = cross_attentions(model)
+    if not attentions:
+        raise ModelError(
+            f"{type(model.denoiser).__name__}: it attends to text and image jointly, so it has no "
+            "cross-attention probabilities. Use a detector that reads predictions: "
+            "seed-similarity, or late-noise-magnitude unless guidance is distilled into the model."
+        )
+    return attentions
 
 
 class Watched:
@@ -71,7 +88,7 @@ class Watched:
 
     @cached_property
     def _layers(self) -> dict[str, nn.Module]:
-        return cross_attentions(self._model)
+        return watchable_attentions(self._model)
 
     @cached_property
     def _first_block(self) -> list[str]:

@@ -6,27 +6,21 @@ from torch import Tensor
 
 from unmemorize._errors import ModelError
 from unmemorize.detection._moment import Moment
-from unmemorize.pipelines import Conditioning, Model, state_of
+from unmemorize.pipelines import Model, state_of
 
 
-def without_text(model: Model) -> Conditioning:
-    """Return what the denoiser receives in the unconditional half of a guided run.
+def refuse_distilled(model: Model) -> None:
+    """Refuse a model that has no prediction without text to compare with.
 
     Raises:
-        ModelError: the model is never guided.
+        ModelError: guidance was distilled into it, so it is never run without text.
     """
     config = getattr(model.denoiser, "config", {})
-    distilled = config.get("guidance_embeds") or config.get("time_cond_proj_dim")
-    if distilled:
+    if config.get("guidance_embeds") or config.get("time_cond_proj_dim"):
         raise ModelError(
             f"{model.name}: guidance is distilled into it, so it has no prediction without text. "
             "Use a detector that needs none: seed-similarity."
         )
-    if model.layout.separate:
-        return model.encode([""])
-    guidance = model.guidance(1.0)
-    assert guidance is not None
-    return guidance.unconditional
 
 
 def known_without_text(

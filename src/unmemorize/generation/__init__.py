@@ -2,7 +2,7 @@
 
 from unmemorize.generation._closed_form import ClosedFormEdit, Erased
 from unmemorize.generation._combined import CombinedEdit, edit_from_json
-from unmemorize.generation._denoiser_calls import Calls, DenoiserCall, watching, without_text
+from unmemorize.generation._denoiser_calls import Calls, DrawingCall, watching
 from unmemorize.generation._edit_file import EditFile
 from unmemorize.generation._edits import Edit, NeuronEdit
 from unmemorize.generation._generate import (
@@ -43,8 +43,8 @@ __all__ = [
     "Change",
     "ClosedFormEdit",
     "CombinedEdit",
-    "DenoiserCall",
     "Drawing",
+    "DrawingCall",
     "Edit",
     "EditFile",
     "Erased",
@@ -73,5 +73,4 @@ __all__ = [
     "text_projections",
     "watching",
     "without_prompts",
-    "without_text",
 ]

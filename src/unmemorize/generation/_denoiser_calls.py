@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
 from unmemorize.generation._interventions import Drawing
-from unmemorize.pipelines import Conditioning, Model, uncompiled
-
-TEXT = "encoder_hidden_states"
+from unmemorize.pipelines import DenoiserCall, Model, denoiser_call, uncompiled, without_text
 
 
 @dataclass(eq=False)
-class DenoiserCall:
-    """One call of the denoiser.
+class DrawingCall(DenoiserCall):
+    """A call of the denoiser that holds images of a drawing.
 
     Args:
-        arguments: by name. What is changed here is changed for the denoiser.
-        sample: the name of the argument that holds the noisy samples.
+        arguments, sample_name: see `DenoiserCall`.
         step: which denoising step it belongs to, from 0.
         timestep: of the scheduler, as a number; the largest comes first.
         rows: the rows of the batch that hold the images of the drawing with their prompts.
@@ -32,34 +27,16 @@ class DenoiserCall:
         whole: the rows of all images of the batch with their prompts.
     """
 
-    arguments: dict[str, Any]
-    sample: str
     step: int
     timestep: float
     rows: list[int]
     unconditional: list[int]
     whole: list[int]
 
-    @property
-    def size(self) -> int:
-        """The number of rows."""
-        return len(self.arguments[self.sample])
 
-    def taken(self, rows: list[int]) -> dict[str, Any]:
-        """Return the arguments for some rows of the batch alone."""
-        return {name: self._of_rows(value, rows) for name, value in self.arguments.items()}
-
-    def _of_rows(self, value: Any, rows: list[int]) -> Any:
-        if isinstance(value, dict):
-            return {name: self._of_rows(inner, rows) for name, inner in value.items()}
-        if isinstance(value, Tensor) and value.ndim and len(value) == self.size:
-            return value[rows]
-        return value
-
-
-Reads = Callable[[DenoiserCall], None]
+Reads = Callable[[DrawingCall], None]
 """Sees a call before the denoiser does, and may change its arguments."""
-Returns = Callable[[DenoiserCall, Tensor], Tensor]
+Returns = Callable[[DrawingCall, Tensor], Tensor]
 """Turns the denoiser's output into another one, of the same shape."""
 
 
@@ -71,7 +48,7 @@ class Calls:
     or two.
     """
 
-    current: DenoiserCall | None = None
+    current: DrawingCall | None = None
     """The call in progress; None outside of calls, or in one without a row of the drawing."""
 
     def __init__(
@@ -79,21 +56,20 @@ class Calls:
     ) -> None:
         self._model, self._drawing = model, drawing
         self._reads, self._returns = reads, returns
-        self._names = list(inspect.signature(type(model.denoiser).forward).parameters)[1:]
         self._text = model.encode(drawing.prompts).text.float()  # (images, tokens, features)
         self._empty = without_text(model).text.float()
         self._own = [index for index, row in enumerate(drawing.rows) if row]
         self._step, self._time = -1, float("nan")
 
     def before(
-        self, _denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Note a call. A forward pre-hook."""
-        arguments = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        self.current = self._call(arguments)
+        call = denoiser_call(denoiser, args, kwargs)
+        self.current = self._of_drawing(call)
         if self.current is not None and self._reads is not None:
             self._reads(self.current)
-        return (), arguments
+        return (), call.arguments
 
     def after(
         self, _denoiser: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any
@@ -107,16 +83,15 @@ class Calls:
             return (changed, *output[1:])
         return type(output)(changed)
 
-    def _call(self, arguments: dict[str, Any]) -> DenoiserCall | None:
-        samples = arguments[self._names[0]]
+    def _of_drawing(self, call: DenoiserCall) -> DrawingCall | None:
         count = len(self._drawing.rows)
-        copies, rest = divmod(len(samples), count)
+        copies, rest = divmod(call.size, count)
         if rest:
             raise ModelError(
-                f"{count} samples do not fit a batch of {len(samples)}. "
+                f"{count} samples do not fit a batch of {call.size}. "
                 "Draw with a pipeline that passes each image once with its text and once without."
             )
-        time = float(torch.as_tensor(arguments["timestep"]).flatten()[0]) / self._model.layout.scale
+        time = call.received_time / self._model.layout.scale
         if time != self._time:
             self._step, self._time = self._step + 1, time
         rows: list[int] = []
@@ -124,14 +99,16 @@ class Calls:
         unconditional: list[int] = []
         for copy in range(copies):
             own = [copy * count + index for index in self._own]
-            if self._has_prompts(arguments[TEXT][own]):
+            if self._has_prompts(call.text[own]):
                 rows += own
                 whole += range(copy * count, (copy + 1) * count)
             else:
                 unconditional += own
         if not rows:
             return None
-        return DenoiserCall(arguments, self._names[0], self._step, time, rows, unconditional, whole)
+        return DrawingCall(
+            call.arguments, call.sample_name, self._step, time, rows, unconditional, whole
+        )
 
     def _has_prompts(self, text: Tensor) -> bool:
         if text.shape != self._text.shape:
@@ -164,21 +141,3 @@ def watching(
         stack.callback(denoiser.register_forward_pre_hook(calls.before, with_kwargs=True).remove)
         stack.callback(denoiser.register_forward_hook(calls.after, with_kwargs=True).remove)
         yield calls
-
-
-def without_text(model: Model) -> Conditioning:
-    """Return what the denoiser receives in place of a prompt, one row.
-
-    Under guidance this is what the pipeline uses there (zeros in Stable Diffusion XL), and for a
-    pipeline without guidance in one pass the empty prompt.
-    """
-
-    def find() -> Conditioning:
-        try:
-            guidance = model.guidance(1.0)
-        except ModelError:
-            return model.encode([""])
-        assert guidance is not None
-        return guidance.unconditional
-
-    return model.remembered("without text", find)

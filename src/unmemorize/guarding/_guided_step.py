@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
-from unmemorize.pipelines import GuidedCalls, Model
+from unmemorize.pipelines import DenoiserCall, GuidedCalls, Model
 
 
-@cache
-def _signature(forward: Hashable) -> inspect.Signature:
-    return inspect.signature(cast(Callable[..., Any], forward))
-
-
-class DenoiserCall:
-    """One call of a denoiser by its pipeline.
+@dataclass(eq=False)
+class RepeatableCall:
+    """A call of a denoiser that can be computed again.
 
     Args:
         denoiser: the denoiser.
-        args, kwargs: what it is called with.
+        call: what it is called with.
     """
 
-    output: Tensor
+    denoiser: nn.Module
+    call: DenoiserCall
+    output: Tensor = field(init=False)
     """What it returned, (B, channels, H, W) or, packed, (B, tokens, features)."""
-
-    def __init__(self, denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self._denoiser = denoiser
-        self._bound = _signature(type(denoiser).forward).bind(denoiser, *args, **kwargs)
-        self._sample_name = list(self._bound.arguments)[1]
-
-    @property
-    def sample(self) -> Tensor:
-        """The noisy samples, (B, C, H, W) or, packed, (B, tokens, features)."""
-        sample: Tensor = self._bound.arguments[self._sample_name]
-        return sample
-
-    @property
-    def timestep(self) -> float:
-        """The timestep as the denoiser receives it."""
-        return float(torch.as_tensor(self._bound.arguments["timestep"]).flatten()[0])
-
-    @property
-    def text(self) -> Tensor:
-        """The text embeddings, (B, tokens, features)."""
-        text: Tensor = self._bound.arguments["encoder_hidden_states"]
-        return text
 
     def repeat(self, signs: Tensor | None) -> None:
         """Run the denoiser once more and put the new output in the place of the old one.
@@ -59,11 +32,11 @@ class DenoiserCall:
         Args:
             signs: what the noise is multiplied by, (images, ...) for B or a divisor of it.
         """
+        call = self.call
         if signs is not None:
-            copies = len(self.sample) // len(signs)
-            self._bound.arguments[self._sample_name] = self.sample * torch.cat([signs] * copies)
-        output = self._denoiser(*self._bound.args[1:], **self._bound.kwargs)
-        self.output.copy_(output[0])
+            copies = call.size // len(signs)
+            call.sample = call.sample * torch.cat([signs] * copies)
+        self.output.copy_(self.denoiser(**call.arguments)[0])
 
 
 @dataclass(frozen=True)
@@ -75,13 +48,13 @@ class GuidedStep:
         images: how many images are drawn.
     """
 
-    calls: tuple[DenoiserCall, ...]
+    calls: tuple[RepeatableCall, ...]
     images: int
 
     @property
     def timestep(self) -> float:
         """The timestep as the denoiser receives it."""
-        return self.calls[0].timestep
+        return self.calls[0].call.received_time
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,7 +64,7 @@ class GuidedStep:
     @property
     def noise(self) -> Tensor:
         """The initial noise of each image as the denoiser receives it, (images, ...)."""
-        return self.calls[0].sample[: self.images]
+        return self.calls[0].call.sample[: self.images]
 
     def scores(self, model: Model) -> list[float]:
         """Return how much the text changes the prediction: one 2-norm for each image.
@@ -117,27 +90,27 @@ class GuidedStep:
         return [float(norm) for norm in norms]
 
     def repeat(self, signs: Tensor | None = None) -> None:
-        """Compute the step again, with signs (images, ...) on the noise; see `DenoiserCall`."""
+        """Compute the step again, with signs (images, ...) on the noise; see `RepeatableCall`."""
         for call in self.calls:
             call.repeat(signs)
 
 
-def guided_step(guided: GuidedCalls, calls: Sequence[DenoiserCall]) -> GuidedStep | None:
+def guided_step(guided: GuidedCalls, calls: Sequence[RepeatableCall]) -> GuidedStep | None:
     """Make a step of the calls so far; None if the call without text is still to come.
 
     Raises:
         ModelError: there is no prediction without text.
     """
-    first = calls[0]
+    first = calls[0].call
     if not guided.together:
         if len(calls) == 1:
             return None
-        if guided.without_text(calls[1].text):
-            return GuidedStep(tuple(calls), len(first.sample))
+        if guided.lacks_text(calls[1].call.text):
+            return GuidedStep(tuple(calls), first.size)
     # perturbed-attention guidance adds a third part
     for parts in (2, 3):
-        images, rest = divmod(len(first.sample), parts)
-        if guided.together and not rest and guided.without_text(first.text[:images]):
+        images, rest = divmod(first.size, parts)
+        if guided.together and not rest and guided.lacks_text(first.text[:images]):
             return GuidedStep(tuple(calls), images)
     raise unguided()
 

@@ -8,8 +8,15 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from unmemorize.guarding._guided_step import DenoiserCall, GuidedStep, guided_step, unguided
-from unmemorize.pipelines import GuidedCalls, Model, guided_calls, keeping_processors, uncompiled
+from unmemorize.guarding._guided_step import GuidedStep, RepeatableCall, guided_step, unguided
+from unmemorize.pipelines import (
+    GuidedCalls,
+    Model,
+    denoiser_call,
+    guided_calls,
+    keeping_processors,
+    uncompiled,
+)
 
 
 class Judge(Protocol):
@@ -56,7 +63,7 @@ class _Watch:
     def __init__(self, guided: GuidedCalls, judge: Judge) -> None:
         self._guided, self._judge = guided, judge
         self._first = self._last = float("-inf")
-        self._calls: list[DenoiserCall] = []
+        self._calls: list[RepeatableCall] = []
         """The calls of a first step that is not complete yet."""
         self._is_judging = False
 
@@ -64,16 +71,16 @@ class _Watch:
         """Recognize a call of the first step, before the denoiser runs."""
         if self._is_judging:
             return
-        call = DenoiserCall(denoiser, args, kwargs)
-        timestep = call.timestep
-        if self._calls and call.sample is not self._calls[0].sample:
+        call = denoiser_call(denoiser, args, kwargs)
+        timestep = call.received_time
+        if self._calls and call.sample is not self._calls[0].call.sample:
             self.finish()
         if self._calls:
-            self._calls.append(call)
+            self._calls.append(RepeatableCall(denoiser, call))
         elif timestep > self._last or timestep == self._first:
             self._first = timestep
             self._judge.begin()
-            self._calls = [call]
+            self._calls = [RepeatableCall(denoiser, call)]
         self._last = timestep
 
     def after(self, _denoiser: nn.Module, _args: tuple[Any, ...], output: Any) -> None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import MitigationError
-from unmemorize.generation import DenoiserCall, Drawing, Plan, watching
-from unmemorize.methods._keys import cross_attentions, multiplied_logits
+from unmemorize.generation import Drawing, DrawingCall, Plan, watching
+from unmemorize.methods._keys import multiplied_logits, text_attentions
 from unmemorize.methods._method import WhileDrawing
 from unmemorize.methods._tokens import lengths_of, refuse_other_sequences
 from unmemorize.pipelines import Model
@@ -55,7 +55,7 @@ class RescaledAttention(WhileDrawing):
             MitigationError: there is no cross-attention with a masked sequence of start, words, end
                 and pads.
         """
-        cross_attentions(model, self.kind)
+        text_attentions(model, self.kind)
         refuse_other_sequences(model, self.kind)
         if _MASK not in inspect.signature(type(model.denoiser).forward).parameters:
             raise MitigationError(
@@ -72,14 +72,14 @@ class RescaledAttention(WhileDrawing):
     def _context(self, model: Model, drawing: Drawing) -> Iterator[None]:
         lengths = lengths_of(model, drawing.prompts, self.kind)
 
-        def reads(call: DenoiserCall) -> None:
-            tokens = call.arguments["encoder_hidden_states"].shape[1]
+        def reads(call: DrawingCall) -> None:
+            tokens = call.text.shape[1]
             given = call.arguments.get(_MASK)
             mask = torch.ones(call.size, tokens) if given is None else given.clone()
             for half in (call.rows, call.unconditional):
                 for position, row in enumerate(half):
                     mask[row, lengths[position % len(lengths)] :] = 0
-            call.arguments[_MASK] = mask.to(call.arguments[call.sample].device)
+            call.arguments[_MASK] = mask.to(call.sample.device)
 
         with watching(model, drawing, reads) as calls:
 
@@ -90,5 +90,5 @@ class RescaledAttention(WhileDrawing):
                 emphasis[calls.current.rows, :, 0] = self.strength
                 return emphasis
 
-            with multiplied_logits(cross_attentions(model, self.kind), factors):
+            with multiplied_logits(text_attentions(model, self.kind), factors):
                 yield

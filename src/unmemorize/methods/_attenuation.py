@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unmemorize.generation import Calls, Drawing, Plan, watching
-from unmemorize.methods._keys import cross_attentions, multiplied_logits
+from unmemorize.methods._keys import multiplied_logits, text_attentions
 from unmemorize.methods._method import WhileDrawing
 from unmemorize.pipelines import Model, select_value_layers
 
@@ -89,7 +89,7 @@ def early_attentions(model: Model, method: str) -> dict[str, Any]:
     """
     paths = {path.rpartition(".")[0] for path in select_value_layers(model.value_layers)}
     return {
-        path: module for path, module in cross_attentions(model, method).items() if path in paths
+        path: module for path, module in text_attentions(model, method).items() if path in paths
     }
 
 

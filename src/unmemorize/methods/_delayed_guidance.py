@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unmemorize.generation import DenoiserCall, Drawing, Plan
+from unmemorize.generation import Drawing, DrawingCall, Plan
 from unmemorize.methods._guidance import OtherGuidance, guided
 from unmemorize.pipelines import Model
 
@@ -52,7 +52,7 @@ def delayed(model: Model, drawing: Drawing, method: str, steps_of_50: float) -> 
     """Draw the first steps without text."""
     steps = round(steps_of_50 * drawing.steps / _STEPS)
 
-    def scale(call: DenoiserCall, difference: Tensor) -> Tensor:
+    def scale(call: DrawingCall, difference: Tensor) -> Tensor:
         return torch.full((len(difference),), 0.0 if call.step < steps else drawing.guidance)
 
     with guided(model, drawing, method, scale):

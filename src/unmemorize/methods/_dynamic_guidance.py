@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unmemorize.generation import DenoiserCall, Drawing, Plan, drawn_latents
+from unmemorize.generation import Drawing, DrawingCall, Plan, drawn_latents
 from unmemorize.methods._guidance import OtherGuidance, guided
 from unmemorize.pipelines import Model
 
@@ -47,7 +47,7 @@ class DynamicGuidance(OtherGuidance):
         pulls: list[Tensor] = []
         started = torch.zeros(len(drawing.prompts), dtype=torch.bool)
 
-        def scale(call: DenoiserCall, difference: Tensor) -> Tensor:
+        def scale(call: DrawingCall, difference: Tensor) -> Tensor:
             pulls.append(_pull(model, call, difference))
             if len(pulls) > 2:
                 started.logical_or_((pulls[-1] > pulls[-2]) & (pulls[-2] < pulls[-3]))
@@ -88,7 +88,7 @@ class OppositeDynamicGuidance(OtherGuidance):
         """Run the first pass, see `Intervention`."""
         pulls: list[Tensor] = []
 
-        def unguided(call: DenoiserCall, difference: Tensor) -> Tensor:
+        def unguided(call: DrawingCall, difference: Tensor) -> Tensor:
             pulls.append(_pull(model, call, difference))
             return torch.zeros(len(difference))
 
@@ -97,13 +97,13 @@ class OppositeDynamicGuidance(OtherGuidance):
             drawn_latents(model, alone)
         transitions = torch.tensor([transition_of(row.tolist()) for row in torch.stack(pulls, 1)])
 
-        def scale(call: DenoiserCall, _difference: Tensor) -> Tensor:
+        def scale(call: DrawingCall, _difference: Tensor) -> Tensor:
             return torch.where(call.step < transitions, -self.strength, drawing.guidance)
 
         return Plan(drawing.noise, guided(model, drawing, self.kind, scale))
 
 
-def _pull(model: Model, call: DenoiserCall, difference: Tensor) -> Tensor:
+def _pull(model: Model, call: DrawingCall, difference: Tensor) -> Tensor:
     """Return the pull of the text on each image, (images,)."""
     return model.noise_level(torch.tensor(call.timestep)).apart(difference).cpu()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unmemorize.generation import Drawing, Plan
-from unmemorize.methods._embeddings import with_text, with_texts
+from unmemorize.methods._embeddings import with_texts
 from unmemorize.methods._method import WhileDrawing
 from unmemorize.methods._text_difference import relative_size, text_difference
 from unmemorize.pipelines import Conditioning, Model
@@ -81,7 +81,7 @@ def optimized(
         with torch.set_grad_enabled(not last):
             difference = text_difference(
                 model,
-                with_text(text.take(active), whole),
+                text.take(active).with_text(whole),
                 latents[active],
                 timestep,
                 gradient=not last,

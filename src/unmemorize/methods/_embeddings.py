@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from torch import Tensor
 
-from unmemorize.generation import DenoiserCall, Drawing, watching
-from unmemorize.pipelines import Conditioning, Model
-
-_TEXT = "encoder_hidden_states"
-
-
-def with_text(text: Conditioning, embeddings: Tensor) -> Conditioning:
-    """Return encoded prompts with other embeddings, (prompts, tokens, features)."""
-    return replace(text, samples={**text.samples, (_TEXT,): embeddings})
+from unmemorize.generation import Drawing, DrawingCall, watching
+from unmemorize.pipelines import Model
 
 
 @contextmanager
@@ -31,10 +23,10 @@ def with_texts(model: Model, drawing: Drawing, embeddings: Tensor) -> Iterator[N
         embeddings: one for each image, (images, tokens, features).
     """
 
-    def reads(call: DenoiserCall) -> None:
-        text = call.arguments[_TEXT].clone()
+    def reads(call: DrawingCall) -> None:
+        text = call.text.clone()
         text[call.rows] = embeddings.to(text)
-        call.arguments[_TEXT] = text
+        call.text = text
 
     with watching(model, drawing, reads):
         yield

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from unmemorize._prompts import Prompt
 from unmemorize.generation import (
-    DenoiserCall,
     Drawing,
+    DrawingCall,
     WeightEdit,
     drawn_latents,
     text_projections,
     watching,
-    without_text,
 )
 from unmemorize.methods._latents import encoded_images
 from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.methods._training import training
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, without_text
 
 _ETA, _STEPS, _GUIDANCE = 2.0, 50, 3.0
 """Published: strength of the negative guidance, steps and guidance of samples."""
@@ -114,8 +113,8 @@ def _course(model: Model, prompt: str, seed: int) -> list[Tensor]:
     noise = model.draw_latents(1, seed)
     drawing = Drawing((prompt,), noise, (True,), _STEPS, _GUIDANCE)
 
-    def reads(call: DenoiserCall) -> None:
-        latents.append(call.arguments[call.sample][call.rows[0]].clone())
+    def reads(call: DrawingCall) -> None:
+        latents.append(call.sample[call.rows[0]].clone())
 
     with watching(model, drawing, reads):
         drawn_latents(model, drawing)

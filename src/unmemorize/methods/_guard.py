@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unmemorize.generation import DenoiserCall, Drawing, Plan
+from unmemorize.generation import Drawing, DrawingCall, Plan
 from unmemorize.methods._attenuation import attenuated, early_attentions
 from unmemorize.methods._guidance import OtherGuidance, directed
 from unmemorize.pipelines import Model
@@ -61,7 +61,7 @@ class RepelledGuidance(OtherGuidance):
         own = [index for index, row in enumerate(drawing.rows) if row]
         attended: list[int] = []
 
-        def direction(call: DenoiserCall, without: Tensor, text: Tensor) -> Tensor:
+        def direction(call: DrawingCall, without: Tensor, text: Tensor) -> Tensor:
             # another pass of all prompts of the batch, since edits of others apply by position
             whole = call.taken(call.whole)
             attended[:] = own

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from unmemorize._errors import MitigationError, ModelError
-from unmemorize.generation import DenoiserCall, Drawing, watching
+from unmemorize.generation import Drawing, DrawingCall, watching
 from unmemorize.methods._method import WhileDrawing
 from unmemorize.pipelines import Model
 
-Scale = Callable[[DenoiserCall, Tensor], Tensor]
+Scale = Callable[[DrawingCall, Tensor], Tensor]
 """(call, differences (images, C, H, W) of predictions with and without text) -> the scale of
 guidance for each image, (images,)."""
-Direction = Callable[[DenoiserCall, Tensor, Tensor], Tensor]
+Direction = Callable[[DrawingCall, Tensor, Tensor], Tensor]
 """(call, predictions without text, predictions with text) -> what guidance leads to, minus the
 prediction without text; all (images, C, H, W)."""
 
@@ -70,7 +70,7 @@ def directed(model: Model, drawing: Drawing, method: str, direction: Direction) 
     refuse_unguided(model, method)
     channels = drawing.noise.shape[1]
 
-    def returns(call: DenoiserCall, output: Tensor) -> Tensor:
+    def returns(call: DrawingCall, output: Tensor) -> Tensor:
         if len(call.unconditional) != len(call.rows):
             raise MitigationError(
                 f"{method}: {type(model.pipe).__name__} predicts with and without text in calls of "
@@ -102,7 +102,7 @@ def guided(model: Model, drawing: Drawing, method: str, scale: Scale) -> Iterato
         MitigationError: see `directed`.
     """
 
-    def direction(call: DenoiserCall, without: Tensor, text: Tensor) -> Tensor:
+    def direction(call: DrawingCall, without: Tensor, text: Tensor) -> Tensor:
         difference = text - without
         return scale(call, difference).to(difference).view(-1, 1, 1, 1) * difference
 

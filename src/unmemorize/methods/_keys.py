@@ -14,33 +14,31 @@ from typing import Any
 from torch import Tensor, nn
 
 from unmemorize._errors import MitigationError
-from unmemorize.pipelines import Model, refuse_fused, text_rows_only
+from unmemorize.pipelines import Model, cross_attentions, refuse_fused
 
 Factors = Callable[[Tensor, Tensor], Tensor | None]
 """(queries (B, heads, image tokens, d), keys (B, heads, text tokens, d)), both scaled so that their
 product is the logit -> factors that broadcast over (B, heads, text tokens), or None."""
 
 
-def cross_attentions(model: Model, method: str) -> dict[str, Any]:
-    """Return the attention modules that read the text alone, by path.
+def text_attentions(model: Model, method: str) -> dict[str, Any]:
+    """Return the attentions in which a method multiplies logits of the text, by path.
 
     Raises:
         MitigationError: the model joins text and image in its attention.
         ModelError: the projections of an attention are fused.
     """
     refuse_fused(model.denoiser, model.value_layers)
-    found = {}
+    attentions = cross_attentions(model)
     for path in model.value_layers:
-        parent, _, name = path.rpartition(".")
-        attention = model.denoiser.get_submodule(parent)
-        if name != "to_v" or text_rows_only(path) or not _splits_heads(attention):
+        attention = attentions.get(path.rpartition(".")[0])
+        if attention is None or not _splits_heads(attention):
             raise MitigationError(
                 f"{method}: {path} of {model.name} belongs to an attention that joins text and "
                 "image, so there are no logits of the text alone. Use a model with "
                 "cross-attention, or a method that changes the embedding, noise or guidance."
             )
-        found[parent] = attention
-    return found
+    return attentions
 
 
 def _splits_heads(attention: nn.Module) -> bool:

@@ -178,7 +178,8 @@ def _drawn(
     level = NoiseLevel.of(schedule, timestep)
     noise = torch.randn(keep.shape, generator=generator).to(keep)
     clean = delete if float(torch.rand((), generator=generator)) < _MIXTURE else keep
-    return Sample(level.noisy(clean, noise), timestep, keep, delete, level.signal, level.sigma)
+    weights = float(level.signal), float(level.sigma)
+    return Sample(level.noisy(clean, noise), timestep, keep, delete, *weights)
 
 
 def _surrogates(model: Model, suspect: Suspect) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unmemorize.generation import DenoiserCall, Drawing, Plan
+from unmemorize.generation import Drawing, DrawingCall, Plan
 from unmemorize.methods._guidance import OtherGuidance, guided
 from unmemorize.pipelines import Model
 
@@ -73,7 +73,7 @@ def late_guidance(
 ) -> Plan:
     """Plan guidance of one scale above a timestep, and of the ordinary one from there on."""
 
-    def scale(call: DenoiserCall, difference: Tensor) -> Tensor:
+    def scale(call: DrawingCall, difference: Tensor) -> Tensor:
         above = call.timestep > until
         return torch.full((len(difference),), before if above else drawing.guidance)
 

@@ -6,8 +6,7 @@ import math
 
 from torch import Tensor
 
-from unmemorize.generation import without_text
-from unmemorize.pipelines import Conditioning, Model
+from unmemorize.pipelines import Conditioning, Model, without_text
 
 _PUBLISHED_SIZE = 4 * 64 * 64
 """Numbers in a latent of Stable Diffusion 1, to which published norms belong."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from unmemorize._errors import MitigationError
 from unmemorize.generation import (
-    DenoiserCall,
     Drawing,
+    DrawingCall,
     PrunedEdit,
     drawn_latents,
     watching,
@@ -99,7 +99,7 @@ def column_norms(
     squares = {path: torch.zeros(_STEPS, 0, dtype=torch.float64) for path in layers}
     step = [0]
 
-    def reads(call: DenoiserCall) -> None:
+    def reads(call: DrawingCall) -> None:
         step[0] = call.step
         if call.step >= _STEPS:
             raise _EnoughError

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from unmemorize.detection import REGION_SAMPLES
 from unmemorize.mitigation._ladders import LADDERS
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
@@ -25,7 +26,8 @@ class Forecast:
 
     Args:
         images: stage -> images that are generated.
-        samples: denoiser samples, two for each step of an image with guidance.
+        samples: denoiser samples of these images (two for each step with guidance), of detections,
+            localizations and maps of the memorized regions.
         seconds: samples times the measured time of one.
         weights: bytes of the model's weights.
         disk: bytes of images, of an edited checkpoint and of small files.
@@ -65,6 +67,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: int) -> Forec
     halves = 2 if generation.guidance > 1 else 1
     samples = sum(images.values()) * generation.steps * halves
     samples += round((1 + _PASSES) * noise.seeds * suspects)
+    samples += REGION_SAMPLES * suspects
     weights = sum(
         parameter.numel() * parameter.element_size()
         for component in model.pipe.components.values()

@@ -5,8 +5,9 @@ from unmemorize.pipelines._attention import cross_attentions, refuse_unseen, wat
 from unmemorize.pipelines._autoencoder import encoded
 from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
+from unmemorize.pipelines._denoiser_call import DenoiserCall, denoiser_call
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Ragged
-from unmemorize.pipelines._guided import GuidedCalls, guided_calls
+from unmemorize.pipelines._guided import GuidedCalls, guided_calls, without_text
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._loras import (
     Lora,
@@ -38,6 +39,7 @@ from unmemorize.pipelines._weights import (
 
 __all__ = [
     "Conditioning",
+    "DenoiserCall",
     "Guidance",
     "GuidedCalls",
     "Loading",
@@ -54,6 +56,7 @@ __all__ = [
     "added_by_loras",
     "adds_to_weights",
     "cross_attentions",
+    "denoiser_call",
     "denoiser_of",
     "effective_weights",
     "encoded",
@@ -83,4 +86,5 @@ __all__ = [
     "watching_attention",
     "weights_of",
     "without_progress_bar",
+    "without_text",
 ]

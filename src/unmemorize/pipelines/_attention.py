@@ -16,31 +16,22 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from unmemorize._errors import ModelError
-from unmemorize.pipelines._value_layers import find_value_layers
+from unmemorize.pipelines._value_layers import text_rows_only
 
 if TYPE_CHECKING:
     from unmemorize.pipelines._model import Model
 
-_CROSS = "attn2.to_v"
-
 
 def cross_attentions(model: Model) -> dict[str, nn.Module]:
-    """Find the attentions of the image to the text alone, in the order in which they run.
+    """Find the attentions of the image to the text alone, by path, in the order in which they run.
 
-    Raises:
-        ModelError: there is none.
+    A model that attends to text and image jointly has none.
     """
     paths = [
         path.removesuffix(".to_v")
-        for path in find_value_layers(model.denoiser)
-        if path.endswith(_CROSS)
+        for path in model.value_layers
+        if path.endswith(".to_v") and not text_rows_only(path)
     ]
-    if not paths:
-        raise ModelError(
-            f"{type(model.denoiser).__name__}: it attends to text and image jointly, so it has no "
-            "cross-attention probabilities. Use a detector that reads predictions: "
-            "seed-similarity, or late-noise-magnitude unless guidance is distilled into the model."
-        )
     return {path: model.denoiser.get_submodule(path) for path in paths}
 
 

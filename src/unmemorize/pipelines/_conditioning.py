@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
 from unmemorize.pipelines._denoiser import denoiser_of, replaced
+from unmemorize.pipelines._denoiser_call import denoiser_call
 from unmemorize.pipelines._encoded import TEXT, Conditioning, Key
 from unmemorize.pipelines._quiet import quiet_loading
 from unmemorize.pipelines._sampler import sampling
@@ -105,10 +106,7 @@ class _StandIn:
         return getattr(self._denoiser, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        signature = inspect.signature(type(self._denoiser).forward)
-        arguments = signature.bind(self._denoiser, *args, **kwargs).arguments
-        arguments.pop("self")
-        raise _DenoiserCalledError(arguments)
+        raise _DenoiserCalledError(denoiser_call(self._denoiser, args, kwargs).arguments)
 
 
 def first_call(

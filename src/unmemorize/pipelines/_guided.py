@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmemorize._errors import ModelError
 from unmemorize.pipelines._conditioning import first_call
-from unmemorize.pipelines._encoded import TEXT
+from unmemorize.pipelines._encoded import TEXT, Conditioning
 
 if TYPE_CHECKING:
     from unmemorize.pipelines._model import Model
@@ -34,13 +34,31 @@ class GuidedCalls:
     unconditional: Tensor
     together: bool
 
-    def without_text(self, text: Tensor) -> bool:
+    def lacks_text(self, text: Tensor) -> bool:
         """Tell whether all rows of a text embedding (B, tokens, features) are without text."""
         expected = self.unconditional
         if text.shape[1:] != expected.shape[1:]:
             return False
         difference = (text.float() - expected.to(text.device).float()).flatten(1).norm(dim=1)
         return bool((difference <= _SAME * expected.float().norm().to(text.device)).all())
+
+
+def without_text(model: Model) -> Conditioning:
+    """Return what the denoiser receives in place of a prompt, one row.
+
+    Under guidance this is what the pipeline uses there (zeros in Stable Diffusion XL). For a
+    pipeline without guidance in one pass it is the empty prompt.
+    """
+
+    def find() -> Conditioning:
+        try:
+            guidance = model.guidance(1.0)
+        except ModelError:
+            return model.encode([""])
+        assert guidance is not None
+        return guidance.unconditional
+
+    return model.remembered(("without text", model.dtype), find)
 
 
 def guided_calls(model: Model) -> GuidedCalls:

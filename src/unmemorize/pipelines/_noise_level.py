@@ -19,11 +19,12 @@ Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """The noise level of a timestep.
+    """The noise level of a timestep, or of one timestep for each sample.
 
     Args:
         kind: what the denoiser predicts.
-        signal, sigma: the weights of image and noise in a noisy sample.
+        signal, sigma: the weights of image and noise in a noisy sample: numbers, or tensors
+            (B, 1, 1, 1) for samples at levels of their own.
 
     Examples:
         >>> import torch
@@ -34,8 +35,8 @@ class NoiseLevel:
     """
 
     kind: Prediction
-    signal: float
-    sigma: float
+    signal: float | Tensor
+    sigma: float | Tensor
 
     @classmethod
     def of(cls, scheduler: Any, timestep: Tensor) -> NoiseLevel:
@@ -47,9 +48,37 @@ class NoiseLevel:
         kind = scheduler.config.prediction_type
         return cls(kind, math.sqrt(cumulative), math.sqrt(1 - cumulative))
 
+    @classmethod
+    def of_each(cls, scheduler: Any, timesteps: Tensor, device: torch.device) -> NoiseLevel:
+        """Return the noise levels at which timesteps, (B,), lie; below 0 is the end of sampling."""
+        if isinstance(scheduler, DDIMScheduler):
+            kind = scheduler.config.prediction_type
+            table = scheduler.alphas_cumprod.double()
+            inside = table[timesteps.long().clamp_min(0).cpu()]
+            last = torch.as_tensor(scheduler.final_alpha_cumprod).double()
+            power = torch.where(timesteps.cpu() < 0, last, inside)
+            signal, sigma = power.sqrt(), (1 - power).sqrt()
+        else:
+            kind = "flow"
+            count = int(scheduler.config.num_train_timesteps)
+            sigma = (timesteps.double().cpu() / count).clamp_min(0)
+            signal = 1 - sigma
+        weights = (share.float().view(-1, 1, 1, 1).to(device) for share in (signal, sigma))
+        return cls(kind, *weights)
+
     def noisy(self, clean: Tensor, noise: Tensor) -> Tensor:
         """Add noise to clean latents or images."""
         return self.signal * clean + self.sigma * noise
+
+    def wanted(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """Return what a perfect model predicts for clean latents with noise."""
+        if self.kind == "epsilon":
+            return noise
+        if self.kind == "sample":
+            return clean
+        if self.kind == "flow":
+            return noise - clean
+        return self.signal * noise - self.sigma * clean
 
     def apart(self, change: Tensor) -> Tensor:
         """Return how far two predictions of the same samples are apart.
@@ -69,13 +98,7 @@ class NoiseLevel:
 
         A velocity at the first steps says next to nothing of the noise, which is in the sample.
         """
-        if self.kind == "epsilon":
-            return prediction
-        if self.kind == "sample":
-            return -prediction
-        if self.kind == "flow":
-            return prediction * self.sigma - sample
-        return self.sigma * prediction - self.signal * sample
+        return prediction if self.kind == "epsilon" else -self.clean(prediction, sample)
 
     def difference(self, prediction: Tensor, sample: Tensor) -> Tensor:
         """Return where a prediction leads away from the noise, see `Model.difference`."""
@@ -92,6 +115,16 @@ class NoiseLevel:
             return (sample - self.signal * prediction) / self.sigma
         return self.signal * prediction + self.sigma * sample
 
+    def clean(self, prediction: Tensor, sample: Tensor) -> Tensor:
+        """Return the predicted clean image, whatever the denoiser predicts."""
+        if self.kind == "epsilon":
+            return (sample - self.sigma * prediction) / self.signal
+        if self.kind == "flow":
+            return sample - self.sigma * prediction
+        if self.kind == "sample":
+            return prediction
+        return self.signal * sample - self.sigma * prediction
+
     def scored(self, prediction: Tensor, sample: Tensor) -> Tensor:
         """Return the predicted noise, which is the score up to `score_scale`, for first steps.
 
@@ -102,7 +135,7 @@ class NoiseLevel:
         return space(prediction, sample)
 
     @property
-    def score_scale(self) -> float:
+    def score_scale(self) -> float | Tensor:
         """The size of the score relative to `scored`: score = -noise / sigma."""
         return 1.0 if self.kind == "flow" else 1 / self.sigma
 

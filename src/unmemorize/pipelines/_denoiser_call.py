@@ -1,0 +1,77 @@
+"""One call of a denoiser by its pipeline."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmemorize.pipelines._encoded import TEXT
+
+_TEXT = TEXT[0]
+
+
+@dataclass(eq=False)
+class DenoiserCall:
+    """What a denoiser is called with.
+
+    Args:
+        arguments: by name. What is changed here is changed for the denoiser.
+        sample_name: the name of the argument that holds the noisy samples.
+    """
+
+    arguments: dict[str, Any]
+    sample_name: str
+
+    @property
+    def size(self) -> int:
+        """The number of rows of the batch."""
+        return len(self.sample)
+
+    @property
+    def sample(self) -> Tensor:
+        """The noisy samples, (B, C, H, W) or, packed, (B, tokens, features)."""
+        sample: Tensor = self.arguments[self.sample_name]
+        return sample
+
+    @sample.setter
+    def sample(self, sample: Tensor) -> None:
+        self.arguments[self.sample_name] = sample
+
+    @property
+    def received_time(self) -> float:
+        """The timestep as the denoiser receives it; the first if each sample has its own."""
+        return float(torch.as_tensor(self.arguments["timestep"]).flatten()[0])
+
+    @property
+    def text(self) -> Tensor:
+        """The text embeddings, (B, tokens, features)."""
+        text: Tensor = self.arguments[_TEXT]
+        return text
+
+    @text.setter
+    def text(self, text: Tensor) -> None:
+        self.arguments[_TEXT] = text
+
+    def taken(self, rows: list[int]) -> dict[str, Any]:
+        """Return the arguments for some rows of the batch alone."""
+        return {name: self._of_rows(value, rows) for name, value in self.arguments.items()}
+
+    def _of_rows(self, value: Any, rows: list[int]) -> Any:
+        if isinstance(value, dict):
+            return {name: self._of_rows(inner, rows) for name, inner in value.items()}
+        if isinstance(value, Tensor) and value.ndim and len(value) == self.size:
+            return value[rows]
+        return value
+
+
+def denoiser_call(
+    denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> DenoiserCall:
+    """Name the arguments with which a hook sees a denoiser called."""
+    names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+    return DenoiserCall({**dict(zip(names, args, strict=False)), **kwargs}, names[0])

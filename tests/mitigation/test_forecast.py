@@ -1,0 +1,37 @@
+"""What a mitigation is expected to take, counted by hand and in the denoiser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from diffusers import DiffusionPipeline
+
+from records import SMALL_MITIGATION
+from unmemorize import GenerationSettings, Model, memorized_region
+from unmemorize.detection import REGION_SAMPLES
+from unmemorize.mitigation import Forecast, _forecast, forecast
+
+
+@pytest.fixture(name="cost")
+def cost_fixture(pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> Forecast:
+    monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
+    generation = GenerationSettings(steps=5, guidance=3.0)
+    return forecast(Model(pipe), replace(SMALL_MITIGATION, generation=generation), 3)
+
+
+def test_everything_that_runs_the_denoiser_is_counted(cost: Forecast) -> None:
+    seeds = SMALL_MITIGATION.localization.noise.seeds
+    drawn = sum(cost.images.values()) * 5 * 2
+    looked_at = 3.5 * seeds * 3  # detection and localization
+    assert cost.samples == drawn + round(looked_at) + 100 * 3
+    assert cost.seconds == cost.samples / 2
+
+
+def test_a_map_of_a_region_takes_what_is_forecast(pipe: DiffusionPipeline) -> None:
+    rows = []
+    pipe.unet.register_forward_pre_hook(
+        lambda _, args, __: rows.append(len(args[0])), with_kwargs=True
+    )
+    memorized_region(pipe, "a red door")
+    assert sum(rows) == REGION_SAMPLES
