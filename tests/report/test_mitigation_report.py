@@ -20,7 +20,8 @@ from audited import WORDS, audited_run
 from mitigated_run import DIGEST, FRESH, SETTINGS, mitigated_run, texts
 from records import HOSTILE
 from unmemorize import MitigationResult, ModelError, Run, RunError, write_report
-from unmemorize.report import _regions, record_regions
+from unmemorize.report import _regions
+from unmemorize.report._regions import record_regions
 from unmemorize.runs import Inputs
 
 ARTICLE = re.compile(r'<article class="card" id="prompt-(\d+)">(.*?)</article>', re.DOTALL)
@@ -302,7 +303,9 @@ def test_maps_are_made_once_for_each_memorized_prompt(
         image = Image.open(run.folder / "regions" / f"{index:05d}.png")
         assert np.asarray(image).tolist() == [[0, 64], [128, 255]]
     assert asked == texts(3)[:3]
-    assert record_regions(run, this) == ""
+    steps: list[tuple[int, int | None]] = []
+    assert record_regions(run, this, lambda *at: steps.append(at)) == ""
+    assert steps == [(1, 3), (2, 3), (3, 3)]
     assert asked[3:] == [texts(3)[2]]
     assert len(list((run.folder / "regions").iterdir())) == 3
 

@@ -68,10 +68,28 @@ def test_work_gets_a_visit_and_the_inputs(
         yield {"values": values}
 
     first, second, end = requests.handler(feedback, [button], work)(visitor("a"), Bar(), 1, 2)
-    assert (first, second) == ({"studio": "the studio"}, {"values": (1, 2)})
+    assert first == {"studio": "the studio"}
+    assert second == {"studio": "the studio", "values": (1, 2)}
     assert end[feedback.status] == ""
     assert not end[feedback.cancel].visible
-    assert end[button].interactive
+    assert end[button]["interactive"]
+
+
+def test_the_last_values_hold_all_before(requests: Requests, feedback: Feedback) -> None:
+    """Gradio's page loses values that a later one leaves out before they are shown."""
+    button = gr.Button()
+
+    def work(_: Visit) -> Iterator[Any]:
+        yield {"drawn": "", button: gr.update(visible=False)}
+        yield {"drawn": "images", "verdict": "memorized"}
+        yield {button: gr.update(visible=True, value="Go on")}
+        raise PromptError("this is all.")
+
+    *_, last, end = requests.handler(feedback, [button], work)(visitor("a"), Bar())
+    assert (last["drawn"], last["verdict"]) == ("images", "memorized")
+    assert (end["drawn"], end["verdict"]) == ("images", "memorized")
+    assert end[button] == gr.update(visible=True, value="Go on", interactive=True)
+    assert "this is all." in end[feedback.status]
 
 
 def test_work_that_waits_is_shown(requests: Requests, feedback: Feedback) -> None:

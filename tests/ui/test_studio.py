@@ -248,7 +248,7 @@ def test_a_model_is_mended_and_taken_home(studio: Studio) -> None:
         return nullcontext(lambda *_: None)
 
     mended = mend(studio, suspects, quick=True, announce=announce)
-    assert {"screen", "confirm", "writing what you can take home"} <= set(titles)
+    assert {"screen", "confirm", "mapping memorized regions", "packing the evidence"} <= set(titles)
     first, second = mended.result.outcomes
     assert first.status in ("removed", "reduced", "not removed")
     assert second.status in ("not confirmed", "not tested")
@@ -258,6 +258,7 @@ def test_a_model_is_mended_and_taken_home(studio: Studio) -> None:
     assert {"report.html", "evidence.zip", "edit.json"} < names
     pack = next(path for path in mended.files if path.name == "evidence.zip")
     assert verify_evidence(pack).sha256 == mended.digest
+    assert [path.name for path in (mended.run.folder / "regions").iterdir()] == ["00000.png"]
     assert Run.load(mended.run.folder).manifest.settings["settings"]["alpha"] == 0.5
     again = mend(studio, suspects, quick=True)
     assert (again.run.folder, again.result) == (mended.run.folder, mended.result)

@@ -43,7 +43,7 @@ from unmemorize.cli._model_options import (
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import NoiseSettings
 from unmemorize.engines import Execution, silent
-from unmemorize.export import CHECKPOINT, check_single_file, export_all
+from unmemorize.export import CHECKPOINT, check_single_file
 from unmemorize.localization import LocalizationSettings
 from unmemorize.mitigation import (
     Forecast,
@@ -57,7 +57,7 @@ from unmemorize.mitigation import (
     with_references,
 )
 from unmemorize.pipelines import Model
-from unmemorize.report import record_model_files, record_regions, write_report
+from unmemorize.report import deliver
 from unmemorize.runs import open_run
 
 Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))]
@@ -185,23 +185,16 @@ def run_and_print(
     """
     run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs), new=new)
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
-    record_model_files(run, model)
-    without_maps = record_regions(run, model)
-    if without_maps:
-        print_line(f"The report shows no maps of regions: {without_maps}")
-    exported = None
-    if result.file is not None:
-        exported = export_all(model, result.file, run.folder, single_file=single_file)
-    report = write_report(run)
+    made = deliver(run, model, result, single_file=single_file, announce=show_progress)
     _print_verdicts(result)
-    files = print_exported(exported) if exported else {}
-    print_line(f"report: {report}")
+    files = print_exported(made.exported)
+    print_line(f"report: {made.report}")
     print_answer(
         result.to_json(),
         headline=result.headline,
         run=run.folder,
         exported=files,
-        report=report,
+        report=made.report,
     )
     print_hint(
         f"unmemorize verify {run.folder / CHECKPOINT} {arguments}"

@@ -2,12 +2,11 @@
 
 from unmemorize.report._comparison import write_comparison
 from unmemorize.report._copies_left import copy_warning
+from unmemorize.report._deliver import Delivery, deliver
 from unmemorize.report._difference import Changed, RunDifference, difference_of
 from unmemorize.report._mitigation import REPORT
 from unmemorize.report._pack import write_evidence
 from unmemorize.report._pictures import data_url
-from unmemorize.report._provenance import record_model_files
-from unmemorize.report._regions import record_regions
 from unmemorize.report._results import Results, read_results
 from unmemorize.report._summary import summary_table
 from unmemorize.report._table import Cell, Table
@@ -20,6 +19,7 @@ __all__ = [
     "REPORT",
     "Cell",
     "Changed",
+    "Delivery",
     "EvidenceCheck",
     "Results",
     "RunDifference",
@@ -27,11 +27,10 @@ __all__ = [
     "Truth",
     "copy_warning",
     "data_url",
+    "deliver",
     "difference_of",
     "plot_threshold",
     "read_results",
-    "record_model_files",
-    "record_regions",
     "summary_table",
     "verify_evidence",
     "write_comparison",

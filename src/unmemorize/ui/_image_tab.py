@@ -106,7 +106,7 @@ class ImageTab:
             self._about: html.sentence(f"{known} {audit.sentence}")
             if offered
             else html.command(f"{known} {audit.sentence} Start it in a terminal:", audit.command),
-            self._audit: gr.Button(visible=offered),
+            self._audit: gr.update(visible=offered),
         }
 
     def check(self, visit: Visit, asked: ImageAudit, prompts: str) -> Iterator[Values]:

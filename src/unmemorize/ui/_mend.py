@@ -13,7 +13,7 @@ from unmemorize._errors import PromptError
 from unmemorize._files import hash_texts, to_json
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
-from unmemorize.export import CHECKPOINT, export_all
+from unmemorize.export import CHECKPOINT
 from unmemorize.mitigation import (
     EDIT,
     Announce,
@@ -24,7 +24,7 @@ from unmemorize.mitigation import (
     unannounced,
     with_references,
 )
-from unmemorize.report import record_model_files, write_evidence, write_report
+from unmemorize.report import deliver, write_evidence
 from unmemorize.runs import Run, open_run
 from unmemorize.ui._studio import Studio
 
@@ -65,7 +65,7 @@ class Mended:
         run: the mitigation.
         result: its verdicts.
         files: to take home.
-        refused: the forms in which the edit cannot be written, and why.
+        refused: what cannot be written, and why.
         digest: SHA-256 of the pack of evidence.
     """
 
@@ -151,17 +151,13 @@ def mend(
     described = [json.dumps(to_json(each)) for each in (made_of, *suspects.prompts)]
     run = open_run(_folder(studio, described), model, suspects.prompts, made_of)
     result = mitigate_all(run, model, studio.inputs, announce=announce)
-    with announce("writing what you can take home"):
-        record_model_files(run, model)
-        files: list[Path] = []
-        refused: tuple[str, ...] = ()
-        if result.file is not None:
-            exported = export_all(model, result.file, run.folder)
-            files = [run.folder / EDIT, *(path for path in exported.files if path.is_file())]
-            refused = exported.refused
-        report = write_report(run)
-        digest = write_evidence(run, run.folder / _PACK)
-    return Mended(run, result, (report, run.folder / _PACK, *files), refused, digest)
+    made = deliver(run, model, result, announce=announce)
+    with announce("packing the evidence"):
+        pack = run.folder / _PACK
+        digest = write_evidence(run, pack)
+    edit = [run.folder / EDIT] if result.file else []
+    files = [made.report, pack, *edit, *(path for path in made.exported.files if path.is_file())]
+    return Mended(run, result, tuple(files), made.exported.refused, digest)
 
 
 def _folder(studio: Studio, described: Sequence[str]) -> Path:

@@ -139,8 +139,8 @@ class MendTab:
             self._mended: mended,
             self._verdicts: shown(verdicts(mended)),
             self._files: gr.File([str(path) for path in mended.files], visible=True),
-            self._pack: gr.Button(
-                f"Pack the edited model ({_megabytes(checkpoint)})" if checkpoint else "",
+            self._pack: gr.update(
+                value=f"Pack the edited model ({_megabytes(checkpoint)})" if checkpoint else "",
                 visible=checkpoint is not None,
             ),
             self._model: gr.File(visible=False),
@@ -151,7 +151,7 @@ class MendTab:
         with visit.stage("packing"):
             path = mended.packed_checkpoint()
         yield {
-            self._pack: gr.Button(visible=False),
+            self._pack: gr.update(visible=False),
             self._model: gr.File(str(path), visible=True),
         }
 

@@ -104,7 +104,7 @@ class PromptTab:
                 html.verdict(status, checking.verdict(detection), prompt.text) + score
             ),
             self._drawn: "",
-            self._localize: gr.Button(visible=detection.memorized),
+            self._localize: gr.update(visible=detection.memorized),
             self._neurons: "",
             self._switches: gr.Column(visible=False),
         }
@@ -131,7 +131,7 @@ class PromptTab:
             self._found: found,
             self._off: gr.CheckboxGroup(choices=labels, value=labels),
             **self._compared(visit, found, labels, images),
-            self._localize: gr.Button(visible=False),
+            self._localize: gr.update(visible=False),
         }
 
     def compare(

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Values = dict[Any, Any]
-"""New values by component. Components that are not named keep theirs."""
+"""New values by component. Components that are not named keep theirs. Those of the buttons of a tab
+are made by ``gr.update``."""
 Work = Callable[..., Iterable[Values]]
 """Called with a `Visit` and the values of inputs. Yields what is known so far."""
 
@@ -146,7 +147,12 @@ class Requests:
     def handler(
         self, feedback: Feedback, buttons: Iterable[gr.Button], work: Work
     ) -> Callable[..., Iterator[Values]]:
-        """Turn work into a function that Gradio calls for each request."""
+        """Turn work into a function that Gradio calls for each request.
+
+        Whatever it yields holds everything from before. Gradio sends differences, and its page
+        applies them to values that it has not shown yet: those that are left out would be lost
+        on a busy machine.
+        """
 
         # Gradio tells the request and the progress apart from inputs by this signature
         def handle(
@@ -155,14 +161,21 @@ class Requests:
             cancelled = self._cancelled.setdefault((request.session_hash, feedback.name), Event())
             visit = Visit(self._loading, progress, cancelled)
             message = ""
+            known: Values = {}
             try:
-                yield from work(visit, *values)
+                for new in work(visit, *values):
+                    known |= new
+                    yield known.copy()
             except Exception as error:
                 message = _message(error)
             yield {
+                **known,
                 feedback.status: message,
                 feedback.cancel: gr.Button(visible=False),
-                **{button: gr.Button(interactive=True) for button in buttons},
+                **{
+                    button: {**known.get(button, {}), **gr.update(interactive=True)}
+                    for button in buttons
+                },
             }
 
         return handle

@@ -1,0 +1,58 @@
+"""What a finished mitigation hands over: maps of regions, all forms of the edit, and the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unmemorize.export import Exported, export_all
+from unmemorize.mitigation import Announce, MitigationResult, unannounced
+from unmemorize.pipelines import Model
+from unmemorize.report._provenance import record_model_files
+from unmemorize.report._regions import record_regions
+from unmemorize.report._write import write_report
+from unmemorize.runs import Run
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a mitigation handed over.
+
+    Args:
+        report: the page of the report.
+        exported: the edit in its forms. What is refused includes maps of regions.
+    """
+
+    report: Path
+    exported: Exported
+
+
+def deliver(
+    run: Run,
+    model: Model,
+    result: MitigationResult,
+    *,
+    single_file: Path | None = None,
+    announce: Announce = unannounced,
+) -> Delivery:
+    """Write what people take home from a finished mitigation. The same call writes what is missing.
+
+    Args:
+        run: the mitigation.
+        model: the unedited model.
+        result: its verdicts.
+        single_file: the model as one file, of which an edited copy is written, too.
+        announce: opens the progress of each stage.
+    """
+    record_model_files(run, model)
+    with announce("mapping memorized regions") as progress:
+        without_maps = record_regions(run, model, progress)
+    exported = Exported({}, ())
+    with announce("writing the edited model and the report"):
+        if result.file is not None:
+            exported = export_all(model, result.file, run.folder, single_file=single_file)
+        report = write_report(run)
+    if without_maps:
+        missing = f"The report shows no maps of regions: {without_maps}"
+        exported = replace(exported, refused=(*exported.refused, missing))
+    return Delivery(report, exported)
