@@ -75,8 +75,11 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: P
     small = ("--images", 2, "--steps", 2, "--guidance", 2)
     code, out, _ = cli("generate", run, *model, *small)
     assert (code, f"Next: unmemorize evaluate {run}" in out) == (0, True)
+    code, out, _ = cli("generate", run, *model, *small, "--method", "random-tokens=2")
+    assert (code, "random-tokens 2: " in out) == (0, True)
     code, out, _ = cli("evaluate", run)
     assert (code, "Take its numbers on other images as a hint" in out) == (0, True)
+    assert "random-tokens-2" in out
     table = json.loads((run / "metrics.json").read_text())
     same = next(row for row in table["rows"] if row["label"] == "SSCD_Gen, neurons off")
     assert same["by"].startswith("unmemorize-copy-64 (sha256 ")

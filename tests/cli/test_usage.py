@@ -20,6 +20,7 @@ from unmemorize.cli import COMMANDS, GROUPS, main, make_app
 from unmemorize.cli._common import report_missing
 from unmemorize.engines import InProcess, RayActors, Shard, Workers
 from unmemorize.runs import Inputs, Tally
+from unmemorize.statistics import threshold_captions
 from unmemorize.testbed._findings import Finding
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -223,6 +224,11 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         ),
         (("generate", "{tmp}/run"), "run manifest cannot be read"),
         (("generate", "{folder}/run", "--steps", "0"), "steps=0: at least 1 is needed"),
+        (("generate", "{folder}/run", "--method", "wen"), "mitigation 'wen': unknown"),
+        (
+            ("generate", "{folder}/run", "--method", "pads", "--guard"),
+            "Leave --guard or --method out",
+        ),
         (("detect", "-o", "{tmp}/run", "--tau", ".5", "--seeds", "1"), "seeds=1"),
         (("statistics", "-o", "{tmp}/s", "--dtype", "half"), "dtype 'half': unknown"),
         (("statistics", "-o", "{tmp}/s", "--shard", "4/3"), "not a share of a whole"),
@@ -428,6 +434,33 @@ def test_options_of_generation_reach_the_library(
     assert cli("generate", finished / "run", *model)[0] == 1
     images, settings = generate["positional"][2:]
     assert (images.neurons.name, settings.steps, settings.guidance) == ("original", 50, 7.0)
+
+
+def test_methods_of_generation_reach_the_library(
+    cli: Cli, finished: Path, tmp_path: Path, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets: list[str] = []
+
+    def original(run: Run, *arguments: Any, **_: Any) -> Tally:
+        sets.append(arguments[1].neurons.name)
+        return Tally(run, "images", 0, 0, {})
+
+    monkeypatch.setattr("unmemorize.cli.generate.generate_all", original)
+    fitted = recorded("unmemorize.cli.generate.generate_fitted")
+    (tmp_path / "animals.txt").write_text("a cat\n")
+    options = ("--images", 3, "--only", "TM", "--format", "jpeg", "--shard", "1/3")
+    words = (*model_words(finished), "--prompts", tmp_path / "animals.txt", *options)
+    assert cli("generate", finished / "run", "--method", "embedding=5", *words)[0] == 1
+    method, settings = fitted["positional"][2:]
+    assert (method.name, method.strength, settings.images) == ("embedding", 5.0, 3)
+    assert sets == ["original"]
+    assert ([prompt.text for prompt in fitted["prompts"]], fitted["label"]) == (
+        ["a cat"],
+        "animals",
+    )
+    assert (fitted["only"], fitted["image_format"]) == ("TM", "jpeg")
+    assert fitted["execution"].shard == Shard(1, 3)
+    assert fitted["ordinary"] == threshold_captions(Model.load(str(finished / "model")))[:320]
 
 
 def test_only_the_bundled_model_has_defaults_of_its_own(

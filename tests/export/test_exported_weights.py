@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from architectures import make
 from artefacts import (  # noqa: F401 -- fixtures
     Saved,
     model_fixture,
@@ -24,6 +25,8 @@ from unmemorize import (
     Erased,
     ExportError,
     Model,
+    NeuronEdit,
+    Neurons,
     bake,
     export_lora,
     export_single_file,
@@ -133,3 +136,19 @@ def test_edits_too_large_for_metadata(
     monkeypatch.setattr("unmemorize.export._carried._LARGEST", 1000)
     with pytest.raises(ExportError, match="too much for the metadata"):
         export_lora(model, EditFile.of(model, LOW_RANK), tmp_path)
+
+
+def test_weights_may_change_where_neurons_of_the_text_alone_could_not(tmp_path: Path) -> None:
+    """Flux's later blocks project text and image by one layer, and a training changes both."""
+    model = Model(make("Flux"))
+    path = "single_transformer_blocks.1.attn.to_v"
+    edit = WeightEdit({f"{path}.weight": noise((16, 2)) @ noise((2, 16))}, "hardening")
+    (file,) = export_lora(model, EditFile.of(model, edit), tmp_path)
+    tensors = load_file(file)
+    down, up = (tensors[f"transformer.{path}.lora_{side}.weight"] for side in "AB")
+    assert torch.allclose(up @ down, edit.differences[f"{path}.weight"], atol=1e-6)
+    assert verify(tmp_path, model).passed
+    neurons = NeuronEdit(Neurons({path: [1]}), 0.0)
+    both = EditFile.of(model, CombinedEdit((edit, neurons)))
+    with pytest.raises(ExportError, match=r"1\.attn\.to_v: it projects text and image together"):
+        export_lora(model, both, tmp_path / "both")

@@ -33,6 +33,7 @@ from unmemorize import (
     guard,
     switched_off,
 )
+from unmemorize.guarding import first_scores
 from unmemorize.pipelines import run
 
 TEXTS = ["a cat", "zebra quartz"]
@@ -363,21 +364,79 @@ def test_a_compiled_denoiser_is_watched(model: Model, scores: list[float]) -> No
     assert pipe.unet._compiled_call_impl == pipe.unet.forward
 
 
-UNGUIDED = "no prediction for the empty prompt.*guidance is off, or it has a negative prompt"
-
-
-@pytest.mark.parametrize(
-    "options", [{"guidance_scale": 1.0}, {"negative_prompt": ["ugly quartz"] * 2}]
+NEGATIVE = ["ugly quartz", "blurry"]
+GUIDED_TOGETHER = (
+    "Stable Diffusion",
+    "Stable Diffusion XL",
+    "DeepFloyd IF",
+    "PixArt",
+    "Stable Diffusion 3",
+    "HunyuanDiT",
+    "Sana",
 )
-def test_a_call_without_guidance_or_with_a_negative_prompt_is_refused(
-    model: Model, options: dict[str, Any]
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of NumPy, in diffusers
+@pytest.mark.parametrize("name", GUIDED_TOGETHER)
+def test_a_negative_prompt_changes_no_score(name: str) -> None:
+    """The level belongs to the empty prompt, so the guard predicts with that one, too."""
+    model = Model(make(name))
+    first = first_scores(model, TEXTS, [0, 1], STEPS)[0]
+    threshold = threshold_of(model, -1.0, first.shape, first.timestep)
+
+    def scores(negative: dict[str, Any]) -> tuple[list[float], Tensor, list[int]]:
+        """Scores, the call's own change of predictions, and the sizes of the batches."""
+        generators = [torch.Generator().manual_seed(5 + row) for row in range(2)]
+        alarms: list[Alarm] = []
+        with recorded(model.pipe) as outputs, guard(model, threshold, on_alarm=alarms.append):
+            options = {"num_inference_steps": STEPS, "generator": generators, **negative}
+            run(model.pipe, TEXTS, 4.0, **options)
+        halves = outputs[0][:, : first.shape[0]].double().chunk(2)
+        change = (halves[1] - halves[0]).flatten(1).norm(dim=1)
+        return [alarm.score for alarm in alarms], change, [len(output) for output in outputs]
+
+    plain, plain_change, plain_sizes = scores({})
+    negative, negative_change, negative_sizes = scores({"negative_prompt": NEGATIVE})
+    assert negative == pytest.approx(plain, rel=1e-3)
+    assert min(plain) > 1e-3
+    # the call itself went by its negative prompt
+    assert float((negative_change / plain_change - 1).abs().min()) > 1e-2
+    assert (plain_sizes, negative_sizes) == ([4, 4], [4, 2, 4])
+
+
+def test_a_call_with_a_negative_prompt_is_drawn_as_ever_and_can_be_stopped(
+    model: Model, scores: list[float]
 ) -> None:
+    before = draw(model.pipe, TEXTS, negative_prompt=NEGATIVE)
+    assert not np.allclose(before, draw(model.pipe, TEXTS), atol=1e-3)
     state = state_of(model.pipe)
+    with guard(model, threshold_of(model, scores[1] + 0.01)) as watched:
+        assert np.array_equal(draw(model.pipe, TEXTS, negative_prompt=NEGATIVE), before)
+    assert (watched.images, watched.alarms) == (2, [])
+    tau = scores[1] - 0.01
+    with guard(model, threshold_of(model, tau), on_alarm="redraw", redraws=1) as watched:
+        draw(model.pipe, TEXTS, negative_prompt=NEGATIVE)
+    flipped = noise(1) * signs(0, 2)[1]
+    redrawn = scores_of(model, TEXTS[1:], latents=flipped, generator=None)
+    (alarm,) = watched.alarms
+    assert (alarm.image, alarm.score) == (1, pytest.approx(scores[1], rel=1e-4))
+    assert alarm.final_score == pytest.approx(redrawn[0], rel=1e-4)
+    assert state_of(model.pipe) == state
+
+
+UNGUIDED = "no prediction for the empty prompt.*guidance is off, or it guides by two calls"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_call_without_guidance_is_refused(model: Model, together: bool) -> None:
+    """Two images from the same noise look like halves of guidance, but the pipeline has none."""
+    state = state_of(model.pipe)
+    start = {"latents": noise(0).repeat(2, 1, 1, 1), "generator": None} if together else {}
     with (
         pytest.raises(ModelError, match=UNGUIDED),
         guard(model, threshold_of(model, 9.0)) as watched,
     ):
-        draw(model.pipe, TEXTS, **options)
+        draw(model.pipe, TEXTS, guidance_scale=1.0, **start)
     assert (watched.images, state_of(model.pipe)) == (0, state)
 
 
@@ -390,6 +449,8 @@ def test_where_guidance_takes_two_calls_its_absence_shows_later(steps: int) -> N
     with guard(model, unguarded) as watched:
         run(model.pipe, TEXTS, 3.0, num_inference_steps=steps)
     assert watched.images == 2
+    with pytest.raises(ModelError, match=UNGUIDED), guard(model, unguarded):
+        run(model.pipe, TEXTS, 3.0, num_inference_steps=steps, negative_prompt=NEGATIVE)
 
 
 def test_a_model_with_distilled_guidance_is_refused() -> None:

@@ -16,19 +16,29 @@ from unmemorize.cli._console import print_answer, print_hint, print_line, show_p
 from unmemorize.cli._execution_options import EngineOptions, RunArgument, ShardOption
 from unmemorize.cli._model_options import Flag, ModelOptions
 from unmemorize.cli._settings_options import OptionsOf
-from unmemorize.generation import GenerationSettings, ImageFormat, ImageSet, NeuronSet, generate_all
+from unmemorize.comparison import ComparisonCaptions
+from unmemorize.generation import (
+    ORIGINAL,
+    GenerationSettings,
+    ImageFormat,
+    ImageSet,
+    NeuronSet,
+    generate_all,
+)
 from unmemorize.guarding import Alarm, Guard, GuardThreshold, default_guard_threshold
+from unmemorize.methods import generate_fitted, method_of
 from unmemorize.pipelines import Model, sampling
 from unmemorize.runs import Run
 
-DEFAULT_SETS = ["original", "refined"]
+DEFAULT_SETS = [ORIGINAL, "refined"]
 
 
 def command(
     run: RunArgument,
     /,
     *,
-    neurons: Annotated[list[str], Parameter(show_default="original and refined")] = DEFAULT_SETS,
+    neurons: Annotated[list[str] | None, Parameter(show_default=False)] = None,
+    method: Annotated[list[str] | None, Parameter(show_default=False)] = None,
     only: Kind | None = None,
     prompts: Path | None = None,
     generation: OptionsOf[GenerationSettings] = OptionsOf[GenerationSettings](),
@@ -49,10 +59,15 @@ def command(
     Args:
         neurons: Neurons to switch off: original (none), initial, refined, top-K, top-K-per-layer,
             top-K-groups, or a neuron file (.json). With random- in front, as many random other
-            neurons are switched off instead. Repeat the option for several sets of images.
+            neurons are switched off instead. Repeat the option for several sets of images. The
+            default is original and refined; with --method, original alone.
+        method: Method of the field to draw under in place of neurons, NAME or NAME=STRENGTH, such
+            as embedding=3: any that unmemorize compare knows. It is fitted to each prompt and
+            says where it cannot be. Ordinary captions that edits leave alone are those of compare.
+            Repeat the option for several sets of images.
         only: Use only the VM or only the TM prompts of the run.
         prompts: Generate other prompts than the memorized ones, each with the neurons of the whole
-            run switched off.
+            run switched off, or with a method fitted to itself.
         guard: Stop copies in their first denoising step. Of prompts with an image that looks like a
             copy, no image is written, and the command ends with an error that counts them.
         guard_threshold: Threshold file of the guard, as unmemorize guard makes it. It implies
@@ -65,6 +80,12 @@ def command(
             "--guard watches the pipeline of this process, not those of workers. Leave --workers "
             "and --engine out."
         )
+    methods = [method_of(name) for name in method or ()]
+    if guarded and methods:
+        raise RunError(
+            "--guard judges predictions of the model as it is, and methods change them or run the "
+            "denoiser themselves. Leave --guard or --method out."
+        )
     loaded = model.load()
     folder = Run.load(run)
     settings = generation.settings(**bundled_defaults(loaded, "steps", "guidance"))
@@ -72,7 +93,8 @@ def command(
     label = prompts.stem if prompts else ""
     tallies = []
     with _guard(loaded, settings.steps, guard_threshold) if guarded else nullcontext() as watched:
-        for neuron_set in map(NeuronSet.parse, neurons):
+        names = neurons or ([ORIGINAL] if methods else DEFAULT_SETS)
+        for neuron_set in map(NeuronSet.parse, names):
             images = ImageSet(
                 neurons=neuron_set, only=only, prompts=others, label=label, format=format
             )
@@ -85,6 +107,22 @@ def command(
                     execution=workers.execution(progress, shard),
                 )
             print_line(f"{neuron_set.name}: {tally.run.folder}")
+            tallies.append(tally)
+        for fitted in methods:
+            with show_progress(f"generate {fitted.name} {fitted.strength:g}") as progress:
+                tally = generate_fitted(
+                    folder,
+                    loaded,
+                    fitted,
+                    settings,
+                    ordinary=ComparisonCaptions.of(loaded).kept,
+                    only=only,
+                    prompts=others,
+                    label=label,
+                    image_format=format,
+                    execution=workers.execution(progress, shard),
+                )
+            print_line(f"{fitted.name} {fitted.strength:g}: {tally.run.folder}")
             tallies.append(tally)
     if watched is not None:
         stopped = [

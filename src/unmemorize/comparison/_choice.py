@@ -8,7 +8,7 @@ from typing import Any
 from unmemorize._errors import MitigationError
 from unmemorize._registry import Registry
 from unmemorize.detection import DETECTORS, Detector, as_detector
-from unmemorize.methods import MITIGATIONS, Mitigation, at_strength, method_of
+from unmemorize.methods import MITIGATIONS, Mitigation, at_strength, method_of, refinement_of
 
 ALL, NOTHING = "all", "none"
 
@@ -56,14 +56,6 @@ def chosen_methods(text: str = ALL, *, grid: bool = True) -> tuple[Mitigation, .
 def needs_localization(methods: Iterable[Mitigation]) -> bool:
     """Tell whether a method needs localized neurons, see `refinement_of`."""
     return any(refinement_of(method) for method in methods)
-
-
-def refinement_of(method: Mitigation | None) -> str:
-    """Return the refinement whose neurons a method needs; empty for none.
-
-    Such a method has it as ``refinement``.
-    """
-    return str(getattr(method, "refinement", ""))
 
 
 def _names(text: str, registry: Registry[Any]) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from unmemorize._errors import MitigationError, RunError, UnfinishedError
 from unmemorize._prompts import Prompt
-from unmemorize.comparison._choice import refinement_of
 from unmemorize.comparison._detectors import DetectorRow, detector_row
 from unmemorize.comparison._drawn import Drawn, DrawTask, read_drawn, spread_captions
 from unmemorize.comparison._methods import MethodRow, method_rows
@@ -31,7 +30,7 @@ from unmemorize.comparison._settings import ComparisonInputs, ComparisonRun, kin
 from unmemorize.detection import Detector
 from unmemorize.engines import Execution, Task
 from unmemorize.localization import Localization, LocalizeTask, RefinementMethod
-from unmemorize.methods import Mitigation
+from unmemorize.methods import Mitigation, refinement_of
 from unmemorize.metrics import read_references
 from unmemorize.mitigation import (
     BEFORE,

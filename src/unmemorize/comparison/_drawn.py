@@ -14,12 +14,12 @@ from torch import Tensor
 from unmemorize._errors import UnmemorizeError
 from unmemorize._files import to_json
 from unmemorize._prompts import Prompt
-from unmemorize.comparison._choice import NOTHING, refinement_of
+from unmemorize.comparison._choice import NOTHING
 from unmemorize.comparison._settings import kind_of
 from unmemorize.engines import Finished, UnitFunction
 from unmemorize.generation import Change, GenerationSettings, generate_each
 from unmemorize.localization import Localization
-from unmemorize.methods import Mitigation, Suspect
+from unmemorize.methods import Mitigation, Suspect, refinement_of
 from unmemorize.metrics import (
     ClipAlignment,
     Descriptor,

@@ -68,8 +68,8 @@ def exportable(pipe: DiffusionPipeline | Model, file: AnyEditFile) -> Exportable
     _refuse_other_adapters(model)
     _refuse_quantized(model)
     changes = edit_of(file).changes(model)
-    for path in changes:
-        if text_rows_only(path):
+    for path, change in changes.items():
+        if change.factors and text_rows_only(path):
             raise ExportError(
                 f"{path}: it projects text and image together, and no weights can switch its "
                 "neurons off for the text alone. Use the neuron file with switched_off, or "

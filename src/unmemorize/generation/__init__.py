@@ -11,7 +11,7 @@ from unmemorize.generation._generate import (
     generate,
     generate_each,
 )
-from unmemorize.generation._generate_all import generate_all
+from unmemorize.generation._generate_all import finished_images, generate_all, open_image_set
 from unmemorize.generation._image_sets import (
     ORIGINAL,
     OVERALL,
@@ -33,6 +33,7 @@ from unmemorize.generation._interventions import (
 from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.generation._neuron_sets import NeuronSet
 from unmemorize.generation._pruned import PrunedEdit
+from unmemorize.generation._shown_prompts import ShownPrompts, shown_prompts
 from unmemorize.generation._text_inputs import own_tokens, text_inputs, text_projections
 from unmemorize.generation._weight_edit import WeightEdit
 
@@ -59,16 +60,20 @@ __all__ = [
     "NeuronSet",
     "Plan",
     "PrunedEdit",
+    "ShownPrompts",
     "WeightEdit",
     "drawn_latents",
     "edit_from_json",
+    "finished_images",
     "generate",
     "generate_all",
     "generate_each",
     "image_sets",
     "name_on",
+    "open_image_set",
     "own_tokens",
     "read_images",
+    "shown_prompts",
     "text_inputs",
     "text_projections",
     "watching",

@@ -7,7 +7,7 @@ RUN/images/NAME/00003_01.png     prompt 3, seed 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -77,6 +77,7 @@ class ImageSetRun:
         format: of the files.
         shared: the neurons that are off for all prompts; None if each prompt has its own.
         images, seed, steps, guidance, scale: see `GenerationSettings`.
+        method: name, strength and other settings of the method that is applied; None for none.
     """
 
     kind: ClassVar[str] = IMAGES
@@ -90,6 +91,7 @@ class ImageSetRun:
     steps: int
     guidance: float
     scale: float
+    method: Mapping[str, str | float | bool] | None = None
 
     @classmethod
     def of(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
-from unmemorize.pipelines import DenoiserCall, GuidedCalls, Model
+from unmemorize.pipelines import DenoiserCall, GuidedCalls, Key, Model
 
 
 @dataclass(eq=False)
@@ -38,6 +38,24 @@ class RepeatableCall:
             call.sample = call.sample * torch.cat([signs] * copies)
         self.output.copy_(self.denoiser(**call.arguments)[0])
 
+    def first_rows(self, count: int, replaced: Mapping[Key, Tensor]) -> Tensor:
+        """Run the denoiser once more for the first samples alone, with other arguments.
+
+        Args:
+            count: how many samples.
+            replaced: arguments, one row each, which all samples get.
+
+        Returns:
+            What it returns, (count, ...).
+        """
+        arguments = self.call.taken(list(range(count)))
+        for key, value in replaced.items():
+            inner = arguments if len(key) == 1 else arguments[key[0]]
+            repeats = (count, *[1] * (value.ndim - 1))
+            inner[key[-1]] = value.to(self.call.sample.device).repeat(repeats)
+        output: Tensor = self.denoiser(**arguments)[0]
+        return output
+
 
 @dataclass(frozen=True)
 class GuidedStep:
@@ -46,10 +64,12 @@ class GuidedStep:
     Args:
         calls: the calls.
         images: how many images are drawn.
+        without: the arguments of no text, where the call has a negative prompt in its place.
     """
 
     calls: tuple[RepeatableCall, ...]
     images: int
+    without: Mapping[Key, Tensor] | None = None
 
     @property
     def timestep(self) -> float:
@@ -70,7 +90,8 @@ class GuidedStep:
         """Return how much the text changes the prediction: one 2-norm for each image.
 
         The change is that of predicted noise, or of the clean image that other models predict, see
-        `NoiseLevel.apart`. It is the score of `NoiseMagnitude` for one seed.
+        `NoiseLevel.apart`. It is the score of `NoiseMagnitude` for one seed. Where the call has a
+        negative prompt, the prediction without text takes one more pass of the denoiser.
 
         Raises:
             ModelError: the denoiser returns NaN or infinity.
@@ -79,6 +100,8 @@ class GuidedStep:
         """
         if len(self.calls) == 1:
             without, with_text = self.calls[0].output.split(self.images)[:2]
+            if self.without is not None:
+                without = self.calls[0].first_rows(self.images, self.without)
         else:
             with_text, without = (call.output for call in self.calls)
         change = with_text.float() - without.float()
@@ -95,8 +118,18 @@ class GuidedStep:
             call.repeat(signs)
 
 
-def guided_step(guided: GuidedCalls, calls: Sequence[RepeatableCall]) -> GuidedStep | None:
+def guided_step(
+    guided: GuidedCalls, calls: Sequence[RepeatableCall], *, may_be_negative: bool
+) -> GuidedStep | None:
     """Make a step of the calls so far; None if the call without text is still to come.
+
+    Where one call computes both halves, the half with a negative prompt is known by its noise,
+    which is that of the other half.
+
+    Args:
+        guided: how the pipeline guides.
+        calls: the calls of the first step.
+        may_be_negative: whether the pipeline says that it guides, or says nothing.
 
     Raises:
         ModelError: there is no prediction without text.
@@ -107,11 +140,15 @@ def guided_step(guided: GuidedCalls, calls: Sequence[RepeatableCall]) -> GuidedS
             return None
         if guided.lacks_text(calls[1].call.text):
             return GuidedStep(tuple(calls), first.size)
+        raise unguided()
     # perturbed-attention guidance adds a third part
-    for parts in (2, 3):
-        images, rest = divmod(first.size, parts)
-        if guided.together and not rest and guided.lacks_text(first.text[:images]):
+    halves = [first.size // parts for parts in (2, 3) if not first.size % parts]
+    for images in halves:
+        if guided.lacks_text(first.text[:images]):
             return GuidedStep(tuple(calls), images)
+    for images in halves if may_be_negative else ():
+        if torch.equal(first.sample[:images], first.sample[images : 2 * images]):
+            return GuidedStep(tuple(calls), images, guided.without)
     raise unguided()
 
 
@@ -119,6 +156,6 @@ def unguided() -> ModelError:
     """Make the error for a call that a guard cannot judge."""
     return ModelError(
         "this call computes no prediction for the empty prompt, with which a guard compares: its "
-        "guidance is off, or it has a negative prompt. Use a guidance_scale above 1 and no "
-        'negative_prompt (for true_cfg_scale, negative_prompt="").'
+        "guidance is off, or it guides by two calls and has a negative prompt. Use a "
+        'guidance_scale above 1 (or a true_cfg_scale above 1 with negative_prompt="").'
     )

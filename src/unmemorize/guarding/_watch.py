@@ -41,7 +41,7 @@ def watching(model: Model, judge: Judge) -> Iterator[None]:
     Raises:
         ModelError: the pipeline has no classifier-free guidance, or a call does not use it.
     """
-    watch = _Watch(guided_calls(model), judge)
+    watch = _Watch(model.pipe, guided_calls(model), judge)
     _ = model.layout  # observed before any call, since it runs the pipeline
     denoiser = model.denoiser
     with ExitStack() as stack:
@@ -60,8 +60,8 @@ class _Watch:
     Timesteps fall within a call, so one that is as high as the first begins another call.
     """
 
-    def __init__(self, guided: GuidedCalls, judge: Judge) -> None:
-        self._guided, self._judge = guided, judge
+    def __init__(self, pipe: Any, guided: GuidedCalls, judge: Judge) -> None:
+        self._pipe, self._guided, self._judge = pipe, guided, judge
         self._first = self._last = float("-inf")
         self._calls: list[RepeatableCall] = []
         """The calls of a first step that is not complete yet."""
@@ -89,7 +89,8 @@ class _Watch:
             return
         calls, self._calls = self._calls, []
         calls[-1].output = output[0]
-        step = guided_step(self._guided, calls)
+        guides = bool(getattr(self._pipe, "do_classifier_free_guidance", True))
+        step = guided_step(self._guided, calls, may_be_negative=guides)
         if step is None:
             self._calls = calls
             return

@@ -1,5 +1,6 @@
 """Methods of the field against copies: each makes an edit or an intervention for a prompt."""
 
+from unmemorize.methods._generate_fitted import generate_fitted
 from unmemorize.methods._method import (
     MITIGATIONS,
     Mitigation,
@@ -8,6 +9,7 @@ from unmemorize.methods._method import (
     at_strength,
     intervention_from_json,
     method_of,
+    refinement_of,
 )
 from unmemorize.methods._training import Training, training
 
@@ -18,7 +20,9 @@ __all__ = [
     "Training",
     "WhileDrawing",
     "at_strength",
+    "generate_fitted",
     "intervention_from_json",
     "method_of",
+    "refinement_of",
     "training",
 ]

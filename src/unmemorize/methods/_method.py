@@ -191,6 +191,14 @@ def at_strength(method: Mitigation, strength: float) -> Mitigation:
     return replace(method, strength=strength)  # type: ignore[type-var]
 
 
+def refinement_of(method: Mitigation | None) -> str:
+    """Return the refinement whose neurons a method needs; empty for none.
+
+    Such a method has it as ``refinement``.
+    """
+    return str(getattr(method, "refinement", ""))
+
+
 def intervention_from_json(value: Any) -> Intervention:
     """Make an intervention of any registered method from what its `to_json` returned.
 

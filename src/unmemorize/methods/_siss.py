@@ -80,7 +80,7 @@ class Siss:
         if not suspect.prompt.images:
             raise MitigationError(
                 f"{self.name}: {suspect.prompt.text[:60]!r} names no training image to unlearn. "
-                "Give Prompt(..., images=...), or use esd."
+                "Name them in the prompt file (images) or in Prompt(..., images=...), or use esd."
             )
         deleted = encoded_images(model, suspect.prompt.images, self.name)
         kept = _surrogates(model, suspect)

@@ -45,7 +45,7 @@ from unmemorize.runs import Run, StoredImage, hash_of_file, run_prompts
 
 log = logging.getLogger(__name__)
 
-_MAY_DIFFER = ("neurons", "scale", "shared", "format")
+_MAY_DIFFER = ("neurons", "scale", "shared", "format", "method")
 """Settings in which a set of images may differ from the original images."""
 
 

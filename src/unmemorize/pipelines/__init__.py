@@ -6,7 +6,7 @@ from unmemorize.pipelines._autoencoder import encoded
 from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
 from unmemorize.pipelines._denoiser_call import DenoiserCall, denoiser_call
-from unmemorize.pipelines._encoded import Conditioning, Guidance, Ragged
+from unmemorize.pipelines._encoded import Conditioning, Guidance, Key, Ragged
 from unmemorize.pipelines._guided import GuidedCalls, guided_calls, without_text
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._loras import (
@@ -42,6 +42,7 @@ __all__ = [
     "DenoiserCall",
     "Guidance",
     "GuidedCalls",
+    "Key",
     "Loading",
     "Lora",
     "Model",

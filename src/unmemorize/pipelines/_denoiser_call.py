@@ -64,6 +64,8 @@ class DenoiserCall:
     def _of_rows(self, value: Any, rows: list[int]) -> Any:
         if isinstance(value, dict):
             return {name: self._of_rows(inner, rows) for name, inner in value.items()}
+        if isinstance(value, (list, tuple)):  # such as the images of an IP-Adapter
+            return type(value)(self._of_rows(inner, rows) for inner in value)
         if isinstance(value, Tensor) and value.ndim and len(value) == self.size:
             return value[rows]
         return value
