@@ -443,7 +443,7 @@ def test_methods_of_generation_reach_the_library(
 
     def original(run: Run, *arguments: Any, **_: Any) -> Tally:
         sets.append(arguments[1].neurons.name)
-        return Tally(run, "images", 0, 0, {})
+        return Tally(run, "images", 0, {}, 0)
 
     monkeypatch.setattr("unmemorize.cli.generate.generate_all", original)
     fitted = recorded("unmemorize.cli.generate.generate_fitted")

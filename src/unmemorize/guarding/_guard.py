@@ -79,8 +79,9 @@ def guard(
 
     In the first denoising step of a call with classifier-free guidance, the pipeline predicts with
     and without the text. A guard measures how far the two are apart, for each image. That costs no
-    pass of the denoiser. It works for calls of the pipeline and for `generate`. On leaving, even by
-    an exception, the pipeline is as before.
+    pass of the denoiser. A call with a negative prompt costs one, for the prediction without text.
+    It works for calls of the pipeline and for `generate`. On leaving, even by an exception, the
+    pipeline is as before.
 
     Args:
         pipe: a loaded pipeline.
@@ -101,8 +102,8 @@ def guard(
         The guard, which counts images and holds the alarms.
 
     Raises:
-        ModelError: the pipeline has no classifier-free guidance, or a call does not use it or has a
-            negative prompt.
+        ModelError: the pipeline has no classifier-free guidance, a call does not use it, or it has
+            a negative prompt where guidance takes two calls of the denoiser.
         ThresholdError: the threshold belongs to another model, or a call begins at another timestep
             or has another size.
         NeuronError, EditError: the neurons or the edit do not fit the model.
