@@ -21,7 +21,7 @@ from unmemorize import (
     testbed,
 )
 from unmemorize.report._truth import precision_recall
-from unmemorize.testbed import _assets, _layout
+from unmemorize.testbed import _assets
 from unmemorize.testbed._layout import ASSETS
 
 
@@ -127,7 +127,6 @@ def test_memory_neurons_belong_to_one_caption_or_to_a_group(bundled: DiffusionPi
         assert len({entry.half for entry in found}) == 1
 
 
-@pytest.mark.skipif(not _layout.TWINS.exists(), reason="the twins are still in training")
 def test_twins_differ_from_the_model_where_their_half_is_missing(
     bundled: DiffusionPipeline,
 ) -> None:

@@ -1,13 +1,15 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 from conftest import make_pipeline
-from unmemorize import Model, TestbedError, testbed
-from unmemorize.testbed import _check, _check_images, _layout
+from unmemorize import GenerationSettings, Model, TestbedError, testbed
+from unmemorize.testbed import _assets, _check, _check_images
 from unmemorize.testbed._check import check
-from unmemorize.testbed._findings import Finding, upper_level
+from unmemorize.testbed._findings import Finding, Studio, upper_level
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -34,7 +36,7 @@ def test_verdicts_follow_the_numbers(bundled: DiffusionPipeline) -> None:
     findings = check(Model(bundled), progress=lambda done, _: stages.append(done))
     assert stages == sorted(stages)
     required = [finding for finding in findings if finding.required is not None]
-    assert len(required) == (18 if _layout.TWINS.exists() else 14)
+    assert len(required) == 18
     for finding in required:
         sign, bound = str(finding.required).split()
         assert finding.passed == (
@@ -47,6 +49,17 @@ def test_verdicts_follow_the_numbers(bundled: DiffusionPipeline) -> None:
         by_name["copies, VM, known neurons off"].measured
         < by_name["copies, VM: correlation with the training image"].measured
     )
+
+
+def test_without_twins_the_check_says_so(
+    bundled: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_assets, "TWINS", tmp_path)
+    studio = Studio(Model(bundled), GenerationSettings(images=1))
+    assert _check_images.twin_studio("a", studio) is None
+    levels = _check_images.CopyLevels([Image.new("RGB", (64, 64))], {}, studio)
+    (finding,) = _check_images.twins({}, levels)
+    assert "in a checkout only" in finding.detail
 
 
 def test_a_level_keeps_its_rate() -> None:

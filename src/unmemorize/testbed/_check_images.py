@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import TestbedError
-from unmemorize.metrics import pixel_correlation
+from unmemorize.metrics import pixel_correlation, wilson_interval
 from unmemorize.neurons import Neurons, random_control
 from unmemorize.pipelines import Model, load_pipeline
 from unmemorize.testbed._assets import Planted, captions, planted, twin
@@ -230,7 +230,11 @@ def twins(studios: Mapping[Half, Studio], levels: CopyLevels) -> list[Finding]:
             median(torch.cat(scores[kind, lacking]).tolist()) for lacking in (True, False)
         )
         detail = f"median of {len(above[kind])} images"
-        share, counted = float(np.mean(above[kind])), f"{sum(above[kind])} of {len(above[kind])}"
+        share, hits = float(np.mean(above[kind])), sum(above[kind])
+        low, high = wilson_interval(hits, len(above[kind]))
+        counted = f"{hits} of {len(above[kind])}, 95 % interval {low:.3f} to {high:.3f}"
+        level = float(np.quantile(torch.cat(scores[kind, True]).numpy(), 0.95))
+        tail = "the copy score that 5 % of the images of the half that they lack exceed"
         names = [
             f"twins, {kind}: copy score of the half that they lack",
             f"twins, {kind}: copy score of the other half",
@@ -248,4 +252,5 @@ def twins(studios: Mapping[Half, Studio], levels: CopyLevels) -> list[Finding]:
                 Finding(names[1], kept, detail),
                 at_most(names[2], share, 0.05, counted),
             ]
+        findings.append(Finding(f"twins, {kind}: {tail}", level, f"{len(above[kind])} images"))
     return findings
