@@ -66,7 +66,7 @@ class HardTokens:
         """See `Attack`. The distributions start at random."""
         encoder = self._encoder(bench, trial)
         shape = (self.count, len(encoder.vectors))
-        value = torch.rand(shape, generator=trial.generator("start"))
+        value = torch.rand(shape, generator=trial.generator("start"), dtype=torch.float32)
         return self.objective.begun(bench, trial, {"value": _projected(value, encoder.allowed)})
 
     def advance(self, bench: Bench, trial: Trial, state: State, step: int) -> State:

@@ -62,7 +62,7 @@ class Inversion:
         path = [-1.0, *reversed(bench.model.timesteps(self.timesteps).double().tolist())]
         latents = clean.float()
         for before, after in pairwise(path):
-            here, there = torch.tensor([before]), torch.tensor([after])
+            here, there = (torch.tensor([time], dtype=torch.float32) for time in (before, after))
             current = latents
             for _ in range(1 + step):  # the first one is plain inversion
                 noisy = current.to(bench.model.dtype)

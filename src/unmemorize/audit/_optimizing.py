@@ -31,7 +31,10 @@ def adam(
                 moment: state.tensors[f"{name}.{moment}"].clone().to(parameter.device)
                 for moment in _MOMENTS
             }
-            optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **moments}
+            optimizer.state[parameter] = {
+                "step": torch.tensor(state.step, dtype=torch.float32),
+                **moments,
+            }
     return optimizer
 
 
@@ -59,7 +62,7 @@ def drawn_batch(
         Clean latents and noise, (B, C, H, W), and noise levels in [0, 1), (B,).
     """
     generator = trial.generator(step)
-    levels = torch.rand(bench.batch, generator=generator)
-    noise = torch.randn((bench.batch, *latents.shape[1:]), generator=generator)
+    levels = torch.rand(bench.batch, generator=generator, dtype=torch.float32)
+    noise = torch.randn((bench.batch, *latents.shape[1:]), generator=generator, dtype=torch.float32)
     rows = torch.randint(len(latents), (bench.batch,), generator=generator)
     return latents[rows.to(latents.device)], noise, levels

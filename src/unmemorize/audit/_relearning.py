@@ -80,9 +80,9 @@ class Relearning:
         generator = trial.generator("start")
         with self._adapted(bench.model, {}) as parameters:
             tensors = {
-                name: torch.zeros(parameter.shape)
+                name: torch.zeros(parameter.shape, dtype=torch.float32)
                 if "lora_B" in name
-                else torch.randn(parameter.shape, generator=generator)
+                else torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
                 / math.sqrt(parameter.shape[1])
                 for name, parameter in parameters.items()
             }
@@ -101,8 +101,10 @@ class Relearning:
             for number in range(state.step, step):
                 generator = trial.generator(number)
                 rows = torch.randint(len(companions), (bench.batch,), generator=generator)
-                levels = torch.rand(bench.batch, generator=generator)
-                noise = torch.randn((bench.batch, *latents.shape[1:]), generator=generator)
+                levels = torch.rand(bench.batch, generator=generator, dtype=torch.float32)
+                noise = torch.randn(
+                    (bench.batch, *latents.shape[1:]), generator=generator, dtype=torch.float32
+                )
                 noisy = bench.noising.noisy(latents[rows.to(latents.device)], noise, levels)
                 text = texts.take(rows.tolist())
                 predicted = bench.predict(noisy.latents, noisy.timesteps, text, gradient=True)

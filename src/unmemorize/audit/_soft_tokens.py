@@ -136,7 +136,7 @@ def starting_embedding(bench: Bench, trial: Trial) -> Tensor:
     if caption:
         return bench.embedding(caption)
     shape = bench.embedding(caption_of(bench, trial)).shape
-    return torch.randn(shape, generator=trial.generator("start"))
+    return torch.randn(shape, generator=trial.generator("start"), dtype=torch.float32)
 
 
 def free_positions(

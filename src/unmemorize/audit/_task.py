@@ -152,8 +152,8 @@ def _of_embedding(
     generator = trial.generator("gain")
     gains = []
     for level in _LEVELS:
-        noise = torch.randn((_NOISES, *clean.shape[1:]), generator=generator)
-        latents, levels = clean.expand_as(noise), torch.full((_NOISES,), level)
+        noise = torch.randn((_NOISES, *clean.shape[1:]), generator=generator, dtype=torch.float32)
+        latents, levels = clean.expand_as(noise), torch.full((_NOISES,), level, dtype=torch.float32)
         losses = [
             float(
                 bench.denoising_loss(

@@ -40,7 +40,7 @@ class SeedSimilarity:
         order = self.cascade.order if self.cascade else tuple(range(count))
         stops = self.cascade.stops if self.cascade else ()
         differences: list[list[Tensor]] = [[] for _ in range(len(trace))]
-        matrices: list[Tensor] = [torch.empty(0)] * len(trace)
+        matrices: list[Tensor] = [torch.empty(0, dtype=torch.float32)] * len(trace)
         undecided = list(range(len(trace)))
         done = 0
         for seeds, level in (*stops, (count, math.inf)):

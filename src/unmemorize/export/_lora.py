@@ -140,7 +140,7 @@ def _lora_bytes(edit: Exportable, layout: LoraLayout, stem: str) -> bytes:
         if bias and keys.bias is not None:
             tensors[keys.bias] = _as_last(factors.bias, keys.projections)
         if keys.alpha is not None:
-            tensors[keys.alpha] = torch.tensor(float(rank))
+            tensors[keys.alpha] = torch.tensor(rank, dtype=torch.float32)
     content = LoraContent(edit.model, tuple(layers), rank, bias, stem)
     beside = loras_as_metadata(edit.model.loras)
     return safetensors_bytes(

@@ -142,7 +142,7 @@ def _added(
             return None
         factor = settings.lora_alpha / settings.r
     product = factor * torch.tensordot(up.double().flatten(1), down.double(), dims=1)
-    bias = tensors.get(keys.bias or "", torch.zeros(rows)).double()
+    bias = tensors.get(keys.bias or "", torch.zeros(rows, dtype=torch.float64)).double()
     if bias.shape != (rows,):
         return None
     if keys.alpha is None:

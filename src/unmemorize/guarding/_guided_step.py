@@ -106,7 +106,7 @@ class GuidedStep:
             with_text, without = (call.output for call in self.calls)
         change = with_text.float() - without.float()
         change = change[:, : self.shape[0]]  # further channels are a learned variance
-        timestep = torch.tensor(self.timestep / model.layout.scale)
+        timestep = torch.tensor(self.timestep / model.layout.scale, dtype=torch.float32)
         norms = model.noise_level(timestep).apart(change)
         if not bool(torch.isfinite(norms).all()):
             raise ModelError(f"{model.name}: the denoiser returns NaN or infinity. {model.remedy}")

@@ -127,8 +127,8 @@ class Lesson:
             texts.append("" if empty else self.examples.captions[number])
             taught[row] = texts[-1]
         latents = torch.stack(clean)
-        levels = torch.rand(len(latents), generator=generator)
-        noise = torch.randn(latents.shape, generator=generator)
+        levels = torch.rand(len(latents), generator=generator, dtype=torch.float32)
+        noise = torch.randn(latents.shape, generator=generator, dtype=torch.float32)
         noisy = self.bench.noising.noisy(latents, noise, levels)
         wanted, rows = noisy.wanted.clone(), list(taught)
         wanted[rows] = self.bench.predict(
@@ -176,7 +176,10 @@ def optimizer_of(
             moments = {
                 moment: state[f"{name}.{moment}"].to(parameter, copy=True) for moment in _MOMENTS
             }
-            optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
+            optimizer.state[parameter] = {
+                "step": torch.tensor(steps, dtype=torch.float32),
+                **moments,
+            }
         trained.write()
     return optimizer
 
@@ -196,4 +199,4 @@ def _chosen(count: int, generator: torch.Generator) -> int:
 
 
 def _chance(generator: torch.Generator) -> float:
-    return float(torch.rand((), generator=generator))
+    return float(torch.rand((), generator=generator, dtype=torch.float32))

@@ -104,9 +104,11 @@ class LowRank:
         self.parameters: dict[str, Tensor] = {}
         for name, value in self._before.items():
             inputs = value[0].numel()
-            down = torch.randn((rank, inputs), generator=generator) / inputs**0.5
+            down = (
+                torch.randn((rank, inputs), generator=generator, dtype=torch.float32) / inputs**0.5
+            )
             self.parameters[f"{name}.A"] = down.to(value)
-            self.parameters[f"{name}.B"] = torch.zeros(len(value), rank).to(value)
+            self.parameters[f"{name}.B"] = value.new_zeros(len(value), rank)
 
     def differentiate(self, loss: Tensor) -> None:
         """See `Trained`. With G the gradient of W, that of A is B^T G, and that of B is G A^T."""

@@ -141,7 +141,7 @@ def _measure(changes: PredictionChanges, candidates: Neurons) -> tuple[float, Ch
 
 def _quantile(changes: Iterable[float]) -> float:
     """Return the noise level of ordinary neurons; 0 if there are none to compare with."""
-    values = torch.tensor(sorted(changes))
+    values = torch.tensor(sorted(changes), dtype=torch.float32)
     return float(values.quantile(_QUANTILE)) if len(values) else 0.0
 
 

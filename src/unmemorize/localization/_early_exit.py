@@ -84,7 +84,7 @@ class SeedTests:
 
     def answer(self, off: Neurons, limit: Limit) -> Answer:
         """Test the score with these neurons off."""
-        scores = torch.empty(len(self._seeds))
+        scores = torch.empty(len(self._seeds), dtype=torch.float32)
         finished: list[Pass] = []
         for positions in _growing_batches(self._order):
             blocked = self._passes.run(off, [self._seeds[position] for position in positions])

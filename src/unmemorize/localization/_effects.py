@@ -42,7 +42,7 @@ def effects_of(
     with torch.enable_grad(), frozen_weights(model.denoiser):
         slope = _slope_of_differences(blocked, scoring)
         gates = _gates(model, blocked.off, scale)
-        rise = {path: torch.zeros(model.widths[path]) for path in gates}
+        rise = {path: torch.zeros(model.widths[path], dtype=torch.float32) for path in gates}
         size = seeds_at_once(probe)
         for start in range(0, len(blocked.seeds), size):
             few = probe.of_seeds(blocked.seeds[start : start + size])

@@ -98,7 +98,7 @@ class Evaluator:
         if off in self._scores or not isinstance(self._tests, PairTests):
             return self.below(off, limit) is not None
         score = self._tests.screen(off)
-        seems_below = not bool(limit.exceeded(torch.tensor(score)))
+        seems_below = not bool(limit.exceeded(torch.tensor(score, dtype=torch.float32)))
         self.trials.append(Trial(len(off), score, seems_below))
         return seems_below
 
@@ -130,7 +130,7 @@ class Evaluator:
     def _is_known_to_exceed(self, off: Neurons, limit: Limit) -> bool:
         if off not in self._at_least or limit.reference is not None:
             return False
-        return bool(limit.exceeded(torch.tensor(self._at_least[off])))
+        return bool(limit.exceeded(torch.tensor(self._at_least[off], dtype=torch.float32)))
 
     def _remember(self, off: Neurons, answer: Answer) -> None:
         if answer.scores is None:

@@ -68,7 +68,9 @@ class PredictionChanges:
             RuntimeError: the denoiser has no backward pass, or it does not fit into memory.
         """
         model, scale = self._passes.model, self._passes.scale
-        squares = {path: torch.zeros(width) for path, width in self.widths.items()}
+        squares = {
+            path: torch.zeros(width, dtype=torch.float32) for path, width in self.widths.items()
+        }
         generator = torch.Generator().manual_seed(_PROJECTION_SEED)
         differences = []
         with torch.enable_grad(), frozen_weights(model.denoiser):
@@ -79,7 +81,9 @@ class PredictionChanges:
                     predicted = noise_differences(model, probe, gradient=True)
                 self._passes.meter.add_forward(probe.samples, share=1.0)
                 for left in reversed(range(projections)):
-                    direction = torch.randn(predicted.shape, generator=generator)
+                    direction = torch.randn(
+                        predicted.shape, generator=generator, dtype=torch.float32
+                    )
                     slopes = torch.autograd.grad(
                         (predicted * direction.to(predicted.device)).sum(),
                         list(gates.values()),

@@ -75,7 +75,11 @@ class RescaledAttention(WhileDrawing):
         def reads(call: DrawingCall) -> None:
             tokens = call.text.shape[1]
             given = call.arguments.get(_MASK)
-            mask = torch.ones(call.size, tokens) if given is None else given.clone()
+            mask = (
+                torch.ones(call.size, tokens, dtype=torch.float32)
+                if given is None
+                else given.clone()
+            )
             for half in (call.rows, call.unconditional):
                 for position, row in enumerate(half):
                     mask[row, lengths[position % len(lengths)] :] = 0
@@ -86,7 +90,7 @@ class RescaledAttention(WhileDrawing):
             def factors(_queries: Tensor, keys: Tensor) -> Tensor | None:
                 if calls.current is None or calls.current.size != len(keys):
                     return None  # another intervention of the batch calls the denoiser
-                emphasis = torch.ones(len(keys), 1, keys.shape[2])
+                emphasis = torch.ones(len(keys), 1, keys.shape[2], dtype=torch.float32)
                 emphasis[calls.current.rows, :, 0] = self.strength
                 return emphasis
 

@@ -117,8 +117,8 @@ def attenuated(
         if not chosen:
             return None
         spikes = spikes_of(queries[chosen], keys[chosen], threshold)
-        result = torch.ones(keys.shape[:3], device=keys.device)
-        result[chosen] = torch.where(spikes, factor, 1.0)
+        result = torch.ones(keys.shape[:3], dtype=torch.float32, device=keys.device)
+        result[chosen] = result[chosen].masked_fill(spikes, factor)
         return result
 
     with multiplied_logits(early_attentions(model, method), factors):

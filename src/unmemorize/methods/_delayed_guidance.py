@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from unmemorize.generation import Drawing, DrawingCall, Plan
@@ -53,7 +52,9 @@ def delayed(model: Model, drawing: Drawing, method: str, steps_of_50: float) -> 
     steps = round(steps_of_50 * drawing.steps / _STEPS)
 
     def scale(call: DrawingCall, difference: Tensor) -> Tensor:
-        return torch.full((len(difference),), 0.0 if call.step < steps else drawing.guidance)
+        return difference.new_full(
+            (len(difference),), 0.0 if call.step < steps else drawing.guidance
+        )
 
     with guided(model, drawing, method, scale):
         yield

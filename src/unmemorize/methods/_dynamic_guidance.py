@@ -51,7 +51,10 @@ class DynamicGuidance(OtherGuidance):
             pulls.append(_pull(model, call, difference))
             if len(pulls) > 2:
                 started.logical_or_((pulls[-1] > pulls[-2]) & (pulls[-2] < pulls[-3]))
-            return torch.where(started, drawing.guidance, 1.0 - self.strength)
+            before = 1.0 - self.strength
+            return difference.new_tensor(
+                [drawing.guidance if begun else before for begun in started.tolist()]
+            )
 
         return Plan(drawing.noise, guided(model, drawing, self.kind, scale))
 
@@ -90,22 +93,25 @@ class OppositeDynamicGuidance(OtherGuidance):
 
         def unguided(call: DrawingCall, difference: Tensor) -> Tensor:
             pulls.append(_pull(model, call, difference))
-            return torch.zeros(len(difference))
+            return difference.new_zeros(len(difference))
 
         alone = drawing.alone()
         with guided(model, alone, self.kind, unguided):
             drawn_latents(model, alone)
-        transitions = torch.tensor([transition_of(row.tolist()) for row in torch.stack(pulls, 1)])
+        transitions = [transition_of(row.tolist()) for row in torch.stack(pulls, 1)]
 
-        def scale(call: DrawingCall, _difference: Tensor) -> Tensor:
-            return torch.where(call.step < transitions, -self.strength, drawing.guidance)
+        def scale(call: DrawingCall, difference: Tensor) -> Tensor:
+            return difference.new_tensor(
+                [-self.strength if call.step < step else drawing.guidance for step in transitions]
+            )
 
         return Plan(drawing.noise, guided(model, drawing, self.kind, scale))
 
 
 def _pull(model: Model, call: DrawingCall, difference: Tensor) -> Tensor:
     """Return the pull of the text on each image, (images,)."""
-    return model.noise_level(torch.tensor(call.timestep)).apart(difference).cpu()
+    timestep = torch.tensor(call.timestep, dtype=torch.float32)
+    return model.noise_level(timestep).apart(difference).cpu()
 
 
 def transition_of(pulls: Sequence[float]) -> int:

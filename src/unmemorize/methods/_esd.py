@@ -94,7 +94,9 @@ def _samples(
     timesteps = [times[index] for index in chosen]
     if prompt.images:
         clean = encoded_images(model, prompt.images, Esd.name)
-        noise = torch.randn((count, *clean.shape[1:]), generator=generator).to(clean)
+        noise = torch.randn((count, *clean.shape[1:]), generator=generator, dtype=torch.float32).to(
+            clean
+        )
         noisy = [
             model.noise_level(timesteps[index]).noisy(clean[[index % len(clean)]], noise[[index]])
             for index in range(count)

@@ -176,8 +176,12 @@ def _drawn(
         for clean in (kept, deleted)
     )
     level = NoiseLevel.of(schedule, timestep)
-    noise = torch.randn(keep.shape, generator=generator).to(keep)
-    clean = delete if float(torch.rand((), generator=generator)) < _MIXTURE else keep
+    noise = torch.randn(keep.shape, generator=generator, dtype=torch.float32).to(keep)
+    clean = (
+        delete
+        if float(torch.rand((), generator=generator, dtype=torch.float32)) < _MIXTURE
+        else keep
+    )
     weights = float(level.signal), float(level.sigma)
     return Sample(level.noisy(clean, noise), timestep, keep, delete, *weights)
 

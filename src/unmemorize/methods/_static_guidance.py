@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from unmemorize.generation import Drawing, DrawingCall, Plan
@@ -75,6 +74,6 @@ def late_guidance(
 
     def scale(call: DrawingCall, difference: Tensor) -> Tensor:
         above = call.timestep > until
-        return torch.full((len(difference),), before if above else drawing.guidance)
+        return difference.new_full((len(difference),), before if above else drawing.guidance)
 
     return Plan(drawing.noise, guided(model, drawing, method, scale))

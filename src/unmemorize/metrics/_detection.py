@@ -92,7 +92,7 @@ def _separation(
 
     def share(positive: Array, negative: Array) -> float:
         scores = torch.from_numpy(np.concatenate([positive, negative]))
-        labels = torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))]).long()
+        labels = torch.tensor([1] * len(positive) + [0] * len(negative))
         # the area is summed up in float32, so it may exceed 1 by the last bit
         return min(max(float(measure(scores, labels)), 0.0), 1.0)
 

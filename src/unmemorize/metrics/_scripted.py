@@ -92,7 +92,10 @@ class FileDescriptor:
             for image in images
         ]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
-        normalised = (pixels - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
+        mean, deviation = (
+            torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (_MEAN, _STD)
+        )
+        normalised = (pixels - mean) / deviation
         try:
             vectors = self._run(normalised)
         except Exception as problem:  # a network from a file may raise anything

@@ -175,7 +175,7 @@ def _factors(model: Model, rows: Sequence[Neurons], scale: float) -> dict[str, T
     for path, width in model.widths.items():
         if any(path in neurons.layers for neurons in rows):
             refuse_fused(model.denoiser, [path])
-            factors[path] = torch.ones(len(rows), 1, width)
+            factors[path] = torch.ones(len(rows), 1, width, dtype=torch.float32)
             for row, neurons in enumerate(rows):
                 factors[path][row, :, list(neurons.layers.get(path, ()))] = scale
     return factors
