@@ -224,7 +224,7 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         ),
         (("generate", "{tmp}/run"), "run manifest cannot be read"),
         (("generate", "{folder}/run", "--steps", "0"), "steps=0: at least 1 is needed"),
-        (("generate", "{folder}/run", "--method", "wen"), "mitigation 'wen': unknown"),
+        (("generate", "{folder}/run", "--method", "wen"), "'wen': nothing of this name"),
         (
             ("generate", "{folder}/run", "--method", "pads", "--guard"),
             "Leave --guard or --method out",

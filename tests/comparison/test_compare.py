@@ -482,8 +482,10 @@ def test_the_table_has_every_row(made: Made) -> None:
         assert int(line["changed"]) == row.changed
     magnitude = [row for row in rows if row["name"] == "noise-magnitude"]
     assert [row["group"] for row in magnitude] == ["all", *dict.fromkeys(GROUPS)]
-    found = made.comparison.detectors[0].groups["natural"]
-    assert float(magnitude[1]["auroc"]) == found.auroc.value
+    detector = made.comparison.detectors[0]
+    assert float(magnitude[1]["auroc"]) == detector.groups["natural"].auroc.value
+    interval = tuple(float(magnitude[1][f"false_alarms_{end}"]) for end in ("low", "high"))
+    assert interval == detector.false_alarm_interval
     assert "has no such thing" in next(row["reason"] for row in rows if row["name"] == "refusing")
 
 

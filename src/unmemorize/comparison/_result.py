@@ -20,7 +20,8 @@ SCHEMA = "unmemorize.comparison/1"
 _COLUMNS = (
     "part", "name", "strength", "group", "suspects", "auroc", "auroc_low", "auroc_high",
     "tpr_at_1_percent_fpr", "tpr_low", "tpr_high", "level", "rate", "found", "false_alarms",
-    "test_captions", "samples", "shared", "copy", "copy_worst", "copies", "seeds", "copies_bound",
+    "false_alarms_low", "false_alarms_high", "test_captions", "samples",
+    "shared", "copy", "copy_worst", "copies", "seeds", "copies_bound",
     "masked", "masked_worst", "d_sscd", "a_clip", "ordinary_images", "changed",
     "ordinary_a_clip", "clip_fid", "fit_seconds", "draw_ratio", "seconds", "refused", "reason",
 )  # fmt: skip
@@ -114,10 +115,13 @@ def _detector_lines(row: DetectorRow) -> list[dict[str, Any]]:
     shared: dict[str, Any] = {"part": "detector", "name": row.name, "reason": row.refused}
     if row.refused:
         return [shared]
+    low, high = row.false_alarm_interval
     shared |= {
         "level": row.level,
         "rate": row.rate,
         "false_alarms": row.false_alarms,
+        "false_alarms_low": low,
+        "false_alarms_high": high,
         "test_captions": row.test,
         "samples": row.samples,
         "shared": row.shared,
