@@ -82,6 +82,7 @@ def picture() -> Callable[..., None]:
     def keep(page: Any, name: str, **options: Any) -> None:
         folder = os.environ.get("SCREENSHOTS")
         if folder:
-            page.screenshot(path=Path(folder) / f"{name}.png", **options)
+            path = Path(folder) / f"{name}.jpg"
+            page.screenshot(path=path, type="jpeg", quality=80, timeout=PATIENCE, **options)
 
     return keep

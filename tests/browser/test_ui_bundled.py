@@ -19,7 +19,7 @@ pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
 
 PROMPT = "chelsea the ginger tabby stares"
-WIDTHS = {"-390": 390, "-1440": 1440, "": 820}
+WIDTHS = {"-390": 390, "-2560": 2560, "": 1280}
 WAIT = 1_200_000
 Open = Callable[..., Any]
 Keep = Callable[..., None]
@@ -56,7 +56,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def opened(open_page: Open, address: str, tab: str) -> Any:
-    page = open_page(address, viewport={"width": 820, "height": 900})
+    page = open_page(address, viewport={"width": 1280, "height": 900})
     page.locator("#guarded").wait_for(timeout=WAIT)
     page.get_by_role("tab", name=tab).click()
     return page
@@ -74,6 +74,9 @@ def keep(page: Any, picture: Keep, name: str) -> None:
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         picture(page, f"page-{name}{ending}", full_page=True)
+    page.emulate_media(color_scheme="dark")
+    picture(page, f"page-{name}-dark", full_page=True)
+    page.emulate_media(color_scheme="light")
 
 
 def test_check_a_prompt(address: str, open_page: Open, picture: Keep) -> None:

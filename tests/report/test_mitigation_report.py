@@ -8,6 +8,7 @@ import hashlib
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from audited import WORDS, audited_run
 from mitigated_run import DIGEST, FRESH, SETTINGS, mitigated_run, texts
 from records import HOSTILE
 from unmemorize import MitigationResult, ModelError, Run, RunError, write_report
+from unmemorize.mitigation import Copies
 from unmemorize.report import _regions
+from unmemorize.report._evidence import read_evidence
 from unmemorize.report._regions import record_regions
+from unmemorize.report._wall import wall
 from unmemorize.runs import Inputs
 
 ARTICLE = re.compile(r'<article class="card" id="prompt-(\d+)">(.*?)</article>', re.DOTALL)
@@ -225,6 +229,31 @@ def test_links_lead_somewhere_and_nothing_is_external(run: Run, page: str) -> No
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page
     assert HOSTILE not in page
+
+
+@pytest.mark.parametrize(
+    ("copies", "score", "words"),
+    [
+        (0, 0.6, "An image from the noise of “before” still counts as one"),
+        (2, 0.4, "among the fresh images, which are counted and not kept"),
+        (0, 0.4, ""),
+        (2, 0.6, ""),
+    ],
+)
+def test_a_verdict_that_the_pictures_do_not_show_is_explained(
+    tmp_path: Path, copies: int, score: float, words: str
+) -> None:
+    evidence = read_evidence(mitigated_run(tmp_path))
+    outcome = replace(
+        evidence.confirmed[1],
+        level=0.5,
+        after=Copies(copies, 12),
+        scores_after=(0.1, score, 0.2, 0.1),
+    )
+    result = replace(evidence.result, outcomes=(outcome,))
+    (entry,) = wall(replace(evidence, result=result), redact=False)
+    assert words in entry.note
+    assert bool(entry.note) == bool(words)
 
 
 def test_words_are_explained_where_they_are_first_used(page: str) -> None:

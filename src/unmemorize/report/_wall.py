@@ -68,6 +68,7 @@ class Entry:
     Args:
         outcome: its verdict.
         measure: what tells its copies, in words.
+        note: why the verdict and the pictures seem to disagree; empty where they do not.
         front: the four pictures that show the verdict, with titles.
         strips: all of its pictures.
         differences: what the first denoising step removes; None without a picture of it.
@@ -80,6 +81,7 @@ class Entry:
 
     outcome: PromptOutcome
     measure: str
+    note: str
     front: tuple[Strip, ...]
     strips: tuple[Strip, ...]
     differences: Picture | None
@@ -108,6 +110,7 @@ def wall(evidence: Evidence, *, redact: bool) -> Iterator[Entry]:
         yield Entry(
             outcome=outcome,
             measure=MEASURES[outcome.measure or "image"],
+            note=_note(outcome),
             front=tuple(kinds.strips(front, 1)),
             strips=tuple(kinds.strips(small, small.most)),
             differences=None if redact else _differences(evidence, outcome.index, front),
@@ -117,6 +120,24 @@ def wall(evidence: Evidence, *, redact: bool) -> Iterator[Entry]:
             tried=evidence.tried.get(outcome.index, ()),
             references=tuple(image.sha256 for image in evidence.references[outcome.index]),
         )
+
+
+def _note(outcome: PromptOutcome) -> str:
+    """Explain a verdict by fresh images, which are not kept, beside pictures that show another."""
+    if outcome.level is None or outcome.worst_after is None or outcome.after is None:
+        return ""
+    shows_copy = outcome.worst_after > outcome.level
+    if shows_copy and not outcome.after.copies:
+        return (
+            "The verdict counts fresh images, none of which is a copy. An image from the noise of "
+            "“before” still counts as one."
+        )
+    if outcome.after.copies and not shows_copy:
+        return (
+            "The copies that are left are among the fresh images, which are counted and not kept. "
+            "No image from the noise of “before” is a copy."
+        )
+    return ""
 
 
 def _worst_first(outcome: PromptOutcome) -> tuple[int, float]:

@@ -25,13 +25,23 @@ THEME = gr.themes.Soft(
     block_label_text_color_dark="*primary_50",
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_hover="*primary_800",
+    button_secondary_background_fill="*neutral_200",
+    button_secondary_background_fill_hover="*neutral_300",
+    input_border_width="1px",
+    input_border_color="*neutral_400",
+    input_border_color_dark="*neutral_500",
+    checkbox_border_color="*neutral_500",
+    checkbox_border_color_dark="*neutral_400",
 )
-"""A theme with the fonts of the visitor's machine. Others would be loaded from the network. Labels
-and buttons have more contrast than usual."""
+"""A theme with the fonts of the visitor's machine. Others would be loaded from the network. Labels,
+buttons and fields have more contrast than usual."""
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
-.pictures { display: flex; flex-wrap: wrap; gap: .6rem; list-style: none; padding: 0; margin: 0; }
-.pictures figure { margin: 0; width: min(11rem, 42vw); }
+.pictures {
+  display: flex; flex-wrap: wrap; gap: .6rem; list-style: none; padding: 0; margin: 0 0 .6rem;
+}
+.pictures li { width: min(11rem, 47%); margin: 0; padding: 0; }
+.pictures figure { margin: 0; }
 .pictures img, .pictures .stopped {
   width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 6px;
   background: var(--background-fill-secondary); image-rendering: auto;
