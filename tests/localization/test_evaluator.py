@@ -417,17 +417,45 @@ def test_work_is_metered_by_stage() -> None:
 
 def test_a_screened_set_is_finished_and_not_run_again(model: Model) -> None:
     case = Case(model, "seeds", seeds=(0, 1, 2, 4, 5))
-    off = next(case.random_sets(1))
-    blocked = case.differences(off)
-    first, whole = (float(np.mean(case.scores(some))) for some in (blocked[:3], blocked))
-    middle = (first + whole) / 2
+    off, other = case.random_sets(2)
     before = case.meter.evaluations
-    assert case.evaluator.seems_below(off, Limit(middle)) == (first < whole)
+    screened = case.evaluator.seems_below(off, Limit(0.5))
+    assert case.evaluator.seems_below(off, Limit(0.5)) == screened
     assert case.meter.evaluations == before + 3
-    assert case.evaluator.below(off, Limit(whole + 1e-3)) == pytest.approx(whole, abs=1e-5)
-    assert case.meter.evaluations == before + 5
-    assert case.evaluator.seems_below(off, Limit(middle)) == (whole < middle)  # now it is known
-    assert case.meter.evaluations == before + 5
+    assert len(case.evaluator.trials) == 1
+    low_or_high = Limit(0.0 if screened else 1.1)
+    assert case.evaluator.seems_below(other, low_or_high) != screened
+    assert case.meter.evaluations == before + 6
+    expected = pytest.approx(case.score(off), abs=1e-5)
+    assert case.evaluator.below(off, Limit(1.1)) == expected
+    assert case.meter.evaluations == before + 8
+    assert case.evaluator.seems_below(off, Limit(1.1))  # now it is known
+    assert case.meter.evaluations == before + 8
+
+
+def test_a_screen_adds_by_how_much_all_seeds_exceeded_the_first_ones_last_time(
+    model: Model,
+) -> None:
+    case = Case(model, "seeds", seeds=(0, 1, 2, 4, 5))
+    one, two = case.random_sets(2)
+
+    def means(off: Neurons) -> tuple[float, float]:
+        blocked = case.differences(off)
+        few, all_ = (float(np.mean(case.scores(some))) for some in (blocked[:3], blocked))
+        return few, all_
+
+    def screened(off: Neurons) -> float:
+        case.evaluator.seems_below(off, Limit(0.5))
+        return case.evaluator.trials[-1].score
+
+    few_of_none, all_of_none = means(Neurons())
+    few_of_one, all_of_one = means(one)
+    excess = all_of_none - few_of_none
+    assert abs(excess) > 0.01
+    assert screened(one) == pytest.approx(few_of_one + excess, abs=1e-5)
+    case.evaluator.below(one, Limit(1.1))
+    excess = all_of_one - few_of_one
+    assert screened(two) == pytest.approx(means(two)[0] + excess, abs=1e-5)
 
 
 def test_another_set_than_the_screened_one_runs_whole(model: Model) -> None:

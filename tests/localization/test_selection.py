@@ -178,21 +178,30 @@ def test_without_top_k_the_most_active_neuron_is_no_candidate() -> None:
     assert ("layer", 60) in set(selection.neurons)
 
 
-@pytest.mark.parametrize(("passing", "step"), [(3, 3), (4, 4), (6, 6), (7, 10), (15, 15), (99, 15)])
-def test_a_screened_step_that_fails_is_followed_by_later_ones(passing: int, step: int) -> None:
-    """The screen takes step 3 for the first that passes. The strides are then 1, 2, 4 and 5."""
+@pytest.mark.parametrize(("passing", "wrong_up_to"), [(3, 3), (4, 3), (6, 5), (15, 9), (99, 9)])
+def test_a_screened_step_that_fails_is_followed_by_later_ones(
+    passing: int, wrong_up_to: int
+) -> None:
+    """The screen takes steps from 3 on for passing until a test has shown a later one to fail."""
     sizes = [
         len(neurons_of(candidates_at(Z_SCORES, ACTIVATION, 5 - 0.25 * step, step)))
         for step in range(16)
     ]
+    enough = sizes[passing] if passing < 16 else 1000
+    tested: list[int] = []
 
     class Screened(Scored):
-        def seems_below(self, off: Neurons, limit: Limit) -> bool:
-            return len(off) >= sizes[3]
+        def below(self, off: Neurons, limit: Limit) -> float | None:
+            tested.append(sizes.index(len(off)))
+            return super().below(off, limit)
 
-    enough = sizes[passing] if passing < 16 else 1000
+        def seems_below(self, off: Neurons, limit: Limit) -> bool:
+            knows_better = max(tested, default=0) >= wrong_up_to
+            return len(off) >= (enough if knows_better else sizes[3])
+
     found = selection_by(
         Screened(lambda off: 0.2 if len(off) >= enough else 0.9), refinement="complete"
     )
-    assert (found.top_k, found.theta_exhausted) == (step, passing > 15)
-    assert len(found.neurons) == sizes[step]
+    assert (found.top_k, found.theta_exhausted) == (min(passing, 15), passing > 15)
+    assert len(found.neurons) == sizes[found.top_k]
+    assert set(tested) == {*range(3, min(wrong_up_to, passing) + 1), found.top_k}

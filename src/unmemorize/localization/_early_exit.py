@@ -108,23 +108,32 @@ class PairTests:
     Similarities are never negative, so the pairs of the first seeds can already make the mean over
     all pairs too high.
 
+    A set can also be screened with the first few seeds. How much their mean differs from that of
+    all seeds depends on their noise far more than on the neurons that are off. So the difference
+    in the last pass over all seeds is added.
+
     Args:
         passes: runs the denoiser.
         seeds: the memorized seeds.
         scoring: makes one score per pair.
+        unblocked: a pass over these seeds with nothing off.
     """
 
-    def __init__(self, passes: Passes, seeds: Sequence[int], scoring: Scoring) -> None:
+    def __init__(
+        self, passes: Passes, seeds: Sequence[int], scoring: Scoring, unblocked: Pass
+    ) -> None:
         self._passes = passes
         self._seeds = list(seeds)
         self._scoring = scoring
-        self._begun: Pass | None = None
+        self._screens: dict[Neurons, float] = {}
+        self._unfinished: dict[bool, Pass] = {}
+        self._excess = self._excess_of(unblocked)
 
     def answer(self, off: Neurons, limit: Limit) -> Answer:
         """Test the score with these neurons off. A set that was just screened is not run twice."""
         count = len(self._seeds)
-        finished = [self._begun] if self._begun is not None and self._begun.off == off else []
-        self._begun = None
+        finished = [begun for begun in self._unfinished.values() if begun.off == off][:1]
+        self._unfinished.clear()
         done = sum(len(each.seeds) for each in finished)
         telling = max(done, fewest_telling_seeds(count, limit.value))
         if done < telling:
@@ -135,12 +144,35 @@ class PairTests:
             if bool(limit.exceeded(mean_so_far)):
                 return Answer(below=False, at_least=float(mean_so_far))
             blocked = Pass.join([blocked, self._passes.run(off, self._seeds[telling:])])
+        self._excess = self._excess_of(blocked)
         return _of_all(blocked, self._scoring, limit)
 
-    def screen(self, off: Neurons) -> float:
-        """Return the mean score over the pairs of the first few seeds."""
-        self._begun = self._passes.run(off, self._seeds[:_SCREENED])
-        return self._scoring.reduce(self._scoring.scores(self._begun))
+    def is_screened(self, off: Neurons) -> bool:
+        """Tell whether the first few seeds have run with these neurons off."""
+        return off in self._screens
+
+    def screen(self, off: Neurons, limit: Limit) -> tuple[float, bool]:
+        """Return the score that the first few seeds let expect, and whether it is below a limit.
+
+        The last screened set that was below the limit and the last one that was not can be
+        finished by `answer`.
+        """
+        begun = None
+        if off not in self._screens:
+            begun = self._passes.run(off, self._seeds[:_SCREENED])
+            self._screens[off] = self._mean(begun)
+        score = self._screens[off] + self._excess
+        below = not bool(limit.exceeded(torch.tensor(score, dtype=torch.float32)))
+        if begun is not None:
+            self._unfinished[below] = begun
+        return score, below
+
+    def _excess_of(self, whole: Pass) -> float:
+        """Return how much the mean over all pairs exceeds that over the pairs of a screen."""
+        return self._mean(whole) - self._mean(whole.only(self._seeds[:_SCREENED]))
+
+    def _mean(self, blocked: Pass) -> float:
+        return self._scoring.reduce(self._scoring.scores(blocked))
 
 
 def _of_all(blocked: Pass, scoring: Scoring, limit: Limit) -> Answer:

@@ -49,7 +49,7 @@ class Evaluator:
         self._tests: Tests
         if criterion == "seeds":
             self._scoring = SeedsScoring(similarity)
-            self._tests = PairTests(passes, seeds, self._scoring)
+            self._tests = PairTests(passes, seeds, self._scoring, unblocked.only(seeds))
         else:
             self._scoring = UnblockedScoring(unblocked.differences, similarity)
             self._tests = SeedTests(passes, seeds, self._scoring)
@@ -97,9 +97,10 @@ class Evaluator:
         """
         if off in self._scores or not isinstance(self._tests, PairTests):
             return self.below(off, limit) is not None
-        score = self._tests.screen(off)
-        seems_below = not bool(limit.exceeded(torch.tensor(score, dtype=torch.float32)))
-        self.trials.append(Trial(len(off), score, seems_below))
+        is_new = not self._tests.is_screened(off)
+        score, seems_below = self._tests.screen(off, limit)
+        if is_new:
+            self.trials.append(Trial(len(off), score, seems_below))
         return seems_below
 
     def effects(self, off: Neurons) -> dict[Neuron, float]:

@@ -129,8 +129,9 @@ def select(
     elif settings.refinement == "bisect":
         step = _first_passing_step_by_bisection(passes, last)
     else:
-        screened = _first_passing_step_by_bisection(seems_to_pass, last)
-        step = _passing_step_from(screened, passes, last)
+        step = _first_passing_step_by_bisection(seems_to_pass, last)
+        while step < last and not passes(step):  # later screens know by how much this one erred
+            step = _first_passing_step_by_bisection(seems_to_pass, last, start=step + 1)
     chosen = candidates(step)
     return Selection(
         chosen,
@@ -180,26 +181,16 @@ def _first_passing_step(passes: Callable[[int], bool], last: int) -> int:
     return next(filter(passes, range(last)), last)
 
 
-def _first_passing_step_by_bisection(passes: Callable[[int], bool], last: int) -> int:
-    """Return the same as `_first_passing_step` if every step after a passing one passes.
+def _first_passing_step_by_bisection(
+    passes: Callable[[int], bool], last: int, start: int = 0
+) -> int:
+    """Return the first step from ``start`` on that passes, or the last one.
 
-    In any case the step before the returned one has been seen to fail.
+    It is the first if every step after a passing one passes. In any case the step before the
+    returned one has been seen to fail.
     """
-    if passes(0):
-        return 0
+    if passes(start):
+        return start
     if not passes(last):
         return last
-    return bisect_left(range(1, last), True, key=passes) + 1
-
-
-def _passing_step_from(step: int, passes: Callable[[int], bool], last: int) -> int:
-    """Return a step that passes, or the last one, in growing strides from one that may pass.
-
-    Later steps have more candidates. That does no harm where refinement keeps only those that
-    matter, while each test of a step costs as much as several candidates.
-    """
-    stride = 1
-    while step < last and not passes(step):
-        step = min(last, step + stride)
-        stride *= 2
-    return step
+    return bisect_left(range(start + 1, last), True, key=passes) + start + 1
