@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 _RESAMPLES = 9_999
 """Permutations, where there are too many to try all of them."""
 _SEED = 0
+_CONFIDENCE = 0.95
+"""Of every interval and bound of a verdict."""
 _CONSTANT = 1e-18
 """Squared standard error of scores that are all the same but for rounding."""
 
@@ -80,12 +82,11 @@ def _permuted(samples: Sequence[Array], kind: Literal["samples", "independent"])
     return float(result.pvalue)
 
 
-def mean_interval(scores: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def mean_interval(scores: Sequence[float]) -> tuple[float, float]:
     """Return a bootstrap percentile interval of the mean, with images as clusters.
 
     Args:
         scores: one for each image.
-        confidence: in (0, 1).
 
     Examples:
         >>> mean_interval([0.5])
@@ -97,7 +98,7 @@ def mean_interval(scores: Sequence[float], confidence: float = 0.95) -> tuple[fl
     result = bootstrap(
         (values,),
         np.mean,
-        confidence_level=confidence,
+        confidence_level=_CONFIDENCE,
         method="percentile",
         n_resamples=_RESAMPLES,
         rng=np.random.default_rng(_SEED),
@@ -145,7 +146,7 @@ def _squared_error(values: Array) -> float:
     return float(values.var(ddof=1)) / len(values)
 
 
-def rate_bounds(triggered: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
+def rate_bounds(triggered: int, images: int) -> tuple[float, float]:
     """Return the one-sided lower and the one-sided upper Clopper-Pearson bound of a rate.
 
     Examples:
@@ -153,7 +154,7 @@ def rate_bounds(triggered: int, images: int, confidence: float = 0.95) -> tuple[
         [0.0, 0.117]
     """
     counted = binomtest(triggered, images)
-    both_sided = 2 * confidence - 1  # its two bounds are one-sided ones of this confidence
+    both_sided = 2 * _CONFIDENCE - 1  # its two bounds are one-sided ones of this confidence
     interval = counted.proportion_ci(both_sided, method="exact")
     return float(interval.low), float(interval.high)
 

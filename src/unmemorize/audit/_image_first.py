@@ -17,8 +17,8 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from unmemorize._errors import AuditError, RunError
-from unmemorize._files import from_json, hash_texts, read_json, to_json
+from unmemorize._errors import AuditError
+from unmemorize._files import hash_texts, to_json
 from unmemorize.audit._arms import (
     Arm,
     AuditInputs,
@@ -34,7 +34,7 @@ from unmemorize.audit._stages import AttackStages
 from unmemorize.engines import Execution
 from unmemorize.mitigation import Announce, unannounced
 from unmemorize.pipelines import Model
-from unmemorize.runs import Inputs, Run, hash_of_file
+from unmemorize.runs import Inputs, Run, hash_of_file, read_result
 
 RESULT = "images.json"
 
@@ -94,10 +94,7 @@ class ImageAuditResult:
         Raises:
             RunError: the run has none, or it is damaged.
         """
-        path = run.folder / RESULT
-        content = read_json(path, RunError, "result of an audit of images")
-        way_out = "Repeat unmemorize audit; it computes only what is missing."
-        return from_json(cls, content, RunError, f"{path}: damaged", way_out)
+        return read_result(cls, run, RESULT, "audit", "an audit of images")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

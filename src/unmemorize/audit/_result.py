@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from unmemorize._errors import RunError
-from unmemorize._files import from_json, read_json, to_json
+from unmemorize._files import to_json
 from unmemorize.audit._settings import ArmName
 from unmemorize.audit._survival import TriggerCurve
 from unmemorize.audit._verdicts import BudgetVerdict
-from unmemorize.runs import Run
+from unmemorize.runs import Run, read_result
 
 RESULT = "audit.json"
 
@@ -95,10 +94,7 @@ class AuditResult:
         Raises:
             RunError: the run has none, or it is damaged.
         """
-        path = run.folder / RESULT
-        content = read_json(path, RunError, "result of an audit")
-        way_out = "Repeat unmemorize audit; it computes only what is missing."
-        return from_json(cls, content, RunError, f"{path}: damaged", way_out)
+        return read_result(cls, run, RESULT, "audit", "an audit")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

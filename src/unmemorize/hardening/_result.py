@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unmemorize._errors import RunError
-from unmemorize._files import from_json, read_json, to_json
+from unmemorize._files import to_json
 from unmemorize.audit import BudgetVerdict, Start
 from unmemorize.generation import EditFile
 from unmemorize.mitigation import EDIT, OrdinaryChange
-from unmemorize.runs import Run
+from unmemorize.runs import Run, read_result
 
 RESULT = "hardening.json"
 ATTACKS, ROUNDS = "attacks", "rounds"
@@ -97,10 +96,7 @@ class HardeningResult:
         Raises:
             RunError: the run has none, or it is damaged.
         """
-        path = run.folder / RESULT
-        content = read_json(path, RunError, "result of a hardening")
-        way_out = "Repeat unmemorize harden; it computes only what is missing."
-        result = from_json(cls, content, RunError, f"{path}: damaged", way_out)
+        result = read_result(cls, run, RESULT, "harden", "a hardening")
         return replace(result, file=EditFile.load(run.folder / EDIT))
 
     def to_json(self) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unmemorize._errors import RunError
-from unmemorize._files import from_json, read_json, to_json
+from unmemorize._files import to_json
 from unmemorize.generation import EditFile
 from unmemorize.mitigation._certificate import Copies, Status, pooled
 from unmemorize.mitigation._copy_test import Measure
 from unmemorize.mitigation._ordinary import OrdinaryChange
-from unmemorize.runs import Run
+from unmemorize.runs import Run, read_result
 
 RESULT = "mitigation.json"
 EDIT = "edit.json"
@@ -161,10 +160,7 @@ class MitigationResult:
         Raises:
             RunError: the run has none, or it is damaged.
         """
-        path = run.folder / RESULT
-        content = read_json(path, RunError, "result of a mitigation")
-        way_out = "Repeat unmemorize mitigate; it computes only what is missing."
-        result = from_json(cls, content, RunError, f"{path}: damaged", way_out)
+        result = read_result(cls, run, RESULT, "mitigate", "a mitigation")
         file = EditFile.load(run.folder / EDIT) if result.edit else None
         return replace(result, file=file)
 

@@ -12,6 +12,7 @@ from unmemorize.runs._prompts import (
     stream_prompts,
     stream_with_prompts,
 )
+from unmemorize.runs._result_file import read_result
 from unmemorize.runs._run import MANIFEST, Inputs, Manifest, Run, RunSettings
 from unmemorize.runs._status import Status, keep_largest, status_of
 from unmemorize.runs._stored_images import StoredImage, hash_of_file
@@ -33,6 +34,7 @@ __all__ = [
     "merge_runs",
     "open_run",
     "prompt_count",
+    "read_result",
     "run_prompts",
     "start_run",
     "status_of",
