@@ -18,7 +18,7 @@ from torch import Tensor
 
 from architectures import make, stable_diffusion_xl, unet
 from artefacts import some_neurons, uneven_neurons
-from unmemorize import ExportError, Model, export_lora
+from unmemorize import ClosedFormEdit, EditFile, Erased, ExportError, Model, export_lora
 from unmemorize.export import LAYOUT_NAMES, LAYOUTS, verify
 
 pytest.importorskip("peft")
@@ -138,6 +138,28 @@ def test_the_merged_weights_are_the_scaled_rows(
             assert float((after[kind] - expected).abs().max()) < 1e-12
             assert not torch.equal(after[kind], value)
     assert not file
+
+
+@pytest.mark.parametrize("strength", [1.0, -0.5])
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Stable Diffusion 2", "Stable Diffusion XL"])
+def test_a_closed_form_goes_into_keys_and_values(
+    name: str, strength: float, tmp_path: Path
+) -> None:
+    model = Model(make(name).to(torch.float64))
+    edit = ClosedFormEdit((Erased("a cat", 3.0),), ("a dog",))
+    (path,) = export_lora(model, EditFile.of(model, edit), tmp_path, layout="kohya")
+    file, changes = load_file(path), edit.changes(model)
+    for key, value_layer in VALUES[name].items():
+        for kind in ("to_k", "to_v"):
+            layer = f"{value_layer.removesuffix('to_v')}{kind}"
+            before = original_layer(model.denoiser, layer)
+            after = merged(before, file, f"{key.removesuffix('to_v')}{kind}", strength)
+            change = changes.pop(layer).of_weight(before["weight"]) - before["weight"]
+            assert float(change.abs().max()) > 1e-3
+            expected = before["weight"] + strength * change
+            assert float((after["weight"] - expected).abs().max()) < 1e-10
+    assert not file
+    assert not changes
 
 
 def test_the_layers_of_stable_diffusion_xl(tmp_path: Path) -> None:
