@@ -13,8 +13,14 @@ from unmemorize.detection import detect_prompts
 
 GROWTH = 1.1
 """Samples may grow by a tenth."""
-COSTS = {"ordinary": 2.91, "memorized": 2.0, "localize": 23.0}
-"""Weighted samples of a prompt: detection of ordinary and memorized ones, and localization."""
+COSTS = {"ordinary": 2.91, "memorized": 2.0}
+"""Weighted samples of a prompt in detection, for ordinary and memorized ones."""
+LOCALIZED = {
+    "eileen poses for her official shuttle portrait": 23.0,  # one candidate
+    "chelsea the ginger tabby stares": 34.5,  # few candidates, of which some are dropped
+    "crumpled handwritten letter fragment": 65.1,  # many candidates, at a late step of theta
+}
+"""Weighted samples of localization, the choice of the criterion included."""
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +40,13 @@ def test_detection_takes_no_more_samples(
     assert sum(one.evaluations for one in found) / len(found) <= GROWTH * COSTS[kind]
 
 
+@pytest.mark.parametrize("prompt", LOCALIZED)
 def test_localization_takes_no_more_samples(
-    model: Model, bundled_statistics: Statistics, bundled_threshold: Threshold
+    model: Model, bundled_statistics: Statistics, bundled_threshold: Threshold, prompt: str
 ) -> None:
-    prompt = next(entry.prompt for entry in testbed.planted() if entry.neurons)
     found = localize(model, prompt, statistics=bundled_statistics, threshold=bundled_threshold)
     assert found.work is not None
-    assert found.work <= GROWTH * COSTS["localize"]
+    assert found.work <= GROWTH * LOCALIZED[prompt]
 
 
 def test_the_last_line_of_the_benchmark() -> None:

@@ -16,8 +16,8 @@ from unmemorize.localization._effects import frozen_weights, seeds_at_once
 from unmemorize.localization._passes import Passes
 from unmemorize.neurons import Neurons, gated
 
-_SEEDS = 3
-"""Seeds over which changes are averaged. Seeds of a memorized prompt differ little in them."""
+_SEEDS = 2
+"""Seeds over which changes are averaged. Those of a memorized prompt differ little in them."""
 _PROJECTION_SEED = 0
 """Random projections are the same for every prompt, so that a localization can be repeated."""
 

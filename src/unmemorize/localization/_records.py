@@ -34,7 +34,8 @@ class Trial:
 
     Args:
         off: how many neurons were off.
-        score: the score with them off. If the test ended early, the score is at least this.
+        score: the score with them off. If the test ended early, the score is at least this. If
+            only a few seeds ran, to find a step of the selection, they let this score expect.
         below: whether the score stayed below the limit.
     """
 
