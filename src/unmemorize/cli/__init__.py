@@ -172,8 +172,8 @@ def _usage_message(problem: CycloptsError) -> str:
         guess = f" Did you mean {similar[0]}?" if similar else ""
         return f"{word}: unknown command.{guess} All commands: {call} --help"
     if isinstance(problem, MissingArgumentError) and problem.argument:
-        names = " or ".join(problem.argument.names)
-        missing = f"{problem.keyword} needs a value." if problem.keyword else f"{names} is missing."
+        asked = " or ".join(problem.argument.names)
+        missing = f"{problem.keyword} needs a value." if problem.keyword else f"{asked} is missing."
         return f"{missing} All options: {call} --help"
     return f"{' '.join(str(problem).split())} All options: {call} --help"
 
