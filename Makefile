@@ -18,8 +18,12 @@ coverage: .venv/developer .venv/browser
 test-ui: .venv/developer .venv/browser
 	$(BIN)/pytest -m 'slow or not slow' tests/browser tests/ui
 
-screenshots: .venv/developer .venv/browser
-	SCREENSHOTS=docs/images $(BIN)/pytest -q tests/browser
+# all of them go to work/screenshots, to be looked at; the documentation shows a few
+screenshots: demo .venv/developer .venv/browser
+	mkdir -p work/screenshots
+	SCREENSHOTS=work/screenshots $(BIN)/pytest -q -m 'slow or not slow' tests/browser
+	for name in report-summary page-neurons page-neurons-390; do cp work/screenshots/$$name.jpg docs/images; done
+	$(BIN)/python docs/tools/screenshot.py demo-run/report.html docs/images/report-mitigation.jpg
 
 test-slow: .venv/developer
 	$(BIN)/pytest -m slow

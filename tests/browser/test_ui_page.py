@@ -185,6 +185,9 @@ def test_mend_a_model(address: str, open_page: Open, tmp_path: Path) -> None:
     assert cards.count() == 2
     assert PLANTED_PROMPT in cards.first.inner_text()
     assert cards.first.locator("img").count() == 3  # training image, before, after
+    assert "so nothing was drawn" in cards.last.inner_text()
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     with page.expect_download() as download:
         page.locator("#mend-files tr", has_text="evidence").locator("a").first.click()
     pack = tmp_path / "evidence.zip"

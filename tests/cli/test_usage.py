@@ -130,9 +130,10 @@ def test_a_mistyped_command_gets_a_suggestion_without_loading_the_others() -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("localize",), "--run"),
+        (("localize",), "error: --run or -o is missing. All options: unmemorize localize --help"),
         (("nonsense",), "nonsense: unknown command. All commands: unmemorize --help"),
-        (("report",), "RUN"),
+        (("report",), "error: RUN is missing."),
+        (("report", "run", "--pack"), "error: --pack needs a value."),
         (("report", "--nonsense"), "Unknown option: --nonsense"),
         (("report", "run", "--nonsense"), "Unknown option: --nonsense"),
         (("export", "check-point"), "Did you mean checkpoint? All commands: unmemorize export -"),

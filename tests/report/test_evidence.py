@@ -277,6 +277,10 @@ def test_the_commands(made: tuple[Run, Path, str], tmp_path: Path, cli: Cli) -> 
     code, out, _ = cli("report", run.folder, "--redact")
     assert code == 0
     assert "is redacted" in (run.folder / "report.html").read_text()
+    code, _, err = cli("verify", tmp_path / "nothing.json")
+    assert code == 1
+    assert "nothing.json: there is no such file or folder. Check the path." in err
+    (tmp_path / "edit.json").write_text("{}")
     code, _, err = cli("verify", tmp_path / "edit.json")
     assert code == 1
     assert "name the model it was made from" in err

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnknownCommandError
 
 from unmemorize._errors import UnmemorizeError
 from unmemorize.cli._console import console, errors, print_error
@@ -171,6 +171,10 @@ def _usage_message(problem: CycloptsError) -> str:
         similar = get_close_matches(word, names, n=1)
         guess = f" Did you mean {similar[0]}?" if similar else ""
         return f"{word}: unknown command.{guess} All commands: {call} --help"
+    if isinstance(problem, MissingArgumentError) and problem.argument:
+        asked = " or ".join(problem.argument.names)
+        missing = f"{problem.keyword} needs a value." if problem.keyword else f"{asked} is missing."
+        return f"{missing} All options: {call} --help"
     return f"{' '.join(str(problem).split())} All options: {call} --help"
 
 

@@ -37,6 +37,8 @@ def command(
     if artefact.suffix.lower() == ".zip":
         _verify_pack(artefact)
         return
+    if not artefact.exists():
+        raise ExportError(f"{artefact}: there is no such file or folder. Check the path.")
     if base is None:
         raise ExportError(
             f"{artefact}: name the model it was made from: unmemorize verify {artefact} MODEL"

@@ -78,6 +78,11 @@ def sentence(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def headline(text: str) -> str:
+    """Return the first sentence of a result."""
+    return f"<h2>{escape(text)}</h2>"
+
+
 def command(text: str, line: str) -> str:
     """Return a sentence that ends with a command."""
     return f"<p>{escape(text)}</p><pre tabindex=0><code>{escape(line)}</code></pre>"

@@ -26,14 +26,14 @@ class MendTab:
     def __init__(self, requests: Requests) -> None:
         with gr.Tab("Mend a model", elem_id="mend-tab", render_children=True):
             self._file = gr.File(
-                label="Suspects: prompts that may be memorized (.txt, .csv, .jsonl, .parquet)",
+                label="Suspects (.txt, .csv, .jsonl, .parquet)",
                 file_types=[".txt", ".csv", ".jsonl", ".parquet"],
                 height=120,
                 elem_id="suspects",
             )
             self.examples = gr.Button("Take the examples", visible=False, elem_id="take-examples")
             self._pictures = gr.File(
-                label="Their training images, where you have them (names as in the column images)",
+                label="Training images, if you have them",
                 file_types=["image"],
                 file_count="multiple",
                 height=120,
@@ -158,7 +158,7 @@ class MendTab:
 
 def verdicts(mended: Mended) -> str:
     """Return the headline, then each suspect with its pictures."""
-    parts = [f"<h2>{html.sentence(mended.summary)}</h2>"]
+    parts = [html.headline(mended.summary)]
     parts += [_outcome(mended, outcome) for outcome in mended.result.outcomes]
     parts += map(html.sentence, mended.refused)
     parts.append(
@@ -176,6 +176,8 @@ def _outcome(mended: Mended, outcome: PromptOutcome) -> str:
     from unmemorize.runs import run_prompts
 
     text = outcome.verdict.removeprefix(outcome.status).strip()
+    if outcome.before is None:
+        text = "Detection does not call it memorized, so nothing was drawn."
     words = [html.verdict(outcome.status, text, outcome.prompt)]
     if not outcome.files_before:
         return html.card(*words)

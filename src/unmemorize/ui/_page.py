@@ -37,6 +37,7 @@ THEME = gr.themes.Soft(
 buttons and fields have more contrast than usual."""
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
+.gradio-container p, .gradio-container h2 { overflow-wrap: anywhere; }
 .pictures {
   display: flex; flex-wrap: wrap; gap: .6rem; list-style: none; padding: 0; margin: 0 0 .6rem;
 }
