@@ -28,6 +28,8 @@ DIGEST = "0123456789"
 OTHER = "aaaaaaaaaa"
 """The digest of an edit that was given up."""
 CONTROL = "cccccccccc"
+COUNT = f"count-1-{DIGEST}"
+"""The records of the fresh images of the prompt that is still copied. Its copies are kept."""
 LEVEL = 0.5
 SEEDS = 4
 """Unedited images of each suspect, and edited ones from the same noise."""
@@ -157,7 +159,8 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
     stopped = dict(fresh)
     if memorized:
         stopped[0] = {**fresh[0], "seeds": [100], "scores": [0.7], "copies": 1}
-        _lines(run, f"count-1-{DIGEST}", {0: fresh[0]})
+        kept = _images(run, COUNT, 0, prompts[0], range(6), fresh_scores(0)[:6], 4, side)
+        _lines(run, COUNT, {0: {**fresh[0], "files": kept["files"]}})
     _lines(run, f"certificate-1-{DIGEST}", stopped)
     searched = {
         index: {
@@ -264,6 +267,9 @@ def _outcome(
         "scores_control": control[index]["scores"],
         "rung": "complete neurons at 0",
     }
+    if copies:
+        outcome["files_left"] = [f"{COUNT}/00000_{number:02d}.png" for number in range(copies)]
+        outcome["scores_left"] = fresh_scores(index)[:copies]
     if index == 1:
         outcome["paraphrases_before"] = {"copies": 1, "seeds": 2}
         outcome["paraphrases_after"] = {"copies": 0, "seeds": 2}

@@ -118,6 +118,11 @@ def test_suspects_get_verdicts_and_one_edit(start: Callable[..., Any]) -> None:
         assert result.controls.seeds == 6
     else:
         assert (first.scores_control, result.ordinary_control) == ((), None)
+    for outcome in result.outcomes[:2]:
+        assert len(outcome.files_left) == outcome.after.copies
+        assert all((run.folder / name).exists() for name in outcome.files_left)
+        assert all(score > outcome.level for score in outcome.scores_left)
+        assert list(outcome.scores_left) == sorted(outcome.scores_left, reverse=True)
     recorded = read_confirmations(run)
     assert sorted(recorded) == [0, 1, 2]
     for index, record in recorded.items():

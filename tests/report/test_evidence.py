@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mitigated_run import DIGEST, mitigated_run
+from mitigated_run import COUNT, DIGEST, mitigated_run
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
+from unmemorize.report._recomputed import recompute
 
 Cli = Callable[..., tuple[int, str, str]]
 Files = dict[str, bytes]
@@ -57,6 +58,29 @@ def test_a_pack_is_whole_and_its_numbers_follow(made: tuple[Run, Path, str]) -> 
     assert check.numbers > 150
     assert check.unchecked == ()
     assert not check.redacted
+
+
+def test_each_prompt_has_the_verdict_of_its_own_last_attempt(
+    made: tuple[Run, Path, str],
+) -> None:
+    """Prompt 1 was doubtful, so it alone was tested again, at half the error."""
+    files = read(made[1])
+    manifest = json.loads(files["manifest.json"])
+    manifest["settings"]["settings"]["declared"] = False
+    name = f"certificate-{{}}-{DIGEST}.jsonl"
+    first = files[name.format(1)].splitlines(keepends=True)
+    doubtful = json.loads(first[1]) | {"scores": [0.7] + [0.1] * 11, "copies": 1}
+    files |= {
+        "manifest.json": json.dumps(manifest).encode(),
+        name.format(1): b"".join((first[0], json.dumps(doubtful).encode() + b"\n", first[2])),
+        name.format(2): first[1],
+    }
+    numbers = recompute(files)
+    # 1 - .0125^(1/12) = .3059 and 1 - .025^(1/12) = .2646
+    bound = "removed (0 of 12, at most {} %; whole search 95 %)"
+    assert numbers["prompts.1.verdict"] == bound.format("30.6 % at 98.75")
+    assert numbers["prompts.2.verdict"] == bound.format("26.5 % at 97.5")
+    assert numbers["prompts.0.verdict"] == "not removed (6 of 12)"
 
 
 def test_the_same_run_gives_the_same_bytes(made: tuple[Run, Path, str], tmp_path: Path) -> None:
@@ -214,7 +238,7 @@ def test_a_redacted_pack_has_no_private_image(tmp_path: Path) -> None:
     shows = [
         all_files[name]
         for name in all_files
-        if name.startswith(("before/", "control-cccccccccc/", "differences/"))
+        if name.startswith(("before/", "control-cccccccccc/", "differences/", f"{COUNT}/"))
         or name == f"after-{DIGEST}/00000_03.png"  # the copy that is left
     ]
     whole = pack.read_bytes()
@@ -233,7 +257,7 @@ def test_a_redacted_pack_has_no_private_image(tmp_path: Path) -> None:
         assert card.count("<img") == len(links)
     assert "is redacted" in page
     left_out = json.loads(files["evidence.json"])["left_out"]
-    assert sum(entry["why"] == "private" for entry in left_out.values()) == 3 + 16 + 6 + 3 + 1
+    assert sum(entry["why"] == "private" for entry in left_out.values()) == 3 + 16 + 6 + 6 + 3 + 1
     check = verify_evidence(pack)
     assert check.redacted
     assert check.numbers == verify_evidence(tmp_path / "open.zip").numbers

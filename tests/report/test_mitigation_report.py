@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from audited import WORDS, audited_run
-from mitigated_run import DIGEST, FRESH, SETTINGS, mitigated_run, texts
+from mitigated_run import COUNT, DIGEST, FRESH, SETTINGS, mitigated_run, texts
 from records import HOSTILE
 from unmemorize import MitigationResult, ModelError, Run, RunError, write_report
 from unmemorize.mitigation import Copies
@@ -167,6 +167,7 @@ def test_each_prompt_shows_the_noise_that_matters(page: str) -> None:
     assert front(0) == [
         ("before/00000_03.png", "0.60 copy"),
         (f"after-{DIGEST}/00000_03.png", "0.62 copy"),
+        (f"{COUNT}/00000_00.png", "0.70 copy"),
         ("control-cccccccccc/00000_00.png", "0.90 copy"),
     ]
     assert front(1)[:2] == [
@@ -177,7 +178,8 @@ def test_each_prompt_shows_the_noise_that_matters(page: str) -> None:
 
 def test_a_card_tells_everything_about_its_prompt(page: str) -> None:
     card = articles(page)[0]
-    assert card.count("<img") == (1 + 3) + (1 + 4 + 4 + 2) + 1  # front, all seeds, differences
+    # front, all seeds and six fresh copies, differences
+    assert card.count("<img") == (1 + 4) + (1 + 4 + 4 + 6 + 2) + 1
     text = words(card)
     assert "0123456789 (exported) certificate, attempt 1 1 of 1" in text
     assert "0123456789 (exported) count, attempt 1 6 of 12" in text
@@ -235,7 +237,7 @@ def test_links_lead_somewhere_and_nothing_is_external(run: Run, page: str) -> No
     ("copies", "score", "words"),
     [
         (0, 0.6, "An image from the noise of “before” still counts as one"),
-        (2, 0.4, "among the fresh images, which are counted and not kept"),
+        (2, 0.4, "The copies that are left are among the fresh images"),
         (0, 0.4, ""),
         (2, 0.6, ""),
     ],
@@ -254,6 +256,14 @@ def test_a_verdict_that_the_pictures_do_not_show_is_explained(
     (entry,) = wall(replace(evidence, result=result), redact=False)
     assert words in entry.note
     assert bool(entry.note) == bool(words)
+
+
+def test_copies_that_are_left_are_shown(run: Run, page: str) -> None:
+    cards = articles(page)
+    assert f'href="{COUNT}/00000_00.png"' in cards[0]
+    assert COUNT not in cards[1]
+    assert COUNT not in write_report(run, redact=True).read_text()
+    write_report(run)
 
 
 def test_words_are_explained_where_they_are_first_used(page: str) -> None:

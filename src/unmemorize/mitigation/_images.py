@@ -43,7 +43,7 @@ class ImagesRecord:
         scores: of each image by the prompt's `CopyTest`; empty where nothing was judged.
         copies: how many scores are above the level.
         alignment: cosines of the images with the prompt by CLIP; empty without a CLIP.
-        files: the images that were kept.
+        files: the images that were kept, all of them or only the copies.
     """
 
     prompt: str
@@ -79,7 +79,7 @@ class ImagesTask:
         descriptor: compares images.
         clip: measures the alignment; None to leave it out.
         stop: stop a prompt at this number of copies; None to make all images.
-        keep: whether to keep the images as files.
+        keep: whether to keep all images as files. Copies are kept in any case.
     """
 
     kind: str
@@ -117,7 +117,8 @@ class ImagesTask:
                 break
         files = {
             f"{self.kind}/{asked.index:05d}_{number:02d}.png": png_bytes(image)
-            for number, image in enumerate(images if self.keep else [])
+            for number, image in enumerate(images)
+            if self.keep or (asked.test is not None and scores[number] > asked.test.level)
         }
         record = ImagesRecord(
             prompt=asked.text,

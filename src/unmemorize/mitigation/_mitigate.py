@@ -6,7 +6,8 @@ RUN/confirmations.jsonl        their scores, and the level above which they are 
 RUN/localizations.jsonl        the neurons of those whose images show copies
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
-RUN/certificate-N-EDIT.jsonl   fresh images of attempt N
+RUN/certificate-N-EDIT.jsonl   fresh images of attempt N; those that are copies are kept
+RUN/count-N-EDIT.jsonl         the same without a stop at the first copies, where it failed
 RUN/control-EDIT/, .jsonl      images with as many random neurons edited
 RUN/ordinary-*.jsonl           images of ordinary captions
 RUN/edit.json                  the edit
@@ -53,7 +54,7 @@ from unmemorize.mitigation._result import (
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
 from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
-from unmemorize.mitigation._work import SEARCH, Work
+from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, stream_prompts
 
@@ -214,7 +215,7 @@ def _certify(
         return fresh_seeds(stages.model.fingerprint, text, plan.attempt, plan.seeds, searched)
 
     def count(edit: Edit, plan: Plan, indices: Sequence[int]) -> dict[int, Copies]:
-        kind = f"certificate-{plan.attempt}-{digest(edit)}"
+        kind = f"{CERTIFICATE}-{plan.attempt}-{digest(edit)}"
         title = f"certify, attempt {plan.attempt}"
         seeds = partial(fresh, plan)
         stop = plan.allowed + (1 if rules.single else 2)
@@ -232,7 +233,7 @@ def _certify(
     failed = [index for index, attempt in attempts.items() if not attempt.passed]
     for plan in dict.fromkeys(attempts[index].plan for index in failed):
         some = [index for index in failed if attempts[index].plan == plan]
-        kind = f"count-{plan.attempt}-{digest(candidate.edit)}"
+        kind = f"{COUNT}-{plan.attempt}-{digest(candidate.edit)}"
         seeds = partial(fresh, plan)
         copies = _copies(work.judged("count copies", kind, candidate.edit, some, seeds))
         attempts |= {index: Attempt(plan, copies[index]) for index in some}

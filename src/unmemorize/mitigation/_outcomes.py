@@ -16,7 +16,7 @@ from unmemorize.mitigation._result import CandidateSummary, MitigationResult, Pr
 from unmemorize.mitigation._search import Candidate
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._stages import asked, digest
-from unmemorize.mitigation._work import SEARCH, Work
+from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work
 
 _PARAPHRASE_SEEDS = 4
 """Images of each paraphrase."""
@@ -54,6 +54,7 @@ def make_result(
             outcome = _with_images(outcome, before[index], after.get(index), controls.get(index))
         if candidate is not None and index in attempts:
             outcome = replace(outcome, rung=str(candidate.rungs[index]))
+            outcome = _with_copies_left(outcome, work, candidate.edit, attempts[index])
         outcomes.append(
             replace(
                 outcome,
@@ -87,6 +88,22 @@ def _after(work: Work, edit: Edit, indices: Sequence[int]) -> dict[int, ImagesRe
         seeds = partial(search_seeds, stages)
         whole |= work.judged("after", f"after-{digest(edit)}", edit, rest, seeds, keep=True)
     return whole
+
+
+def _with_copies_left(
+    outcome: PromptOutcome, work: Work, edit: Edit, attempt: Attempt
+) -> PromptOutcome:
+    """Add the fresh images that are copies, which tell of a verdict more than any number."""
+    kind = CERTIFICATE if attempt.passed else COUNT
+    fresh = work.stages.recorded(f"{kind}-{attempt.plan.attempt}-{digest(edit)}")[outcome.index]
+    level = work.confirmations[outcome.index].test.level
+    scores = [score for score in fresh.scores if score > level]
+    worst = sorted(zip(scores, fresh.files, strict=True), reverse=True)
+    return replace(
+        outcome,
+        files_left=tuple(file for _, file in worst),
+        scores_left=tuple(score for score, _ in worst),
+    )
 
 
 def _controls(work: Work, control: Edit, indices: Sequence[int]) -> dict[int, ImagesRecord]:

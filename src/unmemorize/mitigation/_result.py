@@ -34,6 +34,7 @@ class PromptOutcome:
         files_before, files_after: unedited images in the run folder, and images from the same noise
             under the edit.
         scores_after: of the latter.
+        files_left, scores_left: the fresh images that are still copies, the worst first.
         files_control, scores_control: the same with as many random neurons edited; empty for an
             edit without neurons.
         rung: how the prompt is edited; empty if it is not.
@@ -55,6 +56,8 @@ class PromptOutcome:
     files_before: tuple[str, ...] = ()
     files_after: tuple[str, ...] = ()
     scores_after: tuple[float, ...] = ()
+    files_left: tuple[str, ...] = ()
+    scores_left: tuple[float, ...] = ()
     files_control: tuple[str, ...] = ()
     scores_control: tuple[float, ...] = ()
     rung: str = ""

@@ -16,6 +16,9 @@ from unmemorize.mitigation._stages import Stages, asked, digest
 
 SEARCH = "search"
 """How records of the search begin. What follows is the digest of the edit."""
+CERTIFICATE, COUNT = "certificate", "count"
+"""How records of fresh images begin: those that certify, and those in which all copies are counted
+after a certificate failed. What follows is the attempt and the digest of the edit."""
 
 
 @dataclass(frozen=True)

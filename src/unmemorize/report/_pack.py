@@ -198,7 +198,8 @@ def _images(evidence: Evidence) -> set[str]:
     names = {
         name
         for outcome in result.outcomes
-        for name in (*outcome.files_before, *outcome.files_after, *outcome.files_control)
+        for files in (outcome.files_before, outcome.files_after, outcome.files_left)
+        for name in (*files, *outcome.files_control)
     }
     names |= {
         name
@@ -221,6 +222,6 @@ def _private(evidence: Evidence) -> set[str]:
     for outcome in evidence.confirmed:
         public = shown_after(outcome, redact=True)
         names |= {name for seed, name in enumerate(outcome.files_after) if seed not in public}
-        names |= {*outcome.files_control, difference_file(outcome.index)}
+        names |= {*outcome.files_left, *outcome.files_control, difference_file(outcome.index)}
         names.add(region_file(outcome.index))
     return names

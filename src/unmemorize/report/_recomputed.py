@@ -73,7 +73,7 @@ class _Records:
 
     def numbers(self) -> dict[str, Any]:
         confirmed = [index for index in self.confirmations if self.is_confirmed(index)]
-        last, attempt = self.last_attempt() if self.edit else ({}, 0)
+        last = self.last_attempts() if self.edit else {}
         paraphrases = self.paraphrases(confirmed) if self.edit else {}
         control = self.control()
         values: dict[str, Any] = {
@@ -91,8 +91,10 @@ class _Records:
             counts: dict[str, tuple[int, int]] = {}
             if index in self.confirmations:
                 counts["before"] = self.counted(index)
+            attempt = 0
             if index in last and index in confirmed:
-                counts["after"] = self.over_level(index, last[index]["scores"])
+                record, attempt = last[index]
+                counts["after"] = self.over_level(index, record["scores"])
             if index in control:
                 counts["control"] = self.over_level(index, control[index]["scores"])
             counts |= paraphrases.get(index, {})
@@ -127,15 +129,19 @@ class _Records:
     def is_confirmed(self, index: int) -> bool:
         return self.counted(index)[0] >= 2
 
-    def last_attempt(self) -> tuple[dict[int, dict[str, Any]], int]:
-        """Return the records of the last certificate of the edit, and its number.
+    def last_attempts(self) -> dict[int, tuple[dict[str, Any], int]]:
+        """Return the record and the number of each prompt's last certificate of the edit.
 
-        Where a prompt failed it, all of its images were counted afterwards.
+        A prompt that failed by one image is tested again, alone. Where one failed for good, all of
+        its images were counted afterwards.
         """
-        names = [re.match(rf"certificate-(\d+)-{self.edit}\.", file) for file in self.files]
-        number = max(int(found[1]) for found in names if found)
-        records = self.kind(f"certificate-{number}-{self.edit}")
-        return records | self.kind(f"count-{number}-{self.edit}"), number
+        found = (re.match(rf"certificate-(\d+)-{self.edit}\.", file) for file in self.files)
+        last: dict[int, tuple[dict[str, Any], int]] = {}
+        for number in sorted({int(match[1]) for match in found if match}):
+            for kind in ("certificate", "count"):
+                records = self.kind(f"{kind}-{number}-{self.edit}")
+                last |= {index: (record, number) for index, record in records.items()}
+        return last
 
     def control(self) -> dict[int, dict[str, Any]]:
         for outcome in self.result["outcomes"]:

@@ -123,7 +123,7 @@ def wall(evidence: Evidence, *, redact: bool) -> Iterator[Entry]:
 
 
 def _note(outcome: PromptOutcome) -> str:
-    """Explain a verdict by fresh images, which are not kept, beside pictures that show another."""
+    """Explain a verdict by fresh images beside pictures that show another."""
     if outcome.level is None or outcome.worst_after is None or outcome.after is None:
         return ""
     shows_copy = outcome.worst_after > outcome.level
@@ -134,8 +134,8 @@ def _note(outcome: PromptOutcome) -> str:
         )
     if outcome.after.copies and not shows_copy:
         return (
-            "The copies that are left are among the fresh images, which are counted and not kept. "
-            "No image from the noise of “before” is a copy."
+            "The copies that are left are among the fresh images. No image from the noise of "
+            "“before” is a copy."
         )
     return ""
 
@@ -166,6 +166,11 @@ class _Kinds:
         yield Strip("training image", training)
         yield self._strip("before", outcome.files_before, before, public, pictures, most)
         yield self._strip("after", outcome.files_after, outcome.scores_after, kept, pictures, most)
+        if outcome.files_left and not self.redact:
+            every = range(len(outcome.files_left))
+            yield self._strip(
+                "after, fresh noise", outcome.files_left, outcome.scores_left, every, pictures, most
+            )
         if outcome.files_control:
             scores = outcome.scores_control
             worst = sorted(range(len(scores)), key=lambda seed: -scores[seed])

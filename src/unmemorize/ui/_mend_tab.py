@@ -192,6 +192,8 @@ def _outcome(mended: Mended, outcome: PromptOutcome) -> str:
             html.Figure(read_image(folder / outcome.files_before[worst]), "before"),
             html.Figure(read_image(folder / outcome.files_after[worst]), "after, worst image"),
         ]
+    for file in outcome.files_left[:1]:
+        pictures.append(html.Figure(read_image(folder / file), "after, a copy from fresh noise"))
     return html.card(*words, html.figures("before and after", pictures))
 
 
