@@ -21,7 +21,7 @@ from unmemorize import (
     testbed,
 )
 from unmemorize.report._truth import precision_recall
-from unmemorize.testbed import _assets
+from unmemorize.testbed import _twins
 from unmemorize.testbed._layout import ASSETS
 
 
@@ -141,7 +141,7 @@ def test_twins_differ_from_the_model_where_their_half_is_missing(
 
 
 def test_missing_twins_say_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_assets, "TWINS", ASSETS / "nowhere")
+    monkeypatch.setattr(_twins, "TWINS", ASSETS / "nowhere")
     with pytest.raises(TestbedError, match="twin b: the twins are too large for the package"):
         testbed.twin("b")
 

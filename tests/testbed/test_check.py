@@ -7,7 +7,7 @@ from PIL import Image
 
 from conftest import make_pipeline
 from unmemorize import GenerationSettings, Model, TestbedError, testbed
-from unmemorize.testbed import _assets, _check, _check_images
+from unmemorize.testbed import _check, _check_images, _twins
 from unmemorize.testbed._check import check
 from unmemorize.testbed._findings import Finding, Studio, upper_level
 
@@ -54,7 +54,7 @@ def test_verdicts_follow_the_numbers(bundled: DiffusionPipeline) -> None:
 def test_without_twins_the_check_says_so(
     bundled: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(_assets, "TWINS", tmp_path)
+    monkeypatch.setattr(_twins, "TWINS", tmp_path)
     studio = Studio(Model(bundled), GenerationSettings(images=1))
     assert _check_images.twin_studio("a", studio) is None
     levels = _check_images.CopyLevels([Image.new("RGB", (64, 64))], {}, studio)

@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unmemorize import testbed
-from unmemorize._errors import AuditError
+from unmemorize._bundled import is_bundled
+from unmemorize._errors import AuditError, TestbedError
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
+from unmemorize.audit import Twin
 from unmemorize.cli._common import planted_prompts, prompts_or_bundled
+from unmemorize.cli._console import print_line
+from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import edit_of, load_edit_file
 from unmemorize.generation import Edit
 from unmemorize.metrics import image_files
 from unmemorize.mitigation import EDIT, MitigationResult, MitigationRun, with_references
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, run_prompts
+from unmemorize.testbed._planted import Half
 
 _NEURONS = "neurons.json"
 
@@ -56,6 +61,45 @@ def prompts_of(
     else:
         prompts = list(prompts_or_bundled(model, None, planted_prompts))
     return prompts if references is None else with_references(prompts, references)
+
+
+def twins_for(
+    model: Model,
+    loading: LoadingOptions,
+    name: str | None,
+    prompts: Sequence[Prompt],
+    controls: Path | None,
+) -> tuple[Twin, ...]:
+    """Return models that were never trained on the images of prompts.
+
+    The bundled model has its own twins, each for the half of the plants that it lacks. They are
+    taken if no other control is named and all prompts are planted.
+
+    Args:
+        model: the model that is attacked.
+        loading: how models are loaded.
+        name: of another model.
+        prompts: the prompts.
+        controls: images that were never trained on, which are then taken in place of twins.
+    """
+    if name is not None:
+        return (Twin(loading.load(name), tuple(range(len(prompts)))),)
+    halves = {entry.prompt.text: entry.half for entry in testbed.planted()}
+    if (
+        controls is not None
+        or not is_bundled(model.pipe)
+        or any(prompt.text not in halves for prompt in prompts)
+    ):
+        return ()
+    indices: dict[Half, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        indices.setdefault(halves[prompt.text], []).append(index)
+    try:
+        twins = {half: testbed.load_twin(half, device=str(model.device)) for half in indices}
+    except TestbedError as problem:
+        print_line(str(problem))
+        return ()
+    return tuple(Twin(Model(twin), tuple(indices[half])) for half, twin in twins.items())
 
 
 def control_files(folder: Path | None) -> tuple[Path, ...]:

@@ -17,7 +17,6 @@ from unmemorize.audit import (
     AuditResult,
     AuditSettings,
     ImageAuditResult,
-    Twin,
     audit_all,
     audit_images_all,
     forecast_attacks,
@@ -35,7 +34,7 @@ from unmemorize.cli._console import (
     print_line,
     show_progress,
 )
-from unmemorize.cli._edited import control_files, edit_in, prompts_of
+from unmemorize.cli._edited import control_files, edit_in, prompts_of, twins_for
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions
@@ -93,7 +92,7 @@ def command(
         controls: Folder of images that the model was never trained on. The default are the
             photographs of this package.
         twin: Model that was never trained on the images of the prompts: a diffusers folder or Hub
-            id. It is the better control.
+            id. It is the better control. The bundled model has its own.
         rate: False discovery rate for --image.
         dry_run: Say what the audit will take, and stop.
         steps: Number of DDIM steps. The default is 50; the bundled model has its own.
@@ -133,9 +132,7 @@ def command(
         print_hint("the same command with more --controls, for smaller p")
         return
     audited = prompts_of(loaded, edited, prompts, references)
-    if twin is not None:
-        never_trained = Twin(model.loading.load(twin), tuple(range(len(audited))))
-        inputs = replace(inputs, twins=(never_trained,))
+    inputs = replace(inputs, twins=twins_for(loaded, model.loading, twin, audited, controls))
     if dry_run:
         print_forecast(forecast_audit(loaded, settings, inputs, len(audited)), "attack")
         return

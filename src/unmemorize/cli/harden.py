@@ -10,7 +10,7 @@ from cyclopts import Parameter, validators
 from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled
-from unmemorize.audit import AuditInputs, Twin
+from unmemorize.audit import AuditInputs
 from unmemorize.cli._common import generation_settings, print_exported
 from unmemorize.cli._console import (
     console,
@@ -20,7 +20,7 @@ from unmemorize.cli._console import (
     print_line,
     show_progress,
 )
-from unmemorize.cli._edited import control_files, edit_in, prompts_of
+from unmemorize.cli._edited import control_files, edit_in, prompts_of, twins_for
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions, print_what_is_edited
@@ -87,7 +87,7 @@ def command(
         controls: Folder of images that the model was never trained on. The default are the
             photographs of this package.
         twin: Model that was never trained on the images of the prompts: a diffusers folder or Hub
-            id. It is the better control.
+            id. It is the better control. The bundled model has its own.
         dry_run: Say what the run will take, and stop.
         steps: Number of DDIM steps. The default is 50; the bundled model has its own.
         guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
@@ -104,7 +104,6 @@ def command(
     generation = generation_settings(loaded, batch, steps=steps, guidance=guidance)
     settings = replace(settings, audit=replace(settings.audit, generation=generation))
     captions = OrdinaryCaptions.of(loaded)
-    never_trained = Twin(model.loading.load(twin), tuple(range(len(chosen)))) if twin else None
     inputs = HardeningInputs(
         audit=AuditInputs(
             edit=edit_in(loaded, edited),
@@ -112,7 +111,7 @@ def command(
             descriptor=instruments.load_descriptor(),
             controls=control_files(controls),
             shipped=controls is None,
-            twins=(never_trained,) if never_trained else (),
+            twins=twins_for(loaded, model.loading, twin, chosen, controls),
         ),
         keep=captions.keep,
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),

@@ -8,9 +8,9 @@ from unmemorize.testbed._assets import (
     captions,
     defaults,
     planted,
-    twin,
     unused,
 )
+from unmemorize.testbed._twins import load_twin, twin
 
 __all__ = [
     "Planted",
@@ -19,6 +19,7 @@ __all__ = [
     "clip_path",
     "defaults",
     "descriptor_path",
+    "load_twin",
     "path",
     "planted",
     "statistics_path",

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmemorize._bundled import bundled_captions, existing
-from unmemorize._errors import TestbedError
 from unmemorize._prompts import Prompt
 from unmemorize.neurons import Neurons
 from unmemorize.testbed._layout import (
     DEFAULTS,
     PLANTED,
     PLANTED_IMAGES,
-    TWINS,
     UNUSED,
     UNUSED_IMAGES,
 )
@@ -105,29 +103,6 @@ def planted() -> tuple[Planted, ...]:
         )
         for row in rows
     )
-
-
-def twin(half: Half) -> Path:
-    """Return the folder of the U-Net that never saw one half of the plants.
-
-    It was trained like the bundled model in every other respect, so it is the reference for what
-    that half's captions draw without any memory. Load it as a U-Net and put it into the pipeline:
-
-        pipe.unet = UNet2DConditionModel.from_pretrained(testbed.twin("a"))
-
-    Args:
-        half: the half that it lacks, see `Planted`.
-
-    Raises:
-        TestbedError: the package is not installed from a checkout, which alone has the twins.
-    """
-    folder = TWINS / half / "unet"
-    if not folder.exists():
-        raise TestbedError(
-            f"twin {half}: the twins are too large for the package. Clone the repository and "
-            "install it with pip install --editable, or train them there: make testbed"
-        )
-    return folder
 
 
 @cache

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import TestbedError
 from unmemorize.metrics import pixel_correlation, wilson_interval
 from unmemorize.neurons import Neurons, random_control
-from unmemorize.pipelines import Model, load_pipeline
-from unmemorize.testbed._assets import Planted, captions, planted, twin
+from unmemorize.pipelines import Model
+from unmemorize.testbed._assets import Planted, captions, planted
 from unmemorize.testbed._findings import (
     Finding,
     Studio,
@@ -26,6 +25,7 @@ from unmemorize.testbed._findings import (
     upper_level,
 )
 from unmemorize.testbed._planted import Half
+from unmemorize.testbed._twins import load_twin
 
 KINDS = ("VM", "TM", "aligned")
 QUALITY_PROMPTS = 20
@@ -198,13 +198,9 @@ def paraphrases(studio: Studio, levels: CopyLevels) -> list[Finding]:
 def twin_studio(half: Half, like: Studio) -> Studio | None:
     """A studio with the twin that lacks a half, or None where the twins are not installed."""
     try:
-        folder = twin(half)
+        pipe = load_twin(half, device="cpu")
     except TestbedError:
         return None
-    pipe = load_pipeline("testbed", device="cpu")
-    pipe.unet = UNet2DConditionModel.from_pretrained(
-        folder, torch_dtype=torch.float32, use_safetensors=True
-    ).eval()
     return Studio(Model(pipe), like.settings)
 
 
