@@ -24,11 +24,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
+from torch import nn
 
 import unmemorize as um
 from unmemorize.detection import conformal_quantile
 from unmemorize.guarding import first_scores
 from unmemorize.metrics import read_references
+from unmemorize.pipelines import denoiser_call
 
 STEPS, GUIDANCE = um.testbed.defaults()["steps"], um.testbed.defaults()["guidance"]
 SEEDS = 2
@@ -87,10 +89,10 @@ class Bench:
     def counted(self) -> Iterator[list[int]]:
         samples = [0]
 
-        def count(_module: object, args: tuple[Any, ...]) -> None:
-            samples[0] += len(args[0])
+        def count(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            samples[0] += denoiser_call(denoiser, args, kwargs).size
 
-        handle = self.pipe.unet.register_forward_pre_hook(count)
+        handle = self.pipe.unet.register_forward_pre_hook(count, with_kwargs=True)
         try:
             yield samples
         finally:
