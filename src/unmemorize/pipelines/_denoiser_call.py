@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +72,15 @@ class DenoiserCall:
         return value
 
 
+@cache  # a hook sees a call in each step
+def _names(forward: Hashable) -> tuple[str, ...]:
+    """Return the names of the arguments of a method, without ``self``."""
+    return tuple(inspect.signature(cast(Callable[..., Any], forward)).parameters)[1:]
+
+
 def denoiser_call(
     denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> DenoiserCall:
     """Name the arguments with which a hook sees a denoiser called."""
-    names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+    names = _names(type(denoiser).forward)
     return DenoiserCall({**dict(zip(names, args, strict=False)), **kwargs}, names[0])
