@@ -33,6 +33,8 @@ from unmemorize.generation import (
 )
 from unmemorize.localization import read_localizations
 from unmemorize.methods import generate_fitted, method_of
+from unmemorize.methods._pads import ZeroedPads
+from unmemorize.methods._random_tokens import RandomTokens
 
 FEW = GenerationSettings(images=2, steps=2, guidance=3.0)
 ORDINARY = ("a dog", "rain on a hill")
@@ -64,7 +66,7 @@ def test_images_are_those_of_generate_under_what_the_method_makes(run: Run, mode
     tally = generate_fitted(run, model, tokens, FEW)
     assert (tally.complete, tally.run.folder) == (True, run.folder / "images" / "random-tokens-3")
     assert list(read_images(tally.run)) == [MEMORIZED]
-    assert drawn(tally.run, MEMORIZED) == expected(model, tokens)  # type: ignore[arg-type]
+    assert drawn(tally.run, MEMORIZED) == expected(model, RandomTokens(strength=3))
     originals = generate_all(run, model, ImageSet(neurons=NeuronSet.parse("original")), FEW).run
     assert drawn(originals, MEMORIZED) != drawn(tally.run, MEMORIZED)
     assert list(image_sets(run)) == ["original", "random-tokens-3"]
@@ -106,7 +108,7 @@ def test_other_prompts_are_fitted_themselves_and_fail_with_the_reason(
     others = [Prompt("a cat"), Prompt(PLANTED_PROMPT)]
     tally = generate_fitted(run, model, method_of("pads"), FEW, prompts=others, label="x")
     assert tally.run.folder.name == "pads-0.7-on-x"
-    assert drawn(tally.run, 1) == expected(model, method_of("pads"))  # type: ignore[arg-type]
+    assert drawn(tally.run, 1) == expected(model, ZeroedPads(strength=0.7))
     failed = generate_fitted(run, model, method_of("siss"), FEW, prompts=others, label="x").failed
     assert list(failed) == [0, 1]
     assert "siss: 'a cat' names no training image to unlearn" in failed[0]
