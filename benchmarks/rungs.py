@@ -83,7 +83,7 @@ def measure(work: Work, name: str, family: str, edit: Edit, seeds: int, ordinary
     def noise(text: str) -> tuple[int, ...]:
         return search_seeds(work.stages, text)[:seeds]
 
-    records = work.judged(name, f"rung-{digest(edit)}", edit, indices, noise, keep=True)
+    records = work.judged(name, f"rung-{digest(edit)}", edit, indices, noise, keep="all")
     return Point(
         name,
         family,

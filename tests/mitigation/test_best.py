@@ -53,9 +53,9 @@ class Work:
         _seeds: Callable[[str], tuple[int, ...]],
         *,
         stop: int,
-        keep: bool = False,
+        keep: str = "none",
     ) -> dict[int, Any]:
-        assert keep == (title == "search")
+        assert keep == ("all" if title == "search" else "none")
         self.looked.append((title, tuple(indices), stop))
         found = {index: self.copies[index][title != "search"] for index in indices}
         return {

@@ -123,6 +123,9 @@ def test_suspects_get_verdicts_and_one_edit(start: Callable[..., Any]) -> None:
         assert all((run.folder / name).exists() for name in outcome.files_left)
         assert all(score > outcome.level for score in outcome.scores_left)
         assert list(outcome.scores_left) == sorted(outcome.scores_left, reverse=True)
+    kept = {path.parent.name.split("-")[0] for path in run.folder.glob("*/*.png")}
+    judged = kept - {"differences", "ordinary"}
+    assert judged <= {"before", "search", "after", "certificate", "count", "control"}
     recorded = read_confirmations(run)
     assert sorted(recorded) == [0, 1, 2]
     for index, record in recorded.items():

@@ -162,7 +162,7 @@ def confirm(
     """
     texts = {index: prompt.text for index, prompt in prompts.items()}
     wanted = asked(texts, {}, partial(search_seeds, stages))
-    records = stages.images("confirm", BEFORE, None, wanted, keep=True)
+    records = stages.images("confirm", BEFORE, None, wanted, keep="all")
     null = Null(
         before.embeddings,
         other.embeddings if other else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from PIL import Image
 
@@ -14,6 +15,9 @@ from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run
+
+Keep = Literal["all", "copies", "none"]
+"""Which images of a stage are kept as files."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class ImagesRecord:
         scores: of each image by the prompt's `CopyTest`; empty where nothing was judged.
         copies: how many scores are above the level.
         alignment: cosines of the images with the prompt by CLIP; empty without a CLIP.
-        files: the images that were kept, all of them or only the copies.
+        files: the images that were kept, see `Keep`.
     """
 
     prompt: str
@@ -79,7 +83,7 @@ class ImagesTask:
         descriptor: compares images.
         clip: measures the alignment; None to leave it out.
         stop: stop a prompt at this number of copies; None to make all images.
-        keep: whether to keep all images as files. Copies are kept in any case.
+        keep: which images are kept as files.
     """
 
     kind: str
@@ -89,7 +93,7 @@ class ImagesTask:
     first: int
     clip: ClipAlignment | None = None
     stop: int | None = None
-    keep: bool = False
+    keep: Keep = "none"
     size: int = 1
 
     def prepare(self, model: Model) -> UnitFunction:
@@ -99,7 +103,7 @@ class ImagesTask:
     def _finished(self, model: Model, asked: Asked) -> Finished:
         images: list[Image.Image] = []
         scores: list[float] = []
-        copies = 0
+        copies: list[int] = []
         for seeds in self._chunks(asked.seeds):
             generated = generate_each(
                 model,
@@ -112,19 +116,20 @@ class ImagesTask:
             images += made
             if asked.test is not None:
                 scores += asked.test.scores(made, self.descriptor)
-                copies = sum(score > asked.test.level for score in scores)
-            if self.stop is not None and copies >= self.stop:
+                level = asked.test.level
+                copies = [number for number, score in enumerate(scores) if score > level]
+            if self.stop is not None and len(copies) >= self.stop:
                 break
+        kept = {"all": range(len(images)), "copies": copies, "none": ()}[self.keep]
         files = {
-            f"{self.kind}/{asked.index:05d}_{number:02d}.png": png_bytes(image)
-            for number, image in enumerate(images)
-            if self.keep or (asked.test is not None and scores[number] > asked.test.level)
+            f"{self.kind}/{asked.index:05d}_{number:02d}.png": png_bytes(images[number])
+            for number in kept
         }
         record = ImagesRecord(
             prompt=asked.text,
             seeds=asked.seeds[: len(images)],
             scores=tuple(scores),
-            copies=copies,
+            copies=len(copies),
             alignment=tuple(self.clip(images, asked.text).tolist()) if self.clip else (),
             files=tuple(files),
         )

@@ -54,7 +54,7 @@ from unmemorize.mitigation._result import (
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
 from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
-from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work
+from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, stream_prompts
 
@@ -165,7 +165,7 @@ def _best(
     def look(edit: Edit, indices: Sequence[int]) -> dict[int, float]:
         kind = f"{SEARCH}-{digest(edit)}"
         seeds = partial(search_seeds, work.stages)
-        records = work.judged("search", kind, edit, indices, seeds, stop=2, keep=True)
+        records = work.judged("search", kind, edit, indices, seeds, stop=2, keep="all")
         copies = _copies({index: record for index, record in records.items() if record.copies})
         single = [index for index, found in copies.items() if found.copies == 1]
         if single:  # it may be a false copy, since the level lets some pass
@@ -215,11 +215,12 @@ def _certify(
         return fresh_seeds(stages.model.fingerprint, text, plan.attempt, plan.seeds, searched)
 
     def count(edit: Edit, plan: Plan, indices: Sequence[int]) -> dict[int, Copies]:
-        kind = f"{CERTIFICATE}-{plan.attempt}-{digest(edit)}"
+        kind = fresh_kind(CERTIFICATE, plan, edit)
         title = f"certify, attempt {plan.attempt}"
         seeds = partial(fresh, plan)
         stop = plan.allowed + (1 if rules.single else 2)
-        return _copies(work.judged(title, kind, edit, indices, seeds, stop=stop))
+        found = work.judged(title, kind, edit, indices, seeds, stop=stop, keep="copies")
+        return _copies(found)
 
     def strengthen(weak: Candidate, failed: Collection[int]) -> Candidate | None:
         stronger = strengthened(weak, failed, findings, work.captions.keep)
@@ -233,10 +234,10 @@ def _certify(
     failed = [index for index, attempt in attempts.items() if not attempt.passed]
     for plan in dict.fromkeys(attempts[index].plan for index in failed):
         some = [index for index in failed if attempts[index].plan == plan]
-        kind = f"{COUNT}-{plan.attempt}-{digest(candidate.edit)}"
+        kind = fresh_kind(COUNT, plan, candidate.edit)
         seeds = partial(fresh, plan)
-        copies = _copies(work.judged("count copies", kind, candidate.edit, some, seeds))
-        attempts |= {index: Attempt(plan, copies[index]) for index in some}
+        found = work.judged("count copies", kind, candidate.edit, some, seeds, keep="copies")
+        attempts |= {index: Attempt(plan, copies) for index, copies in _copies(found).items()}
     return candidate, attempts
 
 

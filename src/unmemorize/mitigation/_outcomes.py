@@ -16,7 +16,7 @@ from unmemorize.mitigation._result import CandidateSummary, MitigationResult, Pr
 from unmemorize.mitigation._search import Candidate
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._stages import asked, digest
-from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work
+from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 
 _PARAPHRASE_SEEDS = 4
 """Images of each paraphrase."""
@@ -33,11 +33,13 @@ def make_result(
     """Generate what people look at, and put everything together."""
     stages = work.stages
     after: dict[int, ImagesRecord] = {}
+    fresh: dict[int, ImagesRecord] = {}
     controls: dict[int, ImagesRecord] = {}
     ordinary = ordinary_control = None
     paraphrases_before = paraphrases_after = dict[int, Copies]()
     if candidate is not None:
         after = _after(work, candidate.edit, sorted(attempts))
+        fresh = _fresh(work, candidate.edit, attempts)
         paraphrases_before = _paraphrases(work, None)
         paraphrases_after = _paraphrases(work, candidate.edit)
         count = stages.settings.ordinary_images
@@ -54,7 +56,7 @@ def make_result(
             outcome = _with_images(outcome, before[index], after.get(index), controls.get(index))
         if candidate is not None and index in attempts:
             outcome = replace(outcome, rung=str(candidate.rungs[index]))
-            outcome = _with_copies_left(outcome, work, candidate.edit, attempts[index])
+            outcome = _with_copies_left(outcome, fresh[index])
         outcomes.append(
             replace(
                 outcome,
@@ -86,24 +88,18 @@ def _after(work: Work, edit: Edit, indices: Sequence[int]) -> dict[int, ImagesRe
     rest = [index for index in indices if index not in whole]
     if rest:
         seeds = partial(search_seeds, stages)
-        whole |= work.judged("after", f"after-{digest(edit)}", edit, rest, seeds, keep=True)
+        whole |= work.judged("after", f"after-{digest(edit)}", edit, rest, seeds, keep="all")
     return whole
 
 
-def _with_copies_left(
-    outcome: PromptOutcome, work: Work, edit: Edit, attempt: Attempt
-) -> PromptOutcome:
-    """Add the fresh images that are copies, which tell of a verdict more than any number."""
-    kind = CERTIFICATE if attempt.passed else COUNT
-    fresh = work.stages.recorded(f"{kind}-{attempt.plan.attempt}-{digest(edit)}")[outcome.index]
-    level = work.confirmations[outcome.index].test.level
-    scores = [score for score in fresh.scores if score > level]
-    worst = sorted(zip(scores, fresh.files, strict=True), reverse=True)
-    return replace(
-        outcome,
-        files_left=tuple(file for _, file in worst),
-        scores_left=tuple(score for score, _ in worst),
-    )
+def _fresh(work: Work, edit: Edit, attempts: Mapping[int, Attempt]) -> dict[int, ImagesRecord]:
+    """Return the fresh images that the verdict of each prompt counts."""
+    kinds = {
+        index: fresh_kind(CERTIFICATE if attempt.passed else COUNT, attempt.plan, edit)
+        for index, attempt in attempts.items()
+    }
+    records = {kind: work.stages.recorded(kind) for kind in set(kinds.values())}
+    return {index: records[kind][index] for index, kind in kinds.items()}
 
 
 def _controls(work: Work, control: Edit, indices: Sequence[int]) -> dict[int, ImagesRecord]:
@@ -113,7 +109,7 @@ def _controls(work: Work, control: Edit, indices: Sequence[int]) -> dict[int, Im
         return search_seeds(work.stages, text)[:CONTROL_SEEDS]
 
     kind = f"control-{digest(control)}"
-    return work.judged("random neurons", kind, control, indices, seeds, keep=True)
+    return work.judged("random neurons", kind, control, indices, seeds, keep="all")
 
 
 def _together(settings: MitigationSettings, attempts: Mapping[int, Attempt]) -> int | None:
@@ -198,4 +194,16 @@ def _with_images(
         files_after=after.files,
         scores_after=after.scores,
         alignment_after=median(after.alignment) if after.alignment else None,
+    )
+
+
+def _with_copies_left(outcome: PromptOutcome, fresh: ImagesRecord) -> PromptOutcome:
+    """Add the fresh images that are copies, the worst first."""
+    assert outcome.level is not None  # a prompt with a verdict on fresh images was confirmed
+    scores = [score for score in fresh.scores if score > outcome.level]
+    worst = sorted(zip(scores, fresh.files, strict=True), reverse=True)
+    return replace(
+        outcome,
+        files_left=tuple(file for _, file in worst),
+        scores_left=tuple(score for score, _ in worst),
     )

@@ -14,7 +14,7 @@ from unmemorize.engines import Execution, Progress, Task, silent
 from unmemorize.generation import Edit
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation._copy_test import CopyTest
-from unmemorize.mitigation._images import Asked, ImagesRecord, ImagesTask, read_image_records
+from unmemorize.mitigation._images import Asked, ImagesRecord, ImagesTask, Keep, read_image_records
 from unmemorize.mitigation._ordinary import (
     OrdinaryImages,
     OrdinaryTask,
@@ -88,7 +88,7 @@ class Stages:
         asked: Sequence[Asked],
         *,
         stop: int | None = None,
-        keep: bool = False,
+        keep: Keep = "none",
     ) -> dict[int, ImagesRecord]:
         """Generate and judge images of prompts under one edit.
 
@@ -98,7 +98,7 @@ class Stages:
             edit: what is changed.
             asked: the prompts.
             stop: leave a prompt at this number of copies.
-            keep: whether to keep the images, and measure their alignment.
+            keep: which images are kept as files. Alignment is measured if all are.
 
         Returns:
             The records by index of the prompt.
@@ -109,7 +109,7 @@ class Stages:
             settings=self.settings.generation,
             descriptor=self.descriptor,
             first=_FIRST if stop else self.settings.generation.batch,
-            clip=self.clip if keep else None,
+            clip=self.clip if keep == "all" else None,
             stop=stop,
             keep=keep,
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Detection
 from unmemorize.generation import Edit
+from unmemorize.mitigation._certificate import Plan
 from unmemorize.mitigation._confirmation import Confirmation
-from unmemorize.mitigation._images import ImagesRecord
+from unmemorize.mitigation._images import ImagesRecord, Keep
 from unmemorize.mitigation._ordinary import OrdinaryChange, OrdinaryImages, ordinary_change
 from unmemorize.mitigation._run_settings import OrdinaryCaptions
 from unmemorize.mitigation._stages import Stages, asked, digest
@@ -17,8 +18,13 @@ from unmemorize.mitigation._stages import Stages, asked, digest
 SEARCH = "search"
 """How records of the search begin. What follows is the digest of the edit."""
 CERTIFICATE, COUNT = "certificate", "count"
-"""How records of fresh images begin: those that certify, and those in which all copies are counted
-after a certificate failed. What follows is the attempt and the digest of the edit."""
+"""How records of fresh images begin, see `fresh_kind`: those that certify, and those in which all
+copies are counted after a certificate failed."""
+
+
+def fresh_kind(stage: str, plan: Plan, edit: Edit) -> str:
+    """Return the name of the records of fresh images of one attempt under an edit."""
+    return f"{stage}-{plan.attempt}-{digest(edit)}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Work:
         seeds: Callable[[str], tuple[int, ...]],
         *,
         stop: int | None = None,
-        keep: bool = False,
+        keep: Keep = "none",
     ) -> dict[int, ImagesRecord]:
         """Generate images of confirmed prompts under an edit and look for copies."""
         texts = {index: self.prompts[index].text for index in indices}
