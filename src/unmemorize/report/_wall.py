@@ -69,7 +69,7 @@ class Entry:
         outcome: its verdict.
         measure: what tells its copies, in words.
         note: why the verdict and the pictures seem to disagree; empty where they do not.
-        front: the four pictures that show the verdict, with titles.
+        front: the pictures that show the verdict, with titles.
         strips: all of its pictures.
         differences: what the first denoising step removes; None without a picture of it.
         region: where the prompt is memorized; None without a map.
