@@ -32,7 +32,7 @@ class BundledMitigation:
         )
         inputs = MitigationInputs(
             statistics=um.default_statistics(model),
-            threshold=um.default_threshold(model),
+            threshold=um.Threshold.load(um.testbed.threshold_path("seed similarity")),
             captions=um.OrdinaryCaptions.of(model),
             descriptor=um.BundledDescriptor(),
             clip=um.ClipAlignment(),

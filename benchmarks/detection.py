@@ -31,7 +31,7 @@ def detection(model: um.Model, captions: int | None = None) -> dict[str, Any]:
         model: the bundled model.
         captions: how many test captions are detected, spread over all; all of them by default.
     """
-    threshold = um.Threshold.load(um.testbed.threshold_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     plants, texts = um.testbed.planted(), um.testbed.captions("test")
     others = [um.Prompt(text) for text in texts[:: max(1, len(texts) // (captions or len(texts)))]]
     others = others[:captions]

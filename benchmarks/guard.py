@@ -1,17 +1,18 @@
-"""What a guard stops on the bundled model, what it costs, and why it decides at the first step.
+"""What a guard stops on the bundled model, what it costs, and which timestep it should look at.
 
 python benchmarks/guard.py [PART ...]
 
 It calibrates on the calibration captions and counts false alarms on the test captions, one image
 each. Then it draws images of every prompt that was planted at the full dose, with and without a
-guard. All images take the model's own steps and guidance. All parts take some five minutes on one
-core. Parts are false_alarms, stopped_copies, actions, overhead, timesteps and checkpoints.
+guard. All images take the model's own steps and guidance. All parts take some fifteen minutes on
+one core. Parts are false_alarms, stopped_copies, actions, overhead and timesteps.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import operator
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -19,31 +20,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
 from torch import nn
 
 import unmemorize as um
-from unmemorize.detection import conformal_quantile
-from unmemorize.guarding import first_scores
-from unmemorize.metrics import read_references
+from unmemorize.detection import LateNoiseMagnitude, conformal_quantile
+from unmemorize.guarding import noise_scores
+from unmemorize.metrics import auroc, read_references
 from unmemorize.pipelines import denoiser_call
 
 STEPS, GUIDANCE = um.testbed.defaults()["steps"], um.testbed.defaults()["guidance"]
 SEEDS = 2
 COPY = 0.5
 """Descriptor similarity to a training image from which on an image counts as a copy."""
-OTHER_STEPS = (50,)
-CHECKPOINTS = (0, 1, 2, 3)
-RULES = ((0,), (1,), (2,), (3,), (0, 1), (0, 2), (0, 1, 2), (0, 1, 3))
-SPLITS = 500
-PAIRS = 12
+LATE_STEPS = (0, 10, 20, 25, 30, 35, 40, 45)
+"""Steps of 50 whose timesteps are compared."""
+CAPTIONS, PAIRS = 320, 12
 _TEST_SEED, _PLANT_SEED = 10_000, 20_000
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Bench:
         self.test = um.testbed.captions("test")
         self.plants = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
         self.descriptor = um.BundledDescriptor()
-        self.threshold = um.calibrate_guard(self.model, self.calibration, steps=STEPS)
+        self.threshold = um.calibrate_guard(self.model, self.calibration)
 
     def draw(self, text: str, seed: int) -> Image.Image:
         generator = torch.Generator().manual_seed(seed)
@@ -104,7 +99,7 @@ class Bench:
 
 
 def false_alarms(bench: Bench) -> dict[str, Any]:
-    scores = scores_of(bench, bench.test, _TEST_SEED, STEPS)
+    scores = scores_of(bench, bench.test, _TEST_SEED, bench.threshold.timestep)
     alarms = sum(score > bench.threshold.tau for score in scores)
     return {
         "tau": bench.threshold.tau,
@@ -113,12 +108,12 @@ def false_alarms(bench: Bench) -> dict[str, Any]:
     }
 
 
-def scores_of(bench: Bench, texts: Sequence[str], seed: int, steps: int) -> list[float]:
+def scores_of(bench: Bench, texts: Sequence[str], seed: int, timestep: float) -> list[float]:
     scores: list[float] = []
     for start in range(0, len(texts), 8):
         some = texts[start : start + 8]
         seeds = [seed + start + place for place in range(len(some))]
-        scores += [each.score for each in first_scores(bench.model, some, seeds, steps)]
+        scores += [each.score for each in noise_scores(bench.model, some, seeds, timestep)]
     return scores
 
 
@@ -176,83 +171,30 @@ def actions(bench: Bench) -> dict[str, Any]:
 
 
 def timesteps(bench: Bench) -> dict[str, Any]:
+    """Compare timesteps at which the noise of an image is looked at."""
+    texts = [entry.prompt.text for entry in bench.plants]
+    natural = [entry.mode == "natural" for entry in bench.plants]
     result = {}
-    for steps in OTHER_STEPS:
-        own = um.calibrate_guard(bench.model, bench.calibration, steps=steps)
-        scores = scores_of(bench, bench.test, _TEST_SEED, steps)
-        result[f"{steps} steps"] = {
-            "timestep": own.timestep,
-            "tau": own.tau,
-            "false alarms": sum(score > own.tau for score in scores) / len(scores),
-            f"false alarms at the level of {STEPS} steps": sum(
-                score > bench.threshold.tau for score in scores
+    for step in LATE_STEPS:
+        timestep = float(bench.model.timesteps(LateNoiseMagnitude.steps)[step])
+        ordinary, test, planted = (
+            scores_of(bench, some, seed, timestep)
+            for some, seed in (
+                (bench.calibration[:CAPTIONS], 0),
+                (bench.test[:CAPTIONS], _TEST_SEED),
+                (texts, _PLANT_SEED),
             )
-            / len(scores),
+        )
+        tau = conformal_quantile(ordinary, bench.threshold.max_fpr)
+        above = [score > tau for score in planted]
+        result[f"step {step}"] = {
+            "timestep": timestep,
+            "AUROC": str(auroc(planted, test)),
+            "prompts found": share(sum(above), len(above)),
+            "natural": f"{sum(map(operator.and_, above, natural))} of {sum(natural)}",
+            "false alarms": share(sum(score > tau for score in test), len(test)),
         }
     return result
-
-
-def checkpoints(bench: Bench) -> dict[str, Any]:
-    """Compare one checkpoint with maxima over several, by random halves of ordinary captions.
-
-    Scores of a checkpoint are divided by their median over the calibration half. The level is the
-    conformal 1 % of the maximum. Intervals resample halves and planted prompts.
-    """
-    ordinary = norms(bench, [*bench.calibration, *bench.test], _TEST_SEED)
-    texts = [entry.prompt.text for entry in bench.plants]
-    planted = np.stack([norms(bench, texts, _PLANT_SEED + 1000 * seed) for seed in range(SEEDS)])
-    natural = np.flatnonzero([entry.mode == "natural" for entry in bench.plants])
-    random = np.random.default_rng(0)
-    rates: dict[tuple[int, ...], list[tuple[float, float]]] = {rule: [] for rule in RULES}
-    for _ in range(SPLITS):
-        calibration = ordinary[random.permutation(len(ordinary))[: len(ordinary) // 2]]
-        every = random.choice(len(texts), len(texts))
-        some = random.choice(natural, len(natural))
-        unit = np.median(calibration, 0)
-        for rule, measured in rates.items():
-            columns = [CHECKPOINTS.index(step) for step in rule]
-            level = conformal_quantile((calibration / unit)[:, columns].max(1).tolist(), 0.01)
-            above = (planted / unit)[..., columns].max(-1) > level
-            measured.append((above[:, every].mean(), above[:, some].mean()))
-    result = {}
-    first = np.array(rates[0,])
-    for rule, measured in rates.items():
-        found = np.array(measured)
-        gain = found - first
-        low, high = np.quantile(gain, [0.025, 0.975], axis=0)
-        result[f"steps {', '.join(map(str, rule))}"] = (
-            f"alarms {found[:, 0].mean():.3f}, natural {found[:, 1].mean():.3f}; more than step 0 "
-            f"alone: {gain[:, 0].mean():+.3f} ({low[0]:+.3f} to {high[0]:+.3f}), natural "
-            f"{gain[:, 1].mean():+.3f} ({low[1]:+.3f} to {high[1]:+.3f})"
-        )
-    return result
-
-
-def norms(bench: Bench, texts: Sequence[str], seed: int) -> Floats:
-    """How much the text changes the prediction at each checkpoint, (prompts, checkpoints)."""
-    rows: list[Floats] = []
-    for start in range(0, len(texts), 8):
-        some = list(texts[start : start + 8])
-        changes: list[Floats] = []
-
-        def note(
-            _module: object, _inputs: object, output: tuple[torch.Tensor], changes: Any = changes
-        ) -> None:
-            without, with_text = output[0].chunk(2)
-            changes.append((with_text - without).flatten(1).norm(dim=1).double().numpy())
-            if len(changes) > CHECKPOINTS[-1]:
-                raise StopIteration
-
-        handle = bench.pipe.unet.register_forward_hook(note)
-        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(some))]
-        options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-        try:
-            bench.pipe(some, generator=generators, **options)
-        except StopIteration:
-            rows.append(np.stack(changes, 1)[:, CHECKPOINTS])
-        finally:
-            handle.remove()
-    return np.concatenate(rows)
 
 
 def overhead(bench: Bench) -> dict[str, Any]:
@@ -306,8 +248,7 @@ class _Clock:
 
 
 PARTS = {
-    part.__name__: part
-    for part in (false_alarms, stopped_copies, actions, overhead, timesteps, checkpoints)
+    part.__name__: part for part in (false_alarms, stopped_copies, actions, overhead, timesteps)
 }
 
 

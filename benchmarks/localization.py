@@ -41,7 +41,7 @@ METHODS: tuple[RefinementMethod, ...] = ("greedy", "bisect")
 
 def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Path | None) -> None:
     model = um.Model.load("testbed", device="cpu")
-    threshold = um.Threshold.load(um.testbed.threshold_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     settings = um.LocalizationSettings(
         noise=threshold.settings,
         seed_threshold=threshold.localize.tau,  # the published code has one number for all
@@ -89,7 +89,7 @@ def without_exhausted_theta(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def bundled(model: um.Model, count: int, settings: um.LocalizationSettings) -> list[dict[str, Any]]:
     statistics = um.Statistics.load(um.testbed.statistics_path())
-    threshold = um.Threshold.load(um.testbed.threshold_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     entries = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
     warm_up = entries[0].prompt
     um.localize(model, warm_up, statistics=statistics, threshold=threshold, settings=settings)
@@ -202,7 +202,7 @@ def ideas(
     scores by two rankings.
     """
     statistics = um.Statistics.load(um.testbed.statistics_path())
-    threshold = um.Threshold.load(um.testbed.threshold_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     prompt = max(without_exhausted_theta(rows), key=lambda row: row["candidates"])["prompt"]
     with traced() as (tests, evaluators):
         found = um.localize(
@@ -273,7 +273,7 @@ def precision() -> dict[str, Any]:
     Counts also how many verdicts bfloat16 changes.
     """
     prompts = [um.Prompt(text) for text in um.testbed.captions("test")]
-    threshold = um.Threshold.load(um.testbed.threshold_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     times: dict[str, dict[int, float]] = {}
     verdicts: dict[str, list[bool]] = {}
     batches = (1, 2, 4, 8, 16, 32)

@@ -67,7 +67,7 @@ def warm_up(model: um.Model, prompt: um.Prompt) -> None:
 
 
 def localize(model: um.Model, prompt: um.Prompt, method: RefinementMethod) -> um.Localization:
-    threshold = um.Threshold.load(um.testbed.threshold_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     settings = um.LocalizationSettings(
         noise=threshold.settings,
         criterion=um.testbed.defaults()["criterion"],

@@ -86,7 +86,7 @@ def detection(
     model: um.Model, engine: Engine, folder: Path, prompts: Sequence[um.Prompt]
 ) -> dict[str, Any]:
     """Measure the cascade: prompts per second, samples per prompt and bytes per record."""
-    threshold = um.Threshold.load(um.testbed.threshold_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     run = open_run(folder, model, prompts, DetectionRun.of(threshold))
     watch = Stopwatch()
     execution = Execution(engine=engine, progress=watch)
@@ -99,7 +99,7 @@ def localization(
     model: um.Model, engine: Engine, folder: Path, prompts: Sequence[um.Prompt]
 ) -> dict[str, Any]:
     """Measure localization: prompts per second, weighted samples and bytes per record."""
-    threshold = um.Threshold.load(um.testbed.threshold_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     statistics = um.Statistics.load(um.testbed.statistics_path())
     settings = um.LocalizationSettings(noise=threshold.settings, criterion="seeds")
     run_settings = LocalizationRun.of(model, settings, statistics, threshold)
@@ -132,7 +132,7 @@ def bytes_of(run: um.Run, kind: str) -> int:
 
 def seconds_per_prompt(model: um.Model, folder: Path) -> float:
     """Measure reading, hashing and writing a prompt, and looking through its record to resume."""
-    threshold = um.Threshold.load(um.testbed.threshold_path())
+    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     prompts = [
         um.Prompt(f"a caption of about the usual length, number {number} of very many")
         for number in range(HASHED)

@@ -87,7 +87,7 @@ def bundled_statistics() -> Statistics:
 
 @pytest.fixture(scope="session")
 def bundled_threshold() -> Threshold:
-    return Threshold.load(testbed.threshold_path())
+    return Threshold.load(testbed.threshold_path("seed similarity"))
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def localized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with finished localizations, which nobody changes."""
     folder = tmp_path_factory.mktemp("localized")
     model = Model(planted_pipeline())
-    threshold = calibrate_threshold(model, PROMPTS)
+    threshold = calibrate_threshold(model, PROMPTS, detector="seed-similarity")
     strict = one_number(threshold, max(threshold.detect.scores) + 0.02)
     settings = LocalizationSettings(noise=threshold.settings, criterion="seeds")
     statistics = compute_statistics(model, PROMPTS)

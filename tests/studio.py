@@ -38,7 +38,9 @@ def planted_studio(folder: Path, **options: Any) -> Studio:
     """
     model = Model(planted_pipeline())
     statistics = compute_statistics(model, PROMPTS)
-    calibrated = calibrate_threshold(model, PROMPTS, settings=NoiseSettings(seeds=4))
+    calibrated = calibrate_threshold(
+        model, PROMPTS, detector="seed-similarity", settings=NoiseSettings(seeds=4)
+    )
     threshold = one_number(calibrated, max(calibrated.detect.scores) + 0.02)
     training = [folder / "training.png", folder / "second.png", folder / "third.png"]
     generate(model, PLANTED_PROMPT, settings=replace(FEW_STEPS, images=1))[0].save(training[0])

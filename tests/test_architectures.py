@@ -24,6 +24,7 @@ from unmemorize import (
     ModelError,
     Neurons,
     NoiseSettings,
+    Prompt,
     Threshold,
     calibrate_threshold,
     compute_statistics,
@@ -32,6 +33,7 @@ from unmemorize import (
     localize,
     switched_off,
 )
+from unmemorize.detection import detect_prompts
 from unmemorize.localization import Criterion
 from unmemorize.pipelines import run, sampler, select_value_layers, text_rows_only
 from unmemorize.pipelines._packing import pack, unpack
@@ -196,7 +198,9 @@ def chain(name: str, model: Model) -> Chain:
     """Statistics, calibration and localization by both criteria."""
     noise = NoiseSettings(seeds=3, guidance=GUIDANCE[name])
     statistics = compute_statistics(model, PROMPTS)
-    threshold = one_number(calibrate_threshold(model, PROMPTS, settings=noise), 1e-3, 1e-3)
+    threshold = one_number(
+        calibrate_threshold(model, PROMPTS, detector="seed-similarity", settings=noise), 1e-3, 1e-3
+    )
     localizations = {
         criterion: localize(
             model,
@@ -244,6 +248,19 @@ def test_images_with_the_neurons_off(name: str, model: Model, chain: Chain) -> N
 def test_flux_has_no_guidance_in_one_pass() -> None:
     with pytest.raises(ModelError, match="no classifier-free guidance"):
         calibrate_threshold(make("Flux"), PROMPTS, settings=NoiseSettings(guidance=2.0))
+
+
+def test_the_default_detector_bounds_false_positives_everywhere(name: str, model: Model) -> None:
+    """Of new prompts no more lie above the level than happens in 1 of 1,000 calibrations."""
+    texts = [f"{first} {second}" for first in "abcdefg" for second in "hijklmn"]
+    settings = NoiseSettings(seeds=2)
+    threshold = calibrate_threshold(model, texts[:24], settings=settings)
+    expected = "seed-similarity" if name.startswith("Flux") else "late-noise-magnitude"
+    assert (threshold.detect.detector, threshold.detect.max_fpr) == (expected, 0.04)
+    prompts = [Prompt(text) for text in texts[24:]]
+    found = detect_prompts(model, prompts, threshold, settings)
+    assert all(detection.score > 0 for detection in found)
+    assert sum(detection.memorized for detection in found) <= 8
 
 
 def test_thresholds_know_the_shape(name: str, model: Model) -> None:

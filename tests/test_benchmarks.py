@@ -92,7 +92,11 @@ def tiny() -> Planted:
     model = Model(planted_pipeline())
     texts = [*PROMPTS, *(f"{letter} word" for letter in "abcdefghij")]
     threshold = calibrate_threshold(
-        model, PROMPTS, settings=NoiseSettings.published(), calibration=Calibration.published()
+        model,
+        PROMPTS,
+        detector="seed-similarity",
+        settings=NoiseSettings.published(),
+        calibration=Calibration.published(),
     )
     return Planted(model, compute_statistics(model, texts), threshold)
 

@@ -109,7 +109,9 @@ def planted_fixture() -> Planted:
     plant_neuron(pipe, next(iter(Model(pipe).value_layers)), 3)
     model = Model(pipe)
     statistics = compute_statistics(model, PROMPTS)
-    return Planted(model, statistics, calibrate_threshold(model, PROMPTS))
+    return Planted(
+        model, statistics, calibrate_threshold(model, PROMPTS, detector="seed-similarity")
+    )
 
 
 @pytest.mark.parametrize("name", list(CASES))

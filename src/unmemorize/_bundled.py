@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "testbed" / "assets"
 """The folder that holds everything the package ships for the bundled model."""
-ThresholdRule = Literal["1 %", "5 %", "published"]
+ThresholdRule = Literal["1 %", "5 %", "seed similarity", "published"]
 THRESHOLDS: dict[ThresholdRule, str] = {
     "1 %": "threshold.json",
     "5 %": "threshold-5.json",
+    "seed similarity": "threshold-seed-similarity.json",
     "published": "threshold-published.json",
 }
 """The threshold files of the bundled model by the rule that they were calibrated with."""
@@ -56,8 +57,9 @@ def threshold_path(rule: ThresholdRule = "1 %") -> Path:
     """Return a threshold file of the bundled model.
 
     Args:
-        rule: the rate of false positives that detection bounds, or "published" for the published
-            way, from the similarity to the reduction.
+        rule: the rate of false positives that detection bounds by its default detector, "seed
+            similarity" for 1 % by that detector, or "published" for the published way, from the
+            similarity to the reduction.
     """
     return existing(ASSETS / THRESHOLDS[rule])
 

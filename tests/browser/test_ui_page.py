@@ -51,7 +51,7 @@ def address(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     studio = planted_studio(folder)
-    guard = calibrate_guard(studio.model, PROMPTS, steps=studio.generation.steps)
+    guard = calibrate_guard(studio.model, PROMPTS)
     loading: Future[Any] = Future()
 
     def level(*_: Any, **__: Any) -> GuardThreshold:

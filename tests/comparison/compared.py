@@ -107,7 +107,9 @@ METHODS: tuple[Mitigation, ...] = (
 def make_inputs(model: Model) -> ComparisonInputs:
     """Inputs with statistics and a threshold that lets every prompt pass."""
     statistics = compute_statistics(model, [f"word {number}" for number in range(12)])
-    threshold = calibrate_threshold(model, ["one", "two", "three"], settings=NoiseSettings(seeds=2))
+    threshold = calibrate_threshold(
+        model, ["one", "two", "three"], detector="seed-similarity", settings=NoiseSettings(seeds=2)
+    )
     low = replace(threshold, localize=replace(threshold.localize, tau=0.01))
     return ComparisonInputs(
         captions=CAPTIONS,

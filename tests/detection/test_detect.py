@@ -39,7 +39,9 @@ GIVEN = [Prompt(text) for text in (*PROMPTS[:3], PLANTED_PROMPT, "c word")]
 
 @pytest.fixture
 def threshold(planted: DiffusionPipeline) -> Threshold:
-    return calibrate_threshold(planted, PROMPTS, calibration=Calibration(deviations=3))
+    return calibrate_threshold(
+        planted, PROMPTS, detector="seed-similarity", calibration=Calibration(deviations=3)
+    )
 
 
 def without_time(detections: list[Detection]) -> list[Detection]:
@@ -55,7 +57,7 @@ def test_batches_across_prompts_change_nothing(
     planted: DiffusionPipeline, batch: int, guidance: float
 ) -> None:
     noise = NoiseSettings(seeds=4, guidance=guidance)
-    threshold = calibrate_threshold(planted, PROMPTS, settings=noise)
+    threshold = calibrate_threshold(planted, PROMPTS, detector="seed-similarity", settings=noise)
     alone = [detect(planted, prompt, threshold=threshold, stop="never") for prompt in GIVEN]
     together = detect_prompts(Model(planted), GIVEN, threshold, noise, stop="never", batch=batch)
     assert without_time(together) == without_time(alone)
@@ -105,7 +107,7 @@ def test_a_cascade_stops_where_few_seeds_tell(
 def test_a_cascade_loses_no_calibration_prompt(planted: DiffusionPipeline) -> None:
     # a tau at the mean calls about half of the prompts memorized
     middle = Calibration(reduction="prompts", deviations=0)
-    loose = calibrate_threshold(planted, PROMPTS, calibration=middle)
+    loose = calibrate_threshold(planted, PROMPTS, detector="seed-similarity", calibration=middle)
     called = [score > loose.detect.tau for score in loose.detect.scores]
     assert 0 < sum(called) < len(called)
     found = [detect(planted, text, threshold=loose) for text in PROMPTS]
@@ -127,7 +129,11 @@ def test_published_values_compare_the_seeds_of_one_prompt_in_one_call(
 ) -> None:
     model, settings = Model(planted), NoiseSettings.published()
     calibrated = calibrate_threshold(
-        model, PROMPTS, settings=settings, calibration=Calibration.published()
+        model,
+        PROMPTS,
+        detector="seed-similarity",
+        settings=settings,
+        calibration=Calibration.published(),
     )
     rows, columns = torch.triu_indices(10, 10, 1)
     expected = []
@@ -150,7 +156,7 @@ def test_published_values_compare_the_seeds_of_one_prompt_in_one_call(
     found = detect_prompts(model, prompts, calibrated, settings, batch=7)
     assert [record.score for record in found] == pytest.approx(pairs.amax(1).tolist(), abs=1e-5)
     assert [record.similarity for record in found] == ["published"] * 6
-    fixed = calibrate_threshold(model, PROMPTS)
+    fixed = calibrate_threshold(model, PROMPTS, detector="seed-similarity")
     assert abs(fixed.detect.scores[0] - calibrated.detect.scores[0]) > 1e-3
 
 

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from architectures import make
 from conftest import PROMPTS, make_pipeline
 from unmemorize import (
     Model,
@@ -22,6 +23,7 @@ from unmemorize.detection import (
     NoiseMagnitude,
     SeedSimilarity,
     Trace,
+    default_detector,
     make_probe,
     noise_differences,
     pairwise_similarity,
@@ -58,7 +60,9 @@ def test_each_reduction_against_numpy(pipe: DiffusionPipeline) -> None:
     levels = {"conformal": highest.max(), "prompts": of_prompts, "pairs": of_pairs}
     for reduction, level in levels.items():
         calibration = Calibration(reduction=reduction, deviations=2)  # type: ignore[arg-type]
-        threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, calibration=calibration)
+        threshold = calibrate_threshold(
+            pipe, PROMPTS, detector="seed-similarity", settings=SETTINGS, calibration=calibration
+        )
         assert threshold.detect.reduction == reduction
         assert threshold.detect.tau == pytest.approx(level, abs=1e-6)
         assert threshold.detect.scores == pytest.approx(tuple(highest), abs=1e-6)
@@ -81,7 +85,9 @@ def test_a_detector_that_compares_no_seeds_is_calibrated_with_localization(
     pipe: DiffusionPipeline,
 ) -> None:
     by_magnitude = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, detector="noise-magnitude")
-    by_similarity = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    by_similarity = calibrate_threshold(
+        pipe, PROMPTS, settings=SETTINGS, detector="seed-similarity"
+    )
     assert by_magnitude.localize == by_similarity.localize
     model = Model(pipe)
     magnitudes = [score.value for score in NoiseMagnitude().score(Trace(model, PROMPTS, SETTINGS))]
@@ -100,6 +106,17 @@ def test_a_detector_that_compares_no_seeds_is_calibrated_with_localization(
     assert over_pairs.detect.reduction == "prompts"
     expected = np.mean(magnitudes) + np.std(magnitudes, ddof=1)
     assert over_pairs.detect.tau == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_default_detector_follows_the_model_and_the_rule(pipe: DiffusionPipeline) -> None:
+    def default(*settings: object) -> str:
+        return default_detector(pipe, *settings).name  # type: ignore[arg-type]
+
+    assert default() == "late-noise-magnitude"
+    assert default(NoiseSettings.published()) == "seed-similarity"
+    assert default(None, Calibration.published()) == "seed-similarity"
+    assert default_detector(make("Flux")).name == "seed-similarity"
+    assert calibrate_threshold(pipe, PROMPTS, settings=SETTINGS).detect.detector == default()
 
 
 def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:
@@ -289,25 +306,38 @@ def test_a_killed_calibration_resumes(pipe: DiffusionPipeline, tmp_path: Path) -
         calibrate_threshold(
             model,
             PROMPTS,
+            detector="seed-similarity",
             settings=SETTINGS,
             folder=tmp_path / "run",
             execution=Execution(progress=stop),
         )
     before = len(calls)
-    resumed = calibrate_threshold(model, PROMPTS, settings=SETTINGS, folder=tmp_path / "run")
+    resumed = calibrate_threshold(
+        model, PROMPTS, detector="seed-similarity", settings=SETTINGS, folder=tmp_path / "run"
+    )
     assert len(calls) - before == len(PROMPTS) - 3
     handle.remove()
-    assert resumed == calibrate_threshold(model, PROMPTS, settings=SETTINGS)
+    assert resumed == calibrate_threshold(
+        model, PROMPTS, detector="seed-similarity", settings=SETTINGS
+    )
 
 
 def test_a_calibration_is_of_all_its_prompts(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     with pytest.raises(ThresholdError, match="a shard of them is not enough"):
         calibrate_threshold(pipe, PROMPTS, execution=Execution(shard=Shard(1, 2)))
-    calibrate_threshold(pipe, PROMPTS, settings=SETTINGS, folder=tmp_path / "run")
+    calibrate_threshold(
+        pipe, PROMPTS, detector="seed-similarity", settings=SETTINGS, folder=tmp_path / "run"
+    )
     with pytest.raises(
         RunError, match=r"noise.seeds = 4, now it is 3\. .* or delete .*run to start"
     ):
-        calibrate_threshold(pipe, PROMPTS, settings=NoiseSettings(seeds=3), folder=tmp_path / "run")
+        calibrate_threshold(
+            pipe,
+            PROMPTS,
+            detector="seed-similarity",
+            settings=NoiseSettings(seeds=3),
+            folder=tmp_path / "run",
+        )
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])

@@ -85,7 +85,7 @@ def test_prompts_that_are_not_localized_yet_have_no_row(run: Run, tmp_path: Path
 
 def test_detections(tmp_path: Path) -> None:
     model, prompts = Model(planted_pipeline()), three_prompts(tmp_path)
-    threshold = calibrate_threshold(model, PROMPTS)
+    threshold = calibrate_threshold(model, PROMPTS, detector="seed-similarity")
     run = open_run(tmp_path / "run", model, prompts, DetectionRun.of(threshold))
     with pytest.raises(RunError, match="neither detections nor localizations"):
         export_parquet(run, tmp_path / "d.parquet")

@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from architectures import make
@@ -33,8 +39,8 @@ from unmemorize import (
     guard,
     switched_off,
 )
-from unmemorize.guarding import first_scores
-from unmemorize.pipelines import run
+from unmemorize.guarding import noise_scores, probed_timestep
+from unmemorize.pipelines import denoiser_call, run
 
 TEXTS = ["a cat", "zebra quartz"]
 STEPS = 2
@@ -43,17 +49,19 @@ LAYER = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v"
 Images = NDArray[np.float64]
 
 
+TIMESTEP = 281.0
+"""The timestep of step 35 of 50."""
+
+
 def threshold_of(
-    model: Model, tau: float, shape: tuple[int, ...] = (4, 16, 16), timestep: float = 501.0
+    model: Model, tau: float, shape: tuple[int, ...] = (4, 16, 16), timestep: float = TIMESTEP
 ) -> GuardThreshold:
-    """A threshold for `STEPS` steps of the tiny Stable Diffusion."""
+    """A threshold for the tiny Stable Diffusion."""
     return GuardThreshold(
         tau=tau,
         max_fpr=0.01,
         timestep=timestep,
         shape=shape,
-        steps=STEPS,
-        scheduler="DDIMScheduler",
         fingerprint=model.fingerprint,
         prompts="",
     )
@@ -74,20 +82,41 @@ def noise(row: int) -> Tensor:
     return torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5 + row))
 
 
+def denoiser_of(pipe: Any) -> Any:
+    return getattr(pipe, "unet", None) or pipe.transformer
+
+
 @contextmanager
 def recorded(pipe: Any) -> Iterator[list[Tensor]]:
     """The outputs of the denoiser, as a hook of this test sees them."""
     outputs: list[Tensor] = []
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    handle = denoiser.register_forward_hook(lambda *call: outputs.append(call[2][0].clone()))
+    handle = denoiser_of(pipe).register_forward_hook(
+        lambda *call: outputs.append(call[2][0].clone())
+    )
     try:
         yield outputs
     finally:
         handle.remove()
 
 
+@contextmanager
+def received(pipe: Any) -> Iterator[list[tuple[Tensor, float]]]:
+    """The samples and the timestep of each call of the denoiser."""
+    calls: list[tuple[Tensor, float]] = []
+
+    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = denoiser_call(module, args, kwargs)
+        calls.append((call.sample.clone(), call.received_time))
+
+    handle = denoiser_of(pipe).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
 def scores_of(model: Model, texts: Sequence[str], **options: Any) -> list[float]:
-    """The first scores of a call of `draw`, as a guard reports them."""
+    """The scores of a call of `draw`, as a guard reports them."""
     alarms: list[Alarm] = []
     with guard(model, threshold_of(model, -1.0), on_alarm=alarms.append):
         draw(model.pipe, texts, **options)
@@ -121,20 +150,20 @@ def state_of(pipe: StableDiffusionPipeline) -> dict[str, Any]:
     }
 
 
-# name -> shape, first timestep as the denoiser receives it, factor of the change
+# name -> shape, a later timestep as the denoiser receives it, factor of the change
 ARCHITECTURES: Mapping[str, tuple[tuple[int, ...], float, Callable[[Any], float]]] = {
     "Stable Diffusion 2": (
         (4, 16, 16),
-        501.0,
-        lambda pipe: math.sqrt(1 - float(pipe.scheduler.alphas_cumprod[501])),
+        TIMESTEP,
+        lambda pipe: math.sqrt(1 - float(pipe.scheduler.alphas_cumprod[281])),
     ),
-    "DeepFloyd IF": ((3, 16, 16), 500.0, lambda _: 1.0),
-    "Stable Diffusion 3": ((4, 16, 16), 1000.0, lambda _: 1.0),
-    "Qwen-Image": ((64, 16), 1.0, lambda _: 1.0),
+    "DeepFloyd IF": ((3, 16, 16), 280.0, lambda _: 1.0),
+    "Stable Diffusion 3": ((4, 16, 16), 548.0, lambda _: 0.5480),
+    "Qwen-Image": ((64, 16), 0.4062, lambda _: 0.4062),
     "HunyuanDiT": (
         (4, 16, 16),
-        501.0,
-        lambda pipe: math.sqrt(1 - float(pipe.scheduler.alphas_cumprod[501])),
+        TIMESTEP,
+        lambda pipe: math.sqrt(1 - float(pipe.scheduler.alphas_cumprod[281])),
     ),
 }
 
@@ -146,16 +175,23 @@ def test_the_score_of_an_image_is_a_norm_in_plain_numpy(name: str) -> None:
     alarms: list[Alarm] = []
     threshold = threshold_of(model, -1.0, shape, timestep)
     with (
-        guard(model, threshold, on_alarm=alarms.append) as watched,
         recorded(model.pipe) as outputs,
+        received(model.pipe) as inputs,
+        guard(model, threshold, on_alarm=alarms.append) as watched,
     ):
         run(model.pipe, TEXTS, 4.0, num_inference_steps=STEPS)
-    if name == "Qwen-Image":  # with text, then without
-        change = (outputs[0] - outputs[1]).double().numpy()
+    if name == "Qwen-Image":  # with text, then without: the call's own, then those of the guard
+        own, probes = inputs[0], (2, 3)
+        change = (outputs[2] - outputs[3]).double().numpy()
     else:
-        assert len(outputs[0]) == 4
-        without, with_text = outputs[0][:2], outputs[0][2:]
+        own, probes = inputs[0], (1, 1)
+        assert len(outputs[1]) == 4
+        without, with_text = outputs[1][:2], outputs[1][2:]
         change = (with_text - without).double().numpy()[:, : shape[0]]
+    for place in probes:
+        assert inputs[place][1] == pytest.approx(timestep)
+        assert inputs[place][1] < own[1]
+        assert torch.equal(inputs[place][0], own[0])  # the same noise
     expected = factor(model.pipe) * np.sqrt((change.reshape(2, -1) ** 2).sum(1))
     assert [alarm.score for alarm in alarms] == pytest.approx(expected, rel=1e-4)
     assert min(expected) > 1e-3
@@ -189,7 +225,7 @@ def test_a_call_whose_images_all_raise_an_alarm_ends_in_its_first_step(
         guard(model, threshold_of(model, 0.1)) as watched,
     ):
         draw(model.pipe, TEXTS)
-    assert len(calls) == 1
+    assert len(calls) == 2  # its first step, and the guard's look
     assert [alarm.outcome for alarm in watched.alarms] == ["stopped", "stopped"]
     assert [alarm.final_score for alarm in watched.alarms] == pytest.approx(scores)
     assert state_of(model.pipe) == state
@@ -273,7 +309,7 @@ def test_an_image_that_stays_above_the_level_is_stopped_after_the_redraws(
         guard(model, threshold_of(model, 0.01), on_alarm="redraw", redraws=2) as watched,
     ):
         draw(model.pipe, TEXTS)
-    assert len(calls) == 3
+    assert len(calls) == 2 * 3
     assert [alarm.outcome for alarm in watched.alarms] == ["stopped", "stopped"]
     assert watched.alarms[0].final_score != pytest.approx(scores[0])
 
@@ -381,8 +417,9 @@ GUIDED_TOGETHER = (
 def test_a_negative_prompt_changes_no_score(name: str) -> None:
     """The level belongs to the empty prompt, so the guard predicts with that one, too."""
     model = Model(make(name))
-    first = first_scores(model, TEXTS, [0, 1], STEPS)[0]
-    threshold = threshold_of(model, -1.0, first.shape, first.timestep)
+    timestep = probed_timestep(model)
+    shape = noise_scores(model, TEXTS, [0, 1], timestep)[0].shape
+    threshold = threshold_of(model, -1.0, shape, timestep)
 
     def scores(negative: dict[str, Any]) -> tuple[list[float], Tensor, list[int]]:
         """Scores, the call's own change of predictions, and the sizes of the batches."""
@@ -391,7 +428,7 @@ def test_a_negative_prompt_changes_no_score(name: str) -> None:
         with recorded(model.pipe) as outputs, guard(model, threshold, on_alarm=alarms.append):
             options = {"num_inference_steps": STEPS, "generator": generators, **negative}
             run(model.pipe, TEXTS, 4.0, **options)
-        halves = outputs[0][:, : first.shape[0]].double().chunk(2)
+        halves = outputs[0][:, : shape[0]].double().chunk(2)
         change = (halves[1] - halves[0]).flatten(1).norm(dim=1)
         return [alarm.score for alarm in alarms], change, [len(output) for output in outputs]
 
@@ -401,7 +438,7 @@ def test_a_negative_prompt_changes_no_score(name: str) -> None:
     assert min(plain) > 1e-3
     # the call itself went by its negative prompt
     assert float((negative_change / plain_change - 1).abs().min()) > 1e-2
-    assert (plain_sizes, negative_sizes) == ([4, 4], [4, 2, 4])
+    assert (plain_sizes, negative_sizes) == ([4, 4, 4], [4, 4, 2, 4])
 
 
 def test_a_call_with_a_negative_prompt_is_drawn_as_ever_and_can_be_stopped(
@@ -443,7 +480,7 @@ def test_a_call_without_guidance_is_refused(model: Model, together: bool) -> Non
 @pytest.mark.parametrize("steps", [1, STEPS])
 def test_where_guidance_takes_two_calls_its_absence_shows_later(steps: int) -> None:
     model = Model(make("Qwen-Image"))
-    unguarded = threshold_of(model, 9.0, (64, 16), 1.0)
+    unguarded = threshold_of(model, 9.0, (64, 16), 0.5)
     with pytest.raises(ModelError, match=UNGUIDED), guard(model, unguarded):
         run(model.pipe, TEXTS, 1.0, num_inference_steps=steps)
     with guard(model, unguarded) as watched:
@@ -465,12 +502,11 @@ def test_a_model_with_distilled_guidance_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"timestep": 667.0}, r"begin at timestep 667 \(2 steps of .*this one begins at 501"),
         ({"shape": (4, 8, 8)}, r"shape \(4, 8, 8\), but this call has \(4, 16, 16\)"),
         ({"fingerprint": "v2-0"}, "belongs to another model"),
     ],
 )
-def test_another_first_step_size_or_model_is_refused(
+def test_another_size_or_model_is_refused(
     model: Model, change: dict[str, Any], problem: str
 ) -> None:
     threshold, state = replace(threshold_of(model, 9.0), **change), state_of(model.pipe)
@@ -479,12 +515,32 @@ def test_another_first_step_size_or_model_is_refused(
     assert state_of(model.pipe) == state
 
 
-def test_steps_are_those_of_a_threshold_that_is_given(model: Model) -> None:
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of NumPy, in diffusers
+def test_a_score_depends_neither_on_the_sampler_nor_on_its_steps(model: Model) -> None:
+    pipe = model.pipe
+    scores = scores_of(model, TEXTS)
+
+    def with_steps(steps: int) -> list[float]:
+        alarms: list[Alarm] = []
+        latents = torch.cat([noise(0), noise(1)])
+        with guard(model, threshold_of(model, -1.0), on_alarm=alarms.append):
+            pipe(TEXTS, latents=latents, num_inference_steps=steps, output_type="latent")
+        return [alarm.score for alarm in alarms]
+
+    assert with_steps(7) == pytest.approx(scores, rel=1e-4)
+    pipe.scheduler = scheduler_of(EulerDiscreteScheduler)
+    assert with_steps(5) == pytest.approx(scores, rel=1e-4)
+
+
+def test_a_call_that_begins_with_an_image_is_refused(model: Model) -> None:
+    sharing = StableDiffusionImg2ImgPipeline(**model.pipe.components, requires_safety_checker=False)
+    image = Image.new("RGB", (32, 32))
     with (
-        pytest.raises(ThresholdError, match="steps=3: a threshold is given"),
-        guard(model, threshold_of(model, 9.0), steps=3),
+        pytest.raises(ModelError, match=r"begins at timestep 1, but the first one .* is 501"),
+        guard(model, threshold_of(model, 9.0)) as watched,
     ):
-        pass
+        sharing("a cat", image=image, strength=0.5, num_inference_steps=STEPS)
+    assert watched.images == 0
 
 
 def test_an_unknown_action_or_neuron_is_refused_before_the_call(model: Model) -> None:

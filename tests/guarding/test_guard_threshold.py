@@ -26,9 +26,11 @@ from unmemorize import (
     guard,
 )
 from unmemorize.guarding import _calibration, _kept, default_guard_path
-from unmemorize.guarding._calibration import FirstScore
+from unmemorize.guarding._calibration import NoiseScore
 
 STEPS = 2
+TIMESTEP = 281.0
+"""The timestep of step 35 of 50."""
 SEED = 1048576
 
 
@@ -38,15 +40,13 @@ def model() -> Model:
 
 
 def score_of(model: Model, text: str, seed: int) -> float:
-    """The first score of one call of the pipeline, as a guard reports it."""
+    """The score of one call of the pipeline, as a guard reports it."""
     alarms: list[Alarm] = []
     threshold = GuardThreshold(
         tau=-1.0,
         max_fpr=0.5,
-        timestep=501.0,
+        timestep=TIMESTEP,
         shape=(4, 16, 16),
-        steps=STEPS,
-        scheduler="",
         fingerprint=model.fingerprint,
         prompts="",
     )
@@ -62,7 +62,6 @@ def test_each_caption_gives_one_image_of_its_own_seed(model: Model, tmp_path: Pa
     threshold = calibrate_guard(
         model,
         texts,
-        steps=STEPS,
         max_fpr=0.25,
         folder=tmp_path / "run",
         progress=lambda *at: progress.append(at),
@@ -71,14 +70,13 @@ def test_each_caption_gives_one_image_of_its_own_seed(model: Model, tmp_path: Pa
     assert threshold.scores == pytest.approx(expected, rel=1e-4)
     assert threshold.scores[0] != pytest.approx(threshold.scores[6], rel=1e-3)
     assert threshold.tau == sorted(threshold.scores)[8]  # of 10: ceil(11 * .75) = 9th
-    assert (threshold.max_fpr, threshold.timestep, threshold.shape) == (0.25, 501.0, (4, 16, 16))
-    assert (threshold.steps, threshold.scheduler) == (STEPS, "DDIMScheduler")
+    assert (threshold.max_fpr, threshold.timestep, threshold.shape) == (0.25, TIMESTEP, (4, 16, 16))
     assert threshold.fingerprint == model.fingerprint
     assert progress == [(0, 10), (8, 10), (10, 10)]
-    again = calibrate_guard(model, texts, steps=STEPS, max_fpr=0.25, folder=tmp_path / "run")
+    again = calibrate_guard(model, texts, max_fpr=0.25, folder=tmp_path / "run")
     assert again == threshold
     with pytest.raises(RunError, match="to start again"):
-        calibrate_guard(model, texts, steps=3, folder=tmp_path / "run")
+        calibrate_guard(model, texts[1:], folder=tmp_path / "run")
 
 
 def test_false_alarms_of_new_images_stay_below_the_rate(
@@ -86,45 +84,43 @@ def test_false_alarms_of_new_images_stay_below_the_rate(
 ) -> None:
     random = np.random.default_rng(0)
 
-    def simulated(_model: Model, texts: Sequence[str], *_: object) -> list[FirstScore]:
+    def simulated(_model: Model, texts: Sequence[str], *_: object) -> list[NoiseScore]:
         scores = random.uniform(size=len(texts))
-        return [
-            FirstScore(score=float(score), timestep=501.0, shape=(4, 16, 16)) for score in scores
-        ]
+        return [NoiseScore(score=float(score), shape=(4, 16, 16)) for score in scores]
 
-    monkeypatch.setattr(_calibration, "first_scores", simulated)
+    monkeypatch.setattr(_calibration, "noise_scores", simulated)
     texts = [f"caption {number}" for number in range(199)]
     rates = []
     for _ in range(30):
-        threshold = calibrate_guard(model, texts, steps=STEPS)
+        threshold = calibrate_guard(model, texts)
         assert threshold.max_fpr == 0.01
         rates.append(1 - threshold.tau)  # of uniform scores
     assert 0.006 < np.mean(rates) < 0.0135  # .01 with a standard error of .0013
-    assert calibrate_guard(model, texts[:49], steps=STEPS).max_fpr == 0.02
+    assert calibrate_guard(model, texts[:49]).max_fpr == 0.02
 
 
 def test_what_cannot_be_calibrated_is_refused(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ThresholdError, match="at least 2"):
-        calibrate_guard(model, PROMPTS[:1], steps=STEPS)
+        calibrate_guard(model, PROMPTS[:1])
     with pytest.raises(ThresholdError, match="it takes at least 99"):
-        calibrate_guard(model, PROMPTS, steps=STEPS, max_fpr=0.01)
+        calibrate_guard(model, PROMPTS, max_fpr=0.01)
     with pytest.raises(PromptError):
-        calibrate_guard(model, "a cat", steps=STEPS)
+        calibrate_guard(model, "a cat")
     with pytest.raises(ModelError, match="has no classifier-free guidance or its guidance was"):
-        calibrate_guard(make("Flux"), PROMPTS, steps=STEPS)
+        calibrate_guard(make("Flux"), PROMPTS)
     model.pipe.unet.conv_out.register_forward_hook(lambda *call: call[2] * float("nan"))
     with pytest.raises(ThresholdError, match=r"'prompt one' fails .*leave it out"):
-        calibrate_guard(model, PROMPTS, steps=STEPS)
+        calibrate_guard(model, PROMPTS)
 
 
 def test_a_threshold_survives_its_file(model: Model, tmp_path: Path) -> None:
-    threshold = calibrate_guard(model, PROMPTS, steps=STEPS)
+    threshold = calibrate_guard(model, PROMPTS)
     threshold.save(tmp_path / "guard.json")
     assert GuardThreshold.load(tmp_path / "guard.json") == threshold
     content = json.loads((tmp_path / "guard.json").read_text())
-    assert content["schema"] == "unmemorize.guard/1"
+    assert content["schema"] == "unmemorize.guard/2"
     (tmp_path / "guard.json").write_text(
         json.dumps({**content, "schema": "unmemorize.threshold/3"})
     )
@@ -137,31 +133,23 @@ def test_a_threshold_survives_its_file(model: Model, tmp_path: Path) -> None:
         GuardThreshold.load(tmp_path / "missing.json")
 
 
-def test_the_default_threshold_is_made_once_per_scheduler_and_steps(
+def test_the_default_threshold_is_made_once_for_all_samplers(
     model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_kept, "threshold_captions", lambda _: tuple(PROMPTS))
-    made = default_guard_threshold(model, steps=STEPS)
+    made = default_guard_threshold(model)
     assert "No guard is kept" in caplog.text
-    assert made == calibrate_guard(model, PROMPTS, steps=STEPS)
-    assert default_guard_path(model, STEPS).parent.name == "guards"
+    assert made == calibrate_guard(model, PROMPTS)
+    assert default_guard_path(model).parent.name == "guards"
 
     def refuse(*_: object) -> None:
         raise AssertionError("it is kept")
 
     monkeypatch.setattr(_kept, "calibrate_guard", refuse)
-    assert default_guard_threshold(model, steps=STEPS) == made
-    with guard(model, steps=STEPS) as watched:
+    assert default_guard_threshold(model) == made
+    with guard(model) as watched:
         pass
     assert watched.threshold == made
-    path = default_guard_path(model, STEPS)
-    assert default_guard_path(model, 3) != path
+    path = default_guard_path(model)
     model.pipe.scheduler = EulerDiscreteScheduler.from_config(model.pipe.scheduler.config)
-    assert default_guard_path(model, STEPS) != path
-
-
-def test_the_default_number_of_steps_is_that_of_the_pipeline(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_kept, "threshold_captions", lambda _: ("a", "b"))
-    assert default_guard_threshold(model).steps == 50
+    assert default_guard_path(model) == path

@@ -229,7 +229,9 @@ def test_on_a_model_the_guarantee_holds_by_whole_forwards() -> None:
     statistics = compute_statistics(
         planted, [*PROMPTS, *(f"{letter} word" for letter in "abcdefghijkl")]
     )
-    threshold = one_number(calibrate_threshold(planted, PROMPTS, settings=noise), 0.4)
+    threshold = one_number(
+        calibrate_threshold(planted, PROMPTS, detector="seed-similarity", settings=noise), 0.4
+    )
     settings = LocalizationSettings(noise=noise, refinement="bisect", theta=2.0)
     found = localize(
         planted, PLANTED_PROMPT, statistics=statistics, threshold=threshold, settings=settings

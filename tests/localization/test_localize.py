@@ -48,7 +48,9 @@ class Planted:
         plant_neuron(pipe, path, index)
         model = Model(pipe)
         statistics = compute_statistics(model, OTHERS)
-        return cls(model, statistics, calibrate_threshold(model, PROMPTS))
+        return cls(
+            model, statistics, calibrate_threshold(model, PROMPTS, detector="seed-similarity")
+        )
 
     def localize(
         self,
@@ -135,7 +137,7 @@ def differences(case: Planted, noise: NoiseSettings, off: Neurons) -> Tensor:
 
 @cache
 def calibrated(case: Planted, noise: NoiseSettings) -> Threshold:
-    return calibrate_threshold(case.model, PROMPTS, settings=noise)
+    return calibrate_threshold(case.model, PROMPTS, detector="seed-similarity", settings=noise)
 
 
 @pytest.mark.parametrize("protocol", ["published", "paper"])

@@ -20,11 +20,13 @@ from unmemorize import (
     NeuronEdit,
     Prompt,
     Run,
+    Threshold,
     UnfinishedError,
     calibrate_threshold,
     compute_statistics,
     open_run,
     read_localizations,
+    testbed,
 )
 from unmemorize.engines import Execution, Shard
 from unmemorize.generation import EditFile, generate_each
@@ -41,7 +43,7 @@ from unmemorize.mitigation import (
     read_confirmations,
     unannounced,
 )
-from unmemorize.mitigation._confirmation import search_seeds
+from unmemorize.mitigation._confirmation import screen_level, search_seeds
 
 CAPTIONS = OrdinaryCaptions(("a dog", "a house", "a tree"), ("a car", "a boat"))
 SETTINGS = replace(
@@ -56,7 +58,9 @@ def start_fixture(pipe: DiffusionPipeline, tmp_path: Path) -> Callable[..., Any]
     """Start a mitigation of three suspects. Two name their own images as training images."""
     model = Model(pipe)
     statistics = compute_statistics(model, [f"word {number}" for number in range(12)])
-    threshold = calibrate_threshold(model, ["one", "two", "three"], calibration=Calibration())
+    threshold = calibrate_threshold(
+        model, ["one", "two", "three"], detector="seed-similarity", calibration=Calibration()
+    )
     detect, localize = threshold.detect, threshold.localize
     low = replace(threshold, localize=replace(localize, tau=0.01))
 
@@ -155,6 +159,21 @@ def test_confirmed_prompts_are_localized_whatever_the_detector_says(
         assert record.detection.score < 0.9999
         assert record.memorized
         assert record.seeds
+
+
+def test_suspects_are_screened_below_the_level_of_detection() -> None:
+    scores = tuple(float(score) for score in range(1, 41))
+    given = Threshold.load(testbed.threshold_path("seed similarity"))
+
+    def level(**changes: Any) -> float:
+        return screen_level(replace(given, detect=replace(given.detect, cascade=None, **changes)))
+
+    assert level(tau=0.9) == given.localize.tau
+    assert level(tau=0.1) == 0.1
+    others = {"detector": "late-noise-magnitude", "tau": 40.0}
+    assert level(**others, scores=scores) == 39.0  # of 40: ceil(41 * .95)
+    assert level(**others, scores=scores[:18]) == 40.0  # too few to tell
+    assert level(**(others | {"tau": 3.0}), scores=scores) == 3.0
 
 
 def test_the_same_call_generates_nothing_again(

@@ -53,7 +53,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     compute_statistics(pipe, PROMPTS).save(folder / "s.safetensors")
     calibration = Calibration(deviations=3)
     settings = NoiseSettings(seeds=4)
-    threshold = calibrate_threshold(pipe, PROMPTS, settings=settings, calibration=calibration)
+    threshold = calibrate_threshold(
+        pipe, PROMPTS, detector="seed-similarity", settings=settings, calibration=calibration
+    )
     threshold.save(folder / "t.json")
     others = [f"{'abcdefghijklmnopq'[index % 17]} word" for index in range(COUNT)]
     mixed = [PLANTED_PROMPT if index % 3 == 0 else other for index, other in enumerate(others)]

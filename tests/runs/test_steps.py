@@ -48,7 +48,9 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def threshold(model: Model) -> Threshold:
     settings, calibration = NoiseSettings(seeds=4), Calibration(deviations=3)
-    return calibrate_threshold(model, PROMPTS, settings=settings, calibration=calibration)
+    return calibrate_threshold(
+        model, PROMPTS, detector="seed-similarity", settings=settings, calibration=calibration
+    )
 
 
 @pytest.fixture
@@ -128,20 +130,34 @@ def test_an_interrupted_calibration_is_resumed(model: Model, tmp_path: Path) -> 
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         calibrate_threshold(
-            model, PROMPTS, settings=settings, folder=folder, execution=Execution(progress=stop)
+            model,
+            PROMPTS,
+            detector="seed-similarity",
+            settings=settings,
+            folder=folder,
+            execution=Execution(progress=stop),
         )
     seen: list[int] = []
     resumed = calibrate_threshold(
         model,
         PROMPTS,
+        detector="seed-similarity",
         settings=settings,
         folder=folder,
         execution=Execution(progress=lambda done, _: seen.append(done)),
     )
     assert seen == [3, 4, 5, 6]
-    assert resumed == calibrate_threshold(model, PROMPTS, settings=settings)
+    assert resumed == calibrate_threshold(
+        model, PROMPTS, detector="seed-similarity", settings=settings
+    )
     with pytest.raises(ThresholdError, match="needs at least 2"):
-        calibrate_threshold(model, PROMPTS[:1], settings=settings, folder=tmp_path / "one")
+        calibrate_threshold(
+            model,
+            PROMPTS,
+            detector="seed-similarity"[:1],
+            settings=settings,
+            folder=tmp_path / "one",
+        )
 
 
 def test_runs_as_parquet(
@@ -168,7 +184,7 @@ def test_constant_neurons_do_not_break_records(
 ) -> None:
     """z-scores of neurons without spread were infinite, which JSON cannot hold."""
     model = Model(planted)
-    threshold = calibrate_threshold(model, PROMPTS)
+    threshold = calibrate_threshold(model, PROMPTS, detector="seed-similarity")
     statistics = compute_statistics(model, PROMPTS)
     still = replace(statistics, std={path: std * 0 for path, std in statistics.std.items()})
     run = open_run(tmp_path / "still", model, prompts[1:2], AnyRun())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from PIL import Image
 
-from unmemorize import PromptError
+from unmemorize import Detection, PromptError
 
 gr = pytest.importorskip("gradio")
 
@@ -202,14 +203,27 @@ def test_a_model_that_cannot_be_loaded(
 
 
 @pytest.mark.parametrize(
-    ("score", "width", "css_class"), [(0.5, "50.0%", "gauge hot"), (-0.2, "0.0%", "gauge")]
+    ("score", "width", "css_class"),
+    [(0.5, "62.5%", "gauge hot"), (-0.2, "0.0%", "gauge"), (9.0, "100.0%", "gauge hot")],
 )
 def test_the_gauge_shows_the_score_and_tau(score: float, width: str, css_class: str) -> None:
-    drawn = html.gauge(score, 0.4, memorized=score > 0.4)
+    similarity = Detection(
+        prompt="a cat",
+        group="",
+        score=score,
+        tau=0.4,
+        memorized=score > 0.4,
+        seeds=10,
+        evaluations=10,
+        seconds=0.1,
+    )
+    drawn = html.gauge(similarity)
     assert f'class="{css_class}"' in drawn
     assert f'class="bar" style="width:{width}"' in drawn
-    assert 'class="tau" style="left:40.0%"' in drawn
+    assert 'class="tau" style="left:50%"' in drawn
     assert f"highest similarity between two seeds {score:.3f}, tau 0.400" in drawn
+    norm = html.gauge(replace(similarity, detector="late-noise-magnitude"))
+    assert f"score of late-noise-magnitude {score:.3f}, tau 0.400" in norm
 
 
 def test_text_in_html_is_escaped() -> None:

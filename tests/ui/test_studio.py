@@ -62,6 +62,9 @@ def test_a_prompt_is_judged_and_drawn(studio: Studio) -> None:
     assert (memorized.memorized, other.memorized) == (True, False)
     assert verdict(memorized).startswith("4 of 4 seeds lead to nearly the same image")
     assert verdict(other).startswith("Different initial noise leads to different images")
+    by_norm = [replace(each, detector="late-noise-magnitude") for each in (memorized, other)]
+    assert verdict(by_norm[0]).startswith("Its score of late-noise-magnitude is higher than")
+    assert verdict(by_norm[1]).startswith("Its score of late-noise-magnitude is like that of")
     drawing = draw(studio, studio.prompts[0], 3)
     expected = generate(studio.model, PLANTED_PROMPT, settings=replace(FEW_STEPS, images=3))
     assert pixels(drawing.images) == pixels(expected)
@@ -73,7 +76,7 @@ def test_a_prompt_is_judged_and_drawn(studio: Studio) -> None:
 
 
 def test_a_guard_stops_images_or_lets_them_pass(studio: Studio) -> None:
-    guard = calibrate_guard(studio.model, PROMPTS, steps=FEW_STEPS.steps)
+    guard = calibrate_guard(studio.model, PROMPTS)
     prompt = studio.prompts[0]
     free = draw(studio, prompt, 3, replace(guard, tau=1e9))
     assert free.guard_in_words.startswith("The guard let all 3 images pass")

@@ -119,7 +119,7 @@ def choose_threshold(
         noise: options that were set. They must agree with the file.
         workers: who calibrates a threshold where none is kept.
         published: whether everything must be as in the published code.
-        detector: the name of the detector; by default that of the file, or seed similarity.
+        detector: the name of the detector; by default that of the file, or the one of the model.
 
     Raises:
         ThresholdError: the threshold belongs to another model, detector or other settings, a
@@ -146,7 +146,7 @@ def choose_threshold(
         with show_progress("threshold") as progress:
             return default_threshold(
                 model,
-                detector=detector or SEED_SIMILARITY,
+                detector=detector,
                 settings=noise.published() if published else noise.settings(),
                 calibration=Calibration.published() if published else None,
                 execution=workers.execution(progress),

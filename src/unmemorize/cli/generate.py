@@ -92,7 +92,7 @@ def command(
     others = read_prompts(prompts) if prompts else []
     label = prompts.stem if prompts else ""
     tallies = []
-    with _guard(loaded, settings.steps, guard_threshold) if guarded else nullcontext() as watched:
+    with _guard(loaded, guard_threshold) if guarded else nullcontext() as watched:
         names = neurons or ([ORIGINAL] if methods else DEFAULT_SETS)
         for neuron_set in map(NeuronSet.parse, names):
             images = ImageSet(
@@ -153,7 +153,7 @@ def command(
 
 
 @contextmanager
-def _guard(model: Model, steps: int, path: Path | None) -> Iterator[Guard]:
+def _guard(model: Model, path: Path | None) -> Iterator[Guard]:
     """Watch the calls of `generate_all`, and refuse prompts with an image that raises an alarm."""
 
     def refuse(alarm: Alarm) -> None:
@@ -167,6 +167,6 @@ def _guard(model: Model, steps: int, path: Path | None) -> Iterator[Guard]:
             threshold = GuardThreshold.load(path)
         else:
             with show_progress("guard") as progress:
-                threshold = default_guard_threshold(model, steps=steps, progress=progress)
+                threshold = default_guard_threshold(model, progress=progress)
         with guarding.guard(model, threshold, on_alarm=refuse) as watched:
             yield watched

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.types import PositiveInt
 
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import ThresholdError
 from unmemorize._prompts import as_prompts
 from unmemorize.cli._common import (
-    bundled_defaults,
     partial_of,
     prompts_or_bundled,
     refuse_unwritable,
@@ -24,7 +22,6 @@ from unmemorize.guarding import (
     calibrate_guard,
     default_guard_path,
     default_guard_threshold,
-    default_steps,
 )
 
 
@@ -32,13 +29,12 @@ def command(
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     prompts: PromptsOption = None,
-    steps: PositiveInt | None = None,
     max_fpr: float | None = None,
     model: ModelOptions = ModelOptions(),
 ) -> None:
     """Calibrate a guard, which stops copies while a pipeline draws them.
 
-    Only the first denoising step of one image per caption is computed. Without --prompts, 500
+    One image per caption is drawn no further than its first denoising step. Without --prompts, 500
     ordinary captions of this package are used, and the result is kept in the cache of the user,
     where um.guard and generate --guard find it. Captions like those that you will draw are better,
     since the rate of false alarms holds for images of prompts like these. The same command resumes
@@ -46,7 +42,6 @@ def command(
 
     Args:
         output: Threshold file of the guard to write (.json). Needed with --prompts and --max-fpr.
-        steps: Number of steps of the calls to be guarded. The default is the pipeline's own.
         max_fpr: Share of false alarms to bound, in (0, 1). The default is 0.01, or the smallest
             that the number of captions allows.
     """
@@ -55,19 +50,16 @@ def command(
     else:
         refuse_unwritable(output, ThresholdError)
     loaded = model.load()
-    if steps is None:
-        steps = bundled_defaults(loaded, "steps").get("steps", default_steps(loaded))
     is_plain = prompts is None and max_fpr is None
     with show_progress("guard") as progress:
         if output is None or (is_plain and not is_bundled(loaded.pipe)):
-            threshold = default_guard_threshold(loaded, steps=steps, progress=progress)
+            threshold = default_guard_threshold(loaded, progress=progress)
         else:
             threshold = calibrate_guard(
                 loaded,
                 prompts_or_bundled(
                     loaded, prompts, lambda: as_prompts(testbed.captions("calibration"))
                 ),
-                steps=steps,
                 max_fpr=max_fpr,
                 folder=partial_of(output),
                 progress=progress,
@@ -75,10 +67,10 @@ def command(
     if output is not None:
         threshold.save(output)
         shutil.rmtree(partial_of(output), ignore_errors=True)
-    path = output or default_guard_path(loaded, steps)
+    path = output or default_guard_path(loaded)
     print_line(
-        f"guard: tau = {threshold.tau:.4f} at timestep {threshold.timestep:g} ({steps} steps); at "
-        f"most {threshold.max_fpr:.3g} of images of prompts like the {len(threshold.scores)} of "
+        f"guard: tau = {threshold.tau:.4f} at timestep {threshold.timestep:g}; at most "
+        f"{threshold.max_fpr:.3g} of images of prompts like the {len(threshold.scores)} of "
         "its calibration are expected above it; of other prompts it may be more.\n"
         f"{path}"
     )

@@ -23,7 +23,6 @@ from unmemorize.cli._execution_options import EngineOptions
 from unmemorize.cli._model_options import ModelOptions, PromptsOption, PublishedOption
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.detection import (
-    SEED_SIMILARITY,
     USUAL_RATE,
     Calibration,
     DetectionLevel,
@@ -41,7 +40,7 @@ def command(
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     prompts: PromptsOption = None,
-    detector: str = SEED_SIMILARITY,
+    detector: str | None = None,
     published: PublishedOption = False,
     calibration: OptionsOf[Calibration] = OptionsOf[Calibration](),
     noise: OptionsOf[NoiseSettings] = OptionsOf[NoiseSettings](),
@@ -62,8 +61,9 @@ def command(
 
     Args:
         output: Threshold file to write (.json). Needed with --prompts.
-        detector: Name of the detector, such as seed-similarity or late-noise-magnitude.
-            docs/detectors.md says what each one does and costs.
+        detector: Name of the detector, such as seed-similarity or late-noise-magnitude, which is
+            the default for models with guidance. docs/detectors.md says what each one does and
+            costs.
     """
     if output is None:
         refuse_without_output(ThresholdError, prompts=prompts)
@@ -94,7 +94,7 @@ def command(
                 folder=partial_of(output),
                 execution=execution,
             )
-    path = output or default_threshold_path(loaded, detector, settings, chosen)
+    path = output or default_threshold_path(loaded, threshold.detect.made(), settings, chosen)
     place = f"{path}"
     if output is not None:
         threshold.save(output)

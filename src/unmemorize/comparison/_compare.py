@@ -264,12 +264,11 @@ class _Work:
         kind = kind_of("localizations", refinement, self._localized_by)
         task = LocalizeTask(
             statistics,
-            threshold,
+            threshold.calling_all(),
             replace(
                 settings,
                 noise=threshold.settings,
                 refinement=cast("RefinementMethod", refinement),
-                seed_threshold=threshold.localize.tau,
             ),
             kind,
         )

@@ -6,6 +6,7 @@ from unmemorize.detection._calibration import (
     USUAL_RATE,
     Calibration,
     calibrate_threshold,
+    default_detector,
     weighed,
     with_units,
 )
@@ -122,6 +123,7 @@ __all__ = [
     "calibrate_threshold",
     "conformal_p_value",
     "conformal_quantile",
+    "default_detector",
     "default_threshold",
     "default_threshold_path",
     "detect",

@@ -25,6 +25,7 @@ from unmemorize.detection._detector import Detector, Weighing, settings_of, watc
 from unmemorize.detection._detectors import as_detector, make_detector
 from unmemorize.detection._ms_ssim import kernel_size
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
+from unmemorize.detection._noise_magnitude import LateNoiseMagnitude
 from unmemorize.detection._seed_similarity import SeedSimilarity
 from unmemorize.detection._similarity import matrix_of
 from unmemorize.detection._threshold import (
@@ -34,6 +35,7 @@ from unmemorize.detection._threshold import (
     Threshold,
 )
 from unmemorize.detection._trace import Trace
+from unmemorize.detection._without_text import is_distilled
 from unmemorize.engines import Execution, Finished, UnitFunction
 from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model
@@ -290,11 +292,37 @@ class CalibrationTask:
         return work
 
 
+def default_detector(
+    pipe: DiffusionPipeline | Model,
+    settings: NoiseSettings | None = None,
+    calibration: Calibration | None = None,
+) -> Detector:
+    """Return the detector that is used where none is named.
+
+    It is `LateNoiseMagnitude`, which finds most for least on the bundled model. Models without a
+    prediction without text get `SeedSimilarity`, and so does whatever follows the published code.
+
+    Args:
+        pipe: a loaded pipeline.
+        settings, calibration: as in `calibrate_threshold`.
+
+    Examples:
+        >>> from unmemorize import load_pipeline
+        >>> default_detector(load_pipeline("testbed")).name
+        'late-noise-magnitude'
+    """
+    noise, calibration = settings or NoiseSettings(), calibration or Calibration()
+    follows_paper = noise.similarity == "published" or calibration.reduction != "conformal"
+    if follows_paper or is_distilled(Model.of(pipe)):
+        return SeedSimilarity()
+    return LateNoiseMagnitude()
+
+
 def calibrate_threshold(
     pipe: DiffusionPipeline | Model,
     prompts: Iterable[str | Prompt],
     *,
-    detector: str | Detector = SEED_SIMILARITY,
+    detector: str | Detector | None = None,
     settings: NoiseSettings | None = None,
     calibration: Calibration | None = None,
     folder: str | Path | None = None,
@@ -308,7 +336,7 @@ def calibrate_threshold(
         pipe: a loaded pipeline.
         prompts: at least two unmemorized prompts, which the statistics need not have seen.
         detector: the name of the detector, or one with settings of its own. They travel with the
-            threshold.
+            threshold. By default see `default_detector`.
         settings: how noise differences are made.
         calibration: how the levels follow from the scores.
         folder: a run folder in which an interrupted calibration is resumed. It stays; without one
@@ -321,10 +349,11 @@ def calibrate_threshold(
         PromptError: ``prompts`` is a single text.
         RunError: the run folder holds another run or cannot be written.
     """
-    model, detector = Model.of(pipe), as_detector(detector)
-    calibration = calibration or Calibration()
+    model = Model.of(pipe)
+    settings, calibration = settings or NoiseSettings(), calibration or Calibration()
+    detector = as_detector(detector or default_detector(model, settings, calibration))
     run_settings = CalibrationRun(
-        detector=detector.name, noise=settings or NoiseSettings(), settings=settings_of(detector)
+        detector=detector.name, noise=settings, settings=settings_of(detector)
     )
     if execution is not None and execution.shard is not None:
         raise ThresholdError(

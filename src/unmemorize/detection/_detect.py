@@ -36,14 +36,14 @@ def detect(
 ) -> Detection:
     """Tell whether a prompt is memorized: its score is above the threshold.
 
-    With seed similarity (paper, section 3.1) a prompt is
-    memorized when the noise differences of at least two seeds are more alike than tau.
+    With seed similarity (paper, section 3.1) that is when the noise differences of at least two
+    seeds are more alike than tau.
 
     Args:
         pipe: a loaded pipeline.
         prompt: the prompt.
         detector: the name of a detector, or one with settings of its own; by default that of the
-            threshold, or seed similarity.
+            threshold, or `default_detector`.
         threshold: calibrated for this model under the same settings; by default the one kept for
             it, see `default_threshold`.
         settings: how noise differences are made; by default as for the threshold.
@@ -67,9 +67,7 @@ def detect(
     model = Model.of(pipe)
     prompts = [as_prompt(prompt)]
     if threshold is None:
-        threshold = default_threshold(
-            model, detector=SEED_SIMILARITY if detector is None else detector, settings=settings
-        )
+        threshold = default_threshold(model, detector=detector, settings=settings)
     refuse_other_type(
         "threshold", threshold, Threshold, ThresholdError, "Load it first: Threshold.load(PATH)."
     )

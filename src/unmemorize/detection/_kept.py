@@ -12,10 +12,15 @@ from unmemorize._bundled import ASSETS, ThresholdRule, is_bundled, threshold_pat
 from unmemorize._errors import ThresholdError
 from unmemorize._files import hash_texts, to_json
 from unmemorize._kept import cache_folder, kept
-from unmemorize.detection._calibration import Calibration, calibrate_threshold
+from unmemorize.detection._calibration import (
+    Calibration,
+    calibrate_threshold,
+    default_detector,
+)
 from unmemorize.detection._detector import Detector, settings_of
 from unmemorize.detection._detectors import as_detector
 from unmemorize.detection._noise import NoiseSettings, evaluated_timestep
+from unmemorize.detection._noise_magnitude import LateNoiseMagnitude
 from unmemorize.detection._threshold import SCHEMA, SEED_SIMILARITY, Threshold
 from unmemorize.engines import Execution
 from unmemorize.pipelines import Model
@@ -23,18 +28,19 @@ from unmemorize.statistics import threshold_captions
 
 _logger = logging.getLogger("unmemorize")
 
-BUNDLED: dict[ThresholdRule, tuple[NoiseSettings, Calibration]] = {
-    "1 %": (NoiseSettings(), Calibration()),
-    "5 %": (NoiseSettings(), Calibration(max_fpr=0.05)),
-    "published": (NoiseSettings.published(), Calibration.published()),
+BUNDLED: dict[ThresholdRule, tuple[str, NoiseSettings, Calibration]] = {
+    "1 %": (LateNoiseMagnitude.name, NoiseSettings(), Calibration()),
+    "5 %": (LateNoiseMagnitude.name, NoiseSettings(), Calibration(max_fpr=0.05)),
+    "seed similarity": (SEED_SIMILARITY, NoiseSettings(), Calibration()),
+    "published": (SEED_SIMILARITY, NoiseSettings.published(), Calibration.published()),
 }
-"""The settings of the thresholds that the bundled model brings, all of seed similarity."""
+"""Detector and settings of each threshold that the bundled model brings."""
 
 
 def default_threshold(
     pipe: DiffusionPipeline | Model,
     *,
-    detector: str | Detector = SEED_SIMILARITY,
+    detector: str | Detector | None = None,
     settings: NoiseSettings | None = None,
     calibration: Calibration | None = None,
     execution: Execution | None = None,
@@ -47,14 +53,16 @@ def default_threshold(
 
     Args:
         pipe: a loaded pipeline.
-        detector, settings, calibration: as in `calibrate_threshold`.
+        detector: its name, or one with settings of its own; by default see `default_detector`.
+        settings, calibration: as in `calibrate_threshold`.
         execution: who does the work where it is missing.
 
     Raises:
         ThresholdError: the cache cannot be written, a caption fails, or the settings are refused.
     """
-    model, detector = Model.of(pipe), as_detector(detector)
+    model = Model.of(pipe)
     noise, calibration = settings or NoiseSettings(), calibration or Calibration()
+    detector = as_detector(detector or default_detector(model, noise, calibration))
     texts = threshold_captions(model)
     path = default_threshold_path(model, detector, noise, calibration)
     if path.is_relative_to(ASSETS):
@@ -99,10 +107,9 @@ def default_threshold_path(
 ) -> Path:
     """Return where the file of `default_threshold` lies."""
     detector = as_detector(detector)
-    is_plain = is_bundled(model.pipe) and not model.loras
-    if is_plain and detector.name == SEED_SIMILARITY:
-        for rule, bundled in BUNDLED.items():
-            if bundled == (noise, calibration):
+    if is_bundled(model.pipe) and not model.loras:
+        for rule, (name, *others) in BUNDLED.items():
+            if detector == as_detector(name) and others == [noise, calibration]:
                 return threshold_path(rule)
     settings = [SCHEMA, detector.name, to_json(noise), to_json(calibration), str(model.dtype)]
     timestep = float(evaluated_timestep(model, noise))

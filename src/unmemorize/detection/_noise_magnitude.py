@@ -63,8 +63,8 @@ class LateNoiseMagnitude:
     """
 
     name: ClassVar[str] = "late-noise-magnitude"
-    seeds: int = 4
-    step: int = 15
+    seeds: int = 2
+    step: int = 35
     steps: int = STEPS
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unmemorize.detection._similarity import SimilarityName
+from unmemorize.detection._threshold import SEED_SIMILARITY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Detection:
 
     prompt: str
     group: str
-    detector: str = "seed-similarity"
+    detector: str = SEED_SIMILARITY
     similarity: SimilarityName = "fixed"
     score: float
     tau: float
@@ -42,3 +43,10 @@ class Detection:
     evaluations: int
     shared_evaluations: int = 0
     seconds: float
+
+    @property
+    def measure(self) -> str:
+        """What the score is, in words."""
+        if self.detector == SEED_SIMILARITY:
+            return "highest similarity between two seeds"
+        return f"score of {self.detector}"

@@ -206,6 +206,13 @@ class Threshold:
             prompts="",
         )
 
+    def calling_all(self) -> Threshold:
+        """Return a threshold that calls every prompt memorized, with the same localization.
+
+        This is for prompts that are known to be memorized by their images.
+        """
+        return replace(self, detect=DetectionLevel(tau=_BELOW_ALL, reduction="given"))
+
     def shifted(self, deviations: float) -> Threshold:
         """Move the levels of localization, and one of detection that is the same number.
 
@@ -285,6 +292,10 @@ class Threshold:
         if schema != SCHEMA:
             raise ThresholdError(f"{path}: not a threshold file of schema {SCHEMA}. {_WAY_OUT}")
         return from_json(cls, content, ThresholdError, f"{path}: malformed", _WAY_OUT)
+
+
+_BELOW_ALL = -1.0
+"""Below every similarity."""
 
 
 def _refuse_infinite(**numbers: float) -> None:

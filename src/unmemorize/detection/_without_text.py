@@ -9,14 +9,19 @@ from unmemorize.detection._moment import Moment
 from unmemorize.pipelines import Model, state_of
 
 
+def is_distilled(model: Model) -> bool:
+    """Tell whether guidance was distilled into a model, so that it is never run without text."""
+    config = getattr(model.denoiser, "config", {})
+    return bool(config.get("guidance_embeds") or config.get("time_cond_proj_dim"))
+
+
 def refuse_distilled(model: Model) -> None:
     """Refuse a model that has no prediction without text to compare with.
 
     Raises:
-        ModelError: guidance was distilled into it, so it is never run without text.
+        ModelError: guidance was distilled into it.
     """
-    config = getattr(model.denoiser, "config", {})
-    if config.get("guidance_embeds") or config.get("time_cond_proj_dim"):
+    if is_distilled(model):
         raise ModelError(
             f"{model.name}: guidance is distilled into it, so it has no prediction without text. "
             "Use a detector that needs none: seed-similarity."

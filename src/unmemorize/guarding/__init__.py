@@ -1,8 +1,8 @@
 """Stop copies of training images while a pipeline draws them."""
 
-from unmemorize.guarding._calibration import calibrate_guard, first_scores
+from unmemorize.guarding._calibration import calibrate_guard, noise_scores, probed_timestep
 from unmemorize.guarding._guard import Alarm, Guard, guard
-from unmemorize.guarding._kept import default_guard_path, default_guard_threshold, default_steps
+from unmemorize.guarding._kept import default_guard_path, default_guard_threshold
 from unmemorize.guarding._threshold import GuardThreshold
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "calibrate_guard",
     "default_guard_path",
     "default_guard_threshold",
-    "default_steps",
-    "first_scores",
     "guard",
+    "noise_scores",
+    "probed_timestep",
 ]

@@ -1,8 +1,7 @@
-"""Calibrate a guard: the first step of ordinary calls, one image for each caption."""
+"""Calibrate a guard on ordinary calls, one image for each caption."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import RunError, ThresholdError
 from unmemorize._files import from_json, hash_texts, to_json
 from unmemorize._prompts import Prompt, as_prompts
-from unmemorize.detection import Calibration, as_detector, conformal_quantile
+from unmemorize.detection import Calibration, LateNoiseMagnitude, conformal_quantile
 from unmemorize.engines import Execution, Finished, Progress, UnitFunction, silent
 from unmemorize.guarding._guided_step import GuidedStep
 from unmemorize.guarding._threshold import GuardThreshold
@@ -23,10 +22,10 @@ from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model, guided_calls, run, without_progress_bar
 from unmemorize.runs import drive, given_or_temporary, open_run, prompt_count, stream_prompts
 
-_DETECTOR = "noise-magnitude"
-"""Its score for one seed is what a guard looks at."""
+_DETECTOR = LateNoiseMagnitude(seeds=1)
+"""Its score is what a guard looks at."""
 _GUIDANCE = 2.0
-"""Any scale above 1: the first predictions do not depend on it."""
+"""Any scale above 1: what is looked at does not depend on it."""
 _SEED = 2**20
 """Caption i starts from the noise of seed _SEED + i, so no two of them share one."""
 
@@ -36,35 +35,32 @@ class GuardCalibrationRun:
     """What determines the scores of a calibration, besides the model and the prompts.
 
     Args:
-        steps: how many steps are set.
-        scheduler: a hash of the scheduler's configuration.
+        timestep: at which the denoiser looks at the noise, as it receives it.
     """
 
     kind: ClassVar[str] = "guard-calibration"
 
-    steps: int
-    scheduler: str
+    timestep: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstScore:
+class NoiseScore:
     """What a calibration measures of one image.
 
     Args:
-        score: how much the text changes its first prediction, see `GuidedStep.scores`.
-        timestep, shape: as in `GuardThreshold`.
+        score: how much the text changes what is made of its noise, see `GuidedStep.scores`.
+        shape: as in `GuardThreshold`.
     """
 
     score: float
-    timestep: float
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class FirstScoresTask:
-    """The first scores of prompts as a `Task`. Its items are (index, text)."""
+class NoiseScoresTask:
+    """The scores of prompts as a `Task`. Its items are (index, text)."""
 
-    steps: int
+    timestep: float
     kind: str = "scores"
     size: int = 8
 
@@ -75,40 +71,47 @@ class FirstScoresTask:
 
         def work(items: Sequence[tuple[int, str]]) -> list[Finished]:
             seeds = [_SEED + index for index, _ in items]
-            scores = first_scores(model, [text for _, text in items], seeds, self.steps)
+            scores = noise_scores(model, [text for _, text in items], seeds, self.timestep)
             return [Finished(to_json(score)) for score in scores]
 
         return work
 
 
-def first_scores(
-    model: Model, texts: Sequence[str], seeds: Sequence[int], steps: int
-) -> list[FirstScore]:
-    """Run the pipeline for each text up to the first predictions, and score them.
+def probed_timestep(model: Model) -> float:
+    """Return the timestep at which a guard looks at initial noise, as the denoiser receives it."""
+    timestep = model.timesteps(_DETECTOR.steps)[_DETECTOR.step]
+    return float(timestep) * model.layout.scale
+
+
+def noise_scores(
+    model: Model, texts: Sequence[str], seeds: Sequence[int], timestep: float
+) -> list[NoiseScore]:
+    """Run the pipeline for each text up to its first step, and score the initial noise.
 
     Args:
         model: the model.
         texts: the prompts.
         seeds: for each of them the seed of the CPU generator that draws its initial noise.
-        steps: scheduler steps to set.
+        timestep: see `probed_timestep`.
 
     Raises:
         ModelError: the pipeline has no classifier-free guidance.
     """
-    scores: list[FirstScore] = []
+    scores: list[NoiseScore] = []
     # prompts that a pipeline pads to the longest are called alone, as calls for one prompt are
     size = 1 if model.layout.separate else len(texts)
     for start in range(0, len(texts), size):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + size]]
-        scores += _first_scores_of_call(model, texts[start : start + size], generators, steps)
+        scores += _scores_of_call(model, texts[start : start + size], generators, timestep)
     return scores
 
 
-def _first_scores_of_call(
-    model: Model, texts: Sequence[str], generators: list[torch.Generator], steps: int
-) -> list[FirstScore]:
+def _scores_of_call(
+    model: Model, texts: Sequence[str], generators: list[torch.Generator], timestep: float
+) -> list[NoiseScore]:
+    steps = _DETECTOR.steps
     try:
-        with watching(model, _Scoring(model)), without_progress_bar(model.pipe):
+        with watching(model, _Scoring(model, timestep)), without_progress_bar(model.pipe):
             run(model.pipe, texts, _GUIDANCE, num_inference_steps=steps, generator=generators)
     except _ScoredError as scored:
         return scored.scores
@@ -116,10 +119,10 @@ def _first_scores_of_call(
 
 
 class _Scoring:
-    """A judge that scores the first step and ends the call."""
+    """A judge that scores the noise and ends the call."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, timestep: float) -> None:
+        self._model, self._timestep = model, timestep
 
     def begin(self) -> None:
         """See `Judge`."""
@@ -128,16 +131,16 @@ class _Scoring:
         """See `Judge`."""
         raise _ScoredError(
             [
-                FirstScore(score=score, timestep=step.timestep, shape=step.shape)
-                for score in step.scores(self._model)
+                NoiseScore(score=score, shape=step.shape)
+                for score in step.scores(self._model, self._timestep)
             ]
         )
 
 
 class _ScoredError(Exception):
-    """The first step is scored, so the rest of the call need not run."""
+    """The noise is scored, so the rest of the call need not run."""
 
-    def __init__(self, scores: list[FirstScore]) -> None:
+    def __init__(self, scores: list[NoiseScore]) -> None:
         self.scores = scores
 
 
@@ -145,21 +148,19 @@ def calibrate_guard(
     pipe: DiffusionPipeline | Model,
     prompts: Iterable[str | Prompt],
     *,
-    steps: int,
     max_fpr: float | None = None,
     folder: str | Path | None = None,
     progress: Progress = silent,
 ) -> GuardThreshold:
-    """Calibrate a guard on prompts that are not memorized, under the pipeline's own scheduler.
+    """Calibrate a guard on prompts that are not memorized.
 
-    Each prompt gives one image, which is drawn no further than its first predictions. The level is
-    a conformal quantile of their scores. So the bound holds for one image of a prompt like these,
-    over the draw of the prompts and of the noise.
+    Each prompt gives one image, which is drawn no further than its first step. The level is a
+    conformal quantile of the scores of their noise. So the bound holds for one image of a prompt
+    like these, over the draw of the prompts and of the noise.
 
     Args:
         pipe: a loaded pipeline.
         prompts: at least two unmemorized prompts; 99 are needed to bound 1 %.
-        steps: the number of steps of the calls to be guarded.
         max_fpr: the share of false alarms to bound, in (0, 1). By default 0.01, or the smallest
             that the number of prompts allows.
         folder: a run folder in which an interrupted calibration is resumed. It stays; without one
@@ -171,53 +172,44 @@ def calibrate_guard(
         ModelError: the pipeline has no classifier-free guidance.
         RunError: the run folder holds another run or cannot be written.
 
-    Source: split-conformal calibration, see `Calibration`; the score is that of Wen et al., ICLR
-    2024, on the first step of one image.
+    Source: split-conformal calibration, see `Calibration`; the score is that of
+    `LateNoiseMagnitude` for one noise.
 
     Examples:
         >>> from unmemorize import load_pipeline, testbed
         >>> captions = testbed.captions("calibration")[:4]
-        >>> threshold = calibrate_guard(load_pipeline("testbed"), captions, steps=30)
+        >>> threshold = calibrate_guard(load_pipeline("testbed"), captions)
         >>> threshold.timestep, threshold.max_fpr
-        (958.0, 0.2)
+        (281.0, 0.2)
     """
     model = Model.of(pipe)
     calibration = Calibration(max_fpr=max_fpr)
-    settings = GuardCalibrationRun(steps=steps, scheduler=hash_of_scheduler(model))
+    settings = GuardCalibrationRun(timestep=probed_timestep(model))
     way_out = f"delete {folder} to start again"
     with given_or_temporary(folder) as place:
         opened = open_run(place, model, as_prompts(prompts), settings, way_out=way_out)
-        calibration.check(prompt_count(opened), as_detector(_DETECTOR))
+        calibration.check(prompt_count(opened), _DETECTOR)
         texts = [prompt.text for prompt in stream_prompts(opened)]
-        task, items = FirstScoresTask(steps), list(enumerate(enumerate(texts)))
+        task, items = NoiseScoresTask(settings.timestep), list(enumerate(enumerate(texts)))
         tally = drive(opened, model, task, items, len(texts), Execution(progress=progress))
         for index, error in tally.failed.items():
             raise ThresholdError(
                 f"prompt {texts[index][:60]!r} fails ({error.rstrip('.')}). "
                 "If it is that prompt, leave it out."
             )
-        first = [_first_score(record) for _, record in opened.stream(task.kind)]
-    scores, rate = [each.score for each in first], calibration.rate(len(first))
+        found = [_noise_score(record) for _, record in opened.stream(task.kind)]
+    scores, rate = [each.score for each in found], calibration.rate(len(found))
     return GuardThreshold(
         tau=conformal_quantile(scores, rate),
         max_fpr=rate,
-        timestep=first[0].timestep,
-        shape=first[0].shape,
-        steps=steps,
-        scheduler=type(model.pipe.scheduler).__name__,
+        timestep=settings.timestep,
+        shape=found[0].shape,
         fingerprint=model.fingerprint,
         prompts=hash_texts(texts),
         scores=tuple(scores),
     )
 
 
-def hash_of_scheduler(model: Model) -> str:
-    """Return a hash of the class and the configuration of the pipeline's scheduler."""
-    scheduler = model.pipe.scheduler
-    config = json.dumps(dict(scheduler.config), sort_keys=True, default=str)
-    return hash_texts([type(scheduler).__name__, config])
-
-
-def _first_score(record: dict[str, Any]) -> FirstScore:
+def _noise_score(record: dict[str, Any]) -> NoiseScore:
     way_out = "Delete the run folder and start again."
-    return from_json(FirstScore, record, RunError, "malformed score of a calibration", way_out)
+    return from_json(NoiseScore, record, RunError, "malformed score of a calibration", way_out)

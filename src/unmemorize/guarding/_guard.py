@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from unmemorize._errors import AlarmError, ModelError, ThresholdError
+from unmemorize._errors import AlarmError, ModelError
 from unmemorize._files import type_in_words
 from unmemorize.generation import Edit, NeuronEdit
 from unmemorize.guarding._guided_step import GuidedStep
@@ -29,11 +30,11 @@ Outcome = Literal["stopped", "redrawn", "edited", "reported"]
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """An image whose first predictions look like those of a copy.
+    """An image whose noise the text turns into what looks like a copy.
 
     Args:
         image: its place among the images of its call, from 0.
-        score: how much the text changes its first prediction; above ``tau``.
+        score: how much the text changes what is made of its noise; above ``tau``.
         tau: the level of the guard.
         outcome: what became of it.
         final_score: the score after the last redraw or with the edit; the same score where nothing
@@ -71,25 +72,22 @@ def guard(
     pipe: DiffusionPipeline | Model,
     threshold: GuardThreshold | None = None,
     *,
-    steps: int | None = None,
     on_alarm: OnAlarm = "stop",
     redraws: int = 3,
 ) -> Iterator[Guard]:
     """Watch every call of a pipeline, and act on images that look like copies of training images.
 
-    In the first denoising step of a call with classifier-free guidance, the pipeline predicts with
-    and without the text. A guard measures how far the two are apart, for each image. That costs no
-    pass of the denoiser. A call with a negative prompt costs one, for the prediction without text.
-    It works for calls of the pipeline and for `generate`. On leaving, even by an exception, the
-    pipeline is as before.
+    In the first denoising step of a call with classifier-free guidance, a guard has the denoiser
+    predict once more from the initial noise, with the text and without it, at a later timestep. It
+    measures how far the two are apart, for each image. That costs two denoiser samples per image,
+    or three with a negative prompt, where 50 steps take 100. It works for calls of the pipeline and
+    for `generate`. On leaving, even by an exception, the pipeline is as before.
 
     Args:
         pipe: a loaded pipeline.
         threshold: the level above which an image raises an alarm, see `calibrate_guard`. By default
             one over ordinary captions that bounds false alarms at 1 % of images, which is made once
             and kept, see `default_guard_threshold`.
-        steps: the number of steps of the calls, for the default threshold. The default is the
-            pipeline's own.
         on_alarm: what is done about an image. "stop" ends the call with `AlarmError` if all of its
             images raise an alarm; otherwise these come out flat and grey, and the others are drawn.
             "redraw" gives the image other initial noise. Neurons are switched off for this image,
@@ -102,33 +100,28 @@ def guard(
         The guard, which counts images and holds the alarms.
 
     Raises:
-        ModelError: the pipeline has no classifier-free guidance, a call does not use it, or it has
-            a negative prompt where guidance takes two calls of the denoiser.
-        ThresholdError: the threshold belongs to another model, or a call begins at another timestep
-            or has another size.
+        ModelError: the pipeline has no classifier-free guidance, a call does not use it or begins
+            with an image, or it has a negative prompt where guidance takes two calls of the
+            denoiser.
+        ThresholdError: the threshold belongs to another model, or a call has another size.
         NeuronError, EditError: the neurons or the edit do not fit the model.
         AlarmError: all images of a call were stopped.
 
-    Source: the score is that of Wen et al., ICLR 2024.
+    Source: the norm is that of Wen et al., ICLR 2024; the later timestep is ours, see
+    `LateNoiseMagnitude`.
 
     Examples:
         >>> from unmemorize import calibrate_guard, load_pipeline, testbed
         >>> pipe = load_pipeline("testbed")
         >>> captions = testbed.captions("calibration")[:9]
-        >>> threshold = calibrate_guard(pipe, captions, steps=2)
+        >>> threshold = calibrate_guard(pipe, captions)
         >>> with guard(pipe, threshold, on_alarm="redraw") as watched:
         ...     image = pipe(captions[0], num_inference_steps=2).images[0]
         >>> watched.images, watched.alarms
         (1, [])
     """
     model = Model.of(pipe)
-    if threshold is None:
-        threshold = default_guard_threshold(model, steps=steps)
-    elif steps is not None:
-        raise ThresholdError(
-            f"steps={steps}: a threshold is given, which has {threshold.steps} steps. "
-            "Leave one of the two out."
-        )
+    threshold = default_guard_threshold(model) if threshold is None else threshold
     threshold.check(model)
     judge = _GuardJudge(model, Guard(threshold), on_alarm, redraws)
     try:
@@ -159,6 +152,25 @@ def _outcome_of(action: object) -> Outcome:
     )
 
 
+def _refuse_start_within(model: Model, timestep: float) -> None:
+    """Refuse a call that begins with a noisy image, whose noise says nothing of the text.
+
+    Args:
+        model: the model.
+        timestep: at which the call begins, as the denoiser receives it.
+
+    Raises:
+        ModelError: it is not the first timestep of the pipeline's scheduler.
+    """
+    first = float(model.pipe.scheduler.timesteps[0]) * model.layout.scale
+    if not math.isclose(timestep, first, rel_tol=0.01):
+        raise ModelError(
+            f"this call begins at timestep {timestep:g}, but the first one of its sampler is "
+            f"{first:g}, so it does not begin with pure noise. A guard judges calls that make an "
+            "image from text alone."
+        )
+
+
 class _GuardJudge:
     """Judges the first steps of calls, and changes what the calls do."""
 
@@ -181,8 +193,9 @@ class _GuardJudge:
     def judge(self, step: GuidedStep) -> None:
         """See `Judge`."""
         threshold = self.guard.threshold
-        threshold.check_call(step.timestep, step.shape)
-        scores = step.scores(self._model)
+        _refuse_start_within(self._model, step.timestep)
+        threshold.check_shape(step.shape)
+        scores = self._scores(step)
         self.guard.images += step.images
         rows = [row for row, score in enumerate(scores) if score > threshold.tau]
         if rows:
@@ -197,7 +210,7 @@ class _GuardJudge:
             is_row = [row in rows for row in range(step.images)]
             self._changes.enter_context(self._action.applied(self._model, is_row))
             step.repeat()
-            final = step.scores(self._model)
+            final = self._scores(step)
         tau = self.guard.threshold.tau
         stopped = [row for row in rows if final[row] > tau and outcome != "reported"]
         alarms = [
@@ -247,5 +260,8 @@ class _GuardJudge:
             signs = redrawn_signs(step.noise, above, attempt)
             step.repeat(signs)
             total = signs if total is None else total * signs
-            scores = step.scores(self._model)
+            scores = self._scores(step)
         return total, scores
+
+    def _scores(self, step: GuidedStep) -> list[float]:
+        return step.scores(self._model, self.guard.threshold.timestep)

@@ -38,17 +38,30 @@ class RepeatableCall:
             call.sample = call.sample * torch.cat([signs] * copies)
         self.output.copy_(self.denoiser(**call.arguments)[0])
 
-    def first_rows(self, count: int, replaced: Mapping[Key, Tensor]) -> Tensor:
-        """Run the denoiser once more for the first samples alone, with other arguments.
+    def at(self, timestep: float) -> Tensor:
+        """Run the denoiser on the same samples as if they were at another timestep.
+
+        Args:
+            timestep: as the denoiser receives it.
+
+        Returns:
+            What it returns, in the shape of `output`.
+        """
+        output: Tensor = self.denoiser(**self.call.at(timestep).arguments)[0]
+        return output
+
+    def first_rows(self, count: int, replaced: Mapping[Key, Tensor], timestep: float) -> Tensor:
+        """Do the same as `at` for the first samples alone, with other arguments.
 
         Args:
             count: how many samples.
             replaced: arguments, one row each, which all samples get.
+            timestep: as the denoiser receives it.
 
         Returns:
             What it returns, (count, ...).
         """
-        arguments = self.call.taken(list(range(count)))
+        arguments = self.call.at(timestep).taken(list(range(count)))
         for key, value in replaced.items():
             inner = arguments if len(key) == 1 else arguments[key[0]]
             repeats = (count, *[1] * (value.ndim - 1))
@@ -73,7 +86,7 @@ class GuidedStep:
 
     @property
     def timestep(self) -> float:
-        """The timestep as the denoiser receives it."""
+        """The timestep at which the call begins, as the denoiser receives it."""
         return self.calls[0].call.received_time
 
     @property
@@ -86,28 +99,35 @@ class GuidedStep:
         """The initial noise of each image as the denoiser receives it, (images, ...)."""
         return self.calls[0].call.sample[: self.images]
 
-    def scores(self, model: Model) -> list[float]:
-        """Return how much the text changes the prediction: one 2-norm for each image.
+    def scores(self, model: Model, timestep: float) -> list[float]:
+        """Return how much the text changes what the denoiser makes of the noise at a later step.
 
-        The change is that of predicted noise, or of the clean image that other models predict, see
-        `NoiseLevel.apart`. It is the score of `NoiseMagnitude` for one seed. Where the call has a
-        negative prompt, the prediction without text takes one more pass of the denoiser.
+        The denoiser expects some of an image in its sample there and finds none, so what it draws
+        comes from the text. The score is the 2-norm of the change of predicted noise, or of the
+        clean image that other models predict, see `NoiseLevel.apart`. It is that of
+        `LateNoiseMagnitude` for this noise. It takes two denoiser samples for each image, and three
+        where the call has a negative prompt.
+
+        Args:
+            model: the model.
+            timestep: the later one, as the denoiser receives it.
+
+        Returns:
+            One score for each image.
 
         Raises:
             ModelError: the denoiser returns NaN or infinity.
-
-        Source: Wen et al., ICLR 2024.
         """
         if len(self.calls) == 1:
-            without, with_text = self.calls[0].output.split(self.images)[:2]
+            without, with_text = self.calls[0].at(timestep).split(self.images)[:2]
             if self.without is not None:
-                without = self.calls[0].first_rows(self.images, self.without)
+                without = self.calls[0].first_rows(self.images, self.without, timestep)
         else:
-            with_text, without = (call.output for call in self.calls)
+            with_text, without = (call.at(timestep) for call in self.calls)
         change = with_text.float() - without.float()
         change = change[:, : self.shape[0]]  # further channels are a learned variance
-        timestep = torch.tensor(self.timestep / model.layout.scale, dtype=torch.float32)
-        norms = model.noise_level(timestep).apart(change)
+        scheduled = torch.tensor(timestep / model.layout.scale, dtype=torch.float32)
+        norms = model.noise_level(scheduled).apart(change)
         if not bool(torch.isfinite(norms).all()):
             raise ModelError(f"{model.name}: the denoiser returns NaN or infinity. {model.remedy}")
         return [float(norm) for norm in norms]

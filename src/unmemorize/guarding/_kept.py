@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 from pathlib import Path
@@ -14,7 +13,7 @@ from unmemorize._errors import ThresholdError
 from unmemorize._files import hash_texts
 from unmemorize._kept import cache_folder, kept
 from unmemorize.engines import Progress, silent
-from unmemorize.guarding._calibration import calibrate_guard, hash_of_scheduler
+from unmemorize.guarding._calibration import calibrate_guard, probed_timestep
 from unmemorize.guarding._threshold import SCHEMA, GuardThreshold
 from unmemorize.pipelines import Model
 from unmemorize.statistics import threshold_captions
@@ -23,16 +22,15 @@ _logger = logging.getLogger("unmemorize")
 
 
 def default_guard_threshold(
-    pipe: DiffusionPipeline | Model, *, steps: int | None = None, progress: Progress = silent
+    pipe: DiffusionPipeline | Model, *, progress: Progress = silent
 ) -> GuardThreshold:
     """Return the threshold of a guard over ordinary captions, at 1 % false alarms.
 
-    It is made once per model, scheduler and number of steps, and kept in the cache of the user. A
-    threshold over captions like those that you will draw is better, see `calibrate_guard`.
+    It is made once per model and kept in the cache of the user. A threshold over captions like
+    those that you will draw is better, see `calibrate_guard`.
 
     Args:
         pipe: a loaded pipeline.
-        steps: the number of steps of the calls to be guarded. The default is the pipeline's own.
         progress: called with the number of captions done and of all, where it is made.
 
     Raises:
@@ -40,7 +38,6 @@ def default_guard_threshold(
         ModelError: the pipeline has no classifier-free guidance.
     """
     model = Model.of(pipe)
-    steps = default_steps(model) if steps is None else steps
     texts = _captions(model)
 
     def load(path: Path) -> GuardThreshold:
@@ -50,17 +47,16 @@ def default_guard_threshold(
 
     def make(folder: Path) -> GuardThreshold:
         _logger.warning(
-            "No guard is kept for %s at %d steps: calibrating one on %d ordinary captions of this "
-            "package. Captions of your own, like those you will draw, are better: "
+            "No guard is kept for %s: calibrating one on %d ordinary captions of this package. "
+            "Captions of your own, like those you will draw, are better: "
             "unmemorize guard --prompts",
             model.name,
-            steps,
             len(texts),
         )
-        return calibrate_guard(model, texts, steps=steps, folder=folder, progress=progress)
+        return calibrate_guard(model, texts, folder=folder, progress=progress)
 
     return kept(
-        default_guard_path(model, steps),
+        default_guard_path(model),
         load,
         make,
         GuardThreshold.save,
@@ -69,17 +65,11 @@ def default_guard_threshold(
     )
 
 
-def default_guard_path(model: Model, steps: int) -> Path:
+def default_guard_path(model: Model) -> Path:
     """Return where the file of `default_guard_threshold` lies."""
-    settings = [SCHEMA, steps, hash_of_scheduler(model), model.layout.shape, str(model.dtype)]
+    settings = [SCHEMA, probed_timestep(model), model.layout.shape, str(model.dtype)]
     key = hash_texts([json.dumps([model.fingerprint, *settings]), *_captions(model)])
     return cache_folder() / "guards" / f"{key[:32]}.json"
-
-
-def default_steps(model: Model) -> int:
-    """Return how many steps the pipeline takes unless it is told otherwise."""
-    steps = inspect.signature(type(model.pipe).__call__).parameters["num_inference_steps"].default
-    return int(steps)
 
 
 def _captions(model: Model) -> tuple[str, ...]:

@@ -10,33 +10,32 @@ from unmemorize._errors import ThresholdError
 from unmemorize._files import as_path, atomic_write, from_json, read_json, to_json
 from unmemorize.pipelines import Model
 
-SCHEMA = "unmemorize.guard/1"
+SCHEMA = "unmemorize.guard/2"
 _WAY_OUT = "Make it again with: unmemorize guard"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardThreshold:
-    """The level of a guard, calibrated for one model and one first timestep.
+    """The level of a guard, calibrated for one model.
 
-    The first prediction depends on the noise, the text and the timestep, but neither on the
-    guidance scale nor on what the sampler does afterwards. So calls with any guidance above 1 and
-    any sampler may be judged, as long as they begin at this timestep with samples of this shape.
+    What the denoiser makes of the initial noise depends on the noise, the text and the timestep,
+    but neither on the guidance scale nor on the sampler and its steps. So calls with any guidance
+    above 1, any sampler and any number of steps may be judged, as long as they begin with noise of
+    this shape.
 
     Args:
         tau: an image whose score is above it raises an alarm.
         max_fpr: the share of images of ordinary prompts above tau that the calibration bounds.
-        timestep: where a call begins, as the denoiser receives it.
+        timestep: at which the denoiser looks at the noise, as it receives it.
         shape: of one sample as the denoiser receives it.
-        steps: how many steps were set in the calibration.
-        scheduler: the class of the scheduler that set them.
         fingerprint: the model, see `Model.fingerprint`.
         prompts: a hash of the calibration prompts.
         scores: the score of each of them, one image each.
 
     Examples:
         >>> threshold = GuardThreshold(
-        ...     tau=1.9, max_fpr=0.01, timestep=958.0, shape=(4, 16, 16), steps=30,
-        ...     scheduler="DDIMScheduler", fingerprint="v2-0", prompts="",
+        ...     tau=1.9, max_fpr=0.01, timestep=281.0, shape=(4, 16, 16), fingerprint="v2-0",
+        ...     prompts="",
         ... )
         >>> threshold.tau
         1.9
@@ -46,8 +45,6 @@ class GuardThreshold:
     max_fpr: float
     timestep: float
     shape: tuple[int, ...]
-    steps: int
-    scheduler: str
     fingerprint: str
     prompts: str
     scores: tuple[float, ...] = field(default=(), repr=False)
@@ -65,19 +62,12 @@ class GuardThreshold:
                 f"unmemorize guard --model {model.name}"
             )
 
-    def check_call(self, timestep: float, shape: tuple[int, ...]) -> None:
-        """Refuse a call of the pipeline that begins otherwise than those of the calibration.
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse a call of the pipeline with samples of another shape.
 
         Raises:
-            ThresholdError: the first timestep or the size of the images differs.
+            ThresholdError: the size of the images differs.
         """
-        if timestep != self.timestep:
-            raise ThresholdError(
-                f"the guard was calibrated for calls that begin at timestep {self.timestep:g} "
-                f"({self.steps} steps of {self.scheduler}), but this one begins at {timestep:g}. "
-                "Make a guard for its number of steps, as in um.guard(pipe, steps=30), after the "
-                "scheduler is set."
-            )
         if shape != self.shape:
             raise ThresholdError(
                 f"the guard was calibrated with samples of shape {self.shape}, but this call has "

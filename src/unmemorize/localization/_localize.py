@@ -27,7 +27,7 @@ from unmemorize.engines import Execution, Progress, silent
 from unmemorize.localization._evaluator import Evaluator
 from unmemorize.localization._floor import fixed_criterion, has_floor
 from unmemorize.localization._meter import Meter
-from unmemorize.localization._passes import Pass, Passes
+from unmemorize.localization._passes import Passes
 from unmemorize.localization._records import Localization
 from unmemorize.localization._refinement import RefinementContext, refinement_limit
 from unmemorize.localization._refinements import REFINEMENTS
@@ -127,15 +127,41 @@ def localize_prompt(
     threshold.check(model, settings.noise)
     criterion = fixed_criterion(settings, threshold.localize)
 
-    # noise differences
+    # detection by anything but the noise differences that follow
     probe = make_probe(model, model.encode([prompt.text]), settings.noise)
     passes = Passes(model, probe, list(searched), settings.scale, meter)
+    detection = None
+    if threshold.detect.detector != SEED_SIMILARITY:
+        (detection,) = detect_prompts(model, [prompt], threshold, settings.noise)
+        meter.add_forward(detection.evaluations, share=1.0)
+        if not detection.memorized:
+            meter.end("detection")
+            return _record(detection, criterion or "unblocked", settings, threshold, passes)
+
+    # noise differences
     unblocked = passes.run(Neurons(), range(settings.noise.seeds))
     passes.keep(unblocked)
 
-    # seed filter
-    detection, above = _filter_seeds(model, prompt, unblocked, threshold, settings, meter)
+    # detection by their similarity, and the seeds that localization may look at
+    pairs = pairs_of(pairwise_similarity(unblocked.differences, settings.noise.similarity))
+    similarity = Score(
+        value=float(pairs.max()),
+        samples=meter.evaluations,
+        seeds=unblocked.seeds,
+        pairs=tuple(pairs.tolist()),
+    )
+    above = memorized_seeds(
+        similarity, _first_given(settings.seed_threshold, threshold.localize.tau)
+    )
     seeds = above or unblocked.seeds
+    if detection is None:
+        detection = detection_of(
+            prompt,
+            similarity,
+            _first_given(settings.seed_threshold, threshold.detect.tau),
+            meter.seconds,
+            similarity=settings.noise.similarity,
+        )
     meter.end("detection")
     if not detection.memorized:
         return _record(detection, criterion or "unblocked", settings, threshold, passes)
@@ -198,38 +224,6 @@ def localize_prompt(
         },
         differences=evaluator.differences(refinement.neurons),
     )
-
-
-def _filter_seeds(
-    model: Model,
-    prompt: Prompt,
-    unblocked: Pass,
-    threshold: Threshold,
-    settings: LocalizationSettings,
-    meter: Meter,
-) -> tuple[Detection, tuple[int, ...]]:
-    """Call the prompt memorized or not, and return the seeds that localization may look at.
-
-    The threshold's detector calls it. A seed threshold in the settings takes the place of both of
-    its levels.
-    """
-    noise, level = settings.noise, threshold.detect
-    pairs = pairs_of(pairwise_similarity(unblocked.differences, noise.similarity))
-    similarity = Score(
-        value=float(pairs.max()),
-        samples=meter.evaluations,
-        seeds=unblocked.seeds,
-        pairs=tuple(pairs.tolist()),
-    )
-    seed_tau = _first_given(settings.seed_threshold, threshold.localize.tau)
-    above = memorized_seeds(similarity, seed_tau)
-    if level.detector != SEED_SIMILARITY:
-        (detection,) = detect_prompts(model, [prompt], threshold, noise)
-        meter.add_forward(detection.evaluations, share=1.0)
-        return detection, above
-    tau = _first_given(settings.seed_threshold, level.tau)
-    called = detection_of(prompt, similarity, tau, meter.seconds, similarity=noise.similarity)
-    return called, above
 
 
 def _record(

@@ -16,6 +16,8 @@ from unmemorize.detection import (
     Detection,
     DetectTask,
     Threshold,
+    conformal_quantile,
+    prompts_needed,
     read_detections,
 )
 from unmemorize.metrics import Descriptor, read_image, read_references
@@ -33,6 +35,8 @@ CONFIRMATIONS = "confirmations"
 """The records of what these images show."""
 FEWEST_COPIES = 2
 """Copies among the unedited images that confirm a prompt."""
+_SCREEN_RATE = 0.05
+"""The rate of false positives of the screen, where seeds are not compared."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,16 @@ def screen(
 def screen_level(threshold: Threshold) -> float:
     """Return the score above which a suspect is generated.
 
-    For seed similarity it is the level of localization, which is lower than that of detection: the
-    images clear a suspect that is called by mistake.
+    It is lower than the level of detection, since the images clear a suspect that is called by
+    mistake: for seed similarity the level of localization, for other detectors the one that bounds
+    false positives by 5 %, where the calibration tells it.
     """
-    if threshold.detect.detector == SEED_SIMILARITY:
-        return min(threshold.localize.tau, threshold.detect.tau)
-    return threshold.detect.tau
+    detect = threshold.detect
+    if detect.detector == SEED_SIMILARITY:
+        return min(threshold.localize.tau, detect.tau)
+    if len(detect.scores) < prompts_needed(_SCREEN_RATE):
+        return detect.tau
+    return min(conformal_quantile(detect.scores, _SCREEN_RATE), detect.tau)
 
 
 def search_seeds(stages: Stages, text: str) -> tuple[int, ...]:

@@ -145,7 +145,7 @@ def _localize(
 ) -> dict[int, Findings]:
     """Find the neurons of confirmed prompts."""
     settings = stages.settings.localization
-    task = LocalizeTask(inputs.statistics, inputs.threshold, settings)
+    task = LocalizeTask(inputs.statistics, inputs.threshold.calling_all(), settings)
     stages.work("localize", task, [(index, (index, prompt)) for index, prompt in prompts.items()])
     return {
         index: Findings.of(stages.model, record, inputs.statistics, settings.layers)

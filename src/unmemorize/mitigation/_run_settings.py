@@ -64,7 +64,8 @@ class MitigationRun:
 
     Args:
         settings: see `MitigationSettings`.
-        tau: the score above which a suspect is looked at.
+        detector: the name of the detector that screens the suspects.
+        tau: its score above which a suspect is looked at.
         threshold_prompts, statistics_prompts: hashes of the captions of threshold and statistics.
         captions: a hash of the ordinary captions.
         descriptor, clip: hashes of the networks that measure; empty without a CLIP.
@@ -73,6 +74,7 @@ class MitigationRun:
     kind: ClassVar[str] = "mitigation"
 
     settings: MitigationSettings
+    detector: str = SEED_SIMILARITY
     tau: float
     threshold_prompts: str
     statistics_prompts: str
@@ -84,16 +86,14 @@ class MitigationRun:
     def of(cls, settings: MitigationSettings, inputs: MitigationInputs) -> MitigationRun:
         """Make the settings of a run.
 
-        Its noise settings are those of the threshold. Localization calls a prompt memorized at the
-        level of the screen, since only prompts whose images show copies come that far.
+        Its noise settings are those of the threshold.
         """
-        level, captions = screen_level(inputs.threshold), inputs.captions
+        captions = inputs.captions
         localization = replace(settings.localization, noise=inputs.threshold.settings)
-        if inputs.threshold.detect.detector == SEED_SIMILARITY:
-            localization = replace(localization, seed_threshold=level)
         return cls(
             settings=replace(settings, localization=localization),
-            tau=level,
+            detector=inputs.threshold.detect.detector,
+            tau=screen_level(inputs.threshold),
             threshold_prompts=inputs.threshold.prompts,
             statistics_prompts=inputs.statistics.prompts,
             captions=hash_texts([*captions.ordinary, "", *captions.keep]),

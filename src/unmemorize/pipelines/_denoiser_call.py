@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
 
@@ -47,6 +47,18 @@ class DenoiserCall:
     def received_time(self) -> float:
         """The timestep as the denoiser receives it; the first if each sample has its own."""
         return float(torch.as_tensor(self.arguments["timestep"]).flatten()[0])
+
+    def at(self, received_time: float) -> DenoiserCall:
+        """Return the same call at another timestep.
+
+        Args:
+            received_time: the timestep as the denoiser receives it.
+        """
+        before = torch.as_tensor(self.arguments["timestep"])
+        return replace(
+            self,
+            arguments={**self.arguments, "timestep": torch.full_like(before, received_time)},
+        )
 
     @property
     def text(self) -> Tensor:

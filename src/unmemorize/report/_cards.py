@@ -175,9 +175,10 @@ def _score_line(metrics: PromptMetrics) -> str:
 
 def _facts(record: Localization, known: Neurons | None) -> Iterator[tuple[str, str]]:
     if record.detection:
-        similarity = f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})"
-        yield "similarity between seeds", similarity
-        yield "seeds above tau", str(len(record.detection.memorized_seeds))
+        detection = record.detection
+        yield detection.measure, f"{detection.score:.3f} (tau {detection.tau:.3f})"
+        if detection.memorized_seeds:
+            yield "seeds above tau", str(len(detection.memorized_seeds))
     yield (
         "initial selection",
         f"{len(record.initial)} neurons at theta {_or_unknown(record.theta)}, "

@@ -36,14 +36,15 @@ def calibrate(model: Model, *, progress: Progress = silent) -> None:
     """
     execution = Execution(progress=progress)
     compute_statistics(model, captions("train"), execution=execution).save(STATISTICS)
-    with TemporaryDirectory() as folder:  # rules with the same noise settings share the scores
-        for rule, (noise, calibration) in BUNDLED.items():
+    with TemporaryDirectory() as folder:  # rules of the same detector and noise share its scores
+        for rule, (detector, noise, calibration) in BUNDLED.items():
             threshold = calibrate_threshold(
                 model,
                 captions("calibration"),
+                detector=detector,
                 settings=noise,
                 calibration=calibration,
-                folder=Path(folder) / noise.similarity,
+                folder=Path(folder) / f"{detector}-{noise.similarity}",
                 execution=execution,
             )
             threshold.save(ASSETS / THRESHOLDS[rule])

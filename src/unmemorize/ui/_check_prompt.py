@@ -10,7 +10,7 @@ from PIL import Image
 
 from unmemorize._errors import AlarmError
 from unmemorize._prompts import Prompt
-from unmemorize.detection import Detection, detect_prompts
+from unmemorize.detection import SEED_SIMILARITY, Detection, detect_prompts
 from unmemorize.engines import Progress, silent
 from unmemorize.generation import generate_each
 from unmemorize.guarding import GuardThreshold, default_guard_threshold, guard
@@ -60,22 +60,30 @@ def detect(studio: Studio, prompt: Prompt) -> Detection:
     return detection
 
 
+_MAY_MISS = "The test may still miss images that are memorized in another way."
+
+
 def verdict(detection: Detection) -> str:
     """Say what a detection means."""
-    if not detection.memorized:
+    compares_seeds = detection.detector == SEED_SIMILARITY
+    if detection.memorized and compares_seeds:
+        return (
+            f"{len(detection.memorized_seeds)} of {detection.seeds} seeds lead to nearly the same "
+            "image, whatever their initial noise is."
+        )
+    if detection.memorized:
+        return f"Its {detection.measure} is higher than that of nearly all ordinary captions."
+    if compares_seeds:
         return (
             "Different initial noise leads to different images: no two seeds are as similar as "
-            "tau. The test may still miss images that are memorized in another way."
+            f"tau. {_MAY_MISS}"
         )
-    return (
-        f"{len(detection.memorized_seeds)} of {detection.seeds} seeds lead to nearly the same "
-        "image, whatever their initial noise is."
-    )
+    return f"Its {detection.measure} is like that of ordinary captions. {_MAY_MISS}"
 
 
 def guard_level(studio: Studio, progress: Progress = silent) -> GuardThreshold:
     """Return the level of the guard that is kept for the model, which is made first if need be."""
-    return default_guard_threshold(studio.model, steps=studio.generation.steps, progress=progress)
+    return default_guard_threshold(studio.model, progress=progress)
 
 
 def draw(

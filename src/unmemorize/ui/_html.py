@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+    from unmemorize.detection import Detection
+
 _SIDE = 256
 _QUALITY = 85
 _TONES = {
@@ -98,15 +100,16 @@ def problem(text: str) -> str:
     return f'<p class="problem" role="alert">{escape(text)}</p>'
 
 
-def gauge(score: float, tau: float, *, memorized: bool) -> str:
-    """Draw a similarity as a bar from 0 to 1, with a line at tau."""
-    css_class = "gauge hot" if memorized else "gauge"
-    width = 100 * max(0.0, min(1.0, score))
-    text = f"highest similarity between two seeds {score:.3f}, tau {tau:.3f} (the line)"
+def gauge(detection: Detection) -> str:
+    """Draw a score as a bar from 0 to twice tau, with a line at tau."""
+    css_class = "gauge hot" if detection.memorized else "gauge"
+    score, tau = detection.score, detection.tau
+    width = 100 * max(0.0, min(1.0, score / (2 * tau)))
+    text = f"{detection.measure} {score:.3f}, tau {tau:.3f} (the line)"
     return (
         f'<div class="{css_class}" role="img" aria-label="{text}">'
         f'<div class="bar" style="width:{width:.1f}%"></div>'
-        f'<div class="tau" style="left:{100 * tau:.1f}%"></div></div>'
+        f'<div class="tau" style="left:50%"></div></div>'
         f'<p class="small">{text}</p>'
     )
 

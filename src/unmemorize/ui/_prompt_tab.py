@@ -97,7 +97,7 @@ class PromptTab:
         with visit.stage("first step"):
             detection = checking.detect(studio, prompt)
         status = "memorized" if detection.memorized else "not memorized"
-        score = html.gauge(detection.score, detection.tau, memorized=detection.memorized)
+        score = html.gauge(detection)
         yield {
             self._checked: prompt,
             self._verdict: shown(
