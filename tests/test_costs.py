@@ -14,7 +14,9 @@ from unmemorize.detection import detect_prompts
 GROWTH = 1.1
 """Samples may grow by a tenth."""
 COSTS = {"ordinary": 2.91, "memorized": 2.0}
-"""Weighted samples of a prompt in detection, for ordinary and memorized ones."""
+"""Weighted samples of a prompt in detection by seed similarity, for ordinary and memorized ones."""
+DEFAULT_COST = 2
+"""The same for the default detector. As many more without text are taken once for a model."""
 LOCALIZED = {
     "eileen poses for her official shuttle portrait": 23.0,  # one candidate
     "chelsea the ginger tabby stares": 34.5,  # few candidates, of which some are dropped
@@ -38,6 +40,15 @@ def test_detection_takes_no_more_samples(
     settings = bundled_threshold.settings
     found = detect_prompts(model, prompts, bundled_threshold, settings)
     assert sum(one.evaluations for one in found) / len(found) <= GROWTH * COSTS[kind]
+
+
+def test_the_default_detector_takes_no_more_samples(model: Model) -> None:
+    threshold = Threshold.load(testbed.threshold_path())
+    prompts = [Prompt("a cat"), testbed.planted()[0].prompt]
+    found = detect_prompts(model, prompts, threshold, threshold.settings)
+    assert [one.memorized for one in found] == [False, True]
+    assert [one.evaluations for one in found] == [DEFAULT_COST, DEFAULT_COST]
+    assert found[0].shared_evaluations == DEFAULT_COST
 
 
 @pytest.mark.parametrize("prompt", LOCALIZED)
