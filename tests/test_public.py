@@ -22,7 +22,7 @@ PUBLIC = (
     "Metric MetricError Mitigation MitigationError MitigationInputs MitigationResult "
     "MitigationRun MitigationSettings Model ModelError NeuronEdit NeuronError NeuronFile "
     "NeuronSet Neurons NoiseSettings OrdinaryCaptions Prompt PromptError PromptOutcome "
-    "RayActors Run RunError Shard Statistics StatisticsError Summary Suspect TestbedError "
+    "RayActors Run RunError Shard Signer Statistics StatisticsError Summary Suspect TestbedError "
     "Threshold ThresholdError Trace UnfinishedError UnmemorizeError Workers arrow_table "
     "audit_edit audit_images bake calibrate_guard calibrate_threshold compare_all "
     "compute_statistics copy_scores default_guard_threshold default_statistics "

@@ -106,7 +106,7 @@ from .mitigation import (
 )
 from .neurons import NeuronFile, Neurons, random_control, switch_off, switch_on, switched_off
 from .pipelines import Model, load_pipeline
-from .report import verify_evidence, write_evidence, write_report
+from .report import Signer, verify_evidence, write_evidence, write_report
 from .runs import Run, open_run
 from .statistics import Statistics, compute_statistics, default_statistics
 
@@ -179,6 +179,7 @@ __all__ = [
     "Run",
     "RunError",
     "Shard",
+    "Signer",
     "Statistics",
     "StatisticsError",
     "Summary",

@@ -78,7 +78,7 @@ def publish(partial: Path, path: Path) -> None:
 
 @contextmanager
 def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple[Path, BinaryIO]]:
-    """Open a temporary file in the folder of a path.
+    """Open a temporary file in the folder of a path, for writing and reading.
 
     The folder is made when it does not exist. The file is deleted at the end of the context unless
     it was moved.
@@ -91,7 +91,7 @@ def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple
         beside.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f".{beside.name}.")
         partial = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             yield partial, file
     except OSError as problem:
         raise error(

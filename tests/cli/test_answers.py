@@ -11,7 +11,7 @@ from small_model import finish_run, model_words, save_inputs
 
 from audited import audited_run
 from conftest import PLANTED_PROMPT
-from mitigated_run import mitigated_run
+from mitigated_run import CONTROL, OTHER, mitigated_run
 from unmemorize import MitigationResult, Neurons, Run, Threshold
 from unmemorize.cli import _console, main
 from unmemorize.cli.audit import _print_verdicts as print_audit
@@ -112,9 +112,13 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
     lines = call.text("status", run.folder).splitlines()
     assert lines[0] == "Finished: mitigation of 5 prompts."
     assert lines[-1] == f"Next: unmemorize report {run.folder}"
-    row = next(line.split() for line in lines if line.split()[:1] == ["confirmations"])
-    assert row[1:4] == ["4", "0", "0"]
+    table = [line.split() for line in lines[4:-2]]
+    names = ["ordinary", "screen", "confirm", "localize", "search", "side", "certify", "final"]
+    assert [row[0] for row in table] == names
+    assert table[2][1:4] == ["4", "of", "4"]
+    assert " ".join(table[2]).endswith("suspects drawn, unedited")
     assert max(map(len, lines)) <= max(80, len(lines[-1]))
+    assert "…" not in "".join(lines)
     (run.folder / "mitigation.json").unlink()
     lines = call.text("status", run.folder).splitlines()
     assert lines[0] == "Not finished: mitigation of 5 prompts."
@@ -122,6 +126,20 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
     found = call.answer("status", run.folder)
     stages = {stage["name"]: stage for stage in found["stages"]}
     assert (found["finished"], stages["confirmations"]["pending"]) == (False, 1)
+
+
+def test_status_names_the_stage_that_worked_last(call: Call, tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    (run.folder / "mitigation.json").unlink()
+    for name, times in (("detections", range(5)), ("localizations", (1e9, 1e9 + 60))):
+        path = run.folder / f"{name}.jsonl"
+        records = map(json.loads, path.read_text().splitlines())
+        kept = [{**record, "at": at} for record, at in zip(records, times, strict=False)]
+        path.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+    lines = call.text("status", run.folder).splitlines()
+    assert lines[1] == "Last work: localize, stage 4 of 8, about 0:01:00 left."
+    kinds = {stage["name"] for stage in call.answer("status", run.folder)["stages"]}
+    assert {"confirmations", f"search-{OTHER}", f"ordinary-{CONTROL}"} < kinds
 
 
 def test_status_counts_what_failed(call: Call, finished: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -281,6 +282,25 @@ def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) 
 def test_only_mitigations_have_packs(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="kind localization, not mitigation"):
         write_evidence(localized_run(tmp_path / "run", [], {}), tmp_path / "e.zip")
+
+
+def test_signatures_need_an_extra(
+    made: tuple[Run, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    install = "needs c2pa-python. pip install 'unmemorize[c2pa]'"
+    run, pack, _ = made
+    code, _, err = cli(
+        "report", run.folder, "--pack", tmp_path / "e.zip", "--sign", pack, "--key", pack
+    )
+    assert (code, f"a signature {install}" in err) == (1, True)
+    assert not (tmp_path / "e.zip").exists()
+    signed = write(read(pack) | {"META-INF/content_credential.c2pa": b"?"}, tmp_path / "signed.zip")
+    with pytest.raises(EvidenceError, match=re.escape(f"is signed, and to check this {install}")):
+        verify_evidence(signed)
+    others = write(read(pack) | {"META-INF/": b""}, tmp_path / "others.zip")
+    with pytest.raises(EvidenceError, match=r"META-INF/ was added"):
+        verify_evidence(others)
 
 
 def test_the_commands(made: tuple[Run, Path, str], tmp_path: Path, cli: Cli) -> None:

@@ -36,6 +36,7 @@ from unmemorize.ui._audit_image import ImageAudit, finding_in_words
 from unmemorize.ui._check_image import check_image, ordinary_images
 from unmemorize.ui._check_prompt import Drawing, detect, draw, verdict
 from unmemorize.ui._mend import example_suspects, mend, read_suspects
+from unmemorize.ui._mend_tab import verdicts
 from unmemorize.ui._studio import Studio, why_no_guard
 from unmemorize.ui._switch_off import Comparison, compare, localize, save_neurons
 
@@ -267,6 +268,10 @@ def test_a_model_is_mended_and_taken_home(studio: Studio) -> None:
     assert Run.load(mended.run.folder).manifest.settings["settings"]["alpha"] == 0.5
     again = mend(studio, suspects, quick=True)
     assert (again.run.folder, again.result) == (mended.run.folder, mended.result)
+    assert again.without_maps == ""
+    assert [reason.split(":")[0] for reason in again.refused] == ["No checkpoint is written"]
+    shown = verdicts(replace(again, refused=("No LoRA is written.",), without_maps="No maps."))
+    assert shown.index("No LoRA is written.") < shown.index("No maps.")
 
 
 def test_drawings_without_a_guard_say_nothing() -> None:

@@ -188,6 +188,8 @@ def run_and_print(
     made = deliver(run, model, result, single_file=single_file, announce=show_progress)
     _print_verdicts(result)
     files = print_exported(made.exported)
+    if made.without_maps:
+        print_line(made.without_maps)
     print_line(f"report: {made.report}")
     print_answer(
         result.to_json(),

@@ -13,7 +13,7 @@ from unmemorize.cli._model_options import Flag
 from unmemorize.comparison import ComparisonRun
 from unmemorize.localization import LocalizationRun
 from unmemorize.mitigation import MitigationRun
-from unmemorize.report import REPORT, write_evidence, write_report
+from unmemorize.report import REPORT, Signer, write_evidence, write_report
 from unmemorize.runs import Run
 
 
@@ -23,6 +23,8 @@ def command(
     *,
     pack: Annotated[Path | None, Parameter(show_default=False)] = None,
     redact: Flag = False,
+    sign: Annotated[Path | None, Parameter(show_default=False)] = None,
+    key: Annotated[Path | None, Parameter(show_default=False)] = None,
 ) -> None:
     """Write one web page with the verdicts or the summary, and every memorized prompt.
 
@@ -34,13 +36,17 @@ def command(
         pack: Also write the report of a mitigation and everything that it rests on as one ZIP file,
             for unmemorize verify.
         redact: Leave out training images and generated images that show them. Their hashes stay.
+        sign: Sign the pack by C2PA with this certificate (PEM; those of its issuers may follow). It
+            needs --key, and pip install 'unmemorize[c2pa]'.
+        key: Private key of the certificate (PEM, without a password).
     """
     folder = Run.load(run)
+    signer = _signer(pack, sign, key)
     if pack is not None:
         refuse_unwritable(pack, EvidenceError)
-        digest = write_evidence(folder, pack, redact=redact)
+        digest = write_evidence(folder, pack, redact=redact, signer=signer)
         print_line(f"report: {folder.folder / REPORT}")
-        print_line(f"evidence: {pack}")
+        print_line(f"evidence: {pack}" + (", signed" if signer else ""))
         print_line(f"SHA-256 of the pack: {digest}")
         print_line("Keep this number apart from the pack: it shows later that nothing changed.")
         print_answer(report=folder.folder / REPORT, pack=pack, sha256=digest)
@@ -50,6 +56,17 @@ def command(
     print_line(str(page))
     print_answer(report=page)
     print_hint(_next(folder))
+
+
+def _signer(pack: Path | None, sign: Path | None, key: Path | None) -> Signer | None:
+    """Load certificate and key, where they are given, before any work is done."""
+    if sign is None and key is None:
+        return None
+    if pack is None:
+        raise EvidenceError("--sign: what is signed is a pack of evidence. Add --pack FILE.")
+    if sign is None or key is None:
+        raise EvidenceError("--sign CERTIFICATE and --key FILE belong together. Give both.")
+    return Signer.load(sign, key)
 
 
 def _next(run: Run) -> str:

@@ -7,7 +7,7 @@ from unmemorize.audit import AuditRun, ImageAuditRun
 from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.comparison import ComparisonRun
-from unmemorize.mitigation import MitigationRun
+from unmemorize.mitigation import MitigationRun, Standing, standings
 from unmemorize.runs import Run, Status, status_of
 
 _RESULTS = {
@@ -22,33 +22,22 @@ _RESULTS = {
 def command(run: RunArgument, /) -> None:
     """Show how far a run is, while it works or afterwards.
 
-    The table counts what is done, failed and pending, and shows the rate and the time left. The
-    slowest prompts follow. Stages of mitigate, audit and compare take only the prompts that they
-    need, so the pending ones of such a stage may be none of its own.
+    Of a mitigation, the table has one row for each of its stages. Of other runs, it has one for
+    each kind of records, and the slowest prompts follow. Stages of audit and compare take only the
+    prompts that they need, so the pending ones of such a stage may be none of its own. --json
+    prints each kind of records.
     """
     loaded = Run.load(run)
     states = status_of(loaded)
     finished = _is_finished(loaded, states)
     failed = sum(status.failed for status in states)
-    print_line(_headline(loaded, states, finished=finished), style="bold")
-    table = make_table("stage", "done", "failed", "pending", "a minute", "left", text="last")
-    for status in states:
-        pending = 0 if finished else status.pending
-        table.add_row(
-            status.name,
-            str(status.done),
-            str(status.failed),
-            str(pending),
-            f"{60 * status.rate:.3g}" if status.rate else "",
-            _duration(status.left if pending or status.failed else None),
-            _duration(status.idle),
-        )
-    console.print(table)
-    for status in states:
-        if status.slowest:
-            print_line(f"slowest {status.name}:")
-            for seconds, prompt in status.slowest:
-                print_line(f"  {seconds:8.2f} s  {prompt[:64]}")
+    what = f"{loaded.manifest.kind} of {loaded.manifest.items} prompts"
+    headline = f"{'Finished' if finished else 'Not finished'}: {what}."
+    print_line(headline + (f" {failed} items failed." if failed else ""), style="bold")
+    if loaded.manifest.kind == MitigationRun.kind:
+        _print_standings(standings(loaded, states), finished=finished)
+    else:
+        _print_states(states, finished=finished)
     print_answer(run=run, kind=loaded.manifest.kind, finished=finished, stages=states)
     if finished and not failed:
         print_hint(f"unmemorize report {run}")
@@ -64,12 +53,45 @@ def _is_finished(run: Run, states: Sequence[Status]) -> bool:
     return bool(states) and not any(status.pending or status.failed for status in states)
 
 
-def _headline(run: Run, states: Sequence[Status], *, finished: bool) -> str:
-    what = f"{run.manifest.kind} of {run.manifest.items} prompts"
+def _print_standings(rows: Sequence[Standing], *, finished: bool) -> None:
+    """Print one row for each stage of a mitigation, and how long the current one takes."""
+    begun = [row for row in rows if row.idle is not None]
+    if begun and not finished:
+        current = min(begun, key=lambda row: row.idle or 0)
+        left = f", about {_duration(current.left)} left" if current.left else ""
+        number = rows.index(current) + 1
+        print_line(f"Last work: {current.stage}, stage {number} of {len(rows)}{left}.")
+    table = make_table("stage", "done", "a minute", "last, ago", text="what is counted")
+    for row in rows:
+        of = f" of {row.total}" if row.total is not None else ""
+        done = f"{row.done}{of}" if row.idle is not None or row.total is not None else ""
+        table.add_row(row.stage, done, _rate(row.rate), _duration(row.idle), row.what)
+    console.print(table)
+
+
+def _print_states(states: Sequence[Status], *, finished: bool) -> None:
+    """Print one row for each kind of records, then the slowest prompts."""
     if finished:
-        return f"Finished: {what}."
-    failed = sum(status.failed for status in states)
-    return f"Not finished: {what}." + (f" {failed} items failed." if failed else "")
+        table = make_table("stage", "done", "a minute", text="last, ago")
+        for status in states:
+            rate = _rate(status.rate)
+            table.add_row(status.name, str(status.done), rate, _duration(status.idle))
+    else:
+        table = make_table("stage", "done", "failed", "pending", "left", text="last, ago")
+        for status in states:
+            counts = map(str, (status.done, status.failed, status.pending))
+            left = status.left if status.pending or status.failed else None
+            table.add_row(status.name, *counts, _duration(left), _duration(status.idle))
+    console.print(table)
+    for status in states:
+        if status.slowest:
+            print_line(f"slowest {status.name}:")
+            for seconds, prompt in status.slowest:
+                print_line(f"  {seconds:8.2f} s  {prompt[:64]}")
+
+
+def _rate(rate: float | None) -> str:
+    return f"{60 * rate:.3g}" if rate else ""
 
 
 def _duration(seconds: float | None) -> str:

@@ -9,7 +9,7 @@ from unmemorize._errors import ExportError
 from unmemorize.cli._console import console, print_answer, print_hint, print_line
 from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import Verification, describe, edit_of, verify
-from unmemorize.report import verify_evidence
+from unmemorize.report import Signature, verify_evidence
 
 
 def command(
@@ -18,14 +18,15 @@ def command(
     /,
     *,
     base_file: Path | None = None,
+    trust: Annotated[Path | None, Parameter(show_default=False)] = None,
     loading: LoadingOptions = LoadingOptions(),
 ) -> None:
     """Check that an artefact changes a model as it says and no more, or check a pack of evidence.
 
     The rows that an edited checkpoint or a LoRA changes are listed. What was made with --lora is
     compared with the base with the same --lora. Of a pack of evidence (unmemorize report --pack),
-    the hashes of all files are compared, and every number is computed again from the records. The
-    exit code is 1 if anything differs.
+    the hashes of all files are compared, every number is computed again from the records, and a
+    signature is checked. The exit code is 1 if anything differs.
 
     Args:
         artefact: Neuron or edit file (.json), LoRA or its folder, edited folder, edited single
@@ -33,10 +34,14 @@ def command(
         base: Model it was made from: a Hub id, a diffusers folder, or testbed. A pack of evidence
             needs none.
         base_file: Single file that an edited single file was made from.
+        trust: Certificate (PEM) under which a pack of evidence must be signed: that of the signer's
+            issuer, or the signer's own if it has no other issuer.
     """
     if artefact.suffix.lower() == ".zip":
-        _verify_pack(artefact)
+        _verify_pack(artefact, trust)
         return
+    if trust is not None:
+        raise ExportError(f"{artefact}: --trust is for packs of evidence (.zip). Leave it out.")
     if not artefact.exists():
         raise ExportError(f"{artefact}: there is no such file or folder. Check the path.")
     if base is None:
@@ -76,9 +81,9 @@ def _print_loras(verification: Verification) -> None:
         print_line(f"{place} the LoRA {lora} (SHA-256 of its file: {lora.sha256})")
 
 
-def _verify_pack(pack: Path) -> None:
+def _verify_pack(pack: Path, trust: Path | None) -> None:
     """Check a pack of evidence and say what that shows."""
-    check = verify_evidence(pack)
+    check = verify_evidence(pack, trust=trust)
     print_answer(check)
     print_line(f"{pack}: consistent. {check.files} files have the hashes that they should have.")
     print_line(f"{check.numbers} numbers of the report follow from the records.")
@@ -87,10 +92,28 @@ def _verify_pack(pack: Path) -> None:
     private = ", private images among them" if check.redacted else ""
     print_line(f"{check.left_out} files are not in the pack{private}; it holds their hashes.")
     print_line(f"SHA-256 of the pack: {check.sha256}")
-    print_line(
-        "The pack is not signed: this shows that it is consistent, not where it comes from. "
-        "Compare its SHA-256 with the one that was kept apart."
-    )
+    _print_origin(check.signature)
+
+
+def _print_origin(signature: Signature | None) -> None:
+    """Say what is known about where a pack comes from."""
+    if signature is None:
+        print_line(
+            "The pack is not signed: this shows that it is consistent, not where it comes from. "
+            "Compare its SHA-256 with the one that was kept apart."
+        )
+        return
+    print_line(f"Signed by {signature.subject}. The signature fits all files of the pack.")
+    print_line(f"The certificate was issued by {signature.issuer}, number {signature.serial}.")
+    if signature.trusted:
+        print_line(
+            "It was issued under a certificate that you trust: the pack is from who has its key."
+        )
+    else:
+        print_line(
+            "Nobody vouches for these names: anybody can write them into a certificate. Get the "
+            "issuer's certificate from somebody you trust, and repeat with --trust CERTIFICATE."
+        )
 
 
 def _print_changes(verification: Verification) -> None:

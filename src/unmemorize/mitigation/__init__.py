@@ -32,6 +32,7 @@ from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun,
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._stages import SAME, Announce, Stages, digest, unannounced
+from unmemorize.mitigation._standing import Standing, standings
 
 __all__ = [
     "BEFORE",
@@ -59,6 +60,7 @@ __all__ = [
     "OrdinaryTask",
     "PromptOutcome",
     "Stages",
+    "Standing",
     "Verdict",
     "confirm",
     "confirmed_by",
@@ -76,6 +78,7 @@ __all__ = [
     "read_image_records",
     "read_ordinary",
     "seconds_per_sample",
+    "standings",
     "unannounced",
     "unpacked",
     "with_references",

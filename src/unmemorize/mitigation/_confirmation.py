@@ -57,7 +57,7 @@ class Confirmation:
     @property
     def counted(self) -> tuple[float, ...]:
         """The scores of the images that count."""
-        return tuple(score for seed, score in enumerate(self.scores) if seed != self.medoid)
+        return _counted(self.scores, self.medoid)
 
     @property
     def copies(self) -> Copies:
@@ -93,6 +93,16 @@ class ConfirmationRecord:
     level: float
     scores: tuple[float, ...]
     medoid: int | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether there are enough copies."""
+        counted = _counted(self.scores, self.medoid)
+        return sum(score > self.level for score in counted) >= FEWEST_COPIES
+
+
+def _counted(scores: Sequence[float], medoid: int | None) -> tuple[float, ...]:
+    return tuple(score for seed, score in enumerate(scores) if seed != medoid)
 
 
 def read_confirmations(run: Run) -> dict[int, ConfirmationRecord]:

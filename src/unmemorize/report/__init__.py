@@ -8,6 +8,7 @@ from unmemorize.report._mitigation import REPORT
 from unmemorize.report._pack import write_evidence
 from unmemorize.report._pictures import data_url
 from unmemorize.report._results import Results, read_results
+from unmemorize.report._signature import Signature, Signer
 from unmemorize.report._summary import summary_table
 from unmemorize.report._table import Cell, Table
 from unmemorize.report._threshold_plot import plot_threshold
@@ -23,6 +24,8 @@ __all__ = [
     "EvidenceCheck",
     "Results",
     "RunDifference",
+    "Signature",
+    "Signer",
     "Table",
     "Truth",
     "copy_warning",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from unmemorize.export import Exported, export_all
@@ -20,11 +20,13 @@ class Delivery:
 
     Args:
         report: the page of the report.
-        exported: the edit in its forms. What is refused includes maps of regions.
+        exported: the edit in its forms.
+        without_maps: a sentence on why the report shows no maps of regions; empty where it does.
     """
 
     report: Path
     exported: Exported
+    without_maps: str
 
 
 def deliver(
@@ -46,13 +48,11 @@ def deliver(
     """
     record_model_files(run, model)
     with announce("mapping memorized regions") as progress:
-        without_maps = record_regions(run, model, progress)
+        reason = record_regions(run, model, progress)
+    without_maps = f"The report shows no maps of regions: {reason}" if reason else ""
     exported = Exported({}, ())
     with announce("writing the edited model and the report"):
         if result.file is not None:
             exported = export_all(model, result.file, run.folder, single_file=single_file)
         report = write_report(run)
-    if without_maps:
-        missing = f"The report shows no maps of regions: {without_maps}"
-        exported = replace(exported, refused=(*exported.refused, missing))
-    return Delivery(report, exported)
+    return Delivery(report, exported, without_maps)

@@ -6,17 +6,19 @@ manifest.json ...  the run folder: all of its records, and the images that the r
 audit/NAME/        settings and verdicts of audits of the edit, without their images
 references/        the training images, named by their SHA-256
 
-Unpacked, it is a run folder. The same run gives the same bytes.
+Unpacked, it is a run folder. The same run gives the same bytes, unless the pack is signed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from unmemorize._errors import EvidenceError
 from unmemorize._files import atomic_file, to_json
@@ -28,6 +30,7 @@ from unmemorize.report._mitigation import NUMBERS, REPORT, TABLE, write_mitigati
 from unmemorize.report._provenance import output_hashes
 from unmemorize.report._redaction import shown_after
 from unmemorize.report._regions import region_file
+from unmemorize.report._signature import Signer
 from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file
 
 SCHEMA = "unmemorize.evidence/1"
@@ -56,7 +59,9 @@ class LeftOut:
     why: str
 
 
-def write_evidence(run: Run, path: str | Path, *, redact: bool = False) -> str:
+def write_evidence(
+    run: Run, path: str | Path, *, redact: bool = False, signer: Signer | None = None
+) -> str:
     """Write the report of a mitigation, then everything that it rests on as one ZIP file.
 
     Args:
@@ -64,13 +69,14 @@ def write_evidence(run: Run, path: str | Path, *, redact: bool = False) -> str:
         path: the file, which is replaced if it exists.
         redact: whether training images are private. They are left out of report and pack then, with
             all generated images that show them. Their hashes stay.
+        signer: signs the pack by C2PA; None for no signature.
 
     Returns:
         The SHA-256 of the pack. Keep it apart from the pack: it shows later that nothing changed.
 
     Raises:
         RunError: the mitigation is not finished, or a record is damaged.
-        EvidenceError: a training image has changed since, or the pack cannot be written.
+        EvidenceError: a training image has changed since, or the pack cannot be written or signed.
         MetricError: an image is missing or damaged.
     """
     write_mitigation_report(run, redact=redact)
@@ -78,11 +84,27 @@ def write_evidence(run: Run, path: str | Path, *, redact: bool = False) -> str:
     left_out = dict(_left_out(evidence, redact))
     files = dict(_files(evidence, left_out))
     path = Path(path)
-    digest = hashlib.sha256()
-    with (
-        atomic_file(path, EvidenceError) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as pack,
-    ):
+    with atomic_file(path, EvidenceError) as file:
+        if signer is None:
+            _write(file, evidence, files, left_out, redact)
+        else:
+            with tempfile.TemporaryFile(dir=path.parent) as unsigned:
+                _write(unsigned, evidence, files, left_out, redact)
+                signer.sign(unsigned, file)
+    with path.open("rb") as written:
+        digest = hashlib.file_digest(written, "sha256")
+    return digest.hexdigest()
+
+
+def _write(
+    file: BinaryIO,
+    evidence: Evidence,
+    files: Mapping[str, Path],
+    left_out: Mapping[str, LeftOut],
+    redact: bool,
+) -> None:
+    """Write the files of the pack, then their list."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as pack:
         listed = {}
         for name in sorted(files):
             content = _content(evidence, name, files[name])
@@ -95,9 +117,6 @@ def write_evidence(run: Run, path: str | Path, *, redact: bool = False) -> str:
             "left_out": {name: to_json(left_out[name]) for name in sorted(left_out)},
         }
         pack.writestr(_entry(CONTENTS), json.dumps(contents, indent=1) + "\n")
-    with path.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256")
-    return digest.hexdigest()
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -16,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from unmemorize._errors import EvidenceError
-from unmemorize._files import parse_json
+from unmemorize._files import as_path, parse_json
 from unmemorize.report._mitigation import NUMBERS, REPORT, TABLE
 from unmemorize.report._numbers import flat
 from unmemorize.report._pack import CONTENTS, SCHEMA
 from unmemorize.report._recomputed import recompute
+from unmemorize.report._signature import (
+    CREDENTIAL,
+    SIGNATURE_ENTRIES,
+    Signature,
+    read_signature,
+)
 from unmemorize.runs import hash_of_file
 
 _NAMED = 10
@@ -41,6 +47,7 @@ class EvidenceCheck:
         unchecked: names of numbers that cannot be computed from the pack.
         left_out: how many files were left out of the pack, such as the edited model.
         redacted: whether private images were left out.
+        signature: who signed the pack; None if nobody did.
     """
 
     sha256: str
@@ -49,23 +56,31 @@ class EvidenceCheck:
     unchecked: tuple[str, ...]
     left_out: int
     redacted: bool
+    signature: Signature | None
 
 
-def verify_evidence(path: str | Path) -> EvidenceCheck:
+def verify_evidence(path: str | Path, *, trust: str | Path | None = None) -> EvidenceCheck:
     """Check that a pack of evidence is whole, and that its numbers follow from its records.
 
-    This shows that the pack is consistent. Where it comes from, only a signature or a hash that was
-    kept apart can show.
+    This shows that the pack is consistent. Where it comes from, only a signature under a trusted
+    certificate or a hash that was kept apart can show.
 
     Args:
         path: what `write_evidence` wrote.
+        trust: a PEM file with certificates that are trusted: of issuers, or of signers who issued
+            their own. A pack that is not signed under one of them is refused.
 
     Raises:
-        EvidenceError: a file was changed, added or is missing, or a number does not follow from the
-            records. The message names it.
+        EvidenceError: a file was changed, added or is missing, a number does not follow from the
+            records, or a signature does not hold. The message names it.
     """
     path = Path(path)
     files = _read(path)
+    signed = CREDENTIAL in files
+    if signed:
+        files = {name: files[name] for name in files.keys() - SIGNATURE_ENTRIES}
+    elif trust is not None:
+        raise EvidenceError(f"{path}: the pack is not signed, so nothing shows who made it.")
     if CONTENTS not in files:
         raise EvidenceError(f"{path}: holds no {CONTENTS}, so it is no pack of evidence.")
     contents = parse_json(files.pop(CONTENTS), EvidenceError, f"{path}: {CONTENTS} is damaged")
@@ -74,6 +89,8 @@ def verify_evidence(path: str | Path) -> EvidenceCheck:
             f"{path}: a pack of schema {contents.get('schema')!r}; this version reads {SCHEMA!r}."
         )
     _refuse(path, list(_wrong_files(files, contents)))
+    anchors = None if trust is None else as_path(trust, EvidenceError, "trusted certificate")
+    signature = read_signature(path, anchors) if signed else None
     try:
         computed = recompute(files)
         reported = flat(json.loads(files[NUMBERS]))
@@ -92,6 +109,7 @@ def verify_evidence(path: str | Path) -> EvidenceCheck:
         unchecked=tuple(sorted(known - computed.keys())),
         left_out=len(contents["left_out"]),
         redacted=contents["redacted"],
+        signature=signature,
     )
 
 

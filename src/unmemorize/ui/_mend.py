@@ -65,7 +65,8 @@ class Mended:
         run: the mitigation.
         result: its verdicts.
         files: to take home.
-        refused: what cannot be written, and why.
+        refused: forms of the edit that cannot be written, and why.
+        without_maps: a sentence on why the report shows no maps of regions; empty where it does.
         digest: SHA-256 of the pack of evidence.
     """
 
@@ -73,6 +74,7 @@ class Mended:
     result: MitigationResult
     files: tuple[Path, ...]
     refused: tuple[str, ...]
+    without_maps: str
     digest: str
 
     @property
@@ -157,7 +159,8 @@ def mend(
         digest = write_evidence(run, pack)
     edit = [run.folder / EDIT] if result.file else []
     files = [made.report, pack, *edit, *(path for path in made.exported.files if path.is_file())]
-    return Mended(run, result, tuple(files), made.exported.refused, digest)
+    refused, without_maps = made.exported.refused, made.without_maps
+    return Mended(run, result, tuple(files), refused, without_maps, digest)
 
 
 def _folder(studio: Studio, described: Sequence[str]) -> Path:

@@ -161,6 +161,8 @@ def verdicts(mended: Mended) -> str:
     parts = [html.headline(mended.summary)]
     parts += [_outcome(mended, outcome) for outcome in mended.result.outcomes]
     parts += map(html.sentence, mended.refused)
+    if mended.without_maps:
+        parts.append(html.sentence(mended.without_maps))
     parts.append(
         html.sentence(
             f"SHA-256 of evidence.zip: {mended.digest}. Keep it apart from the pack: it shows "
