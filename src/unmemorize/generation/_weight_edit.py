@@ -83,11 +83,7 @@ class WeightEdit:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the names, shapes and values of all tensors."""
-        digest = hashlib.sha256()
-        for name, tensor in self._tensors.items():
-            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.numpy().data)
-        return digest.hexdigest()
+        return _digest(self._tensors)
 
     @property
     def file_name(self) -> str:
@@ -163,14 +159,14 @@ class WeightEdit:
                 f"{path}: not there, and it holds the tensors of the edit. Put it beside the file "
                 "that names it."
             )
-        differences = _differences(read_tensors(path, EditError, "file of an edit"))
-        edit = cls(differences, content.source)
-        if edit.digest != content.sha256:
+        tensors = read_tensors(path, EditError, "file of an edit")
+        same_type = all(tensor.dtype == torch.float32 for tensor in tensors.values())
+        if not same_type or _digest(tensors) != content.sha256:
             raise EditError(
                 f"{path}: its tensors have changed since the edit was made. Take the original "
                 "file, or make the edit again."
             )
-        return edit
+        return cls(_differences(tensors), content.source)
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
@@ -202,6 +198,14 @@ class _Content:
     kind: Literal["weights"]
     source: str
     sha256: str
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
 
 
 def _file_name(digest: str) -> str:
