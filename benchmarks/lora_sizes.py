@@ -9,6 +9,8 @@ one output. Nothing is trained, and no weights are made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from full_size import meta_unet_of_stable_diffusion_1, meta_unet_of_stable_diffusion_xl
@@ -17,7 +19,7 @@ RANKS = (4, 8, 16, 32)
 _BYTES = 4
 
 
-def size(weights: list[Tensor], rank: int) -> int:
+def size(weights: Sequence[Tensor], rank: int) -> int:
     """Return the bytes of the factors of all weights that are larger than these."""
     factors = [rank * (len(weight) + weight[0].numel()) for weight in weights]
     smaller = zip(factors, weights, strict=True)

@@ -160,8 +160,8 @@ def test_a_full_rank_is_cut_where_a_user_asks_for_it(
 ) -> None:
     assert model.loading is not None
     EditFile.of(model, DENSE).save(tmp_path / "edit.json")
-    command = ("export", "lora", tmp_path / "edit.json", "--model", model.loading.model)
-    command += ("--device", "cpu", "-o", tmp_path / "lora")
+    options = ("--model", model.loading.model, "--device", "cpu", "-o", tmp_path / "lora")
+    command = ("export", "lora", tmp_path / "edit.json", *options)
     code, _, problem = cli(*command)
     assert (code, "--rank" in problem) == (1, True)
     code, out, _ = cli(*command, "--rank", 3)
@@ -172,7 +172,7 @@ def test_a_full_rank_is_cut_where_a_user_asks_for_it(
     verification = verify(tmp_path / "lora", model)
     assert (verification.passed, edit_of(verification.edit)) == (True, cut.edit)
     NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [1]})).save(tmp_path / "n.json")
-    code, _, problem = cli(*command[:2], tmp_path / "n.json", *command[3:], "--rank", 3)
+    code, _, problem = cli("export", "lora", tmp_path / "n.json", *options, "--rank", 3)
     assert (code, "only trained weights are cut to a rank" in problem) == (1, True)
 
 

@@ -217,11 +217,9 @@ def test_factors_are_trained_as_the_chain_rule_says(tmp_path: Any) -> None:
             layer = other.unet.get_submodule(path)
             shape = layer.weight.shape
             layer._parameters["weight"] = layer.weight + (up @ down).view(shape)
-            others = {
-                each: value for each, value in weights.edit().differences.items() if each != name
-            }
-            for each, value in others.items():
-                other.unet.get_parameter(each).data += whole(value)
+            for each, difference in weights.edit().differences.items():
+                if each != name:
+                    other.unet.get_parameter(each).data += whole(difference)
             same = predicted(other, latents, torch.tensor(300), text)
             assert torch.allclose(same, guess, atol=1e-5)
             expected = torch.autograd.grad(same.square().mean(), [down, up])
