@@ -43,6 +43,7 @@ from unmemorize.pipelines import Model
 
 _SOLVED = 1e-12
 """Relative rounding of the matrices P, which are solved for in float64."""
+_WAY_OUT = "Trained weights may be cut to a rank, too: unmemorize export lora --rank N."
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def _dense_factors(path: str, difference: Tensor, dtype: torch.dtype) -> tuple[T
     if difference.ndim < 2:
         raise ExportError(
             f"{path}: the edit changes the weight of a normalization, which no LoRA holds. Export "
-            "a checkpoint, or with --rank a LoRA of the matrices alone."
+            f"a checkpoint. {_WAY_OUT}"
         )
     shape = difference.shape
     difference = difference.flatten(1)
@@ -231,8 +232,8 @@ def _dense_factors(path: str, difference: Tensor, dtype: torch.dtype) -> tuple[T
     if rank * sum(difference.shape) >= difference.numel():
         raise ExportError(
             f"{path}: the edit changes it by a matrix of rank {rank}, so a LoRA would be larger "
-            f"than the weight of {' x '.join(map(str, shape))}. Export a checkpoint, or with "
-            "--rank the nearest LoRA of a rank, which leaves something off."
+            f"than the weight of {' x '.join(map(str, shape))}. Export a checkpoint. "
+            f"{_WAY_OUT}"
         )
     root = values[:rank].sqrt()
     return (root[:, None] * right[:rank]).contiguous(), (left[:, :rank] * root).contiguous()

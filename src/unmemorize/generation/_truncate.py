@@ -50,7 +50,7 @@ def truncate(edit: Edit, rank: int) -> Truncation:
     if not isinstance(edit, WeightEdit):
         raise EditError(
             f"edit of kind {edit.kind}: only trained weights are cut to a rank. Leave the rank "
-            "out: what a LoRA holds of this edit is exact."
+            "out, or export a checkpoint."
         )
     kept: dict[str, LowRank] = {}
     before = after = 0.0

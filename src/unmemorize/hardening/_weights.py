@@ -91,8 +91,8 @@ class LowRankWeights:
     def __init__(self, weights: Training, rank: int) -> None:
         self._weights = weights
         self._before = {
-            name: value.detach().clone()
-            for name, value in weights.parameters.items()
+            name: value
+            for name, value in weights.before.items()
             if value.ndim > 1 and rank * (len(value) + value[0].numel()) < value.numel()
         }
         if not self._before:
