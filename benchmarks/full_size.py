@@ -27,12 +27,31 @@ _SD_1: dict[str, Any] = {
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
 }
+_SD_XL: dict[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
 
 
 def meta_unet_of_stable_diffusion_1() -> UNet2DConditionModel:
     """Make the U-Net of Stable Diffusion 1 without weights, to count what it computes."""
     with torch.device("meta"):
         return UNet2DConditionModel(layers_per_block=2, **_SD_1)
+
+
+def meta_unet_of_stable_diffusion_xl() -> UNet2DConditionModel:
+    """Make the U-Net of Stable Diffusion XL without weights."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(layers_per_block=2, **_SD_XL)
 
 
 def stable_diffusion_1() -> StableDiffusionPipeline:
@@ -57,19 +76,7 @@ def stable_diffusion_xl() -> StableDiffusionXLPipeline:
 
     Its latents are 64 x 64.
     """
-    unet = _filled(
-        sample_size=64,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=(5, 10, 20),
-        cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-    )
+    unet = _filled(**_SD_XL)
     pipe = StableDiffusionXLPipeline(
         vae=_vae(),
         text_encoder=CLIPTextModel(_text(768)).eval(),

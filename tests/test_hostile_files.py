@@ -28,6 +28,7 @@ from unmemorize import (
 )
 from unmemorize.export import Verification, verify
 from unmemorize.export._carried import carried_edit
+from unmemorize.generation import LowRank, WeightEdit
 
 HOSTILE: list[Any] = [
     None,
@@ -81,6 +82,10 @@ def valid_verification(found: Any) -> None:
     valid_neurons(found.edit)
 
 
+def valid_answer(found: Any) -> None:
+    assert found is True
+
+
 Loaded = tuple[Path, Callable[[Path], Any], Callable[[Any], None]]
 
 
@@ -97,12 +102,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
     neurons.save(folder / "n.json")
     compute_statistics(model, PROMPTS).save(folder / "s.safetensors")
     calibrate_threshold(model, PROMPTS).save(folder / "t.json")
+    edit = WeightEdit({"a.weight": LowRank(torch.ones(4, 1), torch.ones(1, 4))}, "hardening")
+    edit.save_tensors(folder)
     (lora,) = export_lora(model, neurons, folder / "lora", layout="diffusers")
     (kohya,) = export_lora(model, neurons, folder / "kohya", layout="kohya")
     return {
         "neurons": (folder / "n.json", NeuronFile.load, valid_neurons),
         "statistics": (folder / "s.safetensors", Statistics.load, valid_statistics),
         "threshold": (folder / "t.json", Threshold.load, valid_threshold),
+        "tensors": (
+            folder / edit.file_name,
+            lambda path: WeightEdit.from_json(edit.to_json(), path.parent) == edit,
+            valid_answer,
+        ),
         "lora": (lora, carried_edit, valid_neurons),
         "verified lora": (lora, lambda path: verify(path, model), valid_verification),
         "verified kohya lora": (kohya, lambda path: verify(path, model), valid_verification),
@@ -171,7 +183,15 @@ def damage(files: dict[str, Loaded], kind: str, tmp_path: Path, cases: int) -> N
 
 KINDS = pytest.mark.parametrize(
     "kind",
-    ["neurons", "statistics", "threshold", "lora", "verified lora", "verified kohya lora"],
+    [
+        "neurons",
+        "statistics",
+        "threshold",
+        "tensors",
+        "lora",
+        "verified lora",
+        "verified kohya lora",
+    ],
 )
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import msgspec
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from unmemorize._errors import UnmemorizeError
@@ -141,6 +142,36 @@ def safetensors_bytes(
     header = json.loads(data[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     return safetensors_header(header) + data[8 + length :]
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], error: type[UnmemorizeError]) -> None:
+    """Write a safetensors file of any size, whole or not at all.
+
+    Raises:
+        UnmemorizeError: the given ``error``. The folder cannot be written or the disk is full.
+    """
+    with temporary_file(path, error) as (partial, _file):
+        try:
+            save_file(tensors, partial, {"format": "pt"})
+        except SafetensorError as problem:  # which hides the error of the disk
+            raise OSError(str(problem)) from problem
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        publish(partial, path)
+
+
+def read_tensors(path: Path, error: type[UnmemorizeError], what: str) -> dict[str, Tensor]:
+    """Read a safetensors file of any size.
+
+    Args:
+        path: the file.
+        error: what is raised where it is missing or damaged.
+        what: the kind of file, for the error.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as problem:
+        raise error(f"{path}: the {what} cannot be read ({problem}). Check the path.") from problem
 
 
 def safetensors_header(entries: Mapping[str, Any]) -> bytes:

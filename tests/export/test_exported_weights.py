@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,42 +22,53 @@ from artefacts import (  # noqa: F401 -- fixtures
 from unmemorize import (
     ClosedFormEdit,
     CombinedEdit,
+    EditError,
     EditFile,
     Erased,
     ExportError,
     Model,
     NeuronEdit,
+    NeuronFile,
     Neurons,
     bake,
     export_lora,
     export_single_file,
     verify,
 )
-from unmemorize.export import model_card
-from unmemorize.generation import PrunedEdit, WeightEdit
+from unmemorize.export import edit_of, load_edit_file, model_card
+from unmemorize.generation import LowRank, PrunedEdit, WeightEdit, truncate, whole
 from unmemorize.pipelines import load_pipeline
 
 UNET = Path("unet/diffusion_pytorch_model.safetensors")
 KEY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+CONVOLUTION = "mid_block.resnets.0.conv1"
 FEED_FORWARD = "mid_block.attentions.0.transformer_blocks.0.ff.net.2"
 PRUNED = PrunedEdit({FEED_FORWARD: tuple(range(0, 1024, 3))})
 
 
-def noise(shape: tuple[int, ...]) -> Tensor:
-    return 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+def noise(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 DENSE = WeightEdit({f"{KEY}.weight": noise((16, 16)), "conv_in.bias": noise((8,))}, "esd")
 LOW_RANK = WeightEdit({f"{KEY}.weight": noise((16, 2)) @ noise((2, 16))}, "esd")
+FACTORS = WeightEdit(
+    {
+        f"{KEY}.weight": LowRank(noise((16, 2)), noise((2, 16), seed=1)),
+        f"{CONVOLUTION}.weight": LowRank(noise((16, 1), seed=2), noise((1, 16, 3, 3), seed=3)),
+    },
+    "hardening",
+)
 COMBINED = CombinedEdit((PRUNED, ClosedFormEdit((Erased("a cat", 3.0),)), LOW_RANK))
 WORDS = {
     "pruned": "342 weights of 1 layer set to zero",
-    "weights": "2 tensors of weights moved (esd)",
+    "weights": "2 tensors of weights moved",
     "combined": "set to zero, then 1 caption moved",
 }
+KINDS = {"pruned": PRUNED, "dense": DENSE, "factors": FACTORS, "combined": COMBINED}
 
 
-@pytest.mark.parametrize("edit", [PRUNED, DENSE, COMBINED], ids=lambda edit: edit.kind)
+@pytest.mark.parametrize("edit", KINDS.values(), ids=KINDS)
 def test_checkpoint(edit: Any, model: Model, tmp_path: Path) -> None:
     file = EditFile.of(model, edit)
     folder = bake(model, file, tmp_path / "edited", card=model_card(model, file))
@@ -68,7 +80,16 @@ def test_checkpoint(edit: Any, model: Model, tmp_path: Path) -> None:
     verification = verify(folder, model)
     assert (verification.passed, verification.edit) == (True, file)
     assert WORDS[edit.kind] in (folder / "README.md").read_text()
-    if edit.kind != "weights":
+    if edit.kind == "weights":
+        # the same bits under the edit, in the checkpoint, and under the edit that was read back
+        assert torch.equal(prediction(loaded), expected)
+        with edit_of(load_edit_file(folder / "unmemorize_edit.json")).applied(model, [True]):
+            assert torch.equal(prediction(model), expected)
+        assert f"`{edit.file_name}` holds what was trained" in (folder / "README.md").read_text()
+        (folder / edit.file_name).unlink()
+        with pytest.raises(EditError, match=rf"{edit.file_name}: not there"):
+            verify(folder, model)
+    else:
         weight = load_file(folder / UNET)[f"{FEED_FORWARD}.weight"].flatten()
         assert not weight[::3].any()
         assert weight[1::3].all()
@@ -90,16 +111,20 @@ def test_damaged_checkpoints_do_not_pass(edit: Any, model: Model, tmp_path: Path
     assert not verify(folder, model).passed
 
 
-def test_single_file(model: Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("edit", [DENSE, FACTORS])
+def test_single_file(edit: WeightEdit, model: Model, tmp_path: Path) -> None:
     weights = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
     save_file(weights, tmp_path / "base.st")
-    file = EditFile.of(model, DENSE)
+    file = EditFile.of(model, edit)
     output = export_single_file(model, file, tmp_path / "base.st", tmp_path / "new.safetensors")
     after = load_file(output)
-    for name, difference in DENSE.differences.items():
-        assert torch.allclose(after[name], weights[name] + difference, atol=1e-6)
+    for name, difference in edit.differences.items():
+        assert torch.equal(after[name], weights[name] + whole(difference))
     verification = verify(output, model, base_file=tmp_path / "base.st")
     assert (verification.passed, verification.edit) == (True, file)
+    (tmp_path / edit.file_name).unlink()
+    with pytest.raises(EditError, match=rf"{edit.file_name}: not there"):
+        verify(output, model, base_file=tmp_path / "base.st")
 
 
 def test_a_difference_of_low_rank_is_a_lora(model: Model, tmp_path: Path) -> None:
@@ -108,7 +133,7 @@ def test_a_difference_of_low_rank_is_a_lora(model: Model, tmp_path: Path) -> Non
     tensors = load_file(path)
     down, up = (tensors[f"unet.{KEY}.lora_{side}.weight"] for side in "AB")
     assert (down.shape, up.shape) == ((2, 16), (16, 2))
-    assert torch.allclose(up @ down, LOW_RANK.differences[f"{KEY}.weight"], atol=1e-6)
+    assert torch.allclose(up @ down, whole(LOW_RANK.differences[f"{KEY}.weight"]), atol=1e-6)
     assert verify(tmp_path, model).passed
     tensors[f"unet.{KEY}.lora_B.weight"][1] *= 1.01
     with safe_open(path, "pt") as handle:
@@ -130,12 +155,79 @@ def test_no_lora_without_a_low_rank(edit: Any, message: str, model: Model, tmp_p
         export_lora(model, EditFile.of(model, edit), tmp_path)
 
 
-def test_edits_too_large_for_metadata(
+def test_a_full_rank_is_cut_where_a_user_asks_for_it(
+    cli: Callable[..., tuple[int, str, str]], model: Model, tmp_path: Path
+) -> None:
+    assert model.loading is not None
+    EditFile.of(model, DENSE).save(tmp_path / "edit.json")
+    options = ("--model", model.loading.model, "--device", "cpu", "-o", tmp_path / "lora")
+    command = ("export", "lora", tmp_path / "edit.json", *options)
+    code, _, problem = cli(*command)
+    assert (code, "--rank" in problem) == (1, True)
+    code, out, _ = cli(*command, "--rank", 3)
+    cut = truncate(DENSE, 3)
+    words = f"1 tensor of weights moved by matrices of rank 3 ({cut.edit.source}) at strength 1"
+    assert (code, words in " ".join(out.split())) == (0, True)
+    assert "another edit than" in out
+    verification = verify(tmp_path / "lora", model)
+    assert (verification.passed, edit_of(verification.edit)) == (True, cut.edit)
+    NeuronFile.of(model, Neurons({next(iter(model.value_layers)): [1]})).save(tmp_path / "n.json")
+    code, _, problem = cli("export", "lora", tmp_path / "n.json", *options, "--rank", 3)
+    assert (code, "only trained weights are cut to a rank" in problem) == (1, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_lora_holds_the_factors_themselves(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Padded with zeros to one rank, in every layout, whatever type the model is loaded in."""
+    model = Model(make("Stable Diffusion").to(dtype))
+    file = EditFile.of(model, FACTORS)
+    files = export_lora(model, file, tmp_path, card=model_card(model, file, lora=True))
+    one, other = map(load_file, files)
+    for name, factors in FACTORS.differences.items():
+        layer = name.removesuffix(".weight")
+        kohya = f"lora_unet_{layer.replace('.', '_')}"
+        assert isinstance(factors, LowRank)
+        down = torch.cat([factors.down, torch.zeros(2, *factors.down.shape[1:])])[:2]
+        up = torch.cat([factors.up, torch.zeros(16, 2)], dim=1)[:, :2]
+        up = up.view(*up.shape, *[1] * (down.ndim - 2))
+        assert torch.equal(one[f"unet.{layer}.lora_A.weight"], down)
+        assert torch.equal(one[f"unet.{layer}.lora_B.weight"], up)
+        assert torch.equal(other[f"{kohya}.lora_down.weight"], down)
+        assert torch.equal(other[f"{kohya}.lora_up.weight"], up)
+    verification = verify(tmp_path, model)
+    assert (verification.passed, verification.edit) == (True, file)
+    assert verification.files == tuple(sorted(files))
+    assert FACTORS.file_name in (tmp_path / "README.md").read_text()
+    (tmp_path / FACTORS.file_name).rename(tmp_path / "elsewhere")
+    with pytest.raises(EditError, match=rf"{FACTORS.file_name}: not there.* Put it beside"):
+        verify(files[0], model)
+
+
+def test_factors_and_neurons_of_one_layer_are_one_lora(model: Model, tmp_path: Path) -> None:
+    path = f"{KEY.removesuffix('to_k')}to_v"
+    weights = WeightEdit({f"{path}.weight": LowRank(noise((16, 2)), noise((2, 16), seed=1))})
+    edit = CombinedEdit((weights, NeuronEdit(Neurons({path: [3]}), 0.5)))
+    (file,) = export_lora(model, EditFile.of(model, edit), tmp_path, layout="diffusers")
+    tensors = load_file(file)
+    down, up = (tensors[f"unet.{path}.lora_{side}.weight"] for side in "AB")
+    before = model.denoiser.state_dict()[f"{path}.weight"]
+    after = before + whole(weights.differences[f"{path}.weight"])
+    after[3] *= 0.5
+    assert down.shape == (3, 16)
+    assert torch.allclose(before + up @ down, after, atol=1e-6)
+    assert verify(tmp_path, model).passed
+
+
+def test_entries_too_many_for_metadata(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    weights = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    save_file(weights, tmp_path / "base.st")
     monkeypatch.setattr("unmemorize.export._carried._LARGEST", 1000)
+    file = EditFile.of(model, PRUNED)
     with pytest.raises(ExportError, match="too much for the metadata"):
-        export_lora(model, EditFile.of(model, LOW_RANK), tmp_path)
+        export_single_file(model, file, tmp_path / "base.st", tmp_path / "new.safetensors")
+    assert not (tmp_path / "new.safetensors").exists()
 
 
 def test_weights_may_change_where_neurons_of_the_text_alone_could_not(tmp_path: Path) -> None:
@@ -146,7 +238,7 @@ def test_weights_may_change_where_neurons_of_the_text_alone_could_not(tmp_path: 
     (file,) = export_lora(model, EditFile.of(model, edit), tmp_path)
     tensors = load_file(file)
     down, up = (tensors[f"transformer.{path}.lora_{side}.weight"] for side in "AB")
-    assert torch.allclose(up @ down, edit.differences[f"{path}.weight"], atol=1e-6)
+    assert torch.allclose(up @ down, whole(edit.differences[f"{path}.weight"]), atol=1e-6)
     assert verify(tmp_path, model).passed
     neurons = NeuronEdit(Neurons({path: [1]}), 0.0)
     both = EditFile.of(model, CombinedEdit((edit, neurons)))

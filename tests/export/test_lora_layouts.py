@@ -20,6 +20,8 @@ from architectures import make, stable_diffusion_xl, unet
 from artefacts import some_neurons, uneven_neurons
 from unmemorize import ClosedFormEdit, EditFile, Erased, ExportError, Model, export_lora
 from unmemorize.export import LAYOUT_NAMES, LAYOUTS, verify
+from unmemorize.export._sdxl_names import original_name
+from unmemorize.generation import LowRank, WeightEdit
 
 pytest.importorskip("peft")
 
@@ -79,6 +81,23 @@ BLOCKS_OF_SDXL = {
     "output_blocks_5_1": 2,
 }
 """The 70 layers of Stable Diffusion XL that read text: block -> how many it has."""
+
+
+SDXL_RESIDUALS = {
+    "conv_in": "input_blocks_0_0",
+    "conv_out": "out_2",
+    "time_embedding.linear_2": "time_embed_2",
+    "add_embedding.linear_1": "label_emb_0_0",
+    "down_blocks.0.resnets.0.conv1": "input_blocks_1_0_in_layers_2",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks_2_0_op",
+    "down_blocks.1.resnets.0.time_emb_proj": "input_blocks_3_0_emb_layers_1",
+    "down_blocks.1.resnets.0.conv_shortcut": "input_blocks_3_0_skip_connection",
+    "mid_block.resnets.0.conv2": "middle_block_0_out_layers_3",
+    "mid_block.resnets.1.conv2": "middle_block_2_out_layers_3",
+    "up_blocks.0.resnets.1.conv1": "output_blocks_1_0_in_layers_2",
+    "up_blocks.0.upsamplers.0.conv": "output_blocks_1_2_conv",
+}
+"""Of the tiny Stable Diffusion XL, whose blocks are those of `VALUES`."""
 
 
 def kohya_file(model: Model, folder: Path, scale: float = 0.0) -> Path:
@@ -430,3 +449,42 @@ def test_layouts_are_a_registry() -> None:
     for layout in LAYOUTS:
         assert layout.models
         assert layout.programs
+
+
+def test_trained_weights_of_sdxl_keep_their_original_names(tmp_path: Path) -> None:
+    """All matrices of the U-Net: names from the original model, then read back by diffusers."""
+    model = Model(make("Stable Diffusion XL"))
+    generator = torch.Generator().manual_seed(0)
+    differences = {
+        name: LowRank(
+            torch.randn(len(value), 1, generator=generator),
+            torch.randn((1, *value.shape[1:]), generator=generator),
+        )
+        for name, value in model.denoiser.named_parameters()
+        if value.ndim > 1
+    }
+    edit = WeightEdit(differences, "hardening")
+    files = export_lora(model, EditFile.of(model, edit), tmp_path)
+    assert len(files) == 2
+    tensors = load_file(files[1])
+    for path, name in SDXL_RESIDUALS.items():
+        factors = differences[f"{path}.weight"]
+        assert torch.equal(tensors[f"lora_unet_{name}.lora_down.weight"], factors.down)
+        assert torch.equal(tensors[f"lora_unet_{name}.lora_up.weight"].flatten(1), factors.up)
+    assert verify(files[1], model).passed
+    pipe: Any = model.pipe
+    pipe.load_lora_weights(tmp_path, weight_name=files[1].name, adapter_name="edit")
+    for name, factors in differences.items():
+        layer = pipe.unet.get_submodule(name.removesuffix(".weight"))
+        assert torch.allclose(layer.get_delta_weight("edit"), factors.product(), atol=1e-5), name
+
+
+def test_sdxl_without_attention_on_the_way_up_resamples_in_the_second_place() -> None:
+    """The published model resamples beside attention alone, but smaller ones need not."""
+    model = Model(make("Stable Diffusion XL"))
+    del model.pipe.unet.up_blocks[0].attentions
+    assert original_name(model.denoiser, "up_blocks.0.upsamplers.0.conv") == (
+        "output_blocks.1.1.conv"
+    )
+    assert original_name(model.denoiser, "mid_block.resnets.0.norm1") is None
+    assert original_name(model.denoiser, "conv_norm_out") is None

@@ -81,7 +81,7 @@ def test_edits_of_every_kind_are_read_back(
 ) -> None:
     nested = CombinedEdit((CombinedEdit(parts[:1]), *parts[1:]))
     for edit in (*parts, CombinedEdit(parts), nested):
-        assert edit_from_json(edit.to_json()) == edit == pickle.loads(pickle.dumps(edit))
+        assert edit_from_json(edit.to_json(), Path()) == edit == pickle.loads(pickle.dumps(edit))
     assert CombinedEdit(parts) != CombinedEdit(parts[::-1])
     assert len({CombinedEdit(parts), CombinedEdit(list(parts))}) == 1  # type: ignore[arg-type]
 
@@ -100,7 +100,7 @@ def test_edits_of_every_kind_are_read_back(
 )
 def test_damaged_edits(value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        edit_from_json(value)
+        edit_from_json(value, Path())
 
 
 def test_edit_files_are_read_back(model: Model, tmp_path: Path) -> None:
@@ -127,4 +127,4 @@ def test_edit_files_are_read_back(model: Model, tmp_path: Path) -> None:
 def test_damaged_edit_files(change: dict[str, Any], message: str) -> None:
     file = EditFile(edit=ClosedFormEdit((Erased("a cat"),)), model="m", fingerprint="f")
     with pytest.raises(EditError, match=message):
-        EditFile.from_json({**file.to_json(), **change}, "edit.json")
+        EditFile.from_json({**file.to_json(), **change}, Path("edit.json"))

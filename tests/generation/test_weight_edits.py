@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from unmemorize import (
@@ -22,7 +24,14 @@ from unmemorize import (
     NeuronEdit,
     Neurons,
 )
-from unmemorize.generation import Edit, LayerChange, PrunedEdit, WeightEdit, edit_from_json
+from unmemorize.generation import (
+    Edit,
+    LayerChange,
+    LowRank,
+    PrunedEdit,
+    WeightEdit,
+    edit_from_json,
+)
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0"
 
@@ -37,6 +46,14 @@ def predict(model: Model) -> Tensor:
     latents = model.draw_latents(3, 5).repeat(2, 1, 1, 1)
     text = model.encode(["", "", "", "a cat", "a dog", "zebra quartz"])
     return model.predict(latents, torch.tensor(300), text)
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def read(value: Any, folder: Path = Path()) -> WeightEdit:
+    return WeightEdit.from_json(value, folder)
 
 
 def random_like(model: Model, names: list[str]) -> dict[str, Tensor]:
@@ -76,12 +93,24 @@ def combined(model: Model) -> CombinedEdit:
             WeightEdit(random_like(model, [f"{path}.weight"])),
             ClosedFormEdit((Erased("a cat", 3.0),), ("a dog",)),
             NeuronEdit(Neurons({path: [1, 3]}), -0.5),
-            WeightEdit(random_like(model, [f"{path}.weight"])),
+            WeightEdit({f"{path}.weight": LowRank(noise((16, 2), 1), noise((2, 16), 2))}),
         )
     )
 
 
-@pytest.mark.parametrize("make_edit", [pruning, difference, combined])
+def factors(model: Model) -> WeightEdit:
+    """Of a linear layer and of a convolution."""
+    names = [f"{ATTENTION}.attn2.to_k.weight", "mid_block.resnets.0.conv1.weight"]
+    shapes = [model.denoiser.state_dict()[name].shape for name in names]
+    return WeightEdit(
+        {
+            name: LowRank(noise((shape[0], 2), seed=1), noise((2, *shape[1:]), seed=2))
+            for name, shape in zip(names, shapes, strict=True)
+        }
+    )
+
+
+@pytest.mark.parametrize("make_edit", [pruning, difference, factors, combined])
 def test_applied_is_what_the_changed_weights_do(make_edit: Any, model: Model) -> None:
     edit: Edit = make_edit(model)
     plain = predict(model)
@@ -131,13 +160,57 @@ def test_zeros_come_first(model: Model) -> None:
         late.changes(model)
 
 
-@pytest.mark.parametrize("make_edit", [pruning, difference, combined])
+@pytest.mark.parametrize("make_edit", [pruning, difference, factors, combined])
 def test_edits_are_read_back_and_compared(make_edit: Any, model: Model, tmp_path: Any) -> None:
     edit = make_edit(model)
-    content = json.loads(json.dumps(edit.to_json()))
-    assert edit_from_json(content) == edit == pickle.loads(pickle.dumps(edit))
     EditFile.of(model, edit).save(tmp_path / "edit.json")
     assert EditFile.load(tmp_path / "edit.json").edit == edit
+    content = json.loads(json.dumps(edit.to_json()))
+    assert edit_from_json(content, tmp_path) == edit == pickle.loads(pickle.dumps(edit))
+
+
+def test_tensors_lie_in_a_file_of_their_own(tmp_path: Path) -> None:
+    """Factors as they are, beside whole tensors, and JSON of one line however large they are."""
+    up, down = noise((6, 2), seed=1), noise((2, 3, 3, 3), seed=2)
+    whole = noise((4, 4), seed=3)
+    edit = WeightEdit({"b.weight": LowRank(up, down), "a.weight": whole}, "test")
+    assert len(json.dumps(edit.to_json())) < 200
+    edit.save_tensors(tmp_path)
+    (path,) = tmp_path.iterdir()
+    stored = load_file(path)
+    assert path.name == f"unmemorize-edit-{edit.to_json()['sha256'][:10]}.safetensors"
+    assert stored.keys() == {"a.weight", "b.weight.up", "b.weight.down"}
+    assert torch.equal(stored["b.weight.up"], up)
+    assert torch.equal(stored["b.weight.down"], down)
+    assert edit_from_json(edit.to_json(), tmp_path) == edit
+    assert (edit.rank, WeightEdit({"b.weight": LowRank(up, down)}).rank) == (None, 2)
+
+
+def test_tensors_that_have_changed_are_refused(tmp_path: Path) -> None:
+    edit = WeightEdit({"a.weight": LowRank(noise((3, 1)), noise((1, 3)))})
+    edit.save_tensors(tmp_path)
+    path = tmp_path / edit.file_name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(EditError, match="its tensors have changed since"):
+        read(edit.to_json(), tmp_path)
+    path.write_bytes(content[:-1])
+    with pytest.raises(EditError, match="the file of an edit cannot be read"):
+        read(edit.to_json(), tmp_path)
+    tensors = {name: value for name, value in load(content).items() if name.endswith("up")}
+    save_file(tensors, path)
+    with pytest.raises(EditError, match="its tensors have changed since"):
+        read(edit.to_json(), tmp_path)
+    save_file({name: value.view(torch.int32) for name, value in load(content).items()}, path)
+    with pytest.raises(EditError, match="its tensors have changed since"):
+        read(edit.to_json(), tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    edit = WeightEdit({"a.weight": torch.ones(2, 2)})
+    with pytest.raises(EditError, match="cannot be written"):
+        edit.save_tensors(tmp_path / "file")
 
 
 def test_edits_differ() -> None:
@@ -146,6 +219,8 @@ def test_edits_differ() -> None:
     assert hash(one) == hash(WeightEdit({"a.weight": torch.ones(2, 2)}, "esd"))
     assert one != WeightEdit({"a.weight": torch.ones(2, 2)}, "siss")
     assert one != WeightEdit({"a.weight": torch.zeros(2, 2)}, "esd")
+    assert one != WeightEdit({"b.weight": torch.ones(2, 2)}, "esd")
+    assert one != WeightEdit({"a.weight": torch.ones(4)}, "esd")
     assert one != PrunedEdit({"a": (1,)})
     assert PrunedEdit({"a": (1,)}) != PrunedEdit({"a": (2,)})
 
@@ -160,14 +235,16 @@ def test_edits_differ() -> None:
         (lambda: WeightEdit({"a.scale": torch.ones(1)}), "not the name of a weight"),
         (lambda: WeightEdit({"a.weight": torch.tensor([torch.nan])}), "NaN or infinity"),
         (lambda: PrunedEdit.from_json({"kind": "pruned"}), "not a valid edit that prunes"),
-        (lambda: WeightEdit.from_json({"kind": "weights"}), "not a valid edit of weights"),
+        (lambda: WeightEdit({"a.weight.up": torch.ones(2, 2)}), "not the name of a weight"),
+        (lambda: read({"kind": "weights"}), "not a valid edit of weights"),
         (
-            lambda: WeightEdit.from_json({"kind": "weights", "source": "", "differences": "?"}),
-            "not a valid edit of weights",
+            lambda: read({"kind": "weights", "source": "", "differences": "AAAA"}),
+            "its tensors as text.* repeat the command that made it",
         ),
+        (lambda: read({"kind": "weights", "source": "", "sha256": "../../x"}), r"sha256 '\.\./"),
         (
-            lambda: WeightEdit.from_json({"kind": "weights", "source": "", "differences": "AAAA"}),
-            "not a valid edit of weights",
+            lambda: read({"kind": "weights", "source": "", "sha256": "0" * 64}),
+            r"unmemorize-edit-0000000000\.safetensors: not there.* Put it beside",
         ),
     ],
 )
@@ -183,6 +260,10 @@ def test_damaged_edits_are_refused(make_edit: Any, message: str) -> None:
         (PrunedEdit({"mid_block": (1,)}), "no such layer"),
         (PrunedEdit({"conv_in": (10**6,)}), "there is no entry 1000000"),
         (WeightEdit({"nowhere.weight": torch.ones(1)}), "no such layer"),
+        (
+            WeightEdit({"conv_in.weight": LowRank(torch.ones(8, 1), torch.ones(1, 36))}),
+            r"shape \(8, 36\), .* has \(8, 4, 3, 3\)",
+        ),
         (WeightEdit({"conv_in.weight": torch.ones(1)}), r"shape \(1,\), .* has \(8, 4, 3, 3\)"),
         (WeightEdit({f"{ATTENTION}.attn2.to_v.bias": torch.ones(16)}), "has none"),
     ],

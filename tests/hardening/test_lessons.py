@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,7 +17,7 @@ from drawings import state_of, texts
 from unmemorize import HardeningSettings, MitigationError, Model
 from unmemorize.audit import Bench, Target
 from unmemorize.export import export_lora, verify
-from unmemorize.generation import EditFile
+from unmemorize.generation import EditFile, LowRank, whole
 from unmemorize.hardening._examples import Examples
 from unmemorize.hardening._training import FORGOTTEN, Batch, Lesson, optimizer_of, saved
 from unmemorize.hardening._weights import layers_of, trained
@@ -148,7 +150,7 @@ def test_a_step_follows_both_losses() -> None:
     assert errors[1] == pytest.approx(0, abs=1e-9)  # the unedited model is what it should be
     assert state_of(pipe) == before
     (name,) = edit.differences
-    assert torch.allclose(old + edit.differences[name], expected, atol=1e-6)
+    assert torch.allclose(old + whole(edit.differences[name]), expected, atol=1e-6)
 
 
 def test_both_losses_are_means_of_their_samples() -> None:
@@ -215,11 +217,9 @@ def test_factors_are_trained_as_the_chain_rule_says(tmp_path: Any) -> None:
             layer = other.unet.get_submodule(path)
             shape = layer.weight.shape
             layer._parameters["weight"] = layer.weight + (up @ down).view(shape)
-            others = {
-                each: value for each, value in weights.edit().differences.items() if each != name
-            }
-            for each, value in others.items():
-                other.unet.get_parameter(each).data += value
+            for each, difference in weights.edit().differences.items():
+                if each != name:
+                    other.unet.get_parameter(each).data += whole(difference)
             same = predicted(other, latents, torch.tensor(300), text)
             assert torch.allclose(same, guess, atol=1e-5)
             expected = torch.autograd.grad(same.square().mean(), [down, up])
@@ -229,9 +229,15 @@ def test_factors_are_trained_as_the_chain_rule_says(tmp_path: Any) -> None:
                 assert torch.allclose(found, gradient, atol=1e-6)
             other = make_pipeline()
         edit = weights.edit()
+        kept = {name: value.clone() for name, value in weights.parameters.items()}
+        for value in weights.parameters.values():
+            value.zero_()
     assert {name for name in edit.differences if name.endswith("bias")} == set()
     for name in names:
-        assert int(torch.linalg.matrix_rank(edit.differences[name].flatten(1))) == 2
+        factors = edit.differences[name]
+        assert isinstance(factors, LowRank)
+        assert torch.equal(factors.up, kept[f"{name}.B"])
+        assert torch.equal(factors.down.flatten(1), kept[f"{name}.A"])
     files = export_lora(model, EditFile.of(model, edit), tmp_path / "lora")
     assert len(files) == 2
     assert all(verify(file, model).passed for file in files)
@@ -239,12 +245,51 @@ def test_factors_are_trained_as_the_chain_rule_says(tmp_path: Any) -> None:
     tensors["unet.mid_block.resnets.0.conv1.lora_B.weight"][1] *= 1.01
     with safe_open(files[0], "pt") as handle:
         metadata = handle.metadata()
-    save_file(tensors, tmp_path / "damaged.safetensors", metadata)
-    (change,) = verify(tmp_path / "damaged.safetensors", model).unexpected
+    save_file(tensors, tmp_path / "lora" / "damaged.safetensors", metadata)
+    (change,) = verify(tmp_path / "lora" / "damaged.safetensors", model).unexpected
     assert (change.key, change.rows) == ("mid_block.resnets.0.conv1", tuple(range(16)))
     fresh = make_pipeline()
     fresh.load_lora_weights(str(tmp_path / "lora"))
     assert torch.allclose(predicted(fresh, latents, torch.tensor(300), text), guess, atol=1e-4)
+
+
+def test_a_lora_of_layers_of_real_size(tmp_path: Path) -> None:
+    """Those of the first level of Stable Diffusion 1: no file is larger than the factors."""
+    pipe = make_pipeline()
+    torch.manual_seed(0)
+    pipe.register_modules(
+        unet=UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320,),
+            layers_per_block=1,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
+        )
+    )
+    model = Model(pipe)
+    with trained(model, HardeningSettings(rank=8)) as weights:
+        for number, (name, value) in enumerate(weights.parameters.items()):
+            if name.endswith(".B"):
+                value.copy_(0.01 * random(number, *value.shape))
+        edit = weights.edit()
+        parameters = sum(value.numel() for value in weights.parameters.values())
+    EditFile.of(model, edit).save(tmp_path / "edit.json")
+    file = EditFile.load(tmp_path / "edit.json")
+    assert file.edit == edit
+    files = export_lora(model, file, tmp_path / "lora")
+    assert len(files) == 2
+    assert verify(files[1], model).passed
+    every = [*files, tmp_path / "edit.json", tmp_path / edit.file_name]
+    sizes = [path.stat().st_size for path in every]
+    assert max(sizes) < 4 * parameters + 60_000 < 0.1 * 4 * model.pipe.unet.num_parameters()
+    assert sizes[2] < 1000
+    pipe.load_lora_weights(tmp_path / "lora")
+    for name in ("mid_block.attentions.0.proj_in", "mid_block.resnets.0.conv1"):
+        layer: Any = pipe.unet.get_submodule(name)
+        added = layer.get_delta_weight("default_0")
+        assert torch.allclose(added, whole(edit.differences[f"{name}.weight"]), atol=1e-6)
 
 
 def test_the_optimizer_goes_on_exactly() -> None:

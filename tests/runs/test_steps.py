@@ -153,8 +153,8 @@ def test_an_interrupted_calibration_is_resumed(model: Model, tmp_path: Path) -> 
     with pytest.raises(ThresholdError, match="needs at least 2"):
         calibrate_threshold(
             model,
-            PROMPTS,
-            detector="seed-similarity"[:1],
+            PROMPTS[:1],
+            detector="seed-similarity",
             settings=settings,
             folder=tmp_path / "one",
         )

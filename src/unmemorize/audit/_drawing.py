@@ -7,15 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unmemorize._errors import AuditError, ModelError
+from unmemorize._errors import AuditError
 from unmemorize.audit._attack import Candidate
 from unmemorize.audit._bench import Bench
 from unmemorize.generation import GenerationSettings, generate_each
-from unmemorize.pipelines import Model, uncompiled
+from unmemorize.pipelines import Model, denoiser_call, uncompiled, without_text
 
 
 def drawn(
@@ -37,9 +36,7 @@ def drawn(
     with ExitStack() as stack:
         stack.enter_context(candidate.around())
         if candidate.embedding is not None:
-            stack.enter_context(
-                replaced_text(bench.model, candidate.text, candidate.embedding, changed.guidance)
-            )
+            stack.enter_context(_replaced_text(bench.model, candidate.text, candidate.embedding))
         images = generate_each(
             bench.model,
             [candidate.text] * count,
@@ -53,35 +50,32 @@ def drawn(
 
 
 @contextmanager
-def replaced_text(model: Model, caption: str, embedding: Tensor, guidance: float) -> Iterator[None]:
+def _replaced_text(model: Model, caption: str, embedding: Tensor) -> Iterator[None]:
     """Give the denoiser a text embedding in place of that of a caption, while the context lasts.
 
-    Only samples of the caption are concerned. Those of the empty prompt, which guidance compares
-    with, stay.
+    Only samples of the caption are concerned, whose text is nearer to it than to no text. Those
+    without text, which guidance compares with, stay.
 
     Args:
         model: the model.
         caption: what the pipeline is called with.
         embedding: (tokens, features).
-        guidance: the guidance scale of the pipeline's call.
 
     Raises:
         AuditError: on leaving, if the denoiser never received the caption.
     """
-    own = model.encode([caption]).text.float()
-    other = _unconditional(model, guidance)
+    own, other = model.encode([caption]).text.float(), without_text(model).text.float()
     replaced = 0
 
-    def put(_denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def put(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal replaced
-        text: Tensor = kwargs["encoder_hidden_states"]
-        rows = torch.ones(len(text), dtype=torch.bool, device=text.device)
-        if other is not None:
-            rows = _distance(text.float(), own) < _distance(text.float(), other)
+        call = denoiser_call(denoiser, args, kwargs)
+        text = call.text.clone()
+        rows = _distance(text.float(), own) <= _distance(text.float(), other)
         replaced += int(rows.sum())
-        changed = text.clone()
-        changed[rows] = embedding.to(text.device, text.dtype)
-        return args, {**kwargs, "encoder_hidden_states": changed}
+        text[rows] = embedding.to(text)
+        call.text = text
+        return (), call.arguments
 
     with uncompiled(model.pipe):
         handle = model.denoiser.register_forward_pre_hook(put, with_kwargs=True)
@@ -99,14 +93,3 @@ def replaced_text(model: Model, caption: str, embedding: Tensor, guidance: float
 def _distance(text: Tensor, reference: Tensor) -> Tensor:
     distance: Tensor = (text - reference).flatten(1).norm(dim=1)
     return distance
-
-
-def _unconditional(model: Model, guidance: float) -> Tensor | None:
-    """Return the text of the empty half of a batch, or None where there is no such half."""
-    if guidance <= 1:
-        return None
-    try:
-        half = model.guidance(guidance)
-    except ModelError:  # guidance is an input of the denoiser
-        return None
-    return None if half is None else half.unconditional.text.float()

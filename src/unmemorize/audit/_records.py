@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from safetensors.torch import load
 from torch import Tensor
 
 from unmemorize._errors import RunError
-from unmemorize._files import read_bytes, safetensors_bytes
+from unmemorize._files import read_tensors, safetensors_bytes
 from unmemorize.audit._attack import Start, State, Target
 from unmemorize.runs import Run
 
@@ -136,7 +135,7 @@ def due_items(
 
 
 def _tensors(run: Run, name: str) -> dict[str, Tensor]:
-    return load(read_bytes(run.folder / name, RunError, "state of an attack"))
+    return read_tensors(run.folder / name, RunError, "state of an attack")
 
 
 def read_attacks(run: Run, kind: str) -> tuple[AttackRecord, ...]:

@@ -1,9 +1,11 @@
 """The commands ``export ...``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.types import PositiveInt
 
 from unmemorize.cli._console import print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
@@ -21,6 +23,7 @@ from unmemorize.export import (
     load_edit_file,
     model_card,
 )
+from unmemorize.generation import EditFile, truncate
 from unmemorize.runs import Run
 
 app = App(
@@ -41,6 +44,13 @@ LayoutOption = Annotated[
     Parameter(
         help="The only layout to write: "
         f"{' or '.join(LAYOUT_NAMES)}. The default is all that fit the model.",
+    ),
+]
+RankOption = Annotated[
+    PositiveInt | None,
+    Parameter(
+        help="Cut trained weights to matrices of this rank, and say how much that leaves off. "
+        "What was trained with harden --rank needs no cut.",
     ),
 ]
 LicenseOption = Annotated[
@@ -120,13 +130,15 @@ def lora(
     *,
     output: Annotated[Path, Parameter(alias="-o")],
     layout: LayoutOption = None,
+    rank: RankOption = None,
     run: EvaluatedOption = None,
     license_name: LicenseOption = None,
     model: ModelOptions = ModelOptions(),
 ) -> None:
     """Write a LoRA that switches the neurons off, or makes another edit.
 
-    At strength 1 the edit is made, at strength 0 the model is the base. Of the two layouts,
+    At strength 1 the edit is made, at strength 0 the model is the base. Trained weights of full
+    rank are refused, unless --rank cuts them. Of the two layouts,
     pytorch_lora_weights.safetensors is for diffusers and MODEL-unmemorized-kohya.safetensors for
     other programs. The folder also contains a model card (README.md), which says the same. With
     --lora, what is written belongs beside these LoRAs, at the same strengths.
@@ -135,6 +147,11 @@ def lora(
         output: Folder to write.
     """
     file = load_edit_file(neurons)
+    left_off = None
+    if rank is not None:
+        cut = truncate(edit_of(file), rank)
+        assert isinstance(file, EditFile)  # as neurons cannot be cut
+        file, left_off = replace(file, edit=cut.edit), cut.left_off
     loaded = model.load()
     print_what_is_edited(loaded)
     card = model_card(
@@ -149,7 +166,9 @@ def lora(
     print_line(f"{describe(edit_of(file))} at strength 1:")
     for written in files:
         print_line(f"  {written}")
-    print_answer(edit=describe(edit_of(file)), files=files)
+    if left_off is not None:
+        print_line(f"This is another edit than {neurons}, so nothing measured with that holds.")
+    print_answer(edit=describe(edit_of(file)), files=files, left_off=left_off)
     print_hint(f"unmemorize verify {output} {model.arguments}")
 
 

@@ -22,6 +22,7 @@ from unmemorize.export._carried import AnyEditFile, captions_of, describe, edit_
 from unmemorize.export._exportable import exportable
 from unmemorize.export._lora_layouts import fitting_layouts
 from unmemorize.export._model_folder import CARD, folder_of
+from unmemorize.generation import weight_edits
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run
 
@@ -114,6 +115,7 @@ def model_card(
         title=describe(edit_of(neurons)),
         neurons=neurons_of(edit_of(neurons)),
         captions=captions_of(edit_of(neurons)),
+        tensors=[part.file_name for part in weight_edits(edit_of(neurons))],
         base=hub_id or Path(model.base_name).name,
         loras=model.loras,
         found=list(_lines(neurons.found)),

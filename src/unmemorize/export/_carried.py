@@ -46,7 +46,7 @@ def load_edit_file(path: str | Path) -> AnyEditFile:
         NeuronError, EditError: the file is missing, malformed or of an unknown schema.
     """
     file = as_path(path, NeuronError, "neuron file")
-    return _from_json(read_json(file, NeuronError, "neuron file or edit file"), str(path))
+    return _from_json(read_json(file, NeuronError, "neuron file or edit file"), file)
 
 
 def describe(edit: Edit) -> str:
@@ -69,7 +69,8 @@ def describe(edit: Edit) -> str:
         return f"{pruned} of {_counted(len(edit.entries), 'layer')} set to zero"
     if isinstance(edit, WeightEdit):
         tensors = _counted(len(edit.differences), "tensor")
-        return f"{tensors} of weights moved ({edit.source or 'training'})"
+        by = "" if edit.rank is None else f" by matrices of rank {edit.rank}"
+        return f"{tensors} of weights moved{by} ({edit.source or 'training'})"
     if isinstance(edit, CombinedEdit):
         return ", then ".join(map(describe, edit.parts))
     return f"edit of kind {edit.kind}"
@@ -94,6 +95,8 @@ def captions_of(edit: Edit) -> list[str]:
 def as_metadata(file: AnyEditFile) -> dict[str, str]:
     """Write a file as metadata; the same content gives the same text.
 
+    The tensors that an edit names are written beside it, see `save_tensors`.
+
     Raises:
         ExportError: the edit is too large for metadata, which other programs read as a whole.
     """
@@ -107,19 +110,20 @@ def as_metadata(file: AnyEditFile) -> dict[str, str]:
 
 
 def carried_edit(path: str | Path) -> AnyEditFile:
-    """Read what a LoRA or a single-file export carries.
+    """Read what a LoRA or a single-file export carries. Tensors of trained weights lie beside it.
 
     Raises:
         ExportError: the file carries none, or cannot be read.
         NeuronError, EditError: what it carries is malformed.
     """
-    text = read_header(Path(path)).metadata.get(KEY)
+    path = Path(path)
+    text = read_header(path).metadata.get(KEY)
     if text is None:
         raise ExportError(
             f"{path}: it carries no neurons and no edit. Was it made by unmemorize export lora or "
             "single-file?"
         )
-    return _from_json(parse_json(text, NeuronError, f"{path}: its neurons are damaged"), str(path))
+    return _from_json(parse_json(text, NeuronError, f"{path}: its neurons are damaged"), path)
 
 
 def loras_as_metadata(loras: Sequence[Lora]) -> dict[str, str]:
@@ -155,10 +159,10 @@ def same_loras(some: Sequence[Lora], others: Sequence[Lora]) -> bool:
     )
 
 
-def _from_json(content: Mapping[str, Any], path: str) -> AnyEditFile:
+def _from_json(content: Mapping[str, Any], path: Path) -> AnyEditFile:
     if str(content.get("schema")).startswith(_EDIT_SCHEMA):
         return EditFile.from_json(content, path)
-    return NeuronFile.from_json(content, path)
+    return NeuronFile.from_json(content, str(path))
 
 
 def _counted(count: int, noun: str) -> str:

@@ -17,6 +17,7 @@ from unmemorize.generation import (
     ClosedFormEdit,
     CombinedEdit,
     Edit,
+    LowRank,
     NeuronEdit,
     PrunedEdit,
     WeightEdit,
@@ -43,7 +44,7 @@ _SOLVED_AGAIN_EXACTLY = 1e-3
 the text embeddings. Devices round embeddings differently, and the solution amplifies that."""
 _FACTORIZED = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _FACTORIZED_EXACTLY = 1e-4
-"""The same where a LoRA holds a difference by its singular values."""
+"""The same where a LoRA holds a change by its singular values."""
 _LORA_ROUNDED = 2e-3
 """The same where LoRAs are in effect, whose matrices may have been in float16 at the export."""
 
@@ -168,7 +169,7 @@ def _steps(model: Model, edit: Edit) -> dict[str, tuple[Step, ...]]:
     if isinstance(edit, PrunedEdit):
         return {path: (partial(_pruned, entries),) for path, entries in edit.entries.items()}
     if isinstance(edit, WeightEdit):
-        added: dict[str, dict[str, Tensor]] = {}
+        added: dict[str, dict[str, Tensor | LowRank]] = {}
         for name, difference in edit.differences.items():
             path, _, kind = name.rpartition(".")
             added.setdefault(path, {})[kind] = difference
@@ -198,8 +199,13 @@ def _pruned(entries: tuple[int, ...], name: str, value: Tensor) -> Tensor:
     return torch.where(kept.reshape(value.shape), value, torch.zeros_like(value))
 
 
-def _moved(differences: Mapping[str, Tensor], name: str, value: Tensor) -> Tensor:
-    return value + differences[name].double() if name in differences else value
+def _moved(differences: Mapping[str, Tensor | LowRank], name: str, value: Tensor) -> Tensor:
+    if name not in differences:
+        return value
+    added = differences[name]
+    if isinstance(added, LowRank):
+        added = torch.tensordot(added.up.double(), added.down.double(), dims=1)
+    return value + added.double()
 
 
 def _equations(model: Model, edit: ClosedFormEdit) -> tuple[Tensor, Tensor]:

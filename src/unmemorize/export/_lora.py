@@ -1,14 +1,16 @@
 """An edit as a LoRA: at strength 1 weights are edited, at strength 0 they are those of the base.
 
 A layer computes W x (+ b), and an edit makes it F W P x (+ F b), see `LayerChange`. The LoRA adds
-B A x with B A = F W P - W, so nothing is approximated. Edits that move single weights are written
-by the singular values of their difference, where their rank is low enough.
+B A x with B A = F W P - W, so nothing is approximated.
 
 - For neurons and their scale s, P = I: A = -(1 - s) W[neurons], and B has one column per neuron
   with a 1 in the neuron's row. At strength t, outputs are multiplied by 1 - t (1 - s). A bias goes
   by the bias of B, or by what is added to the bias of the layer.
 - A closed-form edit moves a few directions of what the layer reads. The singular values of P - I
   give the directions that are read (A) and what they become (B is W times that).
+- Trained weights W + B A are kept as B and A, and written as they are, in float32.
+- Other edits of single weights are written by the singular values of their difference, where their
+  rank is low enough. Else they are refused. `truncate` lowers the rank of trained weights.
 
 Where LoRAs are in effect, W and b are what the layer computes with. What is written is then added
 to these LoRAs at their strengths, not to the base alone.
@@ -20,6 +22,7 @@ layer, the rows of queries and keys are zeros.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,16 +33,17 @@ from torch.nn import functional
 
 from unmemorize._errors import ExportError
 from unmemorize._files import atomic_write, safetensors_bytes
-from unmemorize.export._carried import AnyEditFile, as_metadata, loras_as_metadata
+from unmemorize.export._carried import AnyEditFile, as_metadata, edit_of, loras_as_metadata
 from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts
 from unmemorize.export._lora_metadata import LoraContent
 from unmemorize.export._model_folder import CARD
-from unmemorize.generation import LayerChange
+from unmemorize.generation import LayerChange, save_tensors
 from unmemorize.pipelines import Model
 
 _SOLVED = 1e-12
 """Relative rounding of the matrices P, which are solved for in float64."""
+_WAY_OUT = "Trained weights may be cut to a rank, too: unmemorize export lora --rank N."
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,10 @@ def export_lora(
 ) -> tuple[Path, ...]:
     """Write a LoRA in every layout that fits the model: for diffusers, and for other programs.
 
-    ``pipe.load_lora_weights(folder)`` loads the first. See `LAYOUTS` for who reads which. If LoRAs
-    are in effect, it is for the model with them: load it beside them, at the strengths that they
-    have now, which its metadata and its card name.
+    ``pipe.load_lora_weights(folder)`` loads the first. See `LAYOUTS` for who reads which. Tensors
+    of trained weights are written into the same folder, for `verify`. If LoRAs are in effect, it is
+    for the model with them: load it beside them, at the strengths that they have now, which its
+    metadata and its card name.
 
     Args:
         pipe: the model.
@@ -86,7 +91,8 @@ def export_lora(
 
     Raises:
         ExportError: diffusers cannot load a LoRA into this kind of model, the layout is unknown
-            or does not fit, or a file exists or cannot be written.
+            or does not fit, no LoRA that is smaller than the weights can hold the edit, or a file
+            exists or cannot be written.
         NeuronError, EditError: the edit belongs to another model.
 
     Examples:
@@ -111,7 +117,11 @@ def export_lora(
     for path in (*files, *([folder / CARD] if card is not None else [])):
         if path.exists():
             raise ExportError(f"{path}: exists already. Choose another folder, or delete it first.")
-    contents = {file: _lora_bytes(edit, chosen, file.stem) for file, chosen in files.items()}
+    if not edit.changes:
+        raise ExportError(f"{edit.file.model}: no neurons, so there is nothing to export.")
+    layers = _factorized(edit)
+    contents = {file: _lora_bytes(edit, layers, each, file.stem) for file, each in files.items()}
+    save_tensors(edit_of(neurons), folder)
     for file, content in contents.items():
         atomic_write(file, content, ExportError)
     if card is not None:
@@ -119,10 +129,9 @@ def export_lora(
     return tuple(files)
 
 
-def _lora_bytes(edit: Exportable, layout: LoraLayout, stem: str) -> bytes:
-    if not edit.changes:
-        raise ExportError(f"{edit.file.model}: no neurons, so there is nothing to export.")
-    layers = _factorized(edit)
+def _lora_bytes(
+    edit: Exportable, layers: Mapping[str, _Factors], layout: LoraLayout, stem: str
+) -> bytes:
     rank = max(len(factors.down) for factors in layers.values())
     if not rank:
         raise ExportError(f"{edit.file.model}: the edit changes nothing. Export another one.")
@@ -154,7 +163,7 @@ def _as_last(rows: Tensor, projections: int) -> Tensor:
 
 
 def _factorized(edit: Exportable) -> dict[str, _Factors]:
-    """Write the change of each layer as B A, in the type of its weights."""
+    """Write the change of each layer as B A, in the type of its weights or of its own factors."""
     splits: dict[int, _Split] = {}  # most layers share one matrix P
     layers = {}
     for path, change in edit.changes.items():
@@ -166,16 +175,20 @@ def _factorized(edit: Exportable) -> dict[str, _Factors]:
             if identity not in splits:
                 splits[identity] = _split(change.inputs, torch.finfo(weight.dtype).eps)
             split = splits[identity]
+        bias = torch.zeros(len(weight), dtype=torch.float64)
+        if "bias" in weights:
+            before = weights["bias"].detach().to("cpu", torch.float64)
+            bias = change.of_bias(before) - before
+        bias = bias.to(weight.dtype)
+        if change.low_rank is not None:
+            layers[path] = _Factors(change.low_rank.down.flatten(1), change.low_rank.up, bias)
+            continue
         wide = weight.detach().to("cpu", torch.float64)
         if change.is_dense:
             down, up = _dense_factors(path, change.of_weight(wide) - wide, weight.dtype)
         else:
             down, up = _factors(change, wide, split)
-        bias = torch.zeros(len(weight), dtype=torch.float64)
-        if "bias" in weights:
-            before = weights["bias"].detach().to("cpu", torch.float64)
-            bias = change.of_bias(before) - before
-        layers[path] = _Factors(*(part.to(weight.dtype) for part in (down, up, bias)))
+        layers[path] = _Factors(down.to(weight.dtype), up.to(weight.dtype), bias)
     return layers
 
 
@@ -208,7 +221,7 @@ def _dense_factors(path: str, difference: Tensor, dtype: torch.dtype) -> tuple[T
     if difference.ndim < 2:
         raise ExportError(
             f"{path}: the edit changes the weight of a normalization, which no LoRA holds. Export "
-            "a checkpoint."
+            f"a checkpoint. {_WAY_OUT}"
         )
     shape = difference.shape
     difference = difference.flatten(1)
@@ -219,7 +232,8 @@ def _dense_factors(path: str, difference: Tensor, dtype: torch.dtype) -> tuple[T
     if rank * sum(difference.shape) >= difference.numel():
         raise ExportError(
             f"{path}: the edit changes it by a matrix of rank {rank}, so a LoRA would be larger "
-            f"than the weight of {' x '.join(map(str, shape))}. Export a checkpoint."
+            f"than the weight of {' x '.join(map(str, shape))}. Export a checkpoint. "
+            f"{_WAY_OUT}"
         )
     root = values[:rank].sqrt()
     return (root[:, None] * right[:rank]).contiguous(), (left[:, :rank] * root).contiguous()

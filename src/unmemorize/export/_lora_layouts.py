@@ -20,12 +20,11 @@ from unmemorize.export._lora_metadata import (
     sd_metadata,
     sdxl_metadata,
 )
+from unmemorize.export._sdxl_names import original_name
 from unmemorize.pipelines import Model, name_of_denoiser
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
-_SIDE = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.+)")
-_MIDDLE = re.compile(r"mid_block\.attentions\.0\.(.+)")
 _JOINT = re.compile(r"transformer_blocks\.(\d+)\.attn\.add_v_proj")
 
 
@@ -138,23 +137,8 @@ def _sd_keys(model: Model, path: str) -> LayerKeys | None:
 
 
 def _sdxl_keys(model: Model, path: str) -> LayerKeys | None:
-    """Number blocks as the original model does.
-
-    It counts through all sides of the U-Net: each residual network with its attention is a block,
-    the way down begins with a convolution, and each resolution but the last of the way down ends
-    with a block that resamples.
-    """
-    if not is_sdxl(model):
-        return None
-    if middle := _MIDDLE.fullmatch(path):
-        return _kohya_keys(f"lora_unet_middle_block_1_{middle[1].replace('.', '_')}")
-    side = _SIDE.fullmatch(path)
-    depth = model.pipe.unet.config.layers_per_block
-    if side is None or not isinstance(depth, int):
-        return None
-    block = int(side[2]) * (depth + 1) + int(side[3])
-    name = f"input_blocks_{block + 1}" if side[1] == "down" else f"output_blocks_{block}"
-    return _kohya_keys(f"lora_unet_{name}_1_{side[4].replace('.', '_')}")
+    name = original_name(model.denoiser, path) if is_sdxl(model) else None
+    return None if name is None else _kohya_keys(f"lora_unet_{name.replace('.', '_')}")
 
 
 def _flux_keys(model: Model, path: str) -> LayerKeys | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unmemorize._errors import ExportError
 from unmemorize._files import temporary_file
-from unmemorize.export._carried import AnyEditFile, as_metadata
+from unmemorize.export._carried import AnyEditFile, as_metadata, edit_of
 from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._rows import (
     Rewrite,
@@ -27,7 +27,7 @@ from unmemorize.export._rows import (
     read_header,
     rewrite_rows,
 )
-from unmemorize.generation import LayerChange
+from unmemorize.generation import LayerChange, save_tensors
 from unmemorize.neurons import NeuronFile, Neurons
 from unmemorize.pipelines import Model, text_rows_only
 
@@ -63,7 +63,8 @@ def export_single_file(
     """Copy a single-file checkpoint and edit the weights in it.
 
     Of neurons, the rows are multiplied by the scale. The copy carries the neuron file or edit file
-    in its metadata. Every other byte of its tensors is the base's.
+    in its metadata; tensors of trained weights are written into the same folder. Every other byte
+    of its tensors is the base's.
 
     Args:
         pipe: the model, loaded from a diffusers folder with the same weights.
@@ -92,6 +93,7 @@ def export_single_file(
         copy_with_metadata(base, file, as_metadata(neurons))
         file.flush()
         rewrite_rows(copy, rewrites)
+        save_tensors(edit_of(neurons), output.parent)
         shutil.copymode(base, copy)
         copy.replace(output)
     return output

@@ -19,9 +19,11 @@ from unmemorize.export._rows import read_header
 from unmemorize.export._verify_checkpoint import checkpoint_changes
 from unmemorize.export._verify_lora import is_lora, lora_changes
 from unmemorize.export._verify_single_file import single_file_changes
+from unmemorize.generation import WEIGHTS_FILE
 from unmemorize.neurons import NeuronFile
 from unmemorize.pipelines import Lora, Model
 
+_TENSORS = WEIGHTS_FILE.format("*")
 ArtefactKind = Literal["neuron file", "edit file", "LoRA", "checkpoint", "single file"]
 
 
@@ -144,7 +146,10 @@ def _verify_checkpoint(folder: Path, model: Model) -> Verification:
 
 
 def _verify_loras(artefact: Path, model: Model) -> Verification:
-    files = [artefact] if artefact.is_file() else sorted(artefact.glob("*.safetensors"))
+    files = [artefact]
+    if artefact.is_dir():
+        found, tensors = (set(artefact.glob(each)) for each in ("*.safetensors", _TENSORS))
+        files = sorted(found - tensors)
     if not files:
         raise ExportError(
             f"{artefact}: it holds neither a model ({INDEX}) nor a LoRA (.safetensors). "

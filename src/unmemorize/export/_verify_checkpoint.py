@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from unmemorize._errors import ExportError
@@ -12,6 +13,7 @@ from unmemorize.export._changes import Change, ExpectedTensor, tensor_changes
 from unmemorize.export._expected import ExpectedLayer, expected_in_checkpoint
 from unmemorize.export._model_folder import CARD, EDIT, NEURONS, model_files, stored_key
 from unmemorize.export._rows import read_header
+from unmemorize.generation import WEIGHTS_FILE
 from unmemorize.pipelines import Model
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -73,6 +75,7 @@ def _is_harmless(name: Path) -> bool:
         return True
     return len(name.parts) == 1 and (
         name.name in (NEURONS, EDIT, CARD)
+        or fnmatchcase(name.name, WEIGHTS_FILE.format("*"))
         or name.stem == "LICENSE"
         or name.suffix.lower() in _PICTURES
     )

@@ -1,7 +1,7 @@
 """Step 4: images with edits and interventions applied."""
 
 from unmemorize.generation._closed_form import ClosedFormEdit, Erased
-from unmemorize.generation._combined import CombinedEdit, edit_from_json
+from unmemorize.generation._combined import CombinedEdit, edit_from_json, save_tensors, weight_edits
 from unmemorize.generation._denoiser_calls import Calls, DrawingCall, watching
 from unmemorize.generation._edit_file import EditFile
 from unmemorize.generation._edits import Edit, NeuronEdit
@@ -31,15 +31,18 @@ from unmemorize.generation._interventions import (
     Plan,
 )
 from unmemorize.generation._layer_changes import LayerChange
+from unmemorize.generation._low_rank import LowRank, whole
 from unmemorize.generation._neuron_sets import NeuronSet
 from unmemorize.generation._pruned import PrunedEdit
 from unmemorize.generation._shown_prompts import ShownPrompts, shown_prompts
 from unmemorize.generation._text_inputs import own_tokens, text_inputs, text_projections
-from unmemorize.generation._weight_edit import WeightEdit
+from unmemorize.generation._truncate import Truncation, truncate
+from unmemorize.generation._weight_edit import WEIGHTS_FILE, WeightEdit
 
 __all__ = [
     "ORIGINAL",
     "OVERALL",
+    "WEIGHTS_FILE",
     "Calls",
     "Change",
     "ClosedFormEdit",
@@ -56,11 +59,13 @@ __all__ = [
     "ImageSetRun",
     "Intervention",
     "LayerChange",
+    "LowRank",
     "NeuronEdit",
     "NeuronSet",
     "Plan",
     "PrunedEdit",
     "ShownPrompts",
+    "Truncation",
     "WeightEdit",
     "drawn_latents",
     "edit_from_json",
@@ -73,9 +78,13 @@ __all__ = [
     "open_image_set",
     "own_tokens",
     "read_images",
+    "save_tensors",
     "shown_prompts",
     "text_inputs",
     "text_projections",
+    "truncate",
     "watching",
+    "weight_edits",
+    "whole",
     "without_prompts",
 ]

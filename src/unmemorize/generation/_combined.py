@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from unmemorize._errors import EditError
@@ -33,8 +34,8 @@ class CombinedEdit:
         >>> from unmemorize import Erased, Neurons
         >>> weaker = NeuronEdit(Neurons({"attn2.to_v": [3]}), scale=0.5)
         >>> edit = CombinedEdit((ClosedFormEdit((Erased("a cat"),)), weaker))
-        >>> edit_from_json(edit.to_json()) == edit
-        True
+        >>> [part["kind"] for part in edit.to_json()["parts"]]
+        ['closed-form', 'neurons']
     """
 
     kind: ClassVar[str] = "combined"
@@ -75,8 +76,8 @@ class CombinedEdit:
         return {"kind": self.kind, "parts": [part.to_json() for part in self.parts]}
 
     @classmethod
-    def from_json(cls, value: Any) -> CombinedEdit:
-        """Make an edit from what `to_json` returned.
+    def from_json(cls, value: Any, folder: Path) -> CombinedEdit:
+        """Make an edit from what `to_json` returned; see `edit_from_json`.
 
         Raises:
             UnmemorizeError: the value is another kind of edit, or a part is damaged.
@@ -86,24 +87,50 @@ class CombinedEdit:
             raise EditError(
                 "not a valid combined edit (it needs kind and a list of parts). Make it again."
             )
-        return cls(tuple(map(edit_from_json, parts)))
+        return cls(tuple(edit_from_json(part, folder) for part in parts))
 
 
-_KINDS: dict[str, type[Edit]] = {
-    kind.kind: kind for kind in (NeuronEdit, ClosedFormEdit, PrunedEdit, WeightEdit, CombinedEdit)
+_READERS: dict[str, Callable[[Any, Path], Edit]] = {
+    NeuronEdit.kind: lambda value, _: NeuronEdit.from_json(value),
+    ClosedFormEdit.kind: lambda value, _: ClosedFormEdit.from_json(value),
+    PrunedEdit.kind: lambda value, _: PrunedEdit.from_json(value),
+    WeightEdit.kind: WeightEdit.from_json,
+    CombinedEdit.kind: CombinedEdit.from_json,
 }
 
 
-def edit_from_json(value: Any) -> Edit:
-    """Make an edit of any kind from what its `to_json` returned.
+def edit_from_json(value: Any, folder: Path) -> Edit:
+    """Make any edit from what its `to_json` returned.
+
+    Args:
+        value: the JSON object.
+        folder: where the files of its tensors lie, see `save_tensors`.
 
     Raises:
-        UnmemorizeError: the kind is unknown, or the content is damaged.
+        UnmemorizeError: the kind is unknown, or the content or a file is damaged.
     """
     kind = value.get("kind") if isinstance(value, dict) else None
-    if not isinstance(kind, str) or kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _READERS:
         raise EditError(
-            f"edit of kind {kind!r:.60}: unknown. Known are {', '.join(_KINDS)}. "
+            f"edit of kind {kind!r:.60}: unknown. Known are {', '.join(_READERS)}. "
             "Make the edit again, or use the version that made it."
         )
-    return _KINDS[kind].from_json(value)
+    return _READERS[kind](value, folder)
+
+
+def weight_edits(edit: Edit) -> Iterator[WeightEdit]:
+    """Yield the edits of weights in an edit. Their tensors have files of their own."""
+    if isinstance(edit, WeightEdit):
+        yield edit
+    for part in edit.parts if isinstance(edit, CombinedEdit) else ():
+        yield from weight_edits(part)
+
+
+def save_tensors(edit: Edit, folder: Path) -> None:
+    """Write the files that the JSON object of an edit names, if any.
+
+    Raises:
+        EditError: the folder cannot be written.
+    """
+    for part in weight_edits(edit):
+        part.save_tensors(folder)

@@ -17,7 +17,7 @@ from unmemorize._files import (
     refuse_unprintable,
     to_json,
 )
-from unmemorize.generation._combined import edit_from_json
+from unmemorize.generation._combined import edit_from_json, save_tensors
 from unmemorize.generation._edits import Edit
 from unmemorize.pipelines import Model
 
@@ -29,7 +29,8 @@ _WAY_OUT = "Make the edit again."
 class EditFile:
     """An edit with the model it belongs to; a JSON file of schema ``unmemorize.edit/1``.
 
-    An edit of neurons alone is better kept in a `NeuronFile`, which more programs read.
+    An edit of neurons alone is better kept in a `NeuronFile`, which more programs read. Tensors of
+    trained weights lie beside the JSON file, in a safetensors file that it names by its hash.
 
     Args:
         edit: the edit.
@@ -41,7 +42,7 @@ class EditFile:
     Examples:
         >>> from unmemorize import ClosedFormEdit, Erased
         >>> file = EditFile(edit=ClosedFormEdit((Erased("a cat"),)), model="m", fingerprint="f")
-        >>> EditFile.from_json(file.to_json(), "edit.json") == file
+        >>> EditFile.from_json(file.to_json(), Path("edit.json")) == file
         True
     """
 
@@ -76,15 +77,15 @@ class EditFile:
             EditError: the file is missing, malformed or of an unknown schema.
         """
         file = as_path(path, EditError, "edit file")
-        return cls.from_json(read_json(file, EditError, "edit file"), str(path))
+        return cls.from_json(read_json(file, EditError, "edit file"), file)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], path: str) -> EditFile:
+    def from_json(cls, content: Mapping[str, Any], path: Path) -> EditFile:
         """Make an edit file from its JSON object.
 
         Args:
             content: the object.
-            path: the name of the file, for errors.
+            path: the file that holds it. Tensors lie beside it.
 
         Raises:
             UnmemorizeError: the content is malformed or of an unknown schema.
@@ -95,10 +96,10 @@ class EditFile:
                 f"{path}: schema {schema!r:.60}, expected {SCHEMA!r}. "
                 "Make sure it is an edit file of this version."
             )
-        refuse_unprintable(content, EditError, path, _WAY_OUT)
+        refuse_unprintable(content, EditError, str(path), _WAY_OUT)
         file = from_json(_Content, content, EditError, f"{path}: not a valid edit file", _WAY_OUT)
         return cls(
-            edit=edit_from_json(file.edit),
+            edit=edit_from_json(file.edit, path.parent),
             model=file.model,
             fingerprint=file.fingerprint,
             revision=file.revision,
@@ -120,11 +121,12 @@ class EditFile:
         return content
 
     def save(self, path: str | Path) -> None:
-        """Write the file. The same content gives the same bytes.
+        """Write the file, after the tensors that it names. The same content gives the same bytes.
 
         Raises:
-            EditError: the file cannot be written.
+            EditError: a file cannot be written.
         """
+        save_tensors(self.edit, Path(path).parent)
         text = json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
         atomic_write(Path(path), text, EditError)
 

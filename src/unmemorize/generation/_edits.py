@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol
 
 from unmemorize._errors import NeuronError
 from unmemorize._files import from_json
@@ -42,12 +42,7 @@ class Edit(Protocol):
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Return the edit as a JSON object."""
-        ...
-
-    @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """Make the edit from what `to_json` returned."""
+        """Return the edit as a JSON object, which `edit_from_json` reads."""
         ...
 
 

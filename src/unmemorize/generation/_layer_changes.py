@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import EditError
+from unmemorize.generation._low_rank import Difference, LowRank, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class LayerChange:
         factors: index of an output -> what it is multiplied by. Other outputs stay.
         inputs: the matrix P, (inputs, inputs), float64. None where inputs stay.
         zeros: flat indices of the entries of the weight that become zero, int64. None for none.
-        added: "weight" or "bias" -> what is added, of the shape of the weight or bias.
+        added: "weight" or "bias" -> what is added, of the shape of the weight or bias; that to a
+            weight may be in factors.
 
     Examples:
         >>> change = LayerChange({1: 0.5}).then(LayerChange({1: 0.5}))
@@ -38,7 +40,14 @@ class LayerChange:
     factors: Mapping[int, float] = field(default_factory=dict)
     inputs: Tensor | None = None
     zeros: Tensor | None = None
-    added: Mapping[str, Tensor] = field(default_factory=dict)
+    added: Mapping[str, Difference] = field(default_factory=dict)
+
+    @property
+    def low_rank(self) -> LowRank | None:
+        """The factors of what is added to the weight, where this is all that becomes of it."""
+        added = self.added.get("weight")
+        alone = not self.factors and self.inputs is None and self.zeros is None
+        return added if alone and isinstance(added, LowRank) else None
 
     @property
     def is_dense(self) -> bool:
@@ -68,11 +77,12 @@ class LayerChange:
         inputs = matrices[0] @ matrices[1] if len(matrices) == 2 else next(iter(matrices), None)
         zeros = [indices for indices in (self.zeros, later.zeros) if indices is not None]
         # F' (F W P + D) P' + D' = F' F W P P' + (F' D P' + D')
-        added = {name: LayerChange(later.factors)._scaled(d) for name, d in self.added.items()}
+        factors_alone = LayerChange(later.factors)
+        added = {name: factors_alone._scaled(whole(d)) for name, d in self.added.items()}
         if "weight" in added and later.inputs is not None:
             added["weight"] = added["weight"] @ later.inputs
         for name, difference in later.added.items():
-            added[name] = added.get(name, 0) + difference.to("cpu", torch.float64)
+            added[name] = added.get(name, 0) + whole(difference).to("cpu", torch.float64)
         return LayerChange(factors, inputs, torch.cat(zeros).unique() if zeros else None, added)
 
     def of_weight(self, weight: Tensor) -> Tensor:
@@ -99,4 +109,4 @@ class LayerChange:
 
     def _with_added(self, name: str, value: Tensor) -> Tensor:
         difference = self.added.get(name)
-        return value if difference is None else value + difference.to("cpu", torch.float64)
+        return value if difference is None else value + whole(difference).to("cpu", torch.float64)

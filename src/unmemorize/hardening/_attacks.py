@@ -6,11 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load
 from torch import Tensor
 
 from unmemorize._errors import RunError
-from unmemorize._files import read_bytes, safetensors_bytes, to_json
+from unmemorize._files import read_tensors, safetensors_bytes, to_json
 from unmemorize.audit import Attack, Bench, Target, Trial, checkpoints, drawn, make_attacks
 from unmemorize.audit import similarity as compared
 from unmemorize.hardening._result import ATTACKS, AttackOutcome
@@ -62,7 +61,7 @@ def attacked(
         path = Path(ATTACKS) / f"{index:05d}.safetensors"
         if not finished[index]:
             _attack(run, bench, target, (number, place, index), settings, descriptor, path)
-        kept = load(read_bytes(run.folder / path, RunError, "embeddings of a hardening"))
+        kept = read_tensors(run.folder / path, RunError, "file of embeddings")
         found.append(tuple(kept[name] for name in sorted(kept)))
     return found
 

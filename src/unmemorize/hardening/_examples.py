@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from safetensors.torch import load
 from torch import Tensor
 
 from unmemorize._errors import MitigationError, RunError
-from unmemorize._files import read_bytes, safetensors_bytes
+from unmemorize._files import read_tensors, safetensors_bytes
 from unmemorize.audit import COPY, Bench, Target, similarity
 from unmemorize.generation import Edit, GenerationSettings, generate_each
 from unmemorize.metrics import Descriptor
@@ -69,7 +68,7 @@ def examples_of(
         }
         tensors["ordinary"] = _ordinary(bench, some, settings)
         run.write(FILE, safetensors_bytes(tensors))
-    kept = load(read_bytes(run.folder / FILE, RunError, "examples of a hardening"))
+    kept = read_tensors(run.folder / FILE, RunError, "file of examples")
     substitutes = tuple(kept[f"substitutes.{number}"] for number in range(len(targets)))
     return Examples(substitutes, kept["ordinary"], some)
 

@@ -6,7 +6,7 @@ RUN/rounds.jsonl               how the training of each round went
 RUN/weights/                   what is trained, as the last round left it
 RUN/ordinary-*.jsonl           images of ordinary captions before and after
 RUN/audit/                     the judging attacks, see `audit_all`
-RUN/edit.json                  the edit
+RUN/edit.json                  the edit, whose tensors lie beside it
 RUN/hardening.json             the outcome, see `HardeningResult`
 """
 
@@ -19,11 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
-from safetensors.torch import load
 from torch import Tensor
 
 from unmemorize._errors import MitigationError, RunError
-from unmemorize._files import hash_texts, read_bytes, safetensors_bytes, to_json
+from unmemorize._files import hash_texts, read_tensors, to_json, write_tensors
 from unmemorize._prompts import Prompt
 from unmemorize.audit import (
     AuditResult,
@@ -186,7 +185,7 @@ def _trained(
         state = {}
         if done:
             kept = run.folder / _weights_file(done)
-            state = load(read_bytes(kept, RunError, "weights of a hardening"))
+            state = read_tensors(kept, RunError, "file of weights")
         steps = done * settings.steps * len(targets)
         optimizer = optimizer_of(weights, settings.rate, steps, state)
         keys: list[list[Tensor]] = [[] for _ in targets]
@@ -197,7 +196,8 @@ def _trained(
             if number > done:
                 began = time.perf_counter()
                 losses = lesson.train(weights, optimizer, number, keys)
-                run.write(_weights_file(number), safetensors_bytes(saved(weights, optimizer)))
+                kept = run.folder / _weights_file(number)
+                write_tensors(kept, saved(weights, optimizer), RunError)
                 outcome = RoundOutcome(
                     forgotten=losses[0],
                     ordinary=losses[1],

@@ -58,7 +58,7 @@ def harden(
 
     Returns:
         The outcome, and the edit as `HardeningResult.file`: `bake` writes it, and `export_lora`
-        does where a LoRA of linear layers was trained.
+        does where a LoRA was trained (`HardeningSettings.rank`).
 
     Raises:
         MitigationError: the edit leaves the copies, or the model cannot be trained.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unmemorize._errors import MitigationError
-from unmemorize.generation import WeightEdit, text_projections
+from unmemorize.generation import LowRank, WeightEdit, text_projections
 from unmemorize.hardening._settings import HardeningSettings
 from unmemorize.methods import Training, training
 from unmemorize.pipelines import Model
@@ -74,7 +74,7 @@ class WholeWeights:
         return self._weights.edit(SOURCE)
 
 
-class LowRank:
+class LowRankWeights:
     """Factors A (rank, inputs) and B (features, rank) for weights W + B A.
 
     A convolution counts as the matrix of its flattened kernels. Layers that the factors would
@@ -91,8 +91,8 @@ class LowRank:
     def __init__(self, weights: Training, rank: int) -> None:
         self._weights = weights
         self._before = {
-            name: value.detach().clone()
-            for name, value in weights.parameters.items()
+            name: value
+            for name, value in weights.before.items()
             if value.ndim > 1 and rank * (len(value) + value[0].numel()) < value.numel()
         }
         if not self._before:
@@ -129,8 +129,12 @@ class LowRank:
         return self._weights.untrained()
 
     def edit(self) -> WeightEdit:
-        """See `Trained`. The differences are the products, whose rank is exact."""
-        return WeightEdit({name: self._product(name) for name in self._before}, SOURCE)
+        """See `Trained`. The differences are kept as the factors."""
+        differences = {}
+        for name, before in self._before.items():
+            down, up = (factor.detach().clone() for factor in self._factors(name))
+            differences[name] = LowRank(up, down.view(-1, *before.shape[1:]))
+        return WeightEdit(differences, SOURCE)
 
     def _factors(self, name: str) -> tuple[Tensor, Tensor]:
         return self.parameters[f"{name}.A"], self.parameters[f"{name}.B"]
@@ -153,7 +157,7 @@ def trained(model: Model, settings: HardeningSettings) -> Iterator[Trained]:
     """
     with training(model, layers_of(model, settings.weights), "harden") as weights:
         rank = settings.rank
-        yield WholeWeights(weights) if rank is None else LowRank(weights, rank)
+        yield WholeWeights(weights) if rank is None else LowRankWeights(weights, rank)
 
 
 def layers_of(model: Model, weights: str) -> list[str]:

@@ -22,7 +22,8 @@ class Training:
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         self.parameters = parameters
-        self._before = {name: value.detach().clone() for name, value in parameters.items()}
+        self.before = {name: value.detach().clone() for name, value in parameters.items()}
+        """Copies of the weights as they were."""
 
     def values(self) -> list[nn.Parameter]:
         """Return the weights."""
@@ -49,7 +50,7 @@ class Training:
         """
         return WeightEdit(
             {
-                name: value.detach().double() - self._before[name].double()
+                name: value.detach().double() - self.before[name].double()
                 for name, value in self.parameters.items()
             },
             source,
@@ -72,7 +73,7 @@ class Training:
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.grad = None
-                value.copy_(self._before[name])
+                value.copy_(self.before[name])
 
 
 @contextmanager
