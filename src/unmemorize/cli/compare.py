@@ -159,7 +159,7 @@ def command(
     report = write_comparison(folder)
     print_line(f"report: {report}")
     print_answer(comparison.to_json(), run=folder.folder, report=report)
-    print_hint(f"unmemorize mitigate SUSPECTS --model {model.arguments} -o RUN")
+    print_hint("unmemorize mitigate SUSPECTS", model.option, "-o RUN")
 
 
 def planted_suspects() -> list[Prompt]:

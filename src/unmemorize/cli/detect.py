@@ -133,9 +133,15 @@ def command(
         profile_detections(detection for _, _, detection in read_detections(folder))
     report_missing(tally)
     if tally.complete:
-        file = f"--prompts {prompts} " if prompts else ""
         print_hint(
-            f"unmemorize localize {file}--model {model.arguments} -o {folder.folder}-localized"
+            "unmemorize localize",
+            *(("--prompts", prompts) if prompts else ()),
+            *(("--threshold", threshold) if threshold else ()),
+            f"--tau {tau:g}" if tau is not None else "",
+            "--published" if published else "",
+            model.option,
+            "-o",
+            Path(f"{folder.folder}-localized"),
         )
 
 

@@ -85,7 +85,7 @@ def checkpoint(
     folder = bake(loaded, file, output, card=card)
     print_line(f"{describe(edit_of(file))}: {folder}")
     print_answer(edit=describe(edit_of(file)), files=[folder])
-    print_hint(f"unmemorize verify {folder} {model.arguments}")
+    print_hint("unmemorize verify", folder, model.arguments)
 
 
 @app.command
@@ -110,7 +110,7 @@ def single_file(
     written = export_single_file(model.load(), file, base, output)
     print_line(f"{describe(edit_of(file))}: {written}")
     print_answer(edit=describe(edit_of(file)), files=[written])
-    print_hint(f"unmemorize verify {written} {model.arguments} --base-file {base}")
+    print_hint("unmemorize verify", written, model.arguments, "--base-file", base)
 
 
 @app.command(help_epilogue=layout_table())
@@ -150,7 +150,7 @@ def lora(
     for written in files:
         print_line(f"  {written}")
     print_answer(edit=describe(edit_of(file)), files=files)
-    print_hint(f"unmemorize verify {output} {model.arguments}")
+    print_hint("unmemorize verify", output, model.arguments)
 
 
 @app.command
@@ -164,4 +164,4 @@ def upstream_csv(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias
     prompts = export_results(Run.load(run), output)
     print_line(f"{prompts} prompts: {output}")
     print_answer(prompts=prompts, file=output)
-    print_hint(f"unmemorize report {run}")
+    print_hint("unmemorize report", run)

@@ -196,11 +196,10 @@ def run_and_print(
         exported=files,
         report=made.report,
     )
-    print_hint(
-        f"unmemorize verify {run.folder / CHECKPOINT} {arguments}"
-        if result.file
-        else f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN"
-    )
+    if result.file:
+        print_hint("unmemorize verify", run.folder / CHECKPOINT, arguments)
+    else:
+        print_hint(f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN")
 
 
 def _print_verdicts(result: MitigationResult) -> None:

@@ -85,4 +85,4 @@ def captions(
     atomic_write(output, "\n".join(texts) + "\n", TestbedError)
     print_line(f"{len(texts)} captions: {output}")
     print_answer(captions=len(texts), file=output)
-    print_hint(f"unmemorize generate RUN --prompts {output}")
+    print_hint("unmemorize generate RUN --prompts", output)

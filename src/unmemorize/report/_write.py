@@ -11,6 +11,7 @@ from markupsafe import Markup
 from unmemorize.audit import AuditRun
 from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
+from unmemorize.localization import LocalizationRun
 from unmemorize.metrics import PromptMetrics
 from unmemorize.mitigation import MitigationRun
 from unmemorize.report._audit import write_audit_report
@@ -57,6 +58,14 @@ class Line:
     neurons: int | None
     before: float | None
     after: float | None
+
+
+_KINDS = (LocalizationRun.kind, MitigationRun.kind, AuditRun.kind, ComparisonRun.kind)
+
+
+def has_page(run: Run) -> bool:
+    """Tell whether `write_report` knows runs of this kind."""
+    return run.manifest.kind in _KINDS
 
 
 def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) -> Path:
