@@ -27,8 +27,8 @@ from unmemorize.report._plots import (
     plot_layers,
     plot_neurons,
     plot_quality,
+    plot_scores,
     plot_shared,
-    plot_similarity,
 )
 from unmemorize.report._results import Results
 from unmemorize.report._threshold_plot import threshold_figure
@@ -71,7 +71,7 @@ def test_similarity_by_group_with_tau(results: Results) -> None:
         for index, record in results.localizations.items()
         if record.detection
     }
-    figure = plot_similarity(replace(results, localizations=records))
+    figure = plot_scores(replace(results, localizations=records))
     assert figure is not None
     axes = figure.axes[0]
     assert [position(line) for line in axes.lines] == [0.37]
@@ -85,7 +85,7 @@ def test_similarity_by_group_with_tau(results: Results) -> None:
 
 def test_without_labels_nothing_is_known_to_be_wrong(results: Results) -> None:
     prompts = [Prompt(prompt.text, group="mine") for prompt in results.prompts]
-    figure = plot_similarity(replace(results, prompts=prompts))
+    figure = plot_scores(replace(results, prompts=prompts))
     assert figure is not None
     assert figure.axes[0].texts[0].get_text() == " tau = 0.400 "
 
@@ -203,7 +203,7 @@ def test_quality_against_neurons_off(results: Results) -> None:
     }
 
 
-@pytest.mark.parametrize("heading", [name for name in PLOTS if name != "Similarity between seeds"])
+@pytest.mark.parametrize("heading", [name for name in PLOTS if name != "Scores of detection"])
 def test_nothing_to_show_is_no_plot(results: Results, heading: str) -> None:
     nothing = {4: results.localizations[4]}
     empty = replace(results, localizations=nothing, metrics=[], quality=[])
@@ -212,12 +212,24 @@ def test_nothing_to_show_is_no_plot(results: Results, heading: str) -> None:
 
 def test_imported_records_tell_no_similarity(results: Results) -> None:
     records = {0: replace(results.localizations[0], detection=None)}
-    assert plot_similarity(replace(results, localizations=records)) is None
+    assert plot_scores(replace(results, localizations=records)) is None
+
+
+def test_scores_are_those_of_the_detector(results: Results) -> None:
+    figure = plot_scores(results)
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == "highest similarity between two seeds"
+    record = results.localizations[0]
+    assert record.detection is not None
+    other = replace(record, detection=replace(record.detection, detector="dsm"))
+    figure = plot_scores(replace(results, localizations={0: other}))
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == "score of dsm"
 
 
 def test_no_text_is_cut_off(results: Results) -> None:
     """The text at tau lies inside the axes, on the side where there is more room."""
-    figure = plot_similarity(results)
+    figure = plot_scores(results)
     assert figure is not None
     text = figure.axes[0].texts[0]
     assert (text.get_position(), text.get_verticalalignment()) == ((0.4, 1), "top")

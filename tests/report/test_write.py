@@ -177,7 +177,7 @@ def test_the_summary_is_the_table(page: str) -> None:
 
 def test_every_plot_is_there_when_it_has_something_to_show(page: str) -> None:
     assert headings(page) == [
-        "Similarity between seeds",
+        "Scores of detection",
         "Copies",
         "Copies and diversity",
         "Neurons of a prompt",

@@ -62,6 +62,8 @@ def test_a_prompt_is_judged_and_drawn(studio: Studio) -> None:
     assert (memorized.memorized, other.memorized) == (True, False)
     assert verdict(memorized).startswith("4 of 4 seeds lead to nearly the same image")
     assert verdict(other).startswith("Different initial noise leads to different images")
+    told = verdict(replace(other, detector="dsm", score=0.00123, tau=0.001, memorized=True))
+    assert told.startswith("Its score of dsm, 0.00123, is above tau, 0.001")
     drawing = draw(studio, studio.prompts[0], 3)
     expected = generate(studio.model, PLANTED_PROMPT, settings=replace(FEW_STEPS, images=3))
     assert pixels(drawing.images) == pixels(expected)

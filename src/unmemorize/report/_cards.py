@@ -8,6 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from unmemorize.detection import SEED_SIMILARITY
 from unmemorize.generation import ImageSetRun, image_sets, read_images
 from unmemorize.localization import Localization, difference_file
 from unmemorize.metrics import PromptMetrics, read_image, read_references
@@ -175,9 +176,12 @@ def _score_line(metrics: PromptMetrics) -> str:
 
 def _facts(record: Localization, known: Neurons | None) -> Iterator[tuple[str, str]]:
     if record.detection:
-        similarity = f"{record.detection.score:.3f} (tau {record.detection.tau:.3f})"
-        yield "similarity between seeds", similarity
-        yield "seeds above tau", str(len(record.detection.memorized_seeds))
+        called = record.detection
+        if called.detector == SEED_SIMILARITY:
+            yield "similarity between seeds", f"{called.score:.3f} (tau {called.tau:.3f})"
+            yield "seeds above tau", str(len(called.memorized_seeds))
+        else:
+            yield f"score of {called.detector}", f"{called.score:.4g} (tau {called.tau:.4g})"
     yield (
         "initial selection",
         f"{len(record.initial)} neurons at theta {_or_unknown(record.theta)}, "
@@ -190,10 +194,8 @@ def _facts(record: Localization, known: Neurons | None) -> Iterator[tuple[str, s
         f"{len(record.neurons)} neurons; score {_or_unknown(record.score)} "
         f"(threshold {_or_unknown(record.threshold)})",
     )
-    yield (
-        "work",
-        f"{_or_unknown(record.evaluations)} denoiser samples, {_or_unknown(record.seconds)} s",
-    )
+    seconds = "?" if record.seconds is None else f"{record.seconds:.2f}"
+    yield "work", f"{_or_unknown(record.evaluations)} denoiser samples, {seconds} s"
     if record.effects:
         yield (
             "noise level",

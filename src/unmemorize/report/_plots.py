@@ -16,6 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from unmemorize.detection import SEED_SIMILARITY
 from unmemorize.generation import without_prompts
 from unmemorize.report._drawing import (
     COLOURS,
@@ -34,17 +35,17 @@ _TOP = re.compile(r"top-(\d+)$|original$")
 """Names of sets that tell how many neurons are off; none for the original one."""
 
 
-def plot_similarity(results: Results) -> Figure | None:
-    """Draw the highest similarity between seeds of every prompt, a row for each group, with tau.
+def plot_scores(results: Results) -> Figure | None:
+    """Draw the score of detection of every prompt, a row for each group, with tau.
 
     None where the records do not tell, which are imported ones.
     """
-    tau = next(
-        (record.detection.tau for record in results.localizations.values() if record.detection),
-        None,
+    called = next(
+        (record.detection for record in results.localizations.values() if record.detection), None
     )
-    if tau is None:
+    if called is None:
         return None
+    tau = called.tau
     groups = results.groups
     figure, axes = new_figure(0.42 * len(groups) + 1.25)
     rng = np.random.default_rng(0)
@@ -73,7 +74,10 @@ def plot_similarity(results: Results) -> Figure | None:
     )
     axes.set_yticks(range(len(groups)), [short_label(group) for group in groups])
     axes.set_ylim(len(groups) - 0.4, -1)
-    axes.set_xlabel("highest similarity between two seeds")
+    compares_seeds = called.detector == SEED_SIMILARITY
+    axes.set_xlabel(
+        "highest similarity between two seeds" if compares_seeds else f"score of {called.detector}"
+    )
     return figure
 
 
@@ -293,7 +297,7 @@ def plot_quality(results: Results) -> Figure | None:
 
 
 PLOTS = {
-    "Similarity between seeds": plot_similarity,
+    "Scores of detection": plot_scores,
     "Copies": plot_copies,
     "Copies and diversity": plot_diversity,
     "Neurons of a prompt": plot_neurons,

@@ -45,7 +45,7 @@ class Line:
     Args:
         index, prompt, group: the prompt.
         memorized: whether it was detected as memorized.
-        similarity: the highest similarity between its seeds.
+        score: of its detection.
         neurons: how many are left after refinement.
         before, after: SSCD_Orig without and with these neurons off, the median over seeds.
     """
@@ -54,7 +54,7 @@ class Line:
     prompt: str
     group: str
     memorized: bool
-    similarity: float | None
+    score: float | None
     neurons: int | None
     before: float | None
     after: float | None
@@ -147,7 +147,7 @@ def _lines(results: Results) -> Iterator[Line]:
             prompt=record.prompt,
             group=record.group,
             memorized=record.memorized,
-            similarity=record.detection.score if record.detection else None,
+            score=record.detection.score if record.detection else None,
             neurons=len(record.neurons) if record.memorized else None,
             before=results.of_prompt("original", index).median(SSCD_ORIG),
             after=results.of_prompt("refined", index).median(SSCD_ORIG),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from unmemorize._errors import AlarmError
 from unmemorize._prompts import Prompt
-from unmemorize.detection import Detection, detect_prompts
+from unmemorize.detection import SEED_SIMILARITY, Detection, detect_prompts
 from unmemorize.engines import Progress, silent
 from unmemorize.generation import generate_each
 from unmemorize.guarding import GuardThreshold, default_guard_threshold, guard
@@ -62,6 +62,12 @@ def detect(studio: Studio, prompt: Prompt) -> Detection:
 
 def verdict(detection: Detection) -> str:
     """Say what a detection means."""
+    if detection.detector != SEED_SIMILARITY:
+        side = "is above" if detection.memorized else "is not above"
+        return (
+            f"Its score of {detection.detector}, {detection.score:.4g}, {side} tau, "
+            f"{detection.tau:.4g}, which few ordinary prompts exceed."
+        )
     if not detection.memorized:
         return (
             "Different initial noise leads to different images: no two seeds are as similar as "

@@ -99,7 +99,7 @@ def problem(text: str) -> str:
 
 
 def gauge(score: float, tau: float, *, memorized: bool) -> str:
-    """Draw a similarity as a bar from 0 to 1, with a line at tau."""
+    """Draw a similarity of seeds as a bar from 0 to 1, with a line at tau."""
     css_class = "gauge hot" if memorized else "gauge"
     width = 100 * max(0.0, min(1.0, score))
     text = f"highest similarity between two seeds {score:.3f}, tau {tau:.3f} (the line)"

@@ -91,13 +91,18 @@ class PromptTab:
     def check(self, visit: Visit, text: str, images: int, guarded: bool) -> Iterator[Values]:
         """Give the verdict on a prompt, then draw it."""
         studio = visit.studio
+        from unmemorize.detection import SEED_SIMILARITY
         from unmemorize.ui import _check_prompt as checking
 
         prompt = studio.prompt(text)
         with visit.stage("first step"):
             detection = checking.detect(studio, prompt)
         status = "memorized" if detection.memorized else "not memorized"
-        score = html.gauge(detection.score, detection.tau, memorized=detection.memorized)
+        score = (
+            html.gauge(detection.score, detection.tau, memorized=detection.memorized)
+            if detection.detector == SEED_SIMILARITY
+            else ""
+        )
         yield {
             self._checked: prompt,
             self._verdict: shown(
