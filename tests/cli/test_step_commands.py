@@ -571,6 +571,9 @@ def test_downloads(cli: Cli, address: str, tmp_path: Path, monkeypatch: pytest.M
     code, out, _ = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "images")
     assert (code, "1 of 2 images" in out, "0001: " in out) == (0, True, True)
     (tmp_path / "p.csv").write_text(f"Caption;URL\nb;{address}/none.png\n")
+    (tmp_path / "none.csv").write_text("prompt\na cat\n")
+    code, _, err = cli("fetch", "images", tmp_path / "none.csv", "-o", tmp_path / "nothing")
+    assert (code, "no prompt has an address. Its column is URL or urls." in err) == (1, True)
     code, _, err = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "nothing")
     assert (code, "no image could be downloaded" in err) == (1, True)
 

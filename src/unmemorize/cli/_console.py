@@ -114,9 +114,8 @@ def make_table(*columns: str, text: str = "", title: str | None = None) -> Table
 def show_progress(title: str) -> Iterator[Progress]:
     """Yield the callback that the library reports progress to.
 
-    Everything goes to standard error, so output can be piped. A terminal shows a bar
-    from the first report on. A file or a
-    pipe gets a line now and then, see `LoggedProgress`.
+    Everything goes to standard error, so output can be piped. A terminal shows a bar from the first
+    report on. A file or a pipe gets a line now and then, see `LoggedProgress`.
     """
     if not errors.is_terminal:
         yield LoggedProgress(title, lambda line: errors.print(line, markup=False, soft_wrap=True))

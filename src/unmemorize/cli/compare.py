@@ -290,7 +290,7 @@ def _print_forecast(cost: ComparisonForecast, suspects: int) -> None:
     print_answer(cost)
     print_line(
         f"Detectors: {cost.detectors}, each of which scores {cost.scored} prompts. Strengths of "
-        f"methods: {cost.points}. If all {suspects} suspects are memorized, drawing takes about "
+        f"methods: {cost.points}. Suspects: {suspects}. If all are memorized, drawing takes about "
         f"{timedelta(seconds=round(cost.seconds))} here. Scoring and fitting come on top."
     )
     if cost.images:

@@ -51,6 +51,8 @@ def images(prompts: Path, /, *, output: Annotated[Path, Parameter(alias="-o")]) 
         output: Folder for the images.
     """
     given = read_prompts(prompts)
+    if not any(prompt.url or prompt.more_urls for prompt in given):
+        raise FetchError(f"{prompts}: no prompt has an address. Its column is URL or urls.")
     with show_progress("fetch images") as progress:
         fetched = fetch_images(given, output, progress=progress)
     print_line(

@@ -25,6 +25,7 @@ from unmemorize.cli._common import (
 )
 from unmemorize.cli._console import (
     console,
+    counted,
     make_table,
     print_answer,
     print_hint,
@@ -223,10 +224,10 @@ def _print_verdicts(result: MitigationResult) -> None:
 def _print_forecast(cost: Forecast, suspects: int) -> None:
     print_answer(cost, suspects=suspects)
     print_line(
-        f"{suspects} suspects, if all are memorized: {cost.samples} denoiser samples, about "
-        f"{timedelta(seconds=round(cost.seconds))} here; {_gigabytes(cost.weights)} of weights in "
-        f"memory, {_gigabytes(cost.disk)} on disk. A prompt that is hard to mend takes more, one "
-        "that is not memorized takes little."
+        f"{counted(suspects, 'suspect')}, if all are memorized: {cost.samples} denoiser samples, "
+        f"about {timedelta(seconds=round(cost.seconds))} here; {_gigabytes(cost.weights)} of "
+        f"weights in memory, {_gigabytes(cost.disk)} on disk. A prompt that is hard to mend takes "
+        "more, one that is not memorized takes little."
     )
     print_counts("stage", "images", cost.images)
     print_hint("the same command without --dry-run")

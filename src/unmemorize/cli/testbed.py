@@ -61,6 +61,8 @@ def calibrate() -> None:
     """
     with show_progress("calibrate") as progress:
         run_calibration(Model.load("testbed", device="cpu"), progress=progress)
+    for path in (assets.statistics_path(), assets.threshold_path()):
+        print_line(str(path))
     print_answer(
         statistics=assets.statistics_path(),
         threshold=assets.threshold_path(),
