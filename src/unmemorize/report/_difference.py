@@ -79,7 +79,8 @@ def difference_of(first: Run, second: Run) -> RunDifference:
     shared = [key for key in rows if key in other_rows]
     changes = {key: list(_changes(key, rows[key], other_rows[key])) for key in shared}
     flat = [change for of_key in changes.values() for change in of_key]
-    numbers, others = [], []
+    numbers: list[Changed] = []
+    others: list[Changed] = []
     for change in flat:
         both = _is_number(change.before) and _is_number(change.after)
         (numbers if both else others).append(change)
