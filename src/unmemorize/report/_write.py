@@ -105,6 +105,7 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
         memorized=sum(record.memorized for record in localizations),
         neurons=len({pair for record in localizations for pair in record.neurons}),
         headline=list(_headline(results)),
+        has_control=bool(results.of_set("random-refined")),
         plots=_plots(results),
         lines=list(_lines(results)),
         cards=list(make_cards(run, results, truth, redact=redact)),
