@@ -93,9 +93,9 @@ def test_the_report_sorts_filters_and_keeps_to_itself(report: str, open_page: Op
     page = open_page(report)
     rows = page.locator("#prompts tbody tr")
     assert rows.count() == 12
-    page.get_by_role("button", name="similarity").click()
-    page.get_by_role("button", name="similarity").click()
-    assert page.locator("#prompts th[aria-sort=descending]").inner_text().startswith("similarity")
+    page.get_by_role("button", name="score").click()
+    page.get_by_role("button", name="score").click()
+    assert page.locator("#prompts th[aria-sort=descending]").inner_text().startswith("score")
     assert rows.first.locator("td").first.inner_text() == "10"  # the highest similarity
     page.get_by_role("button", name="SSCD_Orig after").press("Enter")
     assert rows.last.locator("td").last.inner_text() == ""  # unknown numbers come last

@@ -1,10 +1,12 @@
 import io
+from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from unmemorize.cli import _console
-from unmemorize.cli._console import LoggedProgress, show_progress
+from unmemorize.cli._console import LoggedProgress, make_table, print_hint, show_progress
 
 
 class Clock:
@@ -74,3 +76,24 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(
         assert text.splitlines()[0] == "count [1]: 0 of 2"
         assert text.splitlines()[1].startswith("count [1]: 2 of 2")
         assert len(text.splitlines()) == 2
+
+
+def test_a_long_group_leaves_room_for_the_prompt() -> None:
+    output = io.StringIO()
+    table = make_table("score", "group", text="prompt")
+    table.add_row("0.900", "a group with a name that takes half of the line", "a cat on a mat")
+    table.add_row(
+        "0.100", "日本語のとても長いグループ名前です、本当に", "夕暮れの海辺を歩く黒い猫" * 9
+    )
+    Console(file=output, width=80).print(table)
+    lines = output.getvalue().splitlines()
+    assert {cell_len(line) for line in lines} == {80}
+    assert "a cat on a mat" in output.getvalue()
+    assert "夕暮れの海辺を" in lines[-2]
+
+
+def test_a_hint_quotes_paths_and_leaves_out_empty_parts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_hint("unmemorize report", Path("my run"), "", "--redact")
+    assert capsys.readouterr().out == "Next: unmemorize report 'my run' --redact\n"

@@ -32,7 +32,8 @@ def test_set_algebra(
     cli: Cli, files: list[Path], tmp_path: Path, operation: str, expected: set[int]
 ) -> None:
     code, out, _ = cli("neurons", operation, *files[:3], "-o", tmp_path / "out.json")
-    assert (code, f"{len(expected)} neurons" in out) == (0, True)
+    number = "1 neuron:" if len(expected) == 1 else f"{len(expected)} neurons:"
+    assert (code, number in out) == (0, True)
     combined = NeuronFile.load(tmp_path / "out.json")
     assert {index for _, index in combined.neurons} == expected
     assert combined.fingerprint == NeuronFile.load(files[0]).fingerprint

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -94,6 +95,40 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: P
     assert (code, out.startswith("Finished: localization of 2 prompts.")) == (0, True)
     assert re.search(r"localizations +2 +0 +0 ", out)
     assert out.endswith(f"Next: unmemorize report {run}")
+
+
+def test_the_next_command_can_be_copied(cli: Cli, finished: Path, tmp_path: Path) -> None:
+    def follow(out: str, *more: object) -> str:
+        words = shlex.split(out.rpartition("Next: unmemorize ")[2])
+        code, out, err = cli(*words, *more)
+        assert code == 0, (words, err)
+        return out
+
+    model, folder = (*model_words(finished), "--local-files-only"), tmp_path / "my run"
+    inputs = ("--prompts", finished / "prompts.csv", "--threshold", finished / "t.json")
+    _, out, _ = cli("detect", *model, *inputs, "-o", folder)
+    out = follow(out, "--device", "cpu", "--statistics", finished / "s.safetensors")
+    localized = Run.load(tmp_path / "my run-localized")
+    detected = Run.load(folder).manifest.settings["threshold_prompts"]
+    assert localized.manifest.settings["threshold_prompts"] == detected
+    out = follow(out, "--images", 1, "--steps", 2)
+    out = follow(follow(out))
+    assert out.endswith(f"'{localized.folder}/neurons.json' --model MODEL -o FOLDER")
+
+
+def test_a_run_without_memorized_prompts_leads_to_its_report(
+    cli: Cli, finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.txt").write_text("c word [/b]\n")
+    inputs = ("--threshold", finished / "t.json", "--statistics", finished / "s.safetensors")
+    words = ("--prompts", tmp_path / "prompts.txt", *inputs, "-o", tmp_path / "run")
+    code, out, _ = cli("localize", *model_words(finished), *words)
+    assert (code, "0 of 1 memorized" in out, "neurons initial score" in out) == (0, True, False)
+    assert out.endswith(f"Next: unmemorize report {tmp_path}/run")
+    code, out, _ = cli("generate", tmp_path / "run", *model_words(finished))
+    assert (code, "nothing to draw" in out) == (0, True)
+    assert out.endswith(f"Next: unmemorize report {tmp_path}/run")
+    assert cli("report", tmp_path / "run")[0] == 0
 
 
 def test_a_new_run_leaves_the_old_one(cli: Cli, finished: Path, run: Path) -> None:
@@ -390,10 +425,11 @@ def test_without_files_a_model_is_measured_on_captions_of_the_package(
     code, out, _ = cli("threshold", *model)
     assert (code, f" {kept_threshold} " in out) == (0, True)
     assert "A rate of 0.01 takes at least 99 prompts." in out
-    assert "Next: unmemorize detect -o RUN" in out
+    assert out.endswith(f"Next: unmemorize detect --model {finished}/model -o RUN")
     code, out, _ = cli("threshold", *model, "-o", tmp_path / "t.json")
     assert (code, Threshold.load(tmp_path / "t.json") == limit) == (0, True)
-    assert f"Next: unmemorize detect --threshold {tmp_path}/t.json -o RUN" in out
+    hint = f"Next: unmemorize detect --threshold {tmp_path}/t.json --model {finished}/model -o RUN"
+    assert out.endswith(hint)
 
 
 def test_images_and_metrics_of_every_kind(
@@ -535,6 +571,9 @@ def test_downloads(cli: Cli, address: str, tmp_path: Path, monkeypatch: pytest.M
     code, out, _ = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "images")
     assert (code, "1 of 2 images" in out, "0001: " in out) == (0, True, True)
     (tmp_path / "p.csv").write_text(f"Caption;URL\nb;{address}/none.png\n")
+    (tmp_path / "none.csv").write_text("prompt\na cat\n")
+    code, _, err = cli("fetch", "images", tmp_path / "none.csv", "-o", tmp_path / "nothing")
+    assert (code, "no prompt has an address. Its column is URL or urls." in err) == (1, True)
     code, _, err = cli("fetch", "images", tmp_path / "p.csv", "-o", tmp_path / "nothing")
     assert (code, "no image could be downloaded" in err) == (1, True)
 

@@ -52,6 +52,12 @@ def test_a_row_is_one_line_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> Non
     assert lines[-1] == "Notes follow."
 
 
+def test_a_label_that_fits_stands_beside_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = printed(120, monkeypatch)
+    shares = next(line for line in lines if line.startswith("detected as memorized"))
+    assert shares.split()[3:] == ["12", "of", "100"] * 6
+
+
 def test_a_wide_terminal_shows_counts_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(printed(160, monkeypatch))
     assert text.count("0.96 ± 0.03 (n=33)") == 11

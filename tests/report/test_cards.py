@@ -123,16 +123,28 @@ def test_training_images_are_those_of_the_prompt_unless_others_were_measured_aga
 
 def test_facts(run: Run, results: Results, cards: dict[int, Card]) -> None:
     facts = dict(cards[1].facts)
-    assert facts["similarity between seeds"] == "0.770 (tau 0.400)"
+    assert facts["highest similarity between two seeds"] == "0.77 (tau 0.4)"
     assert facts["seeds above tau"] == "2"
     assert facts["initial selection"] == "6 neurons at theta 5, k 0; score 0.2"
     assert facts["refined"] == "6 neurons; score 0.25 (threshold 0.3)"
-    assert facts["work"] == "10 denoiser samples, 2 s"
+    assert facts["work"] == "10 denoiser samples, 2.00 s"
     assert facts["against the known neurons"] == "precision 0.17, recall 0.50 (of 2)"
     assert "against the known neurons" not in dict(cards[0].facts)
     spent = replace(results.localizations[0], spent={"selection": Spent(12.4, 0.456)})
     card = next(make_cards(run, replace(results, localizations={0: spent}), None))
     assert ("of this, selection", "12 weighted samples, 0.46 s") in card.facts
+
+
+def test_facts_name_the_detector_and_hours_of_work(run: Run, results: Results) -> None:
+    record = results.localizations[0]
+    assert record.detection is not None
+    called = replace(record.detection, detector="noise-magnitude", score=0.00123, tau=0.001)
+    other = replace(record, detection=called, seconds=12345.6)
+    card = next(make_cards(run, replace(results, localizations={0: other}), None))
+    facts = dict(card.facts)
+    assert facts["score of noise-magnitude"] == "0.00123 (tau 0.001)"
+    assert not {"highest similarity between two seeds", "seeds above tau"} & facts.keys()
+    assert facts["work"] == "10 denoiser samples, 12345.60 s"
 
 
 def test_imported_records_do_not_tell_everything(run: Run, results: Results) -> None:
@@ -143,7 +155,7 @@ def test_imported_records_do_not_tell_everything(run: Run, results: Results) -> 
     facts = dict(card.facts)
     assert facts["initial selection"].startswith("3 neurons at theta ?, k 0;")
     assert facts["work"] == "10 denoiser samples, ? s"
-    assert "similarity between seeds" not in facts
+    assert "highest similarity between two seeds" not in facts
     assert card.neurons[0] == f"{LAYER} #1 (z = ?)"
 
 

@@ -12,7 +12,7 @@ from audited import audited_run
 from mitigated_run import mitigated_run
 from records import LAYER, localization, localized_run
 from unmemorize import Neurons, Prompt, Run, RunError
-from unmemorize.report import Changed, difference_of
+from unmemorize.report import Changed, _difference, difference_of
 
 
 def two_mitigations(folder: Path) -> tuple[Run, Run]:
@@ -38,6 +38,35 @@ def test_settings_verdicts_scores_and_prompts_of_one_run(tmp_path: Path) -> None
     assert (found.only_first, found.only_second) == ((), ("memorized prompt 3",))
     assert found.shared == 5
     assert difference_of(second, first).only_first == ("memorized prompt 3",)
+
+
+def test_values_are_told_apart_without_comparing_all_of_them(tmp_path: Path) -> None:
+    prompts = [Prompt(f"prompt {number}") for number in range(300)]
+    runs = [
+        localized_run(
+            tmp_path / str(score),
+            prompts,
+            {
+                index: localization(prompt.text, "", score, Neurons({LAYER: [index % 5]}))
+                for index, prompt in enumerate(prompts)
+            },
+        )
+        for score in (0.6, 0.7)
+    ]
+    compared = []
+
+    class Counting(Changed):
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return super().__eq__(other)
+
+        __hash__ = Changed.__hash__
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_difference, "Changed", Counting)
+        found = difference_of(*runs)
+    assert len(found.scores) >= 300
+    assert compared == []
 
 
 def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_quality_against_neurons_off(results: Results) -> None:
     }
 
 
-@pytest.mark.parametrize("heading", [name for name in PLOTS if name != "Detection"])
+@pytest.mark.parametrize("heading", [name for name in PLOTS if name != "Scores of detection"])
 def test_nothing_to_show_is_no_plot(results: Results, heading: str) -> None:
     nothing = {4: results.localizations[4]}
     empty = replace(results, localizations=nothing, metrics=[], quality=[])
@@ -222,6 +222,18 @@ def test_nothing_to_show_is_no_plot(results: Results, heading: str) -> None:
 def test_imported_records_tell_no_score(results: Results) -> None:
     records = {0: replace(results.localizations[0], detection=None)}
     assert plot_scores(replace(results, localizations=records)) is None
+
+
+def test_scores_are_those_of_the_detector(results: Results) -> None:
+    figure = plot_scores(results)
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == "highest similarity between two seeds"
+    record = results.localizations[0]
+    assert record.detection is not None
+    other = replace(record, detection=replace(record.detection, detector="dsm"))
+    figure = plot_scores(replace(results, localizations={0: other}))
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == "score of dsm"
 
 
 def test_no_text_is_cut_off(results: Results) -> None:

@@ -124,7 +124,7 @@ def test_the_report_needs_localizations(tmp_path: Path) -> None:
 
 
 def test_the_head_counts_what_is_done(page: str) -> None:
-    assert "which of 7 prompts" in page
+    assert "which prompts (7 in all)" in page
     assert "<b>4 of 6</b><span>prompts detected as memorized; 1 not done yet</span>" in page
     assert "<b>21</b><span>different neurons" in page
 
@@ -154,7 +154,7 @@ def test_each_localized_prompt_has_a_line(page: str) -> None:
             "prompt",
             "group",
             "memorized",
-            "similarity",
+            "score",
             "neurons",
             "SSCD_Orig before",
             "SSCD_Orig after",
@@ -177,7 +177,7 @@ def test_the_summary_is_the_table(page: str) -> None:
 
 def test_every_plot_is_there_when_it_has_something_to_show(page: str) -> None:
     assert headings(page) == [
-        "Detection",
+        "Scores of detection",
         "Copies",
         "Copies and diversity",
         "Neurons of a prompt",
@@ -187,6 +187,16 @@ def test_every_plot_is_there_when_it_has_something_to_show(page: str) -> None:
     ]
     assert "memorized prompts, against real" in page
     assert page.count('class="course"') == 4
+
+
+def test_a_control_is_told_of_only_where_there_is_one(page: str, tmp_path: Path) -> None:
+    told = "As a control, the same number of random other neurons"
+    assert told in page
+    run = make_run(tmp_path, [Prompt("a cat", "VM")], [Neurons({LAYER: [1]})])
+    add_scored_images(run, {name: SMALL[name] for name in ("original", "refined")})
+    alone = write_report(run).read_text(encoding="utf-8")
+    assert "about 0 is another image." in alone
+    assert told not in alone
 
 
 def test_cards_warn_where_a_copy_is_left(page: str) -> None:

@@ -63,7 +63,7 @@ def test_another_kind_of_run_is_refused(tmp_path: Path) -> None:
         kind: ClassVar[str] = "other"
 
     run = opened(tmp_path / "run")
-    with pytest.raises(RunError, match='made with kind = "any", now it is "other"'):
+    with pytest.raises(RunError, match=r"a run of kind any, not other\. Name another folder"):
         opened(tmp_path / "run", OtherRun(number=5, name="x"))
     with pytest.raises(RunError, match="a run of kind any, not other"):
         run.settings(OtherRun)

@@ -128,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it writes its messages itself
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = _app_for(words).meta(words)

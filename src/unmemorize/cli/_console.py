@@ -7,11 +7,13 @@ prints its answer as one JSON document. rich leaves colours out where ``NO_COLOR
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -47,9 +49,25 @@ def print_line(text: str, style: str | None = None) -> None:
     console.print(text, style=style, soft_wrap=True)
 
 
-def print_hint(command: str) -> None:
-    """Name the command that usually follows."""
-    print_line(f"Next: {command}", style="dim")
+def print_hint(*parts: str | Path) -> None:
+    """Name the command that usually follows.
+
+    Args:
+        parts: the command in parts, with spaces between. Paths are quoted for a shell, and empty
+            parts left out.
+    """
+    words = (shlex.quote(str(part)) if isinstance(part, Path) else part for part in parts)
+    print_line(f"Next: {' '.join(word for word in words if word)}", style="dim")
+
+
+def counted(count: int, thing: str) -> str:
+    """Return a count with its noun.
+
+    Examples:
+        >>> counted(1, "neuron"), counted(0, "neuron")
+        ('1 neuron', '0 neurons')
+    """
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def print_answer(values: Any = (), **more: Any) -> None:
@@ -67,16 +85,21 @@ def print_answer(values: Any = (), **more: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
+_WIDEST = 32
+"""Characters of a short cell of a table, such as the name of a group."""
+
+
 def make_table(*columns: str, text: str = "", title: str | None = None) -> Table:
     """Make a table in which each row is one line of the terminal.
 
     Args:
-        columns: headings of short cells, which are never broken or cut.
+        columns: headings of short cells, which are never broken, and cut only if they would take
+            the place of all others.
         text: heading of a last column, which is cut to what is left of the line. Empty for none.
         title: what is above it.
     """
     return Table(
-        *(Column(heading, no_wrap=True) for heading in columns),
+        *(Column(heading, no_wrap=True, max_width=_WIDEST) for heading in columns),
         *([Column(text, no_wrap=True, overflow="ellipsis", ratio=1)] if text else []),
         title=title,
         title_justify="left",
@@ -91,9 +114,8 @@ def make_table(*columns: str, text: str = "", title: str | None = None) -> Table
 def show_progress(title: str) -> Iterator[Progress]:
     """Yield the callback that the library reports progress to.
 
-    Everything goes to standard error, so output can be piped. A terminal shows a bar
-    from the first report on. A file or a
-    pipe gets a line now and then, see `LoggedProgress`.
+    Everything goes to standard error, so output can be piped. A terminal shows a bar from the first
+    report on. A file or a pipe gets a line now and then, see `LoggedProgress`.
     """
     if not errors.is_terminal:
         yield LoggedProgress(title, lambda line: errors.print(line, markup=False, soft_wrap=True))

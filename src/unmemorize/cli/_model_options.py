@@ -140,6 +140,18 @@ def print_what_is_edited(model: Model) -> None:
         )
 
 
+def option_of_model(name: str) -> str:
+    """Return how a next command names the model that a file tells of.
+
+    Files do not tell where a model lies.
+
+    Examples:
+        >>> option_of_model("testbed"), option_of_model("sd with style at 0.8")
+        ('', '--model MODEL')
+    """
+    return "" if name == TESTBED else "--model MODEL"
+
+
 def _is_missing_folder(model: str) -> bool:
     """Tell whether a model name is a path to nothing.
 
@@ -174,6 +186,11 @@ class ModelOptions:
     def load(self) -> Model:
         """Load the model; each command does so once."""
         return self.loading.load(self.model)
+
+    @property
+    def option(self) -> str:
+        """How a next command names the model; empty for the bundled one, which is the default."""
+        return "" if self.arguments == TESTBED else f"--model {self.arguments}"
 
     @property
     def arguments(self) -> str:

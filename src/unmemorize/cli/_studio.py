@@ -1,4 +1,7 @@
-"""What the page works with. Apart from the command: the page opens while these libraries load."""
+"""What the page works with.
+
+The command `ui` imports this module late, so its page opens while these libraries load.
+"""
 
 from __future__ import annotations
 

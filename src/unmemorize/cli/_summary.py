@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table as ScreenTable
 from rich.text import Text
 
@@ -149,6 +150,10 @@ def _print_narrow(table: Table) -> None:
         if row.by != by:
             by = row.by
             console.print(f"\nby {by}" if by else "", style="dim italic")
+        if not condition and cell_len(metric) <= label_width:
+            heading = ""
+            print_row(metric, cells)
+            continue
         if metric != heading:
             heading = metric
             console.print(metric, style="bold")

@@ -144,11 +144,10 @@ def command(
     print_line(f"report: {report}")
     print_answer(result, run=opened.folder, report=report)
     is_inside = edited is not None and opened.folder.parent == edited / "audit"
-    print_hint(
-        f"unmemorize report {edited}, which shows these verdicts, too"
-        if is_inside
-        else "the same command with --budget usual and another folder, which tries everything"
-    )
+    if is_inside and edited is not None:
+        print_hint("unmemorize report", edited)
+    else:
+        print_hint("the same command with --budget usual and another folder; it tries everything")
 
 
 def print_forecast(cost: AuditForecast, stage: str) -> None:

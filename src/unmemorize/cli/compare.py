@@ -159,7 +159,7 @@ def command(
     report = write_comparison(folder)
     print_line(f"report: {report}")
     print_answer(comparison.to_json(), run=folder.folder, report=report)
-    print_hint(f"unmemorize mitigate SUSPECTS --model {model.arguments} -o RUN")
+    print_hint("unmemorize mitigate SUSPECTS", model.option, "-o RUN")
 
 
 def planted_suspects() -> list[Prompt]:
@@ -290,7 +290,7 @@ def _print_forecast(cost: ComparisonForecast, suspects: int) -> None:
     print_answer(cost)
     print_line(
         f"Detectors: {cost.detectors}, each of which scores {cost.scored} prompts. Strengths of "
-        f"methods: {cost.points}. If all {suspects} suspects are memorized, drawing takes about "
+        f"methods: {cost.points}. Suspects: {suspects}. If all are memorized, drawing takes about "
         f"{timedelta(seconds=round(cost.seconds))} here. Scoring and fitting come on top."
     )
     if cost.images:

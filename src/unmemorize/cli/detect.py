@@ -86,10 +86,9 @@ def command(
     A prompt is memorized if the score of a detector exceeds tau, which bounds the rate of false
     positives for prompts like those of the calibration. By default the score is the highest
     similarity between the noise differences of two seeds, which takes one denoiser pass per seed.
-    All scores
-    go to RUN/detections.jsonl and RUN/detections.csv. If some prompts are labelled (VM, TM, or by
-    --unmemorized), RUN/separation.json holds the AUROC and the share of memorized prompts found at
-    1 % false positives.
+    All scores go to RUN/detections.jsonl and RUN/detections.csv. If some prompts are labelled (VM,
+    TM, or by --unmemorized), RUN/separation.json holds the AUROC and the share of memorized prompts
+    found at 1 % false positives.
 
     Args:
         unmemorized: Prompts known not to be memorized, for measuring how well memorized prompts
@@ -133,9 +132,15 @@ def command(
         profile_detections(detection for _, _, detection in read_detections(folder))
     report_missing(tally)
     if tally.complete:
-        file = f"--prompts {prompts} " if prompts else ""
         print_hint(
-            f"unmemorize localize {file}--model {model.arguments} -o {folder.folder}-localized"
+            "unmemorize localize",
+            *(("--prompts", prompts) if prompts else ()),
+            *(("--threshold", threshold) if threshold else ()),
+            f"--tau {tau:g}" if tau is not None else "",
+            "--published" if published else "",
+            model.option,
+            "-o",
+            Path(f"{folder.folder}-localized"),
         )
 
 

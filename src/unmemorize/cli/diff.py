@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
-from unmemorize.report import Changed, RunDifference, difference_of
+from unmemorize.report import Changed, RunDifference, difference_of, has_page
 from unmemorize.runs import Run
 
 _SHOWN = 20
@@ -34,7 +34,7 @@ def command(
     difference = difference_of(before, after)
     _print(difference, first, second)
     print_answer(difference, first=first, second=second)
-    print_hint(f"unmemorize report {second}")
+    print_hint("unmemorize report" if has_page(after) else "unmemorize status", second)
 
 
 def _print(difference: RunDifference, first: Path, second: Path) -> None:
@@ -50,7 +50,7 @@ def _print(difference: RunDifference, first: Path, second: Path) -> None:
         if names:
             print_line(f"Only in {folder}: {len(names)}")
             for name in names[:_SHOWN]:
-                print_line(f"  {name[:76]}")
+                console.print(f"  {name}", no_wrap=True, overflow="ellipsis")
             _print_rest(len(names))
 
 

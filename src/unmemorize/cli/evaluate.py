@@ -79,7 +79,7 @@ def command(
         )
     print_line(f"{run}/metrics.json, metrics.csv")
     print_answer(json.loads(table.to_json()), run=run)
-    print_hint(f"unmemorize report {run}")
+    print_hint("unmemorize report", run)
 
 
 def _matched(references: Path, run: Run) -> Mapping[int, tuple[Path, ...]]:

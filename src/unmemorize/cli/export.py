@@ -95,7 +95,7 @@ def checkpoint(
     folder = bake(loaded, file, output, card=card)
     print_line(f"{describe(edit_of(file))}: {folder}")
     print_answer(edit=describe(edit_of(file)), files=[folder])
-    print_hint(f"unmemorize verify {folder} {model.arguments}")
+    print_hint("unmemorize verify", folder, model.arguments)
 
 
 @app.command
@@ -120,7 +120,7 @@ def single_file(
     written = export_single_file(model.load(), file, base, output)
     print_line(f"{describe(edit_of(file))}: {written}")
     print_answer(edit=describe(edit_of(file)), files=[written])
-    print_hint(f"unmemorize verify {written} {model.arguments} --base-file {base}")
+    print_hint("unmemorize verify", written, model.arguments, "--base-file", base)
 
 
 @app.command(help_epilogue=layout_table())
@@ -169,7 +169,7 @@ def lora(
     if left_off is not None:
         print_line(f"This is another edit than {neurons}, so nothing measured with that holds.")
     print_answer(edit=describe(edit_of(file)), files=files, left_off=left_off)
-    print_hint(f"unmemorize verify {output} {model.arguments}")
+    print_hint("unmemorize verify", output, model.arguments)
 
 
 @app.command
@@ -183,4 +183,4 @@ def upstream_csv(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias
     prompts = export_results(Run.load(run), output)
     print_line(f"{prompts} prompts: {output}")
     print_answer(prompts=prompts, file=output)
-    print_hint(f"unmemorize report {run}")
+    print_hint("unmemorize report", run)

@@ -35,7 +35,7 @@ def sscd(
         download(SSCD_URL, output, sha256=SSCD_SHA256, progress=progress)
     print_line(f"{output} (sha256 {SSCD_SHA256})")
     print_answer(file=output, sha256=SSCD_SHA256)
-    print_hint(f"unmemorize evaluate RUN --sscd {output}")
+    print_hint("unmemorize evaluate RUN --sscd", output)
 
 
 @app.command
@@ -51,6 +51,8 @@ def images(prompts: Path, /, *, output: Annotated[Path, Parameter(alias="-o")]) 
         output: Folder for the images.
     """
     given = read_prompts(prompts)
+    if not any(prompt.url or prompt.more_urls for prompt in given):
+        raise FetchError(f"{prompts}: no prompt has an address. Its column is URL or urls.")
     with show_progress("fetch images") as progress:
         fetched = fetch_images(given, output, progress=progress)
     print_line(
@@ -63,4 +65,4 @@ def images(prompts: Path, /, *, output: Annotated[Path, Parameter(alias="-o")]) 
     )
     if fetched.failed and not fetched.available:
         raise FetchError("no image could be downloaded. Is there a network?")
-    print_hint(f"unmemorize evaluate RUN --references {output}")
+    print_hint("unmemorize evaluate RUN --references", output)

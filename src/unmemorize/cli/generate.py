@@ -149,7 +149,11 @@ def command(
         ],
     )
     report_missing(*tallies)
-    print_hint(f"unmemorize evaluate {run}")
+    if any(tally.total for tally in tallies):
+        print_hint("unmemorize evaluate", run)
+    else:
+        print_line("None of these prompts is memorized, so there is nothing to draw.")
+        print_hint("unmemorize report", run)
 
 
 @contextmanager

@@ -75,5 +75,5 @@ def command(
         f"{path}"
     )
     print_answer(threshold, file=path)
-    file = "" if output is None else f"-threshold {output}"
-    print_hint(f"unmemorize generate RUN --guard{file}")
+    guarded = ("--guard",) if output is None else ("--guard-threshold", output)
+    print_hint("unmemorize generate RUN", *guarded, model.option)

@@ -134,7 +134,7 @@ def command(
         run=opened.folder,
         exported=files,
     )
-    print_hint(f"unmemorize verify {opened.folder / CHECKPOINT} {model.arguments}")
+    print_hint("unmemorize verify", opened.folder / CHECKPOINT, model.arguments)
 
 
 def _print_rounds(result: HardeningResult) -> None:

@@ -48,7 +48,7 @@ def command(
         memorized = sum(record.memorized for record in records)
         print_line(f"{len(records)} prompts, {memorized} of them with neurons: {output}")
         print_answer(prompts=len(records), memorized=memorized, run=output)
-        print_hint(f"unmemorize generate {output}")
+        print_hint("unmemorize generate", output, "--model", model or "MODEL")
         return
     statistics = read_statistics(file, bound, count=count)
     statistics.save(output)

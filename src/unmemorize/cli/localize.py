@@ -94,8 +94,10 @@ def command(
         if profile:
             profile_localizations(list(stream_localizations(folder)))
     report_missing(tally)
-    if tally.complete:
-        print_hint(f"unmemorize generate {folder.folder}")
+    if tally.complete and any(record.memorized for record in stream_localizations(folder)):
+        print_hint("unmemorize generate", folder.folder, model.option)
+    elif tally.complete:
+        print_hint("unmemorize report", folder.folder)
 
 
 def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
@@ -134,7 +136,8 @@ def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
             record.group,
             record.prompt,
         )
-    console.print(table)
+    if memorized:
+        console.print(table)
     if exhausted:
         print_line(f"* {exhausted} prompt(s): theta exhausted, so copies may be left.")
     for record in unexplained:

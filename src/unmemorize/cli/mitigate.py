@@ -25,6 +25,7 @@ from unmemorize.cli._common import (
 )
 from unmemorize.cli._console import (
     console,
+    counted,
     make_table,
     print_answer,
     print_hint,
@@ -198,11 +199,10 @@ def run_and_print(
         exported=files,
         report=made.report,
     )
-    print_hint(
-        f"unmemorize verify {run.folder / CHECKPOINT} {arguments}"
-        if result.file
-        else f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN"
-    )
+    if result.file:
+        print_hint("unmemorize verify", run.folder / CHECKPOINT, arguments)
+    else:
+        print_hint(f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN")
 
 
 def _print_verdicts(result: MitigationResult) -> None:
@@ -226,10 +226,10 @@ def _print_verdicts(result: MitigationResult) -> None:
 def _print_forecast(cost: Forecast, suspects: int) -> None:
     print_answer(cost, suspects=suspects)
     print_line(
-        f"{suspects} suspects, if all are memorized: {cost.samples} denoiser samples, about "
-        f"{timedelta(seconds=round(cost.seconds))} here; {_gigabytes(cost.weights)} of weights in "
-        f"memory, {_gigabytes(cost.disk)} on disk. A prompt that is hard to mend takes more, one "
-        "that is not memorized takes little."
+        f"{counted(suspects, 'suspect')}, if all are memorized: {cost.samples} denoiser samples, "
+        f"about {timedelta(seconds=round(cost.seconds))} here; {_gigabytes(cost.weights)} of "
+        f"weights in memory, {_gigabytes(cost.disk)} on disk. A prompt that is hard to mend takes "
+        "more, one that is not memorized takes little."
     )
     print_counts("stage", "images", cost.images)
     print_hint("the same command without --dry-run")

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from unmemorize.cli._console import console, print_answer, print_hint, print_line
+from unmemorize.cli._console import console, counted, print_answer, print_hint, print_line
 from unmemorize.cli._groups import OPTIONS
+from unmemorize.cli._model_options import option_of_model
 from unmemorize.neurons import NeuronFile, Operation
 
 app = App(
@@ -40,7 +41,7 @@ def show(file: Path, /) -> None:
     """
     content = NeuronFile.load(file)
     print_line(
-        f"{len(content.neurons)} neurons of {content.model} "
+        f"{counted(len(content.neurons), 'neuron')} of {content.model} "
         f"(fingerprint {content.fingerprint[:12]}), scale {content.scale:g}"
     )
     for layer, indices in content.neurons.layers.items():
@@ -50,7 +51,7 @@ def show(file: Path, /) -> None:
     for name, value in content.found.items():
         print_line(f"{name}: {value}")
     print_answer(content.to_json())
-    print_hint(f"unmemorize export lora {file} -o FOLDER")
+    print_hint("unmemorize export lora", file, option_of_model(content.model), "-o FOLDER")
 
 
 @app.command
@@ -74,6 +75,6 @@ def difference(files: FilesArgument, /, *, output: OutputOption) -> None:
 def _combine(files: list[Path], output: Path, operation: Operation) -> None:
     combined = reduce(lambda one, other: one.combine(other, operation), map(NeuronFile.load, files))
     combined.save(output)
-    print_line(f"{len(combined.neurons)} neurons: {output}")
+    print_line(f"{counted(len(combined.neurons), 'neuron')}: {output}")
     print_answer(neurons=len(combined.neurons), file=output)
-    print_hint(f"unmemorize generate RUN --neurons {output}")
+    print_hint("unmemorize generate RUN --neurons", output, option_of_model(combined.model))

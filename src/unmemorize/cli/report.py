@@ -1,5 +1,6 @@
 """The command ``report``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from unmemorize._errors import EvidenceError
 from unmemorize.cli._common import known_neurons, refuse_unwritable
 from unmemorize.cli._console import print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
-from unmemorize.cli._model_options import Flag
+from unmemorize.cli._model_options import Flag, option_of_model
 from unmemorize.comparison import ComparisonRun
 from unmemorize.localization import LocalizationRun
 from unmemorize.mitigation import MitigationRun
@@ -50,12 +51,12 @@ def command(
         print_line(f"SHA-256 of the pack: {digest}")
         print_line("Keep this number apart from the pack: it shows later that nothing changed.")
         print_answer(report=folder.folder / REPORT, pack=pack, sha256=digest)
-        print_hint(f"unmemorize verify {pack}")
+        print_hint("unmemorize verify", pack)
         return
     page = write_report(folder, known_neurons(folder), redact=redact)
     print_line(str(page))
     print_answer(report=page)
-    print_hint(_next(folder))
+    print_hint(*_next(folder))
 
 
 def _signer(pack: Path | None, sign: Path | None, key: Path | None) -> Signer | None:
@@ -69,11 +70,13 @@ def _signer(pack: Path | None, sign: Path | None, key: Path | None) -> Signer | 
     return Signer.load(sign, key)
 
 
-def _next(run: Run) -> str:
-    """Return the command that follows the report of a run of this kind."""
-    commands = {
-        MitigationRun.kind: f"unmemorize report {run.folder} --pack evidence.zip",
-        LocalizationRun.kind: f"unmemorize export checkpoint {run.folder}/neurons.json -o FOLDER",
-        ComparisonRun.kind: "unmemorize mitigate SUSPECTS --model MODEL -o RUN",
+def _next(run: Run) -> Sequence[str | Path]:
+    """Return the command that follows the report of a run of this kind, in parts."""
+    model = option_of_model(run.manifest.model)
+    neurons = run.folder / "neurons.json"
+    commands: dict[str, Sequence[str | Path]] = {
+        MitigationRun.kind: ("unmemorize report", run.folder, "--pack evidence.zip"),
+        LocalizationRun.kind: ("unmemorize export checkpoint", neurons, model, "-o FOLDER"),
+        ComparisonRun.kind: ("unmemorize mitigate SUSPECTS", model, "-o RUN"),
     }
-    return commands.get(run.manifest.kind, f"unmemorize status {run.folder}")
+    return commands.get(run.manifest.kind, ("unmemorize status", run.folder))

@@ -1,5 +1,6 @@
 """The commands ``runs ...``."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -50,4 +51,6 @@ def parquet(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias="-o"
     rows = export_parquet(Run.load(run), output)
     print_line(f"{rows} rows: {output}")
     print_answer(rows=rows, file=output)
-    print_hint(f"python -c \"import pandas; print(pandas.read_parquet('{output}'))\"")
+    print_hint(
+        f"python -c {shlex.quote(f'import pandas; print(pandas.read_parquet({str(output)!r}))')}"
+    )

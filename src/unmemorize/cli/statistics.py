@@ -85,6 +85,8 @@ def command(
     print_line(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {place}")
     print_answer(prompts=statistics.count, value_layers=len(statistics.mean), file=place)
     if part is None:
-        print_hint("unmemorize threshold")
+        print_hint("unmemorize threshold", model.option)
     else:
-        print_hint(f"unmemorize merge-statistics, when all {part.count} shards are done")
+        print_hint(
+            f"when all {part.count} shards are done, unmemorize merge-statistics FILE... -o MERGED"
+        )

@@ -61,6 +61,8 @@ def calibrate() -> None:
     """
     with show_progress("calibrate") as progress:
         run_calibration(Model.load("testbed", device="cpu"), progress=progress)
+    for path in (assets.statistics_path(), assets.threshold_path()):
+        print_line(str(path))
     print_answer(
         statistics=assets.statistics_path(),
         threshold=assets.threshold_path(),
@@ -85,4 +87,4 @@ def captions(
     atomic_write(output, "\n".join(texts) + "\n", TestbedError)
     print_line(f"{len(texts)} captions: {output}")
     print_answer(captions=len(texts), file=output)
-    print_hint(f"unmemorize generate RUN --prompts {output}")
+    print_hint("unmemorize generate RUN --prompts", output)

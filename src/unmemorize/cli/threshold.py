@@ -104,8 +104,9 @@ def command(
         place = f"{output}, {picture}"
     print_line(f"{_detection(threshold.detect)}\n{_localization(threshold.localize)}\n{place}")
     print_answer(threshold, file=path)
-    file = "" if output is None else f"--threshold {output} "
-    print_hint(f"unmemorize detect {file}-o RUN, or unmemorize localize {file}-o RUN")
+    kept = () if detector is None else ("--detector", detector)
+    which = kept if output is None else ("--threshold", output)
+    print_hint("unmemorize detect", *which, model.option, "-o RUN")
 
 
 def _detection(level: DetectionLevel) -> str:

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from unmemorize._errors import ExportError
 from unmemorize.cli._console import console, print_answer, print_hint, print_line
-from unmemorize.cli._model_options import LoadingOptions
+from unmemorize.cli._model_options import LoadingOptions, ModelOptions
 from unmemorize.export import Verification, describe, edit_of, verify
 from unmemorize.report import Signature, verify_evidence
 
@@ -48,7 +48,8 @@ def command(
         raise ExportError(
             f"{artefact}: name the model it was made from: unmemorize verify {artefact} MODEL"
         )
-    verification = verify(artefact, loading.load(base), base_file=base_file)
+    model = ModelOptions(model=base, loading=loading)
+    verification = verify(artefact, model.load(), base_file=base_file)
     edit = describe(edit_of(verification.edit))
     print_answer(
         artefact=artefact,
@@ -61,7 +62,7 @@ def command(
     if verification.kind in ("neuron file", "edit file"):
         print_line(f"{artefact}: {edit}, for {base}, whose fingerprint fits")
         _print_loras(verification)
-        print_hint(f"unmemorize audit {artefact} --model {base} -o AUDIT")
+        print_hint("unmemorize audit", artefact, model.option, "-o AUDIT")
         return
     if verification.passed:
         print_line(f"{edit}: changed as it should be, and nothing else")
@@ -71,7 +72,7 @@ def command(
             f"{artefact}: it is not {base} with {edit} and nothing else changed. See the table."
         )
     _print_loras(verification)
-    print_hint(f"unmemorize audit EDIT.json --model {base} --prompts MEMORIZED -o AUDIT")
+    print_hint("unmemorize audit EDIT.json", model.option, "--prompts MEMORIZED -o AUDIT")
 
 
 def _print_loras(verification: Verification) -> None:

@@ -1,4 +1,4 @@
-"""Ways to take memorized images out, and the search for an edit that is shown to do so."""
+"""The search for one edit under which no prompt copies, and the certificates that show it."""
 
 from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
 from unmemorize.mitigation._confirmation import (

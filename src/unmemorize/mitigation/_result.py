@@ -133,10 +133,13 @@ class MitigationResult:
     def headline(self) -> str:
         """One sentence on what was reached."""
         if not self.confirmed:
+            if len(self.outcomes) == 1:
+                return "The suspect is not shown to be memorized."
             return f"None of {len(self.outcomes)} suspects is shown to be memorized."
         after = pooled([outcome.after for outcome in self.outcomes if outcome.after])
         return (
-            f"Copies removed for {self.count('removed')} of {self.confirmed} memorized prompts: "
+            f"Copies removed for {self.count('removed')} of {self.confirmed} memorized "
+            f"prompt{'s' if self.confirmed > 1 else ''}: "
             f"{after.copies} of {after.seeds} fresh images are copies."
         )
 

@@ -44,8 +44,8 @@ class MitigationInputs:
 
     Args:
         statistics: of all value layers of the model.
-        threshold: of the model. Every suspect whose score is above its level for localization is
-            generated. A low level costs nothing but images, since these clear a suspect.
+        threshold: of the model. Every suspect whose score is above `screen_level` is generated. A
+            low level costs nothing but images, since these clear a suspect.
         captions: ordinary captions.
         descriptor: tells copies.
         clip: measures the alignment of images with their prompts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from unmemorize._errors import ModelError
@@ -71,7 +72,7 @@ class MitigationSettings:
         if self.ordinary_images < fewest:
             raise ModelError(
                 f"ordinary_images={self.ordinary_images}: too few to bound false copies at "
-                f"{self.false_copies:g}. Take at least {fewest:.0f}."
+                f"{self.false_copies:g}. Take at least {math.ceil(fewest)}."
             )
 
     def certification(self, prompts: int) -> Certification:

@@ -108,7 +108,8 @@ class Stages:
             edit=edit,
             settings=self.settings.generation,
             descriptor=self.descriptor,
-            first=_FIRST if stop else self.settings.generation.batch,
+            # a count after a certificate splits its seeds likewise, since rounding depends on it
+            first=_FIRST if stop or keep == "copies" else self.settings.generation.batch,
             clip=self.clip if keep == "all" else None,
             stop=stop,
             keep=keep,

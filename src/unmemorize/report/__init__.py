@@ -14,7 +14,7 @@ from unmemorize.report._table import Cell, Table
 from unmemorize.report._threshold_plot import plot_threshold
 from unmemorize.report._truth import Truth
 from unmemorize.report._verify_evidence import EvidenceCheck, verify_evidence
-from unmemorize.report._write import write_report
+from unmemorize.report._write import has_page, write_report
 
 __all__ = [
     "REPORT",
@@ -32,6 +32,7 @@ __all__ = [
     "data_url",
     "deliver",
     "difference_of",
+    "has_page",
     "plot_threshold",
     "read_results",
     "summary_table",

@@ -176,7 +176,7 @@ def _score_line(metrics: PromptMetrics) -> str:
 def _facts(record: Localization, known: Neurons | None) -> Iterator[tuple[str, str]]:
     if record.detection:
         detection = record.detection
-        yield detection.measure, f"{detection.score:.3f} (tau {detection.tau:.3f})"
+        yield detection.measure, f"{detection.score:.4g} (tau {detection.tau:.4g})"
         if detection.memorized_seeds:
             yield "seeds above tau", str(len(detection.memorized_seeds))
     yield (
@@ -191,10 +191,8 @@ def _facts(record: Localization, known: Neurons | None) -> Iterator[tuple[str, s
         f"{len(record.neurons)} neurons; score {_or_unknown(record.score)} "
         f"(threshold {_or_unknown(record.threshold)})",
     )
-    yield (
-        "work",
-        f"{_or_unknown(record.evaluations)} denoiser samples, {_or_unknown(record.seconds)} s",
-    )
+    seconds = "?" if record.seconds is None else f"{record.seconds:.2f}"
+    yield "work", f"{_or_unknown(record.evaluations)} denoiser samples, {seconds} s"
     if record.effects:
         yield (
             "noise level",

@@ -79,13 +79,17 @@ def difference_of(first: Run, second: Run) -> RunDifference:
     shared = [key for key in rows if key in other_rows]
     changes = {key: list(_changes(key, rows[key], other_rows[key])) for key in shared}
     flat = [change for of_key in changes.values() for change in of_key]
-    numbers = [each for each in flat if _is_number(each.before) and _is_number(each.after)]
+    numbers: list[Changed] = []
+    others: list[Changed] = []
+    for change in flat:
+        both = _is_number(change.before) and _is_number(change.after)
+        (numbers if both else others).append(change)
     return RunDifference(
         settings=tuple(
             Changed(name, "", before, after)
             for name, before, after in first.manifest.differences(second.manifest)
         ),
-        verdicts=tuple(change for change in flat if change not in numbers),
+        verdicts=tuple(others),
         scores=tuple(sorted(numbers, key=lambda change: change.distance, reverse=True)),
         same=sum(not of_key for of_key in changes.values()),
         shared=len(shared),

@@ -292,7 +292,7 @@ def plot_quality(results: Results) -> Figure | None:
 
 
 PLOTS = {
-    "Detection": plot_scores,
+    "Scores of detection": plot_scores,
     "Copies": plot_copies,
     "Copies and diversity": plot_diversity,
     "Neurons of a prompt": plot_neurons,

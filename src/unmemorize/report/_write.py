@@ -11,6 +11,7 @@ from markupsafe import Markup
 from unmemorize.audit import AuditRun
 from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
+from unmemorize.localization import LocalizationRun
 from unmemorize.metrics import PromptMetrics
 from unmemorize.mitigation import MitigationRun
 from unmemorize.report._audit import write_audit_report
@@ -44,7 +45,7 @@ class Line:
     Args:
         index, prompt, group: the prompt.
         memorized: whether it was detected as memorized.
-        score: of detection.
+        score: of its detection.
         neurons: how many are left after refinement.
         before, after: SSCD_Orig without and with these neurons off, the median over seeds.
     """
@@ -57,6 +58,14 @@ class Line:
     neurons: int | None
     before: float | None
     after: float | None
+
+
+_KINDS = (LocalizationRun.kind, MitigationRun.kind, AuditRun.kind, ComparisonRun.kind)
+
+
+def has_page(run: Run) -> bool:
+    """Tell whether `write_report` knows runs of this kind."""
+    return run.manifest.kind in _KINDS
 
 
 def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) -> Path:
@@ -96,6 +105,7 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
         memorized=sum(record.memorized for record in localizations),
         neurons=len({pair for record in localizations for pair in record.neurons}),
         headline=list(_headline(results)),
+        has_control=bool(results.of_set("random-refined")),
         plots=_plots(results),
         lines=list(_lines(results)),
         cards=list(make_cards(run, results, truth, redact=redact)),

@@ -158,6 +158,11 @@ class Run:
         foreign = holds_other_files(folder)  # looked at first: a shard may start the run just now
         if path.exists():
             run = cls.load(folder)
+            if run.manifest.kind != manifest.kind:
+                raise RunError(
+                    f"{folder}: this is a run of kind {run.manifest.kind}, not {manifest.kind}. "
+                    "Name another folder."
+                )
             for name, before, now in run.manifest.differences(manifest):
                 raise RunError(
                     f"{folder}: this run was made with {name} = {_short(before)}, now it is "

@@ -1,0 +1,67 @@
+"""What a mitigation is told, and what it says in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from unmemorize import ModelError
+from unmemorize.mitigation import (
+    Copies,
+    MitigationResult,
+    MitigationSettings,
+    PromptOutcome,
+    Stages,
+)
+
+
+def test_the_number_of_ordinary_images_that_an_error_names_is_enough() -> None:
+    with pytest.raises(ModelError, match="Take at least 333"):
+        MitigationSettings(false_copies=0.003, ordinary_images=332)
+    MitigationSettings(false_copies=0.003, ordinary_images=333)
+
+
+def test_a_count_splits_its_seeds_as_the_certificate_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    firsts: list[int] = []
+    monkeypatch.setattr(Stages, "work", lambda _, title, task, items: firsts.append(task.first))
+    monkeypatch.setattr(Stages, "recorded", lambda _, kind: {})
+    nothing: Any = None
+    stages = Stages(nothing, nothing, MitigationSettings(), nothing, nothing, nothing, nothing)
+    stages.images("certify", "certificate-1-abc", None, [], stop=2, keep="copies")
+    stages.images("count copies", "count-1-abc", None, [], keep="copies")
+    stages.images("confirm", "before", None, [], keep="all")
+    assert firsts == [2, 2, stages.settings.generation.batch]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "headline"),
+    [
+        (["not confirmed"], "The suspect is not shown to be memorized."),
+        (["not confirmed", "not tested"], "None of 2 suspects is shown to be memorized."),
+        (
+            ["removed"],
+            "Copies removed for 1 of 1 memorized prompt: 0 of 72 fresh images are copies.",
+        ),
+        (
+            ["removed", "reduced", "not tested"],
+            "Copies removed for 1 of 2 memorized prompts: 0 of 144 fresh images are copies.",
+        ),
+    ],
+)
+def test_the_headline_counts_in_plain_words(statuses: list[Any], headline: str) -> None:
+    outcomes = [
+        PromptOutcome(
+            index=index,
+            prompt="a cat",
+            group="",
+            status=status,
+            verdict=status,
+            score=0.5,
+            after=Copies(0, 72) if status in ("removed", "reduced") else None,
+        )
+        for index, status in enumerate(statuses)
+    ]
+    assert MitigationResult(outcomes=tuple(outcomes), budget=0.1).headline == headline
