@@ -107,6 +107,7 @@ def generate(
     return generate_each(Model.of(pipe), [text], [edit], settings=settings)[0]
 
 
+@torch.inference_mode(False)  # some interventions differentiate, whatever mode the caller is in
 def generate_each(
     model: Model,
     prompts: Sequence[str],

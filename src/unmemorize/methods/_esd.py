@@ -57,6 +57,7 @@ class Esd:
     def __post_init__(self) -> None:
         refuse_outside(self.name, self.strength, 1, whole=True)
 
+    @torch.inference_mode(False)  # the caller may have switched gradients off
     def fit(self, model: Model, suspect: Suspect) -> WeightEdit:
         """See `Mitigation`. With training images it is faster.
 

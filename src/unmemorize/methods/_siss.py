@@ -63,6 +63,7 @@ class Siss:
     def __post_init__(self) -> None:
         refuse_outside(self.name, self.strength, 1, whole=True)
 
+    @torch.inference_mode(False)  # the caller may have switched gradients off
     def fit(self, model: Model, suspect: Suspect) -> WeightEdit:
         """See `Mitigation`. It needs training images.
 
