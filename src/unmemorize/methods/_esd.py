@@ -68,9 +68,9 @@ class Esd:
         layers = text_projections(model)
         steps = int(self.strength)
         generator = torch.Generator().manual_seed(_SEED)
-        samples, timesteps = _samples(model, suspect.prompt, steps, generator)
-        text, nothing = model.encode([suspect.prompt.text]), without_text(model)
         with training(model, layers, self.name) as weights:
+            samples, timesteps = _samples(model, suspect.prompt, steps, generator)
+            text, nothing = model.encode([suspect.prompt.text]), without_text(model)
             targets = []
             for sample, timestep in zip(samples, timesteps, strict=True):
                 with_prompt = model.predict(sample[None], timestep, text)
