@@ -41,7 +41,7 @@ from unmemorize.metrics._records import (
     read_metrics,
 )
 from unmemorize.metrics._registered import make_metrics
-from unmemorize.runs import Run, StoredImage, hash_of_file, run_prompts
+from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file, run_prompts
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +246,8 @@ def _open_evaluation(
         medians=medians,
     )
     folder = run.folder / METRICS_FOLDER / name
-    if folder.exists() and Run.load(folder).settings(EvaluationRun) != settings:
+    # a killed process may have left a folder without a manifest
+    if (folder / MANIFEST).exists() and Run.load(folder).settings(EvaluationRun) != settings:
         shutil.rmtree(folder)
     return Run.open(
         folder,
