@@ -22,6 +22,7 @@ from unmemorize.generation import (
     ORIGINAL,
     ImageRecord,
     ImageSetRun,
+    image_set,
     image_sets,
     name_on,
     read_images,
@@ -187,14 +188,9 @@ class _Comparison:
 
 def _sets_to_compare(run: Run, name: str) -> tuple[Run, Run | None]:
     """Return the run of a set of images, and that of the original images of the same prompts."""
-    sets = image_sets(run)
-    if name not in sets:
-        raise RunError(
-            f"{run.folder}: there are no images {name}. First: unmemorize generate {run.folder}"
-        )
-    images = sets[name]
+    images = image_set(run, name)
     on = images.settings(ImageSetRun).on
-    originals = sets.get(name_on(ORIGINAL, on))
+    originals = image_sets(run).get(name_on(ORIGINAL, on))
     if originals is None:
         log.warning(
             "%s: there are no original images of the same prompts, "
