@@ -122,6 +122,12 @@ def test_at_least_one_is_needed(name: str) -> None:
         GenerationSettings(**{name: 0})
 
 
+@pytest.mark.parametrize("name", ["guidance", "scale"])
+def test_numbers_are_finite(name: str) -> None:
+    with pytest.raises(ModelError, match=f"{name}=nan: not a finite number"):
+        GenerationSettings(**{name: float("nan")})
+
+
 def test_what_cannot_be_generated_is_refused(pipe: DiffusionPipeline) -> None:
     with pytest.raises(NeuronError, match="no such value layer"):
         generate(pipe, "x", Neurons({"nowhere": [1]}), settings=FEW)
