@@ -321,7 +321,7 @@ def published_by_hand(text: str) -> list[tuple[str, str, str]]:
         (
             "half.jsonl",
             '{"caption": "smile \\ud83d"}\n',
-            "line 1: the caption holds half a character",
+            "line 1: prompt .* holds half of a character",
         ),
         ("kind.csv", "caption,kind\na,XX\n", "row 1: prompt 'a': its kind is 'XX'"),
         ("quote.csv", 'caption,kind\n"a"b,VM\n', "row 1: not a valid CSV"),
