@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import unmemorize as um
+from pages import filled
 from unmemorize._files import atomic_write, from_json
 from unmemorize.cli.compare import planted_suspects
 from unmemorize.comparison import (
@@ -153,17 +153,8 @@ def joined(records: Path) -> tuple[Comparison | None, dict[str, Any]]:
 def page(records: Path) -> str:
     """Fill in the page from the records."""
     comparison, settings = joined(records)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    template = environment.get_template("compare.md.j2")
     groups = (ALL_GROUPS, *(comparison.groups if comparison else ()))
-    return template.render(comparison=comparison, settings=settings, groups=groups)
+    return filled("compare.md.j2", comparison=comparison, settings=settings, groups=groups)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from jinja2 import Template
 from matplotlib.axes import Axes
 
 from localization import METHODS, grouped, ratio, without_exhausted_theta
+from pages import filled
 
 STAGES = ("detection", "selection", "refinement")
 Rows = list[dict[str, Any]]
@@ -210,8 +210,8 @@ def text(report: dict[str, Any]) -> str:
     mean_factor = found["published"] / found["ours"]
     median_factor = found["published"] / found["median"]
     changed, verdicts = precision["differing"], precision["prompts"]
-    template = Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8")
-    page: str = Template(template, keep_trailing_newline=True).render(
+    return filled(
+        "performance.md.j2",
         criterion=report["criterion"],
         equal=f"{stats.mean(row['greedy']['equal'] for row in rows):.0%}",
         greedy=f"{ratio(rows, 'greedy'):.1f}",
@@ -239,7 +239,6 @@ def text(report: dict[str, Any]) -> str:
         last=f"{min(milliseconds['float32, channels last'].values()):.1f}",
         changed=f"{changed} of {verdicts} ({changed / verdicts:.1%})",
     )
-    return page
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import StrictUndefined, Template
 from torch.utils.flop_counter import FlopCounterMode
 
 from full_size import meta_unet_of_stable_diffusion_1
+from pages import filled
 
 PROMPTS = (10**4, 10**6, 10**8, 10**9)
 GPUS = (1, 8, 64, 1000)
@@ -126,8 +126,8 @@ def page(
         prompts * samples.mean() * per_sample / _CLUSTER / 60
         for prompts, samples in ((_DETECTED, detection), (_LOCALIZED, localization))
     ]
-    template = Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8")
-    filled: str = Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(
+    return filled(
+        "scale.md.j2",
         measured=_measured_table(measured),
         gains=[f"{gain:.2f}" for gain in gains],
         detect_mean=f"{detection.mean():.1f}",
@@ -149,7 +149,6 @@ def page(
         detect_minutes=f"{minutes[0]:.1f}",
         localize_minutes=f"{minutes[1]:.1f}",
     )
-    return filled
 
 
 def _measured_table(measured: dict[str, Any]) -> str:

@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import unmemorize
 from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline, plant_neuron
 from drawings import a_drawing, drawn
 from unmemorize import (
+    ClosedFormEdit,
+    Erased,
     Intervention,
     Localization,
     LocalizationSettings,
@@ -32,6 +36,8 @@ from unmemorize import (
 from unmemorize.detection import pairwise_similarity
 from unmemorize.localization import RefinementMethod
 from unmemorize.methods import method_of
+from unmemorize.methods._latents import encoded_images
+from unmemorize.metrics import BundledDescriptor
 
 FLOATS = {"zeros", "ones", "empty", "rand", "randn", "eye", "linspace"}
 """Functions that make tensors of the default type where none is named."""
@@ -69,8 +75,31 @@ def guidance(method: str) -> Callable[[Model], Tensor]:
     return draws
 
 
+def closed_form(model: Model) -> Tensor:
+    edit = ClosedFormEdit((Erased("a cat", weight=UNEVEN),), tuple(PROMPTS))
+    model = Model(model.pipe)  # one that does not remember the matrix
+    with edit.applied(model, [True]):
+        return model.predict(
+            model.draw_latents(1, 1), model.timesteps(50)[1], model.encode(["a cat"])
+        )
+
+
+def clean_latents(model: Model) -> Tensor:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "image.png"
+        Image.radial_gradient("L").save(path)
+        return encoded_images(model, [path], "esd")
+
+
+def embeddings(_model: Model) -> Tensor:
+    return BundledDescriptor()([Image.radial_gradient("L")])
+
+
 CASES = {
     "similarities": similarities,
+    "closed-form": closed_form,
+    "training images": clean_latents,
+    "descriptor": embeddings,
     "neurons": scaled_neurons,
     **{
         name: guidance(name)

@@ -211,12 +211,21 @@ def test_what_is_no_path_is_refused(function: Any, error: type[Exception], value
         {"text": "a", "more_urls": "http://x"},
         {"text": "a", "paraphrases": "b"},
         {"text": "a", "paraphrases": ["b", ""]},
+        {"text": "a", "paraphrases": ["\udcff"]},
+        {"text": "a", "images": ["\udcff.png"]},
+        {"text": "a", "url": "\udcff"},
+        {"text": "a", "group": "\udcff"},
     ],
     ids=str,
 )
 def test_fields_of_another_type_are_refused(fields: Any) -> None:
     with pytest.raises(PromptError, match=r"not the text of a prompt|an empty prompt|prompt 'a': "):
         Prompt(**fields)
+
+
+def test_texts_that_no_record_can_hold_are_refused() -> None:
+    with pytest.raises(PromptError, match=r"'a \\udcff' holds half of a character"):
+        Prompt("a \udcff")
 
 
 def test_images_may_be_a_list_of_texts() -> None:
@@ -312,7 +321,7 @@ def published_by_hand(text: str) -> list[tuple[str, str, str]]:
         (
             "half.jsonl",
             '{"caption": "smile \\ud83d"}\n',
-            "line 1: the caption holds half a character",
+            "line 1: prompt .* holds half of a character",
         ),
         ("kind.csv", "caption,kind\na,XX\n", "row 1: prompt 'a': its kind is 'XX'"),
         ("quote.csv", 'caption,kind\n"a"b,VM\n', "row 1: not a valid CSV"),

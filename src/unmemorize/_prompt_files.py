@@ -239,10 +239,6 @@ def _from_row(row: Mapping[str, object], path: Path, where: str) -> Prompt | Non
         raise PromptError(
             f"{path}, {where}: the caption is not text but {text!r:.60}. Correct or delete it."
         )
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise PromptError(
-            f"{path}, {where}: the caption holds half a character ({text!r}). Correct or delete it."
-        )
     kind = _first_filled(fields, _KIND_COLUMNS)
     if isinstance(kind, str) and kind in _KINDS:
         kind = _KINDS[kind]

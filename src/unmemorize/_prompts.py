@@ -31,7 +31,7 @@ class Prompt:
         paraphrases: other wordings, which tell whether an edit holds beside the caption itself.
 
     Raises:
-        PromptError: the text is empty, or a value is of another type.
+        PromptError: the text is empty, a value is of another type, or a text is no UTF-8.
     """
 
     text: str
@@ -67,6 +67,18 @@ class Prompt:
         object.__setattr__(self, "paraphrases", tuple(self.paraphrases))
         if not self.group:
             object.__setattr__(self, "group", self.kind or "unlabelled")
+        self._refuse_half_characters()
+
+    def _refuse_half_characters(self) -> None:
+        """Refuse texts and names of files that no record can hold."""
+        for text in (self.text, self.group, *self.urls, *self.paraphrases, *map(str, self.images)):
+            try:
+                text.encode()
+            except UnicodeEncodeError as problem:
+                raise PromptError(
+                    f"prompt {self.text[:60]!r}: {text!r:.60} holds half of a character. "
+                    "Write it in UTF-8; rename the file if it is the name of one."
+                ) from problem
 
     def _error(self, field: str, value: object, way_out: str) -> PromptError:
         return PromptError(f"prompt {self.text[:60]!r}: {field} is {value!r:.60}. {way_out}")

@@ -122,6 +122,13 @@ def test_at_least_one_is_needed(name: str) -> None:
         GenerationSettings(**{name: 0})
 
 
+@pytest.mark.parametrize("name", ["guidance", "scale"])
+def test_numbers_are_finite(name: str) -> None:
+    fields: Any = {name: float("nan")}
+    with pytest.raises(ModelError, match=f"{name}=nan: not a finite number"):
+        GenerationSettings(**fields)
+
+
 def test_what_cannot_be_generated_is_refused(pipe: DiffusionPipeline) -> None:
     with pytest.raises(NeuronError, match="no such value layer"):
         generate(pipe, "x", Neurons({"nowhere": [1]}), settings=FEW)

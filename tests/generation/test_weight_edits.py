@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -128,6 +129,30 @@ def test_applied_is_what_the_changed_weights_do(make_edit: Any, model: Model) ->
             layer.bias.data.copy_(change.of_bias(layer.bias))
     assert torch.allclose(predict(model), everywhere, atol=1e-5)
     assert float((everywhere - plain).abs().amax((1, 2, 3)).min()) > 1e-4
+
+
+@pytest.mark.parametrize("make_edit", [pruning, difference])
+def test_edits_of_an_offloaded_model(make_edit: Any, model: Model) -> None:
+    edit = make_edit(model)
+    with edit.applied(model, [True] * 3):
+        expected = predict(model)
+    accelerate.cpu_offload(model.denoiser, execution_device=torch.device("cpu"))
+    before = predict(model)
+    with edit.applied(model, [True] * 3):
+        assert torch.allclose(predict(model), expected, atol=1e-9)
+    assert torch.equal(predict(model), before)
+
+
+def test_weights_in_another_order_of_memory(model: Model) -> None:
+    edit, weight = PrunedEdit({"conv_in": (1, 5)}), model.denoiser.get_parameter("conv_in.weight")
+    expected = weight.detach().double().flatten().index_fill(0, torch.tensor([1, 5]), 0.0)
+    with edit.applied(model, [True] * 3):
+        prediction = predict(model)
+    model.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert not weight.is_contiguous()
+    with edit.applied(model, [True] * 3):
+        assert torch.allclose(predict(model), prediction, atol=1e-9)
+    assert torch.equal(edit.changes(model)["conv_in"].of_weight(weight).flatten(), expected)
 
 
 def test_changes_one_after_another() -> None:

@@ -110,6 +110,8 @@ def test_strengths_are_given_by_name() -> None:
     assert at_strength(method_of("guard"), 1.0) == method_of("guard=1")
     with pytest.raises(MitigationError, match="is no number"):
         method_of("guard=strong")
+    with pytest.raises(MitigationError, match="'' is no number"):
+        method_of("guard=")
     with pytest.raises(MitigationError, match="nothing of this name"):
         method_of("guards")
 

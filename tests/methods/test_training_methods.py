@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from peft import LoraConfig
 from PIL import Image
 from torch import Tensor
 
@@ -199,6 +200,20 @@ def test_noise_is_added_by_the_schedule(pipe: DiffusionPipeline) -> None:
     signal = float(pipe.scheduler.alphas_cumprod[400])
     expected = signal**0.5 * clean + (1 - signal) ** 0.5 * noise
     assert torch.allclose(model.noise_level(torch.tensor(400)).noisy(clean, noise), expected)
+
+
+@pytest.mark.parametrize("method", ["esd=1", "siss=1"])
+def test_adapted_models_are_not_trained(
+    method: str, pipe: DiffusionPipeline, suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before anything is drawn."""
+    adapter = LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False)
+    pipe.unet.add_adapter(adapter)
+    model = Model(pipe)
+    assert model.value_input == "text"  # what a model looks at needs the pipeline
+    monkeypatch.setattr(type(pipe), "__call__", None)
+    with pytest.raises(MitigationError, match="has an adapter, so it cannot be trained"):
+        method_of(method).fit(model, suspect)
 
 
 def test_weights_are_put_back_after_an_exception(pipe: DiffusionPipeline) -> None:

@@ -34,6 +34,13 @@ def test_share_found_at_a_rate_of_false_positives() -> None:
         )
 
 
+def test_scores_outside_of_0_to_1_keep_their_order() -> None:
+    memorized, others = [90.0, 80.0, 50.0], [10.0, 60.0, 50.0]
+    assert auroc(memorized, others).value == pytest.approx(7.5 / 9)
+    low, lower = ([score - 2000 for score in scores] for scores in (memorized, others))
+    assert tpr_at_fpr(low, lower).value == pytest.approx(2 / 3)
+
+
 def test_the_interval_is_one_of_95_percent() -> None:
     rng = np.random.default_rng(0)
     memorized, others = rng.normal(0.7, 1, 40), rng.normal(0, 1, 25)

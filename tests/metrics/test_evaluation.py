@@ -191,6 +191,13 @@ def test_an_interrupted_evaluation_is_resumed(run: Run, model: Model) -> None:
     assert descriptor.calls == 2 * 2  # generated and original images of two prompts
 
 
+def test_a_folder_that_a_killed_evaluation_left_is_used(run: Run) -> None:
+    folder = run.folder / "metrics" / WEAK
+    folder.mkdir(parents=True)
+    (folder / ".manifest.json.abc").write_text("{")
+    assert list(measure(run, WEAK)) == [1]
+
+
 def test_missing_images_are_named(run: Run) -> None:
     with pytest.raises(RunError, match=r"no images refined\. First: unmemorize generate"):
         measure(run, "refined")

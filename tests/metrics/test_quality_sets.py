@@ -39,6 +39,11 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
+def test_a_set_that_does_not_exist_is_named(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no images nothing\. First: unmemorize generate"):
+        quality_all(run, ["original", "nothing"], tmp_path / "real", Colours())
+
+
 def test_every_set_has_its_distances_and_keeps_them(run: Run, tmp_path: Path) -> None:
     steps: list[tuple[int, int | None]] = []
     for _ in range(2):

@@ -58,6 +58,12 @@ def test_the_schema_is_written_byte_by_byte(tmp_path: Path) -> None:
     assert (tmp_path / "neurons.json").read_text() == TEXT
 
 
+@pytest.mark.parametrize("scale", [float("nan"), 1e6, -1e6])
+def test_a_file_that_could_not_be_read_again_is_not_made(scale: float) -> None:
+    with pytest.raises(NeuronError, match=r"scale=.*: neurons are multiplied by a number between"):
+        replace(FILE, scale=scale)
+
+
 def test_every_field_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "neurons.json").write_text(TEXT)
     assert NeuronFile.load(tmp_path / "neurons.json") == FILE

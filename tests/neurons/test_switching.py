@@ -18,6 +18,7 @@ from unmemorize import (
     switched_off,
 )
 from unmemorize.neurons import scaled
+from unmemorize.pipelines._conditioning import first_call
 
 
 def output(pipe: DiffusionPipeline) -> Tensor:
@@ -131,6 +132,17 @@ def test_a_refused_switch_off_leaves_the_earlier_one(
         switch_off(pipe, neurons)
     pipe.unet.get_submodule(second.removesuffix(".to_v")).fused_projections = False
     assert torch.equal(output(pipe), off)
+
+
+def test_a_denoiser_may_be_called_by_position() -> None:
+    pipe = make("Flux")
+    model = Model(pipe)
+    call = {key[0]: value for key, value in first_call(pipe, ["a"], 2).arguments.items()}
+    image, text = call.pop("hidden_states"), call.pop("encoder_hidden_states")
+    neurons = Neurons({path: range(4) for path in model.value_layers})
+    with torch.no_grad(), switched_off(pipe, neurons):
+        named = model.denoiser(hidden_states=image, encoder_hidden_states=text, **call)[0]
+        assert torch.equal(model.denoiser(image, text, **call)[0], named)
 
 
 @pytest.mark.parametrize("name", ["Stable Diffusion", "Flux"])

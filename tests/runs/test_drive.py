@@ -192,3 +192,21 @@ def test_what_another_process_did_meanwhile_is_not_done_again(
     tally = drive(run, model, Squares(), enumerate([0, 1, 2]), 3)
     assert (tally.complete, run.records("squares")[1]["pid"]) == (True, 0)
     assert line_count(run) == 3
+
+
+def test_an_item_whose_result_is_no_json_fails_alone(
+    model: Model, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = {1: float("nan"), 2: "\ud800", 3: 9}
+    monkeypatch.setattr(
+        Squares,
+        "_work",
+        lambda _self, items: [Finished({"square": results[item]}) for item in items],
+    )
+    tally = drive(run, model, Squares(size=3), enumerate([1, 2, 3]), 3)
+    assert (squares_in(run), tally.done) == ({2: 9}, 1)
+    assert list(run.failures("squares")) == list(tally.failed) == [0, 1]
+    assert "cannot be put on record" in tally.failed[0]
+    with pytest.raises(RunError, match=r"squares\.jsonl: a record cannot be written"):
+        run.append("squares", 0, {"square": float("inf")})
+    assert line_count(run) == 3

@@ -230,3 +230,13 @@ def test_a_new_run_takes_what_a_killed_one_left_and_passes_over_a_file(tmp_path:
     assert started(folder, prompts, new=True).folder == folder
     (tmp_path / "run-2").write_text("a file")
     assert started(folder, [Prompt("b")], new=True).folder == tmp_path / "run-3"
+
+
+def test_a_new_run_beside_the_folder_that_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert started(Path(), [Prompt("a")], new=True).folder == tmp_path / "here-2"
+    monkeypatch.chdir("below")
+    assert started(Path(".."), [Prompt("b")], new=True).folder == tmp_path / "here-3"

@@ -148,7 +148,7 @@ def test_more_files_than_may_be_open(run: Run) -> None:
 
 
 def test_values_that_json_cannot_hold_are_refused(run: Run) -> None:
-    with run.writer("units") as writer, pytest.raises(ValueError, match="JSON compliant"):
+    with run.writer("units") as writer, pytest.raises(RunError, match="JSON compliant"):
         writer.append({0: {"score": float("nan")}})
     assert run.records("units") == {}
 

@@ -107,6 +107,11 @@ def test_single_activations_are_kept_on_demand(
         torch.testing.assert_close(raw.double().mean(0), statistics.mean[path])
 
 
+def test_a_batch_holds_a_prompt(model: Model) -> None:
+    with pytest.raises(StatisticsError, match=r"batch=0: at least 1 is needed"):
+        compute_statistics(model, TEXTS, batch=0)
+
+
 def test_a_finished_run_gives_its_raw_activations_again(model: Model, tmp_path: Path) -> None:
     compute_statistics(model, TEXTS, raw=tmp_path / "one", folder=tmp_path / "run")
     compute_statistics(model, TEXTS, raw=tmp_path / "two", folder=tmp_path / "run")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from itertools import combinations
 
+import torch
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import ThresholdError
@@ -81,6 +82,7 @@ def detect(
     return detect_prompts(model, prompts, threshold, settings, stop=stop)[0]
 
 
+@torch.inference_mode(False)
 def detect_prompts(
     model: Model,
     prompts: Sequence[Prompt],
@@ -90,7 +92,10 @@ def detect_prompts(
     stop: Stop = "decided",
     batch: int = 16,
 ) -> list[Detection]:
-    """Do the same as `detect` for several prompts, ``batch`` denoiser samples at a time."""
+    """Do the same as `detect` for several prompts, ``batch`` denoiser samples at a time.
+
+    The caller's inference mode is left because some detectors take derivatives.
+    """
     threshold.check(model, settings)
     detector = _detector(threshold, stop)
     began = time.perf_counter()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+import torch
+
 from unmemorize.engines._units import Outcome, Task, Unit, attempt_each
 from unmemorize.pipelines import Model
 
@@ -40,7 +42,9 @@ class InProcess:
         self, model: Model, task: Task, units: Iterator[Unit]
     ) -> Iterator[tuple[Unit, list[Outcome]]]:
         """See `Engine`."""
-        work = task.prepare(model)
+        with torch.inference_mode(False):  # as in a worker, whatever mode the caller is in
+            work = task.prepare(model)
         for unit in units:
-            outcomes = attempt_each(work, unit.items)
+            with torch.inference_mode(False):
+                outcomes = attempt_each(work, unit.items)
             yield unit, outcomes

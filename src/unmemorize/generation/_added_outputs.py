@@ -90,7 +90,7 @@ class _Addition:
                 f"an edit of {len(self._rows)} samples does not fit a batch of {len(args[0])}. "
                 "Say for each sample whether it applies."
             )
-        if not self._may_change_weights(layer):
+        if not self._may_change_weights(layer, args[0].device):
             return
         self._whole = dict(self._parameters)
         for name, difference in self._difference.items():
@@ -112,14 +112,19 @@ class _Addition:
             self._parameters.update(self._whole)
             self._whole = None
 
-    def _may_change_weights(self, layer: nn.Module) -> bool:
+    def _may_change_weights(self, layer: nn.Module, device: torch.device) -> bool:
         """Whether sums in place of the weights do the same, without losing small differences."""
         return (
             all(self._rows)
             and layer._parameters is self._parameters  # no adapter
             and len(layer._forward_hooks) == len(layer._forward_pre_hooks) == 1
             and all(
-                kept is None or (kept.dtype in _EXACT and not is_quantized(kept))
+                kept is None
+                or (
+                    kept.device == device  # else it is offloaded, and comes when the layer runs
+                    and kept.dtype in _EXACT
+                    and not is_quantized(kept)
+                )
                 for kept in self._parameters.values()
             )
         )

@@ -189,9 +189,9 @@ def _solve(model: Model, edit: ClosedFormEdit) -> Tensor:
     weights = iter(edit.erase)
     for read, wanted in zip(captions, guides, strict=True):
         differs = own_tokens(read, wanted)
-        weight = torch.tensor([[next(weights).weight] for _ in read]).expand_as(differs)[differs]
+        weight = torch.tensor([[next(weights).weight] for _ in read], dtype=torch.float64)
         tokens = read[differs]  # (n, features)
-        weighted = weight.to(tokens).unsqueeze(1) * tokens
+        weighted = weight.expand_as(differs)[differs].unsqueeze(1) * tokens
         own = own + weighted.T @ tokens
         shift = shift + weighted.T @ (wanted[differs] - tokens)
     one = torch.eye(own.shape[-1], dtype=torch.float64)

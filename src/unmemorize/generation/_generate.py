@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class GenerationSettings:
         batch: images per pass. It changes no image beyond rounding.
 
     Raises:
-        ModelError: a number of images or steps is below 1.
+        ModelError: a number of images or steps is below 1, or guidance or scale are not finite.
     """
 
     images: int = 10
@@ -54,6 +55,11 @@ class GenerationSettings:
         for name in ("images", "steps", "batch"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name}={getattr(self, name)}: at least 1 is needed.")
+        for name in ("guidance", "scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ModelError(
+                    f"{name}={getattr(self, name)}: not a finite number. Choose a finite one."
+                )
 
 
 def generate(
@@ -107,6 +113,7 @@ def generate(
     return generate_each(Model.of(pipe), [text], [edit], settings=settings)[0]
 
 
+@torch.inference_mode(False)  # some interventions differentiate, whatever mode the caller is in
 def generate_each(
     model: Model,
     prompts: Sequence[str],

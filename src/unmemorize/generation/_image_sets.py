@@ -153,6 +153,20 @@ def image_sets(run: Run) -> dict[str, Run]:
     return {name: sets[name] for name in names}
 
 
+def image_set(run: Run, name: str) -> Run:
+    """Return the run of one set of images.
+
+    Raises:
+        RunError: there is no such set.
+    """
+    sets = image_sets(run)
+    if name not in sets:
+        raise RunError(
+            f"{run.folder}: there are no images {name}. First: unmemorize generate {run.folder}"
+        )
+    return sets[name]
+
+
 def read_images(images: Run) -> dict[int, ImageRecord]:
     """Read the records of a set of images by index of the prompt.
 

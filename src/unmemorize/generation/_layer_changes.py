@@ -90,7 +90,9 @@ class LayerChange:
 
         It is float64. Values that the change leaves alone are exactly those of before.
         """
-        changed = weight.detach().to("cpu", torch.float64, copy=True)
+        changed = weight.detach().to(
+            "cpu", torch.float64, copy=True, memory_format=torch.contiguous_format
+        )
         if self.zeros is not None:
             changed.view(-1)[self.zeros] = 0.0
         if self.inputs is not None:

@@ -72,7 +72,7 @@ class PrunedEdit:
         differences = {}
         for path, indices in self.entries.items():
             weight = effective_weights(layer_of(model, path))["weight"]
-            difference = torch.zeros_like(weight)
+            difference = torch.zeros_like(weight, memory_format=torch.contiguous_format)
             difference.view(-1)[list(indices)] = -weight.reshape(-1)[list(indices)]
             differences[path] = {"weight": difference}
         return added_outputs(model, differences, rows)

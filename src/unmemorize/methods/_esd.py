@@ -57,6 +57,7 @@ class Esd:
     def __post_init__(self) -> None:
         refuse_outside(self.name, self.strength, 1, whole=True)
 
+    @torch.inference_mode(False)  # the caller may have switched gradients off
     def fit(self, model: Model, suspect: Suspect) -> WeightEdit:
         """See `Mitigation`. With training images it is faster.
 
@@ -67,9 +68,9 @@ class Esd:
         layers = text_projections(model)
         steps = int(self.strength)
         generator = torch.Generator().manual_seed(_SEED)
-        samples, timesteps = _samples(model, suspect.prompt, steps, generator)
-        text, nothing = model.encode([suspect.prompt.text]), without_text(model)
         with training(model, layers, self.name) as weights:
+            samples, timesteps = _samples(model, suspect.prompt, steps, generator)
+            text, nothing = model.encode([suspect.prompt.text]), without_text(model)
             targets = []
             for sample, timestep in zip(samples, timesteps, strict=True):
                 with_prompt = model.predict(sample[None], timestep, text)

@@ -32,7 +32,9 @@ def encoded_images(model: Model, paths: Sequence[Path], method: str) -> Tensor:
         )
     side = model.latent_shape[-1] * model.pipe.vae_scale_factor
     pixels = [
-        np.asarray(read_image(path).resize((side, side), Image.Resampling.BICUBIC))
+        np.asarray(
+            read_image(path).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32
+        )
         for path in paths
     ]
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 127.5 - 1

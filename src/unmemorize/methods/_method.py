@@ -174,9 +174,9 @@ def method_of(text: str) -> Mitigation:
         >>> method_of("random-tokens=10").strength
         10.0
     """
-    name, _, strength = text.partition("=")
+    name, given, strength = text.partition("=")
     make = MITIGATIONS.get(name)
-    if not strength:
+    if not given:
         return make()
     try:
         return make(strength=float(strength))

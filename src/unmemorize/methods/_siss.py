@@ -63,6 +63,7 @@ class Siss:
     def __post_init__(self) -> None:
         refuse_outside(self.name, self.strength, 1, whole=True)
 
+    @torch.inference_mode(False)  # the caller may have switched gradients off
     def fit(self, model: Model, suspect: Suspect) -> WeightEdit:
         """See `Mitigation`. It needs training images.
 
@@ -82,9 +83,6 @@ class Siss:
                 f"{self.name}: {suspect.prompt.text[:60]!r} names no training image to unlearn. "
                 "Name them in the prompt file (images) or in Prompt(..., images=...), or use esd."
             )
-        deleted = encoded_images(model, suspect.prompt.images, self.name)
-        kept = _surrogates(model, suspect)
-        text = model.encode([suspect.prompt.text])
         generator = torch.Generator().manual_seed(_SEED)
         layers = [
             path
@@ -92,6 +90,9 @@ class Siss:
             if module._parameters.keys() & {"weight", "bias"}
         ]
         with training(model, layers, self.name) as weights:
+            deleted = encoded_images(model, suspect.prompt.images, self.name)
+            kept = _surrogates(model, suspect)
+            text = model.encode([suspect.prompt.text])
             values = weights.values()
             optimizer = torch.optim.AdamW(values, lr=self.rate, weight_decay=_DECAY)
             for _ in range(int(self.strength)):

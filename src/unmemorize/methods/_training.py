@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unmemorize._errors import MitigationError
 from unmemorize.generation import WeightEdit
-from unmemorize.pipelines import Model, is_quantized
+from unmemorize.pipelines import Model, adapted_layers, is_quantized
 
 
 class Training:
@@ -94,13 +94,15 @@ def training(model: Model, paths: Iterable[str], method: str) -> Iterator[Traini
             "lost. Load it with --dtype float32."
         )
     parameters: dict[str, nn.Parameter] = {}
+    adapted = tuple(adapted_layers(model.denoiser))
     for path in paths:
         layer = model.denoiser.get_submodule(path)
         for name in ("weight", "bias"):
             value = getattr(layer, name, None)
             if value is None:
                 continue
-            if hasattr(layer, "base_layer") or is_quantized(value) or value.is_meta:
+            inside = any(f"{path}.".startswith(f"{outer}.") for outer in adapted)
+            if inside or is_quantized(value) or value.is_meta:
                 raise MitigationError(
                     f"{method}: {path} is quantized, offloaded or has an adapter, so it cannot be "
                     "trained. Load the model as it is, without offloading."

@@ -103,7 +103,7 @@ class BundledDescriptor:
             path = _bundled.descriptor_path()
         data = read_bytes(path, MetricError, "copy descriptor")
         self.digest = hashlib.sha256(data).hexdigest()
-        self._net = CopyNet().eval()
+        self._net = CopyNet().float().eval()
         try:
             self._net.load_state_dict({key: tensor.float() for key, tensor in load(data).items()})
         except (SafetensorError, RuntimeError) as problem:

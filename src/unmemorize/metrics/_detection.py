@@ -91,7 +91,9 @@ def _separation(
         )
 
     def share(positive: Array, negative: Array) -> float:
-        scores = torch.from_numpy(np.concatenate([positive, negative]))
+        # ranks, because torchmetrics takes scores outside of [0, 1] for logits, and large ones tie
+        distinct, ranks = np.unique(np.concatenate([positive, negative]), return_inverse=True)
+        scores = torch.from_numpy(ranks / len(distinct))
         labels = torch.tensor([1] * len(positive) + [0] * len(negative))
         # the area is summed up in float32, so it may exceed 1 by the last bit
         return min(max(float(measure(scores, labels)), 0.0), 1.0)

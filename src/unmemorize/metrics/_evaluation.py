@@ -22,6 +22,7 @@ from unmemorize.generation import (
     ORIGINAL,
     ImageRecord,
     ImageSetRun,
+    image_set,
     image_sets,
     name_on,
     read_images,
@@ -41,7 +42,7 @@ from unmemorize.metrics._records import (
     read_metrics,
 )
 from unmemorize.metrics._registered import make_metrics
-from unmemorize.runs import Run, StoredImage, hash_of_file, run_prompts
+from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file, run_prompts
 
 log = logging.getLogger(__name__)
 
@@ -187,14 +188,9 @@ class _Comparison:
 
 def _sets_to_compare(run: Run, name: str) -> tuple[Run, Run | None]:
     """Return the run of a set of images, and that of the original images of the same prompts."""
-    sets = image_sets(run)
-    if name not in sets:
-        raise RunError(
-            f"{run.folder}: there are no images {name}. First: unmemorize generate {run.folder}"
-        )
-    images = sets[name]
+    images = image_set(run, name)
     on = images.settings(ImageSetRun).on
-    originals = sets.get(name_on(ORIGINAL, on))
+    originals = image_sets(run).get(name_on(ORIGINAL, on))
     if originals is None:
         log.warning(
             "%s: there are no original images of the same prompts, "
@@ -246,7 +242,8 @@ def _open_evaluation(
         medians=medians,
     )
     folder = run.folder / METRICS_FOLDER / name
-    if folder.exists() and Run.load(folder).settings(EvaluationRun) != settings:
+    # a killed process may have left a folder without a manifest
+    if (folder / MANIFEST).exists() and Run.load(folder).settings(EvaluationRun) != settings:
         shutil.rmtree(folder)
     return Run.open(
         folder,

@@ -10,7 +10,7 @@ from typing import Literal
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, to_json
 from unmemorize.engines import Progress, silent
-from unmemorize.generation import ImageSetRun, image_sets
+from unmemorize.generation import ImageSetRun, image_set
 from unmemorize.metrics._images import image_files
 from unmemorize.metrics._quality import FeatureExtractor, features_of, quality
 from unmemorize.runs import Run
@@ -73,17 +73,18 @@ def quality_all(
         progress: called with the number of images done.
 
     Raises:
+        RunError: there is no such set of images.
         MetricError: the folder holds no images, or there are too few of either.
     """
-    sets = image_sets(run)
-    folders = [Path(real), *(sets[name].folder for name in names)]
+    sets = {name: image_set(run, name) for name in names}
+    folders = [Path(real), *(images.folder for images in sets.values())]
     paths = [image_files(folder) for folder in folders]
     total, done = sum(map(len, paths)), 0
     features = []
     for group in paths:
         features.append(features_of(group, extractor, progress=_shifted(progress, done, total)))
         done += len(group)
-    for name, generated in zip(names, features[1:], strict=True):
+    for name, generated in zip(sets, features[1:], strict=True):
         distances = quality(generated, features[0])
         record = QualityRecord(
             set=name,

@@ -41,6 +41,9 @@ class NeuronFile:
         revision: the model's revision on the Hub; None if it has none.
         scale: what the outputs of the neurons are multiplied by, in (-1e6, 1e6).
         found: how they were found (command, prompts, threshold), for people.
+
+    Raises:
+        NeuronError: the scale is out of its range.
     """
 
     neurons: Neurons
@@ -49,6 +52,13 @@ class NeuronFile:
     revision: str | None = None
     scale: float = 0.0
     found: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not -LARGEST_SCALE < self.scale < LARGEST_SCALE:
+            raise NeuronError(
+                f"scale={self.scale:g}: neurons are multiplied by a number between "
+                f"{-LARGEST_SCALE:g} and {LARGEST_SCALE:g}. 0 switches them off."
+            )
 
     @classmethod
     def of(

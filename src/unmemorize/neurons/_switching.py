@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
 from unmemorize.neurons._neurons import Neurons
-from unmemorize.pipelines import Model, refuse_fused, text_rows_only, uncompiled
+from unmemorize.pipelines import Model, denoiser_call, refuse_fused, text_rows_only, uncompiled
 
 
 @contextmanager
@@ -153,8 +153,8 @@ def _multiplied(model: Model, factors: Mapping[str, Tensor]) -> ExitStack:
     """Multiply outputs by factors that broadcast over (B, tokens, features), until it is closed."""
     text_tokens = [0]
 
-    def note(_denoiser: nn.Module, _inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
-        text_tokens[0] = arguments["encoder_hidden_states"].shape[1]
+    def note(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        text_tokens[0] = denoiser_call(denoiser, args, kwargs).text.shape[1]
 
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model.pipe))

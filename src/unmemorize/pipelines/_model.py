@@ -253,7 +253,8 @@ class Model:
         For what follows from the model and the key alone, and takes long.
         """
         if key not in self._remembered:
-            self._remembered[key] = make()
+            with torch.inference_mode(False):  # tensors of that mode can never be differentiated
+                self._remembered[key] = make()
         self._remembered.move_to_end(key)
         while len(self._remembered) > _REMEMBERED:
             self._remembered.popitem(last=False)

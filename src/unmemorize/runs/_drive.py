@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmemorize._errors import RunError
-from unmemorize.engines import Execution, Failed, Outcome, Task, Unit, units_of
+from unmemorize.engines import Execution, Failed, Finished, Outcome, Task, Unit, units_of
 from unmemorize.pipelines import Model
+from unmemorize.runs._records import line_of
 from unmemorize.runs._run import Run
 
 
@@ -76,7 +77,7 @@ def drive(
         units = _unfinished(units_of(items, task.size), is_finished, execution)
         for unit, outcomes in execution.engine.outcomes(model, task, units):
             new = {
-                index: outcome
+                index: _recordable(outcome)
                 for index, outcome in zip(unit.indices, outcomes, strict=True)
                 if not is_finished[index]
             }
@@ -99,6 +100,16 @@ def _unfinished(
         in_shard = execution.shard is None or unit.number in execution.shard
         if in_shard and not all(is_finished[index] for index in unit.indices):
             yield unit
+
+
+def _recordable(outcome: Outcome) -> Outcome:
+    """Return a failure in place of a result that no record can hold, such as NaN."""
+    if isinstance(outcome, Finished):
+        try:
+            line_of(0, 0.0, outcome.record)
+        except ValueError as problem:
+            return Failed(f"its result cannot be put on record ({problem})")
+    return outcome
 
 
 def _record(run: Run, outcome: Outcome) -> dict[str, Any]:

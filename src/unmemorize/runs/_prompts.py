@@ -128,9 +128,10 @@ def given_or_temporary(folder: str | Path | None) -> Iterator[Path]:
 def _unused(folder: Path, settings: RunSettings, inputs: Inputs) -> Path:
     """Return the first of FOLDER, FOLDER-2, ... that is empty or holds this run."""
     wanted = json.loads(json.dumps(to_json(settings)))
+    named = folder.resolve() if folder.name in ("", "..") else folder  # "." has no name of its own
     number = 1
     while True:
-        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        candidate = folder if number == 1 else named.with_name(f"{named.name}-{number}")
         if not holds_other_files(candidate):
             return candidate
         with suppress(RunError):  # of another version, or damaged

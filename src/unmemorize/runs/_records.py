@@ -67,14 +67,16 @@ class Writer:
         """Add records by index, all of them or none.
 
         Raises:
-            RunError: the disk is full; earlier records stay.
+            RunError: a record holds what JSON cannot, or the disk is full; earlier records stay.
         """
         now = round(time.time(), 3)
-        lines = [
-            json.dumps({"index": index, "at": now, **record}, ensure_ascii=False, allow_nan=False)
-            for index, record in records.items()
-        ]
-        data = "".join(f"{line}\n" for line in lines).encode()
+        try:
+            data = b"".join(line_of(index, now, record) for index, record in records.items())
+        except ValueError as problem:
+            raise RunError(
+                f"{self._path}: a record cannot be written ({problem}). Look at what measured it: "
+                "every number must be finite."
+            ) from problem
         size_before = self._file.seek(0, os.SEEK_END)
         try:
             written = 0
@@ -111,6 +113,16 @@ class Writer:
         self._file.close()
         with suppress(OSError):
             self._lock.release()
+
+
+def line_of(index: int, at: float, record: Mapping[str, Any]) -> bytes:
+    """Return the line of a record.
+
+    Raises:
+        ValueError: it holds NaN, infinity, or half of a character.
+    """
+    content = {"index": index, "at": at, **record}
+    return f"{json.dumps(content, ensure_ascii=False, allow_nan=False)}\n".encode()
 
 
 def files_of(folder: Path, kind: str) -> list[Path]:

@@ -139,8 +139,8 @@ def compute_statistics(
         execution: who does the work. Progress counts batches.
 
     Raises:
-        StatisticsError: there are fewer than two prompts, a prompt fails, the folder for raw
-            activations exists, or a shard was asked for.
+        StatisticsError: there are fewer than two prompts, a prompt fails, the batch is below 1, the
+            folder for raw activations exists, or a shard was asked for.
         PromptError: ``prompts`` is a single text, or not prompts at all.
         RunError: the run folder holds another run or cannot be written.
 
@@ -150,6 +150,8 @@ def compute_statistics(
         3
     """
     model = Model.of(pipe)
+    if batch < 1:
+        raise StatisticsError(f"batch={batch}: at least 1 is needed. 64 is usual.")
     if raw is not None and Path(raw).exists():
         raise StatisticsError(f"{raw}: exists already. Name a new folder for the activations.")
     if execution is not None and execution.shard is not None:
