@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,3 +220,17 @@ def test_detections_of_a_run_say_what_is_memorized(
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_derivatives_are_taken_whatever_the_caller_has_switched_off(
+    pipe: DiffusionPipeline, mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    settings = NoiseSettings(seeds=2)
+    threshold = calibrate_threshold(
+        pipe, PROMPTS[:2], detector="hessian-difference", settings=settings
+    )
+    expected = detect(pipe, "a cat", threshold=threshold)
+    with mode():
+        found = detect(pipe, "a cat", threshold=threshold)
+    assert found.score == pytest.approx(expected.score, rel=1e-6)
