@@ -29,7 +29,14 @@ def test_ladders_begin_with_the_least_invasive_rung() -> None:
     assert neurons[0] == Rung("complete", 0.0)
     assert [rung.scale for rung in neurons[:4]] == [0.0, -0.25, -0.5, -1.0]
     assert [rung.neurons for rung in neurons[::4]] == ["complete", "initial", "all"]
-    assert [rung.weight for rung in LADDERS["closed form"]] == [1.0, 3.0, 10.0]
+    assert [str(rung) for rung in LADDERS["closed form"]] == [
+        "closed form, weight 1",
+        "closed form, weight 3",
+        "closed form, weight 10",
+        "complete neurons at 0 and closed form, weight 10",
+        "complete neurons at -0.25 and closed form, weight 10",
+        "complete neurons at -1 and closed form, weight 10",
+    ]
     both = [str(rung) for rung in LADDERS["both"]]
     assert both[:8] == [
         "complete neurons at 0",
@@ -80,11 +87,21 @@ def test_nothing_to_edit_is_no_edit() -> None:
 
 
 def test_only_prompts_that_copy_climb_and_none_beyond_the_top() -> None:
-    ladder = LADDERS["closed form"]
-    rungs = {3: ladder[0], 5: ladder[-1]}
-    assert climb(rungs, ladder, [3]) == {3: ladder[1], 5: ladder[-1]}
-    assert climb(rungs, ladder, [5]) == rungs
-    assert rungs == {3: ladder[0], 5: ladder[-1]}
+    closed, neurons = LADDERS["closed form"], LADDERS["neurons"]
+    ladders = {3: closed, 5: neurons}
+    rungs = {3: closed[0], 5: neurons[-1]}
+    assert climb(rungs, ladders, [3]) == {3: closed[1], 5: neurons[-1]}
+    assert climb(rungs, ladders, [5]) == rungs
+    assert climb({3: closed[0], 5: neurons[0]}, ladders, [3, 5]) == {3: closed[1], 5: neurons[1]}
+    assert rungs == {3: closed[0], 5: neurons[-1]}
+
+
+def test_many_neurons_come_after_the_closed_form() -> None:
+    few, many = (findings("a cat", *range(10, 10 + count)) for count in (16, 17))
+    assert few.ladder("both") == LADDERS["both"]
+    assert many.ladder("both") == LADDERS["closed form"]
+    for name in ("neurons", "closed form"):
+        assert few.ladder(name) == many.ladder(name) == LADDERS[name]
 
 
 def test_rungs_say_what_they_do() -> None:

@@ -17,6 +17,8 @@ from unmemorize.statistics import Statistics, activations
 NeuronChoice = Literal["complete", "initial", "all"]
 SCALES = (0.0, -0.25, -0.5, -1.0)
 WEIGHTS = (1.0, 3.0, 10.0)
+_FEW = 16
+"""The most neurons of a prompt that are tried first."""
 _LOWER = 1.0
 """How far theta falls below the one of the localization, for a wider set of the same layers."""
 
@@ -63,12 +65,16 @@ LADDERS: Mapping[str, tuple[Rung, ...]] = {
         *(Rung(choice, -0.25, 10.0) for choice in _CHOICES[1:]),
     ),
     "neurons": tuple(Rung(choice, scale) for choice, scale in product(_CHOICES, SCALES)),
-    "closed form": tuple(Rung(weight=weight) for weight in WEIGHTS),
+    "closed form": (
+        *(Rung(weight=weight) for weight in WEIGHTS),
+        *(Rung("complete", scale, 10.0) for scale in (0.0, -0.25, -1.0)),
+    ),
 }
 """Ladders by name. Combinations are worth most and come first. A prompt that still copies climbs to
 the next rung of its ladder. Where neurons at 0 do not end a copy, a gentle closed form comes next,
 without them and with them: inverted neurons change ordinary images more where they are many, and
-end copies that no closed form does where they are few."""
+end copies that no closed form does where they are few. See `Findings.ladder` for prompts of which
+many neurons were found."""
 
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""
@@ -85,6 +91,16 @@ class Findings:
 
     text: str
     neurons: Mapping[NeuronChoice, Neurons]
+
+    def ladder(self, name: str) -> tuple[Rung, ...]:
+        """Return the rungs that the prompt climbs in a ladder.
+
+        Few neurons change few ordinary images. Where memory is spread over many, those carry other
+        images, too, and a closed form changes less. So such a prompt climbs the ladder that begins
+        with the closed form in place of the ladder "both".
+        """
+        is_spread = len(self.neurons["complete"]) > _FEW
+        return LADDERS["closed form" if is_spread and name == "both" else name]
 
     @classmethod
     def of(
@@ -153,15 +169,18 @@ def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[st
     return CombinedEdit(tuple(edits))
 
 
-def climb(rungs: Rungs, ladder: Sequence[Rung], prompts: Sequence[int]) -> dict[int, Rung]:
-    """Move prompts to the next rung of a ladder; those at its top stay there.
+def climb(
+    rungs: Rungs, ladders: Mapping[int, Sequence[Rung]], prompts: Sequence[int]
+) -> dict[int, Rung]:
+    """Move prompts to the next rung of their ladders; those at the top stay there.
 
     Examples:
         >>> ladder = LADDERS["closed form"]
-        >>> climb({0: ladder[0], 1: ladder[2]}, ladder, [0, 1])[0] == ladder[1]
+        >>> climb({0: ladder[0]}, {0: ladder}, [0])[0] == ladder[1]
         True
     """
     climbed = dict(rungs)
     for index in prompts:
+        ladder = ladders[index]
         climbed[index] = ladder[min(ladder.index(rungs[index]) + 1, len(ladder) - 1)]
     return climbed

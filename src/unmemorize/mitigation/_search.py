@@ -118,8 +118,8 @@ def strengthened(
     Returns:
         The stronger candidate, or None if none of them can climb.
     """
-    ladder = LADDERS[candidate.ladder]
-    rungs = climb(candidate.rungs, ladder, sorted(set(failed).difference(candidate.copying)))
+    ladders = {index: found.ladder(candidate.ladder) for index, found in findings.items()}
+    rungs = climb(candidate.rungs, ladders, sorted(set(failed).difference(candidate.copying)))
     edit = joint_edit(rungs, findings, keep)
     if edit is None or edit == candidate.edit:
         return None
@@ -129,8 +129,8 @@ def strengthened(
 def _climbed(
     name: str, findings: Mapping[int, Findings], keep: Sequence[str], look: Look
 ) -> Candidate | None:
-    ladder = LADDERS[name]
-    rungs: dict[int, Rung] = dict.fromkeys(findings, ladder[0])
+    ladders = {index: found.ladder(name) for index, found in findings.items()}
+    rungs: dict[int, Rung] = {index: ladder[0] for index, ladder in ladders.items()}
     least: dict[int, tuple[float, Rung]] = {}
     given_up: set[int] = set()
     pending = sorted(findings)
@@ -141,9 +141,9 @@ def _climbed(
         for index in climbing:
             if index not in least or shares[index] < least[index][0]:
                 least[index] = shares[index], rungs[index]
-        top = {index for index in climbing if rungs[index] == ladder[-1]}
+        top = {index for index in climbing if rungs[index] == ladders[index][-1]}
         given_up |= top
-        rungs = climb(rungs, ladder, climbing) | {index: least[index][1] for index in top}
+        rungs = climb(rungs, ladders, climbing) | {index: least[index][1] for index in top}
         if climbing:
             pending = [index for index in climbing if index not in top] or sorted(findings)
         elif edit is None:
