@@ -3,7 +3,8 @@
 python benchmarks/rates.py
 
 For each rule and each set of calibration captions it prints the level, how many of 100 ordinary
-captions lie above it, and how many of the prompts that were planted at the full dose.
+captions lie above it, and how many of the prompts that were planted at the full dose. Rules are
+those of seed similarity. The default detector follows at the conformal rates.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import unmemorize as um
 from unmemorize._captions import ordinary_captions
+from unmemorize.detection import LateNoiseMagnitude, conformal_quantile
 from unmemorize.detection._calibration import PromptScores
 from unmemorize.detection._seed_similarity import SeedSimilarity
 from unmemorize.statistics import threshold_captions
@@ -23,6 +25,8 @@ RULES = {
     "paper, highest pairs": um.Calibration(reduction="prompts"),
     "paper, all pairs": um.Calibration(reduction="pairs"),
 }
+RATES = (0.01, 0.05)
+"""The rates of false positives at which the default detector is looked at."""
 BATCH = 8
 
 
@@ -73,6 +77,30 @@ def main() -> None:
                     f"{memorized.above(level.tau)} of {len(planted)} planted",
                     flush=True,
                 )
+    usual, copied = by_default(model, test), by_default(model, planted)
+    for name, texts in calibrations.items():
+        scores = by_default(model, texts)
+        for rate in RATES:
+            tau = conformal_quantile(scores, rate)
+            print(
+                f"{LateNoiseMagnitude.name}, {len(texts)} captions ({name}), {rate:.0%}: "
+                f"tau {tau:.3f}, {above(usual, tau)} of {len(test)} ordinary, "
+                f"{above(copied, tau)} of {len(planted)} planted",
+                flush=True,
+            )
+
+
+def by_default(model: um.Model, texts: Sequence[str]) -> list[float]:
+    """Return the scores of the default detector."""
+    scores: list[float] = []
+    for start in range(0, len(texts), BATCH):
+        trace = um.Trace(model, texts[start : start + BATCH])
+        scores += [score.value for score in LateNoiseMagnitude().score(trace)]
+    return scores
+
+
+def above(scores: Sequence[float], tau: float) -> int:
+    return sum(score > tau for score in scores)
 
 
 if __name__ == "__main__":

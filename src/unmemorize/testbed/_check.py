@@ -52,7 +52,10 @@ def check(model: Model, *, progress: Progress = silent) -> list[Finding]:
     Raises:
         TestbedError: the pipeline is not the bundled model.
     """
-    statistics, threshold = Statistics.load(statistics_path()), Threshold.load(threshold_path())
+    statistics, threshold = (
+        Statistics.load(statistics_path()),
+        Threshold.load(threshold_path("seed similarity")),
+    )
     if threshold.fingerprint != model.fingerprint:
         raise TestbedError(
             "the check is for the bundled model, and another one was given. "
