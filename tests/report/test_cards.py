@@ -138,7 +138,13 @@ def test_facts(run: Run, results: Results, cards: dict[int, Card]) -> None:
 def test_facts_name_the_detector_and_hours_of_work(run: Run, results: Results) -> None:
     record = results.localizations[0]
     assert record.detection is not None
-    called = replace(record.detection, detector="noise-magnitude", score=0.00123, tau=0.001)
+    called = replace(
+        record.detection,
+        detector="noise-magnitude",
+        score=0.00123,
+        tau=0.001,
+        memorized_seeds=(),
+    )
     other = replace(record, detection=called, seconds=12345.6)
     card = next(make_cards(run, replace(results, localizations={0: other}), None))
     facts = dict(card.facts)

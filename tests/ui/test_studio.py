@@ -96,12 +96,13 @@ def test_a_guard_stops_images_or_lets_them_pass(studio: Studio) -> None:
 
 
 def test_the_guard_is_the_one_that_is_kept(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+    kept = calibrate_guard(studio.model, PROMPTS)
     monkeypatch.setattr(
-        _check_prompt, "default_guard_threshold", lambda *_, **options: asked.update(options)
+        _check_prompt,
+        "default_guard_threshold",
+        lambda model, **_: kept if model is studio.model else None,
     )
-    _check_prompt.guard_level(studio)
-    assert asked["steps"] == FEW_STEPS.steps
+    assert _check_prompt.guard_level(studio) is kept
 
 
 def test_models_that_cannot_be_guarded(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

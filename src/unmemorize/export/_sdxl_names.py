@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from torch import nn
+from diffusers import UNet2DConditionModel
 
 _SIDE = re.compile(r"(down|up)_blocks\.(\d+)\.([a-z]+)\.(\d+)\.(.+)")
 _MIDDLE = re.compile(r"mid_block\.([a-z]+)\.(\d+)\.(.+)")
@@ -29,13 +29,17 @@ _OF_RESIDUAL = {
 }
 
 
-def original_name(unet: nn.Module, path: str) -> str | None:
+def original_name(unet: UNet2DConditionModel, path: str) -> str | None:
     """Return the original path of a linear layer or convolution; None for other layers.
+
+    A U-Net with another depth in each block has no original to name it after.
 
     Args:
         unet: the U-Net.
         path: of the layer in diffusers.
     """
+    if not isinstance(unet.config.layers_per_block, int):
+        return None
     if middle := _MIDDLE.fullmatch(path):
         kind, number, inner = middle.groups()
         return _inside("middle_block", 1 if kind == "attentions" else 2 * int(number), kind, inner)
