@@ -414,11 +414,15 @@ def test_without_files_a_model_is_measured_on_captions_of_the_package(
     limit = Threshold.load(kept_threshold)
     assert f"(tau = {limit.detect.tau:.4f} of late-noise-magnitude; at most 0.112 of" in out
     assert "like the 8 of its calibration are expected above tau; of other prompts it may" in out
-    records = Run.load(tmp_path / "run").records("localizations").values()
+    model = model_words(finished)
+    by_similarity = tmp_path / "similarity.json"
+    cli("threshold", *model, "--detector", "seed-similarity", "-o", by_similarity)
+    assert Threshold.load(by_similarity).localize == limit.localize
+    _, out, _ = cli(*found[:-1], tmp_path / "floors", "--threshold", by_similarity)
+    records = Run.load(tmp_path / "floors").records("localizations").values()
     floors = sum(bool(record["floor"]) for record in records)
     assert floors
     assert f"{floors} prompt(s) stay above tau = {limit.localize.tau:.4f} with all" in out
-    model = model_words(finished)
     code, out, _ = cli("statistics", *model, "-o", tmp_path / "s.safetensors")
     assert (code, f"9 prompts, 7 value layers: {tmp_path}/s.safetensors" in out) == (0, True)
     assert (tmp_path / "s.safetensors").read_bytes() == kept_statistics.read_bytes()
