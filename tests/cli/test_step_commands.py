@@ -93,7 +93,7 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: P
     assert PLANTED_PROMPT in (run / "report.html").read_text()
     code, out, _ = cli("status", run)
     assert (code, out.startswith("Finished: localization of 2 prompts.")) == (0, True)
-    assert re.search(r"localizations +2 +0 +0 ", out)
+    assert re.search(r"localizations +2 ", out)
     assert out.endswith(f"Next: unmemorize report {run}")
 
 

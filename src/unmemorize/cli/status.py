@@ -8,6 +8,7 @@ from unmemorize.cli._console import console, make_table, print_answer, print_hin
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.comparison import ComparisonRun
 from unmemorize.mitigation import MitigationRun, Standing, standings
+from unmemorize.report import has_page
 from unmemorize.runs import Run, Status, status_of
 
 _RESULTS = {
@@ -31,7 +32,8 @@ def command(run: RunArgument, /) -> None:
     states = status_of(loaded)
     finished = _is_finished(loaded, states)
     failed = sum(status.failed for status in states)
-    what = f"{loaded.manifest.kind} of {loaded.manifest.items} prompts"
+    count = loaded.manifest.items
+    what = f"{loaded.manifest.kind} of {count} prompt{'' if count == 1 else 's'}"
     headline = f"{'Finished' if finished else 'Not finished'}: {what}."
     print_line(headline + (f" {failed} items failed." if failed else ""), style="bold")
     if loaded.manifest.kind == MitigationRun.kind:
@@ -40,7 +42,8 @@ def command(run: RunArgument, /) -> None:
         _print_states(states, finished=finished)
     print_answer(run=run, kind=loaded.manifest.kind, finished=finished, stages=states)
     if finished and not failed:
-        print_hint(f"unmemorize report {run}")
+        if has_page(loaded):
+            print_hint("unmemorize report", run)
     else:
         print_hint("the command that made the run; it does only what is missing")
 
