@@ -109,14 +109,12 @@ def test_a_detector_that_compares_no_seeds_is_calibrated_with_localization(
 
 
 def test_the_default_detector_follows_the_model_and_the_rule(pipe: DiffusionPipeline) -> None:
-    def default(*settings: object) -> str:
-        return default_detector(pipe, *settings).name  # type: ignore[arg-type]
-
-    assert default() == "late-noise-magnitude"
-    assert default(NoiseSettings.published()) == "seed-similarity"
-    assert default(None, Calibration.published()) == "seed-similarity"
+    assert default_detector(pipe).name == "late-noise-magnitude"
+    assert default_detector(pipe, NoiseSettings.published()).name == "seed-similarity"
+    assert default_detector(pipe, calibration=Calibration.published()).name == "seed-similarity"
     assert default_detector(make("Flux")).name == "seed-similarity"
-    assert calibrate_threshold(pipe, PROMPTS, settings=SETTINGS).detect.detector == default()
+    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+    assert threshold.detect.detector == "late-noise-magnitude"
 
 
 def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:

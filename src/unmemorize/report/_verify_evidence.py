@@ -78,7 +78,7 @@ def verify_evidence(path: str | Path, *, trust: str | Path | None = None) -> Evi
     files = _read(path)
     signed = CREDENTIAL in files
     if signed:
-        files = {name: files[name] for name in files.keys() - SIGNATURE_ENTRIES}
+        files = {name: file for name, file in files.items() if name not in SIGNATURE_ENTRIES}
     elif trust is not None:
         raise EvidenceError(f"{path}: the pack is not signed, so nothing shows who made it.")
     if CONTENTS not in files:
