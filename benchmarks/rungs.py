@@ -29,7 +29,7 @@ from unmemorize.generation import Edit
 from unmemorize.mitigation import Stages
 from unmemorize.mitigation._confirmation import search_seeds
 from unmemorize.mitigation._control import control_edit
-from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, joint_edit
+from unmemorize.mitigation._ladders import LADDERS, SPREAD, Findings, Rung, joint_edit
 from unmemorize.mitigation._mitigate import prepare
 from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._stages import digest
@@ -64,7 +64,8 @@ def edits(
     findings: dict[int, Findings], keep: Sequence[str], model: um.Model
 ) -> Iterator[tuple[str, str, Edit]]:
     """Yield name, family and joint edit of each rung, and of the control of each scale."""
-    rungs: dict[Rung, None] = dict.fromkeys(rung for ladder in LADDERS.values() for rung in ladder)
+    ladders = (*LADDERS.values(), SPREAD)
+    rungs: dict[Rung, None] = dict.fromkeys(rung for ladder in ladders for rung in ladder)
     for rung in rungs:
         edit = joint_edit(dict.fromkeys(findings, rung), findings, keep)
         if edit is None:

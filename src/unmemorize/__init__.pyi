@@ -53,6 +53,7 @@ from .engines import Engine, Execution, InProcess, RayActors, Shard, Workers
 from .export import arrow_table, bake, export_lora, export_single_file, verify
 from .generation import (
     ClosedFormEdit,
+    ClosedFormNeuronEdit,
     CombinedEdit,
     Edit,
     EditFile,
@@ -62,6 +63,7 @@ from .generation import (
     Intervention,
     NeuronEdit,
     NeuronSet,
+    Reread,
     generate,
     generate_all,
 )
@@ -121,6 +123,7 @@ __all__ = [
     "Calibration",
     "ClipAlignment",
     "ClosedFormEdit",
+    "ClosedFormNeuronEdit",
     "CombinedEdit",
     "Comparison",
     "ComparisonCaptions",
@@ -176,6 +179,7 @@ __all__ = [
     "PromptError",
     "PromptOutcome",
     "RayActors",
+    "Reread",
     "Run",
     "RunError",
     "Shard",

@@ -13,6 +13,7 @@ from unmemorize._files import as_path, from_json, parse_json, read_json, to_json
 from unmemorize.export._rows import Header, read_header
 from unmemorize.generation import (
     ClosedFormEdit,
+    ClosedFormNeuronEdit,
     CombinedEdit,
     Edit,
     EditFile,
@@ -64,6 +65,9 @@ def describe(edit: Edit) -> str:
         captions = _counted(len(edit.erase), "caption")
         weights = " and ".join(f"{weight:g}" for weight in sorted({e.weight for e in edit.erase}))
         return f"{captions} moved (closed form, weight {weights})"
+    if isinstance(edit, ClosedFormNeuronEdit):
+        neurons = _counted(len(edit.owners()), "value neuron")
+        return f"{neurons} moved for {_counted(len(edit.reread), 'caption')} (closed form)"
     if isinstance(edit, PrunedEdit):
         pruned = _counted(sum(map(len, edit.entries.values())), "weight")
         return f"{pruned} of {_counted(len(edit.entries), 'layer')} set to zero"
@@ -88,6 +92,8 @@ def captions_of(edit: Edit) -> list[str]:
     """List the captions of the closed forms of an edit."""
     if isinstance(edit, ClosedFormEdit):
         return [erased.caption for erased in edit.erase]
+    if isinstance(edit, ClosedFormNeuronEdit):
+        return [each.caption for each in edit.reread]
     parts = edit.parts if isinstance(edit, CombinedEdit) else ()
     return [caption for part in parts for caption in captions_of(part)]
 

@@ -15,6 +15,7 @@ from unmemorize.export._carried import AnyEditFile, edit_of
 from unmemorize.export._rows import same_up_to_rounding
 from unmemorize.generation import (
     ClosedFormEdit,
+    ClosedFormNeuronEdit,
     CombinedEdit,
     Edit,
     LowRank,
@@ -36,6 +37,7 @@ from unmemorize.pipelines import (
 
 Step = partial[Tensor]
 """("weight" or "bias", the value before) -> the value after, float64."""
+_Equations = tuple[Tensor, Tensor]
 _OF_LAYER = ("weight", "bias")
 _RIDGE = 0.5
 _SOLVED_AGAIN = {torch.float16: 0.2, torch.bfloat16: 0.5}
@@ -151,6 +153,7 @@ def _with_loras(layer: nn.Module, held: Sequence[str], name: str, value: Tensor)
 def _slack(model: Model, layer: nn.Module, steps: tuple[Step, ...]) -> float:
     slack = {
         _solved: _SOLVED_AGAIN.get(model.dtype, _SOLVED_AGAIN_EXACTLY),
+        _rows_solved: _SOLVED_AGAIN.get(model.dtype, _SOLVED_AGAIN_EXACTLY),
         _moved: _FACTORIZED.get(model.dtype, _FACTORIZED_EXACTLY),
     }
     lora = _LORA_ROUNDED if hasattr(layer, "base_layer") else 0.0
@@ -164,8 +167,11 @@ def _steps(model: Model, edit: Edit) -> dict[str, tuple[Step, ...]]:
             for path, indices in edit.neurons.layers.items()
         }
     if isinstance(edit, ClosedFormEdit):
-        equations = _equations(model, edit)
-        return {path: (partial(_solved, *equations),) for path in text_projections(model)}
+        own = [_own(model, each.caption, each.guide, each.weight) for each in edit.erase]
+        solved = partial(_solved, *_joined(_kept(model, edit.keep), own))
+        return dict.fromkeys(text_projections(model), (solved,))
+    if isinstance(edit, ClosedFormNeuronEdit):
+        return _row_steps(model, edit)
     if isinstance(edit, PrunedEdit):
         return {path: (partial(_pruned, entries),) for path, entries in edit.entries.items()}
     if isinstance(edit, WeightEdit):
@@ -208,19 +214,53 @@ def _moved(differences: Mapping[str, Tensor | LowRank], name: str, value: Tensor
     return value + added.double()
 
 
-def _equations(model: Model, edit: ClosedFormEdit) -> tuple[Tensor, Tensor]:
-    """Return A and B of the normal equations W' A = W B (UCE, equation 7)."""
+def _row_steps(model: Model, edit: ClosedFormNeuronEdit) -> dict[str, tuple[Step, ...]]:
+    """Each neuron has the equations of its own captions, and starts from the model's own row."""
+    kept = _kept(model, edit.keep)
+    own = [_own(model, e.caption, e.guide, e.weight, e.reach) for e in edit.reread]
+    rows: dict[str, dict[int, _Equations]] = {}
+    for (path, row), indices in edit.owners().items():
+        rows.setdefault(path, {})[row] = _joined(kept, [own[index] for index in indices])
+    steps: dict[str, tuple[Step, ...]] = {}
+    for path, equations in rows.items():
+        weight = weights_with_loras(model.denoiser.get_submodule(path))["weight"].detach().cpu()
+        steps[path] = (partial(_rows_solved, equations, weight.double()),)
+    return steps
+
+
+def _kept(model: Model, captions: Sequence[str]) -> Tensor:
     kept = torch.zeros((), dtype=torch.float64)
-    for read in text_inputs(model, edit.keep):
+    for read in text_inputs(model, captions):
         kept = kept + torch.einsum("ctf,ctg->fg", read, read)
-    left = right = torch.zeros((), dtype=torch.float64)
-    for erased in edit.erase:
-        (read,), (guide,) = (text_inputs(model, [text]) for text in (erased.caption, erased.guide))
-        own = read * own_tokens(read, guide)[..., None]
-        left = left + erased.weight * torch.einsum("ctf,ctg->fg", own, own)
-        right = right + erased.weight * torch.einsum("ctf,ctg->fg", guide, own)
-    kept = kept + _RIDGE * torch.eye(left.shape[-1], dtype=torch.float64)
+    return kept
+
+
+def _own(model: Model, caption: str, guide: str, weight: float, reach: float = 1.0) -> _Equations:
+    """Return what a caption adds to A and B, when it goes as far to its guide as ``reach`` says."""
+    (read,), (wanted,) = (text_inputs(model, [text]) for text in (caption, guide))
+    own = read * own_tokens(read, wanted)[..., None]
+    wanted = reach * wanted + (1 - reach) * read
+    left = weight * torch.einsum("ctf,ctg->fg", own, own)
+    return left, weight * torch.einsum("ctf,ctg->fg", wanted, own)
+
+
+def _joined(kept: Tensor, own: Sequence[_Equations]) -> _Equations:
+    """Return A and B of the normal equations W' A = W B (UCE, equation 7)."""
+    left, right = (torch.stack(parts).sum(0) for parts in zip(*own, strict=True))
+    kept = kept + _RIDGE * torch.eye(len(left), dtype=torch.float64)
     return left + kept, right + kept
+
+
+def _rows_solved(
+    rows: Mapping[int, _Equations], weight: Tensor, name: str, value: Tensor
+) -> Tensor:
+    if name == "bias":
+        return value
+    value = value.clone()
+    for row, equations in rows.items():
+        own = weight[row : row + 1]
+        value[row] += (_solved(*equations, name, own) - own)[0]
+    return value
 
 
 def _solved(left: Tensor, right: Tensor, name: str, value: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Step 4: images with edits and interventions applied."""
 
 from unmemorize.generation._closed_form import ClosedFormEdit, Erased
+from unmemorize.generation._closed_form_neurons import ClosedFormNeuronEdit, Reread
 from unmemorize.generation._combined import CombinedEdit, edit_from_json, save_tensors, weight_edits
 from unmemorize.generation._denoiser_calls import Calls, DrawingCall, watching
 from unmemorize.generation._edit_file import EditFile
@@ -47,6 +48,7 @@ __all__ = [
     "Calls",
     "Change",
     "ClosedFormEdit",
+    "ClosedFormNeuronEdit",
     "CombinedEdit",
     "Drawing",
     "DrawingCall",
@@ -65,6 +67,7 @@ __all__ = [
     "NeuronSet",
     "Plan",
     "PrunedEdit",
+    "Reread",
     "ShownPrompts",
     "Truncation",
     "WeightEdit",

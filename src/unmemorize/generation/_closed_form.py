@@ -17,7 +17,7 @@ weight is exactly W P.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from unmemorize._errors import EditError, ModelError
 from unmemorize._files import from_json
 from unmemorize.generation._layer_changes import LayerChange
-from unmemorize.generation._text_inputs import own_tokens, text_inputs, text_projections
+from unmemorize.generation._text_inputs import moved_tokens, text_moment, text_projections
 from unmemorize.pipelines import Model, refuse_fused, uncompiled
 
 _RIDGE = 0.5
@@ -58,8 +58,7 @@ class Erased:
     guide: str = ""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.weight) and self.weight > 0):
-            raise EditError(f"weight={self.weight}: a weight is a number above 0, such as 10.")
+        refuse_beyond(weight=self.weight)
 
 
 @dataclass(frozen=True)
@@ -181,28 +180,40 @@ class _ChangedInput:
 
 
 def _solve(model: Model, edit: ClosedFormEdit) -> Tensor:
-    # "remembered", because all edits of a search keep the same captions
-    kept = model.remembered(("text moment", edit.keep), lambda: _moment(model, edit.keep))
-    own = shift = torch.zeros((), dtype=torch.float64)
-    captions = text_inputs(model, [erased.caption for erased in edit.erase])
-    guides = text_inputs(model, [erased.guide for erased in edit.erase])
-    weights = iter(edit.erase)
-    for read, wanted in zip(captions, guides, strict=True):
-        differs = own_tokens(read, wanted)
-        weight = torch.tensor([[next(weights).weight] for _ in read], dtype=torch.float64)
-        tokens = read[differs]  # (n, features)
-        weighted = weight.expand_as(differs)[differs].unsqueeze(1) * tokens
-        own = own + weighted.T @ tokens
-        shift = shift + weighted.T @ (wanted[differs] - tokens)
-    one = torch.eye(own.shape[-1], dtype=torch.float64)
-    moved: Tensor = torch.linalg.solve(own + kept + _RIDGE * one, shift)
-    return one + moved.T
+    kept = text_moment(model, edit.keep)
+    captions = [erased.caption for erased in edit.erase]
+    moves = moved_tokens(model, captions, [erased.guide for erased in edit.erase])
+    weighted = [
+        (erased.weight, tokens, way)
+        for erased, (tokens, way) in zip(edit.erase, moves, strict=True)
+    ]
+    shift = solved_shift(kept, weighted)
+    return torch.eye(len(shift), dtype=torch.float64) + shift
 
 
-def _moment(model: Model, captions: Sequence[str]) -> Tensor:
-    """Sum c c^T over all tokens of captions, (features, features); 0 without a caption."""
-    total = torch.zeros((), dtype=torch.float64)
-    for read in text_inputs(model, captions):
-        tokens = read.flatten(0, 1)
-        total = total + tokens.T @ tokens
-    return total
+def solved_shift(kept: Tensor, moves: Iterable[tuple[float, Tensor, Tensor]]) -> Tensor:
+    """Solve the equations for P - I, (features, features), float64.
+
+    Args:
+        kept: the sum of k k^T, see `text_moment`.
+        moves: weight of a caption, its tokens c and the ways g - c of these, both
+            (tokens, features).
+    """
+    own = way = torch.zeros((), dtype=torch.float64)
+    for weight, tokens, ways in moves:
+        own = own + weight * tokens.T @ tokens
+        way = way + weight * tokens.T @ ways
+    ridge = _RIDGE * torch.eye(own.shape[-1], dtype=torch.float64)
+    shift: Tensor = torch.linalg.solve(own + kept + ridge, way)
+    return shift.T
+
+
+def refuse_beyond(**values: float) -> None:
+    """Refuse numbers that are not above 0, by name.
+
+    Raises:
+        EditError: one of them is not.
+    """
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise EditError(f"{name}={value}: a {name} is a number above 0, such as 10.")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from unmemorize._errors import EditError
 from unmemorize.generation._closed_form import ClosedFormEdit
+from unmemorize.generation._closed_form_neurons import ClosedFormNeuronEdit
 from unmemorize.generation._edits import Edit, NeuronEdit
 from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.generation._pruned import PrunedEdit
@@ -93,6 +94,7 @@ class CombinedEdit:
 _READERS: dict[str, Callable[[Any, Path], Edit]] = {
     NeuronEdit.kind: lambda value, _: NeuronEdit.from_json(value),
     ClosedFormEdit.kind: lambda value, _: ClosedFormEdit.from_json(value),
+    ClosedFormNeuronEdit.kind: lambda value, _: ClosedFormNeuronEdit.from_json(value),
     PrunedEdit.kind: lambda value, _: PrunedEdit.from_json(value),
     WeightEdit.kind: WeightEdit.from_json,
     CombinedEdit.kind: CombinedEdit.from_json,

@@ -82,6 +82,38 @@ def own_tokens(read: Tensor, target: Tensor) -> Tensor:
     return differs
 
 
+def moved_tokens(
+    model: Model, captions: Sequence[str], guides: Sequence[str]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the tokens of each caption that differ from those of its guide, and the ways there.
+
+    Returns:
+        For each caption two tensors (its differing tokens, features), float64, on the CPU: what
+        projections read for it, and what they read for the guide at the same positions, less that.
+    """
+    moves = []
+    for read, wanted in zip(text_inputs(model, captions), text_inputs(model, guides), strict=True):
+        ways, own = wanted - read, own_tokens(read, wanted)
+        moves += [(read[i][own[i]], ways[i][own[i]]) for i in range(len(read))]
+    return moves
+
+
+def text_moment(model: Model, captions: Sequence[str]) -> Tensor:
+    """Sum c c^T over all tokens of captions, (features, features); 0 without a caption.
+
+    The model remembers it, since all edits of a search keep the same captions.
+    """
+
+    def summed() -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for read in text_inputs(model, captions):
+            tokens = read.flatten(0, 1)
+            total = total + tokens.T @ tokens
+        return total
+
+    return model.remembered(("text moment", tuple(captions)), summed)
+
+
 def _first_input(model: Model, text: Conditioning) -> Tensor:
     """Run the denoiser up to its first value layer, and return what that layer reads."""
     inputs: list[Tensor] = []

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from unmemorize.generation import ClosedFormEdit, CombinedEdit, Edit, Erased, NeuronEdit
+from unmemorize.generation import (
+    ClosedFormEdit,
+    ClosedFormNeuronEdit,
+    CombinedEdit,
+    Edit,
+    Erased,
+    NeuronEdit,
+    Reread,
+)
 from unmemorize.localization import Localization, candidates_at, neurons_of
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, select_value_layers
@@ -33,13 +41,19 @@ class Rung:
             neurons.
         scale: what the outputs of these neurons are multiplied by.
         weight: of the prompt in the closed-form edit; None leaves it out of that edit.
+        reach: None for a closed form of all projections, beside which the neurons are scaled. Else
+            it is a closed form of these neurons alone, and this is how far they go to the empty
+            prompt, see `Reread`.
     """
 
     neurons: NeuronChoice | None = None
     scale: float = 0.0
     weight: float | None = None
+    reach: float | None = None
 
     def __str__(self) -> str:
+        if self.reach is not None:
+            return f"closed form of {self.neurons} neurons, reach {self.reach:g}"
         parts = []
         if self.neurons is not None:
             parts.append(f"{self.neurons} neurons at {self.scale:g}")
@@ -73,8 +87,13 @@ LADDERS: Mapping[str, tuple[Rung, ...]] = {
 """Ladders by name. Combinations are worth most and come first. A prompt that still copies climbs to
 the next rung of its ladder. Where neurons at 0 do not end a copy, a gentle closed form comes next,
 without them and with them: inverted neurons change ordinary images more where they are many, and
-end copies that no closed form does where they are few. See `Findings.ladder` for prompts of which
-many neurons were found."""
+end copies that no closed form does where they are few."""
+SPREAD = (
+    *(Rung("all", weight=10.0, reach=reach) for reach in (1.0, 1.5, 2.0)),
+    *(Rung(weight=weight) for weight in WEIGHTS[1:]),
+    *(Rung("complete", scale, 10.0) for scale in (0.0, -0.25, -1.0)),
+)
+"""What a prompt of which many neurons were found climbs in place of the ladder "both"."""
 
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""
@@ -96,11 +115,13 @@ class Findings:
         """Return the rungs that the prompt climbs in a ladder.
 
         Few neurons change few ordinary images. Where memory is spread over many, those carry other
-        images, too, and a closed form changes less. So such a prompt climbs the ladder that begins
-        with the closed form in place of the ladder "both".
+        images, too. In place of the ladder "both", such a prompt climbs one that begins with a
+        closed form of its neurons. Rungs of neurons of which there are none are left out.
         """
         is_spread = len(self.neurons["complete"]) > _FEW
-        return LADDERS["closed form" if is_spread and name == "both" else name]
+        ladder = SPREAD if is_spread and name == "both" else LADDERS[name]
+        possible = (rung for rung in ladder if not rung.neurons or self.neurons[rung.neurons])
+        return tuple(possible) or ladder
 
     @classmethod
     def of(
@@ -134,7 +155,7 @@ def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[st
     """Join the edits of all prompts into one, which is what is exported.
 
     A neuron that several prompts have gets the lowest of their scales. One closed-form edit takes
-    each of its prompts at its own weight.
+    each of its prompts at its own weight, and so does one of neurons.
 
     Args:
         rungs: the rung of each prompt.
@@ -145,21 +166,25 @@ def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[st
         The edit, or None if it would change nothing.
     """
     scales: dict[tuple[str, int], float] = {}
-    for index, rung in rungs.items():
+    erased, reread = [], []
+    for index, rung in sorted(rungs.items()):
+        text = findings[index].text
         chosen = findings[index].neurons[rung.neurons] if rung.neurons else Neurons()
+        if rung.reach is not None and rung.weight is not None:
+            reread += [Reread(text, chosen, rung.weight, rung.reach)] if chosen else []
+            continue
+        if rung.weight is not None:
+            erased.append(Erased(text, rung.weight))
         for neuron in chosen:
             scales[neuron] = min(rung.scale, scales.get(neuron, rung.scale))
     by_scale: dict[float, set[tuple[str, int]]] = defaultdict(set)
     for neuron, scale in scales.items():
         by_scale[scale].add(neuron)
     edits: list[Edit] = []
-    erased = tuple(
-        Erased(findings[index].text, rung.weight)
-        for index, rung in sorted(rungs.items())
-        if rung.weight is not None
-    )
     if erased:
-        edits.append(ClosedFormEdit(erased, tuple(keep)))
+        edits.append(ClosedFormEdit(tuple(erased), tuple(keep)))
+    if reread:
+        edits.append(ClosedFormNeuronEdit(tuple(reread), tuple(keep)))
     edits += [
         NeuronEdit(Neurons.of(neurons), scale)
         for scale, neurons in sorted(by_scale.items(), reverse=True)
