@@ -19,6 +19,7 @@ from artefacts import (  # noqa: F401 -- fixtures
 )
 from unmemorize import (
     ClosedFormEdit,
+    ClosedFormNeuronEdit,
     CombinedEdit,
     EditError,
     EditFile,
@@ -27,6 +28,7 @@ from unmemorize import (
     Model,
     NeuronEdit,
     Neurons,
+    Reread,
     bake,
     export_lora,
     export_single_file,
@@ -54,7 +56,17 @@ def two_closed(_model: Model) -> CombinedEdit:
     return CombinedEdit((CLOSED, ClosedFormEdit((Erased("a bird", 10.0),), ("a dog",))))
 
 
-EDITS = [closed, combined, two_closed]
+def with_reread_neurons(model: Model) -> CombinedEdit:
+    layers = list(model.value_layers)
+    reread = (
+        Reread("zebra", Neurons({layers[0]: [1, 2], layers[2]: [0]}), 3.0, reach=1.5),
+        Reread("a bird", Neurons({layers[0]: [2]}), guide="a dog"),
+    )
+    neurons = NeuronEdit(Neurons({layers[0]: [1]}), -0.25)
+    return CombinedEdit((CLOSED, ClosedFormNeuronEdit(reread, ("rain on a hill",)), neurons))
+
+
+EDITS = [closed, combined, two_closed, with_reread_neurons]
 MakeEdit = Callable[[Model], Edit]
 
 
@@ -194,7 +206,7 @@ def test_a_damaged_lora_does_not_pass(tmp_path: Path) -> None:
 
 
 def test_an_edit_file_is_verified_itself(model: Model, tmp_path: Path) -> None:
-    EditFile.of(model, CLOSED).save(tmp_path / "edit.json")
+    EditFile.of(model, with_reread_neurons(model)).save(tmp_path / "edit.json")
     verification = verify(tmp_path / "edit.json", model)
     assert (verification.kind, verification.passed) == ("edit file", True)
     with pytest.raises(EditError, match="was made for"):

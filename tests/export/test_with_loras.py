@@ -24,6 +24,7 @@ from artefacts import (  # noqa: F401 -- fixtures
 from styles import save_style
 from unmemorize import (
     ClosedFormEdit,
+    ClosedFormNeuronEdit,
     CombinedEdit,
     EditFile,
     Erased,
@@ -32,6 +33,7 @@ from unmemorize import (
     NeuronEdit,
     NeuronError,
     NeuronFile,
+    Reread,
     bake,
     export_lora,
     export_single_file,
@@ -63,7 +65,8 @@ class Styled:
         parts: tuple[Edit, ...] = (NeuronEdit(self.neurons.neurons, -0.25),)
         if self.is_sd:
             closed = ClosedFormEdit((Erased("a prompt", 3.0),), ("a dog",))
-            parts = (closed, *parts)
+            reread = Reread("a prompt", self.neurons.neurons, 3.0, reach=1.5)
+            parts = (closed, ClosedFormNeuronEdit((reread,), ("a dog",)), *parts)
         self.edit = CombinedEdit(parts)
         self.file = EditFile.of(self.model, self.edit)
         self.expected = self.edited(self.model)

@@ -8,8 +8,15 @@ from diffusers import DiffusionPipeline
 
 from records import LAYER, localization
 from unmemorize import Model, Neurons, Statistics, compute_statistics
-from unmemorize.generation import ClosedFormEdit, CombinedEdit, Erased, NeuronEdit
-from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, climb, joint_edit
+from unmemorize.generation import (
+    ClosedFormEdit,
+    ClosedFormNeuronEdit,
+    CombinedEdit,
+    Erased,
+    NeuronEdit,
+    Reread,
+)
+from unmemorize.mitigation._ladders import LADDERS, SPREAD, Findings, Rung, climb, joint_edit
 from unmemorize.statistics import activations
 
 KEEP = ("a dog", "a house")
@@ -96,12 +103,51 @@ def test_only_prompts_that_copy_climb_and_none_beyond_the_top() -> None:
     assert rungs == {3: closed[0], 5: neurons[-1]}
 
 
-def test_many_neurons_come_after_the_closed_form() -> None:
+def test_many_neurons_are_reread_before_anything_is_switched_off() -> None:
     few, many = (findings("a cat", *range(10, 10 + count)) for count in (16, 17))
     assert few.ladder("both") == LADDERS["both"]
-    assert many.ladder("both") == LADDERS["closed form"]
+    assert many.ladder("both") == SPREAD
     for name in ("neurons", "closed form"):
         assert few.ladder(name) == many.ladder(name) == LADDERS[name]
+    assert [str(rung) for rung in SPREAD] == [
+        "closed form of all neurons, reach 1",
+        "closed form of all neurons, reach 1.5",
+        "closed form of all neurons, reach 2",
+        "closed form, weight 3",
+        "closed form, weight 10",
+        "complete neurons at 0 and closed form, weight 10",
+        "complete neurons at -0.25 and closed form, weight 10",
+        "complete neurons at -1 and closed form, weight 10",
+    ]
+
+
+def test_rungs_of_neurons_that_there_are_not_are_left_out() -> None:
+    none = findings("a cat")  # but one, in other layers
+    assert none.ladder("closed form") == tuple(Rung(weight=weight) for weight in (1.0, 3.0, 10.0))
+    assert {rung.neurons for rung in none.ladder("neurons")} == {"all"}
+    nowhere = Findings("a cat", dict.fromkeys(("complete", "initial", "all"), Neurons()))
+    assert nowhere.ladder("neurons") == LADDERS["neurons"]
+
+
+def test_reread_neurons_of_all_prompts_are_one_edit_between_closed_form_and_scales() -> None:
+    found = {**FOUND, 8: findings("a tree", 1), 9: findings("a boat", 6)}
+    rungs = {
+        8: Rung("all", weight=10.0, reach=1.5),
+        3: Rung("complete"),
+        5: Rung("all", weight=3.0, reach=1.0),
+        9: Rung(weight=3.0),
+    }
+    rereads = (
+        Reread("a bird", Neurons({"attn2.to_v": [2, 4, 9]}), 3.0, 1.0),
+        Reread("a tree", Neurons({"attn2.to_v": [1, 9]}), 10.0, 1.5),
+    )
+    assert joint_edit(rungs, found, KEEP) == CombinedEdit(
+        (
+            ClosedFormEdit((Erased("a boat", 3.0),), KEEP),
+            ClosedFormNeuronEdit(rereads, KEEP),
+            NeuronEdit(Neurons({"attn2.to_v": [1, 2]}), 0.0),
+        )
+    )
 
 
 def test_rungs_say_what_they_do() -> None:
@@ -129,7 +175,7 @@ def test_wider_sets_come_from_z_scores(pipe: DiffusionPipeline) -> None:
     assert any(path.startswith("up_blocks") for path, _ in every)
 
 
-@pytest.mark.parametrize("name", LADDERS)
-def test_every_rung_of_a_ladder_makes_an_edit(name: str) -> None:
-    edits = [joint_edit(dict.fromkeys(FOUND, rung), FOUND, KEEP) for rung in LADDERS[name]]
+@pytest.mark.parametrize("ladder", [*LADDERS.values(), SPREAD])
+def test_every_rung_of_a_ladder_makes_an_edit(ladder: tuple[Rung, ...]) -> None:
+    edits = [joint_edit(dict.fromkeys(FOUND, rung), FOUND, KEEP) for rung in ladder]
     assert None not in edits

@@ -1,13 +1,14 @@
 """An edit as a LoRA: at strength 1 weights are edited, at strength 0 they are those of the base.
 
-A layer computes W x (+ b), and an edit makes it F W P x (+ F b), see `LayerChange`. The LoRA adds
-B A x with B A = F W P - W, so nothing is approximated.
+A layer computes W x (+ b), and an edit makes it (F W P + D) x (+ F b + d), see `LayerChange`. The
+LoRA adds B A x with B A = F W P + D - W, so nothing is approximated.
 
 - For neurons and their scale s, P = I: A = -(1 - s) W[neurons], and B has one column per neuron
   with a 1 in the neuron's row. At strength t, outputs are multiplied by 1 - t (1 - s). A bias goes
   by the bias of B, or by what is added to the bias of the layer.
 - A closed-form edit moves a few directions of what the layer reads. The singular values of P - I
-  give the directions that are read (A) and what they become (B is W times that).
+  give the directions that are read (A) and what they become (B is W times that). One of neurons is
+  D, whose rows are A.
 - Trained weights W + B A are kept as B and A, and written as they are, in float32.
 - Other edits of single weights are written by the singular values of their difference, where their
   rank is low enough. Else they are refused. `truncate` lowers the rank of trained weights.
@@ -38,7 +39,7 @@ from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts
 from unmemorize.export._lora_metadata import LoraContent
 from unmemorize.export._model_folder import CARD
-from unmemorize.generation import LayerChange, save_tensors
+from unmemorize.generation import LayerChange, LowRank, save_tensors
 from unmemorize.pipelines import Model
 
 _SOLVED = 1e-12
@@ -187,25 +188,30 @@ def _factorized(edit: Exportable) -> dict[str, _Factors]:
         if change.is_dense:
             down, up = _dense_factors(path, change.of_weight(wide) - wide, weight.dtype)
         else:
-            down, up = _factors(change, wide, split)
+            down, up = _factors(change, wide.flatten(1), split)  # a convolution: its bias alone
         layers[path] = _Factors(down.to(weight.dtype), up.to(weight.dtype), bias)
     return layers
 
 
 def _factors(change: LayerChange, weight: Tensor, split: _Split | None) -> tuple[Tensor, Tensor]:
-    """Return A and B for F W P - W = F W (P - I) + (F - I) W, of the least rank at hand."""
+    """Return A and B for F W P + D - W = F W (P - I) + (F - I) W + D, of the least rank at hand."""
     features, inputs = weight.shape
     rows = sorted(change.factors)
-    difference = change.of_weight(weight) - weight
+    scaled = LayerChange(change.factors).of_weight(weight)
     one_hot = weight.new_zeros(features, len(rows))
     one_hot[rows, range(len(rows))] = 1
-    if split is None:
-        return difference[rows], one_hot
-    scaled = LayerChange(change.factors).of_weight(weight)
-    down = torch.cat([split.right, (scaled - weight)[rows]])
-    up = torch.cat([scaled @ split.left, one_hot], dim=1)
-    if len(down) < inputs:
+    downs, ups = [(scaled - weight)[rows]], [one_hot]
+    if split is not None:
+        downs, ups = [split.right, *downs], [scaled @ split.left, *ups]
+    added = change.added.get("weight")
+    if isinstance(added, LowRank):
+        downs, ups = [*downs, added.down.double()], [*ups, added.up.double()]
+    down, up = torch.cat(downs), torch.cat(ups, dim=1)
+    if len(down) < min(features, inputs):
         return down, up
+    difference = change.of_weight(weight) - weight
+    if features < inputs:
+        return difference, torch.eye(features, dtype=weight.dtype)
     return torch.eye(inputs, dtype=weight.dtype), difference
 
 

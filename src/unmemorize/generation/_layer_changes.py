@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import EditError
-from unmemorize.generation._low_rank import Difference, LowRank, whole
+from unmemorize.generation._low_rank import Difference, LowRank, total, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,9 @@ class LayerChange:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the change is more than F W P, so its rank is that of its values."""
-        return self.zeros is not None or bool(self.added)
+        """Whether it is not known by factors, so its rank is that of its values."""
+        weight = self.added.get("weight")
+        return self.zeros is not None or not (weight is None or isinstance(weight, LowRank))
 
     @property
     def changes_bias(self) -> bool:
@@ -77,13 +78,19 @@ class LayerChange:
         inputs = matrices[0] @ matrices[1] if len(matrices) == 2 else next(iter(matrices), None)
         zeros = [indices for indices in (self.zeros, later.zeros) if indices is not None]
         # F' (F W P + D) P' + D' = F' F W P P' + (F' D P' + D')
-        factors_alone = LayerChange(later.factors)
-        added = {name: factors_alone._scaled(whole(d)) for name, d in self.added.items()}
-        if "weight" in added and later.inputs is not None:
-            added["weight"] = added["weight"] @ later.inputs
+        added = {name: later._moved(name, each) for name, each in self.added.items()}
         for name, difference in later.added.items():
-            added[name] = added.get(name, 0) + whole(difference).to("cpu", torch.float64)
+            added[name] = total(added[name], difference) if name in added else difference
         return LayerChange(factors, inputs, torch.cat(zeros).unique() if zeros else None, added)
+
+    def _moved(self, name: str, difference: Difference) -> Difference:
+        """Return F D P, or F d of a bias."""
+        inputs = self.inputs if name == "weight" else None
+        if isinstance(difference, LowRank):
+            up, down = self._scaled(difference.up), difference.down
+            return LowRank(up, down if inputs is None else down.double() @ inputs)
+        scaled = self._scaled(difference)
+        return scaled if inputs is None else scaled @ inputs
 
     def of_weight(self, weight: Tensor) -> Tensor:
         """Return the changed weight, of the same shape such as (features, inputs), on the CPU.

@@ -71,3 +71,12 @@ Difference = Tensor | LowRank
 def whole(difference: Difference) -> Tensor:
     """Return a difference as one tensor."""
     return difference.product() if isinstance(difference, LowRank) else difference
+
+
+def total(first: Difference, second: Difference) -> Difference:
+    """Add two differences of a weight: in factors if both are, else float64, on the CPU."""
+    if isinstance(first, LowRank) and isinstance(second, LowRank):
+        return LowRank(
+            torch.cat([first.up, second.up], dim=1), torch.cat([first.down, second.down])
+        )
+    return whole(first).to("cpu", torch.float64) + whole(second).to("cpu", torch.float64)
