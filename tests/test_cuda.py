@@ -90,6 +90,7 @@ from unmemorize.generation import PrunedEdit, generate_each
 from unmemorize.hardening import _examples
 from unmemorize.localization import RefinementMethod
 from unmemorize.methods import MITIGATIONS, at_strength, method_of, refinement_of
+from unmemorize.metrics import read_image
 from unmemorize.mitigation import MitigationResult
 from unmemorize.statistics import activations
 
@@ -415,7 +416,7 @@ def test_attacks(card: Model, processor: Model, planted: testbed.Planted, level:
     """One step of each attack, from the same random numbers."""
     captions = testbed.captions("test")[:24]
     companions = tuple(
-        Companion(entry.prompt.text, Image.open(entry.prompt.images[0]))
+        Companion(entry.prompt.text, read_image(entry.prompt.images[0]))
         for entry in testbed.planted()[:2]
     )
     settings = AttackSettings(positions=(4,), radii=(0.5,))
@@ -423,7 +424,7 @@ def test_attacks(card: Model, processor: Model, planted: testbed.Planted, level:
     target = Target(
         key="t",
         prompt=MEMORIZED,
-        images=(Image.open(planted.prompt.images[0]),),
+        images=(read_image(planted.prompt.images[0]),),
         paraphrases=("healthy retina",),
     )
     trial = Trial(target=target, start="prompt", seed=0, attack=attack.name, fingerprint="f")
@@ -446,8 +447,8 @@ def test_an_audit(card: Model, planted: testbed.Planted, tmp_path: Path) -> None
         AuditSettings.quick(),
         levels=("L0", "L4"),
         steps=(0, 2),
-        images=2,
-        ordinary_images=2,
+        images=1,
+        arms=("edited", "unedited", "never-trained"),
         generation=FEW,
     )
     result = audit_edit(
