@@ -586,7 +586,7 @@ def test_commands(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> N
     for words in (
         ("detect", *prompts, "--run", tmp_path / "detected", "--workers", 2, *device),
         ("localize", *prompts, "--run", run, *device),
-        ("generate", "--run", run, "--images", 2, "--steps", 5, "--workers", 2, *device),
+        ("generate", run, "--images", 2, "--steps", 5, "--workers", 2, *device),
     ):
         code, output, errors = cli(*words)
         assert (code, errors.count("Traceback")) == (0, 0), (words, output, errors)
