@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROCESSES ?= auto
 
-.PHONY: demo test coverage test-ui screenshots test-slow lint docs testbed bench bench-scale evaluation
+.PHONY: demo test coverage test-ui test-gpu screenshots test-slow lint docs testbed bench bench-scale evaluation
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
@@ -17,6 +17,10 @@ coverage: .venv/developer .venv/browser
 
 test-ui: .venv/developer .venv/browser
 	$(BIN)/pytest -m 'slow or not slow' tests/browser tests/ui
+
+# four processes share the card; convolutions compute in whole float32, as on the processor
+test-gpu: .venv/developer
+	NVIDIA_TF32_OVERRIDE=0 OMP_NUM_THREADS=2 $(BIN)/pytest --numprocesses 4 --dist worksteal tests/test_cuda.py
 
 # all of them go to work/screenshots, to be looked at; the documentation shows a few
 screenshots: demo .venv/developer .venv/browser

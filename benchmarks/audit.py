@@ -2,7 +2,8 @@
 
 Call: python benchmarks/audit.py
 
-Both are attacked from the memorized caption. Images take 15 steps.
+Both are attacked from the memorized caption. Images take 15 steps. The model is on a card where
+there is one; processor seconds then say little of what the card does.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def rows() -> Iterator[tuple[str, str, int, int, list[float], float]]:
     entry = next(
         entry for entry in testbed.planted() if entry.mode == "memory" and entry.prompt.kind == "VM"
     )
-    model, descriptor = Model.load("testbed", device="cpu"), BundledDescriptor()
+    model, descriptor = Model.load("testbed", dtype="float32"), BundledDescriptor()
     bench = Bench(model, NeuronEdit(entry.neurons), testbed.captions("test"))
     settings = GenerationSettings(steps=15, guidance=testbed.defaults()["guidance"], batch=2)
     files = {"planted": entry.prompt.images[0], "never": testbed.unused()[0].image}

@@ -22,7 +22,7 @@ class BundledMitigation:
     @classmethod
     def opened(cls, folder: Path) -> BundledMitigation:
         """Open a run folder, with the defaults of the bundled model."""
-        model = um.Model.load("testbed", device="cpu")
+        model = um.Model.load("testbed", dtype="float32")
         defaults = um.testbed.defaults()
         generation = um.GenerationSettings(steps=defaults["steps"], guidance=defaults["guidance"])
         settings = replace(

@@ -6,7 +6,7 @@ All plants of full dose are edited together, and the 320 calibration captions ar
 weight the script counts the plants of each kind that still copy in the full generation: their worst
 seed correlates with a training image above .5. Then it compares images of ordinary test captions
 with those of the unedited model, seed by seed: the correlation of pixels, and the similarity of the
-copy descriptor. docs/method.md describes the edit.
+copy descriptor. docs/method.md describes the edit. Seconds are those of a card where there is one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _AT_ONCE = 8
 
 def main(seeds: int, ordinary: int, output: Path | None) -> None:
     torch.set_num_threads(1)
-    model = um.Model.load("testbed", device="cpu")
+    model = um.Model.load("testbed", dtype="float32")
     plants = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
     captions = um.testbed.captions("test")[:ordinary]
     unedited = images(model, captions, None, 1)

@@ -54,7 +54,7 @@ def measure(
 ) -> None:
     """Compare each detector and method, and write a record of it."""
     torch.set_num_threads(1)
-    model = um.Model.load("testbed", device="cpu")
+    model = um.Model.load("testbed", dtype="float32")
     defaults = um.testbed.defaults()
     settings = um.ComparisonSettings(
         seeds=seeds,

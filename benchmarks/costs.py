@@ -9,7 +9,7 @@ compared with, and for localization one pass of all seeds with nothing off and o
 that localization looks at with neurons off. The last line holds what is to be low: samples of
 detection (means), cost / least of localization (medians), and what is to be high: published / ours
 of greedy refinement, and the share of its sets that are equal, over prompts with at least 16
-candidates.
+candidates. Seconds are those of the device that the files were made on.
 """
 
 from __future__ import annotations

@@ -106,6 +106,6 @@ if __name__ == "__main__":
     parser.add_argument("--captions", type=int, help="how many test captions; all by default")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     arguments = parser.parse_args()
-    report = detection(um.Model.load("testbed", device="cpu"), arguments.captions)
+    report = detection(um.Model.load("testbed", dtype="float32"), arguments.captions)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps({"detection": report}, indent=1), encoding="utf-8")

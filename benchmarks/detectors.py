@@ -7,7 +7,7 @@ in FOLDER/NAME.json, written after each few prompts, so the same command resumes
 printed over all records there. Levels are the conformal ones of the calibration captions at 1 %.
 AUROC and TPR at 1 % FPR are against the test captions, with bootstrap intervals. Plants with memory
 neurons were built, and natural ones learned by repetition, so natural ones are also shown apart.
-Plants at a fraction of the dose do not count.
+Plants at a fraction of the dose do not count. Milliseconds are those of a card where there is one.
 
 Where plants have halves (trained into different models), or by even and odd index where they have
 none, the table is followed by the detector that each half would choose, and what it does to the
@@ -169,7 +169,7 @@ def _above(values: Sequence[float], tau: float) -> str:
 
 def main(only: Sequence[str], captions: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    model = um.Model.load("testbed", device="cpu")
+    model = um.Model.load("testbed", dtype="float32")
     for name in only:
         measure(model, name, captions, folder / f"{name}.json")
     paths = [folder / f"{name}.json" for name in DETECTORS.names()]

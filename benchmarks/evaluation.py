@@ -45,7 +45,7 @@ class Evaluation:
     def __init__(self, work: Path, limit: int | None, images: int) -> None:
         defaults = um.testbed.defaults()
         self.work, self.limit = work, limit
-        self.model = um.Model.load("testbed", device="cpu")
+        self.model = um.Model.load("testbed", dtype="float32")
         self.statistics = um.Statistics.load(um.testbed.statistics_path())
         self.threshold = um.Threshold.load(um.testbed.threshold_path())
         self.settings = um.LocalizationSettings(

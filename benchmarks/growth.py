@@ -6,6 +6,7 @@ The denoiser and the text encoder are replaced by random numbers, so what is mea
 the package itself does: reading and hashing prompts, records, sums, p-values and tables, on one
 core. Statistics have the width of the 16 value layers of Stable Diffusion 1.4. Each step at each
 number of prompts is a process of its own. MiB is the most that it takes beyond what it began with.
+The model stays on the processor, since processes that are forked cannot use a card.
 """
 
 from __future__ import annotations

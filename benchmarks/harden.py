@@ -4,7 +4,8 @@ Call: python benchmarks/harden.py [--plants 0 16] [--choices all cross-attention
 
 Each choice of weights hardens the named planted images together (all of them by default), judges
 them by attacks that training never saw, and measures ordinary images. A run that was stopped
-resumes in WORK. One record for each choice and set of plants goes to records/harden.json.
+resumes in WORK. One record for each choice and set of plants goes to records/harden.json. Seconds
+of attacks and training are those of a card where there is one.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--ordinary", type=int, default=1000, help="ordinary images")
     parser.add_argument("--work", type=Path, default=Path("harden-runs"))
     options = parser.parse_args()
-    model = Model.load("testbed", device="cpu")
+    model = Model.load("testbed", dtype="float32")
     planted = [entry for entry in testbed.planted() if entry.mode != "rare"]
     entries = [planted[place] for place in options.plants] if options.plants else planted
     controls = [photograph.image for photograph in testbed.unused()][: options.controls]

@@ -47,7 +47,7 @@ def measure(model: um.Model, captions: int, path: Path) -> dict[str, Array]:
         for start in range(len(norms[part]), len(texts[part]), BATCH):
             trace = Trace(model, texts[part][start : start + BATCH], batch=BATCH * SEEDS)
             at_steps = [magnitudes(trace, SEEDS, Moment(step)) for step in STEPS]
-            rows = np.stack([norm.double().numpy() for norm in at_steps], 2)
+            rows = np.stack([norm.cpu().double().numpy() for norm in at_steps], 2)
             norms[part] += rows.round(4).tolist()
             atomic_write(path, json.dumps(norms) + "\n", um.RunError)
     return {part: np.array(norms[part][: len(texts[part])]) for part in SETS}
@@ -69,7 +69,7 @@ def area(memorized: Array, others: Array) -> float:
 
 def main(captions: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    model = um.Model.load("testbed", device="cpu")
+    model = um.Model.load("testbed", dtype="float32")
     norms = measure(model, captions, folder / "late-timesteps.json")
     natural = np.array([plant.natural for plant in plants()[1]])
     even = np.arange(len(natural)) % 2 == 0

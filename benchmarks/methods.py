@@ -7,7 +7,7 @@ of the copy descriptor to a training image; median and worst seed) and their ali
 prompt (A_CLIP of the bundled CLIP, median). "none" is the unedited model. By default each method
 has its default strength; --grid draws its whole grid. The same command again does only what FILE
 lacks. It shows that each method does something. Methods are compared fairly only over their
-strengths and with their side effects.
+strengths and with their side effects. Seconds are those of a card where there is one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(
 ) -> None:
     torch.set_num_threads(1)
     done = {row.key for row in rows_in(file)}
-    model = um.Model.load("testbed", device="cpu")
+    model = um.Model.load("testbed", dtype="float32")
     defaults = um.testbed.defaults()
     settings = um.GenerationSettings(
         images=seeds, seed=SEED, steps=defaults["steps"], guidance=defaults["guidance"]

@@ -214,7 +214,7 @@ class PublishedLocalization:
 
         def keep(layer: str) -> torch.utils.hooks.RemovableHandle:
             def hook(_module: object, _inputs: object, output: Tensor) -> None:
-                activation[layer] = output[0].float().abs().mean(0)
+                activation[layer] = output[0].float().abs().mean(0).cpu()
 
             return self.modules[layer].register_forward_hook(hook)
 

@@ -54,7 +54,7 @@ class Measured:
 
 
 def main() -> None:
-    model = um.Model.load("testbed", device="cpu")
+    model = um.Model.load("testbed", dtype="float32")
     test = [text for text in um.testbed.captions("test") if text not in ordinary_captions()][:100]
     planted = [entry.prompt.text for entry in um.testbed.planted() if entry.mode != "rare"]
     calibrations = {

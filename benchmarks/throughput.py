@@ -4,7 +4,7 @@ python benchmarks/throughput.py [--json work/throughput.json]
 
 Measures an engine's overhead per unit (1,000 units that do nothing), how long a worker takes to
 load, and the throughput of detection and localization on the bundled model: in this process, and
-with 1 and 2 workers.
+with 1 and 2 workers. All of them work on a card where there is one, which workers then share.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=Path("work/throughput.json"))
     path = parser.parse_args().json
-    model = um.Model.load("testbed", device="cpu")
+    model = um.Model.load("testbed", dtype="float32")
     ordinary = [um.Prompt(text) for text in um.testbed.captions("test")[:DETECTED]]
     planted = [entry.prompt for entry in um.testbed.planted()][:LOCALIZED]
     engines: dict[str, Engine] = {

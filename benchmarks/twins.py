@@ -23,7 +23,7 @@ from unmemorize.testbed._findings import Studio
 
 
 def main(ordinary: int) -> None:
-    model = um.Model.load("testbed", device="cpu")
+    model = um.Model.load("testbed", dtype="float32")
     defaults = um.testbed.defaults()
     settings = um.GenerationSettings(
         images=IMAGES, steps=defaults["steps"], guidance=defaults["guidance"]

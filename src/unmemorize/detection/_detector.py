@@ -123,5 +123,5 @@ def make_scores(values: Tensor, seeds: int, *, samples: int, shared: int = 0) ->
             shared=shared * seeds,
             seeds=tuple(range(seeds)),
         )
-        for value in values.double().mean(1).tolist()
+        for value in values.cpu().double().mean(1).tolist()
     ]

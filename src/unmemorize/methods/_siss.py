@@ -157,9 +157,9 @@ def importance(
     Returns:
         The weights of the image to keep and of the one to delete. Their mean is 1.
     """
+    noisy, kept, deleted = (latent.cpu().double() for latent in (noisy, kept, deleted))
     keep, delete = (
-        float((noisy.double() - signal * clean.double()).square().sum()) / (2 * sigma**2)
-        for clean in (kept, deleted)
+        float((noisy - signal * clean).square().sum()) / (2 * sigma**2) for clean in (kept, deleted)
     )
     # e^-709 is the smallest number that is not 0
     nearer = math.exp(min(max(keep - delete, -700.0), 700.0))

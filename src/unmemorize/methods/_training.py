@@ -50,7 +50,7 @@ class Training:
         """
         return WeightEdit(
             {
-                name: value.detach().double() - self.before[name].double()
+                name: value.detach().cpu().double() - self.before[name].cpu().double()
                 for name, value in self.parameters.items()
             },
             source,

@@ -61,7 +61,7 @@ def without_text(model: Model) -> Conditioning:
         assert guidance is not None
         return guidance.unconditional
 
-    return model.remembered(("without text", model.dtype), find)
+    return model.remembered("without text", find)
 
 
 def guided_calls(model: Model) -> GuidedCalls:
@@ -70,7 +70,7 @@ def guided_calls(model: Model) -> GuidedCalls:
     Raises:
         ModelError: it has none. Models whose guidance was distilled into them are of this kind.
     """
-    return model.remembered(("guided calls", model.dtype), lambda: _observed(model))
+    return model.remembered("guided calls", lambda: _observed(model))
 
 
 @torch.no_grad()

@@ -250,8 +250,10 @@ class Model:
     def remembered(self, key: Hashable, make: Callable[[], Found]) -> Found:
         """Return what ``make`` returned for a key before, if that was among the last few keys.
 
-        For what follows from the model and the key alone, and takes long.
+        For what follows from the model, where and in which type it computes, and the key alone,
+        and takes long.
         """
+        key = (key, self.device, self.dtype)
         if key not in self._remembered:
             with torch.inference_mode(False):  # tensors of that mode can never be differentiated
                 self._remembered[key] = make()

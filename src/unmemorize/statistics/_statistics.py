@@ -61,7 +61,7 @@ class Statistics:
         """
         scores = {}
         for layer, value in activation.items():
-            distance = (value.double().cpu() - self.mean[layer]).abs()
+            distance = (value.cpu().double() - self.mean[layer]).abs()
             scores[layer] = distance / self.std[layer].clamp_min(_SMALLEST_STD)
         return scores
 
@@ -159,7 +159,7 @@ class StatisticsAccumulator:
 
     def update(self, activation: Mapping[str, Tensor], texts: Sequence[str]) -> None:
         """Add the activations of B prompts, layer -> (B, features)."""
-        values = {layer: value.double().cpu() for layer, value in activation.items()}
+        values = {layer: value.cpu().double() for layer, value in activation.items()}
         means = {layer: value.mean(0) for layer, value in values.items()}
         squares = {layer: (value - means[layer]).square().sum(0) for layer, value in values.items()}
         self.add(len(texts), means, squares, hash_prompts(texts))

@@ -55,7 +55,7 @@ def load_twin(half: Half, *, device: str = "auto") -> DiffusionPipeline:
     from unmemorize.pipelines import load_pipeline
 
     folder = twin(half)
-    pipe = load_pipeline("testbed", device=device)
+    pipe = load_pipeline("testbed", device=device, dtype="float32")
     unet = UNet2DConditionModel.from_pretrained(
         folder, torch_dtype=torch.float32, use_safetensors=True
     )
