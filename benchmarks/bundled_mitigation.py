@@ -9,6 +9,9 @@ import unmemorize as um
 from unmemorize.mitigation import MitigationInputs, MitigationRun
 from unmemorize.runs import Run, open_run
 
+_BATCH = {"cuda": 80}
+"""Images at once, where more of them take no longer."""
+
 
 @dataclass(frozen=True)
 class BundledMitigation:
@@ -24,7 +27,11 @@ class BundledMitigation:
         """Open a run folder, with the defaults of the bundled model."""
         model = um.Model.load("testbed", dtype="float32")
         defaults = um.testbed.defaults()
-        generation = um.GenerationSettings(steps=defaults["steps"], guidance=defaults["guidance"])
+        generation = um.GenerationSettings(
+            steps=defaults["steps"],
+            guidance=defaults["guidance"],
+            batch=_BATCH.get(model.device.type, um.GenerationSettings().batch),
+        )
         settings = replace(
             um.MitigationSettings(),
             localization=um.LocalizationSettings(criterion=defaults["criterion"]),
