@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -124,12 +126,27 @@ def captured(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
-def compiled(
-    model: um.Model,
-    seconds: float,
-    within: Callable[[float], AbstractContextManager[None]],
-    backend: str = "inductor",
-) -> Report:
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Interrupt what takes longer than this many seconds.
+
+    Raises:
+        TimeoutError: it did.
+    """
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"longer than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(1.0, seconds))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def compiled(model: um.Model, seconds: float, backend: str = "inductor") -> Report:
     """Measure the same with a compiled denoiser, as long as there is time."""
     taken: Report = {}
     end = time.perf_counter() + seconds
