@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROCESSES ?= auto
 
-.PHONY: demo test coverage test-ui test-gpu screenshots test-slow lint docs testbed bench bench-scale evaluation
+.PHONY: demo test coverage test-ui test-gpu screenshots test-slow lint docs testbed bench bench-scale bench-gpu evaluation
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
@@ -52,6 +52,11 @@ bench: .venv/user
 bench-scale: .venv/user
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/scale.py
+
+# on a machine with a GPU
+bench-gpu: .venv/user
+	$(BIN)/python benchmarks/real_shapes.py --json benchmarks/records/real-shapes.json
+	$(BIN)/python benchmarks/real_shapes_page.py benchmarks/records/real-shapes.json
 
 evaluation: .venv/user
 	$(BIN)/python benchmarks/evaluation.py

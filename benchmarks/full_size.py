@@ -1,10 +1,13 @@
 """Pipelines with denoisers of full size and random weights, from their published configs.
 
-They serve to measure costs, which do not depend on weights.
+They serve to measure costs, which do not depend on weights. By default text encoders and decoders
+are small. Where memory is measured, they are as large as the published ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,7 +31,6 @@ _SD_1: dict[str, Any] = {
     "attention_head_dim": 8,
 }
 _SD_XL: dict[str, Any] = {
-    "sample_size": 64,
     "block_out_channels": (320, 640, 1280),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -51,17 +53,33 @@ def meta_unet_of_stable_diffusion_1() -> UNet2DConditionModel:
 def meta_unet_of_stable_diffusion_xl() -> UNet2DConditionModel:
     """Make the U-Net of Stable Diffusion XL without weights."""
     with torch.device("meta"):
-        return UNet2DConditionModel(layers_per_block=2, **_SD_XL)
+        return UNet2DConditionModel(layers_per_block=2, sample_size=64, **_SD_XL)
 
 
-def stable_diffusion_1() -> StableDiffusionPipeline:
-    """Make the U-Net of Stable Diffusion 1.4 (3.4 GB in float32) with a two-layer text encoder."""
-    unet = _filled(**_SD_1)
+@dataclass(frozen=True)
+class Making:
+    """How a pipeline is made.
+
+    Args:
+        device, dtype: where its weights are filled, and their type.
+        latents: the side of the latents. Images of 1024 pixels, as SDXL makes them, have 128.
+        whole: whether text encoders and decoder have their published size, too.
+    """
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    latents: int = 64
+    whole: bool = False
+
+
+def stable_diffusion_1(making: Making = Making()) -> StableDiffusionPipeline:
+    """Make the U-Net of Stable Diffusion 1.4 (3.4 GB in float32)."""
+    layers = 12 if making.whole else 2
     pipe = StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_text(768)).eval(),
+        vae=_vae(making, upcast=False),
+        text_encoder=_encoder(CLIPTextModel, 768, layers, making),
         tokenizer=_tokenizer(),
-        unet=unet,
+        unet=_filled(making, _SD_1),
         scheduler=_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -71,19 +89,16 @@ def stable_diffusion_1() -> StableDiffusionPipeline:
     return pipe
 
 
-def stable_diffusion_xl() -> StableDiffusionXLPipeline:
-    """Make the U-Net of Stable Diffusion XL (10 GB in float32) with two-layer text encoders.
-
-    Its latents are 64 x 64.
-    """
-    unet = _filled(**_SD_XL)
+def stable_diffusion_xl(making: Making = Making()) -> StableDiffusionXLPipeline:
+    """Make the U-Net of Stable Diffusion XL (10 GB in float32)."""
+    layers = (12, 32) if making.whole else (2, 2)
     pipe = StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_text(768)).eval(),
-        text_encoder_2=CLIPTextModelWithProjection(_text(1280)).eval(),
+        vae=_vae(making, upcast=True),
+        text_encoder=_encoder(CLIPTextModel, 768, layers[0], making),
+        text_encoder_2=_encoder(CLIPTextModelWithProjection, 1280, layers[1], making),
         tokenizer=_tokenizer(),
         tokenizer_2=_tokenizer(),
-        unet=unet,
+        unet=_filled(making, _SD_XL),
         scheduler=_scheduler(),
         add_watermarker=False,
     )
@@ -91,12 +106,12 @@ def stable_diffusion_xl() -> StableDiffusionXLPipeline:
     return pipe
 
 
-def _filled(**config: Any) -> UNet2DConditionModel:
+def _filled(making: Making, config: dict[str, Any]) -> UNet2DConditionModel:
     """Made without weights and filled in place, so that they are in memory once."""
     torch.manual_seed(0)
     with torch.device("meta"):
-        unet = UNet2DConditionModel(layers_per_block=2, **config)
-    unet = unet.to_empty(device="cpu").requires_grad_(False)
+        unet = UNet2DConditionModel(layers_per_block=2, **{**config, "sample_size": making.latents})
+    unet = unet.to(making.dtype).to_empty(device=making.device).requires_grad_(False)
     for name, parameter in unet.named_parameters():
         if parameter.ndim == 1 and name.endswith("weight"):
             torch.nn.init.ones_(parameter)
@@ -105,16 +120,20 @@ def _filled(**config: Any) -> UNet2DConditionModel:
     return unet.eval()
 
 
-def _text(width: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
+def _encoder(kind: Callable[[CLIPTextConfig], Any], width: int, layers: int, making: Making) -> Any:
+    config = CLIPTextConfig(
         hidden_size=width,
+        intermediate_size=4 * width if making.whole else 2048,
         projection_dim=width,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=width // 64,
-        vocab_size=len(_WORDS),
+        vocab_size=49408 if making.whole else len(_WORDS),
         bos_token_id=0,
         eos_token_id=1,
     )
+    with torch.device(making.device):
+        encoder = kind(config)
+    return encoder.to(making.dtype).requires_grad_(False).eval()
 
 
 def _tokenizer() -> CLIPTokenizer:
@@ -123,11 +142,18 @@ def _tokenizer() -> CLIPTokenizer:
     )
 
 
-def _vae() -> AutoencoderKL:
+def _vae(making: Making, *, upcast: bool) -> AutoencoderKL:
     down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=down, up_block_types=up
-    ).eval()
+    with torch.device(making.device):
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512) if making.whole else (8, 8, 8, 8),
+            layers_per_block=2 if making.whole else 1,
+            norm_num_groups=32 if making.whole else 4,
+            down_block_types=down,
+            up_block_types=up,
+            force_upcast=upcast,
+        )
+    return vae.to(making.dtype).requires_grad_(False).eval()
 
 
 def _scheduler() -> DDIMScheduler:

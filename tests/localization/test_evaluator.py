@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
-from conftest import planted_pipeline
+from conftest import PLANTED_PROMPT, planted_pipeline
 from edited_weights import SEEDS, Case, double
-from unmemorize import Model, Neurons
-from unmemorize.detection import published_similarity, similarity
+from unmemorize import Model, Neurons, NoiseSettings
+from unmemorize.detection import make_probe, published_similarity, similarity
 from unmemorize.localization import Criterion, Evaluator, Limit
 from unmemorize.localization._criteria import SeedsScoring, UnblockedScoring
 from unmemorize.localization._early_exit import fewest_telling_seeds
+from unmemorize.localization._effects import effects_of
 from unmemorize.localization._meter import Meter
 from unmemorize.localization._passes import Pass, Passes
 from unmemorize.localization._records import Trial
-from unmemorize.pipelines import Recording
+from unmemorize.pipelines import Recording, select_value_layers
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +309,31 @@ def test_effects_are_the_same_seed_by_seed(
     together = case.evaluator.effects(off)
     monkeypatch.setattr("unmemorize.localization._effects._DIFFERENTIATED", 1)
     assert case.evaluator.effects(off) == pytest.approx(together, rel=1e-4, abs=1e-6)
+
+
+@dataclass(frozen=True)
+class FaintScoring(UnblockedScoring):
+    """A score that changes by less with a latent value than float16 can hold."""
+
+    share: float = 1.0
+
+    def scores(self, blocked: Pass) -> Tensor:
+        return self.share * super().scores(blocked)
+
+
+def test_effects_do_not_vanish_in_float16(planted: DiffusionPipeline) -> None:
+    model = Model(planted.to(torch.float16))
+    layers = list(select_value_layers(model.value_layers))
+    probe = make_probe(model, model.encode([PLANTED_PROMPT]), NoiseSettings(seeds=2))
+    passes = Passes(model, probe, layers, 0.0, Meter())
+    off = Neurons({layers[0]: [3, 5], layers[-1]: [2]})
+    unblocked, blocked = passes.run(Neurons(), range(2)), passes.run(off, range(2))
+    strong, faint = (
+        effects_of(model, probe, blocked, FaintScoring(unblocked.differences, share=share), 0.0)
+        for share in (1.0, 2.0**-20)
+    )
+    assert any(strong.values())
+    assert faint == {neuron: effect * 2.0**-20 for neuron, effect in strong.items()}
 
 
 def test_effects_need_no_gradients_of_weights(planted: DiffusionPipeline) -> None:

@@ -197,6 +197,25 @@ def test_half_precision_stays_half_precision(pipe: DiffusionPipeline, neurons: N
     assert torch.equal(weakened[..., kept], plain[..., kept])
 
 
+def test_neurons_off_in_half_precision_can_be_differentiated_after_inference_mode(
+    pipe: DiffusionPipeline, neurons: Neurons
+) -> None:
+    """Factors are converted in the first pass and kept for the others."""
+    pipe.to(torch.bfloat16)
+    model = Model(pipe)
+    path = next(iter(neurons.layers))
+    layer, text = model.value_layers[path], model.encode(["a prompt"]).text
+    with switched_off(pipe, neurons, scale=0.5):
+        with torch.inference_mode():
+            plain = layer(text)
+        read = text.clone().requires_grad_()
+        with torch.enable_grad():
+            again = layer(read)
+            (slope,) = torch.autograd.grad(again.sum(), read)
+    assert torch.equal(again, plain)
+    assert bool(slope.any())
+
+
 def test_rows_that_do_not_fit_a_batch_are_refused(pipe: DiffusionPipeline) -> None:
     model = Model(pipe)
     path, layer = next(iter(model.value_layers.items()))

@@ -27,7 +27,8 @@ def effects_of(
     """Return how fast the mean score rises when each neuron that is off is switched on again.
 
     The gradient of a seed needs the noise differences of the other seeds but not their graphs.
-    Therefore only a few seeds are differentiated at a time.
+    Therefore only a few seeds are differentiated at a time. A score changes so little with each
+    latent value that float16 would round most gradients to 0, so they are computed in larger units.
 
     Args:
         model: the model.
@@ -41,18 +42,28 @@ def effects_of(
     """
     with torch.enable_grad(), frozen_weights(model.denoiser):
         slope = _slope_of_differences(blocked, scoring)
+        unit = _unit_of(slope)
         gates = _gates(model, blocked.off, scale)
         rise = {path: torch.zeros(model.widths[path], dtype=torch.float32) for path in gates}
         size = seeds_at_once(probe)
         for start in range(0, len(blocked.seeds), size):
             few = probe.of_seeds(blocked.seeds[start : start + size])
+            direction = slope[start : start + size] / unit
             with gated(model, gates):
                 differences = noise_differences(model, few, gradient=True)
-                change = (differences * slope[start : start + size]).sum()
+                change = (differences * direction).sum()
                 gradients = torch.autograd.grad(change, list(gates.values()))
             for path, gradient in zip(gates, gradients, strict=True):
                 rise[path] += gradient[0].float().cpu()
-    return {(path, index): float(rise[path][index]) * (1 - scale) for path, index in blocked.off}
+    return {
+        (path, index): float(rise[path][index]) * unit * (1 - scale) for path, index in blocked.off
+    }
+
+
+def _unit_of(slope: Tensor) -> float:
+    """Return a power of two near the largest slope, which leaves the digits of float32 alone."""
+    _, exponent = torch.frexp(slope.abs().amax())
+    return 2.0 ** int(exponent)
 
 
 def _slope_of_differences(blocked: Pass, scoring: Scoring) -> Tensor:

@@ -119,6 +119,8 @@ class _Scaling:
 
     def __init__(self, factors: Tensor, text_tokens: list[int] | None) -> None:
         self._factors, self._text_tokens = factors, text_tokens
+        self._placed = factors
+        """The factors where the last output was: copying them each time would stop a GPU."""
         self.undo: ExitStack | None = None
         """Removes everything that `switch_off` added together with this hook."""
 
@@ -134,7 +136,10 @@ class _Scaling:
                 f"{len(self._factors)} sets of neurons do not fit a batch of {len(output)}. "
                 "Give one set, or one for each sample."
             )
-        factors = self._factors.to(output.device, output.dtype).repeat(copies, 1, 1)
+        if (self._placed.device, self._placed.dtype) != (output.device, output.dtype):
+            with torch.inference_mode(False):  # or no later pass could be differentiated
+                self._placed = self._factors.to(output.device, output.dtype)
+        factors = self._placed.repeat(copies, 1, 1)
         if self._text_tokens is None:
             return output * factors
         text = self._text_tokens[0]

@@ -1,0 +1,123 @@
+"""The benchmark of full-size models measures each part, here on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import real_shapes
+import real_shapes_page
+import real_shapes_switching
+from conftest import make_pipeline
+from unmemorize import Model
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("sd", {"unet": 859.5, "vae": 83.7, "text_encoder": 123.1}),
+        ("xl", {"unet": 2567.5, "vae": 83.7, "text_encoder": 123.1, "text_encoder_2": 694.7}),
+    ],
+)
+def test_models_have_their_published_sizes(name: str, millions: dict[str, float]) -> None:
+    pipe = real_shapes.made(name, "meta")
+    counted = {
+        part: sum(weight.numel() for weight in getattr(pipe, part).parameters()) / 1e6
+        for part in millions
+    }
+    assert counted == pytest.approx(millions, abs=0.1)
+    assert pipe.unet.dtype == torch.float16
+    assert pipe.unet.config.sample_size == {"sd": 64, "xl": 128}[name]
+
+
+def test_each_part_is_measured_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = real_shapes.Plan(batches=(1, 2), dtypes=("float32",), captions=8, images=1, steps=1)
+    monkeypatch.setattr(real_shapes, "made", lambda _name, _device: make_pipeline())
+    monkeypatch.setattr(real_shapes, "PLANS", {"sd": plan})
+    monkeypatch.setattr(real_shapes, "_COMPILING", 0.0)
+    measured, page = tmp_path / "measured.json", tmp_path / "page.md"
+    real_shapes.main(["sd"], "cpu", 0.0, measured)
+    real_shapes_page.main(measured, page)
+    parts = json.loads(measured.read_text())["models"]["SD 1.4, 512 px"]
+    assert set(parts["compiled"].values()) == {"not tried, no time left"}
+    assert not any("failed" in part for part in parts.values() if part)
+    longest = parts["steps"]["localize, no set passes"]
+    shortest = parts["steps"]["localize, first set passes"]
+    assert longest["candidates"] > shortest["candidates"] > 0
+    assert {longest["effects"], shortest["effects"]} == {"backward"}
+    assert parts["neurons off"]["hooks and weights, 10, same bits"] == "yes"
+    assert parts["neurons off"]["after it, 10, same bits"] == "yes"
+    assert parts["neighbours, float32"]["prediction"]["the same batch again"] == 0
+    by_batch = parts["batches, float32, channels_last"].values()
+    assert [len(one["seconds"]) for one in by_batch] == [3, 3]
+    for shown in (capsys.readouterr().out, page.read_text()):
+        assert "72 images of a certificate" in shown
+        assert "off by weights" in shown
+    assert "Nothing took more than 24 GiB." in page.read_text()
+
+
+@pytest.mark.parametrize("name", ["blocks", "whole"])
+def test_compiled_denoisers_are_switched_by_hooks_and_by_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = real_shapes_switching._COMPILED
+    monkeypatch.setattr(real_shapes_switching, "_COMPILED", {name: ways[name]})
+    monkeypatch.setattr(real_shapes_switching, "_BATCHES", (1,))
+    pipe = make_pipeline()
+    plain = pipe.unet
+    (taken,) = real_shapes_switching.compiled(Model(pipe), 120.0, backend="eager").values()
+    assert taken["hooks and weights"] == taken["after it, same bits"] == "yes"
+    assert len(taken["off by weights"]["seconds"]) == 5
+    assert pipe.unet is plain
+    assert all(module._compiled_call_impl is None for module in plain.modules())
+
+
+def test_a_part_that_fails_is_noted_with_what_it_had(capfd: pytest.CaptureFixture[str]) -> None:
+    parts: dict[str, Any] = {"steps": {"detect": 1}}
+
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    real_shapes.guarded("steps", parts, fail)
+    assert parts["steps"] == {"detect": 1, "failed": "RuntimeError: out of memory"}
+    assert "out of memory" in capfd.readouterr().err
+
+
+def test_what_took_more_memory_is_named() -> None:
+    parts = {
+        "steps": {
+            "detect": {"seconds": [1.0], "peak GiB": 24.5},
+            "localize": {"seconds": [1.0], "peak GiB": 23.5},
+            "memory of images": {"10 decoded at once": "more than the card has"},
+        }
+    }
+    assert real_shapes_page.over(parts) == [
+        "detect (24.5 GiB)",
+        "10 decoded at once (more than the card has)",
+    ]
+
+
+def test_the_batch_that_fills_the_device() -> None:
+    seconds = {1: 1.0, 2: 1.1, 4: 2.1, 8: 4.0}
+    parts = {
+        "batches, float16, channels_last": {
+            str(size): {"seconds": [taken] * 3, "peak GiB": None} for size, taken in seconds.items()
+        }
+    }
+    assert real_shapes_page.filling(parts) == "4 (float16, channels_last)"
+
+
+def test_what_takes_too_long_is_interrupted() -> None:
+    def forever() -> None:
+        with real_shapes_switching.within(0.0):
+            while True:
+                pass
+
+    with pytest.raises(TimeoutError, match="longer than 0 s"):
+        forever()
