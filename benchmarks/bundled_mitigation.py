@@ -9,7 +9,7 @@ import unmemorize as um
 from unmemorize.mitigation import MitigationInputs, MitigationRun
 from unmemorize.runs import Run, open_run
 
-_BATCH = {"cuda": 80}
+_BATCH = {"cuda": 240}
 """Images at once, where more of them take no longer."""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 from PIL import Image
@@ -18,6 +19,8 @@ from unmemorize.runs import Run
 
 Keep = Literal["all", "copies", "none"]
 """Which images of a stage are kept as files."""
+_OF_ONE = 10
+"""Images of a batch that one prompt fills."""
 
 
 @dataclass(frozen=True)
@@ -94,33 +97,51 @@ class ImagesTask:
     clip: ClipAlignment | None = None
     stop: int | None = None
     keep: Keep = "none"
-    size: int = 1
+
+    @property
+    def size(self) -> int:
+        """Prompts whose images are drawn together: more than one only where batches are large."""
+        return max(1, self.settings.batch // _OF_ONE)
 
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
-        return lambda items: [self._finished(model, asked) for asked in items]
 
-    def _finished(self, model: Model, asked: Asked) -> Finished:
-        images: list[Image.Image] = []
-        scores: list[float] = []
-        copies: list[int] = []
-        for seeds in self._chunks(asked.seeds):
-            generated = generate_each(
-                model,
-                [asked.text] * len(seeds),
-                [self.edit] * len(seeds),
-                settings=replace(self.settings, images=1),
-                seeds=seeds,
-            )
-            made = [image for (image,) in generated]
-            images += made
-            if asked.test is not None:
-                scores += asked.test.scores(made, self.descriptor)
-                level = asked.test.level
-                copies = [number for number, score in enumerate(scores) if score > level]
-            if self.stop is not None and len(copies) >= self.stop:
-                break
-        kept = {"all": range(len(images)), "copies": copies, "none": ()}[self.keep]
+        def work(items: Sequence[Asked]) -> list[Finished]:
+            drawn = [_Drawn(asked) for asked in items]
+            pending, start, count = drawn, 0, self.first
+            while pending:
+                self._draw(model, pending, slice(start, start + count))
+                start, count = start + count, self.settings.batch
+                pending = [
+                    each
+                    for each in pending
+                    if start < len(each.asked.seeds)
+                    and (self.stop is None or len(each.copies) < self.stop)
+                ]
+            return [self._finished(each) for each in drawn]
+
+        return work
+
+    def _draw(self, model: Model, pending: Sequence[_Drawn], part: slice) -> None:
+        """Draw and judge the images of some seeds of each prompt."""
+        texts = [each.asked.text for each in pending for _ in each.asked.seeds[part]]
+        generated = generate_each(
+            model,
+            texts,
+            [self.edit] * len(texts),
+            settings=replace(self.settings, images=1),
+            seeds=[seed for each in pending for seed in each.asked.seeds[part]],
+        )
+        images = (image for (image,) in generated)
+        for each in pending:
+            made = list(islice(images, len(each.asked.seeds[part])))
+            each.images += made
+            if each.asked.test is not None:
+                each.scores += each.asked.test.scores(made, self.descriptor)
+
+    def _finished(self, drawn: _Drawn) -> Finished:
+        asked, images = drawn.asked, drawn.images
+        kept = {"all": range(len(images)), "copies": drawn.copies, "none": ()}[self.keep]
         files = {
             f"{self.kind}/{asked.index:05d}_{number:02d}.png": png_bytes(images[number])
             for number in kept
@@ -128,15 +149,26 @@ class ImagesTask:
         record = ImagesRecord(
             prompt=asked.text,
             seeds=asked.seeds[: len(images)],
-            scores=tuple(scores),
-            copies=len(copies),
+            scores=tuple(drawn.scores),
+            copies=len(drawn.copies),
             alignment=tuple(self.clip(images, asked.text).tolist()) if self.clip else (),
             files=tuple(files),
         )
         return Finished(to_json(record), files)
 
-    def _chunks(self, seeds: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Split seeds: a few first, then whole batches."""
-        yield seeds[: self.first]
-        for start in range(self.first, len(seeds), self.settings.batch):
-            yield seeds[start : start + self.settings.batch]
+
+@dataclass
+class _Drawn:
+    """The images of one prompt so far, and how much they copy."""
+
+    asked: Asked
+    images: list[Image.Image] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    @property
+    def copies(self) -> list[int]:
+        """The numbers of the images that are copies."""
+        test = self.asked.test
+        if test is None:
+            return []
+        return [number for number, score in enumerate(self.scores) if score > test.level]
