@@ -130,15 +130,22 @@ def print_levels(records: dict[str, dict[str, Any]]) -> None:
             print(f"| {attack} | {arm} | {', '.join(f'{b:g}: {s:.2f}' for b, s in steps)} |")
 
 
+def repeated(record: dict[str, Any], where: str) -> list[Row]:
+    """Return the rows of a model in those repetitions that all of its images have."""
+    rows = [row for row in rows_of(record) if row["arm"] == where]
+    images = defaultdict(set)
+    for row in rows:
+        images[row["seed"]].add(row["image"])
+    every = set().union(*images.values())
+    return [row for row in rows if images[row["seed"]] == every]
+
+
 def print_images(record: dict[str, Any]) -> None:
     """Print how well images that were trained on are told from others, and what is found."""
-    rows = rows_of(record)
-    have = {where: {row["seed"] for row in rows if row["arm"] == where} for where in "ab"}
-    seeds = have["a"] & have["b"]
+    rows = [row for where in (*HALVES, "main") for row in repeated(record, where)]
     eases: dict[tuple[str, bool], list[float]] = defaultdict(list)
     for where in HALVES:
-        own = [row for row in rows if row["arm"] == where and row["seed"] in seeds]
-        for image in scores_of(own):
+        for image in scores_of(row for row in rows if row["arm"] == where):
             half, kind, mode, _ = image.prompt.split()
             for group in ("all", "natural" if mode == "natural" else "planted by neurons", kind):
                 eases[group, half != where].append(ease(image))
@@ -149,6 +156,8 @@ def print_images(record: dict[str, Any]) -> None:
     main = scores_of(row for row in rows if row["arm"] == "main")
     controls = [image for image in main if image.prompt.startswith("unused")]
     images = [image for image in main if not image.prompt.startswith("unused")]
+    if not controls:
+        return
     result = judged_images([image.prompt for image in images], images, controls, 0.05)
     print(f"\nIn the model: {result.found} of {len(images)} found, {len(controls)} controls, ")
     print(f"smallest p {result.smallest_p:.3f}, {result.needed} needed")

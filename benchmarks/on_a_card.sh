@@ -7,8 +7,16 @@ set -u
 seconds=$1
 work=$(mktemp -d)
 mkdir -p "$OUT" "$work/records" "$work/logs"
-export PYTHONPATH=src:benchmarks OMP_NUM_THREADS=2 PYTHONUNBUFFERED=1
+export PYTHONPATH=src:benchmarks${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=3 PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+# a checkout that is not installed has no version, which the package asks for
+if ! python3 -c "import importlib.metadata as m; m.version('unmemorize')" 2> /dev/null; then
+    mkdir -p "$work/meta/unmemorize-0.dist-info"
+    printf 'Metadata-Version: 2.1\nName: unmemorize\nVersion: 0\n' \
+        > "$work/meta/unmemorize-0.dist-info/METADATA"
+    export PYTHONPATH=$PYTHONPATH:$work/meta
+fi
 
 begin() { # NAME SCRIPT ARGUMENT...
     local name=$1 script=$2
@@ -37,13 +45,14 @@ begin free audit --only L4 L4-long
 begin images audit --only images L3
 begin levels audit --only L0-L1 L4-imageless L2-L5-L6
 
-for ((waited = 0; waited < seconds; waited += 20)); do
-    sleep 20
+ending=$((SECONDS + seconds))
+while ((SECONDS < ending)); do
+    sleep $((ending - SECONDS < 20 ? ending - SECONDS : 20))
     collect
     alive=0
     for pid in "${running[@]}"; do kill -0 "$pid" 2> /dev/null && alive=1; done
     if ((!alive)); then break; fi
 done
-wait
+wait 2> /dev/null
 collect
 tail -n 3 "$work"/logs/*.log
