@@ -133,8 +133,6 @@ def hardened(
 def measured(stage: Stage, settings: HardeningSettings, clock: Clock) -> Iterator[dict[str, Any]]:
     """Harden, judge and measure the price. Yields what is known so far, more and more."""
     found: dict[str, Any] = {"rounds": [], "trials": [], "seconds": {}}
-    if stage.options.ordinary:
-        _ = stage.before, stage.other
     began = time.perf_counter()
     with trained(stage.model, settings) as weights:
         for outcome in hardened(stage, settings, weights, clock):
@@ -162,6 +160,8 @@ def measured(stage: Stage, settings: HardeningSettings, clock: Clock) -> Iterato
                 found["trials"].append({"start": start, "seed": seed, "scores": rounded(scores[0])})
                 yield found
             if stage.options.ordinary and "ordinary" not in found:
+                with weights.untrained():
+                    _ = stage.before, stage.other
                 found["ordinary"] = stage.price()
                 yield found
         found["seconds"]["all"] = round(time.perf_counter() - began, 1)

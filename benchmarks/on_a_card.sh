@@ -33,8 +33,8 @@ collect() {
 }
 
 running=()
-begin all harden --plants all --choices "for all"
-begin all-starts harden --plants all --choices "for all, three starts"
+begin all harden --plants all --controls 20 --choices "for all"
+begin all-starts harden --plants all --controls 20 --choices "for all, three starts"
 begin some harden --plants some --controls 20 --seeds 1 --choices \
     "best" "best, three starts" "best, distillation" "best, substitutes" "best, cross-attention" \
     "best, LoRA of rank 32" "best, up blocks" "best, 18 rounds" "best, half rate" \
