@@ -1,11 +1,11 @@
 """The frontier of hardening on the bundled model: what attacks bring back, and what it costs.
 
-Call: python benchmarks/harden.py [--plants 0 16] [--choices all cross-attention] ...
+Call: python benchmarks/harden.py [--plants some] [--choices best distillation] [--seconds N] ...
 
-Each choice of weights hardens the named planted images together (all of them by default), judges
-them by attacks that training never saw, and measures ordinary images. A run that was stopped
-resumes in WORK. One record for each choice and set of plants goes to records/harden.json. Seconds
-of attacks and training are those of a card where there is one.
+Each choice hardens the named planted images together (8 of all kinds by default), judges them by
+attacks that training never saw, and measures ordinary images. Attacks run side by side, so this is
+meant for a GPU. One record for each choice and set of plants goes to records/harden/. It is written
+after every part, so a call that is stopped leaves what it has measured; a finished record is kept.
 """
 
 from __future__ import annotations
@@ -13,158 +13,262 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from unmemorize import (
-    AuditSettings,
-    ClosedFormEdit,
-    CombinedEdit,
-    Edit,
-    Erased,
-    GenerationSettings,
-    HardeningResult,
-    HardeningSettings,
-    Model,
-    NeuronEdit,
-    Neurons,
-    OrdinaryCaptions,
-    Run,
-    harden,
-    testbed,
-)
-from unmemorize.audit import AuditResult
-from unmemorize.hardening import AUDIT
+import torch
+from torch import Tensor
 
+from harden_stage import Stage
+from together import attacked, scored
+from unmemorize import GenerationSettings, HardeningSettings, Model, testbed
+from unmemorize._files import atomic_write
+from unmemorize.audit import STARTS, AuditSettings
+from unmemorize.audit._levels import copy_level
+from unmemorize.hardening._attacks import PARTS
+from unmemorize.hardening._examples import Examples
+from unmemorize.hardening._training import Lesson, optimizer_of
+from unmemorize.hardening._weights import Trained, trained
+
+LARGE: dict[str, Any] = {"forgotten": 64, "kept": 64, "kept_images": 320, "settle": True}
+"""Batches and ordinary images that a GPU makes cheap."""
+BEST: dict[str, Any] = {**LARGE, "objective": "both", "rounds": 9, "steps": 6}
 CHOICES: dict[str, dict[str, Any]] = {
-    "all": {},
-    "all, distillation": {"objective": "distillation"},
-    "all, half rate": {"rate": 1e-4},
-    "all, three starts": {"starts": ("prompt", "noise", "other")},
-    "cross-attention": {"weights": "cross-attention"},
-    "down blocks": {"weights": "down_blocks.*"},
-    "middle block": {"weights": "mid_block.*"},
-    "up blocks": {"weights": "up_blocks.*"},
-    "LoRA of rank 8": {"rank": 8},
-    "LoRA of rank 32": {"rank": 32},
+    "published objective": {},
+    "distillation": {"objective": "distillation"},
+    "best": BEST,
+    "best, substitutes": {**BEST, "objective": "substitutes"},
+    "best, distillation": {**BEST, "objective": "distillation"},
+    "best, three starts": {**BEST, "starts": STARTS},
+    "best, half rate": {**BEST, "rate": 1e-4},
+    "best, double rate": {**BEST, "rate": 4e-4},
+    "best, 18 rounds": {**BEST, "rounds": 18, "steps": 3},
+    "best, without settling": {**BEST, "settle": False},
+    "best, 8 kept": {**BEST, "kept": 8},
+    "best, 64 kept images": {**BEST, "kept_images": 64},
+    "best, cross-attention": {**BEST, "weights": "cross-attention"},
+    "best, down blocks": {**BEST, "weights": "down_blocks.*"},
+    "best, middle block": {**BEST, "weights": "mid_block.*"},
+    "best, up blocks": {**BEST, "weights": "up_blocks.*"},
+    "best, LoRA of rank 8": {**BEST, "rank": 8},
+    "best, LoRA of rank 32": {**BEST, "rank": 32},
+    "for all": {**BEST, "steps": 2},
+    "for all, three starts": {**BEST, "steps": 2, "starts": STARTS},
 }
-"""Settings that differ from the defaults."""
-RECORDS = Path(__file__).parent / "records" / "harden.json"
-_ERASE = 10.0
+"""Settings that differ from the defaults. There are steps * plants training steps in a round."""
+SOME = (1, 9, 19, 26, 35, 37, 45, 48)
+"""Places among the plants of full dose: photographs, templates and posters, natural ones too."""
+RECORDS = Path(__file__).parent / "records" / "harden"
+_TRAINING = 0.45
+"""Share of the time for training. The attacks that judge take most of what is left."""
+_TOGETHER = 3
+"""A choice may train for this share of the time, where many more choices follow."""
 
 
-def substituting(model: Model, entries: Sequence[testbed.Planted]) -> Edit:
-    """Return what takes the copies out: known neurons off, and captions moved in closed form."""
-    erased = tuple(Erased(entry.prompt.text, weight=_ERASE) for entry in entries)
-    closed = ClosedFormEdit(erased, OrdinaryCaptions.of(model).keep)
-    neurons = Neurons.of(neuron for entry in entries for neuron in entry.neurons)
-    return CombinedEdit((closed, NeuronEdit(neurons))) if neurons else closed
+@dataclass(frozen=True)
+class Clock:
+    """How much time there is.
+
+    Args:
+        training: when no further round may begin.
+        end: when no further attack may begin.
+    """
+
+    training: float
+    end: float
 
 
-def record_of(
-    result: HardeningResult, audit: AuditResult, entries: Sequence[testbed.Planted]
-) -> dict[str, Any]:
-    """Return what a hardening reached, image by image, and its price."""
-    ordinary, verdict = result.ordinary, result.verdict
-    images = [image for image in audit.images if image.attack == verdict.attack]
-    rounds = [
-        {
-            "attack_seconds": sum(a.seconds for a in result.attacks if a.round == number + 1),
-            "training_seconds": each.seconds,
-            "attack_scores": [max(a.scores) for a in result.attacks if a.round == number + 1],
+def hardened(
+    stage: Stage, settings: HardeningSettings, weights: Trained, clock: Clock
+) -> Iterator[dict[str, Any]]:
+    """Attack and train in rounds, and yield what each of them did.
+
+    The random numbers of attacks and steps are those of `unmemorize.harden`. If the time is short,
+    there are fewer rounds.
+    """
+    with weights.untrained():
+        some = settings.kept_images
+        known = stage.examples
+        examples = Examples(known.substitutes, known.ordinary[:some], known.captions[:some])
+    optimizer = optimizer_of(weights, settings.rate, 0, {})
+    keys: list[list[Tensor]] = [[] for _ in stage.targets]
+    steps, slowest = stage.options.attack_steps, 0.0
+    for number in range(1, settings.rounds + 1):
+        before = time.perf_counter()
+        start = settings.starts[(number - 1) % len(settings.starts)]
+        jobs = stage.trials(stage.targets, start, number, "hardening")
+        scores, place = list[float](), 0
+        ladder = sorted({max(1, steps // part) for part in PARTS})
+        for budget, group, embeddings in attacked(stage.bench, jobs, ladder):
+            for row, embedding in enumerate(embeddings.cpu()):
+                keys[place + row].append(embedding)
+            if budget == steps:
+                found = scored(
+                    stage.bench, group, embeddings, 2, stage.generation, stage.descriptor
+                )
+                scores += [max(each) for each in found]
+                place += len(group)
+        middle = time.perf_counter()
+        last = number == settings.rounds or middle + slowest > clock.training
+        taught = replace(settings, rounds=number) if last else settings
+        lesson = Lesson(stage.bench, stage.targets, examples, taught)
+        losses = lesson.train(weights, optimizer, number, keys)
+        ended = time.perf_counter()
+        slowest = max(slowest, ended - before)  # of the training of a round and the next attacks
+        yield {
+            "start": start,
+            "attack_scores": rounded(scores),
+            "attack_seconds": round(middle - before, 2),
+            "training_seconds": round(ended - middle, 2),
+            "forgotten": losses[0],
+            "ordinary": losses[1],
         }
-        for number, each in enumerate(result.rounds)
-    ]
-    return {
-        "plants": [
-            {"prompt": entry.prompt.text, "mode": entry.mode, "kind": entry.prompt.kind}
-            for entry in entries
-        ],
-        "rounds": rounds,
-        "scores": [image.scores[-1] for image in images if image.arm == "edited"],
-        "control_scores": [image.scores[-1] for image in images if image.arm == "never-trained"],
-        "budget": verdict.budget,
-        "tau": verdict.tau,
-        "false_triggers": verdict.false_triggers,
-        "held": result.held,
-        "judged": verdict.images,
-        "ordinary": {
-            "images": ordinary.images,
-            "changed": ordinary.changed,
-            "similarity": ordinary.similarity,
-            "correlation": ordinary.correlation,
-            "worst": ordinary.worst,
-            "alignment_before": ordinary.alignment_before,
-            "alignment_after": ordinary.alignment_after,
-            "clip_fid_before": ordinary.clip_fid_before,
-            "clip_fid": ordinary.clip_fid,
-        },
-    }
+        if last:
+            return
+
+
+def measured(stage: Stage, settings: HardeningSettings, clock: Clock) -> Iterator[dict[str, Any]]:
+    """Harden, judge and measure the price. Yields what is known so far, more and more."""
+    found: dict[str, Any] = {"rounds": [], "trials": [], "seconds": {}}
+    began = time.perf_counter()
+    with trained(stage.model, settings) as weights:
+        for outcome in hardened(stage, settings, weights, clock):
+            found["rounds"].append(outcome)
+            yield found
+        found["seconds"]["training"] = round(time.perf_counter() - began, 1)
+        found["plain"] = rounded(stage.plain())
+        best = [[-1.0] * len(each) for each in (stage.targets, stage.others)]
+        for seed in range(stage.options.seeds):
+            for start in STARTS:
+                if time.perf_counter() > clock.end:
+                    return
+                scores = stage.judged(start, seed)
+                best = [list(map(max, *pair)) for pair in zip(best, scores, strict=True)]
+                level = copy_level(best[1], AuditSettings.alpha)
+                assert level is not None  # there are controls
+                found |= {
+                    "scores": rounded(best[0]),
+                    "control_scores": rounded(best[1]),
+                    "tau": round(level.tau, 4),
+                    "false_triggers": level.alpha,
+                    "held": sum(score <= level.tau for score in best[0]),
+                    "judged": len(best[0]),
+                }
+                found["trials"].append({"start": start, "seed": seed, "scores": rounded(scores[0])})
+                yield found
+            if stage.options.ordinary and "ordinary" not in found:
+                with weights.untrained():
+                    _ = stage.before, stage.other
+                found["ordinary"] = stage.price()
+                yield found
+        found["seconds"]["all"] = round(time.perf_counter() - began, 1)
+        found["finished"] = True
+        yield found
+
+
+def rounded(scores: Sequence[float]) -> list[float]:
+    return [round(score, 4) for score in scores]
+
+
+def slug(text: str) -> str:
+    return text.replace(",", "").replace(" ", "-")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plants", type=int, nargs="*", help="positions; by default all")
-    parser.add_argument("--choices", nargs="*", default=list(CHOICES), choices=list(CHOICES))
+    parser.add_argument("--plants", nargs="+", default=["some"], help="some, all, or places")
+    parser.add_argument("--choices", nargs="+", default=["best"], choices=list(CHOICES))
     parser.add_argument("--controls", type=int, help="never-trained images; by default all")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions of each judging attack")
     parser.add_argument("--images", type=int, default=8, help="images of each embedding")
-    parser.add_argument("--steps", type=int, default=30, help="steps of each image")
-    parser.add_argument("--ordinary", type=int, default=1000, help="ordinary images")
-    parser.add_argument("--work", type=Path, default=Path("harden-runs"))
+    parser.add_argument("--steps", type=int, default=15, help="steps of each image")
+    parser.add_argument("--ordinary", type=int, default=1000, help="ordinary images; 0 for none")
+    parser.add_argument("--kept-images", type=int, default=320, help="drawn for training")
+    parser.add_argument("--attack-steps", type=int, default=50, help="steps of each attack")
+    parser.add_argument("--batch", type=int, default=128, help="images that are drawn at once")
+    parser.add_argument("--rounds", type=int, help="in place of those of the choice")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
+    parser.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
+    end = time.perf_counter() + options.seconds
+    torch.set_float32_matmul_precision("high")
     model = Model.load("testbed", dtype="float32")
     planted = [entry for entry in testbed.planted() if entry.mode != "rare"]
-    entries = [planted[place] for place in options.plants] if options.plants else planted
+    named = options.plants[0] if options.plants[0] in ("some", "all") else ""
+    places = {"some": SOME, "all": range(len(planted))}.get(named) or map(int, options.plants)
+    entries = [planted[place] for place in places]
+    generation = GenerationSettings(
+        images=1,
+        steps=options.steps,
+        guidance=testbed.defaults()["guidance"],
+        batch=options.batch,
+    )
     controls = [photograph.image for photograph in testbed.unused()][: options.controls]
-    name = "-".join(map(str, options.plants)) if options.plants else "all"
-    for choice in options.choices:
-        settings = HardeningSettings.of(
-            model,
-            **CHOICES[choice],
-            ordinary_images=options.ordinary,
-            audit=AuditSettings(
-                levels=("L4",),
-                steps=(0, 50),
-                seeds=options.seeds,
-                images=options.images,
-                arms=("edited", "never-trained"),
-                generation=GenerationSettings(
-                    steps=options.steps, guidance=testbed.defaults()["guidance"]
-                ),
-            ),
-        )
-        folder = options.work / f"{name}-{choice.replace(' ', '-').replace(',', '')}"
-        began = time.process_time()
-        result = harden(
-            model,
-            substituting(model, entries),
-            [entry.prompt for entry in entries],
-            controls=controls,
-            settings=settings,
-            folder=folder,
-        )
-        record = record_of(result, AuditResult.load(Run.load(folder / AUDIT)), entries)
-        asked = {key: getattr(options, key) for key in ("seeds", "images", "steps")}
-        processor = round(time.process_time() - began, 1)
-        record = {
+    stage = Stage(model, entries, controls, generation, options)
+    options.records.mkdir(parents=True, exist_ok=True)
+    for left, choice in zip(range(len(options.choices), 0, -1), options.choices, strict=True):
+        given = CHOICES[choice] | ({"rounds": options.rounds} if options.rounds else {})
+        settings = HardeningSettings.of(model, **given)
+        about = {
             "model": model.fingerprint,
+            "device": str(model.device),
             "choice": choice,
-            "asked": asked,
-            "processor_seconds_of_this_call": processor,
-            **record,
+            "settings": {key: value for key, value in asdict(settings).items() if key != "audit"},
+            "asked": {
+                key: getattr(options, key)
+                for key in ("controls", "seeds", "images", "steps", "ordinary", "attack_steps")
+            },
+            "plants": [
+                {"prompt": entry.prompt.text, "mode": entry.mode, "kind": entry.kind}
+                for entry in entries
+            ],
         }
-        add(record)
-        print(f"{choice}: {result.headline}", flush=True)
+        path = options.records / f"{slug(choice)}-{named or '-'.join(options.plants)}.json"
+        if path.exists() and same(json.loads(path.read_text()), about):
+            print(f"{choice}: {path} is finished", flush=True)
+            continue
+        now = time.perf_counter()
+        clock = Clock(now + _TRAINING * (end - now) / min(left, _TOGETHER), end)
+        for found in measured(stage, settings, clock):
+            atomic_write(path, json.dumps(about | found, indent=1) + "\n")
+            print(f"{choice}: {state(found)}", flush=True)
+        if time.perf_counter() > end:
+            return
 
 
-def add(record: dict[str, Any]) -> None:
-    """Put a record in place of an earlier one of the same question."""
-    records = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
-    same = ("model", "choice", "asked", "plants")
-    kept = [each for each in records if any(each[key] != record[key] for key in same)]
-    RECORDS.write_text(json.dumps([*kept, record], indent=1) + "\n")
+def same(record: dict[str, Any], about: dict[str, Any]) -> bool:
+    """Tell whether a record is finished and answers this question."""
+    wanted = json.loads(json.dumps(about))
+    return bool(record.get("finished")) and all(
+        record[key] == wanted[key] for key in ("model", "settings", "asked", "plants")
+    )
+
+
+def state(found: dict[str, Any]) -> str:
+    """Say in a line how far a record is."""
+    if "held" not in found:
+        last = found["rounds"][-1]
+        scores = last["attack_scores"]
+        return (
+            f"round {len(found['rounds'])}, attacks reached {median(scores):.2f} (at most "
+            f"{max(scores):.2f}) in {last['attack_seconds']} s, "
+            f"training took {last['training_seconds']} s"
+        )
+    line = (
+        f"{len(found['trials'])} attacks on each: {found['held']} of {found['judged']} hold at "
+        f"tau {found['tau']:.2f}"
+    )
+    if "ordinary" in found:
+        price = found["ordinary"]
+        line += (
+            f"; CLIP-FID {price['clip_fid_before']:.2f} -> {price['clip_fid']:.2f}, alignment "
+            f"{price['alignment_before']:.3f} -> {price['alignment_after']:.3f}, "
+            f"{price['changed']} of {price['images']} changed"
+        )
+    return line
 
 
 if __name__ == "__main__":

@@ -55,14 +55,13 @@ def test_a_run_trains_judges_and_exports(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unmemorize.hardening._examples.SUBSTITUTES", 1)
-    monkeypatch.setattr("unmemorize.hardening._examples.ORDINARY", 2)
     judged = AuditSettings(
         levels=("L4",), steps=(0, 1), starts=("other",), seeds=1, images=1, arms=("never-trained",)
     )
     of = HardeningSettings.of
 
     def smaller(model: Model, **options: Any) -> HardeningSettings:
-        return replace(of(model, **options), ordinary_images=2, audit=judged)
+        return replace(of(model, **options), kept_images=2, ordinary_images=2, audit=judged)
 
     monkeypatch.setattr(HardeningSettings, "of", smaller)
     asked = ("--steps", 1, "--rounds", 1, "--training-steps", 1)

@@ -19,7 +19,7 @@ from unmemorize.audit import Bench, Target
 from unmemorize.export import export_lora, verify
 from unmemorize.generation import EditFile, LowRank, whole
 from unmemorize.hardening._examples import Examples
-from unmemorize.hardening._training import FORGOTTEN, Batch, Lesson, optimizer_of, saved
+from unmemorize.hardening._training import Batch, Lesson, optimizer_of, saved
 from unmemorize.hardening._weights import layers_of, trained
 
 CAPTIONS = ("a hill", "a sea", "a dog")
@@ -70,7 +70,7 @@ def test_what_is_wanted_of_each_sample(objective: str) -> None:
     for batch in batches:
         shares = power[batch.timesteps].view(-1, 1, 1, 1)
         clean = (batch.latents - (1 - shares).sqrt() * batch.wanted) / shares.sqrt()
-        for row in range(FORGOTTEN):
+        for row in range(batch.forgotten):
             text = batch.text.text[row]
             under_attack = [
                 place
@@ -101,7 +101,7 @@ def test_what_is_wanted_of_each_sample(objective: str) -> None:
                 continue
             (words,) = {words for words in wordings[place] if torch.allclose(text, encoded[words])}
             seen.add((place, words))
-        text = batch.text.text[FORGOTTEN:]
+        text = batch.text.text[batch.forgotten :]
         for one in text:
             (words,) = {words for words in ("", *CAPTIONS) if torch.allclose(one, encoded[words])}
             kept.append(words)
@@ -153,9 +153,47 @@ def test_a_step_follows_both_losses() -> None:
     assert torch.allclose(old + whole(edit.differences[name]), expected, atol=1e-6)
 
 
+def test_batches_are_as_large_as_asked_and_both_objectives_share_them() -> None:
+    pipe = make_pipeline()
+    model = Model(pipe)
+    lesson = lesson_of(model, steps=8, objective="both", forgotten=6, kept=3)
+    for target in TARGETS:
+        lesson.bench._latents[target.key] = random(len(target.prompt), 1, 4, 16, 16)
+    found = found_in(model)
+    (empty,) = texts(pipe, [""])
+    distilled, drawn = 0, 0
+    for batch in lesson.batches(1, found):
+        assert (len(batch.latents), batch.forgotten) == (9, 6)
+        for row in range(6):
+            text = batch.text.text[row]
+            if any(torch.equal(text, embedding) for some in found for embedding in some):
+                with torch.no_grad():
+                    taught = predicted(
+                        pipe, batch.latents[row][None], batch.timesteps[row], empty[None]
+                    )
+                same = torch.allclose(batch.wanted[row], taught[0], atol=1e-5)
+                distilled, drawn = distilled + same, drawn + (not same)
+    assert distilled + drawn > 50
+    assert 0.3 < distilled / (distilled + drawn) < 0.7
+
+
+def test_the_rate_falls_in_the_last_round_only() -> None:
+    model = Model(make_pipeline())
+    lesson = lesson_of(model, steps=2, rounds=2, weights=KEYS, settle=True, forgotten=1, kept=1)
+    rates: list[float] = []
+    with trained(model, lesson.settings) as weights:
+        optimizer = optimizer_of(weights, 1e-3, 0, {})
+        optimizer.register_step_pre_hook(
+            lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+        )
+        for number in (1, 2):
+            lesson.train(weights, optimizer, number, found_in(model))
+    assert rates == pytest.approx([1e-3] * 4 + [1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
 def test_both_losses_are_means_of_their_samples() -> None:
     wanted, guess = random(1, 16, 4, 2, 2), random(2, 16, 4, 2, 2)
-    batch = Batch(wanted, torch.zeros(16), None, wanted)  # type: ignore[arg-type]
+    batch = Batch(wanted, torch.zeros(16), None, wanted, 8)  # type: ignore[arg-type]
     one, two = batch.losses(guess)
     assert float(one) == pytest.approx(float(((guess - wanted)[:8] ** 2).mean()))
     assert float(two) == pytest.approx(float(((guess - wanted)[8:] ** 2).mean()))

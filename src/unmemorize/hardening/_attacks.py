@@ -20,7 +20,7 @@ from unmemorize.runs import Run
 
 IMAGES = 2
 """Images that show whether an attack of the training succeeds."""
-_PARTS = (5, 2, 1)
+PARTS = (5, 2, 1)
 """What the steps of an attack are divided by for the embeddings that are kept of its path."""
 
 
@@ -83,7 +83,7 @@ def _attack(
         target=target, start=start, seed=number, attack="hardening", fingerprint=fingerprint
     )
     steps = settings.audit.steps[-1]
-    ladder = sorted({max(1, steps // part) for part in _PARTS})
+    ladder = sorted({max(1, steps // part) for part in PARTS})
     embeddings = {}
     for state, candidate in checkpoints(attack_of(settings), bench, trial, ladder):
         assert candidate.embedding is not None  # it is an attack on embeddings

@@ -11,6 +11,7 @@ from unmemorize._errors import MitigationError, RunError
 from unmemorize._files import read_tensors, safetensors_bytes
 from unmemorize.audit import COPY, Bench, Target, similarity
 from unmemorize.generation import Edit, GenerationSettings, generate_each
+from unmemorize.hardening._settings import HardeningSettings
 from unmemorize.metrics import Descriptor
 from unmemorize.mitigation import derived_seed
 from unmemorize.runs import Run
@@ -18,8 +19,6 @@ from unmemorize.runs import Run
 FILE = "examples.safetensors"
 SUBSTITUTES = 8
 """Images that are drawn in place of each memorized one (ours)."""
-ORDINARY = 64
-"""Ordinary images that training preserves (ours)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def examples_of(
     targets: Sequence[Target],
     captions: Sequence[str],
     descriptor: Descriptor,
-    settings: GenerationSettings,
+    settings: HardeningSettings,
 ) -> Examples:
     """Draw examples, or read those that the run has drawn before.
 
@@ -53,20 +52,20 @@ def examples_of(
         bench: the unedited model.
         edit: takes the copies out.
         targets: the memorized images.
-        captions: ordinary captions. The first `ORDINARY` are taken.
+        captions: ordinary captions. The first ones are taken.
         descriptor: tells which substitutes are copies.
-        settings: how images are generated.
+        settings: how many ordinary images there are, and how images are generated.
 
     Raises:
         MitigationError: all substitutes of an image copy it.
     """
-    some = tuple(captions[:ORDINARY])
+    some, generation = tuple(captions[: settings.kept_images]), settings.audit.generation
     if not (run.folder / FILE).exists():
         tensors = {
-            f"substitutes.{number}": _substitutes(bench, edit, target, descriptor, settings)
+            f"substitutes.{number}": _substitutes(bench, edit, target, descriptor, generation)
             for number, target in enumerate(targets)
         }
-        tensors["ordinary"] = _ordinary(bench, some, settings)
+        tensors["ordinary"] = _ordinary(bench, some, generation)
         run.write(FILE, safetensors_bytes(tensors))
     kept = read_tensors(run.folder / FILE, RunError, "file of examples")
     substitutes = tuple(kept[f"substitutes.{number}"] for number in range(len(targets)))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from unmemorize.audit import FORWARD_AND_BACKWARD, AuditForecast, forecast_audit
 from unmemorize.hardening._attacks import IMAGES, attack_of
-from unmemorize.hardening._examples import ORDINARY, SUBSTITUTES
+from unmemorize.hardening._examples import SUBSTITUTES
 from unmemorize.hardening._settings import HardeningInputs, HardeningSettings
-from unmemorize.hardening._training import FORGOTTEN, KEPT
 from unmemorize.mitigation import seconds_per_sample
 from unmemorize.pipelines import Model
 
@@ -26,8 +25,8 @@ def forecast_hardening(
     one = audit.generation.steps * (2 if audit.generation.guidance > 1 else 1)
     judged = forecast_audit(model, audit, inputs.audit, images)
     attack = attack_of(settings).samples(audit.steps[-1], audit.batch) + IMAGES * one
-    step = (FORGOTTEN + KEPT) * FORWARD_AND_BACKWARD + KEPT
-    kept = min(ORDINARY, len(inputs.keep)) * audit.generation.steps
+    step = (settings.forgotten + settings.kept) * FORWARD_AND_BACKWARD + settings.kept
+    kept = min(settings.kept_images, len(inputs.keep)) * audit.generation.steps
     samples = {
         "examples": images * SUBSTITUTES * one + kept,
         "attacks of the training": rounds * images * attack,

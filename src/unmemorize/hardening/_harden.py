@@ -178,7 +178,7 @@ def _trained(
                 targets,
                 inputs.keep,
                 judged.descriptor,
-                settings.audit.generation,
+                settings,
             )
         lesson = Lesson(bench, targets, examples, settings)
         done = sum(run.done(ROUNDS, settings.rounds))

@@ -12,7 +12,7 @@ from unmemorize.audit import STARTS, AuditInputs, AuditSettings, Start
 from unmemorize.metrics import ClipAlignment
 from unmemorize.pipelines import Model
 
-Objective = Literal["substitutes", "distillation"]
+Objective = Literal["substitutes", "distillation", "both"]
 ATTACK = "L4"
 """The attack that a hardening trains against, and that judges it."""
 _BUNDLED_RATE = 2e-4
@@ -38,8 +38,14 @@ class HardeningSettings:
         steps: training steps of a round for each memorized image.
         objective: what is taught under embeddings of attacks. "substitutes" is published: the noise
             of images that the edit draws. "distillation" is ours: on the memorized images with
-            noise, what the unedited model predicts without text.
+            noise, what the unedited model predicts without text. "both" takes one of them for each
+            sample, by chance.
         rate: the learning rate (AdamW). The default is meant for Stable Diffusion.
+        settle: let the learning rate fall to zero during the last round.
+        forgotten: samples of a training step that concern memorized images.
+        kept: samples of a training step that preserve ordinary images. By default there are 16 in
+            all, as in SISS.
+        kept_images: how many ordinary images training preserves.
         starts: where attacks of the training start, in turn from round to round. The others are
             left for the judging attacks.
         ordinary_images: images of ordinary captions before and after, which show the price.
@@ -62,15 +68,21 @@ class HardeningSettings:
     steps: int = 12
     objective: Objective = "substitutes"
     rate: float = 1e-5
+    settle: bool = False
+    forgotten: int = 8
+    kept: int = 8
+    kept_images: int = 64
     starts: tuple[Start, ...] = ("prompt",)
     ordinary_images: int = 100
     audit: AuditSettings = field(default_factory=_judging)
 
     def __post_init__(self) -> None:
-        for name, least in (("rank", 1), ("rounds", 1), ("steps", 1), ("ordinary_images", 2)):
+        for name in ("rank", "rounds", "steps", "forgotten", "kept", "kept_images"):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise MitigationError(f"{name}={value}: at least {least} is needed.")
+            if value is not None and value < 1:
+                raise MitigationError(f"{name}={value}: at least 1 is needed.")
+        if self.ordinary_images < 2:
+            raise MitigationError(f"ordinary_images={self.ordinary_images}: at least 2 are needed.")
         if not 0 < self.rate < math.inf:
             raise MitigationError(f"rate={self.rate}: a learning rate is a number such as 1e-5.")
         if not self.starts or set(self.starts) - set(STARTS):

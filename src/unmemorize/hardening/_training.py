@@ -16,11 +16,11 @@ from unmemorize.hardening._weights import Trained
 from unmemorize.mitigation import derived_seed
 from unmemorize.pipelines import Conditioning
 
-FORGOTTEN, KEPT = 8, 8
-"""Samples that concern memorized images, and ordinary ones: 16 in a step, as SISS has (ours)."""
 _ATTACKED = 0.75
 """Share of the former under embeddings of attacks. The others are substitutes under the caption or
 a paraphrase."""
+_DISTILLED = 0.5
+"""Share of the samples under embeddings of attacks that are distilled, if both are taught."""
 _EMPTY = 0.1
 """Share of ordinary images under the empty caption, with which guidance compares."""
 _DECAY = 1e-2
@@ -29,7 +29,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: `FORGOTTEN` samples that concern memorized images, then `KEPT` ordinary.
+    """What one step sees: samples that concern memorized images, then ordinary ones.
 
     Args:
         latents: noisy ones, (B, C, H, W).
@@ -37,17 +37,19 @@ class Batch:
         text: B encoded captions, with embeddings of attacks in place of some.
         wanted: what should be predicted, (B, C, H, W): the noise of substitutes, or what the
             unedited model predicts.
+        forgotten: how many of them concern memorized images.
     """
 
     latents: Tensor
     timesteps: Tensor
     text: Conditioning
     wanted: Tensor
+    forgotten: int
 
     def losses(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squared error of the former and of the latter."""
         errors = (predicted - self.wanted).square().mean((1, 2, 3))
-        return errors[:FORGOTTEN].mean(), errors[FORGOTTEN:].mean()
+        return errors[: self.forgotten].mean(), errors[self.forgotten :].mean()
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ class Lesson:
         with trained.untrained():
             batches = list(self.batches(number, found))
         totals = [0.0, 0.0]
-        for batch in batches:
+        for left, batch in zip(range(len(batches), 0, -1), batches, strict=True):
+            if self.settings.settle and number == self.settings.rounds:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.settings.rate * left / len(batches)
             predicted = self.bench.predict(
                 batch.latents, batch.timesteps, batch.text, gradient=True
             )
@@ -107,20 +112,21 @@ class Lesson:
     def _batch(self, generator: torch.Generator, found: Sequence[Sequence[Tensor]]) -> Batch:
         clean, texts, embeddings = [], [], dict[int, Tensor]()
         taught: dict[int, str] = {}  # rows that want a prediction of the unedited model: its text
-        for row in range(FORGOTTEN):
+        forgotten = self.settings.forgotten
+        for row in range(forgotten):
             place = _chosen(len(self.targets), generator)
             target, images = self.targets[place], self.examples.substitutes[place]
             wordings = (target.prompt, *target.paraphrases)
             if _chance(generator) < _ATTACKED:
                 texts.append(target.prompt)
                 embeddings[row] = found[place][_chosen(len(found[place]), generator)]
-                if self.settings.objective == "distillation":
+                if self._distils(generator):
                     images = self.bench.latents(target.key, target.images).cpu()
                     taught[row] = ""
             else:
                 texts.append(wordings[_chosen(len(wordings), generator)])
             clean.append(images[_chosen(len(images), generator)])
-        for row in range(FORGOTTEN, FORGOTTEN + KEPT):
+        for row in range(forgotten, forgotten + self.settings.kept):
             number = _chosen(len(self.examples.captions), generator)
             clean.append(self.examples.ordinary[number])
             empty = _chance(generator) < _EMPTY
@@ -135,7 +141,12 @@ class Lesson:
             noisy.latents[rows], noisy.timesteps[rows], self._encoded(list(taught.values()), {})
         )
         text = self._encoded(texts, embeddings)
-        return Batch(noisy.latents, noisy.timesteps, text, wanted)
+        return Batch(noisy.latents, noisy.timesteps, text, wanted, forgotten)
+
+    def _distils(self, generator: torch.Generator) -> bool:
+        if self.settings.objective == "both":
+            return bool(_chance(generator) < _DISTILLED)
+        return self.settings.objective == "distillation"
 
     def _encoded(self, texts: Sequence[str], embeddings: Mapping[int, Tensor]) -> Conditioning:
         known, encoded = self._texts

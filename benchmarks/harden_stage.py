@@ -1,0 +1,187 @@
+"""What the choices of benchmarks/harden.py share: images, attacks that judge, and the price."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from together import Job, Stand, attacked, drawn_from, image_seeds, scored
+from unmemorize import (
+    BundledDescriptor,
+    ClosedFormEdit,
+    CombinedEdit,
+    Edit,
+    Erased,
+    GenerationSettings,
+    Model,
+    NeuronEdit,
+    Neurons,
+    OrdinaryCaptions,
+    testbed,
+)
+from unmemorize.audit import COPY, Start, Target, Trial, targets_of
+from unmemorize.audit._arms import targets_of_files
+from unmemorize.audit._soft_tokens import SoftTokens
+from unmemorize.generation import generate_each
+from unmemorize.hardening._examples import SUBSTITUTES, Examples
+from unmemorize.metrics import ClipAlignment, copy_scores, quality
+from unmemorize.mitigation import CHANGED, SAME, derived_seed, ordinary_items
+
+_ERASE = 10.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all choices of a call share: the unedited model, images of it, and who is attacked."""
+
+    model: Model
+    entries: Sequence[testbed.Planted]
+    controls: Sequence[Path]
+    generation: GenerationSettings
+    options: argparse.Namespace
+
+    @cached_property
+    def bench(self) -> Stand:
+        """The model as it is at the moment."""
+        return Stand(self.model, None, self.captions.ordinary)
+
+    @cached_property
+    def captions(self) -> OrdinaryCaptions:
+        return OrdinaryCaptions.of(self.model)
+
+    @cached_property
+    def descriptor(self) -> BundledDescriptor:
+        return BundledDescriptor()
+
+    @cached_property
+    def clip(self) -> ClipAlignment:
+        return ClipAlignment()
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """Of the plants. A template is compared as a whole image, as never-trained images are."""
+        return targets_of([replace(entry.prompt, kind="VM") for entry in self.entries])
+
+    @cached_property
+    def others(self) -> tuple[Target, ...]:
+        """Never-trained images, attacked from the captions of the plants."""
+        return targets_of_files(self.controls, [target.prompt for target in self.targets])
+
+    @cached_property
+    def examples(self) -> Examples:
+        """What `examples_of` draws, for all plants at once."""
+        print("drawing examples", flush=True)
+        model, fingerprint = self.model, self.model.fingerprint
+        prompts = [target.prompt for target in self.targets for _ in range(SUBSTITUTES)]
+        seeds = [
+            derived_seed("substitute", fingerprint, target.key, number)
+            for target in self.targets
+            for number in range(SUBSTITUTES)
+        ]
+        edit = substituting(model, self.entries)
+        found = generate_each(
+            model, prompts, [edit] * len(prompts), settings=self.generation, seeds=seeds
+        )
+        substitutes = []
+        for place, target in enumerate(self.targets):
+            images = [image for (image,) in found[place * SUBSTITUTES :][:SUBSTITUTES]]
+            scores = self.similarity(images, target)
+            others = [image for image, score in zip(images, scores, strict=True) if score <= COPY]
+            if not others:  # the library refuses; here the least similar image stands in
+                print(f"{target.prompt}: all substitutes copy, {scores}", flush=True)
+                others = [images[scores.index(min(scores))]]
+            substitutes.append(self.bench.latents(f"substitutes of {target.key}", others).cpu())
+        some = self.captions.keep[: self.options.kept_images]
+        seeds = [derived_seed("kept", fingerprint, caption) for caption in some]
+        plain = replace(self.generation, guidance=1.0)
+        kept = generate_each(model, some, [None] * len(some), settings=plain, seeds=seeds)
+        latents = self.bench.latents("ordinary", [image for (image,) in kept]).cpu()
+        return Examples(tuple(substitutes), latents, some)
+
+    def similarity(self, images: Sequence[Image.Image], target: Target) -> list[float]:
+        """Compare whole images."""
+        scores = copy_scores(self.descriptor(images), self.descriptor(target.images))
+        return [float(score) for score in scores]
+
+    def drawn_ordinary(self, arm: str) -> tuple[Tensor, Tensor, list[float]]:
+        """Draw ordinary images, and return their descriptors, features and alignments."""
+        items = ordinary_items(self.captions.ordinary, self.options.ordinary, arm)
+        _, texts, seeds = zip(*(item for _, item in items), strict=True)
+        edits = [None] * len(items)
+        drawn = generate_each(self.model, texts, edits, settings=self.generation, seeds=seeds)
+        images = [image for (image,) in drawn]
+        features = self.clip.features(images)
+        return self.descriptor(images), features, self.clip.alignment(features, texts).tolist()
+
+    @cached_property
+    def before(self) -> tuple[Tensor, Tensor, list[float]]:
+        """Ordinary images before; the model must be the unedited one."""
+        return self.drawn_ordinary(SAME)
+
+    @cached_property
+    def other(self) -> Tensor:
+        """Features of unedited images from other noise."""
+        return self.drawn_ordinary("other")[1]
+
+    def price(self) -> dict[str, Any]:
+        """Measure what ordinary images have become."""
+        after, features, alignment = self.drawn_ordinary(SAME)
+        similarity = (self.before[0] * after).sum(1)
+        fid, unedited = (quality(each, self.other).fid for each in (features, self.before[1]))
+        return {
+            "images": len(after),
+            "changed": int((similarity < CHANGED).sum()),
+            "similarity": float(similarity.median()),
+            "worst": float(similarity.min()),
+            "alignment_before": median(self.before[2]),
+            "alignment_after": median(alignment),
+            "clip_fid_before": unedited,
+            "clip_fid": fid,
+        }
+
+    def trials(self, targets: Sequence[Target], start: Start, seed: int, attack: str) -> list[Job]:
+        """Return one attack on each image."""
+        return [
+            Job(SoftTokens(), Trial(target=target, start=start, seed=seed, attack=attack,
+                                    fingerprint=self.model.fingerprint))
+            for target in targets
+        ]  # fmt: skip
+
+    def judged(self, start: Start, seed: int) -> tuple[list[float], list[float]]:
+        """Attack all images once: the score of each plant, and of each control."""
+        jobs = self.trials([*self.targets, *self.others], start, seed, "L4")
+        scores = []
+        for _, some, embeddings in attacked(self.bench, jobs, (self.options.attack_steps,)):
+            found = scored(
+                self.bench, some, embeddings, self.options.images, self.generation, self.descriptor
+            )
+            scores += [median(each) for each in found]
+        return scores[: len(self.targets)], scores[len(self.targets) :]
+
+    def plain(self) -> list[float]:
+        """Draw the captions themselves: the median similarity of each plant."""
+        count, fingerprint = self.options.images, self.model.fingerprint
+        rows = torch.stack([self.bench.embedding(target.prompt) for target in self.targets])
+        seeds = [seed for each in self.targets for seed in image_seeds(fingerprint, each, count)]
+        images = drawn_from(self.bench, rows.repeat_interleave(count, 0), seeds, self.generation)
+        return [
+            median(self.similarity(images[place * count :][:count], target))
+            for place, target in enumerate(self.targets)
+        ]
+
+
+def substituting(model: Model, entries: Sequence[testbed.Planted]) -> Edit:
+    """Return what takes the copies out: known neurons off, and captions moved in closed form."""
+    erased = tuple(Erased(entry.prompt.text, weight=_ERASE) for entry in entries)
+    closed = ClosedFormEdit(erased, OrdinaryCaptions.of(model).keep)
+    neurons = Neurons.of(neuron for entry in entries for neuron in entry.neurons)
+    return CombinedEdit((closed, NeuronEdit(neurons))) if neurons else closed
