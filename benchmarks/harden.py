@@ -33,19 +33,26 @@ from unmemorize.hardening._examples import Examples
 from unmemorize.hardening._training import Lesson, optimizer_of
 from unmemorize.hardening._weights import Trained, trained
 
-LARGE: dict[str, Any] = {"forgotten": 64, "kept": 64, "kept_images": 320, "settle": True}
+LARGE: dict[str, Any] = {"forgotten": 64, "kept": 96, "kept_images": 320, "settle": True}
 """Batches and ordinary images that a GPU makes cheap."""
-BEST: dict[str, Any] = {**LARGE, "objective": "both", "rounds": 9, "steps": 6}
+BEST: dict[str, Any] = {
+    **LARGE,
+    "objective": "both",
+    "starts": STARTS,
+    "rounds": 18,
+    "steps": 3,
+}
 CHOICES: dict[str, dict[str, Any]] = {
     "published objective": {},
     "distillation": {"objective": "distillation"},
     "best": BEST,
+    "best, from captions": {**BEST, "starts": ("prompt",)},
     "best, substitutes": {**BEST, "objective": "substitutes"},
     "best, distillation": {**BEST, "objective": "distillation"},
-    "best, three starts": {**BEST, "starts": STARTS},
     "best, half rate": {**BEST, "rate": 1e-4},
     "best, double rate": {**BEST, "rate": 4e-4},
-    "best, 18 rounds": {**BEST, "rounds": 18, "steps": 3},
+    "best, 9 rounds": {**BEST, "rounds": 9, "steps": 6},
+    "best, 36 rounds": {**BEST, "rounds": 36},
     "best, without settling": {**BEST, "settle": False},
     "best, 8 kept": {**BEST, "kept": 8},
     "best, 64 kept images": {**BEST, "kept_images": 64},
@@ -56,10 +63,10 @@ CHOICES: dict[str, dict[str, Any]] = {
     "best, LoRA of rank 8": {**BEST, "rank": 8},
     "best, LoRA of rank 32": {**BEST, "rank": 32},
     "for all": {**BEST, "steps": 2},
-    "for all, three starts": {**BEST, "steps": 2, "starts": STARTS},
+    "for all, half rate": {**BEST, "steps": 2, "rate": 1e-4},
 }
 """Settings that differ from the defaults. There are steps * plants training steps in a round."""
-SOME = (1, 9, 19, 26, 35, 37, 45, 48)
+SOME = (1, 9, 15, 22, 26, 29, 36, 45)
 """Places among the plants of full dose: photographs, templates and posters, natural ones too."""
 RECORDS = Path(__file__).parent / "records" / "harden"
 _TRAINING = 0.45

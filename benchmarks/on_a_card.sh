@@ -34,13 +34,13 @@ collect() {
 
 running=()
 begin all harden --plants all --controls 20 --choices "for all"
-begin all-starts harden --plants all --controls 20 --choices "for all, three starts"
+begin all-half harden --plants all --controls 20 --choices "for all, half rate"
 begin some harden --plants some --controls 20 --seeds 1 --choices \
-    "best" "best, three starts" "best, distillation" "best, substitutes" "best, cross-attention" \
-    "best, LoRA of rank 32" "best, up blocks" "best, 18 rounds" "best, half rate" \
-    "published objective" "best, middle block" "best, down blocks" "best, double rate" \
-    "best, 8 kept" "best, 64 kept images" "best, without settling" "distillation" \
-    "best, LoRA of rank 8"
+    "best" "best, from captions" "best, distillation" "best, substitutes" "best, cross-attention" \
+    "best, LoRA of rank 32" "best, up blocks" "best, half rate" "best, double rate" \
+    "published objective" "best, 36 rounds" "best, middle block" "best, down blocks" \
+    "best, 9 rounds" "best, 8 kept" "best, 64 kept images" "best, without settling" \
+    "distillation" "best, LoRA of rank 8"
 begin free audit --only L4 L4-long
 begin images audit --only images L3
 begin levels audit --only L0-L1 L4-imageless L2-L5-L6
