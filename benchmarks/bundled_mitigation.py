@@ -33,7 +33,7 @@ class BundledMitigation:
             batch=_BATCH.get(model.device.type, um.GenerationSettings().batch),
         )
         settings = replace(
-            um.MitigationSettings(),
+            um.MitigationSettings(compare=False),
             localization=um.LocalizationSettings(criterion=defaults["criterion"]),
             generation=generation,
         )
