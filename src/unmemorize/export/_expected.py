@@ -41,9 +41,10 @@ _Equations = tuple[Tensor, Tensor]
 _OF_LAYER = ("weight", "bias")
 _RIDGE = 0.5
 _SOLVED_AGAIN = {torch.float16: 0.2, torch.bfloat16: 0.5}
-_SOLVED_AGAIN_EXACTLY = 1e-3
+_SOLVED_AGAIN_EXACTLY = 1e-2
 """How much of its change a row may miss where a closed-form edit is solved again, by the type of
-the text embeddings. Devices round embeddings differently, and the solution amplifies that."""
+the text embeddings. Devices round embeddings differently, and the solution amplifies that, on the
+bundled model 50 to 90 times. Exports of a CUDA device did not pass at 1e-3 in float32."""
 _FACTORIZED = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _FACTORIZED_EXACTLY = 1e-4
 """The same where a LoRA holds a change by its singular values."""
