@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from architectures import make
 from records import LAYER, localization
 from unmemorize import Model, Neurons, Statistics, compute_statistics
 from unmemorize.generation import (
@@ -126,7 +127,24 @@ def test_rungs_of_neurons_that_there_are_not_are_left_out() -> None:
     assert none.ladder("closed form") == tuple(Rung(weight=weight) for weight in (1.0, 3.0, 10.0))
     assert {rung.neurons for rung in none.ladder("neurons")} == {"all"}
     nowhere = Findings("a cat", dict.fromkeys(("complete", "initial", "all"), Neurons()))
-    assert nowhere.ladder("neurons") == LADDERS["neurons"]
+    assert nowhere.ladder("neurons") == (Rung(),)
+    assert str(Rung()) == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "has"), [("Stable Diffusion", True), ("Stable Diffusion 3", False)]
+)
+def test_models_without_closed_forms_climb_rungs_of_neurons_alone(name: str, has: bool) -> None:
+    model = Model(make(name))
+    statistics = compute_statistics(model, [f"word {n}" for n in range(8)])
+    layer = next(iter(model.value_layers))
+    many = Neurons({path: range(4) for path in list(model.value_layers)[:5]})
+    for neurons in (Neurons({layer: [3]}), many):
+        record = localization("a red cat", "VM", 0.9, neurons, theta=1.5)
+        found = Findings.of(model, record, statistics, "default")
+        assert any(rung.weight for rung in found.ladder("both")) == has
+        assert found.ladder("neurons")[0] == Rung("complete", 0.0)
+        assert (found.ladder("closed form") == (Rung(),)) == (not has)
 
 
 def test_reread_neurons_of_all_prompts_are_one_edit_between_closed_form_and_scales() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,15 @@ def neuron_scales(edit: Edit) -> dict[tuple[str, int], float]:
         if isinstance(part, NeuronEdit)
         for neuron in part.neurons
     }
+
+
+def test_ladders_of_which_no_rung_is_possible_are_left_out() -> None:
+    found = {index: replace(each, closed_form=False) for index, each in FOUND.items()}
+    never = dict.fromkeys(found, Rung("complete", 2.0))
+    ends = list(search(found, KEEP, Model(never).look))
+    assert [end.ladder for end in ends] == ["both", "neurons"]
+    assert all(end.copying == (2, 7) for end in ends)
+    assert not any(rung.weight for end in ends for rung in end.rungs.values())
 
 
 def test_only_prompts_that_copy_climb_and_all_are_looked_at_in_the_end() -> None:

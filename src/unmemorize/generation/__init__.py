@@ -37,7 +37,12 @@ from unmemorize.generation._low_rank import LowRank, whole
 from unmemorize.generation._neuron_sets import NeuronSet
 from unmemorize.generation._pruned import PrunedEdit
 from unmemorize.generation._shown_prompts import ShownPrompts, shown_prompts
-from unmemorize.generation._text_inputs import own_tokens, text_inputs, text_projections
+from unmemorize.generation._text_inputs import (
+    has_closed_form,
+    own_tokens,
+    text_inputs,
+    text_projections,
+)
 from unmemorize.generation._truncate import Truncation, truncate
 from unmemorize.generation._weight_edit import WEIGHTS_FILE, WeightEdit
 
@@ -77,6 +82,7 @@ __all__ = [
     "generate",
     "generate_all",
     "generate_each",
+    "has_closed_form",
     "image_set",
     "image_sets",
     "name_on",

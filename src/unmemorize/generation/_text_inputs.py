@@ -51,6 +51,15 @@ def text_projections(model: Model) -> dict[str, nn.Module]:
     return layers
 
 
+def has_closed_form(model: Model) -> bool:
+    """Whether all layers that project text read the same, so closed-form edits exist."""
+    try:
+        text_projections(model)
+    except EditError:
+        return False
+    return True
+
+
 @torch.no_grad()
 def text_inputs(model: Model, captions: Sequence[str]) -> Iterator[Tensor]:
     """Yield what the projections of a model read for captions, a few captions at a time.

@@ -16,6 +16,7 @@ from unmemorize.generation import (
     Erased,
     NeuronEdit,
     Reread,
+    has_closed_form,
 )
 from unmemorize.localization import Localization, candidates_at, neurons_of
 from unmemorize.neurons import Neurons
@@ -59,7 +60,7 @@ class Rung:
             parts.append(f"{self.neurons} neurons at {self.scale:g}")
         if self.weight is not None:
             parts.append(f"closed form, weight {self.weight:g}")
-        return " and ".join(parts)
+        return " and ".join(parts) or "nothing"
 
 
 def _with_closed_form(weight: float) -> tuple[Rung, Rung]:
@@ -106,22 +107,28 @@ class Findings:
     Args:
         text: the prompt.
         neurons: the sets of neurons that rungs choose from.
+        closed_form: whether the model has closed forms, see `text_projections`.
     """
 
     text: str
     neurons: Mapping[NeuronChoice, Neurons]
+    closed_form: bool = True
 
     def ladder(self, name: str) -> tuple[Rung, ...]:
         """Return the rungs that the prompt climbs in a ladder.
 
         Few neurons change few ordinary images. Where memory is spread over many, those carry other
         images, too. In place of the ladder "both", such a prompt climbs one that begins with a
-        closed form of its neurons. Rungs of neurons of which there are none are left out.
+        closed form of its neurons. Rungs that are not possible are left out. If none is, the prompt
+        stays as it is.
         """
-        is_spread = len(self.neurons["complete"]) > _FEW
+        is_spread = len(self.neurons["complete"]) > _FEW and self.closed_form
         ladder = SPREAD if is_spread and name == "both" else LADDERS[name]
-        possible = (rung for rung in ladder if not rung.neurons or self.neurons[rung.neurons])
-        return tuple(possible) or ladder
+        return tuple(filter(self._is_possible, ladder)) or (Rung(),)
+
+    def _is_possible(self, rung: Rung) -> bool:
+        has_neurons = rung.neurons is None or bool(self.neurons[rung.neurons])
+        return has_neurons and (rung.weight is None or self.closed_form)
 
     @classmethod
     def of(
@@ -148,6 +155,7 @@ class Findings:
                 "initial": neurons_of(candidates_at(within, activation, theta - _LOWER, 0)),
                 "all": neurons_of(candidates_at(z_scores, activation, theta, 0)),
             },
+            has_closed_form(model),
         )
 
 
