@@ -1,19 +1,20 @@
 """What each rung of the ladders ends, and what it costs: the curve of copies against side effects.
 
-python benchmarks/rungs.py RUN [--seeds N] [--ordinary N] [--picture FILE] [--json FILE]
+python benchmarks/rungs.py RUN [--spread] [--seeds N] [--ordinary N] [--picture FILE] [--json FILE]
 
 RUN is the folder of a mitigation of the bundled model; it is made as far as it is missing. Every
 rung is applied to all confirmed prompts at once, as one edit. For each the script counts copies
 over the full generation, and measures alignment with the prompts, and the images of ordinary
 captions that change, their alignment and their distance (KID) from unedited images of other noise.
-As many random neurons stand beside the neurons. Finished rungs are kept in RUN.
+As many random neurons stand beside the neurons. Finished rungs are kept in RUN. With --spread only
+the prompts count of which many neurons were found, and the rungs that these climb.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -44,7 +45,7 @@ class Point:
 
     Attributes:
         name: of the rung.
-        family: "neurons", "closed form", "both" or "random neurons".
+        family: "neurons", "closed form", "closed form of neurons", "both" or "random neurons".
         copies, images: copies among the images of all prompts.
         prompts: how many prompts copy at least once, and how many there are.
         alignment: median cosine of the images with their prompts.
@@ -60,26 +61,48 @@ class Point:
     change: OrdinaryChange
 
 
+ALL = tuple(dict.fromkeys(rung for ladder in (*LADDERS.values(), SPREAD) for rung in ladder))
+"""The rungs of all ladders."""
+OF_SPREAD = (Rung("complete"), *LADDERS["closed form"][:3], *SPREAD[:3])
+"""What a prompt of which many neurons were found climbs first, and what it would climb else."""
+
+
+def family(rung: Rung) -> str:
+    """Return what a rung edits."""
+    if rung.reach is not None:
+        return "closed form of neurons"
+    if rung.neurons is None:
+        return "closed form"
+    return "both" if rung.weight else "neurons"
+
+
 def edits(
-    findings: dict[int, Findings], keep: Sequence[str], model: um.Model
+    rungs: Sequence[Rung], findings: Mapping[int, Findings], keep: Sequence[str], model: um.Model
 ) -> Iterator[tuple[str, str, Edit]]:
     """Yield name, family and joint edit of each rung, and of the control of each scale."""
-    ladders = (*LADDERS.values(), SPREAD)
-    rungs: dict[Rung, None] = dict.fromkeys(rung for ladder in ladders for rung in ladder)
     for rung in rungs:
         edit = joint_edit(dict.fromkeys(findings, rung), findings, keep)
         if edit is None:
             continue
-        family = "both" if rung.neurons and rung.weight else "neurons"
-        yield str(rung), family if rung.neurons else "closed form", edit
+        yield str(rung), family(rung), edit
         control = control_edit(edit, model)
         if rung.neurons == "complete" and not rung.weight and control is not None:
             yield f"random neurons at {rung.scale:g}", "random neurons", control
 
 
-def measure(work: Work, name: str, family: str, edit: Edit, seeds: int, ordinary: int) -> Point:
-    """Generate and judge the images of one rung, as far as the run does not have them."""
-    indices = sorted(work.confirmed)
+def measure(
+    work: Work, indices: Sequence[int], named: tuple[str, str], edit: Edit, images: tuple[int, int]
+) -> Point:
+    """Generate and judge the images of one rung, as far as the run does not have them.
+
+    Args:
+        work: the mitigation.
+        indices: of the prompts.
+        named: name and family of the rung.
+        edit: what it makes of the prompts.
+        images: of each prompt, and of ordinary captions.
+    """
+    (name, kind), (seeds, ordinary) = named, images
 
     def noise(text: str) -> tuple[int, ...]:
         return search_seeds(work.stages, text)[:seeds]
@@ -87,7 +110,7 @@ def measure(work: Work, name: str, family: str, edit: Edit, seeds: int, ordinary
     records = work.judged(name, f"rung-{digest(edit)}", edit, indices, noise, keep="all")
     return Point(
         name,
-        family,
+        kind,
         sum(record.copies for record in records.values()),
         sum(len(record.seeds) for record in records.values()),
         (sum(record.copies > 0 for record in records.values()), len(records)),
@@ -121,6 +144,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         ("random neurons", "x"),
         ("neurons", "o"),
         ("closed form", "s"),
+        ("closed form of neurons", "^"),
         ("both", "D"),
     ):
         some = [point for point in points if point.family == family]
@@ -141,8 +165,10 @@ def draw(points: Sequence[Point], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main(folder: Path, seeds: int, ordinary: int, picture: Path | None, out: Path | None) -> None:
-    """Measure every rung."""
+def main(
+    folder: Path, images: tuple[int, int], picture: Path | None, out: Path | None, *, spread: bool
+) -> None:
+    """Measure every rung with so many images of each prompt and of ordinary captions."""
     opened = BundledMitigation.opened(folder)
     model = opened.model
     stages = Stages(
@@ -155,10 +181,11 @@ def main(folder: Path, seeds: int, ordinary: int, picture: Path | None, out: Pat
         show_progress,
     )
     work, findings = prepare(stages, opened.inputs)
+    some = {i: found for i, found in sorted(findings.items()) if found.is_spread or not spread}
     points = []
     print(HEAD)
-    for name, family, edit in edits(findings, work.captions.keep, model):
-        points.append(measure(work, name, family, edit, seeds, ordinary))
+    for *named, edit in edits(OF_SPREAD if spread else ALL, some, work.captions.keep, model):
+        points.append(measure(work, list(some), (named[0], named[1]), edit, images))
         print(row(points[-1]), flush=True)
     if picture is not None:
         draw(points, picture)
@@ -169,6 +196,7 @@ def main(folder: Path, seeds: int, ordinary: int, picture: Path | None, out: Pat
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the mitigation")
+    parser.add_argument("--spread", action="store_true", help="prompts with many neurons alone")
     parser.add_argument("--seeds", type=int, default=4, help="images of each prompt")
     parser.add_argument("--ordinary", type=int, default=200, help="ordinary images")
     parser.add_argument("--picture", type=Path, help="file for the picture")
@@ -176,8 +204,8 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     main(
         arguments.run,
-        arguments.seeds,
-        arguments.ordinary,
+        (arguments.seeds, arguments.ordinary),
         arguments.picture,
         arguments.output,
+        spread=arguments.spread,
     )

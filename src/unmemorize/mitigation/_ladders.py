@@ -114,6 +114,11 @@ class Findings:
     neurons: Mapping[NeuronChoice, Neurons]
     closed_form: bool = True
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether many neurons carry the memory."""
+        return len(self.neurons["complete"]) > _FEW
+
     def ladder(self, name: str) -> tuple[Rung, ...]:
         """Return the rungs that the prompt climbs in a ladder.
 
@@ -122,8 +127,8 @@ class Findings:
         closed form of its neurons. Rungs that are not possible are left out. If none is, the prompt
         stays as it is.
         """
-        is_spread = len(self.neurons["complete"]) > _FEW and self.closed_form
-        ladder = SPREAD if is_spread and name == "both" else LADDERS[name]
+        is_reread = self.is_spread and self.closed_form and name == "both"
+        ladder = SPREAD if is_reread else LADDERS[name]
         return tuple(filter(self._is_possible, ladder)) or (Rung(),)
 
     def _is_possible(self, rung: Rung) -> bool:
