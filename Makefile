@@ -20,7 +20,7 @@ test-ui: .venv/developer .venv/browser
 
 # four processes share the card; convolutions compute in whole float32, as on the processor
 test-gpu: .venv/developer
-	NVIDIA_TF32_OVERRIDE=0 OMP_NUM_THREADS=2 $(BIN)/pytest --numprocesses 4 --dist worksteal tests/test_cuda.py
+	NVIDIA_TF32_OVERRIDE=0 OMP_NUM_THREADS=2 $(BIN)/pytest --numprocesses 4 --dist worksteal tests/cuda
 
 # all of them go to work/screenshots, to be looked at; the documentation shows a few
 screenshots: demo .venv/developer .venv/browser
