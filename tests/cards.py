@@ -1,10 +1,11 @@
 """What the tests on a card share. They run where there is a card: make test-gpu.
 
-Card and processor compute in float32 and start from the same noise, so they differ by the order of sums alone.
-One pass of the denoiser then differs by some 1e-6 of its range, and scores by some 1e-5. Bounds are
-1e-3 for these: rounding stays far below it, and mistakes go beyond. Images pass many steps and the
-rounding to 8 bits, so copy descriptors compare them: images of one prompt from other noise are far
-below .99. UNMEMORIZE_TEST_DEVICE names another device, such as cpu, to try the tests themselves.
+Card and processor compute in float32 and start from the same noise, so they differ by the order of
+sums alone. One pass of the denoiser then differs by some 1e-6 of its range, and scores by some
+1e-5. Bounds are 1e-3 for these: rounding stays far below it, and mistakes go beyond. Images pass
+many steps and the rounding to 8 bits, so copy descriptors compare them: images of one prompt from
+other noise are far below .99. UNMEMORIZE_TEST_DEVICE names another device, such as cpu, to try the
+tests themselves.
 """
 
 from __future__ import annotations
