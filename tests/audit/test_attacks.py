@@ -233,7 +233,8 @@ def test_the_ceiling_finds_a_noise_for_any_image(name: str) -> None:
     for seed in (1, 2):
         target = Target(key=str(seed), prompt="a", images=(noise(seed, (32, 32)),))
         trial = trial_of(attack, target=target)
-        found = climbed(attack, bench, trial, 4).tensors["noise"][None]
+        state = climbed(attack, bench, trial, 4)
+        found = state.tensors["noise"][None]
         path = [*model.timesteps(5).double().tolist(), -1.0]
         latents = found
         for here, there in pairwise(path):  # sample by the same path, from noise to image
@@ -243,6 +244,7 @@ def test_the_ceiling_finds_a_noise_for_any_image(name: str) -> None:
         wanted = bench.latents(target.key, target.images)
         cosine = F.cosine_similarity(latents.flatten(), wanted.flatten(), dim=0)
         assert float(cosine) > 0.9  # in five steps of a random network
+    assert len(drawn(bench, attack.candidate(bench, trial, state), [1, 2], SETTINGS)) == 1
 
 
 def test_relearning_trains_on_others_and_leaves_the_pipeline_as_it_was() -> None:
@@ -272,6 +274,31 @@ def test_relearning_trains_on_others_and_leaves_the_pipeline_as_it_was() -> None
     del model.denoiser.peft_config
     with pytest.raises(AuditError, match="at least 2 prompts"):
         attack.check(replace(bench, companions=()))
+
+
+@pytest.mark.parametrize("attack", [SoftTokens(), Relearning(rank=2)], ids=lambda it: it.name)
+def test_gradients_do_not_vanish_in_float16(attack: Attack) -> None:
+    found = []
+    for dtype in (torch.float32, torch.float16):
+        model = Model(make("Stable Diffusion").to(dtype))
+        with torch.no_grad():  # of a prediction that hardly moves, as in a model of full size
+            model.denoiser.get_submodule("conv_out").weight.mul_(2.0**-8)
+        moments = climbed(attack, bench_of(model), trial_of(attack), 1).tensors
+        found.append(
+            torch.cat([moments[name].flatten() for name in moments if name.endswith("exp_avg")])
+        )
+    exact, half = found
+    assert float((half - exact).norm()) < 0.01 * float(exact.norm())
+
+
+def test_relearning_in_float16_ends_like_in_float32() -> None:
+    attack, ends = Relearning(rank=2), []
+    for dtype in (torch.float32, torch.float16):
+        bench = bench_of(Model(make("Stable Diffusion").to(dtype)))
+        state = climbed(attack, bench, trial_of(attack), 3)
+        weights = [name for name in state.tensors if "lora_B" in name and "exp_avg" not in name]
+        ends.append(torch.cat([state.tensors[name].flatten() for name in weights]))
+    assert float((ends[1] - ends[0]).norm()) < 0.1 * float(ends[0].norm())
 
 
 @pytest.mark.parametrize("name", ["Stable Diffusion XL", "Stable Diffusion 3", "Flux"])

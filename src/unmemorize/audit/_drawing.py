@@ -42,7 +42,7 @@ def drawn(
             [candidate.text] * count,
             [bench.edit] * count,
             settings=changed,
-            seeds=seeds,
+            seeds=seeds[:count],
             noise=noise,
             scheduler=candidate.scheduler(),
         )

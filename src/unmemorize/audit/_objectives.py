@@ -12,7 +12,7 @@ from unmemorize._errors import AuditError
 from unmemorize.audit._attack import FORWARD_AND_BACKWARD, State, Trial
 from unmemorize.audit._bench import Bench
 from unmemorize.audit._latents import latent_of
-from unmemorize.audit._optimizing import adam, drawn_batch, saved
+from unmemorize.audit._optimizing import adam, drawn_batch, saved, slopes_of
 from unmemorize.generation import GenerationSettings, generate_each
 from unmemorize.mitigation import derived_seed
 from unmemorize.pipelines import Conditioning
@@ -80,7 +80,7 @@ class Objective:
         text: Callable[[Tensor], Conditioning],
         project: Callable[[Tensor], Tensor],
     ) -> State:
-        """Minimize the loss over the tensor ``value`` of a state by Adam.
+        """Minimize the mean square of the errors over the tensor ``value`` of a state by Adam.
 
         Args:
             bench, trial: see `Attack.advance`.
@@ -95,14 +95,14 @@ class Objective:
         parameters = {"value": value}
         optimizer = adam(parameters, state, rate, decay=decay)
         for number in range(state.step, step):
-            loss = self._loss(bench, trial, state, text(value), number)
-            (value.grad,) = torch.autograd.grad(loss, [value])
+            errors = self._errors(bench, trial, state, text(value), number)
+            (value.grad,) = slopes_of(errors, [value])
             optimizer.step()
             with torch.no_grad():
                 value.copy_(project(value))
         return State(step=step, tensors={**state.tensors, **saved(parameters, optimizer)})
 
-    def _loss(
+    def _errors(
         self, bench: Bench, trial: Trial, state: State, text: Conditioning, number: int
     ) -> Tensor:
         target = trial.target
@@ -118,7 +118,7 @@ class Objective:
             own = teacher.encode([target.prompt]).take([0] * bench.batch)
             wanted = teacher.predict(noisy.latents, noisy.timesteps, own)
         predicted = bench.predict(noisy.latents, noisy.timesteps, text, gradient=True)
-        return (predicted - wanted).square().mean()
+        return predicted - wanted
 
 
 IMAGE = Objective(imageless=False)

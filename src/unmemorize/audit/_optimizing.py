@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from unmemorize.audit._attack import State, Trial
 from unmemorize.audit._bench import Bench
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_SLOPE = 2.0**-4
+"""About how fast the loss that is differentiated changes with each predicted value. float16 holds
+numbers from 6e-8 to 65504, so sums of many such slopes fit in, and so do small shares of them."""
 
 
 def adam(
@@ -45,6 +49,22 @@ def saved(parameters: Mapping[str, Tensor], optimizer: torch.optim.Adam) -> dict
         for moment in _MOMENTS:
             tensors[f"{name}.{moment}"] = optimizer.state[parameter][moment].detach().cpu()
     return tensors
+
+
+def slopes_of(errors: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Differentiate the mean square of errors.
+
+    It changes so little with each predicted value that float16 would round gradients to few digits
+    or to 0. So it is differentiated in smaller units. They are a power of two, which leaves the
+    digits of float32 alone.
+
+    Args:
+        errors: of the predicted values, of any shape.
+        values: what the gradients are with respect to, in float32.
+    """
+    scale = 2.0 ** math.floor(math.log2(_SLOPE * errors.numel()))
+    gradients = torch.autograd.grad(scale * errors.square().mean(), values)
+    return tuple(gradient / scale for gradient in gradients)
 
 
 def drawn_batch(

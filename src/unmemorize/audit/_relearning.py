@@ -27,7 +27,7 @@ from unmemorize.audit._attack import (
     every_trial,
 )
 from unmemorize.audit._bench import Bench, Companion
-from unmemorize.audit._optimizing import adam, saved
+from unmemorize.audit._optimizing import adam, saved, slopes_of
 from unmemorize.pipelines import Model
 
 _RATE = 1e-3
@@ -108,8 +108,7 @@ class Relearning:
                 noisy = bench.noising.noisy(latents[rows.to(latents.device)], noise, levels)
                 text = texts.take(rows.tolist())
                 predicted = bench.predict(noisy.latents, noisy.timesteps, text, gradient=True)
-                loss = (predicted - noisy.wanted).square().mean()
-                gradients = torch.autograd.grad(loss, list(parameters.values()))
+                gradients = slopes_of(predicted - noisy.wanted, list(parameters.values()))
                 for parameter, gradient in zip(parameters.values(), gradients, strict=True):
                     parameter.grad = gradient
                 optimizer.step()
@@ -155,10 +154,11 @@ class Relearning:
                 for name, parameter in denoiser.named_parameters()
                 if f".{_ADAPTER}." in name
             }
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    if name in weights:
-                        parameter.copy_(weights[name])
+            for name, parameter in parameters.items():
+                # float32 in any model: in float16 the moments of Adam would be 0
+                parameter.data = weights.get(name, parameter.data).to(
+                    parameter.device, torch.float32, copy=True
+                )
             yield parameters
         finally:
             adapted.unload()
