@@ -1,6 +1,8 @@
 """Tables of docs/audit.md from the records of benchmarks/audit.py.
 
-Call: python benchmarks/audit_page.py [--records FOLDER]
+Call: python benchmarks/audit_page.py [--records FOLDER] [--arms ARM ...] [--picture FILE]
+
+All arms are compared over those attacks that each of them has. Fewer arms may have more in common.
 """
 
 from __future__ import annotations
@@ -11,20 +13,29 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
+
+import matplotlib
+import torch
+from matplotlib import pyplot
+from torchmetrics.functional.classification import binary_roc
 
 from audit import PARTS, RECORDS
 from audit_stage import HALVES
 from unmemorize.audit._audit import ByArm
 from unmemorize.audit._image_first import ease, judged_images
 from unmemorize.audit._measures import ImageScores
-from unmemorize.audit._settings import AuditSettings
-from unmemorize.audit._survival import trigger_curve
+from unmemorize.audit._settings import COPY, AuditSettings
+from unmemorize.audit._survival import TriggerCurve, trigger_curve
 from unmemorize.audit._verdicts import BudgetVerdict, compared, levels_at, worded
 from unmemorize.metrics import auroc
 
 Row = dict[str, Any]
 ARMS = ("edited", "unedited", "never-trained", "random", "ordinary")
+MODES = ("memory", "both", "natural", "rare")
+
+matplotlib.use("Agg")
 
 
 def rows_of(record: dict[str, Any]) -> list[Row]:
@@ -74,9 +85,10 @@ def complete(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def by_attack(record: dict[str, Any]) -> Iterator[tuple[str, ByArm]]:
-    """Yield each attack of a part with the scores of its arms."""
-    kinds, rows = [kind for kind, *_ in record["plants"]], rows_of(record)
+def by_attack(record: dict[str, Any], named: Sequence[str] = ARMS) -> Iterator[tuple[str, ByArm]]:
+    """Yield each attack of a part with the scores of the named arms."""
+    kinds = [kind for kind, *_ in record["plants"]]
+    rows = [row for row in rows_of(record) if row["arm"] in named]
     for attack in dict.fromkeys(row["attack"] for row in rows):
         own = complete([row for row in rows if row["attack"] == attack])
         arms = {arm: [row for row in own if row["arm"] == arm] for arm in ARMS}
@@ -93,10 +105,9 @@ def verdicts_of(attack: str, by_arm: ByArm) -> list[BudgetVerdict]:
     ]
 
 
-def print_levels(records: dict[str, dict[str, Any]]) -> None:
-    """Print medians, levels and verdicts of all attacks, corrected together, and curves."""
+def print_levels(found: Sequence[tuple[str, ByArm]]) -> None:
+    """Print medians, levels and verdicts of all attacks, corrected together."""
     settings = AuditSettings()
-    found = [pair for record in records.values() for pair in by_attack(record)]
     family = [verdict for attack, arms in found for verdict in verdicts_of(attack, arms)]
     words = worded([each for each in family if each.attack != "L5"], settings.alpha, settings.delta)
     left = iter(words)
@@ -112,22 +123,46 @@ def print_levels(records: dict[str, dict[str, Any]]) -> None:
             f"| {verdict.attack} | {verdict.budget} | {shown} | {tau} | {triggered} | "
             f"{last.verdict if last else 'ceiling'} |"
         )
+
+
+def curves_of(arms: ByArm) -> dict[str, TriggerCurve]:
+    """Estimate the share of each arm's images that is not triggered yet, by budget."""
+    controls, budgets = arms.get("never-trained", ()), arms["edited"][0].budgets
+    if not controls:
+        return {}
+    alpha = AuditSettings().alpha
+    ladder = [levels_at(controls, place, alpha) for place in range(len(budgets))]
+    curves = {}
+    for arm, images in arms.items():
+        first = [
+            image.first_trigger([levels[image.measure] for levels in ladder]) for image in images
+        ]
+        times = [None if place is None else float(budgets[place]) for place in first]
+        curves[str(arm)] = trigger_curve(times, budgets[-1])
+    return curves
+
+
+def print_curves(found: Sequence[tuple[str, ByArm]]) -> None:
     print("\nShare of images that are not triggered yet (Kaplan and Meier):\n")
     for attack, arms in found:
-        controls = arms.get("never-trained", ())
-        budgets = arms["edited"][0].budgets
-        if not controls:
-            continue
-        ladder = [levels_at(controls, place, settings.alpha) for place in range(len(budgets))]
-        for arm, images in arms.items():
-            first = [
-                image.first_trigger([levels[image.measure] for levels in ladder])
-                for image in images
-            ]
-            times = [None if place is None else float(budgets[place]) for place in first]
-            curve = trigger_curve(times, budgets[-1])
+        for arm, curve in curves_of(arms).items():
             steps = zip(curve.budgets, curve.untriggered, strict=True)
-            print(f"| {attack} | {arm} | {', '.join(f'{b:g}: {s:.2f}' for b, s in steps)} |")
+            shown = ", ".join(f"{budget:g}: {share:.2f}" for budget, share in steps)
+            print(f"| {attack} | {arm} | {shown or 'all'} |")
+
+
+def print_starts(record: dict[str, Any]) -> None:
+    """Print medians over images by where attacks start, in their first repetition."""
+    rows = [row for row in rows_of(record) if row["seed"] == 0]
+    budgets = sorted({row["budget"] for row in rows})
+    print(f"\n| start | arm | {' | '.join(map(str, budgets))} |\n|---|---|{'---|' * len(budgets)}")
+    for start in dict.fromkeys(row["start"] for row in rows):
+        for arm in ARMS:
+            some = [row for row in rows if (row["start"], row["arm"]) == (start, arm)]
+            at = [[row["median"] for row in some if row["budget"] == each] for each in budgets]
+            if some:
+                shown = " | ".join(f"{median(scores):.2f}" for scores in at)
+                print(f"| {start} | {arm} | {shown} |")
 
 
 def repeated(record: dict[str, Any], where: str) -> list[Row]:
@@ -140,35 +175,67 @@ def repeated(record: dict[str, Any], where: str) -> list[Row]:
     return [row for row in rows if images[row["seed"]] == every]
 
 
-def print_images(record: dict[str, Any]) -> None:
-    """Print how well images that were trained on are told from others, and what is found."""
-    rows = [row for where in (*HALVES, "main") for row in repeated(record, where)]
-    eases: dict[tuple[str, bool], list[float]] = defaultdict(list)
+def in_twins(record: dict[str, Any]) -> dict[tuple[str, bool], list[ImageScores]]:
+    """Return the scores of images in both twins by group, and whether the twin saw them."""
+    found: dict[tuple[str, bool], list[ImageScores]] = defaultdict(list)
     for where in HALVES:
-        for image in scores_of(row for row in rows if row["arm"] == where):
+        for image in scores_of(repeated(record, where)):
             half, kind, mode, _ = image.prompt.split()
             for group in ("all", "natural" if mode == "natural" else "planted by neurons", kind):
-                eases[group, half != where].append(ease(image))
-    print("\n| images in the twins | seen | never seen | AUROC |\n|---|---|---|---|")
-    for group in dict.fromkeys(group for group, _ in eases):
-        seen, never = eases[group, True], eases[group, False]
-        print(f"| {group} | {len(seen)} | {len(never)} | {auroc(seen, never)} |")
-    main = scores_of(row for row in rows if row["arm"] == "main")
+                found[group, half != where].append(image)
+    return found
+
+
+def in_model(record: dict[str, Any]) -> tuple[list[ImageScores], list[ImageScores]]:
+    """Return the scores of planted images in the model, and those of unused photographs."""
+    main = scores_of(repeated(record, "main"))
     controls = [image for image in main if image.prompt.startswith("unused")]
-    images = [image for image in main if not image.prompt.startswith("unused")]
+    return [image for image in main if image not in controls], controls
+
+
+def eases(images: Iterable[ImageScores]) -> list[float]:
+    return [ease(image) for image in images]
+
+
+def first_copies(images: Sequence[ImageScores]) -> str:
+    """Say how many images are copied within each budget."""
+    budgets = images[0].budgets
+    return ", ".join(
+        f"{budget}: {sum(image.scores[place] > COPY for image in images)}"
+        for place, budget in enumerate(budgets)
+    )
+
+
+def print_images(record: dict[str, Any]) -> None:
+    """Print how well images that were trained on are told from others, and what is found."""
+    twins = in_twins(record)
+    print(
+        "\n| images in the twins | seen | never seen | AUROC | seen that are copied within | ",
+        end="",
+    )
+    print("never seen that are |\n|---|---|---|---|---|---|")
+    for group in dict.fromkeys(group for group, _ in twins):
+        seen, never = twins[group, True], twins[group, False]
+        print(
+            f"| {group} | {len(seen)} | {len(never)} | {auroc(eases(seen), eases(never))} | "
+            f"{first_copies(seen)} | {first_copies(never)} |"
+        )
+    images, controls = in_model(record)
     if not controls:
         return
     result = judged_images([image.prompt for image in images], images, controls, 0.05)
-    print(f"\nIn the model: {result.found} of {len(images)} found, {len(controls)} controls, ")
-    print(f"smallest p {result.smallest_p:.3f}, {result.needed} needed")
-    for mode in ("memory", "both", "natural", "rare"):
-        some = [each for each in result.findings if f" {mode} " in each.file]
-        area = auroc(
-            [ease(image) for image in images if f" {mode} " in image.prompt],
-            [ease(image) for image in controls],
+    print(f"\nIn the model: {result.found} of {len(images)} found, {len(controls)} controls,")
+    print(f"smallest p {result.smallest_p:.3f}, {result.needed} needed\n")
+    print("| mode | found | median p | AUROC | copied within |\n|---|---|---|---|---|")
+    for mode in MODES:
+        findings = [each for each in result.findings if f" {mode} " in each.file]
+        some = [image for image in images if f" {mode} " in image.prompt]
+        print(
+            f"| {mode} | {sum(each.found for each in findings)} of {len(findings)} | "
+            f"{median(each.p for each in findings):.3f} | {auroc(eases(some), eases(controls))} | "
+            f"{first_copies(some)} |"
         )
-        found = sum(each.found for each in some)
-        print(f"| {mode} | {found} of {len(some)} found | AUROC {area} |")
+    print(f"| unused | {len(controls)} controls | | | {first_copies(controls)} |")
 
 
 def print_costs(records: dict[str, dict[str, Any]]) -> None:
@@ -181,19 +248,61 @@ def print_costs(records: dict[str, dict[str, Any]]) -> None:
         )
 
 
+def draw(arms: ByArm, images: dict[str, Any], path: Path) -> None:
+    """Draw the curves of the arms, and how well images are told apart without their captions."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    last = arms["edited"][0].budgets[-1]
+    for arm, curve in curves_of(arms).items():
+        budgets, shares = (0.0, *curve.budgets, last), (1.0, *curve.untriggered)
+        style = "--" if arm == "random" else "-"  # it covers the unedited arm
+        left.step(budgets, (*shares, shares[-1]), style, where="post", label=arm, linewidth=2)
+    left.set(
+        xlabel="attack steps",
+        ylabel="share of images not triggered yet",
+        title="L4: how soon each arm's images come back",
+    )
+    planted, controls = in_model(images)
+    groups = {"planted by neurons": ("memory", "both"), "natural": ("natural",), "rare": ("rare",)}
+    for name, modes in groups.items():
+        some = [image for image in planted if image.prompt.split()[2] in modes]
+        scores, labels = eases(some) + eases(controls), [1] * len(some) + [0] * len(controls)
+        false, true, _ = binary_roc(torch.tensor(scores) / max(scores), torch.tensor(labels))
+        label = f"{name}, AUROC {auroc(eases(some), eases(controls))}"
+        right.plot(false, true, label=label, linewidth=2, drawstyle="steps-post")
+    right.set(
+        xlabel=f"false positive rate ({len(controls)} unused photographs)",
+        ylabel="true positive rate",
+        title="Images without a caption",
+    )
+    for axes, place in ((left, "center right"), (right, "lower right")):
+        axes.set_ylim(-0.03, 1.03)
+        axes.legend(frameon=False, fontsize="small", loc=place)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=Path, default=RECORDS)
-    folder = parser.parse_args().records
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument("--picture", type=Path, help="file for the picture of curves")
+    options = parser.parse_args()
     records = {
-        name: json.loads((folder / f"{name}.json").read_text())
+        name: json.loads((options.records / f"{name}.json").read_text())
         for name in PARTS
-        if (folder / f"{name}.json").exists()
+        if (options.records / f"{name}.json").exists()
     }
-    print_levels({name: record for name, record in records.items() if name != "images"})
+    levels = [record for name, record in records.items() if name != "images"]
+    found = [pair for record in levels for pair in by_attack(record, options.arms)]
+    print_levels(found)
+    print_curves(found)
+    if "L4" in records:
+        print_starts(records["L4"])
     if "images" in records:
         print_images(records["images"])
     print_costs(records)
+    if options.picture:
+        draw(dict(found)["L4"], records["images"], options.picture)
 
 
 if __name__ == "__main__":

@@ -282,7 +282,7 @@ def test_gradients_do_not_vanish_in_float16(attack: Attack) -> None:
     for dtype in (torch.float32, torch.float16):
         model = Model(make("Stable Diffusion").to(dtype))
         with torch.no_grad():  # of a prediction that hardly moves, as in a model of full size
-            model.denoiser.get_submodule("conv_out").weight.mul_(2.0**-8)
+            model.pipe.unet.conv_out.weight.mul_(2.0**-8)
         moments = climbed(attack, bench_of(model), trial_of(attack), 1).tensors
         found.append(
             torch.cat([moments[name].flatten() for name in moments if name.endswith("exp_avg")])
