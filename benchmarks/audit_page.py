@@ -274,7 +274,7 @@ def draw(arms: ByArm, images: dict[str, Any], path: Path) -> None:
         ylabel="true positive rate",
         title="Images without a caption",
     )
-    for axes, place in ((left, "center right"), (right, "lower right")):
+    for axes, place in ((left, (0.7, 0.6)), (right, "lower right")):
         axes.set_ylim(-0.03, 1.03)
         axes.legend(frameon=False, fontsize="small", loc=place)
         axes.spines[["top", "right"]].set_visible(False)
