@@ -11,9 +11,11 @@ tests themselves.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
+import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -80,3 +82,36 @@ def suspect(localizations: tuple[Localization, ...] = ()) -> Suspect:
         ordinary=testbed.captions("calibration")[:16],
         settings=FEW,
     )
+
+
+needs_card = pytest.mark.skipif(
+    DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no card"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_float32() -> Iterator[None]:
+    """Keep torch and its workers from rounding the inputs of convolutions to TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+        yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture(name="card", scope="module")
+def card_fixture() -> Model:
+    """The bundled model on the card; tests leave it as it was."""
+    return Model.load("testbed", device=DEVICE, dtype="float32")
+
+
+@pytest.fixture(name="processor", scope="module")
+def processor_fixture() -> Model:
+    """The bundled model on the processor."""
+    return Model.load("testbed", device="cpu")
+
+
+@pytest.fixture(name="planted", scope="module")
+def planted_fixture() -> testbed.Planted:
+    return next(entry for entry in testbed.planted() if entry.prompt.text == MEMORIZED)

@@ -10,15 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from cards import (
+from cards import (  # noqa: F401 -- fixtures
     CLOSE,
     DEVICE,
     FEW,
     MEMORIZED,
     TEXTS,
     assert_alike,
+    card_fixture,
     edits,
+    needs_card,
+    planted_fixture,
+    processor_fixture,
     suspect,
+    whole_float32,
 )
 from unmemorize import (
     AlarmError,
@@ -40,6 +45,8 @@ from unmemorize import (
 from unmemorize.generation import generate_each
 from unmemorize.localization import RefinementMethod
 from unmemorize.methods import MITIGATIONS, at_strength, method_of, refinement_of
+
+pytestmark = needs_card
 
 KINDS = ("neurons", "closed form", "pruned", "esd", "combined")
 STRENGTHS = {"esd": 2.0, "siss": 1.0, "noise-sample": 60.0, "embedding": 7.0}

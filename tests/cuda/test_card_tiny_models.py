@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from architectures import ARCHITECTURES, make
-from cards import (
+from cards import (  # noqa: F401 -- fixtures
     CLOSE,
     DEVICE,
     assert_close,
+    needs_card,
+    whole_float32,
 )
 from unmemorize import (
     GenerationSettings,
@@ -27,6 +29,8 @@ from unmemorize import (
     generate,
     localize,
 )
+
+pytestmark = needs_card
 
 GUIDANCE = {name: 0.0 if name in ("Flux", "Qwen-Image") else 2.0 for name in ARCHITECTURES}
 """Flux and Qwen-Image have no guidance in one pass."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from cards import (
+from cards import (  # noqa: F401 -- fixtures
     CLOSE,
     DEVICE,
     FEW,
@@ -17,6 +17,10 @@ from cards import (
     TEXTS,
     assert_alike,
     assert_close,
+    card_fixture,
+    needs_card,
+    processor_fixture,
+    whole_float32,
 )
 from unmemorize import (
     LocalizationSettings,
@@ -36,6 +40,8 @@ from unmemorize import (
 from unmemorize.detection import DETECTORS, as_detector, watched_by
 from unmemorize.localization import RefinementMethod
 from unmemorize.statistics import activations
+
+pytestmark = needs_card
 
 
 def test_the_model_is_on_the_device_and_is_the_same(card: Model, processor: Model) -> None:

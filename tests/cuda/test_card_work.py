@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cards import (
+from cards import (  # noqa: F401 -- fixtures
     CLOSE,
     DEVICE,
     FEW,
@@ -17,6 +17,11 @@ from cards import (
     TEXTS,
     assert_alike,
     assert_close,
+    card_fixture,
+    needs_card,
+    planted_fixture,
+    processor_fixture,
+    whole_float32,
 )
 from unmemorize import (
     AuditSettings,
@@ -61,6 +66,8 @@ from unmemorize.engines import Execution, Workers
 from unmemorize.hardening import _examples
 from unmemorize.metrics import read_image
 from unmemorize.mitigation import MitigationResult
+
+pytestmark = needs_card
 
 
 @pytest.mark.parametrize("level", ATTACKS.names())

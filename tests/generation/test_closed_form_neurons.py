@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor
 
 from unmemorize import (
@@ -51,7 +54,8 @@ def least_squares(model: Model, row: Tensor, asked: list[Reread]) -> Tensor:
         wanted = (1 - each.reach) * read + each.reach * guide
         left.append(each.weight**0.5 * read[own])
         right.append(each.weight**0.5 * (wanted[own] @ row))
-    return torch.linalg.lstsq(torch.cat(left), torch.cat(right)[:, None]).solution[:, 0]
+    solution: Tensor = torch.linalg.lstsq(torch.cat(left), torch.cat(right)[:, None]).solution
+    return solution[:, 0]
 
 
 def test_each_row_solves_the_equations_of_its_own_captions(model: Model) -> None:
@@ -101,15 +105,13 @@ def test_generation_is_that_of_the_changed_weights(model: Model) -> None:
     assert plain.tobytes() != edited.tobytes()
 
 
-def test_what_a_loaded_lora_adds_to_a_row_counts(model: Model) -> None:
-    layer = Model.load("testbed", device="cpu").denoiser.get_submodule(LAYER)
-    before: Tensor = layer.weight.detach().clone()  # type: ignore[union-attr, operator]
+def test_what_a_loaded_lora_adds_to_a_row_counts() -> None:
     adapted = Model.load("testbed", device="cpu")
-    from peft import LoraConfig
-
-    adapted.denoiser.add_adapter(LoraConfig(r=2, target_modules=[LAYER], init_lora_weights=False))
-    held = adapted.denoiser.get_submodule(LAYER)
-    row = (before + held.get_delta_weight("default").detach())[3].double()  # type: ignore[operator]
+    network: Any = adapted.denoiser
+    before: Tensor = network.get_submodule(LAYER).weight.detach().clone()
+    network.add_adapter(LoraConfig(r=2, target_modules=[LAYER], init_lora_weights=False))
+    added: Tensor = network.get_submodule(LAYER).get_delta_weight("default").detach()
+    row = (before + added)[3].double()
     each = Reread(CAPTIONS[0], Neurons({LAYER: [3]}), weight=4.0)
     change = ClosedFormNeuronEdit((each,), KEEP).changes(adapted)[LAYER].low_rank
     assert change is not None
@@ -117,10 +119,13 @@ def test_what_a_loaded_lora_adds_to_a_row_counts(model: Model) -> None:
     torch.testing.assert_close(change.product()[3].double(), expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("values", [{"weight": 0.0}, {"reach": -1.0}, {"reach": float("nan")}])
-def test_numbers_that_are_not_above_0_are_refused(values: dict[str, float]) -> None:
-    with pytest.raises(EditError, match=f"{next(iter(values))}=.*above 0"):
-        Reread("a cat", Neurons({LAYER: [0]}), **values)
+@pytest.mark.parametrize(
+    ("name", "value"), [("weight", 0.0), ("reach", -1.0), ("reach", float("nan"))]
+)
+def test_numbers_that_are_not_above_0_are_refused(name: str, value: float) -> None:
+    given = {"weight": 1.0, "reach": 1.0, name: value}
+    with pytest.raises(EditError, match=f"{name}=.*above 0"):
+        Reread("a cat", Neurons({LAYER: [0]}), given["weight"], given["reach"])
 
 
 def test_an_edit_without_captions_or_with_neurons_of_another_model_is_refused(model: Model) -> None:
