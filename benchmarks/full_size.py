@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from unmemorize.pipelines import quiet_loading
+
+with quiet_loading():  # pipelines warn on import if torchvision is missing
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 _LETTERS = [chr(code) for code in range(ord("0"), ord("z") + 1)]
 _WORDS = ["<|startoftext|>", "<|endoftext|>", *_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]

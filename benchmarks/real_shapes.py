@@ -35,7 +35,7 @@ from unmemorize.detection import (
     settings_of,
     similarity,
 )
-from unmemorize.pipelines import select_value_layers
+from unmemorize.pipelines import _autoencoder, select_value_layers
 
 Report = dict[str, Any]
 NAMES = {"sd": "SD 1.4, 512 px", "xl": "SDXL, 1024 px"}
@@ -271,8 +271,11 @@ def memory_of_images(model: um.Model, generate: Callable[[int, int], None]) -> R
     """Measure the peak GiB of one step and the decoder, for batches of images."""
     taken: Report = {}
     vae = model.pipe.vae
-    for way, choose in {"at once": vae.disable_slicing, "one by one": vae.enable_slicing}.items():
+    usual = _autoencoder.DECODED_TOGETHER
+    ways = {"at once": (vae.disable_slicing, 1024**5), "one by one": (vae.enable_slicing, usual)}
+    for way, (choose, limit) in ways.items():
         choose()
+        _autoencoder.DECODED_TOGETHER = limit
         for images in (1, 4, 10):
             start_peak(model.device)
             try:
@@ -282,6 +285,7 @@ def memory_of_images(model: um.Model, generate: Callable[[int, int], None]) -> R
                 taken[f"{images} decoded {way}"] = "more than the card has"
                 vae.to(model.dtype)  # the pipeline of SDXL decodes in float32
     vae.disable_slicing()
+    _autoencoder.DECODED_TOGETHER = usual
     return taken
 
 

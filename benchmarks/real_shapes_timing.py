@@ -75,13 +75,14 @@ def forward_of(
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Write minimum, median and maximum of readings in milliseconds."""
+    """Write minimum, median and maximum of readings, in milliseconds below one second."""
     if not seconds:
         return ""
+    scale, unit = (1, "s") if stats.median(seconds) >= 1 else (1000, "ms")
     if len(seconds) == 1:
-        return f"{1000 * seconds[0]:.4g} ms (one reading)"
+        return f"{scale * seconds[0]:.4g} {unit} (one reading)"
     low, middle, high = min(seconds), stats.median(seconds), max(seconds)
-    return ", ".join(f"{1000 * one:.4g}" for one in (low, middle, high)) + " ms"
+    return ", ".join(f"{scale * one:.5g}" for one in (low, middle, high)) + f" {unit}"
 
 
 def show(title: str, parts: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,16 +15,22 @@ import real_shapes_page
 import real_shapes_switching
 from conftest import make_pipeline
 from unmemorize import Model
+from unmemorize.pipelines._autoencoder import decoder_bytes
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"),
+    ("name", "millions", "decoder"),
     [
-        ("sd", {"unet": 859.5, "vae": 83.7, "text_encoder": 123.1}),
-        ("xl", {"unet": 2567.5, "vae": 83.7, "text_encoder": 123.1, "text_encoder_2": 694.7}),
+        ("sd", {"unet": 859.5, "vae": 83.7, "text_encoder": 123.1}, 0.5),
+        # four times the pixels, and twice the bytes, since its decoder works in float32
+        ("xl", {"unet": 2567.5, "vae": 83.7, "text_encoder": 123.1, "text_encoder_2": 694.7}, 4.0),
     ],
 )
-def test_models_have_their_published_sizes(name: str, millions: dict[str, float]) -> None:
+def test_models_have_their_published_sizes(
+    name: str, millions: dict[str, float], decoder: float
+) -> None:
     pipe = real_shapes.made(name, "meta")
     counted = {
         part: sum(weight.numel() for weight in getattr(pipe, part).parameters()) / 1e6
@@ -31,7 +38,10 @@ def test_models_have_their_published_sizes(name: str, millions: dict[str, float]
     }
     assert counted == pytest.approx(millions, abs=0.1)
     assert pipe.unet.dtype == torch.float16
-    assert pipe.unet.config.sample_size == {"sd": 64, "xl": 128}[name]
+    latents = pipe.unet.config.sample_size
+    fake: Any = SimpleNamespace(pipe=pipe, latent_shape=(4, latents, latents))
+    assert decoder_bytes(fake) == decoder * 1024**3
+    assert latents == {"sd": 64, "xl": 128}[name]
 
 
 def test_each_part_is_measured_and_shown(
@@ -59,7 +69,26 @@ def test_each_part_is_measured_and_shown(
     for shown in (capsys.readouterr().out, page.read_text()):
         assert "72 images of a certificate" in shown
         assert "off by weights" in shown
-    assert "Nothing took more than 24 GiB." in page.read_text()
+    assert "No step that was measured took more than 24 GiB." in page.read_text()
+    assert "these are missing: SD 1.4, 512 px: images, localize" not in page.read_text()
+
+
+def test_the_page_names_what_the_readings_lack(tmp_path: Path) -> None:
+    """The readings in the repository were cut off, and their page is the one in docs."""
+    page = tmp_path / "page.md"
+    real_shapes_page.main(ROOT / "benchmarks/records/real-shapes.json", page)
+    text = page.read_text()
+    assert "SD 1.4, 512 px: torch.compile;" in text
+    assert "SDXL, 1024 px: images, generate and certificate, batches, neurons off" in text
+    assert text == (ROOT / "docs/real-shapes.md").read_text()
+    real_shapes_page.main(empty_report(tmp_path / "empty.json"), page)
+    assert "a time that was not measured on this card" in page.read_text()
+
+
+def empty_report(path: Path) -> Path:
+    report = {"card": "c", "torch": "t", "seconds": 0.0, "models": {"SD 1.4, 512 px": {}}}
+    path.write_text(json.dumps(report))
+    return path
 
 
 @pytest.mark.parametrize("name", ["blocks", "whole"])
@@ -110,7 +139,7 @@ def test_the_batch_that_fills_the_device() -> None:
             str(size): {"seconds": [taken] * 3, "peak GiB": None} for size, taken in seconds.items()
         }
     }
-    assert real_shapes_page.filling(parts) == "4 (float16, channels_last)"
+    assert real_shapes_page.filling(parts) == "4 (float16, channels last)"
 
 
 def test_what_takes_too_long_is_interrupted() -> None:

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -524,6 +525,15 @@ def test_libraries_that_load_models_are_quiet(cli: Cli) -> None:
         assert transformers.logging.get_verbosity() == logging.ERROR
     finally:
         transformers.logging.set_verbosity(level)
+
+
+def test_what_libraries_will_drop_is_shown_only_to_whoever_uses_it(
+    cli: Cli, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert cli("report", "--help")[0] == 0
+    for module in ("diffusers.pipelines.some", "transformers.some", "of.a.user"):
+        warnings.warn_explicit("goes", FutureWarning, f"{module}.py", 1, module)
+    assert [warning.filename for warning in recwarn] == ["of.a.user.py"]
 
 
 def test_a_missing_gradio_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

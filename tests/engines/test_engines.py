@@ -75,7 +75,7 @@ def command_line(process: int) -> bytes:
     return Path(f"/proc/{process}/cmdline").read_bytes()
 
 
-def test_local_workers(loaded: Model, tmp_path: Path) -> None:
+def test_local_workers(loaded: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Failures are on record; a killed worker is replaced and its unit done; the same run resumes.
 
     When the caller stops early, the workers are gone, even in the middle of a unit.
@@ -110,6 +110,7 @@ def test_local_workers(loaded: Model, tmp_path: Path) -> None:
         next(outcomes)
         assert any(b"spawn_main" in command_line(child) for child in children() - before)
         outcomes.close()  # type: ignore[attr-defined]
+    assert capfd.readouterr().err == ""  # neither torchvision nor progress of loading
     assert all(b"resource_tracker" in command_line(child) for child in children() - before)
 
 

@@ -34,6 +34,11 @@ def test_a_clip_aligns_generated_images_with_the_prompt(clip: ClipAlignment) -> 
     assert max(values) == values[1]
 
 
+def test_loading_a_clip_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    ClipAlignment()
+    assert capfd.readouterr().err == ""
+
+
 def test_without_a_clip_there_is_no_alignment(tmp_path: Path) -> None:
     with pytest.raises(MetricError, match="no CLIP can be loaded"):
         ClipAlignment(tmp_path)

@@ -24,7 +24,7 @@ from unmemorize.engines import Progress, silent
 from unmemorize.generation._edits import NeuronEdit
 from unmemorize.generation._interventions import Change, Drawing, applied
 from unmemorize.neurons import Neurons
-from unmemorize.pipelines import Model, run, sampler, sampling
+from unmemorize.pipelines import Model, decoding, run, sampler, sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +165,18 @@ def generate_each(
         for batch in _batches(samples, settings.batch, apart=model.layout.separate):
             indices = [index for index, _ in batch]
             texts = [prompts[index] for index in indices]
-            with applied(
-                model,
-                [edits[index] for index in indices],
-                texts,
-                torch.stack([noise[index][row] for index, row in batch]),
-                steps=settings.steps,
-                guidance=settings.guidance,
-            ) as start:
+            start_noise = torch.stack([noise[index][row] for index, row in batch])
+            with (
+                decoding(model, len(batch)),
+                applied(
+                    model,
+                    [edits[index] for index in indices],
+                    texts,
+                    start_noise,
+                    steps=settings.steps,
+                    guidance=settings.guidance,
+                ) as start,
+            ):
                 pixels = _denoise(
                     model,
                     texts,

@@ -40,16 +40,19 @@ class ClipAlignment:
     def __init__(self, source: str | Path | None = None) -> None:
         if source is None:
             source = _bundled.clip_path()
-        # imported here, since it warns on import if torchvision is missing
-        from transformers import CLIPImageProcessor
+        from unmemorize.pipelines import quiet_loading
 
         self.name = Path(source).name
         try:
-            self._clip = CLIPModel.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True
-            ).eval()
-            self._tokenizer = CLIPTokenizer.from_pretrained(source)
-            self._processor = CLIPImageProcessor.from_pretrained(source)
+            with quiet_loading():
+                # imported here, since it warns on import if torchvision is missing
+                from transformers import CLIPImageProcessor
+
+                self._clip = CLIPModel.from_pretrained(
+                    source, dtype=torch.float32, use_safetensors=True
+                ).eval()
+                self._tokenizer = CLIPTokenizer.from_pretrained(source)
+                self._processor = CLIPImageProcessor.from_pretrained(source)
         except (OSError, ValueError) as problem:
             reason = first_line(problem)
             raise MetricError(

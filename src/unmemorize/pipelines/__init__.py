@@ -2,7 +2,7 @@
 
 from unmemorize.pipelines._adapters import adapters_in_effect
 from unmemorize.pipelines._attention import cross_attentions, refuse_unseen, watching_attention
-from unmemorize.pipelines._autoencoder import encoded
+from unmemorize.pipelines._autoencoder import decoding, encoded
 from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
 from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
 from unmemorize.pipelines._denoiser_call import DenoiserCall, denoiser_call
@@ -57,6 +57,7 @@ __all__ = [
     "added_by_loras",
     "adds_to_weights",
     "cross_attentions",
+    "decoding",
     "denoiser_call",
     "denoiser_of",
     "effective_weights",

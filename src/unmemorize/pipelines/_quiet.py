@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,17 @@ from diffusers.utils import logging as diffusers_logging
 
 
 def quiet_libraries() -> None:
-    """Show only errors of the libraries that load models, and none of their progress bars."""
+    """Show only errors of the libraries that load models, for the whole process.
+
+    Warnings that a later release will lack something are not shown if the libraries themselves use
+    it: whoever calls a command cannot change that.
+    """
+    _show_errors_only()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(diffusers|transformers)[.]")
+
+
+def _show_errors_only() -> None:
+    """Set levels of logging and switch progress bars off."""
     transformers.logging.set_verbosity_error()
     diffusers_logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -25,7 +36,7 @@ def quiet_loading() -> Iterator[None]:
         transformers.logging.is_progress_bar_enabled(),
         diffusers_logging.is_progress_bar_enabled(),
     )
-    quiet_libraries()
+    _show_errors_only()
     try:
         yield
     finally:
