@@ -225,6 +225,8 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         ),
         (("generate", "{tmp}/run"), "run manifest cannot be read"),
         (("generate", "{folder}/run", "--steps", "0"), "steps=0: at least 1 is needed"),
+        (("generate", "{folder}/run", "--seed", "-1"), "seed=-1: expected `int` >= 0"),
+        (("detect", "-o", "{tmp}/run", "--seed", "99999999999999999999"), "<= 9223372036854775807"),
         (("generate", "{folder}/run", "--method", "wen"), "'wen': nothing of this name"),
         (
             ("generate", "{folder}/run", "--method", "pads", "--guard"),

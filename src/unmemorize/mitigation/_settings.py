@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import ModelError
 from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
@@ -36,7 +37,7 @@ class MitigationSettings:
         generation: steps, guidance and batch. Its seed and its number of images do not apply.
 
     Raises:
-        ModelError: a value is out of its range.
+        ModelError: a value is of another type or out of range.
 
     Source: METHOD of this project, see docs/mitigation.md.
 
@@ -59,6 +60,7 @@ class MitigationSettings:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
 
     def __post_init__(self) -> None:
+        check_fields(self, ModelError)
         for name in ("alpha", "confidence", "budget", "false_copies"):
             value = getattr(self, name)
             if not 0 < value < 1 and not (name == "budget" and value == 1):
