@@ -64,7 +64,10 @@ class MitigationSettings:
         for name in ("alpha", "confidence", "budget", "false_copies"):
             value = getattr(self, name)
             if not 0 < value < 1 and not (name == "budget" and value == 1):
-                raise ModelError(f"{name}={value}: a share lies between 0 and 1, such as 0.05.")
+                also = ", or is 1" if name == "budget" else ""
+                raise ModelError(
+                    f"{name}={value}: a share lies between 0 and 1, such as 0.05{also}."
+                )
         if self.search_images < 3:
             raise ModelError(
                 f"search_images={self.search_images}: a prompt is confirmed by 2 copies, so at "
