@@ -449,7 +449,7 @@ def test_a_prompt_is_encoded_once(
     monkeypatch.setattr(Model, "encode", counting)
     found = case.localize(PLANTED_PROMPT, threshold=threshold)
     assert (found.memorized, found.detection and found.detection.detector) == (True, detector)
-    assert encoded == [PLANTED_PROMPT]
+    assert encoded.count(PLANTED_PROMPT) == 1
 
 
 def test_the_scale_reaches_the_model(case: Planted) -> None:
