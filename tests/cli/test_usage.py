@@ -210,7 +210,11 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         ),
         (("detect", "-o", "{tmp}/run", "--tau", ".5", "--published"), "no prompts given"),
         (
-            ("detect", "-o", "{tmp}/run", "--tau", "0.428"),
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--tau",
+                "0.428",
+            ),
             "--tau 0.428: published thresholds belong to the similarity of the published code",
         ),
         (
@@ -222,11 +226,23 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
             "Add --published, or calibrate a threshold of your own",
         ),
         (
-            ("detect", "-o", "{tmp}/run", "--published", "--threshold", "{folder}/t.json"),
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--published",
+                "--threshold",
+                "{folder}/t.json",
+            ),
             "--published: the threshold was calibrated with similarity=fixed, reduction=conformal",
         ),
         (
-            ("detect", "-o", "{tmp}/run", "--published", "--tau", ".4", "--protocol", "paper"),
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--published",
+                "--tau",
+                ".4",
+                "--protocol",
+                "paper",
+            ),
             "--protocol paper: --published means --protocol published. Leave one of the two out",
         ),
         (
@@ -261,13 +277,29 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         (("generate", "{tmp}/run"), "run manifest cannot be read"),
         (("generate", "{folder}/run", "--steps", "0"), "steps=0: at least 1 is needed"),
         (("generate", "{folder}/run", "--seed", "-1"), "seed=-1: expected `int` >= 0"),
-        (("detect", "-o", "{tmp}/run", "--seed", "99999999999999999999"), "<= 9223372036854775807"),
+        (
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--seed",
+                "99999999999999999999",
+            ),
+            "<= 9223372036854775807",
+        ),
         (("generate", "{folder}/run", "--method", "wen"), "'wen': nothing of this name"),
         (
             ("generate", "{folder}/run", "--method", "pads", "--guard"),
             "Leave --guard or --method out",
         ),
-        (("detect", "-o", "{tmp}/run", "--tau", ".5", "--seeds", "1"), "seeds=1"),
+        (
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--tau",
+                ".5",
+                "--seeds",
+                "1",
+            ),
+            "seeds=1",
+        ),
         (("statistics", "-o", "{tmp}/s", "--dtype", "half"), "dtype 'half': unknown"),
         (("statistics", "-o", "{tmp}/s", "--shard", "4/3"), "not a share of a whole"),
         (

@@ -24,8 +24,8 @@ def test_the_number_of_ordinary_images_that_an_error_names_is_enough() -> None:
 
 def test_a_budget_of_everything_is_one_but_no_other_share_is() -> None:
     assert MitigationSettings(budget=1).budget == 1
-    change: dict[str, Any]
-    for change in ({"alpha": 1}, {"confidence": 1}, {"false_copies": 1}):
+    changes: list[dict[str, Any]] = [{"alpha": 1}, {"confidence": 1}, {"false_copies": 1}]
+    for change in changes:
         with pytest.raises(ModelError, match=r"=1: a share .* such as 0\.05\.$"):
             MitigationSettings(**change)
     for budget in (0, 1.5):
