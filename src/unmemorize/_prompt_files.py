@@ -63,7 +63,8 @@ def iter_prompts(path: str | Path) -> Iterator[Prompt]:
     Rows without a caption are left out, and a warning counts and names them.
 
     Raises:
-        PromptError: as for `read_prompts`. An error in a row is raised when that row is read.
+        PromptError: as for `read_prompts`. The first prompt is read at once, so a file without any
+            is refused before the work. An error in a later row is raised when that row is read.
     """
     path = as_path(path, PromptError, "prompt file")
     if path.is_dir():
@@ -72,7 +73,8 @@ def iter_prompts(path: str | Path) -> Iterator[Prompt]:
             raise PromptError(
                 f"{path}: there is no prompt file in it. Use files of {', '.join(_READERS)}."
             )
-        return chain.from_iterable(map(iter_prompts, files))
+        others = chain.from_iterable(map(iter_prompts, files[1:]))
+        return chain(iter_prompts(files[0]), others)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise PromptError(f"{path}: unknown kind of prompt file. Use one of {', '.join(_READERS)}.")
@@ -87,8 +89,7 @@ def _never_empty(prompts: Iterator[Prompt], path: Path) -> Iterator[Prompt]:
     first = next(prompts, None)
     if first is None:
         raise PromptError(f"{path}: there is no prompt in it. Write one caption into each row.")
-    yield first
-    yield from prompts
+    return chain([first], prompts)
 
 
 @dataclass

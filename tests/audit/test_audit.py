@@ -312,5 +312,5 @@ def test_arms_can_be_left_out(
     assert forecast_audit(model, settings, inputs, 2).attacked == 2 + 2
     only = replace(settings, arms=())
     assert forecast_audit(model, only, inputs, 2).attacked == 2
-    with pytest.raises(AuditError, match="name some of edited, unedited"):
+    with pytest.raises(AuditError, match="Choose edited or unedited"):
         replace(SETTINGS, arms=("nobody",))  # type: ignore[arg-type]

@@ -46,6 +46,22 @@ def test_set_algebra(
     ) == (0, True, True)
 
 
+@pytest.mark.parametrize(
+    ("operation", "names"),
+    [("difference", (0, 0)), ("intersection", (0, "none")), ("union", ("none", "none"))],
+)
+def test_nothing_is_done_with_no_neurons(
+    cli: Cli, files: list[Path], tmp_path: Path, operation: str, names: tuple[object, object]
+) -> None:
+    NeuronFile.of(Model(make_pipeline()), Neurons()).save(tmp_path / "none.json")
+    operands = [tmp_path / f"{name}.json" for name in names]
+    code, out, _ = cli("neurons", operation, *operands, "-o", tmp_path / "out.json")
+    assert (code, "0 neurons: " in out, "Next:" in out) == (0, True, False)
+    assert out.endswith("No neuron is left, so there is nothing to switch off or to export.")
+    code, out, _ = cli("neurons", "show", tmp_path / "out.json")
+    assert (code, "nothing to switch off or to export" in out, "Next:" in out) == (0, True, False)
+
+
 def test_files_that_do_not_go_together(cli: Cli, files: list[Path], tmp_path: Path) -> None:
     code, _, err = cli("neurons", "union", files[0], files[3], "-o", tmp_path / "out.json")
     assert (code, "differ in their fingerprint" in err) == (1, True)

@@ -16,11 +16,22 @@ from small_model import finish_run, localize_words, model_words, save_inputs
 import unmemorize.cli
 from conftest import PLANTED_PROMPT
 from tasks import AnyRun
-from unmemorize import Calibration, Model, NeuronFile, Run, RunError, UnmemorizeError
+from unmemorize import (
+    Calibration,
+    Model,
+    NeuronFile,
+    Prompt,
+    Run,
+    RunError,
+    Threshold,
+    UnmemorizeError,
+)
 from unmemorize.cli import COMMANDS, GROUPS, main, make_app
 from unmemorize.cli._common import report_missing
+from unmemorize.detection import DetectionRun
 from unmemorize.engines import InProcess, RayActors, Shard, Workers
-from unmemorize.runs import Inputs, Tally
+from unmemorize.mitigation import MitigationRun, MitigationSettings
+from unmemorize.runs import Inputs, Tally, open_run
 from unmemorize.statistics import threshold_captions
 from unmemorize.testbed._findings import Finding
 
@@ -32,6 +43,30 @@ Recorded = Callable[[str], dict[str, Any]]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model and the files and run that the first commands made on it."""
     return finish_run(save_inputs(tmp_path_factory.mktemp("cli")))
+
+
+@pytest.fixture(scope="module")
+def occupied(finished: Path) -> Path:
+    """The same folder with the beginnings of further runs, and a folder that is no run."""
+    model = Model.load(str(finished / "model"), device="cpu")
+    threshold = Threshold.load(finished / "t.json")
+    detect = DetectionRun.of(threshold)
+    assert detect.detector == "late-noise-magnitude"
+    mitigate = MitigationRun(
+        settings=MitigationSettings(),
+        detector="late-noise-magnitude",
+        tau=0.5,
+        threshold_prompts="",
+        statistics_prompts="",
+        captions="",
+        descriptor="",
+        clip="",
+    )
+    open_run(finished / "detected", model, [Prompt("a")], detect)
+    open_run(finished / "mitigated", model, [Prompt("a")], mitigate)
+    (finished / "other").mkdir()
+    (finished / "other" / "file").write_text("")
+    return finished
 
 
 class ReachedError(UnmemorizeError):
@@ -176,7 +211,11 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         ),
         (("detect", "-o", "{tmp}/run", "--tau", ".5", "--published"), "no prompts given"),
         (
-            ("detect", "-o", "{tmp}/run", "--tau", "0.428"),
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--tau",
+                "0.428",
+            ),
             "--tau 0.428: published thresholds belong to the similarity of the published code",
         ),
         (
@@ -188,11 +227,23 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
             "Add --published, or calibrate a threshold of your own",
         ),
         (
-            ("detect", "-o", "{tmp}/run", "--published", "--threshold", "{folder}/t.json"),
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--published",
+                "--threshold",
+                "{folder}/t.json",
+            ),
             "--published: the threshold was calibrated with similarity=fixed, reduction=conformal",
         ),
         (
-            ("detect", "-o", "{tmp}/run", "--published", "--tau", ".4", "--protocol", "paper"),
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--published",
+                "--tau",
+                ".4",
+                "--protocol",
+                "paper",
+            ),
             "--protocol paper: --published means --protocol published. Leave one of the two out",
         ),
         (
@@ -226,12 +277,30 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, words: tuple[str, ...], message: 
         ),
         (("generate", "{tmp}/run"), "run manifest cannot be read"),
         (("generate", "{folder}/run", "--steps", "0"), "steps=0: at least 1 is needed"),
+        (("generate", "{folder}/run", "--seed", "-1"), "seed=-1: expected `int` >= 0"),
+        (
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--seed",
+                "99999999999999999999",
+            ),
+            "<= 9223372036854775807",
+        ),
         (("generate", "{folder}/run", "--method", "wen"), "'wen': nothing of this name"),
         (
             ("generate", "{folder}/run", "--method", "pads", "--guard"),
             "Leave --guard or --method out",
         ),
-        (("detect", "-o", "{tmp}/run", "--tau", ".5", "--seeds", "1"), "seeds=1"),
+        (
+            (
+                *("detect", "-o", "{tmp}/run", "--prompts", "{folder}/unmemorized.txt"),
+                "--tau",
+                ".5",
+                "--seeds",
+                "1",
+            ),
+            "seeds=1",
+        ),
         (("statistics", "-o", "{tmp}/s", "--dtype", "half"), "dtype 'half': unknown"),
         (("statistics", "-o", "{tmp}/s", "--shard", "4/3"), "not a share of a whole"),
         (
@@ -259,6 +328,139 @@ def test_mistakes_get_one_sentence_and_exit_code_1(
     assert err.startswith("error: ")
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("detect", "-o", "{tmp}/run"),
+        ("detect", "-o", "{tmp}/run", "--unmemorized"),
+        ("localize", "-o", "{tmp}/run"),
+        ("statistics", "-o", "{tmp}/s.safetensors"),
+        ("threshold", "-o", "{tmp}/t.json"),
+        ("guard", "-o", "{tmp}/g.json"),
+        ("mitigate", "-o", "{tmp}/run", ""),
+        ("compare", "-o", "{tmp}/run", ""),
+        ("audit", "-o", "{tmp}/run"),
+        ("harden", "{folder}/run/neurons.json", "-o", "{tmp}/run"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_empty_prompt_file_is_refused_before_any_work(
+    cli: Cli, finished: Path, tmp_path: Path, words: tuple[str, ...], recorded: Recorded
+) -> None:
+    for name in ("threshold", "statistics"):
+        recorded(f"unmemorize.cli._common.default_{name}")
+    (tmp_path / "empty.csv").write_text("prompt,kind\n ,VM\n")
+    option = () if words[-1] in ("", "--unmemorized") else ("--prompts",)
+    if words[-1] == "--unmemorized":
+        words = ("detect", "--prompts", "{folder}/prompts.csv", *words[1:])
+    call = [word.format(tmp=tmp_path, folder=finished) for word in words if word]
+    code, _, err = cli(*call, *option, tmp_path / "empty.csv", *model_words(finished))
+    assert (code, "Traceback" in err) == (1, False)
+    assert f"{tmp_path}/empty.csv: there is no prompt in it." in err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            (
+                *("localize", "--prompts", "{folder}/prompts.csv", "-o", "{folder}/run"),
+                *("--criterion", "seeds", "--seeds", "4"),
+            ),
+            "localization.noise.seeds = 10, now it is 4. Repeat the earlier command to resume it",
+        ),
+        (
+            (
+                *("localize", "--prompts", "{folder}/prompts.csv", "-o", "{folder}/run"),
+                *("--criterion", "seeds", "--theta", "4"),
+            ),
+            "localization.theta = 5.0, now it is 4.0. Repeat",
+        ),
+        (
+            ("localize", "--prompts", "{folder}/prompts.csv", "-o", "{folder}/other"),
+            "other: exists and is not a run folder",
+        ),
+        (
+            ("detect", "--prompts", "{folder}/prompts.csv", "-o", "{folder}/run"),
+            "run: this is a run of kind localization, not detection",
+        ),
+        (
+            (
+                *("detect", "--prompts", "{folder}/prompts.csv", "-o", "{folder}/detected"),
+                *("--detector", "seed-similarity"),
+            ),
+            'detector = "late-noise-magnitude", now it is "seed-similarity"',
+        ),
+        (
+            (
+                *("detect", "--prompts", "{folder}/prompts.csv", "-o", "{folder}/detected"),
+                *("--seeds", "4"),
+            ),
+            "noise.seeds = 10, now it is 4",
+        ),
+        (
+            (
+                *("detect", "--prompts", "{folder}/prompts.csv", "-o", "{folder}/detected"),
+                *("--stop", "never"),
+            ),
+            'stop = "decided", now it is "never"',
+        ),
+        (
+            ("detect", "--prompts", "{folder}/prompts.csv", "-o", "{tmp}/run", "--fdr", "2"),
+            "fdr=2.0: a rate lies between 0 and 1",
+        ),
+        (
+            ("mitigate", "{folder}/prompts.csv", "-o", "{folder}/mitigated", "--steps", "3"),
+            "settings.generation.steps = 50, now it is 3",
+        ),
+        (
+            ("mitigate", "{folder}/prompts.csv", "-o", "{tmp}/run", "--budget", "1.5"),
+            "budget=1.5: a share lies between 0 and 1",
+        ),
+        (
+            ("compare", "{folder}/prompts.csv", "-o", "{folder}/run"),
+            "this is a run of kind localization, not comparison",
+        ),
+    ],
+)
+def test_another_run_is_refused_before_anything_is_calibrated(
+    cli: Cli,
+    occupied: Path,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    message: str,
+    recorded: Recorded,
+) -> None:
+    for name in ("threshold", "statistics"):
+        recorded(f"unmemorize.cli._common.default_{name}")
+    call = [word.format(tmp=tmp_path, folder=occupied) for word in words]
+    code, _, err = cli(*call, *model_words(occupied))
+    assert (code, message in err, "Traceback" in err) == (1, True, False), err
+    code, _, err = cli(*call, *model_words(occupied), "--new-run")
+    refused_always = "--fdr" in words or "--budget" in words
+    assert (code, message in err) == (1, refused_always)
+
+
+def test_what_a_run_of_another_kind_lacks_is_said_with_a_way_that_works(
+    cli: Cli, occupied: Path, tmp_path: Path
+) -> None:
+    detected, output = occupied / "detected", tmp_path / "out.csv"
+    way = "unmemorize localize"
+    code, _, err = cli("evaluate", detected)
+    assert (code, "no images to evaluate. This run of kind detection has no" in err) == (1, True)
+    assert err.endswith(f"{way} -o FOLDER, then unmemorize generate FOLDER")
+    for words in (
+        ("generate", detected, *model_words(occupied)),
+        ("report", detected),
+        ("export", "upstream-csv", detected, "-o", output),
+    ):
+        code, _, err = cli(*words)
+        assert (code, way in err, "unmemorize generate" in err) == (1, True, False), err
+    code, _, err = cli("evaluate", occupied / "run")
+    assert (code, err.endswith(f"First: unmemorize generate {occupied}/run")) == (1, True)
 
 
 @pytest.mark.parametrize("command", ["statistics", "threshold"])

@@ -49,7 +49,14 @@ from unmemorize import (
     UnmemorizeError,
 )
 from unmemorize.cli.compare import _print_comparison
-from unmemorize.comparison import ComparisonCaptions, _drawn, chosen_detectors, chosen_methods
+from unmemorize.comparison import (
+    ComparisonCaptions,
+    _drawn,
+    _forecast,
+    chosen_detectors,
+    chosen_methods,
+    forecast_comparison,
+)
 from unmemorize.engines import Execution
 from unmemorize.generation import generate_each
 from unmemorize.methods import MITIGATIONS
@@ -456,6 +463,32 @@ def test_suspects_known_not_to_be_memorized_are_refused(made: Made, tmp_path: Pa
     suspects = [Prompt("a dog", group="unmemorized")]
     with pytest.raises(MitigationError, match="'a dog': among the suspects, but its group says"):
         compare(made.pipe, tmp_path / "run", suspects, made.inputs)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_forecast_counts_the_ordinary_images_that_are_drawn(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Without training images, agreement of two unedited images of each caption is compared."""
+    monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
+    suspects, folder = made.suspects, made.folder
+    if not known:
+        suspects = [replace(made.suspects[2], images=())]
+        methods = chosen_methods("random-tokens=1")
+        _, run = compare(
+            made.pipe, tmp_path / "run", suspects, made.inputs, detectors=(), methods=methods
+        )
+        folder = run.folder
+    cost = forecast_comparison(
+        Model(made.pipe), SETTINGS, CAPTIONS, suspects, DETECTORS, METHODS[:1]
+    )
+    drawn = [
+        len((folder / f"ordinary-{arm}.jsonl").read_text().splitlines())
+        for arm in ("before", "other")
+    ]
+    assert drawn == [19, 5 if known else 19]
+    assert cost.images["ordinary images, unedited"] == sum(drawn)
+    assert cost.images["confirmation"] == 3 * len(suspects)
 
 
 def test_methods_with_neurons_need_statistics(made: Made, tmp_path: Path) -> None:

@@ -67,8 +67,7 @@ def test_a_probe_counts_the_samples_of_both_halves(pipe: DiffusionPipeline) -> N
     ("change", "message"),
     [
         ({"seeds": 1}, "at least 2"),
-        ({"protocol": "mine"}, "unknown"),
-        ({"similarity": "mine"}, "similarity 'mine': unknown"),
+        ({"similarity": "mine"}, r"similarity='mine': .* Choose fixed or published\."),
         ({"steps": 1}, "too few"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -430,6 +431,25 @@ def test_another_detector_calls_a_prompt(case: Planted) -> None:
     assert found.spent["detection"].work == 10 + called.evaluations
     high = replace(threshold, detect=replace(threshold.detect, tau=called.score + 0.01))
     assert not case.localize(PLANTED_PROMPT, threshold=high).memorized
+
+
+@pytest.mark.parametrize("detector", ["late-noise-magnitude", "seed-similarity"])
+def test_a_prompt_is_encoded_once(
+    case: Planted, monkeypatch: pytest.MonkeyPatch, detector: str
+) -> None:
+    threshold = calibrate_threshold(case.model, PROMPTS[:3], detector=detector)
+    threshold = replace(threshold, detect=replace(threshold.detect, tau=0.0))
+    encoded: list[str] = []
+    encode = Model.encode
+
+    def counting(model: Model, texts: Sequence[str]) -> Any:
+        encoded.extend(texts)
+        return encode(model, texts)
+
+    monkeypatch.setattr(Model, "encode", counting)
+    found = case.localize(PLANTED_PROMPT, threshold=threshold)
+    assert (found.memorized, found.detection and found.detection.detector) == (True, detector)
+    assert encoded.count(PLANTED_PROMPT) == 1
 
 
 def test_the_scale_reaches_the_model(case: Planted) -> None:

@@ -14,7 +14,7 @@ from unmemorize.localization._settings import RefinementMethod
         ({"criterion": "mine"}, r"criterion='mine': .* Choose auto or unblocked or seeds\."),
         ({"refinement": "mine"}, r"refinement='mine': .* Choose complete or bisect or greedy\."),
         ({"layers": 3}, r"layers=3: expected `str`"),
-        ({"noise": 3}, r"noise=3: expected `object`"),
+        ({"noise": 3}, "noise=3: a value of type int, not NoiseSettings"),
         ({"use_theta": "no"}, r"use_theta='no': expected `bool`"),
         ({"theta_step": 0}, r"theta_step=0: expected `float` > 0"),
         ({"theta_step": -0.5}, r"theta_step=-0.5: expected `float` > 0"),

@@ -8,7 +8,7 @@ import pytest
 from diffusers import DiffusionPipeline
 
 from records import SMALL_MITIGATION
-from unmemorize import GenerationSettings, Model, memorized_region
+from unmemorize import GenerationSettings, Model, Prompt, memorized_region
 from unmemorize.detection import REGION_SAMPLES
 from unmemorize.mitigation import Forecast, _forecast, forecast
 
@@ -17,7 +17,8 @@ from unmemorize.mitigation import Forecast, _forecast, forecast
 def cost_fixture(pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> Forecast:
     monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
     generation = GenerationSettings(steps=5, guidance=3.0)
-    return forecast(Model(pipe), replace(SMALL_MITIGATION, generation=generation), 3)
+    suspects = [Prompt("a"), Prompt("b"), Prompt("c")]
+    return forecast(Model(pipe), replace(SMALL_MITIGATION, generation=generation), suspects)
 
 
 def test_everything_that_runs_the_denoiser_is_counted(cost: Forecast) -> None:
@@ -26,6 +27,18 @@ def test_everything_that_runs_the_denoiser_is_counted(cost: Forecast) -> None:
     looked_at = 3.5 * seeds * 3  # detection and localization
     assert cost.samples == drawn + round(looked_at) + 100 * 3
     assert cost.seconds == cost.samples / 2
+
+
+def test_suspects_without_training_images_take_more_ordinary_images(
+    pipe: DiffusionPipeline, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without, the agreement of two images of each ordinary caption is compared, see `prepare`."""
+    monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
+    known, unknown = prompts[1], Prompt("b")
+    assert known.images
+    for suspects, images in (([known], 19), ([known, unknown], 38)):
+        cost = forecast(Model(pipe), SMALL_MITIGATION, suspects)
+        assert cost.images["ordinary images, unedited"] == images
 
 
 def test_a_map_of_a_region_takes_what_is_forecast(pipe: DiffusionPipeline) -> None:

@@ -22,6 +22,17 @@ def test_the_number_of_ordinary_images_that_an_error_names_is_enough() -> None:
     MitigationSettings(false_copies=0.003, ordinary_images=333)
 
 
+def test_a_budget_of_everything_is_one_but_no_other_share_is() -> None:
+    assert MitigationSettings(budget=1).budget == 1
+    changes: list[dict[str, Any]] = [{"alpha": 1}, {"confidence": 1}, {"false_copies": 1}]
+    for change in changes:
+        with pytest.raises(ModelError, match=r"=1: a share .* such as 0\.05\.$"):
+            MitigationSettings(**change)
+    for budget in (0, 1.5):
+        with pytest.raises(ModelError, match=rf"budget={budget}: .* such as 0\.05, or is 1\."):
+            MitigationSettings(budget=budget)
+
+
 def test_a_count_splits_its_seeds_as_the_certificate_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

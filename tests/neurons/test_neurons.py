@@ -65,6 +65,24 @@ def test_random_controls_depend_on_the_seed_and_keep_the_layers() -> None:
     assert max(index for control in controls for _, index in control) > 20
 
 
+def test_equal_sets_have_equal_controls() -> None:
+    """Sets that came together in another order of their layers."""
+    one, two, widths = Neurons({"a": [0, 1]}), Neurons({"b": [5]}), {"a": 50, "b": 40}
+    for seed in range(8):
+        control = random_control(one | two, widths, seed)
+        assert list((two | one).layers) == ["b", "a"]
+        assert random_control(two | one, widths, seed) == control
+        rng = np.random.default_rng(seed)  # as recorded controls were drawn
+        drawn = rng.choice(np.arange(2, 50), 2, replace=False)
+        others = [index for index in range(40) if index != 5]
+        assert control == Neurons({"a": drawn, "b": rng.choice(others, 1, replace=False)})
+
+
+def test_a_control_needs_the_widths_of_all_layers() -> None:
+    with pytest.raises(NeuronError, match="elsewhere: the widths do not name this layer"):
+        random_control(Neurons({"elsewhere": [0]}), {"a": 4}, 0)
+
+
 def test_neurons_that_do_not_exist_are_refused(pipe: DiffusionPipeline) -> None:
     model = Model(pipe)
     path, width = next(iter(model.widths.items()))

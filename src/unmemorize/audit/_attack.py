@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import AuditError
 from unmemorize._registry import Registry
 from unmemorize.audit._bench import Bench
@@ -175,7 +176,7 @@ class AttackSettings:
         rate: the learning rate of attacks on embeddings (Adam). 0 leaves them at their start.
 
     Raises:
-        AuditError: a value is out of its range.
+        AuditError: a value is of another type or out of range.
     """
 
     positions: tuple[int, ...] = (1, 4, 16)
@@ -183,6 +184,7 @@ class AttackSettings:
     rate: float = 0.1
 
     def __post_init__(self) -> None:
+        check_fields(self, AuditError)
         if any(count < 1 for count in self.positions):
             raise AuditError(f"positions={self.positions}: at least 1 position must be free.")
         if any(radius is not None and not 0 < radius < math.inf for radius in self.radii):

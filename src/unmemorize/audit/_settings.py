@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import AuditError
 from unmemorize.audit._attack import ATTACKS, STARTS, AttackSettings, Start
 from unmemorize.generation import GenerationSettings
@@ -38,7 +39,7 @@ class AuditSettings:
             apply.
 
     Raises:
-        AuditError: a value is out of its range, or a level is unknown.
+        AuditError: a value is of another type or out of range, or a level is unknown.
 
     Source: docs/audit.md.
 
@@ -61,18 +62,17 @@ class AuditSettings:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
 
     def __post_init__(self) -> None:
+        check_fields(self, AuditError)
         known = ATTACKS.names()
         for level in self.levels:
             if level not in known:
                 raise AuditError(f"{level}: no such level. Known are {', '.join(known)}.")
         if not self.levels:
             raise AuditError(f"no level is named. Name some of {', '.join(known)}.")
-        if self.steps[:1] != (0,) or list(self.steps) != sorted(set(self.steps)):
+        if list(self.steps[:1]) != [0] or list(self.steps) != sorted(set(self.steps)):
             raise AuditError(f"steps={self.steps}: budgets rise from 0, such as (0, 5, 10, 25).")
-        if not self.starts or set(self.starts) - set(STARTS):
+        if not self.starts:
             raise AuditError(f"starts={self.starts}: name some of {', '.join(STARTS)}.")
-        if set(self.arms) - set(ARMS):
-            raise AuditError(f"arms={self.arms}: name some of {', '.join(ARMS)}.")
         for name in ("seeds", "images", "batch"):
             if getattr(self, name) < 1:
                 raise AuditError(f"{name}={getattr(self, name)}: at least 1 is needed.")

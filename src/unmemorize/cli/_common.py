@@ -28,6 +28,7 @@ from unmemorize.detection import (
     NoiseSettings,
     Threshold,
     as_detector,
+    default_detector,
     default_threshold,
 )
 from unmemorize.export import Exported
@@ -158,6 +159,33 @@ def choose_threshold(
         _refuse_unpublished(model, threshold, noise)
     threshold.check(model, replace(threshold.settings, **noise.values))
     return threshold
+
+
+def expected_threshold(
+    model: Model,
+    path: Path | None,
+    tau: float | None,
+    noise: OptionsOf[NoiseSettings],
+    *,
+    published: bool = False,
+    detector: str | None = None,
+) -> tuple[NoiseSettings, str]:
+    """Return what is known of the threshold that `choose_threshold` returns, before it is made.
+
+    Args:
+        model, path, tau, noise, published, detector: as in `choose_threshold`.
+
+    Returns:
+        Its noise settings, and the name of its detector.
+    """
+    if path is not None:
+        threshold = Threshold.load(path)
+        return threshold.settings, threshold.detect.detector
+    settings = noise.published() if published else noise.settings()
+    if tau is not None:
+        return settings, SEED_SIMILARITY
+    calibration = Calibration.published() if published else None
+    return settings, detector or default_detector(model, settings, calibration).name
 
 
 def _refuse_unpublished(

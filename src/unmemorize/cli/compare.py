@@ -56,7 +56,7 @@ from unmemorize.engines import silent
 from unmemorize.localization import LocalizationSettings
 from unmemorize.mitigation import with_references
 from unmemorize.report import write_comparison
-from unmemorize.runs import open_run
+from unmemorize.runs import open_run, refuse_other_run
 
 _UNEDITED = "none"
 """The method of the rows of the unedited model."""
@@ -131,21 +131,26 @@ def command(
     compared = chosen_detectors(detectors), chosen_methods(mitigations, grid=not quick)
     if dry_run:
         _print_forecast(
-            forecast_comparison(loaded, settings, captions, len(prompts), *compared), len(prompts)
+            forecast_comparison(loaded, settings, captions, prompts, *compared), len(prompts)
         )
         return
-    is_localizing = needs_localization(compared[1])
     inputs = ComparisonInputs(
         captions=captions,
         descriptor=instruments.load_descriptor(),
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
-        statistics=choose_statistics(loaded, statistics, workers) if is_localizing else None,
-        threshold=choose_threshold(loaded, threshold, None, OptionsOf[NoiseSettings](), workers)
-        if is_localizing
-        else None,
         planted=suspects is None,
     )
-    folder = open_run(run, loaded, prompts, ComparisonRun.of(settings, inputs), new=new_run)
+    made_of = ComparisonRun.of(settings, inputs)
+    if not new_run:
+        refuse_other_run(run, loaded, made_of.kind, vars(made_of))
+    if needs_localization(compared[1]):
+        as_usual = OptionsOf[NoiseSettings]()
+        inputs = replace(
+            inputs,
+            statistics=choose_statistics(loaded, statistics, workers),
+            threshold=choose_threshold(loaded, threshold, None, as_usual, workers),
+        )
+    folder = open_run(run, loaded, prompts, made_of, new=new_run)
     comparison = compare_all(
         folder,
         loaded,

@@ -19,6 +19,7 @@ from unmemorize._prompts import UNMEMORIZED, Prompt
 from unmemorize.cli._common import (
     bounded_rate,
     choose_threshold,
+    expected_threshold,
     planted_prompts,
     prompts_or_bundled,
     report_missing,
@@ -56,7 +57,7 @@ from unmemorize.detection import (
 )
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, keep_largest, open_run, prompt_count
+from unmemorize.runs import Run, keep_largest, open_run, prompt_count, refuse_other_run
 
 _SHOWN = 40
 """Prompts in the table on the screen; the files hold all of them."""
@@ -104,15 +105,22 @@ def command(
         batch: Seeds per denoiser pass, across prompts.
     """
     loaded = model.load()
+    given = _all_prompts(loaded, prompts, unmemorized)
+    chosen = stop or ("decided" if fdr is None else "cleared")
+    if fdr is not None:
+        _refuse_unranked(fdr, chosen)
+    if not new_run:
+        settings, name = expected_threshold(
+            loaded, threshold, tau, noise, published=published, detector=detector
+        )
+        known = {"noise": settings, "detector": name, "stop": chosen}
+        refuse_other_run(run, loaded, DetectionRun.kind, known)
     limit = choose_threshold(
         loaded, threshold, tau, noise, workers, published=published, detector=detector
     )
-    chosen = stop or ("decided" if fdr is None else "cleared")
-    settings = DetectionRun.of(limit, stop=chosen)
-    given = _all_prompts(loaded, prompts, unmemorized)
     if fdr is not None:
-        _refuse_unranked(limit, fdr, chosen)
-    folder = open_run(run, loaded, given, settings, new=new_run)
+        discoveries((), limit.detect.scores, fdr)  # refuses a threshold without scores
+    folder = open_run(run, loaded, given, DetectionRun.of(limit, stop=chosen), new=new_run)
     if fdr is not None:
         _print_fewest(prompt_count(folder), len(limit.detect.scores), fdr)
     with show_progress("detect") as progress:
@@ -196,14 +204,13 @@ class _Summary:
         return separations
 
 
-def _refuse_unranked(limit: Threshold, rate: float, stop: Stop) -> None:
+def _refuse_unranked(rate: float, stop: Stop) -> None:
     """Refuse a false discovery rate where scores do not rank prompts.
 
     Raises:
-        ThresholdError: the threshold has no calibration scores, the rate is not in (0, 1), or
-            scores would come from few seeds.
+        ThresholdError: the rate is not in (0, 1), or scores would come from few seeds.
     """
-    discoveries((), limit.detect.scores, rate)
+    fewest_discoveries(1, 1, rate)
     if stop == "decided":
         raise ThresholdError(
             "--fdr ranks memorized prompts by their scores from all seeds, which --stop decided "

@@ -11,7 +11,7 @@ from unmemorize.cli._execution_options import RunArgument
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag
 from unmemorize.cli._summary import evaluate_and_print
-from unmemorize.generation import image_sets
+from unmemorize.generation import image_sets, way_to_images
 from unmemorize.metrics import (
     BundledDescriptor,
     ClipAlignment,
@@ -56,7 +56,7 @@ def command(
     folder = Run.load(run)
     sets = image_sets(folder)
     if not sets:
-        raise RunError(f"{run}: there are no images to evaluate. First: unmemorize generate {run}")
+        raise RunError(f"{run}: there are no images to evaluate. {way_to_images(folder)}")
     bundled = is_run_of_bundled(folder)
     alignment = instruments.load_clip(bundled=bundled)
     copies = instruments.load_descriptor()

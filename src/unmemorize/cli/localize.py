@@ -5,6 +5,7 @@ from unmemorize.cli._common import (
     bundled_defaults,
     choose_statistics,
     choose_threshold,
+    expected_threshold,
     planted_prompts,
     prompts_or_bundled,
     report_missing,
@@ -37,7 +38,7 @@ from unmemorize.localization import (
     stream_localizations,
 )
 from unmemorize.neurons import NeuronFile
-from unmemorize.runs import Run, open_run
+from unmemorize.runs import Run, open_run, refuse_other_run
 
 NOT_RECORDED = "the record does not say, because it was imported."
 """Why a memorized prompt has no neurons, in runs that were read from published files."""
@@ -69,13 +70,19 @@ def command(
     """
     loaded = model.load()
     given = prompts_or_bundled(loaded, prompts, planted_prompts)
-    measured = choose_statistics(loaded, statistics, workers)
-    limit = choose_threshold(loaded, threshold, tau, noise, workers, published=published)
+    noise_settings, detector = expected_threshold(
+        loaded, threshold, tau, noise, published=published
+    )
     # a given tau is meant for the paper's criterion
     bundled = {} if tau is not None else bundled_defaults(loaded, "criterion")
-    defaults = {"noise": limit.settings, **bundled}
+    defaults = {"noise": noise_settings, **bundled}
     make_settings = localization.published if published else localization.settings
     settings = make_settings(**defaults)
+    if not new_run:
+        known = {"localization": settings, "detector": detector}
+        refuse_other_run(run, loaded, LocalizationRun.kind, known)
+    measured = choose_statistics(loaded, statistics, workers)
+    limit = choose_threshold(loaded, threshold, tau, noise, workers, published=published)
     run_settings = LocalizationRun.of(loaded, settings, measured, limit)
     folder = open_run(run, loaded, given, run_settings, new=new_run)
     with show_progress("localize") as progress:

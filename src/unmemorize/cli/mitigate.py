@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled
@@ -17,6 +17,7 @@ from unmemorize.cli._common import (
     bundled_defaults,
     choose_statistics,
     choose_threshold,
+    expected_threshold,
     generation_settings,
     planted_prompts,
     print_counts,
@@ -59,9 +60,7 @@ from unmemorize.mitigation import (
 )
 from unmemorize.pipelines import Model
 from unmemorize.report import deliver
-from unmemorize.runs import open_run
-
-Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))]
+from unmemorize.runs import open_run, refuse_other_run
 
 
 def command(
@@ -71,9 +70,9 @@ def command(
     run: RunOption,
     references: Path | None = None,
     single_file: Path | None = None,
-    alpha: Share | None = None,
-    confidence: Share | None = None,
-    budget: Share | None = None,
+    alpha: float | None = None,
+    confidence: float | None = None,
+    budget: float | None = None,
     together: Flag = False,
     quick: Flag = False,
     dry_run: Flag = False,
@@ -106,7 +105,7 @@ def command(
         single_file: The model as one .safetensors file, of which an edited copy is written, too.
         alpha: Copy rate that a certificate excludes. The default is 0.05, with --quick 0.26.
         confidence: Confidence of each certificate. The default is 0.95.
-        budget: Largest share of ordinary images that may change. The default is 0.1.
+        budget: Largest share of ordinary images that may change; 1 allows any. The default is 0.1.
         together: Also state that all prompts are removed together, at the same confidence (Holm).
             This takes more images of each prompt.
         quick: Look at ten fresh images of each prompt and at 199 ordinary images. This excludes
@@ -125,26 +124,32 @@ def command(
     if references is not None:
         prompts = with_references(prompts, references)
     usual = MitigationSettings.quick() if quick else MitigationSettings()
+    shares = {"alpha": alpha, "confidence": confidence, "budget": budget}
+    given: dict[str, Any] = {name: share for name, share in shares.items() if share is not None}
     settings = replace(
         usual,
-        alpha=alpha or usual.alpha,
-        confidence=confidence or usual.confidence,
-        budget=budget or usual.budget,
+        **given,
         together=together,
         localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
     if dry_run:
-        _print_forecast(forecast(loaded, settings, len(prompts)), len(prompts))
+        _print_forecast(forecast(loaded, settings, prompts), len(prompts))
         return
-    measured = choose_statistics(loaded, statistics, workers)
-    limit = choose_threshold(loaded, threshold, None, OptionsOf[NoiseSettings](), workers)
+    descriptor = instruments.load_descriptor()
+    clip = instruments.load_clip(bundled=is_bundled(loaded.pipe))
+    as_usual = OptionsOf[NoiseSettings]()
+    if not new_run:
+        noise, detector = expected_threshold(loaded, threshold, None, as_usual)
+        localization = replace(settings.localization, noise=noise)
+        known = {"settings": replace(settings, localization=localization), "detector": detector}
+        refuse_other_run(run, loaded, MitigationRun.kind, known)
     inputs = MitigationInputs(
-        statistics=measured,
-        threshold=limit,
+        statistics=choose_statistics(loaded, statistics, workers),
+        threshold=choose_threshold(loaded, threshold, None, as_usual, workers),
         captions=OrdinaryCaptions.of(loaded),
-        descriptor=instruments.load_descriptor(),
-        clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
+        descriptor=descriptor,
+        clip=clip,
     )
     execution = workers.execution(silent, shard)
     run_and_print(

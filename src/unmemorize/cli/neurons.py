@@ -17,6 +17,8 @@ app = App(
     group_parameters=OPTIONS,
 )
 
+_NOTHING = "No neuron is left, so there is nothing to switch off or to export."
+
 
 def _two_or_more(_: Any, files: list[Path]) -> None:
     if len(files) < 2:
@@ -51,6 +53,9 @@ def show(file: Path, /) -> None:
     for name, value in content.found.items():
         print_line(f"{name}: {value}")
     print_answer(content.to_json())
+    if not content.neurons:
+        print_line(_NOTHING)
+        return
     print_hint("unmemorize export lora", file, option_of_model(content.model), "-o FOLDER")
 
 
@@ -77,4 +82,7 @@ def _combine(files: list[Path], output: Path, operation: Operation) -> None:
     combined.save(output)
     print_line(f"{counted(len(combined.neurons), 'neuron')}: {output}")
     print_answer(neurons=len(combined.neurons), file=output)
+    if not combined.neurons:
+        print_line(_NOTHING)
+        return
     print_hint("unmemorize generate RUN --neurons", output, option_of_model(combined.model))

@@ -14,6 +14,7 @@ from unmemorize.cli._model_options import Flag, option_of_model
 from unmemorize.comparison import ComparisonRun
 from unmemorize.localization import LocalizationRun
 from unmemorize.mitigation import MitigationRun
+from unmemorize.neurons import NeuronFile
 from unmemorize.report import REPORT, Signer, write_evidence, write_report
 from unmemorize.runs import Run
 
@@ -76,7 +77,13 @@ def _next(run: Run) -> Sequence[str | Path]:
     neurons = run.folder / "neurons.json"
     commands: dict[str, Sequence[str | Path]] = {
         MitigationRun.kind: ("unmemorize report", run.folder, "--pack evidence.zip"),
-        LocalizationRun.kind: ("unmemorize export checkpoint", neurons, model, "-o FOLDER"),
         ComparisonRun.kind: ("unmemorize mitigate SUSPECTS", model, "-o RUN"),
     }
+    if neurons.exists() and NeuronFile.load(neurons).neurons:
+        commands[LocalizationRun.kind] = (
+            "unmemorize export checkpoint",
+            neurons,
+            model,
+            "-o FOLDER",
+        )
     return commands.get(run.manifest.kind, ("unmemorize status", run.folder))

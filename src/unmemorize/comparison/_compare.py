@@ -31,7 +31,7 @@ from unmemorize.detection import Detector
 from unmemorize.engines import Execution, Task
 from unmemorize.localization import Localization, LocalizeTask, RefinementMethod
 from unmemorize.methods import Mitigation, refinement_of
-from unmemorize.metrics import read_references
+from unmemorize.metrics import have_references
 from unmemorize.mitigation import (
     BEFORE,
     SAME,
@@ -150,7 +150,7 @@ class _Work:
         before = self.stages.ordinary(
             "ordinary", "ordinary-before", None, captions, settings.null_images
         )
-        has_references = all(read_references(each.images).images for each in self.suspects)
+        has_references = have_references(self.suspects)
         other = self.stages.ordinary(
             "ordinary, other noise",
             "ordinary-other",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from unmemorize._prompts import Prompt
 from unmemorize.comparison._settings import ComparisonCaptions, ComparisonSettings
 from unmemorize.detection import Detector
 from unmemorize.methods import Mitigation
+from unmemorize.metrics import have_references
 from unmemorize.mitigation import seconds_per_sample
 from unmemorize.pipelines import Model
 
@@ -34,7 +36,7 @@ def forecast_comparison(
     model: Model,
     settings: ComparisonSettings,
     captions: ComparisonCaptions,
-    suspects: int,
+    suspects: Sequence[Prompt],
     detectors: Sequence[Detector],
     methods: Sequence[Mitigation],
 ) -> ComparisonForecast:
@@ -43,21 +45,23 @@ def forecast_comparison(
     Args:
         model: the model.
         settings, captions, detectors, methods: of the comparison.
-        suspects: how many prompts.
+        suspects: the prompts. Where one has no training image, copies are told by how much images
+            agree, and the level of that takes more ordinary images.
     """
-    drawn = settings.seeds * suspects + settings.images
+    drawn = settings.seeds * len(suspects) + settings.images
     images: dict[str, int] = {}
     if methods:
         images = {
-            "ordinary images, unedited": settings.null_images + settings.images,
-            "confirmation": settings.seeds * suspects,
+            "ordinary images, unedited": settings.null_images
+            + (settings.images if have_references(suspects) else settings.null_images),
+            "confirmation": settings.seeds * len(suspects),
             "unedited, for comparison": drawn,
             "methods": drawn * len(methods),
         }
     generation = settings.generation
     samples = sum(images.values()) * generation.steps * (2 if generation.guidance > 1 else 1)
     return ComparisonForecast(
-        scored=suspects + len(captions.calibration) + len(captions.test),
+        scored=len(suspects) + len(captions.calibration) + len(captions.test),
         detectors=len(detectors),
         points=len(methods),
         images=images,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from unmemorize._bundled import bundled_captions, is_bundled
-from unmemorize._errors import MitigationError
+from unmemorize._checked import check_fields
+from unmemorize._errors import MitigationError, ModelError
 from unmemorize._files import hash_texts
 from unmemorize.detection import NoiseSettings, Threshold
 from unmemorize.generation import GenerationSettings
@@ -99,7 +100,7 @@ class ComparisonSettings:
         generation: steps, guidance and batch. Its seed and its number of images do not apply.
 
     Raises:
-        ModelError: a value is out of its range.
+        ModelError: a value is of another type or out of range.
         MitigationError: there are fewer null images than images.
 
     Examples:
@@ -117,6 +118,7 @@ class ComparisonSettings:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
 
     def __post_init__(self) -> None:
+        check_fields(self, ModelError)
         _ = self.confirmation  # refuses numbers of images and rates that make no sense
         if not 2 <= self.images <= self.null_images:
             raise MitigationError(

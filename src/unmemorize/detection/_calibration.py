@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import RunError, ThresholdError
 from unmemorize._files import from_json, hash_texts, to_json
 from unmemorize._prompts import Prompt, as_prompts
@@ -62,7 +63,8 @@ class Calibration:
             the smallest that the number of prompts allows.
 
     Raises:
-        ThresholdError: the reduction is unknown, or a rate is given that it does not use.
+        ThresholdError: a value is of another type, the reduction is unknown, or a rate is given
+            that it does not use.
     """
 
     reduction: Literal["conformal", "prompts", "pairs"] = "conformal"
@@ -70,10 +72,7 @@ class Calibration:
     max_fpr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.reduction not in ("conformal", "prompts", "pairs"):
-            raise ThresholdError(
-                f"reduction {self.reduction!r}: unknown. Use conformal, prompts or pairs."
-            )
+        check_fields(self, ThresholdError)
         if self.max_fpr is not None and self.reduction != "conformal":
             raise ThresholdError(
                 f"max_fpr={self.max_fpr:g}: reduction={self.reduction} bounds no rate. "

@@ -23,7 +23,7 @@ from unmemorize.detection._seed_similarity import SeedSimilarity
 from unmemorize.detection._similarity import SimilarityName
 from unmemorize.detection._threshold import SEED_SIMILARITY, Threshold
 from unmemorize.detection._trace import Trace
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Conditioning, Model
 
 
 def detect(
@@ -91,16 +91,19 @@ def detect_prompts(
     *,
     stop: Stop = "decided",
     batch: int = 16,
+    text: Conditioning | None = None,
 ) -> list[Detection]:
     """Do the same as `detect` for several prompts, ``batch`` denoiser samples at a time.
 
-    The caller's inference mode is left because some detectors take derivatives.
+    Prompts that are encoded already can be given as ``text``, too. The caller's inference mode is
+    left because some detectors take derivatives.
     """
     threshold.check(model, settings)
     detector = _detector(threshold, stop)
     began = time.perf_counter()
     texts = [prompt.text for prompt in prompts]
-    trace = Trace(model, texts, settings, batch=batch, watched=watched_by(detector))
+    watched = watched_by(detector)
+    trace = Trace(model, texts, settings, batch=batch, watched=watched, text=text)
     scores = detector.score(trace)
     seconds = (time.perf_counter() - began) / len(prompts)
     return [

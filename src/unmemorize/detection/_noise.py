@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
+from unmemorize._checked import Seed, check_fields
 from unmemorize._errors import ModelError
-from unmemorize.detection._similarity import SIMILARITIES, SimilarityName
+from unmemorize.detection._similarity import SimilarityName
 from unmemorize.pipelines import Conditioning, Guidance, Model
 
 Protocol = Literal["published", "paper"]
@@ -40,34 +42,29 @@ class NoiseSettings:
         similarity: how noise differences are compared: independently of other pairs ("fixed"), or
             as the published code does ("published"). Their values differ, so a threshold of one
             says nothing about the other.
+
+    Raises:
+        ModelError: a value is of another type or out of range.
     """
 
     seeds: int = 10
-    seed: int = 1
+    seed: Seed = 1
     steps: int = 50
     protocol: Protocol = "published"
-    guidance: float = 0.0
+    guidance: Annotated[float, msgspec.Meta(gt=-1e6, lt=1e6)] = 0.0
     similarity: SimilarityName = "fixed"
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "seed", "steps"):
-            if type(getattr(self, name)) is not int:
-                raise ModelError(f"{name}={getattr(self, name)!r:.60}: must be a whole number.")
-        if type(self.guidance) not in (int, float) or not abs(self.guidance) < 1e6:
-            raise ModelError(f"guidance={self.guidance!r:.60}: must be a number.")
+        check_fields(self, ModelError)
         if not self.seeds <= _MOST_SEEDS:
             raise ModelError(f"seeds={self.seeds}: at most {_MOST_SEEDS} are supported.")
         if self.seeds < 2:
             raise ModelError(f"seeds={self.seeds}: similarity between seeds needs at least 2.")
-        if self.protocol not in _EVALUATED:
-            raise ModelError(f"protocol {self.protocol!r}: unknown. Use published or paper.")
         if self.steps <= _EVALUATED[self.protocol]:
             raise ModelError(
                 f"steps={self.steps}: too few for protocol {self.protocol}. "
                 "Use 50, as the paper does."
             )
-        if self.similarity not in SIMILARITIES:
-            raise ModelError(f"similarity {self.similarity!r}: unknown. Use fixed or published.")
 
     @classmethod
     def published(cls) -> NoiseSettings:

@@ -41,6 +41,7 @@ class Trace:
         batch: denoiser samples per pass, across prompts and seeds.
         watched: the moments at which attention will be asked for. Where they are known beforehand,
             attention is recorded in the passes that predictions take anyway.
+        text: the prompts as the model encodes them, where that is done.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Trace:
         *,
         batch: int = 16,
         watched: Iterable[Moment] = (),
+        text: Conditioning | None = None,
     ) -> None:
         self.model, self.settings = model, settings or NoiseSettings()
         self._texts, self._batch = texts, batch
-        self._text = model.encode(texts)
+        self._text = model.encode(texts) if text is None else text
         self._attention = Watched(model, set(watched))
         self._noise = model.draw_latents(self.settings.seeds, self.settings.seed)
         self._with: dict[Moment, dict[Sample, Tensor]] = {}

@@ -24,6 +24,7 @@ from unmemorize.generation._image_sets import (
     image_sets,
     name_on,
     read_images,
+    way_to_images,
     without_prompts,
 )
 from unmemorize.generation._interventions import (
@@ -95,6 +96,7 @@ __all__ = [
     "text_projections",
     "truncate",
     "watching",
+    "way_to_images",
     "weight_edits",
     "whole",
     "without_prompts",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from unmemorize._checked import Seed, check_fields
 from unmemorize._errors import ModelError, NeuronError
 from unmemorize._files import refuse_other_type, type_in_words
 from unmemorize._prompts import Prompt, as_prompt
@@ -41,25 +41,21 @@ class GenerationSettings:
         batch: images per pass. It changes no image beyond rounding.
 
     Raises:
-        ModelError: a number of images or steps is below 1, or guidance or scale are not finite.
+        ModelError: a value is of another type or out of range.
     """
 
     images: int = 10
-    seed: int = 2
+    seed: Seed = 2
     steps: int = 50
     guidance: float = 7.0
     scale: float = 0.0
     batch: int = 10
 
     def __post_init__(self) -> None:
+        check_fields(self, ModelError)
         for name in ("images", "steps", "batch"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name}={getattr(self, name)}: at least 1 is needed.")
-        for name in ("guidance", "scale"):
-            if not math.isfinite(getattr(self, name)):
-                raise ModelError(
-                    f"{name}={getattr(self, name)}: not a finite number. Choose a finite one."
-                )
 
 
 def generate(

@@ -16,6 +16,7 @@ from unmemorize._files import from_json
 from unmemorize._prompts import Kind, Prompt
 from unmemorize.generation._generate import GenerationSettings
 from unmemorize.generation._neuron_sets import NeuronSet
+from unmemorize.localization import LOCALIZATIONS
 from unmemorize.neurons import Neurons
 from unmemorize.runs import Run
 
@@ -161,10 +162,18 @@ def image_set(run: Run, name: str) -> Run:
     """
     sets = image_sets(run)
     if name not in sets:
-        raise RunError(
-            f"{run.folder}: there are no images {name}. First: unmemorize generate {run.folder}"
-        )
+        raise RunError(f"{run.folder}: there are no images {name}. {way_to_images(run)}")
     return sets[name]
+
+
+def way_to_images(run: Run) -> str:
+    """Say what to do about a run without images, for errors."""
+    if run.files(LOCALIZATIONS):
+        return f"First: unmemorize generate {run.folder}"
+    return (
+        f"This run of kind {run.manifest.kind} has no localized prompts to draw. Draw those of "
+        "another run: unmemorize localize -o FOLDER, then unmemorize generate FOLDER"
+    )
 
 
 def read_images(images: Run) -> dict[int, ImageRecord]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from unmemorize._bundled import is_bundled
+from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
 from unmemorize.audit import STARTS, AuditInputs, AuditSettings, Start
 from unmemorize.metrics import ClipAlignment
@@ -53,7 +54,8 @@ class HardeningSettings:
             budget and the batch hold for the attacks of the training, too.
 
     Raises:
-        MitigationError: a value is out of its range, or L4 is not among the attacks that judge.
+        MitigationError: a value is of another type or out of range, or L4 is not among the attacks
+            that judge.
 
     Source: Kowalczuk et al., "Finding DoRI", arXiv 2507.16880; docs/hardening.md says what is ours.
 
@@ -77,6 +79,7 @@ class HardeningSettings:
     audit: AuditSettings = field(default_factory=_judging)
 
     def __post_init__(self) -> None:
+        check_fields(self, MitigationError)
         for name in ("rank", "rounds", "steps", "forgotten", "kept", "kept_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -85,7 +88,7 @@ class HardeningSettings:
             raise MitigationError(f"ordinary_images={self.ordinary_images}: at least 2 are needed.")
         if not 0 < self.rate < math.inf:
             raise MitigationError(f"rate={self.rate}: a learning rate is a number such as 1e-5.")
-        if not self.starts or set(self.starts) - set(STARTS):
+        if not self.starts:
             raise MitigationError(f"starts={self.starts}: name some of {', '.join(STARTS)}.")
         if ATTACK not in self.audit.levels or self.audit.steps[-1] < 1:
             raise MitigationError(

@@ -132,7 +132,7 @@ def localize_prompt(
     passes = Passes(model, probe, list(searched), settings.scale, meter)
     detection = None
     if threshold.detect.detector != SEED_SIMILARITY:
-        (detection,) = detect_prompts(model, [prompt], threshold, settings.noise)
+        (detection,) = detect_prompts(model, [prompt], threshold, settings.noise, text=probe.text)
         meter.add_forward(detection.evaluations, share=1.0)
         if not detection.memorized:
             meter.end("detection")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import ModelError
 from unmemorize.detection import NoiseSettings
 
@@ -86,7 +86,7 @@ class LocalizationSettings:
         return cls(noise=NoiseSettings.published(), criterion="unblocked", refinement="greedy")
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_fields(self, ModelError)
         if self.theta <= self.theta_floor:
             raise ModelError(
                 f"theta={self.theta}: must be above theta_floor={self.theta_floor}, since it falls "
@@ -114,22 +114,3 @@ class LocalizationSettings:
                 f"relative_threshold={self.relative_threshold}: it compares scores seed by seed, "
                 'which criterion="seeds" does not have. Choose the criterion unblocked.'
             )
-
-
-def _check_types(settings: LocalizationSettings) -> None:
-    """Check every field against its annotation, with its range or choices."""
-    for name, expected in get_type_hints(type(settings), include_extras=True).items():
-        value: Any = getattr(settings, name)
-        if expected is NoiseSettings and isinstance(value, NoiseSettings):
-            continue  # it has checked itself
-        try:
-            msgspec.convert(value, expected)
-        except msgspec.ValidationError as problem:
-            reason = str(problem)
-            choices = get_args(expected) if get_origin(expected) is Literal else ("such a value",)
-            way_out = f"Choose {' or '.join(choices)}."
-            raise ModelError(
-                f"{name}={value!r:.60}: {reason[:1].lower()}{reason[1:]}. {way_out}"
-            ) from problem
-        if isinstance(value, float) and not isfinite(value):
-            raise ModelError(f"{name}={value}: not a finite number. Choose a finite one.")

@@ -6,7 +6,7 @@ from unmemorize.metrics._descriptor import BundledDescriptor, CopyNet, Descripto
 from unmemorize.metrics._detection import Separation, auroc, tpr_at_fpr
 from unmemorize.metrics._download import download, fetch_images
 from unmemorize.metrics._evaluation import evaluate_all
-from unmemorize.metrics._images import image_files, read_references
+from unmemorize.metrics._images import have_references, image_files, read_references
 from unmemorize.metrics._masked import SMALLEST_SHARE as SMALLEST_LAYOUT
 from unmemorize.metrics._masked import layout_mask, masked_copy_scores
 from unmemorize.metrics._medians import MedianName
@@ -59,6 +59,7 @@ __all__ = [
     "download",
     "evaluate_all",
     "fetch_images",
+    "have_references",
     "image_files",
     "layout_mask",
     "make_metrics",

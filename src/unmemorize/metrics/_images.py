@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from unmemorize._errors import MetricError
+from unmemorize._prompts import Prompt
 from unmemorize.metrics._read_image import read_image
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
@@ -44,6 +45,11 @@ def read_references(paths: Sequence[Path]) -> TrainingImages:
         except MetricError:
             unreadable.append(path.name)
     return TrainingImages(tuple(images), tuple(missing), tuple(unreadable))
+
+
+def have_references(prompts: Iterable[Prompt]) -> bool:
+    """Tell whether each of the prompts has a training image that can be read."""
+    return all(read_references(prompt.images).images for prompt in prompts)
 
 
 def image_files(folder: str | Path) -> list[Path]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from unmemorize._prompts import Prompt
 from unmemorize.detection import REGION_SAMPLES
+from unmemorize.metrics import have_references
 from unmemorize.mitigation._ladders import LADDERS
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
@@ -40,7 +42,7 @@ class Forecast:
     disk: int
 
 
-def forecast(model: Model, settings: MitigationSettings, suspects: int) -> Forecast:
+def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prompt]) -> Forecast:
     """Count what a mitigation takes, and time one pass of the denoiser.
 
     A prompt that has to climb takes a few images more for each rung. One that is not memorized
@@ -49,32 +51,35 @@ def forecast(model: Model, settings: MitigationSettings, suspects: int) -> Forec
     Args:
         model: the model.
         settings: of the mitigation.
-        suspects: how many prompts.
+        suspects: the prompts. Where one has no training image, copies are told by how much images
+            agree, and the level of that takes more ordinary images.
     """
-    rules = settings.certification(suspects)
+    count = len(suspects)
+    rules = settings.certification(count)
     ordinary = settings.ordinary_images
+    twice = settings.distances or not have_references(suspects)
     ladders = len(LADDERS) if settings.compare else 1
     images = {
-        "ordinary images, unedited": ordinary * (2 if settings.distances else 1),
-        "confirmation": settings.search_images * suspects,
-        "search": ladders * settings.search_images * suspects,
+        "ordinary images, unedited": ordinary * (2 if twice else 1),
+        "confirmation": settings.search_images * count,
+        "search": ladders * settings.search_images * count,
         "side effects of candidates": (ladders - 1) * settings.sample,
-        "certificate": rules.plan(1).seeds * suspects,
+        "certificate": rules.plan(1).seeds * count,
         "ordinary images, edited": ordinary,
-        "random neurons": CONTROL_SEEDS * suspects + settings.sample,
+        "random neurons": CONTROL_SEEDS * count + settings.sample,
     }
     generation, noise = settings.generation, settings.localization.noise
     halves = 2 if generation.guidance > 1 else 1
     samples = sum(images.values()) * generation.steps * halves
-    samples += round((1 + _PASSES) * noise.seeds * suspects)
-    samples += REGION_SAMPLES * suspects
+    samples += round((1 + _PASSES) * noise.seeds * count)
+    samples += REGION_SAMPLES * count
     weights = sum(
         parameter.numel() * parameter.element_size()
         for component in model.pipe.components.values()
         if isinstance(component, torch.nn.Module)
         for parameter in component.parameters()
     )
-    kept = (1 + ladders) * settings.search_images * suspects
+    kept = (1 + ladders) * settings.search_images * count
     pixels = model.pipe.vae_scale_factor**2 * model.latent_shape[1] * model.latent_shape[2]
     return Forecast(
         images=images,

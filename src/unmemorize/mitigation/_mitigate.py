@@ -27,7 +27,7 @@ from unmemorize._prompts import Prompt
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, EditFile
 from unmemorize.localization import LocalizeTask, read_localizations
-from unmemorize.metrics import read_references
+from unmemorize.metrics import have_references
 from unmemorize.mitigation._certificate import (
     Attempt,
     Copies,
@@ -125,8 +125,7 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
         index: prompts[index] for index, found in detections.items() if found.score > level
     }
     other = None
-    has_references = (read_references(prompt.images).images for prompt in suspected.values())
-    if stages.settings.distances or not all(has_references):
+    if stages.settings.distances or not have_references(suspected.values()):
         other = stages.ordinary(
             "ordinary, other noise",
             "ordinary-other",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import ModelError
 from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
@@ -36,7 +37,7 @@ class MitigationSettings:
         generation: steps, guidance and batch. Its seed and its number of images do not apply.
 
     Raises:
-        ModelError: a value is out of its range.
+        ModelError: a value is of another type or out of range.
 
     Source: METHOD of this project, see docs/mitigation.md.
 
@@ -59,10 +60,14 @@ class MitigationSettings:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
 
     def __post_init__(self) -> None:
+        check_fields(self, ModelError)
         for name in ("alpha", "confidence", "budget", "false_copies"):
             value = getattr(self, name)
             if not 0 < value < 1 and not (name == "budget" and value == 1):
-                raise ModelError(f"{name}={value}: a share lies between 0 and 1, such as 0.05.")
+                also = ", or is 1" if name == "budget" else ""
+                raise ModelError(
+                    f"{name}={value}: a share lies between 0 and 1, such as 0.05{also}."
+                )
         if self.search_images < 3:
             raise ModelError(
                 f"search_images={self.search_images}: a prompt is confirmed by 2 copies, so at "

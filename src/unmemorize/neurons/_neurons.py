@@ -130,12 +130,16 @@ def random_control(
 
     Args:
         neurons: what the control is for. None of them is drawn.
-        widths: layer path -> number of its neurons.
+        widths: layer path -> number of its neurons. Layers are drawn in this order, whatever that
+            of the neurons is, so equal sets have equal controls.
         seed: seed of the draw.
         exclude: more neurons that are never drawn.
 
     Returns:
         Neurons of the same layers, fewer where a layer has too few others.
+
+    Raises:
+        NeuronError: a layer of the neurons is not among the widths.
 
     Examples:
         >>> neurons = Neurons({"attn2.to_v": [0, 1]})
@@ -145,10 +149,17 @@ def random_control(
     """
     rng = np.random.default_rng(seed)
     barred = neurons | (exclude or Neurons())
+    for path in neurons.layers.keys() - widths.keys():
+        raise NeuronError(
+            f"{path}: the widths do not name this layer. Use those of the model the neurons were "
+            "found in (Model.widths)."
+        )
     layers = {}
-    for path, indices in neurons.layers.items():
-        others = np.setdiff1d(np.arange(widths[path]), barred.layers[path])
-        layers[path] = rng.choice(others, min(len(indices), len(others)), replace=False).tolist()
+    for path, width in widths.items():
+        if path in neurons.layers:
+            others = np.setdiff1d(np.arange(width), barred.layers[path])
+            count = min(len(neurons.layers[path]), len(others))
+            layers[path] = rng.choice(others, count, replace=False).tolist()
     return Neurons(layers)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,26 @@ def open_run(
     return start_run(folder, prompts, settings, inputs, model=model.name, new=new, way_out=way_out)
 
 
+def refuse_other_run(
+    folder: str | Path, pipe: DiffusionPipeline | Model, kind: str, known: Mapping[str, Any]
+) -> None:
+    """Refuse a folder that `open_run` will refuse, before the rest of its settings is computed.
+
+    Args:
+        folder: the run folder.
+        pipe: a loaded pipeline.
+        kind: of the run.
+        known: those of its settings that are known, by name.
+
+    Raises:
+        RunError: the folder holds another run.
+    """
+    run, model = Run.existing(Path(folder), kind), Model.of(pipe)
+    if run is not None:
+        inputs = {"fingerprint": model.fingerprint, "dtype": str(model.dtype)}
+        run.refuse(run.manifest.contradictions(known, inputs), _WAY_OUT)
+
+
 def start_run(
     folder: str | Path,
     prompts: Iterable[Prompt],
@@ -85,7 +105,7 @@ def start_run(
     folder = Path(folder)
     digest, count = hashlib.sha256(), 0
     # the list is written into the run folder at once, which may be on another disk
-    with temporary_file(folder / PROMPTS, RunError) as (partial, file):
+    with _gone_if_empty(folder), temporary_file(folder / PROMPTS, RunError) as (partial, file):
         for prompt in prompts:
             images = [to_json(StoredImage.of(image, folder)) for image in prompt.images]
             line = {**to_json(prompt), "images": images}
@@ -113,6 +133,19 @@ def start_run(
         if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
             leftover.unlink(missing_ok=True)
     return run
+
+
+@contextmanager
+def _gone_if_empty(folder: Path) -> Iterator[None]:
+    """Delete a new folder if it is empty after an error, such as one in a row of the prompts."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # another shard has begun in it
+                folder.rmdir()
+        raise
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -81,11 +81,19 @@ class Manifest:
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
         """Return what determines the results and differs, as (name, value, value of other)."""
         values, other_values = self._determining(), other._determining()
-        return [
-            (name, values.get(name), other_values.get(name))
-            for name in sorted(values.keys() | other_values.keys())
-            if values.get(name) != other_values.get(name)
-        ]
+        return _differences(values, other_values, values.keys() | other_values.keys())
+
+    def contradictions(
+        self, known: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> list[tuple[str, Any, Any]]:
+        """Return what differs from the settings and inputs that are known, as `differences` does.
+
+        Args:
+            known: some of the settings by name, which may hold further ones.
+            inputs: some of the fields of `Inputs` by name.
+        """
+        values = {**inputs, **dict(_flat(json.loads(json.dumps(to_json(known)))))}
+        return _differences(self._determining(), values, values.keys())
 
     @property
     def named_settings(self) -> dict[str, Any]:
@@ -154,25 +162,49 @@ class Run:
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        path = folder / MANIFEST
+        run = cls.existing(folder, manifest.kind)
+        if run is not None:
+            run.refuse(run.manifest.differences(manifest), way_out)
+            return run
+        content = json.dumps(to_json(manifest), indent=1) + "\n"
+        atomic_write(folder / MANIFEST, content, RunError)
+        return cls(folder, manifest)
+
+    @classmethod
+    def existing(cls, folder: Path, kind: str) -> Self | None:
+        """Return the run that a folder holds; None where it is empty or not there.
+
+        Raises:
+            RunError: the folder holds a run of another kind, or files that are no run.
+        """
         foreign = holds_other_files(folder)  # looked at first: a shard may start the run just now
-        if path.exists():
+        if (folder / MANIFEST).exists():
             run = cls.load(folder)
-            if run.manifest.kind != manifest.kind:
+            if run.manifest.kind != kind:
                 raise RunError(
-                    f"{folder}: this is a run of kind {run.manifest.kind}, not {manifest.kind}. "
+                    f"{folder}: this is a run of kind {run.manifest.kind}, not {kind}. "
                     "Name another folder."
-                )
-            for name, before, now in run.manifest.differences(manifest):
-                raise RunError(
-                    f"{folder}: this run was made with {name} = {_short(before)}, now it is "
-                    f"{_short(now)}. Repeat the earlier command to resume it, or {way_out}."
                 )
             return run
         if foreign:
             raise RunError(f"{folder}: exists and is not a run folder. Choose another one.")
-        atomic_write(path, json.dumps(to_json(manifest), indent=1) + "\n", RunError)
-        return cls(folder, manifest)
+        return None
+
+    def refuse(self, differences: Iterable[tuple[str, Any, Any]], way_out: str) -> None:
+        """Refuse to resume the run where anything differs.
+
+        Args:
+            differences: of its manifest, see `Manifest.differences`.
+            way_out: what to do about them, for the error.
+
+        Raises:
+            RunError: something differs.
+        """
+        for name, before, now in differences:
+            raise RunError(
+                f"{self.folder}: this run was made with {name} = {_short(before)}, now it is "
+                f"{_short(now)}. Repeat the earlier command to resume it, or {way_out}."
+            )
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -318,6 +350,16 @@ def _flat(settings: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, A
             yield from _flat(value, f"{outer}{name}.")
         else:
             yield f"{outer}{name}", value
+
+
+def _differences(
+    values: Mapping[str, Any], other_values: Mapping[str, Any], names: Iterable[str]
+) -> list[tuple[str, Any, Any]]:
+    return [
+        (name, values.get(name), other_values.get(name))
+        for name in sorted(names)
+        if values.get(name) != other_values.get(name)
+    ]
 
 
 def _short(value: object) -> str:

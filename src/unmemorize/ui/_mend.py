@@ -131,7 +131,7 @@ def read_suspects(studio: Studio, file: Path, pictures: Sequence[Path]) -> Suspe
     if pictures:
         prompts = with_references(prompts, _gathered(studio, pictures))
     seconds = [
-        forecast(studio.model, studio.mitigation(quick=quick), len(prompts)).seconds
+        forecast(studio.model, studio.mitigation(quick=quick), prompts).seconds
         for quick in (True, False)
     ]
     return Suspects(tuple(prompts), *seconds)

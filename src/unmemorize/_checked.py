@@ -1,0 +1,50 @@
+"""Settings check themselves when they are made, each field by its annotation."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from math import isfinite
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from unmemorize._errors import UnmemorizeError
+from unmemorize._files import refuse_other_type
+
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A seed of random numbers: one that every generator takes and that JSON keeps."""
+
+
+def check_fields(settings: Any, error: type[UnmemorizeError]) -> None:
+    """Check the fields of a settings dataclass against their types, ranges and choices.
+
+    Args:
+        settings: the settings. Fields that are settings themselves have checked themselves.
+        error: what is raised.
+
+    Raises:
+        UnmemorizeError: the given ``error``. A value is of another type or out of range.
+    """
+    for name, expected in get_type_hints(type(settings), include_extras=True).items():
+        value = getattr(settings, name)
+        if isinstance(expected, type) and is_dataclass(expected):
+            way_out = f"Give {expected.__name__}(...)."
+            refuse_other_type(name, value, expected, error, way_out)
+            continue
+        try:
+            msgspec.convert(value, expected)
+        except msgspec.ValidationError as problem:
+            reason = str(problem)
+            way_out = f"Choose {' or '.join(_choices(expected)) or 'such a value'}."
+            raise error(
+                f"{name}={value!r:.60}: {reason[:1].lower()}{reason[1:]}. {way_out}"
+            ) from problem
+        if isinstance(value, float) and not isfinite(value):
+            raise error(f"{name}={value}: not a finite number. Choose a finite one.")
+
+
+def _choices(expected: Any) -> list[str]:
+    """Return the texts that a type allows, alone or in a tuple; none where any will do."""
+    if get_origin(expected) is Literal:
+        return list(map(str, get_args(expected)))
+    return [text for part in get_args(expected) for text in _choices(part)]
