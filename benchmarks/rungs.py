@@ -148,13 +148,13 @@ def draw(points: Sequence[Point], path: Path) -> None:
         ("both", "D"),
     ):
         some = [point for point in points if point.family == family]
-        axes.plot(
-            [100 * point.change.share for point in some],
-            [100 * point.copies / point.images for point in some],
-            marker,
-            markersize=7,
-            label=family,
-        )
+        if not some:
+            continue
+        places = [(100 * each.change.share, 100 * each.copies / each.images) for each in some]
+        axes.plot(*zip(*places, strict=True), marker, markersize=7, label=family)
+        for point, place in zip(some, places, strict=True):
+            label = point.name.removeprefix("closed form").rpartition("neurons")[2].strip(", ")
+            axes.annotate(label, place, (7, 3), textcoords="offset points", fontsize=8)
     axes.set(
         xlabel="ordinary images that change, %",
         ylabel="images that copy, %",
