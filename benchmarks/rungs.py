@@ -154,7 +154,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         axes.plot(*zip(*places, strict=True), marker, markersize=7, label=family)
         for point, place in zip(some, places, strict=True):
             label = point.name.removeprefix("closed form").rpartition("neurons")[2].strip(", ")
-            axes.annotate(label, place, (7, 3), textcoords="offset points", fontsize=8)
+            axes.annotate(label, place, (4, 6), textcoords="offset points", fontsize=8, rotation=30)
     axes.set(
         xlabel="ordinary images that change, %",
         ylabel="images that copy, %",
