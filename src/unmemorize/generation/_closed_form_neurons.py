@@ -190,6 +190,6 @@ def _effective_weight(model: Model, path: str, inputs: int) -> Tensor:
 def _of_rows(rows: Mapping[int, Tensor], features: int) -> LowRank:
     """Write a matrix of a few rows in factors."""
     indices = sorted(rows)
-    up = torch.zeros(features, len(indices))
+    up = torch.zeros(features, len(indices), dtype=torch.float64)
     up[indices, range(len(indices))] = 1
     return LowRank(up, torch.stack([rows[index] for index in indices]))
