@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_set_that_does_not_exist_is_named(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no images nothing\. This run of kind any has no localized"):
+    with pytest.raises(RunError, match=r"no images nothing\. This run of kind any has no loc"):
         quality_all(run, ["original", "nothing"], tmp_path / "real", Colours())
 
 
