@@ -1,5 +1,7 @@
 """The command ``verify``."""
 
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -122,6 +124,15 @@ def _print_changes(verification: Verification) -> None:
     for change in verification.changes:
         remark = "" if change.expected else "  <- not what the edit says"
         print_line(f"\n{change.file}  {change.key}{remark}")
-        rows = ", ".join(map(str, change.rows)) or ("all" if not change.key else "")
+        rows = _ranges(change.rows) or ("all" if not change.key else "")
         console.print(f"  rows that differ: {rows}" if rows else "  no row differs")
     print_line("")
+
+
+def _ranges(rows: Sequence[int]) -> str:
+    """Write increasing numbers shortly, such as "0 to 47, 60"."""
+    runs = [
+        [row for _, row in run]
+        for _, run in groupby(enumerate(rows), key=lambda pair: pair[1] - pair[0])
+    ]
+    return ", ".join(f"{run[0]} to {run[-1]}" if run[1:] else f"{run[0]}" for run in runs)
