@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,5 +230,4 @@ def test_the_command_line_takes_edit_files(
     assert (code, f"{words} at strength 1" in out) == (0, True)
     code, out, _ = cli("verify", tmp_path / "lora", model.loading.model, "--device", "cpu")
     assert (code, f"{words}: changed as it should be" in out) == (0, True)
-    assert re.search(r"  rows that differ: 0 to \d+\n", out)
-    assert "  rows that differ: 0, 1" not in out
+    assert "attn2.to_k rows that differ: 0 to 7 " in out
