@@ -200,7 +200,7 @@ def test_a_damaged_lora_does_not_pass(tmp_path: Path) -> None:
             metadata = handle.metadata()
         tensors = load_file(file)
         key = next(name for name in sorted(tensors) if "lora_B" in name or "lora_up" in name)
-        tensors[key][1] *= 1.03  # a closed form is solved again, to 1 % of its change
+        tensors[key][1] *= 1.01
         save_file(tensors, file, metadata)
         assert len(verify(file, model).unexpected) == 1
 

@@ -58,7 +58,7 @@ class Erased:
     guide: str = ""
 
     def __post_init__(self) -> None:
-        refuse_beyond(weight=self.weight)
+        refuse_not_positive(weight=self.weight)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def solved_shift(kept: Tensor, moves: Iterable[tuple[float, Tensor, Tensor]]) ->
     return shift.T
 
 
-def refuse_beyond(**values: float) -> None:
+def refuse_not_positive(**values: float) -> None:
     """Refuse numbers that are not above 0, by name.
 
     Raises:
@@ -216,4 +216,4 @@ def refuse_beyond(**values: float) -> None:
     """
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
-            raise EditError(f"{name}={value}: a {name} is a number above 0, such as 10.")
+            raise EditError(f"{name}={value}: a {name} is a number above 0, such as 1.")

@@ -3,7 +3,7 @@
 A neuron is a row of the weight of a value layer. Each one gets the row that solves the equations of
 the closed-form edit (see `unmemorize.generation._closed_form`) for those captions alone whose
 memory it carries. Keys and all other rows stay, so ordinary images change less than where all
-projections move, and the images of the captions less than where the neurons are off.
+projections move, and less than where the neurons are off.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from unmemorize._errors import EditError
 from unmemorize._files import from_json
 from unmemorize.generation._added_outputs import added_outputs, layer_of
-from unmemorize.generation._closed_form import refuse_beyond, solved_shift
+from unmemorize.generation._closed_form import refuse_not_positive, solved_shift
 from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.generation._low_rank import LowRank
 from unmemorize.generation._text_inputs import moved_tokens, text_moment, text_projections
 from unmemorize.neurons import Neurons
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, effective_weights
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Reread:
     guide: str = ""
 
     def __post_init__(self) -> None:
-        refuse_beyond(weight=self.weight, reach=self.reach)
+        refuse_not_positive(weight=self.weight, reach=self.reach)
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ class ClosedFormNeuronEdit:
         Raises:
             NeuronError: the neurons do not exist in the model.
             EditError: the model's projections do not all read one text stream.
+            ModelError: a layer has an adapter that is no plain LoRA.
         """
         for each in self.reread:
             each.neurons.check(model)
@@ -114,7 +115,8 @@ class ClosedFormNeuronEdit:
         Raises:
             NeuronError: the neurons do not exist in the model.
             EditError: the model's projections do not all read one text stream.
-            ModelError: on entering, where the projections of an attention are fused.
+            ModelError: an adapter is no plain LoRA; on entering, where the projections of an
+                attention are fused.
         """
         added = {}
         for path, change in self.changes(model).items():
@@ -168,23 +170,13 @@ def _solve(model: Model, edit: ClosedFormNeuronEdit) -> dict[str, LayerChange]:
         shift = solved_shift(kept, [weighted[index] for index in owners])
         for path, row in neurons:
             if path not in weights:
-                weights[path] = _effective_weight(model, path, len(shift))
+                weight = effective_weights(layer_of(model, path))["weight"]
+                weights[path] = weight.to("cpu", torch.float64)
             differences[path][row] = weights[path][row] @ shift
     return {
         path: LayerChange(added={"weight": _of_rows(rows, len(weights[path]))})
         for path, rows in sorted(differences.items())
     }
-
-
-@torch.no_grad()
-def _effective_weight(model: Model, path: str, inputs: int) -> Tensor:
-    """Return the matrix that a layer multiplies by, adapters included, float64, on the CPU."""
-    each = torch.eye(inputs, dtype=model.dtype, device=model.device)
-    none = each.new_zeros(1, inputs)
-    layer = layer_of(model, path)
-    # past the hooks of edits, which do not count
-    matrix: Tensor = layer.forward(each) - layer.forward(none)
-    return matrix.T.to("cpu", torch.float64)
 
 
 def _of_rows(rows: Mapping[int, Tensor], features: int) -> LowRank:

@@ -250,8 +250,7 @@ class Model:
     def remembered(self, key: Hashable, make: Callable[[], Found]) -> Found:
         """Return what ``make`` returned for a key before, if that was among the last few keys.
 
-        For what follows from the model, where and in which type it computes, and the key alone,
-        and takes long.
+        For what takes long, and follows from the model, its device and type, and the key alone.
         """
         key = (key, self.device, self.dtype)
         if key not in self._remembered:
