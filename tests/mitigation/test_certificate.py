@@ -52,6 +52,19 @@ def test_seeds_are_fixed_before(rules: Certification, seeds: list[int]) -> None:
         assert plan.confidence == pytest.approx(float(1 - error))
 
 
+def test_more_seeds_than_the_fewest() -> None:
+    rules = Certification(seeds=200)
+    for attempt in range(1, 5):
+        plan = rules.plan(attempt)
+        assert plan.seeds == 200
+        assert plan.allowed > 0
+        error = Fraction(5, 100) / 2**attempt
+        assert at_most(plan.allowed, 200, Fraction(5, 100)) <= error
+        assert at_most(plan.allowed + 1, 200, Fraction(5, 100)) > error
+    # fewer than an attempt needs are not taken
+    assert [Certification(seeds=80).plan(attempt).seeds for attempt in (1, 2, 3)] == [80, 86, 99]
+
+
 def test_all_attempts_together_spend_less_than_delta() -> None:
     plans = [Certification().plan(attempt) for attempt in range(1, 9)]
     chances = [at_most(plan.allowed, plan.seeds, Fraction("0.05")) for plan in plans]
@@ -71,6 +84,7 @@ def test_an_attempt_that_was_not_declared_is_refused() -> None:
         ({"alpha": 0.0}, "alpha=0.0: a rate"),
         ({"delta": 1.0}, "delta=1.0: a rate"),
         ({"prompts": 0}, "prompts=0"),
+        ({"seeds": -1}, "seeds=-1"),
     ],
 )
 def test_rules_that_make_no_sense(arguments: dict[str, float], message: str) -> None:

@@ -73,6 +73,7 @@ def command(
     alpha: float | None = None,
     confidence: float | None = None,
     budget: float | None = None,
+    fresh_images: PositiveInt | None = None,
     together: Flag = False,
     quick: Flag = False,
     dry_run: Flag = False,
@@ -106,6 +107,9 @@ def command(
         alpha: Copy rate that a certificate excludes. The default is 0.05, with --quick 0.26.
         confidence: Confidence of each certificate. The default is 0.95.
         budget: Largest share of ordinary images that may change; 1 allows any. The default is 0.1.
+        fresh_images: Fresh images of each prompt in an attempt of a certificate. The default is the
+            fewest (72 in the first one), none of which may copy. Of more images some may, so an
+            edit passes more likely that copies seldom.
         together: Also state that all prompts are removed together, at the same confidence (Holm).
             This takes more images of each prompt.
         quick: Look at ten fresh images of each prompt and at 199 ordinary images. This excludes
@@ -130,6 +134,7 @@ def command(
         usual,
         **given,
         together=together,
+        fresh_images=fresh_images or 0,
         localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )

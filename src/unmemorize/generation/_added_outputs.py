@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmemorize._errors import EditError, ModelError
+from unmemorize._errors import EditError
+from unmemorize.generation._chosen_samples import ChosenSamples
 from unmemorize.pipelines import Model, is_quantized, refuse_fused, uncompiled
 
 _EXACT = (torch.float32, torch.float64)
@@ -76,7 +77,9 @@ class _Addition:
         base = getattr(layer, "base_layer", layer)
         self._forward = type(base).forward
         self._twin = copy.copy(base)  # shares everything but the weights
-        self._difference, self._rows = difference, list(rows)
+        self._difference, self._samples = difference, ChosenSamples(rows)
+        self._placed: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+        """The differences where the layer was: copying them each time would stop a GPU."""
         self._parameters = base._parameters
         self._input: Tensor | None = None
         self._whole: dict[str, Any] | None = None
@@ -85,17 +88,13 @@ class _Addition:
     def begin(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
         """Note the input, and put the sums in place of the weights where they may be."""
         self._input = args[0]
-        if len(args[0]) % len(self._rows):
-            raise ModelError(
-                f"an edit of {len(self._rows)} samples does not fit a batch of {len(args[0])}. "
-                "Say for each sample whether it applies."
-            )
+        self._samples.of(args[0])  # refuses a batch that does not fit
         if not self._may_change_weights(layer, args[0].device):
             return
         self._whole = dict(self._parameters)
-        for name, difference in self._difference.items():
+        for name in self._difference:
             kept = self._whole[name]
-            self._parameters[name] = kept + difference.to(kept.device, kept.dtype)
+            self._parameters[name] = kept + self._difference_like(name, kept)
 
     def end(self, _layer: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Put the weights back, or add to the output."""
@@ -115,7 +114,7 @@ class _Addition:
     def _may_change_weights(self, layer: nn.Module, device: torch.device) -> bool:
         """Whether sums in place of the weights do the same, without losing small differences."""
         return (
-            all(self._rows)
+            self._samples.are_all
             and layer._parameters is self._parameters  # no adapter
             and len(layer._forward_hooks) == len(layer._forward_pre_hooks) == 1
             and all(
@@ -130,17 +129,22 @@ class _Addition:
         )
 
     def _added(self, read: Tensor, output: Tensor) -> Tensor:
-        copies = len(read) // len(self._rows)
         self._twin.__dict__["_parameters"] = {
             name: self._value(name, kept, read) for name, kept in self._parameters.items()
         }
-        rows = torch.tensor(self._rows * copies, device=read.device)
+        samples = self._samples.of(read)
         changed = output.clone()
-        changed[rows] += self._forward(self._twin, read[rows])
+        changed[samples] += self._forward(self._twin, read[samples])
         return changed
 
     def _value(self, name: str, kept: Tensor | None, like: Tensor) -> Tensor | None:
-        difference = self._difference.get(name)
-        if difference is not None:
-            return difference.to(like.device, like.dtype)
-        return None if kept is None else torch.zeros(kept.shape, dtype=like.dtype).to(like.device)
+        if name in self._difference:
+            return self._difference_like(name, like)
+        return None if kept is None else like.new_zeros(kept.shape)
+
+    def _difference_like(self, name: str, like: Tensor) -> Tensor:
+        place = name, like.device, like.dtype
+        if place not in self._placed:
+            with torch.inference_mode(False):  # or no later pass could be differentiated
+                self._placed[place] = self._difference[name].to(like.device, like.dtype)
+        return self._placed[place]

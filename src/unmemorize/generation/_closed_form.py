@@ -25,8 +25,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from unmemorize._errors import EditError, ModelError
+from unmemorize._errors import EditError
 from unmemorize._files import from_json
+from unmemorize.generation._chosen_samples import ChosenSamples
 from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.generation._text_inputs import moved_tokens, text_moment, text_projections
 from unmemorize.pipelines import Model, refuse_fused, uncompiled
@@ -161,21 +162,15 @@ class _ChangedInput:
     """A forward pre-hook that multiplies inputs (B, tokens, features) of some samples by P."""
 
     def __init__(self, matrix: Tensor, rows: Sequence[bool]) -> None:
-        self._matrix, self._rows = matrix, list(rows)
+        self._matrix, self._samples = matrix, ChosenSamples(rows)
 
     def __call__(self, _layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         read: Tensor = args[0]
-        copies, rest = divmod(len(read), len(self._rows))
-        if rest:
-            raise ModelError(
-                f"an edit of {len(self._rows)} samples does not fit a batch of {len(read)}. "
-                "Say for each sample whether it applies."
-            )
+        samples = self._samples.of(read)
         wide = torch.float64 if read.dtype == torch.float64 else torch.float32
         self._matrix = self._matrix.to(read.device, wide)
-        rows = torch.tensor(self._rows * copies, device=read.device)
         changed = read.clone()
-        changed[rows] = (read[rows].to(wide) @ self._matrix.T).to(read.dtype)
+        changed[samples] = (read[samples].to(wide) @ self._matrix.T).to(read.dtype)
         return (changed, *args[1:])
 
 

@@ -61,9 +61,12 @@ class Certification:
             first one, and spends all of delta.
         prompts: how many prompts a common statement is about, see `holm`. It takes more seeds;
             1 is for statements about each prompt by itself.
+        seeds: fresh seeds of each attempt, where more are wanted than the fewest. An edit that
+            copies seldom passes more likely then, since some of more seeds may copy.
 
     Raises:
-        MitigationError: a rate does not lie between 0 and 1, or there is no prompt.
+        MitigationError: a rate does not lie between 0 and 1, there is no prompt, or seeds are
+            negative.
 
     Examples:
         >>> [Certification().plan(attempt).seeds for attempt in (1, 2, 3)]
@@ -72,12 +75,15 @@ class Certification:
         59
         >>> Certification(single=True, prompts=34).plan(1).seeds
         128
+        >>> [Certification(seeds=200).plan(attempt).allowed for attempt in (1, 2, 3)]
+        [3, 3, 2]
     """
 
     alpha: float = 0.05
     delta: float = 0.05
     single: bool = False
     prompts: int = 1
+    seeds: int = 0
 
     def __post_init__(self) -> None:
         for name in ("alpha", "delta"):
@@ -86,6 +92,8 @@ class Certification:
                 raise MitigationError(f"{name}={value}: a rate lies between 0 and 1, such as 0.05.")
         if self.prompts < 1:
             raise MitigationError(f"prompts={self.prompts}: at least 1 is needed.")
+        if self.seeds < 0:
+            raise MitigationError(f"seeds={self.seeds}: 0 takes the fewest that an attempt needs.")
 
     def plan(self, attempt: int) -> Plan:
         """Fix how many fresh seeds an attempt needs, and how many of them may copy.
@@ -103,7 +111,7 @@ class Certification:
             )
         share = 1.0 if self.single else 0.5**attempt
         error = self.delta * share
-        seeds = seeds_needed(self.alpha, error / self.prompts)
+        seeds = max(self.seeds, seeds_needed(self.alpha, error / self.prompts))
         allowed = int((binom.cdf(np.arange(seeds), seeds, self.alpha) <= error).sum()) - 1
         return Plan(attempt, self.alpha, self.delta, share, seeds, allowed)
 

@@ -28,6 +28,8 @@ class MitigationSettings:
             images, or takes the first one at whose end no prompt copies within the budget.
         search_images: unedited images that confirm a prompt, and edited ones that a rung of the
             search must pass.
+        fresh_images: fresh images of each prompt in an attempt of a certificate, where more are
+            wanted than the fewest, see `Certification`.
         ordinary_images: images of ordinary captions. The level of a copy comes from them.
         distances: whether the edited images of ordinary captions are also compared with unedited
             ones as distributions (CLIP-FID, KID), which takes as many images again.
@@ -53,6 +55,7 @@ class MitigationSettings:
     together: bool = False
     compare: bool = True
     search_images: int = 10
+    fresh_images: int = 0
     ordinary_images: int = 1000
     distances: bool = True
     false_copies: float = FALSE_COPIES
@@ -73,6 +76,10 @@ class MitigationSettings:
                 f"search_images={self.search_images}: a prompt is confirmed by 2 copies, so at "
                 "least 3 images are needed."
             )
+        if self.fresh_images < 0:
+            raise ModelError(
+                f"fresh_images={self.fresh_images}: 0 takes the fewest that a certificate needs."
+            )
         fewest = 1 / self.false_copies - 1
         if self.ordinary_images < fewest:
             raise ModelError(
@@ -83,7 +90,9 @@ class MitigationSettings:
     def certification(self, prompts: int) -> Certification:
         """Return the rules for the certificates of so many prompts."""
         together = prompts if self.together else 1
-        return Certification(self.alpha, 1 - self.confidence, self.declared, prompts=together)
+        return Certification(
+            self.alpha, 1 - self.confidence, self.declared, together, self.fresh_images
+        )
 
     @property
     def sample(self) -> int:
