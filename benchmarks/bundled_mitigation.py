@@ -9,7 +9,7 @@ import unmemorize as um
 from unmemorize.mitigation import MitigationInputs, MitigationRun
 from unmemorize.runs import Run, open_run
 
-_BATCH = {"cuda": 240}
+_BATCH = {"cuda": 120}
 """Images at once, where more of them take no longer."""
 
 
@@ -23,7 +23,7 @@ class BundledMitigation:
     inputs: MitigationInputs
 
     @classmethod
-    def opened(cls, folder: Path) -> BundledMitigation:
+    def opened(cls, folder: Path, fresh_images: int = 0) -> BundledMitigation:
         """Open a run folder, with the defaults of the bundled model."""
         model = um.Model.load("testbed", dtype="float32")
         defaults = um.testbed.defaults()
@@ -33,7 +33,7 @@ class BundledMitigation:
             batch=_BATCH.get(model.device.type, um.GenerationSettings().batch),
         )
         settings = replace(
-            um.MitigationSettings(compare=False),
+            um.MitigationSettings(compare=False, fresh_images=fresh_images),
             localization=um.LocalizationSettings(criterion=defaults["criterion"]),
             generation=generation,
         )

@@ -1,6 +1,6 @@
 """Take all memorized captions out of the bundled model, and compare with what is required.
 
-python benchmarks/mitigation.py RUN [--json FILE]
+python benchmarks/mitigation.py RUN [--fresh-images N] [--json FILE]
 
 RUN is the folder of the run, which is made as far as it is missing (three hours on an idle core; an
 interrupted run goes on). It is what `unmemorize mitigate` does at a copy rate of 5 % with all
@@ -126,9 +126,9 @@ def _pair(counts: Copies) -> tuple[int, int]:
     return counts.copies, counts.seeds
 
 
-def main(folder: Path, output: Path | None) -> None:
+def main(folder: Path, fresh_images: int, output: Path | None) -> None:
     """Run the mitigation, or resume it, and print the table."""
-    opened = BundledMitigation.opened(folder)
+    opened = BundledMitigation.opened(folder, fresh_images)
     result = mitigate_all(opened.run, opened.model, opened.inputs, announce=show_progress)
     table = lines(result, um.testbed.planted())
     print(result.headline, "", "| | measured | required |", "|---|---|---|", *table, sep="\n")
@@ -147,6 +147,9 @@ def main(folder: Path, output: Path | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument(
+        "--fresh-images", type=int, default=0, help="of each prompt and attempt (default: fewest)"
+    )
     parser.add_argument("--json", type=Path, dest="output", help="file for the numbers")
     arguments = parser.parse_args()
-    main(arguments.run, arguments.output)
+    main(arguments.run, arguments.fresh_images, arguments.output)

@@ -187,10 +187,10 @@ def main(
     for *named, edit in edits(OF_SPREAD if spread else ALL, some, work.captions.keep, model):
         points.append(measure(work, list(some), (named[0], named[1]), edit, images))
         print(row(points[-1]), flush=True)
+        if out is not None:
+            out.write_text(json.dumps(to_json(points), indent=1) + "\n", encoding="utf-8")
     if picture is not None:
         draw(points, picture)
-    if out is not None:
-        out.write_text(json.dumps(to_json(points), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
