@@ -24,6 +24,7 @@ from unmemorize._prompts import Prompt
 from unmemorize.comparison._detectors import DetectorRow, detector_row
 from unmemorize.comparison._drawn import Drawn, DrawTask, read_drawn, spread_captions
 from unmemorize.comparison._methods import MethodRow, method_rows
+from unmemorize.comparison._once import Once
 from unmemorize.comparison._result import RESULT, TABLE, Comparison
 from unmemorize.comparison._scores import ScoreTask, read_scores
 from unmemorize.comparison._settings import ComparisonInputs, ComparisonRun, kind_of
@@ -81,6 +82,7 @@ def compare_all(
     settings = run.settings(ComparisonRun).settings
     model, execution = Model.of(pipe), execution or Execution()
     _refuse_missing(methods, inputs)
+    inputs = replace(inputs, descriptor=Once(inputs.descriptor))
     stages = Stages(
         run, model, settings.confirmation, inputs.descriptor, inputs.clip, execution, announce
     )
@@ -134,8 +136,8 @@ class _Work:
     def detector(self, detector: Detector) -> DetectorRow | None:
         """Score all prompts by a detector, and sum up; None where scores are missing."""
         captions = self.inputs.captions
-        noise = self.stages.run.settings(ComparisonRun).settings.noise
-        task = ScoreTask(detector, noise)
+        settings = self.stages.run.settings(ComparisonRun).settings
+        task = ScoreTask(detector, settings.noise, settings.generation.batch)
         texts = [suspect.text for suspect in self.suspects]
         texts += [*captions.calibration, *captions.test]
         if not self._finished(detector.name, task, list(enumerate(texts))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from unmemorize.mitigation import CopyTest, packed
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run
 
+_OF_ONE = 10
+"""Images of a batch that one suspect fills."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnRecord:
@@ -52,7 +56,8 @@ class DrawnRecord:
         features: image features of each ordinary image by CLIP, as text; empty without a CLIP.
         images: how many images were drawn.
         fit_seconds: wall time of localization and fitting.
-        seconds: wall time of drawing all images.
+        seconds: wall time of drawing all images; of those that were drawn together with others, by
+            their share in the number of images.
     """
 
     prompt: str
@@ -113,7 +118,11 @@ class DrawTask:
     descriptor: Descriptor
     clip: ClipAlignment | None
     localized_by: str = ""
-    size: int = 1
+
+    @property
+    def size(self) -> int:
+        """Suspects whose images are drawn together: more than one only where batches are large."""
+        return max(1, self.settings.batch // _OF_ONE)
 
     @property
     def name(self) -> str:
@@ -134,50 +143,77 @@ class DrawTask:
 
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
-        return lambda items: [Finished(to_json(self._record(model, item))) for item in items]
 
-    def _record(self, model: Model, item: Drawn) -> DrawnRecord:
-        record = DrawnRecord(prompt=item.prompt.text, method=self.name, strength=self.strength)
-        try:
-            began = time.perf_counter()
-            change = self._fitted(model, item)
-            fitted = time.perf_counter()
-            prompts = [item.prompt.text] * len(item.seeds) + list(item.captions)
-            drawn = generate_each(
-                model,
-                prompts,
-                [change] * len(prompts),
-                settings=replace(self.settings, images=1),
-                seeds=[*item.seeds, *item.caption_seeds],
-            )
-            finished = time.perf_counter()
-        except UnmemorizeError as problem:  # the method says why it cannot
-            return replace(record, refused=str(problem))
-        images = [image for (image,) in drawn]
-        localized = (item.localization and item.localization.seconds) or 0.0
-        record = replace(
-            record,
-            images=len(images),
-            fit_seconds=fitted - began + localized,
-            seconds=finished - fitted,
+        def work(items: Sequence[Drawn]) -> list[Finished]:
+            attempts = [self._fitted(model, item) for item in items]
+            self._draw(model, [attempt for attempt in attempts if not attempt.record.refused])
+            return [Finished(to_json(self._judged(attempt))) for attempt in attempts]
+
+        return work
+
+    def _fitted(self, model: Model, item: Drawn) -> _Attempt:
+        """Fit the method to a suspect; it may say why it cannot."""
+        attempt = _Attempt(
+            item,
+            DrawnRecord(prompt=item.prompt.text, method=self.name, strength=self.strength),
         )
-        return self._judged(record, item, images)
-
-    def _fitted(self, model: Model, item: Drawn) -> Change | None:
         if self.method is None:
-            return None
+            return attempt
         suspect = Suspect(
             prompt=item.prompt,
             localizations=(item.localization,) if item.localization else (),
             ordinary=self.kept,
             settings=self.settings,
         )
-        return self.method.fit(model, suspect)
+        began = time.perf_counter()
+        try:
+            attempt.change = self.method.fit(model, suspect)
+        except UnmemorizeError as problem:
+            attempt.refuse(problem)
+            return attempt
+        localized = (item.localization and item.localization.seconds) or 0.0
+        seconds = time.perf_counter() - began + localized
+        attempt.record = replace(attempt.record, fit_seconds=seconds)
+        return attempt
 
-    def _judged(
-        self, record: DrawnRecord, item: Drawn, images: Sequence[Image.Image]
-    ) -> DrawnRecord:
+    def _draw(self, model: Model, attempts: Sequence[_Attempt]) -> None:
+        """Draw the images of suspects together, each under the change that was fitted to it.
+
+        A method may also refuse while it draws. Then each suspect is drawn alone, so that none is
+        refused for another.
+        """
+        if not attempts:
+            return
+        began = time.perf_counter()
+        try:
+            drawn = generate_each(
+                model,
+                [prompt for attempt in attempts for prompt in attempt.prompts],
+                [attempt.change for attempt in attempts for _ in attempt.prompts],
+                settings=replace(self.settings, images=1),
+                seeds=[seed for attempt in attempts for seed in attempt.seeds],
+            )
+        except UnmemorizeError as problem:
+            if len(attempts) == 1:
+                attempts[0].refuse(problem)
+                return
+            for attempt in attempts:
+                self._draw(model, [attempt])
+            return
+        seconds = (time.perf_counter() - began) / len(drawn)
+        images = [image for (image,) in drawn]
+        self.descriptor(images)  # all at once is faster, and each is computed once
+        rest = iter(images)
+        for attempt in attempts:
+            attempt.images = list(islice(rest, len(attempt.prompts)))
+            count = len(attempt.images)
+            attempt.record = replace(attempt.record, images=count, seconds=count * seconds)
+
+    def _judged(self, attempt: _Attempt) -> DrawnRecord:
         """Measure images: those of the suspect come first, then those of ordinary captions."""
+        record, item, images = attempt.record, attempt.item, attempt.images
+        if record.refused:
+            return record
         of_suspect, ordinary = images[: len(item.seeds)], images[len(item.seeds) :]
         scores = item.test.scores(of_suspect, self.descriptor)
         if self.method is None and item.test.measure == "agreement":
@@ -209,6 +245,37 @@ class DrawTask:
             alignment=tuple(self.clip.alignment(features, item.captions).tolist()),
             features=tuple(map(packed, features)),
         )
+
+
+@dataclass
+class _Attempt:
+    """What has become of a method and a suspect so far.
+
+    Args:
+        item: what is drawn.
+        record: what is known of it.
+        change: what the method made for it; None changes nothing.
+        images: those of the suspect, then those of ordinary captions.
+    """
+
+    item: Drawn
+    record: DrawnRecord
+    change: Change | None = None
+    images: list[Image.Image] = field(default_factory=list)
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of each image."""
+        return [self.item.prompt.text] * len(self.item.seeds) + list(self.item.captions)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of each image."""
+        return [*self.item.seeds, *self.item.caption_seeds]
+
+    def refuse(self, problem: UnmemorizeError) -> None:
+        """Note why the method does not work here."""
+        self.record = replace(self.record, refused=str(problem), fit_seconds=0.0)
 
 
 def read_drawn(run: Run, kind: str) -> dict[int, DrawnRecord]:

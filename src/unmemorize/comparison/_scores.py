@@ -14,6 +14,9 @@ from unmemorize.engines import Finished, UnitFunction
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run
 
+_USUAL = 16
+"""Denoiser samples of a pass on a processor: more take longer in proportion."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRecord:
@@ -38,11 +41,25 @@ class ScoreRecord:
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """The scores of a detector as a `Task`, whose items are texts."""
+    """The scores of a detector as a `Task`, whose items are texts.
+
+    Args:
+        detector: the detector.
+        noise: see `ComparisonSettings`.
+        batch: denoiser samples of a pass, where that is more than the usual number.
+    """
 
     detector: Detector
     noise: NoiseSettings
-    size: int = 4
+    batch: int = _USUAL
+
+    @property
+    def size(self) -> int:
+        """Prompts that are scored together.
+
+        In a large batch it takes one seed of each, with text and without, to fill a pass.
+        """
+        return self.batch // 2 if self.batch > _USUAL else _USUAL // 4
 
     @property
     def kind(self) -> str:
@@ -55,7 +72,13 @@ class ScoreTask:
         def work(texts: Sequence[str]) -> list[Finished]:
             began = time.perf_counter()
             try:
-                trace = Trace(model, texts, self.noise, watched=watched_by(self.detector))
+                trace = Trace(
+                    model,
+                    texts,
+                    self.noise,
+                    batch=max(_USUAL, self.batch),
+                    watched=watched_by(self.detector),
+                )
                 scores = self.detector.score(trace)
             except UnmemorizeError as problem:  # the detector says why it cannot
                 return [_refused(text, problem) for text in texts]

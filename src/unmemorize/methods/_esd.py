@@ -72,13 +72,19 @@ class Esd:
             samples, timesteps = _samples(model, suspect.prompt, steps, generator)
             text, nothing = model.encode([suspect.prompt.text]), without_text(model)
             targets = []
-            for sample, timestep in zip(samples, timesteps, strict=True):
-                with_prompt = model.predict(sample[None], timestep, text)
-                without = model.predict(sample[None], timestep, nothing)
+            for start in range(0, steps, suspect.settings.batch):
+                some = slice(start, start + suspect.settings.batch)
+                same = [0] * len(samples[some])
+                with_prompt, without = (
+                    model.predict(samples[some], timesteps[some], each.take(same))
+                    for each in (text, nothing)
+                )
                 targets.append(with_prompt - _ETA * (with_prompt - without))
             optimizer = torch.optim.Adam(weights.values(), lr=self.rate)
-            for sample, timestep, target in zip(samples, timesteps, targets, strict=True):
-                prediction = model.predict(sample[None], timestep, text, gradient=True)
+            for sample, timestep, target in zip(
+                samples.split(1), timesteps, torch.cat(targets).split(1), strict=True
+            ):
+                prediction = model.predict(sample, timestep, text, gradient=True)
                 gradients = weights.gradients((prediction - target).square().mean())
                 for value, gradient in zip(weights.values(), gradients, strict=True):
                     value.grad = gradient
@@ -88,11 +94,11 @@ class Esd:
 
 def _samples(
     model: Model, prompt: Prompt, count: int, generator: torch.Generator
-) -> tuple[Tensor, list[Tensor]]:
-    """Return noisy latents (count, C, H, W), and the timestep of each."""
+) -> tuple[Tensor, Tensor]:
+    """Return noisy latents (count, C, H, W), and the timestep of each, (count,)."""
     times = model.timesteps(_STEPS)
     chosen = torch.randint(len(times), (count,), generator=generator).tolist()
-    timesteps = [times[index] for index in chosen]
+    timesteps = torch.stack([times[index] for index in chosen])
     if prompt.images:
         clean = encoded_images(model, prompt.images, Esd.name)
         noise = torch.randn((count, *clean.shape[1:]), generator=generator, dtype=torch.float32).to(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,13 +17,15 @@ from unmemorize.methods._latents import encoded_images
 from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.methods._random_tokens import RandomTokens
 from unmemorize.methods._training import training
-from unmemorize.pipelines import Model, NoiseLevel, sampler
+from unmemorize.pipelines import Conditioning, Model, NoiseLevel, sampler
 
 _MIXTURE, _DECAY, _CLIP, _BATCH = 0.5, 1e-2, 1.0, 16
 """Published: the share of noisy samples that come from the image to delete, weight decay, the norm
 that gradients are clipped to, and the samples of a step."""
 _KEPT, _TOKENS, _SEED = 16, 10, 4
 """Images to keep and their random tokens, which are ours, and the seed of everything."""
+_OF_ONE = 10
+"""Images of a batch that take as much memory as one sample of a training step."""
 _NOTHING = 1e-6
 """A norm of gradients that is nothing but rounding."""
 
@@ -84,6 +87,8 @@ class Siss:
                 "Name them in the prompt file (images) or in Prompt(..., images=...), or use esd."
             )
         generator = torch.Generator().manual_seed(_SEED)
+        # training keeps much more of a pass than drawing does
+        together = max(1, suspect.settings.batch // _OF_ONE)
         layers = [
             path
             for path, module in model.denoiser.named_modules()
@@ -98,10 +103,12 @@ class Siss:
             for _ in range(int(self.strength)):
                 towards = [torch.zeros_like(value) for value in values]
                 away = [torch.zeros_like(value) for value in values]
-                for _ in range(_BATCH):
-                    sample = _drawn(deleted, kept, schedule, generator)
-                    prediction = model.predict(sample.noisy, sample.timestep, text, gradient=True)
-                    keep, delete = sample.losses(prediction)
+                for start in range(0, _BATCH, together):
+                    samples = [
+                        _drawn(deleted, kept, schedule, generator)
+                        for _ in range(min(together, _BATCH - start))
+                    ]
+                    keep, delete = _losses(model, samples, text)
                     _add(towards, weights.gradients(keep, again=True))
                     _add(away, weights.gradients(delete))
                 size = torch.stack([gradient.norm() for gradient in away]).norm()
@@ -165,6 +172,22 @@ def importance(
     nearer = math.exp(min(max(keep - delete, -700.0), 700.0))
     weight = 1 / ((1 - _MIXTURE) + _MIXTURE * nearer)
     return weight, (1 - (1 - _MIXTURE) * weight) / _MIXTURE
+
+
+def _losses(model: Model, samples: Sequence[Sample], text: Conditioning) -> tuple[Tensor, Tensor]:
+    """Return the sums over samples of their losses, see `Sample.losses`, from one pass."""
+    predictions = model.predict(
+        torch.cat([sample.noisy for sample in samples]),
+        torch.stack([sample.timestep for sample in samples]),
+        text.take([0] * len(samples)),
+        gradient=True,
+    )
+    losses = [
+        sample.losses(prediction)
+        for sample, prediction in zip(samples, predictions.split(1), strict=True)
+    ]
+    keep, delete = (torch.stack(each).sum() for each in zip(*losses, strict=True))
+    return keep, delete
 
 
 def _drawn(

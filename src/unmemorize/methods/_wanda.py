@@ -105,11 +105,13 @@ def column_norms(
             raise _EnoughError
 
     def collect(path: str, args: tuple[Any, ...]) -> None:
-        rows = args[0].flatten(0, -2).to("cpu", torch.float64)  # (B * tokens, inputs)
+        read: Tensor = args[0].flatten(0, -2)  # (B * tokens, inputs)
+        rows = read.to(torch.promote_types(read.dtype, torch.float32))
         rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+        found = rows.square().sum(0).to("cpu", torch.float64)
         if not squares[path].shape[1]:
-            squares[path] = rows.new_zeros(_STEPS, rows.shape[1])
-        squares[path][step[0]] += rows.square().sum(0)
+            squares[path] = found.new_zeros(_STEPS, len(found))
+        squares[path][step[0]] += found
 
     noise = model.draw_latents(_IMAGES, _SEED)
     settings = suspect.settings
