@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +92,28 @@ def test_checkpoint(make_edit: MakeEdit, model: Model, tmp_path: Path) -> None:
     card = (folder / "README.md").read_text()
     assert "2 captions moved (closed form, weight 3)" in card
     assert "- zebra\n" in card
+
+
+def test_a_checkpoint_in_float16_is_right_for_another_device(tmp_path: Path) -> None:
+    """There, embeddings are rounded otherwise, and the folder rounds the weights once more."""
+    pipe = make("Stable Diffusion")
+    pipe.to(torch.float16).save_pretrained(tmp_path / "base")
+    model, other = (
+        Model.load(str(tmp_path / "base"), device="cpu", dtype="float32", local_files_only=True)
+        for _ in range(2)
+    )
+    little = ClosedFormEdit((Erased("a cat", 0.3),), CLOSED.keep)
+    folder = bake(model, EditFile.of(model, little), tmp_path / "edited")
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded_otherwise(_encoder: object, _args: object, output: Any) -> Any:
+        text = output.last_hidden_state
+        output.last_hidden_state = text * (1 + 1e-5 * torch.randn(text.shape, generator=generator))
+        return output
+
+    other.pipe.text_encoder.register_forward_hook(rounded_otherwise)
+    assert not torch.equal(other.encode(["a cat"]).text, model.encode(["a cat"]).text)
+    assert [verify(folder, each).passed for each in (model, other)] == [True, True]
 
 
 def test_damaged_checkpoints_do_not_pass(model: Model, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from unmemorize import ExportError
 from unmemorize.export._rows import (
     Rewrite,
+    beyond_rounding,
     copy_with_metadata,
     differing_rows,
     read_header,
@@ -123,3 +124,13 @@ def test_rounding_is_that_of_the_coarsest_type() -> None:
     assert not same_up_to_rounding(values.half() * 1.01, values)
     assert not same_up_to_rounding(values, values[:100])
     assert not same_up_to_rounding(torch.tensor([1e-30]), torch.tensor([0.0]))
+    infinite = torch.tensor([torch.inf, 1.0])
+    assert same_up_to_rounding(infinite, infinite)
+    assert not same_up_to_rounding(infinite, torch.tensor([2.0, 1.0]))
+    assert not same_up_to_rounding(torch.tensor([torch.nan]), torch.tensor([torch.nan]))
+
+
+def test_what_rounding_does_not_explain() -> None:
+    found, expected = torch.tensor([1.0005, -2.0, 0.01]), torch.tensor([1.0, -2.0, 0.0])
+    beyond = beyond_rounding(found, expected, torch.float16)
+    assert beyond.tolist() == pytest.approx([0.0, 0.0, 0.01], rel=1e-4)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ExportError
 from unmemorize.export._carried import AnyEditFile, edit_of
-from unmemorize.export._rows import same_up_to_rounding
+from unmemorize.export._rows import beyond_rounding
 from unmemorize.generation import (
     ClosedFormEdit,
     ClosedFormNeuronEdit,
@@ -81,10 +81,15 @@ class ExpectedLayer:
             change: the change of the weights, of the same shape.
             coarsest: types in which values may have been rounded on the way.
         """
-        if same_up_to_rounding(actual, expected, *coarsest):
-            return True
-        misses = (actual.double() - expected).reshape(len(expected), -1).norm(dim=1)
-        return bool((misses <= self.slack * change.reshape(len(change), -1).norm(dim=1)).all())
+        if actual.shape != expected.shape:
+            return False
+        misses = beyond_rounding(actual, expected, *coarsest)
+        return bool((_of_rows(misses) <= self.slack * _of_rows(change)).all())
+
+
+def _of_rows(value: Tensor) -> Tensor:
+    """Return the norm of each row; those of a vector are its entries."""
+    return value.reshape(len(value), -1).norm(dim=1)
 
 
 def expected_layers(model: Model, file: AnyEditFile) -> dict[str, ExpectedLayer]:

@@ -162,19 +162,27 @@ def differing_rows(base: Tensor, other: Tensor) -> list[int]:
     return torch.nonzero((first != second).any(1)).flatten().tolist()
 
 
-def same_up_to_rounding(one: Tensor, other: Tensor, *coarsest: torch.dtype) -> bool:
-    """Tell whether two tensors agree up to two roundings in the coarsest of their types.
+def beyond_rounding(one: Tensor, other: Tensor, *coarsest: torch.dtype) -> Tensor:
+    """Return by how much two tensors of one shape differ more than two roundings explain.
 
     Args:
         one, other: tensors of any floating point types, on any device.
         coarsest: further types in which the values may have been rounded.
+
+    Returns:
+        float64, on the CPU, of the same shape: 0 where the coarsest of all types explains it.
     """
-    if one.shape != other.shape:
-        return False
     types = [torch.finfo(dtype) for dtype in (one.dtype, other.dtype, *coarsest)]
     relative = 2 * max(info.eps for info in types)
     smallest = max(info.smallest_normal * info.eps for info in types)
-    return torch.allclose(one.cpu().double(), other.cpu().double(), rtol=relative, atol=smallest)
+    found, expected = (tensor.detach().to("cpu", torch.float64) for tensor in (one, other))
+    excess = ((found - expected).abs() - smallest - relative * expected.abs()).clamp_min(0)
+    return torch.where(found == expected, 0.0, excess)
+
+
+def same_up_to_rounding(one: Tensor, other: Tensor, *coarsest: torch.dtype) -> bool:
+    """Tell whether two tensors have one shape and agree up to rounding, see `beyond_rounding`."""
+    return one.shape == other.shape and not bool(beyond_rounding(one, other, *coarsest).any())
 
 
 def _entries(file: BinaryIO) -> tuple[dict[str, Any], int]:
