@@ -38,7 +38,7 @@ NAMES = {"sd": "SD 1.4, 512 px", "xl": "SDXL, 1024 px"}
 PLANS = {"sd": Plan(), "xl": Plan(images=2, caps=(24, 12))}
 _LONGEST = 2.0
 """Seconds that the readings of one batch size may take; larger batches are left out."""
-_COMPILING = 60.0
+_COMPILING = 75.0
 """Seconds that one way to compile may take, its readings included."""
 _SHORTEST = 1.0
 """No part begins that has fewer seconds left."""
@@ -121,19 +121,24 @@ def in_order(names: list[str]) -> Iterator[Part]:
             yield from ways[:1]
     yield from ways[1:2]
     for name in names:
+        yield from of_other_layouts(name, PLANS[name])
+    for name in names:
         yield from of_other_types(name, PLANS[name])
     yield from ways[2:]
 
 
 def of_first_type(model: str, plan: Plan) -> Iterator[Part]:
-    dtype, (layout, *layouts) = plan.dtypes[0], plan.layouts
+    dtype = plan.dtypes[0]
     yield Part("steps", model, dtype, partial(steps, plan), LONGEST)
     yield Part("images", model, dtype, partial(generation, plan), CERTIFICATE, key="steps")
-    yield in_batches(model, plan, dtype, layout)
+    yield in_batches(model, plan, dtype, plan.layouts[0])
     yield Part("neurons off", model, dtype, neurons_off, "switching alone")
     yield beside(model, plan, dtype)
-    for other in layouts:
-        yield in_batches(model, plan, dtype, other)
+
+
+def of_other_layouts(model: str, plan: Plan) -> Iterator[Part]:
+    for layout in plan.layouts[1:]:
+        yield in_batches(model, plan, plan.dtypes[0], layout)
 
 
 def of_other_types(model: str, plan: Plan) -> Iterator[Part]:
