@@ -53,12 +53,11 @@ def test_layers_then_neurons_the_last_layer_first() -> None:
 
 
 def test_a_result_is_minimal_if_the_tests_after_the_last_drop_tell() -> None:
-    needed = Neurons({"down": [7], "mid": [2]})
-    below = LayerCandidates((7,), ())
-    last_first = {"down": below, "mid": LayerCandidates((2,), (9,))}
-    assert refine(Scored(needing(needed)), Limit(0.4), last_first).minimal is None
-    drop_first = {"down": below, "mid": LayerCandidates((), (9, 2))}
-    assert refine(Scored(needing(needed)), Limit(0.4), drop_first).minimal is True
+    score = needing(Neurons({"mid": [2, 3]}))
+    drop_last = {"mid": LayerCandidates((2, 3), (9,))}
+    assert refine(Scored(score), Limit(0.4), drop_last).minimal is None
+    drop_first = {"mid": LayerCandidates((), (9, 2, 3))}
+    assert refine(Scored(score), Limit(0.4), drop_first).minimal is True
 
 
 def test_a_score_at_the_limit_is_too_high() -> None:
