@@ -42,12 +42,11 @@ docs: .venv/developer
 	$(BIN)/python docs/tools/commands.py
 	$(BIN)/mkdocs build --quiet
 
+# a sample of the prompts; all of them, and a U-Net of full size: make bench BENCH='--all --full-size'
 bench: .venv/user
-	mkdir -p work
-	$(BIN)/python benchmarks/localization.py --full-size --json work/bench.json
-	$(BIN)/python benchmarks/refinements.py --images 0 --methods complete --json work/refinements.json
+	$(BIN)/python benchmarks/localization.py $(BENCH) --json work/bench.json
 	$(BIN)/python benchmarks/performance.py work/bench.json
-	$(BIN)/python benchmarks/costs.py work/bench.json work/refinements.json
+	$(BIN)/python benchmarks/costs.py work/bench.json
 
 bench-scale: .venv/user
 	$(BIN)/python benchmarks/throughput.py

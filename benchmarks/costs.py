@@ -1,9 +1,9 @@
 """What each step costs against the least that its question needs, and the published procedure.
 
-python benchmarks/costs.py LOCALIZATION.json REFINEMENTS.json
+python benchmarks/costs.py MEASURED.json
 
-The files come from benchmarks/localization.py and benchmarks/refinements.py. Prints a table with
-a line for each step and kind of prompt: weighted denoiser samples and seconds as minimum, median
+The file comes from benchmarks/localization.py. Prints a table with a line for each step and kind of
+prompt: weighted denoiser samples and seconds as minimum, median
 and maximum over prompts. The least is two samples for detection, since one seed has nothing to be
 compared with, and for localization one pass of all seeds with nothing off and one pass of the seeds
 that localization looks at with neurons off. The last line holds what is to be low: samples of
@@ -30,29 +30,27 @@ HEADER = (
 )
 
 
-def main(localization: Path, refinements: Path) -> None:
-    measured = json.loads(localization.read_text(encoding="utf-8"))
-    complete = json.loads(refinements.read_text(encoding="utf-8"))
+def main(measured: Path) -> None:
+    report = json.loads(measured.read_text(encoding="utf-8"))
     print(HEADER)
     print("|---" * HEADER.count(" | ") + "|---|")
-    for kind, rows in by_kind(measured["detection"]["rows"]).items():
+    for kind, rows in by_kind(report["detection"]["rows"]).items():
         print(detection_line(kind, rows))
-    published = {row["prompt"]: row["published"] for row in measured.get("bundled", ())}
-    for kind, rows in by_kind(complete).items():
-        print(localization_line(kind, rows, published))
-    for kind, rows in by_kind(measured.get("bundled", ())).items():
-        print(greedy_line(kind, rows))
-    print(summary(measured, complete))
+    for kind, rows in by_kind(report["bundled"]).items():
+        print(localization_line("localize", "complete", kind, rows))
+    for kind, rows in by_kind(report["bundled"]).items():
+        print(localization_line("greedy", "greedy", kind, rows))
+    print(summary(report))
 
 
-def summary(measured: dict[str, Any], complete: Rows) -> str:
+def summary(report: dict[str, Any]) -> str:
     """Return the last line."""
-    many = [row for row in measured.get("bundled", ()) if row["candidates"] >= FEW]
+    many = [row for row in report["bundled"] if row["candidates"] >= FEW]
     greedy = [row["published"]["weighted"] / row["greedy"]["weighted"] for row in many]
     equal = [float(row["greedy"]["equal"]) for row in many]
-    found = measured["detection"]
+    found = report["detection"]
     spread = {
-        known: [r["complete"]["cost"] for r in complete if bool(r["known"]) is known]
+        known: [cost(row, "complete") for row in report["bundled"] if bool(row["known"]) is known]
         for known in (True, False)
     }
     values = {
@@ -66,6 +64,11 @@ def summary(measured: dict[str, Any], complete: Rows) -> str:
     return "costs " + " ".join(f"{name}={value}" for name, value in values.items())
 
 
+def cost(row: dict[str, Any], method: str) -> float:
+    """Return the weighted samples of a method, divided by the least."""
+    return float(row[method]["weighted"] / row["least"])
+
+
 def detection_line(kind: str, rows: Rows) -> str:
     ours, theirs = ([row[name] for row in rows] for name in ("samples", "published"))
     ratio = stats.mean(theirs) / stats.mean(ours)
@@ -75,29 +78,13 @@ def detection_line(kind: str, rows: Rows) -> str:
     )  # fmt: skip
 
 
-def localization_line(kind: str, rows: Rows, published: dict[str, dict[str, Any]]) -> str:
-    records = [row["complete"] for row in rows]
-    theirs = [published[row["prompt"]] for row in rows if row["prompt"] in published]
-    ratios = [
-        published[row["prompt"]]["weighted"] / row["complete"]["work"]
-        for row in rows
-        if row["prompt"] in published
-    ]
-    return line(
-        "localize", kind, len(rows), spread_of([row["least"] for row in rows]),
-        spread_of([record["work"] for record in records]),
-        spread_of([record["cost"] for record in records]),
-        spread_of([one["weighted"] for one in theirs]), middle(ratios, 1),
-        spread_of([record["seconds"] for record in records]),
-        spread_of([one["seconds"] for one in theirs]),
-    )  # fmt: skip
-
-
-def greedy_line(kind: str, rows: Rows) -> str:
-    ours, theirs = ([row[name] for row in rows] for name in ("greedy", "published"))
+def localization_line(step: str, method: str, kind: str, rows: Rows) -> str:
+    ours, theirs = ([row[name] for row in rows] for name in (method, "published"))
     ratios = [one["weighted"] / other["weighted"] for one, other in zip(theirs, ours, strict=True)]
     return line(
-        "greedy", kind, len(rows), "", spread_of([one["weighted"] for one in ours]), "",
+        step, kind, len(rows), spread_of([row["least"] for row in rows]),
+        spread_of([one["weighted"] for one in ours]),
+        spread_of([cost(row, method) for row in rows]),
         spread_of([one["weighted"] for one in theirs]), middle(ratios, 1),
         spread_of([one["seconds"] for one in ours]), spread_of([one["seconds"] for one in theirs]),
     )  # fmt: skip
@@ -128,4 +115,4 @@ def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, Rows]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

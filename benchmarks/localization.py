@@ -1,47 +1,55 @@
 """What each stage of localization costs, compared with the published procedure.
 
-python benchmarks/localization.py [--prompts N] [--criterion seeds|unblocked] [--full-size]
+python benchmarks/localization.py [--per-kind N | --all] [--criterion seeds|unblocked] [--full-size]
     [--json FILE]
 
 Runs on the bundled model and, if asked to, on a full-size U-Net. Prints medians over memorized
 prompts of seconds and of denoiser samples. A sample is one initial noise through one forward of the
 denoiser; "weighted" counts the share of the forward's multiply-adds that ran. The last line has the
 ratios published / ours: of bisect over the prompts on which theta is not exhausted, of detection
-over unmemorized prompts. benchmarks/performance.py makes a page of the JSON file. The bundled model
-is on a card where there is one, and so are its seconds; MiB are those of the process, without the
-card. The full-size U-Net stays on the processor.
+over unmemorized prompts. Without --all, N prompts of each kind are measured, drawn with a fixed
+seed, and every fifth test caption. The file is written after each prompt, and the same command goes
+on with one that it did not finish, unless the package has changed. benchmarks/costs.py and
+benchmarks/performance.py read the file. The bundled model is on a card where there is one, and so
+are its seconds; MiB are those of the process, without the card. The full-size U-Net stays on the
+processor.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import resource
 import statistics as stats
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
-from unittest.mock import patch
-
-import torch
 
 import unmemorize as um
 from detection import detection
 from full_size import stable_diffusion_1
+from localization_ideas import ideas, precision
 from published import PublishedLocalization
-from unmemorize.detection import detect_prompts, make_probe
-from unmemorize.localization import Criterion, Evaluator, Limit, RefinementMethod
+from unmemorize.localization import Criterion, RefinementMethod
 from unmemorize.pipelines import select_value_layers
-from unmemorize.statistics import activations
 
-METHODS: tuple[RefinementMethod, ...] = ("greedy", "bisect")
+METHODS: tuple[RefinementMethod, ...] = ("complete", "greedy", "bisect")
+PER_KIND = 3
+_EVERY = 5
+"""Of the test captions, one of so many is detected unless all are."""
 
 
-def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Path | None) -> None:
+def main(
+    per_kind: int | None, criterion: Criterion | None, full_size: bool, output: Path | None
+) -> None:
+    """Measure so many prompts of each kind; None for all."""
     model = um.Model.load("testbed", dtype="float32")
     threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
     settings = um.LocalizationSettings(
@@ -49,59 +57,104 @@ def main(prompts: int, criterion: Criterion | None, full_size: bool, output: Pat
         seed_threshold=threshold.localize.tau,  # the published code has one number for all
         criterion=criterion or um.testbed.defaults()["criterion"],
     )
-    rows = bundled(model, prompts, settings)
-    detected = detection(model)
-    show(rows)
-    report: dict[str, Any] = {
-        "criterion": settings.criterion,
-        "bundled": rows,
-        "detection": detected,
-        "ideas": ideas(model, rows, settings),
+    report = begun(output, [model.fingerprint, settings.criterion, str(per_kind)])
+    report["criterion"] = settings.criterion
+    keep = partial(write, report, output)
+    rows: list[dict[str, Any]] = report.setdefault("bundled", [])
+    bundled(model, sampled(per_kind), settings, rows, keep)
+    show([row for row in rows if row["memorized"]])
+    report["bundled"] = rows = [row for row in rows if row["memorized"]]
+    captions = len(um.testbed.captions("test")) // (_EVERY if per_kind else 1)
+    longest = max(without_exhausted_theta(rows), key=lambda row: row["candidates"])["prompt"]
+    parts: dict[str, Callable[[], Any]] = {
+        "detection": lambda: detection(model, captions),
+        "ideas": lambda: ideas(model, longest, replace(settings, refinement="bisect")),
+        "precision": lambda: precision(captions),
     }
-    report["precision"] = precision()
-    report["peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(f"peak memory {report['peak GiB']:.2f} GiB")
-    write(report, output)
     if full_size:
-        report["full size"] = full_size_rows()
+        parts["full size"] = full_size_rows
+    for name, measure in parts.items():
+        if name not in report:
+            report[name] = measure()
+            keep()
+    if full_size:
         show(report["full size"])
-        write(report, output)
+    report["peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    report["finished"] = True
+    keep()
+    print(f"peak memory {report['peak GiB']:.2f} GiB")
     minimal = sum(row["bisect"]["minimal"] and row["bisect"]["below"] for row in rows)
     same_theta = sum(row["bisect"]["theta"] == row["greedy"]["theta"] for row in rows)
     print(
         f"bisect: {minimal} of {len(rows)} sets below the threshold with no neuron that can go; "
         f"{same_theta} end the selection at the same step as one by one"
     )
-    equal = stats.mean(row["greedy"]["equal"] for row in rows)
+    found, equal = report["detection"], stats.mean(row["greedy"]["equal"] for row in rows)
     print(
         f"ratios greedy={ratio(rows, 'greedy'):.1f} "
         f"bisect={ratio(without_exhausted_theta(rows), 'bisect'):.1f} "
-        f"detect={detected['published'] / detected['ours']:.1f} greedy_equal={equal:.3f}"
+        f"detect={found['published'] / found['ours']:.1f} greedy_equal={equal:.3f}"
     )
+
+
+def begun(output: Path | None, measured: list[str]) -> dict[str, Any]:
+    """Return what an unfinished file holds of the same measurement by the same code, or nothing."""
+    code = hashlib.sha256()
+    for path in sorted(Path(um.__file__).parent.rglob("*.py")):
+        code.update(path.read_bytes())
+    inputs = [*measured, code.hexdigest()]
+    if output is not None and output.exists():
+        report: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+        if report.get("inputs") == inputs and not report.get("finished"):
+            print(f"{output}: goes on after {len(report['bundled'])} prompts")
+            return report
+    return {"inputs": inputs}
 
 
 def write(report: dict[str, Any], output: Path | None) -> None:
     if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+def sampled(per_kind: int | None) -> list[um.testbed.Planted]:
+    """Return the plants that are measured: so many of each kind and way of planting."""
+    groups: dict[tuple[str, str], list[um.testbed.Planted]] = {}
+    for entry in um.testbed.planted():
+        if entry.mode != "rare":
+            groups.setdefault((str(entry.prompt.kind), entry.mode), []).append(entry)
+    draw = Random(0)
+    return [
+        entry
+        for group in groups.values()
+        for entry in (group if per_kind is None else draw.sample(group, min(per_kind, len(group))))
+    ]
 
 
 def without_exhausted_theta(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if not row["theta_exhausted"]] or rows
 
 
-def bundled(model: um.Model, count: int, settings: um.LocalizationSettings) -> list[dict[str, Any]]:
+def bundled(
+    model: um.Model,
+    entries: list[um.testbed.Planted],
+    settings: um.LocalizationSettings,
+    rows: list[dict[str, Any]],
+    keep: Callable[[], None],
+) -> None:
+    """Add a row for each plant that has none yet, also for those that are not memorized."""
     statistics = um.Statistics.load(um.testbed.statistics_path())
     threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
-    entries = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
-    warm_up = entries[0].prompt
-    um.localize(model, warm_up, statistics=statistics, threshold=threshold, settings=settings)
-    rows: list[dict[str, Any]] = []
+    um.localize(
+        model, entries[0].prompt, statistics=statistics, threshold=threshold, settings=settings
+    )  # warms up
+    done = {row["prompt"] for row in rows}
     for entry in entries:
-        if len(rows) < count:
+        if entry.prompt.text not in done:
             row = compare(model, entry.prompt, statistics, threshold, settings)
-            if row is not None:
-                rows.append({**row, "kind": entry.prompt.kind, "mode": entry.mode})
-    return rows
+            known = {"kind": entry.prompt.kind, "mode": entry.mode, "known": len(entry.neurons)}
+            rows.append({"prompt": entry.prompt.text, "memorized": bool(row), **known, **row})
+            keep()
 
 
 def compare(
@@ -110,16 +163,15 @@ def compare(
     statistics: um.Statistics,
     threshold: um.Threshold,
     settings: um.LocalizationSettings,
-) -> dict[str, Any] | None:
-    """Localize a prompt by the published procedure and both of ours; None if not memorized."""
+) -> dict[str, Any]:
+    """Localize a prompt by the published procedure and by ours; nothing if it is not memorized."""
     searched = list(select_value_layers(model.value_layers, settings.layers))
     published = PublishedLocalization(model, statistics, threshold, settings, searched)
     with peak() as most:
         reference = published.localize(prompt.text)
     if not reference.memorized:
-        return None
+        return {}
     row: dict[str, Any] = {
-        "prompt": prompt.text,
         "candidates": len(reference.initial),
         "published": {
             "samples": sum(reference.evaluations.values()),
@@ -164,7 +216,8 @@ def compare(
             **{f"{stage} samples": spent.work for stage, spent in found.spent.items()},
             **{f"{stage} seconds": spent.seconds for stage, spent in found.spent.items()},
         }
-        row["theta_exhausted"] = found.theta_exhausted
+        row["theta_exhausted"] = bool(found.theta_exhausted)
+        row["least"] = settings.noise.seeds + len(found.seeds)
     return row
 
 
@@ -195,125 +248,6 @@ def jaccard(one: um.Neurons, other: um.Neurons) -> float:
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
-def ideas(
-    model: um.Model, rows: list[dict[str, Any]], settings: um.LocalizationSettings
-) -> dict[str, Any]:
-    """Measure what the single ideas rest on.
-
-    They are the share of a forward that runs behind each layer, the tests of one prompt, and its
-    scores by two rankings.
-    """
-    statistics = um.Statistics.load(um.testbed.statistics_path())
-    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
-    prompt = max(without_exhausted_theta(rows), key=lambda row: row["candidates"])["prompt"]
-    with traced() as (tests, evaluators):
-        found = um.localize(
-            model, prompt, statistics=statistics, threshold=threshold, settings=settings
-        )
-    evaluator = evaluators[-1]
-    probe = make_probe(model, model.encode([prompt]), settings.noise)
-    z_scores = statistics.z_scores(
-        {path: value[0] for path, value in activations(model, probe.text).items()}
-    )
-    effects = evaluator.effects(found.initial)
-    by_z = {(path, index): float(z_scores[path][index]) for path, index in found.initial}
-    sizes = [size for size in (0, 1, 2, 4, 8, 16, 32, 64, 128) if size < len(found.initial)] + [
-        len(found.initial)
-    ]
-    curves = {
-        name: [
-            evaluator.score(
-                um.Neurons.of(sorted(found.initial, key=ranking.__getitem__, reverse=True)[:size])
-            )
-            for size in sizes
-        ]
-        for name, ranking in {"z-score": by_z, "backward pass": effects}.items()
-    }
-    searched = list(model.value_layers)
-    plan = model.replay_plan(searched, threshold.settings.seeds)
-    return {
-        "prompt": prompt,
-        "threshold": found.threshold,
-        "tests": tests,
-        "sizes": sizes,
-        "curves": curves,
-        "share": {path: plan.cost(path) for path in searched},
-    }
-
-
-@contextmanager
-def traced() -> Iterator[tuple[list[dict[str, Any]], list[Evaluator]]]:
-    """Record every test that evaluators make in the context.
-
-    A test has the number of neurons that were off, the weighted samples it took, and whether it
-    passed.
-    """
-    tests: list[dict[str, Any]] = []
-    evaluators: list[Evaluator] = []
-    original = Evaluator.below
-
-    def below(self: Evaluator, neurons: um.Neurons, limit: Limit) -> float | None:
-        before = self._passes.meter.weighted
-        found = original(self, neurons, limit)
-        evaluators.append(self)
-        tests.append(
-            {
-                "off": len(neurons),
-                "samples": self._passes.meter.weighted - before,
-                "passed": found is not None,
-            }
-        )
-        return found
-
-    with patch.object(Evaluator, "below", below):
-        yield tests, evaluators
-
-
-def precision() -> dict[str, Any]:
-    """Measure the time of a sample by batch, type and memory layout, in milliseconds.
-
-    Counts also how many verdicts bfloat16 changes.
-    """
-    prompts = [um.Prompt(text) for text in um.testbed.captions("test")]
-    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
-    times: dict[str, dict[int, float]] = {}
-    verdicts: dict[str, list[bool]] = {}
-    batches = (1, 2, 4, 8, 16, 32)
-    for dtype in ("float32", "bfloat16"):
-        model = um.Model.load("testbed", dtype=dtype)
-        own = um.Threshold.given(model, threshold.detect.tau, threshold.settings)
-        verdicts[dtype] = [
-            found.memorized
-            for found in detect_prompts(model, prompts, own, own.settings, stop="never")
-        ]
-        times[dtype] = {batch: milliseconds(model, batch) for batch in batches}
-        model.pipe.unet.to(memory_format=torch.channels_last)
-        times[f"{dtype}, channels last"] = {batch: milliseconds(model, batch) for batch in batches}
-    differing = sum(
-        one != other for one, other in zip(verdicts["float32"], verdicts["bfloat16"], strict=True)
-    )
-    for name, by_batch in times.items():
-        print(
-            f"{name}: "
-            + ", ".join(
-                f"{value:.1f} ms per sample of {batch}" for batch, value in by_batch.items()
-            )
-        )
-    print(f"bfloat16 changes {differing} of {len(prompts)} verdicts")
-    return {"milliseconds": times, "differing": differing, "prompts": len(prompts)}
-
-
-def milliseconds(model: um.Model, batch: int) -> float:
-    latents, timestep = model.draw_latents(batch, 1), model.timesteps(50)[1]
-    text = model.encode(["a photo"] * batch)
-    taken = []
-    for _ in range(7):
-        began = time.perf_counter()
-        model.predict(latents, timestep, text)  # waits for a card, as it looks for NaN
-        taken.append(time.perf_counter() - began)
-    return stats.median(taken) * 1000 / batch
-
-
 def full_size_rows() -> list[dict[str, Any]]:
     """Measure the U-Net of Stable Diffusion 1.4 with random weights.
 
@@ -332,7 +266,7 @@ def full_size_rows() -> list[dict[str, Any]]:
     )
     threshold = um.Threshold.given(model, 1e-6, noise)
     row = compare(model, um.Prompt("zebra quartz"), statistics, threshold, settings)
-    return [{**row, "kind": "random", "mode": "SD 1.4 U-Net"}] if row else []
+    return [{"kind": "random", "mode": "SD 1.4 U-Net", **row}] if row else []
 
 
 def ratio(rows: list[dict[str, Any]], method: str) -> float:
@@ -384,9 +318,11 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--prompts", type=int, default=34)
+    how_many = parser.add_mutually_exclusive_group()
+    how_many.add_argument("--per-kind", type=int, default=PER_KIND, help="prompts of each kind")
+    how_many.add_argument("--all", action="store_true", help="all prompts and captions")
     parser.add_argument("--criterion", choices=("seeds", "unblocked"))
     parser.add_argument("--full-size", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    main(given.prompts, given.criterion, given.full_size, given.json)
+    main(None if given.all else given.per_kind, given.criterion, given.full_size, given.json)

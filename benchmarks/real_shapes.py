@@ -5,19 +5,21 @@ python benchmarks/real_shapes.py [--models sd xl] [--device cuda] [--seconds 140
 Latents are 64 x 64 (512 pixels) and 128 x 128 (1024 pixels), and text encoders and decoders have
 their published size. Weights are random, which costs do not depend on: prompts are called memorized
 by thresholds that make a localization take its shortest and its longest way. Every table names the
-card and shows minimum, median and maximum of the readings. Each part is guarded, and the JSON file
-is written after each. benchmarks/real_shapes_page.py makes a page of it. Compiling comes last and
-gets what is left of --seconds, and at least 30.
+card and shows minimum, median and maximum of the readings. What says most is measured first, each
+part is guarded, and the JSON file is written after each. If it exists already and is of the same
+card and torch, only what it lacks is measured. The command ends after --seconds.
+benchmarks/real_shapes_page.py makes a page of the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,323 +28,199 @@ import torch
 
 import unmemorize as um
 from full_size import Making, stable_diffusion_1, stable_diffusion_xl
-from real_shapes_switching import compiled, neurons_off
-from real_shapes_timing import forward_of, gib, peak_gib, readings, say, show, start_peak
-from unmemorize.detection import (
-    DetectionLevel,
-    default_detector,
-    detect_prompts,
-    settings_of,
-    similarity,
-)
-from unmemorize.pipelines import _autoencoder, select_value_layers
+from real_shapes_steps import CERTIFICATE, LONGEST, Plan, calling_all, generation, steps
+from real_shapes_switching import COMPILED, compiled, neurons_off, within
+from real_shapes_timing import forward_of, peak_gib, readings, say, show, start_peak
+from unmemorize.detection import detect_prompts, similarity
 
 Report = dict[str, Any]
 NAMES = {"sd": "SD 1.4, 512 px", "xl": "SDXL, 1024 px"}
-_COMPILING = 30.0
-"""Seconds for compiling that remain even if everything else took long."""
+PLANS = {"sd": Plan(), "xl": Plan(images=2, caps=(24, 12))}
 _LONGEST = 2.0
 """Seconds that the readings of one batch size may take; larger batches are left out."""
-_CERTIFICATE = 72
-"""Images of one prompt in a certificate at the error 5 %."""
+_COMPILING = 75.0
+"""Seconds that one way to compile may take, its readings included."""
+_SHORTEST = 1.0
+"""No part begins that has fewer seconds left."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much is measured; tests make it small.
+class Part:
+    """Some readings of one model in one type.
 
     Args:
-        batches: denoiser samples of one pass.
-        dtypes: the types of the weights; everything but batches and neighbours uses the first.
-        layouts: memory formats of the weights.
-        captions: how many captions statistics are made of.
-        images, steps: of one call of `generate`.
-        caps: GiB to which the device's memory is limited for one localization each.
+        name: of the part.
+        model, dtype: the model's short name, and the type of its weights.
+        run: fills readings in, so that those before a failure stay.
+        last: a reading that shows that they are there.
+        key: where they go; its name by default.
+        seconds: that it may take.
     """
 
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    dtypes: tuple[str, ...] = ("float16", "bfloat16")
-    layouts: tuple[str, ...] = ("contiguous_format", "channels_last")
-    captions: int = 64
-    images: int = 10
-    steps: int = 50
-    caps: tuple[int, ...] = (24,)
+    name: str
+    model: str
+    dtype: str
+    run: Callable[[um.Model, Report], None]
+    last: str
+    key: str = ""
+    seconds: float = 600.0
 
+    def readings(self, report: Report) -> Report:
+        """Return those that a report has; they can be added to."""
+        taken: Report = report["models"].setdefault(NAMES[self.model], {})
+        return taken.setdefault(self.key or self.name, {})  # type: ignore[no-any-return]
 
-PLANS = {"sd": Plan(), "xl": Plan(images=2, caps=(24, 12))}
+    def failures(self, report: Report) -> Report:
+        """Return why parts of the model failed."""
+        taken: Report = report["models"].setdefault(NAMES[self.model], {})
+        return taken.setdefault("failed", {})  # type: ignore[no-any-return]
 
 
 def main(names: list[str], device: str, seconds: float, output: Path | None) -> None:
     began = time.perf_counter()
     card = torch.cuda.get_device_name() if device.startswith("cuda") else device
-    report: Report = {"card": card, "torch": torch.__version__, "models": {}}
-
-    def write() -> None:
-        report["seconds"] = time.perf_counter() - began
+    report = earlier(output, card)
+    before = report["seconds"]
+    models = Models(device)
+    for part in in_order(names):
+        left = seconds - (time.perf_counter() - began)
+        if is_done(part, report) or left < _SHORTEST:
+            continue
+        guarded(part, report, partial(models.get, part), min(left, part.seconds))
+        report["seconds"] = before + time.perf_counter() - began
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-    for name in names:
-        parts: Report = {}
-        report["models"][NAMES[name]] = parts
-        pipe = made(name, device)
-        say(f"{NAMES[name]} made after {time.perf_counter() - began:.0f} s")
-        measure(pipe, PLANS[name], parts, write)
-        del pipe
-        if device.startswith("cuda"):
-            torch.cuda.empty_cache()
-    if "sd" in names:
-        model = um.Model(made("sd", device))
-        parts = report["models"][NAMES["sd"]]
-        most = max(_COMPILING, seconds - (time.perf_counter() - began))
-        guarded("compiled", parts, partial(compiled, model, most))
-    write()
     for name, parts in report["models"].items():
         show(f"{name}, {card}", parts)
     say(f"all parts took {time.perf_counter() - began:.0f} s")
 
 
-def made(name: str, device: str) -> Any:
-    make, latents = {"sd": (stable_diffusion_1, 64), "xl": (stable_diffusion_xl, 128)}[name]
-    return make(Making(device, torch.float16, latents, whole=True))
+def earlier(output: Path | None, card: str) -> Report:
+    """Return what a file holds of this card and torch, or begin anew."""
+    new: Report = {"card": card, "torch": torch.__version__, "models": {}, "seconds": 0.0}
+    if output is None or not output.exists():
+        return new
+    report: Report = json.loads(output.read_text(encoding="utf-8"))
+    if all(report[name] == new[name] for name in ("card", "torch")):
+        return report
+    say(f"{output} is of {report['card']} and torch {report['torch']}: all is measured anew")
+    return new
 
 
-def measure(pipe: Any, plan: Plan, parts: Report, write: Callable[[], None]) -> None:
-    """Measure a model in each dtype, and note each part when it is done."""
-    for dtype in plan.dtypes:
-        pipe.to(getattr(torch, dtype))
-        model = um.Model(pipe)
-        if dtype == plan.dtypes[0]:
-            start_peak(model.device)
-            parts["weights GiB"] = gib(model.device)
-            guarded("steps", parts, partial(steps, model, plan, parts))
-            write()
-            guarded("steps", parts, partial(generation, model, plan, parts["steps"]))
-            write()
-        guarded(f"neighbours, {dtype}", parts, partial(neighbours, model, max(plan.batches)))
+def is_done(part: Part, report: Report) -> bool:
+    return part.last in part.readings(report) and part.name not in part.failures(report)
+
+
+def in_order(names: list[str]) -> Iterator[Part]:
+    """Yield what is measured of these models, what says most first."""
+    ways = [compiling(way) for way in COMPILED if "sd" in names]
+    for name in names:
+        yield from of_first_type(name, PLANS[name])
+        if name == "sd":
+            yield from ways[:1]
+    yield from ways[1:2]
+    for name in names:
+        yield from of_other_layouts(name, PLANS[name])
+    for name in names:
+        yield from of_other_types(name, PLANS[name])
+    yield from ways[2:]
+
+
+def of_first_type(model: str, plan: Plan) -> Iterator[Part]:
+    dtype = plan.dtypes[0]
+    yield Part("steps", model, dtype, partial(steps, plan), LONGEST)
+    yield Part("images", model, dtype, partial(generation, plan), CERTIFICATE, key="steps")
+    yield in_batches(model, plan, dtype, plan.layouts[0])
+    yield Part("neurons off", model, dtype, neurons_off, "switching alone")
+    yield beside(model, plan, dtype)
+
+
+def of_other_layouts(model: str, plan: Plan) -> Iterator[Part]:
+    for layout in plan.layouts[1:]:
+        yield in_batches(model, plan, plan.dtypes[0], layout)
+
+
+def of_other_types(model: str, plan: Plan) -> Iterator[Part]:
+    for dtype in plan.dtypes[1:]:
         for layout in plan.layouts:
-            name = f"batches, {dtype}, {layout}"
-            guarded(name, parts, partial(batches, model, plan.batches, layout))
-            write()
-        if dtype == plan.dtypes[0]:
-            guarded("neurons off", parts, partial(neurons_off, model))
-            write()
+            yield in_batches(model, plan, dtype, layout)
+        yield beside(model, plan, dtype)
 
 
-def guarded(name: str, parts: Report, part: Callable[[], Any]) -> None:
-    """Note what a part returns, or why it failed."""
+def in_batches(model: str, plan: Plan, dtype: str, layout: str) -> Part:
+    run = partial(batches, layout, plan.batches)
+    return Part(f"batches, {dtype}, {layout}", model, dtype, run, str(plan.batches[0]))
+
+
+def beside(model: str, plan: Plan, dtype: str) -> Part:
+    run = partial(neighbours, max(plan.batches))
+    return Part(f"neighbours, {dtype}", model, dtype, run, "scores")
+
+
+def compiling(way: str) -> Part:
+    run, dtype = partial(compiled, way), PLANS["sd"].dtypes[0]
+    return Part(f"compiled, {way}", "sd", dtype, run, "after it, same bits", seconds=_COMPILING)
+
+
+class Models:
+    """Models with random weights, of which one at a time is in memory.
+
+    Args:
+        device: where they are.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._held: dict[tuple[str, str], um.Model] = {}
+
+    def get(self, part: Part) -> um.Model:
+        """Return the model of a part."""
+        key = part.model, part.dtype
+        if key not in self._held:
+            self._held.clear()
+            gc.collect()
+            if self._device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            self._held[key] = um.Model(made(part.model, self._device, getattr(torch, part.dtype)))
+        return self._held[key]
+
+
+def made(name: str, device: str, dtype: torch.dtype) -> Any:
+    make, latents = {"sd": (stable_diffusion_1, 64), "xl": (stable_diffusion_xl, 128)}[name]
+    return make(Making(device, dtype, latents, whole=True))
+
+
+def guarded(part: Part, report: Report, model: Callable[[], um.Model], seconds: float) -> None:
+    """Make the readings of a part, and note why it failed if it does."""
     began = time.perf_counter()
+    failures = part.failures(report)
+    failures.pop(part.name, None)
     try:
-        parts[name] = part()
+        with within(seconds):
+            part.run(model(), part.readings(report))
     except Exception as problem:  # one part must not cost the others
         traceback.print_exc()
-        before = parts.get(name, {})
-        parts[name] = {**before, "failed": f"{type(problem).__name__}: {problem}"[:300]}
-    say(f"  {name}: {time.perf_counter() - began:.1f} s")
+        failures[part.name] = f"{type(problem).__name__}: {problem}"[:300]
+    say(f"  {NAMES[part.model]}, {part.name}: {time.perf_counter() - began:.1f} s")
 
 
-def batches(model: um.Model, sizes: tuple[int, ...], layout: str) -> Report:
+def batches(layout: str, sizes: tuple[int, ...], model: um.Model, taken: Report) -> None:
     """Measure seconds per pass and peak memory by the samples of a pass."""
     denoiser: Any = model.denoiser
     denoiser.to(memory_format=getattr(torch, layout))
     try:
-        taken: Report = {}
         for size in sizes:
             start_peak(model.device)
             seconds = readings(forward_of(model, size, layout), model.device)
             taken[str(size)] = {"seconds": seconds, "peak GiB": peak_gib(model.device)}
             if 8 * max(seconds) > _LONGEST:  # twice the samples, and four passes
                 break
-        return taken
     finally:
         denoiser.to(memory_format=torch.contiguous_format)
 
 
-def steps(model: um.Model, plan: Plan, parts: Report) -> Report:
-    """Measure seconds and peak memory of each step for one prompt."""
-    taken: Report = {}
-    parts["steps"] = taken  # what was measured before a failure stays
-    device = model.device
-
-    def note(
-        name: str, run: Callable[[], Any], count: int = 3, per: int = 1, *, warm: bool = False
-    ) -> Any:
-        results: list[Any] = []
-        start_peak(device)
-        seconds = readings(lambda: results.append(run()), device, count, warm=warm)
-        taken[name] = {
-            "seconds": [one / per for one in seconds],
-            "peak GiB": peak_gib(device),
-        }
-        return results[-1]
-
-    note("fingerprint, once per model", lambda: model.fingerprint, 1)
-    captions = [f"{word} {number}" for number in range(plan.captions // 4) for word in "abcd"]
-    statistics = note(
-        "statistics, per caption",
-        lambda: um.compute_statistics(model, captions),
-        per=len(captions),
-    )
-    layers = list(select_value_layers(model.value_layers))
-    replay = note(
-        "plan of replay, once per model",
-        lambda: model.replay_plan(layers, um.NoiseSettings().seeds),
-        1,
-    )
-    taken["plan of replay, once per model"] |= {
-        "exact": replay.exact,
-        "recordings": replay.recordings(um.NoiseSettings().seeds),
-        "GiB per recording": replay.bytes_per_sample * um.NoiseSettings().seeds / 1024**3,
-    }
-
-    threshold = calling_all(model)
-    prompts = iter(um.Prompt(f"zebra {number}") for number in range(10**6))
-    detected = partial(um.detect, model, threshold=threshold)
-    note("detect", lambda: detected(next(prompts)), warm=True)
-    note(
-        "detect, 8 prompts together",
-        lambda: detect_prompts(
-            model, [next(prompts) for _ in range(8)], threshold, threshold.settings
-        ),
-        per=8,
-    )
-
-    ways = localizations(threshold)
-
-    def localize(way: Way) -> um.Localization:
-        return um.localize(
-            model,
-            next(prompts),
-            statistics=statistics,
-            threshold=way.threshold,
-            settings=way.settings,
-        )
-
-    for name, way in ways.items():
-        found = note(name, partial(localize, way))
-        taken[name] |= {
-            "samples": found.evaluations,
-            "work": found.work,
-            "milliseconds per sample of work": 1000 * min(taken[name]["seconds"]) / found.work,
-            "candidates": len(found.initial),
-            "neurons": len(found.neurons),
-            "effects": found.effects.measured_by if found.effects else "",
-            "stages": {stage: spent.seconds for stage, spent in found.spent.items()},
-            "recorded GiB": found.recorded_bytes / 1024**3,
-        }
-
-    if device.type == "cuda":
-        shortest = next(iter(ways.values()))
-        taken["localize, by memory"] = {
-            f"{cap} GiB": under_cap(cap, partial(localize, shortest)) for cap in plan.caps
-        }
-    return taken
-
-
-def generation(model: um.Model, plan: Plan, taken: Report) -> Report:
-    """Add seconds and peak memory of images to what was measured of other steps."""
-    prompts = iter(um.Prompt(f"quartz {number}") for number in range(10**6))
-
-    def generate(images: int, count: int) -> None:
-        settings = um.GenerationSettings(images=images, steps=count)
-        um.generate(model, next(prompts), settings=settings)
-
-    start_peak(model.device)
-    seconds = readings(lambda: generate(plan.images, plan.steps), model.device, warm=False)
-    each = [one / plan.images for one in seconds]
-    peak = peak_gib(model.device)
-    taken |= {
-        f"generate, {plan.steps} steps, {plan.images} images, each": {
-            "seconds": each,
-            "peak GiB": peak,
-        },
-        f"{_CERTIFICATE} images of a certificate": {
-            "seconds": [_CERTIFICATE * one for one in each],
-            "peak GiB": peak,
-        },
-    }
-    if model.device.type == "cuda":
-        taken["memory of images"] = memory_of_images(model, generate)
-    return taken
-
-
-def memory_of_images(model: um.Model, generate: Callable[[int, int], None]) -> Report:
-    """Measure the peak GiB of one step and the decoder, for batches of images."""
-    taken: Report = {}
-    vae = model.pipe.vae
-    usual = _autoencoder.DECODED_TOGETHER
-    ways = {"at once": (vae.disable_slicing, 1024**5), "one by one": (vae.enable_slicing, usual)}
-    for way, (choose, limit) in ways.items():
-        choose()
-        _autoencoder.DECODED_TOGETHER = limit
-        for images in (1, 4, 10):
-            start_peak(model.device)
-            try:
-                generate(images, 1)
-                taken[f"{images} decoded {way}"] = peak_gib(model.device)
-            except torch.OutOfMemoryError:
-                taken[f"{images} decoded {way}"] = "more than the card has"
-                vae.to(model.dtype)  # the pipeline of SDXL decodes in float32
-    vae.disable_slicing()
-    _autoencoder.DECODED_TOGETHER = usual
-    return taken
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a localization is made to go."""
-
-    threshold: um.Threshold
-    settings: um.LocalizationSettings
-
-
-def calling_all(model: um.Model) -> um.Threshold:
-    """Return a threshold of the default detector that calls every prompt memorized."""
-    detector = default_detector(model)
-    given = um.Threshold.given(model, 1e-6, um.NoiseSettings())
-    level = DetectionLevel(
-        detector=detector.name, tau=-1.0, reduction="given", settings=settings_of(detector)
-    )
-    return replace(given, detect=level)
-
-
-def localizations(threshold: um.Threshold) -> dict[str, Way]:
-    """Return the shortest way, whose first set passes, and the longest, where none does.
-
-    The first begins with the most active neuron of each layer, as memory neurons are few. Both
-    choose their criterion, which takes a test of its own.
-    """
-
-    def way(tau: float, **settings: Any) -> Way:
-        level = replace(threshold.localize, tau=tau, tau_seeds=tau)
-        return Way(
-            replace(threshold, localize=level),
-            um.LocalizationSettings(noise=threshold.settings, **settings),
-        )
-
-    return {
-        "localize, first set passes": way(1 - 1e-6, theta=1e6, top_k=1),
-        "localize, no set passes": way(-1.0),
-    }
-
-
-def under_cap(cap: int, run: Callable[[], um.Localization]) -> str:
-    """Say how a localization goes where the device has only so many GiB."""
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, cap * 1024**3 / total))
-    try:
-        found = run()
-        return f"effects by {found.effects.measured_by} passes" if found.effects else "no effects"
-    except RuntimeError as problem:  # also what libraries raise where they find no memory
-        return f"too little ({type(problem).__name__})"
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-        torch.cuda.empty_cache()
-
-
-def neighbours(model: um.Model, most: int) -> Report:
+def neighbours(most: int, model: um.Model, taken: Report) -> None:
     """Measure how much a prediction and a score depend on what else is in the batch."""
     size = min(8, most)
     texts = [f"zebra {number}" for number in range(2 * size)]
@@ -371,7 +249,7 @@ def neighbours(model: um.Model, most: int) -> Report:
         for layout in ("contiguous_format", "channels_last")
     }
     expected = similarity(*images)
-    return {
+    taken |= {
         "largest prediction": float(unit.abs().max()),
         "prediction": changes,
         "score": max(

@@ -83,7 +83,7 @@ def text(report: Report) -> str:
                 "steps": steps(parts.get("steps", {})),
                 "switching": switching(parts.get("neurons off", {})),
                 "same": same_bits(parts.get("neurons off", {})),
-                "compiled": switching(parts.get("compiled", {})),
+                "compiled": switching(of_prefix(parts, "compiled, ")),
             }
             for name, parts in models.items()
         },
@@ -96,7 +96,7 @@ def missing(models: Report) -> Iterator[str]:
         lacking = [word for word, step in _NEEDED.items() if step not in parts.get("steps", {})]
         kinds = ("batches, ", "neurons off", "neighbours, ")
         lacking += [kind.removesuffix(", ") for kind in kinds if not of_prefix(parts, kind)]
-        if name.startswith("SD ") and "compiled" not in parts:
+        if name.startswith("SD ") and not of_prefix(parts, "compiled, "):
             lacking.append("torch.compile")
         if lacking:
             yield f"{name}: {', '.join(lacking)}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import unmemorize as um
-from real_shapes_timing import forward_of, readings, synchronize
+from real_shapes_timing import forward_of, peak_gib, readings, start_peak, synchronize
 from unmemorize.neurons import scaled
 
 Report = dict[str, Any]
@@ -23,7 +23,7 @@ _OFF = 2
 """Neurons that are off in every value layer, so that each of them has a hook."""
 _BATCHES = (1, 10)
 """One sample, and the seeds of a localization."""
-_COMPILED: dict[str, dict[str, Any]] = {
+COMPILED: dict[str, dict[str, Any]] = {
     "blocks": {"dynamic": False},
     "whole": {"dynamic": False},
     "whole, reduce-overhead": {"dynamic": False, "mode": "reduce-overhead"},
@@ -60,9 +60,8 @@ def switches(model: um.Model) -> dict[str, Switch]:
     }
 
 
-def neurons_off(model: um.Model) -> Report:
+def neurons_off(model: um.Model, taken: Report) -> None:
     """Measure passes with nothing off, by hooks and by weights, and in a CUDA graph."""
-    taken: Report = {}
     for batch in _BATCHES:
         forward = forward_of(model, batch)
         taken[f"eager, {batch}"], outputs = by_switch(model, forward)
@@ -79,7 +78,6 @@ def neurons_off(model: um.Model) -> Report:
         name: {"seconds": readings(partial(entered, switch), model.device)}
         for name, switch in switches(model).items()
     }
-    return taken
 
 
 def by_switch(
@@ -146,42 +144,28 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def compiled(model: um.Model, seconds: float, backend: str = "inductor") -> Report:
-    """Measure the same with a compiled denoiser, as long as there is time."""
-    taken: Report = {}
-    end = time.perf_counter() + seconds
+def compiled(way: str, model: um.Model, taken: Report, backend: str = "inductor") -> None:
+    """Measure the same with a denoiser that is compiled in one way, beside the eager one."""
     batch, plain = max(_BATCHES), model.pipe.unet
-    for name, options in _COMPILED.items():
-        left = end - time.perf_counter()
-        if left < 10:
-            taken[name] = "not tried, no time left"
-            continue
-        try:
-            with within(left):
-                if name == "blocks":
-                    plain.compile_repeated_blocks(backend=backend, **options)
-                else:
-                    model.pipe.unet = torch.compile(plain, backend=backend, **options)
-                forward = forward_of(model, batch)
-                began = time.perf_counter()
-                forward()
-                synchronize(model.device)
-                taken[name] = {"seconds to compile, one reading": time.perf_counter() - began}
-                rows, outputs = by_switch(model, forward)
-                taken[name] |= rows
-                taken[name]["hooks and weights"] = equal(
-                    outputs["off by hooks"], outputs["off by weights"]
-                )
-                taken[name]["after it, same bits"] = equal(forward(), outputs["nothing off"])
-        except Exception as problem:  # of three ways to compile, some may work
-            taken[name] = {**as_dict(taken.get(name)), "failed": f"{problem}"[:300]}
-        finally:
-            model.pipe.unet = plain
-            for module in plain.modules():
-                module._compiled_call_impl = None
-            torch._dynamo.reset()
-    return taken
-
-
-def as_dict(value: object) -> Report:
-    return value if isinstance(value, dict) else {}
+    forward = forward_of(model, batch)
+    taken["eager"] = {"seconds": readings(forward, model.device, 5)}
+    start_peak(model.device)
+    try:
+        if way == "blocks":
+            plain.compile_repeated_blocks(backend=backend, **COMPILED[way])
+        else:
+            model.pipe.unet = torch.compile(plain, backend=backend, **COMPILED[way])
+        began = time.perf_counter()
+        forward()
+        synchronize(model.device)
+        taken["seconds to compile, one reading"] = time.perf_counter() - began
+        rows, outputs = by_switch(model, forward)
+        taken |= rows
+        taken["peak GiB"] = peak_gib(model.device)
+        taken["hooks and weights"] = equal(outputs["off by hooks"], outputs["off by weights"])
+        taken["after it, same bits"] = equal(forward(), outputs["nothing off"])
+    finally:
+        model.pipe.unet = plain
+        for module in plain.modules():
+            module._compiled_call_impl = None
+        torch._dynamo.reset()

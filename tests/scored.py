@@ -38,9 +38,13 @@ class Scored:
 
     def below(self, off: Neurons, limit: Limit) -> float | None:
         self.asked.append(off)
-        score = self.score_of(off)
-        too_high = bool(limit.exceeded(torch.tensor([score], dtype=torch.float64), [0]))
-        return None if too_high else score
+        return self.score_of(off) if self.known_below(off, limit) else None
+
+    def known_below(self, off: Neurons, limit: Limit) -> bool | None:
+        if off not in self.asked:
+            return None
+        score = torch.tensor([self.score_of(off)], dtype=torch.float64)
+        return not bool(limit.exceeded(score, [0]))
 
     def seems_below(self, off: Neurons, limit: Limit) -> bool:
         return self.below(off, limit) is not None

@@ -163,7 +163,7 @@ def test_what_is_measured_becomes_a_page(
 ) -> None:
     import performance
 
-    localization.main(2, None, False, tmp_path / "bench.json")
+    localization.main(1, None, False, tmp_path / "bench.json")
     assert re.search(
         r"ratios greedy=\d+\.\d bisect=\d+\.\d detect=\d+\.\d greedy_equal=1\.000\n$",
         capsys.readouterr().out,

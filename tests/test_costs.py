@@ -61,25 +61,30 @@ def test_localization_takes_no_more_samples(
 
 
 def test_the_last_line_of_the_benchmark() -> None:
-    def greedy(candidates: int, published: float, equal: bool) -> dict[str, object]:
+    def row(
+        candidates: int, published: float, equal: bool, known: int, work: float
+    ) -> dict[str, object]:
         return {
             "candidates": candidates,
+            "known": known,
+            "least": 20,
             "published": {"weighted": published},
             "greedy": {"weighted": 100.0, "equal": equal},
+            "complete": {"weighted": work},
         }
 
-    measured = {
-        "detection": {"ours": 2.125, "ours memorized": 2.5},
-        "bundled": [greedy(15, 100, False), greedy(16, 500, True), greedy(40, 900, False)],
-    }
-    complete = [
-        {"known": known, "complete": {"cost": cost}}
-        for known, cost in ((2, 1.0), (1, 1.5), (3, 4.0), (0, 9.0), (0, 12.0))
+    detection = {"ours": 2.125, "ours memorized": 2.5}
+    rows = [
+        row(15, 100, False, known=2, work=20.0),
+        row(2, 100, True, known=1, work=30.0),
+        row(3, 100, True, known=3, work=80.0),
+        row(16, 500, True, known=0, work=180.0),
+        row(40, 900, False, known=0, work=240.0),
     ]
-    assert costs.summary(measured, complete) == (
+    assert costs.summary({"detection": detection, "bundled": rows}) == (
         "costs detect=2.12 detect_memorized=2.50 localize_memory=1.50 localize_spread=10.50 "
         "greedy=7.0 greedy_equal=0.500"
     )
-    without = costs.summary({"detection": measured["detection"]}, complete)
-    assert without.endswith("greedy=none greedy_equal=none")
+    without = costs.summary({"detection": detection, "bundled": rows[:1]})
+    assert without.endswith("localize_spread=none greedy=none greedy_equal=none")
     assert costs.spread_of([3.0, 1.0, 1.5]) == "1, 1.5, 3"

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 def test_models_have_their_published_sizes(
     name: str, millions: dict[str, float], decoder: float
 ) -> None:
-    pipe = real_shapes.made(name, "meta")
+    pipe = real_shapes.made(name, "meta", torch.float16)
     counted = {
         part: sum(weight.numel() for weight in getattr(pipe, part).parameters()) / 1e6
         for part in millions
@@ -48,15 +48,14 @@ def test_each_part_is_measured_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = real_shapes.Plan(batches=(1, 2), dtypes=("float32",), captions=8, images=1, steps=1)
-    monkeypatch.setattr(real_shapes, "made", lambda _name, _device: make_pipeline())
+    monkeypatch.setattr(real_shapes, "made", lambda *_: make_pipeline())
     monkeypatch.setattr(real_shapes, "PLANS", {"sd": plan})
-    monkeypatch.setattr(real_shapes, "_COMPILING", 0.0)
+    monkeypatch.setattr(real_shapes, "COMPILED", {})
     measured, page = tmp_path / "measured.json", tmp_path / "page.md"
-    real_shapes.main(["sd"], "cpu", 0.0, measured)
+    real_shapes.main(["sd"], "cpu", 600.0, measured)
     real_shapes_page.main(measured, page)
     parts = json.loads(measured.read_text())["models"]["SD 1.4, 512 px"]
-    assert set(parts["compiled"].values()) == {"not tried, no time left"}
-    assert not any("failed" in part for part in parts.values() if part)
+    assert parts["failed"] == {}
     longest = parts["steps"]["localize, no set passes"]
     shortest = parts["steps"]["localize, first set passes"]
     assert longest["candidates"] > shortest["candidates"] > 0
@@ -91,31 +90,59 @@ def empty_report(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["blocks", "whole"])
+@pytest.mark.parametrize("way", ["blocks", "whole"])
 def test_compiled_denoisers_are_switched_by_hooks_and_by_weights(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways = real_shapes_switching._COMPILED
-    monkeypatch.setattr(real_shapes_switching, "_COMPILED", {name: ways[name]})
     monkeypatch.setattr(real_shapes_switching, "_BATCHES", (1,))
     pipe = make_pipeline()
     plain = pipe.unet
-    (taken,) = real_shapes_switching.compiled(Model(pipe), 120.0, backend="eager").values()
+    taken: dict[str, Any] = {}
+    real_shapes_switching.compiled(way, Model(pipe), taken, backend="eager")
     assert taken["hooks and weights"] == taken["after it, same bits"] == "yes"
-    assert len(taken["off by weights"]["seconds"]) == 5
+    assert len(taken["off by weights"]["seconds"]) == len(taken["eager"]["seconds"]) == 5
     assert pipe.unet is plain
     assert all(module._compiled_call_impl is None for module in plain.modules())
 
 
-def test_a_part_that_fails_is_noted_with_what_it_had(capfd: pytest.CaptureFixture[str]) -> None:
-    parts: dict[str, Any] = {"steps": {"detect": 1}}
+def test_only_what_a_report_lacks_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What failed or was cut off is measured again, and other readings stay as they are."""
+    ran: list[str] = []
 
-    def fail() -> None:
-        raise RuntimeError("out of memory")
+    def part(name: str, *problems: Exception) -> real_shapes.Part:
+        ahead = list(problems)
 
-    real_shapes.guarded("steps", parts, fail)
-    assert parts["steps"] == {"detect": 1, "failed": "RuntimeError: out of memory"}
+        def run(_model: Model, taken: dict[str, Any]) -> None:
+            ran.append(name)
+            taken["first"] = len(ran)
+            if ahead:
+                raise ahead.pop()
+            taken["second"] = len(ran)
+
+        return real_shapes.Part(name, "sd", "float32", run, "second")
+
+    parts = [part("works"), part("fails once", RuntimeError("out of memory"))]
+    monkeypatch.setattr(real_shapes, "in_order", lambda _names: parts)
+    monkeypatch.setattr(real_shapes, "made", lambda *_: make_pipeline())
+    path = tmp_path / "measured.json"
+
+    def measured(seconds: float = 600.0) -> dict[str, Any]:
+        real_shapes.main(["sd"], "cpu", seconds, path)
+        return dict(json.loads(path.read_text())["models"]["SD 1.4, 512 px"])
+
+    failed = {"fails once": "RuntimeError: out of memory"}
+    works = {"works": {"first": 1, "second": 1}}
+    assert measured() == {**works, "fails once": {"first": 2}, "failed": failed}
     assert "out of memory" in capfd.readouterr().err
+    assert measured(0.0)["failed"] == failed
+    assert measured() == {**works, "fails once": {"first": 3, "second": 3}, "failed": {}}
+    assert ran == ["works", "fails once", "fails once"]
+    measured()
+    assert len(ran) == 3
+    path.write_text(path.read_text().replace('"card": "cpu"', '"card": "another"'))
+    assert measured()["works"] == {"first": 4, "second": 4}
 
 
 def test_what_took_more_memory_is_named() -> None:

@@ -14,7 +14,12 @@ from torch import Tensor
 from conftest import PLANTED_PROMPT, planted_pipeline
 from edited_weights import SEEDS, Case, double
 from unmemorize import Model, Neurons, NoiseSettings
-from unmemorize.detection import make_probe, published_similarity, similarity
+from unmemorize.detection import (
+    make_probe,
+    pairwise_similarity,
+    published_similarity,
+    similarity,
+)
 from unmemorize.localization import Criterion, Evaluator, Limit
 from unmemorize.localization._criteria import SeedsScoring, UnblockedScoring
 from unmemorize.localization._early_exit import fewest_telling_seeds
@@ -203,6 +208,29 @@ def test_pairs_end_early_when_the_first_seeds_tell(model: Model) -> None:
     assert case.meter.evaluations == before + fewest_telling_seeds(SEEDS, 0.02) == before + 2
     assert case.evaluator.trials[0].score <= case.score(off)
     assert case.evaluator.below(off, Limit(0.999)) == pytest.approx(case.score(off), abs=1e-5)
+
+
+def test_as_many_more_seeds_run_as_would_be_enough_if_they_were_as_alike(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(model, "seeds", seeds=tuple(range(SEEDS)))
+    off = next(case.random_sets(1))
+    alike = pairwise_similarity(case.differences(off)[:3], "fixed")
+    of_three = float(alike.triu(1).sum()) / (SEEDS * (SEEDS - 1) / 2)
+    limit = Limit(of_three + 0.01)  # three seeds could exceed it, but do not
+    assert fewest_telling_seeds(SEEDS, limit.value) <= 3
+    ran: list[int] = []
+    run = case.passes.run
+
+    def watched(off: Neurons, seeds: Sequence[int]) -> Pass:
+        ran.extend(seeds)
+        return run(off, seeds)
+
+    monkeypatch.setattr(case.passes, "run", watched)
+    assert case.evaluator.below(off, limit) is None
+    assert ran == [0, 1, 2, 3]
+    assert case.evaluator.known_below(off, limit) is False
+    assert case.evaluator.known_below(off, Limit(0.999)) is None
 
 
 @pytest.mark.parametrize("criterion", ["unblocked", "seeds"])

@@ -106,7 +106,7 @@ class PairTests:
     """Tests by the mean score over all pairs of seeds.
 
     Similarities are never negative, so the pairs of the first seeds can already make the mean over
-    all pairs too high.
+    all pairs too high. If not, as many others run as would be enough if they were as alike.
 
     A set can also be screened with the first few seeds. How much their mean differs from that of
     all seeds depends on their noise far more than on the neurons that are off. So the difference
@@ -136,14 +136,19 @@ class PairTests:
         self._unfinished.clear()
         done = sum(len(each.seeds) for each in finished)
         telling = max(done, fewest_telling_seeds(count, limit.value))
-        if done < telling:
-            finished.append(self._passes.run(off, self._seeds[done:telling]))
-        blocked = Pass.join(finished)
-        if telling < count:
-            mean_so_far = self._scoring.scores(blocked).sum() / _pairs(count)
+        while True:
+            if done < telling:
+                finished.append(self._passes.run(off, self._seeds[done:telling]))
+            blocked, done = Pass.join(finished), telling
+            if done == count:
+                break
+            scores = self._scoring.scores(blocked)
+            mean_so_far = scores.sum() / _pairs(count)
             if bool(limit.exceeded(mean_so_far)):
                 return Answer(below=False, at_least=float(mean_so_far))
-            blocked = Pass.join([blocked, self._passes.run(off, self._seeds[telling:])])
+            alike = float(scores.mean())
+            needed = limit.value / alike if alike > limit.value else 1.0
+            telling = max(done + 1, fewest_telling_seeds(count, needed))
         self._excess = self._excess_of(blocked)
         return _of_all(blocked, self._scoring, limit)
 

@@ -80,15 +80,19 @@ class Evaluator:
 
     def below(self, off: Neurons, limit: Limit) -> float | None:
         """Return the score with these neurons off if it stays below the limit, otherwise None."""
-        if off in self._scores:
-            too_high = self._scoring.too_high(self._scores[off], limit)
-            return None if too_high else self.score(off)
-        if self._is_known_to_exceed(off, limit):
-            return None
+        known = self.known_below(off, limit)
+        if known is not None:
+            return self.score(off) if known else None
         answer = self._tests.answer(off, limit)
         self._remember(off, answer)
         self.trials.append(Trial(len(off), answer.at_least, answer.below))
         return answer.at_least if answer.below else None
+
+    def known_below(self, off: Neurons, limit: Limit) -> bool | None:
+        """Tell whether the score stays below the limit if earlier tests say so, otherwise None."""
+        if off in self._scores:
+            return not self._scoring.too_high(self._scores[off], limit)
+        return False if self._is_known_to_exceed(off, limit) else None
 
     def seems_below(self, off: Neurons, limit: Limit) -> bool:
         """Tell from a few seeds whether the score with these neurons off stays below the limit.

@@ -30,7 +30,7 @@ def refine_greedily(
     """Switch candidates back on unless that brings the score to the limit (the paper's refinement).
 
     Whole layers are tested first, then each neuron of the remaining layers; the last layer of the
-    model comes first in both.
+    model comes first in both. These tests may happen to tell that the result is minimal.
     """
     start = _Off(
         selection.neurons,
@@ -42,10 +42,11 @@ def refine_greedily(
     for layer in reversed(list(off.neurons.layers)):
         order = order_of_tests(selection.candidates[layer], protocol)
         off = _drop_neurons(evaluator, limit, off, layer, order)
-    minimal = all(
-        evaluator.below(off.neurons - Neurons.of([neuron]), limit) is None for neuron in off.neurons
+    is_minimal = all(
+        evaluator.known_below(off.neurons - Neurons.of([neuron]), limit) is False
+        for neuron in off.neurons
     )
-    return Refinement(off.neurons, off.score, minimal)
+    return Refinement(off.neurons, off.score, minimal=True if is_minimal else None)
 
 
 def order_of_tests(layer: LayerCandidates, protocol: Protocol) -> list[int]:
