@@ -6,20 +6,20 @@ its own gradients. So an attack among others finds what it finds alone, but for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from unmemorize import GenerationSettings
+from unmemorize import BundledDescriptor, GenerationSettings
 from unmemorize.audit import Bench, Target, Trial, similarity
 from unmemorize.audit._optimizing import drawn_batch
 from unmemorize.audit._soft_tokens import SoftTokens, caption_of
-from unmemorize.metrics import Descriptor
+from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation import derived_seed
 from unmemorize.pipelines import sampling, without_text
 
@@ -29,11 +29,60 @@ DRAWN = 256
 """Images that are drawn at once."""
 
 
+class CardDescriptor(BundledDescriptor):
+    """The bundled descriptor on another device.
+
+    Args:
+        device: the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        net = self._net.to(device)
+        self._net = nn.Sequential(_Moved(device), net, _Moved(torch.device("cpu")))
+
+
+class CardClip(ClipAlignment):
+    """The bundled CLIP, whose image encoder is on another device.
+
+    Args:
+        device: the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+        self._vision = self._clip.vision_model.to(device)
+        self._projection = self._clip.visual_projection.to(device)
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """See `ClipAlignment`."""
+        pooled = self._vision(pixel_values=self._pixels(images).to(self._device)).pooler_output
+        features: Tensor = self._projection(pooled).cpu()
+        return features
+
+
+class _Moved(nn.Module):
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.to(self._device)
+
+
 @dataclass(frozen=True)
 class Stand(Bench):
     """A bench that remembers embeddings of captions. Its text encoder must not change."""
 
     _embeddings: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    unedited: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """Latents of the unedited model's images, which stand for images that an attack lacks."""
+
+    def remember(self, latents: Mapping[str, Tensor]) -> None:
+        """Keep latents of the unedited model's images, by the key of the target."""
+        self.unedited.update(latents)
 
     def embedding(self, text: str) -> Tensor:
         """See `Bench`."""
@@ -60,7 +109,8 @@ class Together:
 
     def __init__(self, bench: Bench, jobs: Sequence[Job]) -> None:
         self._bench, self._jobs, self._done = bench, tuple(jobs), 0
-        device, known = bench.model.device, dict[str, Tensor]()
+        device = bench.model.device
+        known = bench.unedited if isinstance(bench, Stand) else dict[str, Tensor]()
         starts, self._clean = [], []
         for attack, trial in ((job.attack, job.trial) for job in jobs):
             target = trial.target
@@ -146,8 +196,9 @@ def attacked(
     Yields:
         A budget, the attacks of a group, and their embeddings, (attacks, tokens, features).
     """
-    for first in range(0, len(jobs), at_once):
-        some = jobs[first : first + at_once]
+    size = -(-len(jobs) // -(-len(jobs) // at_once)) if jobs else 1  # groups of about one size
+    for first in range(0, len(jobs), size):
+        some = jobs[first : first + size]
         group = Together(bench, some)
         for budget in ladder:
             group.advance(budget)
