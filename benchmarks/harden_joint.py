@@ -84,7 +84,7 @@ CHOICES = {
     "close": Choice(),
     "closer": Choice(keep=16.0),
     "loose": Choice(keep=1.0),
-    "distillation alone": Choice(substituted=0.0),
+    "distillation alone": Choice(keep=16.0, substituted=0.0),
     "substitutes": Choice(distilled=0.0, substituted=1.0, substitutes=96),
     "from captions": Choice(starts=("prompt", "prompt", "prompt")),
     "slow": Choice(rate=5e-5),
@@ -412,7 +412,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15, help="steps of each image")
     parser.add_argument("--ordinary", type=int, default=1000, help="ordinary images at the end")
     parser.add_argument("--few", type=int, default=300, help="ordinary images of a look")
-    parser.add_argument("--kept-images", type=int, default=2000, help="drawn for training")
+    parser.add_argument("--kept-images", type=int, default=1000, help="drawn for training")
     parser.add_argument("--attack-steps", type=int, default=50, help="steps of each attack")
     parser.add_argument("--batch", type=int, default=256, help="images that are drawn at once")
     parser.add_argument("--looks", type=int, default=2, help="looks before the end of the training")

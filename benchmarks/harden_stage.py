@@ -29,11 +29,13 @@ from unmemorize import (
 )
 from unmemorize.audit import COPY, Start, Target, Trial, targets_of
 from unmemorize.audit._arms import targets_of_files
+from unmemorize.audit._latents import _pixels as pixels_of
 from unmemorize.audit._soft_tokens import SoftTokens
 from unmemorize.generation import generate_each
 from unmemorize.hardening._examples import SUBSTITUTES, Examples
 from unmemorize.metrics import copy_scores, quality
 from unmemorize.mitigation import CHANGED, SAME, derived_seed, ordinary_items
+from unmemorize.pipelines import encoded
 
 _ERASE = 10.0
 
@@ -104,9 +106,20 @@ class Stage:
             known = dict.fromkeys([*known, *testbed.captions("train")])
         some = tuple(known)[: self.options.kept_images]
         seeds = [derived_seed("kept", fingerprint, caption) for caption in some]
-        plain = replace(self.generation, guidance=1.0)
-        kept = generate_each(model, some, [None] * len(some), settings=plain, seeds=seeds)
-        latents = self.bench.latents("ordinary", [image for (image,) in kept]).cpu()
+        kept = []
+        for part, guidance in enumerate((1.0, self.generation.guidance)):  # as in training, in use
+            settings = replace(self.generation, guidance=guidance)
+            mine, theirs = some[part::2], seeds[part::2]
+            edits = [None] * len(mine)
+            drawn = generate_each(model, mine, edits, settings=settings, seeds=theirs)
+            kept += [image for (image,) in drawn]
+        some = some[::2] + some[1::2]
+        side = self.model.latent_shape[-1] * self.model.pipe.vae_scale_factor
+        pixels = torch.cat([pixels_of(image, side, side) for image in kept])
+        parts = pixels.split(self.options.batch)
+        latents = torch.cat(
+            [encoded(self.model, part.to(self.model.device)).float().cpu() for part in parts]
+        )
         return Examples(tuple(substitutes), latents, some)
 
     def similarity(self, images: Sequence[Image.Image], target: Target) -> list[float]:
