@@ -66,7 +66,7 @@ class Chains:
         self._starts = [start for _ in range(images) for start in starts]
         self._origins, self._life, self._rate = origins, life, rate
         count = len(self.places)
-        self.ages = torch.zeros(count, dtype=torch.float32)
+        self.ages = torch.zeros(count, dtype=torch.float64)
         """Steps since the start of each chain, on the CPU."""
         self._left = torch.randint(1, life + 1, (count,), generator=generator)
         self.value = torch.stack(
