@@ -418,6 +418,7 @@ def main() -> None:
     parser.add_argument("--looks", type=int, default=2, help="looks before the end of the training")
     parser.add_argument("--share", type=float, default=0.42, help="of the time, for training")
     parser.add_argument("--most", type=int, default=3000, help="training steps at most")
+    parser.add_argument("--samples", type=int, help="in place of those of the choice")
     parser.add_argument("--substitutes", type=int, help="in place of those of the choice")
     parser.add_argument("--kept", type=int, help="in place of those of the choice")
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after this time")
@@ -439,7 +440,7 @@ def main() -> None:
     controls = [photograph.image for photograph in testbed.unused()][: options.controls]
     stage = Stage(model, entries, controls, generation, options)
     choice = CHOICES[options.choice]
-    given = {name: getattr(options, name) for name in ("substitutes", "kept")}
+    given = {name: getattr(options, name) for name in ("samples", "substitutes", "kept")}
     choice = replace(choice, **{name: value for name, value in given.items() if value})
     asked = ("controls", "seeds", "images", "steps", "ordinary", "few", "attack_steps", "share")
     about = {

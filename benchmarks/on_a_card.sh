@@ -1,8 +1,8 @@
 #!/bin/bash
 # Runs harden_joint.py and audit.py side by side on one GPU, and stops after so many seconds.
 # Call from the root of the repository: OUT=FOLDER bash benchmarks/on_a_card.sh SECONDS [NAME...]
-# A NAME is a choice of harden_joint.py with _ for spaces, or one of audit-soft, audit-bounded,
-# audit-rest; without names, what is most wanted runs: three choices and two parts of the audit.
+# A NAME is a choice of harden_joint.py with _ for spaces, some-CHOICE for eight plants in place of
+# 48, or one of audit-soft, audit-bounded, audit-rest. Without names, what is most wanted runs.
 # The audit goes on from benchmarks/records/audit. OUT/records.tar.gz holds records and logs. It is
 # renewed every 20 seconds, so little is lost if the call is cut off.
 # CPU=1 tries it without a GPU: everything as small as can be.
@@ -10,7 +10,7 @@ set -u
 seconds=$1
 shift
 names=("$@")
-if ((${#names[@]} == 0)); then names=(close closer distillation_alone audit-soft audit-bounded); fi
+if ((${#names[@]} == 0)); then names=(close loose some-closer audit-soft audit-bounded); fi
 work=$(mktemp -d)
 mkdir -p "$OUT" "$work/records/audit" "$work/logs"
 cp benchmarks/records/audit/*.json "$work/records/audit/"
@@ -18,10 +18,11 @@ export PYTHONPATH=src:benchmarks${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=1 PY
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 python=${PYTHON:-python3}
-harden=(--plants all) audit=()
+all=(--plants all) some=(--plants some --samples 4) audit=()
 if [ -n "${CPU:-}" ]; then
-    harden=(--plants 15 --controls 2 --seeds 1 --images 2 --steps 2 --ordinary 4 --few 2 --looks 1
+    all=(--plants 15 --controls 2 --seeds 1 --images 2 --steps 2 --ordinary 4 --few 2 --looks 1
         --kept-images 4 --attack-steps 2 --most 20 --substitutes 2 --kept 2 --batch 8)
+    some=("${all[@]}" --samples 2)
     audit=(--plants 1 --files 1 --ordinary 1 --images 2 --steps 2 --ladder 0 1)
     rm "$work"/records/audit/*.json
 fi
@@ -54,7 +55,11 @@ for name in "${names[@]}"; do
     audit-soft) begin "$name" audit --only L4 L4-imageless L4-long "${audit[@]}" ;;
     audit-bounded) begin "$name" audit --only L3 L0-L1 images "${audit[@]}" ;;
     audit-rest) begin "$name" audit --only L2-L5-L6 "${audit[@]}" ;;
-    *) begin "$name" harden_joint "${harden[@]}" --choice "${name//_/ }" ;;
+    some-*)
+        choice=${name#some-}
+        begin "$name" harden_joint "${some[@]}" --choice "${choice//_/ }"
+        ;;
+    *) begin "$name" harden_joint "${all[@]}" --choice "${name//_/ }" ;;
     esac
 done
 
