@@ -168,10 +168,7 @@ class School:
                 return torch.randint(most, (count,), generator=source)
 
             mine = torch.stack(
-                [
-                    self.images[place][int(some(1, len(self.images[place])))]
-                    for place in places
-                ]
+                [self.images[place][int(some(1, len(self.images[place])))] for place in places]
             )
             chosen = some(subs, len(self.images)).tolist()
             pools = [stage.examples.substitutes[place] for place in chosen]
@@ -326,9 +323,7 @@ def judged(stage: Stage, end: float) -> Iterator[dict[str, Any]]:
             some = [target for target in stage.targets if target.key not in lost]
             jobs = stage.trials([*some, *stage.others], start, seed, "L4")
             scores = dict[str, float]()
-            for _, group, embeddings in attacked(
-                stage.bench, jobs, (stage.options.attack_steps,)
-            ):
+            for _, group, embeddings in attacked(stage.bench, jobs, (stage.options.attack_steps,)):
                 found = scored(
                     stage.bench,
                     group,
@@ -366,11 +361,16 @@ def judged(stage: Stage, end: float) -> Iterator[dict[str, Any]]:
 def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
     """Train, look and judge. Yields what is known so far, more and more."""
     options = stage.options
-    print(f"{len(stage.examples.captions)} captions; {len(stage.before[2])}, {len(stage.other)} ordinary images", flush=True)
+    drawn = len(stage.examples.captions), len(stage.before[2]), len(stage.other)
+    print(f"drawn: {drawn}", flush=True)
     began = time.perf_counter()
     left = options.seconds - (began - options.began)
     training = options.share * left
-    found: dict[str, Any] = {"looks": [], "log": [], "seconds": {"before": round(began - options.began, 1)}}
+    found: dict[str, Any] = {
+        "looks": [],
+        "log": [],
+        "seconds": {"before": round(began - options.began, 1)},
+    }
     settings = HardeningSettings.of(stage.model, weights=choice.weights, rank=choice.rank)
     with trained(stage.model, settings) as weights:
         school, spent, looks = School(stage, choice, weights), 0.0, 0
@@ -382,7 +382,11 @@ def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
             spent += time.perf_counter() - before
             found["log"].append({"steps": school.done, "seconds": round(spent, 1), **school.log})
             progress = max(spent / training, school.done / options.most)
-            if looks < options.looks and progress >= (looks + 1) / (options.looks + 1) and progress < 1:
+            if (
+                looks < options.looks
+                and progress >= (looks + 1) / (options.looks + 1)
+                and progress < 1
+            ):
                 looks += 1
                 with school.averages():
                     found["looks"].append(looked_at(stage, school, looks))
