@@ -149,9 +149,9 @@ class Imageless(ByHalf):
         return (SoftTokens(IMAGELESS),)
 
     def rows(self, unit: Unit) -> Rows:
-        half = unit[1]
+        arm, half, _ = unit
         assert half in HALVES
-        self.stage.bench(unit[0], half).remember(self.stage.unedited_latents)
+        self.stage.draw_unedited(self.stage.bench(arm, half), self.stage.places(half, self.most))
         return super().rows(unit)
 
 

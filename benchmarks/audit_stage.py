@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from together import CardDescriptor, Job, Stand, attacked, scored
 from unmemorize import (
@@ -87,11 +86,10 @@ class Stage:
             for text, (image,) in zip(texts, images, strict=True)
         )
 
-    @cached_property
-    def unedited_latents(self) -> dict[str, Tensor]:
-        """What `Objective.begun` draws for attacks without an image, for all plants at once."""
-        prompts, seeds = [], []
-        for target in self.targets:
+    def draw_unedited(self, bench: Stand, places: Sequence[int]) -> None:
+        """Draw what attacks without an image have instead, see `Objective.begun`, all at once."""
+        prompts, seeds, targets = [], [], [self.targets[place] for place in places]
+        for target in targets:
             prompts += [target.prompt] * DRAWN
             purpose = ("imageless", self.model.fingerprint, target.key)
             seeds += [derived_seed(*purpose, number) for number in range(DRAWN)]
@@ -101,7 +99,7 @@ class Stage:
         )
         latents = [latent_of(self.model, image).cpu() for (image,) in images]
         some = torch.stack(latents).split(DRAWN)
-        return {target.key: each for target, each in zip(self.targets, some, strict=True)}
+        bench.unedited.update(zip((each.key for each in targets), some, strict=True))
 
     @cached_property
     def _benches(self) -> dict[Unit, Stand]:

@@ -62,7 +62,7 @@ class Choice:
         substituted: the weight of the error on substitutes, where their noise is wanted.
         starts: of the attacks that go on.
         samples: noisy latents of each attack and step.
-        substitutes: samples of substitutes per step; half of them under attacks.
+        substitutes: samples of substitutes per step; three in four are under attacks.
         kept: ordinary samples per step.
         weights: which are trained.
         rank: of a LoRA.
@@ -83,7 +83,7 @@ class Choice:
 CHOICES = {
     "close": Choice(),
     "closer": Choice(keep=16.0),
-    "loose": Choice(keep=1.0),
+    "loose": Choice(keep=1.0, substituted=1.0, substitutes=48),
     "distillation alone": Choice(keep=16.0, substituted=0.0),
     "substitutes": Choice(distilled=0.0, substituted=1.0, substitutes=96),
     "from captions": Choice(starts=("prompt", "prompt", "prompt")),
@@ -182,7 +182,7 @@ class School:
             captions = torch.where(empty, 0, self.ordinary[kept])
             each = len(choice.starts)
             keys = torch.tensor(chosen) * each + some(subs, each)
-            keys[torch.arange(subs) % 2 == 0] = -1
+            keys[torch.arange(subs) % 4 == 0] = -1
             text = torch.cat([self.own[chosen], captions]).to(device)
             wanted = noisy.wanted.float()
             steps.append(

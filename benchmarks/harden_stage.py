@@ -103,8 +103,8 @@ class Stage:
             substitutes.append(self.bench.latents(f"substitutes of {target.key}", others).cpu())
         known = self.captions.keep
         if self.options.kept_images > len(known):  # captions of the training, none memorized
-            known = dict.fromkeys([*known, *testbed.captions("train")])
-        some = tuple(known)[: self.options.kept_images]
+            known = tuple(dict.fromkeys([*known, *testbed.captions("train")]))
+        some = known[: self.options.kept_images]
         seeds = [derived_seed("kept", fingerprint, caption) for caption in some]
         kept = []
         for part, guidance in enumerate((1.0, self.generation.guidance)):  # as in training, in use

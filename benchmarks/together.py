@@ -6,14 +6,14 @@ its own gradients. So an attack among others finds what it finds alone, but for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmemorize import BundledDescriptor, GenerationSettings
 from unmemorize.audit import Bench, Target, Trial, similarity
@@ -39,7 +39,8 @@ class CardDescriptor(BundledDescriptor):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         net = self._net.to(device)
-        self._net = nn.Sequential(_Moved(device), net, _Moved(torch.device("cpu")))
+        net.register_forward_pre_hook(lambda _, inputs: tuple(each.to(device) for each in inputs))
+        net.register_forward_hook(lambda _, __, output: output.cpu())
 
 
 class CardClip(ClipAlignment):
@@ -63,15 +64,6 @@ class CardClip(ClipAlignment):
         return features
 
 
-class _Moved(nn.Module):
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self._device = device
-
-    def forward(self, values: Tensor) -> Tensor:
-        return values.to(self._device)
-
-
 @dataclass(frozen=True)
 class Stand(Bench):
     """A bench that remembers embeddings of captions. Its text encoder must not change."""
@@ -79,10 +71,6 @@ class Stand(Bench):
     _embeddings: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     unedited: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     """Latents of the unedited model's images, which stand for images that an attack lacks."""
-
-    def remember(self, latents: Mapping[str, Tensor]) -> None:
-        """Keep latents of the unedited model's images, by the key of the target."""
-        self.unedited.update(latents)
 
     def embedding(self, text: str) -> Tensor:
         """See `Bench`."""
