@@ -1,6 +1,6 @@
 """Hardening of many planted images at once: training and attacks share the passes of the denoiser.
 
-Call: python benchmarks/harden_joint.py [--plants all] [--choice close] [--seconds N] ...
+Call: python benchmarks/harden_joint.py [--plants all] [--choice usual] [--seconds N] ...
 
 Each image has attacks that go on all the time and begin anew when they are 50 steps old. Every
 training step moves weights and attacks together (`unmemorize.hardening._chains`). The model is
@@ -70,26 +70,28 @@ class Choice:
 
     rate: float = 2e-4
     keep: float = 4.0
-    distilled: float = 1.0
-    substituted: float = 0.25
+    distilled: float = 0.0
+    substituted: float = 1.0
     starts: tuple[Start, ...] = STARTS
     samples: int = 1
-    substitutes: int = 24
+    substitutes: int = 144
     kept: int = 96
     weights: str = "all"
     rank: int | None = None
 
 
 CHOICES = {
-    "close": Choice(),
-    "closer": Choice(keep=16.0),
-    "loose": Choice(keep=1.0, substituted=1.0, substitutes=48),
-    "distillation alone": Choice(keep=16.0, substituted=0.0),
-    "substitutes": Choice(distilled=0.0, substituted=1.0, substitutes=96),
+    "usual": Choice(),
+    "loose": Choice(keep=1.0),
+    "close": Choice(keep=16.0),
+    "both": Choice(distilled=1.0, substitutes=96, keep=2.0),
+    "distillation": Choice(distilled=1.0, substituted=0.0, substitutes=24),
     "from captions": Choice(starts=("prompt", "prompt", "prompt")),
     "slow": Choice(rate=5e-5),
+    "fast": Choice(rate=5e-4),
     "LoRA": Choice(rank=32, rate=2e-3),
 }
+"""By what they are called in records."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class School:
         choice, stage, device = self.choice, self.stage, self.stage.model.device
         places = [place for place in self.chains.places for _ in range(choice.samples)]
         memorized, subs = len(places), choice.substitutes
+        distilled = memorized if choice.distilled else 0
         steps, latents, timesteps, texts = [], [], [], []
         for number in range(self.done, self.done + _BLOCK):
             generator = self.generator(number)
@@ -195,10 +198,10 @@ class School:
                     keys.to(device),
                 )
             )
-            asked = torch.arange(len(clean)) < memorized
+            asked = torch.arange(len(clean)) < distilled
             asked[memorized + subs :] = True
             asked = asked.to(device)
-            without = torch.zeros(memorized, dtype=torch.long, device=device)
+            without = torch.zeros(distilled, dtype=torch.long, device=device)
             latents.append(noisy.latents[asked])
             timesteps.append(noisy.timesteps[asked])
             texts.append(torch.cat([without, text[subs:]]))
@@ -213,8 +216,8 @@ class School:
                 ]
             )
         for step, predictions in zip(steps, found.chunk(_BLOCK), strict=True):
-            step.wanted[:memorized] = predictions[:memorized]
-            step.wanted[memorized + subs :] = predictions[memorized:]
+            step.wanted[:distilled] = predictions[:distilled]
+            step.wanted[memorized + subs :] = predictions[distilled:]
         return steps
 
     def learn(self, step: Step, progress: float) -> None:
@@ -409,7 +412,7 @@ def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plants", nargs="+", default=["all"], help="some, all, or places")
-    parser.add_argument("--choice", default="close", choices=list(CHOICES))
+    parser.add_argument("--choice", default="usual", choices=list(CHOICES))
     parser.add_argument("--controls", type=int, default=20, help="never-trained images")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions of each judging attack")
     parser.add_argument("--images", type=int, default=8, help="images of each embedding")
