@@ -10,7 +10,7 @@ set -u
 seconds=$1
 shift
 names=("$@")
-if ((${#names[@]} == 0)); then names=(loose usual some-usual audit-soft audit-bounded); fi
+if ((${#names[@]} == 0)); then names=(loose usual some-loose audit-soft audit-bounded); fi
 work=$(mktemp -d)
 mkdir -p "$OUT" "$work/records/audit" "$work/logs"
 cp benchmarks/records/audit/*.json "$work/records/audit/"
