@@ -44,10 +44,12 @@ from unmemorize.generation import generate_each
 
 RECORDS = Path(__file__).parent / "records" / "audit"
 ARMS = ("edited", "never-trained", "unedited", "random")
+DECIDING = ("edited", "never-trained")
+"""Arms without which there is no verdict."""
 LADDER = (0, 1, 5, 10, 25, 50)
 LONG = (50, 100, 200, 500)
-FEW = 5
-"""Plants of each half where an attack is dear."""
+FEW, SOME = 5, 10
+"""Plants of each half where an attack is dear. Level and verdict need 19 in all."""
 NEUTRAL: tuple[Start, ...] = ("noise", "other")
 
 
@@ -99,15 +101,16 @@ class ByHalf(Work):
 
 
 class Free(ByHalf):
-    """L4 from three starts, three repetitions each; images of ordinary captions beside it."""
+    """L4 from three starts; images of ordinary captions beside it.
 
-    seeds = 3
+    The arms that decide are repeated three times, the others once.
+    """
 
     def units(self) -> Iterator[Unit]:
-        for number, unit in enumerate(super().units()):
-            if number == len(self.arms) * len(HALVES):
-                yield ("ordinary", "", "0")
-            yield unit
+        yield from super().units()
+        yield ("ordinary", "", "0")
+        for seed in ("1", "2"):
+            yield from ((arm, half, seed) for arm in DECIDING for half in HALVES)
 
     def rows(self, unit: Unit) -> Rows:
         if unit[0] != "ordinary":
@@ -124,13 +127,14 @@ class Free(ByHalf):
 class Long(ByHalf):
     """L4 with large budgets, from the caption and from noise."""
 
-    starts, ladder, most = ("prompt", "noise"), LONG, FEW
+    arms, starts, ladder, most = DECIDING, ("prompt", "noise"), LONG, SOME
 
 
 class Bounded(ByHalf):
     """L3 with all numbers of positions and radii, from the caption."""
 
-    starts, ladder, most = ("prompt",), (10, 50), FEW
+    arms = (*DECIDING, "unedited")
+    starts, ladder, most = ("prompt",), (10, 50), SOME
 
     def attacks(self) -> Sequence[SoftTokens]:
         return tuple(free_positions(AttackSettings()))
@@ -139,10 +143,16 @@ class Bounded(ByHalf):
 class Imageless(ByHalf):
     """L4 without an image, from the caption and from noise."""
 
-    arms, starts, ladder = ("edited", "never-trained", "random"), ("prompt", "noise"), (10, 50)
+    arms, starts, ladder = (*DECIDING, "random"), ("prompt", "noise"), (10, 50)
 
     def attacks(self) -> Sequence[SoftTokens]:
         return (SoftTokens(IMAGELESS),)
+
+    def rows(self, unit: Unit) -> Rows:
+        arm, half, _ = unit
+        assert half in HALVES
+        self.stage.draw_unedited(self.stage.bench(arm, half), self.stage.places(half, self.most))
+        return super().rows(unit)
 
 
 class Words(ByHalf):

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import torch
 
-from together import Job, Stand, attacked, scored
+from together import CardDescriptor, Job, Stand, attacked, scored
 from unmemorize import (
-    BundledDescriptor,
     Edit,
     GenerationSettings,
     Model,
@@ -23,6 +22,9 @@ from unmemorize import (
 )
 from unmemorize.audit import Start, Target, Trial, targets_of
 from unmemorize.audit._bench import Companion
+from unmemorize.audit._latents import latent_of
+from unmemorize.audit._objectives import _DRAWN as DRAWN
+from unmemorize.audit._objectives import _STEPS as STEPS
 from unmemorize.generation import generate_each
 from unmemorize.mitigation import control_edit, derived_seed
 
@@ -49,8 +51,8 @@ class Stage:
         return {half: Model(testbed.load_twin(half).to(torch.float32)) for half in HALVES}
 
     @cached_property
-    def descriptor(self) -> BundledDescriptor:
-        return BundledDescriptor()
+    def descriptor(self) -> CardDescriptor:
+        return CardDescriptor(self.model.device)
 
     @cached_property
     def generation(self) -> GenerationSettings:
@@ -83,6 +85,21 @@ class Stage:
             Target(key=derived_key(text), prompt=text, images=(image,))
             for text, (image,) in zip(texts, images, strict=True)
         )
+
+    def draw_unedited(self, bench: Stand, places: Sequence[int]) -> None:
+        """Draw what attacks without an image have instead, see `Objective.begun`, all at once."""
+        prompts, seeds, targets = [], [], [self.targets[place] for place in places]
+        for target in targets:
+            prompts += [target.prompt] * DRAWN
+            purpose = ("imageless", self.model.fingerprint, target.key)
+            seeds += [derived_seed(*purpose, number) for number in range(DRAWN)]
+        settings = replace(self.generation, images=1, steps=STEPS, guidance=1.0)
+        images = generate_each(
+            self.model, prompts, [None] * len(prompts), settings=settings, seeds=seeds
+        )
+        latents = [latent_of(self.model, image).cpu() for (image,) in images]
+        some = torch.stack(latents).split(DRAWN)
+        bench.unedited.update(zip((each.key for each in targets), some, strict=True))
 
     @cached_property
     def _benches(self) -> dict[Unit, Stand]:

@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from together import Job, Stand, attacked, drawn_from, image_seeds, scored
+from together import CardClip, CardDescriptor, Job, Stand, attacked, drawn_from, image_seeds, scored
 from unmemorize import (
-    BundledDescriptor,
     ClosedFormEdit,
     CombinedEdit,
     Edit,
@@ -30,11 +29,13 @@ from unmemorize import (
 )
 from unmemorize.audit import COPY, Start, Target, Trial, targets_of
 from unmemorize.audit._arms import targets_of_files
+from unmemorize.audit._latents import _pixels as pixels_of
 from unmemorize.audit._soft_tokens import SoftTokens
 from unmemorize.generation import generate_each
 from unmemorize.hardening._examples import SUBSTITUTES, Examples
-from unmemorize.metrics import ClipAlignment, copy_scores, quality
+from unmemorize.metrics import copy_scores, quality
 from unmemorize.mitigation import CHANGED, SAME, derived_seed, ordinary_items
+from unmemorize.pipelines import encoded
 
 _ERASE = 10.0
 
@@ -59,12 +60,12 @@ class Stage:
         return OrdinaryCaptions.of(self.model)
 
     @cached_property
-    def descriptor(self) -> BundledDescriptor:
-        return BundledDescriptor()
+    def descriptor(self) -> CardDescriptor:
+        return CardDescriptor(self.model.device)
 
     @cached_property
-    def clip(self) -> ClipAlignment:
-        return ClipAlignment()
+    def clip(self) -> CardClip:
+        return CardClip(self.model.device)
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -100,11 +101,25 @@ class Stage:
                 print(f"{target.prompt}: all substitutes copy, {scores}", flush=True)
                 others = [images[scores.index(min(scores))]]
             substitutes.append(self.bench.latents(f"substitutes of {target.key}", others).cpu())
-        some = self.captions.keep[: self.options.kept_images]
+        known = self.captions.keep
+        if self.options.kept_images > len(known):  # captions of the training, none memorized
+            known = tuple(dict.fromkeys([*known, *testbed.captions("train")]))
+        some = known[: self.options.kept_images]
         seeds = [derived_seed("kept", fingerprint, caption) for caption in some]
-        plain = replace(self.generation, guidance=1.0)
-        kept = generate_each(model, some, [None] * len(some), settings=plain, seeds=seeds)
-        latents = self.bench.latents("ordinary", [image for (image,) in kept]).cpu()
+        kept = []
+        for part, guidance in enumerate((1.0, self.generation.guidance)):  # as in training, in use
+            settings = replace(self.generation, guidance=guidance)
+            mine, theirs = some[part::2], seeds[part::2]
+            edits = [None] * len(mine)
+            drawn = generate_each(model, mine, edits, settings=settings, seeds=theirs)
+            kept += [image for (image,) in drawn]
+        some = some[::2] + some[1::2]
+        side = self.model.latent_shape[-1] * self.model.pipe.vae_scale_factor
+        pixels = torch.cat([pixels_of(image, side, side) for image in kept])
+        parts = pixels.split(self.options.batch)
+        latents = torch.cat(
+            [encoded(self.model, part.to(self.model.device)).float().cpu() for part in parts]
+        )
         return Examples(tuple(substitutes), latents, some)
 
     def similarity(self, images: Sequence[Image.Image], target: Target) -> list[float]:
@@ -112,9 +127,11 @@ class Stage:
         scores = copy_scores(self.descriptor(images), self.descriptor(target.images))
         return [float(score) for score in scores]
 
-    def drawn_ordinary(self, arm: str) -> tuple[Tensor, Tensor, list[float]]:
+    def drawn_ordinary(
+        self, arm: str, count: int | None = None
+    ) -> tuple[Tensor, Tensor, list[float]]:
         """Draw ordinary images, and return their descriptors, features and alignments."""
-        items = ordinary_items(self.captions.ordinary, self.options.ordinary, arm)
+        items = ordinary_items(self.captions.ordinary, count or self.options.ordinary, arm)
         _, texts, seeds = zip(*(item for _, item in items), strict=True)
         edits = [None] * len(items)
         drawn = generate_each(self.model, texts, edits, settings=self.generation, seeds=seeds)
@@ -132,17 +149,19 @@ class Stage:
         """Features of unedited images from other noise."""
         return self.drawn_ordinary("other")[1]
 
-    def price(self) -> dict[str, Any]:
-        """Measure what ordinary images have become."""
-        after, features, alignment = self.drawn_ordinary(SAME)
-        similarity = (self.before[0] * after).sum(1)
-        fid, unedited = (quality(each, self.other).fid for each in (features, self.before[1]))
+    def price(self, count: int | None = None) -> dict[str, Any]:
+        """Measure what ordinary images have become, or the first ones of them."""
+        after, features, alignment = self.drawn_ordinary(SAME, count)
+        count = len(after)
+        similarity = (self.before[0][:count] * after).sum(1)
+        both = features, self.before[1][:count]
+        fid, unedited = (quality(each, self.other[:count]).fid for each in both)
         return {
             "images": len(after),
             "changed": int((similarity < CHANGED).sum()),
             "similarity": float(similarity.median()),
             "worst": float(similarity.min()),
-            "alignment_before": median(self.before[2]),
+            "alignment_before": median(self.before[2][:count]),
             "alignment_after": median(alignment),
             "clip_fid_before": unedited,
             "clip_fid": fid,

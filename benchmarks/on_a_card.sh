@@ -1,17 +1,34 @@
 #!/bin/bash
-# Runs the parts of harden.py and audit.py side by side on one GPU, and stops after so many seconds.
-# Call from the root of the repository: OUT=FOLDER bash benchmarks/on_a_card.sh SECONDS
-# OUT/records.tar.gz holds records and logs. It is renewed every 20 seconds, so little is lost if
-# the call is cut off.
+# Runs harden_joint.py and audit.py side by side on one GPU, and stops after so many seconds.
+# Call from the root of the repository: OUT=FOLDER bash benchmarks/on_a_card.sh SECONDS [NAME...]
+# A NAME is a choice of harden_joint.py with _ for spaces, some-CHOICE for eight plants in place of
+# 48, or one of audit-soft, audit-bounded, audit-rest. Without names, what is most wanted runs.
+# The audit goes on from benchmarks/records/audit. OUT/records.tar.gz holds records and logs. It is
+# renewed every 20 seconds, so little is lost if the call is cut off.
+# CPU=1 tries it without a GPU: everything as small as can be.
 set -u
 seconds=$1
+shift
+names=("$@")
+if ((${#names[@]} == 0)); then names=(loose usual some-loose audit-soft audit-bounded); fi
 work=$(mktemp -d)
-mkdir -p "$OUT" "$work/records" "$work/logs"
-export PYTHONPATH=src:benchmarks${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=3 PYTHONUNBUFFERED=1
+mkdir -p "$OUT" "$work/records/audit" "$work/logs"
+cp benchmarks/records/audit/*.json "$work/records/audit/"
+export PYTHONPATH=src:benchmarks${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+python=${PYTHON:-python3}
+all=(--plants all) some=(--plants some --samples 4) audit=()
+if [ -n "${CPU:-}" ]; then
+    all=(--plants 15 --controls 2 --seeds 1 --images 2 --steps 2 --ordinary 4 --few 2 --looks 1
+        --kept-images 4 --attack-steps 2 --most 20 --substitutes 2 --kept 2 --batch 8)
+    some=("${all[@]}" --samples 2)
+    audit=(--plants 1 --files 1 --ordinary 1 --images 2 --steps 2 --ladder 0 1)
+    rm "$work"/records/audit/*.json
+fi
 
 # a checkout that is not installed has no version, which the package asks for
-if ! python3 -c "import importlib.metadata as m; m.version('unmemorize')" 2> /dev/null; then
+if ! "$python" -c "import importlib.metadata as m; m.version('unmemorize')" 2> /dev/null; then
     mkdir -p "$work/meta/unmemorize-0.dist-info"
     printf 'Metadata-Version: 2.1\nName: unmemorize\nVersion: 0\n' \
         > "$work/meta/unmemorize-0.dist-info/METADATA"
@@ -21,8 +38,8 @@ fi
 begin() { # NAME SCRIPT ARGUMENT...
     local name=$1 script=$2
     shift 2
-    timeout --signal=KILL "$seconds" python3 "benchmarks/$script.py" "$@" \
-        --seconds $((seconds - 12)) --records "$work/records/$script" \
+    timeout --signal=KILL "$seconds" "$python" "benchmarks/$script.py" "$@" \
+        --seconds $((seconds - 15)) --records "$work/records/${script/_/-}" \
         > "$work/logs/$name.log" 2>&1 &
     running+=($!)
 }
@@ -33,17 +50,18 @@ collect() {
 }
 
 running=()
-begin all harden --plants all --controls 20 --choices "for all"
-begin all-half harden --plants all --controls 20 --choices "for all, half rate"
-begin some harden --plants some --controls 20 --seeds 1 --choices \
-    "best" "best, from captions" "best, distillation" "best, substitutes" "best, cross-attention" \
-    "best, LoRA of rank 32" "best, up blocks" "best, half rate" "best, double rate" \
-    "published objective" "best, 36 rounds" "best, middle block" "best, down blocks" \
-    "best, 9 rounds" "best, 8 kept" "best, 64 kept images" "best, without settling" \
-    "distillation" "best, LoRA of rank 8"
-begin free audit --only L4 L4-long
-begin images audit --only images L3
-begin levels audit --only L0-L1 L4-imageless L2-L5-L6
+for name in "${names[@]}"; do
+    case $name in
+    audit-soft) begin "$name" audit --only L4 L4-imageless L4-long "${audit[@]}" ;;
+    audit-bounded) begin "$name" audit --only L3 L0-L1 images "${audit[@]}" ;;
+    audit-rest) begin "$name" audit --only L2-L5-L6 "${audit[@]}" ;;
+    some-*)
+        choice=${name#some-}
+        begin "$name" harden_joint "${some[@]}" --choice "${choice//_/ }"
+        ;;
+    *) begin "$name" harden_joint "${all[@]}" --choice "${name//_/ }" ;;
+    esac
+done
 
 ending=$((SECONDS + seconds))
 while ((SECONDS < ending)); do

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmemorize import GenerationSettings
+from unmemorize import BundledDescriptor, GenerationSettings
 from unmemorize.audit import Bench, Target, Trial, similarity
 from unmemorize.audit._optimizing import drawn_batch
 from unmemorize.audit._soft_tokens import SoftTokens, caption_of
-from unmemorize.metrics import Descriptor
+from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation import derived_seed
 from unmemorize.pipelines import sampling, without_text
 
@@ -29,11 +29,48 @@ DRAWN = 256
 """Images that are drawn at once."""
 
 
+class CardDescriptor(BundledDescriptor):
+    """The bundled descriptor on another device.
+
+    Args:
+        device: the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        net = self._net.to(device)
+        net.register_forward_pre_hook(lambda _, inputs: tuple(each.to(device) for each in inputs))
+        net.register_forward_hook(lambda _, __, output: output.cpu())
+
+
+class CardClip(ClipAlignment):
+    """The bundled CLIP, whose image encoder is on another device.
+
+    Args:
+        device: the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+        self._vision = self._clip.vision_model.to(device)
+        self._projection = self._clip.visual_projection.to(device)
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """See `ClipAlignment`."""
+        pooled = self._vision(pixel_values=self._pixels(images).to(self._device)).pooler_output
+        features: Tensor = self._projection(pooled).cpu()
+        return features
+
+
 @dataclass(frozen=True)
 class Stand(Bench):
     """A bench that remembers embeddings of captions. Its text encoder must not change."""
 
     _embeddings: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    unedited: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """Latents of the unedited model's images, which stand for images that an attack lacks."""
 
     def embedding(self, text: str) -> Tensor:
         """See `Bench`."""
@@ -60,7 +97,8 @@ class Together:
 
     def __init__(self, bench: Bench, jobs: Sequence[Job]) -> None:
         self._bench, self._jobs, self._done = bench, tuple(jobs), 0
-        device, known = bench.model.device, dict[str, Tensor]()
+        device = bench.model.device
+        known = bench.unedited if isinstance(bench, Stand) else dict[str, Tensor]()
         starts, self._clean = [], []
         for attack, trial in ((job.attack, job.trial) for job in jobs):
             target = trial.target
@@ -146,8 +184,9 @@ def attacked(
     Yields:
         A budget, the attacks of a group, and their embeddings, (attacks, tokens, features).
     """
-    for first in range(0, len(jobs), at_once):
-        some = jobs[first : first + at_once]
+    size = -(-len(jobs) // -(-len(jobs) // at_once)) if jobs else 1  # groups of about one size
+    for first in range(0, len(jobs), size):
+        some = jobs[first : first + size]
         group = Together(bench, some)
         for budget in ladder:
             group.advance(budget)
