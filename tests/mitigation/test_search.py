@@ -197,6 +197,41 @@ def test_one_copy_too_many_may_be_false_so_the_same_edit_is_tested_again(again: 
         assert [attempts[index].plan.attempt for index in (2, 7)] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("copies", "taken"),
+    [
+        # copies of the two prompts in each of the four attempts, and the attempt that counts
+        ([(2, 2), (0, 2), (2, 2), (2, 2)], 2),  # most prompts passed
+        ([(9, 9), (9, 9), (9, 2), (9, 9)], 3),  # none passed, and fewest copies
+        ([(2, 0), (0, 2), (2, 0), (0, 2)], 4),  # of more images as many copies are fewer
+    ],
+)
+def test_the_edit_under_which_most_prompts_passed_is_taken(
+    copies: list[tuple[int, int]], taken: int
+) -> None:
+    ladder = LADDERS["neurons"]
+    rungs = dict.fromkeys(FOUND, ladder[0])
+    edit = joint_edit(rungs, FOUND, KEEP)
+    assert edit is not None
+    seen: list[Edit] = []
+
+    def count(edit: Edit, plan: Plan, indices: Sequence[int]) -> dict[int, Copies]:
+        seen.append(edit)
+        found = dict(zip((2, 7), copies[plan.attempt - 1], strict=True))
+        return {index: Copies(found[index], plan.seeds) for index in indices}
+
+    candidate, attempts = certify_joint(
+        Candidate("neurons", rungs, edit, ()),
+        Certification(),
+        count,
+        lambda weak, failed: strengthened(weak, failed, FOUND, KEEP),
+    )
+    assert len(seen) == len(set(seen)) == 4
+    assert candidate.edit == seen[taken - 1]
+    assert [attempts[index].plan.attempt for index in (2, 7)] == [taken, taken]
+    assert [attempts[index].counted.copies for index in (2, 7)] == list(copies[taken - 1])
+
+
 def test_a_declared_attempt_is_the_only_one() -> None:
     rungs = dict.fromkeys(FOUND, LADDERS["neurons"][0])
     edit = joint_edit(rungs, FOUND, KEEP)

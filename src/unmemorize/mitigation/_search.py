@@ -71,7 +71,8 @@ def certify_joint(
     What is certified is the edit that is exported, so a stronger edit is tested for all prompts.
     One image too many may be a false copy, since the level of copies lets some pass. So a prompt
     that fails by one image is tested again under the same edit, once. Each attempt spends its own
-    share of the error, see `Certification`.
+    share of the error, see `Certification`. All attempts together stay within it, so any edit that
+    was tested may be taken: the one under which most prompts passed.
 
     Args:
         candidate: the edit that the search has chosen.
@@ -80,17 +81,19 @@ def certify_joint(
         strengthen: returns a stronger edit for the prompts that failed, or None.
 
     Returns:
-        The last edit, and what each prompt showed under it.
+        The edit, and what each prompt showed under it. Of edits under which as many prompts passed,
+        it is the one that showed the fewest copies, then the first.
     """
-    attempts: dict[int, Attempt] = {}
+    tested: list[tuple[Candidate, dict[int, Attempt]]] = [(candidate, {})]
     pending, doubted, number = sorted(candidate.rungs), set[int](), 1
     while True:
+        candidate, attempts = tested[-1]
         plan = rules.plan(number)
         counts = count(candidate.edit, plan, pending)
         attempts |= {index: Attempt(plan, copies) for index, copies in counts.items()}
         failed = [index for index in pending if not attempts[index].passed]
         if not failed or rules.single or number == ATTEMPTS:
-            return candidate, attempts
+            break
         doubtful = [
             index
             for index in failed
@@ -99,12 +102,21 @@ def certify_joint(
         certain = [index for index in failed if index not in doubtful]
         stronger = strengthen(candidate, certain) if certain else None
         if stronger is not None:
-            candidate, pending, doubted = stronger, sorted(candidate.rungs), set()
+            tested.append((stronger, {}))
+            pending, doubted = sorted(stronger.rungs), set()
         elif doubtful:
             pending, doubted = doubtful, doubted.union(doubtful)
         else:
-            return candidate, attempts
+            break
         number += 1
+    return max(tested, key=lambda each: _success(each[1].values()))
+
+
+def _success(attempts: Collection[Attempt]) -> tuple[int, float]:
+    """Return what the better of two edits has more of: prompts that passed, images that differ."""
+    passed = sum(attempt.passed for attempt in attempts)
+    shares = (attempt.counted.copies / attempt.counted.seeds for attempt in attempts)
+    return passed, -sum(shares)
 
 
 def strengthened(
