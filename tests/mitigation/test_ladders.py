@@ -114,7 +114,6 @@ def test_many_neurons_are_reread_before_anything_is_switched_off() -> None:
         "closed form of all neurons, reach 1",
         "closed form of all neurons, reach 1.5",
         "closed form of all neurons, reach 2",
-        "closed form, weight 3",
         "closed form, weight 10",
         "complete neurons at 0 and closed form, weight 10",
         "complete neurons at -0.25 and closed form, weight 10",
