@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROCESSES ?= auto
 
-.PHONY: demo test coverage test-ui test-gpu screenshots test-slow lint docs testbed bench bench-scale bench-gpu evaluation
+.PHONY: demo test pytest coverage test-ui test-gpu screenshots test-slow lint style types docs testbed bench bench-scale bench-gpu evaluation
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
 
+# types are checked while the tests run: mypy keeps one core busy, and the other one would wait
+test: style .venv/browser
+	$(MAKE) --no-print-directory --jobs=2 types pytest
+
 # one thread for each process: tiny models gain nothing from more, and two processes with two threads each would fight
-test: lint .venv/browser
+pytest: .venv/developer
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal
 
 coverage: .venv/developer .venv/browser
@@ -18,9 +22,10 @@ coverage: .venv/developer .venv/browser
 test-ui: .venv/developer .venv/browser
 	$(BIN)/pytest -m 'slow or not slow' tests/browser tests/ui
 
-# four processes share the card; convolutions compute in whole float32, as on the processor
+# Four processes share the card; convolutions compute in whole float32, as on the processor.
+# Each test has a line of its own, and failures are printed at once: time on a card may end early.
 test-gpu: .venv/developer
-	NVIDIA_TF32_OVERRIDE=0 OMP_NUM_THREADS=2 $(BIN)/pytest --numprocesses 4 --dist worksteal tests/cuda
+	NVIDIA_TF32_OVERRIDE=0 OMP_NUM_THREADS=2 $(BIN)/pytest --numprocesses 4 --dist worksteal --verbose --tb=short tests/cuda
 
 # all of them go to work/screenshots, to be looked at; the documentation shows a few
 screenshots: demo .venv/developer .venv/browser
@@ -32,11 +37,15 @@ screenshots: demo .venv/developer .venv/browser
 test-slow: .venv/developer
 	$(BIN)/pytest -m slow
 
-lint: .venv/developer
+lint: style types
+
+style: .venv/developer
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+types: .venv/developer
+	$(BIN)/mypy
 
 docs: .venv/developer
 	$(BIN)/python docs/tools/commands.py

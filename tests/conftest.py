@@ -38,6 +38,25 @@ hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machi
 hypothesis.settings.load_profile("untimed")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
+
+class _FailuresOnCards:
+    """Prints failures of tests on a card at once: time on a card may end before the summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and "/cuda/" in report.nodeid:
+            self._terminal.write_line(f"\n{report.nodeid}\n{report.longreprtext}", flush=True)
+
+
+@pytest.hookimpl(trylast=True)  # after the one that makes the terminal's plugin
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:  # not in the processes of xdist
+        config.pluginmanager.register(_FailuresOnCards(terminal))
+
+
 PROMPTS = [f"prompt {word}" for word in ("one", "two", "three", "four", "five", "six")]
 
 

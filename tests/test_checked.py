@@ -1,19 +1,30 @@
 """Settings refuse what a user may well give by mistake, before any work."""
 
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
+import torch
 
 from unmemorize import (
     Calibration,
+    ClosedFormEdit,
+    ClosedFormNeuronEdit,
+    CombinedEdit,
+    Erased,
     GenerationSettings,
     LocalizationSettings,
     NoiseSettings,
+    Reread,
     UnmemorizeError,
 )
 from unmemorize.audit import AttackSettings, AuditSettings
-from unmemorize.comparison import ComparisonSettings
+from unmemorize.comparison import ComparisonCaptions, ComparisonSettings
+from unmemorize.detection import DETECTORS, DetectionLevel
+from unmemorize.generation import LowRank, PrunedEdit, WeightEdit
 from unmemorize.hardening import HardeningSettings
+from unmemorize.methods import MITIGATIONS
 from unmemorize.mitigation import MitigationSettings
 
 
@@ -71,6 +82,55 @@ def test_a_value_of_another_type_is_refused(
 ) -> None:
     with pytest.raises(UnmemorizeError, match=message):
         settings(**change)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name)
+        for registry in (DETECTORS, MITIGATIONS)
+        for name in registry.names()
+        if is_dataclass(make := registry.get(name))  # seed similarity has no settings
+    ],
+)
+def test_detectors_and_methods_refuse_other_types(make: type[Any]) -> None:
+    names = [each.name for each in fields(make) if each.init]
+    assert names
+    for name in names:
+        for value in ("three", None, [object()]):
+            with pytest.raises(UnmemorizeError, match=f"^{name}="):
+                make(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Erased(3), "^caption=3: expected `str`"),  # type: ignore[arg-type]
+        (lambda: Erased("a", "3"), "^weight='3': a weight is a number above 0"),  # type: ignore[arg-type]
+        (lambda: Reread("a", {"x": [1]}), "^neurons="),  # type: ignore[arg-type]
+        (lambda: ClosedFormEdit(None), "^erase=None: None. Give a tuple of Erased"),  # type: ignore[arg-type]
+        (lambda: ClosedFormEdit("a cat"), "^erase='a cat': .* Give a tuple"),  # type: ignore[arg-type]
+        (lambda: ClosedFormEdit(["a cat"]), "^erase="),  # type: ignore[arg-type]
+        (lambda: ClosedFormEdit([Erased("a")], "a dog"), "^keep='a dog'"),  # type: ignore[arg-type]
+        (lambda: ClosedFormNeuronEdit(3), "^reread=3: "),  # type: ignore[arg-type]
+        (lambda: CombinedEdit(["a"]), "^parts: 'a' is no edit"),  # type: ignore[arg-type]
+        (lambda: PrunedEdit([1]), r"^entries=\[1\]: "),  # type: ignore[arg-type]
+        (lambda: PrunedEdit({"a": 3}), "^a=3: no whole numbers"),  # type: ignore[dict-item]
+        (lambda: PrunedEdit({"a": (1.5,)}), "^a=.*no whole numbers"),  # type: ignore[dict-item]
+        (lambda: WeightEdit(None), "^differences=None"),  # type: ignore[arg-type]
+        (lambda: WeightEdit({"a.weight": 3}), r"^a\.weight=3: "),  # type: ignore[dict-item]
+        (lambda: LowRank(None, torch.ones(1, 2)), "^up=None"),  # type: ignore[arg-type]
+        (lambda: ComparisonCaptions("a b", ("c",)), "^calibration='a b'"),  # type: ignore[arg-type]
+        (lambda: ComparisonCaptions((1,) * 9, ("c",)), "^calibration="),  # type: ignore[arg-type]
+        (
+            lambda: DetectionLevel(tau="0.5", reduction="given"),  # type: ignore[arg-type]
+            "^tau='0.5': expected `float`",
+        ),
+    ],
+)
+def test_edits_and_levels_refuse_other_types(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UnmemorizeError, match=message):
+        make()
 
 
 def test_lists_and_whole_numbers_do_as_well() -> None:

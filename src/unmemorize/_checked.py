@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from unmemorize._errors import UnmemorizeError
-from unmemorize._files import refuse_other_type
+from unmemorize._files import refuse_other_type, type_in_words
 
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A seed of random numbers: one that every generator takes and that JSON keeps."""
@@ -25,8 +26,9 @@ def check_fields(settings: Any, error: type[UnmemorizeError]) -> None:
     Raises:
         UnmemorizeError: the given ``error``. A value is of another type or out of range.
     """
-    for name, expected in get_type_hints(type(settings), include_extras=True).items():
-        value = getattr(settings, name)
+    hints = get_type_hints(type(settings), include_extras=True)
+    for name in (each.name for each in fields(settings)):
+        expected, value = hints[name], getattr(settings, name)
         if isinstance(expected, type) and is_dataclass(expected):
             way_out = f"Give {expected.__name__}(...)."
             refuse_other_type(name, value, expected, error, way_out)
@@ -41,6 +43,24 @@ def check_fields(settings: Any, error: type[UnmemorizeError]) -> None:
             ) from problem
         if isinstance(value, float) and not isfinite(value):
             raise error(f"{name}={value}: not a finite number. Choose a finite one.")
+
+
+def make_tuple(settings: Any, name: str, error: type[UnmemorizeError], content: str) -> None:
+    """Turn a field of a frozen dataclass into a tuple, where it is given as a list or the like.
+
+    Args:
+        settings: the dataclass.
+        name: the field.
+        error: what is raised.
+        content: what the tuple should hold, in words.
+
+    Raises:
+        UnmemorizeError: the given ``error``. The value is a text, or no collection.
+    """
+    value = getattr(settings, name)
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise error(f"{name}={value!r:.60}: {type_in_words(value)}. Give a tuple of {content}.")
+    object.__setattr__(settings, name, tuple(value))
 
 
 def _choices(expected: Any) -> list[str]:

@@ -91,7 +91,7 @@ def test_exports(card: Model, processor: Model, kind: str, tmp_path: Path) -> No
         artefacts.append(tmp_path / "lora")
     for artefact in artefacts:
         for model in (card, processor):
-            assert verify(artefact, model).passed
+            assert not verify(artefact, model).unexpected, (artefact.name, model.device)
     loaded = Model.load(str(checkpoint), device=DEVICE, dtype="float32", local_files_only=True)
     assert_alike(
         generate(loaded, MEMORIZED, settings=FEW), generate(card, MEMORIZED, edit, settings=FEW)

@@ -1,13 +1,12 @@
 """Settings of detectors travel with thresholds."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from diffusers import DiffusionPipeline
 
-from conftest import PLANTED_PROMPT, PROMPTS
+from conftest import PLANTED_PROMPT, PROMPTS, planted_pipeline
 from unmemorize import (
     Calibration,
     Model,
@@ -30,12 +29,13 @@ SETTINGS = NoiseSettings(seeds=2, seed=5)
 DETECTOR = NoiseMagnitude(seeds=2, first=2, steps=4, guidance=3.0)
 
 
-@pytest.fixture
-def threshold(planted: DiffusionPipeline, tmp_path: Path) -> Threshold:
+@pytest.fixture(scope="module")
+def threshold(tmp_path_factory: pytest.TempPathFactory) -> Threshold:
     """A calibrated threshold that went through its file."""
-    made = calibrate_threshold(planted, PROMPTS, detector=DETECTOR, settings=SETTINGS)
-    made.save(tmp_path / "threshold.json")
-    loaded = Threshold.load(tmp_path / "threshold.json")
+    path = tmp_path_factory.mktemp("calibrated") / "threshold.json"
+    made = calibrate_threshold(planted_pipeline(), PROMPTS, detector=DETECTOR, settings=SETTINGS)
+    made.save(path)
+    loaded = Threshold.load(path)
     assert loaded == made
     return loaded
 

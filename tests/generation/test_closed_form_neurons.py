@@ -119,6 +119,22 @@ def test_what_a_loaded_lora_adds_to_a_row_counts() -> None:
     torch.testing.assert_close(change.product()[3].double(), expected, rtol=1e-3, atol=1e-6)
 
 
+def test_rows_follow_the_strength_that_a_lora_has_at_the_moment() -> None:
+    adapted = Model.load("testbed", device="cpu")
+    network: Any = adapted.denoiser
+    network.add_adapter(LoraConfig(r=2, target_modules=[LAYER], init_lora_weights=False))
+    each = Reread(CAPTIONS[0], Neurons({LAYER: [3]}), weight=4.0)
+    edit = ClosedFormNeuronEdit((each,), KEEP)
+    for strength in (1.0, 0.25, 1.0):
+        network.set_adapters("default", strength)
+        layer = network.get_submodule(LAYER)
+        row = (layer.weight + layer.get_delta_weight("default")).detach()[3].double()
+        change = edit.changes(adapted)[LAYER].low_rank
+        assert change is not None
+        expected = least_squares(adapted, row, [each]) - row
+        torch.testing.assert_close(change.product()[3].double(), expected, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("weight", 0.0), ("reach", -1.0), ("reach", float("nan"))]
 )

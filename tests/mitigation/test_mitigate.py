@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusers import DiffusionPipeline
 
 from colours import Pixels, noise
+from conftest import make_pipeline
 from records import SMALL_MITIGATION
 from unmemorize import (
     Calibration,
@@ -53,59 +53,78 @@ SETTINGS = replace(
 )
 
 
-@pytest.fixture(name="start")
-def start_fixture(pipe: DiffusionPipeline, tmp_path: Path) -> Callable[..., Any]:
-    """Start a mitigation of three suspects. Two name their own images as training images."""
-    model = Model(pipe)
-    statistics = compute_statistics(model, [f"word {number}" for number in range(12)])
-    threshold = calibrate_threshold(
-        model, ["one", "two", "three"], detector="seed-similarity", calibration=Calibration()
-    )
-    detect, localize = threshold.detect, threshold.localize
-    low = replace(threshold, localize=replace(localize, tau=0.01))
+@dataclass(frozen=True)
+class Start:
+    """Starts mitigations of three suspects. Two name their own images as training images."""
 
-    def start(
+    folder: Path
+    model: Model
+    inputs: MitigationInputs
+    prompts: tuple[Prompt, ...]
+
+    def __call__(
+        self,
         settings: MitigationSettings = SETTINGS,
         execution: Execution | None = None,
         folder: str = "run",
         detection_tau: float = 0.01,
-    ) -> tuple[MitigationResult, Run]:
-        threshold = replace(low, detect=replace(detect, tau=detection_tau, cascade=None))
-        inputs = MitigationInputs(
-            statistics=statistics, threshold=threshold, captions=CAPTIONS, descriptor=Pixels()
-        )
+    ) -> tuple[Any, Run]:
+        detect = replace(self.inputs.threshold.detect, tau=detection_tau)
+        inputs = replace(self.inputs, threshold=replace(self.inputs.threshold, detect=detect))
         made_of = MitigationRun.of(settings, inputs)
-        stranger = tmp_path / "stranger.png"
-        noise(5, (16, 16)).save(stranger)
-        texts = ["a red cat", "a blue cat", "a green cat"]
-        prompts = [Prompt(text, "VM", images=(stranger,)) for text in texts]
-        for index, prompt in enumerate(prompts[:2]):
-            files = []
-            probe = open_run(tmp_path / "probe", model, [prompt], made_of, new=True)
-            seeds = search_seeds(
-                Stages(probe, model, settings, Pixels(), None, Execution(), unannounced),
-                prompt.text,
-            )
-            made = generate_each(
-                model,
-                [prompt.text] * 3,
-                [None] * 3,
-                settings=replace(settings.generation, images=1),
-                seeds=seeds,
-            )
-            for number, (image,) in enumerate(made):
-                files.append(tmp_path / f"{index}-{number}.png")
-                image.save(files[-1])
-            prompts[index] = replace(prompt, images=tuple(files), paraphrases=("a cat in red",))
-        run = open_run(tmp_path / folder, model, prompts, made_of)
-        result = mitigate_all(run, model, inputs, execution=execution)
-        return result, run
-
-    return start
+        run = open_run(self.folder / folder, self.model, self.prompts, made_of)
+        return mitigate_all(run, self.model, inputs, execution=execution), run
 
 
-def test_suspects_get_verdicts_and_one_edit(start: Callable[..., Any]) -> None:
-    result, run = start()
+@pytest.fixture(name="start", scope="module")
+def start_fixture(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    folder = tmp_path_factory.mktemp("mitigated")
+    model = Model(make_pipeline())
+    statistics = compute_statistics(model, [f"word {number}" for number in range(12)])
+    threshold = calibrate_threshold(
+        model, ["one", "two", "three"], detector="seed-similarity", calibration=Calibration()
+    )
+    low = replace(
+        threshold,
+        detect=replace(threshold.detect, cascade=None),
+        localize=replace(threshold.localize, tau=0.01),
+    )
+    inputs = MitigationInputs(
+        statistics=statistics, threshold=low, captions=CAPTIONS, descriptor=Pixels()
+    )
+    stranger = folder / "stranger.png"
+    noise(5, (16, 16)).save(stranger)
+    texts = ["a red cat", "a blue cat", "a green cat"]
+    prompts = [Prompt(text, "VM", images=(stranger,)) for text in texts]
+    for index, prompt in enumerate(prompts[:2]):
+        files = []
+        made_of = MitigationRun.of(SETTINGS, inputs)
+        probe = open_run(folder / "probe", model, [prompt], made_of, new=True)
+        seeds = search_seeds(
+            Stages(probe, model, SETTINGS, Pixels(), None, Execution(), unannounced), prompt.text
+        )
+        made = generate_each(
+            model,
+            [prompt.text] * 3,
+            [None] * 3,
+            settings=replace(SETTINGS.generation, images=1),
+            seeds=seeds,
+        )
+        for number, (image,) in enumerate(made):
+            files.append(folder / f"{index}-{number}.png")
+            image.save(files[-1])
+        prompts[index] = replace(prompt, images=tuple(files), paraphrases=("a cat in red",))
+    return Start(folder, model, inputs, tuple(prompts))
+
+
+@pytest.fixture(name="finished", scope="module")
+def finished_fixture(start: Start) -> tuple[Any, Run]:
+    """A finished mitigation, which nobody changes."""
+    return start()
+
+
+def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
+    result, run = finished
     statuses = [outcome.status for outcome in result.outcomes]
     assert statuses[2] == "not confirmed"
     assert set(statuses[:2]) <= {"removed", "reduced", "not removed"}
@@ -147,11 +166,9 @@ def test_suspects_get_verdicts_and_one_edit(start: Callable[..., Any]) -> None:
     assert MitigationResult.load(run) == result
 
 
-def test_confirmed_prompts_are_localized_whatever_the_detector_says(
-    start: Callable[..., Any],
-) -> None:
+def test_confirmed_prompts_are_localized_whatever_the_detector_says(start: Start) -> None:
     """Their scores lie above the level of the screen and below that of detection."""
-    _, run = start(detection_tau=0.9999)
+    _, run = start(folder="high", detection_tau=0.9999)
     records = read_localizations(run)
     assert sorted(records) == [0, 1]
     for record in records.values():
@@ -177,9 +194,9 @@ def test_suspects_are_screened_below_the_level_of_detection() -> None:
 
 
 def test_the_same_call_generates_nothing_again(
-    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    start: Start, finished: tuple[Any, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result, _ = start()
+    result, _ = finished
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("an image is generated again")
@@ -189,18 +206,19 @@ def test_the_same_call_generates_nothing_again(
     assert start()[0] == result
 
 
-def test_a_lost_record_is_made_again_alone(start: Callable[..., Any]) -> None:
-    result, run = start()
+def test_a_lost_record_is_made_again_alone(start: Start, finished: tuple[Any, Run]) -> None:
+    result, run = finished
+    copy = shutil.copytree(run.folder, start.folder / "copy")
     for name in ("before", "ordinary-before"):
-        path = run.folder / f"{name}.jsonl"
+        path = copy / f"{name}.jsonl"
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:-1]) + lines[-1][:40])  # as a killed process leaves it
-    assert start()[0] == result
+    assert start(folder="copy")[0] == result
 
 
-def test_shards_share_the_work(start: Callable[..., Any]) -> None:
+def test_shards_share_the_work(start: Start, finished: tuple[Any, Run]) -> None:
     """Each stops where another one has work left; together they come to the same result."""
-    whole, _ = start()
+    whole, _ = finished
     for _ in range(60):
         for number in (1, 2):
             try:
@@ -212,8 +230,8 @@ def test_shards_share_the_work(start: Callable[..., Any]) -> None:
     raise AssertionError("the shards never finish")
 
 
-def test_more_attempts_follow_a_failed_certificate(start: Callable[..., Any]) -> None:
-    result, run = start(replace(SETTINGS, declared=False))
+def test_more_attempts_follow_a_failed_certificate(start: Start) -> None:
+    result, run = start(replace(SETTINGS, declared=False), folder="attempts")
     attempts = {path.name.split("-")[1] for path in run.folder.glob("certificate-*.jsonl")}
     confirmed = [outcome for outcome in result.outcomes if outcome.confirmed]
     assert attempts == {str(number) for number in range(1, len(attempts) + 1)}

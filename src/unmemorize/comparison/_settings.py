@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from unmemorize._bundled import bundled_captions, is_bundled
-from unmemorize._checked import check_fields
+from unmemorize._checked import check_fields, make_tuple
 from unmemorize._errors import MitigationError, ModelError
 from unmemorize._files import hash_texts
 from unmemorize.detection import NoiseSettings, Threshold
@@ -39,7 +39,7 @@ class ComparisonCaptions:
         test: false alarms are counted on these, and side effects of methods are measured on them.
 
     Raises:
-        MitigationError: there are too few.
+        MitigationError: there are too few, or some are no texts.
 
     Examples:
         >>> halves = ComparisonCaptions.halves([f"a dog of {number} years" for number in range(16)])
@@ -51,6 +51,9 @@ class ComparisonCaptions:
     test: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        make_tuple(self, "calibration", MitigationError, "captions")
+        make_tuple(self, "test", MitigationError, "captions")
+        check_fields(self, MitigationError)
         if len(self.calibration) < _FEWEST_CAPTIONS or not self.test:
             raise MitigationError(
                 f"{len(self.calibration) + len(self.test)} ordinary captions: at least "

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import torch
 from torch.nn.functional import cosine_similarity
 
-from unmemorize.detection._detector import Score, refuse_no_seeds
+from unmemorize.detection._detector import Score, check_settings
 from unmemorize.detection._moment import STEPS, Moment
 from unmemorize.detection._noise_magnitude import magnitudes
 from unmemorize.detection._trace import Trace
@@ -44,7 +44,7 @@ class Anisotropy:
     deviations: tuple[float, ...] = field(default=(1.0, 1.0), metadata={"fitted": True})
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
         Moment(self.late, self.steps)
 
     def score(self, trace: Trace) -> Sequence[Score]:

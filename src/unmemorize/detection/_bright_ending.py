@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from unmemorize._errors import ModelError
-from unmemorize.detection._detector import Score, make_scores, refuse_no_seeds
+from unmemorize.detection._detector import Score, check_settings, make_scores
 from unmemorize.detection._moment import GUIDANCE, STEPS, Moment
 from unmemorize.detection._trace import Trace
 
@@ -39,7 +39,7 @@ class BrightEnding:
     guidance: float = GUIDANCE
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
         Moment(0, self.steps)
 
     @property

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unmemorize.detection._detector import Score, make_scores, refuse_no_seeds
+from unmemorize.detection._detector import Score, check_settings, make_scores
 from unmemorize.detection._moment import GUIDANCE, STEPS, Moment
 from unmemorize.detection._trace import Trace
 
@@ -36,7 +36,7 @@ class ConsecutiveDifference:
     guidance: float = GUIDANCE
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
         Moment(self.step + 1, self.steps)
 
     def score(self, trace: Trace) -> Sequence[Score]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from torch import Tensor
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import ThresholdError
 from unmemorize._files import to_json
 from unmemorize.detection._moment import Moment
@@ -98,14 +99,15 @@ def watched_by(*detectors: Detector) -> set[Moment]:
     return {moment for detector in detectors for moment in getattr(detector, "watched", ())}
 
 
-def refuse_no_seeds(seeds: int) -> None:
-    """Refuse a number of seeds below 1.
+def check_settings(detector: Any) -> None:
+    """Check the settings of a detector that looks at a number of seeds.
 
     Raises:
-        ThresholdError: it is below 1.
+        ThresholdError: a setting is of another type than its annotation, or there is no seed.
     """
-    if seeds < 1:
-        raise ThresholdError(f"seeds={seeds}: at least 1 is needed.")
+    check_fields(detector, ThresholdError)
+    if detector.seeds < 1:
+        raise ThresholdError(f"seeds={detector.seeds}: at least 1 is needed.")
 
 
 def make_scores(values: Tensor, seeds: int, *, samples: int, shared: int = 0) -> list[Score]:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unmemorize.detection._detector import Score, make_scores, refuse_no_seeds
+from unmemorize.detection._detector import Score, check_settings, make_scores
 from unmemorize.detection._moment import GUIDANCE, STEPS, Moment
 from unmemorize.detection._trace import Trace
 
@@ -42,7 +42,7 @@ class LayerEntropy:
     steps: int = STEPS
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
 
     @property
     def watched(self) -> tuple[Moment, ...]:
@@ -77,7 +77,7 @@ class AttentionEntropy:
     guidance: float = GUIDANCE
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
         Moment(-self.last if self.last > 0 else self.steps, self.steps)
 
     @property

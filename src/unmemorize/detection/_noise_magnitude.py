@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unmemorize.detection._detector import Score, make_scores, refuse_no_seeds
+from unmemorize.detection._detector import Score, check_settings, make_scores
 from unmemorize.detection._moment import GUIDANCE, STEPS, Moment
 from unmemorize.detection._trace import Trace
 
@@ -38,7 +38,7 @@ class NoiseMagnitude:
     guidance: float = GUIDANCE
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
         Moment(self.first - 1 if self.first > 0 else self.steps, self.steps)
 
     def score(self, trace: Trace) -> Sequence[Score]:
@@ -68,7 +68,7 @@ class LateNoiseMagnitude:
     steps: int = STEPS
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
         Moment(self.step, self.steps)
 
     def score(self, trace: Trace) -> Sequence[Score]:

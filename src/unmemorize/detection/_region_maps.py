@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmemorize._errors import ThresholdError
 from unmemorize.detection._derivatives import text_gradients
-from unmemorize.detection._detector import Score, make_scores, refuse_no_seeds
+from unmemorize.detection._detector import Score, check_settings, make_scores
 from unmemorize.detection._moment import GUIDANCE, STEPS, Moment
 from unmemorize.detection._trace import Trace
 
@@ -37,7 +37,7 @@ class ScoreDifference:
     guidance: float = GUIDANCE
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
         Moment(0, self.steps)
 
     def score(self, trace: Trace) -> Sequence[Score]:
@@ -79,7 +79,7 @@ class Curvature:
     guidance: float = GUIDANCE
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
         Moment(0, self.steps)
         if self.vectors < 1:
             raise ThresholdError(f"vectors={self.vectors}: at least 1 is needed.")

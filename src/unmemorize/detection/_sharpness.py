@@ -15,7 +15,7 @@ from unmemorize.detection._derivatives import (
     energy_gradients_without_text,
     jacobian_products,
 )
-from unmemorize.detection._detector import Score, make_scores, refuse_no_seeds
+from unmemorize.detection._detector import Score, check_settings, make_scores
 from unmemorize.detection._moment import STEPS, Moment
 from unmemorize.detection._trace import Trace
 
@@ -37,7 +37,7 @@ class Sharpness:
     steps: int = STEPS
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
 
     def score(self, trace: Trace) -> Sequence[Score]:
         """See `Detector`."""
@@ -70,7 +70,7 @@ class HessianDifference:
     steps: int = STEPS
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
 
     def score(self, trace: Trace) -> Sequence[Score]:
         """See `Detector`."""

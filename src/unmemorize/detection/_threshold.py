@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from diffusers import DiffusionPipeline
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import ThresholdError
 from unmemorize._files import as_path, atomic_write, from_json, read_json, to_json
 from unmemorize.detection._cascade import Cascade
@@ -55,7 +56,7 @@ class DetectionLevel:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _refuse_infinite(tau=self.tau)
+        check_fields(self, ThresholdError)
 
     def made(self) -> Detector:
         """Make the detector.
@@ -112,9 +113,7 @@ class LocalizationLevel:
     means: tuple[float, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        _refuse_infinite(tau=self.tau, mean=self.mean, std=self.std)
-        if self.tau_seeds is not None:
-            _refuse_infinite(tau_seeds=self.tau_seeds)
+        check_fields(self, ThresholdError)
 
     def of_criterion(self, criterion: Literal["unblocked", "seeds"]) -> float:
         """Return the level of the score that a criterion compares.
@@ -155,7 +154,7 @@ class Threshold:
     prompts: str
 
     def __post_init__(self) -> None:
-        _refuse_infinite(timestep=self.timestep)
+        check_fields(self, ThresholdError)
         cascade = self.detect.cascade
         if cascade and sorted(cascade.order) != list(range(self.settings.seeds)):
             raise ThresholdError(
@@ -296,9 +295,3 @@ class Threshold:
 
 _BELOW_ALL = -1.0
 """Below every similarity."""
-
-
-def _refuse_infinite(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if not np.isfinite(number):
-            raise ThresholdError(f"{name}={number}: must be a finite number.")

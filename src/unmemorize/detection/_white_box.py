@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unmemorize.detection._detector import Score, make_scores, refuse_no_seeds
+from unmemorize.detection._detector import Score, check_settings, make_scores
 from unmemorize.detection._moment import GUIDANCE, STEPS, Moment
 from unmemorize.detection._trace import Trace
 
@@ -30,7 +30,7 @@ class WhiteBox:
     guidance: float = GUIDANCE
 
     def __post_init__(self) -> None:
-        refuse_no_seeds(self.seeds)
+        check_settings(self)
 
     def score(self, trace: Trace) -> Sequence[Score]:
         """See `Detector`."""

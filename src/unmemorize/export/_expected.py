@@ -89,7 +89,8 @@ class ExpectedLayer:
 
 def _of_rows(value: Tensor) -> Tensor:
     """Return the norm of each row; those of a vector are its entries."""
-    return value.reshape(len(value), -1).norm(dim=1)
+    norms: Tensor = value.reshape(len(value), -1).norm(dim=1)
+    return norms
 
 
 def expected_layers(model: Model, file: AnyEditFile) -> dict[str, ExpectedLayer]:

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from unmemorize._checked import check_fields, make_tuple
 from unmemorize._errors import EditError
 from unmemorize._files import from_json
 from unmemorize.generation._chosen_samples import ChosenSamples
@@ -47,7 +48,7 @@ class Erased:
         guide: the caption that it reads like afterwards, by default the empty prompt.
 
     Raises:
-        EditError: the weight is not above 0.
+        EditError: the weight is not above 0, or a caption is no text.
 
     Examples:
         >>> Erased("a cat", weight=3.0).guide
@@ -60,6 +61,7 @@ class Erased:
 
     def __post_init__(self) -> None:
         refuse_not_positive(weight=self.weight)
+        check_fields(self, EditError)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class ClosedFormEdit:
         keep: ordinary captions whose keys and values should stay.
 
     Raises:
-        EditError: there is no caption to edit.
+        EditError: there is no caption to edit, or something else than captions.
 
     Source: Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024, equation 7.
 
@@ -89,11 +91,9 @@ class ClosedFormEdit:
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, content in (("erase", "Erased(caption)"), ("keep", "captions")):
-            captions = getattr(self, name)
-            if isinstance(captions, str):
-                raise EditError(f"{name}={captions!r:.60}: a text. Give a tuple of {content}.")
-            object.__setattr__(self, name, tuple(captions))
+        make_tuple(self, "erase", EditError, "Erased(caption)")
+        make_tuple(self, "keep", EditError, "captions")
+        check_fields(self, EditError)
         if not self.erase:
             raise EditError("erase=(): no caption to edit. Name at least one.")
 
@@ -210,5 +210,5 @@ def refuse_not_positive(**values: float) -> None:
         EditError: one of them is not.
     """
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise EditError(f"{name}={value}: a {name} is a number above 0, such as 1.")
+        if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            raise EditError(f"{name}={value!r:.60}: a {name} is a number above 0, such as 1.")

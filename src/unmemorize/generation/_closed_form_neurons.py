@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from unmemorize._checked import check_fields, make_tuple
 from unmemorize._errors import EditError
 from unmemorize._files import from_json
 from unmemorize.generation._added_outputs import added_outputs, layer_of
@@ -41,7 +42,7 @@ class Reread:
         guide: the caption that it reads like afterwards, by default the empty prompt.
 
     Raises:
-        EditError: weight or reach is not above 0.
+        EditError: weight or reach is not above 0, a caption is no text, or there are no `Neurons`.
 
     Examples:
         >>> Reread("a cat", Neurons({"attn2.to_v": [3]}), reach=1.5).weight
@@ -56,6 +57,7 @@ class Reread:
 
     def __post_init__(self) -> None:
         refuse_not_positive(weight=self.weight, reach=self.reach)
+        check_fields(self, EditError)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class ClosedFormNeuronEdit:
         keep: ordinary captions whose values should stay.
 
     Raises:
-        EditError: there is no caption to edit.
+        EditError: there is no caption to edit, or something else than captions.
 
     Examples:
         >>> neurons = Neurons({"attn2.to_v": [3]})
@@ -84,8 +86,9 @@ class ClosedFormNeuronEdit:
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reread", tuple(self.reread))
-        object.__setattr__(self, "keep", tuple(self.keep))
+        make_tuple(self, "reread", EditError, "Reread(caption, neurons)")
+        make_tuple(self, "keep", EditError, "captions")
+        check_fields(self, EditError)
         if not self.reread:
             raise EditError("reread=(): no caption to edit. Name at least one.")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from unmemorize._checked import make_tuple
 from unmemorize._errors import EditError
 from unmemorize.generation._closed_form import ClosedFormEdit
 from unmemorize.generation._closed_form_neurons import ClosedFormNeuronEdit
@@ -29,7 +30,7 @@ class CombinedEdit:
         parts: the edits, the first of which meets the unedited model.
 
     Raises:
-        EditError: there is no part.
+        EditError: there is no part, or one is no edit.
 
     Examples:
         >>> from unmemorize import Erased, Neurons
@@ -44,9 +45,12 @@ class CombinedEdit:
     parts: tuple[Edit, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(self.parts))
+        make_tuple(self, "parts", EditError, "edits")
         if not self.parts:
             raise EditError("parts=(): no edit to combine. Name at least one.")
+        for part in self.parts:
+            if not hasattr(part, "changes"):
+                raise EditError(f"parts: {part!r:.60} is no edit. Give edits, such as NeuronEdit.")
 
     def changes(self, model: Model) -> dict[str, LayerChange]:
         """See `Edit`.

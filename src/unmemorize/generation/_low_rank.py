@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import EditError
+from unmemorize._files import refuse_other_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,8 @@ class LowRank:
     down: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("up", "down"):
+            refuse_other_type(name, getattr(self, name), Tensor, EditError, "Give a matrix.")
         if self.up.ndim != 2 or self.down.ndim < 2 or self.up.shape[1] != len(self.down):
             raise EditError(
                 f"factors of the shapes {tuple(self.up.shape)} and {tuple(self.down.shape)}: they "

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import index
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from unmemorize._errors import EditError
-from unmemorize._files import from_json
+from unmemorize._files import from_json, refuse_other_type
 from unmemorize.generation._added_outputs import added_outputs, layer_of
 from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.pipelines import Model, effective_weights, weights_of
@@ -24,7 +25,7 @@ class PrunedEdit:
         entries: path of a layer -> flat indices into its weight.
 
     Raises:
-        EditError: there is no entry, or an index is negative.
+        EditError: there is no entry, or an index is negative or no whole number.
 
     Examples:
         >>> edit = PrunedEdit({"mid_block.ff.net.2": (7, 3)})
@@ -39,11 +40,16 @@ class PrunedEdit:
     entries: Mapping[str, tuple[int, ...]]
 
     def __post_init__(self) -> None:
-        entries = {
-            path: tuple(sorted({int(index) for index in indices}))
-            for path, indices in sorted(self.entries.items())
-            if len(indices)
-        }
+        way_out = "Give a layer's path -> flat indices into its weight."
+        refuse_other_type("entries", self.entries, Mapping, EditError, way_out)
+        entries: dict[str, tuple[int, ...]] = {}
+        for path, indices in sorted(self.entries.items()):
+            try:
+                kept = tuple(sorted(set(map(index, indices))))
+            except TypeError as problem:
+                raise EditError(f"{path}={indices!r:.60}: no whole numbers. {way_out}") from problem
+            if kept:
+                entries[path] = kept
         if not entries:
             raise EditError("entries={}: no weight to set to zero. Name at least one.")
         lowest = min(indices[0] for indices in entries.values())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from unmemorize._errors import EditError
-from unmemorize.pipelines import Conditioning, Model
+from unmemorize.pipelines import Model, first_input
 
 _KEYS_BESIDE = {"to_v": "to_k", "add_v_proj": "add_k_proj"}
 """Name of a value layer -> name of the key layer that reads the same."""
@@ -18,11 +16,6 @@ _AT_ONCE = 16
 """Captions per pass of the text encoder."""
 _SAME = 1e-3
 """Relative distance below which two tokens are the same: half precision rounds by less."""
-_STEPS, _STEP, _SEED = 50, 1, 1
-
-
-class _ReachedError(Exception):
-    """The first value layer was called."""
 
 
 def text_projections(model: Model) -> dict[str, nn.Module]:
@@ -71,7 +64,7 @@ def text_inputs(model: Model, captions: Sequence[str]) -> Iterator[Tensor]:
     """
     for start in range(0, len(captions), _AT_ONCE):
         text = model.encode(captions[start : start + _AT_ONCE])
-        read = text.text if model.value_input == "text" else _first_input(model, text)
+        read = text.text if model.value_input == "text" else first_input(model, text)
         yield read.to("cpu", torch.float64)
 
 
@@ -121,23 +114,3 @@ def text_moment(model: Model, captions: Sequence[str]) -> Tensor:
         return total
 
     return model.remembered(("text moment", tuple(captions)), summed)
-
-
-def _first_input(model: Model, text: Conditioning) -> Tensor:
-    """Run the denoiser up to its first value layer, and return what that layer reads."""
-    inputs: list[Tensor] = []
-
-    def stop(_layer: nn.Module, args: tuple[Any, ...]) -> NoReturn:
-        inputs.append(args[0])
-        raise _ReachedError
-
-    first = next(iter(model.value_layers.values()))
-    # in front of the hooks of edits, which change what the layer reads
-    handle = first.register_forward_pre_hook(stop, prepend=True)
-    latents = model.draw_latents(1, _SEED).expand(len(text), -1, -1, -1)
-    try:
-        with suppress(_ReachedError):
-            model.predict(latents, model.timesteps(_STEPS)[_STEP], text)
-    finally:
-        handle.remove()
-    return inputs[0]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import EditError
-from unmemorize._files import from_json, read_tensors, write_tensors
+from unmemorize._files import from_json, read_tensors, refuse_other_type, write_tensors
 from unmemorize.generation._added_outputs import added_outputs, layer_of
 from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.generation._low_rank import Difference, LowRank, whole
@@ -42,7 +42,7 @@ class WeightEdit:
         source: how the differences were made, for people, such as "esd".
 
     Raises:
-        EditError: there is no difference, or one of them holds NaN or infinity.
+        EditError: there is no difference, or one of them is no tensor, or holds NaN or infinity.
 
     Examples:
         >>> edit = WeightEdit({"mid_block.attn2.to_k.weight": torch.ones(2, 3)}, "esd")
@@ -56,6 +56,11 @@ class WeightEdit:
     source: str = ""
 
     def __post_init__(self) -> None:
+        way_out = "Give the name of a weight -> a tensor or its factors."
+        refuse_other_type("differences", self.differences, Mapping, EditError, way_out)
+        for name, difference in self.differences.items():
+            if not isinstance(difference, LowRank):
+                refuse_other_type(name, difference, Tensor, EditError, way_out)
         kept = {
             name: difference
             if isinstance(difference, LowRank)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from unmemorize._checked import check_fields
+from unmemorize._errors import MitigationError
 from unmemorize.generation import ClosedFormEdit, Erased, text_projections
 from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.pipelines import Model
@@ -31,6 +33,7 @@ class MoveCaption:
     strength: float = 10.0
 
     def __post_init__(self) -> None:
+        check_fields(self, MitigationError)
         refuse_outside(self.name, self.strength, 1e-6)
 
     def fit(self, model: Model, suspect: Suspect) -> ClosedFormEdit:

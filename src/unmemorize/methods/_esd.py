@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unmemorize._checked import check_fields
+from unmemorize._errors import MitigationError
 from unmemorize._prompts import Prompt
 from unmemorize.generation import (
     Drawing,
@@ -55,6 +57,7 @@ class Esd:
     rate: float = 5e-5
 
     def __post_init__(self) -> None:
+        check_fields(self, MitigationError)
         refuse_outside(self.name, self.strength, 1, whole=True)
 
     @torch.inference_mode(False)  # the caller may have switched gradients off

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol, Self
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
 from unmemorize._files import from_json, to_json
 from unmemorize._prompts import Prompt
@@ -94,6 +95,7 @@ class WhileDrawing(Intervention):
     strength: float
 
     def __post_init__(self) -> None:
+        check_fields(self, MitigationError)
         object.__setattr__(self, "strength", float(self.strength))
         refuse_outside(self.kind, self.strength, *self.span, whole=self.whole)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
 from unmemorize.generation import NeuronEdit
 from unmemorize.localization import RefinementMethod
@@ -33,6 +34,7 @@ class SwitchNeuronsOff:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self, MitigationError)
         refuse_outside(self.name, self.strength, 0)
 
     @property

@@ -11,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
 from unmemorize.generation import Drawing, WeightEdit, drawn_latents
 from unmemorize.methods._latents import encoded_images
@@ -64,6 +65,7 @@ class Siss:
     ascent: float = 750.0
 
     def __post_init__(self) -> None:
+        check_fields(self, MitigationError)
         refuse_outside(self.name, self.strength, 1, whole=True)
 
     @torch.inference_mode(False)  # the caller may have switched gradients off

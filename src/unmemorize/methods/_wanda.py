@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
 from unmemorize.generation import (
     Drawing,
@@ -58,6 +59,7 @@ class Wanda:
     strength: float = 0.01
 
     def __post_init__(self) -> None:
+        check_fields(self, MitigationError)
         refuse_outside(self.name, self.strength, 1e-6, 1)
 
     def fit(self, model: Model, suspect: Suspect) -> PrunedEdit:

@@ -94,8 +94,8 @@ SPREAD = (
     Rung(weight=10.0),
     *(Rung("complete", scale, 10.0) for scale in (0.0, -0.25, -1.0)),
 )
-"""What a prompt of which many neurons were found climbs in place of the ladder "both". A closed form
-of all projections at a lower weight than 10 ends fewer copies than the rungs before it."""
+"""What a prompt of which many neurons were found climbs in place of the ladder "both". A closed
+form of all projections at a lower weight than 10 ends fewer copies than the rungs before it."""
 
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""

@@ -23,7 +23,7 @@ from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
 from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying, state_of
 from unmemorize.pipelines._sampler import sampler, sampling
 from unmemorize.pipelines._trajectory import stepper
-from unmemorize.pipelines._value_inputs import ValueInput, observe
+from unmemorize.pipelines._value_inputs import ValueInput, first_input, observe
 from unmemorize.pipelines._value_layers import (
     refuse_fused,
     select_value_layers,
@@ -62,6 +62,7 @@ __all__ = [
     "denoiser_of",
     "effective_weights",
     "encoded",
+    "first_input",
     "guided_calls",
     "is_quantized",
     "keeping_processors",

@@ -53,6 +53,16 @@ def loras_in(pipe: DiffusionPipeline) -> tuple[Lora, ...]:
     return tuple(Lora(name, tuple(sorted(values))) for name, values in strengths.items())
 
 
+def adapters_in(pipe: DiffusionPipeline) -> tuple[tuple[str, str, str, float], ...]:
+    """List where adapters are in effect: component, path of the layer, adapter and scaling."""
+    return tuple(
+        (component, path, name, float(getattr(layer, "scaling", {}).get(name, 1.0)))
+        for component, network in networks_of(pipe).items()
+        for path, layer in adapted_layers(network).items()
+        for name in adapters_in_effect(layer)
+    )
+
+
 def adapted_layers(network: nn.Module) -> dict[str, nn.Module]:
     """Return the layers of a network that hold adapters, by path."""
     return {path: module for path, module in network.named_modules() if is_adapted(module)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +20,8 @@ from unmemorize.pipelines._denoising import denoised
 from unmemorize.pipelines._encoded import Conditioning, Guidance, separate
 from unmemorize.pipelines._fingerprint import fingerprint_of, is_first_edition
 from unmemorize.pipelines._loading import Loading
-from unmemorize.pipelines._loras import Lora, loras_in
+from unmemorize.pipelines._loras import Lora, adapters_in, loras_in
+from unmemorize.pipelines._memory import Memory
 from unmemorize.pipelines._noise_level import NoiseLevel
 from unmemorize.pipelines._packing import pack
 from unmemorize.pipelines._replay import ReplayPlan, plan_for_model, state_of
@@ -32,8 +32,6 @@ from unmemorize.pipelines._value_layers import find_value_layers
 from unmemorize.pipelines._weights import refuse_unreadable, weights_of
 
 Found = TypeVar("Found")
-_REMEMBERED = 12
-"""Results that a model remembers. The largest are matrices of the text's width."""
 
 
 class Model:
@@ -74,7 +72,7 @@ class Model:
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._flow_timesteps: dict[int, Tensor] = {}
         self._replay_plans: dict[Hashable, ReplayPlan] = {}
-        self._remembered: OrderedDict[Hashable, Any] = OrderedDict()
+        self._memory = Memory()
         for path, layer in self.value_layers.items():
             if not all(bool(torch.isfinite(tensor).all()) for tensor in weights_of(layer).values()):
                 raise ModelError(
@@ -250,16 +248,11 @@ class Model:
     def remembered(self, key: Hashable, make: Callable[[], Found]) -> Found:
         """Return what ``make`` returned for a key before, if that was among the last few keys.
 
-        For what takes long, and follows from the model, its device and type, and the key alone.
+        For what takes long, and follows from the model, its device and type, its adapters at their
+        strengths of the moment, and the key alone.
         """
-        key = (key, self.device, self.dtype)
-        if key not in self._remembered:
-            with torch.inference_mode(False):  # tensors of that mode can never be differentiated
-                self._remembered[key] = make()
-        self._remembered.move_to_end(key)
-        while len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
-        return cast(Found, self._remembered[key])
+        state = (self.device, self.dtype, adapters_in(self.pipe))
+        return self._memory.recall((key, *state), make)
 
     def warn_of_truncation(self, texts: Sequence[str]) -> None:
         """Name prompts that the pipeline reads only in part, once each."""

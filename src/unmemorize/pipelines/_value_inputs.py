@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ depend on the image, too."""
 Observer = Callable[[str, Tensor, Tensor], object]
 """Called with a layer's path, its input and its output."""
 _SEED, _STEPS, _STEP = 1, 50, 1
+
+
+class _ReachedError(Exception):
+    """The first value layer was called."""
 
 
 def find_value_input(model: Model) -> ValueInput:
@@ -74,6 +78,41 @@ def observe(
         for path, layer in layers.items():
             stack.callback(layer.register_forward_hook(hook(path)).remove)
         model.predict(latents, timestep, text)
+
+
+@torch.no_grad()
+def first_input(model: Model, text: Conditioning) -> Tensor:
+    """Run the denoiser up to its first value layer, and return what that layer reads.
+
+    Edits that are applied to the model meanwhile do not count.
+
+    Args:
+        model: the model.
+        text: B prompts.
+
+    Returns:
+        (B, tokens, features) where value layers read text.
+
+    Raises:
+        ModelError: the projections of the layer are fused.
+    """
+    inputs: list[Tensor] = []
+
+    def stop(_layer: nn.Module, args: tuple[Any, ...]) -> NoReturn:
+        inputs.append(args[0])
+        raise _ReachedError
+
+    path, layer = next(iter(model.value_layers.items()))
+    refuse_fused(model.denoiser, [path])
+    latents, timestep = observed_noise(model, 1)
+    # in front of the hooks of edits, which change what the layer reads
+    handle = layer.register_forward_pre_hook(stop, prepend=True)
+    try:
+        with suppress(_ReachedError):
+            model.predict(latents.expand(len(text), -1, -1, -1), timestep, text)
+    finally:
+        handle.remove()
+    return inputs[0]
 
 
 def observed_noise(model: Model, count: int) -> tuple[Tensor, Tensor]:

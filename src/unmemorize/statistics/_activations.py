@@ -8,9 +8,6 @@ image mix on the way (Stable Diffusion 3, Flux), the denoiser runs once on one i
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import NoReturn
-
 import torch
 from torch import Tensor
 
@@ -18,6 +15,7 @@ from unmemorize.pipelines import (
     Conditioning,
     Model,
     Ragged,
+    first_input,
     observe,
     offloads_groups,
     text_rows_only,
@@ -25,10 +23,6 @@ from unmemorize.pipelines import (
 
 _PROMPTS_AT_ONCE = 4
 """Prompts per denoiser pass."""
-
-
-class _ReachedError(Exception):
-    """The first value layer was called."""
 
 
 @torch.no_grad()
@@ -79,13 +73,5 @@ def _in_a_forward(model: Model, text: Conditioning) -> dict[str, Tensor]:
 
 
 def _from_first_input(model: Model, text: Conditioning) -> dict[str, Tensor]:
-    inputs: list[Tensor] = []
-    first = next(iter(model.value_layers))
-
-    def stop(_path: str, layer_input: Tensor, _output: Tensor) -> NoReturn:
-        inputs.append(layer_input)
-        raise _ReachedError
-
-    with suppress(_ReachedError):
-        observe(model, text, stop, {first: model.value_layers[first]})
-    return {path: _mean_absolute(layer(inputs[0])) for path, layer in model.value_layers.items()}
+    read = first_input(model, text)
+    return {path: _mean_absolute(layer(read)) for path, layer in model.value_layers.items()}
