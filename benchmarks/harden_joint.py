@@ -44,6 +44,8 @@ _BLOCK = 20
 """Steps whose wanted predictions are made at once."""
 _ROWS = 512
 """Samples of one pass of the unedited model."""
+_PAST = 32
+"""How much of what earlier attacks have found is remembered for each image."""
 _AVERAGED = 0.02
 """How much of the averaged weights each step replaces."""
 _LOST = 0.1
@@ -63,18 +65,20 @@ class Choice:
         starts: of the attacks that go on.
         samples: noisy latents of each attack and step.
         substitutes: samples of substitutes per step; three in four are under attacks.
+        replayed: share of these under what earlier attacks have found, not those that go on.
         kept: ordinary samples per step.
         weights: which are trained.
         rank: of a LoRA.
     """
 
-    rate: float = 2e-4
+    rate: float = 3e-5
     keep: float = 4.0
     distilled: float = 0.0
     substituted: float = 1.0
     starts: tuple[Start, ...] = STARTS
     samples: int = 1
     substitutes: int = 144
+    replayed: float = 0.5
     kept: int = 96
     weights: str = "all"
     rank: int | None = None
@@ -87,9 +91,11 @@ CHOICES = {
     "both": Choice(distilled=1.0, substitutes=96, keep=2.0),
     "distillation": Choice(distilled=1.0, substituted=0.0, substitutes=24),
     "from captions": Choice(starts=("prompt", "prompt", "prompt")),
-    "slow": Choice(rate=5e-5),
-    "fast": Choice(rate=5e-4),
-    "LoRA": Choice(rank=32, rate=2e-3),
+    "forgetful": Choice(replayed=0.0),
+    "slow": Choice(rate=1e-5),
+    "fast": Choice(rate=2e-4),
+    "fast, loose": Choice(rate=2e-4, keep=1.0),
+    "LoRA": Choice(rank=32, rate=3e-4),
 }
 """By what they are called in records."""
 
@@ -104,6 +110,9 @@ class Step:
         wanted: what should be predicted.
         texts: places in the table of encoded captions, for all but memorized images.
         keys: for each substitute a chain, or -1 for its caption.
+        places: the image of each substitute.
+        turns: a number in [0, 1) for each, which chooses among what earlier attacks have found.
+        replayed: which substitutes are under one of these.
     """
 
     latents: Tensor
@@ -112,6 +121,9 @@ class Step:
     wanted: Tensor
     texts: Tensor
     keys: Tensor
+    places: Tensor
+    turns: Tensor
+    replayed: Tensor
 
 
 @dataclass
@@ -146,6 +158,10 @@ class School:
         self.blank = stage.model.encode([""])
         origins = Origins(self.table[self.own.to(device)], self.table[self.ordinary.to(device)])
         self.chains = Chains(origins, self.choice.starts, generator=self.generator("chains"))
+        images, shape = len(self.own), self.table.shape[1:]
+        self.past = torch.zeros(images, _PAST, *shape, device=device)
+        self.counts = torch.zeros(images, device=device)
+        self.found = [0] * images
         self.optimizer = optimizer_of(self.weights, self.choice.rate, 0, {})
 
     def generator(self, purpose: int | str) -> torch.Generator:
@@ -196,6 +212,9 @@ class School:
                     wanted.clone(),
                     text,
                     keys.to(device),
+                    torch.tensor(chosen, device=device),
+                    torch.rand(subs, generator=generator).to(device),
+                    (torch.rand(subs, generator=generator) < choice.replayed).to(device),
                 )
             )
             asked = torch.arange(len(clean)) < distilled
@@ -227,6 +246,10 @@ class School:
         count, memorized, subs = len(value), len(step.noise), choice.substitutes
         below = self.table[step.texts]
         held = value.detach()[step.keys.clamp_min(0)]
+        known = self.counts[step.places]
+        turns = (step.turns * known).long()
+        past = step.replayed & (known > 0)
+        held = torch.where(past[:, None, None], self.past[step.places, turns], held)
         below[:subs] = torch.where(step.keys[:, None, None] >= 0, held, below[:subs])
         text = torch.cat([value.repeat_interleave(choice.samples, 0), below])
         conditioning = self.blank.take([0] * len(text)).with_text(text)
@@ -247,7 +270,10 @@ class School:
             group["lr"] = choice.rate * warm * (1 + math.cos(math.pi * late)) / 2
         self.optimizer.step()
         self.weights.write()
-        chains.advance(slope, self.generator(f"chains {self.done}"))
+        for place, found in chains.advance(slope, self.generator(f"chains {self.done}")):
+            self.past[place, self.found[place] % _PAST] = found
+            self.found[place] += 1
+            self.counts[place] = min(self.found[place], _PAST)
         self.done += 1
         self._averaged()
         if self.done % _BLOCK == 0:

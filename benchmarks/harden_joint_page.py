@@ -25,7 +25,8 @@ def between(scores: Sequence[float]) -> str:
 
 
 def named(record: Record) -> str:
-    return f"{record['choice']}, {len(record['plants'])} plants"
+    rate = record["settings"]["rate"]
+    return f"{record['choice']}, rate {rate:g}, {len(record['plants'])} plants"
 
 
 def points(record: Record) -> Iterator[tuple[float, float, int]]:

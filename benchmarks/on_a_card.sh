@@ -10,7 +10,7 @@ set -u
 seconds=$1
 shift
 names=("$@")
-if ((${#names[@]} == 0)); then names=(loose usual some-loose audit-soft audit-bounded); fi
+if ((${#names[@]} == 0)); then names=(some-usual audit-bounded); fi
 work=$(mktemp -d)
 mkdir -p "$OUT" "$work/records/audit" "$work/logs"
 cp benchmarks/records/audit/*.json "$work/records/audit/"
@@ -18,7 +18,9 @@ export PYTHONPATH=src:benchmarks${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=1 PY
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 python=${PYTHON:-python3}
-all=(--plants all) some=(--plants some --samples 4) audit=()
+common=(--ordinary 300 --kept-images 500) audit=()
+all=(--plants all "${common[@]}")
+some=(--plants some --samples 4 --substitutes 64 "${common[@]}")
 if [ -n "${CPU:-}" ]; then
     all=(--plants 15 --controls 2 --seeds 1 --images 2 --steps 2 --ordinary 4 --few 2 --looks 1
         --kept-images 4 --attack-steps 2 --most 20 --substitutes 2 --kept 2 --batch 8)

@@ -16,7 +16,7 @@ from unmemorize import AuditError, GenerationSettings, Model, NeuronEdit, Neuron
 from unmemorize.audit import Attack, AttackSettings, Bench, State, Target, Trial, _objectives
 from unmemorize.audit._attack import make_attacks
 from unmemorize.audit._bench import Companion
-from unmemorize.audit._drawing import drawn
+from unmemorize.audit._drawing import drawn, drawn_all
 from unmemorize.audit._hard_tokens import HardTokens, _projected
 from unmemorize.audit._inversion import Inversion
 from unmemorize.audit._objectives import IMAGELESS
@@ -78,6 +78,45 @@ def test_an_attack_that_is_stopped_goes_on_exactly(attack: Attack, bench: Bench)
         assert torch.equal(value, in_parts.tensors[name]), name
     other = climbed(attack, bench, replace(trial, seed=1), 3)
     assert any(not torch.equal(value, other.tensors[name]) for name, value in whole.tensors.items())
+
+
+@pytest.mark.parametrize("attack", RESUMED[:3], ids=lambda attack: attack.name)
+def test_attacks_side_by_side_find_what_each_finds_alone(attack: SoftTokens, bench: Bench) -> None:
+    other = Target(key="other", prompt="d e", images=(noise(5, (32, 32)), noise(6, (32, 32))))
+    trials = [
+        trial_of(attack),
+        trial_of(attack, target=other),
+        trial_of(attack, "other", target=other, seed=2),
+    ]
+    begun = [attack.begin(bench, trial) for trial in trials]
+    middle = attack.advance_all(bench, trials, begun, 2)
+    together = attack.advance_all(bench, trials, middle, 3)
+    for trial, start, found in zip(trials, begun, together, strict=True):
+        alone = climbed(attack, bench, trial, 3)
+        assert found.step == 3
+        assert found.tensors.keys() == alone.tensors.keys()
+        moved = (found.tensors["value"] - start.tensors["value"]).abs().max()
+        assert moved > 1e-2
+        for name, value in alone.tensors.items():
+            torch.testing.assert_close(found.tensors[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_images_of_several_embeddings_are_drawn_in_common_batches(bench: Bench) -> None:
+    attack = SoftTokens()
+    others = [replace(TARGET, key=prompt, prompt=prompt) for prompt in ("d e", "f")]
+    trials = [trial_of(attack, "noise", target=target) for target in (TARGET, *others, TARGET)]
+    trials[3] = replace(trials[3], seed=1)
+    candidates = [attack.candidate(bench, each, attack.begin(bench, each)) for each in trials]
+    seeds = [[4, 5], [6], [4], [7, 8]]
+    many = drawn_all(bench, candidates, seeds, replace(SETTINGS, batch=4))
+    for candidate, some, images in zip(candidates, seeds, many, strict=True):
+        alone = drawn(bench, candidate, some, SETTINGS)
+        assert len(images) == len(some)
+        for one, two in zip(images, alone, strict=True):
+            difference = np.abs(np.asarray(one, np.int16) - np.asarray(two, np.int16))
+            assert difference.max() <= 1
+    flat = [np.asarray(image) for images in many for image in images]
+    assert all(not np.array_equal(one, two) for one, two in pairwise(flat))
 
 
 @pytest.mark.parametrize("attack", RESUMED[:3], ids=lambda attack: attack.name)

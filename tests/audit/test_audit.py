@@ -207,6 +207,28 @@ def test_shards_in_any_order_give_the_same(
     assert records(other) == records(run)
 
 
+def test_attacks_that_run_together_say_the_same_and_resume_exactly(
+    finished: tuple[AuditResult, Run],
+    model: Model,
+    prompts: list[Prompt],
+    inputs: AuditInputs,
+    tmp_path: Path,
+) -> None:
+    alone, _ = finished
+    settings = replace(SETTINGS, together=2, generation=replace(SETTINGS.generation, batch=4))
+    run = open_audit(tmp_path / "run", model, prompts, inputs, settings)
+    result = audit_all(run, model, inputs)
+    for one, two in zip(alone.images, result.images, strict=True):
+        assert two.scores == pytest.approx(one.scores, abs=1e-3)
+    whole = records(run)
+    path = run.folder / "edited-L4.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))  # as if it had been killed between two records
+    again = open_audit(tmp_path / "run", model, prompts, inputs, settings)
+    assert audit_all(again, model, inputs) == result
+    assert records(again) == whole
+
+
 def test_a_twin_is_compared_image_by_image(
     model: Model, prompts: list[Prompt], inputs: AuditInputs, tmp_path: Path
 ) -> None:

@@ -68,5 +68,9 @@ def test_ages_are_spread_from_the_beginning() -> None:
 
 def test_a_chain_from_a_caption_begins_anew_at_this_caption() -> None:
     some, generator = chains(starts=("prompt",), life=1), torch.Generator().manual_seed(3)
-    some.advance(slopes(some.value, 0), generator)
+    found = some.advance(slopes(some.value, 0), generator)
     assert torch.equal(some.value, origins().own)
+    assert [place for place, _ in found] == [0, 1]
+    for place, value in found:
+        assert value.shape == (3, 4)
+        assert not torch.equal(value, origins().own[place])

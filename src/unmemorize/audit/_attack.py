@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -162,6 +162,24 @@ class Attack(Protocol):
 
     def candidate(self, bench: Bench, trial: Trial, state: State) -> Candidate:
         """Return what the attack would generate with now."""
+        ...
+
+
+@runtime_checkable
+class SideBySide(Attack, Protocol):
+    """An attack that can work on several images at once, which a GPU makes cheap."""
+
+    def advance_all(
+        self, bench: Bench, trials: Sequence[Trial], states: Sequence[State], step: int
+    ) -> list[State]:
+        """Return what `advance` returns for each trial, but for rounding.
+
+        Args:
+            bench: the model under its edit.
+            trials: the attacks.
+            states: of each, all after as many steps.
+            step: how many steps are done in all at the end.
+        """
         ...
 
 

@@ -100,19 +100,26 @@ class Bench:
         """Encode a caption, (tokens, features), float32, on the CPU."""
         return self.model.encode([text]).text[0].float().cpu()
 
-    def with_embedding(self, caption: str, embedding: Tensor, count: int) -> Conditioning:
-        """Return what the denoiser receives for a caption with another text embedding.
+    def with_embeddings(
+        self, captions: Sequence[str], embeddings: Tensor, count: int
+    ) -> Conditioning:
+        """Return what the denoiser receives for captions with other text embeddings.
 
-        Pooled embeddings, masks and sizes stay those of the caption.
+        Pooled embeddings, masks and sizes stay those of the captions.
 
         Args:
-            caption: the caption.
-            embedding: (tokens, features); it may require gradients.
-            count: how many times.
+            captions: the captions.
+            embeddings: one for each, (captions, tokens, features); they may require gradients.
+            count: how many times each, one after the other.
         """
-        encoded = self.model.encode([caption]).take([0] * count)
-        text = embedding.to(self.model.device, encoded.text.dtype).expand(count, -1, -1)
-        return encoded.with_text(text)
+        rows = [row for row in range(len(captions)) for _ in range(count)]
+        encoded = self.model.encode(captions).take(rows)
+        text = embeddings.to(self.model.device, encoded.text.dtype)
+        return encoded.with_text(text[:, None].expand(-1, count, -1, -1).flatten(0, 1))
+
+    def with_embedding(self, caption: str, embedding: Tensor, count: int) -> Conditioning:
+        """Do the same for one caption and its embedding, (tokens, features)."""
+        return self.with_embeddings([caption], embedding[None], count)
 
     @cached_property
     def fixed(self) -> tuple[str, ...]:

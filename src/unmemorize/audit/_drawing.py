@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -36,7 +37,8 @@ def drawn(
     with ExitStack() as stack:
         stack.enter_context(candidate.around())
         if candidate.embedding is not None:
-            stack.enter_context(_replaced_text(bench.model, candidate.text, candidate.embedding))
+            texts = [candidate.text], candidate.embedding[None]
+            stack.enter_context(_replaced_text(bench.model, *texts))
         images = generate_each(
             bench.model,
             [candidate.text] * count,
@@ -49,31 +51,70 @@ def drawn(
     return [image for (image,) in images]
 
 
-@contextmanager
-def _replaced_text(model: Model, caption: str, embedding: Tensor) -> Iterator[None]:
-    """Give the denoiser a text embedding in place of that of a caption, while the context lasts.
+def drawn_all(
+    bench: Bench,
+    candidates: Sequence[Candidate],
+    seeds: Sequence[Sequence[int]],
+    settings: GenerationSettings,
+) -> list[list[Image.Image]]:
+    """Generate images of candidates that have an embedding and nothing else, in common batches.
 
-    Only samples of the caption are concerned, whose text is nearer to it than to no text. Those
+    Args:
+        bench: the model under its edit.
+        candidates: what to generate with.
+        seeds: of the initial noise of each image, for each candidate.
+        settings: steps, guidance and batch.
+
+    Returns:
+        The images of each candidate, what `drawn` returns but for rounding.
+    """
+    rows = [(place, seed) for place, some in enumerate(seeds) for seed in some]
+    found: list[list[Image.Image]] = [[] for _ in candidates]
+    for first in range(0, len(rows), settings.batch):
+        batch = rows[first : first + settings.batch]
+        some = [candidates[place] for place, _ in batch]
+        texts = [each.text for each in some]
+        embeddings = torch.stack([each.embedding for each in some if each.embedding is not None])
+        with _replaced_text(bench.model, texts, embeddings):
+            images = generate_each(
+                bench.model,
+                texts,
+                [bench.edit] * len(batch),
+                settings=replace(settings, images=1),
+                seeds=[seed for _, seed in batch],
+            )
+        for (place, _), (image,) in zip(batch, images, strict=True):
+            found[place].append(image)
+    return found
+
+
+@contextmanager
+def _replaced_text(model: Model, captions: Sequence[str], embeddings: Tensor) -> Iterator[None]:
+    """Give the denoiser text embeddings in place of those of captions, while the context lasts.
+
+    Only samples of the captions are concerned, whose text is nearer to them than to no text. Those
     without text, which guidance compares with, stay.
 
     Args:
         model: the model.
-        caption: what the pipeline is called with.
-        embedding: (tokens, features).
+        captions: what the pipeline is called with: one for all samples, or one for each.
+        embeddings: one for each caption, (captions, tokens, features).
 
     Raises:
-        AuditError: on leaving, if the denoiser never received the caption.
+        AuditError: on leaving, if the denoiser never received the captions.
     """
-    own, other = model.encode([caption]).text.float(), without_text(model).text.float()
-    replaced = 0
+    own = model.encode(list(dict.fromkeys(captions))).text.float()
+    other, replaced = without_text(model).text.float(), 0
 
     def put(denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal replaced
         call = denoiser_call(denoiser, args, kwargs)
         text = call.text.clone()
         rows = _distance(text.float(), own) <= _distance(text.float(), other)
-        replaced += int(rows.sum())
-        text[rows] = embedding.to(text)
+        count = int(rows.sum())
+        replaced += count
+        if count:
+            text[rows] = embeddings.to(text).repeat(count // len(embeddings), 1, 1)
         call.text = text
         return (), call.arguments
 
@@ -91,5 +132,6 @@ def _replaced_text(model: Model, caption: str, embedding: Tensor) -> Iterator[No
 
 
 def _distance(text: Tensor, reference: Tensor) -> Tensor:
-    distance: Tensor = (text - reference).flatten(1).norm(dim=1)
-    return distance
+    """Return the distance of each text, (B, ...), to the nearest of the references."""
+    each = [(text - one).flatten(1).norm(dim=1) for one in reference]
+    return torch.stack(each).amin(0)

@@ -60,10 +60,11 @@ def forecast_attacks(model: Model, settings: AuditSettings, attacked: int) -> Au
     """Count what attacks on so many images take."""
     attacks = make_attacks(settings.levels, settings.attacks)
     samples = {attack.name: attacked * _samples(attack, settings) for attack in attacks}
+    batch = settings.batch * settings.together
     return AuditForecast(
         samples=samples,
         attacked=attacked,
-        seconds=sum(samples.values()) * seconds_per_sample(model, settings.batch),
+        seconds=sum(samples.values()) * seconds_per_sample(model, batch),
     )
 
 

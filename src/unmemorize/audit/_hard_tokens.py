@@ -74,22 +74,24 @@ class HardTokens:
         encoder, caption = self._encoder(bench, trial), caption_of(bench, trial)
         allowed = encoder.allowed.to(bench.model.device)
 
-        def text(value: Tensor) -> Conditioning:
+        def text(values: Tensor) -> Conditioning:
+            (value,) = values
             hard = F.one_hot(value.argmax(1), value.shape[1]).to(value)
             straight_through = hard + value - value.detach()
             vectors = straight_through @ encoder.vectors.detach().to(value)
             return bench.with_embedding(caption, encoder.encode(vectors), bench.batch)
 
-        return self.objective.descended(
+        (advanced,) = self.objective.descended(
             bench,
-            trial,
-            state,
+            [trial],
+            [state],
             step,
             rate=self.rate,
             decay=_DECAY,
             text=text,
-            project=lambda value: _projected(value, allowed),
+            project=lambda values: _projected(values[0], allowed)[None],
         )
+        return advanced
 
     @torch.no_grad()
     def candidate(self, bench: Bench, trial: Trial, state: State) -> Candidate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from unmemorize._errors import AuditError
 from unmemorize.audit._attack import FORWARD_AND_BACKWARD, State, Trial
 from unmemorize.audit._bench import Bench
 from unmemorize.audit._latents import latent_of
-from unmemorize.audit._optimizing import adam, drawn_batch, saved, slopes_of
+from unmemorize.audit._optimizing import adam, drawn_batch, joined, saved, slopes_of
 from unmemorize.generation import GenerationSettings, generate_each
 from unmemorize.mitigation import derived_seed
 from unmemorize.pipelines import Conditioning
@@ -71,52 +71,73 @@ class Objective:
     def descended(
         self,
         bench: Bench,
-        trial: Trial,
-        state: State,
+        trials: Sequence[Trial],
+        states: Sequence[State],
         step: int,
         *,
         rate: float,
         decay: float = 0.0,
         text: Callable[[Tensor], Conditioning],
         project: Callable[[Tensor], Tensor],
-    ) -> State:
-        """Minimize the mean square of the errors over the tensor ``value`` of a state by Adam.
+    ) -> list[State]:
+        """Minimize the mean square of the errors over the tensor ``value`` of states by Adam.
+
+        Attacks share the passes of the denoiser, and nothing else: each has its own random
+        numbers, gradients and moments.
 
         Args:
-            bench, trial: see `Attack.advance`.
-            state: where to begin.
+            bench: see `Attack.advance`.
+            trials: the attacks.
+            states: where each begins, all after as many steps.
             step: how many steps are done in all at the end.
             rate: the learning rate.
             decay: the weight decay.
-            text: makes what the denoiser receives for a batch from the value.
-            project: maps the value to an allowed one after each step.
+            text: makes what the denoiser receives from the values, (attacks, ...): a batch for each
+                attack, one after the other.
+            project: maps the values to allowed ones after each step.
         """
-        value = state.tensors["value"].to(bench.model.device).clone().requires_grad_()
-        parameters = {"value": value}
-        optimizer = adam(parameters, state, rate, decay=decay)
-        for number in range(state.step, step):
-            errors = self._errors(bench, trial, state, text(value), number)
-            (value.grad,) = slopes_of(errors, [value])
+        device = bench.model.device
+        value = torch.stack([state.tensors["value"] for state in states]).to(device)
+        parameters = {"value": value.requires_grad_()}
+        optimizer = adam(parameters, joined(states, "value"), rate, decay=decay)
+        for number in range(states[0].step, step):
+            errors = self._errors(bench, trials, states, text(value), number)
+            (value.grad,) = slopes_of(errors, [value], attacks=len(trials))
             optimizer.step()
             with torch.no_grad():
                 value.copy_(project(value))
-        return State(step=step, tensors={**state.tensors, **saved(parameters, optimizer)})
+        found = saved(parameters, optimizer) if step > states[0].step else {}
+        return [
+            State(
+                step=step,
+                tensors={**state.tensors, **{name: rows[row] for name, rows in found.items()}},
+            )
+            for row, state in enumerate(states)
+        ]
 
     def _errors(
-        self, bench: Bench, trial: Trial, state: State, text: Conditioning, number: int
+        self,
+        bench: Bench,
+        trials: Sequence[Trial],
+        states: Sequence[State],
+        text: Conditioning,
+        number: int,
     ) -> Tensor:
-        target = trial.target
-        if self.imageless:
-            latents = state.tensors["latents"]
-        else:
-            latents = bench.latents(target.key, target.images)
-        clean, noise, levels = drawn_batch(bench, trial, latents, number)
+        drawn = []
+        for trial, state in zip(trials, states, strict=True):
+            if self.imageless:
+                latents = state.tensors["latents"]
+            else:
+                latents = bench.latents(trial.target.key, trial.target.images)
+            drawn.append(drawn_batch(bench, trial, latents, number))
+        clean, noise, levels = (torch.cat(each) for each in zip(*drawn, strict=True))
         noisy = bench.noising.noisy(clean, noise, levels)
         wanted = noisy.wanted
         if self.imageless:
             teacher = bench.teacher or bench.model
-            own = teacher.encode([target.prompt]).take([0] * bench.batch)
-            wanted = teacher.predict(noisy.latents, noisy.timesteps, own)
+            own = teacher.encode([trial.target.prompt for trial in trials])
+            rows = [row for row in range(len(trials)) for _ in range(bench.batch)]
+            wanted = teacher.predict(noisy.latents, noisy.timesteps, own.take(rows))
         predicted = bench.predict(noisy.latents, noisy.timesteps, text, gradient=True)
         return predicted - wanted
 

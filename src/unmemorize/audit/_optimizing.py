@@ -42,6 +42,13 @@ def adam(
     return optimizer
 
 
+def joined(states: Sequence[State], name: str) -> State:
+    """Return the moments of several attacks of one age as those of one stacked tensor."""
+    known = [f"{name}.{moment}" for moment in _MOMENTS if f"{name}.{moment}" in states[0].tensors]
+    moments = {key: torch.stack([state.tensors[key] for state in states]) for key in known}
+    return State(step=states[0].step, tensors=moments)
+
+
 def saved(parameters: Mapping[str, Tensor], optimizer: torch.optim.Adam) -> dict[str, Tensor]:
     """Return parameters and moments as tensors on the CPU."""
     tensors = {name: parameter.detach().cpu() for name, parameter in parameters.items()}
@@ -51,7 +58,7 @@ def saved(parameters: Mapping[str, Tensor], optimizer: torch.optim.Adam) -> dict
     return tensors
 
 
-def slopes_of(errors: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def slopes_of(errors: Tensor, values: Sequence[Tensor], *, attacks: int = 1) -> tuple[Tensor, ...]:
     """Differentiate the mean square of errors.
 
     It changes so little with each predicted value that float16 would round gradients to few digits
@@ -61,9 +68,12 @@ def slopes_of(errors: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
     Args:
         errors: of the predicted values, of any shape.
         values: what the gradients are with respect to, in float32.
+        attacks: how many attacks the errors belong to, in equal parts. The sum of their means is
+            differentiated, so each attack has its own gradient.
     """
-    scale = 2.0 ** math.floor(math.log2(_SLOPE * errors.numel()))
-    gradients = torch.autograd.grad(scale * errors.square().mean(), values)
+    own = errors.reshape(attacks, -1)
+    scale = 2.0 ** math.floor(math.log2(_SLOPE * own.shape[1]))
+    gradients = torch.autograd.grad(scale * own.square().mean(1).sum(), values)
     return tuple(gradient / scale for gradient in gradients)
 
 

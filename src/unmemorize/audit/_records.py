@@ -100,6 +100,7 @@ def due_items(
     trials: Sequence[tuple[Start, int]],
     ladder: Sequence[int],
     place: int,
+    size: int,
 ) -> Iterator[tuple[int, AttackItem | None]]:
     """Yield what is due at one budget, with the state of the budget before it.
 
@@ -110,20 +111,23 @@ def due_items(
         trials: starts and repetitions.
         ladder: all budgets.
         place: which of them is due.
+        size: how many trials are worked on together. Those of which one is due all are.
 
     Yields:
-        Index and item; None for an item that is finished, or waits for another shard.
+        Index and item; None for an item that is not due, or waits for another shard.
     """
-    total = len(targets) * len(trials) * len(ladder)
-    finished = run.done(kind, total)
+    count = len(targets) * len(trials)
+    finished = run.done(kind, count * len(ladder))
     earlier = run.records(kind) if place else {}
-    for number in range(len(targets) * len(trials)):
-        index = number * len(ladder) + place
+    for number in range(count):
+        index, first = number * len(ladder) + place, number - number % size
+        unit = range(first, min(first + size, count))
+        due = not all(finished[other * len(ladder) + place] for other in unit)
         target, (start, seed) = number // len(trials), trials[number % len(trials)]
         state = None
         if place:
             before = earlier.get(index - 1)
-            if before is None or finished[index]:
+            if before is None or not due:
                 yield index, None
                 continue
             tensors = _tensors(run, before["state"]) if before["state"] else {}

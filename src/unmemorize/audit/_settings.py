@@ -29,6 +29,9 @@ class AuditSettings:
         seeds: repetitions of each attack with other random numbers.
         images: images of each candidate.
         batch: noisy latents per optimization step.
+        together: attacks on embeddings that share the passes of the denoiser. A GPU that few
+            samples leave idle does 64 in little more time than one. What each of them finds
+            changes by rounding alone.
         attacks: what the attacks of this package take.
         arms: which arms are attacked. The edited one always is, and verdicts need the never-trained
             one.
@@ -54,6 +57,7 @@ class AuditSettings:
     seeds: int = 3
     images: int = 8
     batch: int = 8
+    together: int = 1
     attacks: AttackSettings = field(default_factory=AttackSettings)
     arms: tuple[ArmName, ...] = ARMS
     ordinary_images: int = 8
@@ -73,7 +77,7 @@ class AuditSettings:
             raise AuditError(f"steps={self.steps}: budgets rise from 0, such as (0, 5, 10, 25).")
         if not self.starts:
             raise AuditError(f"starts={self.starts}: name some of {', '.join(STARTS)}.")
-        for name in ("seeds", "images", "batch"):
+        for name in ("seeds", "images", "batch", "together"):
             if getattr(self, name) < 1:
                 raise AuditError(f"{name}={getattr(self, name)}: at least 1 is needed.")
         for name in ("alpha", "delta"):

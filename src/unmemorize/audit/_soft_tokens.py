@@ -78,25 +78,35 @@ class SoftTokens:
 
     def advance(self, bench: Bench, trial: Trial, state: State, step: int) -> State:
         """See `Attack`."""
-        start = state.tensors["start"].to(bench.model.device)
-        free = self._free(bench, start)
+        (advanced,) = self.advance_all(bench, [trial], [state], step)
+        return advanced
+
+    def advance_all(
+        self, bench: Bench, trials: Sequence[Trial], states: Sequence[State], step: int
+    ) -> list[State]:
+        """See `SideBySide`."""
+        device = bench.model.device
+        start = torch.stack([state.tensors["start"] for state in states]).to(device)
+        free = torch.stack([self._free(bench, each) for each in start])
         farthest = self.radius * bench.scale if math.isfinite(self.radius) else math.inf
+        unbound = math.isinf(farthest) and bool(free.all())
 
         def project(value: Tensor) -> Tensor:
-            change = torch.where(free, value - start, 0.0)
-            length = float(change.norm())
-            if length <= farthest and bool(free.all()):
+            if unbound:
                 return value
-            return start + change * min(1.0, farthest / max(length, 1e-12))
+            change = torch.where(free, value - start, 0.0)
+            length = change.flatten(1).norm(dim=1)[:, None, None]
+            share: Tensor = (farthest / length.clamp_min(1e-12)).clamp_max(1.0)
+            return start + change * share
 
-        caption = caption_of(bench, trial)
+        captions = [caption_of(bench, trial) for trial in trials]
         return self.objective.descended(
             bench,
-            trial,
-            state,
+            trials,
+            states,
             step,
             rate=self.rate,
-            text=lambda value: bench.with_embedding(caption, value, bench.batch),
+            text=lambda values: bench.with_embeddings(captions, values, bench.batch),
             project=project,
         )
 

@@ -81,7 +81,7 @@ class AttackStages:
                 self.run,
                 arm.model,
                 task,
-                due_items(self.run, kind, arm.targets, trials, ladder, place),
+                due_items(self.run, kind, arm.targets, trials, ladder, place, task.size),
                 len(arm.targets) * len(trials) * len(ladder),
                 replace(self.execution, progress=progress),
                 title,

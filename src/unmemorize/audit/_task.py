@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from unmemorize._files import png_bytes, to_json
-from unmemorize.audit._attack import Attack, Candidate, Target, Trial
+from unmemorize.audit._attack import Attack, Candidate, SideBySide, State, Target, Trial
 from unmemorize.audit._bench import Bench, Companion
-from unmemorize.audit._drawing import drawn
+from unmemorize.audit._drawing import drawn, drawn_all
 from unmemorize.audit._records import AttackItem, AttackRecord, state_bytes
 from unmemorize.audit._settings import AuditSettings
 from unmemorize.engines import Finished, UnitFunction
@@ -58,7 +58,11 @@ class AttackTask:
     descriptor: Descriptor
     fingerprint: str
     teacher: Loading | None = None
-    size: int = 1
+
+    @property
+    def size(self) -> int:
+        """See `Task`."""
+        return self.settings.together if isinstance(self.attack, SideBySide) else 1
 
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
@@ -70,29 +74,70 @@ class AttackTask:
             teacher=Model.from_loading(self.teacher) if self.teacher else None,
             companions=self.companions,
         )
-        return lambda items: [self._finished(bench, item) for item in items]
+        return lambda items: self._finished(bench, items)
 
-    def _finished(self, bench: Bench, item: AttackItem) -> Finished:
+    def _finished(self, bench: Bench, items: Sequence[AttackItem]) -> list[Finished]:
         began = time.perf_counter()
-        attack, target = self.attack, item.image
-        trial = Trial(
-            target=target,
-            start=item.start,
-            seed=item.seed,
-            attack=attack.name,
-            fingerprint=self.fingerprint,
-        )
-        state = item.state
-        if state is None:
-            state = attack.begin(bench, trial)
-        if item.budget > state.step:
-            state = attack.advance(bench, trial, state, item.budget)
-        candidate = attack.candidate(bench, trial, state)
-        seeds = [
-            derived_seed("audit image", self.fingerprint, target.key, number)
-            for number in range(self.settings.images)
+        trials = [
+            Trial(
+                target=item.image,
+                start=item.start,
+                seed=item.seed,
+                attack=self.attack.name,
+                fingerprint=self.fingerprint,
+            )
+            for item in items
         ]
-        images = drawn(bench, candidate, seeds, self.settings.generation)
+        states = self._advanced(bench, items, trials)
+        candidates = [
+            self.attack.candidate(bench, trial, state)
+            for trial, state in zip(trials, states, strict=True)
+        ]
+        seeds = [
+            [
+                derived_seed("audit image", self.fingerprint, item.image.key, number)
+                for number in range(self.settings.images)
+            ]
+            for item in items
+        ]
+        generation = self.settings.generation
+        if len(items) > 1:
+            images = drawn_all(bench, candidates, seeds, generation)
+        else:
+            images = [drawn(bench, candidates[0], seeds[0], generation)]
+        seconds = (time.perf_counter() - began) / len(items)
+        found = zip(items, trials, states, candidates, images, strict=True)
+        return [self._compared(bench, *each, seconds) for each in found]
+
+    def _advanced(
+        self, bench: Bench, items: Sequence[AttackItem], trials: Sequence[Trial]
+    ) -> list[State]:
+        """Bring all attacks to their budget, which is the same for all."""
+        attack, budget = self.attack, items[0].budget
+        states = [
+            attack.begin(bench, trial) if item.state is None else item.state
+            for item, trial in zip(items, trials, strict=True)
+        ]
+        if budget <= states[0].step:
+            return states
+        if isinstance(attack, SideBySide):
+            return attack.advance_all(bench, trials, states, budget)
+        return [
+            attack.advance(bench, trial, state, budget)
+            for trial, state in zip(trials, states, strict=True)
+        ]
+
+    def _compared(
+        self,
+        bench: Bench,
+        item: AttackItem,
+        trial: Trial,
+        state: State,
+        candidate: Candidate,
+        images: Sequence[Image.Image],
+        seconds: float,
+    ) -> Finished:
+        began, attack, target = time.perf_counter(), self.attack, item.image
         scores, measure = similarity(images, target, self.descriptor)
         name = f"{self.kind}/{item.trial:05d}-{item.budget:04d}"
         files = {f"{name}.png": png_bytes(images[scores.index(max(scores))])}
@@ -106,7 +151,7 @@ class AttackTask:
             seed=item.seed,
             budget=item.budget,
             samples=attack.samples(item.budget, self.settings.batch),
-            seconds=round(time.perf_counter() - began, 3),
+            seconds=round(seconds + time.perf_counter() - began, 3),
             scores=tuple(scores),
             measure=measure,
             gains=gains,
@@ -150,20 +195,17 @@ def _of_embedding(
     spread = float(singular.square().sum() / singular[0].square()) if singular[0] > 0 else 0.0
     clean = bench.latents(key, trial.target.images)[:1]
     generator = trial.generator("gain")
-    gains = []
-    for level in _LEVELS:
-        noise = torch.randn((_NOISES, *clean.shape[1:]), generator=generator, dtype=torch.float32)
-        latents, levels = clean.expand_as(noise), torch.full((_NOISES,), level, dtype=torch.float32)
-        losses = [
-            float(
-                bench.denoising_loss(
-                    latents,
-                    noise,
-                    levels,
-                    bench.with_embedding(candidate.text, embedding, _NOISES),
-                ).mean()
-            )
-            for embedding in (anchor, candidate.embedding)
-        ]
-        gains.append(losses[0] - losses[1])
+    count = len(_LEVELS) * _NOISES
+    noise = torch.randn((count, *clean.shape[1:]), generator=generator, dtype=torch.float32)
+    levels = torch.tensor(_LEVELS, dtype=torch.float32).repeat_interleave(_NOISES)
+    before, after = (
+        bench.denoising_loss(
+            clean.expand_as(noise),
+            noise,
+            levels,
+            bench.with_embedding(candidate.text, embedding, count),
+        )
+        for embedding in (anchor, candidate.embedding)
+    )
+    gains = (before - after).view(len(_LEVELS), _NOISES).mean(1).tolist()
     return tuple(gains), float(change.norm()) / bench.scale, spread

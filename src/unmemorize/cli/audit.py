@@ -65,6 +65,7 @@ def command(
     steps: PositiveInt | None = None,
     guidance: float | None = None,
     batch: PositiveInt = 10,
+    together: PositiveInt = 1,
     shard: ShardOption = None,
     new_run: NewRunOption = False,
     model: ModelOptions = ModelOptions(),
@@ -99,6 +100,8 @@ def command(
         guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
             own.
         batch: Images per pass. It changes no image beyond rounding.
+        together: Attacks on embeddings that share the passes of the denoiser. 64 of them fill a GPU
+            that one leaves idle, with --batch 256; what each finds changes by rounding alone.
     """
     loaded = model.load()
     usual = AuditSettings.quick() if budget == "quick" else AuditSettings()
@@ -106,6 +109,7 @@ def command(
         usual,
         levels=levels or usual.levels,
         steps=tuple(step for step in usual.steps if max_steps is None or step <= max_steps),
+        together=together,
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
     inputs = AuditInputs(

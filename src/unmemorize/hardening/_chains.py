@@ -79,12 +79,15 @@ class Chains:
         self._mean = torch.zeros_like(self.value)
         self._square = torch.zeros_like(self.value)
 
-    def advance(self, gradient: Tensor, generator: torch.Generator) -> None:
+    def advance(self, gradient: Tensor, generator: torch.Generator) -> list[tuple[int, Tensor]]:
         """Take a step of Adam, and start old chains anew.
 
         Args:
             gradient: of each chain's own loss, (chains, tokens, features).
             generator: of new starts, on the CPU.
+
+        Returns:
+            What chains have found that were old: the image and the embedding of each.
         """
         self.ages += 1
         shape = (-1, 1, 1)
@@ -95,7 +98,9 @@ class Chains:
         size = (self._square / square).sqrt() + _SMALL
         self.value = self.value.detach() - self._rate * (self._mean / mean) / size
         self._left -= 1
+        found = []
         for chain in (self._left == 0).nonzero().flatten().tolist():
+            found.append((self.places[chain], self.value[chain].clone()))
             self.value[chain] = self._origins.draw(
                 self.places[chain], self._starts[chain], generator
             )
@@ -103,3 +108,4 @@ class Chains:
             self._square[chain] = 0
             self.ages[chain] = 0
             self._left[chain] = self._life
+        return found
