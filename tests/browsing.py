@@ -109,10 +109,9 @@ def loading_work(page: Any, path: Path) -> Mapping[str, float]:
     counted = session.send("Performance.getMetrics")["metrics"]
     work = {each["name"]: each["value"] for each in counted}
     passed = page.evaluate("performance.getEntriesByType('navigation')[0].duration")
-    print(f"\n{path.stat().st_size / 1e6:.1f} MB, loaded in {passed:.0f} ms,", end=" ")
-    print(
-        f"{1000 * work['TaskDuration']:.0f} ms of CPU time, {work['LayoutObjects']} layout objects"
-    )
+    megabytes, spent = path.stat().st_size / 1e6, 1000 * work["TaskDuration"]
+    print(f"\n{megabytes:.1f} MB, loaded in {passed:.0f} ms, {spent:.0f} ms of CPU time,", end=" ")
+    print(f"{work['LayoutObjects']} layout objects")
     return work
 
 

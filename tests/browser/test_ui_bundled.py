@@ -32,8 +32,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = (
-        "from unmemorize.ui import _audit_image; _audit_image._LONGEST = 1e9; "  # also on a busy one
-        "from unmemorize.cli import run; run()"
+        "from unmemorize.ui import _audit_image; _audit_image._LONGEST = 1e9; "
+        "from unmemorize.cli import run; run()"  # the audit is offered on a busy machine, too
     )
     command = [
         *(sys.executable, "-c", program, "ui"),
