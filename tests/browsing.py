@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,46 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert problems == []
+
+
+@pytest.fixture
+def axe() -> Callable[[Any], list[tuple[str, str, str]]]:
+    """Tells problems of access on a page: their impact, name and first element.
+
+    Skips the test where axe-core is missing, but not in CI.
+    """
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        if os.environ.get("CI"):
+            pytest.fail("there is no axe-core: pip install axe-playwright-python")
+        pytest.skip("there is no axe-core: make test-ui installs it")
+
+    def problems(page: Any) -> list[tuple[str, str, str]]:
+        found = Axe().run(page).response
+        assert len(found["passes"]) > 10
+        return [
+            (each["impact"], each["id"], each["nodes"][0]["html"]) for each in found["violations"]
+        ]
+
+    return problems
+
+
+def loading_work(page: Any, path: Path) -> Mapping[str, float]:
+    """Load a page, and return what Chromium counts: layout objects, seconds of CPU time, ...
+
+    Unlike the time that passes, these change little with what else runs on the machine.
+    """
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    page.goto(path.as_uri())
+    counted = session.send("Performance.getMetrics")["metrics"]
+    work = {each["name"]: each["value"] for each in counted}
+    passed = page.evaluate("performance.getEntriesByType('navigation')[0].duration")
+    megabytes, spent = path.stat().st_size / 1e6, 1000 * work["TaskDuration"]
+    print(f"\n{megabytes:.1f} MB, loaded in {passed:.0f} ms, {spent:.0f} ms of CPU time,", end=" ")
+    print(f"{work['LayoutObjects']} layout objects")
+    return work
 
 
 @pytest.fixture

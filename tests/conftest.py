@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from architectures import stable_diffusion
-from browsing import browser, open_page, picture  # noqa: F401 -- fixtures
+from browsing import axe, browser, open_page, picture  # noqa: F401 -- fixtures
 from server import serving
 from unmemorize import (
     LocalizationSettings,

@@ -31,8 +31,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    program = (
+        "from unmemorize.ui import _audit_image; _audit_image._LONGEST = 1e9; "
+        "from unmemorize.cli import run; run()"  # the audit is offered on a busy machine, too
+    )
     command = [
-        *(sys.executable, "-c", "from unmemorize.cli import run; run()", "ui"),
+        *(sys.executable, "-c", program, "ui"),
         *("--port", str(port), "--device", "cpu"),
     ]
     folder = tmp_path_factory.mktemp("server")

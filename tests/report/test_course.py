@@ -54,11 +54,11 @@ def test_a_line_between_selection_and_refinement() -> None:
 
 
 def test_scores_stay_inside_the_picture() -> None:
-    trials = {"selection": (Trial(1, 1.5, True), Trial(1, -0.5, True))}
-    assert scores(dots(draw_course(replace(RECORD, trials=trials)), "off")) == [1.0, 0.0]
+    trials = {"selection": (Trial(1, 1.5, True), Trial(1, -0.5, True), Trial(1, 0.5, True))}
+    assert scores(dots(draw_course(replace(RECORD, trials=trials)), "off")) == [1.0, 0.0, 0.5]
 
 
-def test_one_trial_or_none() -> None:
-    alone = replace(RECORD, trials={"selection": (Trial(1, 1.5, True),), "refinement": ()})
-    assert dots(draw_course(alone), "off") == [(6.0, 6.0)]
+def test_few_trials_are_no_picture() -> None:
+    two = {"selection": (Trial(1, 0.5, True),), "refinement": (Trial(1, 0.2, True),)}
+    assert draw_course(replace(RECORD, trials=two)) is None
     assert draw_course(replace(RECORD, trials={})) is None

@@ -9,6 +9,8 @@ from markupsafe import Markup
 from unmemorize.localization import Localization
 
 WIDTH, HEIGHT = 264, 120
+_FEWEST = 3
+"""Fewer trials make no picture."""
 _MARGIN = 6
 """Pixels that keep the dots inside the picture."""
 
@@ -22,13 +24,13 @@ def draw_course(record: Localization) -> Markup | None:
     from selection to refinement a vertical one.
 
     Returns:
-        An SVG element, or None where the record has no trials.
+        An SVG element, or None where the record has too few trials.
     """
     stages = [stage for stage in record.trials.values() if stage]
     trials = [trial for stage in stages for trial in stage]
-    if not trials:
+    if len(trials) < _FEWEST:
         return None
-    spacing = (WIDTH - 2 * _MARGIN) / max(1, len(trials) - 1)
+    spacing = (WIDTH - 2 * _MARGIN) / (len(trials) - 1)
     limit = record.threshold if record.threshold is not None else record.tau
     paths = []
     if limit is not None:

@@ -45,6 +45,13 @@ WORDS = {
         "A hash of all weights that take part (denoiser, text encoders, VAE), of adapters in "
         "effect, and of the noise schedule."
     ),
+    "VM": "Verbatim memorization: the whole image is memorized.",
+    "TM": "Template memorization: the layout of an image is memorized, while colours vary.",
+    "stage": (
+        "The search tries edits on a few images each, and gives an edit up at a copy too many. A "
+        "certificate tests one edit on fresh images. Where a copy ends it, the count draws the "
+        "rest of them."
+    ),
     "neuron": (
         "One output of a layer through which text reaches the image (a value projection of a "
         "cross-attention), named by layer and number."
@@ -58,6 +65,10 @@ class Glossary:
 
     def __init__(self) -> None:
         self._used: set[str] = set()
+
+    def __contains__(self, word: str) -> bool:
+        """Tell whether a word has an explanation."""
+        return word in WORDS
 
     def __call__(self, word: str, shown: str = "") -> Markup:
         """Print a word.

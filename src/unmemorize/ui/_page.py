@@ -70,6 +70,7 @@ CSS = """
 .gauge .tau {
   position: absolute; top: 0; bottom: 0; width: 2px; background: var(--body-text-color);
 }
+.gradio-container .or { color: inherit; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 #example input { color: var(--body-text-color) !important; }
 #off label { overflow-wrap: anywhere; white-space: normal; }
