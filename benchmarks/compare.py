@@ -90,7 +90,7 @@ def measure(
     captions: int | None = None,
 ) -> None:
     """Measure each part, and write the record of its detector or method after it."""
-    clock = _Clock(time.monotonic() + seconds)
+    clock = Clock(time.monotonic() + seconds)
     model = um.Model.load("testbed", dtype="float32")
     defaults = um.testbed.defaults()
     settings = um.ComparisonSettings(
@@ -141,7 +141,7 @@ def measure(
         print(f"{part}: {clock.longest[part.name]:.1f} s, {outcome(comparison)}", flush=True)
 
 
-class _Clock:
+class Clock:
     """Tells whether there is time for another part.
 
     Args:
