@@ -4,6 +4,7 @@
 #     OUT=FOLDER bash benchmarks/compare_on_a_card.sh SECONDS [OPTION ...]
 # OUT/compare.tar.gz holds records and logs. It is renewed every 20 seconds, so little is lost if
 # the call is cut off. OPTIONs go to all parts, such as --images 4 --null-images 19 for a trial.
+# PARTS="greedy esd" measures some of the parts below; by default it is all of them.
 set -u
 seconds=$1
 shift
@@ -22,34 +23,31 @@ if ! $python -c "import importlib.metadata as m; m.version('unmemorize')" 2> /de
     export PYTHONPATH=$PYTHONPATH:$work/meta
 fi
 
-measure() { # NAME ARGUMENT...; NAME is that of the log and of the run folder
-    local name=$1 left=$((seconds - SECONDS))
+measure() { # PART ARGUMENT...; PART also names the log and the run folder
+    local part=$1 left=$((seconds - SECONDS))
     shift
     ((left > 20)) || return # a timeout of 0 would be none
     timeout --signal=KILL "$left" $python benchmarks/compare.py --records "$work/compare" \
-        "$@" "${options[@]}" --run "$work/runs/$name" --seconds $((left - 15)) \
-        > "$work/logs/$name.log" 2>&1
+        "$@" "${options[@]}" --run "$work/runs/$part" --seconds $((left - 15)) \
+        > "$work/logs/$part.log" 2>&1
 }
 
-apart() { # NAME ARGUMENT...
+wanted() { # PART
+    [[ -z ${PARTS:-} || " $PARTS " == *" $1 "* ]]
+}
+
+apart() { # PART ARGUMENT...
+    wanted "$1" || return
     measure "$@" &
     running+=($!)
 }
 
-drawn() { # NAME METHOD...
-    local name=$1
+drawn() { # PART METHOD...
+    local part=$1
     shift
-    cp -r "$work/runs/unedited" "$work/runs/$name"
-    apart "$name" --only "$@"
-}
-
-detectors() { # those of a few samples first
-    measure detectors-step --captions 1000 --only late-noise-magnitude seed-similarity \
-        noise-magnitude dsm layer-entropy white-box anisotropy hessian-difference sharpness
-    # A whole run takes 98 to 131 samples a prompt: with 500 captions of each part and 48 plants,
-    # these four take 450,000 samples, and the nine above about as many passes as 200,000.
-    measure detectors-run --captions 500 \
-        --only bright-ending attention-entropy score-difference curvature
+    wanted "$part" || return
+    cp -r "$work/runs/unedited" "$work/runs/$part"
+    apart "$part" --only "$@"
 }
 
 collect() {
@@ -59,16 +57,22 @@ collect() {
 
 mkdir -p "$work/runs"
 running=()
-detectors &
-running+=($!)
+apart step-detectors --captions 1000 --only late-noise-magnitude seed-similarity \
+    noise-magnitude dsm layer-entropy white-box anisotropy hessian-difference sharpness
+# A whole run takes 98 to 131 samples a prompt: with 500 captions of each part and 48 plants, these
+# four take 450,000 samples, and the nine above about as many passes as 200,000.
+apart run-detectors --captions 500 --only bright-ending attention-entropy score-difference
+apart curvature --captions 500 --only curvature
 # Training and long optimization take every few plants, in run folders of their own.
-apart training --every 6 --only siss esd
+apart siss --every 6 --only siss
+apart esd --every 6 --only esd
 apart noise-sample --every 2 --only noise-sample
 # All others share the unedited images, which one of them draws first.
 measure unedited --only random-tokens=4 --records "$work/unused"
 drawn neurons neurons
 drawn greedy neurons-greedy
-drawn bisect neurons-bisect closed-form wanda
+drawn bisect neurons-bisect
+drawn edits closed-form wanda
 drawn text embedding random-tokens pads repad attention
 drawn guidance guard attenuation dynamic-guidance opposite-dynamic
 drawn noise noise-batch delayed-guidance static-guidance opposite-guidance
