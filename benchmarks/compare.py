@@ -22,13 +22,14 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import compare_page
 import unmemorize as um
-from pages import filled
-from unmemorize._files import atomic_write, from_json
+from compare_page import RECORDS
+from unmemorize._files import atomic_write
 from unmemorize.cli.compare import planted_suspects
 from unmemorize.comparison import (
     ALL_GROUPS,
@@ -41,7 +42,6 @@ from unmemorize.detection import DETECTORS
 from unmemorize.methods import MITIGATIONS, Mitigation
 from unmemorize.runs import open_run
 
-RECORDS = Path("benchmarks/records/compare")
 SEEDS, IMAGES = 4, 100
 _BATCH = {"cuda": 240}
 """Images at once, where more of them take no longer."""
@@ -219,50 +219,6 @@ def shortened(value: Any) -> Any:
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
-def joined(records: Path) -> tuple[Comparison | None, dict[str, Any]]:
-    """Read the records of all parts as one comparison; also return their settings.
-
-    Raises:
-        RunError: they were made of another model, or under different settings.
-    """
-    parts, made_of = [], dict[str, Any]()
-    for path in sorted(records.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        about = content["made_of"]
-        made_of = made_of or about
-        if _without_captions(about) != _without_captions(made_of):
-            raise um.RunError(f"{path}: of another model or other settings. Measure all again.")
-        content["comparison"].pop("schema")
-        parts.append(
-            from_json(Comparison, content["comparison"], um.RunError, str(path), "Make it again.")
-        )
-    if not parts:
-        return None, {}
-    methods = {(row.method, row.strength, row.group): row for part in parts for row in part.methods}
-    confirmed = [part.confirmed for part in parts if part.confirmed is not None]
-    return replace(
-        parts[0],
-        confirmed=confirmed[0] if confirmed else None,
-        detectors=tuple(row for part in parts for row in part.detectors),
-        # the unedited model first, which every part has
-        methods=tuple(sorted(methods.values(), key=lambda row: row.method != "none")),
-        failed={name: error for part in parts for name, error in part.failed.items()},
-    ), made_of["settings"]
-
-
-def _without_captions(made_of: dict[str, Any]) -> dict[str, Any]:
-    """Leave out how many captions were looked at, which rows tell."""
-    settings = {key: value for key, value in made_of["settings"].items() if key != "captions"}
-    return {**made_of, "settings": settings, "captions": ""}
-
-
-def page(records: Path) -> str:
-    """Fill in the page from the records."""
-    comparison, settings = joined(records)
-    groups = (ALL_GROUPS, *(comparison.groups if comparison else ()))
-    return filled("compare.md.j2", comparison=comparison, settings=settings, groups=groups)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [*DETECTORS.names(), *MITIGATIONS.names()]
@@ -279,8 +235,7 @@ if __name__ == "__main__":
     parser.add_argument("--page", nargs="?", const=Path("docs/compare.md"), type=Path)
     arguments = parser.parse_args()
     if arguments.page:
-        arguments.page.write_text(page(arguments.records), encoding="utf-8")
-        print(arguments.page)
+        compare_page.main(arguments.records, arguments.page)
     else:
         measure(
             arguments.only,

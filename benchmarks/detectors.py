@@ -1,186 +1,223 @@
-"""How well each detector tells what the bundled model has memorized, and what it costs.
+"""How well each detector tells what the bundled model has memorized, and which one to choose.
 
-python benchmarks/detectors.py [--only NAME ...] [--captions N] [--records FOLDER]
+python benchmarks/detectors.py [--records FOLDER]
 
-Each detector scores the planted prompts, N calibration captions and N test captions. Its scores are
-in FOLDER/NAME.json, written after each few prompts, so the same command resumes. Then one table is
-printed over all records there. Levels are the conformal ones of the calibration captions at 1 %.
-AUROC and TPR at 1 % FPR are against the test captions, with bootstrap intervals. Plants with memory
-neurons were built, and natural ones learned by repetition, so natural ones are also shown apart.
-Plants at a fraction of the dose do not count. Milliseconds are those of a card where there is one.
-
-Where plants have halves (trained into different models), or by even and odd index where they have
-none, the table is followed by the detector that each half would choose, and what it does to the
-other half.
+Reads the records of compare.py. Prints a table of all detectors, natural plants apart, and what
+becomes of a choice: plants have halves that were trained into different models, and each half
+chooses the detector of at most 4 samples with the highest AUROC against calibration captions. What
+it then does to the other half is counted against test captions, at the level of 1 % from
+calibration captions. `compare.py --only NAME` measures a detector.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import unmemorize as um
-from unmemorize._files import atomic_write
-from unmemorize.detection import (
-    DETECTORS,
-    Trace,
-    Weighing,
-    as_detector,
-    conformal_quantile,
-    watched_by,
-)
-from unmemorize.detection._detector import settings_of
-from unmemorize.metrics import auroc, tpr_at_fpr
+from unmemorize._files import from_json
+from unmemorize.cli.compare import planted_suspects
+from unmemorize.comparison import ALL_GROUPS, DetectorRow
+from unmemorize.detection import as_detector, conformal_quantile, weighed, with_units
+from unmemorize.metrics import Separation, auroc
 
-DEAR = ("curvature", "bright-ending", "score-difference", "attention-entropy")
-"""They take a whole run for each prompt, so they come last."""
-RATE = 0.01
-BATCH = 4
-"""Prompts that are scored together."""
-SETS = ("planted", "calibration", "test")
-
-
-@dataclass(frozen=True)
-class Plant:
-    """What is known of a planted prompt."""
-
-    natural: bool
-    half: str
-
-
-def plants() -> tuple[list[str], list[Plant]]:
-    """Return the prompts that were planted at the full dose, and what is known of each."""
-    entries = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
-    halves = [
-        getattr(entry, "half", "even" if i % 2 == 0 else "odd") for i, entry in enumerate(entries)
-    ]
-    known = [
-        Plant(entry.mode == "natural", str(half))
-        for entry, half in zip(entries, halves, strict=True)
-    ]
-    return [entry.prompt.text for entry in entries], known
-
-
-def measure(model: um.Model, name: str, captions: int, path: Path) -> None:
-    """Score all prompts with a detector, those first that its record lacks."""
-    detector = as_detector(name)
-    settings = {"noise": vars(um.NoiseSettings()), **settings_of(detector)}
-    record: dict[str, Any] = {"settings": json.loads(json.dumps(settings)), "seconds": 0.0}
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        record = before if before["settings"] == record["settings"] else record
-    texts = {
-        "planted": plants()[0],
-        "calibration": um.testbed.captions("calibration")[:captions],
-        "test": um.testbed.captions("test")[:captions],
-    }
-    for part in SETS:
-        scores = record.setdefault(part, [])
-        for start in range(len(scores), len(texts[part]), BATCH):
-            some = texts[part][start : start + BATCH]
-            began = time.perf_counter()
-            trace = Trace(model, some, watched=watched_by(detector))
-            found = detector.score(trace)
-            record["seconds"] += time.perf_counter() - began
-            record |= {"samples": found[0].samples, "shared": found[0].shared}
-            scores += [[score.value, *score.parts] for score in found]
-            atomic_write(path, json.dumps(record) + "\n", um.RunError)
+RECORDS = Path("benchmarks/records/compare")
+NATURAL = "natural"
+MOST_SAMPLES = 4
+"""What a chosen detector may take, besides what all prompts share."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a detector on all sets of prompts."""
+    """The scores of a detector, in the units that its calibration found.
 
-    planted: list[float]
-    calibration: list[float]
-    test: list[float]
+    Args:
+        planted: of the plants.
+        calibration: of the calibration captions that the level comes from.
+        test: of the test captions.
+        row: what the comparison says of the detector.
+    """
+
+    planted: tuple[float, ...]
+    calibration: tuple[float, ...]
+    test: tuple[float, ...]
+    row: DetectorRow
 
     @classmethod
-    def of(cls, name: str, record: dict[str, Any]) -> Scores:
-        """Read the scores of a record, fitted as `calibrate_threshold` does it."""
-        detector = as_detector(name)
-        if not isinstance(detector, Weighing):
-            return cls(*([row[0] for row in record[part]] for part in SETS))
-        fitting = len(record["calibration"]) // 5
-        fitted = detector.fitted([tuple(row[1:]) for row in record["calibration"][:fitting]])
-        values = [[fitted.weigh(tuple(row[1:])) for row in record[part]] for part in SETS]
-        return cls(values[0], values[1][fitting:], values[2])
-
-
-def show(records: dict[str, dict[str, Any]]) -> None:
-    """Print the table, then what each half would choose."""
-    known = plants()[1]
-    print(
-        "| detector | AUROC | natural plants | TPR at 1 % FPR | natural plants | found at the "
-        "level | natural | false alarms | samples | shared | ms |\n" + "|---" * 11 + "|"
-    )
-    scores = {name: Scores.of(name, record) for name, record in records.items()}
-    for name, each in scores.items():
-        record, natural = records[name], _those(each.planted, [plant.natural for plant in known])
-        tau = conformal_quantile(each.calibration, RATE)
-        count = sum(len(record[part]) for part in SETS)
-        cells = [
-            auroc(each.planted, each.test),
-            auroc(natural, each.test),
-            tpr_at_fpr(each.planted, each.test),
-            tpr_at_fpr(natural, each.test),
-            _above(each.planted, tau),
-            _above(natural, tau),
-            _above(each.test, tau),
-            record["samples"],
-            record["shared"],
-            f"{1000 * record['seconds'] / count:.0f}",
-        ]
-        print(f"| {name} | {' | '.join(map(str, cells))} |")
-    if not hasattr(um.testbed.planted()[0], "half"):
-        print("\nThis edition of the bundled model has no halves: plants by even and odd index.")
-    for half in sorted({plant.half for plant in known}):
-        chosen = max(scores, key=lambda name: _choice(scores[name], known, half))
-        others = [plant.half != half for plant in known]
-        each = scores[chosen]
-        tau = conformal_quantile(each.calibration, RATE)
-        rest = _those(each.planted, others)
-        both = [plant.half != half and plant.natural for plant in known]
-        rest_natural = _those(each.planted, both)
-        print(
-            f"{half} plants choose {chosen}. On the others: AUROC {auroc(rest, each.test)}, found "
-            f"{_above(rest, tau)}, natural {_above(rest_natural, tau)}."
+    def of(cls, row: DetectorRow, lines: Sequence[Sequence[float]], plants: int) -> Scores:
+        """Read the lines of a record: plants first, then calibration and test captions."""
+        ordinary = lines[plants:]
+        calibration, test = ordinary[: -row.test], ordinary[-row.test :]
+        detector = as_detector(row.name)
+        fitted, used = with_units(detector, [tuple(line[1:]) for line in calibration])
+        planted, level, others = (
+            tuple(weighed(fitted, line[0], tuple(line[1:])) for line in some)
+            for some in (lines[:plants], calibration[used:], test)
         )
+        return cls(planted, level, others, row)
 
 
-def _choice(scores: Scores, known: Sequence[Plant], half: str) -> float:
-    """Return the AUROC of a half of the plants against calibration captions."""
-    ours = _those(scores.planted, [plant.half == half for plant in known])
-    return auroc(ours, scores.calibration).value
+@dataclass(frozen=True)
+class Report:
+    """What a half of the plants chooses, and what that does to the other half.
+
+    Args:
+        half: which half chooses.
+        chosen: the name of the detector.
+        area: AUROC of the other half against test captions.
+        found: how many plants of the other half are above the level.
+        plants: how many there are.
+        found_natural, natural: likewise for natural plants alone.
+        false_alarms, test: test captions above the level, and all of them.
+    """
+
+    half: str
+    chosen: str
+    area: Separation
+    found: int
+    plants: int
+    found_natural: int
+    natural: int
+    false_alarms: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Both reports together.
+
+    Args:
+        area: the mean AUROC over plants, each as the other half's choice sees it.
+        found, plants: see `Report`.
+        missed_natural: natural plants below the level.
+        samples: the most that a chosen detector takes for a prompt.
+    """
+
+    area: float
+    found: int
+    plants: int
+    missed_natural: int
+    samples: int
+
+    @property
+    def reached(self) -> bool:
+        """Whether this is what was aimed at."""
+        return self.area >= 0.995 and self.missed_natural <= 1 and self.samples <= MOST_SAMPLES
+
+
+def read(records: Path) -> list[Scores]:
+    """Read the records of all detectors that work on the model."""
+    found = []
+    for path in sorted(records.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for value in content["comparison"]["detectors"]:
+            row = from_json(DetectorRow, value, um.RunError, str(path), "Measure it again.")
+            if not row.refused:
+                (lines,) = content["scores"].values()
+                found.append(Scores.of(row, lines, content["comparison"]["suspects"]))
+    return found
+
+
+def halves_of_plants() -> tuple[list[str], list[bool]]:
+    """Return for each plant its half, and whether it is natural."""
+    halves = {entry.prompt.text: str(entry.half) for entry in um.testbed.planted()}
+    suspects = planted_suspects()
+    return [halves[each.text] for each in suspects], [each.group == NATURAL for each in suspects]
+
+
+def reports(
+    scores: Sequence[Scores], halves: Sequence[str], natural: Sequence[bool]
+) -> list[Report]:
+    """Let each half choose; return its `Report`, both halves in order."""
+    candidates = [each for each in scores if each.row.samples <= MOST_SAMPLES]
+
+    def preference(candidate: Scores, half: str) -> tuple[float, int]:
+        ours = _those(candidate.planted, [each == half for each in halves])
+        return auroc(ours, candidate.calibration).value, -candidate.row.samples
+
+    found = []
+    for half in sorted(set(halves)) if candidates else ():
+        chosen = max(candidates, key=lambda candidate: preference(candidate, half))
+        level = conformal_quantile(chosen.calibration, chosen.row.rate)
+        others = _those(chosen.planted, [each != half for each in halves])
+        wild = _those(
+            chosen.planted,
+            [each != half and is_natural for each, is_natural in zip(halves, natural, strict=True)],
+        )
+        found.append(
+            Report(
+                half=half,
+                chosen=chosen.row.name,
+                area=auroc(others, chosen.test),
+                found=_above(others, level),
+                plants=len(others),
+                found_natural=_above(wild, level),
+                natural=len(wild),
+                false_alarms=_above(chosen.test, level),
+                test=len(chosen.test),
+            )
+        )
+    return found
+
+
+def pooled(scores: Sequence[Scores], found: Sequence[Report]) -> Pooled:
+    """Put the reports of both halves together."""
+    plants = sum(report.plants for report in found)
+    names = {report.chosen for report in found}
+    return Pooled(
+        area=sum(report.area.value * report.plants for report in found) / plants,
+        found=sum(report.found for report in found),
+        plants=plants,
+        missed_natural=sum(report.natural - report.found_natural for report in found),
+        samples=max(each.row.samples for each in scores if each.row.name in names),
+    )
+
+
+def table(rows: Sequence[DetectorRow]) -> list[str]:
+    """Return the lines of the table, the highest AUROC first."""
+    lines = [
+        "| detector | AUROC | natural plants | found | natural | false alarms | samples | shared |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: -row.groups[ALL_GROUPS].auroc.value):
+        every, natural = (row.groups[group] for group in (ALL_GROUPS, NATURAL))
+        cells = [
+            f"`{row.name}`",
+            every.auroc,
+            natural.auroc,
+            f"{every.found} of {every.suspects}",
+            f"{natural.found} of {natural.suspects}",
+            f"{row.false_alarms} of {row.test}",
+            row.samples,
+            row.shared,
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
 
 
 def _those(values: Sequence[float], chosen: Sequence[bool]) -> list[float]:
     return [value for value, wanted in zip(values, chosen, strict=True) if wanted]
 
 
-def _above(values: Sequence[float], tau: float) -> str:
-    return f"{sum(value > tau for value in values)} of {len(values)}"
+def _above(values: Sequence[float], level: float) -> int:
+    return sum(value > level for value in values)
 
 
-def main(only: Sequence[str], captions: int, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    model = um.Model.load("testbed", dtype="float32")
-    for name in only:
-        measure(model, name, captions, folder / f"{name}.json")
-    paths = [folder / f"{name}.json" for name in DETECTORS.names()]
-    show({path.stem: json.loads(path.read_text("utf-8")) for path in paths if path.exists()})
+def main(records: Path) -> None:
+    scores = read(records)
+    print("\n".join(table([each.row for each in scores])), "\n")
+    found = reports(scores, *halves_of_plants())
+    for report in found:
+        print(report)
+    if found:
+        together = pooled(scores, found)
+        print(together, f"reached={together.reached}")
 
 
 if __name__ == "__main__":
-    names = sorted(DETECTORS.names(), key=lambda name: (name in DEAR, name))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--captions", type=int, default=320, help="of each kind")
-    parser.add_argument("--records", type=Path, default=Path("benchmarks/records"))
-    arguments = parser.parse_args()
-    main(arguments.only, arguments.captions, arguments.records)
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    main(parser.parse_args().records)

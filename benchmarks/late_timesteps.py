@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import unmemorize as um
-from detectors import BATCH, RATE, SETS, plants
 from unmemorize._files import atomic_write
+from unmemorize.cli.compare import planted_suspects
 from unmemorize.detection import Moment, Trace, conformal_quantile
 from unmemorize.detection._noise_magnitude import magnitudes
 from unmemorize.metrics import auroc
@@ -30,13 +30,17 @@ from unmemorize.metrics import auroc
 STEPS = (0, 5, 10, 15, 20, 25, 30, 35, 40, 45)
 SEEDS = 4
 MOST_SAMPLES = 4
+RATE = 0.01
+BATCH = 4
+"""Prompts that are scored together."""
+SETS = ("planted", "calibration", "test")
 Array = NDArray[np.float64]
 
 
 def measure(model: um.Model, captions: int, path: Path) -> dict[str, Array]:
     """Return the norms of each set of prompts, (prompts, seeds, steps)."""
     texts = {
-        "planted": plants()[0],
+        "planted": [suspect.text for suspect in planted_suspects()],
         "calibration": um.testbed.captions("calibration")[:captions],
         "test": um.testbed.captions("test")[:captions],
     }
@@ -71,7 +75,7 @@ def main(captions: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model = um.Model.load("testbed", dtype="float32")
     norms = measure(model, captions, folder / "late-timesteps.json")
-    natural = np.array([plant.natural for plant in plants()[1]])
+    natural = np.array([suspect.group == "natural" for suspect in planted_suspects()])
     even = np.arange(len(natural)) % 2 == 0
     choices: dict[str, list[tuple[tuple[float, int], str]]] = {"even": [], "odd": []}
     results: dict[str, tuple[Array, Array, float]] = {}

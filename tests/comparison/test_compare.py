@@ -32,6 +32,7 @@ from compared import (
 from diffusers import DiffusionPipeline
 
 import compare as benchmark
+import compare_page
 from colours import Pixels
 from conftest import make_pipeline
 from unmemorize import (
@@ -556,7 +557,7 @@ def test_the_terminal_shows_the_same(made: Made, capsys: pytest.CaptureFixture[s
 def test_the_page_of_the_docs_comes_from_records(made: Made, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     committed = (root / "docs" / "compare.md").read_text(encoding="utf-8")
-    assert committed == benchmark.page(root / benchmark.RECORDS)
+    assert committed == compare_page.page(root / compare_page.RECORDS)
     run, whole = Run.load(made.folder), made.comparison
     nothing: Any = {"detectors": (), "methods": (), "confirmed": None}
     detector = replace(whole, **{**nothing, "detectors": whole.detectors[:1]})
@@ -570,25 +571,40 @@ def test_the_page_of_the_docs_comes_from_records(made: Made, tmp_path: Path) -> 
     scores = records_of(made.folder, "random-tokens", 4.0)[1]["scores"]
     assert kept[4.0]["scores"] == pytest.approx(scores, rel=1e-6)
     assert "features" not in kept[4.0]
-    text = benchmark.page(tmp_path)
+    text = compare_page.page(tmp_path)
     assert "no numbers here yet" not in text
     found = whole.detectors[0]
-    assert f"| `noise-magnitude` | all | {found.groups['all'].auroc} |" in text
-    assert f"| {found.false_alarms} of 10 (" in text
+    areas = [found.groups[group].auroc for group in ("all", "natural")]
+    assert f"| `noise-magnitude` | {areas[0]} | {areas[1]} | " in text
+    assert f" | {found.false_alarms} of 10 | 1 | 1 |" in text
+    others = {(row.method, row.strength): row for row in whole.of_group("planted")}
+    everything = {(row.method, row.strength): row for row in whole.of_group("all")}
     for row in whole.of_group("natural"):
         if row.method != "unable":
+            other, every = (each[row.method, row.strength] for each in (others, everything))
             assert row.bound is not None
             strength = "" if row.method == "none" else f"{row.strength:g}"
             start = f"| `{row.method}` | {strength} | {row.copies.copies} of 3 | "
-            assert row.bound is not None
-            assert f"{start}{100 * row.bound:.1f} % | {row.copy:.2f} |" in text
-    assert text.count("| `none` |") == 3
+            start += f"{100 * row.bound:.1f} % | {other.copies.copies} of 3 | {row.copy:.2f} |"
+            (line,) = [line for line in text.splitlines() if line.startswith(start)]
+            assert f"| {every.changed} of 5 |" in line
+    defaults, grid = text.split("### Other strengths")
+    assert defaults.count("| `none` |") == 1
+    assert "| `random-tokens` | 4 |" in defaults
+    assert "| `random-tokens` | 1 |" in grid
+    assert "`random-tokens` (10)" in grid.split("Not measured yet")[1]
+    assert "`neurons` (0.5, 1.25, 1.5, 2)" in grid
+    picture = tmp_path / "methods.png"
+    comparison, _ = compare_page.joined(tmp_path)
+    assert comparison is not None
+    compare_page.draw(comparison, picture)
+    assert picture.stat().st_size > 1000
     assert "*random-tokens (published)*" in text
     settings = json.loads((tmp_path / "neurons.json").read_text())
     settings["made_of"]["settings"]["seeds"] = 7
     (tmp_path / "neurons.json").write_text(json.dumps(settings))
     with pytest.raises(RunError, match="other settings"):
-        benchmark.page(tmp_path)
+        compare_page.page(tmp_path)
 
 
 def test_curves_follow_the_strengths(made: Made) -> None:
