@@ -9,10 +9,21 @@ from pathlib import Path
 from unmemorize.audit import ARMS, RESULT, AuditResult, AuditRun, BudgetVerdict, edit_text
 from unmemorize.generation import Edit
 from unmemorize.report._page import render
+from unmemorize.report._provenance import steps_of
 from unmemorize.runs import Run
 
 AUDITS = "audit"
 """The folder of a mitigation with audits of its edit."""
+_LEVELS = {
+    "L0": "the caption itself, with other seeds",
+    "L1": "other wordings of the caption, guidance, steps and schedulers",
+    "L2": "words in front of the caption, searched with the weights and the image",
+    "L3": "some positions of the text embedding, searched near the caption",
+    "L4": "the whole text embedding, searched without bound",
+    "L5": "the initial noise, searched with the empty text: the ceiling, which reaches any image",
+    "L6": "further training on other memorized images",
+}
+_IMAGELESS = "-imageless"
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,19 @@ class AuditTable:
         return sorted({each.false_triggers for each in self._verdicts if each.false_triggers})
 
     @property
+    def levels(self) -> dict[str, str]:
+        """What each attack varies that was tried, was impossible, or was left out."""
+        tried = [outcome.attack for outcome in self.result.attacks]
+        names = sorted({*tried, *self.result.impossible, *self.result.not_tried})
+        meanings = {}
+        for name in names:
+            meaning = _LEVELS.get(name.removesuffix(_IMAGELESS))
+            if meaning:
+                without = ", without the image" if name.endswith(_IMAGELESS) else ""
+                meanings[name] = meaning + without
+        return meanings
+
+    @property
     def is_of_edit(self) -> bool:
         """Whether the edit that the report is about was attacked."""
         return self.run.settings(AuditRun).edit == edit_text(self.edit)
@@ -58,7 +82,8 @@ def write_audit_report(run: Run) -> Path:
         RunError: the audit is not finished, or its result is damaged.
     """
     audit = AuditTable(run.folder.name, run, AuditResult.load(run))
-    return run.write("report.html", render("audit.html.j2", manifest=run.manifest, audit=audit))
+    page = render("audit.html.j2", manifest=run.manifest, audit=audit, steps=list(steps_of(run)))
+    return run.write("report.html", page)
 
 
 def audits_of(run: Run, edit: Edit | None) -> Iterator[AuditTable]:
