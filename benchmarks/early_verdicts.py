@@ -7,8 +7,8 @@ ordinary captions before and after each edit tell which of them changed. Their f
 again, and the latents are compared with those before the edit. For each step, a rule calls an image
 unchanged if its distance from before is below that of every image that changed, so no verdict of
 these images would be wrong. Prints how many images the rule decides, and what images before and
-after then cost, in units of one image: 2 is no saving. The last columns say how many images of one half
-the rule decides, and decides wrongly, if its level is taken from the other half (mean of 1000).
+after then cost, in units of one image: 2 is no saving. The last columns say how many images of one
+half the rule decides, and decides wrongly, if its level is from the other half (mean of 1000).
 """
 
 from __future__ import annotations

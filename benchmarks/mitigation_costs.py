@@ -1,9 +1,19 @@
-"""What a finished mitigation has spent, by stage: images, denoiser samples and time."""
+"""What a mitigation has spent: by stage, and for a prompt up to its certificate.
+
+python benchmarks/mitigation_costs.py RUN
+
+Prints how many images a prompt took up to a certificate that its first attempt gave, divided by
+those of the certificate alone, as minimum, median and maximum. The run need not be finished.
+"""
 
 from __future__ import annotations
 
+import statistics as stats
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from scale import flops_of_a_sample
 from unmemorize.localization import read_localizations
@@ -72,3 +82,36 @@ def stage_costs(run: Run) -> Iterator[StageCost]:
             count * generation.steps * halves,
             count * FULL_SIZE_STEPS * halves * second,
         )
+
+
+def up_to_certificates(run: Run) -> dict[int, float]:
+    """Return prompts without a copy in the first attempt, by index.
+
+    Returns:
+        Images of the prompt by confirmation, search and this attempt, divided by the attempt's.
+    """
+    spent, first = Counter[int](), {}
+    for file in sorted(run.folder.glob("*.jsonl")):
+        if file.stem.startswith(("before", "search-", "certificate-1-")):
+            for index, record in run.records(file.stem).items():
+                spent[index] += len(record["seeds"])
+                if file.stem.startswith("certificate-1-"):
+                    first[index] = record
+    return {
+        index: spent[index] / len(record["seeds"])
+        for index, record in first.items()
+        if not record["copies"]
+    }
+
+
+def main(folder: Path) -> None:
+    multiples = list(up_to_certificates(Run.load(folder)).values())
+    shown = (min(multiples), stats.median(multiples), max(multiples))
+    print(
+        f"{len(multiples)} prompts have a first attempt without a copy; images up to it, divided "
+        f"by its own: {', '.join(f'{one:.2f}' for one in shown)}"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
