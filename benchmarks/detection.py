@@ -82,6 +82,29 @@ def detection(model: um.Model, captions: int | None = None) -> dict[str, Any]:
     }
 
 
+def default_detection(model: um.Model, captions: int) -> dict[str, Any]:
+    """Count samples per prompt of the default detector, and those that all prompts share."""
+    threshold = um.Threshold.load(um.testbed.threshold_path())
+    plants = [entry.prompt for entry in um.testbed.planted() if entry.mode != "rare"]
+    others = [um.Prompt(text) for text in um.testbed.captions("test")[:captions]]
+    found = {
+        name: detected(model, prompts, threshold, "decided")
+        for name, prompts in {"ordinary": others, "memorized": plants}.items()
+    }
+    return {
+        "detector": threshold.detect.detector,
+        "shared": found["ordinary"][0].shared_evaluations,
+        **{
+            name: {
+                "prompts": len(some),
+                "samples": stats.mean(one.evaluations for one in some),
+                "seconds": [one.seconds for one in some],
+            }
+            for name, some in found.items()
+        },
+    }
+
+
 def detected(
     model: um.Model, prompts: Sequence[um.Prompt], threshold: um.Threshold, stop: Stop
 ) -> list[um.Detection]:

@@ -33,7 +33,7 @@ from random import Random
 from typing import Any
 
 import unmemorize as um
-from detection import detection
+from detection import default_detection, detection
 from full_size import stable_diffusion_1
 from localization_ideas import ideas, precision
 from published import PublishedLocalization
@@ -68,6 +68,7 @@ def main(
     longest = max(without_exhausted_theta(rows), key=lambda row: row["candidates"])["prompt"]
     parts: dict[str, Callable[[], Any]] = {
         "detection": lambda: detection(model, captions),
+        "default detection": lambda: default_detection(model, captions),
         "ideas": lambda: ideas(model, longest, replace(settings, refinement="bisect")),
         "precision": lambda: precision(captions),
     }

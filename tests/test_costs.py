@@ -73,7 +73,7 @@ def test_the_last_line_of_the_benchmark() -> None:
             "complete": {"weighted": work},
         }
 
-    detection = {"ours": 2.125, "ours memorized": 2.5}
+    detection = {"ordinary": {"samples": 2.125}, "memorized": {"samples": 2.5}}
     rows = [
         row(15, 100, False, known=2, work=20.0),
         row(2, 100, True, known=1, work=30.0),
@@ -81,10 +81,10 @@ def test_the_last_line_of_the_benchmark() -> None:
         row(16, 500, True, known=0, work=180.0),
         row(40, 900, False, known=0, work=240.0),
     ]
-    assert costs.summary({"detection": detection, "bundled": rows}) == (
+    assert costs.summary({"default detection": detection, "bundled": rows}) == (
         "costs detect=2.12 detect_memorized=2.50 localize_memory=1.50 localize_spread=10.50 "
         "greedy=7.0 greedy_equal=0.500"
     )
-    without = costs.summary({"detection": detection, "bundled": rows[:1]})
+    without = costs.summary({"default detection": detection, "bundled": rows[:1]})
     assert without.endswith("localize_spread=none greedy=none greedy_equal=none")
     assert costs.spread_of([3.0, 1.0, 1.5]) == "1, 1.5, 3"
