@@ -32,17 +32,25 @@ HEADER = (
 
 def main(measured: Path) -> None:
     report = json.loads(measured.read_text(encoding="utf-8"))
-    print(HEADER)
-    print("|---" * HEADER.count(" | ") + "|---|")
-    for kind in ("ordinary", "memorized"):
-        print(default_line(kind, report["default detection"]))
-    for kind, rows in by_kind(report["detection"]["rows"]).items():
-        print(detection_line(kind, rows))
-    for kind, rows in by_kind(report["bundled"]).items():
-        print(localization_line("localize", "complete", kind, rows))
-    for kind, rows in by_kind(report["bundled"]).items():
-        print(localization_line("greedy", "greedy", kind, rows))
+    print(table(report))
     print(summary(report))
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return a line for each step and kind of prompt."""
+    kinds = by_kind(report["bundled"]).items()
+    lines = [
+        HEADER,
+        "|---" * HEADER.count(" | ") + "|---|",
+        *(default_line(kind, report["default detection"]) for kind in ("ordinary", "memorized")),
+        *(
+            detection_line(kind, rows)
+            for kind, rows in by_kind(report["detection"]["rows"]).items()
+        ),
+        *(localization_line("localize", "complete", kind, rows) for kind, rows in kinds),
+        *(localization_line("greedy", "greedy", kind, rows) for kind, rows in kinds),
+    ]
+    return "\n".join(lines)
 
 
 def summary(report: dict[str, Any]) -> str:

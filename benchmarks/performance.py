@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+import costs
 from localization import METHODS, grouped, ratio, without_exhausted_theta
 from pages import filled
 
@@ -207,17 +208,14 @@ def text(report: dict[str, Any]) -> str:
     by_batch = {int(batch): taken for batch, taken in milliseconds["float32"].items()}
     batches = sorted(by_batch)
     here = float(np.interp(samples / passes, batches, [by_batch[batch] for batch in batches]))
-    mean_factor = found["published"] / found["ours"]
-    median_factor = found["published"] / found["median"]
     changed, verdicts = precision["differing"], precision["prompts"]
     return filled(
         "performance.md.j2",
+        costs=costs.table(report),
+        summary=costs.summary(report),
         criterion=report["criterion"],
-        equal=f"{stats.mean(row['greedy']['equal'] for row in rows):.0%}",
-        greedy=f"{ratio(rows, 'greedy'):.1f}",
-        prompts=len(some),
-        bisect=f"{ratio(some, 'bisect'):.1f}",
-        detection=f"{mean_factor:.1f}, {median_factor:.1f}",
+        per_kind=report["inputs"][-2],
+        greedy=f"{ratio([row for row in rows if row['candidates'] >= costs.FEW], 'greedy'):.1f}",
         table=table(rows),
         peak=f"{report['peak GiB']:.2f}",
         recorded=f"{max(row['bisect']['recorded MiB'] for row in rows):.0f}",
