@@ -37,13 +37,14 @@ LARGE: dict[str, Any] = {"forgotten": 64, "kept": 96, "kept_images": 320, "settl
 """Batches and ordinary images that a GPU makes cheap."""
 BEST: dict[str, Any] = {
     **LARGE,
+    "kept_weight": 1.0,
     "objective": "both",
     "starts": STARTS,
     "rounds": 18,
     "steps": 3,
 }
 CHOICES: dict[str, dict[str, Any]] = {
-    "published objective": {},
+    "published objective": {"kept_weight": 1.0},
     "distillation": {"objective": "distillation"},
     "best": BEST,
     "best, from captions": {**BEST, "starts": ("prompt",)},

@@ -71,7 +71,7 @@ class Choice:
         rank: of a LoRA.
     """
 
-    rate: float = 3e-5
+    rate: float = 2e-4
     keep: float = 4.0
     distilled: float = 0.0
     substituted: float = 1.0
@@ -92,10 +92,8 @@ CHOICES = {
     "distillation": Choice(distilled=1.0, substituted=0.0, substitutes=24),
     "from captions": Choice(starts=("prompt", "prompt", "prompt")),
     "forgetful": Choice(replayed=0.0),
-    "slow": Choice(rate=1e-5),
-    "fast": Choice(rate=2e-4),
-    "fast, loose": Choice(rate=2e-4, keep=1.0),
-    "LoRA": Choice(rank=32, rate=3e-4),
+    "slow": Choice(rate=5e-5),
+    "LoRA": Choice(rank=32, rate=2e-3),
 }
 """By what they are called in records."""
 

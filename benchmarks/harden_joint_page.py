@@ -16,6 +16,10 @@ from harden_joint import RECORDS
 from unmemorize.audit import COPY, STARTS
 
 Record = dict[str, Any]
+ROUNDS = RECORDS.parent / "harden"
+"""Records of benchmarks/harden.py, which the picture shows, too."""
+UNEDITED = 0.97
+"""What L4 reaches on the unedited model (docs/audit.md)."""
 FID_ROOM, ALIGNMENT_ROOM, HELD = 1.15, 0.03, 0.9
 """What is required: CLIP-FID relative to before, loss of alignment, share of images that hold."""
 
@@ -30,17 +34,28 @@ def named(record: Record) -> str:
 
 
 def points(record: Record) -> Iterator[tuple[float, float, int]]:
-    """Yield CLIP-FID relative to before, the share that one attack brings back, and the steps."""
-    seen = [(look["ordinary"], look["attacks"], look["steps"]) for look in record["looks"]]
-    trials = record.get("trials", ())
-    if "ordinary" in record and len(trials) >= len(STARTS):
-        some = [trial["scores"] for trial in trials[: len(STARTS)]]
-        turned = [some[place % len(STARTS)][place] for place in range(len(record["plants"]))]
-        known = [score for score in turned if score is not None]
-        seen.append((record["ordinary"], known, record["steps"]))
-    for price, scores, steps in seen:
-        share = sum(score > COPY for score in scores) / len(scores)
-        yield price["clip_fid"] / price["clip_fid_before"], share, steps
+    """Yield CLIP-FID relative to before, the median that one attack reaches, and the steps."""
+    for look in record["looks"]:
+        price = look["ordinary"]
+        yield (
+            price["clip_fid"] / price["clip_fid_before"],
+            median(look["attacks"]),
+            look["steps"],
+        )
+    if "ordinary" in record and record.get("trials"):
+        price = record["ordinary"]
+        first = {trial["start"]: trial["scores"] for trial in reversed(record["trials"])}
+        known = [score for scores in first.values() for score in scores if score is not None]
+        yield price["clip_fid"] / price["clip_fid_before"], median(known), record["steps"]
+
+
+def of_rounds(path: Path) -> Record:
+    """Read a record of benchmarks/harden.py as one that was looked at once, at its end."""
+    record: Record = json.loads(path.read_text())
+    steps = len(record["rounds"]) * record["settings"]["steps"] * len(record["plants"])
+    scores = [score for trial in record["trials"] for score in trial["scores"]]
+    look = {"ordinary": record["ordinary"], "attacks": scores, "steps": steps}
+    return record | {"choice": f"rounds, {record['choice']}", "looks": [look], "trials": []}
 
 
 def print_looks(records: Sequence[Record]) -> None:
@@ -111,19 +126,22 @@ def draw(records: Sequence[Record], path: Path) -> None:
     """Draw robustness against quality."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
     axes.axvline(FID_ROOM, color="0.6", linewidth=1, linestyle="--")
-    axes.axhline(1 - HELD, color="0.6", linewidth=1, linestyle="--")
     for record, marker in zip(records, "osD^vPX*<>" * len(records), strict=False):
         across, up, steps = zip(*points(record), strict=True)
         axes.plot(across, up, marker=marker, label=named(record))
-        axes.annotate(f"{steps[-1]} steps", (across[-1], up[-1]), fontsize=7,
-                      xytext=(4, 4), textcoords="offset points")  # fmt: skip
-    axes.plot([1], [1], marker="x", color="0.2", linestyle="", label="unedited")
+        for place in zip(across, up, steps, strict=True):
+            axes.annotate(f"{place[2]}", place[:2], fontsize=7, xytext=(5, 3),
+                          textcoords="offset points")  # fmt: skip
+    axes.plot([1], [UNEDITED], marker="x", color="0.2", linestyle="", label="unedited")
+    axes.set_xscale("log")
+    axes.set_xticks([1, FID_ROOM, 2, 3, 4, 6, 8], ["1", f"{FID_ROOM}", "2", "3", "4", "6", "8"])
+    axes.minorticks_off()
     axes.set_xlabel("CLIP-FID of ordinary images, relative to the unedited model")
-    axes.set_ylabel("plants that one attack of 50 steps brings back")
-    axes.set_ylim(-0.03, 1.05)
-    axes.legend(fontsize=8)
+    axes.set_ylabel("similarity that attacks reach, median of plants")
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=7, loc="lower right")
     figure.savefig(path, dpi=150)
 
 
@@ -135,8 +153,9 @@ def main() -> None:
     records = [json.loads(path.read_text()) for path in sorted(options.records.glob("*.json"))]
     print_looks(records)
     print_judged(records)
-    shown = [record for record in records if record["looks"]]
-    if options.picture and shown:
+    shown = [of_rounds(path) for path in sorted(ROUNDS.glob("*.json"))]
+    shown += [record for record in records if record["looks"]]
+    if options.picture:
         draw(shown, options.picture)
 
 

@@ -47,6 +47,8 @@ class HardeningSettings:
         kept: samples of a training step that preserve ordinary images. By default there are 16 in
             all, as in SISS.
         kept_images: how many ordinary images training preserves.
+        kept_weight: the weight of the error on ordinary images beside that on memorized ones. It
+            is 1 as published.
         starts: where attacks of the training start, in turn from round to round. The others are
             left for the judging attacks.
         ordinary_images: images of ordinary captions before and after, which show the price.
@@ -74,6 +76,7 @@ class HardeningSettings:
     forgotten: int = 8
     kept: int = 8
     kept_images: int = 64
+    kept_weight: float = 4.0
     starts: tuple[Start, ...] = ("prompt",)
     ordinary_images: int = 100
     audit: AuditSettings = field(default_factory=_judging)
@@ -88,6 +91,10 @@ class HardeningSettings:
             raise MitigationError(f"ordinary_images={self.ordinary_images}: at least 2 are needed.")
         if not 0 < self.rate < math.inf:
             raise MitigationError(f"rate={self.rate}: a learning rate is a number such as 1e-5.")
+        if not 0 < self.kept_weight < math.inf:
+            raise MitigationError(
+                f"kept_weight={self.kept_weight}: a weight is a number above 0, such as 4."
+            )
         if not self.starts:
             raise MitigationError(f"starts={self.starts}: name some of {', '.join(STARTS)}.")
         if ATTACK not in self.audit.levels or self.audit.steps[-1] < 1:

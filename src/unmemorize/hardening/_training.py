@@ -97,7 +97,7 @@ class Lesson:
                 batch.latents, batch.timesteps, batch.text, gradient=True
             )
             losses = batch.losses(predicted)
-            trained.differentiate(losses[0] + losses[1])
+            trained.differentiate(losses[0] + self.settings.kept_weight * losses[1])
             optimizer.step()
             trained.write()
             totals = [total + loss.item() for total, loss in zip(totals, losses, strict=True)]
