@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unmemorize.hardening._chains import Chains, Origins
+from harden_chains import Chains, Origins
 
 LIFE = 5
 
