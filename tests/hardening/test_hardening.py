@@ -249,6 +249,7 @@ def test_an_edit_is_needed(make_run: Any, tmp_path: Path, finished: Made) -> Non
         ({"steps": 0}, "steps=0: at least 1"),
         ({"ordinary_images": 1}, "ordinary_images=1: at least 2"),
         ({"rate": 0.0}, r"rate=0\.0: a learning rate"),
+        ({"kept_weight": 0.0}, r"kept_weight=0\.0: a weight"),
         ({"starts": ("nowhere",)}, "Choose prompt or noise or other"),
         ({"audit": AuditSettings(levels=("L0",))}, "levels L0 .* Name L4"),
         ({"audit": AuditSettings(levels=("L4",), steps=(0,))}, "with at least 1 step"),

@@ -119,6 +119,23 @@ def test_what_is_wanted_of_each_sample(objective: str) -> None:
     assert not torch.equal(other.latents, batches[0].latents)
 
 
+def test_ordinary_images_count_as_often_as_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(make_pipeline())
+    lesson = lesson_of(model, steps=2, kept_weight=3.0)
+    one, seen = Lesson(lesson.bench, TARGETS[:1], lesson.examples, lesson.settings), list[float]()
+    with trained(model, lesson.settings) as weights:
+        follow = weights.differentiate
+
+        def noted(loss: Tensor) -> None:
+            seen.append(loss.item())
+            follow(loss)
+
+        monkeypatch.setattr(weights, "differentiate", noted)
+        losses = one.train(weights, optimizer_of(weights, 1e-2, 0, {}), 1, found_in(model))
+    assert losses[1] > 1e-6  # the second step finds a model that has changed
+    assert sum(seen) / 2 == pytest.approx(losses[0] + 3 * losses[1], rel=1e-5)
+
+
 def test_a_step_follows_both_losses() -> None:
     """AdamW by hand: the first step moves every weight by the rate, against its gradient."""
     pipe = make_pipeline()
