@@ -48,7 +48,9 @@ def test_models_have_their_published_sizes(
 def test_each_part_is_measured_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = real_shapes_steps.Plan(batches=(1, 2), dtypes=("float32",), captions=8, images=1, steps=1)
+    plan = real_shapes_steps.Plan(
+        batches=(1, 2), dtypes=("float32",), captions=8, images=1, steps=1
+    )
     monkeypatch.setattr(real_shapes, "made", lambda *_: make_pipeline())
     monkeypatch.setattr(real_shapes, "PLANS", {"sd": plan})
     monkeypatch.setattr(real_shapes, "COMPILED", {})
