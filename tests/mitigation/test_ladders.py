@@ -17,7 +17,15 @@ from unmemorize.generation import (
     NeuronEdit,
     Reread,
 )
-from unmemorize.mitigation._ladders import LADDERS, SPREAD, Findings, Rung, climb, joint_edit
+from unmemorize.mitigation._ladders import (
+    LADDERS,
+    SPREAD,
+    Findings,
+    Rung,
+    climb,
+    joint_edit,
+    stronger,
+)
 from unmemorize.statistics import activations
 
 KEEP = ("a dog", "a house")
@@ -196,3 +204,41 @@ def test_wider_sets_come_from_z_scores(pipe: DiffusionPipeline) -> None:
 def test_every_rung_of_a_ladder_makes_an_edit(ladder: tuple[Rung, ...]) -> None:
     edits = [joint_edit(dict.fromkeys(FOUND, rung), FOUND, KEEP) for rung in ladder]
     assert None not in edits
+
+
+def test_what_a_rung_includes() -> None:
+    off, inverted = Rung("complete", 0.0), Rung("complete", -0.25)
+    gentle, strong = Rung(weight=1.0), Rung(weight=10.0)
+    near, far = (Rung("all", weight=10.0, reach=reach) for reach in (1.0, 2.0))
+    both = Rung("complete", 0.0, 1.0)
+    for more, less in [
+        (inverted, off),
+        (Rung("initial", 0.0), off),
+        (both, off),
+        (both, gentle),
+        (strong, gentle),
+        (far, near),
+        (strong, far),
+    ]:
+        assert more.includes(less)
+        assert more.includes(more)
+        assert not less.includes(more)
+    for one, other in [(gentle, off), (far, off), (far, gentle), (gentle, near), (strong, both)]:
+        assert not one.includes(other)
+    assert not Rung("initial", 0.0).includes(inverted)
+
+
+def test_a_stronger_rung_keeps_what_helped() -> None:
+    both = LADDERS["both"]
+    climbed = [both[0]]
+    while (following := stronger(climbed[-1], both)) != climbed[-1]:
+        climbed.append(following)
+    assert [str(rung) for rung in climbed] == [
+        "complete neurons at 0",
+        "complete neurons at 0 and closed form, weight 1",
+        "complete neurons at 0 and closed form, weight 3",
+        "complete neurons at 0 and closed form, weight 10",
+        "complete neurons at -0.25 and closed form, weight 10",
+        "complete neurons at -1 and closed form, weight 10",
+    ]
+    assert str(stronger(SPREAD[2], SPREAD)) == "closed form, weight 10"

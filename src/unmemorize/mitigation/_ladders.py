@@ -24,6 +24,8 @@ from unmemorize.pipelines import Model, select_value_layers
 from unmemorize.statistics import Statistics, activations
 
 NeuronChoice = Literal["complete", "initial", "all"]
+_CHOICES: tuple[NeuronChoice, ...] = ("complete", "initial", "all")
+"""From the narrowest to the widest."""
 SCALES = (0.0, -0.25, -0.5, -1.0)
 WEIGHTS = (1.0, 3.0, 10.0)
 _FEW = 16
@@ -62,13 +64,34 @@ class Rung:
             parts.append(f"closed form, weight {self.weight:g}")
         return " and ".join(parts) or "nothing"
 
+    def includes(self, other: Rung) -> bool:
+        """Whether this rung does all that another one does.
+
+        A closed form of all projections counts as doing what one of neurons does at its weight.
+
+        Examples:
+            >>> Rung("complete", 0.0, weight=1.0).includes(Rung("complete", 0.0))
+            True
+            >>> Rung(weight=1.0).includes(Rung("complete", 0.0))
+            False
+        """
+        if (self.weight or 0.0) < (other.weight or 0.0):
+            return False
+        if other.reach is not None:
+            return self.reach is None or self.reach >= other.reach
+        if other.neurons is None:
+            return self.reach is None
+        if self.neurons is None or self.reach is not None:
+            return False
+        is_as_wide = _CHOICES.index(self.neurons) >= _CHOICES.index(other.neurons)
+        return is_as_wide and self.scale <= other.scale
+
 
 def _with_closed_form(weight: float) -> tuple[Rung, Rung]:
     """Make the rungs of a closed form alone, and with the found neurons off."""
     return Rung(weight=weight), Rung("complete", 0.0, weight)
 
 
-_CHOICES: tuple[NeuronChoice, ...] = ("complete", "initial", "all")
 LADDERS: Mapping[str, tuple[Rung, ...]] = {
     "both": (
         Rung("complete", 0.0),
@@ -223,3 +246,14 @@ def climb(
         ladder = ladders[index]
         climbed[index] = ladder[min(ladder.index(rungs[index]) + 1, len(ladder) - 1)]
     return climbed
+
+
+def stronger(rung: Rung, ladder: Sequence[Rung]) -> Rung:
+    """Return the next rung of a ladder that does all that this one does, or this one if none does.
+
+    Examples:
+        >>> print(stronger(Rung("complete", 0.0), LADDERS["both"]))
+        complete neurons at 0 and closed form, weight 1
+    """
+    later = ladder[ladder.index(rung) + 1 :]
+    return next((each for each in later if each.includes(rung)), rung)

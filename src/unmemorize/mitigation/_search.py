@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from unmemorize.generation import Edit
 from unmemorize.mitigation._certificate import Attempt, Certification, Copies, Plan
-from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, Rungs, climb, joint_edit
+from unmemorize.mitigation._ladders import (
+    LADDERS,
+    Findings,
+    Rung,
+    Rungs,
+    climb,
+    joint_edit,
+    stronger,
+)
 
 Look = Callable[[Edit, Sequence[int]], Mapping[int, float]]
 """Generates images of prompts under an edit, and returns for each prompt that copies which share of
@@ -125,13 +133,17 @@ def strengthened(
     findings: Mapping[int, Findings],
     keep: Sequence[str],
 ) -> Candidate | None:
-    """Move prompts whose certificate failed one rung up, unless no rung ended their copies.
+    """Move prompts whose certificate failed up, unless no rung ended their copies.
+
+    They passed the search on their rung, so little is left. The next rung may do something else in
+    place of what helped; the one that a prompt climbs to does all of that, and more.
 
     Returns:
         The stronger candidate, or None if none of them can climb.
     """
-    ladders = {index: found.ladder(candidate.ladder) for index, found in findings.items()}
-    rungs = climb(candidate.rungs, ladders, sorted(set(failed).difference(candidate.copying)))
+    rungs = dict(candidate.rungs)
+    for index in set(failed).difference(candidate.copying):
+        rungs[index] = stronger(rungs[index], findings[index].ladder(candidate.ladder))
     edit = joint_edit(rungs, findings, keep)
     if edit is None or edit == candidate.edit:
         return None
