@@ -29,7 +29,7 @@ ORDINARY = 3
 """Suspects of the demo that are not memorized."""
 BATCH = 16
 """Images per pass: small enough for a laptop."""
-STEPS = 20
+STEPS = 12
 """Denoising steps of the short demo: the copies are there, and two cores take minutes."""
 
 
