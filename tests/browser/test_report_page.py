@@ -147,7 +147,8 @@ def test_the_report_of_the_bundled_model(
 ) -> None:
     model = Model(bundled)
     defaults = testbed.defaults()
-    prompts = [entry.prompt for entry in testbed.planted()[2:6:2]]
+    # many neurons carry what was memorized by dose alone, so there are trials enough for a plot
+    prompts = [testbed.planted()[place].prompt for place in (10, 2)]
     prompts += [Prompt(text, group="unmemorized") for text in testbed.captions("test")[:2]]
     settings = LocalizationSettings(
         noise=bundled_threshold.settings, criterion=defaults["criterion"]
