@@ -173,7 +173,7 @@ def test_images_of_prompts_are_compared_with_a_picture(studio: Studio, folder: P
     assert memorized.verdict.startswith("Copies of ")
     assert "of 3 images. A copy scores above" in memorized.verdict
     assert "0 of 3 images. 2 confirm a prompt. A copy scores above" in other.verdict
-    assert "which at most 0.05 of ordinary images do" in other.verdict
+    assert "which at most 5 % of ordinary images do" in other.verdict
     strange = flat_picture(folder)
     (found,) = check_image(studio, strange, [PLANTED_PROMPT])
     assert found.status == "not confirmed"

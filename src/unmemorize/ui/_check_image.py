@@ -81,8 +81,8 @@ class ImageCheck:
         enough = "" if self.confirmation.confirmed else f" {FEWEST_COPIES} confirm a prompt."
         return (
             f"Copies of {_COMPARED[test.measure]}: {copies.copies} of {copies.seeds} images."
-            f"{enough} A copy scores above {test.level:.2f}, which at most {self.rate:.3g} of "
-            f"ordinary images do. The closest scores {max(self.confirmation.scores):.2f}."
+            f"{enough} A copy scores above {test.level:.2f}, which at most {100 * self.rate:.3g} % "
+            f"of ordinary images do. The closest scores {max(self.confirmation.scores):.2f}."
         )
 
 
