@@ -39,7 +39,7 @@ class BundledMitigation:
         )
         inputs = MitigationInputs(
             statistics=um.default_statistics(model),
-            threshold=um.Threshold.load(um.testbed.threshold_path("seed similarity")),
+            threshold=um.Threshold.load(um.testbed.threshold_path()),
             captions=um.OrdinaryCaptions.of(model),
             descriptor=um.BundledDescriptor(),
             clip=um.ClipAlignment(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
 
@@ -19,6 +19,7 @@ from unmemorize.generation import (
     has_closed_form,
 )
 from unmemorize.localization import Localization, candidates_at, neurons_of
+from unmemorize.mitigation._starts import StartChoice, Starts
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, select_value_layers
 from unmemorize.statistics import Statistics, activations
@@ -34,6 +35,10 @@ _LOWER = 1.0
 """How far theta falls below the one of the localization, for a wider set of the same layers."""
 
 
+_LEAVES: Mapping[StartChoice | None, int] = {None: 0, "half": 1, "whole": 2}
+"""What is left of a prompt that reads like another one, in order."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """How one prompt is edited.
@@ -47,12 +52,15 @@ class Rung:
         reach: None for a closed form of all projections, beside which the neurons are scaled. Else
             it is a closed form of these neurons alone, and this is how far they go to the empty
             prompt, see `Reread`.
+        start: which start of itself the prompt reads like in the closed form of all projections;
+            None for the empty prompt.
     """
 
     neurons: NeuronChoice | None = None
     scale: float = 0.0
     weight: float | None = None
     reach: float | None = None
+    start: StartChoice | None = None
 
     def __str__(self) -> str:
         if self.reach is not None:
@@ -61,13 +69,15 @@ class Rung:
         if self.neurons is not None:
             parts.append(f"{self.neurons} neurons at {self.scale:g}")
         if self.weight is not None:
-            parts.append(f"closed form, weight {self.weight:g}")
+            goal = {"whole": " to the start", "half": " to half the start", None: ""}[self.start]
+            parts.append(f"closed form{goal}, weight {self.weight:g}")
         return " and ".join(parts) or "nothing"
 
     def includes(self, other: Rung) -> bool:
         """Whether this rung does all that another one does.
 
-        A closed form of all projections counts as doing what one of neurons does at its weight.
+        A closed form of all projections counts as doing what one of neurons does at its weight, and
+        the empty prompt as leaving less than a start.
 
         Examples:
             >>> Rung("complete", 0.0, weight=1.0).includes(Rung("complete", 0.0))
@@ -76,6 +86,8 @@ class Rung:
             False
         """
         if (self.weight or 0.0) < (other.weight or 0.0):
+            return False
+        if other.weight and _LEAVES[self.start] > _LEAVES[other.start]:
             return False
         if other.reach is not None:
             return self.reach is None or self.reach >= other.reach
@@ -87,6 +99,13 @@ class Rung:
         return is_as_wide and self.scale <= other.scale
 
 
+_TO_START = (
+    *(Rung(weight=weight, start="whole") for weight in (3.0, 10.0)),
+    Rung(weight=10.0, start="half"),
+)
+"""They leave most of what a prompt asks for, and change ordinary images least."""
+
+
 def _with_closed_form(weight: float) -> tuple[Rung, Rung]:
     """Make the rungs of a closed form alone, and with the found neurons off."""
     return Rung(weight=weight), Rung("complete", 0.0, weight)
@@ -95,6 +114,8 @@ def _with_closed_form(weight: float) -> tuple[Rung, Rung]:
 LADDERS: Mapping[str, tuple[Rung, ...]] = {
     "both": (
         Rung("complete", 0.0),
+        *_TO_START,
+        *(replace(rung, neurons="complete") for rung in _TO_START),
         *_with_closed_form(1.0),
         *_with_closed_form(3.0),
         *(Rung("complete", scale) for scale in (-0.25, -1.0)),
@@ -104,21 +125,25 @@ LADDERS: Mapping[str, tuple[Rung, ...]] = {
     ),
     "neurons": tuple(Rung(choice, scale) for choice, scale in product(_CHOICES, SCALES)),
     "closed form": (
+        *_TO_START,
         *(Rung(weight=weight) for weight in WEIGHTS),
         *(Rung("complete", scale, 10.0) for scale in (0.0, -0.25, -1.0)),
     ),
 }
 """Ladders by name. Combinations are worth most and come first. A prompt that still copies climbs to
-the next rung of its ladder. Where neurons at 0 do not end a copy, a gentle closed form comes next,
-without them and with them: inverted neurons change ordinary images more where they are many, and
-end copies that no closed form does where they are few."""
+the next rung of its ladder. Where neurons at 0 do not end a copy, a closed form to the start of the
+prompt comes next, then a gentle one to the empty prompt, each without them and with them: inverted
+neurons change ordinary images more where they are many, and end copies that no closed form does
+where they are few."""
 SPREAD = (
+    *_TO_START,
     *(Rung("all", weight=10.0, reach=reach) for reach in (1.0, 1.5, 2.0)),
     Rung(weight=10.0),
     *(Rung("complete", scale, 10.0) for scale in (0.0, -0.25, -1.0)),
 )
-"""What a prompt of which many neurons were found climbs in place of the ladder "both". A closed
-form of all projections at a lower weight than 10 ends fewer copies than the rungs before it."""
+"""What a prompt of which many neurons were found climbs in place of the ladder "both". To the empty
+prompt, a closed form of all projections at a lower weight than 10 ends fewer copies than the rungs
+before it."""
 
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""
@@ -132,11 +157,13 @@ class Findings:
         text: the prompt.
         neurons: the sets of neurons that rungs choose from.
         closed_form: whether the model has closed forms, see `text_projections`.
+        starts: of the prompt, which it may read like.
     """
 
     text: str
     neurons: Mapping[NeuronChoice, Neurons]
     closed_form: bool = True
+    starts: Starts = field(default_factory=dict)
 
     @property
     def is_spread(self) -> bool:
@@ -148,8 +175,8 @@ class Findings:
 
         Few neurons change few ordinary images. Where memory is spread over many, those carry other
         images, too. In place of the ladder "both", such a prompt climbs one that begins with a
-        closed form of its neurons. Rungs that are not possible are left out. If none is, the prompt
-        stays as it is.
+        closed form to its start, then one of its neurons. Rungs that are not possible are left out.
+        If none is, the prompt stays as it is.
         """
         is_reread = self.is_spread and self.closed_form and name == "both"
         ladder = SPREAD if is_reread else LADDERS[name]
@@ -157,11 +184,17 @@ class Findings:
 
     def _is_possible(self, rung: Rung) -> bool:
         has_neurons = rung.neurons is None or bool(self.neurons[rung.neurons])
-        return has_neurons and (rung.weight is None or self.closed_form)
+        has_start = rung.start is None or rung.start in self.starts
+        return has_neurons and has_start and (rung.weight is None or self.closed_form)
 
     @classmethod
     def of(
-        cls, model: Model, record: Localization, statistics: Statistics, layers: str
+        cls,
+        model: Model,
+        record: Localization,
+        statistics: Statistics,
+        layers: str,
+        starts: Starts,
     ) -> Findings:
         """Collect the sets of neurons of a localized prompt.
 
@@ -170,6 +203,7 @@ class Findings:
             record: the localization of the prompt.
             statistics: of all value layers of the model.
             layers: the layers that were searched.
+            starts: of the prompt, which it may read like.
         """
         text = model.encode([record.prompt])
         activation = {path: rows[0].cpu() for path, rows in activations(model, text).items()}
@@ -185,6 +219,7 @@ class Findings:
                 "all": neurons_of(candidates_at(z_scores, activation, theta, 0)),
             },
             has_closed_form(model),
+            starts,
         )
 
 
@@ -211,7 +246,8 @@ def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[st
             reread += [Reread(text, chosen, rung.weight, rung.reach)] if chosen else []
             continue
         if rung.weight is not None:
-            erased.append(Erased(text, rung.weight))
+            guide = findings[index].starts[rung.start] if rung.start else ""
+            erased.append(Erased(text, rung.weight, guide))
         for neuron in chosen:
             scales[neuron] = min(rung.scale, scales.get(neuron, rung.scale))
     by_scale: dict[float, set[tuple[str, int]]] = defaultdict(set)

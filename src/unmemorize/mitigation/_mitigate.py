@@ -4,6 +4,8 @@ RUN/detections.jsonl           the screen
 RUN/before/, before.jsonl      unedited images of the suspects that pass it
 RUN/confirmations.jsonl        their scores, and the level above which they are copies
 RUN/localizations.jsonl        the neurons of those whose images show copies
+RUN/starts.jsonl               what the detector says of the starts of these prompts
+RUN/start-N.jsonl              images of those that it clears, the longest ones first
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
 RUN/certificate-N-EDIT.jsonl   fresh images of attempt N; those that are copies are kept
@@ -23,9 +25,8 @@ from functools import partial
 
 from diffusers import DiffusionPipeline
 
-from unmemorize._prompts import Prompt
 from unmemorize.engines import Execution
-from unmemorize.generation import Edit, EditFile
+from unmemorize.generation import Edit, EditFile, has_closed_form
 from unmemorize.localization import LocalizeTask, read_localizations
 from unmemorize.metrics import have_references
 from unmemorize.mitigation._certificate import (
@@ -54,6 +55,7 @@ from unmemorize.mitigation._result import (
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
 from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
+from unmemorize.mitigation._starts import Starts, find_starts
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, stream_prompts
@@ -136,18 +138,21 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
         )
     confirmations = confirm(stages, suspected, before, other) if suspected else {}
     work = Work(stages, captions, before, other, prompts, detections, confirmations)
-    return work, _localize(stages, work.confirmed, inputs) if work.confirmed else {}
+    return work, _localize(stages, work, inputs) if work.confirmed else {}
 
 
-def _localize(
-    stages: Stages, prompts: Mapping[int, Prompt], inputs: MitigationInputs
-) -> dict[int, Findings]:
-    """Find the neurons of confirmed prompts."""
-    settings = stages.settings.localization
+def _localize(stages: Stages, work: Work, inputs: MitigationInputs) -> dict[int, Findings]:
+    """Find the neurons of confirmed prompts, and the starts that they may read like."""
+    prompts, settings = work.confirmed, stages.settings.localization
     task = LocalizeTask(inputs.statistics, inputs.threshold.calling_all(), settings)
     stages.work("localize", task, [(index, (index, prompt)) for index, prompt in prompts.items()])
+    starts: Mapping[int, Starts] = {}
+    if has_closed_form(stages.model):
+        starts = find_starts(stages, prompts, work.confirmations, inputs.threshold)
     return {
-        index: Findings.of(stages.model, record, inputs.statistics, settings.layers)
+        index: Findings.of(
+            stages.model, record, inputs.statistics, settings.layers, starts.get(index, {})
+        )
         for index, record in read_localizations(stages.run).items()
     }
 
