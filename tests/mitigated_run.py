@@ -20,7 +20,8 @@ from records import HOSTILE, LAYER, SMALL_MITIGATION, localization
 from unmemorize import Neurons, Prompt, Run
 from unmemorize._files import to_json
 from unmemorize.generation import EditFile, NeuronEdit
-from unmemorize.mitigation import MitigationResult, MitigationRun
+from unmemorize.mitigation import ImagesRecord, MitigationResult, MitigationRun
+from unmemorize.mitigation._starts import starts_of
 from unmemorize.runs import Inputs, start_run
 
 DIGEST = "0123456789"
@@ -100,6 +101,15 @@ def mitigated_run(folder: Path, memorized: int = 3, side: int = 16) -> Run:
     return run
 
 
+def _starts(run: Run, prompts: Sequence[str]) -> None:
+    """The detector clears no start but the first of the first prompt, which is drawn."""
+    starts = [start for text in prompts for start in starts_of(text)]
+    scored = {index: _detection(start, 0.6) for index, start in enumerate(starts)}
+    _lines(run, "starts", scored | {0: _detection(starts[0], 0.2)})
+    drawn = ImagesRecord(prompt=starts[0], seeds=tuple(range(SEEDS)), scores=(0.1,) * SEEDS)
+    _lines(run, "start-1", {0: to_json(drawn)})
+
+
 def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> None:
     called = range(memorized + 1)
     confirmed = range(memorized)
@@ -125,6 +135,7 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
     neurons = Neurons({LAYER: [3, 5]})
     found = {index: localization(prompts[index], "VM", 0.6, neurons) for index in confirmed}
     _lines(run, "localizations", {index: record.to_json() for index, record in found.items()})
+    _starts(run, [prompts[index] for index in confirmed])
     (run.folder / "differences").mkdir()
     for index in confirmed:
         _textured(index, side).save(run.folder / "differences" / f"{index:05d}.png")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -26,15 +28,17 @@ from unmemorize.mitigation._ladders import (
     joint_edit,
     stronger,
 )
+from unmemorize.mitigation._starts import Starts
 from unmemorize.statistics import activations
 
 KEEP = ("a dog", "a house")
+STARTS: Starts = {"whole": "a start", "half": "a"}
 
 
 def findings(text: str, *neurons: int) -> Findings:
     own = Neurons({"attn2.to_v": neurons}) if neurons else Neurons()
     every = Neurons({"attn2.to_v": [*neurons, 9]})
-    return Findings(text, {"complete": own, "initial": own, "all": every})
+    return Findings(text, {"complete": own, "initial": own, "all": every}, starts=STARTS)
 
 
 FOUND = {3: findings("a cat", 1, 2), 5: findings("a bird", 2, 4)}
@@ -45,7 +49,13 @@ def test_ladders_begin_with_the_least_invasive_rung() -> None:
     assert neurons[0] == Rung("complete", 0.0)
     assert [rung.scale for rung in neurons[:4]] == [0.0, -0.25, -0.5, -1.0]
     assert [rung.neurons for rung in neurons[::4]] == ["complete", "initial", "all"]
+    to_start = [
+        "closed form to the start, weight 3",
+        "closed form to the start, weight 10",
+        "closed form to half the start, weight 10",
+    ]
     assert [str(rung) for rung in LADDERS["closed form"]] == [
+        *to_start,
         "closed form, weight 1",
         "closed form, weight 3",
         "closed form, weight 10",
@@ -54,8 +64,10 @@ def test_ladders_begin_with_the_least_invasive_rung() -> None:
         "complete neurons at -1 and closed form, weight 10",
     ]
     both = [str(rung) for rung in LADDERS["both"]]
-    assert both[:8] == [
+    assert both[:14] == [
         "complete neurons at 0",
+        *to_start,
+        *(f"complete neurons at 0 and {rung}" for rung in to_start),
         "closed form, weight 1",
         "complete neurons at 0 and closed form, weight 1",
         "closed form, weight 3",
@@ -98,6 +110,19 @@ def test_closed_forms_are_joined_at_their_own_weights_and_come_first() -> None:
     assert edit.parts[0] == ClosedFormEdit((Erased("a bird", 1.0),), KEEP)
 
 
+def test_a_prompt_reads_like_its_start_or_like_the_empty_prompt() -> None:
+    found = {**FOUND, 8: replace(findings("a tree", 1), starts={"whole": "the tree", "half": "b"})}
+    rungs = {
+        3: Rung(weight=3.0, start="whole"),
+        5: Rung(weight=1.0),
+        8: Rung("complete", 0.0, 10.0, start="half"),
+    }
+    erased = (Erased("a cat", 3.0, "a start"), Erased("a bird", 1.0), Erased("a tree", 10.0, "b"))
+    assert joint_edit(rungs, found, KEEP) == CombinedEdit(
+        (ClosedFormEdit(erased, KEEP), NeuronEdit(Neurons({"attn2.to_v": [1]}), 0.0))
+    )
+
+
 def test_nothing_to_edit_is_no_edit() -> None:
     assert joint_edit({0: Rung("complete")}, {0: findings("a cat")}, KEEP) is None
 
@@ -118,7 +143,8 @@ def test_many_neurons_are_reread_before_anything_is_switched_off() -> None:
     assert many.ladder("both") == SPREAD
     for name in ("neurons", "closed form"):
         assert few.ladder(name) == many.ladder(name) == LADDERS[name]
-    assert [str(rung) for rung in SPREAD] == [
+    assert SPREAD[:3] == LADDERS["closed form"][:3]
+    assert [str(rung) for rung in SPREAD[3:]] == [
         "closed form of all neurons, reach 1",
         "closed form of all neurons, reach 1.5",
         "closed form of all neurons, reach 2",
@@ -131,11 +157,24 @@ def test_many_neurons_are_reread_before_anything_is_switched_off() -> None:
 
 def test_rungs_of_neurons_that_there_are_not_are_left_out() -> None:
     none = findings("a cat")  # but one, in other layers
-    assert none.ladder("closed form") == tuple(Rung(weight=weight) for weight in (1.0, 3.0, 10.0))
+    closed = tuple(Rung(weight=weight) for weight in (1.0, 3.0, 10.0))
+    assert none.ladder("closed form") == LADDERS["closed form"][:3] + closed
     assert {rung.neurons for rung in none.ladder("neurons")} == {"all"}
     nowhere = Findings("a cat", dict.fromkeys(("complete", "initial", "all"), Neurons()))
     assert nowhere.ladder("neurons") == (Rung(),)
     assert str(Rung()) == "nothing"
+
+
+def test_rungs_to_starts_that_there_are_not_are_left_out() -> None:
+    few = findings("a cat", 1)
+    many = findings("a cat", *range(10, 40))
+    short = replace(few, starts={"whole": "a"})
+    assert {rung.start for rung in short.ladder("both")} == {"whole", None}
+    for found in (few, many):
+        alone = replace(found, starts={})
+        for name in LADDERS:
+            left = [rung for rung in found.ladder(name) if rung.start is None]
+            assert list(alone.ladder(name)) == left
 
 
 @pytest.mark.parametrize(
@@ -148,7 +187,7 @@ def test_models_without_closed_forms_climb_rungs_of_neurons_alone(name: str, has
     many = Neurons({path: range(4) for path in list(model.value_layers)[:5]})
     for neurons in (Neurons({layer: [3]}), many):
         record = localization("a red cat", "VM", 0.9, neurons, theta=1.5)
-        found = Findings.of(model, record, statistics, "default")
+        found = Findings.of(model, record, statistics, "default", STARTS)
         assert any(rung.weight for rung in found.ladder("both")) == has
         assert found.ladder("neurons")[0] == Rung("complete", 0.0)
         assert (found.ladder("closed form") == (Rung(),)) == (not has)
@@ -186,7 +225,7 @@ def test_wider_sets_come_from_z_scores(pipe: DiffusionPipeline) -> None:
     model = Model(pipe)
     statistics: Statistics = compute_statistics(model, [f"word {n}" for n in range(8)])
     record = localization("a red cat", "VM", 0.9, Neurons({LAYER: [3]}), theta=1.5)
-    found = Findings.of(model, record, statistics, "default")
+    found = Findings.of(model, record, statistics, "default", {})
     searched, every = set(), set()
     for path, rows in activations(model, model.encode(["a red cat"])).items():
         z_scores = (rows[0].double() - statistics.mean[path]).abs() / statistics.std[path]
@@ -211,6 +250,7 @@ def test_what_a_rung_includes() -> None:
     gentle, strong = Rung(weight=1.0), Rung(weight=10.0)
     near, far = (Rung("all", weight=10.0, reach=reach) for reach in (1.0, 2.0))
     both = Rung("complete", 0.0, 1.0)
+    to_start, to_half = Rung(weight=3.0, start="whole"), Rung(weight=10.0, start="half")
     for more, less in [
         (inverted, off),
         (Rung("initial", 0.0), off),
@@ -219,11 +259,22 @@ def test_what_a_rung_includes() -> None:
         (strong, gentle),
         (far, near),
         (strong, far),
+        (strong, to_start),
+        (to_half, to_start),
+        (Rung(weight=10.0, start="whole"), to_start),
+        (replace(to_start, neurons="complete"), off),
     ]:
         assert more.includes(less)
         assert more.includes(more)
         assert not less.includes(more)
-    for one, other in [(gentle, off), (far, off), (far, gentle), (gentle, near), (strong, both)]:
+    for one, other in [
+        (gentle, off),
+        (far, off),
+        (far, gentle),
+        (gentle, near),
+        (strong, both),
+        (gentle, to_start),
+    ]:
         assert not one.includes(other)
     assert not Rung("initial", 0.0).includes(inverted)
 
@@ -235,10 +286,12 @@ def test_a_stronger_rung_keeps_what_helped() -> None:
         climbed.append(following)
     assert [str(rung) for rung in climbed] == [
         "complete neurons at 0",
-        "complete neurons at 0 and closed form, weight 1",
-        "complete neurons at 0 and closed form, weight 3",
+        "complete neurons at 0 and closed form to the start, weight 3",
+        "complete neurons at 0 and closed form to the start, weight 10",
+        "complete neurons at 0 and closed form to half the start, weight 10",
         "complete neurons at 0 and closed form, weight 10",
         "complete neurons at -0.25 and closed form, weight 10",
         "complete neurons at -1 and closed form, weight 10",
     ]
     assert str(stronger(SPREAD[2], SPREAD)) == "closed form, weight 10"
+    assert str(stronger(SPREAD[5], SPREAD)) == "closed form, weight 10"

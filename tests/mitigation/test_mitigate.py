@@ -123,6 +123,18 @@ def finished_fixture(start: Start) -> tuple[Any, Run]:
     return start()
 
 
+def test_starts_of_confirmed_prompts_are_looked_at(finished: tuple[Any, Run]) -> None:
+    """Each score is that of the start itself, and a start that is drawn is one that is cleared."""
+    _, run = finished
+    scored = run.records("starts").values()
+    starts = [record["prompt"] for record in scored]
+    assert starts == ["a", "a red", "a", "a blue"]
+    level = run.settings(MitigationRun).tau
+    clear = {record["prompt"] for record in scored if record["score"] <= level}
+    drawn = [each for file in run.folder.glob("start-*.jsonl") for each in run.records(file.stem)]
+    assert bool(drawn) == bool(clear)
+
+
 def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
     result, run = finished
     statuses = [outcome.status for outcome in result.outcomes]

@@ -22,6 +22,7 @@ FOUND = {
             "initial": Neurons({"a": [1, 2]}),
             "all": Neurons({"a": [1, 2, 3]}),
         },
+        starts={"whole": "a"},
     ),
     7: Findings(
         "a bird",
@@ -30,6 +31,7 @@ FOUND = {
             "initial": Neurons({"a": [5, 6]}),
             "all": Neurons({"a": [5, 6, 7]}),
         },
+        starts={"whole": "a", "half": "b"},
     ),
 }
 

@@ -28,6 +28,7 @@ FINDINGS = {
             "initial": Neurons({"a": [2]}),
             "all": Neurons({"a": [3]}),
         },
+        starts={"whole": "b", "half": "c"},
     )
 }
 EDITS: dict[Edit, int] = {}

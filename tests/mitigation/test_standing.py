@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mitigated_run import CONTROL, DIGEST, ORDINARY, OTHER, mitigated_run
+from mitigated_run import CONTROL, DIGEST, ORDINARY, OTHER, mitigated_run, texts
 from unmemorize import Run
 from unmemorize.mitigation import Standing, standings
+from unmemorize.mitigation._starts import starts_of
 from unmemorize.runs import Status, status_of
 
 Counts = dict[str, tuple[int, int | None, str]]
@@ -26,11 +27,13 @@ def counts(run: Run) -> Counts:
 
 def test_a_finished_mitigation(run: Run) -> None:
     """Of 5 suspects 4 are called and 3 confirmed. Control and second looks are told apart."""
+    starts = sum(len(starts_of(text)) for text in texts(3)[:3])
     assert counts(run) == {
         "ordinary": (ORDINARY, ORDINARY, "ordinary captions, drawn"),
         "screen": (5, 5, "suspects scored"),
         "confirm": (4, 4, "suspects drawn, unedited"),
         "localize": (3, 3, "memorized prompts"),
+        "starts": (starts, None, "starts of prompts"),
         "search": (6, None, "prompts, under 2 edits"),
         "side effects": (ORDINARY, ORDINARY, "images, 1 edit"),
         "certify": (3, 3, "prompts on fresh seeds"),

@@ -10,10 +10,12 @@ import torch
 
 from unmemorize._prompts import Prompt
 from unmemorize.detection import REGION_SAMPLES
+from unmemorize.generation import has_closed_form
 from unmemorize.metrics import have_references
 from unmemorize.mitigation._ladders import LADDERS
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
+from unmemorize.mitigation._starts import starts_of
 from unmemorize.pipelines import Model
 
 _PNG_BYTES = 2.0
@@ -29,7 +31,7 @@ class Forecast:
     Args:
         images: stage -> images that are generated.
         samples: denoiser samples of these images (two for each step with guidance), of detections,
-            localizations and maps of the memorized regions.
+            those of starts included, localizations and maps of the memorized regions.
         seconds: samples times the measured time of one.
         weights: bytes of the model's weights.
         disk: bytes of images, of an edited checkpoint and of small files.
@@ -62,6 +64,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     images = {
         "ordinary images, unedited": ordinary * (2 if twice else 1),
         "confirmation": settings.search_images * count,
+        "starts of prompts": settings.search_images * count if has_closed_form(model) else 0,
         "search": ladders * settings.search_images * count,
         "side effects of candidates": (ladders - 1) * settings.sample,
         "certificate": rules.plan(1).seeds * count,
@@ -72,6 +75,8 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     halves = 2 if generation.guidance > 1 else 1
     samples = sum(images.values()) * generation.steps * halves
     samples += round((1 + _PASSES) * noise.seeds * count)
+    if has_closed_form(model):
+        samples += noise.seeds * sum(len(starts_of(suspect.text)) for suspect in suspects)
     samples += REGION_SAMPLES * count
     weights = sum(
         parameter.numel() * parameter.element_size()

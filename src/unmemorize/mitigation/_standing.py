@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from unmemorize.detection import read_detections
 from unmemorize.mitigation._confirmation import BEFORE, read_confirmations
 from unmemorize.mitigation._run_settings import MitigationRun
+from unmemorize.mitigation._starts import DRAWN, STARTS
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH
 from unmemorize.runs import Run, Status
 
@@ -84,6 +85,7 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
         _standing("screen", "suspects scored", of("detections"), suspects),
         _standing("confirm", "suspects drawn, unedited", of(BEFORE), called),
         _standing("localize", "memorized prompts", of("localizations"), confirmed),
+        _standing("starts", "starts of prompts", of(STARTS), None, of(f"{DRAWN}-")),
         _standing("search", f"prompts, under {_edits(first)}", first, None, again),
         _standing("side effects", f"images, {_edits(effects)}", effects, effects_total or None),
         _standing("certify", fresh, certified, confirmed if single else None, counted),

@@ -35,7 +35,7 @@ def starts_of(text: str) -> list[str]:
         ['a', 'a cat', 'a cat, festival']
     """
     words = text.split()
-    starts = [" ".join(words[:count]).rstrip(",;:.") for count in range(1, len(words))]
+    starts = [" ".join(words[:count]).rstrip(",;:. ") for count in range(1, len(words))]
     return [start for start in dict.fromkeys(starts) if start]
 
 

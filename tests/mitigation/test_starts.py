@@ -1,0 +1,123 @@
+"""Starts of captions: what the detector and the images say of them is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from records import SMALL_MITIGATION
+from unmemorize import Detection, Prompt, Threshold, testbed
+from unmemorize.detection import DetectTask
+from unmemorize.mitigation._confirmation import screen_level
+from unmemorize.mitigation._copy_test import CopyTest
+from unmemorize.mitigation._images import Asked, ImagesRecord
+from unmemorize.mitigation._starts import Starts, find_starts, starts_of
+
+TEXT = "an owl on a navy background, night school emblem"
+
+
+class Known:
+    """Stands in for `Stages`.
+
+    Args:
+        called: starts that the detector calls.
+        copies: starts whose images are copies.
+    """
+
+    settings = replace(SMALL_MITIGATION, search_images=4)
+
+    def __init__(
+        self, level: float, called: Sequence[str] = (), copies: Sequence[str] = ()
+    ) -> None:
+        self.level, self.called, self.copies = level, called, copies
+        self.run = self.model = self
+        self.fingerprint = "v2-1"
+        self.scored: list[str] = []
+        self.drawn: list[tuple[str, list[str]]] = []
+        self.seeds: list[tuple[int, ...]] = []
+
+    def work(self, title: str, task: DetectTask, items: Sequence[tuple[int, Prompt]]) -> None:
+        assert (title, task.kind, task.stop) == ("starts", "starts", "never")
+        assert [index for index, _ in items] == list(range(len(items)))
+        self.scored = [prompt.text for _, prompt in items]
+
+    def typed(self, kind: str, *_: Any) -> Iterator[tuple[int, Detection]]:
+        assert kind == "starts"
+        for index, text in enumerate(self.scored):
+            score = self.level + (0.01 if text in self.called else 0.0)
+            yield (
+                index,
+                Detection(
+                    prompt=text, group="", score=score, tau=9.0, memorized=False, seeds=2,
+                    evaluations=2, seconds=0.0,
+                ),
+            )  # fmt: skip
+
+    def images(
+        self, _title: str, kind: str, edit: None, asked: Sequence[Asked], *, stop: int
+    ) -> dict[int, ImagesRecord]:
+        assert edit is None
+        assert stop == 1
+        self.drawn.append((kind, [each.text for each in asked]))
+        self.seeds += [each.seeds for each in asked]
+        return {
+            each.index: ImagesRecord(
+                prompt=each.text, seeds=each.seeds, copies=int(each.text in self.copies)
+            )
+            for each in asked
+        }
+
+
+@pytest.fixture(name="threshold", scope="module")
+def threshold_fixture() -> Threshold:
+    return Threshold.load(testbed.threshold_path())
+
+
+def find(stages: Known, threshold: Threshold, *texts: str) -> list[Starts]:
+    prompts = {3 * index: Prompt(text) for index, text in enumerate(texts)}
+    test = CopyTest("image", 0.5)
+    confirmed: Any = {index: type("C", (), {"test": test})() for index in prompts}
+    found = find_starts(stages, prompts, confirmed, threshold)  # type: ignore[arg-type]
+    assert list(found) == list(prompts)
+    return list(found.values())
+
+
+def test_a_start_ends_with_a_word_and_is_no_whole() -> None:
+    assert starts_of("a cat") == ["a"]
+    assert starts_of("one") == starts_of("") == []
+    assert starts_of("a  cat , sat: down.") == ["a", "a cat", "a cat , sat"]
+
+
+def test_the_longest_start_that_the_screen_clears_and_one_of_half_its_words(
+    threshold: Threshold,
+) -> None:
+    level = screen_level(threshold)
+    called = [f"an owl on a navy background, {rest}" for rest in ("night", "night school")]
+    stages = Known(level, called)
+    whole = "an owl on a navy background"
+    assert find(stages, threshold, TEXT) == [{"whole": whole, "half": "an owl on"}]
+    assert stages.drawn == [("start-1", [whole])]
+    assert len(set(stages.seeds[0])) == 4
+
+
+def test_a_start_whose_images_are_copies_gives_way_to_a_shorter_one(threshold: Threshold) -> None:
+    level = screen_level(threshold)
+    stages = Known(level, copies=["a red door on", "a red door"])
+    found = find(stages, threshold, "a red door on a", "two cats")
+    assert found == [{"whole": "a red", "half": "a"}, {"whole": "two"}]
+    assert stages.drawn == [
+        ("start-1", ["a red door on", "two"]),
+        ("start-2", ["a red door"]),
+        ("start-3", ["a red"]),
+    ]
+    assert len(set(stages.seeds)) == 4
+
+
+def test_captions_of_which_no_start_is_left(threshold: Threshold) -> None:
+    level = screen_level(threshold)
+    stages = Known(level, called=["a", "a b"], copies=["the"])
+    assert find(stages, threshold, "a b c", "word", "the end") == [{}, {}, {}]
+    assert [texts for _, texts in stages.drawn] == [["the"]]
