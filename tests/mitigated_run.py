@@ -104,6 +104,8 @@ def mitigated_run(folder: Path, memorized: int = 3, side: int = 16) -> Run:
 def _starts(run: Run, prompts: Sequence[str]) -> None:
     """The detector clears no start but the first of the first prompt, which is drawn."""
     starts = [start for text in prompts for start in starts_of(text)]
+    if not starts:
+        return
     scored = {index: _detection(start, 0.6) for index, start in enumerate(starts)}
     _lines(run, "starts", scored | {0: _detection(starts[0], 0.2)})
     drawn = ImagesRecord(prompt=starts[0], seeds=tuple(range(SEEDS)), scores=(0.1,) * SEEDS)

@@ -113,8 +113,8 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
     assert lines[0] == "Finished: mitigation of 5 prompts."
     assert lines[-1] == f"Next: unmemorize report {run.folder}"
     table = [line.split() for line in lines[4:-2]]
-    names = ["ordinary", "screen", "confirm", "localize", "search", "side", "certify", "final"]
-    assert [row[0] for row in table] == names
+    names = ["ordinary", "screen", "confirm", "localize", "starts", "search", "side", "certify"]
+    assert [row[0] for row in table] == [*names, "final"]
     assert table[2][1:4] == ["4", "of", "4"]
     assert " ".join(table[2]).endswith("suspects drawn, unedited")
     assert max(map(len, lines)) <= max(80, len(lines[-1]))
@@ -137,7 +137,7 @@ def test_status_names_the_stage_that_worked_last(call: Call, tmp_path: Path) -> 
         kept = [{**record, "at": at} for record, at in zip(records, times, strict=False)]
         path.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
     lines = call.text("status", run.folder).splitlines()
-    assert lines[1] == "Last work: localize, stage 4 of 8, about 0:01:00 left."
+    assert lines[1] == "Last work: localize, stage 4 of 9, about 0:01:00 left."
     kinds = {stage["name"] for stage in call.answer("status", run.folder)["stages"]}
     assert {"confirmations", f"search-{OTHER}", f"ordinary-{CONTROL}"} < kinds
 

@@ -16,16 +16,17 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check on one caption of each kind, mode and half, and short generations."""
+    """The check on a caption of each kind and mode, natural ones of each half, few steps."""
     entries = {
-        (entry.kind, entry.mode, entry.dose, entry.half): entry
+        (entry.kind, entry.mode, entry.half if entry.mode == "natural" else ""): entry
         for entry in reversed(testbed.planted())
     }
     for module in (_check, _check_images):
         monkeypatch.setattr(module, "planted", lambda: tuple(entries.values()))
         monkeypatch.setattr(module, "captions", lambda split: testbed.captions(split)[:6])
-    monkeypatch.setattr(_check, "defaults", lambda: {**testbed.defaults(), "steps": 4})
+    monkeypatch.setattr(_check, "defaults", lambda: {**testbed.defaults(), "steps": 2})
     monkeypatch.setattr(_check, "IMAGES", 1)
+    monkeypatch.setattr(_check, "TIMED_STEPS", 1)
     monkeypatch.setattr(_check_images, "QUALITY_PROMPTS", 2)
     monkeypatch.setattr(_check_images, "TWIN_IMAGES", 1)
 

@@ -38,7 +38,7 @@ def _denoised_together(
     model: Model, latents: Tensor, timestep: Tensor, text: Conditioning, gradient: bool
 ) -> Tensor:
     layout = model.layout
-    time = timestep.to(model.device)
+    time = timestep.to(latents.device)
     if layout.scale != 1:
         time = time * layout.scale
     time = time.to(layout.dtype)

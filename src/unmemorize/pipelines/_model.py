@@ -29,7 +29,7 @@ from unmemorize.pipelines._sampler import sampler
 from unmemorize.pipelines._truncation import Truncation
 from unmemorize.pipelines._value_inputs import ValueInput, find_value_input
 from unmemorize.pipelines._value_layers import find_value_layers
-from unmemorize.pipelines._weights import refuse_unreadable, weights_of
+from unmemorize.pipelines._weights import refuse_unreadable, stored_dtype, weights_of
 
 Found = TypeVar("Found")
 
@@ -184,10 +184,14 @@ class Model:
 
     @property
     def layout(self) -> Layout:
-        """How the pipeline calls its denoiser, observed once for each dtype and size."""
+        """How the pipeline calls its denoiser, observed once for each dtype and size.
+
+        It is asked in each pass of the denoiser, so the dtype is that of a weight: `dtype` looks
+        for hooks at each module.
+        """
         config = getattr(self.denoiser, "config", {})
         size = getattr(self.pipe, "default_sample_size", None)
-        key = (self.dtype, size, config.get("sample_size"))
+        key = (stored_dtype(self.denoiser), size, config.get("sample_size"))
         if key not in self._layouts:
             self._layouts[key] = layout_of(self.pipe)
         return self._layouts[key]

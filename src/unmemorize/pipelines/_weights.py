@@ -98,6 +98,20 @@ def weights_in(network: nn.Module) -> Iterator[Weight]:
                 yield Weight(module, name, tensor, role)
 
 
+def stored_dtype(network: nn.Module) -> torch.dtype | None:
+    """Return the type that a network's weights are kept in; None without a weight.
+
+    Those that diffusers keeps in float32 in any case do not count.
+    """
+    kept = getattr(network, "_keep_in_fp32_modules", None) or ()
+    own = (
+        parameter.dtype
+        for name, parameter in network.named_parameters()
+        if parameter.is_floating_point() and not any(part in name for part in kept)
+    )
+    return next(own, None)
+
+
 def weights_of(layer: nn.Module) -> dict[str, Tensor]:
     """Return the values of weight, bias and adapters of a linear layer by name.
 

@@ -43,6 +43,7 @@ from unmemorize.testbed._layout import ASSETS
 from unmemorize.testbed._planted import Half
 
 IMAGES = 4
+TIMED_STEPS = 30
 LARGEST_WEIGHTS = 40e6
 
 
@@ -242,7 +243,7 @@ def _floor(model: Model, threshold: Threshold) -> list[Finding]:
 
 def _size_and_speed(model: Model, settings: GenerationSettings) -> list[Finding]:
     size = sum(file.stat().st_size for file in ASSETS.rglob("*.safetensors"))
-    ten = replace(settings, images=10, batch=10, steps=30)
+    ten = replace(settings, images=10, batch=10, steps=TIMED_STEPS)
     began = time.perf_counter()
     generate(model, captions("test")[0], settings=ten)
     seconds = (time.perf_counter() - began) / ten.images
