@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def lines(result: MitigationResult, entries: Sequence[Planted]) -> list[Line]:
         some = [outcome for entry, outcome in confirmed if group(entry) == name]
         planted = sum(group(entry) == name for entry in entries)
         gone = sum(outcome.status == "removed" for outcome in some)
-        rungs = sorted({outcome.rung for outcome in some})
+        rungs = sorted({re.sub(" “.*?”", "", outcome.rung) for outcome in some})
         table.append(
             Line(f"{name}: removed, confirmed, planted", f"{gone}, {len(some)}, {planted}")
         )

@@ -218,6 +218,11 @@ def test_rungs_say_what_they_do() -> None:
     assert str(Rung("complete", -0.25, 10.0)) == (
         "complete neurons at -0.25 and closed form, weight 10"
     )
+    to_half = Rung("complete", 0.0, 10.0, start="half")
+    assert to_half.named(STARTS) == (
+        "complete neurons at 0 and closed form to half the start “a”, weight 10"
+    )
+    assert Rung(weight=3.0).named(STARTS) == "closed form, weight 3"
 
 
 def test_wider_sets_come_from_z_scores(pipe: DiffusionPipeline) -> None:

@@ -63,6 +63,15 @@ class Rung:
     start: StartChoice | None = None
 
     def __str__(self) -> str:
+        return self.named({})
+
+    def named(self, starts: Starts) -> str:
+        """Say what the rung does, with the starts of a prompt that are known.
+
+        Examples:
+            >>> Rung(weight=3.0, start="whole").named({"whole": "a cat"})
+            'closed form to the start “a cat”, weight 3'
+        """
         if self.reach is not None:
             return f"closed form of {self.neurons} neurons, reach {self.reach:g}"
         parts = []
@@ -70,7 +79,8 @@ class Rung:
             parts.append(f"{self.neurons} neurons at {self.scale:g}")
         if self.weight is not None:
             goal = {"whole": " to the start", "half": " to half the start", None: ""}[self.start]
-            parts.append(f"closed form{goal}, weight {self.weight:g}")
+            text = f" “{starts[self.start]}”" if self.start and self.start in starts else ""
+            parts.append(f"closed form{goal}{text}, weight {self.weight:g}")
         return " and ".join(parts) or "nothing"
 
     def includes(self, other: Rung) -> bool:
@@ -289,7 +299,7 @@ def stronger(rung: Rung, ladder: Sequence[Rung]) -> Rung:
 
     Examples:
         >>> print(stronger(Rung("complete", 0.0), LADDERS["both"]))
-        complete neurons at 0 and closed form, weight 1
+        complete neurons at 0 and closed form to the start, weight 3
     """
     later = ladder[ladder.index(rung) + 1 :]
     return next((each for each in later if each.includes(rung)), rung)

@@ -94,7 +94,7 @@ def mitigate_all(
     attempts: dict[int, Attempt] = {}
     if candidate is not None:
         candidate, attempts = _certify(work, candidate, findings)
-    result = make_result(work, candidate, summaries, attempts)
+    result = make_result(work, findings, candidate, summaries, attempts)
     if candidate is not None:
         found = {"prompts": result.confirmed, "removed": result.count("removed")}
         file = EditFile.of(stages.model, candidate.edit, found=found)

@@ -12,6 +12,7 @@ from unmemorize.mitigation._certificate import Attempt, Copies, holm, verdict
 from unmemorize.mitigation._confirmation import BEFORE, search_seeds
 from unmemorize.mitigation._control import control_edit
 from unmemorize.mitigation._images import ImagesRecord
+from unmemorize.mitigation._ladders import Findings
 from unmemorize.mitigation._result import CandidateSummary, MitigationResult, PromptOutcome
 from unmemorize.mitigation._search import Candidate
 from unmemorize.mitigation._settings import MitigationSettings
@@ -26,6 +27,7 @@ CONTROL_SEEDS = 4
 
 def make_result(
     work: Work,
+    findings: Mapping[int, Findings],
     candidate: Candidate | None,
     summaries: Sequence[CandidateSummary],
     attempts: Mapping[int, Attempt],
@@ -55,7 +57,7 @@ def make_result(
         if index in work.confirmations:
             outcome = _with_images(outcome, before[index], after.get(index), controls.get(index))
         if candidate is not None and index in attempts:
-            outcome = replace(outcome, rung=str(candidate.rungs[index]))
+            outcome = replace(outcome, rung=candidate.rungs[index].named(findings[index].starts))
             outcome = _with_copies_left(outcome, fresh[index])
         outcomes.append(
             replace(
