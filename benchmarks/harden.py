@@ -24,7 +24,7 @@ from torch import Tensor
 
 from harden_stage import Stage
 from together import attacked, scored
-from unmemorize import GenerationSettings, HardeningSettings, Model, testbed
+from unmemorize import HardeningSettings
 from unmemorize._files import atomic_write
 from unmemorize.audit import STARTS, AuditSettings
 from unmemorize.audit._levels import copy_level
@@ -67,8 +67,6 @@ CHOICES: dict[str, dict[str, Any]] = {
     "for all, half rate": {**BEST, "steps": 2, "rate": 1e-4},
 }
 """Settings that differ from the defaults. There are steps * plants training steps in a round."""
-SOME = (1, 9, 15, 22, 26, 29, 36, 45)
-"""Places among the plants of full dose: photographs, templates and posters, natural ones too."""
 RECORDS = Path(__file__).parent / "records" / "harden"
 _TRAINING = 0.45
 """Share of the time for training. The attacks that judge take most of what is left."""
@@ -181,10 +179,6 @@ def rounded(scores: Sequence[float]) -> list[float]:
     return [round(score, 4) for score in scores]
 
 
-def slug(text: str) -> str:
-    return text.replace(",", "").replace(" ", "-")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plants", nargs="+", default=["some"], help="some, all, or places")
@@ -203,38 +197,13 @@ def main() -> None:
     options = parser.parse_args()
     end = time.perf_counter() + options.seconds
     torch.set_float32_matmul_precision("high")
-    model = Model.load("testbed", dtype="float32")
-    planted = [entry for entry in testbed.planted() if entry.mode != "rare"]
-    named = options.plants[0] if options.plants[0] in ("some", "all") else ""
-    places = {"some": SOME, "all": range(len(planted))}.get(named) or map(int, options.plants)
-    entries = [planted[place] for place in places]
-    generation = GenerationSettings(
-        images=1,
-        steps=options.steps,
-        guidance=testbed.defaults()["guidance"],
-        batch=options.batch,
-    )
-    controls = [photograph.image for photograph in testbed.unused()][: options.controls]
-    stage = Stage(model, entries, controls, generation, options)
-    options.records.mkdir(parents=True, exist_ok=True)
+    stage = Stage.of(options)
+    asked = ("controls", "seeds", "images", "steps", "ordinary", "attack_steps")
     for left, choice in zip(range(len(options.choices), 0, -1), options.choices, strict=True):
         given = CHOICES[choice] | ({"rounds": options.rounds} if options.rounds else {})
-        settings = HardeningSettings.of(model, **given)
-        about = {
-            "model": model.fingerprint,
-            "device": str(model.device),
-            "choice": choice,
-            "settings": {key: value for key, value in asdict(settings).items() if key != "audit"},
-            "asked": {
-                key: getattr(options, key)
-                for key in ("controls", "seeds", "images", "steps", "ordinary", "attack_steps")
-            },
-            "plants": [
-                {"prompt": entry.prompt.text, "mode": entry.mode, "kind": entry.kind}
-                for entry in entries
-            ],
-        }
-        path = options.records / f"{slug(choice)}-{named or '-'.join(options.plants)}.json"
+        settings = HardeningSettings.of(stage.model, **given)
+        values = {key: value for key, value in asdict(settings).items() if key != "audit"}
+        about, path = stage.about(choice, values, asked), stage.record(choice)
         if path.exists() and same(json.loads(path.read_text()), about):
             print(f"{choice}: {path} is finished", flush=True)
             continue

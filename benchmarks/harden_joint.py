@@ -25,7 +25,7 @@ import torch
 from harden_school import CHOICES, Choice, School
 from harden_stage import Stage
 from together import Job, attacked, scored
-from unmemorize import GenerationSettings, HardeningSettings, Model, testbed
+from unmemorize import HardeningSettings
 from unmemorize._files import atomic_write
 from unmemorize.audit import STARTS, AuditSettings, Trial
 from unmemorize.audit._levels import copy_level
@@ -33,8 +33,6 @@ from unmemorize.audit._soft_tokens import SoftTokens
 from unmemorize.hardening._weights import trained
 
 RECORDS = Path(__file__).parent / "records" / "harden-joint"
-SOME = (1, 9, 15, 22, 26, 29, 36, 45)
-"""Places among the plants of full dose: photographs, templates and posters, natural ones too."""
 _LOST = 0.1
 """A plant that exceeds the level by this is not attacked again, and counts as not holding."""
 
@@ -187,37 +185,12 @@ def main() -> None:
     options = parser.parse_args()
     options.began = time.perf_counter()
     torch.set_float32_matmul_precision("high")
-    model = Model.load("testbed", dtype="float32")
-    planted = [entry for entry in testbed.planted() if entry.mode != "rare"]
-    named = options.plants[0] if options.plants[0] in ("some", "all") else ""
-    places = {"some": SOME, "all": range(len(planted))}.get(named) or map(int, options.plants)
-    entries = [planted[place] for place in places]
-    generation = GenerationSettings(
-        images=1,
-        steps=options.steps,
-        guidance=testbed.defaults()["guidance"],
-        batch=options.batch,
-    )
-    controls = [photograph.image for photograph in testbed.unused()][: options.controls]
-    stage = Stage(model, entries, controls, generation, options)
+    stage = Stage.of(options)
     choice = CHOICES[options.choice]
     given = {name: getattr(options, name) for name in ("samples", "substitutes", "kept")}
     choice = replace(choice, **{name: value for name, value in given.items() if value})
     asked = ("controls", "seeds", "images", "steps", "ordinary", "few", "attack_steps", "share")
-    about = {
-        "model": model.fingerprint,
-        "device": str(model.device),
-        "choice": options.choice,
-        "settings": asdict(choice),
-        "asked": {key: getattr(options, key) for key in asked},
-        "plants": [
-            {"prompt": entry.prompt.text, "mode": entry.mode, "kind": entry.kind}
-            for entry in entries
-        ],
-    }
-    options.records.mkdir(parents=True, exist_ok=True)
-    name = options.choice.replace(" ", "-")
-    path = options.records / f"{name}-{named or '-'.join(options.plants)}.json"
+    about, path = stage.about(options.choice, asdict(choice), asked), stage.record(options.choice)
     for found in measured(stage, choice):
         atomic_write(path, json.dumps(about | found) + "\n")
         print(f"{options.choice}: {state(found)}", flush=True)

@@ -37,6 +37,8 @@ from unmemorize.metrics import copy_scores, quality
 from unmemorize.mitigation import CHANGED, SAME, derived_seed, ordinary_items
 from unmemorize.pipelines import encoded
 
+SOME = (1, 9, 15, 22, 26, 29, 36, 45)
+"""Places among the plants of full dose: photographs, templates and posters, natural ones too."""
 _ERASE = 10.0
 
 
@@ -49,6 +51,47 @@ class Stage:
     controls: Sequence[Path]
     generation: GenerationSettings
     options: argparse.Namespace
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Stage:
+        """Load the bundled model and the plants that a call names."""
+        model = Model.load("testbed", dtype="float32")
+        planted = [entry for entry in testbed.planted() if entry.mode != "rare"]
+        named = {"some": SOME, "all": range(len(planted))}.get(options.plants[0])
+        generation = GenerationSettings(
+            images=1,
+            steps=options.steps,
+            guidance=testbed.defaults()["guidance"],
+            batch=options.batch,
+        )
+        return cls(
+            model,
+            [planted[place] for place in named or map(int, options.plants)],
+            [photograph.image for photograph in testbed.unused()][: options.controls],
+            generation,
+            options,
+        )
+
+    def about(self, choice: str, settings: Any, asked: Sequence[str]) -> dict[str, Any]:
+        """Return the head of a record: what was measured, by the names of options that matter."""
+        return {
+            "model": self.model.fingerprint,
+            "device": str(self.model.device),
+            "choice": choice,
+            "settings": settings,
+            "asked": {name: getattr(self.options, name) for name in asked},
+            "plants": [
+                {"prompt": entry.prompt.text, "mode": entry.mode, "kind": entry.kind}
+                for entry in self.entries
+            ],
+        }
+
+    def record(self, choice: str) -> Path:
+        """Return the file of a record, in its folder."""
+        self.options.records.mkdir(parents=True, exist_ok=True)
+        name = choice.replace(",", "").replace(" ", "-")
+        records: Path = self.options.records
+        return records / f"{name}-{'-'.join(self.options.plants)}.json"
 
     @cached_property
     def bench(self) -> Stand:
