@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -30,7 +30,7 @@ from unmemorize.generation import Edit
 from unmemorize.mitigation import Stages
 from unmemorize.mitigation._confirmation import search_seeds
 from unmemorize.mitigation._control import control_edit
-from unmemorize.mitigation._ladders import LADDERS, SPREAD, Findings, Rung, joint_edit
+from unmemorize.mitigation._ladders import LADDERS, SPREAD, WEIGHTS, Findings, Rung, joint_edit
 from unmemorize.mitigation._mitigate import prepare
 from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._stages import digest
@@ -45,7 +45,8 @@ class Point:
 
     Attributes:
         name: of the rung.
-        family: "neurons", "closed form", "closed form of neurons", "both" or "random neurons".
+        family: "neurons", "closed form", "closed form of neurons", "closed form to the start",
+            "both" or "random neurons".
         copies, images: copies among the images of all prompts.
         prompts: how many prompts copy at least once, and how many there are.
         alignment: median cosine of the images with their prompts.
@@ -63,7 +64,7 @@ class Point:
 
 ALL = tuple(dict.fromkeys(rung for ladder in (*LADDERS.values(), SPREAD) for rung in ladder))
 """The rungs of all ladders."""
-OF_SPREAD = (Rung("complete"), *LADDERS["closed form"][:3], *SPREAD[:3])
+OF_SPREAD = (Rung("complete"), *(Rung(weight=weight) for weight in WEIGHTS), *SPREAD[:6])
 """What a prompt of which many neurons were found climbs first, and what it would climb else."""
 
 
@@ -71,6 +72,8 @@ def family(rung: Rung) -> str:
     """Return what a rung edits."""
     if rung.reach is not None:
         return "closed form of neurons"
+    if rung.start is not None:
+        return "both" if rung.neurons else "closed form to the start"
     if rung.neurons is None:
         return "closed form"
     return "both" if rung.weight else "neurons"
@@ -79,9 +82,16 @@ def family(rung: Rung) -> str:
 def edits(
     rungs: Sequence[Rung], findings: Mapping[int, Findings], keep: Sequence[str], model: um.Model
 ) -> Iterator[tuple[str, str, Edit]]:
-    """Yield name, family and joint edit of each rung, and of the control of each scale."""
+    """Yield name, family and joint edit of each rung, and of the control of each scale.
+
+    A prompt without a start goes to the empty prompt.
+    """
     for rung in rungs:
-        edit = joint_edit(dict.fromkeys(findings, rung), findings, keep)
+        own = {
+            index: rung if rung.start in (None, *found.starts) else replace(rung, start=None)
+            for index, found in findings.items()
+        }
+        edit = joint_edit(own, findings, keep)
         if edit is None:
             continue
         yield str(rung), family(rung), edit
@@ -145,6 +155,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         ("neurons", "o"),
         ("closed form", "s"),
         ("closed form of neurons", "^"),
+        ("closed form to the start", "v"),
         ("both", "D"),
     ):
         some = [point for point in points if point.family == family]
