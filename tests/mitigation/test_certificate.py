@@ -85,9 +85,11 @@ def test_an_attempt_that_was_not_declared_is_refused() -> None:
         ({"delta": 1.0}, "delta=1.0: a rate"),
         ({"prompts": 0}, "prompts=0"),
         ({"seeds": -1}, "seeds=-1"),
+        ({"alpha": "5 %"}, "alpha='5 %': expected `float`"),
+        ({"seeds": 72.5}, "seeds=72.5: expected `int`"),
     ],
 )
-def test_rules_that_make_no_sense(arguments: dict[str, float], message: str) -> None:
+def test_rules_that_make_no_sense(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(MitigationError, match=message):
         Certification(**arguments)  # type: ignore[arg-type]
 

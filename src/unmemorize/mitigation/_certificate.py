@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import beta, binom
 
+from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
 from unmemorize.mitigation._seeds import derived_seed
 
@@ -65,8 +66,8 @@ class Certification:
             copies seldom passes more likely then, since some of more seeds may copy.
 
     Raises:
-        MitigationError: a rate does not lie between 0 and 1, there is no prompt, or seeds are
-            negative.
+        MitigationError: a value is of another type, a rate does not lie between 0 and 1, there is
+            no prompt, or seeds are negative.
 
     Examples:
         >>> [Certification().plan(attempt).seeds for attempt in (1, 2, 3)]
@@ -86,6 +87,7 @@ class Certification:
     seeds: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self, MitigationError)
         for name in ("alpha", "delta"):
             value = getattr(self, name)
             if not 0 < value < 1:
