@@ -1,7 +1,7 @@
 #!/bin/bash
-# Audit a long list of captions with an array of eight programs, one node of four GPUs each:  sbatch docs/launch/slurm.sh
-# The folder AUDIT lies on a file system that all nodes share. Submitting it again does only what is missing.
-#SBATCH --job-name=audit
+# Screen a long list of captions with an array of eight programs, one node of four GPUs each:  sbatch docs/launch/slurm.sh
+# The folder SCREEN lies on a file system that all nodes share. Submitting it again does only what is missing.
+#SBATCH --job-name=screen
 #SBATCH --array=1-8
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=4
@@ -11,11 +11,10 @@
 
 MODEL=CompVis/stable-diffusion-v1-4
 CAPTIONS=$HOME/captions
-AUDIT=$HOME/audit
+SCREEN=$HOME/screen
 
-srun unmemorize detect --model "$MODEL" --prompts "$CAPTIONS" --threshold threshold.json -o "$AUDIT" \
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" unmemorize detect --model "$MODEL" --prompts "$CAPTIONS" --threshold threshold.json -o "$SCREEN" \
     --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" --workers 4
 
-# afterwards, once, for the table of the whole:
-#   unmemorize detect --model "$MODEL" --prompts "$CAPTIONS" --threshold threshold.json -o "$AUDIT"
-#   unmemorize runs parquet "$AUDIT" -o audit.parquet
+# the last program to finish writes the table of the whole; if one failed, submit this file again. For R or DuckDB:
+#   unmemorize runs parquet "$SCREEN" -o screen.parquet

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 from unmemorize._errors import MetricError
+from unmemorize.cli._console import print_line
 from unmemorize.cli._groups import INSTRUMENTS
 
 if TYPE_CHECKING:
@@ -36,8 +37,11 @@ class InstrumentOptions:
     descriptor_side: Annotated[int, Parameter(validator=validators.Number(gte=8))] = 320
     clip: str | None = None
 
-    def load_descriptor(self) -> Descriptor:
-        """Load the copy descriptor.
+    def load_descriptor(self, *, bundled: bool) -> Descriptor:
+        """Load the copy descriptor, and say so if it is not made for the model's images.
+
+        Args:
+            bundled: whether the model is the bundled one, which has a descriptor of its own.
 
         Raises:
             MetricError: it cannot be loaded, or two are named.
@@ -49,6 +53,11 @@ class InstrumentOptions:
         if self.sscd is not None:
             return FileDescriptor.sscd(self.sscd)
         if self.descriptor is None:
+            if not bundled:
+                print_line(
+                    "The bundled copy descriptor is made for the 64 x 64 images of the bundled "
+                    "model. Take its numbers on other images as a hint, or give --sscd."
+                )
             return BundledDescriptor()
         return FileDescriptor(
             self.descriptor, side=self.descriptor_side, sha256=self.descriptor_sha256

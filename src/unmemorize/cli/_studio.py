@@ -57,7 +57,7 @@ def open_studio(
         ),
         generation=generation,
         captions=OrdinaryCaptions.of(model),
-        descriptor=instruments.load_descriptor(),
+        descriptor=instruments.load_descriptor(bundled=bundled),
         clip=instruments.load_clip(bundled=bundled),
         prompts=tuple(examples),
         arguments=arguments,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 from cyclopts.types import PositiveInt
 
+from unmemorize._bundled import is_bundled
 from unmemorize.audit import (
     ARMS,
     AuditForecast,
@@ -115,7 +116,7 @@ def command(
     inputs = AuditInputs(
         edit=edit_in(loaded, edited),
         captions=OrdinaryCaptions.of(loaded).ordinary,
-        descriptor=instruments.load_descriptor(),
+        descriptor=instruments.load_descriptor(bundled=is_bundled(loaded.pipe)),
         controls=control_files(controls),
         shipped=controls is None,
     )

@@ -136,7 +136,7 @@ def command(
         return
     inputs = ComparisonInputs(
         captions=captions,
-        descriptor=instruments.load_descriptor(),
+        descriptor=instruments.load_descriptor(bundled=is_bundled(loaded.pipe)),
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
         planted=suspects is None,
     )

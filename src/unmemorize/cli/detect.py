@@ -85,8 +85,9 @@ def command(
     """Tell which prompts are memorized, without localizing neurons.
 
     A prompt is memorized if the score of a detector exceeds tau, which bounds the rate of false
-    positives for prompts like those of the calibration. By default the score is the highest
-    similarity between the noise differences of two seeds, which takes one denoiser pass per seed.
+    positives for prompts like those of the calibration. By default the score is
+    late-noise-magnitude, which takes two denoiser samples for each prompt; models without
+    classifier-free guidance take seed-similarity, one sample for each seed.
     All scores go to RUN/detections.jsonl and RUN/detections.csv. If some prompts are labelled (VM,
     TM, or by --unmemorized), RUN/separation.json holds the AUROC and the share of memorized prompts
     found at 1 % false positives.

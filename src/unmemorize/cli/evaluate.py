@@ -13,7 +13,6 @@ from unmemorize.cli._model_options import Flag
 from unmemorize.cli._summary import evaluate_and_print
 from unmemorize.generation import image_sets, way_to_images
 from unmemorize.metrics import (
-    BundledDescriptor,
     ClipAlignment,
     FeatureExtractor,
     InceptionFeatures,
@@ -59,7 +58,7 @@ def command(
         raise RunError(f"{run}: there are no images to evaluate. {way_to_images(folder)}")
     bundled = is_run_of_bundled(folder)
     alignment = instruments.load_clip(bundled=bundled)
-    copies = instruments.load_descriptor()
+    copies = instruments.load_descriptor(bundled=bundled)
     if real is not None:
         for extractor in _extractors(inception, inception_sha256, alignment):
             with show_progress(f"quality by {extractor.name}") as progress:
@@ -72,11 +71,6 @@ def command(
         references=images,
         medians="lower" if published else "middle",
     )
-    if isinstance(copies, BundledDescriptor) and not bundled:
-        print_line(
-            "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. "
-            "Take its numbers on other images as a hint, or give --sscd."
-        )
     print_line(f"{run}/metrics.json, metrics.csv")
     print_answer(json.loads(table.to_json()), run=run)
     print_hint("unmemorize report", run)

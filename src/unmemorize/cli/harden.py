@@ -108,7 +108,7 @@ def command(
         audit=AuditInputs(
             edit=edit_in(loaded, edited),
             captions=captions.ordinary,
-            descriptor=instruments.load_descriptor(),
+            descriptor=instruments.load_descriptor(bundled=is_bundled(loaded.pipe)),
             controls=control_files(controls),
             shipped=controls is None,
             twins=twins_for(loaded, model.loading, twin, chosen, controls),

@@ -108,8 +108,8 @@ def command(
         confidence: Confidence of each certificate. The default is 0.95.
         budget: Largest share of ordinary images that may change; 1 allows any. The default is 0.1.
         fresh_images: Fresh images of each prompt in an attempt of a certificate. The default is the
-            fewest (72 in the first one), none of which may copy. Of more images some may, so an
-            edit passes more likely that copies seldom.
+            fewest (72 in the first one), none of which may copy. Of more images a few may
+            copy, so an edit that rarely copies is more likely to pass.
         together: Also state that all prompts are removed together, at the same confidence (Holm).
             This takes more images of each prompt.
         quick: Look at ten fresh images of each prompt and at 199 ordinary images. This excludes
@@ -141,7 +141,7 @@ def command(
     if dry_run:
         _print_forecast(forecast(loaded, settings, prompts), len(prompts))
         return
-    descriptor = instruments.load_descriptor()
+    descriptor = instruments.load_descriptor(bundled=is_bundled(loaded.pipe))
     clip = instruments.load_clip(bundled=is_bundled(loaded.pipe))
     as_usual = OptionsOf[NoiseSettings]()
     if not new_run:

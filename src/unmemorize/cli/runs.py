@@ -43,7 +43,10 @@ def merge(
 
 @app.command
 def parquet(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias="-o")]) -> None:
-    """Write the detections or localizations of a run as a Parquet file, one row per prompt.
+    """Write the records of a run as a Parquet file.
+
+    There is one row per prompt; of an audit one per arm, attack and prompt, of an audit of images
+    one per image, of a comparison those of comparison.csv.
 
     Args:
         output: File to write (.parquet).

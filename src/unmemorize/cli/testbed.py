@@ -32,7 +32,7 @@ app = App(
 def check() -> int:
     """Measure what the bundled model must show, and compare it with what is required.
 
-    This takes some minutes. The exit code is 1 if a requirement fails.
+    This takes up to 40 minutes on two cores. The exit code is 1 if a requirement fails.
     """
     with show_progress("check") as progress:
         findings = run_check(Model.load("testbed", device="cpu"), progress=progress)
