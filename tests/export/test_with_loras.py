@@ -40,6 +40,7 @@ from unmemorize import (
     verify,
 )
 from unmemorize.export import export_all, model_card
+from unmemorize.export._carried import carried_edit
 from unmemorize.export._rows import read_header
 from unmemorize.generation import Edit, PrunedEdit
 from unmemorize.pipelines import quiet_loading
@@ -389,10 +390,22 @@ def test_every_form_at_once(styled: Styled, tmp_path: Path) -> None:
     base = Model.load(styled.base, device="cpu")
     file, folder = EditFile.of(base, styled.edit), tmp_path / "base"
     (single,) = (Path(styled.base) / "unet").glob("*.safetensors")
+    one, carried = folder / "edited.safetensors", folder / "edited" / "unmemorize_edit.json"
+    times = set()
     for _ in range(2):  # the same call resumes
         written = export_all(base, file, folder, single_file=single)
         assert list(written.files.values())[-1] == "edited model in one file"
-    assert verify(folder / "edited.safetensors", base, base_file=single).passed
+        times.add((one.stat().st_mtime_ns, carried.stat().st_mtime_ns))
+    assert len(times) == 1
+    assert verify(one, base, base_file=single).passed
+    off = EditFile.of(base, NeuronEdit(styled.neurons.neurons, 0.0))
+    carried.write_text("damaged")
+    for changed in (off, file):  # what is there carries another edit
+        export_all(base, changed, folder, single_file=single)
+        found = carried_edit(one)
+        assert isinstance(found, EditFile)
+        assert EditFile.load(carried).edit == found.edit == changed.edit
+    assert verify(folder / "edited", base).passed
     assert written.refused == ()
     (folder / "edited.safetensors").unlink()
     other = next((Path(styled.base) / "vae").glob("*.safetensors"))

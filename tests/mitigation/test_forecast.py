@@ -17,14 +17,15 @@ from unmemorize.mitigation import Forecast, _forecast, forecast
 def cost_fixture(pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> Forecast:
     monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
     generation = GenerationSettings(steps=5, guidance=3.0)
-    suspects = [Prompt("a"), Prompt("a red door"), Prompt("c")]
+    suspects = [Prompt("a"), Prompt("a red door", paraphrases=("a door", "red")), Prompt("c")]
     return forecast(Model(pipe), replace(SMALL_MITIGATION, generation=generation), suspects)
 
 
 def test_everything_that_runs_the_denoiser_is_counted(cost: Forecast) -> None:
     seeds = SMALL_MITIGATION.localization.noise.seeds
     drawn = sum(cost.images.values()) * 5 * 2
-    assert cost.images["starts of prompts"] == 3 * 3
+    assert cost.images["starts of prompts"] == 3  # of "a red door"
+    assert cost.images["paraphrases"] == 2 * 4 * 2
     looked_at = 3.5 * seeds * 3 + 2 * seeds  # detection, localization, "a" and "a red"
     assert cost.samples == drawn + round(looked_at) + 100 * 3
     assert cost.seconds == cost.samples / 2

@@ -189,6 +189,7 @@ def test_models_without_closed_forms_climb_rungs_of_neurons_alone(name: str, has
         record = localization("a red cat", "VM", 0.9, neurons, theta=1.5)
         found = Findings.of(model, record, statistics, "default", STARTS)
         assert any(rung.weight for rung in found.ladder("both")) == has
+        assert (found.ladder("both") == found.ladder("neurons")) == (not has)
         assert found.ladder("neurons")[0] == Rung("complete", 0.0)
         assert (found.ladder("closed form") == (Rung(),)) == (not has)
 

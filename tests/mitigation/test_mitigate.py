@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from unmemorize import (
     NeuronEdit,
     Prompt,
     Run,
+    RunError,
     Threshold,
     UnfinishedError,
     calibrate_threshold,
@@ -226,6 +228,33 @@ def test_a_lost_record_is_made_again_alone(start: Start, finished: tuple[Any, Ru
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:-1]) + lines[-1][:40])  # as a killed process leaves it
     assert start(folder="copy")[0] == result
+
+
+def test_training_images_that_were_changed_are_noticed(
+    start: Start, finished: tuple[Any, Run]
+) -> None:
+    """All later stages rest on who is memorized."""
+    shutil.copytree(finished[1].folder, start.folder / "changed")
+    kept = {path: path.read_bytes() for path in start.prompts[0].images}
+    try:
+        for path in kept:
+            shutil.copy(start.prompts[2].images[0], path)
+        with pytest.raises(RunError, match="'a red cat' are judged in another way"):
+            start(folder="changed")
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+
+def test_a_run_on_other_ladders_is_not_resumed(start: Start, finished: tuple[Any, Run]) -> None:
+    """The same search would find another edit, and its artefacts would be mixed with the old."""
+    folder = shutil.copytree(finished[1].folder, start.folder / "ladders")
+    manifest = folder / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["settings"]["ladders"] = ""
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="ladders"):
+        start(folder="ladders")
 
 
 def test_shards_share_the_work(start: Start, finished: tuple[Any, Run]) -> None:

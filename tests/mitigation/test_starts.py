@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,18 +36,17 @@ class Known:
         self.level, self.called, self.copies = level, called, copies
         self.run = self.model = self
         self.fingerprint = "v2-1"
-        self.scored: list[str] = []
+        self.scored: dict[int, str] = {}
         self.drawn: list[tuple[str, list[str]]] = []
         self.seeds: list[tuple[int, ...]] = []
 
     def work(self, title: str, task: DetectTask, items: Sequence[tuple[int, Prompt]]) -> None:
         assert (title, task.kind, task.stop) == ("starts", "starts", "never")
-        assert [index for index, _ in items] == list(range(len(items)))
-        self.scored = [prompt.text for _, prompt in items]
+        self.scored = {number: prompt.text for number, prompt in items}
 
     def typed(self, kind: str, *_: Any) -> Iterator[tuple[int, Detection]]:
         assert kind == "starts"
-        for index, text in enumerate(self.scored):
+        for index, text in self.scored.items():
             score = self.level + (0.01 if text in self.called else 0.0)
             yield (
                 index,
@@ -76,12 +76,16 @@ def threshold_fixture() -> Threshold:
     return Threshold.load(testbed.threshold_path())
 
 
-def find(stages: Known, threshold: Threshold, *texts: str) -> list[Starts]:
+def find(
+    stages: Known, threshold: Threshold, *texts: str, unconfirmed: Sequence[str] = ()
+) -> list[Starts]:
     prompts = {3 * index: Prompt(text) for index, text in enumerate(texts)}
     test = CopyTest("image", 0.5)
-    confirmed: Any = {index: type("C", (), {"test": test})() for index in prompts}
-    found = find_starts(stages, prompts, confirmed, threshold)  # type: ignore[arg-type]
-    assert list(found) == list(prompts)
+    known: Any = {
+        index: SimpleNamespace(test=test, confirmed=text.text not in unconfirmed)
+        for index, text in prompts.items()
+    }
+    found = find_starts(stages, prompts, known, threshold)  # type: ignore[arg-type]
     return list(found.values())
 
 
@@ -121,3 +125,12 @@ def test_captions_of_which_no_start_is_left(threshold: Threshold) -> None:
     stages = Known(level, called=["a", "a b"], copies=["the"])
     assert find(stages, threshold, "a b c", "word", "the end") == [{}, {}, {}]
     assert [texts for _, texts in stages.drawn] == [["the"]]
+
+
+def test_starts_keep_their_numbers_whichever_prompts_are_memorized(threshold: Threshold) -> None:
+    """Else a prompt that is confirmed later would be given what was said of another start."""
+    stages = Known(screen_level(threshold))
+    find(stages, threshold, "a b", "c d e", unconfirmed=["a b"])
+    assert stages.scored == {1: "c", 2: "c d"}
+    find(stages, threshold, "a b", "c d e")
+    assert stages.scored == {0: "a", 1: "c", 2: "c d"}

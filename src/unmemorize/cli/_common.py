@@ -38,11 +38,23 @@ from unmemorize.report import Truth
 from unmemorize.runs import Run, Tally
 from unmemorize.statistics import Statistics, default_statistics
 
+NO_SUSPECTS = "Name a prompt file behind the command."
+"""The way out for commands whose first argument it is."""
+
 
 def prompts_or_bundled(
-    model: Model, path: Path | None, bundled: Callable[[], Iterable[Prompt]]
+    model: Model,
+    path: Path | None,
+    bundled: Callable[[], Iterable[Prompt]],
+    way_out: str = "Name a prompt file with --prompts.",
 ) -> Iterable[Prompt]:
     """Stream the prompts of a file, or those that the bundled model brings.
+
+    Args:
+        model: the model.
+        path: the file, if one is named.
+        bundled: returns the prompts of the bundled model.
+        way_out: how the command names a file.
 
     Raises:
         PromptError: no file is named, and the model is another one.
@@ -50,7 +62,7 @@ def prompts_or_bundled(
     if path is not None:
         return iter_prompts(path)
     if not is_bundled(model.pipe):
-        raise PromptError("no prompts given. Name a prompt file with --prompts.")
+        raise PromptError(f"no prompts given. {way_out}")
     return bundled()
 
 

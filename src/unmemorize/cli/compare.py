@@ -17,6 +17,7 @@ from unmemorize._bundled import is_bundled
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import (
+    NO_SUSPECTS,
     bundled_defaults,
     choose_statistics,
     choose_threshold,
@@ -113,7 +114,7 @@ def command(
         batch: Images per pass. It changes no image beyond rounding.
     """
     loaded = model.load()
-    prompts = list(prompts_or_bundled(loaded, suspects, planted_suspects))
+    prompts = list(prompts_or_bundled(loaded, suspects, planted_suspects, NO_SUSPECTS))
     if references is not None:
         prompts = with_references(prompts, references)
     usual = ComparisonSettings.quick() if quick else ComparisonSettings()

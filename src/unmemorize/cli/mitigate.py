@@ -14,6 +14,7 @@ from cyclopts.types import PositiveInt
 from unmemorize._bundled import is_bundled
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import (
+    NO_SUSPECTS,
     bundled_defaults,
     choose_statistics,
     choose_threshold,
@@ -124,7 +125,7 @@ def command(
     print_what_is_edited(loaded)
     if single_file is not None:
         check_single_file(loaded, single_file)
-    prompts = list(prompts_or_bundled(loaded, suspects, planted_prompts))
+    prompts = list(prompts_or_bundled(loaded, suspects, planted_prompts, NO_SUSPECTS))
     if references is not None:
         prompts = with_references(prompts, references)
     usual = MitigationSettings.quick() if quick else MitigationSettings()

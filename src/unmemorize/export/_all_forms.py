@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmemorize._errors import ExportError
+from unmemorize._errors import ExportError, UnmemorizeError
 from unmemorize.export._card import model_card
+from unmemorize.export._carried import AnyEditFile, carried_edit, edit_of, load_edit_file
 from unmemorize.export._checkpoint import bake
 from unmemorize.export._lora import export_lora
+from unmemorize.export._model_folder import EDIT
 from unmemorize.export._single_file import export_single_file
 from unmemorize.generation import EditFile
 from unmemorize.pipelines import Model
@@ -42,7 +44,7 @@ def export_all(
     Args:
         model: the unedited model.
         file: the edit.
-        folder: where everything goes. An edited model that is there already is kept.
+        folder: where everything goes. A model under this edit that is there already is kept.
         single_file: the model as one file, of which an edited copy is written, too.
     """
     checkpoint, lora, one = folder / CHECKPOINT, folder / _LORA, folder / _SINGLE_FILE
@@ -50,7 +52,8 @@ def export_all(
     files: dict[Path, str] = {}
     refused = []
     try:
-        if not checkpoint.exists():
+        if not _holds(file, checkpoint / EDIT, load_edit_file):
+            shutil.rmtree(checkpoint, ignore_errors=True)
             bake(model, file, checkpoint, card=model_card(model, file))
         files[checkpoint] = f"edited model, with {loras} in it" if loras else "edited model"
     except ExportError as problem:
@@ -64,9 +67,18 @@ def export_all(
         refused.append(f"No LoRA is written: {problem}")
     if single_file is not None:
         try:
-            if not one.exists():
+            if not _holds(file, one, carried_edit):
+                one.unlink(missing_ok=True)
                 export_single_file(model, file, single_file, one)
             files[one] = "edited model in one file"
         except ExportError as problem:
             refused.append(f"No single file is written: {problem}")
     return Exported(files, tuple(refused))
+
+
+def _holds(file: EditFile, path: Path, read: Callable[[Path], AnyEditFile]) -> bool:
+    """Tell whether an artefact is there already, and carries this edit."""
+    try:
+        return edit_of(read(path)).to_json() == file.edit.to_json()
+    except UnmemorizeError:  # it is missing or damaged
+        return False

@@ -9,6 +9,7 @@ from functools import partial
 
 from PIL import Image
 
+from unmemorize._errors import RunError
 from unmemorize._files import to_json
 from unmemorize._prompts import Prompt
 from unmemorize.detection import (
@@ -201,7 +202,18 @@ def _record(
     """Write all confirmations at once. They follow from the images, so each shard writes the same.
 
     A file that holds them already is left alone.
+
+    Raises:
+        RunError: it says something else of a prompt, on which later stages rest.
     """
+    before = {index: each.confirmed for index, each in read_confirmations(run).items()}
+    for index, confirmation in confirmations.items():
+        if before.get(index, confirmation.confirmed) != confirmation.confirmed:
+            raise RunError(
+                f"{run.folder}: the unedited images of {prompts[index].text[:60]!r} are judged in "
+                "another way than before. Were training images moved or changed? Put them back, or "
+                "start a new run."
+            )
     lines = []
     for index, confirmation in sorted(confirmations.items()):
         record = ConfirmationRecord(

@@ -13,7 +13,7 @@ from unmemorize.detection import REGION_SAMPLES
 from unmemorize.generation import has_closed_form
 from unmemorize.metrics import have_references
 from unmemorize.mitigation._ladders import LADDERS
-from unmemorize.mitigation._outcomes import CONTROL_SEEDS
+from unmemorize.mitigation._outcomes import CONTROL_SEEDS, PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._starts import starts_of
 from unmemorize.pipelines import Model
@@ -57,6 +57,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
             agree, and the level of that takes more ordinary images.
     """
     count = len(suspects)
+    starts = [starts_of(each.text) if has_closed_form(model) else [] for each in suspects]
     rules = settings.certification(count)
     ordinary = settings.ordinary_images
     twice = settings.distances or not have_references(suspects)
@@ -64,19 +65,19 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     images = {
         "ordinary images, unedited": ordinary * (2 if twice else 1),
         "confirmation": settings.search_images * count,
-        "starts of prompts": settings.search_images * count if has_closed_form(model) else 0,
+        "starts of prompts": settings.search_images * sum(map(bool, starts)),
         "search": ladders * settings.search_images * count,
         "side effects of candidates": (ladders - 1) * settings.sample,
         "certificate": rules.plan(1).seeds * count,
         "ordinary images, edited": ordinary,
+        "paraphrases": 2 * PARAPHRASE_SEEDS * sum(len(each.paraphrases) for each in suspects),
         "random neurons": CONTROL_SEEDS * count + settings.sample,
     }
     generation, noise = settings.generation, settings.localization.noise
     halves = 2 if generation.guidance > 1 else 1
     samples = sum(images.values()) * generation.steps * halves
     samples += round((1 + _PASSES) * noise.seeds * count)
-    if has_closed_form(model):
-        samples += noise.seeds * sum(len(starts_of(suspect.text)) for suspect in suspects)
+    samples += noise.seeds * sum(map(len, starts))
     samples += REGION_SAMPLES * count
     weights = sum(
         parameter.numel() * parameter.element_size()
@@ -84,7 +85,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
         if isinstance(component, torch.nn.Module)
         for parameter in component.parameters()
     )
-    kept = (1 + ladders) * settings.search_images * count
+    kept = ((1 + ladders) * settings.search_images + CONTROL_SEEDS) * count
     pixels = model.pipe.vae_scale_factor**2 * model.latent_shape[1] * model.latent_shape[2]
     return Forecast(
         images=images,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
 
+from unmemorize._files import hash_texts
 from unmemorize.generation import (
     ClosedFormEdit,
     ClosedFormNeuronEdit,
@@ -155,6 +156,11 @@ SPREAD = (
 prompt, a closed form of all projections at a lower weight than 10 ends fewer copies than the rungs
 before it."""
 
+LADDERS_DIGEST = hash_texts(
+    f"{name}: {rung!r}" for name, ladder in {**LADDERS, "spread": SPREAD}.items() for rung in ladder
+)
+"""Stands for all ladders: a search on others finds other edits."""
+
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""
 
@@ -186,10 +192,11 @@ class Findings:
         Few neurons change few ordinary images. Where memory is spread over many, those carry other
         images, too. In place of the ladder "both", such a prompt climbs one that begins with a
         closed form to its start, then one of its neurons. Rungs that are not possible are left out.
-        If none is, the prompt stays as it is.
+        If none is, the prompt stays as it is. Without closed forms, "both" is "neurons".
         """
-        is_reread = self.is_spread and self.closed_form and name == "both"
-        ladder = SPREAD if is_reread else LADDERS[name]
+        if name == "both" and not self.closed_form:
+            name = "neurons"
+        ladder = SPREAD if name == "both" and self.is_spread else LADDERS[name]
         return tuple(filter(self._is_possible, ladder)) or (Rung(),)
 
     def _is_possible(self, rung: Rung) -> bool:

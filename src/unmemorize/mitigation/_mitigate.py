@@ -53,7 +53,13 @@ from unmemorize.mitigation._result import (
     MitigationResult,
 )
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun
-from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
+from unmemorize.mitigation._search import (
+    Candidate,
+    certify_joint,
+    copy_rate,
+    search,
+    strengthened,
+)
 from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
 from unmemorize.mitigation._starts import Starts, find_starts
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
@@ -148,12 +154,13 @@ def _localize(stages: Stages, work: Work, inputs: MitigationInputs) -> dict[int,
     stages.work("localize", task, [(index, (index, prompt)) for index, prompt in prompts.items()])
     starts: Mapping[int, Starts] = {}
     if has_closed_form(stages.model):
-        starts = find_starts(stages, prompts, work.confirmations, inputs.threshold)
+        starts = find_starts(stages, work.prompts, work.confirmations, inputs.threshold)
     return {
         index: Findings.of(
             stages.model, record, inputs.statistics, settings.layers, starts.get(index, {})
         )
         for index, record in read_localizations(stages.run).items()
+        if index in prompts
     }
 
 
@@ -170,16 +177,15 @@ def _best(
         kind = f"{SEARCH}-{digest(edit)}"
         seeds = partial(search_seeds, work.stages)
         records = work.judged("search", kind, edit, indices, seeds, stop=2, keep="all")
-        copies = _copies({index: record for index, record in records.items() if record.copies})
-        single = [index for index, found in copies.items() if found.copies == 1]
+        scores = {index: record.scores for index, record in records.items() if record.copies}
+        single = [index for index in scores if records[index].copies == 1]
         if single:  # it may be a false copy, since the level lets some pass
             seeds = partial(further_search_seeds, work.stages)
             more = work.judged("search, again", f"{kind}-again", edit, single, seeds, stop=1)
-            for index, found in _copies(more).items():
-                copies[index] += found
-        return {
-            index: found.copies / found.seeds for index, found in copies.items() if found.copies > 1
-        }
+            scores |= {index: scores[index] + found.scores for index, found in more.items()}
+        levels = {index: work.confirmations[index].test.level for index in scores}
+        rates = {index: copy_rate(some, levels[index]) for index, some in scores.items()}
+        return {index: rate for index, rate in rates.items() if rate}
 
     if not findings:
         return None, ()
@@ -196,7 +202,7 @@ def _best(
         too_much = change.share > settings.budget
         order = (too_much, summary.copying, change.changed, -change.similarity)
         ranked.append((order, candidate, summary))
-        if not too_much and not candidate.copying and not settings.compare:
+        if not settings.compare:
             break
     ranked.sort(key=lambda entry: entry[0])
     summaries = tuple(summary for _, _, summary in ranked)
@@ -241,7 +247,11 @@ def _certify(
         kind = fresh_kind(COUNT, plan, candidate.edit)
         seeds = partial(fresh, plan)
         found = work.judged("count copies", kind, candidate.edit, some, seeds, keep="copies")
-        attempts |= {index: Attempt(plan, copies) for index, copies in _copies(found).items()}
+        attempts |= {
+            index: Attempt(plan, copies)
+            for index, copies in _copies(found).items()
+            if copies.copies > plan.allowed  # rounding may differ, and the certificate has failed
+        }
     return candidate, attempts
 
 

@@ -19,7 +19,7 @@ from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._stages import asked, digest
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 
-_PARAPHRASE_SEEDS = 4
+PARAPHRASE_SEEDS = 4
 """Images of each paraphrase."""
 CONTROL_SEEDS = 4
 """Images of each prompt with random neurons off."""
@@ -122,9 +122,8 @@ def _together(settings: MitigationSettings, attempts: Mapping[int, Attempt]) -> 
 def _paraphrases(work: Work, edit: Edit | None) -> dict[int, Copies]:
     """Count copies among images of the paraphrases of each confirmed prompt."""
     stages = work.stages
-    pairs = [
-        (index, text) for index, prompt in work.confirmed.items() for text in prompt.paraphrases
-    ]
+    every = [(index, text) for index, prompt in work.prompts.items() for text in prompt.paraphrases]
+    pairs = {number: pair for number, pair in enumerate(every) if pair[0] in work.confirmed}
     if not pairs:
         return {}
     name = "before" if edit is None else "after"
@@ -133,13 +132,13 @@ def _paraphrases(work: Work, edit: Edit | None) -> dict[int, Copies]:
         f"paraphrases-{digest(edit)}" if edit else "paraphrases-before",
         edit,
         asked(
-            {number: text for number, (_, text) in enumerate(pairs)},
-            {number: work.confirmations[index].test for number, (index, _) in enumerate(pairs)},
-            lambda text: search_seeds(stages, text)[:_PARAPHRASE_SEEDS],
+            {number: text for number, (_, text) in pairs.items()},
+            {number: work.confirmations[index].test for number, (index, _) in pairs.items()},
+            lambda text: search_seeds(stages, text)[:PARAPHRASE_SEEDS],
         ),
     )
     counts: dict[int, Copies] = {}
-    for number, (index, _) in enumerate(pairs):
+    for number, (index, _) in pairs.items():
         record = records[number]
         counted = Copies(record.copies, len(record.seeds))
         counts[index] = counts.get(index, Copies(0, 0)) + counted

@@ -10,6 +10,7 @@ from unmemorize._files import hash_texts
 from unmemorize.detection import SEED_SIMILARITY, Threshold
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation._confirmation import screen_level
+from unmemorize.mitigation._ladders import LADDERS_DIGEST
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.pipelines import Model
 from unmemorize.statistics import Statistics, side_effect_captions, threshold_captions
@@ -69,6 +70,7 @@ class MitigationRun:
         threshold_prompts, statistics_prompts: hashes of the captions of threshold and statistics.
         captions: a hash of the ordinary captions.
         descriptor, clip: hashes of the networks that measure; empty without a CLIP.
+        ladders: a hash of the ladders. Runs of before they were on record cannot be resumed.
     """
 
     kind: ClassVar[str] = "mitigation"
@@ -81,6 +83,7 @@ class MitigationRun:
     captions: str
     descriptor: str
     clip: str
+    ladders: str = ""
 
     @classmethod
     def of(cls, settings: MitigationSettings, inputs: MitigationInputs) -> MitigationRun:
@@ -99,4 +102,5 @@ class MitigationRun:
             captions=hash_texts([*captions.ordinary, "", *captions.keep]),
             descriptor=inputs.descriptor.digest,
             clip=inputs.clip.digest if inputs.clip else "",
+            ladders=LADDERS_DIGEST,
         )

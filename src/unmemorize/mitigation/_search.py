@@ -18,8 +18,8 @@ from unmemorize.mitigation._ladders import (
 )
 
 Look = Callable[[Edit, Sequence[int]], Mapping[int, float]]
-"""Generates images of prompts under an edit, and returns for each prompt that copies which share of
-its images does."""
+"""Generates images of prompts under an edit, and returns for each prompt that copies its copy
+rate."""
 Count = Callable[[Edit, Plan, Sequence[int]], Mapping[int, Copies]]
 """Counts copies of prompts on the fresh seeds of an attempt, at least up to the second copy too
 many."""
@@ -148,6 +148,20 @@ def strengthened(
     if edit is None or edit == candidate.edit:
         return None
     return Candidate(candidate.ladder, rungs, edit, candidate.copying)
+
+
+def copy_rate(scores: Sequence[float], level: float) -> float:
+    """Estimate the copy rate from the place of the second copy; 0 without a second one.
+
+    Images are drawn in batches until there are two copies, so how many there are depends on the
+    batch. If the second copy is the n-th image, 1 / (n - 1) is unbiased for any rate.
+
+    Examples:
+        >>> copy_rate([0.9, 0.1, 0.1, 0.1, 0.9, 0.9], level=0.5)
+        0.25
+    """
+    copies = [number for number, score in enumerate(scores) if score > level]
+    return 1 / copies[1] if len(copies) > 1 else 0.0
 
 
 def _climbed(

@@ -25,7 +25,7 @@ class MitigationSettings:
             images.
         together: whether all prompts are also certified together, which takes more images.
         compare: whether the search compares the ends of all ladders by what they change in ordinary
-            images, or takes the first one at whose end no prompt copies within the budget.
+            images, or climbs the first ladder alone.
         search_images: unedited images that confirm a prompt, and edited ones that a rung of the
             search must pass.
         fresh_images: fresh images of each prompt in an attempt of a certificate, where more are

@@ -7,7 +7,7 @@ encoders that are causal read the words of the start as before, so an edit need 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -52,12 +52,12 @@ def find_starts(
 
     Args:
         stages: what all stages share.
-        prompts: memorized prompts by index.
-        confirmations: tell copies of each of them.
+        prompts: all suspects by index.
+        confirmations: tell which of them are memorized, and their copies.
         threshold: of the model.
     """
-    clear = _cleared(stages, prompts, threshold)
-    tests = {index: confirmations[index].test for index in prompts}
+    tests = {index: each.test for index, each in confirmations.items() if each.confirmed}
+    clear = _cleared(stages, prompts, tests.keys(), threshold)
     found: dict[int, Starts] = {}
     number = 0
     while pending := {index: left for index, left in clear.items() if left and index not in found}:
@@ -70,7 +70,7 @@ def find_starts(
                 clear[index] = clear[index][1:]
             else:
                 found[index] = _choices(clear[index])
-    return {index: found.get(index, {}) for index in prompts}
+    return {index: found.get(index, {}) for index in tests}
 
 
 def drawn_kind(number: int) -> str:
@@ -79,18 +79,24 @@ def drawn_kind(number: int) -> str:
 
 
 def _cleared(
-    stages: Stages, prompts: Mapping[int, Prompt], threshold: Threshold
+    stages: Stages,
+    prompts: Mapping[int, Prompt],
+    memorized: Collection[int],
+    threshold: Threshold,
 ) -> dict[int, list[str]]:
-    """Return the starts of each prompt that the screen clears, the longest first."""
-    owned = [
-        (index, start) for index in sorted(prompts) for start in starts_of(prompts[index].text)
-    ]
+    """Return the starts of memorized prompts that the screen clears, the longest first.
+
+    Their numbers count the starts of all suspects, so they stay what they are in any case.
+    """
+    texts = {index: prompt.text for index, prompt in sorted(prompts.items())}
+    pairs = [(index, start) for index, text in texts.items() for start in starts_of(text)]
+    owned = {number: pair for number, pair in enumerate(pairs) if pair[0] in memorized}
     task = DetectTask(threshold, "never", stages.settings.generation.batch, STARTS)
-    stages.work("starts", task, [(n, Prompt(start)) for n, (_, start) in enumerate(owned)])
+    stages.work("starts", task, [(number, Prompt(start)) for number, (_, start) in owned.items()])
     found = dict(stages.run.typed(STARTS, Detection, "Start a new run."))
     level = screen_level(threshold)
-    clear = {index: list[str]() for index in prompts}
-    for number, (index, start) in reversed(list(enumerate(owned))):
+    clear = {index: list[str]() for index in sorted(memorized)}
+    for number, (index, start) in reversed(owned.items()):
         if found[number].score <= level:
             clear[index].append(start)
     return clear

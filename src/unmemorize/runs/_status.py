@@ -91,7 +91,7 @@ def _status(run: Run, kind: str, name: str, total: int) -> Status:
         failed=failed,
         pending=max(0, total - done - failed),
         rate=rate,
-        left=(total - done) / rate if rate else None,
+        left=max(0, total - done) / rate if rate else None,
         idle=time.time() - times[-1] if times else None,
         slowest=tuple(sorted(durations, reverse=True)),
     )
