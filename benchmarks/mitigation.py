@@ -1,6 +1,6 @@
 """Take all memorized captions out of the bundled model, and compare with what is required.
 
-python benchmarks/mitigation.py RUN [--fresh-images N] [--json FILE]
+python benchmarks/mitigation.py RUN [--fresh-images N] [--attempts N] [--workers N] [--json FILE]
 
 RUN is the folder of the run, which is made as far as it is missing (three hours on an idle core; an
 interrupted run goes on). It is what `unmemorize mitigate` does at a copy rate of 5 % with all
@@ -22,7 +22,7 @@ import unmemorize as um
 from bundled_mitigation import BundledMitigation
 from mitigation_costs import stage_costs
 from unmemorize.cli._console import show_progress
-from unmemorize.mitigation import MitigationResult, PromptOutcome, mitigate_all
+from unmemorize.mitigation import MitigationResult, PromptOutcome, _search, mitigate_all
 from unmemorize.mitigation._certificate import Copies, pooled
 from unmemorize.mitigation._forecast import seconds_per_sample
 from unmemorize.testbed import Planted
@@ -127,10 +127,13 @@ def _pair(counts: Copies) -> tuple[int, int]:
     return counts.copies, counts.seeds
 
 
-def main(folder: Path, fresh_images: int, output: Path | None) -> None:
+def main(folder: Path, fresh_images: int, workers: int, output: Path | None) -> None:
     """Run the mitigation, or resume it, and print the table."""
     opened = BundledMitigation.opened(folder, fresh_images)
-    result = mitigate_all(opened.run, opened.model, opened.inputs, announce=show_progress)
+    execution = um.Execution(engine=um.Workers(workers)) if workers > 1 else um.Execution()
+    result = mitigate_all(
+        opened.run, opened.model, opened.inputs, execution=execution, announce=show_progress
+    )
     table = lines(result, um.testbed.planted())
     print(result.headline, "", "| | measured | required |", "|---|---|---|", *table, sep="\n")
     costs = list(stage_costs(opened.run))
@@ -151,6 +154,11 @@ if __name__ == "__main__":
     parser.add_argument(
         "--fresh-images", type=int, default=0, help="of each prompt and attempt (default: fewest)"
     )
+    parser.add_argument(
+        "--attempts", type=int, default=_search.ATTEMPTS, help="certificates end after so many"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the work")
     parser.add_argument("--json", type=Path, dest="output", help="file for the numbers")
     arguments = parser.parse_args()
-    main(arguments.run, arguments.fresh_images, arguments.output)
+    _search.ATTEMPTS = arguments.attempts
+    main(arguments.run, arguments.fresh_images, arguments.workers, arguments.output)
