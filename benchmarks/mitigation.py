@@ -2,10 +2,11 @@
 
 python benchmarks/mitigation.py RUN [--fresh-images N] [--attempts N] [--workers N] [--json FILE]
 
-RUN is the folder of the run, which is made as far as it is missing (three hours on an idle core; an
-interrupted run goes on). It is what `unmemorize mitigate` does at a copy rate of 5 % with all
-planted captions and their paraphrases. Intervals are exact, 95 %. A second table tells what each
-stage has spent. The model is on a card where there is one, and so are the seconds.
+RUN is the folder of the run, which is made as far as it is missing (two and a half hours on two
+cores with one attempt of 110 images; an interrupted run goes on). It is what `unmemorize mitigate`
+does at a copy rate of 5 % with all planted captions and their paraphrases. Intervals are exact,
+95 %. A second table tells what each stage has spent. The model is on a card where there is one, and
+so are the seconds.
 """
 
 from __future__ import annotations

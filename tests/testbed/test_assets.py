@@ -219,7 +219,7 @@ def test_known_neurons_are_found(
         )
         for entry in entries
     ]
-    assert sum(record.memorized for record in found) >= 2
+    assert all(record.memorized for record in found)
     precisions = [
         precision_recall(record.neurons, entry.neurons)[0]
         for record, entry in zip(found, entries, strict=True)
@@ -233,12 +233,12 @@ def test_few_unmemorized_captions_are_detected(
 ) -> None:
     planted = [
         detect(bundled, entry.prompt, threshold=bundled_threshold).score
-        for entry in testbed.planted()[::2]
+        for entry in testbed.planted()
         if entry.mode == "natural"
     ]
     others = [
         detect(bundled, text, threshold=bundled_threshold).score
-        for text in testbed.captions("test")[:10]
+        for text in testbed.captions("test")[:20]
     ]
     assert np.median(planted) > max(others)
 

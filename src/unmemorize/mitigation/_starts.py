@@ -20,7 +20,7 @@ from unmemorize.mitigation._stages import Stages, asked
 STARTS = "starts"
 """The records of what the detector says of starts."""
 DRAWN = "start"
-"""How the records of their images begin, see `drawn_kind`."""
+"""How the records of their images begin. What follows is the round, from 1."""
 StartChoice = Literal["whole", "half"]
 """The longest start, or one of at most half as many words."""
 Starts = Mapping[StartChoice, str]
@@ -64,18 +64,13 @@ def find_starts(
         number += 1
         texts = {index: left[0] for index, left in pending.items()}
         wanted = asked(texts, tests, partial(_seeds, stages))
-        records = stages.images("starts, drawn", drawn_kind(number), None, wanted, stop=1)
+        records = stages.images("starts, drawn", f"{DRAWN}-{number}", None, wanted, stop=1)
         for index, record in records.items():
             if record.copies:
                 clear[index] = clear[index][1:]
             else:
                 found[index] = _choices(clear[index])
     return {index: found.get(index, {}) for index in tests}
-
-
-def drawn_kind(number: int) -> str:
-    """Return the name of the records of images of the longest starts that are left, by round."""
-    return f"{DRAWN}-{number}"
 
 
 def _cleared(
