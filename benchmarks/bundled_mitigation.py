@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import unmemorize as um
-from unmemorize.mitigation import MitigationInputs, MitigationRun
+from unmemorize.mitigation import MitigationInputs, MitigationRun, Part
 from unmemorize.runs import Run, open_run
 
 _BATCH = {"cuda": 120}
@@ -23,7 +23,9 @@ class BundledMitigation:
     inputs: MitigationInputs
 
     @classmethod
-    def opened(cls, folder: Path, fresh_images: int = 0) -> BundledMitigation:
+    def opened(
+        cls, folder: Path, fresh_images: int = 0, part: Part = "denoiser"
+    ) -> BundledMitigation:
         """Open a run folder, with the defaults of the bundled model."""
         model = um.Model.load("testbed", dtype="float32")
         defaults = um.testbed.defaults()
@@ -33,7 +35,7 @@ class BundledMitigation:
             batch=_BATCH.get(model.device.type, um.GenerationSettings().batch),
         )
         settings = replace(
-            um.MitigationSettings(compare=False, fresh_images=fresh_images),
+            um.MitigationSettings(part=part, compare=False, fresh_images=fresh_images),
             localization=um.LocalizationSettings(criterion=defaults["criterion"]),
             generation=generation,
         )

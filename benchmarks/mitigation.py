@@ -1,6 +1,7 @@
 """Take all memorized captions out of the bundled model, and compare with what is required.
 
-python benchmarks/mitigation.py RUN [--fresh-images N] [--attempts N] [--workers N] [--json FILE]
+python benchmarks/mitigation.py RUN [--part PART] [--fresh-images N] [--attempts N] [--workers N]
+                                [--json FILE]
 
 RUN is the folder of the run, which is made as far as it is missing (two and a half hours on two
 cores with one attempt of 110 images; an interrupted run goes on). It is what `unmemorize mitigate`
@@ -18,12 +19,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import get_args
 
 import unmemorize as um
 from bundled_mitigation import BundledMitigation
 from mitigation_costs import stage_costs
 from unmemorize.cli._console import show_progress
-from unmemorize.mitigation import MitigationResult, PromptOutcome, _search, mitigate_all
+from unmemorize.mitigation import MitigationResult, Part, PromptOutcome, _search, mitigate_all
 from unmemorize.mitigation._certificate import Copies, pooled
 from unmemorize.mitigation._forecast import seconds_per_sample
 from unmemorize.testbed import Planted
@@ -128,9 +130,9 @@ def _pair(counts: Copies) -> tuple[int, int]:
     return counts.copies, counts.seeds
 
 
-def main(folder: Path, fresh_images: int, workers: int, output: Path | None) -> None:
+def main(folder: Path, part: Part, fresh_images: int, workers: int, output: Path | None) -> None:
     """Run the mitigation, or resume it, and print the table."""
-    opened = BundledMitigation.opened(folder, fresh_images)
+    opened = BundledMitigation.opened(folder, fresh_images, part)
     execution = um.Execution(engine=um.Workers(workers)) if workers > 1 else um.Execution()
     result = mitigate_all(
         opened.run, opened.model, opened.inputs, execution=execution, announce=show_progress
@@ -152,6 +154,7 @@ def main(folder: Path, fresh_images: int, workers: int, output: Path | None) -> 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--part", choices=get_args(Part), default="denoiser", help="what is edited")
     parser.add_argument(
         "--fresh-images", type=int, default=0, help="of each prompt and attempt (default: fewest)"
     )
@@ -162,4 +165,10 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path, dest="output", help="file for the numbers")
     arguments = parser.parse_args()
     _search.ATTEMPTS = arguments.attempts
-    main(arguments.run, arguments.fresh_images, arguments.workers, arguments.output)
+    main(
+        arguments.run,
+        arguments.part,
+        arguments.fresh_images,
+        arguments.workers,
+        arguments.output,
+    )

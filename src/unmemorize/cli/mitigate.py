@@ -55,8 +55,10 @@ from unmemorize.mitigation import (
     MitigationRun,
     MitigationSettings,
     OrdinaryCaptions,
+    Part,
     forecast,
     mitigate_all,
+    refuse_other_part,
     with_references,
 )
 from unmemorize.pipelines import Model
@@ -76,6 +78,7 @@ def command(
     budget: float | None = None,
     fresh_images: PositiveInt | None = None,
     together: Flag = False,
+    part: Part = "denoiser",
     quick: Flag = False,
     dry_run: Flag = False,
     statistics: StatisticsOption = None,
@@ -113,6 +116,9 @@ def command(
             copy, so an edit that rarely copies is more likely to pass.
         together: Also state that all prompts are removed together, at the same confidence (Holm).
             This takes more images of each prompt.
+        part: What is edited. The denoiser holds the images, so that is the default. An edit of the
+            text encoder (Stable Diffusion 1, 2, XL) hardly changes ordinary images, but whoever
+            takes the original text encoder draws the copies again.
         quick: Look at ten fresh images of each prompt and at 199 ordinary images. This excludes
             only copy rates above 26 %.
         steps: Number of DDIM steps. The default is 50; the bundled model has its own.
@@ -135,10 +141,12 @@ def command(
         usual,
         **given,
         together=together,
+        part=part,
         fresh_images=fresh_images or 0,
         localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
+    refuse_other_part(loaded, settings)
     if dry_run:
         _print_forecast(forecast(loaded, settings, prompts), len(prompts))
         return

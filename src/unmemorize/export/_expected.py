@@ -30,8 +30,10 @@ from unmemorize.pipelines import (
     Model,
     adapted_layers,
     adapters_in_effect,
+    layer_at,
     name_of_denoiser,
     networks_of,
+    split_path,
     weights_of,
 )
 
@@ -103,7 +105,7 @@ def expected_layers(model: Model, file: AnyEditFile) -> dict[str, ExpectedLayer]
     """
     steps = _steps(model, edit_of(file))
     return {
-        path: ExpectedLayer(chain, _slack(model, model.denoiser.get_submodule(path), chain))
+        path: ExpectedLayer(chain, _slack(model, layer_at(model.pipe, path), chain))
         for path, chain in steps.items()
     }
 
@@ -114,17 +116,18 @@ def expected_in_checkpoint(model: Model, file: AnyEditFile) -> dict[str, dict[st
     Raises:
         ExportError: the edit is of a kind that cannot be verified.
     """
-    edited = expected_layers(model, file)
-    denoiser = name_of_denoiser(model.pipe)
-    expected: dict[str, dict[str, ExpectedLayer]] = {denoiser: dict(edited)}
+    expected: dict[str, dict[str, ExpectedLayer]] = {name_of_denoiser(model.pipe): {}}
+    for path, layer in expected_layers(model, file).items():
+        component, inner = split_path(model.pipe, path)
+        expected.setdefault(component, {})[inner] = layer
     for component, network in networks_of(model.pipe).items():
-        for path, layer in adapted_layers(network).items():
-            if adapters_in_effect(layer):
-                chain: tuple[Step, ...] = (partial(_with_loras, layer, ()),)
-                if component == denoiser and path in edited:
-                    chain += edited[path].steps
-                slack = _slack(model, layer, chain)
-                expected.setdefault(component, {})[path] = ExpectedLayer(chain, slack)
+        layers = expected.setdefault(component, {})
+        for path, adapted in adapted_layers(network).items():
+            if adapters_in_effect(adapted):
+                chain: tuple[Step, ...] = (partial(_with_loras, adapted, ()),)
+                if path in layers:
+                    chain += layers[path].steps
+                layers[path] = ExpectedLayer(chain, _slack(model, adapted, chain))
     return expected
 
 

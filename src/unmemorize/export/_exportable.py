@@ -16,6 +16,7 @@ from unmemorize.pipelines import (
     adds_to_weights,
     effective_weights,
     is_quantized,
+    layer_at,
     networks_of,
     text_rows_only,
 )
@@ -37,7 +38,7 @@ class Exportable:
 
     def weights(self, path: str) -> dict[str, Tensor]:
         """Return weight and bias (if any) of a layer before the edit, with LoRAs in effect."""
-        return effective_weights(self.model.denoiser.get_submodule(path))
+        return effective_weights(layer_at(self.model.pipe, path))
 
     def changes_bias(self, path: str) -> bool:
         """Tell whether a layer has a bias that the edit changes."""

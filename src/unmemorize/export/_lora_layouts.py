@@ -21,10 +21,13 @@ from unmemorize.export._lora_metadata import (
     sdxl_metadata,
 )
 from unmemorize.export._sdxl_names import original_name
-from unmemorize.pipelines import Model, name_of_denoiser
+from unmemorize.pipelines import Model, split_path
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
+_TEXT_ENCODERS = {"text_encoder": "te1", "text_encoder_2": "te2"}
+"""Text encoders as SDXL's LoRAs name them. Where there is one, it is "te"."""
+_WRAPPER = "text_model."
 _JOINT = re.compile(r"transformer_blocks\.(\d+)\.attn\.add_v_proj")
 
 
@@ -112,7 +115,7 @@ def layout_table() -> str:
 
 
 def _diffusers_keys(model: Model, path: str) -> LayerKeys:
-    prefix = f"{name_of_denoiser(model.pipe)}.{path}"
+    prefix = ".".join(split_path(model.pipe, path))
     return LayerKeys(
         down=f"{prefix}.lora_A.weight",
         up=f"{prefix}.lora_B.weight",
@@ -131,14 +134,26 @@ def _kohya_keys(prefix: str, projections: int = 1) -> LayerKeys:
 
 
 def _sd_keys(model: Model, path: str) -> LayerKeys | None:
-    if name_of_denoiser(model.pipe) != "unet":
-        return None
-    return _kohya_keys(f"lora_unet_{path.replace('.', '_')}")
+    component, inner = split_path(model.pipe, path)
+    if component == "text_encoder":
+        return _text_keys("te", inner)
+    return _kohya_keys(f"lora_unet_{path.replace('.', '_')}") if component == "unet" else None
 
 
 def _sdxl_keys(model: Model, path: str) -> LayerKeys | None:
-    name = original_name(model.denoiser, path) if is_sdxl(model) else None
+    if not is_sdxl(model):
+        return None
+    component, inner = split_path(model.pipe, path)
+    if component in _TEXT_ENCODERS:
+        return _text_keys(_TEXT_ENCODERS[component], inner)
+    name = original_name(model.denoiser, path)
     return None if name is None else _kohya_keys(f"lora_unet_{name.replace('.', '_')}")
+
+
+def _text_keys(encoder: str, inner: str) -> LayerKeys:
+    """Name a layer of a text encoder as older releases of transformers do, which had a wrapper."""
+    whole = f"{_WRAPPER}{inner.removeprefix(_WRAPPER)}"
+    return _kohya_keys(f"lora_{encoder}_{whole.replace('.', '_')}")
 
 
 def _flux_keys(model: Model, path: str) -> LayerKeys | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 
 from unmemorize._files import to_json
-from unmemorize.pipelines import Model, name_of_denoiser
+from unmemorize.pipelines import Model, split_path
 
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The name under which diffusers looks for the settings of peft."""
@@ -53,10 +53,18 @@ class AdapterSettings:
 
 
 def adapter_metadata(content: LoraContent) -> dict[str, str]:
-    """Write the settings of peft, by which diffusers builds the adapter."""
-    settings = AdapterSettings(content.rank, content.rank, content.has_bias, sorted(content.paths))
-    denoiser = name_of_denoiser(content.model.pipe)
-    prefixed = {f"{denoiser}.{name}": value for name, value in to_json(settings).items()}
+    """Write the settings of peft, by which diffusers builds the adapter of each component."""
+    paths: dict[str, list[str]] = {}
+    for path in sorted(content.paths):
+        component, inner = split_path(content.model.pipe, path)
+        paths.setdefault(component, []).append(inner)
+    prefixed = {
+        f"{component}.{name}": value
+        for component, some in paths.items()
+        for name, value in to_json(
+            AdapterSettings(content.rank, content.rank, content.has_bias, some)
+        ).items()
+    }
     return {ADAPTER_METADATA: json.dumps(prefixed, sort_keys=True)}
 
 

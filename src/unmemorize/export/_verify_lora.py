@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,7 +19,7 @@ from unmemorize.export._expected import ExpectedLayer, expected_layers, weights_
 from unmemorize.export._lora_layouts import LAYOUTS, LayerKeys
 from unmemorize.export._lora_metadata import ADAPTER_METADATA, AdapterSettings
 from unmemorize.export._rows import Header, read_header
-from unmemorize.pipelines import Model, name_of_denoiser
+from unmemorize.pipelines import Model, layer_at, split_path
 
 _MARK = ".lora_"
 """Every layout has it in the names of its matrices."""
@@ -44,12 +45,12 @@ def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Change
     """
     header = read_header(file)
     tensors = load_file(file)
-    denoiser = name_of_denoiser(model.pipe)
     layers = expected_layers(model, edit)
     named = _keys_of_layers(tensors, model, layers)
-    settings = _adapter_settings(file, header, denoiser)
+    components = {path: split_path(model.pipe, path)[0] for path in layers}
+    settings = _adapter_settings(file, header)
     known = {key for keys in named.values() for key in keys.tensors}
-    if settings is not None and not _applies_to(settings, tensors, named):
+    if settings is not None and not _applies_to(settings, tensors, named, model):
         yield Change(file.name, ADAPTER_METADATA, (), expected=False)
     if not same_loras(carried_loras(header), model.loras):
         yield Change(file.name, LORAS, (), expected=False)
@@ -59,8 +60,9 @@ def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Change
         if path not in named:
             yield Change(file.name, path, (), expected=False)
             continue
-        weights = weights_with_loras(model.denoiser.get_submodule(path))
-        added = _added(tensors, named[path], settings, weights)
+        weights = weights_with_loras(layer_at(model.pipe, path))
+        own = settings.get(components[path]) if settings is not None else None
+        added = _added(tensors, named[path], own, weights)
         if added is None:
             yield Change(file.name, path, (), expected=False)
             continue
@@ -86,8 +88,8 @@ def _keys_of_layers(
     return max(candidates, key=len)
 
 
-def _adapter_settings(file: Path, header: Header, denoiser: str) -> AdapterSettings | None:
-    """Read the settings of peft from the metadata; None where there are none.
+def _adapter_settings(file: Path, header: Header) -> dict[str, AdapterSettings] | None:
+    """Read the settings of peft by component from the metadata; None where there are none.
 
     Raises:
         ExportError: they are damaged, or hold a setting that changes what the LoRA does.
@@ -97,22 +99,34 @@ def _adapter_settings(file: Path, header: Header, denoiser: str) -> AdapterSetti
         return None
     problem = f"{file}: the settings of its adapter are damaged"
     content = parse_json(text, ExportError, problem)
-    settings = {name.removeprefix(f"{denoiser}."): value for name, value in content.items()}
-    unknown = settings.keys() - AdapterSettings.__dataclass_fields__.keys()
-    if unknown:
-        raise ExportError(
-            f"{file}: its adapter has the setting {json.dumps(min(unknown))}, which this check "
-            "does not know. Export it again."
-        )
-    return from_json(AdapterSettings, settings, ExportError, problem, "Export it again.")
+    by_component: dict[str, dict[str, Any]] = {}
+    for key, value in content.items():
+        component, _, name = key.rpartition(".")
+        if name not in AdapterSettings.__dataclass_fields__:
+            raise ExportError(
+                f"{file}: its adapter has the setting {json.dumps(name)}, which this check "
+                "does not know. Export it again."
+            )
+        by_component.setdefault(component, {})[name] = value
+    return {
+        component: from_json(AdapterSettings, settings, ExportError, problem, "Export it again.")
+        for component, settings in by_component.items()
+    }
 
 
 def _applies_to(
-    settings: AdapterSettings, tensors: Mapping[str, Tensor], named: Mapping[str, LayerKeys]
+    settings: Mapping[str, AdapterSettings],
+    tensors: Mapping[str, Tensor],
+    named: Mapping[str, LayerKeys],
+    model: Model,
 ) -> bool:
     """Whether peft adapts just these layers, and reads their biases if there are any."""
     has_bias = any(keys.bias in tensors for keys in named.values())
-    return set(settings.target_modules) == named.keys() and settings.lora_bias == has_bias
+    adapted = {
+        (component, path) for component, each in settings.items() for path in each.target_modules
+    }
+    reads_biases = all(each.lora_bias == has_bias for each in settings.values())
+    return adapted == {split_path(model.pipe, path) for path in named} and reads_biases
 
 
 def _added(

@@ -12,20 +12,28 @@ from torch import Tensor, nn
 
 from unmemorize._errors import EditError
 from unmemorize.generation._chosen_samples import ChosenSamples
-from unmemorize.pipelines import Model, is_quantized, refuse_fused, uncompiled
+from unmemorize.pipelines import (
+    Model,
+    is_quantized,
+    layer_at,
+    name_of_denoiser,
+    refuse_fused,
+    split_path,
+    uncompiled,
+)
 
 _EXACT = (torch.float32, torch.float64)
 """Types of weights in which small differences are not lost."""
 
 
 def layer_of(model: Model, path: str) -> nn.Module:
-    """Return a layer of the denoiser that has a weight.
+    """Return a layer that has a weight, of the denoiser or of a text encoder.
 
     Raises:
         EditError: there is none.
     """
     try:
-        layer = model.denoiser.get_submodule(path)
+        layer = layer_at(model.pipe, path)
     except AttributeError:
         layer = None
     if layer is None or getattr(layer, "weight", None) is None:
@@ -55,7 +63,9 @@ def added_outputs(
         EditError: the model has no such layer.
         ModelError: the projections of an attention are fused, or a batch does not fit the rows.
     """
-    refuse_fused(model.denoiser, differences)
+    denoiser = name_of_denoiser(model.pipe)
+    own = [path for path in differences if split_path(model.pipe, path)[0] == denoiser]
+    refuse_fused(model.denoiser, own)
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model.pipe))
         for path, difference in differences.items():

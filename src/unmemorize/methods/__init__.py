@@ -11,6 +11,7 @@ from unmemorize.methods._method import (
     method_of,
     refinement_of,
 )
+from unmemorize.methods._text_encoder import trained_text_encoder, why_untrainable
 from unmemorize.methods._training import Training, training
 
 __all__ = [
@@ -24,5 +25,7 @@ __all__ = [
     "intervention_from_json",
     "method_of",
     "refinement_of",
+    "trained_text_encoder",
     "training",
+    "why_untrainable",
 ]

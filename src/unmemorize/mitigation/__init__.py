@@ -30,9 +30,10 @@ from unmemorize.mitigation._public import mitigate, with_references
 from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._seeds import derived_seed
-from unmemorize.mitigation._settings import MitigationSettings
+from unmemorize.mitigation._settings import MitigationSettings, Part
 from unmemorize.mitigation._stages import SAME, Announce, Stages, digest, unannounced
 from unmemorize.mitigation._standing import Standing, standings
+from unmemorize.mitigation._text_encoder import refuse_other_part
 
 __all__ = [
     "BEFORE",
@@ -58,6 +59,7 @@ __all__ = [
     "OrdinaryChange",
     "OrdinaryImages",
     "OrdinaryTask",
+    "Part",
     "PromptOutcome",
     "Stages",
     "Standing",
@@ -77,6 +79,7 @@ __all__ = [
     "read_confirmations",
     "read_image_records",
     "read_ordinary",
+    "refuse_other_part",
     "seconds_per_sample",
     "standings",
     "unannounced",

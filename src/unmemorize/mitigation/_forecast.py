@@ -61,7 +61,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     rules = settings.certification(count)
     ordinary = settings.ordinary_images
     twice = settings.distances or not have_references(suspects)
-    ladders = len(LADDERS) if settings.compare else 1
+    ladders = len(LADDERS) if settings.compare and settings.part == "denoiser" else 1
     images = {
         "ordinary images, unedited": ordinary * (2 if twice else 1),
         "confirmation": settings.search_images * count,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
@@ -53,8 +53,10 @@ class Rung:
         reach: None for a closed form of all projections, beside which the neurons are scaled. Else
             it is a closed form of these neurons alone, and this is how far they go to the empty
             prompt, see `Reread`.
-        start: which start of itself the prompt reads like in the closed form of all projections;
-            None for the empty prompt.
+        start: which start of itself the prompt reads like in the closed form of all projections, or
+            is encoded like; None for the empty prompt.
+        encoder: whether the text encoder is trained with the prompt at this weight, in place of a
+            closed form.
     """
 
     neurons: NeuronChoice | None = None
@@ -62,6 +64,7 @@ class Rung:
     weight: float | None = None
     reach: float | None = None
     start: StartChoice | None = None
+    encoder: bool = False
 
     def __str__(self) -> str:
         return self.named({})
@@ -81,7 +84,8 @@ class Rung:
         if self.weight is not None:
             goal = {"whole": " to the start", "half": " to half the start", None: ""}[self.start]
             text = f" “{starts[self.start]}”" if self.start and self.start in starts else ""
-            parts.append(f"closed form{goal}{text}, weight {self.weight:g}")
+            kind = "text encoder" if self.encoder else "closed form"
+            parts.append(f"{kind}{goal}{text}, weight {self.weight:g}")
         return " and ".join(parts) or "nothing"
 
     def includes(self, other: Rung) -> bool:
@@ -96,7 +100,7 @@ class Rung:
             >>> Rung(weight=1.0).includes(Rung("complete", 0.0))
             False
         """
-        if (self.weight or 0.0) < (other.weight or 0.0):
+        if (self.weight or 0.0) < (other.weight or 0.0) or self.encoder != other.encoder:
             return False
         if other.weight and _LEAVES[self.start] > _LEAVES[other.start]:
             return False
@@ -155,14 +159,26 @@ SPREAD = (
 """What a prompt of which many neurons were found climbs in place of the ladder "both". To the empty
 prompt, a closed form of all projections at a lower weight than 10 ends fewer copies than the rungs
 before it."""
+TEXT_ENCODER = "text encoder"
+"""The name of the ladder that edits no denoiser."""
+ENCODER = (
+    *(Rung(weight=weight, start="whole", encoder=True) for weight in (1.0, 10.0)),
+    Rung(weight=10.0, start="half", encoder=True),
+    *(Rung(weight=weight, encoder=True) for weight in (1.0, 10.0, 100.0)),
+)
+"""The ladder of the text encoder. The denoiser stays as it is."""
 
 LADDERS_DIGEST = hash_texts(
-    f"{name}: {rung!r}" for name, ladder in {**LADDERS, "spread": SPREAD}.items() for rung in ladder
+    f"{name}: {rung!r}"
+    for name, ladder in {**LADDERS, "spread": SPREAD, TEXT_ENCODER: ENCODER}.items()
+    for rung in ladder
 )
 """Stands for all ladders: a search on others finds other edits."""
 
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""
+Teach = Callable[[tuple[Erased, ...]], Edit]
+"""Trains the text encoder with prompts, their weights and what they are encoded like."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +210,10 @@ class Findings:
         closed form to its start, then one of its neurons. Rungs that are not possible are left out.
         If none is, the prompt stays as it is. Without closed forms, "both" is "neurons".
         """
+        if name == TEXT_ENCODER:
+            return tuple(
+                rung for rung in ENCODER if rung.start is None or rung.start in self.starts
+            )
         if name == "both" and not self.closed_form:
             name = "neurons"
         ladder = SPREAD if name == "both" and self.is_spread else LADDERS[name]
@@ -240,7 +260,9 @@ class Findings:
         )
 
 
-def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[str]) -> Edit | None:
+def joint_edit(
+    rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[str], teach: Teach | None = None
+) -> Edit | None:
     """Join the edits of all prompts into one, which is what is exported.
 
     A neuron that several prompts have gets the lowest of their scales. One closed-form edit takes
@@ -250,12 +272,13 @@ def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[st
         rungs: the rung of each prompt.
         findings: of each prompt.
         keep: ordinary captions that the closed-form edit leaves alone.
+        teach: trains the text encoder, for rungs that ask for it.
 
     Returns:
         The edit, or None if it would change nothing.
     """
     scales: dict[tuple[str, int], float] = {}
-    erased, reread = [], []
+    erased, taught, reread = list[Erased](), list[Erased](), list[Reread]()
     for index, rung in sorted(rungs.items()):
         text = findings[index].text
         chosen = findings[index].neurons[rung.neurons] if rung.neurons else Neurons()
@@ -264,13 +287,15 @@ def joint_edit(rungs: Rungs, findings: Mapping[int, Findings], keep: Sequence[st
             continue
         if rung.weight is not None:
             guide = findings[index].starts[rung.start] if rung.start else ""
-            erased.append(Erased(text, rung.weight, guide))
+            (taught if rung.encoder else erased).append(Erased(text, rung.weight, guide))
         for neuron in chosen:
             scales[neuron] = min(rung.scale, scales.get(neuron, rung.scale))
     by_scale: dict[float, set[tuple[str, int]]] = defaultdict(set)
     for neuron, scale in scales.items():
         by_scale[scale].add(neuron)
     edits: list[Edit] = []
+    if taught and teach is not None:
+        edits.append(teach(tuple(taught)))
     if erased:
         edits.append(ClosedFormEdit(tuple(erased), tuple(keep)))
     if reread:

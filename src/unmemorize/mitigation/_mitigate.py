@@ -6,6 +6,7 @@ RUN/confirmations.jsonl        their scores, and the level above which they are 
 RUN/localizations.jsonl        the neurons of those whose images show copies
 RUN/starts.jsonl               what the detector says of the starts of these prompts
 RUN/start-N.jsonl              images of those that it clears, the longest ones first
+RUN/text-encoder-*.json        trained text encoders, by the digest of what they were trained with
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
 RUN/certificate-N-EDIT.jsonl   fresh images of attempt N; those that are copies are kept
@@ -44,7 +45,7 @@ from unmemorize.mitigation._confirmation import (
     search_seeds,
 )
 from unmemorize.mitigation._images import ImagesRecord
-from unmemorize.mitigation._ladders import Findings
+from unmemorize.mitigation._ladders import LADDERS, TEXT_ENCODER, Findings
 from unmemorize.mitigation._outcomes import make_result
 from unmemorize.mitigation._result import (
     EDIT,
@@ -62,6 +63,7 @@ from unmemorize.mitigation._search import (
 )
 from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
 from unmemorize.mitigation._starts import Starts, find_starts
+from unmemorize.mitigation._text_encoder import refuse_other_part, taught
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, stream_prompts
@@ -90,10 +92,12 @@ def mitigate_all(
     Raises:
         UnfinishedError: other shards have not done their part yet.
         RunError: an item fails, or the run is of another kind.
+        MitigationError: the text encoder should be edited, and cannot be.
         ThresholdError: there are too few ordinary images for the rate of false copies.
     """
     settings = run.settings(MitigationRun).settings
     model, execution = Model.of(pipe), execution or Execution()
+    refuse_other_part(model, settings)
     stages = Stages(run, model, settings, inputs.descriptor, inputs.clip, execution, announce)
     work, findings = prepare(stages, inputs)
     candidate, summaries = _best(work, findings)
@@ -191,7 +195,9 @@ def _best(
         return None, ()
     settings = work.stages.settings
     ranked = []
-    for candidate in search(findings, work.captions.keep, look):
+    ladders = (TEXT_ENCODER,) if settings.part == "text-encoder" else LADDERS
+    teach = partial(taught, work.stages, work.captions.all_kept)
+    for candidate in search(findings, work.captions.keep, look, ladders=ladders, teach=teach):
         change = work.change(candidate.edit, settings.sample, "side effects")
         summary = CandidateSummary(
             ladder=candidate.ladder,
@@ -233,7 +239,8 @@ def _certify(
         return _copies(found)
 
     def strengthen(weak: Candidate, failed: Collection[int]) -> Candidate | None:
-        stronger = strengthened(weak, failed, findings, work.captions.keep)
+        teach = partial(taught, stages, work.captions.all_kept)
+        stronger = strengthened(weak, failed, findings, work.captions.keep, teach)
         if stronger is None:
             return None
         change = work.change(stronger.edit, settings.sample, "side effects")

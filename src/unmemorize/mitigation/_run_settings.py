@@ -26,17 +26,26 @@ class OrdinaryCaptions:
     Args:
         ordinary: for the level of copies, and for what an edit changes.
         keep: others, which closed-form edits leave alone.
+        further: more of these, which the training of a text encoder leaves alone, too.
     """
 
     ordinary: tuple[str, ...]
     keep: tuple[str, ...]
+    further: tuple[str, ...] = ()
+
+    @property
+    def all_kept(self) -> tuple[str, ...]:
+        """All captions that an edit should leave alone, and by which it is not judged."""
+        return (*self.keep, *self.further)
 
     @classmethod
     def of(cls, model: Model) -> OrdinaryCaptions:
         """Return the captions of this package, or those that the bundled model brings."""
         if is_bundled(model.pipe):
-            return cls(bundled_captions("test"), bundled_captions("calibration")[:_KEPT])
-        return cls(side_effect_captions(model), threshold_captions(model)[:_KEPT])
+            ordinary, others = bundled_captions("test"), bundled_captions("calibration")
+        else:
+            ordinary, others = side_effect_captions(model), threshold_captions(model)
+        return cls(ordinary, others[:_KEPT], others[_KEPT:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +108,7 @@ class MitigationRun:
             tau=screen_level(inputs.threshold),
             threshold_prompts=inputs.threshold.prompts,
             statistics_prompts=inputs.statistics.prompts,
-            captions=hash_texts([*captions.ordinary, "", *captions.keep]),
+            captions=hash_texts([*captions.ordinary, "", *captions.keep, "", *captions.further]),
             descriptor=inputs.descriptor.digest,
             clip=inputs.clip.digest if inputs.clip else "",
             ladders=LADDERS_DIGEST,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from unmemorize.generation import Edit
@@ -12,6 +12,7 @@ from unmemorize.mitigation._ladders import (
     Findings,
     Rung,
     Rungs,
+    Teach,
     climb,
     joint_edit,
     stronger,
@@ -45,7 +46,12 @@ class Candidate:
 
 
 def search(
-    findings: Mapping[int, Findings], keep: Sequence[str], look: Look
+    findings: Mapping[int, Findings],
+    keep: Sequence[str],
+    look: Look,
+    *,
+    ladders: Iterable[str] = LADDERS,
+    teach: Teach | None = None,
 ) -> Iterator[Candidate]:
     """Climb each ladder until no prompt copies, or those that do have seen all of it.
 
@@ -57,13 +63,15 @@ def search(
         findings: of each confirmed prompt.
         keep: ordinary captions that closed-form edits leave alone.
         look: judges prompts on search seeds.
+        ladders: the names of the ladders.
+        teach: trains the text encoder, for the ladder that asks for it.
 
     Yields:
         The end of each ladder. A ladder is climbed when its end is asked for. Ladders whose edit
         changes nothing are left out.
     """
-    for name in LADDERS:
-        candidate = _climbed(name, findings, keep, look)
+    for name in ladders:
+        candidate = _climbed(name, findings, keep, look, teach)
         if candidate is not None:
             yield candidate
 
@@ -132,6 +140,7 @@ def strengthened(
     failed: Collection[int],
     findings: Mapping[int, Findings],
     keep: Sequence[str],
+    teach: Teach | None = None,
 ) -> Candidate | None:
     """Move prompts whose certificate failed up, unless no rung ended their copies.
 
@@ -144,7 +153,7 @@ def strengthened(
     rungs = dict(candidate.rungs)
     for index in set(failed).difference(candidate.copying):
         rungs[index] = stronger(rungs[index], findings[index].ladder(candidate.ladder))
-    edit = joint_edit(rungs, findings, keep)
+    edit = joint_edit(rungs, findings, keep, teach)
     if edit is None or edit == candidate.edit:
         return None
     return Candidate(candidate.ladder, rungs, edit, candidate.copying)
@@ -165,7 +174,11 @@ def copy_rate(scores: Sequence[float], level: float) -> float:
 
 
 def _climbed(
-    name: str, findings: Mapping[int, Findings], keep: Sequence[str], look: Look
+    name: str,
+    findings: Mapping[int, Findings],
+    keep: Sequence[str],
+    look: Look,
+    teach: Teach | None,
 ) -> Candidate | None:
     ladders = {index: found.ladder(name) for index, found in findings.items()}
     rungs: dict[int, Rung] = {index: ladder[0] for index, ladder in ladders.items()}
@@ -173,7 +186,7 @@ def _climbed(
     given_up: set[int] = set()
     pending = sorted(findings)
     while True:
-        edit = joint_edit(rungs, findings, keep)
+        edit = joint_edit(rungs, findings, keep, teach)
         shares = look(edit, pending) if edit is not None else dict.fromkeys(pending, 1.0)
         climbing = sorted(shares.keys() - given_up)
         for index in climbing:

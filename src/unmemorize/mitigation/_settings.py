@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from unmemorize._checked import check_fields
 from unmemorize._errors import ModelError
@@ -11,6 +12,9 @@ from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
 from unmemorize.mitigation._certificate import Certification
 from unmemorize.mitigation._copy_test import FALSE_COPIES
+
+Part = Literal["denoiser", "text-encoder"]
+"""What part of a model is edited."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,7 @@ class MitigationSettings:
         declared: whether exactly one attempt of a certificate is made, which then takes fewer
             images.
         together: whether all prompts are also certified together, which takes more images.
+        part: what is edited, the denoiser or the text encoder.
         compare: whether the search compares the ends of all ladders by what they change in ordinary
             images, or climbs the first ladder alone.
         search_images: unedited images that confirm a prompt, and edited ones that a rung of the
@@ -53,6 +58,7 @@ class MitigationSettings:
     budget: float = 0.1
     declared: bool = False
     together: bool = False
+    part: Part = "denoiser"
     compare: bool = True
     search_images: int = 10
     fresh_images: int = 0

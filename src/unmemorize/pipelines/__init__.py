@@ -8,6 +8,7 @@ from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncomp
 from unmemorize.pipelines._denoiser_call import DenoiserCall, denoiser_call
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Key, Ragged
 from unmemorize.pipelines._guided import GuidedCalls, guided_calls, without_text
+from unmemorize.pipelines._layer_paths import layer_at, split_path, text_encoders_of
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._loras import (
     Lora,
@@ -66,6 +67,7 @@ __all__ = [
     "guided_calls",
     "is_quantized",
     "keeping_processors",
+    "layer_at",
     "load_pipeline",
     "name_of_denoiser",
     "networks_of",
@@ -82,8 +84,10 @@ __all__ = [
     "sampling",
     "saved_weights",
     "select_value_layers",
+    "split_path",
     "state_of",
     "stepper",
+    "text_encoders_of",
     "text_rows_only",
     "uncompiled",
     "watching_attention",

@@ -1,0 +1,197 @@
+"""A text encoder that is trained to encode captions like others.
+
+What a closed-form edit asks of all key and value projections, this asks of the text encoder, which
+is not linear: captions are encoded as their guides are, and ordinary captions as before. The weight
+W of each linear layer becomes W + B A. With e(c) the trained encoding of a caption c and e0 the one
+of before, all of them divided by their standard deviation over ordinary captions, the minimum is
+sought of
+
+    mean_i weight_i |e(c_i) - e0(g_i)|^2 + 10 mean_k |e(k) - e0(k)|^2 + |e("") - e0("")|^2
+
+over the captions c_i with their guides g_i and ordinary captions k. The denoiser takes no part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from unmemorize._errors import EditError
+from unmemorize.engines import Progress, silent
+from unmemorize.generation import Erased, LowRank, WeightEdit
+from unmemorize.pipelines import (
+    Model,
+    adapted_layers,
+    is_quantized,
+    name_of_denoiser,
+    text_encoders_of,
+)
+
+SOURCE = "text encoder"
+_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""Linear layers of CLIP's text encoders, all of which LoRAs may change."""
+_RANK, _STEPS, _RATE = 64, 800, 5e-3
+_KEPT = 10.0
+_AT_ONCE = 64
+"""The most captions of each kind in one step, and in one pass."""
+_SEED = 11
+
+
+def why_untrainable(pipe: DiffusionPipeline) -> str:
+    """Say why the text encoders of a pipeline cannot be trained; nothing if they can."""
+    encoders = text_encoders_of(pipe)
+    if name_of_denoiser(pipe) != "unet" or not hasattr(pipe, "encode_prompt"):
+        return "it is no Stable Diffusion 1, 2 or XL"
+    kinds = (CLIPTextModel, CLIPTextModelWithProjection)
+    if not encoders or not all(isinstance(each, kinds) for each in encoders.values()):
+        return "its text encoders are not those of CLIP"
+    if any(map(adapted_layers, encoders.values())):
+        return "a LoRA has changed its text encoder"
+    weights = [weight for each in encoders.values() for weight in each.parameters()]
+    if any(is_quantized(weight) or weight.is_meta for weight in weights):
+        return "its text encoders are quantized or offloaded"
+    return ""
+
+
+@torch.inference_mode(False)  # the caller may have switched gradients off
+def trained_text_encoder(
+    model: Model,
+    erase: Sequence[Erased],
+    keep: Sequence[str],
+    progress: Progress = silent,
+) -> WeightEdit:
+    """Train factors of the linear layers of all text encoders. The model stays as it is.
+
+    Args:
+        model: the model. Weights in half precision are trained in float32.
+        erase: the captions, each with its weight and its guide.
+        keep: ordinary captions.
+        progress: called with steps.
+
+    Raises:
+        EditError: the text encoders cannot be trained, or the training diverged.
+
+    Source: ours; text encoders as the place of edits are from Zhang et al. (AdvUnlearn), 2024.
+
+    Examples:
+        >>> model = Model.load("testbed", dtype="float32")
+        >>> why_untrainable(model.pipe)
+        ''
+    """
+    if reason := why_untrainable(model.pipe):
+        raise EditError(
+            f"{model.name}: {reason}, so its text encoder is not trained. Edit the denoiser."
+        )
+    encoders = text_encoders_of(model.pipe)
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.enable_grad(), _in_float32(encoders.values()), ExitStack() as stack:
+        guides, kept, empty = (
+            _before(model, texts) for texts in ([each.guide for each in erase], keep, [""])
+        )
+        scales = [each.var(0).mean() for each in kept]
+        weights = torch.tensor([each.weight for each in erase], dtype=torch.float32)
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for component, encoder in encoders.items():
+            for path, layer in encoder.named_modules():
+                if path.rpartition(".")[2] in _LAYERS and isinstance(layer, nn.Linear):
+                    down, up = _begun(layer, generator)
+                    factors[f"{component}.{path}.weight"] = up, down
+                    handle = layer.register_forward_hook(_adding(down, up))
+                    stack.callback(handle.remove)
+        parameters = [factor for pair in factors.values() for factor in pair]
+        optimizer = torch.optim.Adam(parameters, lr=_RATE)
+        for step in range(_STEPS):
+            for group in optimizer.param_groups:
+                group["lr"] = _RATE * (1 + math.cos(math.pi * step / _STEPS)) / 2
+            own, others = (_chosen(len(texts), generator) for texts in (erase, keep))
+            now = _encoded(model, [erase[place].caption for place in own])
+            left = _errors(now, guides, own, scales)
+            now = _encoded(model, [keep[place] for place in others])
+            moved = _errors(now, kept, others, scales)
+            empty_moved = _errors(_encoded(model, [""]), empty, [0], scales)
+            loss = (weights[own].to(left) * left).mean() + _KEPT * moved.mean() + empty_moved.mean()
+            for parameter, gradient in zip(
+                parameters, torch.autograd.grad(loss, parameters), strict=True
+            ):
+                parameter.grad = gradient
+            optimizer.step()
+            progress(step + 1, _STEPS)
+    return WeightEdit({name: LowRank(up, down) for name, (up, down) in factors.items()}, SOURCE)
+
+
+Encoded = list[Tensor]
+"""All that the denoiser reads of captions, each (captions, values), float32."""
+
+
+def _encoded(model: Model, texts: Sequence[str]) -> Encoded:
+    pipe: Any = model.pipe
+    found = pipe.encode_prompt(
+        prompt=list(texts),
+        device=model.device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=False,
+    )
+    return [each.flatten(1).float() for each in found if each is not None]
+
+
+@torch.no_grad()
+def _before(model: Model, texts: Sequence[str]) -> Encoded:
+    """Encode captions a few at a time, before the training."""
+    starts = range(0, len(texts), _AT_ONCE)
+    parts = [_encoded(model, texts[start : start + _AT_ONCE]) for start in starts]
+    return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+
+def _errors(found: Encoded, wanted: Encoded, rows: Sequence[int], scales: Encoded) -> Tensor:
+    """Return the mean squared error of each caption, (captions,), in the scales."""
+    each = [
+        (one - other[list(rows)]).square().mean(1) / scale
+        for one, other, scale in zip(found, wanted, scales, strict=True)
+    ]
+    return torch.stack(each).mean(0)
+
+
+def _begun(layer: nn.Linear, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return A (rank, inputs) and B (features, rank), smaller than the layer. Their product is 0."""
+    features, inputs = layer.weight.shape
+    rank = max(1, min(_RANK, (features * inputs - 1) // (features + inputs)))
+    down = torch.randn((rank, inputs), generator=generator, dtype=torch.float32) / inputs**0.5
+    like = layer.weight
+    return (
+        down.to(like.device).requires_grad_(True),
+        torch.zeros((features, rank), device=like.device).requires_grad_(True),
+    )
+
+
+def _adding(down: Tensor, up: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def hook(_layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + (args[0] @ down.T) @ up.T
+
+    return hook
+
+
+def _chosen(count: int, generator: torch.Generator) -> list[int]:
+    return torch.randperm(count, generator=generator)[:_AT_ONCE].tolist()
+
+
+@contextmanager
+def _in_float32(networks: Any) -> Iterator[None]:
+    """Keep the weights of networks in float32 for a while, and put them back bit by bit."""
+    weights = [weight for network in networks for weight in network.parameters()]
+    kept = [(weight, weight.data, weight.requires_grad) for weight in weights]
+    try:
+        for weight, data, _ in kept:
+            weight.requires_grad_(False)
+            weight.data = data.float()
+        yield
+    finally:
+        for weight, data, required in kept:
+            weight.data = data
+            weight.requires_grad_(required)

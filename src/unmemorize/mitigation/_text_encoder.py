@@ -1,0 +1,47 @@
+"""Text encoders that a search has trained. The run folder keeps them, so each is trained once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from unmemorize._errors import MitigationError
+from unmemorize.generation import Edit, EditFile, Erased
+from unmemorize.methods import trained_text_encoder, why_untrainable
+from unmemorize.mitigation._settings import MitigationSettings
+from unmemorize.mitigation._stages import Stages
+from unmemorize.pipelines import Model
+
+
+def refuse_other_part(model: Model, settings: MitigationSettings) -> None:
+    """Refuse a model of which the part that should be edited cannot be.
+
+    Raises:
+        MitigationError: its text encoders cannot be trained.
+    """
+    reason = why_untrainable(model.pipe) if settings.part == "text-encoder" else ""
+    if reason:
+        raise MitigationError(
+            f"{model.name}: its text encoder cannot be edited, since {reason}. Edit the denoiser "
+            "(--part denoiser)."
+        )
+
+
+def taught(stages: Stages, keep: Sequence[str], erased: tuple[Erased, ...]) -> Edit:
+    """Train the text encoder, or read what the run has trained before.
+
+    Args:
+        stages: what all stages share.
+        keep: ordinary captions, which stay as they are.
+        erased: the prompts, their weights and what they are encoded like.
+    """
+    text = json.dumps([asdict(each) for each in erased], sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:10]
+    path = stages.run.folder / f"text-encoder-{name}.json"
+    if not path.is_file():
+        with stages.announce("train the text encoder") as progress:
+            edit = trained_text_encoder(stages.model, erased, keep, progress)
+        EditFile.of(stages.model, edit).save(path)
+    return EditFile.load(path).edit
