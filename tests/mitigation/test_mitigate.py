@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from architectures import make
 from colours import Pixels, noise
 from conftest import make_pipeline
 from records import SMALL_MITIGATION
 from unmemorize import (
     Calibration,
+    Erased,
     GenerationSettings,
     LocalizationSettings,
+    MitigationError,
     Model,
     NeuronEdit,
     Prompt,
@@ -30,8 +34,9 @@ from unmemorize import (
     read_localizations,
     testbed,
 )
-from unmemorize.engines import Execution, Shard
-from unmemorize.generation import EditFile, generate_each
+from unmemorize.engines import Execution, Progress, Shard
+from unmemorize.generation import EditFile, WeightEdit, generate_each
+from unmemorize.methods import _text_encoder, trained_text_encoder
 from unmemorize.mitigation import (
     MitigationInputs,
     MitigationResult,
@@ -45,6 +50,7 @@ from unmemorize.mitigation import (
     read_confirmations,
     unannounced,
 )
+from unmemorize.mitigation import _text_encoder as mitigation_text_encoder
 from unmemorize.mitigation._confirmation import screen_level, search_seeds
 
 CAPTIONS = OrdinaryCaptions(("a dog", "a house", "a tree"), ("a car", "a boat"))
@@ -281,3 +287,49 @@ def test_more_attempts_follow_a_failed_certificate(start: Start) -> None:
     assert all(
         "whole search 95 %" in each.verdict for each in confirmed if each.status == "removed"
     )
+
+
+def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is trained for each edit that is tried, with all captions that are kept, and once."""
+    monkeypatch.setattr(_text_encoder, "_STEPS", 3)
+    trained: list[tuple[Sequence[Erased], Sequence[str]]] = []
+
+    def noted(
+        model: Model, erase: Sequence[Erased], keep: Sequence[str], progress: Progress
+    ) -> WeightEdit:
+        trained.append((tuple(erase), tuple(keep)))
+        return trained_text_encoder(model, erase, keep, progress)
+
+    monkeypatch.setattr(mitigation_text_encoder, "trained_text_encoder", noted)
+    settings = replace(SETTINGS, part="text-encoder")
+    more = replace(start.inputs, captions=replace(CAPTIONS, further=("a plane",)))
+    start = replace(start, inputs=more)
+    result, run = start(settings, folder="encoder")
+    assert isinstance(result.file.edit, WeightEdit)
+    assert all(name.startswith("text_encoder.") for name in result.file.edit.differences)
+    assert {keep for _, keep in trained} == {("a car", "a boat", "a plane")}
+    confirmed = [outcome for outcome in result.outcomes if outcome.confirmed]
+    assert all("text encoder" in outcome.rung for outcome in confirmed)
+    first, _ = trained[0]
+    assert {each.caption for each in first} == {outcome.prompt for outcome in confirmed}
+    assert len({erase for erase, _ in trained}) == len(trained)
+    assert len(list(run.folder.glob("text-encoder-*.json"))) == len(trained)
+    trained.clear()
+    assert start(settings, folder="encoder")[0] == result
+    assert not trained
+    with pytest.raises(RunError, match="part"):
+        start(SETTINGS, folder="encoder")
+
+
+def test_a_text_encoder_that_cannot_be_trained_is_refused_before_any_work(start: Start) -> None:
+    model = Model(make("DeepFloyd IF"))
+    run = open_run(
+        start.folder / "other",
+        model,
+        start.prompts,
+        MitigationRun.of(replace(SETTINGS, part="text-encoder"), start.inputs),
+    )
+    with pytest.raises(MitigationError, match=r"not those of CLIP.*--part denoiser"):
+        mitigate_all(run, model, start.inputs)

@@ -31,6 +31,7 @@ from unmemorize.pipelines import (
     adapted_layers,
     is_quantized,
     name_of_denoiser,
+    quiet_loading,
     text_encoders_of,
 )
 
@@ -91,7 +92,10 @@ def trained_text_encoder(
         )
     encoders = text_encoders_of(model.pipe)
     generator = torch.Generator().manual_seed(_SEED)
-    with torch.enable_grad(), _in_float32(encoders.values()), ExitStack() as stack:
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(quiet_loading())  # tokenizers name long captions each time
+        stack.enter_context(_in_float32(encoders.values()))
         guides, kept, empty = (
             _before(model, texts) for texts in ([each.guide for each in erase], keep, [""])
         )
@@ -117,13 +121,16 @@ def trained_text_encoder(
             moved = _errors(now, kept, others, scales)
             empty_moved = _errors(_encoded(model, [""]), empty, [0], scales)
             loss = (weights[own].to(left) * left).mean() + _KEPT * moved.mean() + empty_moved.mean()
-            for parameter, gradient in zip(
-                parameters, torch.autograd.grad(loss, parameters), strict=True
-            ):
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
             progress(step + 1, _STEPS)
-    return WeightEdit({name: LowRank(up, down) for name, (up, down) in factors.items()}, SOURCE)
+    return WeightEdit(
+        # the last layers of an encoder may play no part
+        {name: LowRank(up, down) for name, (up, down) in factors.items() if bool(up.any())},
+        SOURCE,
+    )
 
 
 Encoded = list[Tensor]
@@ -159,7 +166,7 @@ def _errors(found: Encoded, wanted: Encoded, rows: Sequence[int], scales: Encode
 
 
 def _begun(layer: nn.Linear, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return A (rank, inputs) and B (features, rank), smaller than the layer. Their product is 0."""
+    """Return A (rank, inputs) and B (features, rank), of product 0, smaller than the layer."""
     features, inputs = layer.weight.shape
     rank = max(1, min(_RANK, (features * inputs - 1) // (features + inputs)))
     down = torch.randn((rank, inputs), generator=generator, dtype=torch.float32) / inputs**0.5

@@ -1,0 +1,159 @@
+"""Text encoders that are trained to encode captions like others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from architectures import make
+from artefacts import Saved, saved_model_fixture  # noqa: F401 -- a fixture
+from unmemorize import (
+    EditError,
+    EditFile,
+    Erased,
+    GenerationSettings,
+    Model,
+    NeuronEdit,
+    Neurons,
+    bake,
+    export_lora,
+    verify,
+)
+from unmemorize.export import CHECKPOINT, model_card
+from unmemorize.generation import CombinedEdit, WeightEdit, generate_each
+from unmemorize.methods import _text_encoder, trained_text_encoder, why_untrainable
+from unmemorize.pipelines import load_pipeline
+
+CAPTION, GUIDE = "a red cat poster", "a red cat"
+KEEP = ("a dog", "a house", "a tree", "two boats", "a blue car", "a hat")
+OTHERS = ("a boat", "a car")
+WITH_CLIP = ("Stable Diffusion", "Stable Diffusion XL")
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_text_encoder, "_STEPS", 40)
+
+
+def encoded(model: Model, edit: WeightEdit | None, text: str) -> Tensor:
+    """All that the denoiser reads of a caption, under an edit or without one."""
+    if edit is None:
+        found = model.encode([text])
+    else:
+        with edit.applied(model, [True]):
+            found = model.encode([text])
+    parts = [value for key, value in found.samples.items() if "time_ids" not in key]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def images(model: Model, edit: WeightEdit | CombinedEdit | None, *texts: str) -> list[bytes]:
+    settings = GenerationSettings(images=1, steps=2, guidance=3.0, batch=4)
+    drawn = generate_each(model, texts, [edit] * len(texts), settings=settings)
+    return [image.tobytes() for (image,) in drawn]
+
+
+@pytest.mark.parametrize("name", WITH_CLIP)
+def test_a_caption_is_encoded_like_its_guide_and_others_as_before(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_text_encoder, "_STEPS", 150)
+    model = Model(make(name))
+    before = [value.clone() for value in model.pipe.text_encoder.parameters()]
+    edit = trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP)
+
+    def distance(edit: WeightEdit | None, text: str, other: str) -> float:
+        return float((encoded(model, edit, text) - encoded(model, None, other)).norm())
+
+    assert distance(edit, CAPTION, GUIDE) < 0.5 * distance(None, CAPTION, GUIDE)
+    for text in (*OTHERS, ""):
+        assert distance(edit, text, text) < 0.5 * distance(None, CAPTION, GUIDE)
+    after = list(model.pipe.text_encoder.parameters())
+    assert all(map(torch.equal, before, after))
+    assert not any(value.grad is not None for value in after)
+    components = {name.partition(".")[0] for name in edit.differences}
+    assert components == {part for part in model.pipe.components if part.startswith("text_enc")}
+    assert trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP) == edit
+
+
+def test_the_weight_of_a_caption_counts() -> None:
+    model = Model(make("Stable Diffusion"))
+    wanted = encoded(model, None, GUIDE)
+    left = []
+    for weight in (0.01, 10.0):
+        edit = trained_text_encoder(model, [Erased(CAPTION, weight, GUIDE)], KEEP)
+        left.append(float((encoded(model, edit, CAPTION) - wanted).norm()))
+    assert left[1] < left[0]
+
+
+def test_weights_in_half_precision_are_trained_in_float32_and_put_back() -> None:
+    model = Model(make("Stable Diffusion").to(torch.float16))
+    encoder = model.pipe.text_encoder
+    before = [(value.dtype, value.clone()) for value in encoder.parameters()]
+    required = [value.requires_grad for value in encoder.parameters()]
+    trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP)
+    for (dtype, old), value in zip(before, encoder.parameters(), strict=True):
+        assert (value.dtype, torch.equal(value, old)) == (dtype, True)
+    assert [value.requires_grad for value in encoder.parameters()] == required
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("Stable Diffusion 3", "no Stable Diffusion"), ("DeepFloyd IF", "not those of CLIP")],
+)
+def test_other_text_encoders_are_refused(name: str, reason: str) -> None:
+    model = Model(make(name))
+    assert reason in why_untrainable(model.pipe)
+    with pytest.raises(EditError, match=reason):
+        trained_text_encoder(model, [Erased(CAPTION)], KEEP)
+
+
+def test_quantized_and_adapted_text_encoders_are_refused() -> None:
+    peft = pytest.importorskip("peft")
+    pipe = make("Stable Diffusion")
+    pipe.text_encoder.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    assert "a LoRA" in why_untrainable(pipe)
+    pipe = make("Stable Diffusion")
+    pipe.text_encoder.to("meta")
+    assert "offloaded" in why_untrainable(pipe)
+
+
+@pytest.mark.parametrize("name", WITH_CLIP)
+def test_each_export_draws_what_the_edit_draws(
+    name: str, saved_model: Saved, tmp_path: Path
+) -> None:
+    """The edit acts on the conditional and on the empty prompt, as edited weights do."""
+    pytest.importorskip("peft")
+    model = saved_model(name)
+    trained = trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP)
+    neurons = Neurons({next(iter(model.value_layers)): [1]})
+    for number, edit in enumerate((trained, CombinedEdit((trained, NeuronEdit(neurons))))):
+        file, texts = EditFile.of(model, edit), (CAPTION, *OTHERS)
+        expected = images(model, edit, *texts)
+        assert expected != images(model, None, *texts)
+        folder = bake(
+            model, file, tmp_path / f"{number}" / CHECKPOINT, card=model_card(model, file)
+        )
+        loaded = Model(load_pipeline(str(folder), device="cpu"))
+        assert images(loaded, None, *texts) == expected
+        assert verify(folder, model).passed
+        lora = export_lora(model, file, tmp_path / f"{number}" / "lora")
+        assert verify(tmp_path / f"{number}" / "lora", model).passed
+        for path in lora:  # that of diffusers, and that of other programs
+            other = load_pipeline(str(model.pipe.config._name_or_path), device="cpu")
+            other.load_lora_weights(path.parent, weight_name=path.name)
+            near = images(Model(other), None, *texts)
+            for one, two in zip(near, expected, strict=True):
+                difference = [abs(a - b) for a, b in zip(one, two, strict=True)]
+                assert max(difference) <= 1
+
+
+def test_a_batch_may_mix_images_with_and_without_the_edit() -> None:
+    model = Model(make("Stable Diffusion"))
+    edit = trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP)
+    settings = GenerationSettings(images=1, steps=2, guidance=3.0, batch=4)
+    drawn = generate_each(model, [CAPTION, CAPTION], [edit, None], settings=settings)
+    alone = [generate_each(model, [CAPTION], [each], settings=settings) for each in (edit, None)]
+    assert [image.tobytes() for (image,) in drawn] == [a[0][0].tobytes() for a in alone]
