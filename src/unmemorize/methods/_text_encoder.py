@@ -6,9 +6,12 @@ W of each linear layer becomes W + B A. With e(c) the trained encoding of a capt
 of before, all of them divided by their standard deviation over ordinary captions, the minimum is
 sought of
 
-    mean_i weight_i |e(c_i) - e0(g_i)|^2 + 10 mean_k |e(k) - e0(k)|^2 + |e("") - e0("")|^2
+    mean_i weight_i |e(c_i) - e0(g_i)|^2 / |e0(c_i) - e0(g_i)|^2
+    + 10 mean_k |e(k) - e0(k)|^2 + |e("") - e0("")|^2
 
-over the captions c_i with their guides g_i and ordinary captions k. The denoiser takes no part.
+over the captions c_i with their guides g_i and ordinary captions k. What counts is the share of the
+way that is left: a caption that differs from its guide by one word may copy, and its guide not. The
+denoiser takes no part.
 """
 
 from __future__ import annotations
@@ -100,7 +103,14 @@ def trained_text_encoder(
             _before(model, texts) for texts in ([each.guide for each in erase], keep, [""])
         )
         scales = [each.var(0).mean() for each in kept]
-        weights = torch.tensor([each.weight for each in erase], dtype=torch.float32)
+        ways = _errors(_before(model, [each.caption for each in erase]), guides, scales)
+        if not bool(ways.all()):
+            same = erase[int(ways.argmin())]
+            raise EditError(
+                f"{same.caption[:60]!r}: the model encodes it like {same.guide[:60]!r} already, so "
+                "nothing can be trained. Leave it out."
+            )
+        weights = torch.tensor([each.weight for each in erase]).to(ways) / ways
         factors: dict[str, tuple[Tensor, Tensor]] = {}
         for component, encoder in encoders.items():
             for path, layer in encoder.named_modules():
@@ -116,11 +126,11 @@ def trained_text_encoder(
                 group["lr"] = _RATE * (1 + math.cos(math.pi * step / _STEPS)) / 2
             own, others = (_chosen(len(texts), generator) for texts in (erase, keep))
             now = _encoded(model, [erase[place].caption for place in own])
-            left = _errors(now, guides, own, scales)
+            left = _errors(now, _rows(guides, own), scales)
             now = _encoded(model, [keep[place] for place in others])
-            moved = _errors(now, kept, others, scales)
-            empty_moved = _errors(_encoded(model, [""]), empty, [0], scales)
-            loss = (weights[own].to(left) * left).mean() + _KEPT * moved.mean() + empty_moved.mean()
+            moved = _errors(now, _rows(kept, others), scales)
+            empty_moved = _errors(_encoded(model, [""]), empty, scales)
+            loss = (weights[own] * left).mean() + _KEPT * moved.mean() + empty_moved.mean()
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
@@ -156,10 +166,14 @@ def _before(model: Model, texts: Sequence[str]) -> Encoded:
     return [torch.cat(each) for each in zip(*parts, strict=True)]
 
 
-def _errors(found: Encoded, wanted: Encoded, rows: Sequence[int], scales: Encoded) -> Tensor:
+def _rows(encoded: Encoded, rows: Sequence[int]) -> Encoded:
+    return [each[list(rows)] for each in encoded]
+
+
+def _errors(found: Encoded, wanted: Encoded, scales: Encoded) -> Tensor:
     """Return the mean squared error of each caption, (captions,), in the scales."""
     each = [
-        (one - other[list(rows)]).square().mean(1) / scale
+        (one - other).square().mean(1) / scale
         for one, other, scale in zip(found, wanted, scales, strict=True)
     ]
     return torch.stack(each).mean(0)
