@@ -38,7 +38,7 @@ from unmemorize.audit import (
 from unmemorize.audit._arms import targets_of
 from unmemorize.audit._records import read_attacks
 from unmemorize.engines import Execution, Shard
-from unmemorize.generation import generate_each
+from unmemorize.generation import CombinedEdit, Edit, WeightEdit, generate_each
 from unmemorize.mitigation import derived_seed
 from unmemorize.runs import Run
 
@@ -189,6 +189,22 @@ def test_a_finished_audit_does_nothing_and_another_one_is_refused(
     other = replace(inputs, edit=NeuronEdit(Neurons({LAYER: [3]})))
     with pytest.raises(RunError, match="edit"):
         open_audit(run.folder, model, prompts, other, SETTINGS)
+
+
+def test_an_edit_of_the_text_encoder_is_refused(
+    model: Model, prompts: list[Prompt], inputs: AuditInputs, tmp_path: Path
+) -> None:
+    """Alone and beside other edits. The denoiser under it is the unedited one."""
+    name = "text_encoder.encoder.layers.0.mlp.fc1.weight"
+    weights = dict(model.pipe.text_encoder.named_parameters())
+    moved = WeightEdit({name: torch.ones_like(weights[name.partition(".")[2]])})
+    assert inputs.edit is not None
+    edits: tuple[Edit, ...] = (moved, CombinedEdit((moved, inputs.edit)))
+    for number, edit in enumerate(edits):
+        other = replace(inputs, edit=edit)
+        run = open_audit(tmp_path / f"{number}", model, prompts, other, SETTINGS)
+        with pytest.raises(AuditError, match=r"text encoder.*nothing to find out"):
+            audit_all(run, model, other)
 
 
 @pytest.mark.slow

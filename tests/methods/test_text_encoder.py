@@ -62,7 +62,7 @@ def test_a_caption_is_encoded_like_its_guide_and_others_as_before(
     monkeypatch.setattr(_text_encoder, "_STEPS", 150)
     model = Model(make(name))
     before = [value.clone() for value in model.pipe.text_encoder.parameters()]
-    edit = trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP)
+    edit = trained_text_encoder(model, [Erased(CAPTION, 10.0, GUIDE)], KEEP)
 
     def distance(edit: WeightEdit | None, text: str, other: str) -> float:
         return float((encoded(model, edit, text) - encoded(model, None, other)).norm())
@@ -75,7 +75,7 @@ def test_a_caption_is_encoded_like_its_guide_and_others_as_before(
     assert not any(value.grad is not None for value in after)
     components = {name.partition(".")[0] for name in edit.differences}
     assert components == {part for part in model.pipe.components if part.startswith("text_enc")}
-    assert trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP) == edit
+    assert trained_text_encoder(model, [Erased(CAPTION, 10.0, GUIDE)], KEEP) == edit
 
 
 def test_the_weight_of_a_caption_counts() -> None:
@@ -129,7 +129,9 @@ def test_each_export_draws_what_the_edit_draws(
     model = saved_model(name)
     trained = trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP)
     neurons = Neurons({next(iter(model.value_layers)): [1]})
-    for number, edit in enumerate((trained, CombinedEdit((trained, NeuronEdit(neurons))))):
+    edits: list[WeightEdit | CombinedEdit] = [trained]
+    edits.append(CombinedEdit((trained, NeuronEdit(neurons))))
+    for number, edit in enumerate(edits):
         file, texts = EditFile.of(model, edit), (CAPTION, *OTHERS)
         expected = images(model, edit, *texts)
         assert expected != images(model, None, *texts)

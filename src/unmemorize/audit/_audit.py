@@ -14,6 +14,7 @@ from itertools import chain
 
 from diffusers import DiffusionPipeline
 
+from unmemorize._errors import AuditError
 from unmemorize.audit._arms import Arm, AuditInputs, arms_of, targets_of
 from unmemorize.audit._attack import ATTACKS, Attack, make_attacks
 from unmemorize.audit._bench import Bench, Companion
@@ -24,8 +25,9 @@ from unmemorize.audit._stages import AttackStages
 from unmemorize.audit._survival import TriggerCurve, earlier_p, trigger_curve, unpaired_earlier_p
 from unmemorize.audit._verdicts import BudgetVerdict, compared, levels_at, worded
 from unmemorize.engines import Execution
+from unmemorize.generation import weight_edits
 from unmemorize.mitigation import Announce, unannounced
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, split_path, text_encoders_of
 from unmemorize.runs import Run, run_prompts
 
 CEILING = "L5"
@@ -57,11 +59,12 @@ def audit_all(
         The verdicts, which are in the run folder, too.
 
     Raises:
-        AuditError: a prompt has no image.
+        AuditError: a prompt has no image, or the edit changes the text encoder.
         UnfinishedError: other shards have not done their part yet.
         RunError: an attack fails, or the run is of another kind.
     """
     settings, model = run.settings(AuditRun).settings, Model.of(pipe)
+    _refuse_edited_text(model, inputs)
     prompts = run_prompts(run)
     targets = targets_of(prompts)
     companions = tuple(Companion(target.prompt, target.images[0]) for target in targets)
@@ -81,6 +84,23 @@ def audit_all(
     result = _result(stages, found, reasons)
     run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
     return result
+
+
+def _refuse_edited_text(model: Model, inputs: AuditInputs) -> None:
+    """Refuse an edit after which the denoiser still answers to the embeddings of before.
+
+    Raises:
+        AuditError: the edit changes a text encoder.
+    """
+    encoders = text_encoders_of(model.pipe)
+    edits = weight_edits(inputs.edit) if inputs.edit is not None else ()
+    changed = {split_path(model.pipe, name)[0] for edit in edits for name in edit.differences}
+    if changed & encoders.keys():
+        raise AuditError(
+            "the edit changes the text encoder. Whoever gives the denoiser the embeddings of the "
+            "original one draws the copies again, so there is nothing to find out by attacks. "
+            "Audit an edit of the denoiser (unmemorize mitigate --part denoiser)."
+        )
 
 
 def _arms_for(attack: Attack, arms: Sequence[Arm], model: Model) -> list[Arm]:
