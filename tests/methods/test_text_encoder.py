@@ -120,6 +120,36 @@ def test_quantized_and_adapted_text_encoders_are_refused() -> None:
     assert "offloaded" in why_untrainable(pipe)
 
 
+def test_compiled_text_encoders_are_refused_where_they_would_ignore_the_edit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Model(make("Stable Diffusion"))
+    edit = trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP)
+    encoder = model.pipe.text_encoder  # as encoder.compile() leaves it
+    monkeypatch.setattr(encoder, "_compiled_call_impl", encoder._call_impl)
+    assert "compiled" in why_untrainable(model.pipe)
+    with pytest.raises(EditError, match="compiled networks ignore edits"):
+        encoded(model, edit, CAPTION)
+
+
+def test_captions_that_are_encoded_like_their_guides_count_for_nothing() -> None:
+    """They are not moved, and do not keep others from being trained."""
+    model = Model(make("Stable Diffusion"))
+    alone = trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP)
+    same = Erased(f"{GUIDE} ", 1.0, GUIDE)
+    edit = trained_text_encoder(model, [Erased(CAPTION, 2.0, GUIDE), same], KEEP)
+    wanted = encoded(model, None, GUIDE)
+    left = [float((encoded(model, each, CAPTION) - wanted).norm()) for each in (edit, alone)]
+    assert left[0] == pytest.approx(left[1], rel=0.05)
+
+
+def test_too_few_captions_are_refused() -> None:
+    model = Model(make("Stable Diffusion"))
+    for erase, keep in (([], KEEP), ([Erased(CAPTION)], KEEP[:1])):
+        with pytest.raises(EditError, match="at least 1 and 2"):
+            trained_text_encoder(model, erase, keep)
+
+
 @pytest.mark.parametrize("name", WITH_CLIP)
 def test_each_export_draws_what_the_edit_draws(
     name: str, saved_model: Saved, tmp_path: Path

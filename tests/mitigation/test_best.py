@@ -11,7 +11,7 @@ import pytest
 
 from unmemorize import Neurons
 from unmemorize.generation import Edit, NeuronEdit
-from unmemorize.mitigation import MitigationSettings, _mitigate
+from unmemorize.mitigation import MitigationSettings, OrdinaryCaptions, _mitigate
 from unmemorize.mitigation._ladders import LADDERS, Findings
 from unmemorize.mitigation._mitigate import _best
 from unmemorize.mitigation._ordinary import OrdinaryChange
@@ -41,7 +41,7 @@ class Work:
 
     @property
     def captions(self) -> Any:
-        return SimpleNamespace(keep=())
+        return OrdinaryCaptions((), ())
 
     def change(self, edit: Edit, images: int, _title: str) -> OrdinaryChange:
         changed = self.changed[edit]
@@ -72,7 +72,7 @@ class Work:
 def ends(monkeypatch: pytest.MonkeyPatch, copying: Sequence[tuple[int, ...]]) -> None:
     """Let the ladders end at `EDITS`, under which these prompts copy."""
 
-    def search(*_: Any) -> Iterator[Candidate]:
+    def search(*_: Any, **__: Any) -> Iterator[Candidate]:
         for name, edit, prompts in zip(LADDERS, EDITS, copying, strict=False):
             yield Candidate(name, {}, edit, prompts)
 
@@ -117,7 +117,7 @@ def test_the_search_may_take_the_first_end(
 def test_a_single_copy_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[Mapping[int, float]] = []
 
-    def search(_findings: Any, _keep: Any, look: Any) -> Iterator[Candidate]:
+    def search(_findings: Any, _keep: Any, look: Any, **__: Any) -> Iterator[Candidate]:
         shares.append(look(EDITS[0], [0, 1, 2, 3]))
         yield from ()
 

@@ -14,6 +14,7 @@ from unmemorize._errors import EditError
 from unmemorize.generation._chosen_samples import ChosenSamples
 from unmemorize.pipelines import (
     Model,
+    is_compiled,
     is_quantized,
     layer_at,
     name_of_denoiser,
@@ -60,12 +61,18 @@ def added_outputs(
         rows: see `Edit.applied`.
 
     Raises:
-        EditError: the model has no such layer.
+        EditError: the model has no such layer, or its text encoder is compiled.
         ModelError: the projections of an attention are fused, or a batch does not fit the rows.
     """
     denoiser = name_of_denoiser(model.pipe)
-    own = [path for path in differences if split_path(model.pipe, path)[0] == denoiser]
-    refuse_fused(model.denoiser, own)
+    components = {path: split_path(model.pipe, path)[0] for path in differences}
+    refuse_fused(model.denoiser, [path for path in differences if components[path] == denoiser])
+    for component in set(components.values()) - {denoiser}:
+        if is_compiled(getattr(model.pipe, component)):
+            raise EditError(
+                f"{model.name}: its {component} is compiled, and compiled networks ignore edits. "
+                "Load it without torch.compile."
+            )
     with ExitStack() as stack:
         stack.enter_context(uncompiled(model.pipe))
         for path, difference in differences.items():

@@ -32,6 +32,7 @@ from unmemorize.generation import Erased, LowRank, WeightEdit
 from unmemorize.pipelines import (
     Model,
     adapted_layers,
+    is_compiled,
     is_quantized,
     name_of_denoiser,
     quiet_loading,
@@ -46,6 +47,9 @@ _KEPT = 10.0
 _AT_ONCE = 64
 """The most captions of each kind in one step, and in one pass."""
 _SEED = 11
+_SAME = 1e-6
+"""A squared error, in variances of ordinary captions, below which two captions are one, such as
+long ones that are cut off where they begin to differ."""
 
 
 def why_untrainable(pipe: DiffusionPipeline) -> str:
@@ -53,6 +57,8 @@ def why_untrainable(pipe: DiffusionPipeline) -> str:
     encoders = text_encoders_of(pipe)
     if name_of_denoiser(pipe) != "unet" or not hasattr(pipe, "encode_prompt"):
         return "it is no Stable Diffusion 1, 2 or XL"
+    if any(is_compiled(getattr(pipe, name)) for name in encoders):
+        return "its text encoder is compiled, and compiled networks ignore edits"
     kinds = (CLIPTextModel, CLIPTextModelWithProjection)
     if not encoders or not all(isinstance(each, kinds) for each in encoders.values()):
         return "its text encoders are not those of CLIP"
@@ -76,11 +82,12 @@ def trained_text_encoder(
     Args:
         model: the model. Weights in half precision are trained in float32.
         erase: the captions, each with its weight and its guide.
-        keep: ordinary captions.
+        keep: ordinary captions, at least two.
         progress: called with steps.
 
     Raises:
-        EditError: the text encoders cannot be trained, or the training diverged.
+        EditError: the text encoders cannot be trained, there are too few captions, or the training
+            diverged.
 
     Source: ours; text encoders as the place of edits are from Zhang et al. (AdvUnlearn), 2024.
 
@@ -93,6 +100,10 @@ def trained_text_encoder(
         raise EditError(
             f"{model.name}: {reason}, so its text encoder is not trained. Edit the denoiser."
         )
+    if not erase or len(keep) < 2:
+        raise EditError(
+            f"{len(erase)} captions to edit and {len(keep)} ordinary ones: give at least 1 and 2."
+        )
     encoders = text_encoders_of(model.pipe)
     generator = torch.Generator().manual_seed(_SEED)
     with ExitStack() as stack:
@@ -104,13 +115,8 @@ def trained_text_encoder(
         )
         scales = [each.var(0).mean() for each in kept]
         ways = _errors(_before(model, [each.caption for each in erase]), guides, scales)
-        if not bool(ways.all()):
-            same = erase[int(ways.argmin())]
-            raise EditError(
-                f"{same.caption[:60]!r}: the model encodes it like {same.guide[:60]!r} already, so "
-                "nothing can be trained. Leave it out."
-            )
-        weights = torch.tensor([each.weight for each in erase]).to(ways) / ways
+        weights = ways.new_tensor([each.weight for each in erase]) / ways
+        weights[ways < _SAME] = 0.0
         factors: dict[str, tuple[Tensor, Tensor]] = {}
         for component, encoder in encoders.items():
             for path, layer in encoder.named_modules():
@@ -187,13 +193,14 @@ def _begun(layer: nn.Linear, generator: torch.Generator) -> tuple[Tensor, Tensor
     like = layer.weight
     return (
         down.to(like.device).requires_grad_(True),
-        torch.zeros((features, rank), device=like.device).requires_grad_(True),
+        torch.zeros((features, rank), dtype=torch.float32, device=like.device).requires_grad_(True),
     )
 
 
 def _adding(down: Tensor, up: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def hook(_layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + (args[0] @ down.T) @ up.T
+        # where the encoder is offloaded, it runs elsewhere than its weights are kept
+        return output + (args[0] @ down.to(output.device).T) @ up.to(output.device).T
 
     return hook
 

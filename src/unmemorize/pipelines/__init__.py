@@ -4,7 +4,12 @@ from unmemorize.pipelines._adapters import adapters_in_effect
 from unmemorize.pipelines._attention import cross_attentions, refuse_unseen, watching_attention
 from unmemorize.pipelines._autoencoder import decoding, encoded
 from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
-from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser, uncompiled
+from unmemorize.pipelines._denoiser import (
+    denoiser_of,
+    is_compiled,
+    name_of_denoiser,
+    uncompiled,
+)
 from unmemorize.pipelines._denoiser_call import DenoiserCall, denoiser_call
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Key, Ragged
 from unmemorize.pipelines._guided import GuidedCalls, guided_calls, without_text
@@ -65,6 +70,7 @@ __all__ = [
     "encoded",
     "first_input",
     "guided_calls",
+    "is_compiled",
     "is_quantized",
     "keeping_processors",
     "layer_at",

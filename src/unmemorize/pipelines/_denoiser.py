@@ -48,6 +48,11 @@ def replaced(pipe: DiffusionPipeline, other: object) -> Iterator[None]:
         object.__setattr__(pipe, name, component)
 
 
+def is_compiled(network: nn.Module) -> bool:
+    """Tell whether ``torch.compile`` has compiled a network, from outside or in place."""
+    return hasattr(network, "_orig_mod") or network._compiled_call_impl is not None
+
+
 @contextmanager
 def uncompiled(pipe: DiffusionPipeline) -> Iterator[None]:
     """Run the plain denoiser while the context lasts.
