@@ -121,9 +121,9 @@ def expected_in_checkpoint(model: Model, file: AnyEditFile) -> dict[str, dict[st
         component, inner = split_path(model.pipe, path)
         expected.setdefault(component, {})[inner] = layer
     for component, network in networks_of(model.pipe).items():
-        layers = expected.setdefault(component, {})
         for path, adapted in adapted_layers(network).items():
             if adapters_in_effect(adapted):
+                layers = expected.setdefault(component, {})
                 chain: tuple[Step, ...] = (partial(_with_loras, adapted, ()),)
                 if path in layers:
                     chain += layers[path].steps
