@@ -30,10 +30,10 @@ from unmemorize.pipelines import (
     Model,
     adapted_layers,
     adapters_in_effect,
+    by_component,
     layer_at,
     name_of_denoiser,
     networks_of,
-    split_path,
     weights_of,
 )
 
@@ -105,7 +105,7 @@ def expected_layers(model: Model, file: AnyEditFile) -> dict[str, ExpectedLayer]
     """
     steps = _steps(model, edit_of(file))
     return {
-        path: ExpectedLayer(chain, _slack(model, layer_at(model.pipe, path), chain))
+        path: ExpectedLayer(chain, _slack(model, layer_at(model, path), chain))
         for path, chain in steps.items()
     }
 
@@ -116,10 +116,8 @@ def expected_in_checkpoint(model: Model, file: AnyEditFile) -> dict[str, dict[st
     Raises:
         ExportError: the edit is of a kind that cannot be verified.
     """
-    expected: dict[str, dict[str, ExpectedLayer]] = {name_of_denoiser(model.pipe): {}}
-    for path, layer in expected_layers(model, file).items():
-        component, inner = split_path(model.pipe, path)
-        expected.setdefault(component, {})[inner] = layer
+    edited = by_component(model.pipe, expected_layers(model, file))
+    expected: dict[str, dict[str, ExpectedLayer]] = {name_of_denoiser(model.pipe): {}, **edited}
     for component, network in networks_of(model.pipe).items():
         for path, adapted in adapted_layers(network).items():
             if adapters_in_effect(adapted):

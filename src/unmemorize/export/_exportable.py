@@ -38,7 +38,7 @@ class Exportable:
 
     def weights(self, path: str) -> dict[str, Tensor]:
         """Return weight and bias (if any) of a layer before the edit, with LoRAs in effect."""
-        return effective_weights(layer_at(self.model.pipe, path))
+        return effective_weights(layer_at(self.model, path))
 
     def changes_bias(self, path: str) -> bool:
         """Tell whether a layer has a bias that the edit changes."""

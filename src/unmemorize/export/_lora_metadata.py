@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 
 from unmemorize._files import to_json
-from unmemorize.pipelines import Model, split_path
+from unmemorize.pipelines import Model, by_component
 
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The name under which diffusers looks for the settings of peft."""
@@ -54,17 +55,11 @@ class AdapterSettings:
 
 def adapter_metadata(content: LoraContent) -> dict[str, str]:
     """Write the settings of peft, by which diffusers builds the adapter of each component."""
-    paths: dict[str, list[str]] = {}
-    for path in sorted(content.paths):
-        component, inner = split_path(content.model.pipe, path)
-        paths.setdefault(component, []).append(inner)
-    prefixed = {
-        f"{component}.{name}": value
-        for component, some in paths.items()
-        for name, value in to_json(
-            AdapterSettings(content.rank, content.rank, content.has_bias, some)
-        ).items()
-    }
+    prefixed: dict[str, Any] = {}
+    components = by_component(content.model.pipe, dict.fromkeys(sorted(content.paths)))
+    for component, paths in components.items():
+        settings = AdapterSettings(content.rank, content.rank, content.has_bias, list(paths))
+        prefixed |= {f"{component}.{name}": value for name, value in to_json(settings).items()}
     return {ADAPTER_METADATA: json.dumps(prefixed, sort_keys=True)}
 
 

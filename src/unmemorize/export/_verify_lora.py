@@ -47,7 +47,6 @@ def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Change
     tensors = load_file(file)
     layers = expected_layers(model, edit)
     named = _keys_of_layers(tensors, model, layers)
-    components = {path: split_path(model.pipe, path)[0] for path in layers}
     settings = _adapter_settings(file, header)
     known = {key for keys in named.values() for key in keys.tensors}
     if settings is not None and not _applies_to(settings, tensors, named, model):
@@ -60,8 +59,9 @@ def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Change
         if path not in named:
             yield Change(file.name, path, (), expected=False)
             continue
-        weights = weights_with_loras(layer_at(model.pipe, path))
-        own = settings.get(components[path]) if settings is not None else None
+        weights = weights_with_loras(layer_at(model, path))
+        component, _ = split_path(model.pipe, path)
+        own = settings.get(component) if settings is not None else None
         added = _added(tensors, named[path], own, weights)
         if added is None:
             yield Change(file.name, path, (), expected=False)

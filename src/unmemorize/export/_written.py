@@ -14,8 +14,8 @@ from unmemorize.pipelines import (
     adapted_layers,
     adapters_in_effect,
     added_by_loras,
+    by_component,
     networks_of,
-    split_path,
     weights_of,
 )
 
@@ -63,10 +63,7 @@ def layers_to_write(edit: Exportable) -> dict[str, dict[str, WrittenLayer]]:
     Raises:
         ExportError: a LoRA is fused into the weights.
     """
-    by_component: dict[str, dict[str, LayerChange]] = {}
-    for path, change in edit.changes.items():
-        component, inner = split_path(edit.model.pipe, path)
-        by_component.setdefault(component, {})[inner] = change
+    changed = by_component(edit.model.pipe, edit.changes)
     written = {}
     for component, network in networks_of(edit.model.pipe).items():
         adapted = adapted_layers(network)
@@ -76,7 +73,7 @@ def layers_to_write(edit: Exportable) -> dict[str, dict[str, WrittenLayer]]:
                 "are not in memory, and rounding keeps them from coming back. Load the model and "
                 'the LoRA again and fuse nothing: Model.load(MODEL, loras={"FILE": STRENGTH}).'
             )
-        changes = by_component.get(component, {})
+        changes = changed.get(component, {})
         paths = [path for path, layer in adapted.items() if adapters_in_effect(layer)]
         written[component] = {
             path: _layer(network.get_submodule(path), changes.get(path, LayerChange()))

@@ -14,12 +14,12 @@ from unmemorize._errors import EditError
 from unmemorize.generation._chosen_samples import ChosenSamples
 from unmemorize.pipelines import (
     Model,
+    by_component,
     is_compiled,
     is_quantized,
     layer_at,
     name_of_denoiser,
     refuse_fused,
-    split_path,
     uncompiled,
 )
 
@@ -34,7 +34,7 @@ def layer_of(model: Model, path: str) -> nn.Module:
         EditError: there is none.
     """
     try:
-        layer = layer_at(model.pipe, path)
+        layer = layer_at(model, path)
     except AttributeError:
         layer = None
     if layer is None or getattr(layer, "weight", None) is None:
@@ -64,10 +64,9 @@ def added_outputs(
         EditError: the model has no such layer, or its text encoder is compiled.
         ModelError: the projections of an attention are fused, or a batch does not fit the rows.
     """
-    denoiser = name_of_denoiser(model.pipe)
-    components = {path: split_path(model.pipe, path)[0] for path in differences}
-    refuse_fused(model.denoiser, [path for path in differences if components[path] == denoiser])
-    for component in set(components.values()) - {denoiser}:
+    components = by_component(model.pipe, differences)
+    refuse_fused(model.denoiser, components.pop(name_of_denoiser(model.pipe), {}))
+    for component in components:
         if is_compiled(getattr(model.pipe, component)):
             raise EditError(
                 f"{model.name}: its {component} is compiled, and compiled networks ignore edits. "

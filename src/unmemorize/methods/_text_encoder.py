@@ -17,7 +17,7 @@ denoiser takes no part.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -190,11 +190,8 @@ def _begun(layer: nn.Linear, generator: torch.Generator) -> tuple[Tensor, Tensor
     features, inputs = layer.weight.shape
     rank = max(1, min(_RANK, (features * inputs - 1) // (features + inputs)))
     down = torch.randn((rank, inputs), generator=generator, dtype=torch.float32) / inputs**0.5
-    like = layer.weight
-    return (
-        down.to(like.device).requires_grad_(True),
-        torch.zeros((features, rank), dtype=torch.float32, device=like.device).requires_grad_(True),
-    )
+    down = down.to(layer.weight.device)
+    return down.requires_grad_(True), down.new_zeros(features, rank).requires_grad_(True)
 
 
 def _adding(down: Tensor, up: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
@@ -210,7 +207,7 @@ def _chosen(count: int, generator: torch.Generator) -> list[int]:
 
 
 @contextmanager
-def _in_float32(networks: Any) -> Iterator[None]:
+def _in_float32(networks: Iterable[nn.Module]) -> Iterator[None]:
     """Keep the weights of networks in float32 for a while, and put them back bit by bit."""
     weights = [weight for network in networks for weight in network.parameters()]
     kept = [(weight, weight.data, weight.requires_grad) for weight in weights]

@@ -12,7 +12,7 @@ from unmemorize._prompts import Prompt
 from unmemorize.detection import REGION_SAMPLES
 from unmemorize.generation import has_closed_form
 from unmemorize.metrics import have_references
-from unmemorize.mitigation._ladders import LADDERS
+from unmemorize.mitigation._ladders import ladder_names
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS, PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._starts import starts_of
@@ -61,7 +61,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     rules = settings.certification(count)
     ordinary = settings.ordinary_images
     twice = settings.distances or not have_references(suspects)
-    ladders = len(LADDERS) if settings.compare and settings.part == "denoiser" else 1
+    ladders = len(ladder_names(settings.part)) if settings.compare else 1
     images = {
         "ordinary images, unedited": ordinary * (2 if twice else 1),
         "confirmation": settings.search_images * count,

@@ -20,6 +20,7 @@ from unmemorize.generation import (
     has_closed_form,
 )
 from unmemorize.localization import Localization, candidates_at, neurons_of
+from unmemorize.mitigation._settings import Part
 from unmemorize.mitigation._starts import StartChoice, Starts
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, select_value_layers
@@ -168,6 +169,12 @@ ENCODER = (
 )
 """The ladder of the text encoder. The denoiser stays as it is."""
 
+
+def ladder_names(part: Part) -> tuple[str, ...]:
+    """Return the names of the ladders that edit a part of the model, in their order."""
+    return (TEXT_ENCODER,) if part == "text-encoder" else tuple(LADDERS)
+
+
 LADDERS_DIGEST = hash_texts(
     f"{name}: {rung!r}"
     for name, ladder in {**LADDERS, "spread": SPREAD, TEXT_ENCODER: ENCODER}.items()
@@ -294,7 +301,8 @@ def joint_edit(
     for neuron, scale in scales.items():
         by_scale[scale].add(neuron)
     edits: list[Edit] = []
-    if taught and teach is not None:
+    if taught:
+        assert teach is not None  # only its own ladder has such rungs
         edits.append(teach(tuple(taught)))
     if erased:
         edits.append(ClosedFormEdit(tuple(erased), tuple(keep)))

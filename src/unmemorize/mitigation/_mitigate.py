@@ -45,7 +45,7 @@ from unmemorize.mitigation._confirmation import (
     search_seeds,
 )
 from unmemorize.mitigation._images import ImagesRecord
-from unmemorize.mitigation._ladders import LADDERS, TEXT_ENCODER, Findings
+from unmemorize.mitigation._ladders import Findings, Teach, ladder_names
 from unmemorize.mitigation._outcomes import make_result
 from unmemorize.mitigation._result import (
     EDIT,
@@ -195,9 +195,8 @@ def _best(
         return None, ()
     settings = work.stages.settings
     ranked = []
-    ladders = (TEXT_ENCODER,) if settings.part == "text-encoder" else LADDERS
-    teach = partial(taught, work.stages, work.captions.all_kept)
-    for candidate in search(findings, work.captions.keep, look, ladders=ladders, teach=teach):
+    names, teach = ladder_names(settings.part), _teaching(work)
+    for candidate in search(findings, work.captions.keep, look, ladders=names, teach=teach):
         change = work.change(candidate.edit, settings.sample, "side effects")
         summary = CandidateSummary(
             ladder=candidate.ladder,
@@ -239,8 +238,7 @@ def _certify(
         return _copies(found)
 
     def strengthen(weak: Candidate, failed: Collection[int]) -> Candidate | None:
-        teach = partial(taught, stages, work.captions.all_kept)
-        stronger = strengthened(weak, failed, findings, work.captions.keep, teach)
+        stronger = strengthened(weak, failed, findings, work.captions.keep, _teaching(work))
         if stronger is None:
             return None
         change = work.change(stronger.edit, settings.sample, "side effects")
@@ -260,6 +258,10 @@ def _certify(
             if copies.copies > plan.allowed  # rounding may differ, and the certificate has failed
         }
     return candidate, attempts
+
+
+def _teaching(work: Work) -> Teach:
+    return partial(taught, work.stages, work.captions.all_kept)
 
 
 def _copies(records: Mapping[int, ImagesRecord]) -> dict[int, Copies]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from unmemorize._errors import MitigationError
-from unmemorize.generation import Edit, EditFile, Erased
+from unmemorize.generation import ClosedFormEdit, Edit, EditFile, Erased
 from unmemorize.methods import trained_text_encoder, why_untrainable
 from unmemorize.mitigation._settings import MitigationSettings
-from unmemorize.mitigation._stages import Stages
+from unmemorize.mitigation._stages import Stages, digest
 from unmemorize.pipelines import Model
 
 
@@ -37,8 +34,7 @@ def taught(stages: Stages, keep: Sequence[str], erased: tuple[Erased, ...]) -> E
         keep: ordinary captions, which stay as they are.
         erased: the prompts, their weights and what they are encoded like.
     """
-    text = json.dumps([asdict(each) for each in erased], sort_keys=True)
-    name = hashlib.sha256(text.encode()).hexdigest()[:10]
+    name = digest(ClosedFormEdit(erased))  # which asks the same of other layers
     path = stages.run.folder / f"text-encoder-{name}.json"
     if not path.is_file():
         with stages.announce("train the text encoder") as progress:

@@ -13,7 +13,12 @@ from unmemorize.pipelines._denoiser import (
 from unmemorize.pipelines._denoiser_call import DenoiserCall, denoiser_call
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Key, Ragged
 from unmemorize.pipelines._guided import GuidedCalls, guided_calls, without_text
-from unmemorize.pipelines._layer_paths import layer_at, split_path, text_encoders_of
+from unmemorize.pipelines._layer_paths import (
+    by_component,
+    layer_at,
+    split_path,
+    text_encoders_of,
+)
 from unmemorize.pipelines._loading import Loading, load_pipeline
 from unmemorize.pipelines._loras import (
     Lora,
@@ -62,6 +67,7 @@ __all__ = [
     "adapters_in_effect",
     "added_by_loras",
     "adds_to_weights",
+    "by_component",
     "cross_attentions",
     "decoding",
     "denoiser_call",

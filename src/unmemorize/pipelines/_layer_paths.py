@@ -7,12 +7,17 @@ path of a layer of a text encoder begins with the name of that component, such a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from unmemorize.pipelines._denoiser import denoiser_of, name_of_denoiser
+from unmemorize.pipelines._denoiser import name_of_denoiser
+from unmemorize.pipelines._model import Model
 
 _TEXT = "text_encoder"
+Value = TypeVar("Value")
 
 
 def text_encoders_of(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
@@ -28,22 +33,36 @@ def split_path(pipe: DiffusionPipeline, path: str) -> tuple[str, str]:
     """Return the component that a layer belongs to, and its path there.
 
     Examples:
-        >>> from unmemorize import Model
-        >>> split_path(Model.load("testbed").pipe, "text_encoder.text_model.encoder.layers.0")
+        >>> model = Model.load("testbed")
+        >>> split_path(model.pipe, "text_encoder.text_model.encoder.layers.0")
         ('text_encoder', 'text_model.encoder.layers.0')
     """
     component, _, inner = path.partition(".")
-    if component in text_encoders_of(pipe):
+    if component.startswith(_TEXT) and isinstance(getattr(pipe, component, None), nn.Module):
         return component, inner
     return name_of_denoiser(pipe), path
 
 
-def layer_at(pipe: DiffusionPipeline, path: str) -> nn.Module:
+def by_component(
+    pipe: DiffusionPipeline, layers: Mapping[str, Value]
+) -> dict[str, dict[str, Value]]:
+    """Sort what belongs to layers by component: component -> path there -> value."""
+    found: dict[str, dict[str, Value]] = {}
+    for path, value in layers.items():
+        component, inner = split_path(pipe, path)
+        found.setdefault(component, {})[inner] = value
+    return found
+
+
+def layer_at(model: Model, path: str) -> nn.Module:
     """Return the layer at a path.
 
     Raises:
         AttributeError: there is none.
     """
-    component, inner = split_path(pipe, path)
-    network = text_encoders_of(pipe).get(component)
-    return (denoiser_of(pipe) if network is None else network).get_submodule(inner)
+    component, inner = split_path(model.pipe, path)
+    if not component.startswith(_TEXT):
+        return model.denoiser.get_submodule(inner)
+    encoder: nn.Module = getattr(model.pipe, component)
+    whole: nn.Module = getattr(encoder, "_orig_mod", encoder)
+    return whole.get_submodule(inner)
