@@ -223,13 +223,14 @@ def print_images(record: dict[str, Any]) -> None:
     images, controls = in_model(record)
     if not controls:
         return
-    result = judged_images([image.prompt for image in images], images, controls, 0.05)
+    names = [Path(str(image.index)) for image in images]
+    result = judged_images(names, images, controls, "photographs", 0.05)
     print(f"\nIn the model: {result.found} of {len(images)} found, {len(controls)} controls,")
     print(f"smallest p {result.smallest_p:.3f}, {result.needed} needed\n")
     print("| mode | found | median p | AUROC | copied within |\n|---|---|---|---|---|")
     for mode in MODES:
-        findings = [each for each in result.findings if f" {mode} " in each.file]
         some = [image for image in images if f" {mode} " in image.prompt]
+        findings = [result.findings[images.index(image)] for image in some]
         print(
             f"| {mode} | {sum(each.found for each in findings)} of {len(findings)} | "
             f"{median(each.p for each in findings):.3f} | {auroc(eases(some), eases(controls))} | "

@@ -1,15 +1,27 @@
-"""A finished audit written by hand, in which all numbers differ."""
+"""Finished audits written by hand, in which all numbers differ."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
-from unmemorize import AuditResult, AuditSettings, Edit, Run
-from unmemorize.audit import AttackOutcome, AuditRun, BudgetVerdict, ImageOutcome, edit_text
+from colours import noise
+from unmemorize import AuditResult, AuditSettings, Edit, ImageAuditResult, Run
+from unmemorize.audit import (
+    AttackOutcome,
+    AuditRun,
+    BudgetVerdict,
+    ImageAuditRun,
+    ImageOutcome,
+    edit_text,
+    read_image_scores,
+)
+from unmemorize.audit._image_first import judged_images
+from unmemorize.audit._records import AttackRecord
 from unmemorize.audit._settings import ArmName
 from unmemorize.audit._survival import TriggerCurve
-from unmemorize.runs import Inputs
+from unmemorize.runs import Inputs, hash_of_file
 
 WORDS = "no cheaper than never-trained images"
 
@@ -84,3 +96,52 @@ def audited_run(folder: Path, edit: Edit | None) -> Run:
     )
     run.write("audit.json", json.dumps(result.to_json()))
     return run
+
+
+def image_audit_run(folder: Path) -> tuple[Run, ImageAuditResult]:
+    """Write an audit of three images, which lie beside its folder, against 24 controls.
+
+    The first is copied after 25 steps, the second after 5, the third never; so are two controls
+    after 25 steps.
+    """
+    files = [folder.parent / f"{name}.png" for name in ("late", "early", "never")]
+    for seed, path in enumerate(files):
+        noise(seed, (32, 32)).save(path)
+    settings = ImageAuditRun(
+        settings=AuditSettings.quick().image_first(),
+        rate=0.1,
+        images=tuple(map(hash_of_file, files)),
+        edit="",
+        controls=tuple(f"{number:064}" for number in range(24)),
+        captions="2" * 64,
+        descriptor="3" * 64,
+    )
+    run = Run.open(folder, settings, inputs=Inputs(fingerprint="f"), model="a model", items=3)
+    asked = [(0.05, 0.4, 0.7), (0.1, 0.8, 0.91), (0.07, 0.1, 0.19)]
+    controls = [(0.0, 0.1, 0.2 + number / 1000) for number in range(22)]
+    for arm, scores in (
+        ("edited", asked),
+        ("never-trained", [*controls, (0.0, 0.2, 0.52), (0.0, 0.2, 0.53)]),
+    ):
+        for target, courses in enumerate(scores):
+            for place, (budget, score) in enumerate(zip((0, 5, 25), courses, strict=True)):
+                image = f"{arm}-L4/{target:05}-{budget:04}.png"
+                record = AttackRecord(
+                    target=target,
+                    prompt="",
+                    start="other",
+                    seed=0,
+                    budget=budget,
+                    samples=24 * budget + target,
+                    seconds=1.0,
+                    scores=(score,),
+                    measure="image",
+                    image=image,
+                )
+                run.append(f"{arm}-L4", 3 * target + place, asdict(record))
+                (run.folder / image).parent.mkdir(exist_ok=True)
+                noise(100 + target, (32, 32)).save(run.folder / image)
+    words = "other images, said to be never trained on (weaker than a twin)"
+    result = judged_images(files, *read_image_scores(run), words, 0.1)
+    run.write("images.json", json.dumps(result.to_json()))
+    return run, result

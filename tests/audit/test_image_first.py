@@ -39,7 +39,7 @@ def test_an_image_that_is_copied_earlier_comes_back_more_easily() -> None:
 def test_each_image_has_a_p_value_against_the_controls() -> None:
     controls = [image(0.0, 0.1, 0.2 + number / 1000) for number in range(24)]
     known, unknown = image(0.1, 0.8, 0.9), image(0.0, 0.1, 0.21)
-    result = judged_images(["known", "unknown"], [known, unknown], controls, 0.1)
+    result = judged_images([Path("known"), Path("unknown")], [known, unknown], controls, "", 0.1)
     first, second = result.findings
     assert (first.p, first.adjusted, first.found) == (0.04, 0.08, True)
     assert (first.copied_at, first.work, first.score) == (5, 120, 0.9)
@@ -53,7 +53,7 @@ def test_never_trained_images_are_found_as_often_as_p_says() -> None:
     p_values = []
     for _ in range(300):
         draws = [image(*np.sort(rng.beta(2, 4, 3))) for _ in range(20)]
-        result = judged_images(["one"], draws[:1], draws[1:], 0.05)
+        result = judged_images([Path("one")], draws[:1], draws[1:], "", 0.05)
         p_values.append(result.findings[0].p)
     for level in (0.05, 0.2, 0.5):
         assert np.mean(np.array(p_values) <= level) == pytest.approx(level, abs=0.07)
@@ -79,7 +79,8 @@ def test_images_are_attacked_from_neutral_starts(tmp_path: Path) -> None:
     assert {record.start for record in read_attacks(run, "edited-L4")} == {"other"}
     assert {record.prompt for record in read_attacks(run, "never-trained-L4")} == {""}
     assert result.controls == 2
-    assert result.findings[0].file == "0.png"
+    assert "said to be never trained on" in result.never_trained
+    assert (result.findings[0].file, result.findings[0].path) == ("0.png", str(files[0]))
     with pytest.raises(AuditError, match="among the controls"):
         audit_images(model, files[:1], files, captions=CAPTIONS, descriptor=Pixels())
     with pytest.raises(AuditError, match="no control"):

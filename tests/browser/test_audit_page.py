@@ -1,4 +1,4 @@
-"""The page of an audit in a browser."""
+"""The pages of audits in a browser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from audited import audited_run
+from audited import audited_run, image_audit_run
 from unmemorize import write_report
 
 Open = Callable[..., Any]
@@ -27,4 +27,26 @@ def test_a_phone_shows_it_and_axe_finds_nothing(
     assert "without bound" in page.locator("details[open]").inner_text()
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert axe(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280, 2560])
+def test_the_page_of_images_fits_any_screen(
+    tmp_path: Path,
+    open_page: Open,
+    axe: Callable[[Any], list[Any]],
+    picture: Callable[..., None],
+    width: int,
+    scheme: str,
+) -> None:
+    run, _ = image_audit_run(tmp_path / "run")
+    screen = {"width": width, "height": 900}
+    page = open_page(
+        write_report(run).as_uri(), viewport=screen, color_scheme=scheme, bypass_csp=True
+    )
+    picture(page, f"image-audit-{width}-{scheme}", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("article img").count() == 6
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
     assert axe(page) == []

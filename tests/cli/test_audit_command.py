@@ -32,10 +32,10 @@ def folder_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words(folder: Path, *more: object) -> list[object]:
+def words(folder: Path, *more: object, run: Path | None = None) -> list[object]:
     return [
         *("audit", "--model", folder / "model", "--device", "cpu"),
-        *("--controls", folder / "controls", "-o", folder / "run", *more),
+        *("--controls", folder / "controls", "-o", run or folder / "run", *more),
     ]
 
 
@@ -76,6 +76,25 @@ def test_images_are_warned_of_before_the_work(cli: Cli, folder: Path) -> None:
     assert "2 controls: the smallest possible p is 0.333" in out
     assert "nothing can be found among 1 images" in out
     assert "3 images in all arms" in out
+
+
+def test_images_end_with_a_report(cli: Cli, folder: Path) -> None:
+    """The page is written at once, and again by ``report``, which ``status`` names."""
+    run = folder / "images"
+    asked = ("--image", folder / "known.png", "--max-steps", 1, "--steps", 1)
+    code, out, err = cli(*words(folder, *asked, run=run))
+    assert code == 0, err
+    page = run / "report.html"
+    assert f"report: {page}" in out.replace("\n", "")
+    before = page.read_text()
+    assert "known.png" in before
+    page.unlink()
+    assert cli("report", run)[0] == 0
+    assert page.read_text() == before
+    code, out, err = cli("status", run)
+    assert code == 0, err
+    assert "Finished: image-audit of 1 image." in out
+    assert f"unmemorize report {run}" in out + err
 
 
 def test_a_folder_without_an_edit_is_refused(cli: Cli, folder: Path) -> None:

@@ -84,7 +84,7 @@ class Elements(HTMLParser):
 
 
 def headings(page: str) -> list[str]:
-    return re.findall(r'<div class="plot"><h3>(.*?)</h3>', page)
+    return re.findall(r'<div class="plot"[^>]*><h3>(.*?)</h3>', page)
 
 
 def test_prompts_and_names_are_escaped_and_nothing_is_external(tmp_path: Path) -> None:

@@ -217,8 +217,8 @@ def test_an_audit_is_announced_before_it_is_offered(
 )
 def test_findings_in_words(copied_at: int | None, words: str) -> None:
     finding = ImageFinding(
-        file="a", copied_at=copied_at, work=1, score=0.5, p=0.125, adjusted=0.5, found=False,
-        image="",
+        file="a", path="/a", copied_at=copied_at, work=1, score=0.5, p=0.125, adjusted=0.5,
+        found=False, image="",
     )  # fmt: skip
     assert f"It {words} (closest 0.50), p = 0.125." in finding_in_words(finding)
 

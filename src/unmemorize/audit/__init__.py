@@ -24,8 +24,10 @@ from unmemorize.audit._image_first import (
     ImageFinding,
     audit_images_all,
     open_image_audit,
+    read_image_scores,
 )
 from unmemorize.audit._levels import ranks_in_words
+from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._public import audit_edit, audit_images, open_audit
 from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOutcome
 from unmemorize.audit._settings import ARMS, COPY, AuditRun, AuditSettings, ImageAuditRun
@@ -54,6 +56,7 @@ __all__ = [
     "ImageAuditRun",
     "ImageFinding",
     "ImageOutcome",
+    "ImageScores",
     "Start",
     "State",
     "Target",
@@ -72,6 +75,7 @@ __all__ = [
     "open_audit",
     "open_image_audit",
     "ranks_in_words",
+    "read_image_scores",
     "similarity",
     "targets_of",
     "twin_texts",

@@ -28,7 +28,8 @@ from unmemorize.audit._arms import (
 )
 from unmemorize.audit._attack import make_attacks
 from unmemorize.audit._levels import adjusted, conformal_p, discoveries_needed, smallest_p
-from unmemorize.audit._measures import ImageScores
+from unmemorize.audit._measures import ImageScores, image_scores
+from unmemorize.audit._records import kind_of, read_attacks
 from unmemorize.audit._settings import COPY, AuditSettings, ImageAuditRun
 from unmemorize.audit._stages import AttackStages
 from unmemorize.engines import Execution
@@ -45,6 +46,7 @@ class ImageFinding:
 
     Args:
         file: its name.
+        path: where it lay.
         copied_at: the first budget at which the attack copied it; None for never.
         work: denoiser samples up to there; None likewise.
         score: the highest similarity that was reached.
@@ -55,6 +57,7 @@ class ImageFinding:
     """
 
     file: str
+    path: str
     copied_at: int | None
     work: int | None
     score: float
@@ -70,13 +73,15 @@ class ImageAuditResult:
 
     Args:
         findings: for each image.
-        controls: how many never-trained images they are compared with.
+        never_trained: what they are compared with, in words.
+        controls: how many these are.
         smallest_p: the smallest p-value that so many can give.
         needed: how many images must have it before any is a discovery.
         rate: the false discovery rate.
     """
 
     findings: tuple[ImageFinding, ...]
+    never_trained: str
     controls: int
     smallest_p: float
     needed: int
@@ -186,33 +191,51 @@ def audit_images_all(
         for arm in arms:
             stages.attacked(attack, arm, place)
     scores, null = (stages.scores(attack, arm) for arm in arms)
-    result = judged_images([path.name for path in images], scores, null, made_of.rate)
+    result = judged_images(images, scores, null, inputs.never_trained, made_of.rate)
     run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
     return result
 
 
+def read_image_scores(run: Run) -> tuple[tuple[ImageScores, ...], tuple[ImageScores, ...]]:
+    """Read what the attack reached on the images, and on the controls, in a finished audit.
+
+    Raises:
+        RunError: a record is damaged.
+    """
+    made_of = run.settings(ImageAuditRun)
+    (level,) = made_of.settings.levels
+
+    def of_arm(arm: str, hashes: Sequence[str]) -> tuple[ImageScores, ...]:
+        return image_scores(read_attacks(run, kind_of(arm, level)), range(len(hashes)))
+
+    return of_arm("edited", made_of.images), of_arm("never-trained", made_of.controls)
+
+
 def judged_images(
-    names: Sequence[str],
+    files: Sequence[Path],
     scores: Sequence[ImageScores],
     controls: Sequence[ImageScores],
+    never_trained: str,
     rate: float,
 ) -> ImageAuditResult:
     """Give each image its p-value, and correct them together.
 
     Args:
-        names: of the images.
+        files: the images.
         scores: of the images.
         controls: of never-trained images.
+        never_trained: what these are, in words.
         rate: the false discovery rate.
     """
     null = [ease(image) for image in controls]
     p_values = [conformal_p(ease(image), null) for image in scores]
     findings = []
-    for name, image, p, together in zip(names, scores, p_values, adjusted(p_values), strict=True):
+    for path, image, p, together in zip(files, scores, p_values, adjusted(p_values), strict=True):
         place = _first_copy(image)
         findings.append(
             ImageFinding(
-                file=name,
+                file=path.name,
+                path=str(path.resolve()),
                 copied_at=None if place is None else image.budgets[place],
                 work=None if place is None else image.samples[place],
                 score=image.scores[-1],
@@ -224,6 +247,7 @@ def judged_images(
         )
     return ImageAuditResult(
         findings=tuple(findings),
+        never_trained=never_trained,
         controls=len(controls),
         smallest_p=smallest_p(len(controls)),
         needed=discoveries_needed(len(scores), len(controls), rate),

@@ -133,7 +133,9 @@ def command(
             opened, loaded, image, inputs, execution=execution, announce=show_progress
         )
         _print_images(found)
-        print_answer(found, run=opened.folder)
+        report = write_report(opened)
+        print_line(f"report: {report}")
+        print_answer(found, run=opened.folder, report=report)
         print_hint("the same command with more --controls, for smaller p")
         return
     audited = prompts_of(loaded, edited, prompts, references)

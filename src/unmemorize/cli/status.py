@@ -33,7 +33,8 @@ def command(run: RunArgument, /) -> None:
     finished = _is_finished(loaded, states)
     failed = sum(status.failed for status in states)
     count = loaded.manifest.items
-    what = f"{loaded.manifest.kind} of {count} prompt{'' if count == 1 else 's'}"
+    item = "image" if loaded.manifest.kind == ImageAuditRun.kind else "prompt"
+    what = f"{loaded.manifest.kind} of {count} {item}{'' if count == 1 else 's'}"
     headline = f"{'Finished' if finished else 'Not finished'}: {what}."
     print_line(headline + (f" {failed} items failed." if failed else ""), style="bold")
     if loaded.manifest.kind == MitigationRun.kind:

@@ -33,11 +33,12 @@ class Script:
         return cls(Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, script: Script | None = None, **values: Any) -> str:
     """Fill in a template of this package.
 
     Args:
         template: its file name.
+        script: of the page.
         values: what it shows. Text is escaped; a name that is missing is an error.
     """
     environment = Environment(
@@ -48,4 +49,4 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["rounded"] = rounded
-    return environment.get_template(template).render(**values)
+    return environment.get_template(template).render(script=script, **values)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from unmemorize.audit import AuditRun
+from unmemorize.audit import AuditRun, ImageAuditRun
 from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
 from unmemorize.localization import LocalizationRun
@@ -18,6 +18,7 @@ from unmemorize.report._audit import write_audit_report
 from unmemorize.report._cards import make_cards
 from unmemorize.report._comparison import write_comparison
 from unmemorize.report._drawing import plotting, to_svg
+from unmemorize.report._image_audit import write_image_audit
 from unmemorize.report._mitigation import REPORT, write_mitigation_report
 from unmemorize.report._page import Script, render
 from unmemorize.report._plots import PLOTS
@@ -60,7 +61,13 @@ class Line:
     after: float | None
 
 
-_KINDS = (LocalizationRun.kind, MitigationRun.kind, AuditRun.kind, ComparisonRun.kind)
+_KINDS = (
+    LocalizationRun.kind,
+    MitigationRun.kind,
+    AuditRun.kind,
+    ImageAuditRun.kind,
+    ComparisonRun.kind,
+)
 
 
 def has_page(run: Run) -> bool:
@@ -74,8 +81,8 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
     That of a mitigation comes with its numbers, ``report.json`` and ``report.csv``.
 
     Args:
-        run: a run with localizations, a mitigation, an audit or a comparison, whose page is
-            ``compare.html``.
+        run: a run with localizations, a mitigation, an audit of an edit or of images, or a
+            comparison, whose page is ``compare.html``.
         truth: known neurons of some prompts, for precision and recall.
         redact: whether training images are private. They are left out then, with all generated
             images that show them.
@@ -91,6 +98,8 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
         return write_mitigation_report(run, redact=redact)
     if run.manifest.kind == AuditRun.kind:
         return write_audit_report(run)
+    if run.manifest.kind == ImageAuditRun.kind:
+        return write_image_audit(run, redact=redact)
     if run.manifest.kind == ComparisonRun.kind:
         return write_comparison(run)
     results = read_results(run)

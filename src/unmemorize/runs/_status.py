@@ -9,7 +9,6 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from unmemorize.runs._prompts import prompt_count
 from unmemorize.runs._records import kinds_in, read_lines
 from unmemorize.runs._run import Run
 
@@ -51,18 +50,14 @@ class Status:
 
 
 def status_of(run: Run) -> list[Status]:
-    """Return the status of each kind of work in a run, and of each set of images.
-
-    Raises:
-        RunError: the run has no prompts of its own.
-    """
+    """Return the status of each kind of work in a run, and of each set of images."""
     kinds = sorted(kinds_in(run.folder) - _WITHOUT_STATUS)
-    of_prompts = [_status(run, kind, kind, prompt_count(run)) for kind in kinds]
+    of_items = [_status(run, kind, kind, run.manifest.items) for kind in kinds]
     of_images = [
         _status(images, "images", f"images/{name}", images.manifest.items)
         for name, images in run.nested("images").items()
     ]
-    return of_prompts + of_images
+    return of_items + of_images
 
 
 def _status(run: Run, kind: str, name: str, total: int) -> Status:
@@ -78,9 +73,9 @@ def _status(run: Run, kind: str, name: str, total: int) -> Status:
             continue
         states[index] |= _FINISHED
         keep_largest(times, _RECENT, content.get("at"))
-        seconds = content.get("seconds")
-        if isinstance(seconds, (int, float)):
-            keep_largest(durations, _SLOWEST, (float(seconds), str(content.get("prompt", ""))))
+        seconds, prompt = content.get("seconds"), content.get("prompt")
+        if prompt and isinstance(seconds, (int, float)):
+            keep_largest(durations, _SLOWEST, (float(seconds), str(prompt)))
     times.sort()
     rate = _rate(times)
     failed = states.count(_FAILED)

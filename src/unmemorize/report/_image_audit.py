@@ -1,0 +1,151 @@
+"""The page of an audit of images: what came back, how easily, and what that says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from unmemorize.audit import (
+    COPY,
+    ImageAuditResult,
+    ImageAuditRun,
+    ImageFinding,
+    ImageScores,
+    read_image_scores,
+)
+from unmemorize.metrics import read_image
+from unmemorize.report._drawing import COOL, HOT, INK, new_figure, plotting, to_svg
+from unmemorize.report._page import render
+from unmemorize.report._pictures import Pictures
+from unmemorize.report._provenance import steps_of
+from unmemorize.report._wall import Picture
+from unmemorize.runs import Run, hash_of_file
+
+_PICTURES = Pictures(256, 85, 1)
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """One image on the page.
+
+    Args:
+        finding: what is said about it.
+        digest: its SHA-256 at the time of the audit.
+        image: the image; None where it may not be shown, or where `missing` says why not.
+        closest: the most similar image that the attack found; None where it may not be shown.
+        missing: why the image cannot be shown.
+    """
+
+    finding: ImageFinding
+    digest: str
+    image: Picture | None = None
+    closest: Picture | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How many images were copied up to a budget.
+
+    Args:
+        budget: steps on each image.
+        images: of those that were asked about.
+        controls: of the never-trained ones.
+    """
+
+    budget: int
+    images: int
+    controls: int
+
+
+def write_image_audit(run: Run, *, redact: bool = False) -> Path:
+    """Write ``report.html`` into the folder of a finished audit of images.
+
+    Args:
+        run: the audit.
+        redact: whether the images are private. They are left out then, with what the attack found.
+
+    Raises:
+        RunError: the audit is not finished, or a record is damaged.
+        MetricError: an image that the audit made is missing or damaged.
+    """
+    result, made_of = ImageAuditResult.load(run), run.settings(ImageAuditRun)
+    images, controls = read_image_scores(run)
+    with plotting():
+        plot = Markup(to_svg(plot_course(result.findings, images, controls)))
+    found = [
+        _found(run, finding, digest, redact=redact)
+        for finding, digest in zip(result.findings, made_of.images, strict=True)
+    ]
+    page = render(
+        "image-audit.html.j2",
+        manifest=run.manifest,
+        result=result,
+        found=sorted(found, key=lambda image: (image.finding.p, -image.finding.score)),
+        copied=copied_by_budget(images, controls),
+        level=COPY,
+        edited=bool(made_of.edit),
+        plot=plot,
+        steps=list(steps_of(run)),
+        redacted=redact,
+    )
+    return run.write("report.html", page)
+
+
+def copied_by_budget(
+    images: Sequence[ImageScores], controls: Sequence[ImageScores]
+) -> tuple[Copied, ...]:
+    """Count the images and the controls that were copied up to each budget."""
+    return tuple(
+        Copied(
+            budget,
+            *(sum(each.scores[place] > COPY for each in some) for some in (images, controls)),
+        )
+        for place, budget in enumerate(images[0].budgets)
+    )
+
+
+def plot_course(
+    findings: Sequence[ImageFinding],
+    images: Sequence[ImageScores],
+    controls: Sequence[ImageScores],
+) -> Figure:
+    """Draw the similarity that the attack has reached at each budget, a line for each image.
+
+    Controls are grey and thin, images that are found red, others blue.
+    """
+    figure, axes = new_figure(3.2)
+    budgets = images[0].budgets
+    places = range(len(budgets))
+    for control in controls:
+        axes.plot(places, control.scores, color=INK, linewidth=0.8, alpha=0.55)
+    for finding, image in zip(findings, images, strict=True):
+        colour = HOT if finding.found else COOL
+        axes.plot(places, image.scores, color=colour, linewidth=2, marker="o", markersize=4)
+    axes.axhline(COPY, color=INK, linestyle="--", linewidth=1.2)
+    axes.set_xticks(places, list(map(str, budgets)))
+    axes.set_xlabel("steps of the attack")
+    axes.set_ylabel("similarity to the image")
+    return figure
+
+
+def _found(run: Run, finding: ImageFinding, digest: str, *, redact: bool) -> FoundImage:
+    if redact:
+        return FoundImage(finding, digest)
+    closest = Picture(
+        _PICTURES.url(read_image(run.folder / finding.image)),
+        f"closest image found to {finding.file}",
+        finding.score,
+        finding.copied_at is not None,
+        finding.image,
+    )
+    now = hash_of_file(Path(finding.path))
+    if now != digest:
+        missing = "the file has changed since" if now else "no longer where it was"
+        return FoundImage(finding, digest, None, closest, missing)
+    image = Picture(_PICTURES.url(read_image(finding.path)), finding.file)
+    return FoundImage(finding, digest, image, closest)

@@ -1,0 +1,62 @@
+"""The page of an audit of images."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from audited import image_audit_run
+from colours import noise
+from unmemorize import RunError, write_report
+from unmemorize.runs import hash_of_file
+
+
+def test_the_page_says_what_was_found_and_how_sure_that_is(tmp_path: Path) -> None:
+    run, result = image_audit_run(tmp_path / "run")
+    assert [finding.found for finding in result.findings] == [True, True, False]
+    page = " ".join(write_report(run).read_text().split())
+    assert "<h1>2 of 3 images come back more easily" in page
+    titles = re.findall(r"<h3>(\w+)\.png</h3>", page)
+    assert titles == ["early", "late", "never"]
+    assert "after 5 steps of the attack (121 denoiser samples)" in page
+    assert "0.04; 0.06 for all 3 images together" in page
+    for name in titles:
+        assert hash_of_file(tmp_path / f"{name}.png") in page
+    rows = re.findall(r'<th scope="row">(\d+)</th><td>(\d) of 3</td><td>(\d) of 24</td>', page)
+    assert rows == [("0", "0", "0"), ("5", "1", "0"), ("25", "2", "2")]
+    assert "p cannot be smaller than 0.04" in page
+    assert "said to be never trained on" in page
+    assert len(re.findall(r'<img [^>]*src="data:', page)) == 6
+    assert 'href="edited-L4/00001-0025.png"' in page
+    assert "<script" not in page
+
+
+def test_a_redacted_page_has_no_image(tmp_path: Path) -> None:
+    run, _ = image_audit_run(tmp_path / "run")
+    page = write_report(run, redact=True).read_text()
+    assert "<img" not in page
+    assert "edited-L4/" not in page
+    assert hash_of_file(tmp_path / "early.png") in page
+
+
+@pytest.mark.parametrize("change", ["changed since", "no longer where it was"])
+def test_an_image_that_is_not_the_one_of_the_audit_is_not_shown(
+    tmp_path: Path, change: str
+) -> None:
+    run, _ = image_audit_run(tmp_path / "run")
+    if change == "changed since":
+        noise(50, (32, 32)).save(tmp_path / "late.png")
+    else:
+        (tmp_path / "late.png").unlink()
+    page = write_report(run).read_text()
+    assert page.count(change) == 1
+    assert page.count("<img") == 5
+
+
+def test_an_unfinished_audit_is_refused(tmp_path: Path) -> None:
+    run, _ = image_audit_run(tmp_path / "run")
+    (run.folder / "images.json").unlink()
+    with pytest.raises(RunError, match=r"images\.json"):
+        write_report(run)
