@@ -125,6 +125,9 @@ def test_check_an_image(address: str, open_page: Open, picture: Keep) -> None:
     page.locator("#audit").click()
     finished(page, "image", "#audited", "p = 0.2")
     keep(page, picture, "audit")
+    with page.expect_download(timeout=WAIT) as download:
+        page.locator("#audit-report a").first.click()
+    assert download.value.suggested_filename == "report.html"
 
 
 def test_mend_a_model(address: str, open_page: Open, picture: Keep, tmp_path: Path) -> None:

@@ -19,12 +19,28 @@ from unmemorize.audit import (
     ranks_in_words,
 )
 from unmemorize.mitigation import Announce, unannounced
+from unmemorize.report import write_report
 from unmemorize.ui._studio import Studio
 
 _LONGEST = 15 * 60
 """Seconds that a visitor may be asked to wait for. A longer audit is left to the command."""
 _RATE = 0.05
 """The false discovery rate; with one image, the p-value at which it is found."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit leaves.
+
+    Args:
+        finding: what is said about the image.
+        closest: the file with the most similar image that was drawn.
+        report: the page.
+    """
+
+    finding: ImageFinding
+    closest: Path
+    report: Path
 
 
 @dataclass(frozen=True)
@@ -79,11 +95,8 @@ class ImageAudit:
         name = shlex.quote(self.picture.name)
         return f"unmemorize audit --image {name} --model {self.studio.arguments} -o audit"
 
-    def run(self, announce: Announce = unannounced) -> tuple[ImageFinding, Path]:
-        """Attack the image and the controls.
-
-        Returns:
-            What was found, and the file with the most similar image.
+    def run(self, announce: Announce = unannounced) -> Audited:
+        """Attack the image and the controls, and write the report.
 
         Raises:
             AuditError: the attack is not possible on this model.
@@ -92,7 +105,7 @@ class ImageAudit:
         folder = studio.new_folder() / "audit"
         run = open_image_audit(folder, studio.model, images, inputs, self.settings, rate=_RATE)
         (finding,) = audit_images_all(run, studio.model, images, inputs, announce=announce).findings
-        return finding, run.folder / finding.image
+        return Audited(finding, run.folder / finding.image, write_report(run))
 
 
 def finding_in_words(finding: ImageFinding) -> str:

@@ -39,6 +39,9 @@ class ImageTab:
             self._asked = gr.State(None)  # the ImageAudit of the picture
             self._checked = gr.HTML(visible=False, elem_id="image-checked")
             self._audited = gr.HTML(visible=False, elem_id="audited")
+            self._report = gr.File(
+                label="Take home", interactive=False, visible=False, elem_id="audit-report"
+            )
         self._wire(requests)
 
     def _wire(self, requests: Requests) -> None:
@@ -50,7 +53,7 @@ class ImageTab:
             [self._picture],
             [
                 *(self._preview, self._ways, self._about, self._audit, self._asked),
-                *(self._checked, self._audited),
+                *(self._checked, self._audited, self._report),
             ],
             buttons,
         )
@@ -67,7 +70,7 @@ class ImageTab:
             [self._audit.click],
             self.audit,
             [self._asked],
-            [self._audited],
+            [self._audited, self._report],
             buttons,
         )
         self._feedback.cancel.click(requests.cancel(self._feedback), queue=False)
@@ -79,6 +82,7 @@ class ImageTab:
             self._ways: gr.Column(visible=False),
             self._checked: "",
             self._audited: "",
+            self._report: gr.File(None, visible=False),
         }
         if path is None:
             yield nothing
@@ -135,12 +139,16 @@ class ImageTab:
         from unmemorize.metrics import read_image
         from unmemorize.ui._audit_image import finding_in_words
 
-        finding, closest = asked.run(visit.stage)
+        audited = asked.run(visit.stage)
+        finding = audited.finding
         status = "found" if finding.found else "not found"
         pictures = [
             html.Figure(read_image(asked.picture), "your picture"),
-            html.Figure(read_image(closest), f"closest, {finding.score:.2f}"),
+            html.Figure(read_image(audited.closest), f"closest, {finding.score:.2f}"),
         ]
         content = html.verdict(status, finding_in_words(finding))
         content += html.figures("the audit", pictures)
-        yield {self._audited: shown(html.card(content))}
+        yield {
+            self._audited: shown(html.card(content)),
+            self._report: gr.File(str(audited.report), visible=True),
+        }
