@@ -30,7 +30,7 @@ def test_rows_in_every_precision(dtype: torch.dtype, tmp_path: Path) -> None:
         return rows.double() * 3
 
     rewrite_rows(
-        tmp_path / "w.safetensors", {"a": Rewrite(1, 3, tripled), "b": Rewrite(2, 2, tripled)}
+        tmp_path / "w.safetensors", [Rewrite("a", 1, 3, tripled), Rewrite("b", 2, 2, tripled)]
     )
     after = load_file(tmp_path / "w.safetensors")
     expected = {name: value.clone() for name, value in weights.items()}
@@ -46,7 +46,7 @@ def test_what_a_change_leaves_alone_keeps_every_byte(tmp_path: Path) -> None:
     values = torch.tensor([[-0.0, 1e-45], [1.0, -0.0], [3.0, -7.5]])
     save_file({"a": values}, tmp_path / "w.safetensors")
     change = LayerChange({1: 0.0})
-    rewrite_rows(tmp_path / "w.safetensors", {"a": Rewrite(0, 3, change.of_weight)})
+    rewrite_rows(tmp_path / "w.safetensors", [Rewrite("a", 0, 3, change.of_weight)])
     after = load_file(tmp_path / "w.safetensors")["a"]
     assert torch.equal(after[[0, 2]].view(torch.int32), values[[0, 2]].view(torch.int32))
     assert torch.equal(after[1].view(torch.int32), torch.zeros(2, dtype=torch.int32))
@@ -55,14 +55,14 @@ def test_what_a_change_leaves_alone_keeps_every_byte(tmp_path: Path) -> None:
 def test_other_types_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.ones(3, 2, dtype=torch.int8)}, tmp_path / "w.safetensors")
     with pytest.raises(ExportError, match="a is stored as I8"):
-        rewrite_rows(tmp_path / "w.safetensors", {"a": Rewrite(0, 3, torch.zeros_like)})
+        rewrite_rows(tmp_path / "w.safetensors", [Rewrite("a", 0, 3, torch.zeros_like)])
 
 
 def test_values_that_are_too_large_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.ones(3, 2).half()}, tmp_path / "w.safetensors")
     with pytest.raises(ExportError, match="a is too large for F16"):
         rewrite_rows(
-            tmp_path / "w.safetensors", {"a": Rewrite(0, 3, lambda rows: rows.double() * 1e6)}
+            tmp_path / "w.safetensors", [Rewrite("a", 0, 3, lambda rows: rows.double() * 1e6)]
         )
 
 
@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     header = read_header(file)
     monkeypatch.setattr("unmemorize.export._rows.read_header", lambda _path: header)
     with pytest.raises(ExportError, match="cannot be written"):
-        rewrite_rows(tmp_path / "missing" / "w.safetensors", {"a": Rewrite(0, 3, torch.zeros_like)})
+        rewrite_rows(tmp_path / "missing" / "w.safetensors", [Rewrite("a", 0, 3, torch.zeros_like)])
 
 
 @pytest.mark.parametrize("length", range(8))

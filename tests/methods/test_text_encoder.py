@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from architectures import make
@@ -14,18 +16,25 @@ from unmemorize import (
     EditError,
     EditFile,
     Erased,
+    ExportError,
     GenerationSettings,
     Model,
     NeuronEdit,
     Neurons,
     bake,
     export_lora,
+    export_single_file,
     verify,
 )
-from unmemorize.export import CHECKPOINT, model_card
+from unmemorize.export import CHECKPOINT, check_single_file, model_card
 from unmemorize.generation import CombinedEdit, WeightEdit, generate_each
-from unmemorize.methods import _text_encoder, trained_text_encoder, why_untrainable
-from unmemorize.pipelines import load_pipeline
+from unmemorize.methods import (
+    _text_encoder,
+    text_encoder_layers,
+    trained_text_encoder,
+    why_untrainable,
+)
+from unmemorize.pipelines import load_pipeline, text_encoders_of
 
 CAPTION, GUIDE = "a red cat poster", "a red cat"
 KEEP = ("a dog", "a house", "a tree", "two boats", "a blue car", "a hat")
@@ -180,6 +189,58 @@ def test_each_export_draws_what_the_edit_draws(
             for one, two in zip(near, expected, strict=True):
                 difference = [abs(a - b) for a, b in zip(one, two, strict=True)]
                 assert max(difference) <= 1
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Stable Diffusion XL"])
+def test_a_single_file_draws_the_same(name: str, saved_model: Saved, tmp_path: Path) -> None:
+    """The second encoder of SDXL has queries, keys and values in one tensor there."""
+    model = saved_model(name)
+    edit = trained_text_encoder(model, [Erased(CAPTION, 1.0, GUIDE)], KEEP)
+    file, texts = EditFile.of(model, edit), (CAPTION, *OTHERS)
+    networks = {**text_encoders_of(model.pipe), "unet": model.denoiser}
+    weights = {
+        f"{component}/{key}": value.clone()
+        for component, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
+    last = max(text_encoders_of(model.pipe))
+    joined = [key for key in weights if key.startswith(last) and ".q_proj." in key]
+    before = dict(weights)
+    for key in joined:
+        three = [before.pop(key.replace("q_proj", f"{letter}_proj")) for letter in "qkv"]
+        before[key.replace("q_proj", "in_proj")] = torch.cat(three)
+    base, output = tmp_path / "one.safetensors", tmp_path / "edited.safetensors"
+    save_file(before, base)
+    check_single_file(model, base, text_encoder_layers(model.pipe))
+    export_single_file(model, file, base, output)
+    assert verify(output, model, base_file=base).passed
+    after = load_file(output)
+    for key in joined:
+        three = list(after.pop(key.replace("q_proj", "in_proj")).chunk(3))
+        for letter in "qkv":
+            after[key.replace("q_proj", f"{letter}_proj")] = three.pop(0)
+    pipe = load_pipeline(str(model.pipe.config._name_or_path), device="cpu")
+    for component in networks:
+        own = {
+            key.removeprefix(f"{component}/"): value
+            for key, value in after.items()
+            if key.startswith(f"{component}/")
+        }
+        getattr(pipe, component).load_state_dict(own)
+    assert images(Model(pipe), None, *texts) == images(model, edit, *texts)
+    key = joined[0].replace("q_proj", "in_proj")
+    with safe_open(output, framework="pt") as content:
+        metadata = content.metadata()
+    spoilt = load_file(output)
+    spoilt[key][-1] += 1  # a value
+    save_file(spoilt, output, metadata)
+    wrong = [
+        each.key for each in verify(output, model, base_file=base).changes if not each.expected
+    ]
+    assert wrong == [key]
+    save_file({name: value for name, value in before.items() if "in_proj" not in name}, base)
+    with pytest.raises(ExportError, match=f"weight of {last}.* 0 times instead of once"):
+        check_single_file(model, base, text_encoder_layers(model.pipe))
 
 
 def test_a_batch_may_mix_images_with_and_without_the_edit() -> None:

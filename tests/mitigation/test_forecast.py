@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from diffusers import DiffusionPipeline
@@ -10,7 +11,7 @@ from diffusers import DiffusionPipeline
 from records import SMALL_MITIGATION
 from unmemorize import GenerationSettings, Model, Prompt, memorized_region
 from unmemorize.detection import REGION_SAMPLES
-from unmemorize.mitigation import Forecast, _forecast, forecast
+from unmemorize.mitigation import Forecast, Part, _forecast, forecast
 
 
 @pytest.fixture(name="cost")
@@ -41,6 +42,19 @@ def test_suspects_without_training_images_take_more_ordinary_images(
     for suspects, images in (([known], 19), ([known, unknown], 38)):
         cost = forecast(Model(pipe), SMALL_MITIGATION, suspects)
         assert cost.images["ordinary images, unedited"] == images
+
+
+def test_the_training_of_a_text_encoder_takes_its_time(
+    pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
+    monkeypatch.setattr(_forecast, "seconds_of_training", lambda *_: 7.0)
+    cost, trained = (
+        forecast(Model(pipe), replace(SMALL_MITIGATION, part=part), [Prompt("a")])
+        for part in get_args(Part)  # the denoiser first
+    )
+    assert cost.seconds == cost.samples / 2
+    assert trained.seconds == trained.samples / 2 + 7
 
 
 def test_a_map_of_a_region_takes_what_is_forecast(pipe: DiffusionPipeline) -> None:

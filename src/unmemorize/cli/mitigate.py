@@ -48,6 +48,7 @@ from unmemorize.detection import NoiseSettings
 from unmemorize.engines import Execution, silent
 from unmemorize.export import CHECKPOINT, check_single_file
 from unmemorize.localization import LocalizationSettings
+from unmemorize.methods import text_encoder_layers
 from unmemorize.mitigation import (
     Forecast,
     MitigationInputs,
@@ -130,7 +131,8 @@ def command(
     loaded = model.load()
     print_what_is_edited(loaded)
     if single_file is not None:
-        check_single_file(loaded, single_file)
+        trained = text_encoder_layers(loaded.pipe) if part == "text-encoder" else None
+        check_single_file(loaded, single_file, trained)
     prompts = list(prompts_or_bundled(loaded, suspects, planted_prompts, NO_SUSPECTS))
     if references is not None:
         prompts = with_references(prompts, references)

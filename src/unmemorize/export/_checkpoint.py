@@ -108,7 +108,7 @@ def _change_layers(files: Sequence[Path], layers: Mapping[str, WrittenLayer]) ->
             for key in there:
                 loaded = changed[key].layer.base[changed[key].name]
                 _refuse_other_weights(f"{file.name}: {key}", content.get_tensor(key), loaded)
-        rewrites = {key: Rewrite(0, tensors[key].shape[0], changed[key].value) for key in there}
+        rewrites = [Rewrite(key, 0, tensors[key].shape[0], changed[key].value) for key in there]
         rewrite_rows(file, rewrites)
 
 

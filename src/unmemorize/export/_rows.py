@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,39 +95,41 @@ class Rewrite:
     """New values for some rows of a tensor in a file.
 
     Args:
+        key: the name of the tensor.
         first_row: where the rows begin. The rows of a vector are its entries.
         rows: how many there are.
         change: what the file has in these rows -> their new values, in any floating point type.
     """
 
+    key: str
     first_row: int
     rows: int
     change: Callable[[Tensor], Tensor]
 
 
-def rewrite_rows(path: Path, rewrites: Mapping[str, Rewrite]) -> None:
+def rewrite_rows(path: Path, rewrites: Sequence[Rewrite]) -> None:
     """Replace rows of matrices, or entries of vectors, in the file.
 
     Args:
         path: the safetensors file.
-        rewrites: tensor name -> its new rows.
+        rewrites: the new rows.
 
     Raises:
         ExportError: a tensor is not of a floating point type with 16 bits or more, a new value is
             too large for it, or the file cannot be written.
     """
     header = read_header(path)
-    for key in rewrites:
-        dtype = header.tensors[key].dtype
+    for rewrite in rewrites:
+        dtype = header.tensors[rewrite.key].dtype
         if dtype not in _DTYPES:
             raise ExportError(
-                f"{path}: {key} is stored as {dtype}. "
+                f"{path}: {rewrite.key} is stored as {dtype}. "
                 f"Export from a checkpoint in {', '.join(_DTYPES)}."
             )
     try:
         with path.open("r+b") as file:
-            for key, rewrite in rewrites.items():
-                stored = header.tensors[key]
+            for rewrite in rewrites:
+                stored = header.tensors[rewrite.key]
                 row_bytes = (stored.end - stored.begin) // stored.shape[0]
                 offset = header.data_start + stored.begin + rewrite.first_row * row_bytes
                 file.seek(offset)
@@ -137,8 +139,8 @@ def rewrite_rows(path: Path, rewrites: Mapping[str, Rewrite]) -> None:
                 changed = rewrite.change(rows).to(rows.dtype)
                 if not bool(torch.isfinite(changed).all()):
                     raise ExportError(
-                        f"{path}: an edited value of {key} is too large for {stored.dtype}. "
-                        "Export from a checkpoint in F32."
+                        f"{path}: an edited value of {rewrite.key} is too large for "
+                        f"{stored.dtype}. Export from a checkpoint in F32."
                     )
                 file.seek(offset)
                 file.write(changed.contiguous().view(torch.uint8).numpy().tobytes())

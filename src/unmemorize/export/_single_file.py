@@ -5,8 +5,10 @@ The file may name its tensors as it likes: the edited layers are found in it by 
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,6 @@ from unmemorize.export._carried import AnyEditFile, as_metadata, edit_of
 from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._rows import (
     Rewrite,
-    StoredTensor,
     copy_with_metadata,
     read_header,
     rewrite_rows,
@@ -33,9 +34,9 @@ from unmemorize.pipelines import Model, text_rows_only
 
 _AVERAGED = "model_ema."
 """Weights that the original programs keep for training and do not load."""
-_PROJECTIONS_BEFORE = (0, 2)
-"""How many projections of the same size a tensor holds in front of the values: none, or queries
-and keys (Stable Diffusion 3 and Flux)."""
+_JOINED = (1, 3)
+"""How many layers of the same size a tensor may hold: one, or queries, keys and values (Stable
+Diffusion 3, Flux, the text encoders of OpenCLIP)."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,12 @@ def export_single_file(
     base, output = Path(base), Path(output)
     if output.exists():
         raise ExportError(f"{output}: exists already. Choose another file, or delete it first.")
-    rewrites = {
-        key: Rewrite(layer.first_row, layer.rows, partial(edit.changed, layer.path, layer.name))
-        for key, layer in layers_in_single_file(base, edit).items()
-    }
+    rewrites = [
+        Rewrite(
+            layer.key, layer.first_row, layer.rows, partial(edit.changed, layer.path, layer.name)
+        )
+        for layer in layers_in_single_file(base, edit)
+    ]
     with temporary_file(output, ExportError) as (copy, file):
         copy_with_metadata(base, file, as_metadata(neurons))
         file.flush()
@@ -99,14 +102,17 @@ def export_single_file(
     return output
 
 
-def check_single_file(pipe: DiffusionPipeline | Model, base: str | Path) -> None:
+def check_single_file(
+    pipe: DiffusionPipeline | Model, base: str | Path, layers: Iterable[str] | None = None
+) -> None:
     """Make sure, before there is an edit, that a single file can be edited as the model is.
 
-    It must hold the value layers of the model, each once.
+    It must hold each layer once.
 
     Args:
         pipe: the model.
         base: the single file.
+        layers: the paths of the layers that will be edited. The default are the value layers.
 
     Raises:
         ExportError: a LoRA is in effect, the file cannot be read, or it holds another model.
@@ -114,8 +120,9 @@ def check_single_file(pipe: DiffusionPipeline | Model, base: str | Path) -> None
     model = Model.of(pipe)
     refuse_loras(model)
     nothing = NeuronFile.of(model, Neurons())
-    layers = {path: LayerChange() for path in model.value_layers if not text_rows_only(path)}
-    layers_in_single_file(Path(base), Exportable(model, nothing, layers))
+    paths = (path for path in model.value_layers if not text_rows_only(path))
+    changes = dict.fromkeys(paths if layers is None else layers, LayerChange())
+    layers_in_single_file(Path(base), Exportable(model, nothing, changes))
 
 
 def refuse_loras(model: Model) -> None:
@@ -132,43 +139,60 @@ def refuse_loras(model: Model) -> None:
         )
 
 
-def layers_in_single_file(base: Path, edit: Exportable) -> dict[str, Location]:
-    """Find the layers of an edit in a single file: tensor name -> where the layer's rows are.
+def layers_in_single_file(base: Path, edit: Exportable) -> tuple[Location, ...]:
+    """Find what an edit changes in a single file. Each tensor of it is read once at most.
 
     Raises:
         ExportError: the file cannot be read, or does not hold a layer's weights exactly once.
     """
-    layers: dict[str, Location] = {}
+    wanted = {
+        (path, name): weights
+        for path in edit.changes
+        for name, weights in edit.weights(path).items()
+        if name == "weight" or edit.changes_bias(path)
+    }
+    owners: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    for owner, weights in wanted.items():
+        owners[_digest(weights)].append(owner)
+    found: dict[tuple[str, str], list[Location]] = {owner: [] for owner in wanted}
+    sizes = {(weights.shape, weights.dtype) for weights in wanted.values()}
+    for key, first_row, rows in _pieces(base, sizes):
+        for owner in owners.get(_digest(rows), ()):
+            found[owner].append(Location(*owner, key, first_row, len(rows)))
+    for (path, name), locations in found.items():
+        if len(locations) != 1:
+            raise ExportError(
+                f"{base}: it holds the {name} of {path} {len(locations)} times instead of once. "
+                "Load the model from a folder with the same weights, in the same precision "
+                "(--dtype)."
+            )
+    return tuple(location for (location,) in found.values())
+
+
+def _pieces(
+    base: Path, sizes: Collection[tuple[torch.Size, torch.dtype]]
+) -> Iterator[tuple[str, int, Tensor]]:
+    """Yield all rows of a file that may be a layer of one of these sizes: name, first row, rows."""
     stored = read_header(base).tensors
     with safe_open(base, framework="pt") as tensors:
-        for path in edit.changes:
-            for name, weights in edit.weights(path).items():
-                locations = [
-                    Location(path, name, key, first_row, len(weights))
-                    for key, first_row in _places(stored, tensors.get_tensor, weights)
-                ]
-                if len(locations) != 1:
-                    raise ExportError(
-                        f"{base}: it holds the {name} of {path} {len(locations)} times instead of "
-                        "once. Load the model from a folder with the same weights, in the same "
-                        "precision (--dtype)."
-                    )
-                layers[locations[0].key] = locations[0]
-    return layers
-
-
-def _places(
-    stored: Mapping[str, StoredTensor], read: Callable[[str], Tensor], weights: Tensor
-) -> Iterator[tuple[str, int]]:
-    """Yield the names of tensors that hold these weights, and where in them they begin."""
-    expected = weights.detach().cpu()
-    features, *inputs = expected.shape
-    for key, entry in stored.items():
-        for projections in _PROJECTIONS_BEFORE:
-            first_row = projections * features
-            shape = (first_row + features, *inputs)
-            if key.startswith(_AVERAGED) or entry.shape != shape:
+        for key, entry in stored.items():
+            if key.startswith(_AVERAGED):
                 continue
-            values = read(key)[first_row:].to(expected.dtype)
-            if torch.equal(values, expected):
-                yield key, first_row
+            layers = {
+                (shape[0], dtype)
+                for shape, dtype in sizes
+                for count in _JOINED
+                if entry.shape == (count * shape[0], *shape[1:])
+            }
+            values = tensors.get_tensor(key) if layers else None
+            for features, dtype in layers:
+                assert values is not None
+                for first_row in range(0, len(values), features):
+                    yield key, first_row, values[first_row : first_row + features].to(dtype)
+
+
+def _digest(weights: Tensor) -> bytes:
+    """Return what only the same bits in the same shape and type have in common."""
+    values = weights.detach().cpu().contiguous()
+    described = f"{tuple(values.shape)} {values.dtype}".encode()
+    return hashlib.sha256(described + values.view(torch.uint8).numpy().tobytes()).digest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unmemorize._errors import ExportError
 from unmemorize.export._carried import AnyEditFile
-from unmemorize.export._changes import Change, ExpectedTensor, tensor_changes
+from unmemorize.export._changes import Change, ExpectedRows, tensor_changes
 from unmemorize.export._expected import ExpectedLayer, expected_in_checkpoint
 from unmemorize.export._model_folder import CARD, EDIT, NEURONS, model_files, stored_key
 from unmemorize.export._rows import read_header
@@ -55,12 +55,14 @@ def checkpoint_changes(
             yield from _differences(edited / name, base / name, name)
 
 
-def _by_key(folder: Path, layers: Mapping[str, ExpectedLayer]) -> dict[str, ExpectedTensor]:
+def _by_key(
+    folder: Path, layers: Mapping[str, ExpectedLayer]
+) -> dict[str, tuple[ExpectedRows, ...]]:
     """Find layers among the tensors of a component's files."""
     stored = {key for path in folder.glob("*.safetensors") for key in read_header(path).tensors}
     names = [(path, kind) for path in layers for kind in ("weight", "bias")]
     keys = {each: stored_key(stored, ".".join(each)) for each in names}
-    return {key: ExpectedTensor(layers[path], kind) for (path, kind), key in keys.items() if key}
+    return {key: (ExpectedRows(layers[path], kind),) for (path, kind), key in keys.items() if key}
 
 
 def _differences(edited: Path, base: Path, name: Path) -> Iterator[Change]:

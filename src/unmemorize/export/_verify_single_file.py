@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from unmemorize.export._carried import AnyEditFile
-from unmemorize.export._changes import Change, ExpectedTensor, tensor_changes
+from unmemorize.export._changes import Change, ExpectedRows, tensor_changes
 from unmemorize.export._expected import expected_layers
 from unmemorize.export._exportable import exportable
 from unmemorize.export._single_file import layers_in_single_file
@@ -28,8 +29,8 @@ def single_file_changes(
         ExportError: a file cannot be read, or the base does not hold the model's weights.
     """
     layers = expected_layers(model, file)
-    expected = {
-        key: ExpectedTensor(layers[place.path], place.name, place.first_row)
-        for key, place in layers_in_single_file(base, exportable(model, file)).items()
-    }
+    expected: dict[str, list[ExpectedRows]] = defaultdict(list)
+    for place in layers_in_single_file(base, exportable(model, file)):
+        rows = ExpectedRows(layers[place.path], place.name, place.first_row, place.rows)
+        expected[place.key].append(rows)
     yield from tensor_changes(edited, base, edited.name, expected)

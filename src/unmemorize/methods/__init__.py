@@ -11,7 +11,12 @@ from unmemorize.methods._method import (
     method_of,
     refinement_of,
 )
-from unmemorize.methods._text_encoder import trained_text_encoder, why_untrainable
+from unmemorize.methods._text_encoder import (
+    seconds_of_training,
+    text_encoder_layers,
+    trained_text_encoder,
+    why_untrainable,
+)
 from unmemorize.methods._training import Training, training
 
 __all__ = [
@@ -25,6 +30,8 @@ __all__ = [
     "intervention_from_json",
     "method_of",
     "refinement_of",
+    "seconds_of_training",
+    "text_encoder_layers",
     "trained_text_encoder",
     "training",
     "why_untrainable",

@@ -17,6 +17,7 @@ denoiser takes no part.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -70,6 +71,16 @@ def why_untrainable(pipe: DiffusionPipeline) -> str:
     return ""
 
 
+def text_encoder_layers(pipe: DiffusionPipeline) -> dict[str, nn.Linear]:
+    """Return the layers of text encoders that are trained, by path."""
+    return {
+        f"{component}.{path}": layer
+        for component, encoder in text_encoders_of(pipe).items()
+        for path, layer in encoder.named_modules()
+        if path.rpartition(".")[2] in _LAYERS and isinstance(layer, nn.Linear)
+    }
+
+
 @torch.inference_mode(False)  # the caller may have switched gradients off
 def trained_text_encoder(
     model: Model,
@@ -118,13 +129,11 @@ def trained_text_encoder(
         weights = ways.new_tensor([each.weight for each in erase]) / ways
         weights[ways < _SAME] = 0.0
         factors: dict[str, tuple[Tensor, Tensor]] = {}
-        for component, encoder in encoders.items():
-            for path, layer in encoder.named_modules():
-                if path.rpartition(".")[2] in _LAYERS and isinstance(layer, nn.Linear):
-                    down, up = _begun(layer, generator)
-                    factors[f"{component}.{path}.weight"] = up, down
-                    handle = layer.register_forward_hook(_adding(down, up))
-                    stack.callback(handle.remove)
+        for path, layer in text_encoder_layers(model.pipe).items():
+            down, up = _begun(layer, generator)
+            factors[f"{path}.weight"] = up, down
+            handle = layer.register_forward_hook(_adding(down, up))
+            stack.callback(handle.remove)
         parameters = [factor for pair in factors.values() for factor in pair]
         optimizer = torch.optim.Adam(parameters, lr=_RATE)
         for step in range(_STEPS):
@@ -147,6 +156,19 @@ def trained_text_encoder(
         {name: LowRank(up, down) for name, (up, down) in factors.items() if bool(up.any())},
         SOURCE,
     )
+
+
+@torch.inference_mode(False)
+def seconds_of_training(model: Model) -> float:
+    """Estimate how long `trained_text_encoder` takes: forward and backward cost three passes."""
+    texts = ["a photograph"] * _AT_ONCE
+    for _ in range(2):  # the first pass prepares
+        began = time.perf_counter()
+        _before(model, texts)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        seconds = time.perf_counter() - began
+    return 2 * 3 * _STEPS * seconds  # captions to edit, and ordinary ones
 
 
 Encoded = list[Tensor]

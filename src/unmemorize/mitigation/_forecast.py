@@ -11,6 +11,7 @@ import torch
 from unmemorize._prompts import Prompt
 from unmemorize.detection import REGION_SAMPLES
 from unmemorize.generation import has_closed_form
+from unmemorize.methods import seconds_of_training
 from unmemorize.metrics import have_references
 from unmemorize.mitigation._ladders import ladder_names
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS, PARAPHRASE_SEEDS
@@ -32,7 +33,7 @@ class Forecast:
         images: stage -> images that are generated.
         samples: denoiser samples of these images (two for each step with guidance), of detections,
             those of starts included, localizations and maps of the memorized regions.
-        seconds: samples times the measured time of one.
+        seconds: samples times the measured time of one, and the training of a text encoder, once.
         weights: bytes of the model's weights.
         disk: bytes of images, of an edited checkpoint and of small files.
     """
@@ -87,10 +88,11 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     )
     kept = ((1 + ladders) * settings.search_images + CONTROL_SEEDS) * count
     pixels = model.pipe.vae_scale_factor**2 * model.latent_shape[1] * model.latent_shape[2]
+    trained = seconds_of_training(model) if settings.part == "text-encoder" else 0.0
     return Forecast(
         images=images,
         samples=samples,
-        seconds=samples * seconds_per_sample(model, generation.batch),
+        seconds=samples * seconds_per_sample(model, generation.batch) + trained,
         weights=weights,
         disk=round(kept * pixels * _PNG_BYTES) + weights,
     )
