@@ -25,7 +25,7 @@ import unmemorize as um
 from bundled_mitigation import BundledMitigation
 from mitigation_costs import stage_costs
 from unmemorize.cli._console import show_progress
-from unmemorize.mitigation import MitigationResult, Part, PromptOutcome, _search, mitigate_all
+from unmemorize.mitigation import MitigationResult, Part, PromptOutcome, mitigate_all
 from unmemorize.mitigation._certificate import Copies, pooled
 from unmemorize.mitigation._forecast import seconds_per_sample
 from unmemorize.testbed import Planted
@@ -130,12 +130,24 @@ def _pair(counts: Copies) -> tuple[int, int]:
     return counts.copies, counts.seeds
 
 
-def main(folder: Path, part: Part, fresh_images: int, workers: int, output: Path | None) -> None:
+def main(
+    folder: Path,
+    part: Part,
+    fresh_images: int,
+    attempts: int,
+    workers: int,
+    output: Path | None,
+) -> None:
     """Run the mitigation, or resume it, and print the table."""
     opened = BundledMitigation.opened(folder, fresh_images, part)
     execution = um.Execution(engine=um.Workers(workers)) if workers > 1 else um.Execution()
     result = mitigate_all(
-        opened.run, opened.model, opened.inputs, execution=execution, announce=show_progress
+        opened.run,
+        opened.model,
+        opened.inputs,
+        attempts=attempts,
+        execution=execution,
+        announce=show_progress,
     )
     table = lines(result, um.testbed.planted())
     print(result.headline, "", "| | measured | required |", "|---|---|---|", *table, sep="\n")
@@ -158,17 +170,15 @@ if __name__ == "__main__":
     parser.add_argument(
         "--fresh-images", type=int, default=0, help="of each prompt and attempt (default: fewest)"
     )
-    parser.add_argument(
-        "--attempts", type=int, default=_search.ATTEMPTS, help="certificates end after so many"
-    )
+    parser.add_argument("--attempts", type=int, default=4, help="certificates end after so many")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the work")
     parser.add_argument("--json", type=Path, dest="output", help="file for the numbers")
     arguments = parser.parse_args()
-    _search.ATTEMPTS = arguments.attempts
     main(
         arguments.run,
         arguments.part,
         arguments.fresh_images,
+        arguments.attempts,
         arguments.workers,
         arguments.output,
     )

@@ -76,12 +76,14 @@ class Start:
         execution: Execution | None = None,
         folder: str = "run",
         detection_tau: float = 0.01,
+        attempts: int = 4,
     ) -> tuple[Any, Run]:
         detect = replace(self.inputs.threshold.detect, tau=detection_tau)
         inputs = replace(self.inputs, threshold=replace(self.inputs.threshold, detect=detect))
         made_of = MitigationRun.of(settings, inputs)
         run = open_run(self.folder / folder, self.model, self.prompts, made_of)
-        return mitigate_all(run, self.model, inputs, execution=execution), run
+        result = mitigate_all(run, self.model, inputs, attempts=attempts, execution=execution)
+        return result, run
 
 
 @pytest.fixture(name="start", scope="module")
@@ -278,7 +280,10 @@ def test_shards_share_the_work(start: Start, finished: tuple[Any, Run]) -> None:
 
 
 def test_more_attempts_follow_a_failed_certificate(start: Start) -> None:
-    result, run = start(replace(SETTINGS, declared=False), folder="attempts")
+    settings = replace(SETTINGS, declared=False)
+    _, run = start(settings, folder="attempts", attempts=1)
+    assert {path.name.split("-")[1] for path in run.folder.glob("certificate-*.jsonl")} == {"1"}
+    result, run = start(settings, folder="attempts")  # goes on
     attempts = {path.name.split("-")[1] for path in run.folder.glob("certificate-*.jsonl")}
     confirmed = [outcome for outcome in result.outcomes if outcome.confirmed]
     assert attempts == {str(number) for number in range(1, len(attempts) + 1)}
@@ -287,6 +292,11 @@ def test_more_attempts_follow_a_failed_certificate(start: Start) -> None:
     assert all(
         "whole search 95 %" in each.verdict for each in confirmed if each.status == "removed"
     )
+
+
+def test_at_least_one_attempt_is_made(start: Start) -> None:
+    with pytest.raises(MitigationError, match="attempts=0"):
+        start(attempts=0)
 
 
 def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(

@@ -234,6 +234,27 @@ def test_the_edit_under_which_most_prompts_passed_is_taken(
     assert [attempts[index].counted.copies for index in (2, 7)] == list(copies[taken - 1])
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_attempts_end_after_as_many_as_are_asked_for(most: int) -> None:
+    rungs = dict.fromkeys(FOUND, LADDERS["neurons"][0])
+    edit = joint_edit(rungs, FOUND, KEEP)
+    assert edit is not None
+    seen: list[int] = []
+
+    def count(_edit: Edit, plan: Plan, indices: Sequence[int]) -> dict[int, Copies]:
+        seen.append(plan.attempt)
+        return {index: Copies(2, plan.seeds) for index in indices}
+
+    certify_joint(
+        Candidate("neurons", rungs, edit, ()),
+        Certification(),
+        count,
+        lambda weak, failed: strengthened(weak, failed, FOUND, KEEP),
+        most,
+    )
+    assert seen == list(range(1, most + 1))
+
+
 def test_a_declared_attempt_is_the_only_one() -> None:
     rungs = dict.fromkeys(FOUND, LADDERS["neurons"][0])
     edit = joint_edit(rungs, FOUND, KEEP)

@@ -26,6 +26,7 @@ from functools import partial
 
 from diffusers import DiffusionPipeline
 
+from unmemorize._errors import MitigationError
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, EditFile, has_closed_form
 from unmemorize.localization import LocalizeTask, read_localizations
@@ -55,6 +56,7 @@ from unmemorize.mitigation._result import (
 )
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun
 from unmemorize.mitigation._search import (
+    ATTEMPTS,
     Candidate,
     certify_joint,
     copy_rate,
@@ -74,6 +76,7 @@ def mitigate_all(
     pipe: DiffusionPipeline | Model,
     inputs: MitigationInputs,
     *,
+    attempts: int = ATTEMPTS,
     execution: Execution | None = None,
     announce: Announce = unannounced,
 ) -> MitigationResult:
@@ -83,6 +86,8 @@ def mitigate_all(
         run: a run with suspects, opened with a `MitigationRun` of these inputs.
         pipe: a loaded pipeline. It is left as it is.
         inputs: what to measure and compare with.
+        attempts: how often all prompts may be certified, each time on a stronger edit. A later call
+            with more of them goes on.
         execution: who does the work.
         announce: opens the progress of each stage by its title.
 
@@ -92,19 +97,21 @@ def mitigate_all(
     Raises:
         UnfinishedError: other shards have not done their part yet.
         RunError: an item fails, or the run is of another kind.
-        MitigationError: the text encoder should be edited, and cannot be.
+        MitigationError: the text encoder should be edited, and cannot be; or no attempt is allowed.
         ThresholdError: there are too few ordinary images for the rate of false copies.
     """
     settings = run.settings(MitigationRun).settings
     model, execution = Model.of(pipe), execution or Execution()
     refuse_other_part(model, settings)
+    if attempts < 1:
+        raise MitigationError(f"attempts={attempts}: prompts are certified at least once.")
     stages = Stages(run, model, settings, inputs.descriptor, inputs.clip, execution, announce)
     work, findings = prepare(stages, inputs)
     candidate, summaries = _best(work, findings)
-    attempts: dict[int, Attempt] = {}
+    certified: dict[int, Attempt] = {}
     if candidate is not None:
-        candidate, attempts = _certify(work, candidate, findings)
-    result = make_result(work, findings, candidate, summaries, attempts)
+        candidate, certified = _certify(work, candidate, findings, attempts)
+    result = make_result(work, findings, candidate, summaries, certified)
     if candidate is not None:
         found = {"prompts": result.confirmed, "removed": result.count("removed")}
         file = EditFile.of(stages.model, candidate.edit, found=found)
@@ -215,7 +222,7 @@ def _best(
 
 
 def _certify(
-    work: Work, candidate: Candidate, findings: Mapping[int, Findings]
+    work: Work, candidate: Candidate, findings: Mapping[int, Findings], most: int
 ) -> tuple[Candidate, dict[int, Attempt]]:
     """Certify all prompts on one edit, see `certify_joint`.
 
@@ -245,7 +252,7 @@ def _certify(
         return stronger if change.share <= settings.budget else None
 
     rules = settings.certification(len(findings))
-    candidate, attempts = certify_joint(candidate, rules, count, strengthen)
+    candidate, attempts = certify_joint(candidate, rules, count, strengthen, most)
     failed = [index for index, attempt in attempts.items() if not attempt.passed]
     for plan in dict.fromkeys(attempts[index].plan for index in failed):
         some = [index for index in failed if attempts[index].plan == plan]

@@ -25,7 +25,7 @@ Count = Callable[[Edit, Plan, Sequence[int]], Mapping[int, Copies]]
 """Counts copies of prompts on the fresh seeds of an attempt, at least up to the second copy too
 many."""
 ATTEMPTS = 4
-"""Certificates of one prompt after which nothing more is tried."""
+"""How many attempts there are at most, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def certify_joint(
     rules: Certification,
     count: Count,
     strengthen: Callable[[Candidate, Collection[int]], Candidate | None],
+    most: int = ATTEMPTS,
 ) -> tuple[Candidate, dict[int, Attempt]]:
     """Test each prompt on fresh seeds; where one copies, strengthen the edit and test all again.
 
@@ -95,6 +96,8 @@ def certify_joint(
         rules: fix the seeds of each attempt.
         count: counts copies on fresh seeds under an edit.
         strengthen: returns a stronger edit for the prompts that failed, or None.
+        most: attempts after which nothing more is tried. What is certified does not depend on it,
+            because the share of an attempt is fixed by its number.
 
     Returns:
         The edit, and what each prompt showed under it. Of edits under which as many prompts passed,
@@ -108,7 +111,7 @@ def certify_joint(
         counts = count(candidate.edit, plan, pending)
         attempts |= {index: Attempt(plan, copies) for index, copies in counts.items()}
         failed = [index for index in pending if not attempts[index].passed]
-        if not failed or rules.single or number == ATTEMPTS:
+        if not failed or rules.single or number == most:
             break
         doubtful = [
             index
