@@ -23,7 +23,7 @@ from unmemorize.runs import Run
 STAGES = {
     "ordinary images, unedited": ("ordinary-before", "ordinary-other"),
     "confirmation": ("before",),
-    "starts of prompts": ("start-",),
+    "starts and neighbours of prompts": ("start-", "neighbour-"),
     "search": ("search-",),
     "certificate": ("certificate-", "count-"),
     "images for the report, random neurons": ("after-", "control-"),
@@ -89,11 +89,11 @@ def up_to_certificates(run: Run) -> dict[int, float]:
     """Return prompts without a copy in the first attempt, by index.
 
     Returns:
-        Images of the prompt up to this attempt, and of its starts, divided by those of the attempt.
+        Images of the prompt up to this attempt, and of its guides, divided by those of the attempt.
     """
     spent, first = Counter[int](), {}
     for file in sorted(run.folder.glob("*.jsonl")):
-        if file.stem.startswith(("before", "start-", "search-", "certificate-1-")):
+        if file.stem.startswith(("before", "start-", "neighbour-", "search-", "certificate-1-")):
             for index, record in run.records(file.stem).items():
                 spent[index] += len(record["seeds"])
                 if file.stem.startswith("certificate-1-"):

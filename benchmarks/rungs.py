@@ -72,7 +72,7 @@ def family(rung: Rung) -> str:
     """Return what a rung edits."""
     if rung.reach is not None:
         return "closed form of neurons"
-    if rung.start is not None:
+    if rung.guide is not None:
         return "both" if rung.neurons else "closed form to the start"
     if rung.neurons is None:
         return "closed form"
@@ -88,7 +88,7 @@ def edits(
     """
     for rung in rungs:
         own = {
-            index: rung if rung.start in (None, *found.starts) else replace(rung, start=None)
+            index: rung if rung.guide in (None, *found.guides) else replace(rung, guide=None)
             for index, found in findings.items()
         }
         edit = joint_edit(own, findings, keep)

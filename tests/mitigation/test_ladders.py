@@ -19,6 +19,7 @@ from unmemorize.generation import (
     NeuronEdit,
     Reread,
 )
+from unmemorize.mitigation._guides import Guides
 from unmemorize.mitigation._ladders import (
     LADDERS,
     SPREAD,
@@ -28,17 +29,16 @@ from unmemorize.mitigation._ladders import (
     joint_edit,
     stronger,
 )
-from unmemorize.mitigation._starts import Starts
 from unmemorize.statistics import activations
 
 KEEP = ("a dog", "a house")
-STARTS: Starts = {"whole": "a start", "half": "a"}
+STARTS: Guides = {"start": "a start", "half": "a"}
 
 
 def findings(text: str, *neurons: int) -> Findings:
     own = Neurons({"attn2.to_v": neurons}) if neurons else Neurons()
     every = Neurons({"attn2.to_v": [*neurons, 9]})
-    return Findings(text, {"complete": own, "initial": own, "all": every}, starts=STARTS)
+    return Findings(text, {"complete": own, "initial": own, "all": every}, guides=STARTS)
 
 
 FOUND = {3: findings("a cat", 1, 2), 5: findings("a bird", 2, 4)}
@@ -111,11 +111,11 @@ def test_closed_forms_are_joined_at_their_own_weights_and_come_first() -> None:
 
 
 def test_a_prompt_reads_like_its_start_or_like_the_empty_prompt() -> None:
-    found = {**FOUND, 8: replace(findings("a tree", 1), starts={"whole": "the tree", "half": "b"})}
+    found = {**FOUND, 8: replace(findings("a tree", 1), guides={"start": "the tree", "half": "b"})}
     rungs = {
-        3: Rung(weight=3.0, start="whole"),
+        3: Rung(weight=3.0, guide="start"),
         5: Rung(weight=1.0),
-        8: Rung("complete", 0.0, 10.0, start="half"),
+        8: Rung("complete", 0.0, 10.0, guide="half"),
     }
     erased = (Erased("a cat", 3.0, "a start"), Erased("a bird", 1.0), Erased("a tree", 10.0, "b"))
     assert joint_edit(rungs, found, KEEP) == CombinedEdit(
@@ -168,12 +168,12 @@ def test_rungs_of_neurons_that_there_are_not_are_left_out() -> None:
 def test_rungs_to_starts_that_there_are_not_are_left_out() -> None:
     few = findings("a cat", 1)
     many = findings("a cat", *range(10, 40))
-    short = replace(few, starts={"whole": "a"})
-    assert {rung.start for rung in short.ladder("both")} == {"whole", None}
+    short = replace(few, guides={"start": "a"})
+    assert {rung.guide for rung in short.ladder("both")} == {"start", None}
     for found in (few, many):
-        alone = replace(found, starts={})
+        alone = replace(found, guides={})
         for name in LADDERS:
-            left = [rung for rung in found.ladder(name) if rung.start is None]
+            left = [rung for rung in found.ladder(name) if rung.guide is None]
             assert list(alone.ladder(name)) == left
 
 
@@ -219,7 +219,7 @@ def test_rungs_say_what_they_do() -> None:
     assert str(Rung("complete", -0.25, 10.0)) == (
         "complete neurons at -0.25 and closed form, weight 10"
     )
-    to_half = Rung("complete", 0.0, 10.0, start="half")
+    to_half = Rung("complete", 0.0, 10.0, guide="half")
     assert to_half.named(STARTS) == (
         "complete neurons at 0 and closed form to half the start “a”, weight 10"
     )
@@ -256,7 +256,7 @@ def test_what_a_rung_includes() -> None:
     gentle, strong = Rung(weight=1.0), Rung(weight=10.0)
     near, far = (Rung("all", weight=10.0, reach=reach) for reach in (1.0, 2.0))
     both = Rung("complete", 0.0, 1.0)
-    to_start, to_half = Rung(weight=3.0, start="whole"), Rung(weight=10.0, start="half")
+    to_start, to_half = Rung(weight=3.0, guide="start"), Rung(weight=10.0, guide="half")
     for more, less in [
         (inverted, off),
         (Rung("initial", 0.0), off),
@@ -267,7 +267,7 @@ def test_what_a_rung_includes() -> None:
         (strong, far),
         (strong, to_start),
         (to_half, to_start),
-        (Rung(weight=10.0, start="whole"), to_start),
+        (Rung(weight=10.0, guide="start"), to_start),
         (replace(to_start, neurons="complete"), off),
     ]:
         assert more.includes(less)

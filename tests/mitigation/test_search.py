@@ -22,7 +22,7 @@ FOUND = {
             "initial": Neurons({"a": [1, 2]}),
             "all": Neurons({"a": [1, 2, 3]}),
         },
-        starts={"whole": "a"},
+        guides={"start": "a"},
     ),
     7: Findings(
         "a bird",
@@ -31,7 +31,7 @@ FOUND = {
             "initial": Neurons({"a": [5, 6]}),
             "all": Neurons({"a": [5, 6, 7]}),
         },
-        starts={"whole": "a", "half": "b"},
+        guides={"start": "a", "half": "b"},
     ),
 }
 

@@ -28,7 +28,7 @@ FINDINGS = {
             "initial": Neurons({"a": [2]}),
             "all": Neurons({"a": [3]}),
         },
-        starts={"whole": "b", "half": "c"},
+        guides={"start": "b", "half": "c"},
     )
 }
 EDITS: dict[Edit, int] = {}

@@ -14,8 +14,9 @@ from unmemorize import Detection, Prompt, Threshold, testbed
 from unmemorize.detection import DetectTask
 from unmemorize.mitigation._confirmation import screen_level
 from unmemorize.mitigation._copy_test import CopyTest
+from unmemorize.mitigation._guides import Guides
 from unmemorize.mitigation._images import Asked, ImagesRecord
-from unmemorize.mitigation._starts import Starts, find_starts, starts_of
+from unmemorize.mitigation._starts import find_starts, starts_of
 
 TEXT = "an owl on a navy background, night school emblem"
 
@@ -78,7 +79,7 @@ def threshold_fixture() -> Threshold:
 
 def find(
     stages: Known, threshold: Threshold, *texts: str, unconfirmed: Sequence[str] = ()
-) -> list[Starts]:
+) -> list[Guides]:
     prompts = {3 * index: Prompt(text) for index, text in enumerate(texts)}
     test = CopyTest("image", 0.5)
     known: Any = {
@@ -102,7 +103,7 @@ def test_the_longest_start_that_the_screen_clears_and_one_of_half_its_words(
     called = [f"an owl on a navy background, {rest}" for rest in ("night", "night school")]
     stages = Known(level, called)
     whole = "an owl on a navy background"
-    assert find(stages, threshold, TEXT) == [{"whole": whole, "half": "an owl on"}]
+    assert find(stages, threshold, TEXT) == [{"start": whole, "half": "an owl on"}]
     assert stages.drawn == [("start-1", [whole])]
     assert len(set(stages.seeds[0])) == 4
 
@@ -111,7 +112,7 @@ def test_a_start_whose_images_are_copies_gives_way_to_a_shorter_one(threshold: T
     level = screen_level(threshold)
     stages = Known(level, copies=["a red door on", "a red door"])
     found = find(stages, threshold, "a red door on a", "two cats")
-    assert found == [{"whole": "a red", "half": "a"}, {"whole": "two"}]
+    assert found == [{"start": "a red", "half": "a"}, {"start": "two"}]
     assert stages.drawn == [
         ("start-1", ["a red door on", "two"]),
         ("start-2", ["a red door"]),

@@ -14,6 +14,7 @@ from unmemorize.generation import has_closed_form
 from unmemorize.methods import seconds_of_training
 from unmemorize.metrics import have_references
 from unmemorize.mitigation._ladders import ladder_names
+from unmemorize.mitigation._neighbours import CONSIDERED
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS, PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._starts import starts_of
@@ -32,7 +33,7 @@ class Forecast:
     Args:
         images: stage -> images that are generated.
         samples: denoiser samples of these images (two for each step with guidance), of detections,
-            those of starts included, localizations and maps of the memorized regions.
+            those of starts and neighbours included, localizations and maps of memorized regions.
         seconds: samples times the measured time of one, and the training of a text encoder, once.
         weights: bytes of the model's weights.
         disk: bytes of images, of an edited checkpoint and of small files.
@@ -62,11 +63,13 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     rules = settings.certification(count)
     ordinary = settings.ordinary_images
     twice = settings.distances or not have_references(suspects)
+    encoder = settings.part == "text-encoder"
     ladders = len(ladder_names(settings.part)) if settings.compare else 1
     images = {
         "ordinary images, unedited": ordinary * (2 if twice else 1),
         "confirmation": settings.search_images * count,
         "starts of prompts": settings.search_images * sum(map(bool, starts)),
+        "neighbours of prompts": settings.search_images * count if encoder else 0,
         "search": ladders * settings.search_images * count,
         "side effects of candidates": (ladders - 1) * settings.sample,
         "certificate": rules.plan(1).seeds * count,
@@ -78,7 +81,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     halves = 2 if generation.guidance > 1 else 1
     samples = sum(images.values()) * generation.steps * halves
     samples += round((1 + _PASSES) * noise.seeds * count)
-    samples += noise.seeds * sum(map(len, starts))
+    samples += noise.seeds * (sum(map(len, starts)) + (CONSIDERED * count if encoder else 0))
     samples += REGION_SAMPLES * count
     weights = sum(
         parameter.numel() * parameter.element_size()
@@ -88,7 +91,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     )
     kept = ((1 + ladders) * settings.search_images + CONTROL_SEEDS) * count
     pixels = model.pipe.vae_scale_factor**2 * model.latent_shape[1] * model.latent_shape[2]
-    trained = seconds_of_training(model) if settings.part == "text-encoder" else 0.0
+    trained = seconds_of_training(model) if encoder else 0.0
     return Forecast(
         images=images,
         samples=samples,

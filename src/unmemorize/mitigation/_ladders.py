@@ -20,8 +20,8 @@ from unmemorize.generation import (
     has_closed_form,
 )
 from unmemorize.localization import Localization, candidates_at, neurons_of
+from unmemorize.mitigation._guides import GuideChoice, Guides
 from unmemorize.mitigation._settings import Part
-from unmemorize.mitigation._starts import StartChoice, Starts
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, select_value_layers
 from unmemorize.statistics import Statistics, activations
@@ -37,8 +37,14 @@ _LOWER = 1.0
 """How far theta falls below the one of the localization, for a wider set of the same layers."""
 
 
-_LEAVES: Mapping[StartChoice | None, int] = {None: 0, "half": 1, "whole": 2}
+_LEAVES: Mapping[GuideChoice | None, int] = {None: 0, "neighbour": 1, "half": 2, "start": 3}
 """What is left of a prompt that reads like another one, in order."""
+_GOALS: Mapping[GuideChoice | None, str] = {
+    "start": " to the start",
+    "half": " to half the start",
+    "neighbour": " to a neighbour",
+    None: "",
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ class Rung:
         reach: None for a closed form of all projections, beside which the neurons are scaled. Else
             it is a closed form of these neurons alone, and this is how far they go to the empty
             prompt, see `Reread`.
-        start: which start of itself the prompt reads like in the closed form of all projections, or
-            is encoded like; None for the empty prompt.
+        guide: what the prompt reads like in the closed form of all projections, or is encoded like;
+            None for the empty prompt.
         encoder: whether the text encoder is trained with the prompt at this weight, in place of a
             closed form.
     """
@@ -64,17 +70,17 @@ class Rung:
     scale: float = 0.0
     weight: float | None = None
     reach: float | None = None
-    start: StartChoice | None = None
+    guide: GuideChoice | None = None
     encoder: bool = False
 
     def __str__(self) -> str:
         return self.named({})
 
-    def named(self, starts: Starts) -> str:
-        """Say what the rung does, with the starts of a prompt that are known.
+    def named(self, guides: Guides) -> str:
+        """Say what the rung does, with the guides of a prompt that are known.
 
         Examples:
-            >>> Rung(weight=3.0, start="whole").named({"whole": "a cat"})
+            >>> Rung(weight=3.0, guide="start").named({"start": "a cat"})
             'closed form to the start “a cat”, weight 3'
         """
         if self.reach is not None:
@@ -83,17 +89,16 @@ class Rung:
         if self.neurons is not None:
             parts.append(f"{self.neurons} neurons at {self.scale:g}")
         if self.weight is not None:
-            goal = {"whole": " to the start", "half": " to half the start", None: ""}[self.start]
-            text = f" “{starts[self.start]}”" if self.start and self.start in starts else ""
+            text = f" “{guides[self.guide]}”" if self.guide and self.guide in guides else ""
             kind = "text encoder" if self.encoder else "closed form"
-            parts.append(f"{kind}{goal}{text}, weight {self.weight:g}")
+            parts.append(f"{kind}{_GOALS[self.guide]}{text}, weight {self.weight:g}")
         return " and ".join(parts) or "nothing"
 
     def includes(self, other: Rung) -> bool:
         """Whether this rung does all that another one does.
 
         A closed form of all projections counts as doing what one of neurons does at its weight, and
-        the empty prompt as leaving less than a start.
+        the empty prompt as leaving less than an ordinary caption, which leaves less than a start.
 
         Examples:
             >>> Rung("complete", 0.0, weight=1.0).includes(Rung("complete", 0.0))
@@ -103,7 +108,7 @@ class Rung:
         """
         if (self.weight or 0.0) < (other.weight or 0.0) or self.encoder != other.encoder:
             return False
-        if other.weight and _LEAVES[self.start] > _LEAVES[other.start]:
+        if other.weight and _LEAVES[self.guide] > _LEAVES[other.guide]:
             return False
         if other.reach is not None:
             return self.reach is None or self.reach >= other.reach
@@ -116,8 +121,8 @@ class Rung:
 
 
 _TO_START = (
-    *(Rung(weight=weight, start="whole") for weight in (3.0, 10.0)),
-    Rung(weight=10.0, start="half"),
+    *(Rung(weight=weight, guide="start") for weight in (3.0, 10.0)),
+    Rung(weight=10.0, guide="half"),
 )
 """They leave most of what a prompt asks for, and change ordinary images least."""
 
@@ -163,11 +168,14 @@ before it."""
 TEXT_ENCODER = "text encoder"
 """The name of the ladder that edits no denoiser."""
 ENCODER = (
-    *(Rung(weight=weight, start="whole", encoder=True) for weight in (1.0, 10.0)),
-    Rung(weight=10.0, start="half", encoder=True),
-    *(Rung(weight=weight, encoder=True) for weight in (1.0, 10.0, 100.0)),
+    Rung(weight=10.0, guide="start", encoder=True),
+    Rung(weight=10.0, guide="half", encoder=True),
+    *(Rung(weight=weight, guide="neighbour", encoder=True) for weight in (10.0, 100.0)),
+    Rung(weight=100.0, encoder=True),
 )
-"""The ladder of the text encoder. The denoiser stays as it is."""
+"""The ladder of the text encoder. The denoiser stays as it is. At weight 10 a caption is encoded
+like its guide but for a few thousandths of the way, so copies that are left are those of the guide:
+the empty prompt comes last, since a model without a text may draw a training image, too."""
 
 
 def ladder_names(part: Part) -> tuple[str, ...]:
@@ -196,13 +204,13 @@ class Findings:
         text: the prompt.
         neurons: the sets of neurons that rungs choose from.
         closed_form: whether the model has closed forms, see `text_projections`.
-        starts: of the prompt, which it may read like.
+        guides: what the prompt may read like.
     """
 
     text: str
     neurons: Mapping[NeuronChoice, Neurons]
     closed_form: bool = True
-    starts: Starts = field(default_factory=dict)
+    guides: Guides = field(default_factory=dict)
 
     @property
     def is_spread(self) -> bool:
@@ -219,7 +227,7 @@ class Findings:
         """
         if name == TEXT_ENCODER:
             return tuple(
-                rung for rung in ENCODER if rung.start is None or rung.start in self.starts
+                rung for rung in ENCODER if rung.guide is None or rung.guide in self.guides
             )
         if name == "both" and not self.closed_form:
             name = "neurons"
@@ -228,8 +236,8 @@ class Findings:
 
     def _is_possible(self, rung: Rung) -> bool:
         has_neurons = rung.neurons is None or bool(self.neurons[rung.neurons])
-        has_start = rung.start is None or rung.start in self.starts
-        return has_neurons and has_start and (rung.weight is None or self.closed_form)
+        has_guide = rung.guide is None or rung.guide in self.guides
+        return has_neurons and has_guide and (rung.weight is None or self.closed_form)
 
     @classmethod
     def of(
@@ -238,7 +246,7 @@ class Findings:
         record: Localization,
         statistics: Statistics,
         layers: str,
-        starts: Starts,
+        guides: Guides,
     ) -> Findings:
         """Collect the sets of neurons of a localized prompt.
 
@@ -247,7 +255,7 @@ class Findings:
             record: the localization of the prompt.
             statistics: of all value layers of the model.
             layers: the layers that were searched.
-            starts: of the prompt, which it may read like.
+            guides: what the prompt may read like.
         """
         text = model.encode([record.prompt])
         activation = {path: rows[0].cpu() for path, rows in activations(model, text).items()}
@@ -263,7 +271,7 @@ class Findings:
                 "all": neurons_of(candidates_at(z_scores, activation, theta, 0)),
             },
             has_closed_form(model),
-            starts,
+            guides,
         )
 
 
@@ -293,7 +301,7 @@ def joint_edit(
             reread += [Reread(text, chosen, rung.weight, rung.reach)] if chosen else []
             continue
         if rung.weight is not None:
-            guide = findings[index].starts[rung.start] if rung.start else ""
+            guide = findings[index].guides[rung.guide] if rung.guide else ""
             (taught if rung.encoder else erased).append(Erased(text, rung.weight, guide))
         for neuron in chosen:
             scales[neuron] = min(rung.scale, scales.get(neuron, rung.scale))

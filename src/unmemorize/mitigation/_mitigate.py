@@ -6,6 +6,7 @@ RUN/confirmations.jsonl        their scores, and the level above which they are 
 RUN/localizations.jsonl        the neurons of those whose images show copies
 RUN/starts.jsonl               what the detector says of the starts of these prompts
 RUN/start-N.jsonl              images of those that it clears, the longest ones first
+RUN/neighbours.jsonl, neighbour-N.jsonl   the same of ordinary captions, for the text encoder
 RUN/text-encoder-*.json        trained text encoders, by the digest of what they were trained with
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
@@ -45,8 +46,10 @@ from unmemorize.mitigation._confirmation import (
     screen_level,
     search_seeds,
 )
+from unmemorize.mitigation._guides import Guides
 from unmemorize.mitigation._images import ImagesRecord
 from unmemorize.mitigation._ladders import Findings, Teach, ladder_names
+from unmemorize.mitigation._neighbours import find_neighbours
 from unmemorize.mitigation._outcomes import make_result
 from unmemorize.mitigation._result import (
     EDIT,
@@ -64,7 +67,7 @@ from unmemorize.mitigation._search import (
     strengthened,
 )
 from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
-from unmemorize.mitigation._starts import Starts, find_starts
+from unmemorize.mitigation._starts import find_starts
 from unmemorize.mitigation._text_encoder import refuse_other_part, taught
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
@@ -159,16 +162,22 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
 
 
 def _localize(stages: Stages, work: Work, inputs: MitigationInputs) -> dict[int, Findings]:
-    """Find the neurons of confirmed prompts, and the starts that they may read like."""
+    """Find the neurons of confirmed prompts, and what they may read like."""
     prompts, settings = work.confirmed, stages.settings.localization
     task = LocalizeTask(inputs.statistics, inputs.threshold.calling_all(), settings)
     stages.work("localize", task, [(index, (index, prompt)) for index, prompt in prompts.items()])
-    starts: Mapping[int, Starts] = {}
+    guides: Mapping[int, Guides] = {}
     if has_closed_form(stages.model):
-        starts = find_starts(stages, work.prompts, work.confirmations, inputs.threshold)
+        guides = find_starts(stages, work.prompts, work.confirmations, inputs.threshold)
+    if stages.settings.part == "text-encoder":
+        texts = {index: prompt.text for index, prompt in prompts.items()}
+        near = find_neighbours(
+            stages, texts, work.confirmations, work.captions.all_kept, inputs.threshold
+        )
+        guides = {index: {**guides.get(index, {}), **near.get(index, {})} for index in prompts}
     return {
         index: Findings.of(
-            stages.model, record, inputs.statistics, settings.layers, starts.get(index, {})
+            stages.model, record, inputs.statistics, settings.layers, guides.get(index, {})
         )
         for index, record in read_localizations(stages.run).items()
         if index in prompts

@@ -57,7 +57,7 @@ def make_result(
         if index in work.confirmations:
             outcome = _with_images(outcome, before[index], after.get(index), controls.get(index))
         if candidate is not None and index in attempts:
-            outcome = replace(outcome, rung=candidate.rungs[index].named(findings[index].starts))
+            outcome = replace(outcome, rung=candidate.rungs[index].named(findings[index].guides))
             outcome = _with_copies_left(outcome, fresh[index])
         outcomes.append(
             replace(

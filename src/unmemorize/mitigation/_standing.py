@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from unmemorize.detection import read_detections
 from unmemorize.mitigation._confirmation import BEFORE, read_confirmations
+from unmemorize.mitigation._neighbours import DRAWN_NEIGHBOURS, NEIGHBOURS
 from unmemorize.mitigation._run_settings import MitigationRun
 from unmemorize.mitigation._starts import DRAWN, STARTS
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH
@@ -78,6 +79,7 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
     sets = 2 if settings.distances or len(unedited) > 1 else 1
     whole, sample = settings.ordinary_images, settings.sample
     effects_total = sum(whole if status.done > sample else sample for status in effects)
+    guides, drawn = of(STARTS, NEIGHBOURS), of(f"{DRAWN}-", f"{DRAWN_NEIGHBOURS}-")
     single = len(certified) <= 1
     fresh = "prompts on fresh seeds" if single else f"prompts, {len(certified)} attempts"
     return (
@@ -85,7 +87,7 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
         _standing("screen", "suspects scored", of("detections"), suspects),
         _standing("confirm", "suspects drawn, unedited", of(BEFORE), called),
         _standing("localize", "memorized prompts", of("localizations"), confirmed),
-        _standing("starts", "starts of prompts", of(STARTS), None, of(f"{DRAWN}-")),
+        _standing("guides", "captions that prompts may read like", guides, None, drawn),
         _standing("search", f"prompts, under {_edits(first)}", first, None, again),
         _standing("side effects", f"images, {_edits(effects)}", effects, effects_total or None),
         _standing("certify", fresh, certified, confirmed if single else None, counted),

@@ -7,24 +7,18 @@ encoders that are causal read the words of the start as before, so an edit need 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 from unmemorize._prompts import Prompt
-from unmemorize.detection import Detection, DetectTask, Threshold
-from unmemorize.mitigation._confirmation import Confirmation, screen_level
-from unmemorize.mitigation._seeds import derived_seed
-from unmemorize.mitigation._stages import Stages, asked
+from unmemorize.detection import Threshold
+from unmemorize.mitigation._confirmation import Confirmation
+from unmemorize.mitigation._guides import Guides, cleared, drawn_clean
+from unmemorize.mitigation._stages import Stages
 
 STARTS = "starts"
 """The records of what the detector says of starts."""
 DRAWN = "start"
-"""How the records of their images begin. What follows is the round, from 1."""
-StartChoice = Literal["whole", "half"]
-"""The longest start, or one of at most half as many words."""
-Starts = Mapping[StartChoice, str]
-"""What a caption may read like, as far as there is something."""
+"""How the records of their images begin."""
 
 
 def starts_of(text: str) -> list[str]:
@@ -44,11 +38,11 @@ def find_starts(
     prompts: Mapping[int, Prompt],
     confirmations: Mapping[int, Confirmation],
     threshold: Threshold,
-) -> dict[int, Starts]:
+) -> dict[int, Guides]:
     """Find the start of each memorized prompt that may be drawn in its place.
 
-    It is the longest one that the screen clears and none of whose images is a copy. Images are
-    drawn of one start after the other, the longest first.
+    It is the longest one that the screen clears and none of whose images is a copy. Numbers of
+    records count the starts of all suspects, so they stay what they are whichever are memorized.
 
     Args:
         stages: what all stages share.
@@ -57,56 +51,18 @@ def find_starts(
         threshold: of the model.
     """
     tests = {index: each.test for index, each in confirmations.items() if each.confirmed}
-    clear = _cleared(stages, prompts, tests.keys(), threshold)
-    found: dict[int, Starts] = {}
-    number = 0
-    while pending := {index: left for index, left in clear.items() if left and index not in found}:
-        number += 1
-        texts = {index: left[0] for index, left in pending.items()}
-        wanted = asked(texts, tests, partial(_seeds, stages))
-        records = stages.images("starts, drawn", f"{DRAWN}-{number}", None, wanted, stop=1)
-        for index, record in records.items():
-            if record.copies:
-                clear[index] = clear[index][1:]
-            else:
-                found[index] = _choices(clear[index])
-    return {index: found.get(index, {}) for index in tests}
-
-
-def _cleared(
-    stages: Stages,
-    prompts: Mapping[int, Prompt],
-    memorized: Collection[int],
-    threshold: Threshold,
-) -> dict[int, list[str]]:
-    """Return the starts of memorized prompts that the screen clears, the longest first.
-
-    Their numbers count the starts of all suspects, so they stay what they are in any case.
-    """
     texts = {index: prompt.text for index, prompt in sorted(prompts.items())}
     pairs = [(index, start) for index, text in texts.items() for start in starts_of(text)]
-    owned = {number: pair for number, pair in enumerate(pairs) if pair[0] in memorized}
-    task = DetectTask(threshold, "never", stages.settings.generation.batch, STARTS)
-    stages.work("starts", task, [(number, Prompt(start)) for number, (_, start) in owned.items()])
-    found = dict(stages.run.typed(STARTS, Detection, "Start a new run."))
-    level = screen_level(threshold)
-    clear = {index: list[str]() for index in sorted(memorized)}
-    for number, (index, start) in reversed(owned.items()):
-        if found[number].score <= level:
-            clear[index].append(start)
-    return clear
+    owned = {number: pair for number, pair in enumerate(pairs) if pair[0] in tests}
+    clear = cleared(stages, STARTS, owned, threshold)
+    longest = {index: starts[::-1] for index, starts in clear.items()}
+    found = drawn_clean(stages, DRAWN, longest, tests)
+    return {index: _choices(found.get(index, ())) for index in tests}
 
 
-def _choices(clear: Sequence[str]) -> Starts:
-    start = clear[0]
-    most = len(start.split()) // 2
+def _choices(clear: Sequence[str]) -> Guides:
+    if not clear:
+        return {}
+    most = len(clear[0].split()) // 2
     half = next((each for each in clear if len(each.split()) <= most), None)
-    return {"whole": start, **({"half": half} if half else {})}
-
-
-def _seeds(stages: Stages, start: str) -> tuple[int, ...]:
-    fingerprint = stages.model.fingerprint
-    return tuple(
-        derived_seed("start", fingerprint, start, number)
-        for number in range(stages.settings.search_images)
-    )
+    return {"start": clear[0], **({"half": half} if half else {})}
