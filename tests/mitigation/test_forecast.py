@@ -55,6 +55,8 @@ def test_the_training_of_a_text_encoder_takes_its_time(
     )
     assert cost.seconds == cost.samples / 2
     assert trained.seconds == trained.samples / 2 + 7
+    assert cost.images["neighbours of prompts"] == 0
+    assert trained.images["neighbours of prompts"] == SMALL_MITIGATION.search_images
 
 
 def test_a_map_of_a_region_takes_what_is_forecast(pipe: DiffusionPipeline) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from unmemorize.generation import (
     ClosedFormEdit,
     ClosedFormNeuronEdit,
     CombinedEdit,
+    Edit,
     Erased,
     NeuronEdit,
     Reread,
@@ -23,6 +25,7 @@ from unmemorize.mitigation._guides import Guides
 from unmemorize.mitigation._ladders import (
     LADDERS,
     SPREAD,
+    TEXT_ENCODER,
     Findings,
     Rung,
     climb,
@@ -175,6 +178,40 @@ def test_rungs_to_starts_that_there_are_not_are_left_out() -> None:
         for name in LADDERS:
             left = [rung for rung in found.ladder(name) if rung.guide is None]
             assert list(alone.ladder(name)) == left
+
+
+@pytest.mark.parametrize(
+    ("guides", "climbed"),
+    [
+        ({"start": "a b", "half": "a", "neighbour": "n"}, ["a b", "a", "n", "n", ""]),
+        ({"start": "a b", "neighbour": "n"}, ["a b", "n", "n", ""]),
+        ({"neighbour": "n"}, ["n", "n", ""]),
+        ({}, [""]),
+    ],
+)
+def test_the_text_encoder_goes_to_what_there_is_and_to_the_empty_prompt_last(
+    guides: Guides, climbed: list[str]
+) -> None:
+    found = {4: replace(findings("a cat", 1), guides=guides)}
+    ladder = found[4].ladder(TEXT_ENCODER)
+    taught: list[Erased] = []
+
+    def teach(erased: tuple[Erased, ...]) -> Edit:
+        taught.extend(erased)
+        return NeuronEdit(Neurons({LAYER: [0]}))
+
+    for rung in ladder:
+        joint_edit({4: rung}, found, KEEP, teach)
+    assert [(each.caption, each.guide) for each in taught] == [("a cat", text) for text in climbed]
+    assert [each.weight for each in taught] == sorted(each.weight for each in taught)
+    for lower, higher in pairwise(ladder):
+        assert higher.includes(lower)
+        assert not lower.includes(higher)
+    assert all(
+        f"“{text}”" in rung.named(guides)
+        for rung, text in zip(ladder, climbed, strict=True)
+        if text
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,74 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from records import SMALL_MITIGATION
-from unmemorize import Detection, Prompt, Threshold, testbed
-from unmemorize.detection import DetectTask
+from known_stages import Known
+from unmemorize import Prompt, Threshold, testbed
 from unmemorize.mitigation._confirmation import screen_level
 from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.mitigation._guides import Guides
-from unmemorize.mitigation._images import Asked, ImagesRecord
 from unmemorize.mitigation._starts import find_starts, starts_of
 
 TEXT = "an owl on a navy background, night school emblem"
-
-
-class Known:
-    """Stands in for `Stages`.
-
-    Args:
-        called: starts that the detector calls.
-        copies: starts whose images are copies.
-    """
-
-    settings = replace(SMALL_MITIGATION, search_images=4)
-
-    def __init__(
-        self, level: float, called: Sequence[str] = (), copies: Sequence[str] = ()
-    ) -> None:
-        self.level, self.called, self.copies = level, called, copies
-        self.run = self.model = self
-        self.fingerprint = "v2-1"
-        self.scored: dict[int, str] = {}
-        self.drawn: list[tuple[str, list[str]]] = []
-        self.seeds: list[tuple[int, ...]] = []
-
-    def work(self, title: str, task: DetectTask, items: Sequence[tuple[int, Prompt]]) -> None:
-        assert (title, task.kind, task.stop) == ("starts", "starts", "never")
-        self.scored = {number: prompt.text for number, prompt in items}
-
-    def typed(self, kind: str, *_: Any) -> Iterator[tuple[int, Detection]]:
-        assert kind == "starts"
-        for index, text in self.scored.items():
-            score = self.level + (0.01 if text in self.called else 0.0)
-            yield (
-                index,
-                Detection(
-                    prompt=text, group="", score=score, tau=9.0, memorized=False, seeds=2,
-                    evaluations=2, seconds=0.0,
-                ),
-            )  # fmt: skip
-
-    def images(
-        self, _title: str, kind: str, edit: None, asked: Sequence[Asked], *, stop: int
-    ) -> dict[int, ImagesRecord]:
-        assert edit is None
-        assert stop == 1
-        self.drawn.append((kind, [each.text for each in asked]))
-        self.seeds += [each.seeds for each in asked]
-        return {
-            each.index: ImagesRecord(
-                prompt=each.text, seeds=each.seeds, copies=int(each.text in self.copies)
-            )
-            for each in asked
-        }
 
 
 @pytest.fixture(name="threshold", scope="module")

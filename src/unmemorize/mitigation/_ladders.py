@@ -174,8 +174,8 @@ ENCODER = (
     Rung(weight=100.0, encoder=True),
 )
 """The ladder of the text encoder. The denoiser stays as it is. At weight 10 a caption is encoded
-like its guide but for a few thousandths of the way, so copies that are left are those of the guide:
-the empty prompt comes last, since a model without a text may draw a training image, too."""
+almost as its guide is, so copies that are left are those of the guide: the empty prompt comes last,
+since a model without a text may draw a training image, too."""
 
 
 def ladder_names(part: Part) -> tuple[str, ...]:
