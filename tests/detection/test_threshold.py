@@ -117,14 +117,20 @@ def test_the_default_detector_follows_the_model_and_the_rule(pipe: DiffusionPipe
     assert threshold.detect.detector == "late-noise-magnitude"
 
 
-def test_file_round_trip(pipe: DiffusionPipeline, tmp_path: Path) -> None:
-    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+@pytest.fixture(name="threshold", scope="module")
+def threshold_fixture() -> Threshold:
+    """A threshold of the model that `pipe` is."""
+    return calibrate_threshold(make_pipeline(), PROMPTS, settings=SETTINGS)
+
+
+def test_file_round_trip(threshold: Threshold, tmp_path: Path) -> None:
     threshold.save(tmp_path / "t.json")
     assert Threshold.load(tmp_path / "t.json") == threshold
 
 
-def test_other_models_and_settings_are_refused(pipe: DiffusionPipeline) -> None:
-    threshold = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
+def test_other_models_and_settings_are_refused(
+    pipe: DiffusionPipeline, threshold: Threshold
+) -> None:
     threshold.check(Model(pipe), SETTINGS)
     with pytest.raises(
         ThresholdError, match=r"calibrated with guidance=0\.0, but this run has guidance=7"
@@ -156,10 +162,10 @@ def test_bad_calibrations_are_refused(pipe: DiffusionPipeline) -> None:
     ],
 )
 def test_malformed_files_are_refused(
-    pipe: DiffusionPipeline, tmp_path: Path, change: dict[str, object], message: str
+    threshold: Threshold, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "t.json"
-    calibrate_threshold(pipe, PROMPTS, settings=SETTINGS).save(path)
+    threshold.save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ThresholdError, match=message):
         Threshold.load(path)
@@ -280,11 +286,11 @@ def test_a_scheduler_that_spaces_its_steps_otherwise_is_refused(pipe: DiffusionP
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_files_of_earlier_schemas_are_refused(
-    pipe: DiffusionPipeline, tmp_path: Path, version: int
+    threshold: Threshold, tmp_path: Path, version: int
 ) -> None:
     """Their similarity was that of an installed library."""
     path = tmp_path / "t.json"
-    calibrate_threshold(pipe, PROMPTS, settings=SETTINGS).save(path)
+    threshold.save(path)
     schema = f"unmemorize.threshold/{version}"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
     with pytest.raises(ThresholdError, match=r"installed torchmetrics.*: unmemorize threshold"):
