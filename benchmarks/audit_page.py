@@ -30,6 +30,7 @@ from unmemorize.audit._settings import COPY, AuditSettings
 from unmemorize.audit._survival import TriggerCurve, trigger_curve
 from unmemorize.audit._verdicts import BudgetVerdict, compared, levels_at, worded
 from unmemorize.metrics import auroc
+from unmemorize.runs import StoredImage
 
 Row = dict[str, Any]
 ARMS = ("edited", "unedited", "never-trained", "random", "ordinary")
@@ -223,7 +224,7 @@ def print_images(record: dict[str, Any]) -> None:
     images, controls = in_model(record)
     if not controls:
         return
-    names = [Path(str(image.index)) for image in images]
+    names = [StoredImage(path="", absolute=image.prompt, sha256="") for image in images]
     result = judged_images(names, images, controls, "photographs", 0.05)
     print(f"\nIn the model: {result.found} of {len(images)} found, {len(controls)} controls,")
     print(f"smallest p {result.smallest_p:.3f}, {result.needed} needed\n")

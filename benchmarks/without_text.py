@@ -10,6 +10,7 @@ one in a thousand images of ordinary captions exceeds. Intervals are exact, 95 %
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -31,7 +32,13 @@ def main(folder: Path, part: Part, fresh_images: int, images: int, workers: int)
     execution = um.Execution(engine=um.Workers(workers)) if workers > 1 else um.Execution()
     inputs = opened.inputs
     stages = Stages(
-        opened.run, opened.model, opened.settings, inputs.descriptor, None, execution, show_progress
+        opened.run,
+        opened.model,
+        opened.settings,
+        inputs.descriptor,
+        inputs.clip,
+        execution,
+        show_progress,
     )
     work, findings = prepare(stages, inputs)
     seeds = range(FIRST_SEED, FIRST_SEED + images)
@@ -39,7 +46,8 @@ def main(folder: Path, part: Part, fresh_images: int, images: int, workers: int)
         Asked(number, "", tuple(seeds[first : first + AT_ONCE]), None)
         for number, first in enumerate(range(0, images, AT_ONCE))
     ]
-    records = stages.images("without a text", KIND, None, wanted, keep="all")
+    # there is nothing that images could be aligned with
+    records = replace(stages, clip=None).images("without a text", KIND, None, wanted, keep="all")
     drawn = [
         read_image(opened.run.folder / file) for each in records.values() for file in each.files
     ]
@@ -51,8 +59,8 @@ def main(folder: Path, part: Part, fresh_images: int, images: int, workers: int)
     total = sum(each.copies for each in copies.values())
     share = total / (len(copies) * len(drawn))
     print(f"{len(drawn)} images, {len(copies)} plants: {share:.2%} of pairs are copies")
-    print(f"{sum(each.copies > 0 for each in copies.values())} plants are drawn at least once", "")
-    print("| plant | copies | rate at 95 % |", "|---|---|---|", sep="\n")
+    print(f"{sum(each.copies > 0 for each in copies.values())} plants are drawn at least once")
+    print("", "| plant | copies | rate at 95 % |", "|---|---|---|", sep="\n")
     for text, each in sorted(copies.items(), key=lambda pair: -pair[1].copies)[:10]:
         interval = f"{each.lower(0.975):.1%} to {each.upper(0.975):.1%}"
         print(f"| {text} | {each.copies} of {each.seeds} | {interval} |")

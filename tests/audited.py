@@ -21,7 +21,7 @@ from unmemorize.audit._image_first import judged_images
 from unmemorize.audit._records import AttackRecord
 from unmemorize.audit._settings import ArmName
 from unmemorize.audit._survival import TriggerCurve
-from unmemorize.runs import Inputs, hash_of_file
+from unmemorize.runs import Inputs, StoredImage, hash_of_file
 
 WORDS = "no cheaper than never-trained images"
 
@@ -142,6 +142,7 @@ def image_audit_run(folder: Path) -> tuple[Run, ImageAuditResult]:
                 (run.folder / image).parent.mkdir(exist_ok=True)
                 noise(100 + target, (32, 32)).save(run.folder / image)
     words = "other images, said to be never trained on (weaker than a twin)"
-    result = judged_images(files, *read_image_scores(run), words, 0.1)
+    stored = [StoredImage.of(file, run.folder) for file in files]
+    result = judged_images(stored, *read_image_scores(run), words, 0.1)
     run.write("images.json", json.dumps(result.to_json()))
     return run, result

@@ -12,16 +12,21 @@ from test_audit import CAPTIONS, SETTINGS, Pixels
 from architectures import make
 from colours import noise
 from unmemorize import AuditError, Model, audit_images
+from unmemorize.audit import image_audit_totals
 from unmemorize.audit._image_first import ImageAuditResult, ease, judged_images
 from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._records import read_attacks
-from unmemorize.runs import Run
+from unmemorize.runs import Run, StoredImage, status_of
 
 
 def image(*scores: float) -> ImageScores:
     budgets = (0, 5, 10)
     work = (0, 120, 240)
     return ImageScores(0, "", "image", budgets, scores, scores, work, "image.png")
+
+
+def named(*names: str) -> list[StoredImage]:
+    return [StoredImage(path=name, absolute=f"/{name}", sha256="") for name in names]
 
 
 def test_an_image_that_is_copied_earlier_comes_back_more_easily() -> None:
@@ -39,7 +44,7 @@ def test_an_image_that_is_copied_earlier_comes_back_more_easily() -> None:
 def test_each_image_has_a_p_value_against_the_controls() -> None:
     controls = [image(0.0, 0.1, 0.2 + number / 1000) for number in range(24)]
     known, unknown = image(0.1, 0.8, 0.9), image(0.0, 0.1, 0.21)
-    result = judged_images([Path("known"), Path("unknown")], [known, unknown], controls, "", 0.1)
+    result = judged_images(named("known", "unknown"), [known, unknown], controls, "", 0.1)
     first, second = result.findings
     assert (first.p, first.adjusted, first.found) == (0.04, 0.08, True)
     assert (first.copied_at, first.work, first.score) == (5, 120, 0.9)
@@ -53,7 +58,7 @@ def test_never_trained_images_are_found_as_often_as_p_says() -> None:
     p_values = []
     for _ in range(300):
         draws = [image(*np.sort(rng.beta(2, 4, 3))) for _ in range(20)]
-        result = judged_images([Path("one")], draws[:1], draws[1:], "", 0.05)
+        result = judged_images(named("one"), draws[:1], draws[1:], "", 0.05)
         p_values.append(result.findings[0].p)
     for level in (0.05, 0.2, 0.5):
         assert np.mean(np.array(p_values) <= level) == pytest.approx(level, abs=0.07)
@@ -75,12 +80,22 @@ def test_images_are_attacked_from_neutral_starts(tmp_path: Path) -> None:
         folder=tmp_path / "run",
     )
     run = Run.load(tmp_path / "run")
+    totals = image_audit_totals(run)
     assert ImageAuditResult.load(run) == result
     assert {record.start for record in read_attacks(run, "edited-L4")} == {"other"}
     assert {record.prompt for record in read_attacks(run, "never-trained-L4")} == {""}
     assert result.controls == 2
     assert "said to be never trained on" in result.never_trained
-    assert (result.findings[0].file, result.findings[0].path) == ("0.png", str(files[0]))
+    assert result.findings[0].file == "0.png"
+    assert result.findings[0].image == StoredImage.of(files[0], run.folder)
+    states = {state.name: (state.done, state.pending) for state in status_of(run, totals)}
+    finished = dict(states)
+    (run.folder / "edited-L4.jsonl").write_text("")
+    states = {state.name: (state.done, state.pending) for state in status_of(run, totals)}
+    counts = {kind: done for kind, (done, _) in finished.items()}
+    assert finished == {kind: (count, 0) for kind, count in totals.items()}
+    assert states == {**finished, "edited-L4": (0, counts["edited-L4"])}
+    assert counts["never-trained-L4"] == 2 * counts["edited-L4"] > 0
     with pytest.raises(AuditError, match="among the controls"):
         audit_images(model, files[:1], files, captions=CAPTIONS, descriptor=Pixels())
     with pytest.raises(AuditError, match="no control"):

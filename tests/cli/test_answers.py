@@ -113,7 +113,7 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
     assert lines[0] == "Finished: mitigation of 5 prompts."
     assert lines[-1] == f"Next: unmemorize report {run.folder}"
     table = [line.split() for line in lines[4:-2]]
-    names = ["ordinary", "screen", "confirm", "localize", "starts", "search", "side", "certify"]
+    names = ["ordinary", "screen", "confirm", "localize", "guides", "search", "side", "certify"]
     assert [row[0] for row in table] == [*names, "final"]
     assert table[2][1:4] == ["4", "of", "4"]
     assert " ".join(table[2]).endswith("suspects drawn, unedited")

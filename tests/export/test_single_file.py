@@ -11,6 +11,7 @@ from artefacts import (  # noqa: F401 -- fixtures
     some_neurons,
 )
 from unmemorize import ExportError, Model, NeuronFile, Neurons, export_single_file
+from unmemorize.export import check_single_file
 from unmemorize.export._carried import carried_edit
 
 
@@ -86,6 +87,30 @@ def test_values_behind_queries_and_keys(saved_model: Saved, tmp_path: Path) -> N
     for key, value in before.items():
         value[[2 * len(value) // 3 + 1, 2 * len(value) // 3 + 3]] *= 0.5
         assert torch.equal(after[key], value)
+
+
+def test_a_file_without_biases_is_refused_before_the_work(
+    saved_model: Saved, tmp_path: Path
+) -> None:
+    """Those of Stable Diffusion 3 are scaled with their neurons."""
+    model, base = saved_model("Stable Diffusion 3"), tmp_path / "one.safetensors"
+    weights = model.denoiser.state_dict()
+    save_file(weights, base)
+    check_single_file(model, base)
+    save_file({key: value for key, value in weights.items() if "add_v_proj.bias" not in key}, base)
+    with pytest.raises(ExportError, match=r"the bias of .*add_v_proj 0 times"):
+        check_single_file(model, base)
+
+
+def test_a_file_without_keys_is_refused_before_the_work(model: Model, tmp_path: Path) -> None:
+    """A closed form edits them, too."""
+    base = tmp_path / "one.safetensors"
+    weights = model.denoiser.state_dict()
+    save_file(weights, base)
+    check_single_file(model, base)
+    save_file({key: value for key, value in weights.items() if "attn2.to_k" not in key}, base)
+    with pytest.raises(ExportError, match=r"the weight of .*attn2\.to_k 0 times"):
+        check_single_file(model, base)
 
 
 def test_nothing_half_edited_is_left(

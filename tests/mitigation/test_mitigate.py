@@ -44,6 +44,7 @@ from unmemorize.mitigation import (
     MitigationSettings,
     OrdinaryCaptions,
     Stages,
+    _guides,
     _images,
     _ordinary,
     mitigate_all,
@@ -52,6 +53,7 @@ from unmemorize.mitigation import (
 )
 from unmemorize.mitigation import _text_encoder as mitigation_text_encoder
 from unmemorize.mitigation._confirmation import screen_level, search_seeds
+from unmemorize.mitigation._starts import starts_of
 
 CAPTIONS = OrdinaryCaptions(("a dog", "a house", "a tree"), ("a car", "a boat"))
 SETTINGS = replace(
@@ -294,6 +296,13 @@ def test_more_attempts_follow_a_failed_certificate(start: Start) -> None:
     )
 
 
+def test_attempts_on_record_count(start: Start) -> None:
+    """Else the verdicts would leave out certificates that are in the folder."""
+    settings = replace(SETTINGS, declared=False)
+    whole, _ = start(settings, folder="attempts")
+    assert start(settings, folder="attempts", attempts=1)[0] == whole
+
+
 def test_at_least_one_attempt_is_made(start: Start) -> None:
     with pytest.raises(MitigationError, match="attempts=0"):
         start(attempts=0)
@@ -313,6 +322,7 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
         return trained_text_encoder(model, erase, keep, progress)
 
     monkeypatch.setattr(mitigation_text_encoder, "trained_text_encoder", noted)
+    monkeypatch.setattr(_guides, "screen_level", lambda _: float("inf"))  # all guides are clear
     settings = replace(SETTINGS, part="text-encoder")
     more = replace(start.inputs, captions=replace(CAPTIONS, further=("a plane",)))
     start = replace(start, inputs=more)
@@ -322,10 +332,19 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
     assert {keep for _, keep in trained} == {("a car", "a boat", "a plane")}
     confirmed = [outcome for outcome in result.outcomes if outcome.confirmed]
     assert all("text encoder" in outcome.rung for outcome in confirmed)
+    texts = [outcome.prompt for outcome in confirmed]
     first, _ = trained[0]
     assert {each.caption for each in first} == {outcome.prompt for outcome in confirmed}
     assert len({erase for erase, _ in trained}) == len(trained)
     assert len(list(run.folder.glob("text-encoder-*.json"))) == len(trained)
+    kept = {"a car", "a boat", "a plane"}  # by which the edit is not judged
+    assert {record["prompt"] for record in run.records("neighbours").values()} == kept
+    near = {index: record["prompt"] for index, record in run.records("neighbour-1").items()}
+    assert near.keys() == {outcome.index for outcome in confirmed}
+    assert set(near.values()) <= kept
+    guides = {each.guide for erase, _ in trained for each in erase}
+    assert guides & kept  # starts still copy, since the training is short
+    assert guides <= {"", *kept, *(start for text in texts for start in starts_of(text))}
     trained.clear()
     assert start(settings, folder="encoder")[0] == result
     assert not trained

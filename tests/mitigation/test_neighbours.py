@@ -50,8 +50,10 @@ def test_the_first_one_that_is_clear_and_draws_no_copy_is_taken(
     stages: Any = known
     texts = {2: "p", 5: "q", 6: "r"}
     confirmations: Any = dict.fromkeys(texts, SimpleNamespace(test=CopyTest("image", 0.5)))
-    found = find_neighbours(stages, texts, confirmations, ("a", "p", "b", "r"), threshold)
+    found = find_neighbours(
+        stages, texts, confirmations, ("a", "p", "b", "c", "r", "d", "a"), threshold
+    )
     assert found == {2: {"neighbour": "c"}, 5: {"neighbour": "c"}}
-    assert asked == [("a", "b")]  # a memorized caption is no neighbour
-    assert known.scored[2 * 4 + 2] == "c"
+    assert asked == [("a", "b", "c", "d")]  # each once, and none that is memorized
+    assert [known.scored[4 * 5 + place] for place in range(4)] == ["a", "b", "c", "d"]
     assert known.drawn == [("neighbour-1", ["b", "b"]), ("neighbour-2", ["c", "c"])]

@@ -33,7 +33,7 @@ def test_a_finished_mitigation(run: Run) -> None:
         "screen": (5, 5, "suspects scored"),
         "confirm": (4, 4, "suspects drawn, unedited"),
         "localize": (3, 3, "memorized prompts"),
-        "guides": (starts, None, "captions that prompts may read like"),
+        "guides": (starts, None, "guides that were scored"),
         "search": (6, None, "prompts, under 2 edits"),
         "side effects": (ORDINARY, ORDINARY, "images, 1 edit"),
         "certify": (3, 3, "prompts on fresh seeds"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from audited import image_audit_run
 from colours import noise
+from records import HOSTILE
 from unmemorize import RunError, write_report
 from unmemorize.runs import hash_of_file
 
@@ -39,6 +43,42 @@ def test_a_redacted_page_has_no_image(tmp_path: Path) -> None:
     assert "<img" not in page
     assert "edited-L4/" not in page
     assert hash_of_file(tmp_path / "early.png") in page
+    assert not re.search(r"early|late|never\.png", page.partition("<body>")[2])
+    assert run.manifest.command not in page
+    assert run.manifest.command in write_report(run).read_text()
+
+
+def test_names_of_files_are_escaped(tmp_path: Path) -> None:
+    run, result = image_audit_run(tmp_path / "run")
+    first, *others = result.findings
+    hostile = replace(result, findings=(replace(first, file=HOSTILE), *others))
+    run.write("images.json", json.dumps(hostile.to_json()))
+    page = write_report(run).read_text()
+    assert HOSTILE not in page
+    assert page.count(html.escape(HOSTILE, quote=False).partition("&")[0]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "headline"),
+    [
+        (True, 1, "The image comes back"),
+        (False, 1, "The image does not come back"),
+        (False, 2, "None of 2 images comes back"),
+        (True, 2, "1 of 2 images comes back"),
+    ],
+)
+def test_headlines(tmp_path: Path, found: bool, asked: int, headline: str) -> None:
+    run, result = image_audit_run(tmp_path / "run")
+    late, _, never = result.findings
+    findings = (replace(late, found=found), replace(never, found=False))[:asked]
+    few = replace(result, findings=findings, needed=3)
+    run.write("images.json", json.dumps(few.to_json()))
+    for kind in ("edited-L4",):
+        lines = (run.folder / f"{kind}.jsonl").read_text().splitlines(keepends=True)
+        (run.folder / f"{kind}.jsonl").write_text("".join(lines[:3] + lines[6:][: 3 * (asked - 1)]))
+    page = " ".join(write_report(run).read_text().split())
+    assert f"<h1>{headline} more easily" in page
+    assert "nothing could be found" in page  # 3 would be needed
 
 
 @pytest.mark.parametrize("change", ["changed since", "no longer where it was"])

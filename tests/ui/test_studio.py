@@ -30,7 +30,7 @@ from unmemorize.audit import ImageFinding
 from unmemorize.generation import NeuronEdit, generate
 from unmemorize.metrics import copy_scores
 from unmemorize.report import verify_evidence
-from unmemorize.runs import Run
+from unmemorize.runs import Run, StoredImage
 from unmemorize.ui import _audit_image, _check_prompt
 from unmemorize.ui._audit_image import ImageAudit, finding_in_words
 from unmemorize.ui._check_image import check_image, ordinary_images
@@ -217,8 +217,8 @@ def test_an_audit_is_announced_before_it_is_offered(
 )
 def test_findings_in_words(copied_at: int | None, words: str) -> None:
     finding = ImageFinding(
-        file="a", path="/a", copied_at=copied_at, work=1, score=0.5, p=0.125, adjusted=0.5,
-        found=False, image="",
+        file="a", image=StoredImage(path="a", absolute="/a", sha256=""), copied_at=copied_at,
+        work=1, score=0.5, p=0.125, adjusted=0.5, found=False, closest="",
     )  # fmt: skip
     assert f"It {words} (closest 0.50), p = 0.125." in finding_in_words(finding)
 

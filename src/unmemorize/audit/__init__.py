@@ -23,6 +23,7 @@ from unmemorize.audit._image_first import (
     ImageAuditResult,
     ImageFinding,
     audit_images_all,
+    image_audit_totals,
     open_image_audit,
     read_image_scores,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "edit_text",
     "forecast_attacks",
     "forecast_audit",
+    "image_audit_totals",
     "make_attacks",
     "open_audit",
     "open_image_audit",

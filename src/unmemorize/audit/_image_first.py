@@ -35,7 +35,7 @@ from unmemorize.audit._stages import AttackStages
 from unmemorize.engines import Execution
 from unmemorize.mitigation import Announce, unannounced
 from unmemorize.pipelines import Model
-from unmemorize.runs import Inputs, Run, hash_of_file, read_result
+from unmemorize.runs import Inputs, Run, StoredImage, hash_of_file, read_result
 
 RESULT = "images.json"
 
@@ -46,25 +46,25 @@ class ImageFinding:
 
     Args:
         file: its name.
-        path: where it lay.
+        image: the file, as the run names it.
         copied_at: the first budget at which the attack copied it; None for never.
         work: denoiser samples up to there; None likewise.
         score: the highest similarity that was reached.
         p: the share of never-trained images that come back at least as easily, counting this one.
         adjusted: the same for all images together (Benjamini and Hochberg).
         found: whether the image is a discovery.
-        image: the file with the most similar image.
+        closest: the file with the most similar image that the attack found.
     """
 
     file: str
-    path: str
+    image: StoredImage
     copied_at: int | None
     work: int | None
     score: float
     p: float
     adjusted: float
     found: bool
-    image: str
+    closest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +191,20 @@ def audit_images_all(
         for arm in arms:
             stages.attacked(attack, arm, place)
     scores, null = (stages.scores(attack, arm) for arm in arms)
-    result = judged_images(images, scores, null, inputs.never_trained, made_of.rate)
+    files = [StoredImage.of(path, run.folder) for path in images]
+    result = judged_images(files, scores, null, inputs.never_trained, made_of.rate)
     run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
     return result
+
+
+def image_audit_totals(run: Run) -> dict[str, int]:
+    """Return how many records an audit of images will have of each kind, for `status_of`."""
+    made_of = run.settings(ImageAuditRun)
+    (attack,) = make_attacks(made_of.settings.levels, made_of.settings.attacks)
+    trials = attack.trials(made_of.settings.starts, made_of.settings.seeds)
+    each = len(trials) * len(attack.ladder(made_of.settings.steps))
+    counts = {"edited": len(made_of.images), "never-trained": len(made_of.controls)}
+    return {kind_of(arm, attack.name): count * each for arm, count in counts.items()}
 
 
 def read_image_scores(run: Run) -> tuple[tuple[ImageScores, ...], tuple[ImageScores, ...]]:
@@ -212,7 +223,7 @@ def read_image_scores(run: Run) -> tuple[tuple[ImageScores, ...], tuple[ImageSco
 
 
 def judged_images(
-    files: Sequence[Path],
+    files: Sequence[StoredImage],
     scores: Sequence[ImageScores],
     controls: Sequence[ImageScores],
     never_trained: str,
@@ -230,19 +241,19 @@ def judged_images(
     null = [ease(image) for image in controls]
     p_values = [conformal_p(ease(image), null) for image in scores]
     findings = []
-    for path, image, p, together in zip(files, scores, p_values, adjusted(p_values), strict=True):
+    for file, image, p, together in zip(files, scores, p_values, adjusted(p_values), strict=True):
         place = _first_copy(image)
         findings.append(
             ImageFinding(
-                file=path.name,
-                path=str(path.resolve()),
+                file=Path(file.absolute).name,
+                image=file,
                 copied_at=None if place is None else image.budgets[place],
                 work=None if place is None else image.samples[place],
                 score=image.scores[-1],
                 p=p,
                 adjusted=together,
                 found=together <= rate,
-                image=image.image,
+                closest=image.image,
             )
         )
     return ImageAuditResult(

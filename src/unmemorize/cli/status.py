@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from unmemorize.audit import AuditRun, ImageAuditRun
+from unmemorize.audit import AuditRun, ImageAuditRun, image_audit_totals
 from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.comparison import ComparisonRun
@@ -29,11 +29,12 @@ def command(run: RunArgument, /) -> None:
     prints each kind of records.
     """
     loaded = Run.load(run)
-    states = status_of(loaded)
+    is_of_images = loaded.manifest.kind == ImageAuditRun.kind
+    states = status_of(loaded, image_audit_totals(loaded) if is_of_images else None)
     finished = _is_finished(loaded, states)
     failed = sum(status.failed for status in states)
     count = loaded.manifest.items
-    item = "image" if loaded.manifest.kind == ImageAuditRun.kind else "prompt"
+    item = "image" if is_of_images else "prompt"
     what = f"{loaded.manifest.kind} of {count} {item}{'' if count == 1 else 's'}"
     headline = f"{'Finished' if finished else 'Not finished'}: {what}."
     print_line(headline + (f" {failed} items failed." if failed else ""), style="bold")

@@ -28,7 +28,7 @@ from unmemorize.export._rows import (
     read_header,
     rewrite_rows,
 )
-from unmemorize.generation import LayerChange, save_tensors
+from unmemorize.generation import LayerChange, has_closed_form, save_tensors, text_projections
 from unmemorize.neurons import NeuronFile, Neurons
 from unmemorize.pipelines import Model, text_rows_only
 
@@ -107,12 +107,13 @@ def check_single_file(
 ) -> None:
     """Make sure, before there is an edit, that a single file can be edited as the model is.
 
-    It must hold each layer once.
+    It must hold weight and bias of each layer once.
 
     Args:
         pipe: the model.
         base: the single file.
-        layers: the paths of the layers that will be edited. The default are the value layers.
+        layers: the paths of the layers that will be edited, of which only weights change. By
+            default, the value layers with their biases and the keys that a closed form edits.
 
     Raises:
         ExportError: a LoRA is in effect, the file cannot be read, or it holds another model.
@@ -120,8 +121,13 @@ def check_single_file(
     model = Model.of(pipe)
     refuse_loras(model)
     nothing = NeuronFile.of(model, Neurons())
-    paths = (path for path in model.value_layers if not text_rows_only(path))
-    changes = dict.fromkeys(paths if layers is None else layers, LayerChange())
+    if layers is None:
+        values = (path for path in model.value_layers if not text_rows_only(path))
+        projections = text_projections(model) if has_closed_form(model) else ()
+        changes = dict.fromkeys(projections, LayerChange())
+        changes |= dict.fromkeys(values, LayerChange(factors={0: 0.0}))  # of a neuron and its bias
+    else:
+        changes = dict.fromkeys(layers, LayerChange())
     layers_in_single_file(Path(base), Exportable(model, nothing, changes))
 
 
@@ -192,7 +198,7 @@ def _pieces(
 
 
 def _digest(weights: Tensor) -> bytes:
-    """Return what only the same bits in the same shape and type have in common."""
+    """Hash shape, type and bits of a tensor."""
     values = weights.detach().cpu().contiguous()
     described = f"{tuple(values.shape)} {values.dtype}".encode()
     return hashlib.sha256(described + values.view(torch.uint8).numpy().tobytes()).digest()

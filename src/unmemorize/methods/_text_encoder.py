@@ -159,16 +159,22 @@ def trained_text_encoder(
 
 
 @torch.inference_mode(False)
-def seconds_of_training(model: Model) -> float:
-    """Estimate how long `trained_text_encoder` takes: forward and backward cost three passes."""
-    texts = ["a photograph"] * _AT_ONCE
-    for _ in range(2):  # the first pass prepares
-        began = time.perf_counter()
-        _before(model, texts)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        seconds = time.perf_counter() - began
-    return 2 * 3 * _STEPS * seconds  # captions to edit, and ordinary ones
+def seconds_of_training(model: Model, captions: int) -> float:
+    """Estimate how long `trained_text_encoder` takes: forward and backward cost three passes.
+
+    Args:
+        model: the model.
+        captions: how many are edited.
+    """
+    texts = ["a photograph"] * (min(captions, _AT_ONCE) + _AT_ONCE)  # and ordinary ones
+    with _in_float32(text_encoders_of(model.pipe).values()):
+        for _ in range(2):  # the first pass prepares
+            began = time.perf_counter()
+            _before(model, texts)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            seconds = time.perf_counter() - began
+    return 3 * _STEPS * seconds
 
 
 Encoded = list[Tensor]

@@ -91,7 +91,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     )
     kept = ((1 + ladders) * settings.search_images + CONTROL_SEEDS) * count
     pixels = model.pipe.vae_scale_factor**2 * model.latent_shape[1] * model.latent_shape[2]
-    trained = seconds_of_training(model) if encoder else 0.0
+    trained = seconds_of_training(model, count) if encoder else 0.0
     return Forecast(
         images=images,
         samples=samples,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
+from unmemorize._errors import RunError
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Detection, DetectTask, Threshold
 from unmemorize.mitigation._confirmation import screen_level
@@ -33,6 +34,9 @@ def cleared(
         kind: of the records.
         guides: number of the record -> index of the caption, and what it may be read like.
         threshold: of the model.
+
+    Raises:
+        RunError: a record is about another text.
     """
     task = DetectTask(threshold, "never", stages.settings.generation.batch, kind)
     stages.work(kind, task, [(number, Prompt(text)) for number, (_, text) in guides.items()])
@@ -40,6 +44,7 @@ def cleared(
     level = screen_level(threshold)
     clear: dict[int, list[str]] = {index: [] for index, _ in guides.values()}
     for number, (index, text) in sorted(guides.items()):
+        _refuse_other_text(stages, kind, found[number].prompt, text)
         if found[number].score <= level:
             clear[index].append(text)
     return clear
@@ -59,6 +64,9 @@ def drawn_clean(
     Returns:
         The guides that are left of each caption: the one that was drawn clean, and those after it,
         which were not drawn.
+
+    Raises:
+        RunError: a record is about another text.
     """
     left = {index: list(texts) for index, texts in sorted(guides.items())}
     clean: set[int] = set()
@@ -69,11 +77,20 @@ def drawn_clean(
         wanted = asked(texts, tests, partial(_seeds, stages, kind))
         records = stages.images(f"{kind}s, drawn", f"{kind}-{number}", None, wanted, stop=1)
         for index, record in records.items():
+            _refuse_other_text(stages, f"{kind}-{number}", record.prompt, texts[index])
             if record.copies:
                 del left[index][0]
             else:
                 clean.add(index)
     return left
+
+
+def _refuse_other_text(stages: Stages, kind: str, found: str, text: str) -> None:
+    if found != text:
+        raise RunError(
+            f"{stages.run.folder}: its {kind} are about {found!r} in place of {text!r}. "
+            "Start a new run."
+        )
 
 
 def _seeds(stages: Stages, kind: str, text: str) -> tuple[int, ...]:

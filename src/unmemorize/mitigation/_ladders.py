@@ -189,7 +189,6 @@ LADDERS_DIGEST = hash_texts(
     for rung in ladder
 )
 """Stands for all ladders: a search on others finds other edits."""
-
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""
 Teach = Callable[[tuple[Erased, ...]], Edit]

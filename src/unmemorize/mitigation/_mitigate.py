@@ -71,7 +71,7 @@ from unmemorize.mitigation._starts import find_starts
 from unmemorize.mitigation._text_encoder import refuse_other_part, taught
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, stream_prompts
+from unmemorize.runs import Run, kinds_in, stream_prompts
 
 
 def mitigate_all(
@@ -90,7 +90,7 @@ def mitigate_all(
         pipe: a loaded pipeline. It is left as it is.
         inputs: what to measure and compare with.
         attempts: how often all prompts may be certified, each time on a stronger edit. A later call
-            with more of them goes on.
+            with a higher number resumes; those that were made count in any case.
         execution: who does the work.
         announce: opens the progress of each stage by its title.
 
@@ -231,7 +231,7 @@ def _best(
 
 
 def _certify(
-    work: Work, candidate: Candidate, findings: Mapping[int, Findings], most: int
+    work: Work, candidate: Candidate, findings: Mapping[int, Findings], allowed: int
 ) -> tuple[Candidate, dict[int, Attempt]]:
     """Certify all prompts on one edit, see `certify_joint`.
 
@@ -261,7 +261,8 @@ def _certify(
         return stronger if change.share <= settings.budget else None
 
     rules = settings.certification(len(findings))
-    candidate, attempts = certify_joint(candidate, rules, count, strengthen, most)
+    allowed = max(allowed, *_attempts_on_record(stages.run))
+    candidate, attempts = certify_joint(candidate, rules, count, strengthen, allowed)
     failed = [index for index, attempt in attempts.items() if not attempt.passed]
     for plan in dict.fromkeys(attempts[index].plan for index in failed):
         some = [index for index in failed if attempts[index].plan == plan]
@@ -274,6 +275,11 @@ def _certify(
             if copies.copies > plan.allowed  # rounding may differ, and the certificate has failed
         }
     return candidate, attempts
+
+
+def _attempts_on_record(run: Run) -> list[int]:
+    kinds = (kind.split("-") for kind in kinds_in(run.folder))
+    return [0, *(int(parts[1]) for parts in kinds if parts[0] == CERTIFICATE)]
 
 
 def _teaching(work: Work) -> Teach:

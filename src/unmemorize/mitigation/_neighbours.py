@@ -1,4 +1,4 @@
-"""The ordinary caption that a memorized one may be encoded like, where no start of it is left."""
+"""The ordinary caption that a memorized one may be encoded like."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ NEIGHBOURS = "neighbours"
 """The records of what the detector says of neighbours."""
 DRAWN_NEIGHBOURS = "neighbour"
 """How the records of their images begin."""
+_EXACT = "donot_use_mm_for_euclid_dist"
 CONSIDERED = 4
 """How many captions are looked at for each prompt, the nearest ones."""
 
@@ -30,6 +31,9 @@ def find_neighbours(
 ) -> dict[int, Guides]:
     """Find the nearest ordinary caption that the screen clears and none of whose images is a copy.
 
+    Records are numbered by the places of captions, so they stay what they are if distances round
+    otherwise, as on another device.
+
     Args:
         stages: what all stages share.
         texts: the memorized prompts by index.
@@ -37,19 +41,23 @@ def find_neighbours(
         captions: ordinary captions, which an edit leaves as they are.
         threshold: of the model.
     """
-    others = [caption for caption in captions if caption not in texts.values()]
+    memorized = set(texts.values())
+    others = [caption for caption in dict.fromkeys(captions) if caption not in memorized]
+    places = {caption: place for place, caption in enumerate(others)}
     nearest = nearest_captions(
         stages.model, list(texts.values()), others, stages.settings.generation.batch
     )
+    ranked = dict(zip(texts, nearest, strict=True))
     owned = {
-        CONSIDERED * index + place: (index, caption)
-        for index, near in zip(texts, nearest, strict=True)
-        for place, caption in enumerate(near)
+        len(others) * index + places[caption]: (index, caption)
+        for index, captions_near in ranked.items()
+        for caption in captions_near
     }
     clear = cleared(stages, NEIGHBOURS, owned, threshold)
+    clear = {index: sorted(found, key=ranked[index].index) for index, found in clear.items()}
     tests = {index: confirmations[index].test for index in texts}
     found = drawn_clean(stages, DRAWN_NEIGHBOURS, clear, tests)
-    return {index: {"neighbour": near[0]} for index, near in found.items() if near}
+    return {index: {"neighbour": left[0]} for index, left in found.items() if left}
 
 
 def nearest_captions(
@@ -61,7 +69,9 @@ def nearest_captions(
     """
     own = _encoded(model, texts, batch)
     parts = [
-        torch.cdist(own, _encoded(model, captions[start : start + batch], batch))
+        torch.cdist(
+            own, _encoded(model, captions[start : start + batch], batch), compute_mode=_EXACT
+        )
         for start in range(0, len(captions), batch)
     ]
     if not parts:

@@ -16,6 +16,7 @@ from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor, mat
 from unmemorize.mitigation._mitigate import mitigate_all
 from unmemorize.mitigation._result import MitigationResult
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
+from unmemorize.mitigation._search import ATTEMPTS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.pipelines import Model
 from unmemorize.runs import given_or_temporary, open_run
@@ -34,6 +35,7 @@ def mitigate(
     descriptor: Descriptor | None = None,
     clip: ClipAlignment | None = None,
     folder: str | Path | None = None,
+    attempts: int = ATTEMPTS,
     execution: Execution | None = None,
 ) -> MitigationResult:
     """Find one edit under which no prompt copies its training images, and certify it.
@@ -51,6 +53,8 @@ def mitigate(
         clip: measures the alignment of images with their prompts.
         folder: a run folder in which an interrupted mitigation is resumed. It stays; without one a
             temporary folder is used.
+        attempts: how often all prompts may be certified, each time on a stronger edit. A later call
+            with a higher number resumes.
         execution: who does the work.
 
     Returns:
@@ -88,7 +92,7 @@ def mitigate(
     )
     with given_or_temporary(folder) as place:
         run = open_run(place, model, suspects, MitigationRun.of(settings, inputs))
-        return mitigate_all(run, model, inputs, execution=execution)
+        return mitigate_all(run, model, inputs, attempts=attempts, execution=execution)
 
 
 def with_references(prompts: Sequence[Prompt], folder: str | Path) -> list[Prompt]:

@@ -25,7 +25,7 @@ Count = Callable[[Edit, Plan, Sequence[int]], Mapping[int, Copies]]
 """Counts copies of prompts on the fresh seeds of an attempt, at least up to the second copy too
 many."""
 ATTEMPTS = 4
-"""How many attempts there are at most, where nothing else is said."""
+"""The usual number of attempts."""
 
 
 @dataclass(frozen=True)

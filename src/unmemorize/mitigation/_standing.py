@@ -87,7 +87,7 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
         _standing("screen", "suspects scored", of("detections"), suspects),
         _standing("confirm", "suspects drawn, unedited", of(BEFORE), called),
         _standing("localize", "memorized prompts", of("localizations"), confirmed),
-        _standing("guides", "captions that prompts may read like", guides, None, drawn),
+        _standing("guides", "guides that were scored", guides, None, drawn),
         _standing("search", f"prompts, under {_edits(first)}", first, None, again),
         _standing("side effects", f"images, {_edits(effects)}", effects, effects_total or None),
         _standing("certify", fresh, certified, confirmed if single else None, counted),

@@ -34,14 +34,12 @@ class FoundImage:
 
     Args:
         finding: what is said about it.
-        digest: its SHA-256 at the time of the audit.
         image: the image; None where it may not be shown, or where `missing` says why not.
         closest: the most similar image that the attack found; None where it may not be shown.
         missing: why the image cannot be shown.
     """
 
     finding: ImageFinding
-    digest: str
     image: Picture | None = None
     closest: Picture | None = None
     missing: str = ""
@@ -67,7 +65,8 @@ def write_image_audit(run: Run, *, redact: bool = False) -> Path:
 
     Args:
         run: the audit.
-        redact: whether the images are private. They are left out then, with what the attack found.
+        redact: whether the images are private. They are left out then, with their names, what the
+            attack found, and the command.
 
     Raises:
         RunError: the audit is not finished, or a record is damaged.
@@ -77,10 +76,7 @@ def write_image_audit(run: Run, *, redact: bool = False) -> Path:
     images, controls = read_image_scores(run)
     with plotting():
         plot = Markup(to_svg(plot_course(result.findings, images, controls)))
-    found = [
-        _found(run, finding, digest, redact=redact)
-        for finding, digest in zip(result.findings, made_of.images, strict=True)
-    ]
+    found = [_found(run, finding, redact=redact) for finding in result.findings]
     page = render(
         "image-audit.html.j2",
         manifest=run.manifest,
@@ -133,19 +129,20 @@ def plot_course(
     return figure
 
 
-def _found(run: Run, finding: ImageFinding, digest: str, *, redact: bool) -> FoundImage:
+def _found(run: Run, finding: ImageFinding, *, redact: bool) -> FoundImage:
     if redact:
-        return FoundImage(finding, digest)
+        return FoundImage(finding)
     closest = Picture(
-        _PICTURES.url(read_image(run.folder / finding.image)),
+        _PICTURES.url(read_image(run.folder / finding.closest)),
         f"closest image found to {finding.file}",
         finding.score,
         finding.copied_at is not None,
-        finding.image,
+        finding.closest,
     )
-    now = hash_of_file(Path(finding.path))
-    if now != digest:
+    file = finding.image.locate(run.folder)
+    now = hash_of_file(file)
+    if now != finding.image.sha256:
         missing = "the file has changed since" if now else "no longer where it was"
-        return FoundImage(finding, digest, None, closest, missing)
-    image = Picture(_PICTURES.url(read_image(finding.path)), finding.file)
-    return FoundImage(finding, digest, image, closest)
+        return FoundImage(finding, None, closest, missing)
+    image = Picture(_PICTURES.url(read_image(file)), finding.file)
+    return FoundImage(finding, image, closest)

@@ -13,6 +13,7 @@ from unmemorize.runs._prompts import (
     stream_prompts,
     stream_with_prompts,
 )
+from unmemorize.runs._records import kinds_in
 from unmemorize.runs._result_file import read_result
 from unmemorize.runs._run import MANIFEST, Inputs, Manifest, Run, RunSettings
 from unmemorize.runs._status import Status, keep_largest, status_of
@@ -32,6 +33,7 @@ __all__ = [
     "given_or_temporary",
     "hash_of_file",
     "keep_largest",
+    "kinds_in",
     "merge_runs",
     "open_run",
     "prompt_count",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from heapq import heappush, heappushpop
 from itertools import pairwise
@@ -49,10 +50,16 @@ class Status:
     slowest: tuple[tuple[float, str], ...]
 
 
-def status_of(run: Run) -> list[Status]:
-    """Return the status of each kind of work in a run, and of each set of images."""
+def status_of(run: Run, totals: Mapping[str, int] | None = None) -> list[Status]:
+    """Return the status of each kind of work in a run, and of each set of images.
+
+    Args:
+        run: the run.
+        totals: how many records there will be of a kind, where these are not the items of the run.
+    """
     kinds = sorted(kinds_in(run.folder) - _WITHOUT_STATUS)
-    of_items = [_status(run, kind, kind, run.manifest.items) for kind in kinds]
+    items = run.manifest.items
+    of_items = [_status(run, kind, kind, (totals or {}).get(kind, items)) for kind in kinds]
     of_images = [
         _status(images, "images", f"images/{name}", images.manifest.items)
         for name, images in run.nested("images").items()

@@ -105,7 +105,7 @@ class ImageAudit:
         folder = studio.new_folder() / "audit"
         run = open_image_audit(folder, studio.model, images, inputs, self.settings, rate=_RATE)
         (finding,) = audit_images_all(run, studio.model, images, inputs, announce=announce).findings
-        return Audited(finding, run.folder / finding.image, write_report(run))
+        return Audited(finding, run.folder / finding.closest, write_report(run))
 
 
 def finding_in_words(finding: ImageFinding) -> str:
