@@ -27,7 +27,9 @@ from mitigation_costs import stage_costs
 from unmemorize.cli._console import show_progress
 from unmemorize.mitigation import MitigationResult, Part, PromptOutcome, mitigate_all
 from unmemorize.mitigation._certificate import Copies, pooled
+from unmemorize.mitigation._confirmation import read_confirmations
 from unmemorize.mitigation._forecast import seconds_per_sample
+from unmemorize.runs import Run
 from unmemorize.testbed import Planted
 
 _COSTS = (
@@ -59,7 +61,7 @@ def group(entry: Planted) -> str:
     return f"{entry.kind}, {entry.mode}"
 
 
-def lines(result: MitigationResult, entries: Sequence[Planted]) -> list[Line]:
+def lines(run: Run, result: MitigationResult, entries: Sequence[Planted]) -> list[Line]:
     """Return the table of a finished run, whose suspects are the plants in their order."""
     confirmed = [
         (entry, outcome)
@@ -84,7 +86,28 @@ def lines(result: MitigationResult, entries: Sequence[Planted]) -> list[Line]:
             Line(f"{name}: removed, confirmed, planted", f"{gone}, {len(some)}, {planted}")
         )
         table.append(Line(f"{name}: rungs", "; ".join(rungs) or "none"))
-    return table + _prices(result, confirmed)
+    return table + _copies(run, confirmed) + _prices(result, confirmed)
+
+
+def _copies(run: Run, confirmed: Sequence[tuple[Planted, PromptOutcome]]) -> list[Line]:
+    """Tell how many fresh images count as copies, and how close they are beside unedited copies."""
+    outcomes = [outcome for _, outcome in confirmed]
+    counted = [outcome.after for outcome in outcomes if outcome.after is not None]
+    known = read_confirmations(run)
+    before = [
+        score
+        for record in (known[outcome.index] for outcome in outcomes)
+        for score in record.scores
+        if score > record.level
+    ]
+    after = [score for outcome in outcomes for score in outcome.scores_left]
+    left = f"{median(after):.2f}, {max(after):.2f}" if after else "none"
+    unedited = f"{median(before):.2f}, {min(before):.2f}"
+    return [
+        Line("fresh images that count as copies", share(*_pair(pooled(counted)))),
+        Line("their score, median and highest", left),
+        Line("score of unedited copies, median and lowest", unedited),
+    ]
 
 
 def _prices(
@@ -149,7 +172,7 @@ def main(
         execution=execution,
         announce=show_progress,
     )
-    table = lines(result, um.testbed.planted())
+    table = lines(opened.run, result, um.testbed.planted())
     print(result.headline, "", "| | measured | required |", "|---|---|---|", *table, sep="\n")
     costs = list(stage_costs(opened.run))
     second = seconds_per_sample(opened.model, opened.settings.generation.batch)
