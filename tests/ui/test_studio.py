@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from colours import noise
 from conftest import PLANTED_PROMPT, PROMPTS, make_pipeline
 from studio import FEW_STEPS, OTHER_PROMPT, flat_picture, planted_studio
 from unmemorize import (
@@ -25,8 +27,9 @@ from unmemorize import (
     PromptError,
     RunError,
     calibrate_guard,
+    testbed,
 )
-from unmemorize.audit import ImageFinding
+from unmemorize.audit import AuditSettings, ImageFinding
 from unmemorize.generation import NeuronEdit, generate
 from unmemorize.metrics import copy_scores
 from unmemorize.report import verify_evidence
@@ -210,6 +213,21 @@ def test_an_audit_is_announced_before_it_is_offered(
     assert audit.is_offered
     monkeypatch.setattr(_audit_image, "_LONGEST", audit.seconds - 1)
     assert not audit.is_offered
+
+
+def test_an_audit_leaves_a_report(
+    studio: Studio, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(AuditSettings.quick(), steps=(0, 1), images=1)
+    controls = [SimpleNamespace(image=folder / f"control {number}.png") for number in range(2)]
+    for number, control in enumerate(controls):
+        noise(number, (16, 16)).save(control.image)
+    monkeypatch.setattr(AuditSettings, "quick", lambda: few)
+    monkeypatch.setattr(testbed, "unused", lambda: controls)
+    audited = ImageAudit(studio, flat_picture(folder)).run()
+    assert audited.finding.p in (1 / 3, 2 / 3, 1.0)
+    assert audited.closest.is_file()
+    assert "flat picture.png" in audited.report.read_text()
 
 
 @pytest.mark.parametrize(
