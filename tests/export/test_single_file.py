@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -89,27 +90,23 @@ def test_values_behind_queries_and_keys(saved_model: Saved, tmp_path: Path) -> N
         assert torch.equal(after[key], value)
 
 
-def test_a_file_without_biases_is_refused_before_the_work(
-    saved_model: Saved, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("Stable Diffusion 3", "add_v_proj.bias"),  # scaled with the neurons
+        ("Stable Diffusion", "attn2.to_k.weight"),  # edited by closed forms
+    ],
+)
+def test_a_file_that_lacks_what_may_be_edited_is_refused_before_the_work(
+    saved_model: Saved, tmp_path: Path, name: str, missing: str
 ) -> None:
-    """Those of Stable Diffusion 3 are scaled with their neurons."""
-    model, base = saved_model("Stable Diffusion 3"), tmp_path / "one.safetensors"
+    model, base = saved_model(name), tmp_path / "one.safetensors"
     weights = model.denoiser.state_dict()
     save_file(weights, base)
     check_single_file(model, base)
-    save_file({key: value for key, value in weights.items() if "add_v_proj.bias" not in key}, base)
-    with pytest.raises(ExportError, match=r"the bias of .*add_v_proj 0 times"):
-        check_single_file(model, base)
-
-
-def test_a_file_without_keys_is_refused_before_the_work(model: Model, tmp_path: Path) -> None:
-    """A closed form edits them, too."""
-    base = tmp_path / "one.safetensors"
-    weights = model.denoiser.state_dict()
-    save_file(weights, base)
-    check_single_file(model, base)
-    save_file({key: value for key, value in weights.items() if "attn2.to_k" not in key}, base)
-    with pytest.raises(ExportError, match=r"the weight of .*attn2\.to_k 0 times"):
+    save_file({key: value for key, value in weights.items() if missing not in key}, base)
+    layer, _, kind = missing.rpartition(".")
+    with pytest.raises(ExportError, match=rf"the {kind} of .*{re.escape(layer)} 0 times"):
         check_single_file(model, base)
 
 

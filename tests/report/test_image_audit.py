@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from audited import image_audit_run
 from colours import noise
@@ -58,7 +58,7 @@ def test_names_of_files_are_escaped(tmp_path: Path) -> None:
     run.write("images.json", json.dumps(hostile.to_json()))
     page = write_report(run).read_text()
     assert HOSTILE not in page
-    assert page.count(html.escape(HOSTILE, quote=False).partition("&")[0]) >= 1
+    assert f"<h3>{escape(HOSTILE)}</h3>" in page
 
 
 @pytest.mark.parametrize(

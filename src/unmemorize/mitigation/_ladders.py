@@ -225,18 +225,19 @@ class Findings:
         If none is, the prompt stays as it is. Without closed forms, "both" is "neurons".
         """
         if name == TEXT_ENCODER:
-            return tuple(
-                rung for rung in ENCODER if rung.guide is None or rung.guide in self.guides
-            )
+            return tuple(filter(self._has_guide, ENCODER))
         if name == "both" and not self.closed_form:
             name = "neurons"
         ladder = SPREAD if name == "both" and self.is_spread else LADDERS[name]
         return tuple(filter(self._is_possible, ladder)) or (Rung(),)
 
+    def _has_guide(self, rung: Rung) -> bool:
+        return rung.guide is None or rung.guide in self.guides
+
     def _is_possible(self, rung: Rung) -> bool:
         has_neurons = rung.neurons is None or bool(self.neurons[rung.neurons])
-        has_guide = rung.guide is None or rung.guide in self.guides
-        return has_neurons and has_guide and (rung.weight is None or self.closed_form)
+        has_projections = rung.weight is None or self.closed_form
+        return has_neurons and self._has_guide(rung) and has_projections
 
     @classmethod
     def of(
