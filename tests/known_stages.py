@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,9 @@ from unmemorize import Detection, Prompt
 from unmemorize.detection import DetectTask
 from unmemorize.mitigation._images import Asked, ImagesRecord
 
+COPY, CLOSE = 0.8, 0.3
+"""Mean scores of copies, and of images that are almost copies."""
+
 
 class Known:
     """Stands in for `Stages` where captions are looked for that a prompt may read like.
@@ -18,7 +21,8 @@ class Known:
     Args:
         kind: of the records of the detector.
         called: captions that the detector calls.
-        copies: captions whose images are copies.
+        means: the mean score of the images of a caption, .1 where none is given. Each image lies .1
+            above or below it. Those above .5 are copies.
     """
 
     settings = replace(SMALL_MITIGATION, search_images=4)
@@ -27,10 +31,10 @@ class Known:
         self,
         level: float,
         called: Sequence[str] = (),
-        copies: Sequence[str] = (),
+        means: Mapping[str, float] | None = None,
         kind: str = "starts",
     ) -> None:
-        self.level, self.called, self.copies, self.kind = level, called, copies, kind
+        self.level, self.called, self.means, self.kind = level, called, means or {}, kind
         self.run: Any = self
         self.model: Any = self
         self.fingerprint = "v2-1"
@@ -61,9 +65,10 @@ class Known:
         assert stop == 1
         self.drawn.append((kind, [each.text for each in asked]))
         self.seeds += [each.seeds for each in asked]
-        return {
-            each.index: ImagesRecord(
-                prompt=each.text, seeds=each.seeds, copies=int(each.text in self.copies)
-            )
-            for each in asked
-        }
+        return {each.index: self._record(each) for each in asked}
+
+    def _record(self, asked: Asked) -> ImagesRecord:
+        mean = self.means.get(asked.text, 0.1)
+        scores = tuple(mean + offset for offset in (0.1, -0.1, 0.1, -0.1))
+        copies = sum(score > 0.5 for score in scores)
+        return ImagesRecord(prompt=asked.text, seeds=asked.seeds, scores=scores, copies=copies)

@@ -35,13 +35,13 @@ from unmemorize.mitigation._ladders import (
 from unmemorize.statistics import activations
 
 KEEP = ("a dog", "a house")
-STARTS: Guides = {"start": "a start", "half": "a"}
+GUIDES: Guides = {"start": "a start", "neighbour": "a dog"}
 
 
 def findings(text: str, *neurons: int) -> Findings:
     own = Neurons({"attn2.to_v": neurons}) if neurons else Neurons()
     every = Neurons({"attn2.to_v": [*neurons, 9]})
-    return Findings(text, {"complete": own, "initial": own, "all": every}, guides=STARTS)
+    return Findings(text, {"complete": own, "initial": own, "all": every}, guides=GUIDES)
 
 
 FOUND = {3: findings("a cat", 1, 2), 5: findings("a bird", 2, 4)}
@@ -55,7 +55,7 @@ def test_ladders_begin_with_the_least_invasive_rung() -> None:
     to_start = [
         "closed form to the start, weight 3",
         "closed form to the start, weight 10",
-        "closed form to half the start, weight 10",
+        "closed form to a neighbour, weight 10",
     ]
     assert [str(rung) for rung in LADDERS["closed form"]] == [
         *to_start,
@@ -113,12 +113,15 @@ def test_closed_forms_are_joined_at_their_own_weights_and_come_first() -> None:
     assert edit.parts[0] == ClosedFormEdit((Erased("a bird", 1.0),), KEEP)
 
 
-def test_a_prompt_reads_like_its_start_or_like_the_empty_prompt() -> None:
-    found = {**FOUND, 8: replace(findings("a tree", 1), guides={"start": "the tree", "half": "b"})}
+def test_a_prompt_reads_like_one_of_its_guides_or_like_the_empty_prompt() -> None:
+    found = {
+        **FOUND,
+        8: replace(findings("a tree", 1), guides={"start": "the tree", "neighbour": "b"}),
+    }
     rungs = {
         3: Rung(weight=3.0, guide="start"),
         5: Rung(weight=1.0),
-        8: Rung("complete", 0.0, 10.0, guide="half"),
+        8: Rung("complete", 0.0, 10.0, guide="neighbour"),
     }
     erased = (Erased("a cat", 3.0, "a start"), Erased("a bird", 1.0), Erased("a tree", 10.0, "b"))
     assert joint_edit(rungs, found, KEEP) == CombinedEdit(
@@ -168,7 +171,7 @@ def test_rungs_of_neurons_that_there_are_not_are_left_out() -> None:
     assert str(Rung()) == "nothing"
 
 
-def test_rungs_to_starts_that_there_are_not_are_left_out() -> None:
+def test_rungs_to_guides_that_there_are_not_are_left_out() -> None:
     few = findings("a cat", 1)
     many = findings("a cat", *range(10, 40))
     short = replace(few, guides={"start": "a"})
@@ -183,7 +186,6 @@ def test_rungs_to_starts_that_there_are_not_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("guides", "climbed"),
     [
-        ({"start": "a b", "half": "a", "neighbour": "n"}, ["a b", "a", "n", "n", ""]),
         ({"start": "a b", "neighbour": "n"}, ["a b", "n", "n", ""]),
         ({"neighbour": "n"}, ["n", "n", ""]),
         ({}, [""]),
@@ -224,7 +226,7 @@ def test_models_without_closed_forms_climb_rungs_of_neurons_alone(name: str, has
     many = Neurons({path: range(4) for path in list(model.value_layers)[:5]})
     for neurons in (Neurons({layer: [3]}), many):
         record = localization("a red cat", "VM", 0.9, neurons, theta=1.5)
-        found = Findings.of(model, record, statistics, "default", STARTS)
+        found = Findings.of(model, record, statistics, "default", GUIDES)
         assert any(rung.weight for rung in found.ladder("both")) == has
         assert (found.ladder("both") == found.ladder("neurons")) == (not has)
         assert found.ladder("neurons")[0] == Rung("complete", 0.0)
@@ -256,11 +258,11 @@ def test_rungs_say_what_they_do() -> None:
     assert str(Rung("complete", -0.25, 10.0)) == (
         "complete neurons at -0.25 and closed form, weight 10"
     )
-    to_half = Rung("complete", 0.0, 10.0, guide="half")
-    assert to_half.named(STARTS) == (
-        "complete neurons at 0 and closed form to half the start “a”, weight 10"
+    to_neighbour = Rung("complete", 0.0, 10.0, guide="neighbour")
+    assert to_neighbour.named(GUIDES) == (
+        "complete neurons at 0 and closed form to a neighbour “a dog”, weight 10"
     )
-    assert Rung(weight=3.0).named(STARTS) == "closed form, weight 3"
+    assert Rung(weight=3.0).named(GUIDES) == "closed form, weight 3"
 
 
 def test_wider_sets_come_from_z_scores(pipe: DiffusionPipeline) -> None:
@@ -293,7 +295,9 @@ def test_what_a_rung_includes() -> None:
     gentle, strong = Rung(weight=1.0), Rung(weight=10.0)
     near, far = (Rung("all", weight=10.0, reach=reach) for reach in (1.0, 2.0))
     both = Rung("complete", 0.0, 1.0)
-    to_start, to_half = Rung(weight=3.0, guide="start"), Rung(weight=10.0, guide="half")
+    to_start, to_neighbour = (
+        Rung(weight=weight, guide=guide) for weight, guide in ((3.0, "start"), (10.0, "neighbour"))
+    )
     for more, less in [
         (inverted, off),
         (Rung("initial", 0.0), off),
@@ -303,7 +307,8 @@ def test_what_a_rung_includes() -> None:
         (far, near),
         (strong, far),
         (strong, to_start),
-        (to_half, to_start),
+        (to_neighbour, to_start),
+        (strong, to_neighbour),
         (Rung(weight=10.0, guide="start"), to_start),
         (replace(to_start, neurons="complete"), off),
     ]:
@@ -331,7 +336,7 @@ def test_a_stronger_rung_keeps_what_helped() -> None:
         "complete neurons at 0",
         "complete neurons at 0 and closed form to the start, weight 3",
         "complete neurons at 0 and closed form to the start, weight 10",
-        "complete neurons at 0 and closed form to half the start, weight 10",
+        "complete neurons at 0 and closed form to a neighbour, weight 10",
         "complete neurons at 0 and closed form, weight 10",
         "complete neurons at -0.25 and closed form, weight 10",
         "complete neurons at -1 and closed form, weight 10",

@@ -1,4 +1,4 @@
-"""Ordinary captions that memorized ones may be encoded like."""
+"""Ordinary captions that memorized ones may be read like."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ import numpy as np
 import pytest
 
 from architectures import make
-from known_stages import Known
+from known_stages import CLOSE, COPY, Known
 from unmemorize import Model, Threshold, testbed
 from unmemorize.mitigation import _neighbours
 from unmemorize.mitigation._confirmation import screen_level
 from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.mitigation._neighbours import find_neighbours, nearest_captions
 
-CAPTIONS = ("a boat", "two red cats", "a red house by a lake", "one", "a tree", "the red cat")
+CAPTIONS = (
+    "a boat",
+    "two red cats",
+    "a red house by a lake",
+    "one",
+    "a tree",
+    "the red cat",
+    "a b",
+    "two",
+)
 
 
 def test_the_nearest_captions_against_numpy() -> None:
@@ -26,7 +35,7 @@ def test_the_nearest_captions_against_numpy() -> None:
         for each in (texts, CAPTIONS)
     )
     distances = ((own[:, None] - others[None]) ** 2).sum(-1)
-    wanted = [[CAPTIONS[place] for place in np.argsort(row)[:4]] for row in distances]
+    wanted = [[CAPTIONS[place] for place in np.argsort(row)[:6]] for row in distances]
     assert nearest_captions(model, texts, CAPTIONS, batch=4) == wanted
     assert nearest_captions(model, texts, CAPTIONS[:2], batch=4) == [
         sorted(CAPTIONS[:2], key=lambda caption: row[CAPTIONS.index(caption)]) for row in distances
@@ -34,26 +43,41 @@ def test_the_nearest_captions_against_numpy() -> None:
     assert nearest_captions(model, texts, [], batch=4) == [[], []]
 
 
-def test_the_first_one_that_is_clear_and_draws_no_copy_is_taken(
+def test_the_first_one_that_is_clear_and_far_from_a_copy_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    near = {"p": ["a", "b", "c", "d"], "q": ["b", "a", "c", "d"], "r": ["a", "a", "a", "a"]}
+    """Or the farthest one of those that show no copy."""
+    near = {"p": "abcdef", "q": "bacdef", "r": "aaaaaa", "s": "becafd", "t": "bbbbbb"}
     asked: list[tuple[str, ...]] = []
 
     def nearest(_model: Any, texts: list[str], captions: list[str], _batch: int) -> list[list[str]]:
         asked.append(tuple(captions))
-        return [near[text] for text in texts]
+        return [list(near[text]) for text in texts]
 
     monkeypatch.setattr(_neighbours, "nearest_captions", nearest)
     threshold = Threshold.load(testbed.threshold_path())
-    known = Known(screen_level(threshold), called=["a"], copies=["b"], kind="neighbours")
+    means = {**dict.fromkeys("bd", COPY), **dict.fromkeys("ef", CLOSE)}
+    known = Known(screen_level(threshold), called="a", means=means, kind="neighbours")
     stages: Any = known
-    texts = {2: "p", 5: "q", 6: "r"}
+    texts = {2: "p", 5: "q", 6: "r", 7: "s", 8: "t"}
     confirmations: Any = dict.fromkeys(texts, SimpleNamespace(test=CopyTest("image", 0.5)))
-    found = find_neighbours(
-        stages, texts, confirmations, ("a", "p", "b", "c", "r", "d", "a"), threshold
-    )
-    assert found == {2: {"neighbour": "c"}, 5: {"neighbour": "c"}}
-    assert asked == [("a", "b", "c", "d")]  # each once, and none that is memorized
-    assert [known.scored[4 * 5 + place] for place in range(4)] == ["a", "b", "c", "d"]
-    assert known.drawn == [("neighbour-1", ["b", "b"]), ("neighbour-2", ["c", "c"])]
+    found = find_neighbours(stages, texts, confirmations, tuple("apbcrdefa"), threshold)
+    assert found == {2: {"neighbour": "c"}, 5: {"neighbour": "c"}, 7: {"neighbour": "c"}}
+    assert asked == [tuple("abcdef")]  # each once, and none that is memorized
+    assert [known.scored[6 * 5 + place] for place in range(6)] == list("abcdef")
+    assert known.drawn == [
+        ("neighbour-1", ["b", "b", "b", "b"]),
+        ("neighbour-2", ["c", "c", "e"]),
+        ("neighbour-3", ["c"]),
+    ]
+
+
+def test_the_farthest_one_is_taken_if_none_is_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_neighbours, "nearest_captions", lambda *_: [["b", "e", "f", "g"]])
+    threshold = Threshold.load(testbed.threshold_path())
+    means = {"b": COPY, "e": CLOSE, "f": 0.25, "g": CLOSE}
+    stages: Any = Known(screen_level(threshold), means=means, kind="neighbours")
+    confirmations: Any = {0: SimpleNamespace(test=CopyTest("image", 0.5))}
+    found = find_neighbours(stages, {0: "p"}, confirmations, tuple("befg"), threshold)
+    assert found == {0: {"neighbour": "f"}}
+    assert [texts for _, texts in stages.drawn] == [["b"], ["e"], ["f"], ["g"]]

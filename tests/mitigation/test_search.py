@@ -31,7 +31,7 @@ FOUND = {
             "initial": Neurons({"a": [5, 6]}),
             "all": Neurons({"a": [5, 6, 7]}),
         },
-        guides={"start": "a", "half": "b"},
+        guides={"start": "a", "neighbour": "b"},
     ),
 }
 

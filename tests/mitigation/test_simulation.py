@@ -28,7 +28,7 @@ FINDINGS = {
             "initial": Neurons({"a": [2]}),
             "all": Neurons({"a": [3]}),
         },
-        guides={"start": "b", "half": "c"},
+        guides={"start": "b", "neighbour": "c"},
     )
 }
 EDITS: dict[Edit, int] = {}

@@ -13,8 +13,8 @@ from unmemorize.detection import REGION_SAMPLES
 from unmemorize.generation import has_closed_form
 from unmemorize.methods import seconds_of_training
 from unmemorize.metrics import have_references
+from unmemorize.mitigation._guides import MOST_DRAWN
 from unmemorize.mitigation._ladders import ladder_names
-from unmemorize.mitigation._neighbours import CONSIDERED
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS, PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._starts import starts_of
@@ -59,7 +59,8 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
             agree, and the level of that takes more ordinary images.
     """
     count = len(suspects)
-    starts = [starts_of(each.text) if has_closed_form(model) else [] for each in suspects]
+    guided = suspects if has_closed_form(model) else ()
+    starts = [starts_of(each.text) for each in guided]
     rules = settings.certification(count)
     ordinary = settings.ordinary_images
     twice = settings.distances or not have_references(suspects)
@@ -69,7 +70,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
         "ordinary images, unedited": ordinary * (2 if twice else 1),
         "confirmation": settings.search_images * count,
         "starts of prompts": settings.search_images * sum(map(bool, starts)),
-        "neighbours of prompts": settings.search_images * count if encoder else 0,
+        "neighbours of prompts": settings.search_images * len(guided),
         "search": ladders * settings.search_images * count,
         "side effects of candidates": (ladders - 1) * settings.sample,
         "certificate": rules.plan(1).seeds * count,
@@ -81,7 +82,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     halves = 2 if generation.guidance > 1 else 1
     samples = sum(images.values()) * generation.steps * halves
     samples += round((1 + _PASSES) * noise.seeds * count)
-    samples += noise.seeds * (sum(map(len, starts)) + (CONSIDERED * count if encoder else 0))
+    samples += noise.seeds * (sum(map(len, starts)) + MOST_DRAWN * len(guided))
     samples += REGION_SAMPLES * count
     weights = sum(
         parameter.numel() * parameter.element_size()

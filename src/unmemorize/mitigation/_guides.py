@@ -1,13 +1,17 @@
-"""What a memorized caption may be read like, if the screen clears it and its images are no copies.
+"""What a memorized caption may be read like, if the screen clears it and copies are far from it.
 
 The empty prompt is always there. But it is what a model draws without a text, which may be a
 training image, too: without one, the bundled model draws a copy of some plant every now and then.
+An edited caption draws what its guide draws, and is certified by many more images than the guide is
+chosen by. So a guide counts by how far its scores lie below the level of a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from statistics import fmean, stdev
 from typing import Literal
 
 from unmemorize._errors import RunError
@@ -18,10 +22,28 @@ from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._stages import Stages, asked
 
-GuideChoice = Literal["start", "half", "neighbour"]
-"""The longest start of the caption, one of at most half as many words, or an ordinary caption."""
+GuideChoice = Literal["start", "neighbour"]
+"""A start of the caption, or an ordinary caption."""
 Guides = Mapping[GuideChoice, str]
 """What a caption may be read like, as far as there is something."""
+FAR = 3.0
+"""The distance at which a guide is taken, see `Drawn`."""
+MOST_DRAWN = 6
+"""How many guides of a kind are drawn for each caption, at most."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A guide none of whose images is a copy.
+
+    Args:
+        text: the caption.
+        distance: how many standard deviations of the scores of its images the level of a copy lies
+            above their mean.
+    """
+
+    text: str
+    distance: float
 
 
 def cleared(
@@ -50,10 +72,10 @@ def cleared(
     return clear
 
 
-def drawn_clean(
-    stages: Stages, kind: str, guides: Mapping[int, list[str]], tests: Mapping[int, CopyTest]
-) -> dict[int, list[str]]:
-    """Draw one guide of each caption after the other, until none of its images is a copy.
+def farthest(
+    stages: Stages, kind: str, guides: Mapping[int, Sequence[str]], tests: Mapping[int, CopyTest]
+) -> dict[int, Drawn]:
+    """Draw one guide of each caption after the other, until copies are far from one.
 
     Args:
         stages: what all stages share.
@@ -62,27 +84,38 @@ def drawn_clean(
         tests: tell the copies of each caption.
 
     Returns:
-        The guides that are left of each caption: the one that was drawn clean, and those after it,
-        which were not drawn.
+        The first guide of each caption that is `FAR` from a copy. If none is, the farthest of those
+        that were drawn, `MOST_DRAWN` at most. Captions all of whose guides show copies are left
+        out.
 
     Raises:
         RunError: a record is about another text.
     """
-    left = {index: list(texts) for index, texts in sorted(guides.items())}
-    clean: set[int] = set()
-    number = 0
-    while pending := [index for index, texts in left.items() if texts and index not in clean]:
-        number += 1
-        texts = {index: left[index][0] for index in pending}
+    best: dict[int, Drawn] = {}
+    for place in range(MOST_DRAWN):
+        texts = {
+            index: some[place]
+            for index, some in guides.items()
+            if place < len(some) and not (index in best and best[index].distance >= FAR)
+        }
+        if not texts:
+            break
+        number = place + 1
         wanted = asked(texts, tests, partial(_seeds, stages, kind))
         records = stages.images(f"{kind}s, drawn", f"{kind}-{number}", None, wanted, stop=1)
         for index, record in records.items():
             _refuse_other_text(stages, f"{kind}-{number}", record.prompt, texts[index])
             if record.copies:
-                del left[index][0]
-            else:
-                clean.add(index)
-    return left
+                continue
+            drawn = Drawn(texts[index], _distance(record.scores, tests[index].level))
+            if index not in best or drawn.distance > best[index].distance:
+                best[index] = drawn
+    return best
+
+
+def _distance(scores: Sequence[float], level: float) -> float:
+    spread = stdev(scores)
+    return (level - fmean(scores)) / spread if spread else float("inf")
 
 
 def _refuse_other_text(stages: Stages, kind: str, found: str, text: str) -> None:

@@ -37,11 +37,10 @@ _LOWER = 1.0
 """How far theta falls below the one of the localization, for a wider set of the same layers."""
 
 
-_LEAVES: Mapping[GuideChoice | None, int] = {None: 0, "neighbour": 1, "half": 2, "start": 3}
+_LEAVES: Mapping[GuideChoice | None, int] = {None: 0, "neighbour": 1, "start": 2}
 """What is left of a prompt that reads like another one, in order."""
 _GOALS: Mapping[GuideChoice | None, str] = {
     "start": " to the start",
-    "half": " to half the start",
     "neighbour": " to a neighbour",
     None: "",
 }
@@ -120,11 +119,11 @@ class Rung:
         return is_as_wide and self.scale <= other.scale
 
 
-_TO_START = (
+_TO_GUIDE = (
     *(Rung(weight=weight, guide="start") for weight in (3.0, 10.0)),
-    Rung(weight=10.0, guide="half"),
+    Rung(weight=10.0, guide="neighbour"),
 )
-"""They leave most of what a prompt asks for, and change ordinary images least."""
+"""Those to the start leave most of what a prompt asks for, and change ordinary images least."""
 
 
 def _with_closed_form(weight: float) -> tuple[Rung, Rung]:
@@ -135,8 +134,8 @@ def _with_closed_form(weight: float) -> tuple[Rung, Rung]:
 LADDERS: Mapping[str, tuple[Rung, ...]] = {
     "both": (
         Rung("complete", 0.0),
-        *_TO_START,
-        *(replace(rung, neurons="complete") for rung in _TO_START),
+        *_TO_GUIDE,
+        *(replace(rung, neurons="complete") for rung in _TO_GUIDE),
         *_with_closed_form(1.0),
         *_with_closed_form(3.0),
         *(Rung("complete", scale) for scale in (-0.25, -1.0)),
@@ -146,18 +145,18 @@ LADDERS: Mapping[str, tuple[Rung, ...]] = {
     ),
     "neurons": tuple(Rung(choice, scale) for choice, scale in product(_CHOICES, SCALES)),
     "closed form": (
-        *_TO_START,
+        *_TO_GUIDE,
         *(Rung(weight=weight) for weight in WEIGHTS),
         *(Rung("complete", scale, 10.0) for scale in (0.0, -0.25, -1.0)),
     ),
 }
 """Ladders by name. Combinations are worth most and come first. A prompt that still copies climbs to
 the next rung of its ladder. Where neurons at 0 do not end a copy, a closed form to the start of the
-prompt comes next, then a gentle one to the empty prompt, each without them and with them: inverted
-neurons change ordinary images more where they are many, and end copies that no closed form does
-where they are few."""
+prompt comes next, then one to an ordinary caption, then a gentle one to the empty prompt, each
+without them and with them: inverted neurons change ordinary images more where they are many, and
+end copies that no closed form does where they are few."""
 SPREAD = (
-    *_TO_START,
+    *_TO_GUIDE,
     *(Rung("all", weight=10.0, reach=reach) for reach in (1.0, 1.5, 2.0)),
     Rung(weight=10.0),
     *(Rung("complete", scale, 10.0) for scale in (0.0, -0.25, -1.0)),
@@ -169,7 +168,6 @@ TEXT_ENCODER = "text encoder"
 """The name of the ladder that edits no denoiser."""
 ENCODER = (
     Rung(weight=10.0, guide="start", encoder=True),
-    Rung(weight=10.0, guide="half", encoder=True),
     *(Rung(weight=weight, guide="neighbour", encoder=True) for weight in (10.0, 100.0)),
     Rung(weight=100.0, encoder=True),
 )

@@ -6,7 +6,8 @@ RUN/confirmations.jsonl        their scores, and the level above which they are 
 RUN/localizations.jsonl        the neurons of those whose images show copies
 RUN/starts.jsonl               what the detector says of the starts of these prompts
 RUN/start-N.jsonl              images of those that it clears, the longest ones first
-RUN/neighbours.jsonl, neighbour-N.jsonl   the same of ordinary captions, for the text encoder
+RUN/neighbours.jsonl           what the detector says of the nearest ordinary captions
+RUN/neighbour-N.jsonl          images of those that it clears, the nearest ones first
 RUN/text-encoder-*.json        trained text encoders, by the digest of what they were trained with
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
@@ -28,6 +29,7 @@ from functools import partial
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import MitigationError
+from unmemorize.detection import Threshold
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, EditFile, has_closed_form
 from unmemorize.localization import LocalizeTask, read_localizations
@@ -166,15 +168,7 @@ def _localize(stages: Stages, work: Work, inputs: MitigationInputs) -> dict[int,
     prompts, settings = work.confirmed, stages.settings.localization
     task = LocalizeTask(inputs.statistics, inputs.threshold.calling_all(), settings)
     stages.work("localize", task, [(index, (index, prompt)) for index, prompt in prompts.items()])
-    guides: Mapping[int, Guides] = {}
-    if has_closed_form(stages.model):
-        guides = find_starts(stages, work.prompts, work.confirmations, inputs.threshold)
-    if stages.settings.part == "text-encoder":
-        texts = {index: prompt.text for index, prompt in prompts.items()}
-        near = find_neighbours(
-            stages, texts, work.confirmations, work.captions.all_kept, inputs.threshold
-        )
-        guides = {index: {**guides.get(index, {}), **near.get(index, {})} for index in prompts}
+    guides = _guides(work, inputs.threshold) if has_closed_form(stages.model) else {}
     return {
         index: Findings.of(
             stages.model, record, inputs.statistics, settings.layers, guides.get(index, {})
@@ -182,6 +176,15 @@ def _localize(stages: Stages, work: Work, inputs: MitigationInputs) -> dict[int,
         for index, record in read_localizations(stages.run).items()
         if index in prompts
     }
+
+
+def _guides(work: Work, threshold: Threshold) -> dict[int, Guides]:
+    starts = find_starts(work.stages, work.prompts, work.confirmations, threshold)
+    texts = {index: prompt.text for index, prompt in work.confirmed.items()}
+    near = find_neighbours(
+        work.stages, texts, work.confirmations, work.captions.all_kept, threshold
+    )
+    return {index: {**starts[index], **near.get(index, {})} for index in texts}
 
 
 def _best(

@@ -1,4 +1,4 @@
-"""The ordinary caption that a memorized one may be encoded like."""
+"""The ordinary caption that a memorized one may be read like."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmemorize.detection import Threshold
 from unmemorize.mitigation._confirmation import Confirmation
-from unmemorize.mitigation._guides import Guides, cleared, drawn_clean
+from unmemorize.mitigation._guides import MOST_DRAWN, Guides, cleared, farthest
 from unmemorize.mitigation._stages import Stages
 from unmemorize.pipelines import Model
 
@@ -18,8 +18,6 @@ NEIGHBOURS = "neighbours"
 DRAWN_NEIGHBOURS = "neighbour"
 """How the records of their images begin."""
 _EXACT = "donot_use_mm_for_euclid_dist"
-CONSIDERED = 4
-"""How many captions are looked at for each prompt, the nearest ones."""
 
 
 def find_neighbours(
@@ -29,7 +27,10 @@ def find_neighbours(
     captions: Sequence[str],
     threshold: Threshold,
 ) -> dict[int, Guides]:
-    """Find the nearest ordinary caption that the screen clears and none of whose images is a copy.
+    """Find the ordinary caption of each memorized prompt that may be drawn in its place.
+
+    It is the nearest one that the screen clears and that is far from a copy, of `MOST_DRAWN`. If
+    none is that far, it is the farthest one.
 
     Records are numbered by the places of captions, so they stay what they are if distances round
     otherwise, as on another device.
@@ -56,14 +57,14 @@ def find_neighbours(
     clear = cleared(stages, NEIGHBOURS, owned, threshold)
     clear = {index: sorted(found, key=ranked[index].index) for index, found in clear.items()}
     tests = {index: confirmations[index].test for index in texts}
-    found = drawn_clean(stages, DRAWN_NEIGHBOURS, clear, tests)
-    return {index: {"neighbour": left[0]} for index, left in found.items() if left}
+    found = farthest(stages, DRAWN_NEIGHBOURS, clear, tests)
+    return {index: {"neighbour": drawn.text} for index, drawn in found.items()}
 
 
 def nearest_captions(
     model: Model, texts: Sequence[str], captions: Sequence[str], batch: int
 ) -> list[list[str]]:
-    """Return the captions whose encodings are nearest to that of each text, the nearest first.
+    """Return the `MOST_DRAWN` captions whose encodings are nearest to each text's, nearest first.
 
     Distances are Euclidean, over all tokens.
     """
@@ -76,7 +77,7 @@ def nearest_captions(
     ]
     if not parts:
         return [[] for _ in texts]
-    count = min(CONSIDERED, len(captions))
+    count = min(MOST_DRAWN, len(captions))
     order = torch.cat(parts, 1).topk(count, largest=False).indices
     return [[captions[place] for place in places] for places in order.tolist()]
 

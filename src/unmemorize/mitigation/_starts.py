@@ -7,12 +7,12 @@ encoders that are causal read the words of the start as before, so an edit need 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Threshold
 from unmemorize.mitigation._confirmation import Confirmation
-from unmemorize.mitigation._guides import Guides, cleared, drawn_clean
+from unmemorize.mitigation._guides import FAR, Guides, cleared, farthest
 from unmemorize.mitigation._stages import Stages
 
 STARTS = "starts"
@@ -41,8 +41,8 @@ def find_starts(
 ) -> dict[int, Guides]:
     """Find the start of each memorized prompt that may be drawn in its place.
 
-    It is the longest one that the screen clears and none of whose images is a copy. Numbers of
-    records count the starts of all suspects, so they stay what they are whichever are memorized.
+    It is the longest one that the screen clears and that is far from a copy. Numbers of records
+    count the starts of all suspects, so they stay what they are whichever are memorized.
 
     Args:
         stages: what all stages share.
@@ -56,13 +56,10 @@ def find_starts(
     owned = {number: pair for number, pair in enumerate(pairs) if pair[0] in tests}
     clear = cleared(stages, STARTS, owned, threshold)
     longest = {index: starts[::-1] for index, starts in clear.items()}
-    found = drawn_clean(stages, DRAWN, longest, tests)
-    return {index: _choices(found.get(index, ())) for index in tests}
-
-
-def _choices(clear: Sequence[str]) -> Guides:
-    if not clear:
-        return {}
-    most = len(clear[0].split()) // 2
-    half = next((each for each in clear if len(each.split()) <= most), None)
-    return {"start": clear[0], **({"half": half} if half else {})}
+    found = farthest(stages, DRAWN, longest, tests)
+    return {
+        index: {"start": found[index].text}
+        if index in found and found[index].distance >= FAR
+        else {}
+        for index in tests
+    }
