@@ -12,15 +12,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from unmemorize._errors import UnmemorizeError
+from unmemorize._locks import made_once
 
 Result = TypeVar("Result")
 
@@ -64,7 +63,7 @@ def kept(
         return result
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with made_once(path):
             # another process may have made it meanwhile
             result = _loaded(path, load, about)
             if result is not None:
@@ -107,21 +106,3 @@ def _loaded(path: Path, load: Callable[[Path], Result], about: str) -> Result | 
         return None
     _logger.info("%s: %s", about, path)
     return result
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from making the same result; a file system without locks cannot."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        _logger.warning("%s: another process makes it. Waiting for it.", path.name)
-        lock.acquire()
-    except (OSError, NotImplementedError):
-        pass
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from unmemorize.audit._records import read_attacks
 from unmemorize.engines import Execution, Shard
 from unmemorize.generation import CombinedEdit, Edit, WeightEdit, generate_each
 from unmemorize.mitigation import derived_seed
-from unmemorize.runs import Run
+from unmemorize.runs import Run, _drive
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 CAPTIONS = ("a dog", "a house", "a tree by the sea")
@@ -214,12 +215,22 @@ def test_shards_in_any_order_give_the_same(
     prompts: list[Prompt],
     inputs: AuditInputs,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result, run = finished
     other = open_audit(tmp_path / "run", model, prompts, inputs, SETTINGS)
-    with pytest.raises(UnfinishedError, match="other shards"):
+    with pytest.raises(UnfinishedError, match="left to other shards"):
         audit_all(other, model, inputs, execution=Execution(shard=Shard(2, 2)))
-    assert audit_all(other, model, inputs, execution=Execution(shard=Shard(1, 2))) == result
+    monkeypatch.setattr(_drive, "_POLL", 0.05)
+
+    models = [Model(make("Stable Diffusion")) for _ in range(2)]
+
+    def work(number: int) -> AuditResult:
+        execution = Execution(shard=Shard(number, 2), patience=60)
+        return audit_all(other, models[number - 1], inputs, execution=execution)
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(work, (1, 2))) == [result, result]
     assert records(other) == records(run)
 
 

@@ -29,8 +29,10 @@ from unmemorize import (
 from unmemorize.cli import COMMANDS, GROUPS, main, make_app
 from unmemorize.cli._common import report_missing
 from unmemorize.detection import DetectionRun
-from unmemorize.engines import InProcess, RayActors, Shard, Workers
-from unmemorize.mitigation import MitigationRun, MitigationSettings
+from unmemorize.engines import Execution, InProcess, RayActors, Shard, Workers
+from unmemorize.export import Exported
+from unmemorize.mitigation import MitigationResult, MitigationRun, MitigationSettings
+from unmemorize.report import Delivery
 from unmemorize.runs import Inputs, Tally, open_run
 from unmemorize.statistics import threshold_captions
 from unmemorize.testbed._findings import Finding
@@ -742,3 +744,31 @@ def test_a_missing_gradio_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "unmemorize.ui._serve", None)
     code, _, err = cli("ui")
     assert (code, "pip install 'unmemorize[ui]'" in err) == (1, True)
+
+
+def test_shards_of_a_mitigation_wait_and_the_first_writes_what_all_have_worked_for(
+    cli: Cli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executions: list[Execution] = []
+    delivered: list[Path] = []
+
+    def mitigated(*_: object, execution: Execution, **__: object) -> MitigationResult:
+        executions.append(execution)
+        return MitigationResult(budget=0.1, outcomes=())
+
+    def deliver(run: Run, *_: object, **__: object) -> Delivery:
+        delivered.append(run.folder)
+        return Delivery(run.folder / "report.html", Exported({}, ()), "")
+
+    monkeypatch.setattr("unmemorize.cli.mitigate.mitigate_all", mitigated)
+    monkeypatch.setattr("unmemorize.cli.mitigate.deliver", deliver)
+    files = ("--threshold", finished / "t.json", "--statistics", finished / "s.safetensors")
+    words = ("mitigate", finished / "prompts.csv", *model_words(finished), *files)
+    for number in (1, 2):
+        run = tmp_path / f"{number}"
+        code, out, _ = cli(*words, "-o", run, "--shard", f"{number}/2")
+        assert code == 0
+        assert ("Shard 2 of 2 is done. The first one writes" in out) == (number == 2)
+    assert delivered == [tmp_path / "1"]
+    assert {execution.patience for execution in executions} == {1800}
+    assert [str(execution.shard) for execution in executions] == ["1-of-2", "2-of-2"]

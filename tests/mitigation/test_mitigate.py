@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ from unmemorize.mitigation import (
 from unmemorize.mitigation import _text_encoder as mitigation_text_encoder
 from unmemorize.mitigation._confirmation import screen_level, search_seeds
 from unmemorize.mitigation._starts import starts_of
+from unmemorize.runs import _drive
 
 CAPTIONS = OrdinaryCaptions(("a dog", "a house", "a tree"), ("a car", "a boat"))
 SETTINGS = replace(
@@ -267,18 +269,23 @@ def test_a_run_on_other_ladders_is_not_resumed(start: Start, finished: tuple[Any
         start(folder="ladders")
 
 
-def test_shards_share_the_work(start: Start, finished: tuple[Any, Run]) -> None:
-    """Each stops where another one has work left; together they come to the same result."""
+def test_shards_share_the_work(
+    start: Start, finished: tuple[Any, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits where another one has work left; together they come to the same result."""
     whole, _ = finished
-    for _ in range(60):
-        for number in (1, 2):
-            try:
-                result, _ = start(execution=Execution(shard=Shard(number, 2)), folder="shards")
-            except UnfinishedError:
-                continue
-            assert result == whole
-            return
-    raise AssertionError("the shards never finish")
+    with pytest.raises(UnfinishedError, match=r"ordinary: \d+ of \d+ are left to other shards"):
+        start(execution=Execution(shard=Shard(1, 2)), folder="shards")
+    monkeypatch.setattr(_drive, "_POLL", 0.05)
+
+    starts = [replace(start, model=Model(make_pipeline())) for _ in range(2)]
+
+    def work(number: int) -> MitigationResult:
+        execution = Execution(shard=Shard(number, 2), patience=60)
+        return starts[number - 1](execution=execution, folder="shards")[0]
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(work, (1, 2))) == [whole, whole]
 
 
 def test_more_attempts_follow_a_failed_certificate(start: Start) -> None:

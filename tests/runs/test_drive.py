@@ -12,9 +12,9 @@ from limits import limited
 
 from conftest import make_pipeline
 from tasks import AnyRun, Squares
-from unmemorize import Model, Run, RunError
+from unmemorize import Model, Run, RunError, UnfinishedError
 from unmemorize.engines import Execution, Finished, Outcome, Shard, Task, Unit
-from unmemorize.runs import Inputs, drive, drive_without_failures
+from unmemorize.runs import Inputs, _drive, drive, drive_to_end
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,52 @@ def test_a_unit_is_whole_if_any_of_its_items_is_missing(model: Model, run: Run) 
 def test_a_stage_that_others_rest_on_ends_at_a_failure(model: Model, run: Run) -> None:
     items = [(0, 2), (1, -1), (2, 3)]
     with pytest.raises(RunError, match=r"squaring: number 1 fails .*negative number.*tries again"):
-        drive_without_failures(run, model, Squares(), items, 3, Execution(), "squaring")
+        drive_to_end(run, model, Squares(), items, range(3), 3, Execution(), "squaring")
     assert sorted(run.records("squares")) == [0, 2]
-    drive_without_failures(run, model, Squares(), [(0, 2), (2, 3)], 3, Execution(), "squaring")
+    drive_to_end(run, model, Squares(), [(0, 2), (2, 3)], [0, 2], 3, Execution(), "squaring")
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.2])
+def test_a_stage_ends_where_other_shards_do_nothing(
+    model: Model, run: Run, patience: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(_drive, "_POLL", 0.05)
+    monkeypatch.setattr(_drive.time, "sleep", looks.append)
+    monkeypatch.setattr(_drive.time, "monotonic", lambda: sum(looks))
+    execution = Execution(shard=Shard(1, 2), patience=patience)
+    with pytest.raises(UnfinishedError, match="squaring: 2 of 4 are left to other shards"):
+        drive_to_end(
+            run, model, Squares(), list(enumerate(range(4))), range(4), 4, execution, "squaring"
+        )
+    assert sorted(run.records("squares")) == [0, 2]
+    assert len(looks) == patience / 0.05
+
+
+def test_a_stage_waits_for_other_shards_as_long_as_they_get_on(
+    model: Model, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each record is news, so all of them together may take longer than the patience."""
+    now, seen = [0.0], list[tuple[int, int | None]]()
+    left = [3, 5, 1]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if int(now[0]) % 2 == 0:
+            index = left.pop()
+            with run.writer("squares", "2-of-2") as writer:
+                writer.append({index: {"square": -index}})
+
+    monkeypatch.setattr(_drive, "_POLL", 1.0)
+    monkeypatch.setattr(_drive.time, "sleep", sleep)
+    monkeypatch.setattr(_drive.time, "monotonic", lambda: now[0])
+    execution = Execution(shard=Shard(1, 2), patience=3.0, progress=lambda *at: seen.append(at))
+    drive_to_end(
+        run, model, Squares(), list(enumerate(range(6))), range(6), 6, execution, "squaring"
+    )
+    assert not left
+    assert now == [6.0]
+    assert seen[-3:] == [(3, 6), (4, 6), (5, 6)]
 
 
 def test_finished_units_are_not_done_again_and_failed_ones_are(model: Model, run: Run) -> None:

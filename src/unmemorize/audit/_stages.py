@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from unmemorize._errors import AuditError, UnfinishedError
+from unmemorize._errors import AuditError
 from unmemorize.audit._arms import Arm, AuditInputs
 from unmemorize.audit._attack import Attack, Start
 from unmemorize.audit._bench import Bench, Companion
@@ -16,7 +16,7 @@ from unmemorize.audit._task import AttackTask
 from unmemorize.engines import Execution
 from unmemorize.mitigation import Announce
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, drive_without_failures
+from unmemorize.runs import Run, drive_to_end
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class AttackStages:
 
         Raises:
             RunError: an image fails.
+            UnfinishedError: other shards have not done their part yet.
         """
         kind, ladder = kind_of(arm.records, attack.name), attack.ladder(self.settings.steps)
         trials = self.trials(attack)
@@ -76,29 +77,19 @@ class AttackStages:
             teacher=None if arm.model is self.model else self.model.loading,
         )
         title = f"{attack.name}, {arm.records}, {ladder[place]} steps"
+        total = len(arm.targets) * len(trials) * len(ladder)
         with self.announce(title) as progress:
-            drive_without_failures(
+            drive_to_end(
                 self.run,
                 arm.model,
                 task,
                 due_items(self.run, kind, arm.targets, trials, ladder, place, task.size),
-                len(arm.targets) * len(trials) * len(ladder),
+                range(place, total, len(ladder)),
+                total,
                 replace(self.execution, progress=progress),
                 title,
             )
 
     def scores(self, attack: Attack, arm: Arm) -> tuple[ImageScores, ...]:
-        """Return what an attack reached on each image of an arm.
-
-        Raises:
-            UnfinishedError: other shards have not done their part yet.
-        """
-        kind, ladder = kind_of(arm.records, attack.name), attack.ladder(self.settings.steps)
-        total = len(arm.targets) * len(self.trials(attack)) * len(ladder)
-        missing = total - sum(self.run.done(kind, total))
-        if missing:
-            raise UnfinishedError(
-                f"{kind}: {missing} of {total} are left to other shards. Repeat the command when "
-                "these are done."
-            )
-        return image_scores(read_attacks(self.run, kind), arm.indices)
+        """Return what an attack reached on each image of an arm, if all of it is done."""
+        return image_scores(read_attacks(self.run, kind_of(arm.records, attack.name)), arm.indices)

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeFloat, PositiveInt
 
 from unmemorize._errors import RunError
+from unmemorize.cli._console import print_line
 from unmemorize.cli._groups import WORKERS
 from unmemorize.cli._model_options import Flag
 from unmemorize.engines import Engine, Execution, InProcess, Progress, RayActors, Shard, Workers
@@ -26,6 +27,17 @@ ShardOption = Annotated[
     Parameter(
         metavar="I/N",
         help="Do only the I-th of N parts of the work, as each job of a Slurm array does.",
+    ),
+]
+PATIENCE = 1800.0
+"""Seconds without news of another shard after which a command gives up."""
+WaitingShardOption = Annotated[
+    str | None,
+    Parameter(
+        metavar="I/N",
+        help="Do only the I-th of N parts of the work, as each job of a Slurm array does. They run "
+        "at the same time on one folder: each waits for what others do, and gives up after half an "
+        "hour without news.",
     ),
 ]
 NewRunOption = Annotated[
@@ -54,13 +66,20 @@ class EngineOptions:
     address: str | None = None
     gpus: NonNegativeFloat | None = None
 
-    def execution(self, progress: Progress, shard: str | None = None) -> Execution:
+    def execution(
+        self, progress: Progress, shard: str | None = None, *, patience: float = 0.0
+    ) -> Execution:
         """Make the execution of a task.
+
+        Args:
+            progress, patience: see `Execution`.
+            shard: as it was given.
 
         Raises:
             RunError: the shard is malformed, or options for Ray are given without it.
         """
-        return Execution(engine=self._engine(), shard=parse_shard(shard), progress=progress)
+        part = parse_shard(shard)
+        return Execution(engine=self._engine(), shard=part, patience=patience, progress=progress)
 
     def _engine(self) -> Engine:
         if self.engine == "ray":
@@ -79,3 +98,12 @@ def parse_shard(text: str | None) -> Shard | None:
         RunError: it does not have the form I/N.
     """
     return None if text is None else Shard.parse(text)
+
+
+def left_to_first(execution: Execution, what: str) -> bool:
+    """Say that the first of several shards writes what all have worked for, if this is not it."""
+    shard = execution.shard
+    if shard is None or shard.number == 1:
+        return False
+    print_line(f"Shard {shard.number} of {shard.count} is done. The first one writes the {what}.")
+    return True

@@ -36,7 +36,14 @@ from unmemorize.cli._console import (
     show_progress,
 )
 from unmemorize.cli._edited import control_files, edit_in, prompts_of, twins_for
-from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
+from unmemorize.cli._execution_options import (
+    PATIENCE,
+    EngineOptions,
+    NewRunOption,
+    RunOption,
+    WaitingShardOption,
+    left_to_first,
+)
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions
 from unmemorize.engines import silent
@@ -67,7 +74,7 @@ def command(
     guidance: float | None = None,
     batch: PositiveInt = 10,
     together: PositiveInt = 1,
-    shard: ShardOption = None,
+    shard: WaitingShardOption = None,
     new_run: NewRunOption = False,
     model: ModelOptions = ModelOptions(),
     workers: EngineOptions = EngineOptions(),
@@ -120,7 +127,7 @@ def command(
         controls=control_files(controls),
         shipped=controls is None,
     )
-    execution = workers.execution(silent, shard)
+    execution = workers.execution(silent, shard, patience=PATIENCE)
     if image:
         print_line(ranks_in_words(len(image), len(inputs.controls), rate))
         first = settings.image_first()
@@ -133,6 +140,8 @@ def command(
             opened, loaded, image, inputs, execution=execution, announce=show_progress
         )
         _print_images(found)
+        if left_to_first(execution, "report"):
+            return
         report = write_report(opened)
         print_line(f"report: {report}")
         print_answer(found, run=opened.folder, report=report)
@@ -147,6 +156,8 @@ def command(
     result = audit_all(opened, loaded, inputs, execution=execution, announce=show_progress)
     _print_verdicts(result)
     print_line(f"all budgets, images and curves: {opened.folder / 'audit.json'}")
+    if left_to_first(execution, "report"):
+        return
     report = write_report(opened)
     print_line(f"report: {report}")
     print_answer(result, run=opened.folder, report=report)

@@ -34,7 +34,14 @@ from unmemorize.cli._console import (
     print_line,
     show_progress,
 )
-from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption, ShardOption
+from unmemorize.cli._execution_options import (
+    PATIENCE,
+    EngineOptions,
+    NewRunOption,
+    RunOption,
+    WaitingShardOption,
+    left_to_first,
+)
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import (
     Flag,
@@ -88,7 +95,7 @@ def command(
     steps: PositiveInt | None = None,
     guidance: float | None = None,
     batch: PositiveInt = 10,
-    shard: ShardOption = None,
+    shard: WaitingShardOption = None,
     new_run: NewRunOption = False,
     model: ModelOptions = ModelOptions(),
     workers: EngineOptions = EngineOptions(),
@@ -98,7 +105,8 @@ def command(
     Suspects are confirmed by generation: a prompt counts as memorized if its images copy. Then one
     edit is searched under which no confirmed prompt copies, and fresh seeds certify each of them on
     that edit. The run folder gets the edited model as a checkpoint and as LoRA files, the verdicts
-    (mitigation.json) and a report. The same command resumes.
+    (mitigation.json) and a report. The same command resumes. Of several shards, the first one
+    writes the model and the report.
 
     With --lora, the model with these LoRAs is edited. Then the checkpoint holds base, LoRAs and
     edit, and the LoRA files belong beside the LoRAs. Without it, the base is edited.
@@ -167,7 +175,7 @@ def command(
         descriptor=descriptor,
         clip=clip,
     )
-    execution = workers.execution(silent, shard)
+    execution = workers.execution(silent, shard, patience=PATIENCE)
     run_and_print(
         loaded,
         prompts,
@@ -207,6 +215,8 @@ def run_and_print(
     """
     run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs), new=new)
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
+    if left_to_first(execution, "model and the report"):
+        return
     made = deliver(run, model, result, single_file=single_file, announce=show_progress)
     _print_verdicts(result)
     files = print_exported(made.exported)

@@ -16,6 +16,8 @@ class Execution:
     Args:
         engine: who does the work; by default this process.
         shard: the share of the work to do; by default all of it.
+        patience: seconds for which a stage on which others rest waits for the other shards without
+            seeing a new record of theirs. By default it does not wait.
         progress: called with the number of finished items and of all items.
 
     Examples:
@@ -25,4 +27,5 @@ class Execution:
 
     engine: Engine = field(default_factory=InProcess)
     shard: Shard | None = None
+    patience: float = 0.0
     progress: Progress = silent

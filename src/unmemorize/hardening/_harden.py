@@ -68,7 +68,7 @@ from unmemorize.mitigation import (
     unannounced,
 )
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, drive_without_failures, hash_of_file, open_run, run_prompts
+from unmemorize.runs import Run, drive_to_end, hash_of_file, open_run, run_prompts
 
 AUDIT = "audit"
 """The folder of the judging attacks."""
@@ -229,11 +229,12 @@ def _price(
         task = OrdinaryTask(kind, under, settings.audit.generation, judged.descriptor, inputs.clip)
         title = kind.replace("-", " ")
         with announce(title) as progress:
-            drive_without_failures(
+            drive_to_end(
                 run,
                 model,
                 task,
                 ordinary_items(judged.captions, count, arm),
+                range(count),
                 count,
                 replace(execution, progress=progress),
                 title,

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unmemorize._errors import UnfinishedError
 from unmemorize.engines import Execution, Progress, Task, silent
 from unmemorize.generation import Edit
 from unmemorize.metrics import ClipAlignment, Descriptor
@@ -23,7 +22,7 @@ from unmemorize.mitigation._ordinary import (
 )
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, drive_without_failures
+from unmemorize.runs import Run, drive_to_end
 
 Announce = Callable[[str], AbstractContextManager[Progress]]
 """Opens the progress of a stage by its title."""
@@ -68,17 +67,11 @@ class Stages:
             UnfinishedError: other shards have not done their part yet.
             RunError: an item fails.
         """
-        total = 1 + max((index for index, _ in items), default=-1)
+        indices = [index for index, _ in items]
+        total = 1 + max(indices, default=-1)
         with self.announce(title) as progress:
             execution = replace(self.execution, progress=progress)
-            drive_without_failures(self.run, self.model, task, items, total, execution, title)
-        is_finished = self.run.done(task.kind, total)
-        missing = sum(not is_finished[index] for index, _ in items)
-        if missing:
-            raise UnfinishedError(
-                f"{title}: {missing} of {len(items)} are left to other shards. Repeat the command "
-                "when these are done."
-            )
+            drive_to_end(self.run, self.model, task, items, indices, total, execution, title)
 
     def images(
         self,

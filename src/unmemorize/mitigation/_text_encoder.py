@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unmemorize._errors import MitigationError
+from unmemorize._locks import made_once
 from unmemorize.generation import ClosedFormEdit, Edit, EditFile, Erased
 from unmemorize.methods import trained_text_encoder, why_untrainable
 from unmemorize.mitigation._settings import MitigationSettings
@@ -29,6 +30,8 @@ def refuse_other_part(model: Model, settings: MitigationSettings) -> None:
 def taught(stages: Stages, keep: Sequence[str], erased: tuple[Erased, ...]) -> Edit:
     """Train the text encoder, or read what the run has trained before.
 
+    Shards must go on with the same weights, so one of them trains, and the others wait.
+
     Args:
         stages: what all stages share.
         keep: ordinary captions, which stay as they are.
@@ -36,8 +39,9 @@ def taught(stages: Stages, keep: Sequence[str], erased: tuple[Erased, ...]) -> E
     """
     name = digest(ClosedFormEdit(erased))  # which asks the same of other layers
     path = stages.run.folder / f"text-encoder-{name}.json"
-    if not path.is_file():
-        with stages.announce("train the text encoder") as progress:
-            edit = trained_text_encoder(stages.model, erased, keep, progress)
-        EditFile.of(stages.model, edit).save(path)
+    with made_once(path):
+        if not path.is_file():
+            with stages.announce("train the text encoder") as progress:
+                edit = trained_text_encoder(stages.model, erased, keep, progress)
+            EditFile.of(stages.model, edit).save(path)
     return EditFile.load(path).edit

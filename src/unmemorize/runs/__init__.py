@@ -1,6 +1,6 @@
 """Run folders: what determines a result, what is done, and how to resume."""
 
-from unmemorize.runs._drive import Tally, drive, drive_without_failures
+from unmemorize.runs._drive import Tally, drive, drive_to_end
 from unmemorize.runs._merge import merge_runs
 from unmemorize.runs._prompts import (
     given_or_temporary,
@@ -29,7 +29,7 @@ __all__ = [
     "StoredImage",
     "Tally",
     "drive",
-    "drive_without_failures",
+    "drive_to_end",
     "given_or_temporary",
     "hash_of_file",
     "keep_largest",

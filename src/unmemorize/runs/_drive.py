@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unmemorize._errors import RunError
+from unmemorize._errors import RunError, UnfinishedError
 from unmemorize.engines import Execution, Failed, Finished, Outcome, Task, Unit, units_of
 from unmemorize.pipelines import Model
 from unmemorize.runs._records import line_of
 from unmemorize.runs._run import Run
+
+_POLL = 5.0
+"""Seconds between two looks at what other shards have done."""
 
 
 @dataclass(frozen=True)
@@ -122,23 +126,27 @@ def _record(run: Run, outcome: Outcome) -> dict[str, Any]:
     return record
 
 
-def drive_without_failures(
+def drive_to_end(
     run: Run,
     model: Model,
     task: Task,
     items: Iterable[tuple[int, Any]],
+    indices: Sequence[int],
     total: int,
     execution: Execution,
     title: str,
 ) -> None:
-    """Do the same as `drive` for a stage on which others rest.
+    """Do the same as `drive` for a stage on which others rest, and wait for other shards.
 
     Args:
-        run, model, task, items, total, execution: as in `drive`.
+        run, model, task, items, total: as in `drive`.
+        indices: those of all items.
+        execution: as in `drive`. Its patience tells how long other shards are waited for.
         title: of the stage, for errors.
 
     Raises:
         RunError: an item fails.
+        UnfinishedError: other shards have not done their part, and patience is at an end.
     """
     tally = drive(run, model, task, items, total, execution)
     for index, error in tally.failed.items():
@@ -146,3 +154,19 @@ def drive_without_failures(
             f"{title}: number {index} fails ({error.rstrip('.')}). What is finished stays in "
             f"{run.folder}; the same command tries again."
         )
+    left, since = -1, 0.0
+    while missing := _missing(run, task.kind, indices, total):
+        if missing != left:
+            left, since = missing, time.monotonic()
+            execution.progress(len(indices) - missing, len(indices))
+        if time.monotonic() - since >= execution.patience:
+            raise UnfinishedError(
+                f"{title}: {missing} of {len(indices)} are left to other shards. Repeat the "
+                "command while these work, or when they are done."
+            )
+        time.sleep(_POLL)
+
+
+def _missing(run: Run, kind: str, indices: Sequence[int], total: int) -> int:
+    is_finished = run.done(kind, total)
+    return sum(not is_finished[index] for index in indices)
