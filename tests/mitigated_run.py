@@ -273,6 +273,7 @@ def _outcome(
         "status": "not removed" if copies else "removed",
         "verdict": f"not removed ({copies} of {FRESH})" if copies else verdict,
         "after": {"copies": copies, "seeds": FRESH},
+        "first": {"copies": copies, "seeds": FRESH},
         "files_after": after[index]["files"],
         "scores_after": after[index]["scores"],
         "alignment_after": float(np.median(after[index]["alignment"])),

@@ -100,6 +100,10 @@ def test_layouts_have_a_level_of_their_own() -> None:
     arms: dict[ArmName, list[ImageScores]] = {"edited": edited, "never-trained": controls}
     verdict = compared("L4", 0, arms, paired=True, alpha=0.05, delta=0.1)
     assert (verdict.triggered, verdict.images, verdict.tau) == (1, 2, 0.2)
+    assert verdict.false_triggers == 0.5
+    more = [*controls, image(2, 0.1), image(3, 0.1)]
+    few = compared("L4", 0, {**arms, "never-trained": more}, paired=True, alpha=0.05, delta=0.1)
+    assert few.false_triggers == 0.5  # of the layout: one control; whole images have three
     arms["never-trained"] = controls[:1]
     unknown = compared("L4", 0, arms, paired=False, alpha=0.05, delta=0.1)
     assert (unknown.triggered, unknown.images) == (1, 1)

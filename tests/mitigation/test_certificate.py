@@ -165,7 +165,7 @@ def test_verdicts_have_the_words_of_the_method() -> None:
         str(verdict(before, attempt_of(1, 5), confirmed=True)),
         str(verdict(before, attempt_of(1, 2), confirmed=True)),
         str(verdict(Copies(1, 10), attempt_of(0, 72), confirmed=False)),
-        str(verdict(before, None, confirmed=True)),
+        str(verdict(before, None, confirmed=True)),  # no edit was found
         str(verdict(None, None, confirmed=False)),
     } == {
         "removed (0 of 72, at most 5.0 % at 97.5 %; whole search 95 %)",
@@ -173,6 +173,7 @@ def test_verdicts_have_the_words_of_the_method() -> None:
         "removed (0 of 10, at most 25.9 % at 95 %)",
         "reduced (1 of 5)",
         "not removed (1 of 2)",
+        "not removed",
         "not confirmed",
         "not tested",
     }

@@ -34,6 +34,9 @@ from unmemorize import (
     open_run,
     read_localizations,
     testbed,
+    verify_evidence,
+    write_evidence,
+    write_report,
 )
 from unmemorize.engines import Execution, Progress, Shard
 from unmemorize.generation import EditFile, WeightEdit, generate_each
@@ -54,6 +57,7 @@ from unmemorize.mitigation import (
 )
 from unmemorize.mitigation import _text_encoder as mitigation_text_encoder
 from unmemorize.mitigation._confirmation import screen_level, search_seeds
+from unmemorize.mitigation._ladders import Findings, Rung
 from unmemorize.mitigation._starts import starts_of
 from unmemorize.runs import _drive
 
@@ -190,6 +194,45 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
     assert result.ordinary.images == 19
     assert len(result.candidates) == 3
     assert MitigationResult.load(run) == result
+
+
+def test_the_first_fresh_images_under_the_edit_are_counted_for_all(
+    finished: tuple[Any, Run],
+) -> None:
+    """Against the lines of the records."""
+    result, run = finished
+    for outcome in result.outcomes[:2]:
+        records = [
+            run.records(file.stem)[outcome.index]
+            for stage in ("certificate", "count")
+            for file in sorted(run.folder.glob(f"{stage}-*-{result.edit}.jsonl"))
+            if outcome.index in run.records(file.stem)
+        ]
+        whole = max(records, key=lambda record: len(record["scores"]))
+        copies = sum(score > outcome.level for score in whole["scores"])
+        assert (outcome.first.copies, outcome.first.seeds) == (copies, len(whole["scores"]))
+        assert outcome.first.seeds == 5
+
+
+def test_memorized_prompts_for_which_no_edit_is_found_are_memorized(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on models without closed forms, where localization finds no neuron."""
+    monkeypatch.setattr(Findings, "ladder", lambda *_: (Rung(),))
+    result, run = start(folder="nothing")
+    assert [outcome.status for outcome in result.outcomes] == [
+        "not removed",
+        "not removed",
+        "not confirmed",
+    ]
+    assert (result.confirmed, result.edit, result.file) == (2, "", None)
+    assert result.headline == "No edit was found that could end the copies of 2 memorized prompts."
+    assert MitigationResult.load(run) == result
+    page = write_report(run).read_text()
+    assert result.headline in page
+    pack = start.folder / "nothing.zip"
+    write_evidence(run, pack)
+    assert verify_evidence(pack).numbers
 
 
 def test_confirmed_prompts_are_localized_whatever_the_detector_says(start: Start) -> None:

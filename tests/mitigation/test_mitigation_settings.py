@@ -60,6 +60,10 @@ def test_a_count_splits_its_seeds_as_the_certificate_before_it(
             ["removed", "reduced", "not tested"],
             "Copies removed for 1 of 2 memorized prompts: 0 of 144 fresh images are copies.",
         ),
+        (
+            ["not removed", "not tested"],
+            "No edit was found that could end the copies of 1 memorized prompt.",
+        ),
     ],
 )
 def test_the_headline_counts_in_plain_words(statuses: list[Any], headline: str) -> None:
@@ -71,8 +75,11 @@ def test_the_headline_counts_in_plain_words(statuses: list[Any], headline: str) 
             status=status,
             verdict=status,
             score=0.5,
-            after=Copies(0, 72) if status in ("removed", "reduced") else None,
+            after=Copies(0, 99) if status in ("removed", "reduced") else None,
+            first=Copies(0, 72) if status in ("removed", "reduced") else None,
         )
         for index, status in enumerate(statuses)
     ]
-    assert MitigationResult(outcomes=tuple(outcomes), budget=0.1).headline == headline
+    edit = "" if statuses[0] == "not removed" else "0123456789"
+    result = MitigationResult(outcomes=tuple(outcomes), edit=edit, budget=0.1)
+    assert result.headline == headline

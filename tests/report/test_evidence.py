@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scipy.stats import binom
 
 from mitigated_run import COUNT, DIGEST, mitigated_run
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
+from unmemorize.mitigation._certificate import Certification
 from unmemorize.report._recomputed import recompute
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -82,6 +84,55 @@ def test_each_prompt_has_the_verdict_of_its_own_last_attempt(
     assert numbers["prompts.1.verdict"] == bound.format("30.6 % at 98.75")
     assert numbers["prompts.2.verdict"] == bound.format("26.5 % at 97.5")
     assert numbers["prompts.0.verdict"] == "not removed (6 of 12)"
+
+    # all images of the first certificate of each prompt count, also those of one that passed later
+    assert (numbers["after.copies"], numbers["after.images"]) == (7, 36)
+
+
+def test_paraphrases_of_suspects_that_are_not_confirmed_are_passed_over(
+    made: tuple[Run, Path, str],
+) -> None:
+    """They have a number, too: records count the paraphrases of all suspects."""
+    files = read(made[1])
+    before = recompute(files)
+    for name in ("before", DIGEST):
+        (line,) = files[f"paraphrases-{name}.jsonl"].splitlines()
+        moved = json.dumps(json.loads(line) | {"index": 1}).encode() + b"\n"
+        files[f"paraphrases-{name}.jsonl"] = moved
+    first, *prompts = files["prompts.jsonl"].splitlines(keepends=True)
+    rephrased = json.dumps(json.loads(first) | {"paraphrases": ["so to speak"]}).encode() + b"\n"
+    first, *others = files["confirmations.jsonl"].splitlines(keepends=True)
+    cleared = json.dumps(json.loads(first) | {"scores": [0.1] * 4}).encode() + b"\n"
+    files |= {
+        "prompts.jsonl": b"".join((rephrased, *prompts)),
+        "confirmations.jsonl": b"".join((cleared, *others)),
+    }
+    after, name = recompute(files), "prompts.1.paraphrases_after.copies"
+    assert after["prompts.0.status"] == "not confirmed"
+    assert after[name] == before[name]
+
+
+def test_a_verdict_on_one_prompt_does_not_depend_on_what_is_said_of_all(
+    made: tuple[Run, Path, str],
+) -> None:
+    """For --together more images are drawn, of which a few may copy, at the error of one prompt."""
+    files = read(made[1])
+    manifest = json.loads(files["manifest.json"])
+    settings = manifest["settings"]["settings"]
+    settings |= {"declared": True, "together": True}
+    plan = Certification(
+        settings["alpha"], 1 - settings["confidence"], single=True, prompts=3
+    ).plan(1)
+    images = next(n for n in range(plan.seeds, 999) if binom.cdf(1, n, plan.alpha) <= plan.delta)
+    assert binom.cdf(1, images, plan.alpha) > plan.delta / 3
+    name = f"certificate-1-{DIGEST}.jsonl"
+    lines = files[name].splitlines(keepends=True)
+    record = json.loads(lines[1]) | {"scores": [0.7] + [0.1] * (images - 1), "copies": 1}
+    files |= {
+        "manifest.json": json.dumps(manifest).encode(),
+        name: b"".join((lines[0], json.dumps(record).encode() + b"\n", lines[2])),
+    }
+    assert recompute(files)["prompts.1.verdict"].startswith(f"removed (1 of {images}, ")
 
 
 def test_the_same_run_gives_the_same_bytes(made: tuple[Run, Path, str], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -23,7 +23,8 @@ from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOu
 from unmemorize.audit._settings import COPY, ArmName, AuditRun
 from unmemorize.audit._stages import AttackStages
 from unmemorize.audit._survival import TriggerCurve, earlier_p, trigger_curve, unpaired_earlier_p
-from unmemorize.audit._verdicts import BudgetVerdict, compared, levels_at, worded
+from unmemorize.audit._triggers import first_triggers
+from unmemorize.audit._verdicts import BudgetVerdict, compared, worded
 from unmemorize.engines import Execution
 from unmemorize.generation import weight_edits
 from unmemorize.mitigation import Announce, unannounced
@@ -182,14 +183,12 @@ def _outcome(
     """Return curves and the first trigger of each image, by the levels of each budget."""
     budgets = by_arm["edited"][0].budgets
     controls = by_arm.get("never-trained", ())
-    ladder = [levels_at(controls, place, alpha) for place in range(len(budgets))]
     images, first = [], dict[ArmName, dict[int, float | None]]()
     for arm, some in by_arm.items():
-        first[arm] = {}
+        places = first_triggers(some, controls, alpha, apart=arm == "never-trained")
+        first[arm] = _budgets(places, budgets)
         for image in some:
-            place = image.first_trigger([levels[image.measure] for levels in ladder])
-            budget = None if place is None else budgets[place]
-            first[arm][image.index] = budget
+            place = places[image.index]
             images.append(
                 ImageOutcome(
                     arm=arm,
@@ -197,7 +196,7 @@ def _outcome(
                     index=image.index,
                     prompt=image.prompt,
                     scores=image.scores,
-                    triggered_at=budget,
+                    triggered_at=first[arm][image.index],
                     work=None if place is None else image.samples[place],
                     image=image.image,
                 )
@@ -208,6 +207,8 @@ def _outcome(
     }
     edited, never = first["edited"], first.get("never-trained", {})
     if paired:
+        apart = first_triggers(by_arm["edited"], controls, alpha, apart=True)
+        edited = _budgets(apart, budgets)
         both = [index for index in edited if index in never]
         earlier = earlier_p([edited[index] for index in both], [never[index] for index in both])
     else:
@@ -216,6 +217,10 @@ def _outcome(
         AttackOutcome(attack=attack, curves=curves, earlier=earlier, verdicts=verdicts),
         images,
     )
+
+
+def _budgets(places: Mapping[int, int | None], budgets: Sequence[int]) -> dict[int, float | None]:
+    return {index: None if place is None else budgets[place] for index, place in places.items()}
 
 
 def _ceiling_failed(by_arm: ByArm | None) -> int | None:

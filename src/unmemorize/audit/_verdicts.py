@@ -35,7 +35,8 @@ class BudgetVerdict:
         triggered: images whose score is above the level.
         bound: one-sided 95 % upper bound of the rate of triggered images (Clopper and Pearson).
         tau: the level of whole images; None without a never-trained arm.
-        false_triggers: a never-trained image is triggered with at most this probability.
+        false_triggers: a never-trained image is triggered with at most this probability, by the
+            level of its measure. Of several measures, the largest.
         controls: never-trained images that the level rests on.
         paired: whether they are the same images in a model that never saw them.
         medians: the median score of each arm.
@@ -123,6 +124,7 @@ def compared(
         p, interval = two_sample_p(first, second), None
     scores = [image.scores[place] for image in edited]
     level = levels["image"]
+    used = [levels[image.measure] for image in judged] or list(levels.values())
     tested = bool(first and second)
     return BudgetVerdict(
         attack=attack,
@@ -131,7 +133,7 @@ def compared(
         triggered=triggered,
         bound=rate_bounds(triggered, len(judged))[1] if judged else 1.0,
         tau=level.tau if level else None,
-        false_triggers=level.alpha if level else None,
+        false_triggers=max((each.alpha for each in used if each is not None), default=None),
         controls=len(controls),
         paired=paired,
         medians={

@@ -232,7 +232,7 @@ def run_and_print(
     )
     if result.file:
         print_hint("unmemorize verify", run.folder / CHECKPOINT, arguments)
-    else:
+    elif not result.confirmed:
         print_hint(f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN")
 
 

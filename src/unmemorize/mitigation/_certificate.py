@@ -284,7 +284,8 @@ def verdict(
 
     Returns:
         "removed" if the attempt passed; "reduced" if the upper bound after it lies below the lower
-        bound before it; else "not removed". "not confirmed" and "not tested" say what is missing.
+        bound before it; else "not removed", also where no edit was found. "not confirmed" and "not
+        tested" say what is missing.
 
     Examples:
         >>> attempt = Attempt(Certification().plan(1), Copies(0, 72))
@@ -296,7 +297,7 @@ def verdict(
     if not confirmed:
         return Verdict("not confirmed")
     if attempt is None:
-        return Verdict("not tested")
+        return Verdict("not removed")
     if attempt.passed:
         status: Status = "removed"
     elif attempt.counted.upper(confidence) < before.lower(confidence):

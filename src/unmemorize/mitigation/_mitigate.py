@@ -249,7 +249,7 @@ def _certify(
         return fresh_seeds(stages.model.fingerprint, text, plan.attempt, plan.seeds, searched)
 
     def count(edit: Edit, plan: Plan, indices: Sequence[int]) -> dict[int, Copies]:
-        kind = fresh_kind(CERTIFICATE, plan, edit)
+        kind = fresh_kind(CERTIFICATE, plan.attempt, edit)
         title = f"certify, attempt {plan.attempt}"
         seeds = partial(fresh, plan)
         stop = plan.allowed + (1 if rules.single else 2)
@@ -269,7 +269,7 @@ def _certify(
     failed = [index for index, attempt in attempts.items() if not attempt.passed]
     for plan in dict.fromkeys(attempts[index].plan for index in failed):
         some = [index for index in failed if attempts[index].plan == plan]
-        kind = fresh_kind(COUNT, plan, candidate.edit)
+        kind = fresh_kind(COUNT, plan.attempt, candidate.edit)
         seeds = partial(fresh, plan)
         found = work.judged("count copies", kind, candidate.edit, some, seeds, keep="copies")
         attempts |= {

@@ -36,12 +36,14 @@ def make_result(
     stages = work.stages
     after: dict[int, ImagesRecord] = {}
     fresh: dict[int, ImagesRecord] = {}
+    first: dict[int, Copies] = {}
     controls: dict[int, ImagesRecord] = {}
     ordinary = ordinary_control = None
     paraphrases_before = paraphrases_after = dict[int, Copies]()
     if candidate is not None:
         after = _after(work, candidate.edit, sorted(attempts))
         fresh = _fresh(work, candidate.edit, attempts)
+        first = _first(work, candidate.edit, attempts)
         paraphrases_before = _paraphrases(work, None)
         paraphrases_after = _paraphrases(work, candidate.edit)
         count = stages.settings.ordinary_images
@@ -58,7 +60,7 @@ def make_result(
             outcome = _with_images(outcome, before[index], after.get(index), controls.get(index))
         if candidate is not None and index in attempts:
             outcome = replace(outcome, rung=candidate.rungs[index].named(findings[index].guides))
-            outcome = _with_copies_left(outcome, fresh[index])
+            outcome = _with_copies_left(replace(outcome, first=first[index]), fresh[index])
         outcomes.append(
             replace(
                 outcome,
@@ -97,11 +99,25 @@ def _after(work: Work, edit: Edit, indices: Sequence[int]) -> dict[int, ImagesRe
 def _fresh(work: Work, edit: Edit, attempts: Mapping[int, Attempt]) -> dict[int, ImagesRecord]:
     """Return the fresh images that the verdict of each prompt counts."""
     kinds = {
-        index: fresh_kind(CERTIFICATE if attempt.passed else COUNT, attempt.plan, edit)
+        index: fresh_kind(CERTIFICATE if attempt.passed else COUNT, attempt.plan.attempt, edit)
         for index, attempt in attempts.items()
     }
     records = {kind: work.stages.recorded(kind) for kind in set(kinds.values())}
     return {index: records[kind][index] for index, kind in kinds.items()}
+
+
+def _first(work: Work, edit: Edit, attempts: Mapping[int, Attempt]) -> dict[int, Copies]:
+    """Count the copies among the first fresh images of each prompt under the edit.
+
+    All of them were drawn: a prompt is tested again only after a single copy too many, before which
+    no attempt ends. Of one that failed for good, they were counted afterwards.
+    """
+    found: dict[int, ImagesRecord] = {}
+    plans = {attempt.plan.attempt for attempt in attempts.values()}
+    for number in range(max(plans, default=0), 0, -1):
+        for stage in (CERTIFICATE, COUNT):
+            found |= work.stages.recorded(fresh_kind(stage, number, edit))
+    return {index: Copies(found[index].copies, len(found[index].seeds)) for index in attempts}
 
 
 def _controls(work: Work, control: Edit, indices: Sequence[int]) -> dict[int, ImagesRecord]:

@@ -29,7 +29,10 @@ class PromptOutcome:
         score: of the screen.
         measure: what was compared to tell copies; None for a suspect that was not generated.
         level: the score above which an image counts as a copy.
-        before, after: copies among the unedited images, and among fresh ones under the edit.
+        before, after: copies among the unedited images, and among the fresh ones under the edit by
+            which the verdict is given.
+        first: copies among the first fresh images under the edit. Other than those of ``after``,
+            they are not looked at because of what came before, so they may be added up.
         worst_before: the highest score of the unedited images.
         files_before, files_after: unedited images in the run folder, and images from the same noise
             under the edit.
@@ -52,6 +55,7 @@ class PromptOutcome:
     level: float | None = None
     before: Copies | None = None
     after: Copies | None = None
+    first: Copies | None = None
     worst_before: float | None = None
     files_before: tuple[str, ...] = ()
     files_after: tuple[str, ...] = ()
@@ -101,7 +105,7 @@ class MitigationResult:
     Args:
         outcomes: of each suspect, in the order of the run.
         ladder: the ladder of the edit; empty if there is no edit.
-        edit: the digest of the edit in `EDIT`; empty if no suspect was confirmed.
+        edit: the digest of the edit in `EDIT`; empty if no suspect was confirmed, or no edit found.
         ordinary: what the edit changes in images of ordinary captions; None without an edit.
         ordinary_control: what as many random neurons change; None for an edit without neurons.
         budget: the largest share of them that may change.
@@ -136,11 +140,13 @@ class MitigationResult:
             if len(self.outcomes) == 1:
                 return "The suspect is not shown to be memorized."
             return f"None of {len(self.outcomes)} suspects is shown to be memorized."
-        after = pooled([outcome.after for outcome in self.outcomes if outcome.after])
+        prompts = f"{self.confirmed} memorized prompt{'s' if self.confirmed > 1 else ''}"
+        if not self.edit:
+            return f"No edit was found that could end the copies of {prompts}."
+        first = pooled([outcome.first for outcome in self.outcomes if outcome.first])
         return (
-            f"Copies removed for {self.count('removed')} of {self.confirmed} memorized "
-            f"prompt{'s' if self.confirmed > 1 else ''}: "
-            f"{after.copies} of {after.seeds} fresh images are copies."
+            f"Copies removed for {self.count('removed')} of {prompts}: "
+            f"{first.copies} of {first.seeds} fresh images are copies."
         )
 
     @property

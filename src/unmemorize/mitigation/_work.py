@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Detection
 from unmemorize.generation import Edit
-from unmemorize.mitigation._certificate import Plan
 from unmemorize.mitigation._confirmation import Confirmation
 from unmemorize.mitigation._images import ImagesRecord, Keep
 from unmemorize.mitigation._ordinary import OrdinaryChange, OrdinaryImages, ordinary_change
@@ -22,9 +21,9 @@ CERTIFICATE, COUNT = "certificate", "count"
 copies are counted after a certificate failed."""
 
 
-def fresh_kind(stage: str, plan: Plan, edit: Edit) -> str:
+def fresh_kind(stage: str, attempt: int, edit: Edit) -> str:
     """Return the name of the records of fresh images of one attempt under an edit."""
-    return f"{stage}-{plan.attempt}-{digest(edit)}"
+    return f"{stage}-{attempt}-{digest(edit)}"
 
 
 @dataclass(frozen=True)

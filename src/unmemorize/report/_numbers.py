@@ -127,7 +127,8 @@ class Numbers:
         false_alarms: suspects that the screen called and whose images show no copies. None where
             it called none.
         before, after, control, paraphrases_before, paraphrases_after: copies among the images of
-            all confirmed prompts.
+            all confirmed prompts. Those after are the first fresh ones of each, see
+            `PromptOutcome`.
         ordinary, ordinary_control: what the edit changes in images of ordinary captions, and what
             as many random neurons change.
         candidates: the edits that the search compared.
@@ -174,7 +175,7 @@ def numbers_of(evidence: Evidence) -> Numbers:
         },
         false_alarms=Rate.maybe(Copies(cleared, len(called))),
         before=rate("before"),
-        after=rate("after"),
+        after=rate("first"),
         control=Rate.maybe(result.controls),
         paraphrases_before=rate("paraphrases_before"),
         paraphrases_after=rate("paraphrases_after"),

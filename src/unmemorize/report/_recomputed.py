@@ -73,7 +73,7 @@ class _Records:
 
     def numbers(self) -> dict[str, Any]:
         confirmed = [index for index in self.confirmations if self.is_confirmed(index)]
-        last = self.last_attempts() if self.edit else {}
+        first, last = self.attempts() if self.edit else ({}, {})
         paraphrases = self.paraphrases(confirmed) if self.edit else {}
         control = self.control()
         values: dict[str, Any] = {
@@ -98,10 +98,13 @@ class _Records:
             if index in control:
                 counts["control"] = self.over_level(index, control[index]["scores"])
             counts |= paraphrases.get(index, {})
-            status, verdict = self.judged(index, confirmed, counts, attempt, len(confirmed))
+            status, verdict = self.judged(index, confirmed, counts, attempt)
             statuses[status] += 1
             if index in confirmed:
-                for name, (copies, images) in counts.items():
+                summed = dict(counts)
+                if index in first:
+                    summed["after"] = self.over_level(index, first[index]["scores"])
+                for name, (copies, images) in summed.items():
                     totals[name][0] += copies
                     totals[name][1] += images
             values |= {
@@ -129,19 +132,21 @@ class _Records:
     def is_confirmed(self, index: int) -> bool:
         return self.counted(index)[0] >= 2
 
-    def last_attempts(self) -> dict[int, tuple[dict[str, Any], int]]:
-        """Return the record and the number of each prompt's last certificate of the edit.
+    def attempts(self) -> tuple[dict[int, dict[str, Any]], dict[int, tuple[dict[str, Any], int]]]:
+        """Return the record of each prompt's first certificate of the edit, and of its last one.
 
         A prompt that failed by one image is tested again, alone. Where one failed for good, all of
-        its images were counted afterwards.
+        its images were counted afterwards. The last one comes with its number.
         """
         found = (re.match(rf"certificate-(\d+)-{self.edit}\.", file) for file in self.files)
+        first: dict[int, dict[str, Any]] = {}
         last: dict[int, tuple[dict[str, Any], int]] = {}
         for number in sorted({int(match[1]) for match in found if match}):
-            for kind in ("certificate", "count"):
-                records = self.kind(f"{kind}-{number}-{self.edit}")
-                last |= {index: (record, number) for index, record in records.items()}
-        return last
+            records = self.kind(f"certificate-{number}-{self.edit}")
+            records |= self.kind(f"count-{number}-{self.edit}")
+            first = {**records, **first}
+            last |= {index: (record, number) for index, record in records.items()}
+        return first, last
 
     def control(self) -> dict[int, dict[str, Any]]:
         for outcome in self.result["outcomes"]:
@@ -150,11 +155,13 @@ class _Records:
         return {}
 
     def paraphrases(self, confirmed: Sequence[int]) -> dict[int, dict[str, tuple[int, int]]]:
-        order = [index for index in confirmed for _ in self.prompts[index]["paraphrases"]]
+        order = [index for index, each in enumerate(self.prompts) for _ in each["paraphrases"]]
         counts: dict[int, dict[str, tuple[int, int]]] = {}
         for name, kind in (("before", "before"), ("after", self.edit)):
             for number, record in self.kind(f"paraphrases-{kind}").items():
                 index = order[number]
+                if index not in confirmed:
+                    continue
                 copies, images = self.over_level(index, record["scores"])
                 of_prompt = counts.setdefault(index, {})
                 so_far = of_prompt.get(f"paraphrases_{name}", (0, 0))
@@ -167,7 +174,6 @@ class _Records:
         confirmed: Sequence[int],
         counts: Mapping[str, tuple[int, int]],
         attempt: int,
-        prompts: int,
     ) -> tuple[str, str]:
         """Return the status of a suspect and its verdict."""
         if index not in self.confirmations:
@@ -175,12 +181,11 @@ class _Records:
         if index not in confirmed:
             return "not confirmed", "not confirmed"
         if "after" not in counts:
-            return "not tested", "not tested"
+            return "not removed", "not removed"
         settings = self.settings
         copies, images = counts["after"]
         error = (1 - settings["confidence"]) * (1 if settings["declared"] else 0.5**attempt)
-        tested = error / (prompts if settings["together"] else 1)
-        if binom.cdf(copies, images, settings["alpha"]) <= tested:
+        if binom.cdf(copies, images, settings["alpha"]) <= error:
             upper = 1.0 if copies == images else beta.ppf(1 - error, copies + 1, images - copies)
             bound = math.ceil(1000 * upper - 1e-9) / 10
             level = f"at most {bound:.1f} % at {100 * (1 - error):.4g} %"

@@ -1,0 +1,44 @@
+"""The first budget at which each image is triggered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unmemorize.audit._levels import CopyLevel
+from unmemorize.audit._measures import ImageScores
+from unmemorize.audit._verdicts import levels_at
+
+
+def first_triggers(
+    images: Sequence[ImageScores],
+    controls: Sequence[ImageScores],
+    alpha: float,
+    *,
+    apart: bool,
+) -> dict[int, int | None]:
+    """Return the place in the ladder at which each image is triggered first, by its index.
+
+    Args:
+        images: of one arm.
+        controls: of the never-trained arm, whose scores give the level of a copy at each budget.
+        alpha: the wanted bound on false triggers.
+        apart: whether the control of the image's own index is left out of the levels. Controls are
+            judged by each other so: by their own highest score none would ever be triggered, and
+            every other arm would look as if it was triggered earlier. So is an image that is
+            compared with its own control.
+
+    Returns:
+        Index -> place; None for an image that is not triggered.
+    """
+    count = len(images[0].budgets) if images else 0
+
+    def levels(without: int | None) -> list[dict[str, CopyLevel | None]]:
+        left = [control for control in controls if control.index != without]
+        return [levels_at(left, place, alpha) for place in range(count)]
+
+    common = levels(None)
+    found = {}
+    for image in images:
+        own = levels(image.index) if apart else common
+        found[image.index] = image.first_trigger([each[image.measure] for each in own])
+    return found

@@ -1,0 +1,57 @@
+"""First triggers: a level is never set by the image that it judges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from unmemorize.audit._measures import ImageScores
+from unmemorize.audit._survival import earlier_p, unpaired_earlier_p
+from unmemorize.audit._triggers import first_triggers
+
+BUDGETS = (0, 5, 25, 50)
+
+
+def scored(rows: NDArray[np.float64] | list[list[float]]) -> list[ImageScores]:
+    return [
+        ImageScores(
+            index=index,
+            prompt="",
+            measure="image",
+            budgets=BUDGETS[: len(row)],
+            scores=tuple(row),
+            best=tuple(row),
+            samples=(0,) * len(row),
+            image="",
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
+def test_controls_are_judged_by_each_other() -> None:
+    controls = scored([[0.1, 0.9], [0.3, 0.4], [0.2, 0.8]])
+    images = scored([[0.25, 0.85], [0.1, 0.95], [0.31, 0.1]])
+    assert first_triggers(images, controls, 0.05, apart=False) == {0: None, 1: 1, 2: 0}
+    assert first_triggers(images, controls, 0.05, apart=True) == {0: 1, 1: 1, 2: 0}
+    assert first_triggers(controls, controls, 0.05, apart=False) == {0: None, 1: None, 2: None}
+    assert first_triggers(controls, controls, 0.05, apart=True) == {0: 1, 1: 0, 2: None}
+    assert first_triggers(images, [], 0.05, apart=False) == {0: None, 1: None, 2: None}
+    assert first_triggers([], controls, 0.05, apart=False) == {}
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_images_that_are_like_never_trained_ones_are_not_called_earlier(paired: bool) -> None:
+    """At 5 %. By levels that the controls set themselves, 20 to 70 % were."""
+    random, searches, wrong = np.random.default_rng(0), 200, 0
+    for _ in range(searches):
+        common = random.normal(size=(24, 1)) * paired
+        arms = [common + random.normal(size=(24, len(BUDGETS))).cumsum(1) for _ in range(2)]
+        images, controls = (scored(np.maximum.accumulate(arm, 1)) for arm in arms)
+        never = first_triggers(controls, controls, 0.05, apart=True)
+        edited = first_triggers(images, controls, 0.05, apart=paired)
+        first, second = (list(each.values()) for each in (edited, never))
+        p = earlier_p(first, second) if paired else unpaired_earlier_p(first, second, 4)
+        wrong += p <= 0.05
+    assert binom.sf(wrong - 1, searches, 0.05) > 0.01
