@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,18 @@ from torch.nn import functional as F
 
 from architectures import make
 from colours import noise
-from unmemorize import AuditError, GenerationSettings, Model, NeuronEdit, Neurons
+from unmemorize import (
+    AuditError,
+    ClosedFormEdit,
+    ClosedFormNeuronEdit,
+    Erased,
+    GenerationSettings,
+    Model,
+    NeuronEdit,
+    Neurons,
+    Reread,
+    bake,
+)
 from unmemorize.audit import Attack, AttackSettings, Bench, State, Target, Trial, _objectives
 from unmemorize.audit._attack import make_attacks
 from unmemorize.audit._bench import Companion
@@ -24,6 +36,7 @@ from unmemorize.audit._original_prompt import OriginalPrompt
 from unmemorize.audit._relearning import Relearning
 from unmemorize.audit._rephrasing import Rephrasing
 from unmemorize.audit._soft_tokens import SoftTokens
+from unmemorize.generation import Edit, EditFile, PrunedEdit
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 CAPTIONS = ("a dog", "a house", "a tree by the sea")
@@ -313,6 +326,44 @@ def test_relearning_trains_on_others_and_leaves_the_pipeline_as_it_was() -> None
     del model.denoiser.peft_config
     with pytest.raises(AuditError, match="at least 2 prompts"):
         attack.check(replace(bench, companions=()))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        NeuronEdit(Neurons({LAYER: [0, 1, 2]}), scale=-1.0),
+        ClosedFormEdit((Erased("a b c", weight=3.0),), CAPTIONS),
+        ClosedFormNeuronEdit((Reread("a b c", Neurons({LAYER: range(9)}), reach=2.0),), CAPTIONS),
+        PrunedEdit({LAYER: range(0, 200, 3)}),
+    ],
+    ids=lambda edit: edit.kind,
+)
+def test_relearning_attacks_the_model_that_is_exported(edit: Edit, tmp_path: Path) -> None:
+    """A LoRA above hooks learns what it learns on edited weights, and computes the same."""
+    make("Stable Diffusion").save_pretrained(tmp_path / "base")
+    model = Model.load(str(tmp_path / "base"), device="cpu")
+    bake(model, EditFile.of(model, edit), tmp_path / "edited")
+    exported = Model.load(str(tmp_path / "edited"), device="cpu")
+    attack, learned, predicted = Relearning(rank=2, rate=0.05), [], []
+    for bench in (
+        bench_of(model, edit=edit),
+        bench_of(exported, edit=None),
+        bench_of(model, edit=None),
+    ):
+        trial = trial_of(attack)
+        state = climbed(attack, bench, trial, 3)
+        learned.append(state.tensors)
+        candidate = attack.candidate(bench, trial, state)
+        assert candidate.edits
+        with candidate.around():
+            text = bench.model.encode([candidate.text])
+            latents = bench.model.draw_latents(1, 0)
+            predicted.append(bench.model.predict(latents, bench.model.timesteps(50)[1], text))
+        drawn(bench, candidate, [3], SETTINGS)  # the edit is there once, and taken back
+    hooked, baked, other = predicted
+    assert float((hooked - baked).norm()) < 0.01 * float((hooked - other).norm())
+    for name, tensor in learned[0].items():
+        torch.testing.assert_close(tensor, learned[1][name], rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("attack", [SoftTokens(), Relearning(rank=2)], ids=lambda it: it.name)

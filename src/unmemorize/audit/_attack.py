@@ -99,6 +99,7 @@ class Candidate:
         settings: changes the settings of the audit.
         scheduler: makes a scheduler of diffusers in place of the usual one.
         around: opens a context while images are drawn, such as an adapter of weights.
+        edits: whether that context applies the edit, beneath what else it changes.
     """
 
     text: str
@@ -108,6 +109,7 @@ class Candidate:
     settings: Callable[[GenerationSettings], GenerationSettings] = lambda settings: settings
     scheduler: Callable[[], object] = lambda: None
     around: Callable[[], AbstractContextManager[None]] = nullcontext
+    edits: bool = False
 
 
 class Attack(Protocol):

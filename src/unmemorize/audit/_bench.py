@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -73,10 +74,12 @@ class Bench:
         gradient: bool = False,
     ) -> Tensor:
         """Run the edited model once, without guidance; see `Model.predict`."""
-        if self.edit is None:
+        with self.edited():
             return self.model.predict(latents, timesteps, text, gradient=gradient)
-        with self.edit.applied(self.model, [True]):
-            return self.model.predict(latents, timesteps, text, gradient=gradient)
+
+    def edited(self) -> AbstractContextManager[None]:
+        """Apply the edit while the context lasts."""
+        return nullcontext() if self.edit is None else self.edit.applied(self.model, [True])
 
     def one_stream(self) -> None:
         """Refuse a model in which no single text embedding stands for a caption.

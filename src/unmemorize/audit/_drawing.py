@@ -42,7 +42,7 @@ def drawn(
         images = generate_each(
             bench.model,
             [candidate.text] * count,
-            [bench.edit] * count,
+            [None if candidate.edits else bench.edit] * count,
             settings=changed,
             seeds=seeds[:count],
             noise=noise,

@@ -39,6 +39,9 @@ _TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add
 class Relearning:
     """Trains a LoRA on the attention of the edited model.
 
+    The edit is applied before the LoRA is added, so that it changes the layers beneath, as it does
+    in an edited checkpoint. The LoRA reads what reaches them.
+
     Args:
         rank: of the LoRA.
         rate: the learning rate (Adam).
@@ -96,7 +99,7 @@ class Relearning:
              for row, companion in enumerate(companions)]
         )  # fmt: skip
         texts = bench.model.encode([companion.prompt for companion in companions])
-        with self._adapted(bench.model, state.tensors) as parameters:
+        with bench.edited(), self._adapted(bench.model, state.tensors) as parameters:
             optimizer = adam(parameters, state, self.rate)
             for number in range(state.step, step):
                 generator = trial.generator(number)
@@ -107,7 +110,7 @@ class Relearning:
                 )
                 noisy = bench.noising.noisy(latents[rows.to(latents.device)], noise, levels)
                 text = texts.take(rows.tolist())
-                predicted = bench.predict(noisy.latents, noisy.timesteps, text, gradient=True)
+                predicted = bench.model.predict(noisy.latents, noisy.timesteps, text, gradient=True)
                 gradients = slopes_of(predicted - noisy.wanted, list(parameters.values()))
                 for parameter, gradient in zip(parameters.values(), gradients, strict=True):
                     parameter.grad = gradient
@@ -119,7 +122,7 @@ class Relearning:
         """See `Attack`. It draws from the caption itself."""
         weights = {name: value for name, value in state.tensors.items() if "exp_avg" not in name}
         return Candidate(
-            text=trial.target.prompt, around=partial(self._relearned, bench.model, weights)
+            text=trial.target.prompt, around=partial(self._relearned, bench, weights), edits=True
         )
 
     def _companions(self, bench: Bench, trial: Trial) -> list[Companion]:
@@ -127,8 +130,8 @@ class Relearning:
         return [other for other in bench.companions if other.prompt != trial.target.prompt]
 
     @contextmanager
-    def _relearned(self, model: Model, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        with self._adapted(model, weights):
+    def _relearned(self, bench: Bench, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        with bench.edited(), self._adapted(bench.model, weights):
             yield
 
     @contextmanager
