@@ -407,6 +407,11 @@ def test_every_form_at_once(styled: Styled, tmp_path: Path) -> None:
         assert EditFile.load(carried).edit == found.edit == changed.edit
     assert verify(folder / "edited", base).passed
     assert written.refused == ()
+    export_all(base, file, folder)
+    assert one.exists()
+    export_all(base, off, folder)  # which would stay beside an edit that it does not hold
+    assert not one.exists()
+    export_all(base, file, folder, single_file=single)
     (folder / "edited.safetensors").unlink()
     other = next((Path(styled.base) / "vae").glob("*.safetensors"))
     written = export_all(base, file, folder, single_file=other)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from architectures import make
 from colours import Pixels, noise
@@ -285,17 +286,24 @@ def test_a_lost_record_is_made_again_alone(start: Start, finished: tuple[Any, Ru
     assert start(folder="copy")[0] == result
 
 
+@pytest.mark.parametrize("change", ["other images", "tinted", "one is gone"])
 def test_training_images_that_were_changed_are_noticed(
-    start: Start, finished: tuple[Any, Run]
+    start: Start, finished: tuple[Any, Run], change: str
 ) -> None:
-    """All later stages rest on who is memorized."""
-    shutil.copytree(finished[1].folder, start.folder / "changed")
+    """All later stages rest on who is memorized, and on what is a copy."""
+    shutil.copytree(finished[1].folder, start.folder / change)
     kept = {path: path.read_bytes() for path in start.prompts[0].images}
     try:
         for path in kept:
-            shutil.copy(start.prompts[2].images[0], path)
+            if change == "other images":
+                shutil.copy(start.prompts[2].images[0], path)
+            elif change == "tinted":
+                image = Image.open(path).convert("RGB")
+                Image.blend(image, noise(7, image.size), 0.1).save(path)
+        if change == "one is gone":
+            path.unlink()
         with pytest.raises(RunError, match="'a red cat' are judged in another way"):
-            start(folder="changed")
+            start(folder=change)
     finally:
         for path, content in kept.items():
             path.write_bytes(content)

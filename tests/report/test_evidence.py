@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from scipy.stats import binom
 
 from mitigated_run import COUNT, DIGEST, mitigated_run
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
+from unmemorize.generation import EditFile, WeightEdit
+from unmemorize.mitigation import MitigationResult
 from unmemorize.mitigation._certificate import Certification
+from unmemorize.report._evidence import read_evidence
 from unmemorize.report._recomputed import recompute
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -167,6 +173,42 @@ def test_an_unpacked_pack_is_a_run(made: tuple[Run, Path, str], tmp_path: Path) 
         archive.extractall(tmp_path / "unpacked")
     page = write_report(Run.load(tmp_path / "unpacked")).read_bytes()
     assert page == (run.folder / "report.html").read_bytes()
+
+
+def test_a_pack_holds_the_tensors_that_its_edit_names(tmp_path: Path) -> None:
+    """As after the training of a text encoder."""
+    run = mitigated_run(tmp_path / "made")
+    weights = torch.arange(6.0).reshape(2, 3)
+    file = EditFile.load(run.folder / "edit.json")
+    edit = WeightEdit({"text_encoder.layer.weight": weights})
+    replace(file, edit=edit).save(run.folder / "edit.json")
+    write_evidence(run, tmp_path / "evidence.zip")
+    assert verify_evidence(tmp_path / "evidence.zip").unchecked == ()
+    with zipfile.ZipFile(tmp_path / "evidence.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    found = MitigationResult.load(Run.load(tmp_path / "unpacked")).file
+    assert found is not None
+    assert found.edit == edit
+
+
+def test_each_look_at_an_edit_is_listed_once(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+    """Also where two shards made the records."""
+    run = Run.load(shutil.copytree(made[0].folder, tmp_path / "run"))
+    whole = read_evidence(run).tried
+    looks = {(each.stage, each.edit, each.copies, each.images) for each in whole[0]}
+    assert looks == {
+        ("search", "a" * 10, 2, 2),
+        ("search", DIGEST, 1, 2),
+        ("search, again", DIGEST, 1, 2),
+        ("certificate", DIGEST, 1, 1),
+        ("count", DIGEST, 6, 12),
+    }
+    assert {each.stage: each.attempt for each in whole[0]}["certificate"] == 1
+    path = run.folder / f"search-{DIGEST}.jsonl"
+    first, *others = path.read_text().splitlines(keepends=True)
+    path.write_text(first)
+    path.with_name(f"search-{DIGEST}.2-of-2.jsonl").write_text("".join(others))
+    assert read_evidence(run).tried == whole
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def _outcome(
                     index=image.index,
                     prompt=image.prompt,
                     scores=image.scores,
-                    triggered_at=first[arm][image.index],
+                    triggered_at=None if place is None else budgets[place],
                     work=None if place is None else image.samples[place],
                     image=image.image,
                 )

@@ -45,7 +45,8 @@ def export_all(
         model: the unedited model.
         file: the edit.
         folder: where everything goes. A model under this edit that is there already is kept.
-        single_file: the model as one file, of which an edited copy is written, too.
+        single_file: the model as one file, of which an edited copy is written, too. A copy that is
+            there already is kept if it carries this edit.
     """
     checkpoint, lora, one = folder / CHECKPOINT, folder / _LORA, folder / _SINGLE_FILE
     loras = " and ".join(map(str, model.loras))
@@ -65,10 +66,11 @@ def export_all(
         files |= dict.fromkeys(written, what)
     except ExportError as problem:
         refused.append(f"No LoRA is written: {problem}")
+    if not _holds(file, one, carried_edit):
+        one.unlink(missing_ok=True)  # it carries the edit of before
     if single_file is not None:
         try:
-            if not _holds(file, one, carried_edit):
-                one.unlink(missing_ok=True)
+            if not one.exists():
                 export_single_file(model, file, single_file, one)
             files[one] = "edited model in one file"
         except ExportError as problem:

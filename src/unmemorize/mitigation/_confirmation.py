@@ -38,6 +38,8 @@ FEWEST_COPIES = 2
 """Copies among the unedited images that confirm a prompt."""
 _SCREEN_RATE = 0.05
 """The rate of false positives of the screen, where seeds are not compared."""
+_ROUNDING = 0.005
+"""How much a score of the same images may differ on another device."""
 
 
 @dataclass(frozen=True)
@@ -206,14 +208,7 @@ def _record(
     Raises:
         RunError: it says something else of a prompt, on which later stages rest.
     """
-    before = {index: each.confirmed for index, each in read_confirmations(run).items()}
-    for index, confirmation in confirmations.items():
-        if before.get(index, confirmation.confirmed) != confirmation.confirmed:
-            raise RunError(
-                f"{run.folder}: the unedited images of {prompts[index].text[:60]!r} are judged in "
-                "another way than before. Were training images moved or changed? Put them back, or "
-                "start a new run."
-            )
+    before = read_confirmations(run)
     lines = []
     for index, confirmation in sorted(confirmations.items()):
         record = ConfirmationRecord(
@@ -223,11 +218,27 @@ def _record(
             scores=confirmation.scores,
             medoid=confirmation.medoid,
         )
+        if index in before and not _agree(before[index], record):
+            raise RunError(
+                f"{run.folder}: the unedited images of {record.prompt[:60]!r} are judged in "
+                "another way than before. Were training images moved or changed? Put them back, or "
+                "start a new run."
+            )
         lines.append(json.dumps({"index": index, **to_json(record)}, ensure_ascii=False) + "\n")
     name, content = f"{CONFIRMATIONS}.jsonl", "".join(lines).encode()
     path = run.folder / name
     if not path.is_file() or path.read_bytes() != content:
         run.write(name, content)
+
+
+def _agree(one: ConfirmationRecord, two: ConfirmationRecord) -> bool:
+    """Whether two records say the same of one prompt, but for rounding."""
+    first, second = ((each.level, *each.scores) for each in (one, two))
+    return (one.measure, one.confirmed, len(first)) == (
+        two.measure,
+        two.confirmed,
+        len(second),
+    ) and max(abs(a - b) for a, b in zip(first, second, strict=True)) <= _ROUNDING
 
 
 def _confirmation(stages: Stages, prompt: Prompt, null: Null, record: ImagesRecord) -> Confirmation:

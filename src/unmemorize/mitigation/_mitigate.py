@@ -120,6 +120,8 @@ def mitigate_all(
     if candidate is not None:
         found = {"prompts": result.confirmed, "removed": result.count("removed")}
         file = EditFile.of(stages.model, candidate.edit, found=found)
+        # a run that is killed here has no verdicts, rather than those of another edit
+        (stages.run.folder / RESULT).unlink(missing_ok=True)
         file.save(stages.run.folder / EDIT)
         result = replace(result, file=file)
     stages.run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,12 +21,12 @@ from unmemorize.mitigation import (
     read_confirmations,
     read_image_records,
 )
-from unmemorize.runs import Run, StoredImage, run_prompts, stored_images
+from unmemorize.runs import Run, StoredImage, kinds_in, run_prompts, stored_images
 
 BEFORE = "before"
 MODEL_FILES = "model-files.json"
 """SHA-256 of the files that the model was loaded from, by path in its folder."""
-_TRIED = re.compile(r"(search|certificate-\d+|count-\d+)-([0-9a-f]+)")
+_TRIED = re.compile(r"(search|certificate|count)(?:-(\d+))?-([0-9a-f]+)(-again)?")
 """Kinds of records about one edit, by its digest."""
 
 
@@ -35,7 +35,7 @@ class Tried:
     """What one edit did to one prompt.
 
     Args:
-        stage: "search", "certificate" or "count", see docs/mitigation.md.
+        stage: "search", "search, again", "certificate" or "count", see docs/mitigation.md.
         attempt: of the certificate; None in the search.
         edit: the digest of the edit.
         copies, images: how many of the images were copies. A stage ends early at a copy too many.
@@ -122,9 +122,12 @@ def read_evidence(run: Run) -> Evidence:
 def _tried(run: Run) -> dict[int, tuple[Tried, ...]]:
     """Collect what each edit did to each prompt, in the order in which it was looked at."""
     tried: dict[int, list[tuple[float, Tried]]] = defaultdict(list)
-    for kind, stage, edit in sorted(_kinds(run)):
-        name, _, attempt = stage.partition("-")
-        number = int(attempt) if attempt else None
+    for kind in sorted(kinds_in(run.folder)):
+        found = _TRIED.fullmatch(kind)
+        if not found:
+            continue
+        stage, attempt, edit, again = found.groups()
+        name, number = stage + (", again" if again else ""), int(attempt) if attempt else None
         times = run.times(kind)
         for index, record in read_image_records(run, kind).items():
             entry = Tried(name, number, edit, record.copies, len(record.seeds))
@@ -133,12 +136,3 @@ def _tried(run: Run) -> dict[int, tuple[Tried, ...]]:
         index: tuple(entry for _, entry in sorted(entries, key=lambda pair: pair[0]))
         for index, entries in tried.items()
     }
-
-
-def _kinds(run: Run) -> Iterator[tuple[str, str, str]]:
-    """Yield each kind of records about one edit, its stage, and the digest of the edit."""
-    for path in run.folder.glob("[!.]*.jsonl"):
-        kind = path.name.split(".")[0]
-        found = _TRIED.fullmatch(kind)
-        if found:
-            yield kind, found[1], found[2]

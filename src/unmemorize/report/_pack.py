@@ -23,6 +23,7 @@ from typing import BinaryIO
 from unmemorize._errors import EvidenceError
 from unmemorize._files import atomic_file, to_json
 from unmemorize.audit import RESULT
+from unmemorize.generation import weight_edits
 from unmemorize.localization import difference_file
 from unmemorize.report._audit import audits_of
 from unmemorize.report._evidence import Evidence, read_evidence
@@ -169,6 +170,9 @@ def _files(evidence: Evidence, left_out: dict[str, LeftOut]) -> Iterator[tuple[s
     for name in (*_JSON, REPORT, NUMBERS, TABLE):
         if (folder / name).exists():
             yield name, folder / name
+    if evidence.result.file is not None:  # without the tensors that it names, it is no edit
+        for part in weight_edits(evidence.result.file.edit):
+            yield part.file_name, folder / part.file_name
     for path in folder.glob("[!.]*.jsonl"):
         yield path.name, path
     for audit in audits_of(evidence.run, None):

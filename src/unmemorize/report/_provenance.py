@@ -15,7 +15,7 @@ from unmemorize.runs import Manifest, Run, hash_of_file
 
 _NESTED = ("images", "metrics", "audit")
 """Runs inside a run, in the order in which they are made."""
-_OUTPUTS = ("edit.json", "edited", "lora")
+_OUTPUTS = ("edit.json", "edited", "edited.safetensors", "lora")
 
 
 @dataclass(frozen=True)
