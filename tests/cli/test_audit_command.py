@@ -78,6 +78,18 @@ def test_images_are_warned_of_before_the_work(cli: Cli, folder: Path) -> None:
     assert "3 images in all arms" in out
 
 
+@pytest.mark.parametrize(
+    "option", [("--levels", "L4"), ("--twin", "x"), ("--prompts", "x"), ("--new-run",)]
+)
+def test_options_that_say_nothing_about_images_are_refused(
+    cli: Cli, folder: Path, option: tuple[str, ...]
+) -> None:
+    asked = ("--image", folder / "known.png", *option)
+    code, _, err = cli(*words(folder, *asked))
+    assert code == 1
+    assert f"{option[0]} does not go with --image" in " ".join(err.split())
+
+
 def test_images_end_with_a_report(cli: Cli, folder: Path) -> None:
     """The page is written at once, and again by ``report``, which ``status`` names."""
     run = folder / "images"

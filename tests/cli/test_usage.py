@@ -758,7 +758,7 @@ def test_shards_of_a_mitigation_wait_and_the_first_writes_what_all_have_worked_f
 
     def deliver(run: Run, *_: object, **__: object) -> Delivery:
         delivered.append(run.folder)
-        return Delivery(run.folder / "report.html", Exported({}, ()), "")
+        return Delivery(run.folder / "report.html", Exported({}, ()), "", None)
 
     monkeypatch.setattr("unmemorize.cli.mitigate.mitigate_all", mitigated)
     monkeypatch.setattr("unmemorize.cli.mitigate.deliver", deliver)

@@ -161,6 +161,7 @@ def test_verdicts_have_the_words_of_the_method() -> None:
     assert {
         str(verdict(before, attempt_of(0, 72), confirmed=True)),
         str(verdict(before, attempt_of(0, 86, 2), confirmed=True)),
+        str(verdict(before, attempt_of(0, 99, 3), confirmed=True)),  # 99.375 %, and not 99.38
         str(verdict(before, Attempt(QUICK.plan(1), Copies(0, 10)), confirmed=True)),
         str(verdict(before, attempt_of(1, 5), confirmed=True)),
         str(verdict(before, attempt_of(1, 2), confirmed=True)),
@@ -170,6 +171,7 @@ def test_verdicts_have_the_words_of_the_method() -> None:
     } == {
         "removed (0 of 72, at most 5.0 % at 97.5 %; whole search 95 %)",
         "removed (0 of 86, at most 5.0 % at 98.75 %; whole search 95 %)",
+        "removed (0 of 99, at most 5.0 % at 99.37 %; whole search 95 %)",
         "removed (0 of 10, at most 25.9 % at 95 %)",
         "reduced (1 of 5)",
         "not removed (1 of 2)",

@@ -27,6 +27,7 @@ def test_forms_that_are_refused_and_maps_that_are_missing_are_told_apart(
     monkeypatch.setattr(_deliver, "record_model_files", lambda *_: None)
     monkeypatch.setattr(_deliver, "record_regions", lambda *_: reason)
     monkeypatch.setattr(_deliver, "export_all", lambda *_, **__: exported)
+    monkeypatch.setattr(_deliver, "spot_check", lambda *_: None)
     model: Any = object()
     made = deliver(run, model, MitigationResult.load(run))
-    assert made == Delivery(run.folder / "report.html", exported, sentence)
+    assert made == Delivery(run.folder / "report.html", exported, sentence, None)

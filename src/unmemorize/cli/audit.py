@@ -11,6 +11,7 @@ from cyclopts import Parameter, validators
 from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled
+from unmemorize._errors import AuditError
 from unmemorize.audit import (
     ARMS,
     AuditForecast,
@@ -129,6 +130,9 @@ def command(
     )
     execution = workers.execution(silent, shard, patience=PATIENCE)
     if image:
+        _refuse_beside_images(
+            prompts=prompts, references=references, levels=levels, twin=twin, new_run=new_run
+        )
         print_line(ranks_in_words(len(image), len(inputs.controls), rate))
         first = settings.image_first()
         if dry_run:
@@ -166,6 +170,16 @@ def command(
         print_hint("unmemorize report", edited)
     else:
         print_hint("the same command with --budget usual and another folder; it tries everything")
+
+
+def _refuse_beside_images(**given: object) -> None:
+    """Refuse options that say nothing about images for which no prompt is known."""
+    for name, value in given.items():
+        if value:
+            raise AuditError(
+                f"--{name.replace('_', '-')} does not go with --image, which attacks from neutral "
+                "starts at one level. Leave one of them out."
+            )
 
 
 def print_forecast(cost: AuditForecast, stage: str) -> None:

@@ -222,6 +222,8 @@ def run_and_print(
     files = print_exported(made.exported)
     if made.without_maps:
         print_line(made.without_maps)
+    if made.spot_check:
+        print_line(str(made.spot_check))
     print_line(f"report: {made.report}")
     print_answer(
         result.to_json(),

@@ -308,7 +308,8 @@ def verdict(
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.4g}"
+    """Round a confidence down, so that what is printed is true."""
+    return f"{math.floor(10_000 * share + 1e-6) / 100:g}"
 
 
 def _percent_up(share: float) -> str:

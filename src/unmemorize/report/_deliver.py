@@ -10,6 +10,7 @@ from unmemorize.mitigation import Announce, MitigationResult, unannounced
 from unmemorize.pipelines import Model
 from unmemorize.report._provenance import record_model_files
 from unmemorize.report._regions import record_regions
+from unmemorize.report._spot_check import SpotCheck, spot_check
 from unmemorize.report._write import write_report
 from unmemorize.runs import Run
 
@@ -22,11 +23,13 @@ class Delivery:
         report: the page of the report.
         exported: the edit in its forms.
         without_maps: a sentence on why the report shows no maps of regions; empty where it does.
+        spot_check: whether the edited model draws what was certified; None where none is written.
     """
 
     report: Path
     exported: Exported
     without_maps: str
+    spot_check: SpotCheck | None
 
 
 def deliver(
@@ -51,8 +54,12 @@ def deliver(
         reason = record_regions(run, model, progress)
     without_maps = f"The report shows no maps of regions: {reason}" if reason else ""
     exported = Exported({}, ())
-    with announce("writing the edited model and the report"):
-        if result.file is not None:
+    check = None
+    if result.file is not None:
+        with announce("writing the edited model"):
             exported = export_all(model, result.file, run.folder, single_file=single_file)
+        with announce("drawing with the edited model") as progress:
+            check = spot_check(run, model, result, progress)
+    with announce("writing the report"):
         report = write_report(run)
-    return Delivery(report, exported, without_maps)
+    return Delivery(report, exported, without_maps, check)

@@ -16,6 +16,7 @@ from unmemorize.report._numbers import csv_text, json_text, numbers_of
 from unmemorize.report._page import Script, render
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._provenance import output_hashes, steps_of
+from unmemorize.report._spot_check import read_spot_check
 from unmemorize.report._wall import Picture, wall
 from unmemorize.runs import Run
 
@@ -45,6 +46,7 @@ def write_mitigation_report(run: Run, *, redact: bool = False) -> Path:
     edited = evidence.result.file
     audits = list(audits_of(run, edited.edit if edited else None))
     prompts = [prompt.text for prompt in evidence.prompts]
+    check = read_spot_check(run)
     page = render(
         "mitigation.html.j2",
         script=Script.read("mitigation.js"),
@@ -62,6 +64,7 @@ def write_mitigation_report(run: Run, *, redact: bool = False) -> Path:
         steps=steps,
         audits=audits,
         outputs=output_hashes(run),
+        spot_check=check if check and check.edit == evidence.result.edit else None,
         references=list(zip(prompts, evidence.references, strict=True)),
         requirements=REQUIREMENTS,
         sections=SECTIONS,

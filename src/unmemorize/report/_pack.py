@@ -32,13 +32,14 @@ from unmemorize.report._provenance import output_hashes
 from unmemorize.report._redaction import shown_after
 from unmemorize.report._regions import region_file
 from unmemorize.report._signature import Signer
+from unmemorize.report._spot_check import SPOT_CHECK
 from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file
 
 SCHEMA = "unmemorize.evidence/1"
 CONTENTS = "evidence.json"
 _PROMPTS = "prompts.jsonl"
 _REFERENCES = "references"
-_JSON = (MANIFEST, "mitigation.json", "edit.json", "model-files.json")
+_JSON = (MANIFEST, "mitigation.json", "edit.json", "model-files.json", SPOT_CHECK)
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the pack: the first that a ZIP archive can hold."""
 _PRIVATE = "private"

@@ -188,9 +188,9 @@ class _Records:
         if binom.cdf(copies, images, settings["alpha"]) <= error:
             upper = 1.0 if copies == images else beta.ppf(1 - error, copies + 1, images - copies)
             bound = math.ceil(1000 * upper - 1e-9) / 10
-            level = f"at most {bound:.1f} % at {100 * (1 - error):.4g} %"
+            level = f"at most {bound:.1f} % at {_percent(1 - error)} %"
             if not settings["declared"]:
-                level += f"; whole search {100 * settings['confidence']:.4g} %"
+                level += f"; whole search {_percent(settings['confidence'])} %"
             return "removed", f"removed ({copies} of {images}, {level})"
         confidence = settings["confidence"]
         upper = 1.0 if copies == images else beta.ppf(confidence, copies + 1, images - copies)
@@ -313,6 +313,10 @@ def _rate(name: str, copies: int, images: int) -> dict[str, Any]:
         f"{name}.low": 1000 * float(low),
         f"{name}.high": 1000 * float(high),
     }
+
+
+def _percent(share: float) -> str:
+    return f"{math.floor(10_000 * share + 1e-6) / 100:g}"
 
 
 def _median(values: Sequence[float]) -> float | None:
