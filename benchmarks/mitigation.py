@@ -92,7 +92,7 @@ def lines(run: Run, result: MitigationResult, entries: Sequence[Planted]) -> lis
 def _copies(run: Run, confirmed: Sequence[tuple[Planted, PromptOutcome]]) -> list[Line]:
     """Tell how many fresh images count as copies, and how close they are beside unedited copies."""
     outcomes = [outcome for _, outcome in confirmed]
-    counted = [outcome.after for outcome in outcomes if outcome.after is not None]
+    counted = [outcome.first for outcome in outcomes if outcome.first is not None]
     known = read_confirmations(run)
     before = [
         score

@@ -197,22 +197,25 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
     assert MitigationResult.load(run) == result
 
 
-def test_the_first_fresh_images_under_the_edit_are_counted_for_all(
-    finished: tuple[Any, Run],
+def test_a_run_that_is_killed_between_edit_and_verdicts_has_none(
+    start: Start, finished: tuple[Any, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the lines of the records."""
+    """Verdicts of before would be read with an edit of now."""
     result, run = finished
-    for outcome in result.outcomes[:2]:
-        records = [
-            run.records(file.stem)[outcome.index]
-            for stage in ("certificate", "count")
-            for file in sorted(run.folder.glob(f"{stage}-*-{result.edit}.jsonl"))
-            if outcome.index in run.records(file.stem)
-        ]
-        whole = max(records, key=lambda record: len(record["scores"]))
-        copies = sum(score > outcome.level for score in whole["scores"])
-        assert (outcome.first.copies, outcome.first.seeds) == (copies, len(whole["scores"]))
-        assert outcome.first.seeds == 5
+    folder = shutil.copytree(run.folder, start.folder / "killed")
+    save = EditFile.save
+
+    def killed(file: EditFile, path: Path) -> None:
+        save(file, path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EditFile, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start(folder="killed")
+    with pytest.raises(RunError, match=r"mitigation\.json"):
+        MitigationResult.load(Run.load(folder))
+    assert start(folder="killed")[0] == result
 
 
 def test_memorized_prompts_for_which_no_edit_is_found_are_memorized(
