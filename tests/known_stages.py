@@ -21,7 +21,7 @@ class Known:
     Args:
         kind: of the records of the detector.
         called: captions that the detector calls.
-        means: the mean score of the images of a caption, .1 where none is given. Each image lies .1
+        means: the mean score of the images of a caption, 0 where none is given. Each image lies .1
             above or below it. Those above .5 are copies.
     """
 
@@ -68,7 +68,7 @@ class Known:
         return {each.index: self._record(each) for each in asked}
 
     def _record(self, asked: Asked) -> ImagesRecord:
-        mean = self.means.get(asked.text, 0.1)
+        mean = self.means.get(asked.text, 0.0)
         scores = tuple(mean + offset for offset in (0.1, -0.1, 0.1, -0.1))
         copies = sum(score > 0.5 for score in scores)
         return ImagesRecord(prompt=asked.text, seeds=asked.seeds, scores=scores, copies=copies)

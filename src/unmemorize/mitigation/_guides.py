@@ -26,8 +26,6 @@ GuideChoice = Literal["start", "neighbour"]
 """A start of the caption, or an ordinary caption."""
 Guides = Mapping[GuideChoice, str]
 """What a caption may be read like, as far as there is something."""
-FAR = 3.0
-"""The distance at which a guide is taken, see `Drawn`."""
 MOST_DRAWN = 6
 """How many guides of a kind are drawn for each caption, at most."""
 
@@ -73,7 +71,11 @@ def cleared(
 
 
 def farthest(
-    stages: Stages, kind: str, guides: Mapping[int, Sequence[str]], tests: Mapping[int, CopyTest]
+    stages: Stages,
+    kind: str,
+    guides: Mapping[int, Sequence[str]],
+    tests: Mapping[int, CopyTest],
+    far: float,
 ) -> dict[int, Drawn]:
     """Draw one guide of each caption after the other, until copies are far from one.
 
@@ -82,9 +84,10 @@ def farthest(
         kind: how the records begin. What follows is the round, from 1.
         guides: of each caption by index, the best first.
         tests: tell the copies of each caption.
+        far: the distance that suffices, see `Drawn`.
 
     Returns:
-        The first guide of each caption that is `FAR` from a copy. If none is, the farthest of those
+        The first guide of each caption that is far from a copy. If none is, the farthest of those
         that were drawn, `MOST_DRAWN` at most. Captions all of whose guides show copies are left
         out.
 
@@ -96,7 +99,7 @@ def farthest(
         texts = {
             index: some[place]
             for index, some in guides.items()
-            if place < len(some) and not (index in best and best[index].distance >= FAR)
+            if place < len(some) and not (index in best and best[index].distance >= far)
         }
         if not texts:
             break

@@ -17,6 +17,8 @@ NEIGHBOURS = "neighbours"
 """The records of what the detector says of neighbours."""
 DRAWN_NEIGHBOURS = "neighbour"
 """How the records of their images begin."""
+_FAR = 4.0
+"""How far a neighbour should be from a copy. There are many, so it can be farther than a start."""
 _EXACT = "donot_use_mm_for_euclid_dist"
 
 
@@ -57,7 +59,7 @@ def find_neighbours(
     clear = cleared(stages, NEIGHBOURS, owned, threshold)
     clear = {index: sorted(found, key=ranked[index].index) for index, found in clear.items()}
     tests = {index: confirmations[index].test for index in texts}
-    found = farthest(stages, DRAWN_NEIGHBOURS, clear, tests)
+    found = farthest(stages, DRAWN_NEIGHBOURS, clear, tests, _FAR)
     return {index: {"neighbour": drawn.text} for index, drawn in found.items()}
 
 

@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Threshold
 from unmemorize.mitigation._confirmation import Confirmation
-from unmemorize.mitigation._guides import FAR, Guides, cleared, farthest
+from unmemorize.mitigation._guides import Guides, cleared, farthest
 from unmemorize.mitigation._stages import Stages
 
 STARTS = "starts"
 """The records of what the detector says of starts."""
 DRAWN = "start"
 """How the records of their images begin."""
+_FAR = 3.0
+"""How far a start must be from a copy: little, since it leaves what the caption asks for."""
 
 
 def starts_of(text: str) -> list[str]:
@@ -56,10 +58,10 @@ def find_starts(
     owned = {number: pair for number, pair in enumerate(pairs) if pair[0] in tests}
     clear = cleared(stages, STARTS, owned, threshold)
     longest = {index: starts[::-1] for index, starts in clear.items()}
-    found = farthest(stages, DRAWN, longest, tests)
+    found = farthest(stages, DRAWN, longest, tests, _FAR)
     return {
         index: {"start": found[index].text}
-        if index in found and found[index].distance >= FAR
+        if index in found and found[index].distance >= _FAR
         else {}
         for index in tests
     }
