@@ -101,7 +101,7 @@ def certify_joint(
 
     Returns:
         The edit, and what each prompt showed under it. Of edits under which as many prompts passed,
-        it is the one that showed the fewest copies, then the first.
+        it is the one with the lowest shares of copies, up to where attempts ended, then the first.
     """
     tested: list[tuple[Candidate, dict[int, Attempt]]] = [(candidate, {})]
     pending, doubted, number = sorted(candidate.rungs), set[int](), 1
@@ -132,7 +132,10 @@ def certify_joint(
 
 
 def _success(attempts: Collection[Attempt]) -> tuple[int, float]:
-    """Return what the better of two edits has more of: prompts that passed, images that differ."""
+    """Return what the better of two edits has more of: prompts that passed, images that differ.
+
+    Attempts end at a copy too many, so the shares of prompts that failed are rough.
+    """
     passed = sum(attempt.passed for attempt in attempts)
     shares = (attempt.counted.copies / attempt.counted.seeds for attempt in attempts)
     return passed, -sum(shares)
