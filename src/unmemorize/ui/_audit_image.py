@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import zipfile
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -35,12 +36,12 @@ class Audited:
     Args:
         finding: what is said about the image.
         closest: the file with the most similar image that was drawn.
-        report: the page.
+        pack: the report with the images that it links to, and the records, as a ZIP file.
     """
 
     finding: ImageFinding
     closest: Path
-    report: Path
+    pack: Path
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,18 @@ class ImageAudit:
         folder = studio.new_folder() / "audit"
         run = open_image_audit(folder, studio.model, images, inputs, self.settings, rate=_RATE)
         (finding,) = audit_images_all(run, studio.model, images, inputs, announce=announce).findings
-        return Audited(finding, run.folder / finding.closest, write_report(run))
+        write_report(run)
+        return Audited(finding, run.folder / finding.closest, _packed(run.folder))
+
+
+def _packed(folder: Path) -> Path:
+    """Pack a run without the states of its attacks, which nobody needs to read it."""
+    pack = folder.with_suffix(".zip")
+    with zipfile.ZipFile(pack, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("[!.]*")):
+            if path.is_file() and path.suffix != ".safetensors":
+                archive.write(path, path.relative_to(folder.parent))
+    return pack
 
 
 def finding_in_words(finding: ImageFinding) -> str:

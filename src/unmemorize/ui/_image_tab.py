@@ -150,5 +150,5 @@ class ImageTab:
         content += html.figures("the audit", pictures)
         yield {
             self._audited: shown(html.card(content)),
-            self._report: gr.File(str(audited.report), visible=True),
+            self._report: gr.File(str(audited.pack), visible=True),
         }
