@@ -90,6 +90,13 @@ def test_options_that_say_nothing_about_images_are_refused(
     assert f"{option[0]} does not go with --image" in " ".join(err.split())
 
 
+def test_an_image_that_is_missing_is_named_first(cli: Cli, folder: Path) -> None:
+    code, out, err = cli(*words(folder, "--image", folder / "gone.png"))
+    assert code == 1
+    assert "gone.png: no such file" in "".join(err.split("\n"))
+    assert "smallest possible p" not in out
+
+
 def test_images_end_with_a_report(cli: Cli, folder: Path) -> None:
     """The page is written at once, and again by ``report``, which ``status`` names."""
     run = folder / "images"
@@ -106,6 +113,9 @@ def test_images_end_with_a_report(cli: Cli, folder: Path) -> None:
     code, out, err = cli("status", run)
     assert code == 0, err
     assert "Finished: image-audit of 1 image." in out
+    assert f"report: {page}" in out.replace("\n", "")
+    page.unlink()
+    code, out, err = cli("status", run)
     assert f"unmemorize report {run}" in out + err
 
 

@@ -91,7 +91,13 @@ def test_checkpoint(make_edit: MakeEdit, model: Model, tmp_path: Path) -> None:
     assert EditFile.load(folder / "unmemorize_edit.json") == file
     card = (folder / "README.md").read_text()
     assert "2 captions moved (closed form, weight 3)" in card
-    assert "- zebra\n" in card
+    assert "| zebra | (the empty prompt) |\n" in card
+    assert ("single value neurons" in card) == (make_edit is with_reread_neurons)
+    if make_edit is with_reread_neurons:
+        projections, _, neurons = card.partition("single value neurons")
+        assert "a bird" not in projections
+        assert "| a bird | a dog |\n" in neurons
+        assert "| zebra | (the empty prompt) |\n" in neurons
 
 
 def test_a_checkpoint_in_float16_is_right_for_another_device(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -66,3 +67,19 @@ def test_a_map_of_a_region_takes_what_is_forecast(pipe: DiffusionPipeline) -> No
     )
     memorized_region(pipe, "a red door")
     assert sum(rows) == REGION_SAMPLES
+
+
+def test_prompts_whose_training_images_are_lost_are_named_before_the_work(
+    pipe: DiffusionPipeline,
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """Their copies are told by agreement, which is another question than the one that was asked."""
+    monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
+    forecast(Model(pipe), SMALL_MITIGATION, [prompts[1], Prompt("b")])
+    assert not caplog.text
+    forecast(Model(pipe), SMALL_MITIGATION, [Prompt("a cat", images=(tmp_path / "typo.png",))])
+    assert "1 prompts name training images of which none can be read" in caplog.text
+    assert "typo.png of 'a cat'" in caplog.text

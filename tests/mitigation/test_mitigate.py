@@ -195,6 +195,10 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
     assert result.ordinary.images == 19
     assert len(result.candidates) == 3
     assert MitigationResult.load(run) == result
+    found = EditFile.load(run.folder / "edit.json").found
+    assert (found["suspects"], found["memorized"]) == (3, 2)
+    assert found["copies before"] == "6 of 6 images"
+    assert found["ordinary prompts, changed"] == f"{result.ordinary.changed} of 19 images"
 
 
 def test_a_run_that_is_killed_between_edit_and_verdicts_has_none(

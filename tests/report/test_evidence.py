@@ -411,8 +411,9 @@ def test_the_commands(made: tuple[Run, Path, str], tmp_path: Path, cli: Cli) -> 
     code, _, err = cli("verify", pack)
     assert code == 1
     assert "report.html was changed" in err
-    code, out, _ = cli("report", run.folder, "--redact")
+    code, out, err = cli("report", run.folder, "--redact")
     assert code == 0
+    assert "--pack evidence.zip --redact" in out + err  # else it would be undone
     assert "is redacted" in (run.folder / "report.html").read_text()
     code, _, err = cli("verify", tmp_path / "nothing.json")
     assert code == 1

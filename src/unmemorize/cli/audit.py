@@ -133,6 +133,9 @@ def command(
         _refuse_beside_images(
             prompts=prompts, references=references, levels=levels, twin=twin, new_run=new_run
         )
+        for path in image:
+            if not path.is_file():
+                raise AuditError(f"{path}: no such file. Name images after --image.")
         print_line(ranks_in_words(len(image), len(inputs.controls), rate))
         first = settings.image_first()
         if dry_run:

@@ -57,7 +57,7 @@ def command(
     page = write_report(folder, known_neurons(folder), redact=redact)
     print_line(str(page))
     print_answer(report=page)
-    print_hint(*_next(folder))
+    print_hint(*_next(folder), *(("--redact",) if redact else ()))
 
 
 def _signer(pack: Path | None, sign: Path | None, key: Path | None) -> Signer | None:

@@ -8,7 +8,7 @@ from unmemorize.cli._console import console, make_table, print_answer, print_hin
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.comparison import ComparisonRun
 from unmemorize.mitigation import MitigationRun, Standing, standings
-from unmemorize.report import has_page
+from unmemorize.report import REPORT, has_page
 from unmemorize.runs import Run, Status, status_of
 
 _RESULTS = {
@@ -44,7 +44,10 @@ def command(run: RunArgument, /) -> None:
         _print_states(states, finished=finished)
     print_answer(run=run, kind=loaded.manifest.kind, finished=finished, stages=states)
     if finished and not failed:
-        if has_page(loaded):
+        page = run / REPORT
+        if page.exists():  # it may be redacted, and would not be if it were written again
+            print_line(f"report: {page}")
+        elif has_page(loaded):
             print_hint("unmemorize report", run)
     else:
         print_hint("the command that made the run; it does only what is missing")

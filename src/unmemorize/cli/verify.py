@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from unmemorize._errors import ExportError
 from unmemorize.cli._console import console, print_answer, print_hint, print_line
 from unmemorize.cli._model_options import LoadingOptions, ModelOptions
-from unmemorize.export import Verification, describe, edit_of, verify
+from unmemorize.export import EDIT, Verification, describe, edit_of, verify
 from unmemorize.report import Signature, verify_evidence
 
 
@@ -74,7 +74,9 @@ def command(
             f"{artefact}: it is not {base} with {edit} and nothing else changed. See the table."
         )
     _print_loras(verification)
-    print_hint("unmemorize audit EDIT.json", model.option, "--prompts MEMORIZED -o AUDIT")
+    carried = artefact / EDIT
+    edit_file = carried if carried.exists() else "EDIT.json"
+    print_hint("unmemorize audit", edit_file, model.option, "--prompts MEMORIZED -o AUDIT")
 
 
 def _print_loras(verification: Verification) -> None:

@@ -7,7 +7,7 @@ from unmemorize.export._changes import Change
 from unmemorize.export._checkpoint import bake
 from unmemorize.export._lora import export_lora
 from unmemorize.export._lora_layouts import LAYOUT_NAMES, LAYOUTS, LoraLayout, layout_table
-from unmemorize.export._model_folder import folder_of, model_files
+from unmemorize.export._model_folder import EDIT, folder_of, model_files
 from unmemorize.export._parquet import arrow_table, export_parquet
 from unmemorize.export._published_results import export_results, import_results
 from unmemorize.export._published_statistics import read_statistics
@@ -17,6 +17,7 @@ from unmemorize.export._verification import Verification, verify
 
 __all__ = [
     "CHECKPOINT",
+    "EDIT",
     "LAYOUTS",
     "LAYOUT_NAMES",
     "AnyEditFile",

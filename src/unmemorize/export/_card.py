@@ -18,11 +18,11 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from unmemorize._errors import ExportError
 from unmemorize._files import from_json, read_json
-from unmemorize.export._carried import AnyEditFile, captions_of, describe, edit_of, neurons_of
+from unmemorize.export._carried import AnyEditFile, describe, edit_of, neurons_of, readings_of
 from unmemorize.export._exportable import exportable
 from unmemorize.export._lora_layouts import fitting_layouts
 from unmemorize.export._model_folder import CARD, folder_of
-from unmemorize.generation import weight_edits
+from unmemorize.generation import ClosedFormEdit, ClosedFormNeuronEdit, weight_edits
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run
 
@@ -114,7 +114,8 @@ def model_card(
         edit=neurons,
         title=describe(edit_of(neurons)),
         neurons=neurons_of(edit_of(neurons)),
-        captions=captions_of(edit_of(neurons)),
+        moved=readings_of(edit_of(neurons), ClosedFormEdit),
+        reread=readings_of(edit_of(neurons), ClosedFormNeuronEdit),
         tensors=[part.file_name for part in weight_edits(edit_of(neurons))],
         base=hub_id or Path(model.base_name).name,
         loras=model.loras,

@@ -88,14 +88,19 @@ def neurons_of(edit: Edit) -> list[tuple[str, tuple[int, ...], float]]:
     return [row for part in parts for row in neurons_of(part)]
 
 
-def captions_of(edit: Edit) -> list[str]:
-    """List the captions of the closed forms of an edit."""
-    if isinstance(edit, ClosedFormEdit):
-        return [erased.caption for erased in edit.erase]
-    if isinstance(edit, ClosedFormNeuronEdit):
-        return [each.caption for each in edit.reread]
+def readings_of(edit: Edit, kind: type[Edit]) -> list[tuple[str, str]]:
+    """List what the closed forms of one kind in an edit do: caption, and what it reads like.
+
+    Args:
+        edit: the edit.
+        kind: `ClosedFormEdit`, or `ClosedFormNeuronEdit`.
+    """
+    if isinstance(edit, ClosedFormEdit) and kind is ClosedFormEdit:
+        return [(erased.caption, erased.guide) for erased in edit.erase]
+    if isinstance(edit, ClosedFormNeuronEdit) and kind is ClosedFormNeuronEdit:
+        return [(each.caption, each.guide) for each in edit.reread]
     parts = edit.parts if isinstance(edit, CombinedEdit) else ()
-    return [caption for part in parts for caption in captions_of(part)]
+    return [reading for part in parts for reading in readings_of(part, kind)]
 
 
 def as_metadata(file: AnyEditFile) -> dict[str, str]:

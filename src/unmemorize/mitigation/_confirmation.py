@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,6 +30,8 @@ from unmemorize.mitigation._ordinary import OrdinaryImages
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._stages import Stages, asked
 from unmemorize.runs import Run
+
+_logger = logging.getLogger("unmemorize")
 
 BEFORE = "before"
 """The records and the folder of the unedited images of suspects."""
@@ -116,6 +119,23 @@ def read_confirmations(run: Run) -> dict[int, ConfirmationRecord]:
     """
     way_out = "Repeat unmemorize mitigate; it computes only what is missing."
     return dict(run.typed(CONFIRMATIONS, ConfirmationRecord, way_out))
+
+
+def warn_of_lost_images(prompts: Iterable[Prompt]) -> None:
+    """Warn of prompts that name training images of which none can be read.
+
+    Their copies are told by agreement, which is another question. Published links go stale, so it
+    is no error.
+    """
+    lost = [each for each in prompts if each.images and not read_references(each.images).images]
+    if lost:
+        _logger.warning(
+            "%d prompts name training images of which none can be read, such as %s of %r. Their "
+            "copies are told by how much images of one prompt agree.",
+            len(lost),
+            lost[0].images[0],
+            lost[0].text[:60],
+        )
 
 
 def screen(

@@ -47,6 +47,7 @@ from unmemorize.mitigation._confirmation import (
     screen,
     screen_level,
     search_seeds,
+    warn_of_lost_images,
 )
 from unmemorize.mitigation._guides import Guides
 from unmemorize.mitigation._images import ImagesRecord
@@ -118,8 +119,7 @@ def mitigate_all(
         candidate, certified = _certify(work, candidate, findings, attempts)
     result = make_result(work, findings, candidate, summaries, certified)
     if candidate is not None:
-        found = {"prompts": result.confirmed, "removed": result.count("removed")}
-        file = EditFile.of(stages.model, candidate.edit, found=found)
+        file = EditFile.of(stages.model, candidate.edit, found=result.in_words(settings))
         # a run that is killed here has no verdicts, rather than those of another edit
         (stages.run.folder / RESULT).unlink(missing_ok=True)
         file.save(stages.run.folder / EDIT)
@@ -143,6 +143,7 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
     """
     captions, threshold = inputs.captions, inputs.threshold
     prompts = dict(enumerate(stream_prompts(stages.run)))
+    warn_of_lost_images(prompts.values())
     images = stages.settings.ordinary_images
     before = stages.ordinary("ordinary", "ordinary-before", None, captions.ordinary, images)
     detections = screen(stages, prompts, threshold)

@@ -10,6 +10,7 @@ from unmemorize.generation import EditFile
 from unmemorize.mitigation._certificate import Copies, Status, pooled
 from unmemorize.mitigation._copy_test import Measure
 from unmemorize.mitigation._ordinary import OrdinaryChange
+from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.runs import Run, read_result
 
 RESULT = "mitigation.json"
@@ -148,6 +149,24 @@ class MitigationResult:
             f"Copies removed for {self.count('removed')} of {prompts}: "
             f"{first.copies} of {first.seeds} fresh images are copies."
         )
+
+    def in_words(self, settings: MitigationSettings) -> dict[str, Any]:
+        """Say what was looked at and found, for people who are given the edit alone."""
+        first = pooled([outcome.first for outcome in self.outcomes if outcome.first])
+        before = pooled([each.before for each in self.outcomes if each.confirmed and each.before])
+        said = {
+            "suspects": len(self.outcomes),
+            "memorized": self.confirmed,
+            "removed": self.count("removed"),
+            "copy rate that is excluded": f"{settings.alpha:g}",
+            "confidence": settings.confidence,
+            "copies before": f"{before.copies} of {before.seeds} images",
+            "copies after": f"{first.copies} of {first.seeds} fresh images",
+        }
+        if self.ordinary:
+            changed = f"{self.ordinary.changed} of {self.ordinary.images} images"
+            said["ordinary prompts, changed"] = changed
+        return said
 
     @property
     def controls(self) -> Copies:
