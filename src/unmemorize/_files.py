@@ -259,7 +259,12 @@ def read_json(path: Path, error: type[UnmemorizeError], what: str) -> dict[str, 
     return parse_json(read_bytes(path, error, what), error, f"{path}: not a valid {what}")
 
 
-def parse_json(text: bytes | str, error: type[UnmemorizeError], problem: str) -> dict[str, Any]:
+def parse_json(
+    text: bytes | str,
+    error: type[UnmemorizeError],
+    problem: str,
+    way_out: str = "Make it again.",
+) -> dict[str, Any]:
     """Parse a JSON object. NaN and infinities are refused, as the standard does."""
 
     def refuse(constant: str) -> None:
@@ -268,9 +273,9 @@ def parse_json(text: bytes | str, error: type[UnmemorizeError], problem: str) ->
     try:
         value = json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as reason:
-        raise error(f"{problem} ({reason}). Make it again.") from reason
+        raise error(f"{problem} ({reason}). {way_out}") from reason
     if not isinstance(value, dict):
-        raise error(f"{problem} (it holds a {type(value).__name__}, not an object). Make it again.")
+        raise error(f"{problem} (it holds a {type(value).__name__}, not an object). {way_out}")
     return value
 
 

@@ -1,5 +1,6 @@
 """The commands ``runs ...``."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +55,5 @@ def parquet(run: RunArgument, /, *, output: Annotated[Path, Parameter(alias="-o"
     rows = export_parquet(Run.load(run), output)
     print_line(f"{rows} rows: {output}")
     print_answer(rows=rows, file=output)
-    print_hint(
-        f"python -c {shlex.quote(f'import pandas; print(pandas.read_parquet({str(output)!r}))')}"
-    )
+    read = f"import pandas; print(pandas.read_parquet({json.dumps(str(output))}))"
+    print_hint(f"python -c {shlex.quote(read)}")

@@ -26,6 +26,7 @@ _CHUNK = 1 << 20
 """Bytes read at once when looking for the end of the last whole line."""
 _OPEN_FILES = 64
 """How many files are open at once, below what systems allow; each of many shards has its own."""
+_WAY_OUT = "Delete the line and run the command again."
 
 
 class Writer:
@@ -150,12 +151,10 @@ def read_lines(paths: Iterable[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     break
-                content = parse_json(line, RunError, f"{path}, line {number}: damaged")
+                problem = f"{path}, line {number}: damaged"
+                content = parse_json(line, RunError, problem, _WAY_OUT)
                 if type(content.get("index")) is not int:
-                    raise RunError(
-                        f"{path}, line {number}: a record without an index. Delete the line and "
-                        "run the command again."
-                    )
+                    raise RunError(f"{path}, line {number}: a record without an index. {_WAY_OUT}")
                 yield offset, content
                 offset += len(line)
 
