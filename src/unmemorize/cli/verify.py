@@ -122,12 +122,16 @@ def _print_origin(signature: Signature | None) -> None:
 
 
 def _print_changes(verification: Verification) -> None:
-    """Print each difference: where it is, then the rows, which may take several lines."""
+    """Print the differences, those of the same rows in one file together."""
+    together: dict[tuple[str, str, bool], list[str]] = {}
     for change in verification.changes:
-        remark = "" if change.expected else "  <- not what the edit says"
-        print_line(f"\n{change.file}  {change.key}{remark}")
         rows = _ranges(change.rows) or ("all" if not change.key else "")
+        together.setdefault((change.file, rows, change.expected), []).append(change.key)
+    for (file, rows, expected), keys in together.items():
+        print_line(f"\n{file}" + ("" if expected else "  <- not what the edit says"))
         console.print(f"  rows that differ: {rows}" if rows else "  no row differs")
+        for key in filter(None, keys):
+            print_line(f"    {key}")
     print_line("")
 
 
