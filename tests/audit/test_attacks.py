@@ -334,7 +334,7 @@ def test_relearning_trains_on_others_and_leaves_the_pipeline_as_it_was() -> None
         NeuronEdit(Neurons({LAYER: [0, 1, 2]}), scale=-1.0),
         ClosedFormEdit((Erased("a b c", weight=3.0),), CAPTIONS),
         ClosedFormNeuronEdit((Reread("a b c", Neurons({LAYER: range(9)}), reach=2.0),), CAPTIONS),
-        PrunedEdit({LAYER: range(0, 200, 3)}),
+        PrunedEdit({LAYER: tuple(range(0, 200, 3))}),
     ],
     ids=lambda edit: edit.kind,
 )

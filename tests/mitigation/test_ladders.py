@@ -295,9 +295,8 @@ def test_what_a_rung_includes() -> None:
     gentle, strong = Rung(weight=1.0), Rung(weight=10.0)
     near, far = (Rung("all", weight=10.0, reach=reach) for reach in (1.0, 2.0))
     both = Rung("complete", 0.0, 1.0)
-    to_start, to_neighbour = (
-        Rung(weight=weight, guide=guide) for weight, guide in ((3.0, "start"), (10.0, "neighbour"))
-    )
+    to_start = Rung(weight=3.0, guide="start")
+    to_neighbour = Rung(weight=10.0, guide="neighbour")
     for more, less in [
         (inverted, off),
         (Rung("initial", 0.0), off),

@@ -340,7 +340,9 @@ def test_shards_share_the_work(
 
     def work(number: int) -> MitigationResult:
         execution = Execution(shard=Shard(number, 2), patience=60)
-        return starts[number - 1](execution=execution, folder="shards")[0]
+        result: MitigationResult
+        result, _ = starts[number - 1](execution=execution, folder="shards")
+        return result
 
     with ThreadPoolExecutor() as pool:
         assert list(pool.map(work, (1, 2))) == [whole, whole]

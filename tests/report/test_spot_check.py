@@ -71,7 +71,7 @@ def test_the_written_model_draws_what_the_run_has_drawn(
 def test_another_model_is_told(made: tuple[Run, Model, MitigationResult]) -> None:
     run, model, result = made
     shutil.rmtree(run.folder / "edited")
-    model.denoiser.get_submodule("conv_out").weight.data.mul_(-3.0)
+    model.pipe.unet.conv_out.weight.data.mul_(-3.0)
     model.pipe.save_pretrained(run.folder / "edited")
     check = spot_check(run, model, result, silent)
     assert check is not None

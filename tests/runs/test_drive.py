@@ -90,8 +90,8 @@ def test_a_stage_ends_where_other_shards_do_nothing(
 ) -> None:
     looks: list[float] = []
     monkeypatch.setattr(_drive, "_POLL", 0.05)
-    monkeypatch.setattr(_drive.time, "sleep", looks.append)
-    monkeypatch.setattr(_drive.time, "monotonic", lambda: sum(looks))
+    monkeypatch.setattr("unmemorize.runs._drive.time.sleep", looks.append)
+    monkeypatch.setattr("unmemorize.runs._drive.time.monotonic", lambda: sum(looks))
     execution = Execution(shard=Shard(1, 2), patience=patience)
     with pytest.raises(UnfinishedError, match="squaring: 2 of 4 are left to other shards"):
         drive_to_end(
@@ -116,8 +116,8 @@ def test_a_stage_waits_for_other_shards_as_long_as_they_get_on(
                 writer.append({index: {"square": -index}})
 
     monkeypatch.setattr(_drive, "_POLL", 1.0)
-    monkeypatch.setattr(_drive.time, "sleep", sleep)
-    monkeypatch.setattr(_drive.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("unmemorize.runs._drive.time.sleep", sleep)
+    monkeypatch.setattr("unmemorize.runs._drive.time.monotonic", lambda: now[0])
     execution = Execution(shard=Shard(1, 2), patience=3.0, progress=lambda *at: seen.append(at))
     drive_to_end(
         run, model, Squares(), list(enumerate(range(6))), range(6), 6, execution, "squaring"
