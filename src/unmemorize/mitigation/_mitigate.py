@@ -182,12 +182,14 @@ def _localize(stages: Stages, work: Work, inputs: MitigationInputs) -> dict[int,
 
 
 def _guides(work: Work, threshold: Threshold) -> dict[int, Guides]:
+    """Find the start of each confirmed prompt, or else a neighbour."""
     starts = find_starts(work.stages, work.prompts, work.confirmations, threshold)
-    texts = {index: prompt.text for index, prompt in work.confirmed.items()}
+    prompts = work.confirmed.items()
+    texts = {index: prompt.text for index, prompt in prompts if not starts[index]}
     near = find_neighbours(
         work.stages, texts, work.confirmations, work.captions.all_kept, threshold
     )
-    return {index: {**starts[index], **near.get(index, {})} for index in texts}
+    return {**starts, **near}
 
 
 def _best(
