@@ -157,7 +157,7 @@ def test_a_file_system_without_locks(
     def refuse(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr("unmemorize._kept.FileLock.acquire", refuse)
+    monkeypatch.setattr("unmemorize._locks.FileLock.acquire", refuse)
     assert keep(own_cache / "key.txt", Made()) == "made"
     assert (own_cache / "key.txt").read_text() == "made"
 

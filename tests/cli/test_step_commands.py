@@ -94,7 +94,7 @@ def test_the_whole_way_on_a_model_from_a_folder(cli: Cli, finished: Path, run: P
     code, out, _ = cli("status", run)
     assert (code, out.startswith("Finished: localization of 2 prompts.")) == (0, True)
     assert re.search(r"localizations +2 ", out)
-    assert out.endswith(f"Next: unmemorize report {run}")
+    assert out.endswith(f"report: {run / 'report.html'}")
 
 
 def test_the_next_command_can_be_copied(cli: Cli, finished: Path, tmp_path: Path) -> None:
