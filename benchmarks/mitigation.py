@@ -86,13 +86,14 @@ def lines(run: Run, result: MitigationResult, entries: Sequence[Planted]) -> lis
             Line(f"{name}: removed, confirmed, planted", f"{gone}, {len(some)}, {planted}")
         )
         table.append(Line(f"{name}: rungs", "; ".join(rungs) or "none"))
-    return table + _copies(run, confirmed) + _prices(result, confirmed)
+    return table + _copies(run, result, confirmed) + _prices(result, confirmed)
 
 
-def _copies(run: Run, confirmed: Sequence[tuple[Planted, PromptOutcome]]) -> list[Line]:
+def _copies(
+    run: Run, result: MitigationResult, confirmed: Sequence[tuple[Planted, PromptOutcome]]
+) -> list[Line]:
     """Tell how many fresh images count as copies, and how close they are beside unedited copies."""
     outcomes = [outcome for _, outcome in confirmed]
-    counted = [outcome.first for outcome in outcomes if outcome.first is not None]
     known = read_confirmations(run)
     before = [
         score
@@ -104,7 +105,7 @@ def _copies(run: Run, confirmed: Sequence[tuple[Planted, PromptOutcome]]) -> lis
     left = f"{median(after):.2f}, {max(after):.2f}" if after else "none"
     unedited = f"{median(before):.2f}, {min(before):.2f}"
     return [
-        Line("fresh images that count as copies", share(*_pair(pooled(counted)))),
+        Line("fresh images that count as copies", share(*_pair(result.after))),
         Line("their score, median and highest", left),
         Line("score of unedited copies, median and lowest", unedited),
     ]

@@ -183,7 +183,7 @@ def _outcome(
     """Return curves and the first trigger of each image, by the levels of each budget."""
     budgets = by_arm["edited"][0].budgets
     controls = by_arm.get("never-trained", ())
-    images, first = [], dict[ArmName, dict[int, float | None]]()
+    images, first = [], dict[ArmName, dict[int, int | None]]()
     for arm, some in by_arm.items():
         places = first_triggers(some, controls, alpha, apart=arm == "never-trained")
         first[arm] = _budgets(places, budgets)
@@ -196,7 +196,7 @@ def _outcome(
                     index=image.index,
                     prompt=image.prompt,
                     scores=image.scores,
-                    triggered_at=None if place is None else budgets[place],
+                    triggered_at=first[arm][image.index],
                     work=None if place is None else image.samples[place],
                     image=image.image,
                 )
@@ -219,7 +219,7 @@ def _outcome(
     )
 
 
-def _budgets(places: Mapping[int, int | None], budgets: Sequence[int]) -> dict[int, float | None]:
+def _budgets(places: Mapping[int, int | None], budgets: Sequence[int]) -> dict[int, int | None]:
     return {index: None if place is None else budgets[place] for index, place in places.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from unmemorize.audit._levels import CopyLevel
 from unmemorize.audit._measures import ImageScores
@@ -32,13 +33,13 @@ def first_triggers(
     """
     count = len(images[0].budgets) if images else 0
 
+    @cache
     def levels(without: int | None) -> list[dict[str, CopyLevel | None]]:
         left = [control for control in controls if control.index != without]
         return [levels_at(left, place, alpha) for place in range(count)]
 
-    common = levels(None)
     found = {}
     for image in images:
-        own = levels(image.index) if apart else common
+        own = levels(image.index if apart else None)
         found[image.index] = image.first_trigger([each[image.measure] for each in own])
     return found

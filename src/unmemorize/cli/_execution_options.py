@@ -22,22 +22,16 @@ RunOption = Annotated[
         alias="-o", help="Run folder. The same command again does only what is missing there."
     ),
 ]
-ShardOption = Annotated[
-    str | None,
-    Parameter(
-        metavar="I/N",
-        help="Do only the I-th of N parts of the work, as each job of a Slurm array does.",
-    ),
-]
-PATIENCE = 1800.0
+_PART = "Do only the I-th of N parts of the work, as each job of a Slurm array does."
+ShardOption = Annotated[str | None, Parameter(metavar="I/N", help=_PART)]
+_PATIENCE = 1800.0
 """Seconds without news of another shard after which a command gives up."""
 WaitingShardOption = Annotated[
     str | None,
     Parameter(
         metavar="I/N",
-        help="Do only the I-th of N parts of the work, as each job of a Slurm array does. They run "
-        "at the same time on one folder: each waits for what others do, and gives up after half an "
-        "hour without news.",
+        help=f"{_PART} They run at the same time on one folder: each waits for what others do, and "
+        "gives up after half an hour without news.",
     ),
 ]
 NewRunOption = Annotated[
@@ -67,19 +61,24 @@ class EngineOptions:
     gpus: NonNegativeFloat | None = None
 
     def execution(
-        self, progress: Progress, shard: str | None = None, *, patience: float = 0.0
+        self, progress: Progress, shard: str | None = None, *, waits: bool = False
     ) -> Execution:
         """Make the execution of a task.
 
         Args:
-            progress, patience: see `Execution`.
+            progress: see `Execution`.
             shard: as it was given.
+            waits: whether stages wait for other shards.
 
         Raises:
             RunError: the shard is malformed, or options for Ray are given without it.
         """
-        part = parse_shard(shard)
-        return Execution(engine=self._engine(), shard=part, patience=patience, progress=progress)
+        return Execution(
+            engine=self._engine(),
+            shard=parse_shard(shard),
+            patience=_PATIENCE if waits else 0.0,
+            progress=progress,
+        )
 
     def _engine(self) -> Engine:
         if self.engine == "ray":

@@ -38,7 +38,6 @@ from unmemorize.cli._console import (
 )
 from unmemorize.cli._edited import control_files, edit_in, prompts_of, twins_for
 from unmemorize.cli._execution_options import (
-    PATIENCE,
     EngineOptions,
     NewRunOption,
     RunOption,
@@ -128,7 +127,7 @@ def command(
         controls=control_files(controls),
         shipped=controls is None,
     )
-    execution = workers.execution(silent, shard, patience=PATIENCE)
+    execution = workers.execution(silent, shard, waits=True)
     if image:
         _refuse_beside_images(
             prompts=prompts, references=references, levels=levels, twin=twin, new_run=new_run

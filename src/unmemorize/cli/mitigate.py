@@ -35,7 +35,6 @@ from unmemorize.cli._console import (
     show_progress,
 )
 from unmemorize.cli._execution_options import (
-    PATIENCE,
     EngineOptions,
     NewRunOption,
     RunOption,
@@ -175,7 +174,7 @@ def command(
         descriptor=descriptor,
         clip=clip,
     )
-    execution = workers.execution(silent, shard, patience=PATIENCE)
+    execution = workers.execution(silent, shard, waits=True)
     run_and_print(
         loaded,
         prompts,

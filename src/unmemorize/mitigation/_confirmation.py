@@ -254,11 +254,9 @@ def _record(
 def _agree(one: ConfirmationRecord, two: ConfirmationRecord) -> bool:
     """Whether two records say the same of one prompt, but for rounding."""
     first, second = ((each.level, *each.scores) for each in (one, two))
-    return (one.measure, one.confirmed, len(first)) == (
-        two.measure,
-        two.confirmed,
-        len(second),
-    ) and max(abs(a - b) for a, b in zip(first, second, strict=True)) <= _ROUNDING
+    if (one.measure, one.confirmed) != (two.measure, two.confirmed) or len(first) != len(second):
+        return False
+    return max(abs(a - b) for a, b in zip(first, second, strict=True)) <= _ROUNDING
 
 
 def _confirmation(stages: Stages, prompt: Prompt, null: Null, record: ImagesRecord) -> Confirmation:

@@ -103,11 +103,11 @@ def farthest(
         }
         if not texts:
             break
-        number = place + 1
+        drawn_kind = f"{kind}-{place + 1}"
         wanted = asked(texts, tests, partial(_seeds, stages, kind))
-        records = stages.images(f"{kind}s, drawn", f"{kind}-{number}", None, wanted, stop=1)
+        records = stages.images(f"{kind}s, drawn", drawn_kind, None, wanted, stop=1)
         for index, record in records.items():
-            _refuse_other_text(stages, f"{kind}-{number}", record.prompt, texts[index])
+            _refuse_other_text(stages, drawn_kind, record.prompt, texts[index])
             if record.copies:
                 continue
             drawn = Drawn(texts[index], _distance(record.scores, tests[index].level))

@@ -144,15 +144,18 @@ class MitigationResult:
         prompts = f"{self.confirmed} memorized prompt{'s' if self.confirmed > 1 else ''}"
         if not self.edit:
             return f"No edit was found that could end the copies of {prompts}."
-        first = pooled([outcome.first for outcome in self.outcomes if outcome.first])
         return (
             f"Copies removed for {self.count('removed')} of {prompts}: "
-            f"{first.copies} of {first.seeds} fresh images are copies."
+            f"{self.after.copies} of {self.after.seeds} fresh images are copies."
         )
+
+    @property
+    def after(self) -> Copies:
+        """Copies among the first fresh images under the edit, all prompts together."""
+        return pooled([outcome.first for outcome in self.outcomes if outcome.first])
 
     def in_words(self, settings: MitigationSettings) -> dict[str, Any]:
         """Say what was looked at and found, for people who are given the edit alone."""
-        first = pooled([outcome.first for outcome in self.outcomes if outcome.first])
         before = pooled([each.before for each in self.outcomes if each.confirmed and each.before])
         said = {
             "suspects": len(self.outcomes),
@@ -161,7 +164,7 @@ class MitigationResult:
             "copy rate that is excluded": f"{settings.alpha:g}",
             "confidence": settings.confidence,
             "copies before": f"{before.copies} of {before.seeds} images",
-            "copies after": f"{first.copies} of {first.seeds} fresh images",
+            "copies after": f"{self.after.copies} of {self.after.seeds} fresh images",
         }
         if self.ordinary:
             changed = f"{self.ordinary.changed} of {self.ordinary.images} images"

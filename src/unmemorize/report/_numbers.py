@@ -175,7 +175,7 @@ def numbers_of(evidence: Evidence) -> Numbers:
         },
         false_alarms=Rate.maybe(Copies(cleared, len(called))),
         before=rate("before"),
-        after=rate("first"),
+        after=Rate.maybe(result.after),
         control=Rate.maybe(result.controls),
         paraphrases_before=rate("paraphrases_before"),
         paraphrases_after=rate("paraphrases_after"),

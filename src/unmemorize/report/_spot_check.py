@@ -142,9 +142,13 @@ def _drawn(
         value_layers=model.loading.value_layers if model.loading else None,
         local_files_only=True,
     )
-    settings = replace(run.settings(MitigationRun).settings.generation, images=1)
-    for number, (text, seed, _) in enumerate(pairs):
+    generated = generate_each(
+        edited,
+        [text for text, *_ in pairs],
+        [None] * len(pairs),
+        settings=replace(run.settings(MitigationRun).settings.generation, images=1),
+        seeds=[seed for _, seed, _ in pairs],
+    )
+    for number, (image,) in enumerate(generated, 1):
         progress(number, len(pairs))
-        (images,) = generate_each(edited, [text], [None], settings=settings, seeds=[seed])
-        yield from images
-    progress(len(pairs), len(pairs))
+        yield image

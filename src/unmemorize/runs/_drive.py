@@ -154,6 +154,8 @@ def drive_to_end(
             f"{title}: number {index} fails ({error.rstrip('.')}). What is finished stays in "
             f"{run.folder}; the same command tries again."
         )
+    if execution.shard is None:
+        return
     left, since = -1, 0.0
     while missing := _missing(run, task.kind, indices, total):
         if missing != left:
