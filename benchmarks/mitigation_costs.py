@@ -23,7 +23,7 @@ from unmemorize.runs import Run
 STAGES = {
     "ordinary images, unedited": ("ordinary-before", "ordinary-other"),
     "confirmation": ("before",),
-    "starts and neighbours of prompts": ("start-", "neighbour-"),
+    "guides of prompts": ("guide-",),
     "search": ("search-",),
     "certificate": ("certificate-", "count-"),
     "images for the report, random neurons": ("after-", "control-"),
@@ -93,7 +93,7 @@ def up_to_certificates(run: Run) -> dict[int, float]:
     """
     spent, first = Counter[int](), {}
     for file in sorted(run.folder.glob("*.jsonl")):
-        if file.stem.startswith(("before", "start-", "neighbour-", "search-", "certificate-1-")):
+        if file.stem.startswith(("before", "guide-", "search-", "certificate-1-")):
             for index, record in run.records(file.stem).items():
                 spent[index] += len(record["seeds"])
                 if file.stem.startswith("certificate-1-"):

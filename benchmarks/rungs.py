@@ -45,7 +45,7 @@ class Point:
 
     Attributes:
         name: of the rung.
-        family: "neurons", "closed form", "closed form of neurons", "closed form to the start",
+        family: "neurons", "closed form", "closed form of neurons", "closed form to the guide",
             "both" or "random neurons".
         copies, images: copies among the images of all prompts.
         prompts: how many prompts copy at least once, and how many there are.
@@ -72,8 +72,8 @@ def family(rung: Rung) -> str:
     """Return what a rung edits."""
     if rung.reach is not None:
         return "closed form of neurons"
-    if rung.guide is not None:
-        return "both" if rung.neurons else "closed form to the start"
+    if rung.guided:
+        return "both" if rung.neurons else "closed form to the guide"
     if rung.neurons is None:
         return "closed form"
     return "both" if rung.weight else "neurons"
@@ -84,11 +84,11 @@ def edits(
 ) -> Iterator[tuple[str, str, Edit]]:
     """Yield name, family and joint edit of each rung, and of the control of each scale.
 
-    A prompt without a start goes to the empty prompt.
+    A prompt without a guide goes to the empty prompt.
     """
     for rung in rungs:
         own = {
-            index: rung if rung.guide in (None, *found.guides) else replace(rung, guide=None)
+            index: replace(rung, guided=rung.guided and found.guide is not None)
             for index, found in findings.items()
         }
         edit = joint_edit(own, findings, keep)
@@ -155,7 +155,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         ("neurons", "o"),
         ("closed form", "s"),
         ("closed form of neurons", "^"),
-        ("closed form to the start", "v"),
+        ("closed form to the guide", "v"),
         ("both", "D"),
     ):
         some = [point for point in points if point.family == family]

@@ -19,10 +19,11 @@ class Known:
     """Stands in for `Stages` where captions are looked for that a prompt may read like.
 
     Args:
-        kind: of the records of the detector.
+        level: of the screen.
         called: captions that the detector calls.
         means: the mean score of the images of a caption, 0 where none is given. Each image lies .1
             above or below it. Those above .5 are copies.
+        again: the same of a second look at the caption, where it differs.
     """
 
     settings = replace(SMALL_MITIGATION, search_images=4)
@@ -32,29 +33,31 @@ class Known:
         level: float,
         called: Sequence[str] = (),
         means: Mapping[str, float] | None = None,
-        kind: str = "starts",
+        again: Mapping[str, float] | None = None,
     ) -> None:
-        self.level, self.called, self.means, self.kind = level, called, means or {}, kind
+        self.level, self.called, self.means, self.again = level, called, means or {}, again or {}
         self.run: Any = self
+        self.folder = "RUN"
         self.model: Any = self
         self.fingerprint = "v2-1"
-        self.scored: dict[int, str] = {}
+        self.scored: dict[str, dict[int, str]] = {}
+        self.instead = ""
+        """What the records are about, in place of what was asked."""
         self.drawn: list[tuple[str, list[str]]] = []
         self.seeds: list[tuple[int, ...]] = []
 
     def work(self, title: str, task: DetectTask, items: Sequence[tuple[int, Prompt]]) -> None:
-        assert (title, task.kind, task.stop) == (self.kind, self.kind, "never")
-        self.scored = {number: prompt.text for number, prompt in items}
+        assert (title, task.stop) == (task.kind, "never")
+        self.scored[title] = {number: prompt.text for number, prompt in items}
 
     def typed(self, kind: str, *_: Any) -> Iterator[tuple[int, Detection]]:
-        assert kind == self.kind
-        for index, text in self.scored.items():
+        for index, text in self.scored[kind].items():
             score = self.level + (0.01 if text in self.called else 0.0)
             yield (
                 index,
                 Detection(
-                    prompt=text, group="", score=score, tau=9.0, memorized=False, seeds=2,
-                    evaluations=2, seconds=0.0,
+                    prompt=self.instead or text, group="", score=score, tau=9.0, memorized=False,
+                    seeds=2, evaluations=2, seconds=0.0,
                 ),
             )  # fmt: skip
 
@@ -65,10 +68,11 @@ class Known:
         assert stop == 1
         self.drawn.append((kind, [each.text for each in asked]))
         self.seeds += [each.seeds for each in asked]
-        return {each.index: self._record(each) for each in asked}
+        return {each.index: self._record(each, kind.endswith("-again")) for each in asked}
 
-    def _record(self, asked: Asked) -> ImagesRecord:
+    def _record(self, asked: Asked, again: bool) -> ImagesRecord:
         mean = self.means.get(asked.text, 0.0)
-        scores = tuple(mean + offset for offset in (0.1, -0.1, 0.1, -0.1))
+        mean = self.again.get(asked.text, mean) if again else mean
+        scores = tuple(mean + (0.1, -0.1)[place % 2] for place in range(len(asked.seeds)))
         copies = sum(score > 0.5 for score in scores)
         return ImagesRecord(prompt=asked.text, seeds=asked.seeds, scores=scores, copies=copies)

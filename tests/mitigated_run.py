@@ -109,7 +109,7 @@ def _starts(run: Run, prompts: Sequence[str]) -> None:
     scored = {index: _detection(start, 0.6) for index, start in enumerate(starts)}
     _lines(run, "starts", scored | {0: _detection(starts[0], 0.2)})
     drawn = ImagesRecord(prompt=starts[0], seeds=tuple(range(SEEDS)), scores=(0.1,) * SEEDS)
-    _lines(run, "start-1", {0: to_json(drawn)})
+    _lines(run, "guide-1", {0: to_json(drawn)})
 
 
 def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> None:

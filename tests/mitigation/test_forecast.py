@@ -26,11 +26,10 @@ def cost_fixture(pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> Fo
 def test_everything_that_runs_the_denoiser_is_counted(cost: Forecast) -> None:
     seeds = SMALL_MITIGATION.localization.noise.seeds
     drawn = sum(cost.images.values()) * 5 * 2
-    assert cost.images["starts of prompts"] == 3  # of "a red door"
-    assert cost.images["neighbours of prompts"] == 3 * 3
+    assert cost.images["guides of prompts"] == 5 * 3 * 3
     assert cost.images["paraphrases"] == 2 * 4 * 2
     looked_at = 3.5 * seeds * 3  # detection, localization
-    looked_at += (2 + 3 * 6) * seeds  # "a" and "a red", neighbours
+    looked_at += (2 + 3 * 10) * seeds  # "a" and "a red", neighbours
     assert cost.samples == drawn + round(looked_at) + 100 * 3
     assert cost.seconds == cost.samples / 2
 

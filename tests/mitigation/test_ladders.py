@@ -21,7 +21,7 @@ from unmemorize.generation import (
     NeuronEdit,
     Reread,
 )
-from unmemorize.mitigation._guides import Guides
+from unmemorize.mitigation._guides import Guide
 from unmemorize.mitigation._ladders import (
     LADDERS,
     SPREAD,
@@ -35,13 +35,13 @@ from unmemorize.mitigation._ladders import (
 from unmemorize.statistics import activations
 
 KEEP = ("a dog", "a house")
-GUIDES: Guides = {"start": "a start", "neighbour": "a dog"}
+GUIDE = Guide("start", "a start")
 
 
 def findings(text: str, *neurons: int) -> Findings:
     own = Neurons({"attn2.to_v": neurons}) if neurons else Neurons()
     every = Neurons({"attn2.to_v": [*neurons, 9]})
-    return Findings(text, {"complete": own, "initial": own, "all": every}, guides=GUIDES)
+    return Findings(text, {"complete": own, "initial": own, "all": every}, guide=GUIDE)
 
 
 FOUND = {3: findings("a cat", 1, 2), 5: findings("a bird", 2, 4)}
@@ -52,13 +52,9 @@ def test_ladders_begin_with_the_least_invasive_rung() -> None:
     assert neurons[0] == Rung("complete", 0.0)
     assert [rung.scale for rung in neurons[:4]] == [0.0, -0.25, -0.5, -1.0]
     assert [rung.neurons for rung in neurons[::4]] == ["complete", "initial", "all"]
-    to_start = [
-        "closed form to the start, weight 3",
-        "closed form to the start, weight 10",
-        "closed form to a neighbour, weight 10",
-    ]
+    to_guide = ["closed form to the guide, weight 3", "closed form to the guide, weight 10"]
     assert [str(rung) for rung in LADDERS["closed form"]] == [
-        *to_start,
+        *to_guide,
         "closed form, weight 1",
         "closed form, weight 3",
         "closed form, weight 10",
@@ -67,10 +63,10 @@ def test_ladders_begin_with_the_least_invasive_rung() -> None:
         "complete neurons at -1 and closed form, weight 10",
     ]
     both = [str(rung) for rung in LADDERS["both"]]
-    assert both[:14] == [
+    assert both[:12] == [
         "complete neurons at 0",
-        *to_start,
-        *(f"complete neurons at 0 and {rung}" for rung in to_start),
+        *to_guide,
+        *(f"complete neurons at 0 and {rung}" for rung in to_guide),
         "closed form, weight 1",
         "complete neurons at 0 and closed form, weight 1",
         "closed form, weight 3",
@@ -113,15 +109,12 @@ def test_closed_forms_are_joined_at_their_own_weights_and_come_first() -> None:
     assert edit.parts[0] == ClosedFormEdit((Erased("a bird", 1.0),), KEEP)
 
 
-def test_a_prompt_reads_like_one_of_its_guides_or_like_the_empty_prompt() -> None:
-    found = {
-        **FOUND,
-        8: replace(findings("a tree", 1), guides={"start": "the tree", "neighbour": "b"}),
-    }
+def test_a_prompt_reads_like_its_guide_or_like_the_empty_prompt() -> None:
+    found = {**FOUND, 8: replace(findings("a tree", 1), guide=Guide("neighbour", "b"))}
     rungs = {
-        3: Rung(weight=3.0, guide="start"),
+        3: Rung(weight=3.0, guided=True),
         5: Rung(weight=1.0),
-        8: Rung("complete", 0.0, 10.0, guide="neighbour"),
+        8: Rung("complete", 0.0, 10.0, guided=True),
     }
     erased = (Erased("a cat", 3.0, "a start"), Erased("a bird", 1.0), Erased("a tree", 10.0, "b"))
     assert joint_edit(rungs, found, KEEP) == CombinedEdit(
@@ -149,8 +142,8 @@ def test_many_neurons_are_reread_before_anything_is_switched_off() -> None:
     assert many.ladder("both") == SPREAD
     for name in ("neurons", "closed form"):
         assert few.ladder(name) == many.ladder(name) == LADDERS[name]
-    assert SPREAD[:3] == LADDERS["closed form"][:3]
-    assert [str(rung) for rung in SPREAD[3:]] == [
+    assert SPREAD[:2] == LADDERS["closed form"][:2]
+    assert [str(rung) for rung in SPREAD[2:]] == [
         "closed form of all neurons, reach 1",
         "closed form of all neurons, reach 1.5",
         "closed form of all neurons, reach 2",
@@ -164,37 +157,29 @@ def test_many_neurons_are_reread_before_anything_is_switched_off() -> None:
 def test_rungs_of_neurons_that_there_are_not_are_left_out() -> None:
     none = findings("a cat")  # but one, in other layers
     closed = tuple(Rung(weight=weight) for weight in (1.0, 3.0, 10.0))
-    assert none.ladder("closed form") == LADDERS["closed form"][:3] + closed
+    assert none.ladder("closed form") == LADDERS["closed form"][:2] + closed
     assert {rung.neurons for rung in none.ladder("neurons")} == {"all"}
     nowhere = Findings("a cat", dict.fromkeys(("complete", "initial", "all"), Neurons()))
     assert nowhere.ladder("neurons") == (Rung(),)
     assert str(Rung()) == "nothing"
 
 
-def test_rungs_to_guides_that_there_are_not_are_left_out() -> None:
-    few = findings("a cat", 1)
-    many = findings("a cat", *range(10, 40))
-    short = replace(few, guides={"start": "a"})
-    assert {rung.guide for rung in short.ladder("both")} == {"start", None}
-    for found in (few, many):
-        alone = replace(found, guides={})
+def test_rungs_to_a_guide_that_there_is_not_are_left_out() -> None:
+    for found in (findings("a cat", 1), findings("a cat", *range(10, 40))):
+        alone = replace(found, guide=None)
         for name in LADDERS:
-            left = [rung for rung in found.ladder(name) if rung.guide is None]
+            left = [rung for rung in found.ladder(name) if not rung.guided]
             assert list(alone.ladder(name)) == left
 
 
 @pytest.mark.parametrize(
-    ("guides", "climbed"),
-    [
-        ({"start": "a b", "neighbour": "n"}, ["a b", "n", "n", ""]),
-        ({"neighbour": "n"}, ["n", "n", ""]),
-        ({}, [""]),
-    ],
+    ("guide", "climbed"),
+    [(GUIDE, ["a start", "a start", ""]), (None, [""])],
 )
-def test_the_text_encoder_goes_to_what_there_is_and_to_the_empty_prompt_last(
-    guides: Guides, climbed: list[str]
+def test_the_text_encoder_goes_to_the_guide_and_to_the_empty_prompt_last(
+    guide: Guide | None, climbed: list[str]
 ) -> None:
-    found = {4: replace(findings("a cat", 1), guides=guides)}
+    found = {4: replace(findings("a cat", 1), guide=guide)}
     ladder = found[4].ladder(TEXT_ENCODER)
     taught: list[Erased] = []
 
@@ -210,9 +195,7 @@ def test_the_text_encoder_goes_to_what_there_is_and_to_the_empty_prompt_last(
         assert higher.includes(lower)
         assert not lower.includes(higher)
     assert all(
-        f"“{text}”" in rung.named(guides)
-        for rung, text in zip(ladder, climbed, strict=True)
-        if text
+        f"“{text}”" in rung.named(guide) for rung, text in zip(ladder, climbed, strict=True) if text
     )
 
 
@@ -226,7 +209,7 @@ def test_models_without_closed_forms_climb_rungs_of_neurons_alone(name: str, has
     many = Neurons({path: range(4) for path in list(model.value_layers)[:5]})
     for neurons in (Neurons({layer: [3]}), many):
         record = localization("a red cat", "VM", 0.9, neurons, theta=1.5)
-        found = Findings.of(model, record, statistics, "default", GUIDES)
+        found = Findings.of(model, record, statistics, "default", GUIDE)
         assert any(rung.weight for rung in found.ladder("both")) == has
         assert (found.ladder("both") == found.ladder("neurons")) == (not has)
         assert found.ladder("neurons")[0] == Rung("complete", 0.0)
@@ -258,11 +241,12 @@ def test_rungs_say_what_they_do() -> None:
     assert str(Rung("complete", -0.25, 10.0)) == (
         "complete neurons at -0.25 and closed form, weight 10"
     )
-    to_neighbour = Rung("complete", 0.0, 10.0, guide="neighbour")
-    assert to_neighbour.named(GUIDES) == (
-        "complete neurons at 0 and closed form to a neighbour “a dog”, weight 10"
+    to_guide = Rung("complete", 0.0, 10.0, guided=True)
+    assert to_guide.named(Guide("neighbour", "a dog")) == (
+        "complete neurons at 0 and closed form to the neighbour “a dog”, weight 10"
     )
-    assert Rung(weight=3.0).named(GUIDES) == "closed form, weight 3"
+    assert str(to_guide) == "complete neurons at 0 and closed form to the guide, weight 10"
+    assert Rung(weight=3.0).named(GUIDE) == "closed form, weight 3"
 
 
 def test_wider_sets_come_from_z_scores(pipe: DiffusionPipeline) -> None:
@@ -270,7 +254,7 @@ def test_wider_sets_come_from_z_scores(pipe: DiffusionPipeline) -> None:
     model = Model(pipe)
     statistics: Statistics = compute_statistics(model, [f"word {n}" for n in range(8)])
     record = localization("a red cat", "VM", 0.9, Neurons({LAYER: [3]}), theta=1.5)
-    found = Findings.of(model, record, statistics, "default", {})
+    found = Findings.of(model, record, statistics, "default", None)
     searched, every = set(), set()
     for path, rows in activations(model, model.encode(["a red cat"])).items():
         z_scores = (rows[0].double() - statistics.mean[path]).abs() / statistics.std[path]
@@ -295,8 +279,7 @@ def test_what_a_rung_includes() -> None:
     gentle, strong = Rung(weight=1.0), Rung(weight=10.0)
     near, far = (Rung("all", weight=10.0, reach=reach) for reach in (1.0, 2.0))
     both = Rung("complete", 0.0, 1.0)
-    to_start = Rung(weight=3.0, guide="start")
-    to_neighbour = Rung(weight=10.0, guide="neighbour")
+    to_guide = Rung(weight=3.0, guided=True)
     for more, less in [
         (inverted, off),
         (Rung("initial", 0.0), off),
@@ -305,11 +288,9 @@ def test_what_a_rung_includes() -> None:
         (strong, gentle),
         (far, near),
         (strong, far),
-        (strong, to_start),
-        (to_neighbour, to_start),
-        (strong, to_neighbour),
-        (Rung(weight=10.0, guide="start"), to_start),
-        (replace(to_start, neurons="complete"), off),
+        (strong, to_guide),
+        (Rung(weight=10.0, guided=True), to_guide),
+        (replace(to_guide, neurons="complete"), off),
     ]:
         assert more.includes(less)
         assert more.includes(more)
@@ -320,7 +301,7 @@ def test_what_a_rung_includes() -> None:
         (far, gentle),
         (gentle, near),
         (strong, both),
-        (gentle, to_start),
+        (gentle, to_guide),
     ]:
         assert not one.includes(other)
     assert not Rung("initial", 0.0).includes(inverted)
@@ -333,12 +314,11 @@ def test_a_stronger_rung_keeps_what_helped() -> None:
         climbed.append(following)
     assert [str(rung) for rung in climbed] == [
         "complete neurons at 0",
-        "complete neurons at 0 and closed form to the start, weight 3",
-        "complete neurons at 0 and closed form to the start, weight 10",
-        "complete neurons at 0 and closed form to a neighbour, weight 10",
+        "complete neurons at 0 and closed form to the guide, weight 3",
+        "complete neurons at 0 and closed form to the guide, weight 10",
         "complete neurons at 0 and closed form, weight 10",
         "complete neurons at -0.25 and closed form, weight 10",
         "complete neurons at -1 and closed form, weight 10",
     ]
-    assert str(stronger(SPREAD[2], SPREAD)) == "closed form, weight 10"
-    assert str(stronger(SPREAD[5], SPREAD)) == "closed form, weight 10"
+    assert str(stronger(SPREAD[1], SPREAD)) == "closed form, weight 10"
+    assert str(stronger(SPREAD[4], SPREAD)) == "closed form, weight 10"

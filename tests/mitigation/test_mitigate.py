@@ -60,7 +60,7 @@ from unmemorize.mitigation import _text_encoder as mitigation_text_encoder
 from unmemorize.mitigation._confirmation import screen_level, search_seeds
 from unmemorize.mitigation._ladders import Findings, Rung
 from unmemorize.mitigation._starts import starts_of
-from unmemorize.runs import _drive
+from unmemorize.runs import _drive, kinds_in
 
 CAPTIONS = OrdinaryCaptions(("a dog", "a house", "a tree"), ("a car", "a boat"))
 SETTINGS = replace(
@@ -406,12 +406,16 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
     assert len(list(run.folder.glob("text-encoder-*.json"))) == len(trained)
     kept = {"a car", "a boat", "a plane"}  # by which the edit is not judged
     assert {record["prompt"] for record in run.records("neighbours").values()} == kept
-    near = {index: record["prompt"] for index, record in run.records("neighbour-1").items()}
-    assert set(near.values()) <= kept
     starting = {each.caption: each.guide for each in first}
-    for outcome in confirmed:  # a prompt that has a start needs no neighbour
-        has_start = starting[outcome.prompt] in starts_of(outcome.prompt)
-        assert has_start == (outcome.index not in near)
+    drawn = [kind for kind in kinds_in(run.folder) if kind.startswith("guide-")]
+    for outcome in confirmed:
+        looked_at = [
+            records[outcome.index]["prompt"]
+            for records in map(run.records, drawn)
+            if outcome.index in records
+        ]
+        assert starting[outcome.prompt] in looked_at
+        assert set(looked_at) <= kept | set(starts_of(outcome.prompt))
     guides = {each.guide for erase, _ in trained for each in erase}
     assert guides & kept  # starts still copy, since the training is short
     assert guides <= {"", *kept, *(start for text in texts for start in starts_of(text))}

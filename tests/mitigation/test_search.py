@@ -10,6 +10,7 @@ import pytest
 from unmemorize import Neurons
 from unmemorize.generation import CombinedEdit, Edit, NeuronEdit
 from unmemorize.mitigation._certificate import Certification, Copies, Plan
+from unmemorize.mitigation._guides import Guide
 from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, joint_edit
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
 
@@ -22,7 +23,7 @@ FOUND = {
             "initial": Neurons({"a": [1, 2]}),
             "all": Neurons({"a": [1, 2, 3]}),
         },
-        guides={"start": "a"},
+        guide=Guide("start", "a"),
     ),
     7: Findings(
         "a bird",
@@ -31,7 +32,7 @@ FOUND = {
             "initial": Neurons({"a": [5, 6]}),
             "all": Neurons({"a": [5, 6, 7]}),
         },
-        guides={"start": "a", "neighbour": "b"},
+        guide=Guide("neighbour", "b"),
     ),
 }
 

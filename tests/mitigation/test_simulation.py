@@ -14,6 +14,7 @@ import pytest
 from unmemorize import Neurons
 from unmemorize.generation import Edit
 from unmemorize.mitigation._certificate import Attempt, Certification, Copies, Plan, holm
+from unmemorize.mitigation._guides import Guide
 from unmemorize.mitigation._ladders import LADDERS, Findings, joint_edit
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
 
@@ -28,7 +29,7 @@ FINDINGS = {
             "initial": Neurons({"a": [2]}),
             "all": Neurons({"a": [3]}),
         },
-        guides={"start": "b", "neighbour": "c"},
+        guide=Guide("start", "b"),
     )
 }
 EDITS: dict[Edit, int] = {}

@@ -91,15 +91,20 @@ class ClipAlignment:
             features: of the images, as `features` returns them, (N, D).
             texts: one for each image, or one for all.
         """
+        return F.cosine_similarity(features, self.texts(texts))
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Return text embeddings before normalisation, (N, D)."""
         tokens = self._tokenizer(
             list(texts), padding="max_length", truncation=True, return_tensors="pt"
         )
-        projected = self._clip.text_projection(
+        projected: Tensor = self._clip.text_projection(
             self._clip.text_model(
                 input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
             ).pooler_output
         )
-        return F.cosine_similarity(features, projected)
+        return projected
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         pixels: Tensor = self._processor(

@@ -14,7 +14,7 @@ from unmemorize.generation import has_closed_form
 from unmemorize.methods import seconds_of_training
 from unmemorize.metrics import have_references
 from unmemorize.mitigation._confirmation import warn_of_lost_images
-from unmemorize.mitigation._guides import MOST_DRAWN
+from unmemorize.mitigation._guides import MOST
 from unmemorize.mitigation._ladders import ladder_names
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS, PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
@@ -25,6 +25,10 @@ _PNG_BYTES = 2.0
 """Bytes of a stored pixel: between a smooth photograph (1) and noise (3)."""
 _PASSES = 2.5
 """Denoiser passes of a localization over all of its seeds, see docs/performance.md."""
+
+_GUIDES = 5
+"""How often as many images as in the search are drawn of the guides of a prompt, see
+docs/mitigation.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +75,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     images = {
         "ordinary images, unedited": ordinary * (2 if twice else 1),
         "confirmation": settings.search_images * count,
-        "starts of prompts": settings.search_images * sum(map(bool, starts)),
-        "neighbours of prompts": settings.search_images * len(guided),
+        "guides of prompts": _GUIDES * settings.search_images * len(guided),
         "search": ladders * settings.search_images * count,
         "side effects of candidates": (ladders - 1) * settings.sample,
         "certificate": rules.plan(1).seeds * count,
@@ -84,7 +87,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     halves = 2 if generation.guidance > 1 else 1
     samples = sum(images.values()) * generation.steps * halves
     samples += round((1 + _PASSES) * noise.seeds * count)
-    samples += noise.seeds * (sum(map(len, starts)) + MOST_DRAWN * len(guided))
+    samples += noise.seeds * (sum(map(len, starts)) + MOST * len(guided))
     samples += REGION_SAMPLES * count
     weights = sum(
         parameter.numel() * parameter.element_size()

@@ -1,9 +1,10 @@
-"""What a memorized caption may be read like, if the screen clears it and copies are far from it.
+"""What a memorized caption may be read like: one of its starts, or an ordinary caption.
 
 The empty prompt is always there. But it is what a model draws without a text, which may be a
 training image, too: without one, the bundled model draws a copy of some plant every now and then.
 An edited caption draws what its guide draws, and is certified by many more images than the guide is
-chosen by. So a guide counts by how far its scores lie below the level of a copy.
+chosen by. So a guide counts by how far its scores lie below the level of a copy. Of those that are
+far enough, the one that is most like the caption is taken.
 """
 
 from __future__ import annotations
@@ -17,34 +18,108 @@ from typing import Literal
 from unmemorize._errors import RunError
 from unmemorize._prompts import Prompt
 from unmemorize.detection import Detection, DetectTask, Threshold
-from unmemorize.mitigation._confirmation import screen_level
+from unmemorize.mitigation._confirmation import Confirmation, screen_level
 from unmemorize.mitigation._copy_test import CopyTest
+from unmemorize.mitigation._likeness import distances
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._stages import Stages, asked
+from unmemorize.mitigation._starts import starts_of
 
-GuideChoice = Literal["start", "neighbour"]
-"""A start of the caption, or an ordinary caption."""
-Guides = Mapping[GuideChoice, str]
-"""What a caption may be read like, as far as there is something."""
-MOST_DRAWN = 6
-"""How many guides of a kind are drawn for each caption, at most."""
+STARTS, NEIGHBOURS = "starts", "neighbours"
+"""The records of what the detector says of them."""
+DRAWN = "guide"
+"""How the records of their images begin. What follows is the round, from 1."""
+MOST = 10
+"""How many ordinary captions are looked at for each caption, and how many guides are drawn."""
+_FAR = 3.0
+"""How many standard deviations of the scores of its images the level of a copy should lie above
+their mean."""
+_AGAIN = 2
+"""How often as many images are drawn of a guide that seems far. Few images tell little of that, and
+of many guides some seem far that are not."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A guide none of whose images is a copy.
+class Guide:
+    """What a caption may be read like.
 
     Args:
-        text: the caption.
-        distance: how many standard deviations of the scores of its images the level of a copy lies
-            above their mean.
+        kind: a start of the caption, or an ordinary caption.
+        text: the start, or that caption.
     """
 
+    kind: Literal["start", "neighbour"]
     text: str
-    distance: float
 
 
-def cleared(
+def find_guides(
+    stages: Stages,
+    prompts: Mapping[int, Prompt],
+    confirmations: Mapping[int, Confirmation],
+    captions: Sequence[str],
+    threshold: Threshold,
+) -> dict[int, Guide]:
+    """Find what each memorized prompt may be read like.
+
+    It is the guide most like the prompt that the screen clears and that is far from a copy. If none
+    of those that are drawn is far, it is the farthest. There is none for a prompt all
+    of whose guides show copies.
+
+    Args:
+        stages: what all stages share.
+        prompts: all suspects by index.
+        confirmations: tell which of them are memorized, and their copies.
+        captions: ordinary captions, which an edit leaves as they are.
+        threshold: of the model.
+    """
+    tests = {index: each.test for index, each in confirmations.items() if each.confirmed}
+    texts = {index: prompts[index].text for index in sorted(tests)}
+    starts = _clear(stages, STARTS, _numbered_starts(prompts, tests), threshold)
+    neighbours = _clear(
+        stages, NEIGHBOURS, _numbered_neighbours(stages, texts, captions), threshold
+    )
+    ranked = {}
+    for index, text in texts.items():
+        clear = [
+            *(Guide("start", start) for start in reversed(starts.get(index, []))),
+            *(Guide("neighbour", caption) for caption in neighbours.get(index, [])),
+        ]
+        far = distances(stages, [text], [guide.text for guide in clear])[0]
+        ranked[index] = [clear[place] for place in far.argsort(stable=True).tolist()]
+    return _far_from_copies(stages, ranked, tests)
+
+
+def _numbered_starts(
+    prompts: Mapping[int, Prompt], memorized: Mapping[int, CopyTest]
+) -> dict[int, tuple[int, str]]:
+    """Number the starts of all suspects, so that each keeps its number whichever are memorized."""
+    pairs = [
+        (index, start) for index in sorted(prompts) for start in starts_of(prompts[index].text)
+    ]
+    return {number: pair for number, pair in enumerate(pairs) if pair[0] in memorized}
+
+
+def _numbered_neighbours(
+    stages: Stages, texts: Mapping[int, str], captions: Sequence[str]
+) -> dict[int, tuple[int, str]]:
+    """Number the `MOST` captions that are most like each text by their places among all.
+
+    So they keep their numbers if distances round otherwise, as on another device.
+    """
+    memorized = set(texts.values())
+    others = [caption for caption in dict.fromkeys(captions) if caption not in memorized]
+    if not others or not texts:
+        return {}
+    far = distances(stages, list(texts.values()), others)
+    nearest = far.topk(min(MOST, len(others)), largest=False).indices.tolist()
+    return {
+        len(others) * index + place: (index, others[place])
+        for index, places in zip(texts, nearest, strict=True)
+        for place in places
+    }
+
+
+def _clear(
     stages: Stages, kind: str, guides: Mapping[int, tuple[int, str]], threshold: Threshold
 ) -> dict[int, list[str]]:
     """Return the guides of each caption that the screen clears, in the order of their numbers.
@@ -62,58 +137,70 @@ def cleared(
     stages.work(kind, task, [(number, Prompt(text)) for number, (_, text) in guides.items()])
     found = dict(stages.run.typed(kind, Detection, "Start a new run."))
     level = screen_level(threshold)
-    clear: dict[int, list[str]] = {index: [] for index, _ in guides.values()}
+    clear: dict[int, list[str]] = {}
     for number, (index, text) in sorted(guides.items()):
         _refuse_other_text(stages, kind, found[number].prompt, text)
         if found[number].score <= level:
-            clear[index].append(text)
+            clear.setdefault(index, []).append(text)
     return clear
 
 
-def farthest(
-    stages: Stages,
-    kind: str,
-    guides: Mapping[int, Sequence[str]],
-    tests: Mapping[int, CopyTest],
-    far: float,
-) -> dict[int, Drawn]:
-    """Draw one guide of each caption after the other, until copies are far from one.
-
-    Args:
-        stages: what all stages share.
-        kind: how the records begin. What follows is the round, from 1.
-        guides: of each caption by index, the best first.
-        tests: tell the copies of each caption.
-        far: the distance that suffices, see `Drawn`.
-
-    Returns:
-        The first guide of each caption that is far from a copy. If none is, the farthest of those
-        that were drawn, `MOST_DRAWN` at most. Captions all of whose guides show copies are left
-        out.
+def _far_from_copies(
+    stages: Stages, ranked: Mapping[int, Sequence[Guide]], tests: Mapping[int, CopyTest]
+) -> dict[int, Guide]:
+    """Draw the guides of each caption one after the other, until one is far from a copy.
 
     Raises:
         RunError: a record is about another text.
     """
-    best: dict[int, Drawn] = {}
-    for place in range(MOST_DRAWN):
-        texts = {
-            index: some[place]
-            for index, some in guides.items()
-            if place < len(some) and not (index in best and best[index].distance >= far)
+    best: dict[int, tuple[float, Guide]] = {}
+    for place in range(MOST):
+        drawn = {
+            index: guides[place]
+            for index, guides in ranked.items()
+            if place < len(guides) and not (index in best and best[index][0] >= _FAR)
         }
-        if not texts:
-            break
-        drawn_kind = f"{kind}-{place + 1}"
-        wanted = asked(texts, tests, partial(_seeds, stages, kind))
-        records = stages.images(f"{kind}s, drawn", drawn_kind, None, wanted, stop=1)
-        for index, record in records.items():
-            _refuse_other_text(stages, drawn_kind, record.prompt, texts[index])
-            if record.copies:
-                continue
-            drawn = Drawn(texts[index], _distance(record.scores, tests[index].level))
-            if index not in best or drawn.distance > best[index].distance:
-                best[index] = drawn
-    return best
+        for index, distance in _distances(stages, f"{DRAWN}-{place + 1}", drawn, tests).items():
+            if index not in best or distance > best[index][0]:
+                best[index] = distance, drawn[index]
+    return {index: guide for index, (_, guide) in best.items()}
+
+
+def _distances(
+    stages: Stages, kind: str, guides: Mapping[int, Guide], tests: Mapping[int, CopyTest]
+) -> dict[int, float]:
+    """Draw a guide for each caption, and return how far those are that show no copy.
+
+    What seems far is drawn again, and counts by all of its images.
+    """
+    scores = _scores(stages, kind, guides, tests, stages.settings.search_images)
+    far = {index for index, some in scores.items() if _distance(some, tests[index].level) >= _FAR}
+    seeming = {index: guides[index] for index in sorted(far)}
+    again = stages.settings.search_images * _AGAIN
+    more = _scores(stages, f"{kind}-again", seeming, tests, again)
+    return {
+        index: _distance((*some, *more.get(index, ())), tests[index].level)
+        for index, some in scores.items()
+        if index not in far or index in more
+    }
+
+
+def _scores(
+    stages: Stages,
+    kind: str,
+    guides: Mapping[int, Guide],
+    tests: Mapping[int, CopyTest],
+    count: int,
+) -> dict[int, tuple[float, ...]]:
+    """Draw so many images of each guide, and return the scores of guides that show no copy."""
+    if not guides:
+        return {}
+    texts = {index: guide.text for index, guide in guides.items()}
+    wanted = asked(texts, tests, partial(_seeds, stages, kind, count))
+    records = stages.images("guides, drawn", kind, None, wanted, stop=1)
+    for index, record in records.items():
+        _refuse_other_text(stages, kind, record.prompt, texts[index])
+    return {index: record.scores for index, record in records.items() if not record.copies}
 
 
 def _distance(scores: Sequence[float], level: float) -> float:
@@ -129,9 +216,6 @@ def _refuse_other_text(stages: Stages, kind: str, found: str, text: str) -> None
         )
 
 
-def _seeds(stages: Stages, kind: str, text: str) -> tuple[int, ...]:
+def _seeds(stages: Stages, kind: str, count: int, text: str) -> tuple[int, ...]:
     fingerprint = stages.model.fingerprint
-    return tuple(
-        derived_seed(kind, fingerprint, text, number)
-        for number in range(stages.settings.search_images)
-    )
+    return tuple(derived_seed(kind, fingerprint, text, number) for number in range(count))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -20,7 +20,7 @@ from unmemorize.generation import (
     has_closed_form,
 )
 from unmemorize.localization import Localization, candidates_at, neurons_of
-from unmemorize.mitigation._guides import GuideChoice, Guides
+from unmemorize.mitigation._guides import Guide
 from unmemorize.mitigation._settings import Part
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model, select_value_layers
@@ -37,15 +37,6 @@ _LOWER = 1.0
 """How far theta falls below the one of the localization, for a wider set of the same layers."""
 
 
-_LEAVES: Mapping[GuideChoice | None, int] = {None: 0, "neighbour": 1, "start": 2}
-"""What is left of a prompt that reads like another one, in order."""
-_GOALS: Mapping[GuideChoice | None, str] = {
-    "start": " to the start",
-    "neighbour": " to a neighbour",
-    None: "",
-}
-
-
 @dataclass(frozen=True)
 class Rung:
     """How one prompt is edited.
@@ -59,8 +50,8 @@ class Rung:
         reach: None for a closed form of all projections, beside which the neurons are scaled. Else
             it is a closed form of these neurons alone, and this is how far they go to the empty
             prompt, see `Reread`.
-        guide: what the prompt reads like in the closed form of all projections, or is encoded like;
-            None for the empty prompt.
+        guided: whether the prompt reads like its guide in the closed form of all projections, or is
+            encoded like it. Else it does so like the empty prompt.
         encoder: whether the text encoder is trained with the prompt at this weight, in place of a
             closed form.
     """
@@ -69,17 +60,17 @@ class Rung:
     scale: float = 0.0
     weight: float | None = None
     reach: float | None = None
-    guide: GuideChoice | None = None
+    guided: bool = False
     encoder: bool = False
 
     def __str__(self) -> str:
-        return self.named({})
+        return self.named(None)
 
-    def named(self, guides: Guides) -> str:
-        """Say what the rung does, with the guides of a prompt that are known.
+    def named(self, guide: Guide | None) -> str:
+        """Say what the rung does, with the guide of a prompt if it is known.
 
         Examples:
-            >>> Rung(weight=3.0, guide="start").named({"start": "a cat"})
+            >>> Rung(weight=3.0, guided=True).named(Guide("start", "a cat"))
             'closed form to the start “a cat”, weight 3'
         """
         if self.reach is not None:
@@ -88,16 +79,16 @@ class Rung:
         if self.neurons is not None:
             parts.append(f"{self.neurons} neurons at {self.scale:g}")
         if self.weight is not None:
-            text = f" “{guides[self.guide]}”" if self.guide and self.guide in guides else ""
+            goal = f"the {guide.kind} “{guide.text}”" if guide else "the guide"
             kind = "text encoder" if self.encoder else "closed form"
-            parts.append(f"{kind}{_GOALS[self.guide]}{text}, weight {self.weight:g}")
+            parts.append(f"{kind}{f' to {goal}' if self.guided else ''}, weight {self.weight:g}")
         return " and ".join(parts) or "nothing"
 
     def includes(self, other: Rung) -> bool:
         """Whether this rung does all that another one does.
 
         A closed form of all projections counts as doing what one of neurons does at its weight, and
-        the empty prompt as leaving less than an ordinary caption, which leaves less than a start.
+        the empty prompt as leaving less than a guide.
 
         Examples:
             >>> Rung("complete", 0.0, weight=1.0).includes(Rung("complete", 0.0))
@@ -107,7 +98,7 @@ class Rung:
         """
         if (self.weight or 0.0) < (other.weight or 0.0) or self.encoder != other.encoder:
             return False
-        if other.weight and _LEAVES[self.guide] > _LEAVES[other.guide]:
+        if other.weight and self.guided and not other.guided:
             return False
         if other.reach is not None:
             return self.reach is None or self.reach >= other.reach
@@ -119,11 +110,8 @@ class Rung:
         return is_as_wide and self.scale <= other.scale
 
 
-_TO_GUIDE = (
-    *(Rung(weight=weight, guide="start") for weight in (3.0, 10.0)),
-    Rung(weight=10.0, guide="neighbour"),
-)
-"""Those to the start leave most of what a prompt asks for, and change ordinary images least."""
+_TO_GUIDE = tuple(Rung(weight=weight, guided=True) for weight in (3.0, 10.0))
+"""Those leave most of what a prompt asks for, and change ordinary images least."""
 
 
 def _with_closed_form(weight: float) -> tuple[Rung, Rung]:
@@ -151,10 +139,10 @@ LADDERS: Mapping[str, tuple[Rung, ...]] = {
     ),
 }
 """Ladders by name. Combinations are worth most and come first. A prompt that still copies climbs to
-the next rung of its ladder. Where neurons at 0 do not end a copy, a closed form to the start of the
-prompt comes next, then one to an ordinary caption, then a gentle one to the empty prompt, each
-without them and with them: inverted neurons change ordinary images more where they are many, and
-end copies that no closed form does where they are few."""
+the next rung of its ladder. Where neurons at 0 do not end a copy, a closed form to the guide of the
+prompt comes next, then a gentle one to the empty prompt, each without them and with them: inverted
+neurons change ordinary images more where they are many, and end copies that no closed form does
+where they are few."""
 SPREAD = (
     *_TO_GUIDE,
     *(Rung("all", weight=10.0, reach=reach) for reach in (1.0, 1.5, 2.0)),
@@ -167,8 +155,7 @@ before it."""
 TEXT_ENCODER = "text encoder"
 """The name of the ladder that edits no denoiser."""
 ENCODER = (
-    Rung(weight=10.0, guide="start", encoder=True),
-    *(Rung(weight=weight, guide="neighbour", encoder=True) for weight in (10.0, 100.0)),
+    *(Rung(weight=weight, guided=True, encoder=True) for weight in (10.0, 100.0)),
     Rung(weight=100.0, encoder=True),
 )
 """The ladder of the text encoder. The denoiser stays as it is. At weight 10 a caption is encoded
@@ -201,13 +188,13 @@ class Findings:
         text: the prompt.
         neurons: the sets of neurons that rungs choose from.
         closed_form: whether the model has closed forms, see `text_projections`.
-        guides: what the prompt may read like.
+        guide: what the prompt may read like, if there is something but the empty prompt.
     """
 
     text: str
     neurons: Mapping[NeuronChoice, Neurons]
     closed_form: bool = True
-    guides: Guides = field(default_factory=dict)
+    guide: Guide | None = None
 
     @property
     def is_spread(self) -> bool:
@@ -219,7 +206,7 @@ class Findings:
 
         Few neurons change few ordinary images. Where memory is spread over many, those carry other
         images, too. In place of the ladder "both", such a prompt climbs one that begins with a
-        closed form to its start, then one of its neurons. Rungs that are not possible are left out.
+        closed form to its guide, then one of its neurons. Rungs that are not possible are left out.
         If none is, the prompt stays as it is. Without closed forms, "both" is "neurons".
         """
         if name == TEXT_ENCODER:
@@ -230,7 +217,7 @@ class Findings:
         return tuple(filter(self._is_possible, ladder)) or (Rung(),)
 
     def _has_guide(self, rung: Rung) -> bool:
-        return rung.guide is None or rung.guide in self.guides
+        return not rung.guided or self.guide is not None
 
     def _is_possible(self, rung: Rung) -> bool:
         has_neurons = rung.neurons is None or bool(self.neurons[rung.neurons])
@@ -244,7 +231,7 @@ class Findings:
         record: Localization,
         statistics: Statistics,
         layers: str,
-        guides: Guides,
+        guide: Guide | None,
     ) -> Findings:
         """Collect the sets of neurons of a localized prompt.
 
@@ -253,7 +240,7 @@ class Findings:
             record: the localization of the prompt.
             statistics: of all value layers of the model.
             layers: the layers that were searched.
-            guides: what the prompt may read like.
+            guide: what the prompt may read like.
         """
         text = model.encode([record.prompt])
         activation = {path: rows[0].cpu() for path, rows in activations(model, text).items()}
@@ -269,7 +256,7 @@ class Findings:
                 "all": neurons_of(candidates_at(z_scores, activation, theta, 0)),
             },
             has_closed_form(model),
-            guides,
+            guide,
         )
 
 
@@ -299,8 +286,9 @@ def joint_edit(
             reread += [Reread(text, chosen, rung.weight, rung.reach)] if chosen else []
             continue
         if rung.weight is not None:
-            guide = findings[index].guides[rung.guide] if rung.guide else ""
-            (taught if rung.encoder else erased).append(Erased(text, rung.weight, guide))
+            guide = findings[index].guide if rung.guided else None
+            erase = Erased(text, rung.weight, guide.text if guide else "")
+            (taught if rung.encoder else erased).append(erase)
         for neuron in chosen:
             scales[neuron] = min(rung.scale, scales.get(neuron, rung.scale))
     by_scale: dict[float, set[tuple[str, int]]] = defaultdict(set)
@@ -345,7 +333,7 @@ def stronger(rung: Rung, ladder: Sequence[Rung]) -> Rung:
 
     Examples:
         >>> print(stronger(Rung("complete", 0.0), LADDERS["both"]))
-        complete neurons at 0 and closed form to the start, weight 3
+        complete neurons at 0 and closed form to the guide, weight 3
     """
     later = ladder[ladder.index(rung) + 1 :]
     return next((each for each in later if each.includes(rung)), rung)

@@ -5,9 +5,8 @@ RUN/before/, before.jsonl      unedited images of the suspects that pass it
 RUN/confirmations.jsonl        their scores, and the level above which they are copies
 RUN/localizations.jsonl        the neurons of those whose images show copies
 RUN/starts.jsonl               what the detector says of the starts of these prompts
-RUN/start-N.jsonl              images of those that it clears, the longest ones first
-RUN/neighbours.jsonl           what the detector says of the nearest ordinary captions
-RUN/neighbour-N.jsonl          images of those that it clears, the nearest ones first
+RUN/neighbours.jsonl           what it says of the ordinary captions that are most like them
+RUN/guide-N.jsonl              images of those that it clears, the likest ones first
 RUN/text-encoder-*.json        trained text encoders, by the digest of what they were trained with
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
@@ -29,7 +28,6 @@ from functools import partial
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import MitigationError
-from unmemorize.detection import Threshold
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, EditFile, has_closed_form
 from unmemorize.localization import LocalizeTask, read_localizations
@@ -49,10 +47,9 @@ from unmemorize.mitigation._confirmation import (
     search_seeds,
     warn_of_lost_images,
 )
-from unmemorize.mitigation._guides import Guides
+from unmemorize.mitigation._guides import Guide, find_guides
 from unmemorize.mitigation._images import ImagesRecord
 from unmemorize.mitigation._ladders import Findings, Teach, ladder_names
-from unmemorize.mitigation._neighbours import find_neighbours
 from unmemorize.mitigation._outcomes import make_result
 from unmemorize.mitigation._result import (
     EDIT,
@@ -70,7 +67,6 @@ from unmemorize.mitigation._search import (
     strengthened,
 )
 from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
-from unmemorize.mitigation._starts import find_starts
 from unmemorize.mitigation._text_encoder import refuse_other_part, taught
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
@@ -171,25 +167,18 @@ def _localize(stages: Stages, work: Work, inputs: MitigationInputs) -> dict[int,
     prompts, settings = work.confirmed, stages.settings.localization
     task = LocalizeTask(inputs.statistics, inputs.threshold.calling_all(), settings)
     stages.work("localize", task, [(index, (index, prompt)) for index, prompt in prompts.items()])
-    guides = _guides(work, inputs.threshold) if has_closed_form(stages.model) else {}
+    guides: dict[int, Guide] = {}
+    if has_closed_form(stages.model):
+        guides = find_guides(
+            stages, work.prompts, work.confirmations, work.captions.all_kept, inputs.threshold
+        )
     return {
         index: Findings.of(
-            stages.model, record, inputs.statistics, settings.layers, guides.get(index, {})
+            stages.model, record, inputs.statistics, settings.layers, guides.get(index)
         )
         for index, record in read_localizations(stages.run).items()
         if index in prompts
     }
-
-
-def _guides(work: Work, threshold: Threshold) -> dict[int, Guides]:
-    """Find the start of each confirmed prompt, or else a neighbour."""
-    starts = find_starts(work.stages, work.prompts, work.confirmations, threshold)
-    prompts = work.confirmed.items()
-    texts = {index: prompt.text for index, prompt in prompts if not starts[index]}
-    near = find_neighbours(
-        work.stages, texts, work.confirmations, work.captions.all_kept, threshold
-    )
-    return {**starts, **near}
 
 
 def _best(

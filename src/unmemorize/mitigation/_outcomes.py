@@ -59,7 +59,7 @@ def make_result(
         if index in work.confirmations:
             outcome = _with_images(outcome, before[index], after.get(index), controls.get(index))
         if candidate is not None and index in attempts:
-            outcome = replace(outcome, rung=candidate.rungs[index].named(findings[index].guides))
+            outcome = replace(outcome, rung=candidate.rungs[index].named(findings[index].guide))
             outcome = _with_copies_left(replace(outcome, first=first[index]), fresh[index])
         outcomes.append(
             replace(

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from unmemorize.detection import read_detections
 from unmemorize.mitigation._confirmation import BEFORE, read_confirmations
-from unmemorize.mitigation._neighbours import DRAWN_NEIGHBOURS, NEIGHBOURS
+from unmemorize.mitigation._guides import DRAWN, NEIGHBOURS, STARTS
 from unmemorize.mitigation._run_settings import MitigationRun
-from unmemorize.mitigation._starts import DRAWN, STARTS
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH
 from unmemorize.runs import Run, Status
 
@@ -79,7 +78,7 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
     sets = 2 if settings.distances or len(unedited) > 1 else 1
     whole, sample = settings.ordinary_images, settings.sample
     effects_total = sum(whole if status.done > sample else sample for status in effects)
-    guides, drawn = of(STARTS, NEIGHBOURS), of(f"{DRAWN}-", f"{DRAWN_NEIGHBOURS}-")
+    guides, drawn = of(STARTS, NEIGHBOURS), of(f"{DRAWN}-")
     single = len(certified) <= 1
     fresh = "prompts on fresh seeds" if single else f"prompts, {len(certified)} attempts"
     return (
