@@ -82,7 +82,9 @@ def test_equivalence_is_two_one_sided_t_tests() -> None:
 
 
 def test_equivalence_of_equal_or_too_few_scores() -> None:
-    assert equivalence_p([0.1, 0.1], [0.1, 0.1], 0.1, paired=True) == 0.0
+    assert equivalence_p([0.1, 0.1], [0.1, 0.1], 0.1, paired=True) == 0.25
+    assert equivalence_p([0.1] * 5, [0.15] * 5, 0.1, paired=True) == 0.5**5
+    assert equivalence_p([0.1] * 5, [0.15] * 3, 0.1, paired=False) == 0.5**3
     assert equivalence_p([0.5, 0.5], [0.1, 0.1], 0.1, paired=False) == 1.0
     assert equivalence_p([0.1], [0.1], 0.1, paired=True) == 1.0
 

@@ -117,7 +117,8 @@ def equivalence_p(
         paired: whether to compare image by image. Otherwise the variances may differ (Welch).
 
     Returns:
-        The larger of the two p-values; 1 where an arm has fewer than two images.
+        The larger of the two p-values; 1 where an arm has fewer than two images. A t test says
+        nothing where all differences are the same: then it is that of the sign test.
 
     Examples:
         >>> equivalence_p([0.1, 0.2, 0.3], [0.11, 0.19, 0.3], 0.1, paired=True) < 0.01
@@ -135,7 +136,7 @@ def equivalence_p(
         parts = (errors[0] ** 2 / (len(one) - 1), errors[1] ** 2 / (len(two) - 1))
         freedom = error**2 / sum(parts) if error else 1.0  # Welch and Satterthwaite
     if error < _CONSTANT:
-        return 0.0 if abs(difference) < delta else 1.0
+        return 0.5 ** min(len(one), len(two)) if abs(difference) < delta else 1.0
     above = t.sf((difference + delta) / error**0.5, freedom)
     below = t.cdf((difference - delta) / error**0.5, freedom)
     return float(max(above, below))
