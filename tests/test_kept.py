@@ -32,10 +32,13 @@ from unmemorize import (
     localize,
     testbed,
 )
+from unmemorize._bundled import ThresholdRule
 from unmemorize._captions import ordinary_captions
 from unmemorize._files import atomic_write
 from unmemorize._kept import cache_folder, kept
 from unmemorize.detection import default_threshold, default_threshold_path
+from unmemorize.detection._detectors import as_detector
+from unmemorize.detection._kept import BUNDLED
 from unmemorize.statistics import (
     default_statistics,
     default_statistics_path,
@@ -277,6 +280,17 @@ def test_the_bundled_model_uses_its_own(bundled: DiffusionPipeline, own_cache: P
     assert not own_cache.exists()
     other = default_threshold_path(model, "seed-similarity", SEEDS, Calibration())
     assert own_cache in other.parents
+
+
+@pytest.mark.parametrize("rule", BUNDLED)
+def test_every_threshold_that_the_bundled_model_brings_is_found(
+    bundled: DiffusionPipeline, rule: ThresholdRule
+) -> None:
+    name, settings, calibration = BUNDLED[rule]
+    for detector in (name, as_detector(name)):
+        path = default_threshold_path(Model(bundled), detector, settings, calibration)
+        assert path == testbed.threshold_path(rule)
+        assert Threshold.load(path).detect.detector == name
 
 
 def test_captions_are_ordered_by_the_words_that_the_tokenizer_knows(

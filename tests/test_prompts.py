@@ -21,6 +21,7 @@ from unmemorize import (
     StatisticsError,
     Threshold,
     ThresholdError,
+    calibrate_guard,
     calibrate_threshold,
     compute_statistics,
     detect,
@@ -30,7 +31,7 @@ from unmemorize import (
     read_prompts,
     testbed,
 )
-from unmemorize._prompts import as_prompts, iter_as_prompts
+from unmemorize._prompts import as_ordinary, as_prompts, iter_as_prompts
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "memorized_laion_prompts.csv"
 
@@ -430,3 +431,22 @@ def test_what_is_known_of_a_prompt() -> None:
         Prompt("d"),
     ]
     assert [prompt.memorized for prompt in known] == [True, True, False, None]
+
+
+def test_ordinary_prompts_count_once(caplog: pytest.LogCaptureFixture) -> None:
+    given = ["b", Prompt("a", group="unmemorized"), "b", "a", "c"]
+    assert [prompt.text for prompt in as_ordinary(given)] == ["b", "a", "c"]
+    assert "2 of 5 ordinary prompts repeat others" in caplog.text
+    caplog.clear()
+    as_ordinary(["a", "b"])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "function",
+    [calibrate_threshold, calibrate_guard, compute_statistics],
+)
+def test_memorized_prompts_are_not_ordinary(model: Model, function: Callable[..., Any]) -> None:
+    prompts = [*(f"a cat {number}" for number in range(20)), Prompt("a copy", "TM")]
+    with pytest.raises(PromptError, match=r"'a copy' is memorized \(TM\)"):
+        function(model, prompts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -9,6 +10,8 @@ from typing import Literal
 
 from unmemorize._errors import PromptError
 from unmemorize._files import type_in_words
+
+_logger = logging.getLogger("unmemorize")
 
 Kind = Literal["VM", "TM"]
 
@@ -136,6 +139,47 @@ def iter_as_prompts(prompts: Iterable[str | Prompt]) -> Iterator[Prompt]:
             f"{prompts!r:.60}: not prompts. Give a list of texts, not {type_in_words(prompts)}."
         )
     return _each_as_prompt(prompts)
+
+
+def iter_ordinary(prompts: Iterable[str | Prompt]) -> Iterator[Prompt]:
+    """Turn texts or prompts that should not be memorized into a stream, see `iter_as_prompts`.
+
+    Raises:
+        PromptError: later, if the prompt file says that one of them is memorized.
+    """
+    return map(_not_memorized, iter_as_prompts(prompts))
+
+
+def as_ordinary(prompts: Iterable[str | Prompt]) -> list[Prompt]:
+    """Turn texts or prompts that should not be memorized into a list, each text once.
+
+    A level over repeated texts would promise a rate that it cannot keep.
+
+    Raises:
+        PromptError: as `iter_ordinary`.
+
+    Examples:
+        >>> [prompt.text for prompt in as_ordinary(["a cat", "a dog", "a cat"])]
+        ['a cat', 'a dog']
+    """
+    given = list(iter_ordinary(prompts))
+    distinct = list({prompt.text: prompt for prompt in reversed(given)}.values())[::-1]
+    if len(distinct) < len(given):
+        _logger.warning(
+            "%d of %d ordinary prompts repeat others. Each text counts once.",
+            len(given) - len(distinct),
+            len(given),
+        )
+    return distinct
+
+
+def _not_memorized(prompt: Prompt) -> Prompt:
+    if prompt.memorized:
+        raise PromptError(
+            f"prompt {prompt.text[:60]!r} is memorized ({prompt.kind}), where ordinary ones are "
+            "needed. Leave it out, or clear its kind."
+        )
+    return prompt
 
 
 def _each_as_prompt(prompts: Iterable[str | Prompt]) -> Iterator[Prompt]:

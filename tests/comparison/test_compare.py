@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy
+import torch
 from compared import (
     CAPTIONS,
     DETECTORS,
@@ -58,10 +59,13 @@ from unmemorize.comparison import (
     chosen_methods,
     forecast_comparison,
 )
+from unmemorize.comparison._drawn import DrawnRecord
+from unmemorize.comparison._methods import method_rows
 from unmemorize.engines import Execution
 from unmemorize.generation import generate_each
 from unmemorize.methods import MITIGATIONS
 from unmemorize.metrics import _detection, read_image
+from unmemorize.mitigation._ordinary import packed
 from unmemorize.report import write_comparison
 from unmemorize.report._comparison import points_of
 
@@ -213,6 +217,23 @@ def test_methods_are_summed_up(made: Made, method: str, strength: float) -> None
     ]
     after = [unpacked(text) for record in records.values() for text in record["features"]]
     assert rows["all"].clip_fid == pytest.approx(frechet(after, other), rel=1e-3, abs=1e-3)
+
+
+def test_a_method_that_refuses_a_suspect_has_no_distance() -> None:
+    """It depends on the number of images, and those of that suspect are missing."""
+    numbers = np.random.default_rng(0).normal(size=(12, 3))
+    features = tuple(packed(torch.tensor(row, dtype=torch.float32)) for row in numbers)
+    other = torch.tensor(numbers[::-1] + 1, dtype=torch.float32)
+    prompts = {0: Prompt("a"), 4: Prompt("b")}
+    drawn = {
+        index: DrawnRecord(
+            prompt=each.text, method="m", strength=1.0, features=features, images=1, seconds=1.0
+        )
+        for index, each in prompts.items()
+    }
+    assert method_rows(prompts, drawn, drawn, other)[0].clip_fid is not None
+    drawn[4] = DrawnRecord(prompt="b", method="m", strength=1.0, refused="no such layer")
+    assert method_rows(prompts, drawn, drawn, other)[0].clip_fid is None
 
 
 def unpacked(text: str) -> Any:
@@ -451,6 +472,11 @@ def test_lists_of_methods() -> None:
         (lambda: chosen_detectors("nobody"), ThresholdError, "'nobody': nothing of this name"),
         (lambda: chosen_methods("pads=many"), MitigationError, "is no number"),
         (lambda: ComparisonCaptions.halves(["a"] * 14), MitigationError, "14 ordinary captions"),
+        (
+            lambda: ComparisonCaptions.halves([f"a cat {n // 2}" for n in range(40)]),
+            MitigationError,
+            "among the ordinary captions twice",
+        ),
         (lambda: ComparisonSettings(images=1000), MitigationError, "images=1000"),
         (lambda: ComparisonSettings(seeds=2), UnmemorizeError, "at least 3 images"),
     ],
@@ -464,6 +490,12 @@ def test_suspects_known_not_to_be_memorized_are_refused(made: Made, tmp_path: Pa
     suspects = [Prompt("a dog", group="unmemorized")]
     with pytest.raises(MitigationError, match="'a dog': among the suspects, but its group says"):
         compare(made.pipe, tmp_path / "run", suspects, made.inputs)
+
+
+def test_suspects_among_the_ordinary_captions_are_refused(made: Made, tmp_path: Path) -> None:
+    suspect = Prompt(made.inputs.captions.test[0])
+    with pytest.raises(MitigationError, match="among the suspects and among the ordinary captions"):
+        compare(made.pipe, tmp_path / "run", [suspect], made.inputs)
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -15,7 +15,7 @@ from rich.table import Table
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
 from unmemorize._prompt_files import read_prompts
-from unmemorize._prompts import Prompt
+from unmemorize._prompts import Prompt, as_ordinary
 from unmemorize.cli._common import (
     NO_SUSPECTS,
     bundled_defaults,
@@ -127,7 +127,9 @@ def command(
     )
     captions = ComparisonCaptions.of(loaded)
     if ordinary is not None:
-        captions = ComparisonCaptions.halves([each.text for each in read_prompts(ordinary)])
+        captions = ComparisonCaptions.halves(
+            [each.text for each in as_ordinary(read_prompts(ordinary))]
+        )
     captions = captions.limited(settings.captions)
     compared = chosen_detectors(detectors), chosen_methods(mitigations, grid=not quick)
     if dry_run:

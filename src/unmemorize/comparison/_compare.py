@@ -73,8 +73,8 @@ def compare_all(
         announce: opens the progress of each stage by its title.
 
     Raises:
-        MitigationError: a suspect is known not to be memorized, or statistics or threshold are
-            missing.
+        MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; or
+            statistics or threshold are missing.
         UnfinishedError: other shards have not done their part yet.
         RunError: unedited images cannot be made, or the run is of another kind.
         ThresholdError: there are too few ordinary images for the rate of false copies.
@@ -87,11 +87,17 @@ def compare_all(
         run, model, settings.confirmation, inputs.descriptor, inputs.clip, execution, announce
     )
     suspects = list(stream_prompts(run))
+    ordinary = {*inputs.captions.calibration, *inputs.captions.test}
     for suspect in suspects:
         if suspect.memorized is False:
             raise MitigationError(
                 f"{suspect.text[:60]!r}: among the suspects, but its group says that it is not "
                 "memorized. Give it as an ordinary caption."
+            )
+        if suspect.text in ordinary:
+            raise MitigationError(
+                f"{suspect.text[:60]!r}: among the suspects and among the ordinary captions. Leave "
+                "it out of one of them."
             )
     work = _Work(stages, inputs, suspects)
     found = [row for detector in detectors if (row := work.detector(detector))]

@@ -44,7 +44,8 @@ class MethodRow:
         ordinary: images of ordinary captions.
         changed: how many of them have a descriptor similarity to before below .5.
         ordinary_alignment: their median A_CLIP.
-        clip_fid: their distance to unedited images from other noise; only of all suspects.
+        clip_fid: their distance to unedited images from other noise; only of all suspects. None if
+            one is refused, since its ordinary images are missing then.
         fit_seconds: localization and fitting for one suspect, the median.
         draw_ratio: seconds of an image, relative to the unedited model: the median over prompts.
     """
@@ -163,5 +164,8 @@ def _median(values: Iterable[float]) -> float | None:
 
 
 def _clip_fid(records: Sequence[DrawnRecord], other: Tensor) -> float | None:
+    """Return the distance, which depends on the number of images: None where some are missing."""
     features = [unpacked(text) for record in records for text in record.features]
-    return quality(torch.stack(features), other).fid if len(features) > 1 else None
+    if len(features) < 2 or any(record.refused for record in records):
+        return None
+    return quality(torch.stack(features), other).fid

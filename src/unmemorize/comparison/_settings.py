@@ -39,7 +39,7 @@ class ComparisonCaptions:
         test: false alarms are counted on these, and side effects of methods are measured on them.
 
     Raises:
-        MitigationError: there are too few, or some are no texts.
+        MitigationError: there are too few, one is there twice, or some are no texts.
 
     Examples:
         >>> halves = ComparisonCaptions.halves([f"a dog of {number} years" for number in range(16)])
@@ -59,6 +59,14 @@ class ComparisonCaptions:
                 f"{len(self.calibration) + len(self.test)} ordinary captions: at least "
                 f"{2 * _FEWEST_CAPTIONS} are needed, better 640. Half of them calibrates, the "
                 "other half counts false alarms."
+            )
+
+        both = (*self.calibration, *self.test)
+        if len(set(both)) < len(both):
+            twice = next(text for text in both if both.count(text) > 1)
+            raise MitigationError(
+                f"{twice[:60]!r} is among the ordinary captions twice. Name each once, since false "
+                "alarms are counted on captions that did not calibrate."
             )
 
     @classmethod

@@ -14,7 +14,7 @@ from torch import Tensor
 from unmemorize._checked import check_fields
 from unmemorize._errors import RunError, ThresholdError
 from unmemorize._files import from_json, hash_texts, to_json
-from unmemorize._prompts import Prompt, as_prompts
+from unmemorize._prompts import Prompt, as_ordinary
 from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._conformal import (
     FITTING,
@@ -333,7 +333,8 @@ def calibrate_threshold(
 
     Args:
         pipe: a loaded pipeline.
-        prompts: at least two unmemorized prompts, which the statistics need not have seen.
+        prompts: at least two unmemorized prompts, which the statistics need not have seen. Texts
+            that repeat count once.
         detector: the name of the detector, or one with settings of its own. They travel with the
             threshold. By default see `default_detector`.
         settings: how noise differences are made.
@@ -345,7 +346,7 @@ def calibrate_threshold(
     Raises:
         ThresholdError: too few prompts, an unknown detector, or a prompt fails.
         ModelError: the model has nothing that the detector looks at.
-        PromptError: ``prompts`` is a single text.
+        PromptError: ``prompts`` is a single text, or one is known to be memorized.
         RunError: the run folder holds another run or cannot be written.
     """
     model = Model.of(pipe)
@@ -361,7 +362,7 @@ def calibrate_threshold(
         )
     way_out = f"delete {folder} to start again"
     with given_or_temporary(folder) as place:
-        run = open_run(place, model, as_prompts(prompts), run_settings, way_out=way_out)
+        run = open_run(place, model, as_ordinary(prompts), run_settings, way_out=way_out)
         calibration.check(prompt_count(run), detector)
         task, texts = CalibrationTask(run_settings), [prompt.text for prompt in stream_prompts(run)]
         tally = drive(run, model, task, enumerate(texts), len(texts), execution)

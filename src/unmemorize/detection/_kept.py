@@ -109,7 +109,11 @@ def default_threshold_path(
     detector = as_detector(detector)
     if is_bundled(model.pipe) and not model.loras:
         for rule, (name, *others) in BUNDLED.items():
-            if detector == as_detector(name) and others == [noise, calibration]:
+            usual = settings_of(as_detector(name))
+            if (detector.name, settings_of(detector)) == (name, usual) and others == [
+                noise,
+                calibration,
+            ]:
                 return threshold_path(rule)
     settings = [SCHEMA, detector.name, to_json(noise), to_json(calibration), str(model.dtype)]
     timestep = float(evaluated_timestep(model, noise))

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 
 from unmemorize._errors import RunError, ThresholdError
 from unmemorize._files import from_json, hash_texts, to_json
-from unmemorize._prompts import Prompt, as_prompts
+from unmemorize._prompts import Prompt, as_ordinary
 from unmemorize.detection import Calibration, LateNoiseMagnitude, conformal_quantile
 from unmemorize.engines import Execution, Finished, Progress, UnitFunction, silent
 from unmemorize.guarding._guided_step import GuidedStep
@@ -187,7 +187,7 @@ def calibrate_guard(
     settings = GuardCalibrationRun(timestep=probed_timestep(model))
     way_out = f"delete {folder} to start again"
     with given_or_temporary(folder) as place:
-        opened = open_run(place, model, as_prompts(prompts), settings, way_out=way_out)
+        opened = open_run(place, model, as_ordinary(prompts), settings, way_out=way_out)
         calibration.check(prompt_count(opened), _DETECTOR)
         texts = [prompt.text for prompt in stream_prompts(opened)]
         task, items = NoiseScoresTask(settings.timestep), list(enumerate(enumerate(texts)))

@@ -38,7 +38,8 @@ class Model:
     """Everything that is known about a loaded pipeline; nothing is written on the pipeline.
 
     Make one per pipeline and hand it down: what it finds out (how the pipeline calls its denoiser,
-    what the value layers read, its fingerprint) is found out once.
+    what the value layers read, its fingerprint) is found out once. After you have changed weights,
+    make another one; functions that take a pipeline do.
 
     Args:
         pipe: a loaded pipeline whose denoiser reads text by cross-attention or joint attention.

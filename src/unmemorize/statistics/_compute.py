@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unmemorize._errors import StatisticsError
 from unmemorize._files import safetensors_bytes, whole_folder
-from unmemorize._prompts import Prompt, iter_as_prompts
+from unmemorize._prompts import Prompt, iter_ordinary
 from unmemorize.engines import Execution, Failed, Finished, Outcome, UnitFunction, attempt_each
 from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model
@@ -164,7 +164,7 @@ def compute_statistics(
         run = open_run(
             run_folder,
             model,
-            iter_as_prompts(prompts),
+            iter_ordinary(prompts),
             settings,
             way_out=f"delete {run_folder} to start again",
         )
