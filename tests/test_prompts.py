@@ -434,8 +434,8 @@ def test_what_is_known_of_a_prompt() -> None:
 
 
 def test_ordinary_prompts_count_once(caplog: pytest.LogCaptureFixture) -> None:
-    given = ["b", Prompt("a", group="unmemorized"), "b", "a", "c"]
-    assert [prompt.text for prompt in as_ordinary(given)] == ["b", "a", "c"]
+    prompts: list[str | Prompt] = ["b", Prompt("a", group="unmemorized"), "b", "a", "c"]
+    assert [prompt.text for prompt in as_ordinary(prompts)] == ["b", "a", "c"]
     assert "2 of 5 ordinary prompts repeat others" in caplog.text
     caplog.clear()
     as_ordinary(["a", "b"])
