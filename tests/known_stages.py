@@ -9,6 +9,7 @@ from typing import Any
 from records import SMALL_MITIGATION
 from unmemorize import Detection, Prompt
 from unmemorize.detection import DetectTask
+from unmemorize.mitigation import Part
 from unmemorize.mitigation._images import Asked, ImagesRecord
 
 COPY, CLOSE = 0.8, 0.3
@@ -24,9 +25,8 @@ class Known:
         means: the mean score of the images of a caption, 0 where none is given. Each image lies .1
             above or below it. Those above .5 are copies.
         again: the same of a second look at the caption, where it differs.
+        part: what is edited.
     """
-
-    settings = replace(SMALL_MITIGATION, search_images=4)
 
     def __init__(
         self,
@@ -34,7 +34,9 @@ class Known:
         called: Sequence[str] = (),
         means: Mapping[str, float] | None = None,
         again: Mapping[str, float] | None = None,
+        part: Part = "text-encoder",
     ) -> None:
+        self.settings = replace(SMALL_MITIGATION, search_images=4, part=part)
         self.level, self.called, self.means, self.again = level, called, means or {}, again or {}
         self.run: Any = self
         self.folder = "RUN"

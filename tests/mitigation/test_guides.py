@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from known_stages import CLOSE, COPY, Known
+from records import SMALL_MITIGATION
 from unmemorize import Prompt, RunError, Threshold, testbed
 from unmemorize.mitigation import _guides
 from unmemorize.mitigation._confirmation import screen_level
 from unmemorize.mitigation._copy_test import CopyTest
-from unmemorize.mitigation._guides import MOST, Guide, find_guides
+from unmemorize.mitigation._guides import Guide, find_guides
 from unmemorize.mitigation._starts import starts_of
 
+MOST = SMALL_MITIGATION.guides
 TEXT = "an owl on a navy background, night school emblem"
 
 
@@ -97,6 +99,17 @@ def test_starts_and_captions_are_drawn_in_the_order_of_their_likeness(
     assert found == [Guide("start", "a red")]
     wanted = ["a blue door", "a red door", "a green do", "a red", "a red"]
     assert [texts for _, texts in stages.drawn] == [[text] for text in wanted]
+
+
+def test_starts_come_first_for_a_closed_form(threshold: Threshold, level: float) -> None:
+    copies = ["a red door", "a red", "a blue door"]
+    stages = Known(level, means=dict.fromkeys(copies, COPY), part="denoiser")
+    found = find(stages, threshold, "a red door on", captions=["cat", "a blue door", "a dog"])
+    assert found == [Guide("start", "a")]
+    assert [texts for _, texts in stages.drawn] == [["a red door"], ["a red"], ["a"], ["a"]]
+    stages = Known(level, means=dict.fromkeys([*copies, "a"], COPY), part="denoiser")
+    found = find(stages, threshold, "a red door on", captions=["cat", "a blue door", "a dog"])
+    assert found == [Guide("neighbour", "a dog")]
 
 
 def test_what_seems_far_is_looked_at_again(threshold: Threshold, level: float) -> None:

@@ -14,7 +14,6 @@ from unmemorize.generation import has_closed_form
 from unmemorize.methods import seconds_of_training
 from unmemorize.metrics import have_references
 from unmemorize.mitigation._confirmation import warn_of_lost_images
-from unmemorize.mitigation._guides import MOST
 from unmemorize.mitigation._ladders import ladder_names
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS, PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
@@ -75,7 +74,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     images = {
         "ordinary images, unedited": ordinary * (2 if twice else 1),
         "confirmation": settings.search_images * count,
-        "guides of prompts": _GUIDES * settings.search_images * len(guided),
+        "guides of prompts": min(settings.guides, _GUIDES) * settings.search_images * len(guided),
         "search": ladders * settings.search_images * count,
         "side effects of candidates": (ladders - 1) * settings.sample,
         "certificate": rules.plan(1).seeds * count,
@@ -87,7 +86,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     halves = 2 if generation.guidance > 1 else 1
     samples = sum(images.values()) * generation.steps * halves
     samples += round((1 + _PASSES) * noise.seeds * count)
-    samples += noise.seeds * (sum(map(len, starts)) + MOST * len(guided))
+    samples += noise.seeds * (sum(map(len, starts)) + settings.guides * len(guided))
     samples += REGION_SAMPLES * count
     weights = sum(
         parameter.numel() * parameter.element_size()

@@ -4,7 +4,8 @@ The empty prompt is always there. But it is what a model draws without a text, w
 training image, too: without one, the bundled model draws a copy of some plant every now and then.
 An edited caption draws what its guide draws, and is certified by many more images than the guide is
 chosen by. So a guide counts by how far its scores lie below the level of a copy. Of those that are
-far enough, the one that is most like the caption is taken.
+far enough, the one that is most like the caption is taken. For a closed form any start comes before
+ordinary captions: the words that they share are read alike, so less has to move.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ STARTS, NEIGHBOURS = "starts", "neighbours"
 """The records of what the detector says of them."""
 DRAWN = "guide"
 """How the records of their images begin. What follows is the round, from 1."""
-MOST = 10
-"""How many ordinary captions are looked at for each caption, and how many guides are drawn."""
 _FAR = 3.0
 """How many standard deviations of the scores of its images the level of a copy should lie above
 their mean."""
@@ -86,6 +85,8 @@ def find_guides(
         ]
         far = distances(stages, [text], [guide.text for guide in clear])[0]
         ranked[index] = [clear[place] for place in far.argsort(stable=True).tolist()]
+        if stages.settings.part == "denoiser":
+            ranked[index].sort(key=lambda guide: guide.kind != "start")
     return _far_from_copies(stages, ranked, tests)
 
 
@@ -102,7 +103,7 @@ def _numbered_starts(
 def _numbered_neighbours(
     stages: Stages, texts: Mapping[int, str], captions: Sequence[str]
 ) -> dict[int, tuple[int, str]]:
-    """Number the `MOST` captions that are most like each text by their places among all.
+    """Number the captions that are most like each text by their places among all.
 
     So they keep their numbers if distances round otherwise, as on another device.
     """
@@ -111,7 +112,7 @@ def _numbered_neighbours(
     if not others or not texts:
         return {}
     far = distances(stages, list(texts.values()), others)
-    nearest = far.topk(min(MOST, len(others)), largest=False).indices.tolist()
+    nearest = far.topk(min(stages.settings.guides, len(others)), largest=False).indices.tolist()
     return {
         len(others) * index + place: (index, others[place])
         for index, places in zip(texts, nearest, strict=True)
@@ -154,7 +155,7 @@ def _far_from_copies(
         RunError: a record is about another text.
     """
     best: dict[int, tuple[float, Guide]] = {}
-    for place in range(MOST):
+    for place in range(stages.settings.guides):
         drawn = {
             index: guides[place]
             for index, guides in ranked.items()

@@ -33,6 +33,8 @@ class MitigationSettings:
             images, or climbs the first ladder alone.
         search_images: unedited images that confirm a prompt, and edited ones that a rung of the
             search must pass.
+        guides: how many ordinary captions are looked at for each prompt, and how many guides are
+            drawn at most, see docs/mitigation.md.
         fresh_images: fresh images of each prompt in an attempt of a certificate, where more are
             wanted than the fewest, see `Certification`.
         ordinary_images: images of ordinary captions. The level of a copy comes from them.
@@ -61,6 +63,7 @@ class MitigationSettings:
     part: Part = "denoiser"
     compare: bool = True
     search_images: int = 10
+    guides: int = 10
     fresh_images: int = 0
     ordinary_images: int = 1000
     distances: bool = True
@@ -82,6 +85,8 @@ class MitigationSettings:
                 f"search_images={self.search_images}: a prompt is confirmed by 2 copies, so at "
                 "least 3 images are needed."
             )
+        if self.guides < 1:
+            raise ModelError(f"guides={self.guides}: at least 1 is drawn. 10 is usual.")
         if self.fresh_images < 0:
             raise ModelError(
                 f"fresh_images={self.fresh_images}: 0 takes the fewest that a certificate needs."
@@ -115,6 +120,7 @@ class MitigationSettings:
             alpha=0.26,
             declared=True,
             compare=False,
+            guides=3,
             ordinary_images=199,
             distances=False,
             false_copies=0.005,
