@@ -385,6 +385,72 @@ def test_a_call_after_a_stopped_one_is_judged_anew(model: Model, scores: list[fl
     assert (watched.images, [alarm.outcome for alarm in watched.alarms]) == (2, ["stopped"])
 
 
+def interrupt(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def end_by_a_callback(pipe: Any, **options: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, TEXTS, 4.0, callback_on_step_end=interrupt, **options)
+
+
+def end_in_the_denoiser(pipe: Any, **options: Any) -> None:
+    handle = denoiser_of(pipe).register_forward_pre_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(pipe, TEXTS, 4.0, **options)
+    finally:
+        handle.remove()
+
+
+def test_a_call_after_a_stopped_one_is_judged_with_fewer_steps_too(model: Model) -> None:
+    """Under leading spacing, fewer steps begin at a lower timestep."""
+    assert model.pipe.scheduler.config.timestep_spacing == "leading"
+    with guard(model, threshold_of(model, -1.0)) as watched:
+        for count, steps in enumerate((10, 8, 5, 4, 5), start=1):
+            with pytest.raises(AlarmError):
+                run(model.pipe, TEXTS, 4.0, num_inference_steps=steps)
+            assert watched.images == 2 * count
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Qwen-Image"])
+@pytest.mark.parametrize(
+    ("end", "judged"),
+    [(end_by_a_callback, 2), (end_in_the_denoiser, 0)],
+    ids=["callback", "inside"],
+)
+def test_a_call_after_an_interrupted_one_is_judged_with_fewer_steps_too(
+    name: str, end: Callable[..., None], judged: int
+) -> None:
+    model = Model(make(name))
+    timestep = probed_timestep(model)
+    (score,) = noise_scores(model, TEXTS[:1], [0], timestep)
+    start = {"latents": torch.randn(2, *score.shape, generator=torch.Generator().manual_seed(5))}
+    threshold = threshold_of(model, -1.0, score.shape, timestep)
+    with guard(model, threshold, on_alarm=lambda _: None) as watched:
+        end(model.pipe, num_inference_steps=10, **start)
+        assert watched.images == judged
+        for count, steps in enumerate((5, 4, 4, 1, 1), start=1):
+            run(model.pipe, TEXTS, 4.0, num_inference_steps=steps, **start)
+            assert watched.images == judged + 2 * count
+
+
+def test_a_pipeline_with_a_scheduler_of_its_own_is_watched(model: Model) -> None:
+    """It shares the denoiser alone, so its calls leave the timesteps of the other scheduler."""
+    own = {"scheduler": scheduler_of(DDIMScheduler), "requires_safety_checker": False}
+    sharing = StableDiffusionPipeline(**{**model.pipe.components, **own})
+    sharing.set_progress_bar_config(disable=True)
+    for steps in (3, 1):
+        model.pipe.scheduler.set_timesteps(steps)  # so both begin at the same one
+        with guard(model, threshold_of(model, 9.0)) as watched:
+            for images in (2, 4):
+                run(sharing, TEXTS, 4.0, num_inference_steps=steps)
+                assert watched.images == images
+            with pytest.raises(ModelError, match="does not begin with pure noise"):
+                run(sharing, TEXTS, 4.0, num_inference_steps=2)
+            assert watched.images == 4
+
+
 def test_generate_is_guarded_too(model: Model) -> None:
     settings = GenerationSettings(images=2, steps=STEPS, guidance=4.0)
     alarms: list[Alarm] = []

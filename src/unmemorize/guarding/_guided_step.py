@@ -26,6 +26,11 @@ class RepeatableCall:
     output: Tensor = field(init=False)
     """What it returned, (B, channels, H, W) or, packed, (B, tokens, features)."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the denoiser has returned."""
+        return hasattr(self, "output")
+
     def repeat(self, signs: Tensor | None) -> None:
         """Run the denoiser once more and put the new output in the place of the old one.
 

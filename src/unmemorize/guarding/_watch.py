@@ -10,6 +10,7 @@ from torch import nn
 
 from unmemorize.guarding._guided_step import GuidedStep, RepeatableCall, guided_step, unguided
 from unmemorize.pipelines import (
+    DenoiserCall,
     GuidedCalls,
     Model,
     denoiser_call,
@@ -57,11 +58,14 @@ def watching(model: Model, judge: Judge) -> Iterator[None]:
 class _Watch:
     """Hooks of a denoiser that find the first step of each call of a pipeline.
 
-    Timesteps fall within a call, so one that is as high as the first begins another call.
+    Each call gives its scheduler new timesteps, wherever the call before it ended. Timesteps fall
+    within a call, so one as high as the first shows a call whose scheduler is not the pipeline's.
     """
 
     def __init__(self, pipe: Any, guided: GuidedCalls, judge: Judge) -> None:
         self._pipe, self._guided, self._judge = pipe, guided, judge
+        self._judged: Any = None
+        """The timesteps of the last call whose first step was judged."""
         self._first = self._last = float("-inf")
         self._calls: list[RepeatableCall] = []
         """The calls of a first step that is not complete yet."""
@@ -73,15 +77,26 @@ class _Watch:
             return
         call = denoiser_call(denoiser, args, kwargs)
         timestep = call.received_time
-        if self._calls and call.sample is not self._calls[0].call.sample:
+        if not self._continues_step(call):
             self.finish()
         if self._calls:
             self._calls.append(RepeatableCall(denoiser, call))
-        elif timestep > self._last or timestep == self._first:
+        elif (
+            self._judged is not self._pipe.scheduler.timesteps
+            or timestep > self._last
+            or timestep == self._first
+        ):
+            self._judged = None
             self._first = timestep
             self._judge.begin()
             self._calls = [RepeatableCall(denoiser, call)]
         self._last = timestep
+
+    def _continues_step(self, call: DenoiserCall) -> bool:
+        """Whether a call is a further one of the same step, for the same samples."""
+        if not self._calls or not self._calls[-1].is_complete:  # a denoiser may be interrupted
+            return False
+        return call.sample is self._calls[0].call.sample
 
     def after(self, _denoiser: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         """Judge the first step as soon as it is complete."""
@@ -99,13 +114,14 @@ class _Watch:
             self._judge.judge(step)
         finally:
             self._is_judging = False
+        self._judged = self._pipe.scheduler.timesteps  # never of a call that judging has ended
 
     def finish(self) -> None:
         """Refuse a call that never computed a prediction without text.
 
         Raises:
-            ModelError: there is one.
+            ModelError: there is one, which did not end within its denoiser.
         """
         calls, self._calls = self._calls, []
-        if calls:
+        if calls and calls[-1].is_complete:
             raise unguided()
