@@ -604,18 +604,41 @@ def test_a_guard_keeps_images_that_look_like_copies_from_being_written(
     assert list(tmp_path.glob(".*partial")) == []
     words = ("generate", run, *model, "--images", 2, "--steps", 2, "--guidance", 2)
     guarded = (*words, "--neurons", "original", "--guard-threshold", file)
+    images = run / "images/original-guarded"
     for tau, alarms in ((0.001, 1), (1e6, 0)):
         replace(threshold, tau=tau).save(file)
+        if images.exists():
+            code, _, err = cli(*guarded)
+            assert (code, "made with guard.tau = 0.001, now it is 1000000.0" in err) == (1, True)
+            assert f"delete {images}" in err
+            shutil.rmtree(images)
         code, out, err = cli(*guarded)
         assert code == (1 if alarms else 0)
         assert f"guard: {alarms} of 1 prompts have an image that looked like a copy in its" in out
         assert ("1 of 1 prompts failed" in err) == bool(alarms)
         assert ("AlarmError: the guard has stopped an image" in err) == bool(alarms)
-        assert len(list((run / "images/original").glob("*.png"))) == (0 if alarms else 2)
+        assert len(list(images.glob("*.png"))) == (0 if alarms else 2)
     code, _, err = cli(*guarded, "--workers", 2)
     assert (code, "--guard watches the pipeline of this process" in err) == (1, True)
     code, _, err = cli("guard", *model, *ordinary)
     assert (code, "no file for the result" in err) == (1, True)
+
+
+def test_images_drawn_without_the_guard_never_count_as_judged(
+    cli: Cli, finished: Path, run: Path, tmp_path: Path
+) -> None:
+    model, file = model_words(finished), tmp_path / "guard.json"
+    cli("guard", *model, "--prompts", finished / "unmemorized.txt", "-o", file)
+    replace(GuardThreshold.load(file), tau=0.001).save(file)
+    words = ("generate", run, *model, "--images", 2, "--steps", 2, "--guidance", 2)
+    words = (*words, "--neurons", "refined")
+    for _ in range(2):  # a guarded set leaves none for the unguarded one either
+        assert cli(*words)[0] == 0
+        code, out, _ = cli(*words, "--guard-threshold", file)
+        assert (code, "guard: 1 of 1 prompts have an image that looked like" in out) == (1, True)
+        assert len(list((run / "images/refined").glob("*.png"))) == 2
+        assert list((run / "images/refined-guarded").glob("*.png")) == []
+        shutil.rmtree(run / "images/refined")
 
 
 def test_a_guard_needs_no_file(

@@ -92,6 +92,16 @@ def test_a_set_is_resumed_and_refuses_other_settings(run: Run, model: Model) -> 
         generate_all(run, model, images_of("refined"), replace(FEW, steps=3))
 
 
+def test_guarded_images_are_a_set_of_their_own(run: Run, model: Model) -> None:
+    plain = generate_all(run, model, images_of("refined"), FEW).run
+    assert plain.settings(ImageSetRun).guard is None
+    guarded = generate_all(run, model, images_of("refined", guard={"tau": 1.0}), FEW).run
+    assert guarded.folder.name == "refined-guarded"
+    assert guarded.settings(ImageSetRun).guard == {"tau": 1.0}
+    with pytest.raises(RunError, match=r"made with guard.tau = 1.0, now it is 2.0.*delete"):
+        generate_all(run, model, images_of("refined", guard={"tau": 2.0}), FEW)
+
+
 def test_scales_have_folders_of_their_own(run: Run, model: Model) -> None:
     negative = replace(FEW, scale=-0.5)
     images = generate_all(run, model, images_of("refined"), negative).run
@@ -112,6 +122,12 @@ def test_scales_have_folders_of_their_own(run: Run, model: Model) -> None:
         (images_of("original", only="TM"), 0.25, "original"),
         (images_of("refined", only="VM", prompts=[Prompt("a")], label="x"), 0.0, "refined-vm-on-x"),
         (images_of("original", prompts=[Prompt("a")], label="x"), 0.5, "original-on-x"),
+        (images_of("original", guard={"tau": 1.0}), 0.0, "original-guarded"),
+        (
+            images_of("top-3", only="TM", guard={"tau": 1.0}, prompts=[Prompt("a")], label="x"),
+            0.25,
+            "top-3-scale-0.25-tm-guarded-on-x",
+        ),
     ],
 )
 def test_names_say_what_is_not_the_default(images: ImageSet, scale: float, name: str) -> None:

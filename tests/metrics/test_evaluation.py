@@ -135,6 +135,14 @@ def test_original_images_are_the_same_as_before(run: Run) -> None:
     assert record.values["sscd-gen"] == pytest.approx((1.0, 1.0, 1.0), abs=1e-6)
 
 
+def test_guarded_images_are_compared_with_those_drawn_without_the_guard(
+    run: Run, model: Model
+) -> None:
+    generate(run, model, "original", guard={"tau": 1.0})
+    (record,) = measure(run, "original-guarded").values()
+    assert record.values["sscd-gen"] == pytest.approx((1.0, 1.0, 1.0), abs=1e-6)
+
+
 def test_the_run_says_what_measured_what(run: Run) -> None:
     clip = ClipAlignment()
     (record,) = measure(run, WEAK, alignment=clip).values()

@@ -69,7 +69,8 @@ def command(
         prompts: Generate other prompts than the memorized ones, each with the neurons of the whole
             run switched off, or with a method fitted to itself.
         guard: Stop copies in their first denoising step. Of prompts with an image that looks like a
-            copy, no image is written, and the command ends with an error that counts them.
+            copy, no image is written, and the command ends with an error that counts them. The
+            images go to RUN/images/NAME-guarded.
         guard_threshold: Threshold file of the guard, as unmemorize guard makes it. It implies
             --guard. The default is one over ordinary captions, which is made once and kept.
         format: File format of the images. Only png keeps every pixel.
@@ -96,7 +97,12 @@ def command(
         names = neurons or ([ORIGINAL] if methods else DEFAULT_SETS)
         for neuron_set in map(NeuronSet.parse, names):
             images = ImageSet(
-                neurons=neuron_set, only=only, prompts=others, label=label, format=format
+                neurons=neuron_set,
+                only=only,
+                prompts=others,
+                label=label,
+                format=format,
+                guard=_determining(watched.threshold) if watched is not None else None,
             )
             with show_progress(f"generate {images.name(settings.scale)}") as progress:
                 tally = generate_all(
@@ -154,6 +160,11 @@ def command(
     else:
         print_line("None of these prompts is memorized, so there is nothing to draw.")
         print_hint("unmemorize report", run)
+
+
+def _determining(threshold: GuardThreshold) -> dict[str, float]:
+    """Return what determines which images of a model the guard lets pass."""
+    return {"tau": threshold.tau, "timestep": threshold.timestep}
 
 
 @contextmanager

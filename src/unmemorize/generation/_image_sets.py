@@ -40,6 +40,8 @@ class ImageSet:
         label: the name of these other prompts, such as "captions".
         format: "png" keeps every pixel. "jpeg" makes smaller files (quality 95, full colour
             resolution).
+        guard: what determines the guard that watches the pipeline, by name; None for no guard. Its
+            images are a set of their own, so those drawn without it never count as judged.
     """
 
     neurons: NeuronSet
@@ -47,6 +49,7 @@ class ImageSet:
     prompts: Sequence[Prompt] = ()
     label: str = ""
     format: ImageFormat = "png"
+    guard: Mapping[str, float] | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -65,6 +68,8 @@ class ImageSet:
                 parts.append(f"scale-{scale:g}")
             if self.only and self.is_shared:
                 parts.append(self.only.lower())
+        if self.guard is not None:
+            parts.append("guarded")
         return name_on("-".join(parts), self.label if self.prompts else "")
 
 
@@ -79,6 +84,7 @@ class ImageSetRun:
         shared: the neurons that are off for all prompts; None if each prompt has its own.
         images, seed, steps, guidance, scale: see `GenerationSettings`.
         method: name, strength and other settings of the method that is applied; None for none.
+        guard: see `ImageSet`.
     """
 
     kind: ClassVar[str] = IMAGES
@@ -93,6 +99,7 @@ class ImageSetRun:
     guidance: float
     scale: float
     method: Mapping[str, str | float | bool] | None = None
+    guard: Mapping[str, float] | None = None
 
     @classmethod
     def of(
@@ -109,6 +116,7 @@ class ImageSetRun:
             steps=settings.steps,
             guidance=settings.guidance,
             scale=0.0 if images.neurons.choice == ORIGINAL else settings.scale,
+            guard=images.guard,
         )
 
 

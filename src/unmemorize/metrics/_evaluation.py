@@ -46,7 +46,7 @@ from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file, run_prompt
 
 log = logging.getLogger(__name__)
 
-_MAY_DIFFER = ("neurons", "scale", "shared", "format", "method")
+_MAY_DIFFER = ("neurons", "scale", "shared", "format", "method", "guard")
 """Settings in which a set of images may differ from the original images."""
 
 
