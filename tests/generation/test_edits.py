@@ -94,3 +94,9 @@ def test_edits_are_read_back_and_compared() -> None:
 def test_other_json_is_no_edit_of_neurons(value: Any, message: str) -> None:
     with pytest.raises(NeuronError, match=f"not a valid edit of neurons .*{message}"):
         NeuronEdit.from_json(value)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e6, "0"])
+def test_an_edit_has_a_scale_that_its_file_could_have(scale: Any) -> None:
+    with pytest.raises(NeuronError, match=r"scale=.*multiplied by a number between"):
+        NeuronEdit(Neurons({"a": [1]}), scale)

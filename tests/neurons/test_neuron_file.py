@@ -58,9 +58,9 @@ def test_the_schema_is_written_byte_by_byte(tmp_path: Path) -> None:
     assert (tmp_path / "neurons.json").read_text() == TEXT
 
 
-@pytest.mark.parametrize("scale", [float("nan"), 1e6, -1e6])
-def test_a_file_that_could_not_be_read_again_is_not_made(scale: float) -> None:
-    with pytest.raises(NeuronError, match=r"scale=.*: neurons are multiplied by a number between"):
+@pytest.mark.parametrize("scale", [float("nan"), 1e6, -1e6, "0", None])
+def test_a_file_that_could_not_be_read_again_is_not_made(scale: Any) -> None:
+    with pytest.raises(NeuronError, match=r"scale=.* neurons are multiplied by a number between"):
         replace(FILE, scale=scale)
 
 

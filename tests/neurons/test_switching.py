@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from architectures import make
 from unmemorize import (
+    GenerationSettings,
+    LocalizationSettings,
     Model,
     ModelError,
     NeuronError,
@@ -55,6 +58,30 @@ def test_switching_off_is_scaling_rows(
         hooked = output(pipe)
     assert torch.allclose(hooked, edited(pipe, neurons, scale), atol=1e-6)
     assert not torch.allclose(hooked, output(pipe), atol=1e-4)
+
+
+NO_SCALES = [float("nan"), float("inf"), -1e6, 1e6, "0", True, None]
+
+
+@pytest.mark.parametrize("scale", NO_SCALES)
+def test_what_nothing_can_be_multiplied_by_is_refused(
+    pipe: DiffusionPipeline, neurons: Neurons, scale: Any
+) -> None:
+    before = output(pipe)
+    with (
+        pytest.raises(NeuronError, match=r"scale=.*between -1e\+06 and 1e\+06"),
+        switched_off(pipe, neurons, scale=scale),
+    ):
+        pass
+    with pytest.raises(NeuronError, match="scale="):
+        switch_off(pipe, neurons, scale=scale)
+    assert torch.equal(output(pipe), before)
+
+
+@pytest.mark.parametrize("settings", [GenerationSettings, LocalizationSettings])
+def test_settings_refuse_such_a_scale_before_any_work(settings: type) -> None:
+    with pytest.raises(NeuronError, match=r"scale=1e\+06: neurons are multiplied by"):
+        settings(scale=1e6)
 
 
 def test_pipeline_is_exactly_as_before_also_after_an_exception(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from unmemorize._errors import NeuronError
 from unmemorize._files import from_json
 from unmemorize.generation._layer_changes import LayerChange
-from unmemorize.neurons import Neurons, scaled
+from unmemorize.neurons import Neurons, check_scale, scaled
 from unmemorize.pipelines import Model
 
 
@@ -52,7 +52,10 @@ class NeuronEdit:
 
     Args:
         neurons: the neurons. An empty set changes nothing.
-        scale: 0 switches off, a fraction weakens, a negative number inverts.
+        scale: 0 switches off, a fraction weakens, a negative number inverts; in (-1e6, 1e6).
+
+    Raises:
+        NeuronError: the scale is out of its range.
 
     Examples:
         >>> edit = NeuronEdit(Neurons({"attn2.to_v": [3]}), scale=0.5)
@@ -64,6 +67,9 @@ class NeuronEdit:
 
     neurons: Neurons
     scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
 
     def changes(self, model: Model) -> dict[str, LayerChange]:
         """See `Edit`.

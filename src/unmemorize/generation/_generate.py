@@ -23,7 +23,7 @@ from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.engines import Progress, silent
 from unmemorize.generation._edits import NeuronEdit
 from unmemorize.generation._interventions import Change, Drawing, applied
-from unmemorize.neurons import Neurons
+from unmemorize.neurons import Neurons, check_scale
 from unmemorize.pipelines import Model, decoding, run, sampler, sampling
 
 
@@ -37,11 +37,12 @@ class GenerationSettings:
             Must differ from the seed of localization.
         steps: number of DDIM steps.
         guidance: scale of classifier-free guidance.
-        scale: what the outputs of switched-off neurons are multiplied by.
+        scale: what the outputs of switched-off neurons are multiplied by, in (-1e6, 1e6).
         batch: images per pass. It changes no image beyond rounding.
 
     Raises:
         ModelError: a value is of another type or out of range.
+        NeuronError: the scale is out of its range.
     """
 
     images: int = 10
@@ -53,6 +54,7 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         check_fields(self, ModelError)
+        check_scale(self.scale)
         for name in ("images", "steps", "batch"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name}={getattr(self, name)}: at least 1 is needed.")

@@ -10,6 +10,7 @@ import msgspec
 from unmemorize._checked import check_fields
 from unmemorize._errors import ModelError
 from unmemorize.detection import NoiseSettings
+from unmemorize.neurons import check_scale
 
 Criterion = Literal["unblocked", "seeds"]
 ChosenCriterion = Literal["auto", "unblocked", "seeds"]
@@ -40,7 +41,7 @@ class LocalizationSettings:
             paper, where only the width of the layers ends the selection).
         use_top_k: whether the most active neurons are candidates (without it: an ablation of the
             paper).
-        scale: what the outputs of switched-off neurons are multiplied by.
+        scale: what the outputs of switched-off neurons are multiplied by, in (-1e6, 1e6).
         seed_threshold: the similarity above which a seed counts as memorized, instead of tau.
         initial_threshold: the score at which the initial selection ends, instead of the threshold
             of the criterion.
@@ -52,6 +53,7 @@ class LocalizationSettings:
 
     Raises:
         ModelError: a value is of another type or out of range, or two settings exclude each other.
+        NeuronError: the scale is out of its range.
 
     Examples:
         >>> LocalizationSettings(top_k=-1)
@@ -87,6 +89,7 @@ class LocalizationSettings:
 
     def __post_init__(self) -> None:
         check_fields(self, ModelError)
+        check_scale(self.scale)
         if self.theta <= self.theta_floor:
             raise ModelError(
                 f"theta={self.theta}: must be above theta_floor={self.theta_floor}, since it falls "

@@ -3,6 +3,7 @@
 from unmemorize.neurons._neuron_file import NeuronFile, Operation
 from unmemorize.neurons._neurons import Neurons, random_control
 from unmemorize.neurons._switching import (
+    check_scale,
     gated,
     refuse_switched_off,
     scaled,
@@ -15,6 +16,7 @@ __all__ = [
     "NeuronFile",
     "Neurons",
     "Operation",
+    "check_scale",
     "gated",
     "random_control",
     "refuse_switched_off",

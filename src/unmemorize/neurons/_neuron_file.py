@@ -20,11 +20,10 @@ from unmemorize._files import (
     to_json,
 )
 from unmemorize.neurons._neurons import Neurons
+from unmemorize.neurons._switching import LARGEST_SCALE, check_scale
 from unmemorize.pipelines import Model
 
 SCHEMA = "unmemorize.neurons/1"
-LARGEST_SCALE = 1e6
-"""No half-precision weight can be multiplied by more without overflow."""
 _WAY_OUT = "Export the neurons again."
 
 Operation = Literal["union", "intersection", "difference"]
@@ -54,11 +53,7 @@ class NeuronFile:
     found: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not -LARGEST_SCALE < self.scale < LARGEST_SCALE:
-            raise NeuronError(
-                f"scale={self.scale:g}: neurons are multiplied by a number between "
-                f"{-LARGEST_SCALE:g} and {LARGEST_SCALE:g}. 0 switches them off."
-            )
+        check_scale(self.scale)
 
     @classmethod
     def of(

@@ -14,9 +14,29 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from unmemorize._errors import ModelError
+from unmemorize._errors import ModelError, NeuronError
+from unmemorize._files import type_in_words
 from unmemorize.neurons._neurons import Neurons
 from unmemorize.pipelines import Model, denoiser_call, refuse_fused, text_rows_only, uncompiled
+
+LARGEST_SCALE = 1e6
+"""No half-precision weight can be multiplied by more without overflow."""
+
+
+def check_scale(scale: object) -> None:
+    """Refuse what neurons cannot be multiplied by.
+
+    Raises:
+        NeuronError: the scale is no number, not finite, or too large.
+    """
+    way_out = (
+        f"neurons are multiplied by a number between {-LARGEST_SCALE:g} and {LARGEST_SCALE:g}. "
+        "0 switches them off."
+    )
+    if not isinstance(scale, (int, float)) or isinstance(scale, bool):
+        raise NeuronError(f"scale={scale!r:.60}: {type_in_words(scale)}, but {way_out}")
+    if not -LARGEST_SCALE < scale < LARGEST_SCALE:  # NaN is in no range
+        raise NeuronError(f"scale={scale:g}: {way_out}")
 
 
 @contextmanager
@@ -31,10 +51,10 @@ def switched_off(
     Args:
         pipe: a loaded pipeline.
         neurons: what to switch off. An empty set changes nothing.
-        scale: 0 switches off, a fraction weakens, a negative number inverts.
+        scale: 0 switches off, a fraction weakens, a negative number inverts; in (-1e6, 1e6).
 
     Raises:
-        NeuronError: the neurons do not exist in this model.
+        NeuronError: the neurons do not exist in this model, or the scale is out of its range.
         ModelError: the projections of a layer are fused.
 
     Examples:
@@ -57,7 +77,8 @@ def switch_off(pipe: DiffusionPipeline | Model, neurons: Neurons, *, scale: floa
         pipe, neurons, scale: as in `switched_off`.
 
     Raises:
-        NeuronError: the neurons do not exist in this model. The pipeline is then as before.
+        NeuronError: the neurons do not exist in this model, or the scale is out of its range. The
+            pipeline is then as before.
         ModelError: the projections of a layer are fused. The pipeline is then as before.
     """
     model = Model.of(pipe)
@@ -174,6 +195,7 @@ def _multiplied(model: Model, factors: Mapping[str, Tensor]) -> ExitStack:
 
 def _factors(model: Model, rows: Sequence[Neurons], scale: float) -> dict[str, Tensor]:
     """What the outputs of each layer are multiplied by, (rows, 1, features)."""
+    check_scale(scale)
     for neurons in rows:
         neurons.check(model)
     factors = {}
