@@ -35,11 +35,12 @@ from unmemorize import (
     NeuronError,
     Neurons,
     ThresholdError,
+    calibrate_guard,
     generate,
     guard,
     switched_off,
 )
-from unmemorize.guarding import noise_scores, probed_timestep
+from unmemorize.guarding import _guard, noise_scores, probed_timestep
 from unmemorize.pipelines import denoiser_call, run
 
 TEXTS = ["a cat", "zebra quartz"]
@@ -607,6 +608,30 @@ def test_a_call_that_begins_with_an_image_is_refused(model: Model) -> None:
     ):
         sharing("a cat", image=image, strength=0.5, num_inference_steps=STEPS)
     assert watched.images == 0
+
+
+def test_one_guard_at_a_time_watches_a_pipeline(
+    model: Model, scores: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threshold, state = threshold_of(model, scores[1]), state_of(model.pipe)
+    components = {**model.pipe.components, "requires_safety_checker": False}
+    sharing = Model(StableDiffusionPipeline(**components))
+    watched_already = "a guard already watches this pipeline"
+    monkeypatch.setattr(_guard, "default_guard_threshold", pytest.fail)  # it would be calibrated
+    with guard(model, threshold) as watched:
+        for other in (model, Model(model.pipe), sharing):
+            with pytest.raises(ModelError, match=watched_already), guard(other):
+                pass
+            with pytest.raises(ModelError, match=watched_already):
+                calibrate_guard(other, TEXTS)
+            with pytest.raises(ModelError, match=watched_already):
+                noise_scores(other, TEXTS, [0, 1], TIMESTEP)
+        draw(model.pipe, TEXTS)  # the guard that is there is none the worse
+        assert watched.images == 2
+    assert state_of(model.pipe) == state
+    with guard(model, threshold) as watched:
+        draw(model.pipe, TEXTS)
+    assert watched.images == 2
 
 
 def test_an_unknown_action_or_neuron_is_refused_before_the_call(model: Model) -> None:

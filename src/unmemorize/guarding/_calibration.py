@@ -17,7 +17,7 @@ from unmemorize.detection import Calibration, LateNoiseMagnitude, conformal_quan
 from unmemorize.engines import Execution, Finished, Progress, UnitFunction, silent
 from unmemorize.guarding._guided_step import GuidedStep
 from unmemorize.guarding._threshold import GuardThreshold
-from unmemorize.guarding._watch import watching
+from unmemorize.guarding._watch import refuse_watched, watching
 from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model, guided_calls, run, without_progress_bar
 from unmemorize.runs import drive, given_or_temporary, open_run, prompt_count, stream_prompts
@@ -67,6 +67,7 @@ class NoiseScoresTask:
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
         refuse_switched_off(model)
+        refuse_watched(model)
         guided_calls(model)  # refuses pipelines without guidance
 
         def work(items: Sequence[tuple[int, str]]) -> list[Finished]:
@@ -169,7 +170,7 @@ def calibrate_guard(
 
     Raises:
         ThresholdError: there are too few prompts, or one of them fails.
-        ModelError: the pipeline has no classifier-free guidance.
+        ModelError: the pipeline has no classifier-free guidance, or a guard watches it.
         RunError: the run folder holds another run or cannot be written.
 
     Source: split-conformal calibration, see `Calibration`; the score is that of

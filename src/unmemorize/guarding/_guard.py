@@ -19,7 +19,7 @@ from unmemorize.guarding._guided_step import GuidedStep
 from unmemorize.guarding._kept import default_guard_threshold
 from unmemorize.guarding._latents import changed_latents, redrawn_signs
 from unmemorize.guarding._threshold import GuardThreshold
-from unmemorize.guarding._watch import watching
+from unmemorize.guarding._watch import refuse_watched, watching
 from unmemorize.neurons import Neurons
 from unmemorize.pipelines import Model
 
@@ -100,9 +100,9 @@ def guard(
         The guard, which counts images and holds the alarms.
 
     Raises:
-        ModelError: the pipeline has no classifier-free guidance, a call does not use it or begins
-            with an image, or it has a negative prompt where guidance takes two calls of the
-            denoiser.
+        ModelError: the pipeline has no classifier-free guidance or another guard already, a call
+            does not use guidance or begins with an image, or it has a negative prompt where
+            guidance takes two calls of the denoiser.
         ThresholdError: the threshold belongs to another model, or a call has another size.
         NeuronError, EditError: the neurons or the edit do not fit the model.
         AlarmError: all images of a call were stopped.
@@ -121,6 +121,7 @@ def guard(
         (1, [])
     """
     model = Model.of(pipe)
+    refuse_watched(model)  # before a threshold is made
     threshold = default_guard_threshold(model) if threshold is None else threshold
     threshold.check(model)
     judge = _GuardJudge(model, Guard(threshold), on_alarm, redraws)

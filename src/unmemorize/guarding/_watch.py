@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from unmemorize._errors import ModelError
 from unmemorize.guarding._guided_step import GuidedStep, RepeatableCall, guided_step, unguided
 from unmemorize.pipelines import (
     DenoiserCall,
@@ -40,8 +41,10 @@ def watching(model: Model, judge: Judge) -> Iterator[None]:
     meanwhile, because they ignore hooks.
 
     Raises:
-        ModelError: the pipeline has no classifier-free guidance, or a call does not use it.
+        ModelError: the pipeline has no classifier-free guidance, or a call does not use it, or it
+            is watched already.
     """
+    refuse_watched(model)
     watch = _Watch(model.pipe, guided_calls(model), judge)
     _ = model.layout  # observed before any call, since it runs the pipeline
     denoiser = model.denoiser
@@ -53,6 +56,20 @@ def watching(model: Model, judge: Judge) -> Iterator[None]:
         stack.callback(denoiser.register_forward_hook(watch.after).remove)
         yield
         watch.finish()
+
+
+def refuse_watched(model: Model) -> None:
+    """Refuse a pipeline that a guard watches, which would take what another one computes for calls.
+
+    Raises:
+        ModelError: a guard does.
+    """
+    hooks = model.denoiser._forward_pre_hooks.values()
+    if any(isinstance(getattr(hook, "__self__", None), _Watch) for hook in hooks):
+        raise ModelError(
+            "a guard already watches this pipeline. Leave its context before another guard begins "
+            "or is calibrated."
+        )
 
 
 class _Watch:
