@@ -47,23 +47,52 @@ def test_a_copied_layout_scores_with_any_filling() -> None:
     mask = layout_mask(REFERENCES)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
     scores = masked_copy_scores(
-        [template(60), template(200, layout=40), noise, Image.new("RGB", (20, 20))],
+        [template(60), template(200, layout=40), noise],
         REFERENCES,
         mask,
     )
     assert scores is not None
     assert scores[:2] == pytest.approx([1.0, 1.0])
     assert abs(scores[2]) < 0.3
-    assert scores[3] == 0
+
+
+def test_a_common_colour_is_no_copy() -> None:
+    """Images of one orange ground, each with other noise, and one that is nothing but orange."""
+    rng = np.random.default_rng(3)
+    grounds = [
+        Image.fromarray(
+            np.clip(rng.normal((230, 140, 30), 12, (40, 40, 3)), 0, 255).astype(np.uint8)
+        )
+        for _ in range(3)
+    ]
+    *references, unrelated = grounds
+    mask = layout_mask(references)
+    assert mask.mean() > 0.9
+    plain = Image.new("RGB", (40, 40), (230, 141, 30))
+    scores = masked_copy_scores([unrelated, plain, references[1]], references, mask)
+    assert scores is not None
+    assert abs(scores[0]) < 0.1
+    assert scores[1] == 0
+    assert scores[2] == pytest.approx(1.0)
+
+
+def by_numpy(first: Image.Image, second: Image.Image, mask: Any) -> float:
+    """Pearson correlation under a mask, channel means removed by hand."""
+    rows = []
+    for image in (first, second):
+        channels = [np.asarray(band, dtype=np.float64)[mask] for band in image.split()]
+        rows.append(np.concatenate([channel - channel.mean() for channel in channels]))
+    return float(np.corrcoef(rows)[0, 1])
 
 
 def test_scores_against_numpy() -> None:
     rng = np.random.default_rng(1)
     one, other = (
-        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(2)
+        Image.fromarray(rng.integers(0, (255, 120, 30), (8, 8, 3), dtype=np.uint8))
+        for _ in range(2)
     )
     mask = rng.random((8, 8)) < 0.5
-    expected = np.corrcoef(np.asarray(one)[mask].ravel(), np.asarray(other)[mask].ravel())[0, 1]
+    expected = by_numpy(one, other, mask)
     assert masked_copy_scores([one], [other], mask) == pytest.approx([expected])
 
 
@@ -74,10 +103,8 @@ def test_the_closest_reference_counts() -> None:
     )
     mask = np.ones((8, 8), dtype=bool)
     scores = masked_copy_scores([first, second], [third, first], mask)
-    expected = np.corrcoef(
-        np.asarray(second).ravel(), [np.asarray(i).ravel() for i in (third, first)]
-    )
-    assert scores == pytest.approx((1.0, expected[0, 1:].max()))
+    expected = max(by_numpy(second, image, mask) for image in (third, first))
+    assert scores == pytest.approx((1.0, expected))
 
 
 def masked_copy(**given: Any) -> Any:

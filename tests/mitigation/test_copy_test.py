@@ -46,8 +46,9 @@ def test_the_layout_of_several_training_images_is_compared_alone() -> None:
 
     def correlation(one: Image.Image, two: Image.Image) -> float:
         assert layout.mask is not None
-        left, right = (np.asarray(each, float)[layout.mask].ravel() for each in (one, two))
-        return float(np.corrcoef(left, right)[0, 1])
+        left, right = (np.asarray(each, float)[layout.mask] for each in (one, two))
+        centred = [(pixels - pixels.mean(0)).ravel() for pixels in (left, right)]
+        return float(np.corrcoef(centred)[0, 1])
 
     scores = sorted(max(correlation(each, other) for other in training) for each in ORDINARY)
     assert layout.level == pytest.approx(scores[-2])

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import MetricError
 from unmemorize.metrics._medians import MEDIANS, MedianName
 from unmemorize.metrics._metric import Instruments, PromptImages
+from unmemorize.metrics._pixel_correlation import cosine
 from unmemorize.metrics._read_image import to_rgb
 
 
@@ -156,12 +156,5 @@ def pixel_correlation(first: Sequence[Image.Image], second: Sequence[Image.Image
         image = to_rgb(one)
         resized = to_rgb(other).resize(image.size, Image.Resampling.BICUBIC)
         a, b = (np.asarray(pixels, dtype=np.float64) for pixels in (image, resized))
-        correlations.append(correlation(a.ravel(), b.ravel()))
+        correlations.append(cosine((a - a.mean()).ravel(), (b - b.mean()).ravel()))
     return correlations
-
-
-def correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Return the Pearson correlation of two vectors, in [-1, 1]; 0 if one is constant."""
-    a, b = first - first.mean(), second - second.mean()
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norm if norm else 0.0

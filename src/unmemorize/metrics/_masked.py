@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unmemorize._errors import MetricError
-from unmemorize.metrics._copies import correlation
 from unmemorize.metrics._metric import Instrument, Instruments, PromptImages
+from unmemorize.metrics._pixel_correlation import centred_pixels, cosine
 from unmemorize.metrics._read_image import to_rgb
 
 AGREEMENT = 0.1
@@ -29,6 +29,7 @@ Mask = NDArray[np.bool_]
 class MaskedCopy:
     """For each seed the highest correlation in [-1, 1] with a training image over the layout.
 
+    The mean of each channel over the layout is removed first, so a common colour is no copy.
     The layout is what several training images have in common; if there is only one, what the
     original images have in common.
     """
@@ -38,7 +39,8 @@ class MaskedCopy:
 
     def __init__(self, _instruments: Instruments) -> None:
         self.measured_by = Instrument(
-            "Pearson correlation over the pixels in which the training images agree"
+            "correlation over the pixels in which the training images agree, the mean of each "
+            "channel removed"
         )
 
     def __call__(self, images: PromptImages) -> tuple[float, ...] | None:
@@ -85,8 +87,8 @@ def masked_copy_scores(
         mask: the pixels that count, (H, W), see `layout_mask`.
 
     Returns:
-        A Pearson correlation in [-1, 1] for each generated image, 0 for one that is constant over
-        the mask. None if the mask has too few pixels.
+        A correlation in [-1, 1] for each generated image, each channel relative to its mean over
+        the mask. 0 if all channels are constant there. None if the mask has too few pixels.
 
     Raises:
         MetricError: there is no reference.
@@ -98,15 +100,9 @@ def masked_copy_scores(
         )
     if mask.mean() < SMALLEST_SHARE:
         return None
-    targets = [_masked(reference, mask) for reference in references]
-    layouts = (_masked(image, mask) for image in generated)
-    return tuple(max(correlation(layout, target) for target in targets) for layout in layouts)
-
-
-def _masked(image: Image.Image, mask: Mask) -> Array:
-    """Return the pixels of an image under a mask, as a vector."""
-    height, width = mask.shape
-    return _array(image, (width, height))[mask].ravel()
+    targets = [centred_pixels(reference, mask) for reference in references]
+    layouts = (centred_pixels(image, mask) for image in generated)
+    return tuple(max(cosine(layout, target) for target in targets) for layout in layouts)
 
 
 def _array(image: Image.Image, size: tuple[int, int]) -> Array:

@@ -53,16 +53,32 @@ def centred_correlation(first: Image.Image, second: Image.Image) -> float:
 
 
 def _correlations(first: Image.Image, others: Iterable[Image.Image]) -> Iterator[float]:
-    size = to_rgb(first).size
-    a = _centred(first, size)
+    width, height = to_rgb(first).size
+    everywhere = np.ones((height, width), dtype=bool)
+    pixels = centred_pixels(first, everywhere)
     for other in others:
-        b = _centred(other, size)
-        norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-        yield float((a * b).sum()) / norm if norm else 0.0
+        yield cosine(pixels, centred_pixels(other, everywhere))
 
 
-def _centred(image: Image.Image, size: tuple[int, int]) -> Array:
-    resized = to_rgb(image).resize(size, Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized, dtype=np.float64)  # (H, W, 3)
-    centred: Array = pixels - pixels.mean((0, 1))
+def centred_pixels(image: Image.Image, mask: NDArray[np.bool_]) -> Array:
+    """Return the pixels of an image under a mask, each channel relative to its mean there.
+
+    Args:
+        image: of any size. It is resized to the size of the mask.
+        mask: the pixels that count, (H, W). There must be some.
+
+    Returns:
+        A vector. All of it is 0 if each channel is constant under the mask.
+    """
+    height, width = mask.shape
+    resized = to_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
+    # whole numbers, so that the mean of a constant channel is exact
+    pixels = np.asarray(resized, dtype=np.float64)[mask]  # (pixels, 3)
+    centred: Array = (pixels - pixels.mean(0)).ravel()
     return centred
+
+
+def cosine(first: Array, second: Array) -> float:
+    """Return the cosine of two vectors, in [-1, 1]; 0 if one of them is 0."""
+    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / norm if norm else 0.0
