@@ -319,6 +319,8 @@ def test_a_layout_is_compared_where_there_are_several_images(
     (template,) = targets_of([Prompt("red cat", "TM", images=tuple(halves))])
     (single,) = targets_of([Prompt("red cat", "VM", images=tuple(halves))])
     assert (len(template.images), len(single.images)) == (2, 1)
+    (twice,) = targets_of([Prompt("red cat", "TM", images=(*halves, halves[0]))])
+    assert len(twice.images) == 2  # all of an image would be its layout
 
 
 def test_the_forecast_counts_what_is_spent(

@@ -134,6 +134,16 @@ def test_the_layout_of_a_single_training_image_shows_in_the_original_images() ->
     assert masked_copy(generated=GENERATED, originals=NOISE, training=REFERENCES[:1]) is None
 
 
+def test_a_training_image_that_is_listed_twice_counts_once() -> None:
+    first, second, _ = REFERENCES
+    twice = masked_copy(generated=GENERATED, training=(first, second, first.copy()))
+    assert twice == masked_copy(generated=GENERATED, training=(first, second))
+    originals = tuple(template(shade) for shade in (20, 240))
+    alone = masked_copy(generated=GENERATED, originals=originals, training=(first, first.copy()))
+    assert alone == masked_copy(generated=GENERATED, originals=originals, training=(first,))
+    assert masked_copy(generated=GENERATED, training=(first, first.copy())) is None
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -63,6 +63,18 @@ def test_the_layout_of_one_training_image_is_that_of_the_unedited_images() -> No
     assert [test.measure for test in alone] == ["image"]
 
 
+def test_a_training_image_that_is_listed_twice_is_one_image() -> None:
+    unedited = [template(seed) for seed in range(2, 8)]
+    one, twice = (
+        list(copy_tests(Prompt("a", "TM"), training, unedited, NULL, COLOURS))[1]
+        for training in ([template(9)], [template(9), template(9)])
+    )
+    assert one.mask is not None
+    assert twice.mask is not None
+    assert (one.mask == twice.mask).all()
+    assert twice.level == one.level
+
+
 def test_images_without_a_layout_or_of_a_verbatim_prompt_are_compared_whole() -> None:
     training = [noise(seed, (16, 16)) for seed in range(9)]
     for prompt in (Prompt("a", "TM"), Prompt("a", "VM")):

@@ -13,7 +13,7 @@ from unmemorize._prompts import Prompt
 from unmemorize.audit._attack import Target
 from unmemorize.audit._settings import ArmName, AuditSettings
 from unmemorize.generation import Edit, generate_each
-from unmemorize.metrics import Descriptor, read_image, read_references
+from unmemorize.metrics import Descriptor, distinct_images, read_image, read_references
 from unmemorize.mitigation import control_edit, derived_seed
 from unmemorize.pipelines import Model
 from unmemorize.runs import hash_of_file
@@ -101,7 +101,7 @@ def targets_of(prompts: Sequence[Prompt]) -> tuple[Target, ...]:
         raise AuditError("no prompt to audit. Name memorized prompts with --prompts.")
     targets = []
     for number, prompt in enumerate(prompts):
-        images = read_references(prompt.images).images
+        images = distinct_images(read_references(prompt.images).images)
         if not images:
             raise AuditError(
                 f"prompt {number} ({prompt.text[:60]!r}): an audit compares with its training "

@@ -8,7 +8,7 @@ from unmemorize.metrics._download import download, fetch_images
 from unmemorize.metrics._evaluation import evaluate_all
 from unmemorize.metrics._images import have_references, image_files, read_references
 from unmemorize.metrics._masked import SMALLEST_SHARE as SMALLEST_LAYOUT
-from unmemorize.metrics._masked import layout_mask, masked_copy_scores
+from unmemorize.metrics._masked import distinct_images, layout_mask, masked_copy_scores
 from unmemorize.metrics._medians import MedianName
 from unmemorize.metrics._metric import Instrument, Instruments, Metric, PromptImages, Values
 from unmemorize.metrics._pixel_correlation import centred_correlation
@@ -56,6 +56,7 @@ __all__ = [
     "auroc",
     "centred_correlation",
     "copy_scores",
+    "distinct_images",
     "download",
     "evaluate_all",
     "fetch_images",

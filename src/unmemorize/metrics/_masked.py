@@ -30,8 +30,8 @@ class MaskedCopy:
     """For each seed the highest correlation in [-1, 1] with a training image over the layout.
 
     The mean of each channel over the layout is removed first, so a common colour is no copy.
-    The layout is what several training images have in common; if there is only one, what the
-    original images have in common.
+    The layout is what several training images have in common; if there is only one, or copies of
+    one, what the original images have in common.
     """
 
     name = "masked-copy"
@@ -47,18 +47,31 @@ class MaskedCopy:
         """See `Metric`. There are values for TM prompts with a training image and a layout."""
         if images.prompt.kind != "TM" or not images.training:
             return None
-        alike = images.training if len(images.training) > 1 else images.originals
+        training = distinct_images(images.training)
+        alike = training if len(training) > 1 else images.originals
         if len(alike) < 2:
             return None
-        return masked_copy_scores(images.generated, images.training, layout_mask(alike))
+        return masked_copy_scores(images.generated, training, layout_mask(alike))
+
+
+def distinct_images(images: Sequence[Image.Image]) -> tuple[Image.Image, ...]:
+    """Return training images without copies of earlier ones.
+
+    A prompt file may list an image twice, and the layout of the two would be the whole image.
+    """
+    by_content: dict[tuple[tuple[int, int], bytes], Image.Image] = {}
+    for image in images:
+        rgb = to_rgb(image)
+        by_content.setdefault((rgb.size, rgb.tobytes()), image)
+    return tuple(by_content.values())
 
 
 def layout_mask(images: Sequence[Image.Image]) -> Mask:
     """Return the pixels in which images agree in all channels.
 
     Args:
-        images: at least two images of the same template. They are resized to the size of the
-            first.
+        images: at least two images of the same template, none of them twice (see
+            `distinct_images`). They are resized to the size of the first.
 
     Returns:
         True where they agree, (H, W) of the first image.

@@ -17,6 +17,7 @@ from unmemorize.metrics import (
     SMALLEST_LAYOUT,
     Descriptor,
     copy_scores,
+    distinct_images,
     layout_mask,
     masked_copy_scores,
     to_rgb,
@@ -128,7 +129,7 @@ def _layout(
     """Return training images and the pixels of their layout, or None where there is none."""
     if prompt.kind == "VM":
         return None
-    small = [small_copy(image) for image in training]
+    small = [small_copy(image) for image in distinct_images(training)]
     alike = small if len(small) > 1 else [small_copy(image) for image in unedited]
     if len(alike) < 2:
         return None
