@@ -226,6 +226,28 @@ def test_original_images_that_come_later_are_compared_with(run: Run, model: Mode
     assert "sscd-gen" in measure(run, WEAK)[1].values
 
 
+def test_prompts_whose_original_images_come_later_are_measured_again(
+    run: Run, model: Model
+) -> None:
+    """The others keep what was measured."""
+    others = [Prompt("number one"), Prompt("number two")]
+    for name in ("original", "refined"):
+        generate(run, model, name, prompts=others, label="numbers")
+    (lines,) = (run.folder / "images" / "original-on-numbers").glob("images*.jsonl")
+    whole = lines.read_text()
+    lines.write_text(whole.splitlines(keepends=True)[0])
+    early = measure(run, "refined-on-numbers")
+    assert ["sscd-gen" in early[index].values for index in (0, 1)] == [True, False]
+    lines.write_text(whole)
+    descriptor = Colours()
+    late = measure(run, "refined-on-numbers", descriptor=descriptor)
+    assert descriptor.calls == 2  # generated and original images of one prompt
+    assert late[0] == early[0]
+    assert "sscd-gen" in late[1].values
+    assert late[1].originals == ("00001_00.png", "00001_01.png", "00001_02.png")
+    assert measure(run, "refined-on-numbers") == late
+
+
 def test_images_of_other_seeds_are_not_compared(run: Run, model: Model) -> None:
     generate(run, model, "refined", seed=5)
     with pytest.raises(RunError, match="made with seed = 5, the original images with 2"):

@@ -17,6 +17,7 @@ FILES = tuple(
 RECORD = PromptMetrics(
     values={"sscd-orig": (0.9, 0.1, 0.4, 0.2), "d-sscd": 0.5, "a-clip": (0.7, -0.3, 0.1)},
     references=References(used=2, missing=("a.png",), files=FILES),
+    originals=("00000_00.png", "00000_01.png"),
 )
 
 

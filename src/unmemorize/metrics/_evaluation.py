@@ -62,7 +62,8 @@ def evaluate_all(
 ) -> dict[int, PromptMetrics]:
     """Measure a set of images by all registered metrics, or resume that.
 
-    Records made with other instruments, other training images or other medians are replaced.
+    Records made with other instruments, other training images, other original images or other
+    medians are replaced.
 
     Args:
         run: a localization run with images.
@@ -87,7 +88,12 @@ def evaluate_all(
     evaluation = _open_evaluation(run, name, comparison, metrics, medians)
     total = len(comparison.generated)
     with evaluation.writer(METRICS_FOLDER) as writer:
-        records = read_metrics(evaluation)  # read under the lock, so nobody else writes now
+        # read under the lock, so nobody else writes now
+        records = {
+            index: record
+            for index, record in read_metrics(evaluation).items()
+            if record.originals == comparison.originals_of(index)
+        }
         progress(len(records), total)
         for index in sorted(comparison.generated.keys() - records.keys()):
             training = read_references(comparison.prompt(index).images)
@@ -95,6 +101,7 @@ def evaluate_all(
             records[index] = PromptMetrics(
                 values=_measure(metrics, images),
                 references=comparison.references_of(index, training),
+                originals=comparison.originals_of(index),
                 medians=medians,
             )
             writer.append({index: to_json(records[index])})
@@ -154,14 +161,18 @@ class _Comparison:
         Raises:
             MetricError: a generated image is missing or damaged.
         """
-        original = self.original.get(index)
         return PromptImages(
             prompt=self.prompt(index),
-            generated=_read(self.images, self.generated[index]),
-            originals=_read(self.originals, original) if self.originals and original else (),
+            generated=_read(self.images, self.generated[index].files),
+            originals=_read(self.originals, self.originals_of(index)) if self.originals else (),
             training=training.images,
             descriptor=descriptor,
         )
+
+    def originals_of(self, index: int) -> tuple[str, ...]:
+        """Return the files of the original images of a prompt; none if they do not exist yet."""
+        original = self.original.get(index)
+        return original.files if original else ()
 
     def references_of(self, index: int, training: TrainingImages) -> References | None:
         """Record which training images a prompt was compared with; None if none is known."""
@@ -270,5 +281,5 @@ def _measure(metrics: Mapping[str, Metric], images: PromptImages) -> dict[str, V
     return measured
 
 
-def _read(images: Run, record: ImageRecord) -> tuple[Image.Image, ...]:
-    return tuple(read_image(images.folder / file) for file in record.files)
+def _read(images: Run, files: Sequence[str]) -> tuple[Image.Image, ...]:
+    return tuple(read_image(images.folder / file) for file in files)

@@ -82,6 +82,7 @@ class PromptMetrics:
         values: by name of the metric one number for each seed, or one for the prompt. Metrics that
             do not apply are left out.
         references: the training images; None if none is known for the prompt.
+        originals: the files of the original images that there were; none if they did not exist yet.
         medians: which median of an even number of values is taken.
 
     Examples:
@@ -94,6 +95,7 @@ class PromptMetrics:
 
     values: Mapping[str, Values]
     references: References | None = None
+    originals: tuple[str, ...] = ()
     medians: MedianName = "middle"
 
     def seeds(self, name: str) -> tuple[float, ...]:
