@@ -189,6 +189,23 @@ def test_what_is_no_path_is_refused(function: Any, error: type[Exception], value
         function(value)
 
 
+@pytest.mark.parametrize("name", ["x" * 480, "x" * 480 + ".txt", "x/" * 2000 + "p.txt", "a\0.txt"])
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (read_prompts, PromptError),
+        (NeuronFile.load, NeuronError),
+        (Threshold.load, ThresholdError),
+        (Statistics.load, StatisticsError),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_refused(
+    function: Any, error: type[Exception], name: str
+) -> None:
+    with pytest.raises(error, match=r"cannot be read|unknown kind of prompt file"):
+        function(name)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -228,6 +228,33 @@ def as_path(path: object, error: type[UnmemorizeError], what: str) -> Path:
     return Path(path)
 
 
+def exists(path: Path) -> bool:
+    """Tell whether a path of the user exists.
+
+    One that cannot be looked at does not: its name may be too long, or its folder closed. The
+    methods of `Path` raise an OSError then.
+    """
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path of the user is a folder; see `exists`."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a path of the user is a file; see `exists`."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in a folder of the user, sorted; nothing if it cannot be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except (OSError, ValueError):
+        return []
+
+
 def read_bytes(
     path: Path, error: type[UnmemorizeError], what: str, largest: int = _LARGEST
 ) -> bytes:
@@ -242,10 +269,9 @@ def read_bytes(
     try:
         with path.open("rb") as file:
             content = file.read(min(largest, os.fstat(file.fileno()).st_size or largest) + 1)
-    except OSError as problem:
-        raise error(
-            f"{path}: the {what} cannot be read ({problem.strerror or problem}). Check the path."
-        ) from problem
+    except (OSError, ValueError) as problem:  # a ValueError if the path holds a null character
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: the {what} cannot be read ({reason}). Check the path.") from problem
     if len(content) > largest:
         raise error(
             f"{path}: more than {largest / 1024**2:.0f} MiB, too large for a {what}. "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from unmemorize._errors import PromptError
-from unmemorize._files import as_path, parse_json
+from unmemorize._files import as_path, entries, is_file, is_folder, parse_json
 from unmemorize._prompts import Kind, Prompt
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,8 @@ def iter_prompts(path: str | Path) -> Iterator[Prompt]:
             is refused before the work. An error in a later row is raised when that row is read.
     """
     path = as_path(path, PromptError, "prompt file")
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
+    if is_folder(path):
+        files = [file for file in entries(path) if file.suffix.lower() in _READERS]
         if not files:
             raise PromptError(
                 f"{path}: there is no prompt file in it. Use files of {', '.join(_READERS)}."
@@ -78,7 +78,7 @@ def iter_prompts(path: str | Path) -> Iterator[Prompt]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise PromptError(f"{path}: unknown kind of prompt file. Use one of {', '.join(_READERS)}.")
-    if not path.is_file():
+    if not is_file(path):
         raise PromptError(
             f"{path}: the prompt file cannot be read (there is no such file). Check the path."
         )

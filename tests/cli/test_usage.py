@@ -333,6 +333,25 @@ def test_mistakes_get_one_sentence_and_exit_code_1(
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("verify", "LONG"), "there is no such file or folder"),
+        (("detect", "--prompts", "LONG", "-o", "{tmp}/run"), "unknown kind of prompt file"),
+        (("detect", "-o", "LONG"), "cannot be written"),
+        (("generate", "LONG"), "cannot be read"),
+    ],
+)
+def test_a_path_of_which_no_file_can_have_the_name_is_refused(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    named = ("x" * 480 if word == "LONG" else word.format(tmp=tmp_path) for word in words)
+    code, _, err = cli(*named)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ("detect", "-o", "{tmp}/run"),

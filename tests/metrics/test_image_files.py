@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from unmemorize import MetricError
-from unmemorize.metrics import read_image, read_references
+from unmemorize import MetricError, Prompt
+from unmemorize.metrics import have_references, read_image, read_references
 from unmemorize.metrics._images import image_files
+from unmemorize.runs import StoredImage
 
 
 def put(folder: Path, *names: str) -> None:
@@ -30,3 +31,14 @@ def test_references_that_are_gone_or_damaged_are_named(tmp_path: Path) -> None:
     assert (found.missing, found.unreadable) == (("c.png",), ("b.png",))
     with pytest.raises(MetricError, match="not readable as an image"):
         read_image(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0b.png"])
+def test_names_that_no_file_can_have_are_missing_or_unreadable(name: str, tmp_path: Path) -> None:
+    found = read_references([tmp_path / name])
+    assert (found.images, found.unreadable + found.missing) == ((), (name,))
+    assert not have_references([Prompt("p", images=(tmp_path / name,))])
+    stored = StoredImage.of(tmp_path / name, tmp_path)
+    assert (stored.sha256, stored.locate(tmp_path)) == ("", tmp_path / name)
+    with pytest.raises(MetricError, match="not a folder with images"):
+        image_files(tmp_path / name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import AuditError, TestbedError
+from unmemorize._files import is_folder
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
 from unmemorize.audit import Twin
@@ -33,7 +34,7 @@ def edit_in(model: Model, path: Path | None) -> Edit | None:
     """
     if path is None:
         return None
-    if path.is_dir():
+    if is_folder(path):
         files = [path / name for name in (EDIT, _NEURONS) if (path / name).exists()]
         if not files:
             raise AuditError(
@@ -50,7 +51,7 @@ def prompts_of(
     model: Model, edited: Path | None, path: Path | None, references: Path | None
 ) -> Sequence[Prompt]:
     """Return the prompts of a file, those that a run mended, or those of the bundled model."""
-    if path is None and edited is not None and edited.is_dir():
+    if path is None and edited is not None and is_folder(edited):
         finished = Run.load(edited)
         prompts = run_prompts(finished)
         if finished.manifest.kind == MitigationRun.kind:

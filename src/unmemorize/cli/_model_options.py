@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from unmemorize._errors import ModelError
+from unmemorize._files import exists, is_folder
 from unmemorize.cli._console import print_line
 from unmemorize.cli._groups import MODEL
 
@@ -117,7 +118,7 @@ def _with_strengths(loras: Iterable[str]) -> dict[str, float]:
     strengths: dict[str, float] = {}
     for text in loras:
         source, equals, strength = text.rpartition("=")
-        if not equals or Path(text).expanduser().exists():
+        if not equals or exists(Path(text).expanduser()):
             source, strength = text, "1"
         try:
             number = float(strength)
@@ -159,7 +160,7 @@ def _is_missing_folder(model: str) -> bool:
     one whose first part is a folder.
     """
     path = Path(model).expanduser()
-    if model == TESTBED or path.exists():
+    if model == TESTBED or exists(path):
         return False
     return (
         path.is_absolute()
@@ -167,7 +168,7 @@ def _is_missing_folder(model: str) -> bool:
         or model.endswith("/")
         or "\\" in model
         or model.count("/") > 1
-        or ("/" in model and path.parent.is_dir())
+        or ("/" in model and is_folder(path.parent))
     )
 
 

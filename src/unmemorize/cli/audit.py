@@ -12,6 +12,7 @@ from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import AuditError
+from unmemorize._files import is_file
 from unmemorize.audit import (
     ARMS,
     AuditForecast,
@@ -133,7 +134,7 @@ def command(
             prompts=prompts, references=references, levels=levels, twin=twin, new_run=new_run
         )
         for path in image:
-            if not path.is_file():
+            if not is_file(path):
                 raise AuditError(f"{path}: no such file. Name images after --image.")
         print_line(ranks_in_words(len(image), len(inputs.controls), rate))
         first = settings.image_first()

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unmemorize._errors import ExportError
+from unmemorize._files import exists
 from unmemorize.cli._console import console, print_answer, print_hint, print_line
 from unmemorize.cli._model_options import LoadingOptions, ModelOptions
 from unmemorize.export import EDIT, Verification, describe, edit_of, verify
@@ -44,7 +45,7 @@ def command(
         return
     if trust is not None:
         raise ExportError(f"{artefact}: --trust is for packs of evidence (.zip). Leave it out.")
-    if not artefact.exists():
+    if not exists(artefact):
         raise ExportError(f"{artefact}: there is no such file or folder. Check the path.")
     if base is None:
         raise ExportError(

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from unmemorize._errors import ExportError
-from unmemorize._files import whole_folder
+from unmemorize._files import exists, whole_folder
 from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._exportable import exportable
 from unmemorize.export._loaded_components import refuse_other_components
@@ -69,7 +69,7 @@ def bake(
     edit = exportable(pipe, neurons)
     model = edit.model
     folder = Path(folder)
-    if folder.exists():
+    if exists(folder):
         raise ExportError(f"{folder}: exists already. Choose another folder, or delete it first.")
     written = layers_to_write(edit)
     source = folder_of(model)

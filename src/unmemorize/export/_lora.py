@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unmemorize._errors import ExportError
-from unmemorize._files import atomic_write, safetensors_bytes
+from unmemorize._files import atomic_write, exists, safetensors_bytes
 from unmemorize.export._carried import AnyEditFile, as_metadata, edit_of, loras_as_metadata
 from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts
@@ -116,7 +116,7 @@ def export_lora(
         )
     files = {folder / chosen.file_name(neurons.model): chosen for chosen in layouts}
     for path in (*files, *([folder / CARD] if card is not None else [])):
-        if path.exists():
+        if exists(path):
             raise ExportError(f"{path}: exists already. Choose another folder, or delete it first.")
     if not edit.changes:
         raise ExportError(f"{edit.file.model}: no neurons, so there is nothing to export.")

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from unmemorize._errors import ExportError
-from unmemorize._files import temporary_file
+from unmemorize._files import exists, temporary_file
 from unmemorize.export._carried import AnyEditFile, as_metadata, edit_of
 from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._rows import (
@@ -84,7 +84,7 @@ def export_single_file(
     edit = exportable(pipe, neurons)
     refuse_loras(edit.model)
     base, output = Path(base), Path(output)
-    if output.exists():
+    if exists(output):
         raise ExportError(f"{output}: exists already. Choose another file, or delete it first.")
     rewrites = [
         Rewrite(

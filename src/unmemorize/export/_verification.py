@@ -11,6 +11,7 @@ from typing import Literal
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import EditError, ExportError, NeuronError
+from unmemorize._files import is_folder
 from unmemorize.export._carried import AnyEditFile, carried_edit, load_edit_file
 from unmemorize.export._changes import Change
 from unmemorize.export._exportable import exportable
@@ -121,7 +122,7 @@ def verify(
 
 
 def _kind_of(artefact: Path) -> ArtefactKind:
-    if artefact.is_dir():
+    if is_folder(artefact):
         return "checkpoint" if (artefact / INDEX).exists() else "LoRA"
     if artefact.suffix != ".safetensors":
         return "neuron file"
@@ -147,7 +148,7 @@ def _verify_checkpoint(folder: Path, model: Model) -> Verification:
 
 def _verify_loras(artefact: Path, model: Model) -> Verification:
     files = [artefact]
-    if artefact.is_dir():
+    if is_folder(artefact):
         found, tensors = (set(artefact.glob(each)) for each in ("*.safetensors", _TENSORS))
         files = sorted(found - tensors)
     if not files:

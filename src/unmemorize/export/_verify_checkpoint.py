@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from unmemorize._errors import ExportError
+from unmemorize._files import is_folder
 from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._changes import Change, ExpectedRows, tensor_changes
 from unmemorize.export._expected import ExpectedLayer, expected_in_checkpoint
@@ -37,7 +38,7 @@ def checkpoint_changes(
         ExportError: a folder is missing or a file is damaged.
     """
     for folder in (edited, base):
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise ExportError(f"{folder}: no such folder. Give two folders of diffusers models.")
     loaded = set(model_files(base))
     present = {path.relative_to(edited) for path in edited.rglob("*") if path.is_file()}

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from unmemorize._errors import FetchError, MetricError
-from unmemorize._files import atomic_write
+from unmemorize._files import atomic_write, exists, is_folder
 from unmemorize._prompts import Prompt
 from unmemorize.engines import Progress, silent
 from unmemorize.metrics._read_image import open_image, to_rgb
@@ -83,16 +83,16 @@ def download(
             hash, or it cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise FetchError(f"{path}: is a folder. Name a file.")
     part = path.with_name(path.name + ".part")
-    if path.exists() and (sha256 is None or _hash(path) == sha256.lower()):
+    if exists(path) and (sha256 is None or _hash(path) == sha256.lower()):
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _receive(url, part, largest, progress)
     except (OSError, HTTPException, ValueError) as problem:
-        kept = part.stat().st_size if part.exists() else 0
+        kept = part.stat().st_size if exists(part) else 0
         raise FetchError(
             f"{url}: cannot be downloaded ({problem}). "
             f"{kept} bytes are kept, and the same command resumes from there."
@@ -195,7 +195,7 @@ def _as_known_format(data: bytes, url: str) -> tuple[bytes, str]:
 
 def _receive(url: str, part: Path, largest: int, progress: Progress) -> None:
     """Append to a partial file what is missing."""
-    received = part.stat().st_size if part.exists() else 0
+    received = part.stat().st_size if exists(part) else 0
     try:
         response = _open(url, received)
     except HTTPError as problem:

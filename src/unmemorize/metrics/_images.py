@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from unmemorize._errors import MetricError
+from unmemorize._files import entries, exists
 from unmemorize._prompts import Prompt
 from unmemorize.metrics._read_image import read_image
 
@@ -37,7 +38,7 @@ def read_references(paths: Sequence[Path]) -> TrainingImages:
     """
     images, missing, unreadable = [], [], []
     for path in paths:
-        if not path.exists():
+        if not exists(path):
             missing.append(path.name)
             continue
         try:
@@ -69,5 +70,4 @@ def image_files(folder: str | Path) -> list[Path]:
 
 def images_in(folder: Path) -> list[Path]:
     """Return the image files of a folder, sorted by name; none if it does not exist."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in paths if path.suffix.lower() in _ENDINGS]
+    return [path for path in entries(folder) if path.suffix.lower() in _ENDINGS]

@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from unmemorize._errors import MetricError
+from unmemorize._files import entries
 from unmemorize._prompts import Prompt
 from unmemorize.metrics._images import image_files, images_in
 
@@ -69,11 +70,7 @@ def match_references(folder: str | Path, prompts: Sequence[Prompt]) -> MatchedRe
         MetricError: the folder holds no images, no name tells a prompt, or numbers are ambiguous.
     """
     folder = Path(folder)
-    in_subfolders = [
-        path
-        for inner in (sorted(folder.iterdir()) if folder.is_dir() else [])
-        for path in images_in(inner)
-    ]
+    in_subfolders = [path for inner in entries(folder) for path in images_in(inner)]
     flat = images_in(folder) if in_subfolders else image_files(folder)
     numbered_by = {path: path.parent.name for path in in_subfolders}
     numbered_by |= {path: path.stem for path in flat}

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 
 from unmemorize import _bundled
 from unmemorize._errors import ModelError, TestbedError, first_line
+from unmemorize._files import exists, is_folder
 from unmemorize.pipelines._lora_files import adapter_names, load_loras, lora_file, sha256_of
 from unmemorize.pipelines._quiet import quiet_loading
 
@@ -46,8 +47,8 @@ class Loading:
 
     def resolved(self) -> Loading:
         """Fix what another process would decide differently: relative paths and the dtype."""
-        is_folder = self.model != BUNDLED and Path(self.model).is_dir()
-        model = str(Path(self.model).absolute()) if is_folder else self.model
+        is_local = self.model != BUNDLED and is_folder(Path(self.model))
+        model = str(Path(self.model).absolute()) if is_local else self.model
         loras = {_absolute(source): strength for source, strength in self.loras.items()}
         dtype = self.dtype
         if dtype == "auto":
@@ -154,13 +155,13 @@ def load_pipeline(
 
 def _absolute(source: str) -> str:
     path = Path(source).expanduser()
-    return str(path.absolute()) if path.exists() else source
+    return str(path.absolute()) if exists(path) else source
 
 
 def _cannot_be_loaded(model: str, problem: Exception) -> ModelError:
     reason = first_line(problem)
     way_out = f"Give a Hub id, a diffusers folder with safetensors, or {BUNDLED}."
-    if "safetensors" in reason and Path(model).is_dir() and any(Path(model).rglob("*.bin")):
+    if "safetensors" in reason and is_folder(Path(model)) and any(Path(model).rglob("*.bin")):
         way_out = (
             "Its weights are pickles, which can run code. If you trust them, load them with "
             "diffusers and save_pretrained again."

@@ -16,6 +16,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 
 from unmemorize._errors import ModelError, first_line
+from unmemorize._files import is_file, is_folder
 from unmemorize.pipelines._adapters import is_adapted
 from unmemorize.pipelines._quiet import quiet_loading
 from unmemorize.pipelines._weights import networks_of
@@ -49,14 +50,14 @@ def lora_file(source: str, *, local_files_only: bool) -> Path:
         ModelError: there is none.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         path = path / _FILE
-    if path.is_file():
+    if is_file(path):
         return path
     owner, _, rest = source.partition("/")
     name, _, file = rest.partition("/")
     of_hub = f"{owner}/{name}"
-    on_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", of_hub) and not Path(owner).is_dir()
+    on_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", of_hub) and not is_folder(Path(owner))
     if not on_hub or name.endswith(_SUFFIX) or (file and not file.endswith(_SUFFIX)):
         raise ModelError(f"{path}: there is no such LoRA. {_WAY_OUT}")
     try:

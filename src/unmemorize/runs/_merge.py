@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unmemorize._errors import RunError
-from unmemorize._files import whole_folder
+from unmemorize._files import exists, whole_folder
 from unmemorize.runs._records import kinds_in, read_sorted
 from unmemorize.runs._run import MANIFEST, PROMPTS, Run
 
@@ -32,7 +32,7 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Run:
     """
     runs = [Run.load(folder) for folder in folders]
     output = Path(output)
-    if output.exists():
+    if exists(output):
         raise RunError(f"{output}: exists already. Choose another folder.")
     with whole_folder(output, RunError) as partial:
         _merge(runs, partial)

@@ -15,7 +15,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import RunError
-from unmemorize._files import from_json, parse_json, publish, temporary_file, to_json
+from unmemorize._files import exists, from_json, parse_json, publish, temporary_file, to_json
 from unmemorize._prompts import Prompt
 from unmemorize.pipelines import Model
 from unmemorize.runs._run import PROMPTS, Inputs, Run, RunSettings, holds_other_files
@@ -138,7 +138,7 @@ def start_run(
 @contextmanager
 def _gone_if_empty(folder: Path) -> Iterator[None]:
     """Delete a new folder if it is empty after an error, such as one in a row of the prompts."""
-    is_new = not folder.exists()
+    is_new = not exists(folder)
     try:
         yield
     except BaseException:

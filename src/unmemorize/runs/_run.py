@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from unmemorize._errors import RunError
-from unmemorize._files import atomic_write, from_json, read_json, to_json
+from unmemorize._files import (
+    atomic_write,
+    entries,
+    exists,
+    from_json,
+    is_folder,
+    read_json,
+    to_json,
+)
 from unmemorize.runs._records import Writer, files_of, read_lines, read_sorted, record_in
 
 SCHEMA = "unmemorize.run/3"
@@ -178,7 +186,7 @@ class Run:
             RunError: the folder holds a run of another kind, or files that are no run.
         """
         foreign = holds_other_files(folder)  # looked at first: a shard may start the run just now
-        if (folder / MANIFEST).exists():
+        if exists(folder / MANIFEST):
             run = cls.load(folder)
             if run.manifest.kind != kind:
                 raise RunError(
@@ -336,10 +344,10 @@ class Run:
 
 def holds_other_files(folder: Path) -> bool:
     """Tell whether a path is a file, or a folder with more than a killed process left behind."""
-    if not folder.exists():
+    if not exists(folder):
         return False
-    return not folder.is_dir() or any(
-        not file.name.startswith(_TEMPORARY) for file in folder.iterdir()
+    return not is_folder(folder) or any(
+        not file.name.startswith(_TEMPORARY) for file in entries(folder)
     )
 
 

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from unmemorize._files import is_file
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredImage:
@@ -44,7 +46,7 @@ class StoredImage:
         places = [Path(self.absolute)]
         if self.path:
             places.insert(0, Path(os.path.normpath(folder.absolute() / self.path)))
-        existing = [place for place in dict.fromkeys(places) if place.is_file()]
+        existing = [place for place in dict.fromkeys(places) if is_file(place)]
         if len(existing) > 1 and self.sha256:
             existing.sort(key=lambda place: hash_of_file(place) != self.sha256)
         return (existing or places)[0]
@@ -55,5 +57,5 @@ def hash_of_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return ""

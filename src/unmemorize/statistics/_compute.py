@@ -19,7 +19,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from unmemorize._errors import StatisticsError
-from unmemorize._files import safetensors_bytes, whole_folder
+from unmemorize._files import exists, safetensors_bytes, whole_folder
 from unmemorize._prompts import Prompt, iter_ordinary
 from unmemorize.engines import Execution, Failed, Finished, Outcome, UnitFunction, attempt_each
 from unmemorize.neurons import refuse_switched_off
@@ -152,7 +152,7 @@ def compute_statistics(
     model = Model.of(pipe)
     if batch < 1:
         raise StatisticsError(f"batch={batch}: at least 1 is needed. 64 is usual.")
-    if raw is not None and Path(raw).exists():
+    if raw is not None and exists(Path(raw)):
         raise StatisticsError(f"{raw}: exists already. Name a new folder for the activations.")
     if execution is not None and execution.shard is not None:
         raise StatisticsError(

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from unmemorize._errors import PromptError
-from unmemorize._files import hash_texts, to_json
+from unmemorize._files import exists, hash_texts, to_json
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
 from unmemorize.export import CHECKPOINT
@@ -49,7 +49,7 @@ class Suspects:
     def sentence(self) -> str:
         """What was read, and what mending takes."""
         count = len(self.prompts)
-        known = sum(any(image.exists() for image in prompt.images) for prompt in self.prompts)
+        known = sum(any(map(exists, prompt.images)) for prompt in self.prompts)
         return (
             f"{count} suspect{'s' if count > 1 else ''}, {known} with a training image. If all are "
             f"memorized, quick takes about {_time(self.quick)} here, full about "
