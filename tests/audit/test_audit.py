@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -190,6 +191,22 @@ def test_a_finished_audit_does_nothing_and_another_one_is_refused(
     other = replace(inputs, edit=NeuronEdit(Neurons({LAYER: [3]})))
     with pytest.raises(RunError, match="edit"):
         open_audit(run.folder, model, prompts, other, SETTINGS)
+
+
+def test_another_training_image_of_the_same_name_is_refused(
+    model: Model, files: list[Path], inputs: AuditInputs, tmp_path: Path
+) -> None:
+    """The scores on record compare with the old image."""
+    image, moved = tmp_path / "cat.png", tmp_path / "moved" / "cat.png"
+    moved.parent.mkdir()
+    for path in (image, moved):
+        shutil.copyfile(files[0], path)
+    open_audit(tmp_path / "run", model, [Prompt("cat", images=(image,))], inputs, SETTINGS)
+    again = open_audit(tmp_path / "run", model, [Prompt("cat", images=(moved,))], inputs, SETTINGS)
+    assert again.folder == tmp_path / "run"
+    shutil.copyfile(files[1], image)
+    with pytest.raises(RunError, match=r"references = .*another folder"):
+        open_audit(tmp_path / "run", model, [Prompt("cat", images=(image,))], inputs, SETTINGS)
 
 
 def test_an_edit_of_the_text_encoder_is_refused(

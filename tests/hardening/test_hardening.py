@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -208,6 +209,15 @@ def test_other_settings_are_another_run(finished: Made, make_run: Any) -> None:
     _, run, model = finished
     with pytest.raises(RunError, match=r"settings\.rounds = 2, now it is 3"):
         make_run(run.folder, model, replace(SETTINGS, rounds=3))
+
+
+def test_other_training_images_of_the_same_names_are_another_run(
+    finished: Made, files: list[Path], tmp_path: Path
+) -> None:
+    _, run, model = finished
+    others = [shutil.copyfile(files[2], tmp_path / path.name) for path in files[:2]]
+    with pytest.raises(RunError, match=r"references = .*another folder"):
+        open_hardening(run.folder, model, prompts_of(others), inputs_of(files), SETTINGS)
 
 
 def test_a_checkpoint_is_the_model_that_was_judged(tmp_path: Path, finished: Made) -> None:

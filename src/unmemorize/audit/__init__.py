@@ -1,6 +1,13 @@
 """Attacks that try to bring an image back after an edit, and what may be said after them."""
 
-from unmemorize.audit._arms import AuditInputs, Twin, edit_text, targets_of, twin_texts
+from unmemorize.audit._arms import (
+    AuditInputs,
+    Twin,
+    edit_text,
+    hash_of_images,
+    targets_of,
+    twin_texts,
+)
 from unmemorize.audit._attack import (
     ATTACKS,
     FORWARD_AND_BACKWARD,
@@ -72,6 +79,7 @@ __all__ = [
     "edit_text",
     "forecast_attacks",
     "forecast_audit",
+    "hash_of_images",
     "image_audit_totals",
     "make_attacks",
     "open_audit",

@@ -196,6 +196,14 @@ def twin_texts(twins: Sequence[Twin]) -> tuple[str, ...]:
     )
 
 
+def hash_of_images(prompts: Sequence[Prompt]) -> str:
+    """Return a hash of the training images of all prompts, for a manifest.
+
+    The hash of the prompts in a manifest holds only the names of these files.
+    """
+    return hash_texts(hash_of_file(path) for prompt in prompts for path in prompt.images)
+
+
 def refuse_controls_among(images: Sequence[Path], controls: Sequence[Path]) -> None:
     """Refuse audited images that are controls, too.
 

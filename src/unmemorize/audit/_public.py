@@ -14,6 +14,7 @@ from unmemorize.audit._arms import (
     AuditInputs,
     Twin,
     edit_text,
+    hash_of_images,
     refuse_controls_among,
     twin_texts,
 )
@@ -171,6 +172,7 @@ def open_audit(
     made_of = AuditRun(
         settings=settings,
         edit=edit_text(inputs.edit),
+        references=hash_of_images(prompts),
         controls=tuple(map(hash_of_file, inputs.controls)),
         twins=twin_texts(inputs.twins),
         captions=hash_texts(inputs.captions),

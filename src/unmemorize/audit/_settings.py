@@ -109,6 +109,8 @@ class AuditRun:
     Args:
         settings: see `AuditSettings`.
         edit: the edit as JSON text; empty for none.
+        references: a hash of the training images. Runs of before it was on record cannot be
+            resumed.
         controls: hashes of the never-trained images.
         twins: fingerprints of the never-trained models, each with the prompts it is for.
         captions: a hash of the ordinary captions.
@@ -119,6 +121,7 @@ class AuditRun:
 
     settings: AuditSettings
     edit: str
+    references: str = ""
     controls: tuple[str, ...]
     twins: tuple[str, ...]
     captions: str

@@ -30,6 +30,7 @@ from unmemorize.audit import (
     Target,
     audit_all,
     edit_text,
+    hash_of_images,
     open_audit,
     targets_of,
     twin_texts,
@@ -101,6 +102,7 @@ def open_hardening(
     made_of = HardeningRun(
         settings=settings,
         edit=edit_text(judged.edit),
+        references=hash_of_images(prompts),
         controls=tuple(map(hash_of_file, judged.controls)),
         twins=twin_texts(judged.twins),
         captions=hash_texts([*judged.captions, "", *inputs.keep]),

@@ -139,6 +139,8 @@ class HardeningRun:
     Args:
         settings: see `HardeningSettings`.
         edit: the edit that draws substitutes, as JSON text.
+        references: a hash of the training images. Runs of before it was on record cannot be
+            resumed.
         controls: hashes of the never-trained images.
         twins: fingerprints of the never-trained models, each with the prompts it is for.
         captions: a hash of the ordinary captions.
@@ -149,6 +151,7 @@ class HardeningRun:
 
     settings: HardeningSettings
     edit: str
+    references: str = ""
     controls: tuple[str, ...]
     twins: tuple[str, ...]
     captions: str
