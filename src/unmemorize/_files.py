@@ -48,8 +48,8 @@ def atomic_write(
     """Write a file whole: a reader sees either the old content or the new.
 
     Raises:
-        UnmemorizeError: (or the given ``error``) the folder cannot be written or the disk is full.
-            ``path`` is then as it was before.
+        UnmemorizeError: (or the given ``error``) ``path`` is a folder, its own folder cannot be
+            written, or the disk is full. ``path`` is then as it was before.
     """
     with atomic_file(path, error) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -85,8 +85,11 @@ def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple
     it was moved.
 
     Raises:
-        UnmemorizeError: the given ``error``. The folder cannot be written or the disk is full.
+        UnmemorizeError: the given ``error``. The path is a folder, its own folder cannot be
+            written, or the disk is full.
     """
+    if beside.is_dir():  # the file would be moved into it
+        raise error(f"{beside}: is a folder. Name a file.")
     partial: Path | None = None
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)

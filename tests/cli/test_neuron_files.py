@@ -46,6 +46,15 @@ def test_set_algebra(
     ) == (0, True, True)
 
 
+def test_a_folder_is_not_taken_for_a_neuron_file(
+    cli: Cli, files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    code, out, err = cli("neurons", "union", *files[:2], "-o", tmp_path / "folder")
+    assert (code, out, f"{tmp_path / 'folder'}: is a folder. Name a file." in err) == (1, "", True)
+    assert not list((tmp_path / "folder").iterdir())
+
+
 @pytest.mark.parametrize(
     ("operation", "names"),
     [("difference", (0, 0)), ("intersection", (0, "none")), ("union", ("none", "none"))],

@@ -237,8 +237,6 @@ def refuse_unwritable(path: Path, error: type[UnmemorizeError]) -> None:
     Raises:
         UnmemorizeError: the given ``error``.
     """
-    if is_folder(path):
-        raise error(f"{path}: is a folder. Name a file.")
     with temporary_file(path, error):
         pass
 
