@@ -127,6 +127,44 @@ def test_a_stage_waits_for_other_shards_as_long_as_they_get_on(
     assert seen[-3:] == [(3, 6), (4, 6), (5, 6)]
 
 
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_stage_ends_where_another_shard_fails(
+    model: Model, run: Run, meanwhile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the other shard, it may fail before this one has come to this stage."""
+
+    def fail(*_: object) -> None:
+        with run.writer("squares", "2-of-2") as writer:
+            writer.append({1: {"error": "out of luck."}})
+
+    monkeypatch.setattr("unmemorize.runs._drive.time.sleep", fail)
+    if not meanwhile:
+        fail()
+    execution = Execution(shard=Shard(1, 2), patience=60.0)
+    with pytest.raises(RunError, match=r"squaring: number 1 fails \(out of luck\)\. .*tries again"):
+        drive_to_end(run, model, Squares(), [(0, 0), (1, 1)], [0, 1], 2, execution, "squaring")
+    assert sorted(run.records("squares")) == [0]
+
+
+def test_a_stage_waits_for_shards_that_try_again(
+    model: Model, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failures of earlier calls count no more, nor do those of items of another call."""
+    monkeypatch.setattr("unmemorize.runs._records.time.time", lambda: run.opened - 60)
+    run.append("squares", 1, {"error": "out of luck"})
+    monkeypatch.undo()
+    run.append("squares", 2, {"error": "another call"})
+
+    def finish(_: float) -> None:
+        with run.writer("squares", "2-of-2") as writer:
+            writer.append({1: {"square": 1}})
+
+    monkeypatch.setattr("unmemorize.runs._drive.time.sleep", finish)
+    execution = Execution(shard=Shard(1, 2), patience=60.0)
+    drive_to_end(run, model, Squares(), [(0, 0), (1, 1)], [0, 1], 3, execution, "squaring")
+    assert squares_in(run) == {0: 0, 1: 1}
+
+
 def test_finished_units_are_not_done_again_and_failed_ones_are(model: Model, run: Run) -> None:
     seen: list[tuple[int, int | None]] = []
     execution = Execution(progress=lambda *at: seen.append(at))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,19 +145,18 @@ def drive_to_end(
         title: of the stage, for errors.
 
     Raises:
-        RunError: an item fails.
+        RunError: an item fails, here or in another shard.
         UnfinishedError: other shards have not done their part, and patience is at an end.
     """
     tally = drive(run, model, task, items, total, execution)
-    for index, error in tally.failed.items():
-        raise RunError(
-            f"{title}: number {index} fails ({error.rstrip('.')}). What is finished stays in "
-            f"{run.folder}; the same command tries again."
-        )
+    _refuse_failures(tally.failed, run, title)
     if execution.shard is None:
         return
     left, since = -1, 0.0
     while missing := _missing(run, task.kind, indices, total):
+        # another shard may just try again what failed before this one began
+        recent = run.failures(task.kind, since=run.opened)
+        _refuse_failures({index: recent[index] for index in indices if index in recent}, run, title)
         if missing != left:
             left, since = missing, time.monotonic()
             execution.progress(len(indices) - missing, len(indices))
@@ -167,6 +166,15 @@ def drive_to_end(
                 "command while these work, or when they are done."
             )
         time.sleep(_POLL)
+
+
+def _refuse_failures(failed: Mapping[int, str], run: Run, title: str) -> None:
+    """Raise the error of the first item that failed, if any did."""
+    for index, error in failed.items():
+        raise RunError(
+            f"{title}: number {index} fails ({error.rstrip('.')}). What is finished stays in "
+            f"{run.folder}; the same command tries again."
+        )
 
 
 def _missing(run: Run, kind: str, indices: Sequence[int], total: int) -> int:

@@ -11,6 +11,7 @@ import json
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,11 +126,15 @@ class Run:
     Args:
         folder: the run folder, see `open` and `load`.
         manifest: what determines the results.
+
+    Attributes:
+        opened: when this process opened the folder, in seconds since 1970.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.opened = time.time()
 
     @classmethod
     def open(
@@ -264,14 +269,19 @@ class Run:
             if "error" not in content
         }
 
-    def failures(self, name: str) -> dict[int, str]:
-        """Return the errors of items that failed and were not finished later, by index."""
+    def failures(self, name: str, since: float = 0.0) -> dict[int, str]:
+        """Return the errors of items that failed and were not finished later, by index.
+
+        Args:
+            name: of the kind.
+            since: the time from which failures count, in seconds since 1970.
+        """
         done, failed = set(), {}
         for _, content in read_lines(self.files(name)):
-            if "error" in content:
-                failed[content["index"]] = str(content["error"])
-            else:
+            if "error" not in content:
                 done.add(content["index"])
+            elif content.get("at", 0) >= since:
+                failed[content["index"]] = str(content["error"])
         return {index: error for index, error in failed.items() if index not in done}
 
     def stream(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
