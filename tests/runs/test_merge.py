@@ -76,6 +76,54 @@ def test_sets_of_images_are_merged(tmp_path: Path) -> None:
     }
 
 
+def test_what_records_name_is_copied(tmp_path: Path) -> None:
+    """Pictures, states of attacks, weights and edits; no summary, lock or temporary file."""
+    needed = [
+        "edited-L4/00000-0005.safetensors",
+        "edited-L4/00000-0005.png",
+        "weights/002.safetensors",
+        "examples.safetensors",
+        "text-encoder-0f.json",
+        "unmemorize-edit-0f.safetensors",
+        "before/00000-1.jpg",
+        "audit/mine/edited-L4/00001-0005.safetensors",
+    ]
+    others = [
+        "audit.json",
+        "report.html",
+        "edit.json",
+        ".units.jsonl.lock",
+        ".examples.safetensors.x1",
+        "weights/.003.safetensors.x1",
+        ".partial/x.png",
+        "audit/mine/audit.json",
+    ]
+    for number, name in enumerate("ab"):
+        opened(tmp_path / name)
+        opened(tmp_path / name / "audit" / "mine").append("edited-L4", number, {"from": name})
+        for path in (*needed[number::2], *others):
+            (tmp_path / name / path).parent.mkdir(exist_ok=True)
+            (tmp_path / name / path).write_text(name + path)
+    merged = merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "merged").folder
+    copied = {
+        path.relative_to(merged).as_posix(): path.read_text()
+        for path in merged.rglob("*")
+        if path.is_file() and path.suffix != ".jsonl" and path.name != "manifest.json"
+    }
+    assert copied == {path: "ab"[place % 2] + path for place, path in enumerate(needed)}
+    audit = Run.load(merged / "audit" / "mine")
+    assert audit.records("edited-L4") == {0: {"from": "a"}, 1: {"from": "b"}}
+
+
+def test_a_run_in_a_folder_of_its_own_is_merged(tmp_path: Path) -> None:
+    """The judging audit of a hardening is RUN/audit itself."""
+    opened(tmp_path / "a")
+    opened(tmp_path / "a" / "audit").append("edited-L4", 3, {"state": "x"})
+    opened(tmp_path / "b")  # has not come so far
+    merged = merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "merged").folder
+    assert Run.load(merged / "audit").records("edited-L4") == {3: {"state": "x"}}
+
+
 def test_different_sets_of_images_are_not_merged(tmp_path: Path) -> None:
     for number in (1, 2):
         opened(tmp_path / str(number))

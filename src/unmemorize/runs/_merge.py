@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from unmemorize._errors import RunError
@@ -12,8 +12,8 @@ from unmemorize._files import exists, whole_folder
 from unmemorize.runs._records import kinds_in, read_sorted
 from unmemorize.runs._run import MANIFEST, PROMPTS, Run
 
-_NESTED = ("images", "metrics")
-"""Folders that hold runs inside a run."""
+_NEEDED = ("*.png", "*.jpg", "*.safetensors", "text-encoder-*.json")
+"""The files beside records that stages rest on. The others are summaries."""
 
 
 def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Run:
@@ -49,17 +49,31 @@ def _merge(runs: Sequence[Run], into: Path) -> None:
         lines = read_sorted([file for run in runs for file in run.files(kind)])
         with (into / f"{kind}.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    for nested_kind in _NESTED:
-        nested = [run.nested(nested_kind) for run in runs]
-        for name in sorted(set().union(*nested)):
-            same_name = [runs_by_name[name] for runs_by_name in nested if name in runs_by_name]
-            _merge(same_name, into / nested_kind / name)
-    for run in runs:
-        for pattern in ("*.png", "*.jpg", "*/*.png"):
-            for picture in run.folder.glob(pattern):
-                target = into / picture.relative_to(run.folder)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(picture, target)
+    folders = [run.folder for run in runs]
+    for folder in folders:
+        for pattern in _NEEDED:
+            _copy(folder.glob(pattern), into)
+    _merge_inside(folders, into)
+
+
+def _merge_inside(folders: Sequence[Path], into: Path) -> None:
+    """Join what lies inside folders of one name: runs are merged, other files are copied."""
+    for name in sorted({path.name for folder in folders for path in folder.glob("[!.]*/")}):
+        same_name = [folder / name for folder in folders if (folder / name).is_dir()]
+        if runs := [Run.load(folder) for folder in same_name if (folder / MANIFEST).exists()]:
+            _merge(runs, into / name)
+            continue
+        (into / name).mkdir()
+        for folder in same_name:
+            _copy(folder.iterdir(), into / name)
+        _merge_inside(same_name, into / name)
+
+
+def _copy(files: Iterable[Path], into: Path) -> None:
+    """Copy files into a folder, without locks and temporary files."""
+    for file in files:
+        if file.is_file() and not file.name.startswith("."):
+            shutil.copyfile(file, into / file.name)
 
 
 def _check_same(runs: Sequence[Run]) -> None:
