@@ -39,6 +39,7 @@ from unmemorize._kept import cache_folder, kept
 from unmemorize.detection import default_threshold, default_threshold_path
 from unmemorize.detection._detectors import as_detector
 from unmemorize.detection._kept import BUNDLED
+from unmemorize.engines import Execution
 from unmemorize.statistics import (
     default_statistics,
     default_statistics_path,
@@ -143,6 +144,40 @@ def test_what_was_computed_stays_where_the_disk_is_full(
     assert (own_cache / "key.partial" / "record").exists()
     assert keep(own_cache / "key.txt", make) == "made"
     assert not (own_cache / "key.partial").exists()
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_cannot_be_resumed_is_made_from_the_beginning(
+    pipe: DiffusionPipeline, damaged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batch size is not part of the key, but it is part of the run."""
+
+    def kill(done: int, _total: int | None) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    path = default_statistics_path(Model(pipe))
+    with pytest.raises(KeyboardInterrupt):
+        default_statistics(pipe, batch=2, execution=Execution(progress=kill))
+    partial = path.with_suffix(".partial")
+    if damaged:
+        (partial / "manifest.json").write_text("{")
+    assert (partial / "batches.jsonl").exists()
+    caplog.clear()
+    assert default_statistics(pipe, batch=2 if damaged else 3).count == 9
+    assert "made from the beginning" in caplog.text
+    assert (path.exists(), partial.exists()) == (True, False)
+
+
+def test_other_errors_leave_what_was_computed(own_cache: Path) -> None:
+    def fail(folder: Path) -> str:
+        folder.mkdir()
+        raise RunError("no worker is left.")
+
+    with pytest.raises(RunError, match="no worker is left"):
+        keep(own_cache / "key.txt", fail)
+    assert (own_cache / "key.partial").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(own_cache: Path) -> None:

@@ -53,6 +53,10 @@ class RunError(UnmemorizeError):
     """A run folder is damaged, cannot be written, or holds a run of another configuration."""
 
 
+class OtherRunError(RunError):
+    """A folder holds a run that is not the one that was asked for."""
+
+
 class UnfinishedError(RunError):
     """A stage of a run waits for work that other shards do."""
 

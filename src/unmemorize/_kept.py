@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from platformdirs import user_cache_path
 
-from unmemorize._errors import UnmemorizeError
+from unmemorize._errors import OtherRunError, UnmemorizeError
 from unmemorize._locks import made_once
 
 Result = TypeVar("Result")
@@ -51,6 +51,8 @@ def kept(
         path: the file in the cache.
         load: reads it. An `UnmemorizeError` means that it is damaged or not this model's.
         make: computes it. It is given a run folder in which an interrupted computation is resumed.
+            An `OtherRunError` means that it cannot be; then the folder is deleted, and ``make`` is
+            called again.
         save: writes it.
         about: what it is, as the beginning of a sentence.
         error: what is raised where the cache cannot be used.
@@ -69,7 +71,12 @@ def kept(
             if result is not None:
                 return result
             partial = path.with_suffix(".partial")
-            result = make(partial)
+            try:
+                result = make(partial)
+            except OtherRunError as problem:  # of another batch size or an older version
+                _logger.warning("%s: made from the beginning (%s)", about, problem)
+                shutil.rmtree(partial)
+                result = make(partial)
             _save(result, path, save, error)
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as problem:

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
-from unmemorize._errors import RunError
+from unmemorize._errors import OtherRunError, RunError
 from unmemorize._files import (
     atomic_write,
     entries,
@@ -194,13 +194,13 @@ class Run:
         if exists(folder / MANIFEST):
             run = cls.load(folder)
             if run.manifest.kind != kind:
-                raise RunError(
+                raise OtherRunError(
                     f"{folder}: this is a run of kind {run.manifest.kind}, not {kind}. "
                     "Name another folder."
                 )
             return run
         if foreign:
-            raise RunError(f"{folder}: exists and is not a run folder. Choose another one.")
+            raise OtherRunError(f"{folder}: exists and is not a run folder. Choose another one.")
         return None
 
     def refuse(self, differences: Iterable[tuple[str, Any, Any]], way_out: str) -> None:
@@ -214,7 +214,7 @@ class Run:
             RunError: something differs.
         """
         for name, before, now in differences:
-            raise RunError(
+            raise OtherRunError(
                 f"{self.folder}: this run was made with {name} = {_short(before)}, now it is "
                 f"{_short(now)}. Repeat the earlier command to resume it, or {way_out}."
             )
@@ -227,15 +227,15 @@ class Run:
             RunError: the folder holds no run, its manifest is damaged, or another version made it.
         """
         folder = Path(folder)
-        content = read_json(folder / MANIFEST, RunError, "run manifest")
+        content = read_json(folder / MANIFEST, OtherRunError, "run manifest")
         if content.get("schema") != SCHEMA:
-            raise RunError(
+            raise OtherRunError(
                 f"{folder}: a run of schema {content.get('schema')!r}, this version reads "
                 f"{SCHEMA!r}. Repeat the command that made it in a new folder."
             )
         problem = f"{folder}: damaged manifest"
         way_out = "Repeat the command that made it in a new folder."
-        return cls(folder, from_json(Manifest, content, RunError, problem, way_out))
+        return cls(folder, from_json(Manifest, content, OtherRunError, problem, way_out))
 
     def settings(self, cls: type[SettingsT]) -> SettingsT:
         """Return the settings of a run of this kind.
