@@ -10,7 +10,7 @@ from typing import Any
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import PromptError, RunError, ThresholdError, UnmemorizeError
-from unmemorize._files import is_folder, temporary_file
+from unmemorize._files import temporary_file
 from unmemorize._prompt_files import iter_prompts
 from unmemorize._prompts import Prompt
 from unmemorize.cli._console import (
