@@ -54,7 +54,7 @@ class RunError(UnmemorizeError):
 
 
 class OtherRunError(RunError):
-    """A folder holds a run that is not the one that was asked for."""
+    """A folder holds another run than the one that was asked for, or none that can be read."""
 
 
 class UnfinishedError(RunError):
