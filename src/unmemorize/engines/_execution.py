@@ -29,3 +29,8 @@ class Execution:
     shard: Shard | None = None
     patience: float = 0.0
     progress: Progress = silent
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes what all shards have worked for."""
+        return self.shard is None or self.shard.number == 1

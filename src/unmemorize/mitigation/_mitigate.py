@@ -94,7 +94,8 @@ def mitigate_all(
         announce: opens the progress of each stage by its title.
 
     Returns:
-        The verdicts and the edit. Both are in the run folder, too.
+        The verdicts and the edit. Both are in the run folder, too; of several shards, the first one
+        writes them.
 
     Raises:
         UnfinishedError: other shards have not done their part yet.
@@ -116,12 +117,19 @@ def mitigate_all(
     result = make_result(work, findings, candidate, summaries, certified)
     if candidate is not None:
         file = EditFile.of(stages.model, candidate.edit, found=result.in_words(settings))
-        # a run that is killed here has no verdicts, rather than those of another edit
-        (stages.run.folder / RESULT).unlink(missing_ok=True)
-        file.save(stages.run.folder / EDIT)
         result = replace(result, file=file)
-    stages.run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
+    if execution.is_first:  # which may already deliver them when another shard comes to its end
+        _write(run, result)
     return result
+
+
+def _write(run: Run, result: MitigationResult) -> None:
+    """Write the edit and the verdicts."""
+    if result.file is not None:
+        # a run that is killed here has no verdicts, rather than those of another edit
+        (run.folder / RESULT).unlink(missing_ok=True)
+        result.file.save(run.folder / EDIT)
+    run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
 
 
 def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, Findings]]:
