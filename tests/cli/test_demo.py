@@ -55,6 +55,22 @@ def test_demo_ends_with_verdicts_an_edited_model_and_a_report(cli: Cli, tmp_path
     assert {path: path.stat().st_mtime_ns for path in records} == written
 
 
+@pytest.mark.usefixtures("short")
+def test_a_demo_of_other_settings_is_refused_with_a_way_that_works(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no --new-run. An older version may have left the folder in the default place."""
+    stopped: list[object] = []
+    monkeypatch.setattr("unmemorize.cli.demo.run_and_print", lambda *_: stopped.append(0))
+    assert cli("demo", "-o", tmp_path / "run")[0] == 0
+    monkeypatch.setattr(demo, "STEPS", 6)
+    code, _, err = cli("demo", "-o", tmp_path / "run")
+    assert (code, "--new-run" in err) == (1, False)
+    assert "or delete the folder, or name another one with -o." in " ".join(err.split())
+    assert cli("demo", "-o", tmp_path / "other")[0] == 0
+    assert len(stopped) == 2
+
+
 def pack_of(cli: Cli, folder: Path) -> Path:
     pack = folder.with_suffix(".zip")
     assert cli("report", folder, "--pack", pack)[0] == 0

@@ -19,8 +19,14 @@ from unmemorize.detection import Threshold
 from unmemorize.engines import Execution
 from unmemorize.localization import LocalizationSettings
 from unmemorize.metrics import BundledDescriptor, ClipAlignment
-from unmemorize.mitigation import MitigationInputs, MitigationSettings, OrdinaryCaptions
+from unmemorize.mitigation import (
+    MitigationInputs,
+    MitigationRun,
+    MitigationSettings,
+    OrdinaryCaptions,
+)
 from unmemorize.pipelines import Model
+from unmemorize.runs import open_run
 from unmemorize.statistics import Statistics
 
 FEW = 6
@@ -62,7 +68,14 @@ def command(
         descriptor=BundledDescriptor(),
         clip=ClipAlignment(),
     )
-    run_and_print(model, suspects(full=full), run, settings, inputs, Execution(), "testbed")
+    opened = open_run(
+        run,
+        model,
+        suspects(full=full),
+        MitigationRun.of(settings, inputs),
+        way_out="delete the folder, or name another one with -o",
+    )
+    run_and_print(model, opened, inputs, Execution(), "testbed")
     print_line(f"The demo took {time.perf_counter() - began:.0f} s.")
     print_hint("unmemorize mitigate SUSPECTS --model MODEL -o RUN, for a model of your own")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +11,6 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled
-from unmemorize._prompts import Prompt
 from unmemorize.cli._common import (
     NO_SUSPECTS,
     bundled_defaults,
@@ -70,7 +68,7 @@ from unmemorize.mitigation import (
 )
 from unmemorize.pipelines import Model
 from unmemorize.report import deliver
-from unmemorize.runs import open_run, refuse_other_run
+from unmemorize.runs import Run, open_run, refuse_other_run
 
 
 def command(
@@ -174,45 +172,29 @@ def command(
         descriptor=descriptor,
         clip=clip,
     )
+    opened = open_run(run, loaded, prompts, MitigationRun.of(settings, inputs), new=new_run)
     execution = workers.execution(silent, shard, waits=True)
-    run_and_print(
-        loaded,
-        prompts,
-        run,
-        settings,
-        inputs,
-        execution,
-        model.arguments,
-        single_file=single_file,
-        new=new_run,
-    )
+    run_and_print(loaded, opened, inputs, execution, model.arguments, single_file=single_file)
 
 
 def run_and_print(
     model: Model,
-    prompts: Sequence[Prompt],
-    folder: Path,
-    settings: MitigationSettings,
+    run: Run,
     inputs: MitigationInputs,
     execution: Execution,
     arguments: str,
     *,
     single_file: Path | None = None,
-    new: bool = False,
 ) -> None:
     """Mitigate, export the edited model, write the report, and print the verdicts.
 
     Args:
         model: the model.
-        prompts: the suspects.
-        folder: the run folder.
-        settings: of the mitigation.
+        run: the mitigation.
         inputs, execution: see `mitigate_all`.
         arguments: how a next command names the model.
         single_file: the model as one file, of which an edited copy is written, too.
-        new: take FOLDER-2, FOLDER-3, ... where the folder holds another run.
     """
-    run = open_run(folder, model, prompts, MitigationRun.of(settings, inputs), new=new)
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
     if left_to_first(execution, "model and the report"):
         return
