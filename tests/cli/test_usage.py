@@ -1,5 +1,6 @@
 """The command line itself: help, exit codes, errors, and that options arrive where they belong."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -788,6 +789,9 @@ def test_shards_of_a_mitigation_wait_and_the_first_writes_what_all_have_worked_f
         code, out, _ = cli(*words, "-o", run, "--shard", f"{number}/2")
         assert code == 0
         assert ("Shard 2 of 2 is done. The first one writes" in out) == (number == 2)
-    assert delivered == [tmp_path / "1"]
+        code, out, _ = cli(*words, "-o", run, "--shard", f"{number}/2", "--json")
+        assert (code, json.loads(out)["run"]) == (0, str(run))
+    assert json.loads(out) == {"run": str(tmp_path / "2"), "shard": "2/2"}
+    assert delivered == [tmp_path / "1"] * 2
     assert {execution.patience for execution in executions} == {1800}
-    assert [str(execution.shard) for execution in executions] == ["1-of-2", "2-of-2"]
+    assert [str(execution.shard) for execution in executions] == ["1-of-2"] * 2 + ["2-of-2"] * 2

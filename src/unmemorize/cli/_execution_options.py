@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeFloat, PositiveInt
 
 from unmemorize._errors import RunError
-from unmemorize.cli._console import print_line
+from unmemorize.cli._console import print_answer, print_line
 from unmemorize.cli._groups import WORKERS
 from unmemorize.cli._model_options import Flag
 from unmemorize.engines import Engine, Execution, InProcess, Progress, RayActors, Shard, Workers
@@ -99,10 +99,17 @@ def parse_shard(text: str | None) -> Shard | None:
     return None if text is None else Shard.parse(text)
 
 
-def left_to_first(execution: Execution, what: str) -> bool:
-    """Say that the first of several shards writes what all have worked for, if this is not it."""
+def left_to_first(execution: Execution, what: str, run: Path) -> bool:
+    """Say that the first of several shards writes what all have worked for, if this is not it.
+
+    Args:
+        execution: which shard this is.
+        what: the first one writes.
+        run: the run folder, for the answer.
+    """
     shard = execution.shard
-    if shard is None or shard.number == 1:
+    if shard is None or execution.is_first:
         return False
     print_line(f"Shard {shard.number} of {shard.count} is done. The first one writes the {what}.")
+    print_answer(run=run, shard=f"{shard.number}/{shard.count}")
     return True

@@ -147,7 +147,7 @@ def command(
             opened, loaded, image, inputs, execution=execution, announce=show_progress
         )
         _print_images(found)
-        if left_to_first(execution, "report"):
+        if left_to_first(execution, "report", opened.folder):
             return
         report = write_report(opened)
         print_line(f"report: {report}")
@@ -163,7 +163,7 @@ def command(
     result = audit_all(opened, loaded, inputs, execution=execution, announce=show_progress)
     _print_verdicts(result)
     print_line(f"all budgets, images and curves: {opened.folder / 'audit.json'}")
-    if left_to_first(execution, "report"):
+    if left_to_first(execution, "report", opened.folder):
         return
     report = write_report(opened)
     print_line(f"report: {report}")

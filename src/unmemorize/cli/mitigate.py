@@ -196,7 +196,7 @@ def run_and_print(
         single_file: the model as one file, of which an edited copy is written, too.
     """
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
-    if left_to_first(execution, "model and the report"):
+    if left_to_first(execution, "model and the report", run.folder):
         return
     made = deliver(run, model, result, single_file=single_file, announce=show_progress)
     _print_verdicts(result)
