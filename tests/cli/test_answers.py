@@ -12,10 +12,12 @@ from small_model import finish_run, model_words, save_inputs
 from audited import audited_run
 from conftest import PLANTED_PROMPT
 from mitigated_run import CONTROL, OTHER, mitigated_run
-from unmemorize import MitigationResult, Neurons, Run, Threshold
+from unmemorize import HardeningSettings, MitigationResult, Neurons, Run, Threshold
 from unmemorize.cli import _console, main
 from unmemorize.cli.audit import _print_verdicts as print_audit
 from unmemorize.cli.mitigate import _print_verdicts as print_mitigation
+from unmemorize.hardening import HardeningRun
+from unmemorize.runs import Inputs
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,25 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
     found = call.answer("status", run.folder)
     stages = {stage["name"]: stage for stage in found["stages"]}
     assert (found["finished"], stages["confirmations"]["pending"]) == (False, 1)
+
+
+def test_status_counts_the_rounds_of_a_hardening(call: Call, tmp_path: Path) -> None:
+    settings = HardeningRun(
+        settings=HardeningSettings(rounds=3, ordinary_images=5),
+        edit="{}", controls=(), twins=(), captions="", descriptor="", clip="",
+    )  # fmt: skip
+    run = Run.open(
+        tmp_path / "run", settings, inputs=Inputs(fingerprint="f", prompts="p"), model="m", items=4
+    )
+    for kind, count in {"rounds": 2, "attacks": 9, "ordinary-before": 5}.items():
+        for index in range(count):
+            run.append(kind, index, {"any": 1})
+    found = call.answer("status", run.folder)
+    pending = {stage["name"]: stage["pending"] for stage in found["stages"]}
+    assert pending == {"attacks": 3, "ordinary-before": 0, "rounds": 1}
+    assert call.text("status", run.folder).startswith("Not finished: hardening of 4 prompts.")
+    run.write("hardening.json", "{}")
+    assert call.text("status", run.folder).startswith("Finished: hardening of 4 prompts.")
 
 
 def test_status_names_the_stage_that_worked_last(call: Call, tmp_path: Path) -> None:

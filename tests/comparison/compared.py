@@ -35,7 +35,6 @@ from unmemorize.comparison import (
     compare_all,
 )
 from unmemorize.detection import Anisotropy, Detector, NoiseMagnitude, Score, Trace
-from unmemorize.engines import Execution
 from unmemorize.generation import generate_each
 from unmemorize.methods import Mitigation, Suspect
 from unmemorize.mitigation import derived_seed
@@ -152,12 +151,12 @@ def compare(
     *,
     detectors: Sequence[Detector] = DETECTORS,
     methods: Sequence[Mitigation] = METHODS,
-    execution: Execution | None = None,
+    **more: Any,
 ) -> tuple[Comparison, Run]:
     """Compare on a tiny pipeline."""
     model = Model(pipe)
     run = open_run(folder, model, suspects, ComparisonRun.of(SETTINGS, inputs))
     return (
-        compare_all(run, model, inputs, detectors=detectors, methods=methods, execution=execution),
+        compare_all(run, model, inputs, detectors=detectors, methods=methods, **more),
         run,
     )

@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ from unmemorize.comparison import (
 )
 from unmemorize.comparison._drawn import DrawnRecord
 from unmemorize.comparison._methods import method_rows
-from unmemorize.engines import Execution
+from unmemorize.engines import Execution, Progress
 from unmemorize.generation import generate_each
 from unmemorize.methods import MITIGATIONS
 from unmemorize.metrics import _detection, read_image
@@ -371,6 +372,31 @@ def test_shards_share_the_work(made: Made, tmp_path: Path) -> None:
     assert untimed(result).methods == tuple(
         row for row in whole.methods if row.method in names and row.strength in strengths
     )
+
+
+def test_a_comparison_that_takes_more_is_not_finished(again: Made) -> None:
+    """What is on record makes the tables again, and leaves them where nothing is missing."""
+    kept = again.folder / "comparison.json"
+    detectors, methods = DETECTORS[:1], METHODS[:1]
+    seen: list[bool] = []
+
+    @contextmanager
+    def announce(_title: str) -> Iterator[Progress]:
+        yield lambda *_: seen.append(kept.exists())
+
+    def go(*more: Any) -> None:
+        compare(
+            again.pipe, again.folder, again.suspects, again.inputs,
+            detectors=detectors, methods=(*methods, *more), announce=announce,
+        )  # fmt: skip
+
+    go()
+    assert all(seen)
+    seen.clear()
+    go(chosen_methods("random-tokens=3")[0])
+    assert seen[0]
+    assert not seen[-1]
+    assert kept.exists()
 
 
 def test_a_failing_method_does_not_stop_the_others(

@@ -7,6 +7,7 @@ from unmemorize.audit import AuditRun, ImageAuditRun, image_audit_totals
 from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.comparison import ComparisonRun
+from unmemorize.hardening import HardeningRun, hardening_totals
 from unmemorize.mitigation import MitigationRun, Standing, standings
 from unmemorize.report import REPORT, has_page
 from unmemorize.runs import Run, Status, status_of
@@ -16,8 +17,11 @@ _RESULTS = {
     AuditRun.kind: "audit.json",
     ImageAuditRun.kind: "images.json",
     ComparisonRun.kind: "comparison.json",
+    HardeningRun.kind: "hardening.json",
 }
 """The last file of a run whose stages do not take all prompts, by kind."""
+_TOTALS = {ImageAuditRun.kind: image_audit_totals, HardeningRun.kind: hardening_totals}
+"""What tells how many records there will be of each kind, where these are not the prompts."""
 
 
 def command(run: RunArgument, /) -> None:
@@ -29,12 +33,12 @@ def command(run: RunArgument, /) -> None:
     prints each kind of records.
     """
     loaded = Run.load(run)
-    is_of_images = loaded.manifest.kind == ImageAuditRun.kind
-    states = status_of(loaded, image_audit_totals(loaded) if is_of_images else None)
+    totals = _TOTALS.get(loaded.manifest.kind)
+    states = status_of(loaded, totals(loaded) if totals else None)
     finished = _is_finished(loaded, states)
     failed = sum(status.failed for status in states)
     count = loaded.manifest.items
-    item = "image" if is_of_images else "prompt"
+    item = "image" if loaded.manifest.kind == ImageAuditRun.kind else "prompt"
     what = f"{loaded.manifest.kind} of {count} {item}{'' if count == 1 else 's'}"
     headline = f"{'Finished' if finished else 'Not finished'}: {what}."
     print_line(headline + (f" {failed} items failed." if failed else ""), style="bold")

@@ -83,7 +83,7 @@ def compare_all(
     model, execution = Model.of(pipe), execution or Execution()
     _refuse_missing(methods, inputs)
     inputs = replace(inputs, descriptor=Once(inputs.descriptor))
-    stages = Stages(
+    stages = _Stages(
         run, model, settings.confirmation, inputs.descriptor, inputs.clip, execution, announce
     )
     suspects = list(stream_prompts(run))
@@ -119,6 +119,22 @@ def compare_all(
     run.write(RESULT, json.dumps(comparison.to_json(), indent=1) + "\n")
     run.write(TABLE, comparison.to_csv())
     return comparison
+
+
+class _Stages(Stages):
+    """Stages of which the first one that has something to do deletes the tables of before.
+
+    The same folder takes further methods later. Until they are done, the run is not finished.
+    """
+
+    def work(self, title: str, task: Task, items: Sequence[tuple[int, Any]]) -> None:
+        """See `Stages`."""
+        indices = [index for index, _ in items]
+        finished = self.run.done(task.kind, 1 + max(indices, default=-1))
+        if not all(finished[index] for index in indices):
+            for name in (RESULT, TABLE):
+                (self.run.folder / name).unlink(missing_ok=True)
+        super().work(title, task, items)
 
 
 @dataclass(frozen=True)

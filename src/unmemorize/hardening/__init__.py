@@ -1,7 +1,7 @@
 """Fine-tuning against attacks, so that they no longer bring memorized images back."""
 
 from unmemorize.hardening._forecast import forecast_hardening
-from unmemorize.hardening._harden import AUDIT, harden_all, open_hardening
+from unmemorize.hardening._harden import AUDIT, harden_all, hardening_totals, open_hardening
 from unmemorize.hardening._public import harden
 from unmemorize.hardening._result import AttackOutcome, HardeningResult, RoundOutcome
 from unmemorize.hardening._settings import HardeningInputs, HardeningRun, HardeningSettings
@@ -17,5 +17,6 @@ __all__ = [
     "forecast_hardening",
     "harden",
     "harden_all",
+    "hardening_totals",
     "open_hardening",
 ]

@@ -153,6 +153,17 @@ def harden_all(
     return result
 
 
+def hardening_totals(run: Run) -> dict[str, int]:
+    """Return how many records a hardening will have of each kind, for `status_of`."""
+    settings = run.settings(HardeningRun).settings
+    ordinary = ("ordinary-before", "ordinary-other", "ordinary-after")
+    return {
+        ROUNDS: settings.rounds,
+        ATTACKS: settings.rounds * run.manifest.items,
+        **dict.fromkeys(ordinary, settings.ordinary_images),
+    }
+
+
 def _trained(
     run: Run,
     model: Model,
