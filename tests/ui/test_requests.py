@@ -166,6 +166,32 @@ def test_work_can_be_cancelled_while_it_waits(requests: Requests, feedback: Feed
     assert {"begun": True} in outcome(requests, feedback, work)
 
 
+def test_cancel_ends_what_works_and_what_waits(requests: Requests, feedback: Feedback) -> None:
+    """A visitor may begin something else in a tab that works already."""
+
+    def work(visit: Visit) -> Iterator[Any]:
+        with visit.stage("work") as report:
+            for step in range(3):
+                report(step, 3)
+                yield {"step": step}
+
+    begin, cancel = requests.begin(feedback, []), requests.cancel(feedback)
+    begin(visitor("a"))
+    running = requests.handler(feedback, [], work)(visitor("a"), Bar())
+    assert next(running) == {"step": 0}
+    begin(visitor("a"))
+    cancel(visitor("a"))
+    (end,) = running
+    assert "Cancelled." in end[feedback.status]
+    assert end[feedback.cancel].visible  # the other one still waits
+    begin(visitor("a"))  # after Cancel, so it is not cancelled
+    (second,) = outcome(requests, feedback, work)
+    assert "Cancelled." in second[feedback.status]
+    *_, third = outcome(requests, feedback, work)
+    assert (third["step"], third[feedback.status]) == (2, "")
+    assert not third[feedback.cancel].visible
+
+
 def fail(problem: Exception) -> Callable[..., Any]:
     def work(visit: Visit) -> Iterator[Any]:
         yield {"so far": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -88,8 +89,12 @@ class Feedback:
         self.cancel = gr.Button("Cancel", visible=False, elem_id=f"{name}-cancel")
 
 
+_Key = tuple[str | None, str]
+"""Visitor and tab."""
+
+
 class Requests:
-    """The requests of all visitors.
+    """The requests of all visitors. Of one visitor in one tab, several may wait.
 
     Args:
         loading: the studio, which may still be loading.
@@ -97,8 +102,9 @@ class Requests:
 
     def __init__(self, loading: Future[Studio]) -> None:
         self._loading = loading
-        self._cancelled: dict[tuple[str | None, str], Event] = {}
-        """By visitor and tab, for the latest request."""
+        self._waiting: defaultdict[_Key, deque[Event]] = defaultdict(deque)
+        """For the requests that have begun and that no handler has taken up yet."""
+        self._active: defaultdict[_Key, list[Event]] = defaultdict(list)
 
     def wire(
         self,
@@ -135,7 +141,7 @@ class Requests:
         """Return what Gradio calls at once: it shows that the work waits, and offers Cancel."""
 
         def begun(request: gr.Request) -> Values:
-            self._cancelled[request.session_hash, feedback.name] = Event()
+            self._waiting[request.session_hash, feedback.name].append(Event())
             return {
                 feedback.status: shown(working("Waiting for the model …")),
                 feedback.cancel: gr.Button(visible=True),
@@ -158,7 +164,10 @@ class Requests:
         def handle(
             request: gr.Request, progress: gr.Progress = _PROGRESS, *values: Any
         ) -> Iterator[Values]:
-            cancelled = self._cancelled.setdefault((request.session_hash, feedback.name), Event())
+            key = (request.session_hash, feedback.name)
+            waiting, active = self._waiting[key], self._active[key]
+            cancelled = waiting.popleft() if waiting else Event()
+            active.append(cancelled)
             visit = Visit(self._loading, progress, cancelled)
             message = ""
             known: Values = {}
@@ -168,10 +177,12 @@ class Requests:
                     yield known.copy()
             except Exception as error:
                 message = _message(error)
+            finally:
+                active.remove(cancelled)
             yield {
                 **known,
                 feedback.status: message,
-                feedback.cancel: gr.Button(visible=False),
+                feedback.cancel: gr.Button(visible=bool(waiting)),
                 **{
                     button: {**known.get(button, {}), **gr.update(interactive=True)}
                     for button in buttons
@@ -181,10 +192,11 @@ class Requests:
         return handle
 
     def cancel(self, feedback: Feedback) -> Callable[..., None]:
-        """Return what ends the latest work of a visitor in a tab, at its next step."""
+        """Return what ends all work of a visitor in a tab at its next step, also what waits."""
 
         def cancel(request: gr.Request) -> None:
-            if event := self._cancelled.get((request.session_hash, feedback.name)):
+            key = (request.session_hash, feedback.name)
+            for event in (*self._active[key], *self._waiting[key]):
                 event.set()
 
         return cancel
