@@ -336,6 +336,27 @@ def test_mistakes_get_one_sentence_and_exit_code_1(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("evaluate", "run", "--inception", "i.pt"), "Add --real FOLDER"),
+        (("evaluate", "run", "--real", "r", "--inception-sha256", "0"), "the file of --inception"),
+        (("verify", "pack.zip", "testbed"), "Leave the model and --base-file out"),
+        (("verify", "pack.zip", "--base-file", "b"), "Leave the model and --base-file out"),
+        (("import-upstream", "s.pt", "-o", "x", "--prompts", "p.csv"), "for results (.csv)"),
+        (("import-upstream", "r.csv", "-o", "x", "--count", "9"), "for statistics (.pt)"),
+        (("audit", "-o", "x", "--rate", ".1"), "of the images of --image"),
+    ],
+)
+def test_an_option_that_says_nothing_without_another_is_refused(
+    cli: Cli, words: tuple[str, ...], message: str
+) -> None:
+    code, _, err = cli(*words)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         (("verify", "LONG"), "there is no such file or folder"),
         (("detect", "--prompts", "LONG", "-o", "{tmp}/run"), "unknown kind of prompt file"),
         (("detect", "-o", "LONG"), "cannot be written"),

@@ -26,15 +26,17 @@ class InstrumentOptions:
             hash is checked.
         descriptor: Another copy descriptor: an ONNX (.onnx) or TorchScript file. The default is the
             bundled one.
-        descriptor_sha256: Expected hash of the descriptor. TorchScript needs it, since it is code.
-        descriptor_side: Width and height to which images are resized for the descriptor.
+        descriptor_sha256: Expected hash of the file of --descriptor. TorchScript needs it, since it
+            is code.
+        descriptor_side: Width and height to which images are resized for --descriptor. The default
+            is 320.
         clip: CLIP model for the alignment: a folder or Hub id. The bundled model has its own.
     """
 
     sscd: Path | None = None
     descriptor: Path | None = None
     descriptor_sha256: str | None = None
-    descriptor_side: Annotated[int, Parameter(validator=validators.Number(gte=8))] = 320
+    descriptor_side: Annotated[int | None, Parameter(validator=validators.Number(gte=8))] = None
     clip: str | None = None
 
     def load_descriptor(self, *, bundled: bool) -> Descriptor:
@@ -44,12 +46,18 @@ class InstrumentOptions:
             bundled: whether the model is the bundled one, which has a descriptor of its own.
 
         Raises:
-            MetricError: it cannot be loaded, or two are named.
+            MetricError: it cannot be loaded, two are named, or options for a file are given without
+                one.
         """
         from unmemorize.metrics import BundledDescriptor, FileDescriptor
 
         if self.sscd is not None and self.descriptor is not None:
             raise MetricError("both --sscd and --descriptor are given. Use one of them.")
+        if self.descriptor is None and (self.descriptor_sha256 or self.descriptor_side):
+            raise MetricError(
+                "--descriptor-sha256 and --descriptor-side are for the file of --descriptor. Add "
+                "it, or leave them out."
+            )
         if self.sscd is not None:
             return FileDescriptor.sscd(self.sscd)
         if self.descriptor is None:
@@ -59,9 +67,8 @@ class InstrumentOptions:
                     "model. Take its numbers on other images as a hint, or give --sscd."
                 )
             return BundledDescriptor()
-        return FileDescriptor(
-            self.descriptor, side=self.descriptor_side, sha256=self.descriptor_sha256
-        )
+        side = {} if self.descriptor_side is None else {"side": self.descriptor_side}
+        return FileDescriptor(self.descriptor, sha256=self.descriptor_sha256, **side)
 
     def load_clip(self, *, bundled: bool) -> ClipAlignment | None:
         """Load the CLIP, or return None if none is named.

@@ -51,6 +51,9 @@ from unmemorize.engines import silent
 from unmemorize.mitigation import OrdinaryCaptions
 from unmemorize.report import write_report
 
+_RATE = 0.05
+"""The usual false discovery rate."""
+
 
 def command(
     edited: Annotated[Path | None, Parameter(show_default=False)] = None,
@@ -68,7 +71,7 @@ def command(
     max_steps: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     controls: Path | None = None,
     twin: str | None = None,
-    rate: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = 0.05,
+    rate: Annotated[float | None, Parameter(validator=validators.Number(gt=0, lt=1))] = None,
     dry_run: Flag = False,
     instruments: InstrumentOptions = InstrumentOptions(),
     steps: PositiveInt | None = None,
@@ -103,7 +106,7 @@ def command(
             photographs of this package.
         twin: Model that was never trained on the images of the prompts: a diffusers folder or Hub
             id. It is the better control. The bundled model has its own.
-        rate: False discovery rate for --image.
+        rate: False discovery rate for --image. The default is 0.05.
         dry_run: Say what the audit will take, and stop.
         steps: Number of DDIM steps. The default is 50; the bundled model has its own.
         guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
@@ -112,6 +115,11 @@ def command(
         together: Attacks on embeddings that share the passes of the denoiser. 64 of them fill a GPU
             that one leaves idle, with --batch 256; what each finds changes by rounding alone.
     """
+    if rate is not None and not image:
+        raise AuditError(
+            "--rate is the false discovery rate of the images of --image. Name some, or leave it "
+            "out."
+        )
     loaded = model.load()
     usual = AuditSettings.quick() if budget == "quick" else AuditSettings()
     settings = replace(
@@ -136,6 +144,7 @@ def command(
         for path in image:
             if not is_file(path):
                 raise AuditError(f"{path}: no such file. Name images after --image.")
+        rate = rate or _RATE
         print_line(ranks_in_words(len(image), len(inputs.controls), rate))
         first = settings.image_first()
         if dry_run:

@@ -48,10 +48,11 @@ def command(
             only be counted in one way.
         real: Folder of real images. Each set of generated images is compared with them by FID,
             CLIP-FID and KID.
-        inception: Inception network of clean-fid as TorchScript, for FID and KID.
-        inception_sha256: Expected hash of the Inception file.
+        inception: Inception network of clean-fid as TorchScript, for FID and KID. It needs --real.
+        inception_sha256: Expected hash of the file of --inception.
         published: Take the lower of two middle values as the median, as the published code does.
     """
+    _refuse_unused(real, inception, inception_sha256)
     folder = Run.load(run)
     sets = image_sets(folder)
     if not sets:
@@ -74,6 +75,18 @@ def command(
     print_line(f"{run}/metrics.json, metrics.csv")
     print_answer(json.loads(table.to_json()), run=run)
     print_hint("unmemorize report", run)
+
+
+def _refuse_unused(real: Path | None, inception: Path | None, sha256: str | None) -> None:
+    """Refuse options that say nothing without another one."""
+    if inception is not None and real is None:
+        raise MetricError(
+            "--inception measures the distance to real images. Add --real FOLDER, or leave it out."
+        )
+    if sha256 is not None and inception is None:
+        raise MetricError(
+            "--inception-sha256 is for the file of --inception. Add it, or leave the hash out."
+        )
 
 
 def _matched(references: Path, run: Run) -> Mapping[int, tuple[Path, ...]]:

@@ -20,7 +20,7 @@ def command(
     output: Annotated[Path, Parameter(alias="-o")],
     model: Annotated[str | None, Parameter(alias="-m")] = None,
     prompts: Annotated[Path | None, Parameter(alias="-p")] = None,
-    count: Annotated[int, Parameter(validator=validators.Number(gte=2))] = 50_000,
+    count: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None,
 ) -> None:
     """Read the files that the authors of Finding NeMo published.
 
@@ -35,14 +35,19 @@ def command(
             v1.
         prompts: Prompt file that says which captions are VM and TM, for results.
         count: Number of prompts that the statistics were computed over, which the file does not
-            say.
+            say. The default is 50000.
     """
     if file.suffix not in (".pt", ".pth", ".csv"):
         raise PromptError(
             f"{file}: neither statistics (.pt) nor results (.csv). Name one of the published files."
         )
+    is_results = file.suffix == ".csv"
+    if prompts is not None and not is_results:
+        raise PromptError(f"{file}: --prompts is for results (.csv). Leave it out.")
+    if count is not None and is_results:
+        raise PromptError(f"{file}: --count is for statistics (.pt). Leave it out.")
     bound = LoadingOptions().load(model) if model else None
-    if file.suffix == ".csv":
+    if is_results:
         run = import_results(file, output, bound, prompts=read_prompts(prompts) if prompts else ())
         records = read_localizations(run).values()
         memorized = sum(record.memorized for record in records)
@@ -50,7 +55,8 @@ def command(
         print_answer(prompts=len(records), memorized=memorized, run=output)
         print_hint("unmemorize generate", output, "--model", model or "MODEL")
         return
-    statistics = read_statistics(file, bound, count=count)
+    over = {} if count is None else {"count": count}
+    statistics = read_statistics(file, bound, **over)
     statistics.save(output)
     print_line(f"{statistics.count} prompts, {len(statistics.mean)} value layers: {output}")
     print_answer(prompts=statistics.count, value_layers=len(statistics.mean), file=output)

@@ -41,6 +41,11 @@ def command(
             issuer, or the signer's own if it has no other issuer.
     """
     if artefact.suffix.lower() == ".zip":
+        if base is not None or base_file is not None:
+            raise ExportError(
+                f"{artefact}: a pack of evidence is compared with no model. Leave the model and "
+                "--base-file out."
+            )
         _verify_pack(artefact, trust)
         return
     if trust is not None:
