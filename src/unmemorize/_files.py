@@ -88,7 +88,7 @@ def temporary_file(beside: Path, error: type[UnmemorizeError]) -> Iterator[tuple
         UnmemorizeError: the given ``error``. The path is a folder, its own folder cannot be
             written, or the disk is full.
     """
-    if beside.is_dir():  # the file would be moved into it
+    if is_folder(beside):  # the file would be moved into it
         raise error(f"{beside}: is a folder. Name a file.")
     partial: Path | None = None
     try:
