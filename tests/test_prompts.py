@@ -451,8 +451,10 @@ def test_what_is_known_of_a_prompt() -> None:
 
 
 def test_ordinary_prompts_count_once(caplog: pytest.LogCaptureFixture) -> None:
-    prompts: list[str | Prompt] = ["b", Prompt("a", group="unmemorized"), "b", "a", "c"]
-    assert [prompt.text for prompt in as_ordinary(prompts)] == ["b", "a", "c"]
+    prompts: list[str | Prompt] = ["b", Prompt("a", group="unmemorized"), "c", "a", "b"]
+    distinct = as_ordinary(prompts)
+    assert [prompt.text for prompt in distinct] == ["b", "a", "c"]
+    assert distinct[1].group == "unmemorized"
     assert "2 of 5 ordinary prompts repeat others" in caplog.text
     caplog.clear()
     as_ordinary(["a", "b"])

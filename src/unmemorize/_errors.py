@@ -54,7 +54,7 @@ class RunError(UnmemorizeError):
 
 
 class OtherRunError(RunError):
-    """A folder holds another run than the one that was asked for, or none that can be read."""
+    """A folder holds another run than the one that was asked for, or one that cannot be read."""
 
 
 class UnfinishedError(RunError):

@@ -163,14 +163,16 @@ def as_ordinary(prompts: Iterable[str | Prompt]) -> list[Prompt]:
         ['a cat', 'a dog']
     """
     given = list(iter_ordinary(prompts))
-    distinct = list({prompt.text: prompt for prompt in reversed(given)}.values())[::-1]
+    distinct: dict[str, Prompt] = {}
+    for prompt in given:
+        distinct.setdefault(prompt.text, prompt)
     if len(distinct) < len(given):
         _logger.warning(
             "%d of %d ordinary prompts repeat others. Each text counts once.",
             len(given) - len(distinct),
             len(given),
         )
-    return distinct
+    return list(distinct.values())
 
 
 def _not_memorized(prompt: Prompt) -> Prompt:

@@ -227,7 +227,8 @@ class Run:
             RunError: the folder holds no run, its manifest is damaged, or another version made it.
         """
         folder = Path(folder)
-        content = read_json(folder / MANIFEST, OtherRunError, "run manifest")
+        error = OtherRunError if exists(folder / MANIFEST) else RunError
+        content = read_json(folder / MANIFEST, error, "run manifest")
         if content.get("schema") != SCHEMA:
             raise OtherRunError(
                 f"{folder}: a run of schema {content.get('schema')!r}, this version reads "
