@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from unmemorize._errors import UnmemorizeError
+from unmemorize._paths import is_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -229,33 +230,6 @@ def as_path(path: object, error: type[UnmemorizeError], what: str) -> Path:
             f"{'an empty text' if path == '' else type_in_words(path)}."
         )
     return Path(path)
-
-
-def exists(path: Path) -> bool:
-    """Tell whether a path of the user exists.
-
-    One that cannot be looked at does not: its name may be too long, or its folder closed. The
-    methods of `Path` raise an OSError then.
-    """
-    return os.path.exists(path)  # noqa: PTH110
-
-
-def is_folder(path: Path) -> bool:
-    """Tell whether a path of the user is a folder; see `exists`."""
-    return os.path.isdir(path)  # noqa: PTH112
-
-
-def is_file(path: Path) -> bool:
-    """Tell whether a path of the user is a file; see `exists`."""
-    return os.path.isfile(path)  # noqa: PTH113
-
-
-def entries(folder: Path) -> list[Path]:
-    """Return what is in a folder of the user, sorted; nothing if it cannot be listed."""
-    try:
-        return sorted(folder.iterdir())
-    except (OSError, ValueError):
-        return []
 
 
 def read_bytes(

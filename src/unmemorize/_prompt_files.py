@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from unmemorize._errors import PromptError
-from unmemorize._files import as_path, entries, is_file, is_folder, parse_json
+from unmemorize._files import as_path, parse_json
+from unmemorize._paths import entries, is_file, is_folder
 from unmemorize._prompts import Kind, Prompt
 
 log = logging.getLogger(__name__)

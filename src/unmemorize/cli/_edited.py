@@ -8,7 +8,7 @@ from pathlib import Path
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import AuditError, TestbedError
-from unmemorize._files import is_folder
+from unmemorize._paths import is_folder
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
 from unmemorize.audit import Twin

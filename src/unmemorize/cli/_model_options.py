@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from unmemorize._errors import ModelError
-from unmemorize._files import exists, is_folder
+from unmemorize._paths import exists, is_folder
 from unmemorize.cli._console import print_line
 from unmemorize.cli._groups import MODEL
 

@@ -12,7 +12,7 @@ from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import AuditError
-from unmemorize._files import is_file
+from unmemorize._paths import is_file
 from unmemorize.audit import (
     ARMS,
     AuditForecast,

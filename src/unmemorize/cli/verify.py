@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unmemorize._errors import ExportError
-from unmemorize._files import exists
+from unmemorize._paths import exists
 from unmemorize.cli._console import console, print_answer, print_hint, print_line
 from unmemorize.cli._model_options import LoadingOptions, ModelOptions
 from unmemorize.export import EDIT, Verification, describe, edit_of, verify

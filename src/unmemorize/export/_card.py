@@ -17,7 +17,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented
 
 from unmemorize._errors import ExportError
-from unmemorize._files import exists, from_json, read_json
+from unmemorize._files import from_json, read_json
+from unmemorize._paths import exists
 from unmemorize.export._carried import AnyEditFile, describe, edit_of, neurons_of, readings_of
 from unmemorize.export._exportable import exportable
 from unmemorize.export._lora_layouts import fitting_layouts

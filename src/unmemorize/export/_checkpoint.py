@@ -12,7 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from unmemorize._errors import ExportError
-from unmemorize._files import exists, whole_folder
+from unmemorize._files import whole_folder
+from unmemorize._paths import exists
 from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._exportable import exportable
 from unmemorize.export._loaded_components import refuse_other_components

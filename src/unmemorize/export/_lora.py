@@ -33,7 +33,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from unmemorize._errors import ExportError
-from unmemorize._files import atomic_write, exists, safetensors_bytes
+from unmemorize._files import atomic_write, safetensors_bytes
+from unmemorize._paths import exists
 from unmemorize.export._carried import AnyEditFile, as_metadata, edit_of, loras_as_metadata
 from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts

@@ -19,7 +19,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from unmemorize._errors import ExportError
-from unmemorize._files import exists, temporary_file
+from unmemorize._files import temporary_file
+from unmemorize._paths import exists
 from unmemorize.export._carried import AnyEditFile, as_metadata, edit_of
 from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._rows import (

@@ -11,7 +11,7 @@ from typing import Literal
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import EditError, ExportError, NeuronError
-from unmemorize._files import is_folder
+from unmemorize._paths import is_folder
 from unmemorize.export._carried import AnyEditFile, carried_edit, load_edit_file
 from unmemorize.export._changes import Change
 from unmemorize.export._exportable import exportable

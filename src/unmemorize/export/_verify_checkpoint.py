@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from unmemorize._errors import ExportError
-from unmemorize._files import is_folder
+from unmemorize._paths import is_folder
 from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._changes import Change, ExpectedRows, tensor_changes
 from unmemorize.export._expected import ExpectedLayer, expected_in_checkpoint

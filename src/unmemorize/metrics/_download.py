@@ -18,7 +18,8 @@ from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from unmemorize._errors import FetchError, MetricError
-from unmemorize._files import atomic_write, exists, is_folder
+from unmemorize._files import atomic_write
+from unmemorize._paths import exists, is_folder
 from unmemorize._prompts import Prompt
 from unmemorize.engines import Progress, silent
 from unmemorize.metrics._read_image import open_image, to_rgb

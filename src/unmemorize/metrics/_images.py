@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from unmemorize._errors import MetricError
-from unmemorize._files import entries, exists
+from unmemorize._paths import entries, exists
 from unmemorize._prompts import Prompt
 from unmemorize.metrics._read_image import read_image
 

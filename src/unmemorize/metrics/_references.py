@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from unmemorize._errors import MetricError
-from unmemorize._files import entries
+from unmemorize._paths import entries
 from unmemorize._prompts import Prompt
 from unmemorize.metrics._images import image_files, images_in
 

@@ -61,8 +61,8 @@ def find_guides(
     """Find what each memorized prompt may be read like.
 
     It is the guide most like the prompt that the screen clears and that is far from a copy. If none
-    of those that are drawn is far, it is the farthest. There is none for a prompt all
-    of whose guides show copies.
+    of those that are drawn is far, it is the farthest. There is none for a prompt all of whose
+    guides show copies.
 
     Args:
         stages: what all stages share.
@@ -83,8 +83,8 @@ def find_guides(
             *(Guide("start", start) for start in reversed(starts.get(index, []))),
             *(Guide("neighbour", caption) for caption in neighbours.get(index, [])),
         ]
-        far = distances(stages, [text], [guide.text for guide in clear])[0]
-        ranked[index] = [clear[place] for place in far.argsort(stable=True).tolist()]
+        apart = distances(stages, [text], [guide.text for guide in clear])[0]
+        ranked[index] = [clear[place] for place in apart.argsort(stable=True).tolist()]
         if stages.settings.part == "denoiser":
             ranked[index].sort(key=lambda guide: guide.kind != "start")
     return _far_from_copies(stages, ranked, tests)
@@ -111,8 +111,8 @@ def _numbered_neighbours(
     others = [caption for caption in dict.fromkeys(captions) if caption not in memorized]
     if not others or not texts:
         return {}
-    far = distances(stages, list(texts.values()), others)
-    nearest = far.topk(min(stages.settings.guides, len(others)), largest=False).indices.tolist()
+    apart = distances(stages, list(texts.values()), others)
+    nearest = apart.topk(min(stages.settings.guides, len(others)), largest=False).indices.tolist()
     return {
         len(others) * index + place: (index, others[place])
         for index, places in zip(texts, nearest, strict=True)

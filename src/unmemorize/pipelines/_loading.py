@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 
 from unmemorize import _bundled
 from unmemorize._errors import ModelError, TestbedError, first_line
-from unmemorize._files import exists, is_folder
+from unmemorize._paths import exists, is_folder
 from unmemorize.pipelines._lora_files import adapter_names, load_loras, lora_file, sha256_of
 from unmemorize.pipelines._quiet import quiet_loading
 

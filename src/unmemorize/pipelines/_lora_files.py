@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 
 from unmemorize._errors import ModelError, first_line
-from unmemorize._files import is_file, is_folder
+from unmemorize._paths import is_file, is_folder
 from unmemorize.pipelines._adapters import is_adapted
 from unmemorize.pipelines._quiet import quiet_loading
 from unmemorize.pipelines._weights import networks_of

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from unmemorize._errors import RunError
-from unmemorize._files import exists, whole_folder
+from unmemorize._files import whole_folder
+from unmemorize._paths import exists
 from unmemorize.runs._records import kinds_in, read_sorted
 from unmemorize.runs._run import MANIFEST, PROMPTS, Run
 

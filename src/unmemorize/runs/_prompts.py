@@ -15,7 +15,8 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import RunError
-from unmemorize._files import exists, from_json, parse_json, publish, temporary_file, to_json
+from unmemorize._files import from_json, parse_json, publish, temporary_file, to_json
+from unmemorize._paths import exists
 from unmemorize._prompts import Prompt
 from unmemorize.pipelines import Model
 from unmemorize.runs._run import PROMPTS, Inputs, Run, RunSettings, holds_other_files

@@ -20,15 +20,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from unmemorize._errors import OtherRunError, RunError
-from unmemorize._files import (
-    atomic_write,
-    entries,
-    exists,
-    from_json,
-    is_folder,
-    read_json,
-    to_json,
-)
+from unmemorize._files import atomic_write, from_json, read_json, to_json
+from unmemorize._paths import entries, exists, is_folder
 from unmemorize.runs._records import Writer, files_of, read_lines, read_sorted, record_in
 
 SCHEMA = "unmemorize.run/3"

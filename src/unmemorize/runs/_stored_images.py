@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmemorize._files import is_file
+from unmemorize._paths import is_file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from unmemorize._errors import StatisticsError
-from unmemorize._files import exists, safetensors_bytes, whole_folder
+from unmemorize._files import safetensors_bytes, whole_folder
+from unmemorize._paths import exists
 from unmemorize._prompts import Prompt, iter_ordinary
 from unmemorize.engines import Execution, Failed, Finished, Outcome, UnitFunction, attempt_each
 from unmemorize.neurons import refuse_switched_off

@@ -10,7 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from unmemorize._errors import PromptError
-from unmemorize._files import exists, hash_texts, to_json
+from unmemorize._files import hash_texts, to_json
+from unmemorize._paths import exists
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
 from unmemorize.export import CHECKPOINT
