@@ -29,7 +29,7 @@ def test_everything_that_runs_the_denoiser_is_counted(cost: Forecast) -> None:
     assert cost.images["guides of prompts"] == 5 * 3 * 3
     assert cost.images["paraphrases"] == 2 * 4 * 2
     looked_at = 3.5 * seeds * 3  # detection, localization
-    looked_at += (2 + 3 * 10) * seeds  # "a" and "a red", neighbours
+    looked_at += (2 + 2 * 3 * 10) * seeds  # "a" and "a red", neighbours, rewordings
     assert cost.samples == drawn + round(looked_at) + 100 * 3
     assert cost.seconds == cost.samples / 2
 

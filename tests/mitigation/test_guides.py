@@ -92,24 +92,24 @@ def test_starts_and_captions_are_drawn_in_the_order_of_their_likeness(
     threshold: Threshold, level: float
 ) -> None:
     """And a start before a caption that is as far."""
-    captions = ["a blue door", "a green do", "cat"]
-    copies = ["a red door", "a blue door", "a green do"]
+    captions = ["my blue fox", "my old fox", "cat"]
+    copies = ["a red door", "my blue fox", "my old fox"]
     stages = Known(level, means=dict.fromkeys(copies, COPY))
     found = find(stages, threshold, "a red door on", captions=captions)
     assert found == [Guide("start", "a red")]
-    wanted = ["a blue door", "a red door", "a green do", "a red", "a red"]
+    wanted = ["my blue fox", "a red door", "my old fox", "a red", "a red"]
     assert [texts for _, texts in stages.drawn] == [[text] for text in wanted]
 
 
 def test_starts_come_first_for_a_closed_form(threshold: Threshold, level: float) -> None:
-    copies = ["a red door", "a red", "a blue door"]
+    copies = ["a red door", "a red", "my blue fox"]
     stages = Known(level, means=dict.fromkeys(copies, COPY), part="denoiser")
-    found = find(stages, threshold, "a red door on", captions=["cat", "a blue door", "a dog"])
+    found = find(stages, threshold, "a red door on", captions=["cat", "my blue fox", "elks"])
     assert found == [Guide("start", "a")]
     assert [texts for _, texts in stages.drawn] == [["a red door"], ["a red"], ["a"], ["a"]]
     stages = Known(level, means=dict.fromkeys([*copies, "a"], COPY), part="denoiser")
-    found = find(stages, threshold, "a red door on", captions=["cat", "a blue door", "a dog"])
-    assert found == [Guide("neighbour", "a dog")]
+    found = find(stages, threshold, "a red door on", captions=["cat", "my blue fox", "elks"])
+    assert found == [Guide("neighbour", "elks")]
 
 
 def test_what_seems_far_is_looked_at_again(threshold: Threshold, level: float) -> None:
@@ -128,10 +128,10 @@ def test_what_seems_far_is_looked_at_again(threshold: Threshold, level: float) -
 
 
 def test_if_no_guide_is_far_the_farthest_is_taken(threshold: Threshold, level: float) -> None:
-    means = {"a red": CLOSE, "a": COPY, "a fox": 0.25, "an elk": CLOSE}
+    means = {"a red": CLOSE, "a": COPY, "my fox": 0.25, "an elk": CLOSE}
     stages = Known(level, means=means)
-    found = find(stages, threshold, "a red door", captions=["a fox", "an elk"])
-    assert found == [Guide("neighbour", "a fox")]
+    found = find(stages, threshold, "a red door", captions=["my fox", "an elk"])
+    assert found == [Guide("neighbour", "my fox")]
     assert sorted(text for _, texts in stages.drawn for text in texts) == sorted(means)
 
 
@@ -183,3 +183,20 @@ def test_records_of_another_text_are_refused(threshold: Threshold, level: float)
     stages.instead = "another text"
     with pytest.raises(RunError, match="starts are about 'another text' in place of 'a'"):
         find(stages, threshold, "a b")
+
+
+def test_a_reworded_caption_is_a_guide(threshold: Threshold, level: float) -> None:
+    """Each caption is reworded as it is most like the text, and to no start of it."""
+    captions = ["a red kite", "a blue door"]
+    stages = Known(level, called=["a red", "a", "a red door"], means={"a poster door": COPY})
+    found = find(stages, threshold, "a red door, poster", captions=captions)
+    assert found == [Guide("rewording", "a red poster")]
+    assert stages.scored["rewordings"] == {0: "a red poster", 1: "a poster door"}
+    assert stages.scored["neighbours"] == dict(enumerate(captions))
+    assert [texts for _, texts in stages.drawn][:2] == [["a poster door"], ["a red poster"]]
+
+
+def test_captions_that_are_reworded_alike_count_once(threshold: Threshold, level: float) -> None:
+    stages = Known(level)
+    find(stages, threshold, "door: a", captions=["a kite", "two of", "a fox"])
+    assert stages.scored["rewordings"] == {0: "a door"}

@@ -37,7 +37,7 @@ class Forecast:
     Args:
         images: stage -> images that are generated.
         samples: denoiser samples of these images (two for each step with guidance), of detections,
-            those of starts and neighbours included, localizations and maps of memorized regions.
+            those of guides included, localizations and maps of memorized regions.
         seconds: samples times the measured time of one, and the training of a text encoder, once.
         weights: bytes of the model's weights.
         disk: bytes of images, of an edited checkpoint and of small files.
@@ -86,7 +86,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     halves = 2 if generation.guidance > 1 else 1
     samples = sum(images.values()) * generation.steps * halves
     samples += round((1 + _PASSES) * noise.seeds * count)
-    samples += noise.seeds * (sum(map(len, starts)) + settings.guides * len(guided))
+    samples += noise.seeds * (sum(map(len, starts)) + 2 * settings.guides * len(guided))
     samples += REGION_SAMPLES * count
     weights = sum(
         parameter.numel() * parameter.element_size()

@@ -1,4 +1,4 @@
-"""What a memorized caption may be read like: one of its starts, or an ordinary caption.
+"""What a memorized caption may be read like: a start, a rewording, or an ordinary caption.
 
 The empty prompt is always there. But it is what a model draws without a text, which may be a
 training image, too: without one, the bundled model draws a copy of some plant every now and then.
@@ -22,11 +22,12 @@ from unmemorize.detection import Detection, DetectTask, Threshold
 from unmemorize.mitigation._confirmation import Confirmation, screen_level
 from unmemorize.mitigation._copy_test import CopyTest
 from unmemorize.mitigation._likeness import distances
+from unmemorize.mitigation._rewordings import rewordings_of
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._stages import Stages, asked
 from unmemorize.mitigation._starts import starts_of
 
-STARTS, NEIGHBOURS = "starts", "neighbours"
+STARTS, REWORDINGS, NEIGHBOURS = "starts", "rewordings", "neighbours"
 """The records of what the detector says of them."""
 DRAWN = "guide"
 """How the records of their images begin. What follows is the round, from 1."""
@@ -38,16 +39,20 @@ _AGAIN = 2
 of many guides some seem far that are not."""
 
 
+GuideKind = Literal["start", "rewording", "neighbour"]
+
+
 @dataclass(frozen=True)
 class Guide:
     """What a caption may be read like.
 
     Args:
-        kind: a start of the caption, or an ordinary caption.
-        text: the start, or that caption.
+        kind: a start of the caption, an ordinary caption that has one word of it, or an ordinary
+            caption.
+        text: how it reads.
     """
 
-    kind: Literal["start", "neighbour"]
+    kind: GuideKind
     text: str
 
 
@@ -73,15 +78,18 @@ def find_guides(
     """
     tests = {index: each.test for index, each in confirmations.items() if each.confirmed}
     texts = {index: prompts[index].text for index in sorted(tests)}
-    starts = _clear(stages, STARTS, _numbered_starts(prompts, tests), threshold)
-    neighbours = _clear(
-        stages, NEIGHBOURS, _numbered_neighbours(stages, texts, captions), threshold
-    )
+    nearest = _numbered_neighbours(stages, texts, captions)
+    reworded = _numbered_rewordings(stages, texts, nearest)
+    look = partial(_clear, stages, threshold)
+    starts = look("start", STARTS, _numbered_starts(prompts, tests))
+    rewordings = look("rewording", REWORDINGS, reworded)
+    neighbours = look("neighbour", NEIGHBOURS, nearest)
     ranked = {}
     for index, text in texts.items():
         clear = [
-            *(Guide("start", start) for start in reversed(starts.get(index, []))),
-            *(Guide("neighbour", caption) for caption in neighbours.get(index, [])),
+            *reversed(starts.get(index, [])),
+            *rewordings.get(index, []),
+            *neighbours.get(index, []),
         ]
         apart = distances(stages, [text], [guide.text for guide in clear])[0]
         ranked[index] = [clear[place] for place in apart.argsort(stable=True).tolist()]
@@ -120,29 +128,53 @@ def _numbered_neighbours(
     }
 
 
+def _numbered_rewordings(
+    stages: Stages, texts: Mapping[int, str], nearest: Mapping[int, tuple[int, str]]
+) -> dict[int, tuple[int, str]]:
+    """Return the rewording of each caption that is most like its text, by the caption's number.
+
+    Each is another one, and none is a start of the text.
+    """
+    taken = {index: {text, *starts_of(text)} for index, text in texts.items()}
+    found = {}
+    for number, (index, caption) in sorted(nearest.items()):
+        text = texts[index]
+        possible = [each for each in rewordings_of(caption, text) if each not in taken[index]]
+        if possible:
+            best = possible[int(distances(stages, [text], possible)[0].argmin())]
+            found[number] = index, best
+            taken[index].add(best)
+    return found
+
+
 def _clear(
-    stages: Stages, kind: str, guides: Mapping[int, tuple[int, str]], threshold: Threshold
-) -> dict[int, list[str]]:
+    stages: Stages,
+    threshold: Threshold,
+    kind: GuideKind,
+    records: str,
+    guides: Mapping[int, tuple[int, str]],
+) -> dict[int, list[Guide]]:
     """Return the guides of each caption that the screen clears, in the order of their numbers.
 
     Args:
         stages: what all stages share.
-        kind: of the records.
-        guides: number of the record -> index of the caption, and what it may be read like.
         threshold: of the model.
+        kind: of the guides.
+        records: what the detector says of them.
+        guides: number of the record -> index of the caption, and what it may be read like.
 
     Raises:
         RunError: a record is about another text.
     """
-    task = DetectTask(threshold, "never", stages.settings.generation.batch, kind)
-    stages.work(kind, task, [(number, Prompt(text)) for number, (_, text) in guides.items()])
-    found = dict(stages.run.typed(kind, Detection, "Start a new run."))
+    task = DetectTask(threshold, "never", stages.settings.generation.batch, records)
+    stages.work(records, task, [(number, Prompt(text)) for number, (_, text) in guides.items()])
+    found = dict(stages.run.typed(records, Detection, "Start a new run."))
     level = screen_level(threshold)
-    clear: dict[int, list[str]] = {}
+    clear: dict[int, list[Guide]] = {}
     for number, (index, text) in sorted(guides.items()):
-        _refuse_other_text(stages, kind, found[number].prompt, text)
+        _refuse_other_text(stages, records, found[number].prompt, text)
         if found[number].score <= level:
-            clear.setdefault(index, []).append(text)
+            clear.setdefault(index, []).append(Guide(kind, text))
     return clear
 
 

@@ -6,6 +6,7 @@ RUN/confirmations.jsonl        their scores, and the level above which they are 
 RUN/localizations.jsonl        the neurons of those whose images show copies
 RUN/starts.jsonl               what the detector says of the starts of these prompts
 RUN/neighbours.jsonl           what it says of the ordinary captions that are most like them
+RUN/rewordings.jsonl           what it says of these captions with a word of the prompt
 RUN/guide-N.jsonl              images of those that it clears, the likest ones first
 RUN/text-encoder-*.json        trained text encoders, by the digest of what they were trained with
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
