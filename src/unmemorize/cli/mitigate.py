@@ -155,7 +155,9 @@ def command(
     )
     refuse_other_part(loaded, settings)
     if dry_run:
-        _print_forecast(forecast(loaded, settings, prompts), len(prompts))
+        cost = forecast(loaded, settings, prompts)
+        copied = single_file.stat().st_size if single_file else 0
+        _print_forecast(replace(cost, disk=cost.disk + copied), len(prompts))
         return
     descriptor = instruments.load_descriptor(bundled=is_bundled(loaded.pipe))
     clip = instruments.load_clip(bundled=is_bundled(loaded.pipe))
