@@ -3,7 +3,8 @@
 Call: python benchmarks/harden.py [--plants some] [--choices best distillation] [--seconds N] ...
 
 Each choice hardens the named planted images together (8 of all kinds by default), judges them by
-attacks that training never saw, and measures ordinary images. Attacks run side by side, so this is
+attacks with random numbers that training never saw, and measures ordinary images. Choices that
+train from all three starts have no other hold-out. Attacks run side by side, so this is
 meant for a GPU. One record for each choice and set of plants goes to records/harden/. It is written
 after every part, so a call that is stopped leaves what it has measured; a finished record is kept.
 """
@@ -63,6 +64,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "best, up blocks": {**BEST, "weights": "up_blocks.*"},
     "best, LoRA of rank 8": {**BEST, "rank": 8},
     "best, LoRA of rank 32": {**BEST, "rank": 32},
+    "best, without attacks": {**BEST, "attacked": 0.0},
+    "best, substitutes of captions alone": {**BEST, "attacked": 0.0, "kept_weight": 0.0},
     "for all": {**BEST, "steps": 2},
     "for all, half rate": {**BEST, "steps": 2, "rate": 1e-4},
 }
@@ -147,11 +150,12 @@ def measured(stage: Stage, settings: HardeningSettings, clock: Clock) -> Iterato
         found["seconds"]["training"] = round(time.perf_counter() - began, 1)
         found["plain"] = rounded(stage.plain())
         best = [[-1.0] * len(each) for each in (stage.targets, stage.others)]
+        name = stage.judging_name(weights.edit())
         for seed in range(stage.options.seeds):
             for start in STARTS:
                 if time.perf_counter() > clock.end:
                     return
-                scores = stage.judged(start, seed)
+                scores = stage.judged(start, seed, name)
                 best = [list(map(max, *pair)) for pair in zip(best, scores, strict=True)]
                 level = copy_level(best[1], AuditSettings.alpha)
                 assert level is not None  # there are controls

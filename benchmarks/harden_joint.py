@@ -67,8 +67,11 @@ def looked_at(stage: Stage, school: School, number: int) -> dict[str, Any]:
     }
 
 
-def judged(stage: Stage, end: float) -> Iterator[dict[str, Any]]:
-    """Attack all images from three starts, again and again, and yield the state after each."""
+def judged(stage: Stage, name: str, end: float) -> Iterator[dict[str, Any]]:
+    """Attack all images from three starts, again and again, and yield the state after each.
+
+    Seeds follow from the name.
+    """
     best = {target.key: -1.0 for target in (*stage.targets, *stage.others)}
     trials, lost = list[dict[str, Any]](), set[str]()
     for seed in range(stage.options.seeds):
@@ -76,7 +79,7 @@ def judged(stage: Stage, end: float) -> Iterator[dict[str, Any]]:
             if time.perf_counter() > end:
                 return
             some = [target for target in stage.targets if target.key not in lost]
-            jobs = stage.trials([*some, *stage.others], start, seed, "L4")
+            jobs = stage.trials([*some, *stage.others], start, seed, "L4", name)
             scores = dict[str, float]()
             for _, group, embeddings in attacked(stage.bench, jobs, (stage.options.attack_steps,)):
                 found = scored(
@@ -153,7 +156,8 @@ def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
             found["plain"] = [round(score, 4) for score in stage.plain()]
             found["ordinary"] = stage.price()
             yield found
-            for state in judged(stage, options.began + options.seconds):
+            name = stage.judging_name(weights.edit())
+            for state in judged(stage, name, options.began + options.seconds):
                 found |= state
                 yield found
         found["seconds"]["all"] = round(time.perf_counter() - options.began, 1)

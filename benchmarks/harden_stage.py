@@ -34,7 +34,7 @@ from unmemorize.audit._soft_tokens import SoftTokens
 from unmemorize.generation import generate_each
 from unmemorize.hardening._examples import SUBSTITUTES, Examples
 from unmemorize.metrics import copy_scores, quality
-from unmemorize.mitigation import CHANGED, SAME, derived_seed, ordinary_items
+from unmemorize.mitigation import CHANGED, SAME, derived_seed, digest, ordinary_items
 from unmemorize.pipelines import encoded
 
 SOME = (1, 9, 15, 22, 26, 29, 36, 45)
@@ -210,17 +210,24 @@ class Stage:
             "clip_fid": fid,
         }
 
-    def trials(self, targets: Sequence[Target], start: Start, seed: int, attack: str) -> list[Job]:
-        """Return one attack on each image."""
+    def trials(
+        self, targets: Sequence[Target], start: Start, seed: int, attack: str, name: str = ""
+    ) -> list[Job]:
+        """Return one attack on each image, with seeds from a name, or those of the model."""
+        name = name or self.model.fingerprint
         return [
             Job(SoftTokens(), Trial(target=target, start=start, seed=seed, attack=attack,
-                                    fingerprint=self.model.fingerprint))
+                                    fingerprint=name))
             for target in targets
         ]  # fmt: skip
 
-    def judged(self, start: Start, seed: int) -> tuple[list[float], list[float]]:
+    def judging_name(self, edit: Edit) -> str:
+        """Return what the seeds of judging attacks follow from, as in `HardeningInputs.judging`."""
+        return f"{self.model.fingerprint} {digest(edit)}"
+
+    def judged(self, start: Start, seed: int, name: str) -> tuple[list[float], list[float]]:
         """Attack all images once: the score of each plant, and of each control."""
-        jobs = self.trials([*self.targets, *self.others], start, seed, "L4")
+        jobs = self.trials([*self.targets, *self.others], start, seed, "L4", name)
         scores = []
         for _, some, embeddings in attacked(self.bench, jobs, (self.options.attack_steps,)):
             found = scored(

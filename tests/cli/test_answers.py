@@ -133,7 +133,7 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
 def test_status_counts_the_rounds_of_a_hardening(call: Call, tmp_path: Path) -> None:
     settings = HardeningRun(
         settings=HardeningSettings(rounds=3, ordinary_images=5),
-        edit="{}", controls=(), twins=(), captions="", descriptor="", clip="",
+        edit="{}", controls=(), captions="", descriptor="", clip="",
     )  # fmt: skip
     run = Run.open(
         tmp_path / "run", settings, inputs=Inputs(fingerprint="f", prompts="p"), model="m", items=4

@@ -12,7 +12,15 @@ import pytest
 
 from architectures import make
 from colours import noise
-from unmemorize import AuditSettings, HardeningSettings, Model, NeuronFile, Neurons, verify
+from unmemorize import (
+    AuditSettings,
+    HardeningSettings,
+    Model,
+    NeuronFile,
+    Neurons,
+    testbed,
+    verify,
+)
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 Cli = Callable[..., tuple[int, str, str]]
@@ -70,6 +78,12 @@ def test_a_run_trains_judges_and_exports(
     assert code == 0, err
     assert "L4 with 1 steps brings back" in out
     assert "of 2 ordinary images changed" in out
+    shown = " ".join(out.split())
+    assert (
+        "Training saw the captions (L0) and L4 from prompt; it did not see L4 from other." in shown
+    )
+    assert "from 1 images that are said to be never trained on, under the same attacks in" in shown
+    assert "The bound holds for one declared attempt." in shown
     assert f"edited model: {folder / 'run' / 'edited'}" in out
     assert (folder / "run" / "lora" / "pytorch_lora_weights.safetensors").exists()
     assert json.loads((folder / "run" / "hardening.json").read_text())["verdict"]["budget"] == 1
@@ -79,6 +93,24 @@ def test_a_run_trains_judges_and_exports(
         *("--controls", folder / "controls", "-o", folder / "audit", "--dry-run"),
     )
     assert code == 0, err
+
+
+def test_the_bundled_model_is_judged_by_photographs_and_not_by_its_twins(
+    cli: Cli, tmp_path: Path
+) -> None:
+    entry = testbed.planted()[0]
+    neurons = NeuronFile.of(Model.load("testbed", device="cpu"), entry.neurons)
+    neurons.save(tmp_path / "neurons.json")
+    prompt = {"prompt": entry.prompt.text, "images": [str(path) for path in entry.prompt.images]}
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(prompt))
+    code, out, err = cli(
+        *("harden", tmp_path / "neurons.json", "--prompts", tmp_path / "prompts.jsonl"),
+        *("-o", tmp_path / "run", "--dry-run"),
+    )
+    assert code == 0, err
+    photographs = len(testbed.unused())
+    assert photographs >= 19
+    assert f"{1 + photographs} images in all arms" in out
 
 
 def test_weights_that_are_not_there_are_refused(cli: Cli, folder: Path) -> None:

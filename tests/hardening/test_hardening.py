@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,7 +34,7 @@ from unmemorize import (
     load_pipeline,
     verify,
 )
-from unmemorize.audit import AuditInputs, edit_text
+from unmemorize.audit import STARTS, AuditInputs, Bench, Twin, edit_text
 from unmemorize.hardening import (
     HardeningInputs,
     _examples,
@@ -42,6 +43,7 @@ from unmemorize.hardening import (
     harden_all,
     open_hardening,
 )
+from unmemorize.mitigation import derived_seed
 
 EDIT = ClosedFormEdit((Erased("red cat"),))
 SETTINGS = HardeningSettings(
@@ -138,6 +140,14 @@ def test_rounds_attack_and_train_and_other_attacks_judge(finished: Made) -> None
     assert verdict.medians.keys() == {"edited", "never-trained"}
     assert result.held == 2 - verdict.triggered
     assert f"{verdict.triggered} of 2 images" in result.headline
+    assert result.hold_out == (
+        "Training saw the captions (L0) and L4 from prompt, noise; it did not see L4 from other."
+    )
+    assert result.notes[0] == result.hold_out
+    assert "from 1 images that are said to be never trained on" in result.notes[1]
+    assert "under the same attacks in the trained model" in result.notes[1]
+    assert "one declared attempt" in result.notes[2]
+    assert len(result.notes) == 3
     assert result.ordinary.images == 2
     assert HardeningResult.load(run) == result
     assert HardeningResult.load(run).file == result.file
@@ -205,6 +215,82 @@ def test_a_run_that_is_stopped_anywhere_ends_in_the_same_bits(
         assert path.read_bytes() == (tmp_path / "run" / "attacks" / path.name).read_bytes()
 
 
+def test_the_trained_model_is_judged_without_a_twin(
+    make_run: Any, files: list[Path], tmp_path: Path, finished: Made, monkeypatch: Any
+) -> None:
+    """Controls are attacked under the trained edit, with seeds of its own in both arms."""
+    result, run, model = finished
+    shutil.copytree(run.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "audit")
+    names: dict[str, set[str]] = {}
+    edits = set()
+
+    def noted(purpose: str, name: str, key: str, *others: Any) -> int:
+        names.setdefault(purpose, set()).add(name)
+        names.setdefault(f"{purpose} of", set()).add(key)
+        return derived_seed(purpose, name, key, *others)
+
+    class NotedBench(Bench):
+        def predict(self, *args: Any, **options: Any) -> torch.Tensor:
+            edits.add(edit_text(self.edit))
+            return super().predict(*args, **options)
+
+    monkeypatch.setattr("unmemorize.audit._task.derived_seed", noted)
+    monkeypatch.setattr("unmemorize.audit._attack.derived_seed", noted)
+    monkeypatch.setattr("unmemorize.audit._task.Bench", NotedBench)
+    twin = Twin(Model(make_pipeline()), (0, 1))
+    again, inputs = make_run(tmp_path / "run", model, twins=(twin,))
+    judged = harden_all(again, model, inputs)
+    assert judged.verdict == result.verdict
+    assert not judged.verdict.paired
+    assert result.file is not None
+    assert edits == {edit_text(result.file.edit)}
+    assert len(names["audit image of"] | names["attack of"]) == 3  # two images and the control
+    assert names["audit image"] == names["attack"]
+    (name,) = names["attack"]
+    assert model.fingerprint in name
+    assert result.edit in name
+    audit = Run.load(again.folder / "audit")
+    assert audit.manifest.settings["seeded_by"] == result.edit
+
+
+def test_templates_that_no_control_judges_are_told(finished: Made) -> None:
+    result = finished[0]
+    some = replace(result, verdict=replace(result.verdict, images=1))
+    assert any(note.startswith("Not judged: 1 of 2 images.") for note in some.notes)
+    nothing = replace(result, control="", verdict=replace(result.verdict, tau=None, images=0))
+    assert nothing.notes == (result.hold_out,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "saw the captions (L0) and L4 from prompt; it did not see L4 from noise, other."),
+        ({"starts": STARTS, "rounds": 2}, "L4 from prompt, noise; it did not see L4 from other."),
+        ({"starts": STARTS}, "L4 from prompt, noise, other; judging attacks differ from these by"),
+        ({"attacked": 0.0}, "the captions (L0); it did not see L4 from prompt, noise, other."),
+    ],
+)
+def test_what_is_held_out_is_told(settings: dict[str, Any], words: str) -> None:
+    assert words in HardeningSettings(**settings).hold_out
+
+
+def test_a_run_of_before_the_share_of_attacks_is_refused(
+    finished: Made, make_run: Any, tmp_path: Path
+) -> None:
+    """Its training saw paraphrases, and its judging seeds were those of every edit."""
+    run, model = finished[1:]
+    shutil.copytree(run.folder, tmp_path / "run")
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["settings"]["settings"]["attacked"]
+    manifest["settings"]["twins"] = []
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"settings\.attacked = null, now it is 0\.75"):
+        make_run(tmp_path / "run", model)
+    assert HardeningResult.load(Run.load(tmp_path / "run")).edit == finished[0].edit
+
+
 def test_other_settings_are_another_run(finished: Made, make_run: Any) -> None:
     _, run, model = finished
     with pytest.raises(RunError, match=r"settings\.rounds = 2, now it is 3"):
@@ -259,7 +345,8 @@ def test_an_edit_is_needed(make_run: Any, tmp_path: Path, finished: Made) -> Non
         ({"steps": 0}, "steps=0: at least 1"),
         ({"ordinary_images": 1}, "ordinary_images=1: at least 2"),
         ({"rate": 0.0}, r"rate=0\.0: a learning rate"),
-        ({"kept_weight": 0.0}, r"kept_weight=0\.0: a weight"),
+        ({"kept_weight": -1.0}, r"kept_weight=-1\.0: a weight"),
+        ({"attacked": 1.1}, r"attacked=1\.1: a share lies between 0 and 1"),
         ({"starts": ("nowhere",)}, "Choose prompt or noise or other"),
         ({"audit": AuditSettings(levels=("L0",))}, "levels L0 .* Name L4"),
         ({"audit": AuditSettings(levels=("L4",), steps=(0,))}, "with at least 1 step"),

@@ -108,7 +108,7 @@ def test_what_is_wanted_of_each_sample(objective: str) -> None:
         with torch.no_grad():
             before = predicted(pipe, batch.latents[8:], batch.timesteps[8:], text)
         assert torch.allclose(before, batch.wanted[8:], atol=1e-5)
-    assert seen == {(place, words) for place, some in enumerate(wordings) for words in some}
+    assert seen == {(0, "red cat"), (1, "blue cat")}  # paraphrases are left for L1
     assert 0.6 < attacked / (8 * 8) < 0.9
     assert max(alike, default=0.0) < 0.2
     assert len(alike) == (attacked if objective == "distillation" else 0)
@@ -117,6 +117,41 @@ def test_what_is_wanted_of_each_sample(objective: str) -> None:
     assert len({float(batch.latents.sum()) for batch in batches}) == 8
     other = next(iter(lesson.batches(1, found)))
     assert not torch.equal(other.latents, batches[0].latents)
+
+
+@pytest.mark.parametrize(("attacked", "captions"), [(0.0, {True}), (1.0, {False})])
+def test_the_control_fine_tunes_without_attacks(attacked: float, captions: set[bool]) -> None:
+    pipe = make_pipeline()
+    model = Model(pipe)
+    lesson, found = lesson_of(model, steps=3, objective="both", attacked=attacked), found_in(model)
+    for target in TARGETS:
+        lesson.bench._latents[target.key] = random(len(target.prompt), 1, 4, 16, 16)
+    own = texts(pipe, [target.prompt for target in TARGETS])
+    under_caption = {
+        any(torch.allclose(batch.text.text[row], text) for text in own)
+        for batch in lesson.batches(1, found)
+        for row in range(batch.forgotten)
+    }
+    assert under_caption == captions
+
+
+def test_without_a_weight_ordinary_images_do_not_count() -> None:
+    model = Model(make_pipeline())
+    lesson, found = lesson_of(model, steps=1, weights=KEYS, kept_weight=0.0), found_in(model)
+    edits = []
+    for kept in (1, 5):
+        some = Lesson(
+            lesson.bench,
+            TARGETS[:1],
+            Examples(lesson.examples.substitutes[:1], kept * lesson.examples.ordinary, CAPTIONS),
+            lesson.settings,
+        )
+        with trained(model, lesson.settings) as weights:
+            some.train(weights, optimizer_of(weights, 1e-2, 0, {}), 1, found)
+            (name,) = edit = weights.edit().differences
+            edits.append(whole(edit[name]))
+    assert torch.allclose(edits[0], edits[1], atol=1e-6)
+    assert float(edits[0].abs().max()) > 1e-3
 
 
 def test_ordinary_images_count_as_often_as_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

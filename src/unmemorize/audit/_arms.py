@@ -44,6 +44,8 @@ class AuditInputs:
         shipped: whether these are the photographs of this package, of which nobody can know that
             another model was never trained on them.
         twins: never-trained models, which are the better control.
+        seeded_by: what random numbers depend on besides the model, such as the digest of a trained
+            edit. None gives all edits the same ones.
     """
 
     edit: Edit | None
@@ -52,6 +54,12 @@ class AuditInputs:
     controls: tuple[Path, ...] = ()
     shipped: bool = False
     twins: tuple[Twin, ...] = ()
+    seeded_by: str | None = None
+
+    def seed_name(self, model: Model) -> str:
+        """Return what the seeds of all arms are derived from, for the audited model."""
+        own = model.fingerprint
+        return own if self.seeded_by is None else f"{own} {self.seeded_by}"
 
     @property
     def never_trained(self) -> str:

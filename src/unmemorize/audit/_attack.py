@@ -56,7 +56,7 @@ class Trial:
         start: where it starts.
         seed: the number of the repetition.
         attack: the name of the attack.
-        fingerprint: of the audited model before its edit.
+        fingerprint: of the audited model before its edit, or see `AuditInputs.seed_name`.
     """
 
     target: Target

@@ -177,6 +177,7 @@ def open_audit(
         twins=twin_texts(inputs.twins),
         captions=hash_texts(inputs.captions),
         descriptor=inputs.descriptor.digest,
+        seeded_by=inputs.seeded_by,
     )
     return open_run(folder, model, prompts, made_of, new=new)
 

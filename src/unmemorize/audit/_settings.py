@@ -115,6 +115,7 @@ class AuditRun:
         twins: fingerprints of the never-trained models, each with the prompts it is for.
         captions: a hash of the ordinary captions.
         descriptor: a hash of the network that compares images.
+        seeded_by: see `AuditInputs`.
     """
 
     kind: ClassVar[str] = "audit"
@@ -126,6 +127,7 @@ class AuditRun:
     twins: tuple[str, ...]
     captions: str
     descriptor: str
+    seeded_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

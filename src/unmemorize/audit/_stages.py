@@ -73,7 +73,7 @@ class AttackStages:
             captions=self.inputs.captions,
             companions=self.companions,
             descriptor=self.inputs.descriptor,
-            fingerprint=self.model.fingerprint,
+            fingerprint=self.inputs.seed_name(self.model),
             teacher=None if arm.model is self.model else self.model.loading,
         )
         title = f"{attack.name}, {arm.records}, {ladder[place]} steps"

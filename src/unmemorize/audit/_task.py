@@ -45,7 +45,7 @@ class AttackTask:
         captions: ordinary captions.
         companions: other memorized images.
         descriptor: compares images.
-        fingerprint: of the audited model.
+        fingerprint: what seeds are derived from, see `AuditInputs.seed_name`.
         teacher: how the audited model was loaded, where the attacked one is another model.
     """
 

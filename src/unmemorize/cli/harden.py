@@ -20,7 +20,7 @@ from unmemorize.cli._console import (
     print_line,
     show_progress,
 )
-from unmemorize.cli._edited import control_files, edit_in, prompts_of, twins_for
+from unmemorize.cli._edited import control_files, edit_in, prompts_of
 from unmemorize.cli._execution_options import EngineOptions, NewRunOption, RunOption
 from unmemorize.cli._instruments import InstrumentOptions
 from unmemorize.cli._model_options import Flag, ModelOptions, print_what_is_edited
@@ -51,7 +51,6 @@ def command(
     training_steps: PositiveInt = 12,
     learning_rate: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
     controls: Path | None = None,
-    twin: str | None = None,
     dry_run: Flag = False,
     instruments: InstrumentOptions = InstrumentOptions(),
     steps: PositiveInt | None = None,
@@ -64,11 +63,12 @@ def command(
     """Train a model so that attacks no longer bring memorized images back.
 
     Each round looks for text embeddings that bring the images back from the current weights (L4),
-    and then trains the weights: under these embeddings, the captions and their paraphrases towards
-    images that the edit draws, and for ordinary captions to stay as they are. At the end, attacks
-    with other starts and random numbers judge the result, and ordinary images show the price. The
-    run folder gets the trained model as a checkpoint, and a LoRA where one can hold it. The same
-    command resumes.
+    and then trains the weights: under these embeddings and the captions towards images that the
+    edit draws, and for ordinary captions to stay as they are. At the end, the captions and L4 judge
+    the result, with random numbers of their own and also from starts that training has not seen.
+    What they reach on images that the model was never trained on is the level of a copy. Ordinary
+    images show the price. The run folder gets the trained model as a checkpoint, and a LoRA where
+    one can hold it. The same command resumes.
 
     Args:
         edited: An edit that takes the copies out: a run folder of unmemorize mitigate or localize,
@@ -84,10 +84,8 @@ def command(
         training_steps: Training steps of a round for each memorized image.
         learning_rate: Learning rate (AdamW). The default is 1e-5, for the bundled model 2e-4, and
             with --rank ten times as much.
-        controls: Folder of images that the model was never trained on. The default are the
-            photographs of this package.
-        twin: Model that was never trained on the images of the prompts: a diffusers folder or Hub
-            id. It is the better control. The bundled model has its own.
+        controls: Folder of images that the model was never trained on, which are attacked in the
+            trained model. The default are the photographs of this package.
         dry_run: Say what the run will take, and stop.
         steps: Number of DDIM steps. The default is 50; the bundled model has its own.
         guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
@@ -111,7 +109,6 @@ def command(
             descriptor=instruments.load_descriptor(bundled=is_bundled(loaded.pipe)),
             controls=control_files(controls),
             shipped=controls is None,
-            twins=twins_for(loaded, model.loading, twin, chosen, controls),
         ),
         keep=captions.keep,
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
@@ -125,12 +122,15 @@ def command(
     assert result.file is not None  # it was made just now
     exported = export_all(loaded, result.file, opened.folder)
     print_line(result.headline, style="bold")
+    for note in result.notes:
+        print_line(note)
     _print_rounds(result)
     files = print_exported(exported)
     print_line(f"all attacks that judged: {opened.folder / 'audit' / 'audit.json'}")
     print_answer(
         result.to_json(),
         headline=result.headline,
+        notes=result.notes,
         run=opened.folder,
         exported=files,
     )

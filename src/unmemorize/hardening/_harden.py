@@ -1,4 +1,4 @@
-"""Hardening as a run: rounds of attack and training, then attacks that training never saw.
+"""Hardening as a run: rounds of attack and training, then attacks with other random numbers.
 
 RUN/examples.safetensors       clean latents that training sees
 RUN/attacks.jsonl, attacks/    attacks of the training, by round and image, with what they found
@@ -33,7 +33,6 @@ from unmemorize.audit import (
     hash_of_images,
     open_audit,
     targets_of,
-    twin_texts,
 )
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, EditFile
@@ -104,7 +103,6 @@ def open_hardening(
         edit=edit_text(judged.edit),
         references=hash_of_images(prompts),
         controls=tuple(map(hash_of_file, judged.controls)),
-        twins=twin_texts(judged.twins),
         captions=hash_texts([*judged.captions, "", *inputs.keep]),
         descriptor=judged.descriptor.digest,
         clip=inputs.clip.digest if inputs.clip else "",
@@ -120,7 +118,7 @@ def harden_all(
     execution: Execution | None = None,
     announce: Announce = unannounced,
 ) -> HardeningResult:
-    """Train a model against attacks, and judge it by other attacks; or resume.
+    """Train a model against attacks, and judge it by attacks on the trained model; or resume.
 
     Args:
         run: a run with prompts and their images, opened by `open_hardening` with these inputs.
@@ -145,10 +143,10 @@ def harden_all(
         EditFile.of(model, hardened, found={"run": run.manifest.kind}).save(run.folder / EDIT)
     file = EditFile.load(run.folder / EDIT)
     ordinary = _price(run, model, file.edit, inputs, settings, execution, announce)
-    judged = replace(inputs.audit, edit=file.edit)
+    judged = inputs.judging(file.edit)
     audit = open_audit(run.folder / AUDIT, model, prompts, judged, settings.audit)
     found = audit_all(audit, model, judged, execution=execution, announce=announce)
-    result = _result(run, found, ordinary, file)
+    result = _result(run, found, ordinary, file, settings.hold_out, inputs.control)
     run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
     return result
 
@@ -260,7 +258,12 @@ def _price(
 
 
 def _result(
-    run: Run, audit: AuditResult, ordinary: OrdinaryChange, file: EditFile
+    run: Run,
+    audit: AuditResult,
+    ordinary: OrdinaryChange,
+    file: EditFile,
+    hold_out: str,
+    control: str,
 ) -> HardeningResult:
     verdict = next(outcome.last for outcome in audit.attacks if outcome.attack == ATTACK)
     return HardeningResult(
@@ -269,5 +272,7 @@ def _result(
         rounds=tuple(each for _, each in run.typed(ROUNDS, RoundOutcome, _WAY_OUT)),
         ordinary=ordinary,
         edit=digest(file.edit),
+        hold_out=hold_out,
+        control=control,
         file=file,
     )

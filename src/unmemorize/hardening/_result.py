@@ -61,6 +61,8 @@ class HardeningResult:
         rounds: how training went.
         ordinary: what the edit changes in images of ordinary captions.
         edit: the digest of the edit.
+        hold_out: which judging attacks training has seen, and which not.
+        control: what the level of a copy rests on; empty without never-trained images.
         file: the edit with its model, for `bake` and `export_lora`; not part of the JSON.
     """
 
@@ -69,6 +71,8 @@ class HardeningResult:
     rounds: tuple[RoundOutcome, ...]
     ordinary: OrdinaryChange
     edit: str
+    hold_out: str = ""
+    control: str = ""
     file: EditFile | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -88,6 +92,25 @@ class HardeningResult:
             f"{verdict.images} images above {verdict.tau:.2f} (upper bound of the rate "
             f"{verdict.bound:.0%}). {price}"
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the headline rests on, in sentences."""
+        notes = [self.hold_out] if self.hold_out else []
+        if self.control:
+            notes.append(f"The level of a copy comes from {self.control}.")
+        images = len({attack.target for attack in self.attacks})
+        if self.control and (left := images - self.verdict.images):
+            notes.append(
+                f"Not judged: {left} of {images} images. They are templates, which are compared by "
+                "their layout, and no never-trained image is. unmemorize audit --twin judges them."
+            )
+        if self.verdict.tau is not None:
+            notes.append(
+                "The bound holds for one declared attempt. Whoever trains until an edit holds must "
+                "report all attempts."
+            )
+        return tuple(notes)
 
     @classmethod
     def load(cls, run: Run) -> HardeningResult:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 from unmemorize._bundled import is_bundled
 from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
 from unmemorize.audit import STARTS, AuditInputs, AuditSettings, Start
+from unmemorize.generation import Edit
 from unmemorize.metrics import ClipAlignment
+from unmemorize.mitigation import digest
 from unmemorize.pipelines import Model
 
 Objective = Literal["substitutes", "distillation", "both"]
@@ -43,14 +45,17 @@ class HardeningSettings:
             sample, by chance.
         rate: the learning rate (AdamW). The default is meant for Stable Diffusion.
         settle: let the learning rate fall to zero during the last round.
+        attacked: the share of these samples under embeddings of attacks, in [0, 1]. The others are
+            substitutes under the caption. 0 is the control that fine-tunes without attacks: they
+            still run in each round, and only show how far they get.
         forgotten: samples of a training step that concern memorized images.
         kept: samples of a training step that preserve ordinary images. By default there are 16 in
             all, as in SISS.
         kept_images: how many ordinary images training preserves.
         kept_weight: the weight of the error on ordinary images beside that on memorized ones. It
-            is 1 as published.
-        starts: where attacks of the training start, in turn from round to round. The others are
-            left for the judging attacks.
+            is 1 as published. 0 trains on memorized images alone.
+        starts: where attacks of the training start, in turn from round to round. Only the others
+            are held out for the judging attacks.
         ordinary_images: images of ordinary captions before and after, which show the price.
         audit: the attacks that judge, their budgets, and how images are generated. The largest
             budget and the batch hold for the attacks of the training, too.
@@ -73,6 +78,7 @@ class HardeningSettings:
     objective: Objective = "substitutes"
     rate: float = 1e-5
     settle: bool = False
+    attacked: float = 0.75
     forgotten: int = 8
     kept: int = 8
     kept_images: int = 64
@@ -91,10 +97,12 @@ class HardeningSettings:
             raise MitigationError(f"ordinary_images={self.ordinary_images}: at least 2 are needed.")
         if not 0 < self.rate < math.inf:
             raise MitigationError(f"rate={self.rate}: a learning rate is a number such as 1e-5.")
-        if not 0 < self.kept_weight < math.inf:
+        if not 0 <= self.kept_weight < math.inf:
             raise MitigationError(
-                f"kept_weight={self.kept_weight}: a weight is a number above 0, such as 4."
+                f"kept_weight={self.kept_weight}: a weight is 0 or a number above 0, such as 4."
             )
+        if not 0 <= self.attacked <= 1:
+            raise MitigationError(f"attacked={self.attacked}: a share lies between 0 and 1.")
         if not self.starts:
             raise MitigationError(f"starts={self.starts}: name some of {', '.join(STARTS)}.")
         if ATTACK not in self.audit.levels or self.audit.steps[-1] < 1:
@@ -102,6 +110,24 @@ class HardeningSettings:
                 f"audit: levels {', '.join(self.audit.levels)} to {self.audit.steps[-1]} steps do "
                 f"not judge a hardening. Name {ATTACK}, with at least 1 step."
             )
+
+    @property
+    def hold_out(self) -> str:
+        """One sentence on which of the judging attacks training has seen, and which not.
+
+        Examples:
+            >>> HardeningSettings(attacked=0.0).hold_out
+            'Training saw the captions (L0); it did not see L4 from prompt, noise, other.'
+        """
+        used = self.starts[: self.rounds] if self.attacked else ()
+        trained = [start for start in STARTS if start in used]
+        others = [start for start in self.audit.starts if start not in used]
+        seen = "Training saw the captions (L0)"
+        if trained:
+            seen += f" and {ATTACK} from {', '.join(trained)}"
+        if not others:
+            return f"{seen}; judging attacks differ from these by their random numbers alone."
+        return f"{seen}; it did not see {ATTACK} from {', '.join(others)}."
 
     @classmethod
     def of(cls, model: Model, **options: Any) -> Self:
@@ -122,7 +148,8 @@ class HardeningInputs:
 
     Args:
         audit: what judges. Its edit takes the copies out, and draws the images that take the place
-            of the memorized ones. Its captions show the price.
+            of the memorized ones. Its captions show the price. Its controls give the level of a
+            copy, and its twins are left out (see `judging`).
         keep: other ordinary captions, whose images training preserves.
         clip: measures alignment and CLIP-FID of ordinary images.
     """
@@ -130,6 +157,26 @@ class HardeningInputs:
     audit: AuditInputs
     keep: tuple[str, ...]
     clip: ClipAlignment | None = None
+
+    def judging(self, edit: Edit) -> AuditInputs:
+        """Return what judges a trained edit.
+
+        Never-trained images are attacked in the trained model. In a twin, which is not trained
+        against attacks, they would give a level that any damage to the model falls below. Random
+        numbers depend on the edit, so that nobody trains until these attacks happen to fail.
+        """
+        return replace(self.audit, edit=edit, twins=(), seeded_by=digest(edit))
+
+    @property
+    def control(self) -> str:
+        """What the level of a copy rests on, in words; empty without controls."""
+        count = len(self.audit.controls)
+        if not count:
+            return ""
+        which = "images that are said to be never trained on"
+        if self.audit.shipped:
+            which = "photographs of this package"
+        return f"{count} {which}, under the same attacks in the trained model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +189,7 @@ class HardeningRun:
         references: a hash of the training images. Runs of before it was on record cannot be
             resumed.
         controls: hashes of the never-trained images.
-        twins: fingerprints of the never-trained models, each with the prompts it is for.
+        twins: never-trained models that judged earlier runs.
         captions: a hash of the ordinary captions.
         descriptor, clip: hashes of the networks that measure; empty without a CLIP.
     """
@@ -153,7 +200,7 @@ class HardeningRun:
     edit: str
     references: str = ""
     controls: tuple[str, ...]
-    twins: tuple[str, ...]
+    twins: tuple[str, ...] = ()
     captions: str
     descriptor: str
     clip: str

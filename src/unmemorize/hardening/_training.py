@@ -16,9 +16,6 @@ from unmemorize.hardening._weights import Trained
 from unmemorize.mitigation import derived_seed
 from unmemorize.pipelines import Conditioning
 
-_ATTACKED = 0.75
-"""Share of the former under embeddings of attacks. The others are substitutes under the caption or
-a paraphrase."""
 _DISTILLED = 0.5
 """Share of the samples under embeddings of attacks that are distilled, if both are taught."""
 _EMPTY = 0.1
@@ -116,15 +113,12 @@ class Lesson:
         for row in range(forgotten):
             place = _chosen(len(self.targets), generator)
             target, images = self.targets[place], self.examples.substitutes[place]
-            wordings = (target.prompt, *target.paraphrases)
-            if _chance(generator) < _ATTACKED:
-                texts.append(target.prompt)
+            texts.append(target.prompt)
+            if _chance(generator) < self.settings.attacked:
                 embeddings[row] = found[place][_chosen(len(found[place]), generator)]
                 if self._distils(generator):
                     images = self.bench.latents(target.key, target.images).cpu()
                     taught[row] = ""
-            else:
-                texts.append(wordings[_chosen(len(wordings), generator)])
             clean.append(images[_chosen(len(images), generator)])
         for row in range(forgotten, forgotten + self.settings.kept):
             number = _chosen(len(self.examples.captions), generator)
@@ -159,9 +153,8 @@ class Lesson:
     @cached_property
     def _texts(self) -> tuple[Mapping[str, int], Conditioning]:
         """Encode all texts once: the place of each, and all of them."""
-        texts = ["", *self.examples.captions]
-        for target in self.targets:
-            texts += [target.prompt, *target.paraphrases]
+        prompts = (target.prompt for target in self.targets)
+        texts = ["", *self.examples.captions, *prompts]
         distinct = list(dict.fromkeys(texts))
         places = {text: place for place, text in enumerate(distinct)}
         return places, self.bench.model.encode(distinct)
