@@ -9,13 +9,17 @@ one pass of all seeds with nothing off and one pass of the seeds that localizati
 neurons off. The last line holds what is to be low: samples of detection by the default detector
 (means), cost / least of localization (medians), and what is to be high: published / ours of greedy
 refinement, and the share of its sets that are equal, over prompts with at least 16 candidates.
-Seconds are those of the device that the file was made on.
+Seconds are those of the device that the file was made on. A second table has what the committed
+mitigations of the bundled model took (records/mitigation*.json), of which the least is their
+certificates, and a third one how long it takes to start.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import statistics as stats
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +27,8 @@ from typing import Any
 
 FEW = 16
 """Candidates below which the published procedure makes too few tests to be compared with."""
+RECORDS = sorted((Path(__file__).parent / "records").glob("mitigation*.json"))
+STARTS = 3
 Rows = list[dict[str, Any]]
 HEADER = (
     "| step | kind | prompts | least | samples | cost / least | published | published / ours | "
@@ -33,6 +39,7 @@ HEADER = (
 def main(measured: Path) -> None:
     report = json.loads(measured.read_text(encoding="utf-8"))
     print(table(report))
+    print(f"\n{mitigation_table(RECORDS)}\n\n{start_table()}\n")
     print(summary(report))
 
 
@@ -51,6 +58,53 @@ def table(report: dict[str, Any]) -> str:
         *(localization_line("greedy", "greedy", kind, rows) for kind, rows in kinds),
     ]
     return "\n".join(lines)
+
+
+def mitigation_table(records: Sequence[Path]) -> str:
+    """Return lines for what each mitigation took for its prompts, and for ordinary images."""
+    lines = [
+        "| mitigation | prompts | images of a prompt | samples of a prompt | cost / least | "
+        "ordinary images in all | their samples |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in records:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        (found,) = (each for each in record["lines"] if each["name"] == "confirmed and removed")
+        prompts = int(found["measured"].split()[2])  # such as 41 of 50 (68.6% to 91.4%)
+        stages = record["costs"]
+        ordinary = [each for each in stages if each["name"].startswith("ordinary images")]
+        own = [each for each in stages if each not in ordinary]
+        (least,) = (each["samples"] for each in own if each["name"] == "certificate")
+        images, samples = (sum(each[unit] for each in own) for unit in ("images", "samples"))
+        others = (sum(each[unit] for each in ordinary) for unit in ("images", "samples"))
+        lines.append(
+            line(
+                path.stem, prompts, f"{images / prompts:.0f}", f"{samples / prompts:,.0f}",
+                f"{samples / least:.2f}", *(f"{count:,}" for count in others),
+            )
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def start_table() -> str:
+    """Measure the processor time of starts, in seconds: the least of some."""
+    lines = ["| start | seconds of a core |", "|---|---|"]
+    starts = {
+        "unmemorize --help": "from unmemorize.cli import run; run()",
+        "import unmemorize": "import unmemorize",
+    }
+    for name, program in starts.items():
+        least = min(_start(program) for _ in range(STARTS))
+        lines.append(line(name, f"{least:.2f}"))
+    return "\n".join(lines)
+
+
+def _start(program: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", program, "--help"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def summary(report: dict[str, Any]) -> str:

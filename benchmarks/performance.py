@@ -213,6 +213,7 @@ def text(report: dict[str, Any]) -> str:
         "performance.md.j2",
         costs=costs.table(report),
         summary=costs.summary(report),
+        mitigation=costs.mitigation_table(costs.RECORDS),
         criterion=report["criterion"],
         per_kind=report["inputs"][-2],
         greedy=f"{ratio([row for row in rows if row['candidates'] >= costs.FEW], 'greedy'):.1f}",

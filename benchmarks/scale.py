@@ -1,6 +1,6 @@
 """What an audit of very many prompts takes, by simulation.
 
-python benchmarks/scale.py [work/throughput.json] [docs/scale.md]
+python benchmarks/scale.py [benchmarks/records/scale.json] [docs/scale.md]
 
 What the page says stands in scale.md.j2. Edit it there.
 
@@ -28,7 +28,7 @@ from pages import filled
 PROMPTS = (10**4, 10**6, 10**8, 10**9)
 GPUS = (1, 8, 64, 1000)
 UNIT = 8
-"""Prompts in a unit of detection: two seeds each fill a batch of 16."""
+"""Prompts in a unit of detection, whose two samples each fill a batch of 16."""
 _LAION = 4e8
 """Captions of LAION-400M."""
 _CLUSTER, _DETECTED, _LOCALIZED = 8, 50_000, 500
@@ -71,7 +71,7 @@ class Audit:
 
 def samples_of(measured: dict[str, Any], step: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Denoiser samples per prompt that were measured for a step."""
-    return np.asarray(measured[step]["in process"]["samples"], np.float64)
+    return np.asarray(measured[step]["samples"], np.float64)
 
 
 def simulate(
@@ -117,11 +117,7 @@ def page(
     detection, localization = samples_of(measured, "detect"), samples_of(measured, "localize")
     per_sample = flops / (machine.tflops * 1e12)
     seconds_per_unit = UNIT * detection.mean() * per_sample
-    record_bytes = measured["detect"]["in process"]["bytes per record"]
-    gains = [
-        measured[step]["2 workers"]["per second"] / measured[step]["1 worker"]["per second"]
-        for step in ("detect", "localize")
-    ]
+    record_bytes = measured["detect"]["bytes per record"]
     minutes = [
         prompts * samples.mean() * per_sample / _CLUSTER / 60
         for prompts, samples in ((_DETECTED, detection), (_LOCALIZED, localization))
@@ -129,8 +125,11 @@ def page(
     return filled(
         "scale.md.j2",
         measured=_measured_table(measured),
-        gains=[f"{gain:.2f}" for gain in gains],
-        detect_mean=f"{detection.mean():.1f}",
+        detector=measured["detect"]["detector"],
+        prompts=len(detection),
+        detect_mean=f"{detection.mean():.3g}",
+        shared=measured["detect"]["shared"],
+        localized=len(localization),
         localize_mean=f"{localization.mean():.0f}",
         localize_median=f"{np.median(localization):.0f}",
         localize_highest=f"{localization.max():.0f}",
@@ -153,15 +152,12 @@ def page(
 
 def _measured_table(measured: dict[str, Any]) -> str:
     lines = [
-        "| engine | overhead per unit | ready after | `detect` | `localize` |",
-        "|---|---|---|---|---|",
+        "| engine | overhead per unit | ready after |",
+        "|---|---|---|",
     ]
     for name, seconds in measured["overhead"].items():
-        rates = " | ".join(
-            f"{measured[step][name]['per second']:.2f} prompts/s" for step in ("detect", "localize")
-        )
         load = measured["load"][name]
-        lines.append(f"| {name} | {1000 * seconds:.2f} ms | {load:.1f} s | {rates} |")
+        lines.append(f"| {name} | {1000 * seconds:.2f} ms | {load:.1f} s |")
     return "\n".join(lines)
 
 
@@ -223,7 +219,8 @@ def flops_of_a_sample() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("measured", nargs="?", type=Path, default=Path("work/throughput.json"))
+    record = Path("benchmarks/records/scale.json")
+    parser.add_argument("measured", nargs="?", type=Path, default=record)
     parser.add_argument("page", nargs="?", type=Path, default=Path("docs/scale.md"))
     parser.add_argument("--growth", type=Path, default=Path("benchmarks/records/growth.json"))
     parser.add_argument("--tflops", type=float, default=100.0)

@@ -1,10 +1,12 @@
-"""What engines cost and gain, measured in one run on this machine.
+"""What prompts cost by the default detector, and what engines cost, for the page on scale.
 
-python benchmarks/throughput.py [--json work/throughput.json]
+python benchmarks/throughput.py [--parts engines work] [--json benchmarks/records/scale.json]
 
-Measures an engine's overhead per unit (1,000 units that do nothing), how long a worker takes to
-load, and the throughput of detection and localization on the bundled model: in this process, and
-with 1 and 2 workers. All of them work on a card where there is one, which workers then share.
+`engines` measures an engine's overhead per unit (1,000 units that do nothing), how long a worker
+takes to load, and what a prompt takes before it is worked on. These are seconds of a clock, so
+nothing else should run on the machine. `work` counts samples of the denoiser for detection and
+localization of the bundled model, as `unmemorize detect` and `localize` do them by default. What
+is measured replaces the same in the file and leaves the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +32,9 @@ from unmemorize.localization import (
 from unmemorize.runs import Inputs, drive, open_run
 
 UNITS = 1000
-DETECTED, LOCALIZED = 120, 24
+DETECTED = 48
+EVERY = 4
+"""Of the memorized plants, one of so many is localized."""
 HASHED = 20_000
 
 
@@ -82,47 +86,36 @@ def overhead(model: um.Model, engine: Engine, folder: Path) -> tuple[float, floa
     return watch.times[1][0] - began, 1 / watch.per_second()
 
 
-def detection(
-    model: um.Model, engine: Engine, folder: Path, prompts: Sequence[um.Prompt]
-) -> dict[str, Any]:
-    """Measure the cascade: prompts per second, samples per prompt and bytes per record."""
-    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
+def detection(model: um.Model, folder: Path) -> dict[str, Any]:
+    """Measure the default detector on ordinary captions."""
+    prompts = [um.Prompt(text) for text in um.testbed.captions("test")[:DETECTED]]
+    threshold = um.Threshold.load(um.testbed.threshold_path())
     run = open_run(folder, model, prompts, DetectionRun.of(threshold))
-    watch = Stopwatch()
-    execution = Execution(engine=engine, progress=watch)
-    detect_all(run, model, threshold, execution=execution)
-    samples = [record.evaluations for _, _, record in read_detections(run)]
-    return measured(watch, samples, bytes_of(run, DETECTIONS) / len(prompts))
-
-
-def localization(
-    model: um.Model, engine: Engine, folder: Path, prompts: Sequence[um.Prompt]
-) -> dict[str, Any]:
-    """Measure localization: prompts per second, weighted samples and bytes per record."""
-    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
-    statistics = um.Statistics.load(um.testbed.statistics_path())
-    settings = um.LocalizationSettings(noise=threshold.settings, criterion="seeds")
-    run_settings = LocalizationRun.of(model, settings, statistics, threshold)
-    run = open_run(folder, model, prompts, run_settings)
-    watch = Stopwatch()
-    localize_all(
-        run,
-        model,
-        statistics=statistics,
-        threshold=threshold,
-        settings=settings,
-        execution=Execution(engine=engine, progress=watch),
-    )
-    records = read_localizations(run).values()
-    samples = [record.work for record in records if record.neurons]
-    return measured(watch, samples, bytes_of(run, LOCALIZATIONS) / len(prompts))
-
-
-def measured(watch: Stopwatch, samples: Sequence[Any], record_bytes: float) -> dict[str, Any]:
+    detect_all(run, model, threshold)
+    records = [record for _, _, record in read_detections(run)]
     return {
-        "per second": watch.per_second(),
-        "samples": list(samples),
-        "bytes per record": record_bytes,
+        "detector": threshold.detect.detector,
+        "samples": [record.evaluations for record in records],
+        "shared": records[0].shared_evaluations,
+        "bytes per record": bytes_of(run, DETECTIONS) / len(prompts),
+    }
+
+
+def localization(model: um.Model, folder: Path) -> dict[str, Any]:
+    """Measure localization of memorized prompts, whose weighted samples include detection."""
+    plants = [entry.prompt for entry in um.testbed.planted() if entry.mode != "rare"][::EVERY]
+    threshold = um.Threshold.load(um.testbed.threshold_path())
+    statistics = um.Statistics.load(um.testbed.statistics_path())
+    criterion = um.testbed.defaults()["criterion"]
+    settings = um.LocalizationSettings(noise=threshold.settings, criterion=criterion)
+    run = open_run(
+        folder, model, plants, LocalizationRun.of(model, settings, statistics, threshold)
+    )
+    localize_all(run, model, statistics=statistics, threshold=threshold, settings=settings)
+    records = read_localizations(run).values()
+    return {
+        "samples": [record.work for record in records if record.neurons],
+        "bytes per record": bytes_of(run, LOCALIZATIONS) / len(plants),
     }
 
 
@@ -132,7 +125,7 @@ def bytes_of(run: um.Run, kind: str) -> int:
 
 def seconds_per_prompt(model: um.Model, folder: Path) -> float:
     """Measure reading, hashing and writing a prompt, and looking through its record to resume."""
-    threshold = um.Threshold.load(um.testbed.threshold_path("seed similarity"))
+    threshold = um.Threshold.load(um.testbed.threshold_path())
     prompts = [
         um.Prompt(f"a caption of about the usual length, number {number} of very many")
         for number in range(HASHED)
@@ -145,43 +138,48 @@ def seconds_per_prompt(model: um.Model, folder: Path) -> float:
     return (time.perf_counter() - began) / len(prompts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, default=Path("work/throughput.json"))
-    path = parser.parse_args().json
-    model = um.Model.load("testbed", dtype="float32")
-    ordinary = [um.Prompt(text) for text in um.testbed.captions("test")[:DETECTED]]
-    planted = [entry.prompt for entry in um.testbed.planted()][:LOCALIZED]
+def engine_costs(model: um.Model, folder: Path) -> dict[str, Any]:
+    """Measure all engines."""
     engines: dict[str, Engine] = {
         "in process": InProcess(),
         "1 worker": Workers(1),
         "2 workers": Workers(2),
     }
-    report: dict[str, Any] = {"overhead": {}, "load": {}, "detect": {}, "localize": {}}
+    found: dict[str, Any] = {"overhead": {}, "load": {}}
+    for name, engine in engines.items():
+        load, per_unit = overhead(model, engine, folder / name)
+        found["load"][name], found["overhead"][name] = load, per_unit
+    return {**found, "prompt seconds": seconds_per_prompt(model, folder / "hashing")}
+
+
+def work(model: um.Model, folder: Path) -> dict[str, Any]:
+    """Count what prompts take."""
+    return {
+        "detect": detection(model, folder / "detect"),
+        "localize": localization(model, folder / "localize"),
+    }
+
+
+PARTS: dict[str, Callable[[um.Model, Path], dict[str, Any]]] = {
+    "engines": engine_costs,
+    "work": work,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/records/scale.json"))
+    options = parser.parse_args()
+    path: Path = options.json
+    model = um.Model.load("testbed", dtype="float32")
+    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        report["prompt seconds"] = seconds_per_prompt(model, Path(folder) / "hashing")
-        for name, engine in engines.items():
-            where = Path(folder) / name
-            load, per_unit = overhead(model, engine, where / "nothing")
-            report["load"][name], report["overhead"][name] = load, per_unit
-            report["detect"][name] = detection(model, engine, where / "detect", ordinary)
-            report["localize"][name] = localization(model, engine, where / "localize", planted)
-            rates = ", ".join(
-                f"{step} {report[step][name]['per second']:.2f} prompts/s"
-                for step in ("detect", "localize")
-            )
-            spent = f"overhead {1000 * per_unit:.2f} ms per unit, ready after {load:.1f} s"
-            print(f"{name}: {spent}, {rates}")
+        for part in options.parts:
+            report |= PARTS[part](model, Path(folder) / part)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    gains = " ".join(f"{step}={gain(report, step):.2f}" for step in ("detect", "localize"))
-    print(f"2 workers / 1 worker: {gains}; {path}")
-
-
-def gain(report: dict[str, Any], step: str) -> float:
-    """How many times as fast two workers are as one."""
-    two, one = report[step]["2 workers"], report[step]["1 worker"]
-    return float(two["per second"] / one["per second"])
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(path)
 
 
 if __name__ == "__main__":
