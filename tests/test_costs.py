@@ -4,12 +4,23 @@ Samples are counted, not timed, so a change of them is a change of the code. If 
 by a change of yours, lower its number.
 """
 
+import json
+
 import pytest
 from diffusers import DiffusionPipeline
 
 import costs
-from unmemorize import Model, Prompt, Statistics, Threshold, localize, testbed
+from unmemorize import (
+    LocalizationSettings,
+    Model,
+    Prompt,
+    Statistics,
+    Threshold,
+    localize,
+    testbed,
+)
 from unmemorize.detection import detect_prompts
+from unmemorize.localization import RefinementMethod
 
 GROWTH = 1.1
 """Samples may grow by a tenth."""
@@ -23,6 +34,11 @@ LOCALIZED = {
     "crumpled handwritten letter fragment": 65.1,  # many candidates, at a late step of theta
 }
 """Weighted samples of localization, the choice of the criterion included."""
+REFINED: dict[tuple[RefinementMethod, str], float] = {
+    ("greedy", "chelsea the ginger tabby stares"): 47.8,
+    ("bisect", "chelsea the ginger tabby stares"): 41.1,
+}
+"""The same for the refinements that test neurons."""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +74,38 @@ def test_localization_takes_no_more_samples(
     found = localize(model, prompt, statistics=bundled_statistics, threshold=bundled_threshold)
     assert found.work is not None
     assert found.work <= GROWTH * LOCALIZED[prompt]
+
+
+@pytest.mark.parametrize(("refinement", "prompt"), REFINED)
+def test_refinements_take_no_more_samples(
+    model: Model,
+    bundled_statistics: Statistics,
+    bundled_threshold: Threshold,
+    refinement: RefinementMethod,
+    prompt: str,
+) -> None:
+    found = localize(
+        model,
+        prompt,
+        statistics=bundled_statistics,
+        threshold=bundled_threshold,
+        settings=LocalizationSettings(noise=bundled_threshold.settings, refinement=refinement),
+    )
+    assert found.work is not None
+    assert found.work <= GROWTH * REFINED[refinement, prompt]
+
+
+def test_the_rows_of_mitigations_come_from_their_records() -> None:
+    rows = [each.split(" | ") for each in costs.mitigation_table(costs.RECORDS).splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| mitigation-text-encoder", "| mitigation"]
+    for row, path in zip(rows, costs.RECORDS, strict=True):
+        stages = {each["name"]: each for each in json.loads(path.read_text())["costs"]}
+        ordinary = [stages.pop(f"ordinary images, {kind}") for kind in ("unedited", "edited")]
+        samples = sum(each["samples"] for each in stages.values())
+        assert row[1] == "50"
+        assert row[3] == f"{samples / 50:,.0f}"
+        assert float(row[4]) == pytest.approx(samples / stages["certificate"]["samples"], abs=0.006)
+        assert row[5] == f"{sum(each['images'] for each in ordinary):,}"
 
 
 def test_the_last_line_of_the_benchmark() -> None:
