@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from small_model import model_words, save_inputs
 
 Cli = Callable[..., tuple[int, str, str]]
