@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from audit_page import curves_of
 from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._survival import earlier_p, unpaired_earlier_p
 from unmemorize.audit._triggers import first_triggers
@@ -39,6 +40,16 @@ def test_controls_are_judged_by_each_other() -> None:
     assert first_triggers(controls, controls, 0.05, apart=True) == {0: 1, 1: 0, 2: None}
     assert first_triggers(images, [], 0.05, apart=False) == {0: None, 1: None, 2: None}
     assert first_triggers([], controls, 0.05, apart=False) == {}
+
+
+def test_the_curve_of_never_trained_images_can_fall() -> None:
+    """In the pictures of docs/audit.md, too."""
+    controls = tuple(scored([[0.1, 0.9], [0.3, 0.4], [0.2, 0.8]]))
+    images = tuple(scored([[0.25, 0.85], [0.1, 0.95], [0.31, 0.1]]))
+    curves = curves_of({"edited": images, "never-trained": controls})
+    assert curves["never-trained"].budgets == (0, 5)
+    assert curves["never-trained"].untriggered == pytest.approx((2 / 3, 1 / 3))
+    assert curves["edited"].untriggered == pytest.approx((2 / 3, 1 / 3))
 
 
 @pytest.mark.parametrize(
