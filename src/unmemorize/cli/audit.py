@@ -27,6 +27,7 @@ from unmemorize.audit import (
     open_audit,
     open_image_audit,
     ranks_in_words,
+    reach_in_words,
 )
 from unmemorize.cli._common import generation_settings, print_counts
 from unmemorize.cli._console import (
@@ -165,6 +166,9 @@ def command(
         return
     audited = prompts_of(loaded, edited, prompts, references)
     inputs = replace(inputs, twins=twins_for(loaded, model.loading, twin, audited, controls))
+    warning = reach_in_words(settings, inputs, audited)
+    if warning:
+        print_line(warning)
     if dry_run:
         print_forecast(forecast_audit(loaded, settings, inputs, len(audited)), "attack")
         return
