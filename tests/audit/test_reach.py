@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -25,7 +25,7 @@ def given(images: int, controls: int) -> AuditInputs:
     return AuditInputs(edit=None, captions=("a",), descriptor=MODEL, controls=files, twins=twins)
 
 
-def prompts(count: int, kind: str = "VM") -> list[Prompt]:
+def prompts(count: int, kind: Literal["VM", "TM"] = "VM") -> list[Prompt]:
     return [Prompt(f"{number}", kind) for number in range(count)]
 
 

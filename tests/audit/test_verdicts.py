@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_images_that_do_not_come_back_have_a_bound() -> None:
     assert verdict.interval == pytest.approx((-0.05, -0.05))
 
 
-def ladder(edited: list[tuple[float, ...]], controls: list[tuple[float, ...]]) -> list[str]:
+def ladder(edited: Sequence[tuple[float, ...]], controls: Sequence[tuple[float, ...]]) -> list[str]:
     """Return the words at each budget for the same images in both arms."""
     arms: dict[ArmName, list[ImageScores]] = {
         "edited": [image(index, *scores) for index, scores in enumerate(edited)],
