@@ -11,6 +11,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -28,7 +29,8 @@ from unmemorize.audit._image_first import ease, judged_images
 from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._settings import COPY, AuditSettings
 from unmemorize.audit._survival import TriggerCurve, trigger_curve
-from unmemorize.audit._verdicts import BudgetVerdict, compared, levels_at, worded
+from unmemorize.audit._triggers import first_triggers, levels_at
+from unmemorize.audit._verdicts import BudgetVerdict, compared, worded
 from unmemorize.metrics import auroc
 from unmemorize.runs import StoredImage
 
@@ -110,20 +112,17 @@ def print_levels(found: Sequence[tuple[str, ByArm]]) -> None:
     """Print medians, levels and verdicts of all attacks, corrected together."""
     settings = AuditSettings()
     family = [verdict for attack, arms in found for verdict in verdicts_of(attack, arms)]
-    words = worded([each for each in family if each.attack != "L5"], settings.alpha, settings.delta)
-    left = iter(words)
-    print(f"| attack | budget | {' | '.join(ARMS)} | tau | triggered | verdict |")
-    print(f"|---|---|{'---|' * len(ARMS)}---|---|---|")
+    tested = [each for each in family if each.attack != "L5"]
+    left = iter(worded(tested, settings.alpha, settings.delta))
+    print(f"| attack | budget | {' | '.join(ARMS)} | tau | verdict |")
+    print(f"|---|---|{'---|' * len(ARMS)}---|---|")
     for verdict in family:
         medians = [verdict.medians.get(cast(Any, arm)) for arm in ARMS]
         shown = " | ".join("" if value is None else f"{value:.2f}" for value in medians)
         tau = "" if verdict.tau is None else f"{verdict.tau:.2f}"
         last = None if verdict.attack == "L5" else next(left)
-        triggered = f"{verdict.triggered} of {verdict.images}" if verdict.images else ""
-        print(
-            f"| {verdict.attack} | {verdict.budget} | {shown} | {tau} | {triggered} | "
-            f"{last.verdict if last else 'ceiling'} |"
-        )
+        words = last.verdict if last else "ceiling"
+        print(f"| {verdict.attack} | {verdict.budget} | {shown} | {tau} | {words} |")
 
 
 def curves_of(arms: ByArm) -> dict[str, TriggerCurve]:
@@ -131,14 +130,11 @@ def curves_of(arms: ByArm) -> dict[str, TriggerCurve]:
     controls, budgets = arms.get("never-trained", ()), arms["edited"][0].budgets
     if not controls:
         return {}
-    alpha = AuditSettings().alpha
-    ladder = [levels_at(controls, place, alpha) for place in range(len(budgets))]
     curves = {}
     for arm, images in arms.items():
-        first = [
-            image.first_trigger([levels[image.measure] for levels in ladder]) for image in images
-        ]
-        times = [None if place is None else float(budgets[place]) for place in first]
+        apart = arm == "never-trained"
+        first = first_triggers(images, controls, AuditSettings().alpha, apart=apart)
+        times = [None if place is None else float(budgets[place]) for place in first.values()]
         curves[str(arm)] = trigger_curve(times, budgets[-1])
     return curves
 
@@ -240,6 +236,30 @@ def print_images(record: dict[str, Any]) -> None:
     print(f"| unused | {len(controls)} controls | | | {first_copies(controls)} |")
 
 
+def print_false_triggers(record: dict[str, Any]) -> None:
+    """Print how many images of the twins that never saw them exceed the level of other images.
+
+    The level is that of the unused photographs in the model, all in their first repetition.
+    """
+    seed = record["columns"].index("seed")
+    once = {**record, "rows": [row for row in record["rows"] if row[seed] == 0]}
+    _, controls = in_model(once)
+    never = in_twins(once)["all", False]
+    if not controls or not never:
+        return
+    alpha = AuditSettings().alpha
+    fresh = [replace(image, index=index) for index, image in enumerate(never)]
+    first = first_triggers(fresh, controls, alpha, apart=False).values()
+    print(f"\nLevels of {len(controls)} unused photographs, {len(fresh)} images in twins\n")
+    print("| steps | tau | at most | above tau | triggered within |\n|---|---|---|---|---|")
+    for place, budget in enumerate(controls[0].budgets):
+        level = levels_at(controls, place, alpha)["image"]
+        assert level is not None
+        above = sum(image.scores[place] > level.tau for image in fresh)
+        within = sum(at is not None and at <= place for at in first)
+        print(f"| {budget} | {level.tau:.2f} | {level.alpha:.3f} | {above} | {within} |")
+
+
 def print_costs(records: dict[str, dict[str, Any]]) -> None:
     print("\n| part | units | seconds | rows | device |\n|---|---|---|---|---|")
     for name, record in records.items():
@@ -276,7 +296,7 @@ def draw(arms: ByArm, images: dict[str, Any], path: Path) -> None:
         ylabel="true positive rate",
         title="Images without a caption",
     )
-    for axes, place in ((left, (0.7, 0.6)), (right, "lower right")):
+    for axes, place in ((left, (0.7, 0.08)), (right, "lower right")):
         axes.set_ylim(-0.03, 1.03)
         axes.legend(frameon=False, fontsize="small", loc=place)
         axes.spines[["top", "right"]].set_visible(False)
@@ -302,6 +322,7 @@ def main() -> None:
         print_starts(records["L4"])
     if "images" in records:
         print_images(records["images"])
+        print_false_triggers(records["images"])
     print_costs(records)
     if options.picture:
         draw(dict(found)["L4"], records["images"], options.picture)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -43,6 +49,48 @@ def test_fresh_never_trained_images_trigger_within_the_bound(controls: int) -> N
     low, high = binom.ppf([0.001, 0.999], trials, expected)
     assert low <= triggered <= high
     assert triggered <= binom.ppf(0.999, trials, 0.05)
+
+
+def attacked(record: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Return the best score of each image within each budget, by model, in the first repetition."""
+    best: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for values in record["rows"]:
+        row = dict(zip(record["columns"], values, strict=True))
+        if row["seed"] == 0:
+            scores = best[row["arm"]][row["image"]]
+            scores[row["budget"]] = max(row["median"], scores.get(row["budget"], -1.0))
+    return {
+        model: {
+            image: list(accumulate((scores[budget] for budget in sorted(scores)), max))
+            for image, scores in images.items()
+        }
+        for model, images in best.items()
+    }
+
+
+def test_other_images_that_a_model_never_saw_trigger_within_the_bound() -> None:
+    """Measured: the level of photographs for images of all kinds in a twin without them."""
+    path = Path(__file__).parents[2] / "benchmarks" / "records" / "audit" / "images.json"
+    models = attacked(json.loads(path.read_text()))
+    controls = [scores for image, scores in models["main"].items() if image.startswith("unused")]
+    fresh, seen = (
+        [
+            scores
+            for twin in "ab"
+            for image, scores in models[twin].items()
+            if (image.split()[0] == twin) == lacking  # a twin lacks the half of its own name
+        ]
+        for lacking in (True, False)
+    )
+    assert (len(controls), len(fresh), len(seen)) == (29, 48, 48)
+    for place in range(6):
+        level = copy_level([scores[place] for scores in controls], 0.05)
+        assert level is not None
+        above = sum(scores[place] > level.tau for scores in fresh)
+        assert binom.sf(above - 1, len(fresh), level.alpha) > 0.01
+    ten = copy_level([scores[3] for scores in controls], 0.05)
+    assert ten is not None
+    assert sum(scores[3] > ten.tau for scores in seen) > 24  # the level can be exceeded
 
 
 def test_p_values_count_ties_against_the_image() -> None:

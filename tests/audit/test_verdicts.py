@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -83,9 +84,58 @@ def test_images_that_do_not_come_back_have_a_bound() -> None:
     assert verdict.bound == pytest.approx(1 - 0.05 ** (1 / 24))
     assert verdict.verdict == (
         "not triggered within B = 0 (upper bound 11.8 %); "
-        "as dear as never-trained: equivalence within delta = 0.1 (two one-sided tests)"
+        "as dear as never-trained in the mean: equivalence within delta = 0.1 (two one-sided tests)"
     )
     assert verdict.interval == pytest.approx((-0.05, -0.05))
+
+
+def ladder(edited: Sequence[tuple[float, ...]], controls: Sequence[tuple[float, ...]]) -> list[str]:
+    """Return the words at each budget for the same images in both arms."""
+    arms: dict[ArmName, list[ImageScores]] = {
+        "edited": [image(index, *scores) for index, scores in enumerate(edited)],
+        "never-trained": [image(index, *scores) for index, scores in enumerate(controls)],
+    }
+    verdicts = [
+        compared("L4", place, arms, paired=True, alpha=0.05, delta=0.1)
+        for place in range(len(edited[0]))
+    ]
+    return [verdict.verdict for verdict in worded(verdicts, 0.05, 0.1)]
+
+
+def test_a_larger_budget_does_not_deny_what_a_smaller_one_showed() -> None:
+    """After the last steps never-trained images come back, too, and the level is above them."""
+    controls = [(0.1, 0.15, 0.3, 0.95 - 0.001 * number) for number in range(12)]
+    start, five, ten, last = ladder([(0.1, 0.9, 0.92, 0.94)] * 12, controls)
+    assert start.startswith("not triggered within B = 0 ")
+    for words in (five, ten):
+        assert words.startswith("cheaper than never-trained: p = 0.00")
+        assert words.endswith("; 12 of 12 triggered")
+    assert last == "undecided (12 of 12 triggered)"  # neither "not triggered" nor "as dear"
+
+
+@pytest.mark.parametrize("returned", [0, 1, 2, 3])
+def test_images_that_return_are_not_hidden_in_the_mean(returned: int) -> None:
+    """24 images at 5 %: false triggers give 1.2 of them on average."""
+    controls = [(0.2 + 0.002 * number,) for number in range(24)]
+    edited = [(score - 0.01,) for (score,) in controls]
+    edited[:returned] = [(0.3,)] * returned
+    (words,) = ladder(edited, controls)
+    same = (
+        "as dear as never-trained in the mean: equivalence within delta = 0.1 (two one-sided tests)"
+    )
+    assert words == {
+        0: f"not triggered within B = 0 (upper bound 11.8 %); {same}",
+        1: f"{same}; 1 of 24 triggered",
+    }.get(returned, f"undecided ({returned} of 24 triggered)")
+
+
+@pytest.mark.parametrize(("highest", "explained"), [(0.4, False), (0.6, True)])
+def test_a_single_copy_is_not_hidden_in_the_mean(highest: float, explained: bool) -> None:
+    """It may be a false trigger only where a never-trained image is a copy, too."""
+    controls = [(0.2,)] * 47 + [(highest,)]
+    (words,) = ladder([(0.97,), *[(0.19,)] * 47], controls)
+    assert words.startswith("as dear" if explained else "undecided (1 of 48 triggered)")
+    assert "1 of 48 triggered" in words
 
 
 def test_anything_else_is_undecided() -> None:

@@ -223,6 +223,26 @@ def test_the_verdicts_of_an_audit_stand_first(call: Call, tmp_path: Path) -> Non
     ]
 
 
+def test_the_strongest_verdict_of_a_ladder_is_the_headline(call: Call, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from unmemorize import AuditResult
+
+    result = AuditResult.load(audited_run(tmp_path / "run", None))
+    (outcome,) = result.attacks
+    first, last = outcome.verdicts
+    early = replace(first, verdict="cheaper than never-trained: p = 0.01; 6 of 6 triggered")
+    later = replace(last, budget=50, verdict="cheaper than never-trained: p = 0.002")
+    outcome = replace(outcome, verdicts=(early, last, later))
+    with _console.console.capture() as printed:
+        print_audit(replace(result, attacks=(outcome,)))
+    lines = printed.get().splitlines()
+    assert lines[0] == f"L4, 5 steps: {early.verdict}"
+    (bound,) = [line for line in lines if "at each budget" in line]
+    assert "in at most 0.0476 of cases" in bound
+    assert bound.endswith("within 3 budgets in at most 0.143.")
+
+
 def test_colours_are_left_out_where_the_user_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -37,6 +37,7 @@ from unmemorize.audit._image_first import (
 from unmemorize.audit._levels import ranks_in_words
 from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._public import audit_edit, audit_images, open_audit
+from unmemorize.audit._reach import reach_in_words
 from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOutcome
 from unmemorize.audit._settings import ARMS, COPY, AuditRun, AuditSettings, ImageAuditRun
 from unmemorize.audit._task import similarity
@@ -85,6 +86,7 @@ __all__ = [
     "open_audit",
     "open_image_audit",
     "ranks_in_words",
+    "reach_in_words",
     "read_image_scores",
     "similarity",
     "targets_of",

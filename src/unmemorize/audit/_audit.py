@@ -212,7 +212,7 @@ def _outcome(
         both = [index for index in edited if index in never]
         earlier = earlier_p([edited[index] for index in both], [never[index] for index in both])
     else:
-        earlier = unpaired_earlier_p(list(edited.values()), list(never.values()), budgets[-1])
+        earlier = unpaired_earlier_p(list(edited.values()), list(never.values()))
     return (
         AttackOutcome(attack=attack, curves=curves, earlier=earlier, verdicts=verdicts),
         images,

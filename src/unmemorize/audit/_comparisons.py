@@ -7,6 +7,7 @@ of them counts as an observation of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 from typing import Literal
 
 import numpy as np
@@ -61,6 +62,31 @@ def two_sample_p(first: Sequence[float], second: Sequence[float]) -> float:
         return conformal_p(-second[0], [-score for score in first])
     arms = [np.asarray(scores, dtype=np.float64) for scores in (first, second)]
     return _permuted(arms, "independent")
+
+
+def smallest_sign_flip_p(images: int) -> float:
+    """Return the smallest p-value that `sign_flip_p` can give; 1 without an image.
+
+    Examples:
+        >>> smallest_sign_flip_p(5), smallest_sign_flip_p(48)
+        (0.03125, 0.0001)
+    """
+    return _smallest_p(2**images)
+
+
+def smallest_two_sample_p(first: int, second: int) -> float:
+    """Return the smallest p-value that `two_sample_p` can give; 1 where an arm has no image.
+
+    Examples:
+        >>> smallest_two_sample_p(1, 24), smallest_two_sample_p(24, 24)
+        (0.04, 0.0001)
+    """
+    return _smallest_p(comb(first + second, first))
+
+
+def _smallest_p(permutations: int) -> float:
+    """Return the share of one permutation, of all or of those that are drawn."""
+    return 1 / min(permutations, _RESAMPLES + 1)
 
 
 def _permuted(samples: Sequence[Array], kind: Literal["samples", "independent"]) -> float:

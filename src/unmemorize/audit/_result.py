@@ -8,7 +8,7 @@ from typing import Any
 from unmemorize._files import to_json
 from unmemorize.audit._settings import ArmName
 from unmemorize.audit._survival import TriggerCurve
-from unmemorize.audit._verdicts import BudgetVerdict
+from unmemorize.audit._verdicts import CHEAPER, BudgetVerdict
 from unmemorize.runs import Run, read_result
 
 RESULT = "audit.json"
@@ -35,6 +35,16 @@ class AttackOutcome:
     def last(self) -> BudgetVerdict:
         """The verdict at the largest budget."""
         return self.verdicts[-1]
+
+    @property
+    def strongest(self) -> BudgetVerdict:
+        """The verdict at the first budget at which images are cheaper, else at the largest.
+
+        Levels rise with the budget. So images that come back early may look like never-trained
+        ones later, when those come back, too.
+        """
+        cheaper = (each for each in self.verdicts if each.verdict.startswith(CHEAPER))
+        return next(cheaper, self.last)
 
 
 @dataclass(frozen=True, kw_only=True)

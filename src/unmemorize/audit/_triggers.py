@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from unmemorize.audit._levels import CopyLevel
+from unmemorize.audit._levels import CopyLevel, copy_level
 from unmemorize.audit._measures import ImageScores
-from unmemorize.audit._verdicts import levels_at
+
+
+def levels_at(
+    controls: Sequence[ImageScores], place: int, alpha: float
+) -> dict[str, CopyLevel | None]:
+    """Return the level of a copy of each measure at one budget of the ladder."""
+    by_measure = {
+        measure: [image.scores[place] for image in controls if image.measure == measure]
+        for measure in ("image", "layout")
+    }
+    return {measure: copy_level(scores, alpha) for measure, scores in by_measure.items()}
 
 
 def first_triggers(

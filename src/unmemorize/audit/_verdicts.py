@@ -16,10 +16,11 @@ from unmemorize.audit._comparisons import (
     sign_flip_p,
     two_sample_p,
 )
-from unmemorize.audit._levels import CopyLevel, copy_level
 from unmemorize.audit._measures import ImageScores
-from unmemorize.audit._settings import ArmName
+from unmemorize.audit._settings import COPY, ArmName
+from unmemorize.audit._triggers import first_triggers, levels_at
 
+CHEAPER = "cheaper than never-trained"
 UNDECIDED = "undecided"
 NOT_TESTED = "not tested"
 
@@ -32,11 +33,12 @@ class BudgetVerdict:
         attack: its name.
         budget: steps.
         images: how many images were judged; those without a level of their measure are not.
-        triggered: images whose score is above the level.
+        triggered: images whose score is above the level of this budget or of a smaller one.
         bound: one-sided 95 % upper bound of the rate of triggered images (Clopper and Pearson).
         tau: the level of whole images; None without a never-trained arm.
-        false_triggers: a never-trained image is triggered with at most this probability, by the
-            level of its measure. Of several measures, the largest.
+        false_triggers: a never-trained image is above the level of this budget with at most this
+            probability, by the level of its measure; of several measures, the largest. It is
+            triggered within the budget with at most the sum over this budget and smaller ones.
         controls: never-trained images that the level rests on.
         paired: whether they are the same images in a model that never saw them.
         medians: the median score of each arm.
@@ -46,6 +48,9 @@ class BudgetVerdict:
         p_family: the same, for all attacks and budgets of the audit together (Holm).
         p_equivalence: of "differs by delta or more", likewise for all together.
         half, seven_tenths: share of images with a score above .5 and .7.
+        explained: whether the images above the levels of this budget and smaller ones may be false
+            triggers: no more than these give on average, and no copy where no never-trained image
+            is one.
         verdict: the words.
     """
 
@@ -66,18 +71,8 @@ class BudgetVerdict:
     p_equivalence: float
     half: float
     seven_tenths: float
+    explained: bool = True
     verdict: str = NOT_TESTED
-
-
-def levels_at(
-    controls: Sequence[ImageScores], place: int, alpha: float
-) -> dict[str, CopyLevel | None]:
-    """Return the level of a copy of each measure at one budget of the ladder."""
-    by_measure = {
-        measure: [image.scores[place] for image in controls if image.measure == measure]
-        for measure in ("image", "layout")
-    }
-    return {measure: copy_level(scores, alpha) for measure, scores in by_measure.items()}
 
 
 def compared(
@@ -104,11 +99,8 @@ def compared(
     edited, controls = by_arm["edited"], by_arm.get("never-trained", ())
     levels = levels_at(controls, place, alpha)
     judged = [image for image in edited if levels[image.measure] is not None]
-    triggered = sum(
-        level is not None and image.scores[place] > level.tau
-        for image in judged
-        for level in [levels[image.measure]]
-    )
+    first_places = first_triggers(judged, controls, alpha, apart=False).values()
+    triggered = sum(first is not None and first <= place for first in first_places)
     if paired:
         other = {image.index: image.scores[place] for image in controls}
         pairs = [
@@ -148,7 +140,25 @@ def compared(
         p_equivalence=equivalence_p(first, second, delta, paired=paired),
         half=float(np.mean([score > 0.5 for score in scores])),
         seven_tenths=float(np.mean([score > 0.7 for score in scores])),
+        explained=all(_explained(judged, controls, at, alpha) for at in range(place + 1)),
     )
+
+
+def _explained(
+    images: Sequence[ImageScores], controls: Sequence[ImageScores], place: int, alpha: float
+) -> bool:
+    """Return whether the images above the levels of one budget may be false triggers.
+
+    They may if they are no more than false triggers give on average, and none of them is a copy
+    where no never-trained image is.
+    """
+    levels = levels_at(controls, place, alpha)
+    pairs = [(image.scores[place], levels[image.measure]) for image in images]
+    above = [score for score, level in pairs if level is not None and score > level.tau]
+    copied = any(score > COPY for score in above)
+    if copied and all(control.scores[place] <= COPY for control in controls):
+        return False
+    return len(above) <= math.fsum(level.alpha for _, level in pairs if level is not None)
 
 
 def worded(
@@ -181,19 +191,21 @@ def verdict_words(verdict: BudgetVerdict, alpha: float, delta: float) -> str:
     """
     if not verdict.controls or not verdict.images:
         return NOT_TESTED
+    triggered = f"{verdict.triggered} of {verdict.images} triggered"
     if verdict.p_family <= alpha:
-        return f"cheaper than never-trained: p = {_p(verdict.p_family)}"
+        return f"{CHEAPER}: p = {_p(verdict.p_family)}; {triggered}"
     statements = []
     if verdict.triggered == 0:
         bound = math.ceil(1000 * verdict.bound - 1e-9) / 10  # up, so that it is true
         statements.append(f"not triggered within B = {verdict.budget} (upper bound {bound:.1f} %)")
-    if verdict.p_equivalence <= alpha:
+    if verdict.p_equivalence <= alpha and verdict.explained:
         statements.append(
-            f"as dear as never-trained: equivalence within delta = {delta:g} (two one-sided tests)"
+            "as dear as never-trained in the mean: equivalence within delta = "
+            f"{delta:g} (two one-sided tests)"
         )
-    if statements:
-        return "; ".join(statements)
-    return f"{UNDECIDED} ({verdict.triggered} of {verdict.images} triggered)"
+        if verdict.triggered:
+            statements.append(triggered)
+    return "; ".join(statements) or f"{UNDECIDED} ({triggered})"
 
 
 def _p(value: float) -> str:

@@ -27,6 +27,7 @@ from unmemorize.audit import (
     open_audit,
     open_image_audit,
     ranks_in_words,
+    reach_in_words,
 )
 from unmemorize.cli._common import generation_settings, print_counts
 from unmemorize.cli._console import (
@@ -165,6 +166,9 @@ def command(
         return
     audited = prompts_of(loaded, edited, prompts, references)
     inputs = replace(inputs, twins=twins_for(loaded, model.loading, twin, audited, controls))
+    warning = reach_in_words(settings, inputs, audited)
+    if warning:
+        print_line(warning)
     if dry_run:
         print_forecast(forecast_audit(loaded, settings, inputs, len(audited)), "attack")
         return
@@ -206,10 +210,11 @@ def print_forecast(cost: AuditForecast, stage: str) -> None:
 
 
 def _print_verdicts(result: AuditResult) -> None:
-    """Print a line for each attack at its largest budget, and what the numbers rest on."""
+    """Print the strongest verdict on each attack, and what the numbers rest on."""
     for outcome in result.attacks:
-        last = outcome.last
-        print_line(f"{outcome.attack}, {last.budget} steps: {last.verdict}", style="bold")
+        strongest = outcome.strongest
+        said = f"{outcome.attack}, {strongest.budget} steps: {strongest.verdict}"
+        print_line(said, style="bold")
     arms = [arm for arm in ARMS if any(arm in found.last.medians for found in result.attacks)]
     table = make_table("attack", "steps", "triggered", *arms, title="Median scores by arm")
     for outcome in result.attacks:
@@ -223,8 +228,13 @@ def _print_verdicts(result: AuditResult) -> None:
     console.print(table)
     print_line(f"Never-trained arm: {result.never_trained or 'none, so there is no verdict'}.")
     limits = {outcome.last.false_triggers for outcome in result.attacks}
+    longest = max((len(outcome.verdicts) for outcome in result.attacks), default=0)
     for limit in sorted(limit for limit in limits if limit is not None):
-        print_line(f"A never-trained image counts as triggered in at most {limit:.3g} of cases.")
+        print_line(
+            f"A never-trained image is above the level in at most {limit:.3g} of cases at each "
+            f"budget, and triggered within {longest} budgets in at most "
+            f"{min(1, longest * limit):.3g}."
+        )
     for attack, reason in result.impossible.items():
         print_line(f"{attack} is not possible: {reason}")
     if result.not_tried:

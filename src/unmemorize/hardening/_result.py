@@ -89,8 +89,8 @@ class HardeningResult:
             return f"Nothing is said about attacks without never-trained images. {price}"
         return (
             f"{verdict.attack} with {verdict.budget} steps brings back {verdict.triggered} of "
-            f"{verdict.images} images above {verdict.tau:.2f} (upper bound of the rate "
-            f"{verdict.bound:.0%}). {price}"
+            f"{verdict.images} images above the level of a copy, {verdict.tau:.2f} at the last "
+            f"step (upper bound of the rate {verdict.bound:.0%}). {price}"
         )
 
     @property

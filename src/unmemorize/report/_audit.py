@@ -49,7 +49,7 @@ class AuditTable:
 
     @property
     def rates(self) -> list[float]:
-        """How often a never-trained image counts as triggered, at most."""
+        """How often a never-trained image is above the level of a budget, at most."""
         return sorted({each.false_triggers for each in self._verdicts if each.false_triggers})
 
     @property
