@@ -36,11 +36,12 @@ from unmemorize.audit import (
     make_attacks,
     similarity,
 )
-from unmemorize.audit._arms import targets_of_files
 from unmemorize.audit._objectives import IMAGELESS
 from unmemorize.audit._rephrasing import Rephrasing
 from unmemorize.audit._soft_tokens import SoftTokens, free_positions
+from unmemorize.audit._targets import targets_of_files
 from unmemorize.generation import generate_each
+from unmemorize.runs import hash_of_file
 
 RECORDS = Path(__file__).parent / "records" / "audit"
 ARMS = ("edited", "never-trained", "unedited", "random")
@@ -51,6 +52,7 @@ LONG = (50, 100, 200, 500)
 FEW, SOME = 5, 10
 """Plants of each half where an attack is dear. Level and verdict need 19 in all."""
 NEUTRAL: tuple[Start, ...] = ("noise", "other")
+RADII = (0.25, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Bounded(ByHalf):
     starts, ladder, most = ("prompt",), (10, 50), SOME
 
     def attacks(self) -> Sequence[SoftTokens]:
-        return tuple(free_positions(AttackSettings()))
+        return tuple(free_positions(AttackSettings(positions=(1, 4, 16), radii=RADII)))
 
 
 class Imageless(ByHalf):
@@ -229,11 +231,12 @@ class ImagesFirst(Work):
     @cached_property
     def files(self) -> dict[str, dict[str, Path]]:
         """Images by where they are attacked: a name that tells what each is, and its file."""
-        stage, main = self.stage, dict[Path, str]()
+        stage, planted, known = self.stage, dict[str, Path](), set[str]()
         for number, entry in enumerate(testbed.planted()):
-            name = f"{entry.half} {entry.kind} {entry.mode} {number}"
-            main.setdefault(Path(entry.prompt.images[0]), name)
-        planted = {name: path for path, name in main.items()}
+            path = Path(entry.prompt.images[0])
+            if (digest := hash_of_file(path)) not in known:  # some captions share an image
+                known.add(digest)
+                planted[f"{entry.half} {entry.kind} {entry.mode} {number}"] = path
         full = {name: path for name, path in planted.items() if " rare " not in name}
         unused = {
             f"unused {number}": Path(each.image) for number, each in enumerate(testbed.unused())

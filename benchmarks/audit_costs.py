@@ -24,7 +24,8 @@ from unmemorize import (
     OrdinaryCaptions,
     testbed,
 )
-from unmemorize.audit import AuditInputs, forecast_audit
+from unmemorize.audit import AuditInputs, forecast_audit, forecast_images, targets_of
+from unmemorize.audit._targets import units_of
 from unmemorize.hardening import HardeningInputs, forecast_hardening
 from unmemorize.metrics import BundledDescriptor
 
@@ -43,10 +44,12 @@ def seconds_of_a_sample(size: int) -> float:
 def main() -> None:
     model = Model.load("testbed")
     generation = GenerationSettings(steps=50, guidance=7.0)
-    planted = testbed.planted()[0]
+    planted = [entry.prompt for entry in testbed.planted()]
+    units = units_of(targets_of(planted, whole=True))
+    planted = [prompt for place, prompt in enumerate(planted) if units[place] == place]
     captions = OrdinaryCaptions.of(model)
     inputs = AuditInputs(
-        edit=NeuronEdit(planted.neurons),
+        edit=NeuronEdit(testbed.planted()[0].neurons),
         captions=captions.ordinary,
         descriptor=BundledDescriptor(),
         controls=tuple(Path(each.image) for each in testbed.unused()[:CONTROLS]),
@@ -62,20 +65,20 @@ def main() -> None:
     for name, settings in {"quick": AuditSettings.quick(), "usual": AuditSettings()}.items():
         asked = replace(settings, generation=generation)
         for images in (1, 24):
-            cost = forecast_audit(model, asked, inputs, images)
+            cost = forecast_audit(model, asked, inputs, planted[:images])
             row(f"audit, --budget {name}", images, cost.total)
-    first = replace(AuditSettings.quick(), generation=generation).image_first()
     for images in (1, 24):
-        plain = replace(inputs, edit=None)
-        cost = forecast_audit(
-            model, replace(first, arms=("edited", "never-trained")), plain, images
-        )
+        asked = replace(AuditSettings.quick(), generation=generation)
+        cost = forecast_images(model, asked, images + len(inputs.controls))
         row("audit --image, --budget quick", images, cost.total)
     hardening = HardeningSettings()
     hardening = replace(hardening, audit=replace(hardening.audit, generation=generation))
     for images in (1, 24):
         found = forecast_hardening(
-            model, hardening, HardeningInputs(audit=inputs, keep=captions.keep), images
+            model,
+            hardening,
+            HardeningInputs(audit=inputs, keep=captions.keep),
+            planted[:images],
         )
         row("harden", images, found.total)
 

@@ -20,8 +20,7 @@ from unmemorize import (
     Neurons,
     testbed,
 )
-from unmemorize.audit import Start, Target, Trial, targets_of
-from unmemorize.audit._bench import Companion
+from unmemorize.audit import Start, Target, Trial, companions_of, targets_of
 from unmemorize.audit._latents import latent_of
 from unmemorize.audit._objectives import _DRAWN as DRAWN
 from unmemorize.audit._objectives import _STEPS as STEPS
@@ -109,14 +108,13 @@ class Stage:
         """Return the model of an arm, as it is for the plants of a half."""
         key = (arm, half) if arm == "never-trained" else (arm,)
         if key not in self._benches:
-            companions = tuple(Companion(each.prompt, each.images[0]) for each in self.targets)
             twin = arm == "never-trained"
             self._benches[key] = Stand(
                 self.twins[half] if twin else self.model,
                 None if twin else self.edits[arm if arm in self.edits else "edited"],
                 testbed.captions("test"),
                 teacher=self.model if twin else None,
-                companions=companions,
+                companions=companions_of(self.targets),
             )
         return self._benches[key]
 

@@ -28,9 +28,9 @@ from unmemorize import (
     testbed,
 )
 from unmemorize.audit import COPY, Start, Target, Trial, targets_of
-from unmemorize.audit._arms import targets_of_files
 from unmemorize.audit._latents import _pixels as pixels_of
 from unmemorize.audit._soft_tokens import SoftTokens
+from unmemorize.audit._targets import targets_of_files
 from unmemorize.generation import generate_each
 from unmemorize.hardening._examples import SUBSTITUTES, Examples
 from unmemorize.metrics import copy_scores, quality

@@ -35,6 +35,7 @@ def audited_run(folder: Path, edit: Edit | None) -> Run:
         twins=(),
         captions="2" * 64,
         descriptor="3" * 64,
+        joined=("5, 6",),
     )
     run = Run.open(folder, settings, inputs=Inputs(fingerprint="f"), model="a model", items=7)
     verdicts = tuple(
@@ -74,6 +75,7 @@ def audited_run(folder: Path, edit: Edit | None) -> Run:
             triggered_at=triggered_at,
             work=None,
             image="x.png",
+            best=tuple(score + 0.15 for score in scores) if arm == "edited" else (),
         )
         for arm, scores, triggered_at in of_arms
     )
@@ -93,6 +95,7 @@ def audited_run(folder: Path, edit: Edit | None) -> Run:
         ceiling_failed=None,
         free_numbers=(10, 20),
         fixed=(),
+        remarks=("Prompts 5, 6 show the same image.",),
     )
     run.write("audit.json", json.dumps(result.to_json()))
     return run

@@ -25,9 +25,17 @@ from unmemorize import (
     Reread,
     bake,
 )
-from unmemorize.audit import Attack, AttackSettings, Bench, State, Target, Trial, _objectives
+from unmemorize.audit import (
+    Attack,
+    AttackSettings,
+    Bench,
+    State,
+    Target,
+    Trial,
+    _objectives,
+    companions_of,
+)
 from unmemorize.audit._attack import make_attacks
-from unmemorize.audit._bench import Companion
 from unmemorize.audit._drawing import drawn, drawn_all
 from unmemorize.audit._hard_tokens import HardTokens, _projected
 from unmemorize.audit._inversion import Inversion
@@ -42,6 +50,10 @@ LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 CAPTIONS = ("a dog", "a house", "a tree by the sea")
 SETTINGS = GenerationSettings(steps=2, guidance=3.0, batch=2)
 TARGET = Target(key="target", prompt="a b c", images=(noise(1, (32, 32)),))
+OTHERS = [
+    Target(key=prompt, prompt=prompt, images=(noise(seed, (32, 32)),))
+    for prompt, seed in (("x y", 2), ("v w", 3))
+]
 RESUMED: list[Attack] = [
     SoftTokens(),
     SoftTokens(positions=2, radius=0.5),
@@ -53,8 +65,8 @@ RESUMED: list[Attack] = [
 
 def bench_of(model: Model, **change: object) -> Bench:
     edit = NeuronEdit(Neurons({LAYER: [0, 1, 2]}))
-    others = (Companion("x y", noise(2, (32, 32))), Companion("v w", noise(3, (32, 32))))
-    return replace(Bench(model, edit, CAPTIONS, batch=2, companions=others), **change)  # type: ignore[arg-type]
+    bench = Bench(model, edit, CAPTIONS, batch=2, companions=companions_of(OTHERS))
+    return replace(bench, **change)  # type: ignore[arg-type]
 
 
 def trial_of(attack: Attack, start: str = "prompt", **change: object) -> Trial:
@@ -203,6 +215,15 @@ def test_starts_differ_and_follow_from_the_trial(bench: Bench) -> None:
     neutral = replace(TARGET, prompt="")
     unknown = attack.begin(bench, trial_of(attack, "prompt", target=neutral)).tensors["value"]
     assert any(torch.equal(unknown, bench.embedding(text)) for text in CAPTIONS)
+
+
+def test_a_rate_of_zero_leaves_words_where_they_were(bench: Bench) -> None:
+    """Also by the rounding of their projection, which would grow from step to step."""
+    frozen = HardTokens(count=2, rate=0.0)
+    trial = trial_of(frozen)
+    begun, later = frozen.begin(bench, trial), climbed(frozen, bench, trial, 1, 3)
+    assert later.step == 3
+    assert torch.equal(begun.tensors["value"], later.tensors["value"])
 
 
 def test_hard_tokens_stand_in_front_of_the_caption(bench: Bench) -> None:
@@ -381,6 +402,27 @@ def test_gradients_do_not_vanish_in_float16(attack: Attack) -> None:
     assert float((half - exact).norm()) < 0.01 * float(exact.norm())
 
 
+def test_relearning_never_trains_on_the_attacked_image() -> None:
+    """Under whatever caption it is, and whichever image of a template."""
+    attack, model = Relearning(rank=2), Model(make("Stable Diffusion"))
+    (image,), second = TARGET.images, noise(9, (32, 32))
+    template = replace(TARGET, images=(image, second))
+    other = replace(OTHERS[0], prompt="another caption")
+    for target, same in (
+        (TARGET, replace(other, images=(image,))),
+        (template, replace(other, images=(second,))),
+        (replace(TARGET, others=(second,)), replace(other, images=(second,))),
+        (TARGET, replace(other, others=(image,))),
+    ):
+        learned = []
+        for others in (OTHERS[1:], [same, *OTHERS[1:], target]):
+            bench = bench_of(model, companions=companions_of(others))
+            learned.append(climbed(attack, bench, trial_of(attack, target=target), 1).tensors)
+        assert all(torch.equal(value, learned[1][name]) for name, value in learned[0].items())
+        with pytest.raises(AuditError, match="at least 2 prompts must show different ones"):
+            attack.check(bench_of(model, companions=companions_of([target, same])))
+
+
 def test_relearning_in_float16_ends_like_in_float32() -> None:
     attack, ends = Relearning(rank=2), []
     for dtype in (torch.float32, torch.float16):
@@ -431,6 +473,9 @@ def test_levels_are_made_by_name() -> None:
         *("L3-m1-r0.5", "L3-m1-rinf", "L3-m4-r0.5", "L3-m4-rinf"),
         "L4-imageless",
     ]
+    every = [attack.name for attack in make_attacks(("L3", "L4"), AttackSettings())]
+    ladder = [(m, r) for m in ("1", "4", "16", "all") for r in ("0.25", "0.5", "1", "2", "inf")]
+    assert every == [*(f"L3-m{m}-r{r}" for m, r in ladder[:-1]), "L4"]
     (free,) = make_attacks(("L4",), settings)
     assert isinstance(free, SoftTokens)
     assert free.rate == 0.05

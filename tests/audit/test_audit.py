@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from architectures import make
 from colours import noise
@@ -29,16 +30,18 @@ from unmemorize import (
     audit_edit,
     copy_scores,
 )
+from unmemorize._files import from_json
 from unmemorize.audit import (
     AttackSettings,
     AuditInputs,
+    AuditRun,
     Twin,
     audit_all,
     forecast_audit,
     open_audit,
 )
-from unmemorize.audit._arms import targets_of
 from unmemorize.audit._records import read_attacks
+from unmemorize.audit._targets import targets_of
 from unmemorize.engines import Execution, Shard
 from unmemorize.generation import CombinedEdit, Edit, WeightEdit, generate_each
 from unmemorize.mitigation import derived_seed
@@ -162,6 +165,20 @@ def test_the_unedited_arm_without_steps_is_the_ordinary_copy_score(
     plain, free = read_attacks(run, "unedited-L0")[0], read_attacks(run, "unedited-L4")[0]
     assert list(plain.scores) == expected
     assert (free.budget, free.start, list(free.scores)) == (0, "prompt", expected)
+
+
+def test_an_image_has_its_best_seed_too(finished: tuple[AuditResult, Run]) -> None:
+    result, run = finished
+    image = next(each for each in result.images if (each.arm, each.attack) == ("edited", "L4"))
+    first, second = read_attacks(run, "edited-L4")[:2]
+    assert image.best == (max(first.scores), max(*first.scores, *second.scores))
+    assert image.best[0] > image.scores[0]
+    content = result.to_json()
+    for each in content["images"]:
+        del each["best"]
+    del content["remarks"]
+    old = from_json(AuditResult, content, RunError, "", "")
+    assert old.images[0] == replace(result.images[0], best=())
 
 
 def test_records_say_what_was_found(finished: tuple[AuditResult, Run]) -> None:
@@ -341,7 +358,7 @@ def test_a_layout_is_compared_where_there_are_several_images(
 
 
 def test_the_forecast_counts_what_is_spent(
-    finished: tuple[AuditResult, Run], model: Model, inputs: AuditInputs
+    finished: tuple[AuditResult, Run], model: Model, inputs: AuditInputs, prompts: list[Prompt]
 ) -> None:
     _, run = finished
     spent = 0
@@ -350,10 +367,121 @@ def test_the_forecast_counts_what_is_spent(
         spent += sum(len(line["scores"]) * per_image for line in lines)
         if kind.endswith("L4"):
             spent += sum(line["samples"] for line in lines)  # nothing at 0 steps
-    cost = forecast_audit(model, SETTINGS, inputs, 2)
+    cost = forecast_audit(model, SETTINGS, inputs, prompts)
     assert cost.total == spent
     assert cost.attacked == 9
     assert cost.seconds > 0
+
+
+def test_the_forecast_leaves_out_what_is_not_attacked(
+    model: Model, inputs: AuditInputs, prompts: list[Prompt]
+) -> None:
+    """Other images have no image-free attack, and one prompt has no others to learn from."""
+    tried = replace(SETTINGS, levels=("L4-imageless", "L6"))
+    images = 2 * 2 * 2 * 2  # budgets, images, steps, halves
+    imageless, relearned = 4 * 30 + 2 * 2 * 4 + images, 2 * 2 * 3 + images
+    cost = forecast_audit(model, tried, inputs, prompts)
+    assert cost.samples == {
+        "L4-imageless": (3 * 2 + 1) * imageless,
+        "L6": (3 * 2 + 2 + 1) * relearned,
+    }
+    assert (cost.attacked, cost.impossible) == (9, {})
+    cost = forecast_audit(model, tried, inputs, prompts[:1])
+    assert cost.samples == {"L4-imageless": (3 + 1) * imageless}
+    assert cost.attacked == 4
+    assert "at least 2 prompts" in cost.impossible["L6"]
+    few = replace(SETTINGS, ordinary_images=50)
+    assert forecast_audit(model, few, inputs, prompts).attacked == 3 * 2 + 2 + len(CAPTIONS)
+
+
+def test_what_cannot_be_compared_with_is_refused_before_the_work(
+    model: Model, inputs: AuditInputs, prompts: list[Prompt], files: list[Path], tmp_path: Path
+) -> None:
+    itself = replace(inputs, twins=(Twin(Model(make("Stable Diffusion")), (0, 1)),), controls=())
+    among = replace(inputs, controls=tuple(files))
+    for unfit, reason in ((itself, "the audited model itself"), (among, "among the controls")):
+        with pytest.raises(AuditError, match=reason):
+            open_audit(tmp_path / "run", model, prompts, unfit, SETTINGS)
+        with pytest.raises(AuditError, match=reason):
+            forecast_audit(model, SETTINGS, unfit, prompts)
+    with pytest.raises(AuditError, match="--controls does not go with --twin"):
+        replace(itself, controls=inputs.controls)
+    replace(itself, controls=inputs.controls, shipped=True)  # nobody has named those
+
+
+def test_an_image_counts_once_and_a_template_as_a_whole(
+    model: Model, inputs: AuditInputs, files: list[Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.bmp"
+    Image.open(files[0]).save(copy)
+    prompts = [
+        Prompt("red cat", "VM", images=(files[0],)),
+        Prompt("a mug", "TM", images=(files[1], files[0])),
+        Prompt("blue cat", "VM", images=(copy,)),
+        Prompt("a rug", "TM", images=(saved(tmp_path, 8), saved(tmp_path, 9))),
+    ]
+    settings = replace(SETTINGS, levels=("L0",), arms=("never-trained",))
+    run = open_audit(tmp_path / "run", model, prompts, inputs, settings)
+    result = audit_all(run, model, inputs)
+    (outcome,) = result.attacks
+    assert (outcome.last.images, outcome.last.controls, outcome.last.unjudged) == (2, 2, 0)
+    edited = read_attacks(run, "edited-L0")
+    assert {record.measure for record in edited} == {"image"}
+    medians = [float(np.median(record.scores)) for record in edited]
+    first, second = (image for image in result.images if image.arm == "edited")
+    assert (first.index, first.scores) == (0, (max(medians[:3]),))
+    assert (second.index, second.scores) == (3, (medians[3],))
+    never = read_attacks(run, "never-trained-L0")
+    captions = ["red cat", "a mug", "blue cat", "a rug"]
+    assert [record.prompt for record in never] == captions
+    assert [image.index for image in result.images if image.arm == "never-trained"] == [0, 1]
+    assert "Prompts 0, 1, 2 show the same image" in result.remarks[0]
+    assert "by the first of their images: 2" in result.remarks[1]
+    manifest = run.settings(AuditRun)
+    assert (manifest.joined, manifest.whole) == (("0, 1, 2",), (1, 3))
+    layouts = replace(settings, arms=())
+    run = open_audit(tmp_path / "scores", model, prompts, inputs, layouts)
+    assert run.settings(AuditRun).whole is None
+    assert run.settings(AuditRun).joined == ("0, 2",)
+
+
+def saved(folder: Path, seed: int) -> Path:
+    noise(seed, (32, 32)).save(folder / f"{seed}.png")
+    return folder / f"{seed}.png"
+
+
+@pytest.mark.slow
+def test_frozen_attacks_find_the_same_at_all_budgets(
+    model: Model, inputs: AuditInputs, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """Bit for bit: what they hold, how it scores, and what it draws."""
+    levels = ("L2", "L3", "L4", "L2-imageless", "L3-imageless", "L4-imageless", "L6")
+    settings = replace(
+        SETTINGS,
+        levels=levels,
+        steps=(0, 1, 3),
+        arms=(),
+        images=1,
+        attacks=AttackSettings(positions=(1, None), radii=(0.5, None), rate=0.0),
+    )
+    run = open_audit(tmp_path / "run", model, prompts, inputs, settings)
+    audit_all(run, model, inputs)
+    kinds = records(run)
+    assert len(kinds) == 5 + 2 * 3  # each L3 has three forms
+    for kind, lines in kinds.items():
+        assert [line["budget"] for line in lines] == [0, 1, 3] * 2, kind
+        for place in (0, 3):
+            same = [(line["scores"], kept(run, line)) for line in lines[place : place + 3]]
+            assert same[0] == same[1] == same[2], kind
+
+
+def kept(run: Run, line: dict[str, Any]) -> tuple[bytes, dict[str, bytes]]:
+    """The image of a record, and its state but for the moments of the optimizer."""
+    tensors = load_file(run.folder / line["state"])
+    moved = {name: value for name, value in tensors.items() if ".exp_avg" not in name}
+    return (run.folder / line["image"]).read_bytes(), {
+        name: value.numpy().tobytes() for name, value in moved.items()
+    }
 
 
 def test_settings_refuse_what_makes_no_ladder() -> None:
@@ -377,8 +505,8 @@ def test_arms_can_be_left_out(
     result = audit_all(run, model, inputs)
     assert result.attacks[0].last.medians.keys() == {"edited", "never-trained"}
     assert records(run).keys() == {"edited-L0", "never-trained-L0"}
-    assert forecast_audit(model, settings, inputs, 2).attacked == 2 + 2
+    assert forecast_audit(model, settings, inputs, prompts).attacked == 2 + 2
     only = replace(settings, arms=())
-    assert forecast_audit(model, only, inputs, 2).attacked == 2
+    assert forecast_audit(model, only, inputs, prompts).attacked == 2
     with pytest.raises(AuditError, match="Choose edited or unedited"):
         replace(SETTINGS, arms=("nobody",))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from test_audit import CAPTIONS, SETTINGS, Pixels
 
 from architectures import make
 from colours import noise
-from unmemorize import AuditError, Model, audit_images
+from unmemorize import AuditError, AuditSettings, Model, audit_images
 from unmemorize.audit import image_audit_totals
 from unmemorize.audit._image_first import ImageAuditResult, ease, judged_images
 from unmemorize.audit._measures import ImageScores
@@ -64,6 +64,15 @@ def test_never_trained_images_are_found_as_often_as_p_says() -> None:
         assert np.mean(np.array(p_values) <= level) == pytest.approx(level, abs=0.07)
 
 
+def test_both_neutral_starts_are_tried_unless_some_are_named() -> None:
+    for settings, starts in (
+        (AuditSettings(), ("noise", "other")),
+        (AuditSettings.quick(), ("noise", "other")),
+        (AuditSettings(starts=("prompt", "other")), ("other",)),
+    ):
+        assert settings.image_first().starts == starts
+
+
 def test_images_are_attacked_from_neutral_starts(tmp_path: Path) -> None:
     model = Model(make("Stable Diffusion"))
     files = [tmp_path / f"{number}.png" for number in range(3)]
@@ -82,7 +91,7 @@ def test_images_are_attacked_from_neutral_starts(tmp_path: Path) -> None:
     run = Run.load(tmp_path / "run")
     totals = image_audit_totals(run)
     assert ImageAuditResult.load(run) == result
-    assert {record.start for record in read_attacks(run, "edited-L4")} == {"other"}
+    assert {record.start for record in read_attacks(run, "edited-L4")} == {"noise", "other"}
     assert {record.prompt for record in read_attacks(run, "never-trained-L4")} == {""}
     assert result.controls == 2
     assert "said to be never trained on" in result.never_trained
@@ -98,5 +107,7 @@ def test_images_are_attacked_from_neutral_starts(tmp_path: Path) -> None:
     assert counts["never-trained-L4"] == 2 * counts["edited-L4"] > 0
     with pytest.raises(AuditError, match="among the controls"):
         audit_images(model, files[:1], files, captions=CAPTIONS, descriptor=Pixels())
+    with pytest.raises(AuditError, match="Name it once"):
+        audit_images(model, files[:1] * 2, files[1:], captions=CAPTIONS, descriptor=Pixels())
     with pytest.raises(AuditError, match="no control"):
         audit_images(model, files, [], captions=CAPTIONS, descriptor=Pixels())

@@ -159,6 +159,39 @@ def test_layouts_have_a_level_of_their_own() -> None:
     assert (unknown.triggered, unknown.images) == (1, 1)
 
 
+def test_images_that_are_not_judged_are_counted_in_the_words() -> None:
+    templates = [image(index, 0.97, measure="layout") for index in range(20)]
+    arms: dict[ArmName, list[ImageScores]] = {"edited": templates, "never-trained": arm([0.1] * 24)}
+    for edited, words in (
+        (templates, "not tested; 20 of 20 images not judged"),
+        (
+            [*templates, image(20, 0.05)],
+            "not triggered within B = 0 (upper bound 95.0 %); 20 of 21 images not judged",
+        ),
+    ):
+        arms["edited"] = edited
+        verdict = compared("L4", 0, arms, paired=False, alpha=0.05, delta=0.1)
+        (worded_one,) = worded([verdict], 0.05, 0.1)
+        assert worded_one.verdict.startswith(words)
+        assert worded_one.unjudged == 20
+
+
+def test_captions_of_one_image_are_one_observation() -> None:
+    """With the best of them at each budget."""
+    records = [
+        record("prompt", 0, 0.1),
+        record("prompt", 5, 0.3),
+        replace(record("prompt", 0, 0.2), target=1),
+        replace(record("prompt", 5, 0.2), target=1),
+        replace(record("prompt", 0, 0.7), target=2),
+        replace(record("prompt", 5, 0.7), target=2),
+    ]
+    first, second = image_scores(records, [3, 3, 5])
+    assert (first.index, second.index) == (3, 5)
+    assert (first.scores, first.samples) == ((0.2, 0.3), (0, 240))
+    assert second.scores == (0.7, 0.7)
+
+
 def test_the_family_holds_all_attacks_and_budgets() -> None:
     verdict = judged([0.9] * 10, [0.1, 0.2] * 12, paired=False)
     first, second = replace(verdict, p=0.03), replace(verdict, p=0.04)

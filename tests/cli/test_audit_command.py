@@ -56,6 +56,38 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
     assert not (folder / "run").exists()
 
 
+@pytest.mark.parametrize("asked", ["edit", "image"])
+def test_a_dry_run_refuses_controls_that_are_audited(cli: Cli, folder: Path, asked: str) -> None:
+    """Like the run that it speaks about."""
+    own = folder / "own"
+    own.mkdir(exist_ok=True)
+    noise(1, (32, 32)).save(own / "known.bmp")
+    options = ("--prompts", folder / "prompts.jsonl")
+    if asked == "image":
+        options = ("--image", folder / "known.png")
+    model = ("--model", folder / "model", "--device", "cpu", "-o", folder / "run")
+    code, out, err = cli("audit", *model, *options, "--controls", own, "--dry-run")
+    assert code == 1
+    assert "among the controls" in " ".join(err.split())
+    assert "denoiser samples" not in out
+
+
+def test_repeated_controls_are_told_and_not_counted(
+    cli: Cli, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    repeated = folder / "repeated"
+    repeated.mkdir()
+    for number in range(24):
+        noise(2, (32, 32)).save(repeated / f"{number}.png")
+    model = ("--model", folder / "model", "--device", "cpu", "-o", folder / "run")
+    asked = ("--image", folder / "known.png", "--controls", repeated, "--dry-run")
+    code, out, err = cli("audit", *model, *asked)
+    assert code == 0, err
+    assert "1 controls: the smallest possible p is 0.5" in out
+    assert "2 images in all arms" in out
+    assert "23 of 24 controls show the same image" in caplog.text
+
+
 def test_an_audit_prints_a_verdict_for_each_attack(cli: Cli, folder: Path) -> None:
     audited = (folder / "neurons.json", "--prompts", folder / "prompts.jsonl")
     tried = ("--levels", "L0", "--steps", 1)

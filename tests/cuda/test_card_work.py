@@ -56,10 +56,11 @@ from unmemorize.audit import (
     Target,
     Trial,
     checkpoints,
+    companions_of,
     make_attacks,
+    targets_of,
 )
 from unmemorize.audit._attack import ATTACKS
-from unmemorize.audit._bench import Companion
 from unmemorize.comparison import chosen_methods
 from unmemorize.detection import DetectionRun, NoiseMagnitude, as_detector
 from unmemorize.engines import Execution, Workers
@@ -74,10 +75,7 @@ pytestmark = needs_card
 def test_attacks(card: Model, processor: Model, planted: testbed.Planted, level: str) -> None:
     """One step of each attack, from the same random numbers."""
     captions = testbed.captions("test")[:24]
-    companions = tuple(
-        Companion(entry.prompt.text, read_image(entry.prompt.images[0]))
-        for entry in testbed.planted()[:2]
-    )
+    companions = companions_of(targets_of([entry.prompt for entry in testbed.planted()[:2]]))
     settings = AttackSettings(positions=(4,), radii=(0.5,))
     (attack,) = make_attacks([level], settings)
     target = Target(

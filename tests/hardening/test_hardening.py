@@ -368,7 +368,7 @@ def test_the_bundled_model_and_loras_have_their_own_rate(
 
 
 def test_the_forecast_counts_samples(files: list[Path], finished: Made) -> None:
-    cost = forecast_hardening(finished[2], SETTINGS, inputs_of(files), 2)
+    cost = forecast_hardening(finished[2], SETTINGS, inputs_of(files), prompts_of(files))
     assert cost.samples == {
         "examples": 2 * 2 * 4 + 2 * 2,
         "attacks of the training": 2 * 2 * (2 * 2 * 3 + 2 * 4),

@@ -297,9 +297,10 @@ def test_an_audit_shows_its_verdicts_where_there_is_one(tmp_path: Path) -> None:
     assert other < soft  # by name
     part = page[soft : page.index("No audit shows")]
     assert "audit/soft" in part
-    assert "7 images were attacked" in part
-    assert f"L4 5 0.36 0.29 0 of 6 {WORDS}" in part
-    assert f"L4 25 0.56 0.29 1 of 6 {WORDS}" in part
+    assert "6 images were attacked" in part  # two of 7 prompts show the same
+    assert f"L4 5 0.36 (0.35) 0.29 0 of 6 {WORDS}" in part
+    assert f"L4 25 0.56 (0.75) 0.29 1 of 6 {WORDS}" in part
+    assert "Prompts 5, 6 show the same image." in part
     assert "at most 0.0476 of cases" in part
     assert "Not tried: L6" in part
     assert "L2: no tokenizer" in part

@@ -5,7 +5,7 @@ from unmemorize.audit._arms import (
     Twin,
     edit_text,
     hash_of_images,
-    targets_of,
+    refuse_unfit,
     twin_texts,
 )
 from unmemorize.audit._attack import (
@@ -25,7 +25,7 @@ from unmemorize.audit._attack import (
 from unmemorize.audit._audit import audit_all
 from unmemorize.audit._bench import Bench
 from unmemorize.audit._drawing import drawn
-from unmemorize.audit._forecast import AuditForecast, forecast_attacks, forecast_audit
+from unmemorize.audit._forecast import AuditForecast, forecast_audit, forecast_images
 from unmemorize.audit._image_first import (
     ImageAuditResult,
     ImageFinding,
@@ -33,6 +33,7 @@ from unmemorize.audit._image_first import (
     image_audit_totals,
     open_image_audit,
     read_image_scores,
+    refuse_unfit_images,
 )
 from unmemorize.audit._levels import ranks_in_words
 from unmemorize.audit._measures import ImageScores
@@ -40,6 +41,7 @@ from unmemorize.audit._public import audit_edit, audit_images, open_audit
 from unmemorize.audit._reach import reach_in_words
 from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOutcome
 from unmemorize.audit._settings import ARMS, COPY, AuditRun, AuditSettings, ImageAuditRun
+from unmemorize.audit._targets import companions_of, distinct_controls, targets_of
 from unmemorize.audit._task import similarity
 from unmemorize.audit._verdicts import BudgetVerdict
 
@@ -76,10 +78,12 @@ __all__ = [
     "audit_images",
     "audit_images_all",
     "checkpoints",
+    "companions_of",
+    "distinct_controls",
     "drawn",
     "edit_text",
-    "forecast_attacks",
     "forecast_audit",
+    "forecast_images",
     "hash_of_images",
     "image_audit_totals",
     "make_attacks",
@@ -88,6 +92,8 @@ __all__ = [
     "ranks_in_words",
     "reach_in_words",
     "read_image_scores",
+    "refuse_unfit",
+    "refuse_unfit_images",
     "similarity",
     "targets_of",
     "twin_texts",

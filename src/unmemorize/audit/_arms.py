@@ -10,10 +10,11 @@ from pathlib import Path
 from unmemorize._errors import AuditError
 from unmemorize._files import hash_texts
 from unmemorize._prompts import Prompt
-from unmemorize.audit._attack import Target
+from unmemorize.audit._attack import Attack, Target
 from unmemorize.audit._settings import ArmName, AuditSettings
+from unmemorize.audit._targets import controls_of, joined, refuse_controls_among, units_of
 from unmemorize.generation import Edit, generate_each
-from unmemorize.metrics import Descriptor, distinct_images, read_image, read_references
+from unmemorize.metrics import Descriptor
 from unmemorize.mitigation import control_edit, derived_seed
 from unmemorize.pipelines import Model
 from unmemorize.runs import hash_of_file
@@ -46,6 +47,9 @@ class AuditInputs:
         twins: never-trained models, which are the better control.
         seeded_by: what random numbers depend on besides the model, such as the digest of a trained
             edit. None gives all edits the same ones.
+
+    Raises:
+        AuditError: there are twins, and controls that are not those of this package.
     """
 
     edit: Edit | None
@@ -55,6 +59,13 @@ class AuditInputs:
     shipped: bool = False
     twins: tuple[Twin, ...] = ()
     seeded_by: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.twins and self.controls and not self.shipped:
+            raise AuditError(
+                "--controls does not go with --twin: the same images in a model that never saw "
+                "them are compared with, and no others. Leave one of them out."
+            )
 
     def seed_name(self, model: Model) -> str:
         """Return what the seeds of all arms are derived from, for the audited model."""
@@ -83,7 +94,8 @@ class Arm:
         model: the model.
         edit: what is applied to it; None for nothing.
         targets: the images.
-        indices: the position of each image: that of its prompt, or any number.
+        indices: the position of each image: that of its prompt, or any number. Targets of one
+            index are one image with several captions.
     """
 
     name: ArmName
@@ -99,97 +111,98 @@ class Arm:
         return f"{self.name}{self.suffix}"
 
 
-def targets_of(prompts: Sequence[Prompt]) -> tuple[Target, ...]:
-    """Return the images of prompts as targets.
-
-    Raises:
-        AuditError: a prompt has no image that can be read.
-    """
-    if not prompts:
-        raise AuditError("no prompt to audit. Name memorized prompts with --prompts.")
-    targets = []
-    for number, prompt in enumerate(prompts):
-        images = distinct_images(read_references(prompt.images).images)
-        if not images:
-            raise AuditError(
-                f"prompt {number} ({prompt.text[:60]!r}): an audit compares with its training "
-                "image, and none can be read. Name it in the column images, or give --references."
-            )
-        if prompt.kind != "TM":
-            images = images[:1]
-        hashes = [hash_of_file(path) for path in prompt.images]
-        targets.append(
-            Target(
-                key=hash_texts([prompt.text, *hashes])[:16],
-                prompt=prompt.text,
-                images=images,
-                paraphrases=prompt.paraphrases,
-            )
-        )
-    return tuple(targets)
-
-
-def targets_of_files(files: Sequence[Path], prompts: Sequence[str] = ("",)) -> tuple[Target, ...]:
-    """Return image files as targets.
-
-    Args:
-        files: the images.
-        prompts: the captions from which they are attacked, in turn; empty where none is known.
-    """
-    return tuple(
-        Target(
-            key=hash_texts([hash_of_file(path)])[:16],
-            prompt=prompts[number % len(prompts)],
-            images=(read_image(path),),
-        )
-        for number, path in enumerate(files)
-    )
-
-
 def arms_of(
-    model: Model, inputs: AuditInputs, targets: Sequence[Target], settings: AuditSettings
+    model: Model,
+    inputs: AuditInputs,
+    targets: Sequence[Target],
+    settings: AuditSettings,
+    ordinary: Sequence[Target],
 ) -> Iterator[Arm]:
     """Yield the arms of an audit, the audited one first.
 
     The never-trained arm attacks the same images in twins where there are some. Otherwise it
-    attacks other images in the edited model, from the captions of the audited ones. Ordinary images
-    are drawn by the unedited model.
+    attacks other images in the edited model, from the captions of the audited ones.
+
+    Args:
+        model: the unedited model.
+        inputs: the edit, and what to compare with.
+        targets: the audited images. Those that are the same image have one index.
+        settings: which arms there are.
+        ordinary: see `ordinary_targets`.
     """
-    audited, every = tuple(targets), tuple(range(len(targets)))
-    yield Arm("edited", "", model, inputs.edit, audited, every)
+    audited, units = tuple(targets), units_of(targets)
+    yield Arm("edited", "", model, inputs.edit, audited, units)
     if inputs.edit is not None and "unedited" in settings.arms:
-        yield Arm("unedited", "", model, None, audited, every)
+        yield Arm("unedited", "", model, None, audited, units)
     if "never-trained" in settings.arms:
-        yield from _never_trained(model, inputs, audited)
+        yield from _never_trained(model, inputs, audited, units)
     random = None
     if inputs.edit is not None and "random" in settings.arms:
         random = control_edit(inputs.edit, model)
     if random is not None:
-        yield Arm("random", "", model, random, audited, every)
-    if settings.ordinary_images and "ordinary" in settings.arms:
-        ordinary = tuple(_ordinary(model, inputs.captions, settings))
-        yield Arm("ordinary", "", model, inputs.edit, ordinary, tuple(range(len(ordinary))))
+        yield Arm("random", "", model, random, audited, units)
+    if ordinary and "ordinary" in settings.arms:
+        yield Arm("ordinary", "", model, inputs.edit, tuple(ordinary), tuple(range(len(ordinary))))
 
 
-def _never_trained(model: Model, inputs: AuditInputs, audited: tuple[Target, ...]) -> Iterator[Arm]:
+def arms_for(attack: Attack, arms: Sequence[Arm], model: Model) -> list[Arm]:
+    """Leave out never-trained arms that say nothing about an attack without an image.
+
+    Such an attack brings back what the unedited model draws, which is none of the other images. A
+    twin must have the unedited model beside it, which it can only load again.
+    """
+    if not attack.name.endswith("imageless"):
+        return list(arms)
+    return [
+        arm
+        for arm in arms
+        if arm.name != "never-trained" or (arm.model is not model and model.loading is not None)
+    ]
+
+
+def _never_trained(
+    model: Model, inputs: AuditInputs, audited: tuple[Target, ...], units: tuple[int, ...]
+) -> Iterator[Arm]:
     """Yield the images in twins, or else other images in the edited model."""
     for number, twin in enumerate(inputs.twins):
         some = tuple(audited[index] for index in twin.prompts)
-        yield Arm("never-trained", f"-{number + 1}", twin.model, None, some, twin.prompts)
+        indices = tuple(units[index] for index in twin.prompts)
+        yield Arm("never-trained", f"-{number + 1}", twin.model, None, some, indices)
     if inputs.controls and not inputs.twins:
-        others = targets_of_files(inputs.controls, [target.prompt for target in audited])
-        every = tuple(range(len(others)))
-        yield Arm("never-trained", "", model, inputs.edit, others, every)
+        captions = [[audited[index].prompt for index in same] for same in joined(units)]
+        others, indices = controls_of(inputs.controls, captions)
+        yield Arm("never-trained", "", model, inputs.edit, others, indices)
 
 
-def _ordinary(model: Model, captions: Sequence[str], settings: AuditSettings) -> Iterator[Target]:
-    """Yield images of ordinary captions by the unedited model, as targets."""
-    texts = list(dict.fromkeys(captions))[: settings.ordinary_images]
+def takes_whole(inputs: AuditInputs, settings: AuditSettings) -> bool:
+    """Tell whether templates are compared as whole images, see `targets_of`.
+
+    They are where other images are the never-trained ones, which have no layout to compare.
+    """
+    return bool(inputs.controls) and not inputs.twins and "never-trained" in settings.arms
+
+
+def ordinary_captions(captions: Sequence[str], settings: AuditSettings) -> tuple[str, ...]:
+    """Return the captions of the arm of ordinary images."""
+    if "ordinary" not in settings.arms:
+        return ()
+    return tuple(dict.fromkeys(captions))[: settings.ordinary_images]
+
+
+def ordinary_targets(
+    model: Model, captions: Sequence[str], settings: AuditSettings
+) -> tuple[Target, ...]:
+    """Draw images of ordinary captions by the unedited model, as targets."""
+    texts = ordinary_captions(captions, settings)
+    if not texts:
+        return ()
     seeds = [derived_seed("audit ordinary", text) for text in texts]
     one = replace(settings.generation, images=1)
     images = generate_each(model, texts, [None] * len(texts), settings=one, seeds=seeds)
-    for text, (image,) in zip(texts, images, strict=True):
-        yield Target(key=hash_texts(["ordinary", text])[:16], prompt=text, images=(image,))
+    return tuple(
+        Target(key=hash_texts(["ordinary", text])[:16], prompt=text, images=(image,))
+        for text, (image,) in zip(texts, images, strict=True)
+    )
 
 
 def edit_text(edit: Edit | None) -> str:
@@ -212,16 +225,17 @@ def hash_of_images(prompts: Sequence[Prompt]) -> str:
     return hash_texts(hash_of_file(path) for prompt in prompts for path in prompt.images)
 
 
-def refuse_controls_among(images: Sequence[Path], controls: Sequence[Path]) -> None:
-    """Refuse audited images that are controls, too.
+def refuse_unfit(model: Model, prompts: Sequence[Prompt], inputs: AuditInputs) -> None:
+    """Refuse what cannot be compared with, before any work.
 
     Raises:
-        AuditError: one is.
+        AuditError: a twin is the audited model, an audited image is among the controls, or a
+            control is there twice.
     """
-    hashes = {hash_of_file(path) for path in controls}
-    for path in images:
-        if (digest := hash_of_file(path)) and digest in hashes:
+    for twin in inputs.twins:
+        if twin.model.fingerprint == model.fingerprint:
             raise AuditError(
-                f"{path}: it is among the controls, too. A control is an image that the model was "
-                "never trained on. Take it out of one of them."
+                f"{twin.model.name}: this twin is the audited model itself, which was trained on "
+                "the images. Name a model that never saw them, or leave --twin out."
             )
+    refuse_controls_among([path for prompt in prompts for path in prompt.images], inputs.controls)

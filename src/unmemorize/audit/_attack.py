@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from unmemorize._checked import check_fields
 from unmemorize._errors import AuditError
 from unmemorize._registry import Registry
-from unmemorize.audit._bench import Bench
+from unmemorize.audit._bench import Bench, content_of
 from unmemorize.generation import GenerationSettings
 from unmemorize.mitigation import derived_seed
 
@@ -37,12 +38,19 @@ class Target:
         prompt: its caption; empty where none is known.
         images: the image, or several images of one layout.
         paraphrases: other wordings of the caption.
+        others: further images of a template, of which the first stands for all.
     """
 
     key: str
     prompt: str
     images: tuple[Image.Image, ...]
     paraphrases: tuple[str, ...] = ()
+    others: tuple[Image.Image, ...] = ()
+
+    @cached_property
+    def contents(self) -> frozenset[str]:
+        """What its images show, see `content_of`."""
+        return frozenset(map(content_of, (*self.images, *self.others)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,22 +198,23 @@ class AttackSettings:
     """What the attacks of this package take.
 
     Args:
-        positions: how many text positions are free at level L3.
+        positions: how many text positions are free at level L3; None for all.
         radii: how far embeddings may move at level L3, in multiples of the median distance between
-            the embeddings of two ordinary captions; None for any distance.
+            the embeddings of two ordinary captions; None for any distance. All positions at any
+            distance are level L4.
         rate: the learning rate of attacks on embeddings (Adam). 0 leaves them at their start.
 
     Raises:
         AuditError: a value is of another type or out of range.
     """
 
-    positions: tuple[int, ...] = (1, 4, 16)
-    radii: tuple[float | None, ...] = (0.25, 0.5, 1.0, 2.0)
+    positions: tuple[int | None, ...] = (1, 4, 16, None)
+    radii: tuple[float | None, ...] = (0.25, 0.5, 1.0, 2.0, None)
     rate: float = 0.1
 
     def __post_init__(self) -> None:
         check_fields(self, AuditError)
-        if any(count < 1 for count in self.positions):
+        if any(count is not None and count < 1 for count in self.positions):
             raise AuditError(f"positions={self.positions}: at least 1 position must be free.")
         if any(radius is not None and not 0 < radius < math.inf for radius in self.radii):
             raise AuditError(f"radii={self.radii}: give numbers above 0, or None for any distance.")

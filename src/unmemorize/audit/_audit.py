@@ -15,14 +15,22 @@ from itertools import chain
 from diffusers import DiffusionPipeline
 
 from unmemorize._errors import AuditError
-from unmemorize.audit._arms import Arm, AuditInputs, arms_of, targets_of
+from unmemorize.audit._arms import (
+    Arm,
+    AuditInputs,
+    arms_for,
+    arms_of,
+    ordinary_targets,
+    takes_whole,
+)
 from unmemorize.audit._attack import ATTACKS, Attack, make_attacks
-from unmemorize.audit._bench import Bench, Companion
+from unmemorize.audit._bench import Bench
 from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOutcome
 from unmemorize.audit._settings import COPY, ArmName, AuditRun
-from unmemorize.audit._stages import AttackStages
+from unmemorize.audit._stages import AttackStages, why_impossible
 from unmemorize.audit._survival import TriggerCurve, earlier_p, trigger_curve, unpaired_earlier_p
+from unmemorize.audit._targets import companions_of, remarks_on, targets_of
 from unmemorize.audit._triggers import first_triggers
 from unmemorize.audit._verdicts import BudgetVerdict, compared, worded
 from unmemorize.engines import Execution
@@ -67,22 +75,23 @@ def audit_all(
     settings, model = run.settings(AuditRun).settings, Model.of(pipe)
     _refuse_edited_text(model, inputs)
     prompts = run_prompts(run)
-    targets = targets_of(prompts)
-    companions = tuple(Companion(target.prompt, target.images[0]) for target in targets)
+    targets = targets_of(prompts, whole=takes_whole(inputs, settings))
+    companions = companions_of(targets)
     execution = execution or Execution()
     stages = AttackStages(run, model, settings, inputs, companions, execution, announce)
-    arms = tuple(arms_of(model, inputs, targets, settings))
+    ordinary = ordinary_targets(model, inputs.captions, settings)
+    arms = tuple(arms_of(model, inputs, targets, settings, ordinary))
     attacks = make_attacks(settings.levels, settings.attacks)
-    reasons = {attack.name: stages.impossible(attack) for attack in attacks}
+    reasons = {attack.name: why_impossible(attack, model, inputs, companions) for attack in attacks}
     possible = [attack for attack in attacks if not reasons[attack.name]]
     for attack in possible:
         for place in range(len(attack.ladder(settings.steps))):
-            for arm in _arms_for(attack, arms, model):
+            for arm in arms_for(attack, arms, model):
                 stages.attacked(attack, arm, place)
     found = {
-        attack.name: _by_arm(stages, attack, _arms_for(attack, arms, model)) for attack in possible
+        attack.name: _by_arm(stages, attack, arms_for(attack, arms, model)) for attack in possible
     }
-    result = _result(stages, found, reasons)
+    result = replace(_result(stages, found, reasons), remarks=remarks_on(targets))
     run.write(RESULT, json.dumps(result.to_json(), indent=1) + "\n")
     return result
 
@@ -102,21 +111,6 @@ def _refuse_edited_text(model: Model, inputs: AuditInputs) -> None:
             "original one draws the copies again, so there is nothing to find out by attacks. "
             "Audit an edit of the denoiser (unmemorize mitigate --part denoiser)."
         )
-
-
-def _arms_for(attack: Attack, arms: Sequence[Arm], model: Model) -> list[Arm]:
-    """Leave out never-trained arms that say nothing about an attack without an image.
-
-    Such an attack brings back what the unedited model draws, which is none of the other images. A
-    twin must have the unedited model beside it, which it can only load again.
-    """
-    if not attack.name.endswith("imageless"):
-        return list(arms)
-    return [
-        arm
-        for arm in arms
-        if arm.name != "never-trained" or (arm.model is not model and model.loading is not None)
-    ]
 
 
 def _by_arm(stages: AttackStages, attack: Attack, arms: Sequence[Arm]) -> ByArm:
@@ -196,6 +190,7 @@ def _outcome(
                     index=image.index,
                     prompt=image.prompt,
                     scores=image.scores,
+                    best=image.best,
                     triggered_at=first[arm][image.index],
                     work=None if place is None else image.samples[place],
                     image=image.image,

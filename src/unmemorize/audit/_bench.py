@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +21,12 @@ _SCALE_CAPTIONS = 24
 """Ordinary captions whose distances give the scale of embeddings."""
 
 
+def content_of(image: Image.Image) -> str:
+    """Return a hash of size and pixels, whatever the file is called and how it is packed."""
+    rgb = image.convert("RGB")
+    return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Companion:
     """Another memorized image, for relearning.
@@ -27,10 +34,12 @@ class Companion:
     Args:
         prompt: its caption.
         image: the image.
+        contents: of all images of the caption, see `content_of`: further ones of a template, too.
     """
 
     prompt: str
     image: Image.Image
+    contents: frozenset[str]
 
 
 @dataclass(frozen=True)

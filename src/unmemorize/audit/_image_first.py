@@ -23,15 +23,14 @@ from unmemorize.audit._arms import (
     Arm,
     AuditInputs,
     edit_text,
-    refuse_controls_among,
-    targets_of_files,
 )
 from unmemorize.audit._attack import make_attacks
 from unmemorize.audit._levels import adjusted, conformal_p, discoveries_needed, smallest_p
 from unmemorize.audit._measures import ImageScores, image_scores
 from unmemorize.audit._records import kind_of, read_attacks
 from unmemorize.audit._settings import COPY, AuditSettings, ImageAuditRun
-from unmemorize.audit._stages import AttackStages
+from unmemorize.audit._stages import AttackStages, why_impossible
+from unmemorize.audit._targets import refuse_controls_among, refuse_repeated, targets_of_files
 from unmemorize.engines import Execution
 from unmemorize.mitigation import Announce, unannounced
 from unmemorize.pipelines import Model
@@ -127,16 +126,10 @@ def open_image_audit(
         rate: the false discovery rate, in (0, 1).
 
     Raises:
-        AuditError: there is no image or no control, or an image is among the controls.
+        AuditError: see `refuse_unfit_images`.
         RunError: the folder holds another run.
     """
-    if not images:
-        raise AuditError("no image is given. Name at least one file.")
-    if not inputs.controls:
-        raise AuditError(
-            "no control is given. Name a folder of images that the model was never trained on."
-        )
-    refuse_controls_among(images, inputs.controls)
+    refuse_unfit_images(images, inputs)
     hashes, controls = (tuple(map(hash_of_file, files)) for files in (images, inputs.controls))
     model = Model.of(pipe)
     made_of = ImageAuditRun(
@@ -150,6 +143,24 @@ def open_image_audit(
     )
     determined = Inputs(fingerprint=model.fingerprint, dtype=str(model.dtype))
     return Run.open(folder, made_of, inputs=determined, model=model.name, items=len(images))
+
+
+def refuse_unfit_images(images: Sequence[Path], inputs: AuditInputs) -> None:
+    """Refuse what gives no p-values, before any work.
+
+    Raises:
+        AuditError: there is no image or no control, an image is there twice, or one is among the
+            controls.
+        MetricError: an image cannot be read.
+    """
+    if not images:
+        raise AuditError("no image is given. Name at least one file.")
+    if not inputs.controls:
+        raise AuditError(
+            "no control is given. Name a folder of images that the model was never trained on."
+        )
+    refuse_repeated(images)
+    refuse_controls_among(images, inputs.controls)
 
 
 def audit_images_all(
@@ -180,7 +191,7 @@ def audit_images_all(
     settings = made_of.settings
     stages = AttackStages(run, model, settings, inputs, (), execution or Execution(), announce)
     (attack,) = make_attacks(settings.levels, settings.attacks)
-    if reason := stages.impossible(attack):
+    if reason := why_impossible(attack, model, inputs, ()):
         raise AuditError(reason)
     asked, controls = targets_of_files(images), targets_of_files(inputs.controls)
     arms = (

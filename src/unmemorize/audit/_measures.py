@@ -20,11 +20,11 @@ class ImageScores:
 
     Args:
         index: the position of the image.
-        prompt: its caption.
+        prompt: its caption; the first of several.
         measure: "image" or "layout".
         budgets: rising.
         scores: at each budget the median over generation seeds, the highest over starts,
-            repetitions and smaller budgets.
+            repetitions, captions and smaller budgets.
         best: the same with the best generation seed.
         samples: work at each budget in all trials.
         image: the file with the most similar image.
@@ -54,13 +54,14 @@ def image_scores(
 
     Args:
         records: of all trials and budgets.
-        indices: the position of each target of the arm, see `Arm`.
+        indices: the position of each target of the arm, see `Arm`. Targets of one position are
+            one image, which has the best of their scores.
     """
-    by_target: dict[int, list[AttackRecord]] = defaultdict(list)
+    by_index: dict[int, list[AttackRecord]] = defaultdict(list)
     for record in records:
-        by_target[record.target].append(record)
+        by_index[indices[record.target]].append(record)
     combined = []
-    for target, group in sorted(by_target.items()):
+    for index, group in sorted(by_index.items()):
         budgets = tuple(sorted({record.budget for record in group}))
         at = [[record for record in group if record.budget == budget] for budget in budgets]
         medians = [max(median(record.scores) for record in some) for some in at]
@@ -68,7 +69,7 @@ def image_scores(
         top = max(group, key=lambda record: max(record.scores))
         combined.append(
             ImageScores(
-                index=indices[target],
+                index=index,
                 prompt=group[0].prompt,
                 measure=group[0].measure,
                 budgets=budgets,

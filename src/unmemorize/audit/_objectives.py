@@ -90,12 +90,14 @@ class Objective:
             trials: the attacks.
             states: where each begins, all after as many steps.
             step: how many steps are done in all at the end.
-            rate: the learning rate.
+            rate: the learning rate. With 0 nothing moves, not even by the rounding of ``project``.
             decay: the weight decay.
             text: makes what the denoiser receives from the values, (attacks, ...): a batch for each
                 attack, one after the other.
             project: maps the values to allowed ones after each step.
         """
+        if not rate:
+            return [State(step=step, tensors=state.tensors) for state in states]
         device = bench.model.device
         value = torch.stack([state.tensors["value"] for state in states]).to(device)
         parameters = {"value": value.requires_grad_()}

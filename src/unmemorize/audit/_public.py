@@ -15,13 +15,15 @@ from unmemorize.audit._arms import (
     Twin,
     edit_text,
     hash_of_images,
-    refuse_controls_among,
+    refuse_unfit,
+    takes_whole,
     twin_texts,
 )
 from unmemorize.audit._audit import audit_all
 from unmemorize.audit._image_first import ImageAuditResult, audit_images_all, open_image_audit
 from unmemorize.audit._result import AuditResult
 from unmemorize.audit._settings import AuditRun, AuditSettings
+from unmemorize.audit._targets import distinct_controls, joined, targets_of, units_of
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, NeuronEdit
 from unmemorize.metrics import BundledDescriptor, Descriptor
@@ -85,7 +87,7 @@ def audit_edit(
         edit=NeuronEdit(edit) if isinstance(edit, Neurons) else edit,
         captions=_captions(model, captions),
         descriptor=descriptor or BundledDescriptor(),
-        controls=tuple(map(Path, controls)),
+        controls=distinct_controls(controls),
         twins=twins,
     )
     with given_or_temporary(folder) as place:
@@ -137,7 +139,7 @@ def audit_images(
         edit=None,
         captions=_captions(model, captions),
         descriptor=descriptor or BundledDescriptor(),
-        controls=tuple(map(Path, controls)),
+        controls=distinct_controls(controls),
     )
     with given_or_temporary(folder) as place:
         run = open_image_audit(place, model, files, inputs, settings or AuditSettings(), rate=rate)
@@ -164,11 +166,14 @@ def open_audit(
         new: take FOLDER-2, FOLDER-3, ... where the folder holds another run.
 
     Raises:
-        AuditError: an audited image is among the controls.
+        AuditError: a prompt has no image, a twin is the audited model, or an audited image is among
+            the controls.
         RunError: the folder holds another run.
     """
-    images = [path for prompt in prompts for path in prompt.images]
-    refuse_controls_among(images, inputs.controls)
+    refuse_unfit(model, prompts, inputs)
+    targets = targets_of(prompts, whole=takes_whole(inputs, settings))
+    same = [numbers for numbers in joined(units_of(targets)) if len(numbers) > 1]
+    whole = [number for number, target in enumerate(targets) if target.others]
     made_of = AuditRun(
         settings=settings,
         edit=edit_text(inputs.edit),
@@ -178,6 +183,8 @@ def open_audit(
         captions=hash_texts(inputs.captions),
         descriptor=inputs.descriptor.digest,
         seeded_by=inputs.seeded_by,
+        joined=tuple(", ".join(map(str, numbers)) for numbers in same) or None,
+        whole=tuple(whole) or None,
     )
     return open_run(folder, model, prompts, made_of, new=new)
 

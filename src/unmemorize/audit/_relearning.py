@@ -66,9 +66,13 @@ class Relearning:
 
     def check(self, bench: Bench) -> None:
         """See `Attack`."""
-        if len({companion.prompt for companion in bench.companions} - {""}) < 2:
+        companions = bench.companions
+        if not companions or not all(
+            _others(bench, each.prompt, each.contents) for each in companions
+        ):
             raise AuditError(
-                "L6: relearning needs the images of at least 2 prompts. Name more prompts."
+                "L6: relearning trains on other images than the attacked one, and at least 2 "
+                "prompts must show different ones. Name more prompts."
             )
         if getattr(bench.model.denoiser, "peft_config", None):
             raise AuditError(
@@ -93,7 +97,7 @@ class Relearning:
 
     def advance(self, bench: Bench, trial: Trial, state: State, step: int) -> State:
         """See `Attack`."""
-        companions = self._companions(bench, trial)
+        companions = _others(bench, trial.target.prompt, trial.target.contents)
         latents = torch.stack(
             [bench.latents(f"{trial.target.key} companion {row}", [companion.image])[0]
              for row, companion in enumerate(companions)]
@@ -124,10 +128,6 @@ class Relearning:
         return Candidate(
             text=trial.target.prompt, around=partial(self._relearned, bench, weights), edits=True
         )
-
-    def _companions(self, bench: Bench, trial: Trial) -> list[Companion]:
-        """Return the other images."""
-        return [other for other in bench.companions if other.prompt != trial.target.prompt]
 
     @contextmanager
     def _relearned(self, bench: Bench, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -169,6 +169,15 @@ class Relearning:
                 parameter.requires_grad_(flag)
             for name in set(vars(denoiser)) - attributes:
                 delattr(denoiser, name)
+
+
+def _others(bench: Bench, prompt: str, contents: frozenset[str]) -> list[Companion]:
+    """Return the companions with another caption and, under whatever caption, other images."""
+    return [
+        other
+        for other in bench.companions
+        if other.prompt != prompt and not other.contents & contents
+    ]
 
 
 def relearning(settings: AttackSettings) -> tuple[Relearning]:

@@ -55,11 +55,13 @@ class ImageOutcome:
         arm: its arm.
         attack: the attack.
         index: the position of the image.
-        prompt: its caption.
+        prompt: its caption; the first of several.
         scores: at each budget, see `ImageScores`.
         triggered_at: the first budget with a score above the level; None for never.
         work: denoiser samples of all trials up to there.
         image: the file with the most similar image.
+        best: at each budget, with the best generation seed in place of the median one. Results of
+            before it was there have none.
     """
 
     arm: ArmName
@@ -70,6 +72,7 @@ class ImageOutcome:
     triggered_at: int | None
     work: int | None
     image: str
+    best: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ class AuditResult:
             numbers mean nothing for these images; None without this level.
         free_numbers: how many numbers an embedding has, and how many a latent has.
         fixed: what stayed that of the caption while embeddings were attacked.
+        remarks: which prompts count as one image, and which templates are compared as whole images.
     """
 
     never_trained: str
@@ -96,6 +100,7 @@ class AuditResult:
     ceiling_failed: int | None
     free_numbers: tuple[int, int]
     fixed: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, run: Run) -> AuditResult:

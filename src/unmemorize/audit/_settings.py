@@ -97,8 +97,12 @@ class AuditSettings:
         )
 
     def image_first(self) -> Self:
-        """Return the same for images whose captions are not known: L4 from neutral starts."""
-        starts = tuple(start for start in NEUTRAL if start in self.starts) or ("other",)
+        """Return the same for images whose captions are not known: L4 from neutral starts.
+
+        Without a neutral start among its own, these are all of them. From another caption alone,
+        most images of the bundled model come back too late to be told from controls.
+        """
+        starts = tuple(start for start in NEUTRAL if start in self.starts) or NEUTRAL
         return replace(self, levels=("L4",), starts=starts)
 
 
@@ -116,6 +120,9 @@ class AuditRun:
         captions: a hash of the ordinary captions.
         descriptor: a hash of the network that compares images.
         seeded_by: see `AuditInputs`.
+        joined: positions of prompts that show one image, such as "5, 6"; None where each shows
+            another.
+        whole: positions of templates that are compared as whole images; None for none.
     """
 
     kind: ClassVar[str] = "audit"
@@ -128,6 +135,8 @@ class AuditRun:
     captions: str
     descriptor: str
     seeded_by: str | None = None
+    joined: tuple[str, ...] | None = None
+    whole: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """L3 and L4: free text embeddings (Kowalczuk et al., "Finding DoRI", arXiv 2507.16880).
 
-At level L4 all positions are free and unbounded: more numbers than the image has. At level L3 some
-positions are free, and the embedding stays in a ball around its start.
+At level L4 all positions are free and unbounded: more numbers than the image has. At level L3 only
+some positions are free, or the embedding stays in a ball around its start, or both.
 """
 
 from __future__ import annotations
@@ -152,11 +152,12 @@ def starting_embedding(bench: Bench, trial: Trial) -> Tensor:
 def free_positions(
     settings: AttackSettings, *, objective: Objective = IMAGE
 ) -> Iterator[SoftTokens]:
-    """Make the attacks of level L3, one for each number of positions and radius."""
+    """Make the attacks of level L3, one for each number of positions and radius but that of L4."""
     for positions in settings.positions:
         for radius in settings.radii:
             farthest = math.inf if radius is None else radius
-            yield SoftTokens(objective, positions, farthest, settings.rate)
+            if positions is not None or radius is not None:
+                yield SoftTokens(objective, positions, farthest, settings.rate)
 
 
 def free_positions_imageless(settings: AttackSettings) -> Iterator[SoftTokens]:

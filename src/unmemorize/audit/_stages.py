@@ -41,17 +41,6 @@ class AttackStages:
     execution: Execution
     announce: Announce
 
-    def impossible(self, attack: Attack) -> str:
-        """Return why an attack is not possible; empty if it is."""
-        bench = Bench(
-            self.model, self.inputs.edit, self.inputs.captions, companions=self.companions
-        )
-        try:
-            attack.check(bench)
-        except AuditError as problem:
-            return str(problem)
-        return ""
-
     def trials(self, attack: Attack) -> Sequence[tuple[Start, int]]:
         """Return the trials of an attack on each image."""
         return attack.trials(self.settings.starts, self.settings.seeds)
@@ -93,3 +82,14 @@ class AttackStages:
     def scores(self, attack: Attack, arm: Arm) -> tuple[ImageScores, ...]:
         """Return what an attack reached on each image of an arm, if all of it is done."""
         return image_scores(read_attacks(self.run, kind_of(arm.records, attack.name)), arm.indices)
+
+
+def why_impossible(
+    attack: Attack, model: Model, inputs: AuditInputs, companions: tuple[Companion, ...]
+) -> str:
+    """Return why an attack is not possible on a model; empty if it is."""
+    try:
+        attack.check(Bench(model, inputs.edit, inputs.captions, companions=companions))
+    except AuditError as problem:
+        return str(problem)
+    return ""

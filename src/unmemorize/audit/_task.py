@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from unmemorize._files import png_bytes, to_json
@@ -173,13 +175,24 @@ def similarity(
         A score in [-1, 1] for each image, and what was compared: "layout" where the target has
         several images that agree in a part, else "image".
     """
-    if len(target.images) > 1:
-        mask = layout_mask(target.images)
-        if mask.mean() >= SMALLEST_LAYOUT:
-            scores = masked_copy_scores(images, target.images, mask)
-            assert scores is not None  # the mask is large enough
-            return list(scores), "layout"
+    mask = _layout(target)
+    if mask is not None:
+        scores = masked_copy_scores(images, target.images, mask)
+        assert scores is not None  # the mask is large enough
+        return list(scores), "layout"
     return copy_scores(descriptor(images), descriptor(target.images)).tolist(), "image"
+
+
+def measure_of(target: Target) -> str:
+    """Return what `similarity` compares of a target: "layout" or "image"."""
+    return "image" if _layout(target) is None else "layout"
+
+
+def _layout(target: Target) -> NDArray[np.bool_] | None:
+    if len(target.images) < 2:
+        return None
+    mask = layout_mask(target.images)
+    return mask if mask.mean() >= SMALLEST_LAYOUT else None
 
 
 def _of_embedding(

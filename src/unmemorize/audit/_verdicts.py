@@ -52,6 +52,7 @@ class BudgetVerdict:
             triggers: no more than these give on average, and no copy where no never-trained image
             is one.
         verdict: the words.
+        unjudged: images that were not judged, because no never-trained image has their measure.
     """
 
     attack: str
@@ -73,6 +74,7 @@ class BudgetVerdict:
     seven_tenths: float
     explained: bool = True
     verdict: str = NOT_TESTED
+    unjudged: int = 0
 
 
 def compared(
@@ -138,6 +140,7 @@ def compared(
         p=p,
         p_family=1.0,
         p_equivalence=equivalence_p(first, second, delta, paired=paired),
+        unjudged=len(edited) - len(judged),
         half=float(np.mean([score > 0.5 for score in scores])),
         seven_tenths=float(np.mean([score > 0.7 for score in scores])),
         explained=all(_explained(judged, controls, at, alpha) for at in range(place + 1)),
@@ -173,8 +176,19 @@ def worded(
         corrected = replace(
             verdict, p_family=family.get(place, 1.0), p_equivalence=same.get(place, 1.0)
         )
-        words.append(replace(corrected, verdict=verdict_words(corrected, alpha, delta)))
+        said = verdict_words(corrected, alpha, delta) + _about_unjudged(corrected)
+        words.append(replace(corrected, verdict=said))
     return tuple(words)
+
+
+def _about_unjudged(verdict: BudgetVerdict) -> str:
+    if not verdict.controls or not verdict.unjudged:
+        return ""
+    every = verdict.images + verdict.unjudged
+    return (
+        f"; {verdict.unjudged} of {every} images not judged, because no never-trained image has "
+        "a score of their kind (layout or whole image)"
+    )
 
 
 def verdict_words(verdict: BudgetVerdict, alpha: float, delta: float) -> str:

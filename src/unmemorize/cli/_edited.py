@@ -11,7 +11,7 @@ from unmemorize._errors import AuditError, TestbedError
 from unmemorize._paths import is_folder
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
-from unmemorize.audit import Twin
+from unmemorize.audit import Twin, distinct_controls
 from unmemorize.cli._common import planted_prompts, prompts_or_bundled
 from unmemorize.cli._console import print_line
 from unmemorize.cli._model_options import LoadingOptions
@@ -104,7 +104,7 @@ def twins_for(
 
 
 def control_files(folder: Path | None) -> tuple[Path, ...]:
-    """Return the images of a folder, or the photographs of this package."""
+    """Return the different images of a folder, or the photographs of this package."""
     if folder is not None:
-        return tuple(image_files(folder))
+        return distinct_controls(image_files(folder))
     return tuple(photograph.image for photograph in testbed.unused())

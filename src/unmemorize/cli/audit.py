@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,12 +23,13 @@ from unmemorize.audit import (
     ImageAuditResult,
     audit_all,
     audit_images_all,
-    forecast_attacks,
     forecast_audit,
+    forecast_images,
     open_audit,
     open_image_audit,
     ranks_in_words,
     reach_in_words,
+    refuse_unfit_images,
 )
 from unmemorize.cli._common import generation_settings, print_counts
 from unmemorize.cli._console import (
@@ -101,10 +103,11 @@ def command(
         levels: Attacks to try: L0 to L6, or L2-imageless to L4-imageless. The default depends on
             --budget.
         budget: How much to try. quick is L0, L4 and L5 to 25 steps from the prompt; usual is
-            everything to 500 steps from three starts, three times.
+            everything to 500 steps from three starts, three times. With --image it is L4 from noise
+            and from an ordinary caption: quick to 25 steps, usual to 500 and three times.
         max_steps: Leave out budgets above this number of steps.
         controls: Folder of images that the model was never trained on. The default are the
-            photographs of this package.
+            photographs of this package. It does not go with --twin.
         twin: Model that was never trained on the images of the prompts: a diffusers folder or Hub
             id. It is the better control. The bundled model has its own.
         rate: False discovery rate for --image. The default is 0.05.
@@ -145,12 +148,12 @@ def command(
         for path in image:
             if not is_file(path):
                 raise AuditError(f"{path}: no such file. Name images after --image.")
+        refuse_unfit_images(image, inputs)
         rate = rate or _RATE
         print_line(ranks_in_words(len(image), len(inputs.controls), rate))
-        first = settings.image_first()
         if dry_run:
             attacked = len(image) + len(inputs.controls)
-            print_forecast(forecast_attacks(loaded, first, attacked), "attack")
+            print_forecast(forecast_images(loaded, settings, attacked), "attack")
             return
         opened = open_image_audit(run, loaded, image, inputs, settings, rate=rate)
         found = audit_images_all(
@@ -170,7 +173,7 @@ def command(
     if warning:
         print_line(warning)
     if dry_run:
-        print_forecast(forecast_audit(loaded, settings, inputs, len(audited)), "attack")
+        print_forecast(forecast_audit(loaded, settings, inputs, audited), "attack")
         return
     opened = open_audit(run, loaded, audited, inputs, settings, new=new_run)
     result = audit_all(opened, loaded, inputs, execution=execution, announce=show_progress)
@@ -206,6 +209,7 @@ def print_forecast(cost: AuditForecast, stage: str) -> None:
         f"{timedelta(seconds=round(cost.seconds))} here."
     )
     print_counts(stage, "denoiser samples", cost.samples)
+    _print_impossible(cost.impossible)
     print_hint("the same command without --dry-run")
 
 
@@ -235,8 +239,9 @@ def _print_verdicts(result: AuditResult) -> None:
             f"budget, and triggered within {longest} budgets in at most "
             f"{min(1, longest * limit):.3g}."
         )
-    for attack, reason in result.impossible.items():
-        print_line(f"{attack} is not possible: {reason}")
+    for remark in result.remarks:
+        print_line(remark)
+    _print_impossible(result.impossible)
     if result.not_tried:
         print_line(f"Not tried: {', '.join(result.not_tried)}.")
     if result.ceiling_failed:
@@ -244,6 +249,11 @@ def _print_verdicts(result: AuditResult) -> None:
             f"The ceiling (L5) failed on {result.ceiling_failed} images: there the audit itself "
             "does not work, and low scores mean nothing."
         )
+
+
+def _print_impossible(reasons: Mapping[str, str]) -> None:
+    for attack, reason in reasons.items():
+        print_line(f"{attack} is not possible: {reason}")
 
 
 def _print_images(result: ImageAuditResult) -> None:

@@ -114,7 +114,7 @@ def command(
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
     )
     if dry_run:
-        print_forecast(forecast_hardening(loaded, settings, inputs, len(chosen)), "stage")
+        print_forecast(forecast_hardening(loaded, settings, inputs, chosen), "stage")
         return
     opened = open_hardening(run, loaded, chosen, inputs, settings, new=new_run)
     execution = workers.execution(silent)

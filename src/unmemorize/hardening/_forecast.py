@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from unmemorize._prompts import Prompt
 from unmemorize.audit import FORWARD_AND_BACKWARD, AuditForecast, forecast_audit
 from unmemorize.hardening._attacks import IMAGES, attack_of
 from unmemorize.hardening._examples import SUBSTITUTES
@@ -11,7 +14,10 @@ from unmemorize.pipelines import Model
 
 
 def forecast_hardening(
-    model: Model, settings: HardeningSettings, inputs: HardeningInputs, images: int
+    model: Model,
+    settings: HardeningSettings,
+    inputs: HardeningInputs,
+    prompts: Sequence[Prompt],
 ) -> AuditForecast:
     """Count what a hardening takes, and time one pass of the denoiser.
 
@@ -19,11 +25,14 @@ def forecast_hardening(
         model: the model.
         settings: of the hardening.
         inputs: the edit and the controls.
-        images: how many memorized images there are.
+        prompts: memorized prompts with their images.
+
+    Raises:
+        AuditError: see `forecast_audit`.
     """
-    audit, rounds = settings.audit, settings.rounds
+    audit, rounds, images = settings.audit, settings.rounds, len(prompts)
     one = audit.generation.steps * (2 if audit.generation.guidance > 1 else 1)
-    judged = forecast_audit(model, audit, inputs.audit, images)
+    judged = forecast_audit(model, audit, inputs.audit, prompts)
     attack = attack_of(settings).samples(audit.steps[-1], audit.batch) + IMAGES * one
     step = (settings.forgotten + settings.kept) * FORWARD_AND_BACKWARD + settings.kept
     kept = min(settings.kept_images, len(inputs.keep)) * audit.generation.steps

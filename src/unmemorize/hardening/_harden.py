@@ -32,6 +32,7 @@ from unmemorize.audit import (
     edit_text,
     hash_of_images,
     open_audit,
+    refuse_unfit,
     targets_of,
 )
 from unmemorize.engines import Execution
@@ -95,9 +96,11 @@ def open_hardening(
         new: take FOLDER-2, FOLDER-3, ... where the folder holds another run.
 
     Raises:
+        AuditError: the attacks that judge have nothing to compare with, see `refuse_unfit`.
         RunError: the folder holds another run.
     """
     judged = inputs.audit
+    refuse_unfit(model, prompts, judged)
     made_of = HardeningRun(
         settings=settings,
         edit=edit_text(judged.edit),

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 
 from unmemorize._bundled import is_bundled
 from unmemorize._prompts import Prompt, as_prompts
-from unmemorize.audit import AuditInputs
+from unmemorize.audit import AuditInputs, distinct_controls
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, NeuronEdit
 from unmemorize.hardening._harden import harden_all, open_hardening
@@ -81,7 +81,7 @@ def harden(
             edit=NeuronEdit(edit) if isinstance(edit, Neurons) else edit,
             captions=ordinary.ordinary,
             descriptor=descriptor or BundledDescriptor(),
-            controls=tuple(map(Path, controls)),
+            controls=distinct_controls(controls),
         ),
         keep=ordinary.keep,
         clip=clip,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from unmemorize.audit import ARMS, RESULT, AuditResult, AuditRun, BudgetVerdict, edit_text
 from unmemorize.generation import Edit
@@ -43,9 +44,33 @@ class AuditTable:
     edit: Edit | None = None
 
     @property
+    def images(self) -> int:
+        """How many different images were audited."""
+        joined = self.run.settings(AuditRun).joined or ()
+        return self.run.manifest.items - sum(same.count(",") for same in joined)
+
+    @property
     def arms(self) -> list[str]:
         """The arms with scores, in their usual order."""
         return [arm for arm in ARMS if any(arm in each.medians for each in self._verdicts)]
+
+    def best(self, attack: str, place: int, arm: str) -> float | None:
+        """Return the median over images of the score of each one's best generation seed.
+
+        Args:
+            attack: the attack.
+            place: of the budget in its ladder.
+            arm: the arm.
+
+        Returns:
+            The median; None where an audit of before did not keep these scores.
+        """
+        scores = [
+            image.best[place]
+            for image in self.result.images
+            if (image.attack, image.arm) == (attack, arm) and image.best
+        ]
+        return median(scores) if scores else None
 
     @property
     def rates(self) -> list[float]:

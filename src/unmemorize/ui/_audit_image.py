@@ -15,7 +15,7 @@ from unmemorize.audit import (
     AuditSettings,
     ImageFinding,
     audit_images_all,
-    forecast_attacks,
+    forecast_images,
     open_image_audit,
     ranks_in_words,
 )
@@ -23,7 +23,7 @@ from unmemorize.mitigation import Announce, unannounced
 from unmemorize.report import write_report
 from unmemorize.ui._studio import Studio
 
-_LONGEST = 15 * 60
+_LONGEST = 20 * 60
 """Seconds that a visitor may be asked to wait for. A longer audit is left to the command."""
 _RATE = 0.05
 """The false discovery rate; with one image, the p-value at which it is found."""
@@ -77,7 +77,7 @@ class ImageAudit:
     def seconds(self) -> float:
         """How long it takes here, by the time of one pass of the denoiser."""
         attacked = 1 + len(self.inputs.controls)
-        return forecast_attacks(self.studio.model, self.settings, attacked).seconds
+        return forecast_images(self.studio.model, self.settings, attacked).seconds
 
     @property
     def is_offered(self) -> bool:
