@@ -12,6 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -24,11 +25,13 @@ from torchmetrics.functional.classification import binary_roc
 
 from audit import PARTS, RECORDS
 from audit_stage import HALVES
+from unmemorize import testbed
 from unmemorize.audit._audit import ByArm
 from unmemorize.audit._image_first import ease, judged_images
 from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._settings import COPY, AuditSettings
 from unmemorize.audit._survival import TriggerCurve, trigger_curve
+from unmemorize.audit._targets import targets_of, units_of
 from unmemorize.audit._triggers import first_triggers, levels_at
 from unmemorize.audit._verdicts import BudgetVerdict, compared, worded
 from unmemorize.metrics import auroc
@@ -42,7 +45,25 @@ matplotlib.use("Agg")
 
 
 def rows_of(record: dict[str, Any]) -> list[Row]:
-    return [dict(zip(record["columns"], row, strict=True)) for row in record["rows"]]
+    """Return the rows of a part. Plants that show one image are one, under the first of them."""
+    rows = [dict(zip(record["columns"], row, strict=True)) for row in record["rows"]]
+    first: dict[tuple[str, int], Any] = {}
+    units = units_of_plants()
+    numbers = {entry.prompt.text: number for number, entry in enumerate(testbed.planted())}
+    for row in rows:
+        image = row["image"]
+        if row["arm"] == "ordinary" or str(image).startswith("unused"):
+            continue
+        text = record["plants"][image][3] if isinstance(image, int) else ""
+        number = numbers[text] if text else int(image.split()[-1])
+        row["image"] = first.setdefault((row["arm"], units[number]), image)
+    return rows
+
+
+@cache
+def units_of_plants() -> tuple[int, ...]:
+    """Return for each planted image the position of the first plant that shows it."""
+    return units_of(targets_of([entry.prompt for entry in testbed.planted()]))
 
 
 def scores_of(rows: Iterable[Row], kinds: Sequence[str] = ()) -> tuple[ImageScores, ...]:
@@ -156,9 +177,12 @@ def print_starts(record: dict[str, Any]) -> None:
     for start in dict.fromkeys(row["start"] for row in rows):
         for arm in ARMS:
             some = [row for row in rows if (row["start"], row["arm"]) == (start, arm)]
-            at = [[row["median"] for row in some if row["budget"] == each] for each in budgets]
+            at: list[dict[Any, float]] = [{} for _ in budgets]
+            for row in some:
+                scores, image = at[budgets.index(row["budget"])], row["image"]
+                scores[image] = max(row["median"], scores.get(image, row["median"]))
             if some:
-                shown = " | ".join(f"{median(scores):.2f}" for scores in at)
+                shown = " | ".join(f"{median(scores.values()):.2f}" for scores in at)
                 print(f"| {start} | {arm} | {shown} |")
 
 
