@@ -46,7 +46,8 @@ def merge_runs(folders: Sequence[str | Path], output: str | Path) -> Run:
 
     Records are ordered as the prompts are. Where several folders have a record of one item, that of
     the last folder counts. Errors of items that failed are left out, and the command that made the
-    run tries those again. Training images are named by where they are now. Summaries and reports are not copied; the same command makes them again.
+    run tries those again. Training images are named by where they are now. Summaries and reports
+    are not copied; the same command makes them again.
 
     Args:
         folders: folders of one run, each with some of its shards.
@@ -146,7 +147,7 @@ def _renaming(
         output: the new run folder.
     """
     base = output / shards.base.relative_to(partial)
-    roots = [Path(os.path.abspath(folder)) for folder in folders]
+    roots = [Path(os.path.normpath(folder.absolute())) for folder in folders]
 
     def rename(image: StoredImage) -> StoredImage:
         place = image.locate(*shards.bases)
