@@ -62,7 +62,9 @@ def prompts_of(
             outcomes = MitigationResult.load(finished).outcomes
             prompts = [prompts[outcome.index] for outcome in outcomes if outcome.confirmed]
         elif finished.manifest.kind == LocalizationRun.kind:
-            prompts = [prompts[index] for index in read_localizations(finished, only_memorized=True)]
+            prompts = [
+                prompts[index] for index in read_localizations(finished, only_memorized=True)
+            ]
     elif path is not None:
         prompts = read_prompts(path)
     else:

@@ -83,8 +83,7 @@ class Wanda:
         target = column_norms(model, layers, suspect.prompt.text, suspect)
         base = column_norms(model, layers, "", suspect)
         entries = {
-            path: pruned(weights[path], target[path], base[path], self.strength)
-            for path in layers
+            path: pruned(weights[path], target[path], base[path], self.strength) for path in layers
         }
         entries = {path: indices for path, indices in entries.items() if indices}
         if not entries:
