@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
 from unmemorize._checked import check_fields
@@ -189,8 +189,14 @@ def method_of(text: str) -> Mitigation:
 
 
 def at_strength(method: Mitigation, strength: float) -> Mitigation:
-    """Return a method with another strength and its other settings."""
-    return replace(method, strength=strength)  # type: ignore[type-var]
+    """Return a method with another strength and its other settings.
+
+    A method that is no dataclass is made with the strength alone, as all methods can be.
+    """
+    if is_dataclass(method):
+        return replace(method, strength=strength)
+    make: Callable[..., Mitigation] = type(method)
+    return make(strength=strength)
 
 
 def refinement_of(method: Mitigation | None) -> str:
