@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, cast
 
 from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
@@ -193,10 +193,10 @@ def at_strength(method: Mitigation, strength: float) -> Mitigation:
 
     A method that is no dataclass is made with the strength alone, as all methods can be.
     """
-    if is_dataclass(method):
-        return replace(method, strength=strength)
-    make: Callable[..., Mitigation] = type(method)
-    return make(strength=strength)
+    made: Any = method
+    if is_dataclass(type(made)):
+        return cast(Mitigation, replace(made, strength=strength))
+    return cast(Mitigation, type(made)(strength=strength))
 
 
 def refinement_of(method: Mitigation | None) -> str:
