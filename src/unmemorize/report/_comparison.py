@@ -40,6 +40,7 @@ def write_comparison(run: Run) -> Path:
         manifest=run.manifest,
         settings=run.settings(ComparisonRun).settings,
         comparison=comparison,
+        groups=(ALL_GROUPS, *comparison.groups),
         all_groups=ALL_GROUPS,
         unedited=UNEDITED,
         curves=draw_curves(comparison),
