@@ -18,11 +18,10 @@ import detectors
 import unmemorize as um
 from pages import filled
 from unmemorize._files import from_json
-from unmemorize.comparison import ALL_GROUPS, Comparison, MethodRow, chosen_methods
+from unmemorize.comparison import ALL_GROUPS, UNEDITED, Comparison, MethodRow, chosen_methods
 from unmemorize.detection import DETECTORS
 
 RECORDS = Path("benchmarks/records/compare")
-UNEDITED = "none"
 PICTURE = "images/compare-methods.png"
 """Beside the page."""
 _SHADES = ("#b5475d", "#4c78a8")

@@ -66,6 +66,15 @@ def test_comma_csv_with_images_and_group(tmp_path: Path) -> None:
     assert prompt == Prompt("hello", "VM", None, (tmp_path / "a.png", tmp_path / "b.png"), "mine")
 
 
+@pytest.mark.parametrize("name", ["all", "overall"])
+def test_no_group_has_the_name_of_a_total(tmp_path: Path, name: str) -> None:
+    """Tables would show the group in place of all prompts, or beside them under one name."""
+    (tmp_path / "p.csv").write_text(f"prompt,group\nfirst,mine\nsecond,{name}\n")
+    problem = rf"p.csv, row 2: prompt 'second': its group is '{name}'\. .* in the column group\."
+    with pytest.raises(PromptError, match=problem):
+        read_prompts(tmp_path / "p.csv")
+
+
 def test_jsonl(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text(

@@ -59,9 +59,10 @@ def iter_prompts(path: str | Path) -> Iterator[Prompt]:
     - ``.jsonl``: one object per line with the same keys.
     - ``.parquet``: the same columns. This needs ``pip install 'unmemorize[parquet]'``.
 
-    Kinds are VM and TM, or the MV, RV (both VM) and TV (TM) of Webster's lists. Image paths are
-    relative to the file. Several paths, addresses or paraphrases are a list or separated by ``|``.
-    Rows without a caption are left out, and a warning counts and names them.
+    Kinds are VM and TM, or the MV, RV (both VM) and TV (TM) of Webster's lists. No group is called
+    "all" or "overall", which are names of totals. Image paths are relative to the file. Several
+    paths, addresses or paraphrases are a list or separated by ``|``. Rows without a caption are
+    left out, and a warning counts and names them.
 
     Raises:
         PromptError: as for `read_prompts`. The first prompt is read at once, so a file without any

@@ -17,6 +17,10 @@ Kind = Literal["VM", "TM"]
 
 UNMEMORIZED = "unmemorized"
 """The group of prompts that are known not to be memorized."""
+ALL_GROUPS = "all"
+"""All suspects together in a comparison. No group has this name."""
+OVERALL = "overall"
+"""The column of all prompts of interest in a summary. No group and no label has this name."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class Prompt:
             memorized).
         url: where the training image was found.
         images: the training image or images, for comparison with what is generated.
-        group: the name under which results are summarized; by default the kind or "unlabelled".
+        group: the name under which results are summarized; by default the kind or "unlabelled". Not
+            "all" or "overall", which name all prompts together.
         more_urls: where else it or other training images were found.
         paraphrases: other wordings, which tell whether an edit holds beside the caption itself.
 
     Raises:
-        PromptError: the text is empty, a value is of another type, or a text is no UTF-8.
+        PromptError: the text is empty, a value is of another type, the group has a reserved name,
+            or a text is no UTF-8.
     """
 
     text: str
@@ -59,6 +65,12 @@ class Prompt:
             raise self._error("its url", self.url, "Give a text or nothing.")
         if not isinstance(self.group, str):
             raise self._error("its group", self.group, "Give a text.")
+        if self.group in (ALL_GROUPS, OVERALL):
+            way_out = (
+                "Tables use this name for all prompts together. Rename it; in a prompt file it is "
+                "in the column group."
+            )
+            raise self._error("its group", self.group, way_out)
         if not _is_sequence_of(self.images, (str, PurePath)):
             raise self._error("images", self.images, "Give a list of paths.")
         if not _is_sequence_of(self.more_urls, str):

@@ -10,7 +10,8 @@ import pytest
 
 from architectures import make
 from colours import noise
-from unmemorize import Model, NeuronFile, Neurons
+from records import localization, localized_run
+from unmemorize import Model, NeuronFile, Neurons, Prompt
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 Cli = Callable[..., tuple[int, str, str]]
@@ -86,6 +87,27 @@ def test_repeated_controls_are_told_and_not_counted(
     assert "1 controls: the smallest possible p is 0.5" in out
     assert "2 images in all arms" in out
     assert "23 of 24 controls show the same image" in caplog.text
+
+
+@pytest.mark.parametrize("command", ["audit", "harden"])
+def test_the_memorized_prompts_of_a_localization_are_taken(
+    cli: Cli, folder: Path, tmp_path: Path, command: str
+) -> None:
+    """The others have nothing that could come back."""
+    run = tmp_path / "localized"
+    found = {
+        0: localization("a dog", "VM", 0.1, None),
+        1: localization("red cat", "VM", 0.9, Neurons({LAYER: [0, 1]})),
+        2: localization("a tree", "VM", 0.2, None),
+    }
+    images = (folder / "known.png",)
+    prompts = [Prompt(record.prompt, "VM", images=images) for record in found.values()]
+    localized_run(run, prompts, found)
+    (run / "neurons.json").write_bytes((folder / "neurons.json").read_bytes())
+    code, out, err = cli(command, *words(folder, run, "--dry-run", "--steps", 10)[1:])
+    assert code == 0, err
+    # of audit as for a file of this prompt alone, of harden one image and two controls
+    assert f"{9 if command == 'audit' else 3} images in all arms" in out
 
 
 def test_an_audit_prints_a_verdict_for_each_attack(cli: Cli, folder: Path) -> None:

@@ -150,6 +150,16 @@ def test_what_the_model_does_not_load_stays_behind(own_model: Model, tmp_path: P
     assert "LICENSE" in names
 
 
+@pytest.mark.parametrize("name", ["LICENSE", "LICENSE.md", "LICENSE-MODEL", "LICENSES.txt"])
+def test_terms_of_the_model_come_along_and_are_no_difference(
+    own_model: Model, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "base" / name).write_text("terms")
+    baked = bake(own_model, some_neurons(own_model), tmp_path / "baked")
+    assert (baked / name).read_text() == "terms"
+    assert verify(baked, own_model).passed
+
+
 @pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("where", ["rewrite_rows", "shutil.copyfile"])
 def test_nothing_half_edited_is_left(

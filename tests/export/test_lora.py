@@ -249,6 +249,15 @@ def test_a_loaded_lora_is_another_model(tmp_path: Path) -> None:
     assert Model(pipe).fingerprint == fingerprint
 
 
+def test_values_that_are_too_large_are_refused(tmp_path: Path) -> None:
+    model = Model(make("Stable Diffusion").to(torch.float16))
+    neurons = some_neurons(model)
+    large = NeuronFile.of(model, neurons.neurons, scale=-900_000.0)
+    with pytest.raises(ExportError, match=r"safetensors: .* is too large for F16\. .* in F32\."):
+        export_lora(model, large, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_nothing_is_overwritten(model: Model, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(ExportError, match=r"README.md: exists already"):

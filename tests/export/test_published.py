@@ -265,6 +265,11 @@ def test_imported_neurons_do_not_fit_another_model(pipe: DiffusionPipeline, tmp_
         ),
         ((("a", "", ROWS[0][2], "nan", ROWS[0][4], "0.1"),), COLUMNS, "'nan' is not a similarity"),
         ((("a", "", ROWS[0][2]),), COLUMNS, "more or fewer than 6 fields"),
+        (
+            (ROWS[0], (" ", *ROWS[0][1:])),
+            COLUMNS,
+            r"results.csv, row 2: an empty prompt\. Leave it out",
+        ),
     ],
 )
 def test_malformed_results_are_refused(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -83,10 +85,15 @@ def test_a_rank_above_that_of_the_matrix_leaves_nothing_off() -> None:
     ("edit", "rank", "message"),
     [
         (WeightEdit({"a.weight": torch.ones(2, 2)}), 0, "rank=0: at least 1"),
+        (
+            WeightEdit({"a.weight": torch.ones(2, 2)}),
+            1.5,
+            r"rank=1\.5: a value of type float, not int",
+        ),
         (NeuronEdit(Neurons({"a": [1]})), 1, "kind neurons: only trained weights"),
         (WeightEdit({"a.bias": torch.ones(2)}), 1, "biases and normalizations alone"),
     ],
 )
-def test_what_cannot_be_cut(edit: WeightEdit, rank: int, message: str) -> None:
+def test_what_cannot_be_cut(edit: WeightEdit, rank: Any, message: str) -> None:
     with pytest.raises(EditError, match=message):
         truncate(edit, rank)

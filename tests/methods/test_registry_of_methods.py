@@ -116,6 +116,24 @@ def test_strengths_are_given_by_name() -> None:
         method_of("guards")
 
 
+class Plain:
+    """A method of others that is no dataclass."""
+
+    name = "plain"
+    grid = (1.0, 2.0)
+
+    def __init__(self, strength: float = 1.0) -> None:
+        self.strength = strength
+
+    def fit(self, model: Model, suspect: Suspect) -> Change:
+        return method_of("random-tokens").fit(model, suspect)
+
+
+def test_a_method_need_not_be_a_dataclass() -> None:
+    method = at_strength(Plain(), 2.0)
+    assert (type(method), method.strength) == (Plain, 2.0)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -99,6 +99,32 @@ def test_wanda_reads_the_first_ten_steps(suspect: Suspect, monkeypatch: pytest.M
     assert len(expected) > 10
 
 
+@pytest.mark.parametrize("on_all", [False, True])
+def test_wanda_prunes_layers_with_a_lora_by_what_they_compute_with(
+    suspect: Suspect, monkeypatch: pytest.MonkeyPatch, on_all: bool
+) -> None:
+    """As if the LoRA were part of the weights."""
+    monkeypatch.setattr("unmemorize.methods._wanda._IMAGES", 2)
+    styled, whole = make_pipeline(), make_pipeline()
+    names = [name for name, _ in styled.unet.named_modules() if name.endswith(".ff.net.2")]
+    targets = names if on_all else names[:1]
+    torch.manual_seed(0)
+    lora = LoraConfig(r=2, lora_alpha=6, target_modules=targets, init_lora_weights=False)
+    styled.unet.add_adapter(lora, "style")
+    for name in targets:
+        adapted, layer = styled.unet.get_submodule(name), whole.unet.get_submodule(name)
+        added = 3 * adapted.lora_B["style"].weight @ adapted.lora_A["style"].weight
+        layer.weight.data += added.detach()
+    found = method_of("wanda=.05").fit(Model(styled), suspect)
+    expected = method_of("wanda=.05").fit(Model(whole), suspect)
+    assert isinstance(found, PrunedEdit)
+    assert isinstance(expected, PrunedEdit)
+    assert set(expected.entries) == set(names)
+    for name in names:
+        ours, others = set(found.entries.get(name, ())), set(expected.entries[name])
+        assert len(ours ^ others) <= 0.05 * len(others)  # ties within rounding
+
+
 def test_wanda_says_what_is_missing(
     pipe: DiffusionPipeline, suspect: Suspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

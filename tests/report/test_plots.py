@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from diffusers import DiffusionPipeline
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,7 +16,7 @@ from PIL import Image
 from conftest import one_number
 from records import LAYER, localization
 from scored_run import SCORES, scored_run
-from unmemorize import Neurons, Prompt, Threshold
+from unmemorize import Neurons, Prompt, Threshold, ThresholdError
 from unmemorize.metrics import QualityRecord
 from unmemorize.report import _plots as plots_module
 from unmemorize.report import plot_threshold, read_results
@@ -249,6 +250,11 @@ def test_labels_are_short() -> None:
     assert short_label("x" * 30) == "x" * 30
     assert short_label("x" * 31) == "x" * 27 + "..."
     assert short_label("_hidden") == " _hidden"
+
+
+def test_a_threshold_that_was_given_has_no_distribution(bundled: DiffusionPipeline) -> None:
+    with pytest.raises(ThresholdError, match=r"tau=0.428: given as a number, .* Calibrate"):
+        plot_threshold(Threshold.given(bundled, 0.428))
 
 
 def test_a_threshold_with_its_distribution(bundled_threshold: Threshold) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tasks import AnyRun
-from unmemorize import Run, RunError
-from unmemorize.runs import Inputs, merge_runs
+from unmemorize import Prompt, Run, RunError
+from unmemorize.metrics import read_metrics
+from unmemorize.runs import Inputs, hash_of_file, merge_runs, run_prompts, start_run
 
 
 def opened(folder: Path, number: int = 1) -> Run:
@@ -26,7 +27,8 @@ def test_the_last_record_of_an_item_counts_and_errors_are_left_out(tmp_path: Pat
             writer.append({2: {"from": name}, 0: {"from": f"{name} at first"}})
             writer.append({0: {"from": name}, 3: {"error": "x"}})
         run.append("others", 1, {"from": name})
-    (tmp_path / "a" / "prompts.jsonl").write_text("the prompts\n")
+    prompts = '{"text": "das Wörtchen", "images": []}\n'
+    (tmp_path / "a" / "prompts.jsonl").write_text(prompts)
     (tmp_path / "a" / "summary.csv").write_text("not copied")
     merged = merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
     assert merged.manifest == Run.load(tmp_path / "a").manifest
@@ -40,7 +42,90 @@ def test_the_last_record_of_an_item_counts_and_errors_are_left_out(tmp_path: Pat
         "prompts.jsonl",
         "units.jsonl",
     ]
-    assert (merged.folder / "prompts.jsonl").read_text() == "the prompts\n"
+    assert (merged.folder / "prompts.jsonl").read_text() == prompts
+
+
+def shard(folder: Path, image: Path, *, nested: bool = False) -> Run:
+    """Start a run over one prompt with a training image, with metrics that name the image, too."""
+    prompts = [Prompt("a", images=(image,))]
+    run = start_run(folder, prompts, AnyRun(), Inputs(fingerprint="f"), model="m")
+    if nested:
+        shard(folder / "audit", image)
+    path = os.path.relpath(image, folder)
+    file = {"path": path, "absolute": str(image), "sha256": hash_of_file(image)}
+    references = {"used": 1, "missing": [], "unreadable": [], "files": [file]}
+    record = {"values": {}, "references": references, "originals": [], "medians": "middle"}
+    opened(folder / "metrics" / "refined").append("metrics", 0, record)
+    return run
+
+
+def image_at(path: Path, content: bytes = b"the image") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def images_of(run: Run) -> list[Path]:
+    (prompt,) = run_prompts(run)
+    return list(prompt.images)
+
+
+def references_of(run: Run) -> list[Path]:
+    """Return the images in the metrics, which name them relative to the run around them."""
+    (evaluation,) = run.nested("metrics").values()
+    references = read_metrics(evaluation)[0].references
+    assert references is not None
+    return [file.locate(run.folder) for file in references.files]
+
+
+@pytest.mark.parametrize("output", ["merged", "deep/er/merged"])
+def test_training_images_are_found_from_the_merged_run(tmp_path: Path, output: str) -> None:
+    """Runs name them relative to their folder. Here both were moved since."""
+    whole = tmp_path / "whole"
+    there = whole / "there"
+    shard(there / "runs" / "one", image_at(there / "data" / "x.png"), nested=True)
+    here = whole / "here"
+    there.rename(here)
+    image_at(whole / "data" / "x.png", b"of the same relative path, and another one")
+    run = merge_runs([here / "runs" / "one"], whole / output)
+    expected = [here / "data" / "x.png"]
+    assert images_of(run) == expected
+    assert images_of(Run.load(run.folder / "audit")) == expected
+    assert references_of(run) == expected
+    assert run.manifest == Run.load(here / "runs" / "one").manifest
+
+    moved = whole.rename(tmp_path / "moved")  # all together: relative paths still hold
+    assert images_of(Run.load(moved / output)) == [moved / "here" / "data" / "x.png"]
+    assert references_of(Run.load(moved / output)) == [moved / "here" / "data" / "x.png"]
+
+
+def test_the_folder_that_finds_the_training_images_names_them(tmp_path: Path) -> None:
+    """Each machine has them in another place, and only one of the places is here."""
+    shard(tmp_path / "a", image_at(tmp_path / "one" / "x.png"))
+    shard(tmp_path / "b", image_at(tmp_path / "another" / "x.png"))
+    (tmp_path / "one" / "x.png").unlink()
+    run = merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
+    assert images_of(run) == references_of(run) == [tmp_path / "another" / "x.png"]
+
+
+def test_images_in_the_run_folder_are_those_that_were_copied(tmp_path: Path) -> None:
+    image = tmp_path / "a" / "images" / "x.png"
+    shard(tmp_path / "a", image)
+    shard(tmp_path / "a", image_at(image))  # resumed when the image was there
+    run = merge_runs([tmp_path / "a"], tmp_path / "merged")
+    assert images_of(run) == references_of(run) == [run.folder / "images" / "x.png"]
+
+
+def test_images_that_are_nowhere_stay_where_they_should_be(tmp_path: Path) -> None:
+    shard(tmp_path / "a", tmp_path / "data" / "x.png")
+    run = merge_runs([tmp_path / "a"], tmp_path / "deep" / "merged")
+    assert images_of(run) == references_of(run) == [tmp_path / "data" / "x.png"]
+
+
+def test_something_must_be_merged(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run is given to merge"):
+        merge_runs([], tmp_path / "merged")
+    assert not any(tmp_path.iterdir())
 
 
 def test_only_shards_of_one_run_are_merged(tmp_path: Path) -> None:

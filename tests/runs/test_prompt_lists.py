@@ -64,6 +64,13 @@ def test_a_damaged_prompt_list_is_an_error(run: Run) -> None:
             run_prompts(run)
 
 
+def test_a_run_with_a_group_of_a_reserved_name_is_refused_with_the_reason(run: Run) -> None:
+    """Earlier versions took such a group."""
+    run.write("prompts.jsonl", '{"text": "x", "images": [], "group": "all"}\n')
+    with pytest.raises(RunError, match=r"line 1: damaged \(prompt 'x': its group is 'all'"):
+        run_prompts(run)
+
+
 def test_images_move_with_their_run_or_stay(tmp_path: Path) -> None:
     here = tmp_path / "here"
     (here / "images").mkdir(parents=True)

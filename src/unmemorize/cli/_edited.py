@@ -17,6 +17,7 @@ from unmemorize.cli._console import print_line
 from unmemorize.cli._model_options import LoadingOptions
 from unmemorize.export import edit_of, load_edit_file
 from unmemorize.generation import Edit
+from unmemorize.localization import LocalizationRun, read_localizations
 from unmemorize.metrics import image_files
 from unmemorize.mitigation import EDIT, MitigationResult, MitigationRun, with_references
 from unmemorize.pipelines import Model
@@ -50,13 +51,20 @@ def edit_in(model: Model, path: Path | None) -> Edit | None:
 def prompts_of(
     model: Model, edited: Path | None, path: Path | None, references: Path | None
 ) -> Sequence[Prompt]:
-    """Return the prompts of a file, those that a run mended, or those of the bundled model."""
+    """Return the prompts of a file, those that a run mended, or those of the bundled model.
+
+    Of a localization, these are the prompts that are memorized.
+    """
     if path is None and edited is not None and is_folder(edited):
         finished = Run.load(edited)
         prompts = run_prompts(finished)
         if finished.manifest.kind == MitigationRun.kind:
             outcomes = MitigationResult.load(finished).outcomes
             prompts = [prompts[outcome.index] for outcome in outcomes if outcome.confirmed]
+        elif finished.manifest.kind == LocalizationRun.kind:
+            prompts = [
+                prompts[index] for index in read_localizations(finished, only_memorized=True)
+            ]
     elif path is not None:
         prompts = read_prompts(path)
     else:

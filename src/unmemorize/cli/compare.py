@@ -39,6 +39,7 @@ from unmemorize.cli._model_options import Flag, ModelOptions, StatisticsOption, 
 from unmemorize.cli._settings_options import OptionsOf
 from unmemorize.comparison import (
     ALL_GROUPS,
+    UNEDITED,
     Comparison,
     ComparisonCaptions,
     ComparisonForecast,
@@ -59,8 +60,6 @@ from unmemorize.mitigation import with_references
 from unmemorize.report import write_comparison
 from unmemorize.runs import open_run, refuse_other_run
 
-_UNEDITED = "none"
-"""The method of the rows of the unedited model."""
 _PLANTED_GROUPS = {"natural": "natural", "memory": "through neurons", "both": "both ways"}
 """Groups of planted captions by mode. Those at a fraction of the dose do not count."""
 
@@ -219,7 +218,7 @@ def _best(comparison: Comparison) -> Iterator[str]:
     worked = [
         row
         for row in comparison.of_group(ALL_GROUPS)
-        if row.method != _UNEDITED and row.refused < row.suspects and row.copies.seeds
+        if row.method != UNEDITED and row.refused < row.suspects and row.copies.seeds
     ]
     if worked:
         row = min(worked, key=lambda row: (row.copies.copies / row.copies.seeds, row.changed))

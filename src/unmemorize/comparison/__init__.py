@@ -1,8 +1,10 @@
 """Detectors and methods of the field, side by side on one model."""
 
+from unmemorize._prompts import ALL_GROUPS
 from unmemorize.comparison._choice import chosen_detectors, chosen_methods, needs_localization
 from unmemorize.comparison._compare import compare_all
-from unmemorize.comparison._detectors import ALL_GROUPS, DetectorRow, FoundGroup
+from unmemorize.comparison._detectors import DetectorRow, FoundGroup
+from unmemorize.comparison._drawn import UNEDITED
 from unmemorize.comparison._forecast import ComparisonForecast, forecast_comparison
 from unmemorize.comparison._methods import MethodRow
 from unmemorize.comparison._published import Published
@@ -16,6 +18,7 @@ from unmemorize.comparison._settings import (
 
 __all__ = [
     "ALL_GROUPS",
+    "UNEDITED",
     "Comparison",
     "ComparisonCaptions",
     "ComparisonForecast",

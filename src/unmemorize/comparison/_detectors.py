@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from unmemorize._prompts import Prompt
+from unmemorize._prompts import ALL_GROUPS, Prompt
 from unmemorize.comparison._scores import ScoreRecord
 from unmemorize.detection import (
     Calibration,
@@ -16,9 +16,6 @@ from unmemorize.detection import (
     with_units,
 )
 from unmemorize.metrics import Separation, auroc, tpr_at_fpr, wilson_interval
-
-ALL_GROUPS = "all"
-"""All suspects together."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from torch import Tensor
 from unmemorize._errors import UnmemorizeError
 from unmemorize._files import to_json
 from unmemorize._prompts import Prompt
-from unmemorize.comparison._choice import NOTHING
 from unmemorize.comparison._settings import kind_of
 from unmemorize.engines import Finished, UnitFunction
 from unmemorize.generation import Change, GenerationSettings, generate_each
@@ -35,6 +34,8 @@ from unmemorize.mitigation import CopyTest, packed
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run
 
+UNEDITED = "none"
+"""The name of the unedited model among methods."""
 _OF_ONE = 10
 """Images of a batch that one suspect fills."""
 
@@ -127,7 +128,7 @@ class DrawTask:
     @property
     def name(self) -> str:
         """The name of the method."""
-        return self.method.name if self.method else NOTHING
+        return self.method.name if self.method else UNEDITED
 
     @property
     def strength(self) -> float:

@@ -9,8 +9,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from unmemorize._prompts import Prompt
-from unmemorize.comparison._detectors import ALL_GROUPS, groups_of
+from unmemorize._prompts import ALL_GROUPS, Prompt
+from unmemorize.comparison._detectors import groups_of
 from unmemorize.comparison._drawn import DrawnRecord
 from unmemorize.metrics import quality
 from unmemorize.mitigation import CHANGED, Copies, unpacked

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unmemorize.comparison._drawn import UNEDITED
+
 _SD1 = "Stable Diffusion 1.4, 500 memorized prompts against 500 others"
 _SD15 = "Stable Diffusion 1.5, 500 against 500"
 _VM = "Stable Diffusion 1.4, verbatim prompts, 50 steps, 10 seeds"
@@ -34,11 +36,6 @@ class Published:
     tpr: float | None = None
     copy: float | None = None
     alignment: float | None = None
-
-    @property
-    def is_detector(self) -> bool:
-        """Whether it is of a detector."""
-        return self.auroc is not None
 
 
 def _detector(
@@ -85,7 +82,7 @@ PUBLISHED: tuple[Published, ...] = (
         by_others=True,
     ),
     _detector("bright-ending", 0.886, 0.390, f"{_SD1}", "second-hand", by_others=True),
-    _method("none", 0.83, 0.32, _VM, _NEMO),
+    _method(UNEDITED, 0.83, 0.32, _VM, _NEMO),
     _method("neurons-greedy", 0.09, 0.31, _VM, _NEMO),
     _method("random-tokens", 0.59, 0.31, f"{_VM}, 1 token", _NEMO, by_others=True),
     _method("random-tokens", 0.09, 0.30, f"{_VM}, 4 tokens", _NEMO, by_others=True),

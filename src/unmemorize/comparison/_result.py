@@ -9,7 +9,8 @@ from typing import Any
 
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, read_json, to_json
-from unmemorize.comparison._detectors import ALL_GROUPS, DetectorRow
+from unmemorize._prompts import ALL_GROUPS
+from unmemorize.comparison._detectors import DetectorRow
 from unmemorize.comparison._methods import MethodRow
 from unmemorize.comparison._published import PUBLISHED, Published
 from unmemorize.runs import Run

@@ -3,7 +3,7 @@
 from unmemorize.export._all_forms import CHECKPOINT, Exported, export_all
 from unmemorize.export._card import model_card
 from unmemorize.export._carried import AnyEditFile, describe, edit_of, load_edit_file
-from unmemorize.export._changes import Change
+from unmemorize.export._changes import Difference
 from unmemorize.export._checkpoint import bake
 from unmemorize.export._lora import export_lora
 from unmemorize.export._lora_layouts import LAYOUT_NAMES, LAYOUTS, LoraLayout, layout_table
@@ -21,7 +21,7 @@ __all__ = [
     "LAYOUTS",
     "LAYOUT_NAMES",
     "AnyEditFile",
-    "Change",
+    "Difference",
     "Exported",
     "LoraLayout",
     "RecordRows",

@@ -16,7 +16,7 @@ from unmemorize.export._rows import differing_rows, read_header
 
 
 @dataclass(frozen=True)
-class Change:
+class Difference:
     """One difference from the base, or one edit that is missing.
 
     Args:
@@ -55,7 +55,7 @@ class ExpectedRows:
 
 def tensor_changes(
     edited: Path, base: Path, name: str, expected: Mapping[str, Sequence[ExpectedRows]]
-) -> Iterator[Change]:
+) -> Iterator[Difference]:
     """Compare two safetensors files, tensor by tensor.
 
     Args:
@@ -69,18 +69,18 @@ def tensor_changes(
     """
     before, after = read_header(base), read_header(edited)
     if _foreign(before.metadata) != _foreign(after.metadata):
-        yield Change(name, "__metadata__", (), expected=False)
+        yield Difference(name, "__metadata__", (), expected=False)
     with safe_open(base, framework="pt") as old, safe_open(edited, framework="pt") as new:
         for key in sorted(before.tensors.keys() | after.tensors.keys()):
             one, other = before.tensors.get(key), after.tensors.get(key)
             if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):
-                yield Change(name, key, (), expected=False)
+                yield Difference(name, key, (), expected=False)
                 continue
             original, edit = old.get_tensor(key), new.get_tensor(key)
             differing = tuple(differing_rows(original, edit))
             right = _as_expected(original, edit, differing, expected.get(key, ()))
             if differing or not right:
-                yield Change(name, key, differing, right)
+                yield Difference(name, key, differing, right)
 
 
 def _foreign(metadata: Mapping[str, str]) -> dict[str, str]:

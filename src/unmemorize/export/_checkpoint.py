@@ -17,7 +17,15 @@ from unmemorize._paths import exists
 from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._exportable import exportable
 from unmemorize.export._loaded_components import refuse_other_components
-from unmemorize.export._model_folder import CARD, EDIT, NEURONS, folder_of, model_files, stored_key
+from unmemorize.export._model_folder import (
+    CARD,
+    EDIT,
+    NEURONS,
+    folder_of,
+    is_license,
+    model_files,
+    stored_key,
+)
 from unmemorize.export._rows import Rewrite, read_header, rewrite_rows, same_up_to_rounding
 from unmemorize.export._written import WrittenLayer, WrittenWeight, layers_to_write
 from unmemorize.neurons import NeuronFile
@@ -75,7 +83,8 @@ def bake(
     written = layers_to_write(edit)
     source = folder_of(model)
     refuse_other_components(model, source)
-    licenses = [path.relative_to(source) for path in source.glob("LICENSE*") if path.is_file()]
+    files = (path.relative_to(source) for path in source.iterdir() if path.is_file())
+    licenses = filter(is_license, files)
     with whole_folder(folder, ExportError) as copy:
         for name in (*model_files(source), *licenses):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,7 @@ from unmemorize.export._exportable import Exportable, exportable
 from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts
 from unmemorize.export._lora_metadata import LoraContent
 from unmemorize.export._model_folder import CARD
+from unmemorize.export._rows import refuse_infinite
 from unmemorize.generation import LayerChange, LowRank, save_tensors
 from unmemorize.pipelines import Model
 
@@ -93,8 +94,8 @@ def export_lora(
 
     Raises:
         ExportError: diffusers cannot load a LoRA into this kind of model, the layout is unknown
-            or does not fit, no LoRA that is smaller than the weights can hold the edit, or a file
-            exists or cannot be written.
+            or does not fit, no LoRA that is smaller than the weights can hold the edit, a value is
+            too large for the type of the weights, or a file exists or cannot be written.
         NeuronError, EditError: the edit belongs to another model.
 
     Examples:
@@ -122,7 +123,7 @@ def export_lora(
     if not edit.changes:
         raise ExportError(f"{edit.file.model}: no neurons, so there is nothing to export.")
     layers = _factorized(edit)
-    contents = {file: _lora_bytes(edit, layers, each, file.stem) for file, each in files.items()}
+    contents = {file: _lora_bytes(edit, layers, each, file) for file, each in files.items()}
     save_tensors(edit_of(neurons), folder)
     for file, content in contents.items():
         atomic_write(file, content, ExportError)
@@ -132,7 +133,7 @@ def export_lora(
 
 
 def _lora_bytes(
-    edit: Exportable, layers: Mapping[str, _Factors], layout: LoraLayout, stem: str
+    edit: Exportable, layers: Mapping[str, _Factors], layout: LoraLayout, file: Path
 ) -> bytes:
     rank = max(len(factors.down) for factors in layers.values())
     if not rank:
@@ -152,7 +153,9 @@ def _lora_bytes(
             tensors[keys.bias] = _as_last(factors.bias, keys.projections)
         if keys.alpha is not None:
             tensors[keys.alpha] = torch.tensor(rank, dtype=torch.float32)
-    content = LoraContent(edit.model, tuple(layers), rank, bias, stem)
+    content = LoraContent(edit.model, tuple(layers), rank, bias, file.stem)
+    for key, values in tensors.items():
+        refuse_infinite(file, key, values)
     beside = loras_as_metadata(edit.model.loras)
     return safetensors_bytes(
         tensors, {**as_metadata(edit.file), **beside, **layout.metadata(content)}

@@ -59,6 +59,11 @@ def model_files(folder: Path) -> list[Path]:
     return [Path(INDEX), *sorted(path.relative_to(folder) for path in files)]
 
 
+def is_license(name: Path) -> bool:
+    """Tell whether a file, named relative to the folder of a model, holds its license."""
+    return len(name.parts) == 1 and name.name.startswith("LICENSE")
+
+
 def stored_key(stored: Collection[str], name: str) -> str | None:
     """Find a weight of a network among the tensors of its files; None if it is not there once.
 

@@ -45,11 +45,11 @@ class _Row:
     """A row of a published result file.
 
     Args:
-        url: where the training image was, or empty.
+        prompt: the caption, and where the training image was.
         localization: with the caption as its prompt.
     """
 
-    url: str
+    prompt: Prompt
     localization: Localization
 
 
@@ -86,11 +86,7 @@ def import_results(
     ]
     described = {prompt.text: prompt for prompt in prompts}
     captions = [
-        replace(
-            described.get(row.localization.prompt, Prompt(row.localization.prompt)),
-            url=row.url or None,
-        )
-        for row in rows
+        replace(described.get(row.prompt.text, row.prompt), url=row.prompt.url) for row in rows
     ]
     settings = ImportedRun(file_sha256=hashlib.sha256(data).hexdigest(), searched=tuple(widths))
     run = start_run(
@@ -184,8 +180,12 @@ def _parsed(fields: Mapping[Any, Any], widths: Mapping[str, int], where: str) ->
             f"{where}: more or fewer than {len(COLUMNS)} fields. "
             "Quote captions that hold ; or quotation marks."
         )
+    try:
+        prompt = Prompt(fields["Caption"], url=fields["URL"] or None)
+    except PromptError as problem:
+        raise PromptError(f"{where}: {problem}") from problem
     localization = Localization(
-        prompt=fields["Caption"],
+        prompt=prompt.text,
         group="",
         detection=None,
         initial=_neurons(fields["Initial Neurons"], widths, f"{where}, Initial Neurons"),
@@ -201,7 +201,7 @@ def _parsed(fields: Mapping[Any, Any], widths: Mapping[str, int], where: str) ->
         work=None,
         seconds=None,
     )
-    return _Row(fields["URL"], localization)
+    return _Row(prompt, localization)
 
 
 def _neurons(text: str, widths: Mapping[str, int], where: str) -> Neurons:

@@ -137,17 +137,32 @@ def rewrite_rows(path: Path, rewrites: Sequence[Rewrite]) -> None:
                 rows = torch.frombuffer(data, dtype=_DTYPES[stored.dtype])
                 rows = rows.reshape(rewrite.rows, *stored.shape[1:])
                 changed = rewrite.change(rows).to(rows.dtype)
-                if not bool(torch.isfinite(changed).all()):
-                    raise ExportError(
-                        f"{path}: an edited value of {rewrite.key} is too large for "
-                        f"{stored.dtype}. Export from a checkpoint in F32."
-                    )
+                refuse_infinite(path, rewrite.key, changed)
                 file.seek(offset)
                 file.write(changed.contiguous().view(torch.uint8).numpy().tobytes())
     except OSError as problem:
         raise ExportError(
             f"{path}: cannot be written ({problem.strerror}). Free space, or choose another folder."
         ) from problem
+
+
+def refuse_infinite(path: Path, key: str, values: Tensor) -> None:
+    """Refuse to write values that are too large for their type.
+
+    Args:
+        path: the safetensors file.
+        key: the name of the tensor.
+        values: of the tensor or of some of its rows.
+
+    Raises:
+        ExportError: one of them is infinite or no number.
+    """
+    if not bool(torch.isfinite(values).all()):
+        stored = next(name for name, dtype in _DTYPES.items() if dtype == values.dtype)
+        raise ExportError(
+            f"{path}: an edited value of {key} is too large for {stored}. "
+            "Export from a checkpoint in F32."
+        )
 
 
 def differing_rows(base: Tensor, other: Tensor) -> list[int]:

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import EditError, ExportError, NeuronError
 from unmemorize._paths import is_folder
 from unmemorize.export._carried import AnyEditFile, carried_edit, load_edit_file
-from unmemorize.export._changes import Change
+from unmemorize.export._changes import Difference
 from unmemorize.export._exportable import exportable
 from unmemorize.export._model_folder import EDIT, INDEX, NEURONS, folder_of
 from unmemorize.export._rows import read_header
@@ -50,7 +50,7 @@ class Verification:
     edit: AnyEditFile
     files: tuple[Path, ...]
     loras: tuple[Lora, ...] = ()
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Difference, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -58,7 +58,7 @@ class Verification:
         return all(change.expected for change in self.changes)
 
     @property
-    def unexpected(self) -> tuple[Change, ...]:
+    def unexpected(self) -> tuple[Difference, ...]:
         """The changes that the edit does not ask for, and those that are wrong."""
         return tuple(change for change in self.changes if not change.expected)
 
@@ -159,7 +159,7 @@ def _verify_loras(artefact: Path, model: Model) -> Verification:
     edit = carried_edit(files[0])
     with _naming(files[0]):
         exportable(model, edit)
-    changes: list[Change] = []
+    changes: list[Difference] = []
     for file in files:
         if carried_edit(file) != edit:
             raise ExportError(

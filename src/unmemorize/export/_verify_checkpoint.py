@@ -10,9 +10,16 @@ from pathlib import Path
 from unmemorize._errors import ExportError
 from unmemorize._paths import is_folder
 from unmemorize.export._carried import AnyEditFile
-from unmemorize.export._changes import Change, ExpectedRows, tensor_changes
+from unmemorize.export._changes import Difference, ExpectedRows, tensor_changes
 from unmemorize.export._expected import ExpectedLayer, expected_in_checkpoint
-from unmemorize.export._model_folder import CARD, EDIT, NEURONS, model_files, stored_key
+from unmemorize.export._model_folder import (
+    CARD,
+    EDIT,
+    NEURONS,
+    is_license,
+    model_files,
+    stored_key,
+)
 from unmemorize.export._rows import read_header
 from unmemorize.generation import WEIGHTS_FILE
 from unmemorize.pipelines import Model
@@ -22,7 +29,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 def checkpoint_changes(
     edited: Path, base: Path, model: Model, file: AnyEditFile
-) -> Iterator[Change]:
+) -> Iterator[Difference]:
     """List all differences between an edited folder and its base, and edits that are missing.
 
     With LoRAs in effect, the layers that they change differ, too. What no program loads may differ:
@@ -49,7 +56,7 @@ def checkpoint_changes(
     for name in sorted(loaded | {name for name in present if not _is_harmless(name)}):
         is_edited = name.suffix == ".safetensors" and name.parent in expected
         if name not in loaded or name not in present:
-            yield Change(str(name), "", (), expected=False)
+            yield Difference(str(name), "", (), expected=False)
         elif is_edited:
             yield from tensor_changes(edited / name, base / name, str(name), expected[name.parent])
         elif not filecmp.cmp(base / name, edited / name, shallow=False):
@@ -66,19 +73,18 @@ def _by_key(
     return {key: (ExpectedRows(layers[path], kind),) for (path, kind), key in keys.items() if key}
 
 
-def _differences(edited: Path, base: Path, name: Path) -> Iterator[Change]:
+def _differences(edited: Path, base: Path, name: Path) -> Iterator[Difference]:
     if name.suffix == ".safetensors":
         yield from tensor_changes(edited, base, str(name), {})
     else:
-        yield Change(str(name), "", (), expected=False)
+        yield Difference(str(name), "", (), expected=False)
 
 
 def _is_harmless(name: Path) -> bool:
-    if name.parts[0].startswith((".git", ".cache")):
+    if name.parts[0].startswith((".git", ".cache")) or is_license(name):
         return True
     return len(name.parts) == 1 and (
         name.name in (NEURONS, EDIT, CARD)
         or fnmatchcase(name.name, WEIGHTS_FILE.format("*"))
-        or name.stem == "LICENSE"
         or name.suffix.lower() in _PICTURES
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from unmemorize._errors import ExportError
 from unmemorize._files import from_json, parse_json
 from unmemorize.export._carried import LORAS, AnyEditFile, carried_loras, same_loras
-from unmemorize.export._changes import Change
+from unmemorize.export._changes import Difference
 from unmemorize.export._expected import ExpectedLayer, expected_layers, weights_with_loras
 from unmemorize.export._lora_layouts import LAYOUTS, LayerKeys
 from unmemorize.export._lora_metadata import ADAPTER_METADATA, AdapterSettings
@@ -30,7 +30,7 @@ def is_lora(header: Header) -> bool:
     return any(_MARK in key for key in header.tensors)
 
 
-def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Change]:
+def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Difference]:
     """Compare the merged weights W + (alpha / rank) B A with those the edit asks for.
 
     The result is linear in the strength, so what holds at strength 1 holds at every other one.
@@ -50,26 +50,26 @@ def lora_changes(file: Path, model: Model, edit: AnyEditFile) -> Iterator[Change
     settings = _adapter_settings(file, header)
     known = {key for keys in named.values() for key in keys.tensors}
     if settings is not None and not _applies_to(settings, tensors, named, model):
-        yield Change(file.name, ADAPTER_METADATA, (), expected=False)
+        yield Difference(file.name, ADAPTER_METADATA, (), expected=False)
     if not same_loras(carried_loras(header), model.loras):
-        yield Change(file.name, LORAS, (), expected=False)
+        yield Difference(file.name, LORAS, (), expected=False)
     for key in sorted(tensors.keys() - known):
-        yield Change(file.name, key, (), expected=False)
+        yield Difference(file.name, key, (), expected=False)
     for path, layer in layers.items():
         if path not in named:
-            yield Change(file.name, path, (), expected=False)
+            yield Difference(file.name, path, (), expected=False)
             continue
         weights = weights_with_loras(layer_at(model, path))
         component, _ = split_path(model.pipe, path)
         own = settings.get(component) if settings is not None else None
         added = _added(tensors, named[path], own, weights)
         if added is None:
-            yield Change(file.name, path, (), expected=False)
+            yield Difference(file.name, path, (), expected=False)
             continue
         changed = torch.stack([value.reshape(len(value), -1).any(1) for value in added.values()])
         rows = tuple(torch.nonzero(changed.any(0)).flatten().tolist())
         right = all(_adds_what_it_should(layer, name, weights[name], added[name]) for name in added)
-        yield Change(file.name, path, rows, right)
+        yield Difference(file.name, path, rows, right)
 
 
 def _keys_of_layers(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unmemorize.export._carried import AnyEditFile
-from unmemorize.export._changes import Change, ExpectedRows, tensor_changes
+from unmemorize.export._changes import Difference, ExpectedRows, tensor_changes
 from unmemorize.export._expected import expected_layers
 from unmemorize.export._exportable import exportable
 from unmemorize.export._single_file import layers_in_single_file
@@ -16,7 +16,7 @@ from unmemorize.pipelines import Model
 
 def single_file_changes(
     edited: Path, base: Path, model: Model, file: AnyEditFile
-) -> Iterator[Change]:
+) -> Iterator[Difference]:
     """List all differences between an edited single file and its base.
 
     Args:

@@ -1,5 +1,6 @@
 """Step 4: images with edits and interventions applied."""
 
+from unmemorize._prompts import OVERALL
 from unmemorize.generation._closed_form import ClosedFormEdit, Erased
 from unmemorize.generation._closed_form_neurons import ClosedFormNeuronEdit, Reread
 from unmemorize.generation._combined import CombinedEdit, edit_from_json, save_tensors, weight_edits
@@ -15,7 +16,6 @@ from unmemorize.generation._generate import (
 from unmemorize.generation._generate_all import finished_images, generate_all, open_image_set
 from unmemorize.generation._image_sets import (
     ORIGINAL,
-    OVERALL,
     ImageFormat,
     ImageRecord,
     ImageSet,

@@ -22,8 +22,6 @@ from unmemorize.runs import Run
 
 ImageFormat = Literal["png", "jpeg"]
 IMAGES = "images"
-OVERALL = "overall"
-"""The column of all prompts of interest in a summary. No group and no label has this name."""
 ORIGINAL = "original"
 """The set of images with all neurons on."""
 

@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from unmemorize._errors import RunError
-from unmemorize._prompts import Kind, Prompt
+from unmemorize._prompts import OVERALL, Kind, Prompt
 from unmemorize.generation._generate import GenerationSettings
-from unmemorize.generation._image_sets import OVERALL
 from unmemorize.generation._neuron_sets import Localizations
 from unmemorize.localization import Localization, LocalizationRun, read_localizations
 from unmemorize.pipelines import Model

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import EditError
+from unmemorize._files import refuse_other_type
 from unmemorize.generation._edits import Edit
 from unmemorize.generation._low_rank import LowRank, whole
 from unmemorize.generation._weight_edit import WeightEdit
@@ -37,7 +38,8 @@ def truncate(edit: Edit, rank: int) -> Truncation:
         rank: the highest rank that is kept.
 
     Raises:
-        EditError: it is another kind of edit, holds no matrix, or the rank is below 1.
+        EditError: it is another kind of edit, holds no matrix, or the rank is no whole number from
+            1 up.
 
     Examples:
         >>> edit = WeightEdit({"to_k.weight": torch.diag(torch.tensor([4.0, 3.0, 0.0]))}, "esd")
@@ -45,6 +47,7 @@ def truncate(edit: Edit, rank: int) -> Truncation:
         >>> round(cut.left_off, 4), cut.edit.source
         (0.6, 'esd, cut to rank 1, 60.00 % left off')
     """
+    refuse_other_type("rank", rank, int, EditError, "Give a whole number.")
     if rank < 1:
         raise EditError(f"rank={rank}: at least 1 is needed.")
     if not isinstance(edit, WeightEdit):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol, Self
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, ClassVar, Protocol, Self, cast
 
 from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
@@ -189,8 +189,14 @@ def method_of(text: str) -> Mitigation:
 
 
 def at_strength(method: Mitigation, strength: float) -> Mitigation:
-    """Return a method with another strength and its other settings."""
-    return replace(method, strength=strength)  # type: ignore[type-var]
+    """Return a method with another strength and its other settings.
+
+    A method that is no dataclass is made with the strength alone, as all methods can be.
+    """
+    made: Any = method
+    if is_dataclass(type(made)):
+        return cast(Mitigation, replace(made, strength=strength))
+    return cast(Mitigation, type(made)(strength=strength))
 
 
 def refinement_of(method: Mitigation | None) -> str:

@@ -20,7 +20,7 @@ from unmemorize.generation import (
     watching,
 )
 from unmemorize.methods._method import Suspect, refuse_outside
-from unmemorize.pipelines import Model, weights_of
+from unmemorize.pipelines import Model, effective_weights, is_linear
 
 _LAYER = ".ff.net.2"
 _STEPS, _SEED, _IMAGES = 10, 0, 10
@@ -67,28 +67,29 @@ class Wanda:
 
         Raises:
             MitigationError: the model has no such layer, or no weight is chosen.
+            ModelError: such a layer has an adapter that is no plain LoRA.
         """
         layers = {
             path: module
             for path, module in model.denoiser.named_modules()
-            if path.endswith(_LAYER) and isinstance(module, nn.Linear)
+            if path.endswith(_LAYER) and is_linear(module)
         }
         if not layers:
             raise MitigationError(
                 f"{self.name}: {type(model.denoiser).__name__} has no linear layers called "
                 f"{_LAYER[1:]}, where the method prunes. Use neurons."
             )
+        weights = {path: effective_weights(layer)["weight"] for path, layer in layers.items()}
         target = column_norms(model, layers, suspect.prompt.text, suspect)
         base = column_norms(model, layers, "", suspect)
         entries = {
-            path: pruned(weights_of(layer)["weight"], target[path], base[path], self.strength)
-            for path, layer in layers.items()
+            path: pruned(weights[path], target[path], base[path], self.strength) for path in layers
         }
         entries = {path: indices for path, indices in entries.items() if indices}
         if not entries:
             raise MitigationError(
                 f"{self.name}: strength {self.strength:g} prunes no weight of {model.name}, whose "
-                f"rows have at most {max(layer.in_features for layer in layers.values())} weights. "
+                f"rows have at most {max(weight.shape[1] for weight in weights.values())} weights. "
                 "Use a larger share."
             )
         return PrunedEdit(entries)

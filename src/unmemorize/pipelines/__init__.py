@@ -7,6 +7,7 @@ from unmemorize.pipelines._conditioning import keeping_processors, run, without_
 from unmemorize.pipelines._denoiser import (
     denoiser_of,
     is_compiled,
+    is_linear,
     name_of_denoiser,
     uncompiled,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "first_input",
     "guided_calls",
     "is_compiled",
+    "is_linear",
     "is_quantized",
     "keeping_processors",
     "layer_at",

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unmemorize.comparison import ALL_GROUPS, Comparison, ComparisonRun, MethodRow
+from unmemorize.comparison import ALL_GROUPS, UNEDITED, Comparison, ComparisonRun, MethodRow
 from unmemorize.report._drawing import COLOURS, HOT, INK, plotting, to_svg
 from unmemorize.report._page import render
 from unmemorize.runs import Run
@@ -19,7 +19,6 @@ _COLUMNS = 4
 _PANEL = (1.8, 1.5)
 """Inches of the panel of one method."""
 _MOST_GROUPS = len(COLOURS)
-_UNEDITED = "none"
 
 Measure = Callable[[MethodRow], float | None]
 
@@ -42,6 +41,8 @@ def write_comparison(run: Run) -> Path:
         settings=run.settings(ComparisonRun).settings,
         comparison=comparison,
         groups=(ALL_GROUPS, *comparison.groups),
+        all_groups=ALL_GROUPS,
+        unedited=UNEDITED,
         curves=draw_curves(comparison),
     )
     return run.write(PAGE, page)
@@ -83,7 +84,7 @@ def plot_curves(comparison: Comparison, label: str, measure: Measure) -> Figure 
     names = [
         method
         for method in dict.fromkeys(method for method, _ in points)
-        if method != _UNEDITED and any(points[method, group] for group in groups)
+        if method != UNEDITED and any(points[method, group] for group in groups)
     ]
     if not names:
         return None
@@ -95,7 +96,7 @@ def plot_curves(comparison: Comparison, label: str, measure: Measure) -> Figure 
         for place, group in enumerate(groups):
             behind = [point for other in names if other != name for point in points[other, group]]
             _scatter(axes, behind)
-            _line(axes, points[_UNEDITED, group], points[name, group], COLOURS[place], group)
+            _line(axes, points[UNEDITED, group], points[name, group], COLOURS[place], group)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     if len(groups) > 1:

@@ -7,6 +7,7 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
+from unmemorize._errors import ThresholdError
 from unmemorize.detection import SEED_SIMILARITY, Threshold
 from unmemorize.report._drawing import COOL, HOT
 
@@ -21,6 +22,9 @@ def plot_threshold(threshold: Threshold) -> bytes:
 
     Returns:
         A PNG file.
+
+    Raises:
+        ThresholdError: the threshold was given as a number.
     """
     buffer = io.BytesIO()
     threshold_figure(threshold).savefig(buffer, format="png", dpi=130)
@@ -28,7 +32,11 @@ def plot_threshold(threshold: Threshold) -> bytes:
 
 
 def threshold_figure(threshold: Threshold) -> Figure:
-    """Return the histograms of each prompt's mean pair and most similar pair, with both taus."""
+    """Return the histograms of each prompt's mean pair and most similar pair, with both taus.
+
+    Raises:
+        ThresholdError: the threshold was given as a number.
+    """
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes = figure.subplots()
     detect, localize = threshold.detect, threshold.localize
@@ -37,6 +45,11 @@ def threshold_figure(threshold: Threshold) -> Figure:
     histograms = [(detect.scores, HOT, scores)]
     if compares_seeds:  # both are similarities
         histograms.insert(0, (localize.means, COOL, "mean over the pairs of a prompt"))
+    if not all(values for values, _, _ in histograms):
+        raise ThresholdError(
+            f"tau={detect.tau:g}: given as a number, so there is no distribution to draw. "
+            "Calibrate a threshold."
+        )
     lowest = min(min(values) for values, _, _ in histograms)
     edges = np.linspace(lowest, max(*detect.scores, detect.tau), _BINS + 1).tolist()
     for values, colour, label in histograms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unmemorize._paths import is_file
@@ -28,28 +28,46 @@ class StoredImage:
     @classmethod
     def of(cls, image: Path, folder: Path) -> StoredImage:
         """Describe an image for the run in a folder."""
-        try:
-            relative = Path(os.path.relpath(image.absolute(), folder.absolute())).as_posix()
-        except ValueError:
-            relative = ""
-        return cls(path=relative, absolute=str(image.absolute()), sha256=hash_of_file(image))
+        return cls(
+            path=_relative(image, folder),
+            absolute=str(image.absolute()),
+            sha256=hash_of_file(image),
+        )
 
-    def locate(self, folder: Path) -> Path:
+    def moved(self, image: Path, folder: Path) -> StoredImage:
+        """Describe the same image for the run in another folder.
+
+        Args:
+            image: where it is, or should be.
+            folder: the other run folder.
+        """
+        return replace(self, path=_relative(image, folder), absolute=str(image.absolute()))
+
+    def locate(self, *folders: Path) -> Path:
         """Return where the image is now.
 
         Args:
-            folder: the run folder.
+            folders: the run folder; of a run in several folders all of them.
 
         Returns:
             The file with the hashed content, else one that exists, else where it should be.
         """
         places = [Path(self.absolute)]
         if self.path:
-            places.insert(0, Path(os.path.normpath(folder.absolute() / self.path)))
+            relative = [Path(os.path.normpath(each.absolute() / self.path)) for each in folders]
+            places = relative + places
         existing = [place for place in dict.fromkeys(places) if is_file(place)]
         if len(existing) > 1 and self.sha256:
             existing.sort(key=lambda place: hash_of_file(place) != self.sha256)
         return (existing or places)[0]
+
+
+def _relative(image: Path, folder: Path) -> str:
+    """Return the path from a folder to an image; empty where there is none."""
+    try:
+        return Path(os.path.relpath(image.absolute(), folder.absolute())).as_posix()
+    except ValueError:
+        return ""
 
 
 def hash_of_file(path: Path) -> str:
