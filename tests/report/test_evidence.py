@@ -175,6 +175,21 @@ def test_an_unpacked_pack_is_a_run(made: tuple[Run, Path, str], tmp_path: Path) 
     assert page == (run.folder / "report.html").read_bytes()
 
 
+def test_a_caption_may_hold_any_separator_of_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own splitlines knows eleven of them, JSON lines only one."""
+    separators = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    captions = [f"a cat{separator}on a mat" for separator in separators]
+    monkeypatch.setattr("mitigated_run.texts", lambda _: [*captions, "a false alarm", "nothing"])
+    run = mitigated_run(tmp_path / "made", memorized=len(captions))
+    write_evidence(run, tmp_path / "evidence.zip")
+    assert verify_evidence(tmp_path / "evidence.zip").unchecked == ()
+    packed = read(tmp_path / "evidence.zip")["prompts.jsonl"].decode()
+    rows = [json.loads(line) for line in packed.split("\n") if line]
+    assert [row["text"] for row in rows[: len(captions)]] == captions
+
+
 def test_a_pack_holds_the_tensors_that_its_edit_names(tmp_path: Path) -> None:
     """As after the training of a text encoder."""
     run = mitigated_run(tmp_path / "made")

@@ -33,7 +33,7 @@ from unmemorize.report._redaction import shown_after
 from unmemorize.report._regions import region_file
 from unmemorize.report._signature import Signer
 from unmemorize.report._spot_check import SPOT_CHECK
-from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file
+from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file, stream_prompts
 
 SCHEMA = "unmemorize.evidence/1"
 CONTENTS = "evidence.json"
@@ -142,14 +142,13 @@ def _content(evidence: Evidence, name: str, source: Path) -> bytes:
 
 def _prompts(evidence: Evidence) -> bytes:
     """Return the prompt list with the training images in the pack and without other paths."""
-    lines = (evidence.run.folder / _PROMPTS).read_text(encoding="utf-8").splitlines()
     rows = []
-    for line, images in zip(lines, evidence.references, strict=True):
-        row = json.loads(line)
-        row["images"] = [
+    for prompt, images in zip(stream_prompts(evidence.run), evidence.references, strict=True):
+        packed = [
             {"path": reference_name(image), "absolute": "", "sha256": image.sha256}
             for image in images
         ]
+        row = {**to_json(prompt), "images": packed}
         rows.append(json.dumps(row, ensure_ascii=False) + "\n")
     return "".join(rows).encode()
 
