@@ -157,6 +157,21 @@ def test_other_prompts_never_have_the_name_of_a_group(run: Run, model: Model, la
         generate_all(run, model, images_of("original", prompts=[Prompt("a")], label=label), FEW)
 
 
+@pytest.mark.parametrize("label", ["", "a/b", "/a", "a/", ".", "caf\udce9"])
+def test_the_name_of_other_prompts_can_be_that_of_a_folder(
+    run: Run, model: Model, label: str
+) -> None:
+    """Else their images would count as those of the run, or would not be found."""
+    with pytest.raises(RunError, match="not a name for other prompts"):
+        generate_all(run, model, images_of("original", prompts=[Prompt("a")], label=label), FEW)
+    assert not (run.folder / "images").exists()
+
+
+def test_a_name_for_other_prompts_means_nothing_without_them(run: Run, model: Model) -> None:
+    images = generate_all(run, model, images_of("original", label="x"), FEW).run
+    assert (images.folder.name, images.settings(ImageSetRun).on) == ("original", "")
+
+
 def test_only_one_kind_of_prompts(run: Run, model: Model) -> None:
     images = generate_all(run, model, images_of("refined", only="VM"), FEW).run
     assert list(read_images(images)) == [1]

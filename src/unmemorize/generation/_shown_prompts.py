@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from unmemorize._errors import RunError
 from unmemorize._prompts import Kind, Prompt
@@ -66,7 +67,7 @@ def shown_prompts(
 
     Raises:
         RunError: nothing is localized, the run is of another model, its localization used the same
-            seed, or the label is the name of a group.
+            seed, or the label is no name of a folder, or that of a group.
     """
     _refuse_other_model(run, model)
     _refuse_seed_of_localization(run, settings.seed)
@@ -115,9 +116,22 @@ def _memorized_prompts(
 
 
 def _refuse_label(label: str, groups: Collection[str]) -> None:
-    """Refuse a name for other prompts that means something else in summaries."""
+    """Refuse a name for other prompts that means something else in folders or in summaries."""
+    if not label or PurePath(label).name != label or not _is_utf8(label):
+        raise RunError(
+            f"{label!r}: not a name for other prompts than the run's own. It becomes part of the "
+            "name of a folder. Give one in UTF-8, without / in it."
+        )
     if label == OVERALL or label in groups:
         raise RunError(
             f"{label}: the run has a group of this name, so other prompts need another name. "
             "Rename their file."
         )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
