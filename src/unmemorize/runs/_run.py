@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -172,9 +172,9 @@ class Run:
         if run is not None:
             run.refuse(run.manifest.differences(manifest), way_out)
             return run
-        content = json.dumps(to_json(manifest), indent=1) + "\n"
-        atomic_write(folder / MANIFEST, content, RunError)
-        return cls(folder, manifest)
+        run = cls(folder, manifest)
+        run._write_manifest()
+        return run
 
     @classmethod
     def existing(cls, folder: Path, kind: str) -> Self | None:
@@ -230,6 +230,20 @@ class Run:
         problem = f"{folder}: damaged manifest"
         way_out = "Repeat the command that made it in a new folder."
         return cls(folder, from_json(Manifest, content, OtherRunError, problem, way_out))
+
+    def expect(self, items: int) -> None:
+        """Note in the manifest that the run has at least so many items.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        if items > self.manifest.items:
+            self.manifest = replace(self.manifest, items=items)
+            self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        content = json.dumps(to_json(self.manifest), indent=1) + "\n"
+        atomic_write(self.folder / MANIFEST, content, RunError)
 
     def settings(self, cls: type[SettingsT]) -> SettingsT:
         """Return the settings of a run of this kind.
