@@ -1,7 +1,9 @@
 """The command line itself: help, exit codes, errors, and that options arrive where they belong."""
 
+import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -28,6 +30,7 @@ from unmemorize import (
     UnmemorizeError,
 )
 from unmemorize.cli import COMMANDS, GROUPS, main, make_app
+from unmemorize.cli import run as run_command_line
 from unmemorize.cli._common import report_missing
 from unmemorize.detection import DetectionRun
 from unmemorize.engines import Execution, InProcess, RayActors, Shard, Workers
@@ -154,6 +157,30 @@ def test_nothing_slow_is_loaded_before_it_is_needed(code: str) -> None:
     check = f"{code}\nimport sys\nsys.exit(' '.join({slow!r} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_path_that_is_no_text_is_printed_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    """A terminal of UTF-8 would refuse it else. JSON has an escape for it."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    run = Run.open(folder, AnyRun(), inputs=Inputs(fingerprint="f"), model="m", items=1)
+    run.append("squares", 0, {"square": 0})
+    run.write("report.html", "")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(
+        sys, "argv", ["unmemorize", "status", *["--json"] * as_json, str(run.folder)]
+    )
+    with pytest.raises(SystemExit, match="0"):
+        run_command_line()
+    out.flush()
+    written = out.buffer.getvalue()  # type: ignore[attr-defined]
+    if as_json:
+        assert json.loads(written)["run"] == str(run.folder)
+    else:
+        assert os.fsencode(run.folder / "report.html") in written
 
 
 def test_a_mistyped_command_gets_a_suggestion_without_loading_the_others() -> None:

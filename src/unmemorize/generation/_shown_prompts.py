@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from unmemorize._errors import RunError
+from unmemorize._paths import is_utf8
 from unmemorize._prompts import Kind, Prompt
 from unmemorize.generation._generate import GenerationSettings
 from unmemorize.generation._image_sets import OVERALL
@@ -117,7 +118,7 @@ def _memorized_prompts(
 
 def _refuse_label(label: str, groups: Collection[str]) -> None:
     """Refuse a name for other prompts that means something else in folders or in summaries."""
-    if not label or PurePath(label).name != label or not _is_utf8(label):
+    if not label or PurePath(label).name != label or not is_utf8(label):
         raise RunError(
             f"{label!r}: not a name for other prompts than the run's own. It becomes part of the "
             "name of a folder. Give one in UTF-8, without / in it."
@@ -127,11 +128,3 @@ def _refuse_label(label: str, groups: Collection[str]) -> None:
             f"{label}: the run has a group of this name, so other prompts need another name. "
             "Rename their file."
         )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -8,6 +8,7 @@ RUN/KIND/NAME/       runs inside the run, such as sets of images
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -165,7 +166,7 @@ class Run:
                 "python": platform.python_version(),
                 **{name: version(name) for name in _PACKAGES},
             },
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=_command(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         run = cls.existing(folder, manifest.kind)
@@ -358,6 +359,12 @@ class Run:
     def files(self, name: str) -> list[Path]:
         """Return the files with records of one kind, one for each writer."""
         return files_of(self.folder, name)
+
+
+def _command() -> str:
+    """Return the command line of this process, with bytes that are no text written out."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return os.fsencode(command).decode(sys.getfilesystemencoding(), "backslashreplace")
 
 
 def holds_other_files(folder: Path) -> bool:
