@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 
 from unmemorize.comparison import ALL_GROUPS, Comparison, ComparisonRun, MethodRow
 from unmemorize.report._drawing import COLOURS, HOT, INK, plotting, to_svg
-from unmemorize.report._page import render
+from unmemorize.report._page import COMPARISON, render
 from unmemorize.runs import Run
 
-PAGE = "compare.html"
 _COLUMNS = 4
 _PANEL = (1.8, 1.5)
 """Inches of the panel of one method."""
@@ -44,7 +43,7 @@ def write_comparison(run: Run) -> Path:
         groups=(ALL_GROUPS, *comparison.groups),
         curves=draw_curves(comparison),
     )
-    return run.write(PAGE, page)
+    return run.write(COMPARISON, page)
 
 
 def draw_curves(comparison: Comparison) -> list[tuple[str, Markup]]:
