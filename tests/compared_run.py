@@ -21,7 +21,6 @@ def compared_run(folder: Path, *, copy: float = 0.2, speed: float = 1.0) -> Run:
     """
     settings = ComparisonRun(settings=ComparisonSettings(), captions="c", descriptor="d", clip="")
     run = Run.open(folder, settings, inputs=Inputs(fingerprint="f"), model="m", items=2)
-    measured = {"fit_seconds": 3 / speed, "draw_ratio": 1 + 0.1 * speed, "copies": Copies(1, 10)}
     comparison = Comparison(
         model="m",
         planted=False,
@@ -30,10 +29,22 @@ def compared_run(folder: Path, *, copy: float = 0.2, speed: float = 1.0) -> Run:
         detectors=(),
         methods=(
             MethodRow(method="none", strength=0.0, suspects=2, copy=0.9, draw_ratio=1.0),
-            MethodRow(method="pads", strength=0.5, suspects=2, copy=0.4, **measured),
-            MethodRow(method="pads", strength=0.7, suspects=2, copy=copy, **measured),
+            _pads(0.5, 0.4, speed),
+            _pads(0.7, copy, speed),
         ),
         failed={},
     )
     run.write("comparison.json", json.dumps(comparison.to_json()))
     return run
+
+
+def _pads(strength: float, copy: float, speed: float) -> MethodRow:
+    return MethodRow(
+        method="pads",
+        strength=strength,
+        suspects=2,
+        copy=copy,
+        copies=Copies(1, 10),
+        fit_seconds=3 / speed,
+        draw_ratio=1 + 0.1 * speed,
+    )

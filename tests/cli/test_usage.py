@@ -17,6 +17,7 @@ from cyclopts import App
 from small_model import finish_run, localize_words, model_words, save_inputs
 
 import unmemorize.cli
+from compared_run import compared_run
 from conftest import PLANTED_PROMPT
 from tasks import AnyRun
 from unmemorize import (
@@ -165,9 +166,8 @@ def test_a_path_that_is_no_text_is_printed_as_it_is(
 ) -> None:
     """A terminal of UTF-8 would refuse it else. JSON has an escape for it."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
-    run = Run.open(folder, AnyRun(), inputs=Inputs(fingerprint="f"), model="m", items=1)
-    run.append("squares", 0, {"square": 0})
-    run.write("report.html", "")
+    run = compared_run(folder)
+    run.write("compare.html", "")
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(
@@ -176,11 +176,11 @@ def test_a_path_that_is_no_text_is_printed_as_it_is(
     with pytest.raises(SystemExit, match="0"):
         run_command_line()
     out.flush()
-    written = out.buffer.getvalue()  # type: ignore[attr-defined]
+    written = out.buffer.getvalue()
     if as_json:
         assert json.loads(written)["run"] == str(run.folder)
     else:
-        assert os.fsencode(run.folder / "report.html") in written
+        assert os.fsencode(run.folder / "compare.html") in written
 
 
 def test_a_mistyped_command_gets_a_suggestion_without_loading_the_others() -> None:
