@@ -722,17 +722,19 @@ def test_methods_of_generation_reach_the_library(
     monkeypatch.setattr("unmemorize.cli.generate.generate_all", original)
     fitted = recorded("unmemorize.cli.generate.generate_fitted")
     (tmp_path / "animals.txt").write_text("a cat\n")
-    options = ("--images", 3, "--only", "TM", "--format", "jpeg", "--shard", "1/3")
-    words = (*model_words(finished), "--prompts", tmp_path / "animals.txt", *options)
-    assert cli("generate", finished / "run", "--method", "embedding=5", *words)[0] == 1
+    options = (*model_words(finished), "--images", 3, "--format", "jpeg", "--shard", "1/3")
+    words = ("generate", finished / "run", "--method", "embedding=5", *options)
+    assert cli(*words, "--only", "TM")[0] == 1
+    assert (fitted["only"], fitted["prompts"], fitted["label"]) == ("TM", [], "")
+    assert cli(*words, "--prompts", tmp_path / "animals.txt")[0] == 1
     method, settings = fitted["positional"][2:]
     assert (method.name, method.strength, settings.images) == ("embedding", 5.0, 3)
-    assert sets == ["original"]
+    assert sets == ["original", "original"]
     assert ([prompt.text for prompt in fitted["prompts"]], fitted["label"]) == (
         ["a cat"],
         "animals",
     )
-    assert (fitted["only"], fitted["image_format"]) == ("TM", "jpeg")
+    assert (fitted["only"], fitted["image_format"]) == (None, "jpeg")
     assert fitted["execution"].shard == Shard(1, 3)
     assert fitted["ordinary"] == threshold_captions(Model.load(str(finished / "model")))[:320]
 
