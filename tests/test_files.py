@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def test_a_file_replaces_an_older_one(tmp_path: Path, writer: Callable[[Path], N
     writer(path)
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_halves_of_characters_are_written_out(tmp_path: Path) -> None:
+    """As in the name of a file that is no UTF-8."""
+    text = json.dumps({"path": "caf\udce9", "other": "é"}, ensure_ascii=False)
+    atomic_write(tmp_path / "file", text, RunError)
+    written = (tmp_path / "file").read_bytes()
+    assert written == b'{"path": "caf\\udce9", "other": "\xc3\xa9"}'
+    assert json.loads(written) == {"path": "caf\udce9", "other": "é"}
 
 
 @pytest.mark.parametrize("writer", WRITERS)

@@ -48,12 +48,17 @@ def atomic_write(
 ) -> None:
     """Write a file whole: a reader sees either the old content or the new.
 
+    A text is written as UTF-8. Halves of characters, as in paths that are no UTF-8, are written out
+    like ``\\udce9``, which JSON reads as the same again.
+
     Raises:
         UnmemorizeError: (or the given ``error``) ``path`` is a folder, its own folder cannot be
             written, or the disk is full. ``path`` is then as it was before.
     """
     with atomic_file(path, error) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(
+            content.encode(errors="backslashreplace") if isinstance(content, str) else content
+        )
 
 
 @contextmanager

@@ -31,3 +31,17 @@ def entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except (OSError, ValueError):
         return []
+
+
+def is_utf8(text: str) -> bool:
+    r"""Tell whether a text can be written as UTF-8. Names of files may hold halves of characters.
+
+    Examples:
+        >>> is_utf8("caf\u00e9"), is_utf8("caf\udce9")
+        (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -84,7 +84,7 @@ def test_repeated_controls_are_told_and_not_counted(
     asked = ("--image", folder / "known.png", "--controls", repeated, "--dry-run")
     code, out, err = cli("audit", *model, *asked)
     assert code == 0, err
-    assert "1 controls: the smallest possible p is 0.5" in out
+    assert "1 control: the smallest possible p is 0.5" in out
     assert "2 images in all arms" in out
     assert "23 of 24 controls show the same image" in caplog.text
 

@@ -437,8 +437,31 @@ def test_without_files_a_model_is_measured_on_captions_of_the_package(
     assert out.endswith(hint)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "embedding=3"), "--scale: no neurons are switched off"),
+        (("--method", "embedding=3", "--neurons", "original"), "--method NAME=STRENGTH"),
+        (("--neurons", "original"), "Name some by --neurons"),
+        (
+            ("--prompts", "a.txt", "--neurons", "original"),
+            "--only VM: it chooses among the prompts",
+        ),
+        (("--prompts", "a.txt", "--neurons", "n.json"), "Leave --only or --prompts out"),
+        (("--prompts", "a.txt", "--method", "embedding"), "Leave --only or --prompts out"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    cli: Cli, words: tuple[str, ...], message: str
+) -> None:
+    """Before the model is loaded or the run is looked at."""
+    useless = ("--only", "VM") if "--prompts" in words else ("--scale", 0.5)
+    code, _, err = cli("generate", "RUN", *words, *useless)
+    assert (code, message in " ".join(err.split())) == (1, True)
+
+
 def test_images_and_metrics_of_every_kind(
-    cli: Cli, finished: Path, run: Path, tmp_path: Path
+    cli: Cli, finished: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ("generate", run, *model_words(finished), "--images", 2, "--steps", 2, "--guidance", 2)
     names = (
@@ -457,6 +480,8 @@ def test_images_and_metrics_of_every_kind(
         == 0
     )
     (tmp_path / "animals.txt").write_text("a cat\na dog\n")
+    (tmp_path / "plants").mkdir()
+    (tmp_path / "plants" / "one.txt").write_text("a tree\n")
     others = (
         "--prompts",
         tmp_path / "animals.txt",
@@ -484,6 +509,10 @@ def test_images_and_metrics_of_every_kind(
         "original-on-animals": 4,
         "random-top-1-on-animals": 4,
     }
+    monkeypatch.chdir(tmp_path / "plants")
+    assert cli(*common, "--prompts", ".", "--neurons", "original")[0] == 0
+    images = list((run / "images/original-on-plants").glob("*.png"))
+    assert len(images) == 2
     code, _, err = cli(*common, "--neurons", "everything")
     assert (code, "neurons 'everything': unknown. Use original" in err) == (1, True)
     real = tmp_path / "real"

@@ -1,7 +1,9 @@
 """The command line itself: help, exit codes, errors, and that options arrive where they belong."""
 
+import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -15,6 +17,7 @@ from cyclopts import App
 from small_model import finish_run, localize_words, model_words, save_inputs
 
 import unmemorize.cli
+from compared_run import compared_run
 from conftest import PLANTED_PROMPT
 from tasks import AnyRun
 from unmemorize import (
@@ -28,6 +31,7 @@ from unmemorize import (
     UnmemorizeError,
 )
 from unmemorize.cli import COMMANDS, GROUPS, main, make_app
+from unmemorize.cli import run as run_command_line
 from unmemorize.cli._common import report_missing
 from unmemorize.detection import DetectionRun
 from unmemorize.engines import Execution, InProcess, RayActors, Shard, Workers
@@ -154,6 +158,29 @@ def test_nothing_slow_is_loaded_before_it_is_needed(code: str) -> None:
     check = f"{code}\nimport sys\nsys.exit(' '.join({slow!r} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_path_that_is_no_text_is_printed_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    """A terminal of UTF-8 would refuse it else. JSON has an escape for it."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    run = compared_run(folder)
+    run.write("compare.html", "")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(
+        sys, "argv", ["unmemorize", "status", *["--json"] * as_json, str(run.folder)]
+    )
+    with pytest.raises(SystemExit, match="0"):
+        run_command_line()
+    out.flush()
+    written = out.buffer.getvalue()
+    if as_json:
+        assert json.loads(written)["run"] == str(run.folder)
+    else:
+        assert os.fsencode(run.folder / "compare.html") in written
 
 
 def test_a_mistyped_command_gets_a_suggestion_without_loading_the_others() -> None:
@@ -695,17 +722,19 @@ def test_methods_of_generation_reach_the_library(
     monkeypatch.setattr("unmemorize.cli.generate.generate_all", original)
     fitted = recorded("unmemorize.cli.generate.generate_fitted")
     (tmp_path / "animals.txt").write_text("a cat\n")
-    options = ("--images", 3, "--only", "TM", "--format", "jpeg", "--shard", "1/3")
-    words = (*model_words(finished), "--prompts", tmp_path / "animals.txt", *options)
-    assert cli("generate", finished / "run", "--method", "embedding=5", *words)[0] == 1
+    options = (*model_words(finished), "--images", 3, "--format", "jpeg", "--shard", "1/3")
+    words = ("generate", finished / "run", "--method", "embedding=5", *options)
+    assert cli(*words, "--only", "TM")[0] == 1
+    assert (fitted["only"], fitted["prompts"], fitted["label"]) == ("TM", [], "")
+    assert cli(*words, "--prompts", tmp_path / "animals.txt")[0] == 1
     method, settings = fitted["positional"][2:]
     assert (method.name, method.strength, settings.images) == ("embedding", 5.0, 3)
-    assert sets == ["original"]
+    assert sets == ["original", "original"]
     assert ([prompt.text for prompt in fitted["prompts"]], fitted["label"]) == (
         ["a cat"],
         "animals",
     )
-    assert (fitted["only"], fitted["image_format"]) == ("TM", "jpeg")
+    assert (fitted["only"], fitted["image_format"]) == (None, "jpeg")
     assert fitted["execution"].shard == Shard(1, 3)
     assert fitted["ordinary"] == threshold_captions(Model.load(str(finished / "model")))[:320]
 

@@ -12,8 +12,18 @@ from artefacts import (  # noqa: F401 -- fixtures
     saved_model_fixture,
     some_neurons,
 )
-from unmemorize import ExportError, Model, NeuronFile, Neurons, Run, export_lora
+from unmemorize import (
+    ClosedFormEdit,
+    Erased,
+    ExportError,
+    Model,
+    NeuronFile,
+    Neurons,
+    Run,
+    export_lora,
+)
 from unmemorize.export import model_card
+from unmemorize.generation import EditFile
 from unmemorize.report._table import Cell, Row, Table
 
 FOUND = {"prompts": 3, "memorized": 1, "tau": 0.4}
@@ -115,6 +125,28 @@ def test_a_model_of_the_hub_is_known_by_how_it_was_loaded(own_model: Model) -> N
     loading = replace(own_model.loading, model="owner/model")
     model = Model(own_model.pipe, loading=loading)
     assert header(model_card(model, two_neurons(model)))["base_model"] == "owner/model"
+
+
+def test_a_caption_stays_in_its_cell(own_model: Model) -> None:
+    """A line break would end the table, a bar the cell."""
+    erased = (
+        Erased("a cat\nby the | sea", guide="a\r\n\r\n| b"),
+        Erased("a\u2028dog\x85", guide=""),
+    )
+    text = model_card(own_model, EditFile.of(own_model, ClosedFormEdit(erased)))
+    rows = text.split("| caption | reads like |\n|---|---|\n")[1].split("\n\n")[0]
+    assert rows.split("\n") == [
+        "| a cat by the \\| sea | a \\| b |",
+        "| a dog | (the empty prompt) |",
+    ]
+
+
+def test_a_group_stays_in_its_cell(planted_card: tuple[Model, NeuronFile], run: Run) -> None:
+    rows = (Row("copy\nscore | a", (Cell(value=1.0, count=1),)),)
+    table = Table(columns=("one\n| two",), rows=rows, notes=())
+    run.write("metrics.json", table.to_json())
+    text = model_card(*planted_card, run=run)
+    assert "\n| | one \\| two |\n|---|---|\n| copy score \\| a | 1.00 (n=1) |\n" in text
 
 
 def evaluated(run: Run) -> Table:

@@ -21,6 +21,7 @@ from unmemorize.generation import (
     read_images,
 )
 from unmemorize.localization import LocalizationRun, read_localizations
+from unmemorize.runs import status_of
 
 FEW = GenerationSettings(images=2, steps=2, guidance=3.0)
 
@@ -157,11 +158,62 @@ def test_other_prompts_never_have_the_name_of_a_group(run: Run, model: Model, la
         generate_all(run, model, images_of("original", prompts=[Prompt("a")], label=label), FEW)
 
 
+@pytest.mark.parametrize("label", ["", "a/b", "/a", "a/", ".", "caf\udce9"])
+def test_the_name_of_other_prompts_can_be_that_of_a_folder(
+    run: Run, model: Model, label: str
+) -> None:
+    """Else their images would count as those of the run, or would not be found."""
+    with pytest.raises(RunError, match="not a name for other prompts"):
+        generate_all(run, model, images_of("original", prompts=[Prompt("a")], label=label), FEW)
+    assert not (run.folder / "images").exists()
+
+
+def test_a_name_for_other_prompts_means_nothing_without_them(run: Run, model: Model) -> None:
+    images = generate_all(run, model, images_of("original", label="x"), FEW).run
+    assert (images.folder.name, images.settings(ImageSetRun).on) == ("original", "")
+
+
 def test_only_one_kind_of_prompts(run: Run, model: Model) -> None:
     images = generate_all(run, model, images_of("refined", only="VM"), FEW).run
     assert list(read_images(images)) == [1]
     images = generate_all(run, model, images_of("top-3", only="TM"), FEW).run
     assert read_images(images) == {}
+
+
+@pytest.fixture
+def mixed_run(run: Run) -> Run:
+    """A copy of `run` with two VM prompts and a TM prompt, all with the neurons of one."""
+    rows = [json.loads(line) for line in (run.folder / "prompts.jsonl").read_text().splitlines()]
+    kinds = ("VM", "TM", "VM")
+    changed = [row | {"kind": kind} for row, kind in zip(rows, kinds, strict=True)]
+    run.write("prompts.jsonl", "".join(json.dumps(row) + "\n" for row in changed))
+    memorized = run.records("localizations")[1]
+    for index in (0, 2):
+        run.append("localizations", index, memorized)
+    return run
+
+
+def test_kinds_of_prompts_one_after_the_other(mixed_run: Run, model: Model) -> None:
+    one = replace(FEW, images=1)
+    tally = generate_all(mixed_run, model, images_of("original", only="VM"), one)
+    assert (tally.done, tally.total) == (2, 2)
+    tally = generate_all(mixed_run, model, images_of("original", only="TM"), one)
+    assert (tally.done, tally.total) == (1, 1)
+    assert tally.run.manifest.items == Run.load(tally.run.folder).manifest.items == 3
+    tally = generate_all(mixed_run, model, images_of("original"), one)
+    assert (tally.done, tally.total, tally.complete) == (3, 3, True)
+    tally = generate_all(mixed_run, model, images_of("original", only="VM"), one)
+    assert (tally.done, tally.total, tally.complete) == (2, 2, True)
+
+
+def test_a_set_that_began_with_one_kind_is_finished_with_all(mixed_run: Run, model: Model) -> None:
+    one = replace(FEW, images=1)
+    generate_all(mixed_run, model, images_of("original", only="TM"), one)
+    images = generate_all(mixed_run, model, images_of("original"), one).run
+    path = images.folder / "images.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))  # killed
+    (status,) = (each for each in status_of(mixed_run) if each.name == "images/original")
+    assert (status.done, status.pending) == (2, 1)
 
 
 def test_false_alarms_do_not_count_among_the_most_frequent_neurons(run: Run, model: Model) -> None:

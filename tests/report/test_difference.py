@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from audited import audited_run
+from compared_run import compared_run
 from mitigated_run import mitigated_run
 from records import LAYER, localization, localized_run
 from unmemorize import Neurons, Prompt, Run, RunError
@@ -95,6 +96,34 @@ def test_neurons_are_compared_and_what_is_unknown_counts_as_a_verdict(tmp_path: 
         ("two", "score"),
         ("two", "mean"),
     ]
+
+
+def test_a_prompt_may_be_there_several_times(tmp_path: Path) -> None:
+    """Also one whose text is what the second of another is called."""
+    texts = ["a", "a (2)", "a", "a"]
+
+    def run(name: str, scores: list[float]) -> Run:
+        records = {
+            index: localization(text, "", score, None)
+            for index, (text, score) in enumerate(zip(texts, scores, strict=True))
+        }
+        return localized_run(tmp_path / name, [Prompt(text) for text in texts], records)
+
+    first = run("first", [0.1, 0.2, 0.3, 0.4])
+    found = difference_of(first, run("second", [0.15, 0.2, 0.3, 0.5]))
+    changes = [(each.what, each.before, each.after) for each in found.scores]
+    assert [each for each in changes if each[1] != each[2]] == changes
+    assert {(what, after) for what, _, after in changes} == {("a", 0.15), ("a (4)", 0.5)}
+    assert (found.shared, found.same) == (4, 2)
+
+
+def test_measured_times_are_no_difference(tmp_path: Path) -> None:
+    """They differ between two runs that do the same."""
+    first = compared_run(tmp_path / "first", speed=1.0)
+    found = difference_of(first, compared_run(tmp_path / "second", speed=0.7))
+    assert (found.scores, found.verdicts, found.same, found.shared) == ((), (), 3, 3)
+    (change,) = difference_of(first, compared_run(tmp_path / "third", copy=0.3)).scores
+    assert change == Changed("method, pads, 0.7, all", "copy", 0.2, 0.3)
 
 
 def test_rows_of_an_audit_are_told_apart_by_arm_and_attack(tmp_path: Path) -> None:

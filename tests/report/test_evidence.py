@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,6 +176,21 @@ def test_an_unpacked_pack_is_a_run(made: tuple[Run, Path, str], tmp_path: Path) 
     assert page == (run.folder / "report.html").read_bytes()
 
 
+def test_a_caption_may_hold_any_separator_of_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own splitlines knows eleven of them, JSON lines only one."""
+    separators = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    captions = [f"a cat{separator}on a mat" for separator in separators]
+    monkeypatch.setattr("mitigated_run.texts", lambda _: [*captions, "a false alarm", "nothing"])
+    run = mitigated_run(tmp_path / "made", memorized=len(captions))
+    write_evidence(run, tmp_path / "evidence.zip")
+    assert verify_evidence(tmp_path / "evidence.zip").unchecked == ()
+    packed = read(tmp_path / "evidence.zip")["prompts.jsonl"].decode()
+    rows = [json.loads(line) for line in packed.split("\n") if line]
+    assert [row["text"] for row in rows[: len(captions)]] == captions
+
+
 def test_a_pack_holds_the_tensors_that_its_edit_names(tmp_path: Path) -> None:
     """As after the training of a text encoder."""
     run = mitigated_run(tmp_path / "made")
@@ -302,6 +318,72 @@ def test_a_changed_picture_of_an_ordinary_prompt_shows(
         verify_evidence(write(files, tmp_path / "forged.zip"))
 
 
+def listed(change: Callable[[Any], Any]) -> Callable[[Files], Files]:
+    """The pack with another list of its files."""
+
+    def changed(files: Files) -> Files:
+        contents = json.loads(files["evidence.json"])
+        change(contents)
+        return files | {"evidence.json": json.dumps(contents).encode()}
+
+    return changed
+
+
+def put(name: str, content: bytes) -> Callable[[Files], Files]:
+    return lambda files: forged(files, name, content)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (listed(lambda contents: contents.pop("left_out")), "evidence.json is damaged"),
+        (listed(lambda contents: contents.pop("redacted")), "evidence.json is damaged"),
+        (listed(lambda contents: contents.pop("files")), "evidence.json is damaged"),
+        (listed(lambda contents: contents.update(files=[1])), "evidence.json is damaged"),
+        (
+            listed(lambda contents: contents["files"].update({"report.html": {}})),
+            "evidence.json is damaged",
+        ),
+        (put("report.json", b"[" * 100_000), "report.json: "),
+        (put("report.json", b'{"a":' * 900 + b"1" + b"}" * 900), "report.json: "),
+        (put("report.json", b"[]"), "report.json: holds b'[]', not an object"),
+        (put("before.jsonl", b"null\n"), "before.jsonl: holds b'null"),
+        (put("mitigation.json", b"[]"), "mitigation.json: holds b'[]'"),
+        (put("mitigation.json", b'{"edit": "("}'), "KeyError"),
+        (put("manifest.json", b'{"settings": null}'), "manifest.json: holds no settings"),
+        (put("prompts.jsonl", b"1\n"), "prompts.jsonl: holds b'1'"),
+        (put("report.csv", b"a\n1\n"), "report.csv: has no column index"),
+        (put("report.csv", b"index,a\n1\n"), "report.csv: "),
+        (put("report.csv", b"index\n1\r1\n"), "report.csv: "),
+        (put("report.csv", b""), "report.csv: "),
+        (put("report.csv", b"\xff"), "report.csv: "),
+        (put("report.html", b"\xff"), "report.html: "),
+        (put("report.html", b"<![no[x]]>"), "report.html: "),
+        (
+            put(f"ordinary-{DIGEST}/00000.png", b"no picture"),
+            f"ordinary-{DIGEST}/00000.png: cannot be read as a PNG",
+        ),
+    ],
+)
+def test_damaged_packs_are_refused_by_the_name_of_the_file(
+    made: tuple[Run, Path, str], tmp_path: Path, change: Callable[[Files], Files], named: str
+) -> None:
+    """Whatever is in them, and whether the hashes were made to fit."""
+    pack = write(change(read(made[1])), tmp_path / "damaged.zip")
+    with pytest.raises(EvidenceError, match=re.escape(named)):
+        verify_evidence(pack)
+
+
+def test_an_archive_that_was_made_to_harm(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+    """The name of a file in it is no UTF-8, though the archive says that it is."""
+    pack = write(read(made[1]) | {"\u00e9.txt": b""}, tmp_path / "name.zip")
+    content = pack.read_bytes()
+    assert content.count("\u00e9.txt".encode()) == 2
+    pack.write_bytes(content.replace("\u00e9.txt".encode(), b"\xff\xff.txt"))
+    with pytest.raises(EvidenceError, match=r"name.zip: cannot be read as a pack"):
+        verify_evidence(pack)
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 torn"])
 def test_other_files_are_no_packs(tmp_path: Path, content: bytes) -> None:
     pack = tmp_path / "e.zip"
@@ -406,6 +488,14 @@ def test_the_commands(made: tuple[Run, Path, str], tmp_path: Path, cli: Cli) -> 
     assert code == 0
     assert f"SHA-256 of the pack: {digest}" in out
     assert "not signed: this shows that it is consistent, not where it comes from" in out
+    unnamed = pack.with_suffix("")  # as the next command of report --pack NAME says
+    shutil.copyfile(pack, unnamed)
+    code, out, _ = cli("verify", unnamed)
+    assert (code, f"SHA-256 of the pack: {digest}" in out) == (0, True)
+    weights = pack.with_suffix(".ckpt")  # PyTorch writes such files as ZIP archives
+    shutil.copyfile(pack, weights)
+    code, _, err = cli("verify", weights)
+    assert (code, "name the model it was made from" in err) == (1, True)
     files = read(pack)
     write(files | {"report.html": b"nothing"}, pack)
     code, _, err = cli("verify", pack)

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import html
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,15 @@ from scipy.stats import binomtest
 from audited import WORDS, audited_run
 from mitigated_run import COUNT, DIGEST, FRESH, SETTINGS, mitigated_run, texts
 from records import HOSTILE
-from unmemorize import MitigationResult, ModelError, Run, RunError, write_report
+from unmemorize import (
+    MitigationResult,
+    ModelError,
+    Run,
+    RunError,
+    verify_evidence,
+    write_evidence,
+    write_report,
+)
 from unmemorize.mitigation import Copies
 from unmemorize.report import _regions
 from unmemorize.report._evidence import read_evidence
@@ -47,6 +56,21 @@ def page(run: Run) -> str:
 @pytest.fixture(scope="module")
 def numbers(run: Run) -> Any:
     return json.loads((run.folder / "report.json").read_text())
+
+
+NO_TEXT = os.fsdecode(b"caf\xe9.txt")
+
+
+def test_a_command_with_a_path_that_is_no_text(tmp_path: Path) -> None:
+    """Also of a run from before such bytes were written out."""
+    run = mitigated_run(tmp_path, memorized=2)
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    manifest["command"] = f"unmemorize mitigate {NO_TEXT}"
+    run.write("manifest.json", json.dumps(manifest))
+    page = write_report(Run.load(run.folder)).read_text(encoding="utf-8")
+    assert "unmemorize mitigate caf\\udce9.txt" in page
+    assert write_evidence(Run.load(run.folder), tmp_path / "evidence.zip")
+    verify_evidence(tmp_path / "evidence.zip")
 
 
 def articles(page: str) -> dict[int, str]:

@@ -6,14 +6,24 @@ import base64
 import hashlib
 import html
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from audited import audited_run, image_audit_run
+from compared_run import compared_run
+from mitigated_run import mitigated_run
 from records import HOSTILE, LAYER, add_scored_images, localization, localized_run
 from scored_run import scored_run
+from tasks import AnyRun
 from unmemorize import Neurons, Prompt, Run, RunError, write_report
+from unmemorize.cli import main
+from unmemorize.export import import_results
+from unmemorize.export._published_layers import WIDTHS
+from unmemorize.report import page_of
+from unmemorize.runs import Inputs
 
 SMALL = {
     "original": {0: {"sscd-orig": [0.9, 0.8]}},
@@ -116,6 +126,49 @@ def test_the_report_grows_with_the_steps(tmp_path: Path) -> None:
 def test_the_report_of_nothing_memorized(tmp_path: Path) -> None:
     page = write_report(make_run(tmp_path, [Prompt("one")], [None])).read_text(encoding="utf-8")
     assert "No prompt was detected as memorized." in page
+
+
+def imported_run(folder: Path) -> Run:
+    """Results of the published code, whose runs are of a kind of their own."""
+    layers = [[3], *([[]] * (len(WIDTHS) - 1))]
+    row = f"a caption;;{layers};0.5;{layers};0.3"
+    file = folder.with_suffix(".csv")
+    file.write_text(
+        "Caption;URL;Initial Neurons;Initial SSIM;Refined Neurons;Refined SSIM\n" + row + "\n"
+    )
+    return import_results(file, folder)
+
+
+RUNS: dict[str, Callable[[Path], Run]] = {
+    "localized": lambda folder: make_run(folder, [Prompt("one")], [Neurons({LAYER: [3]})]),
+    "imported": imported_run,
+    "mitigated": mitigated_run,
+    "audited": lambda folder: audited_run(folder, None),
+    "audited images": lambda folder: image_audit_run(folder)[0],
+    "compared": compared_run,
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_the_page_is_where_it_is_looked_for(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each kind of run, also as status sees it before and afterwards."""
+    run = RUNS[kind](tmp_path / "made")
+    assert main(["status", str(run.folder)]) == 0
+    before = capsys.readouterr().out
+    page = write_report(run)
+    assert (page.name, page.exists()) == (page_of(run), True)
+    assert main(["status", str(run.folder)]) == 0
+    after = capsys.readouterr().out
+    assert before.startswith("Finished: ")
+    assert f"Next: unmemorize report {run.folder}" in before
+    assert f"report: {page}" in after
+
+
+def test_runs_without_a_page(tmp_path: Path) -> None:
+    run = Run.open(tmp_path, AnyRun(), inputs=Inputs(fingerprint="f"), model="m", items=1)
+    assert page_of(run) is None
 
 
 def test_the_report_needs_localizations(tmp_path: Path) -> None:

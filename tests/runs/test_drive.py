@@ -76,6 +76,19 @@ def test_a_unit_is_whole_if_any_of_its_items_is_missing(model: Model, run: Run) 
     assert (tally.done, tally.total, line_count(run)) == (6, 6, 6)
 
 
+def test_only_the_items_of_a_call_count(model: Model, run: Run) -> None:
+    """An earlier call may have been about others."""
+    for index in (0, 3, 4):
+        run.append("squares", index, {"square": index**2})
+    seen: list[tuple[int, int | None]] = []
+    execution = Execution(progress=lambda *at: seen.append(at))
+    tally = drive(run, model, Squares(), [(1, 1), (3, 3), (5, -1)], 6, execution)
+    assert (tally.done, list(tally.failed), tally.total, tally.complete) == (2, [5], 3, False)
+    assert seen == [(1, 3), (2, 3), (2, 3)]
+    tally = drive(run, model, Squares(), [(4, 4)], 5)
+    assert (tally.done, tally.total, tally.complete) == (1, 1, True)
+
+
 def test_a_stage_that_others_rest_on_ends_at_a_failure(model: Model, run: Run) -> None:
     items = [(0, 2), (1, -1), (2, 3)]
     with pytest.raises(RunError, match=r"squaring: number 1 fails .*negative number.*tries again"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,6 +202,46 @@ def test_what_killed_processes_leave_is_no_obstacle_and_goes(tmp_path: Path) -> 
         "manifest.json",
         "prompts.jsonl",
     ]
+
+
+def test_a_list_that_another_shard_publishes_meanwhile_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there when this one looks for leftovers, and gone when this one looks at it."""
+    found = Path.glob
+
+    def glob(folder: Path, pattern: str) -> list[Path]:
+        return [*found(folder, pattern), folder / ".prompts.jsonl.published"]
+
+    monkeypatch.setattr(Path, "glob", glob)
+    assert run_prompts(started(tmp_path / "run", [Prompt("x")])) == [Prompt("x")]
+
+
+@pytest.mark.parametrize(
+    "problem", [FileNotFoundError(2, "No such file", "captions"), OSError(5, "I/O error")]
+)
+def test_an_error_of_the_prompts_is_none_of_their_list(tmp_path: Path, problem: OSError) -> None:
+    def prompts() -> Iterator[Prompt]:
+        yield Prompt("x")
+        raise problem
+
+    with pytest.raises(OSError, match=re.escape(str(problem))) as raised:
+        start_run(tmp_path / "run", prompts(), AnyRun(), INPUTS, model="m")
+    assert raised.value is problem
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_images_in_a_folder_whose_name_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompts name them relative to it."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    Path("a.png").write_bytes(b"one")
+    with pytest.raises(RunError, match=r"caf\\udce9/a.png'.* is no UTF-8\. Rename the folder"):
+        started(Path("run"), [Prompt("x", images=(Path("a.png"),))])
+    assert run_prompts(started(Path("run"), [Prompt("x")])) == [Prompt("x")]
 
 
 def test_a_run_folder_on_another_disk(tmp_path: Path) -> None:

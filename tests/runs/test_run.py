@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,3 +141,19 @@ def test_runs_inside_a_run(tmp_path: Path) -> None:
         ("b", "b"),
     ]
     assert run.nested("metrics") == {}
+
+
+def test_a_command_with_a_path_that_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are written out, so every report can hold the command."""
+    words = ["/bin/unmemorize", "mitigate", os.fsdecode(b"caf\xe9.txt"), "é"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert opened(tmp_path / "run").manifest.command == r"unmemorize mitigate 'caf\xe9.txt' 'é'"
+
+
+def test_a_run_only_grows(tmp_path: Path) -> None:
+    run = opened(tmp_path / "run")
+    for items, expected in ((1, 3), (5, 5), (4, 5)):
+        run.expect(items)
+        assert run.manifest.items == Run.load(tmp_path / "run").manifest.items == expected

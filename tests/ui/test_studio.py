@@ -37,7 +37,7 @@ from unmemorize.report import verify_evidence
 from unmemorize.runs import Run, StoredImage
 from unmemorize.ui import _audit_image, _check_prompt
 from unmemorize.ui._audit_image import ImageAudit, finding_in_words
-from unmemorize.ui._check_image import check_image, ordinary_images
+from unmemorize.ui._check_image import check_image, ordinary_images, prompts_in
 from unmemorize.ui._check_prompt import Drawing, detect, draw, verdict
 from unmemorize.ui._mend import example_suspects, mend, read_suspects
 from unmemorize.ui._mend_tab import verdicts
@@ -158,6 +158,15 @@ def test_comparisons_in_words() -> None:
     )
     assert "0.90 before, 0.30 now. The closest image: 0.95 before, 0.80 now." in known.sentence
     assert "is not known" in Comparison(before=(), after=()).sentence
+
+
+def test_a_prompt_ends_with_its_line() -> None:
+    assert prompts_in("a cat\u2028on\x85a mat\n \n a dog\r\n") == [
+        "a cat\u2028on\x85a mat",
+        "a dog",
+    ]
+    with pytest.raises(PromptError, match="Type one in each line"):
+        prompts_in(" \n")
 
 
 def test_images_of_prompts_are_compared_with_a_picture(studio: Studio, folder: Path) -> None:

@@ -97,7 +97,8 @@ def ranks_in_words(images: int, controls: int, rate: float) -> str:
         '24 controls: the smallest possible p is 0.04. The image is found at p = 0.05 or less.'
     """
     needed = discoveries_needed(images, controls, rate)
-    smallest = f"{controls} controls: the smallest possible p is {smallest_p(controls):.3g}. "
+    named = f"{controls} control{'s' if controls != 1 else ''}"
+    smallest = f"{named}: the smallest possible p is {smallest_p(controls):.3g}. "
     if needed > images:
         return (
             f"{smallest}At a false discovery rate of {rate:g}, nothing can be found among "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -181,4 +182,6 @@ def _usage_message(problem: CycloptsError) -> str:
 
 def run() -> None:
     """Run the ``unmemorize`` command of a shell."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is no UTF-8 is printed as it is
+        sys.stdout.reconfigure(errors="surrogateescape")
     sys.exit(main())

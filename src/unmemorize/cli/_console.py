@@ -82,7 +82,10 @@ def print_answer(values: Any = (), **more: Any) -> None:
     from unmemorize._files import to_json  # loads torch, which --json alone may need
 
     document = to_json({**(to_json(values) if values else {}), **more})
-    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    sys.stdout.write(
+        text.encode(errors="backslashreplace").decode() + "\n"
+    )  # paths may be no UTF-8
 
 
 _WIDEST = 32

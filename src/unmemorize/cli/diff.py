@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
-from unmemorize.report import Changed, RunDifference, difference_of, has_page
+from unmemorize.report import Changed, RunDifference, difference_of, page_of
 from unmemorize.runs import Run
 
 _SHOWN = 20
@@ -27,14 +27,15 @@ def command(
     """Show what changed between two runs: settings, verdicts and scores.
 
     Rows are matched by their prompt, and where there are several of one prompt, by attack, method
-    or group, too. Prompts that only one run has are named. Numbers that differ by rounding alone
-    count as the same.
+    or group, too. A prompt that a list holds several times is matched by order. Prompts that only
+    one run has are named. Numbers that differ by rounding alone count as the same, and measured
+    times are left out.
     """
     before, after = Run.load(first), Run.load(second)
     difference = difference_of(before, after)
     _print(difference, first, second)
     print_answer(difference, first=first, second=second)
-    print_hint("unmemorize report" if has_page(after) else "unmemorize status", second)
+    print_hint("unmemorize report" if page_of(after) else "unmemorize status", second)
 
 
 def _print(difference: RunDifference, first: Path, second: Path) -> None:

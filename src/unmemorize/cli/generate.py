@@ -65,7 +65,8 @@ def command(
             as embedding=3: any that unmemorize compare knows. It is fitted to each prompt and
             says where it cannot be. Ordinary captions that edits leave alone are those of compare.
             Repeat the option for several sets of images.
-        only: Use only the VM or only the TM prompts of the run.
+        only: Use only the VM or only the TM prompts of the run. With --prompts, only their neurons
+            are switched off.
         prompts: Generate other prompts than the memorized ones, each with the neurons of the whole
             run switched off, or with a method fitted to itself.
         guard: Stop copies in their first denoising step. Of prompts with an image that looks like a
@@ -87,15 +88,26 @@ def command(
             "--guard judges predictions of the model as it is, and methods change them or run the "
             "denoiser themselves. Leave --guard or --method out."
         )
+    names = neurons or ([ORIGINAL] if methods else DEFAULT_SETS)
+    sets = [NeuronSet.parse(name) for name in names]
+    if "scale" in generation.values and all(each.choice == ORIGINAL for each in sets):
+        raise RunError(
+            "--scale: no neurons are switched off, so it would do nothing. Name some by --neurons, "
+            "or give a method its strength: --method NAME=STRENGTH."
+        )
+    if only and prompts and all(each.choice in (ORIGINAL, "file") for each in sets):
+        raise RunError(
+            f"--only {only}: it chooses among the prompts of the run, and no images of these are "
+            "drawn here, nor with their neurons off. Leave --only or --prompts out."
+        )
     loaded = model.load()
     folder = Run.load(run)
     settings = generation.settings(**bundled_defaults(loaded, "steps", "guidance"))
     others = read_prompts(prompts) if prompts else []
-    label = prompts.stem if prompts else ""
+    label = _label(prompts) if prompts else ""
     tallies = []
     with _guard(loaded, guard_threshold) if guarded else nullcontext() as watched:
-        names = neurons or ([ORIGINAL] if methods else DEFAULT_SETS)
-        for neuron_set in map(NeuronSet.parse, names):
+        for neuron_set in sets:
             images = ImageSet(
                 neurons=neuron_set,
                 only=only,
@@ -160,6 +172,11 @@ def command(
     else:
         print_line("None of these prompts is memorized, so there is nothing to draw.")
         print_hint("unmemorize report", run)
+
+
+def _label(prompts: Path) -> str:
+    """Return the name of a prompt file or of a folder with such files, also of "." and ".."."""
+    return (prompts.resolve() if prompts.name in ("", "..") else prompts).stem
 
 
 def _determining(threshold: GuardThreshold) -> dict[str, float]:

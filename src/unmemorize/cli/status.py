@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from unmemorize.audit import RESULT as AUDIT_RESULT
 from unmemorize.audit import AuditRun, ImageAuditRun, image_audit_totals
 from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.comparison import ComparisonRun
 from unmemorize.hardening import HardeningRun, hardening_totals
+from unmemorize.mitigation import RESULT as MITIGATION_RESULT
 from unmemorize.mitigation import MitigationRun, Standing, standings
-from unmemorize.report import REPORT, has_page
+from unmemorize.report import page_of
 from unmemorize.runs import Run, Status, status_of
 
 _RESULTS = {
-    MitigationRun.kind: "mitigation.json",
-    AuditRun.kind: "audit.json",
+    MitigationRun.kind: MITIGATION_RESULT,
+    AuditRun.kind: AUDIT_RESULT,
     ImageAuditRun.kind: "images.json",
     ComparisonRun.kind: "comparison.json",
     HardeningRun.kind: "hardening.json",
@@ -48,10 +50,10 @@ def command(run: RunArgument, /) -> None:
         _print_states(states, finished=finished)
     print_answer(run=run, kind=loaded.manifest.kind, finished=finished, stages=states)
     if finished and not failed:
-        page = run / REPORT
-        if page.exists():  # it may be redacted, and would not be if it were written again
-            print_line(f"report: {page}")
-        elif has_page(loaded):
+        page = page_of(loaded)
+        if page and (run / page).exists():  # it may be redacted, and would not be if written again
+            print_line(f"report: {run / page}")
+        elif page:
             print_hint("unmemorize report", run)
     else:
         print_hint("the command that made the run; it does only what is missing")

@@ -1,5 +1,6 @@
 """The command ``verify``."""
 
+import zipfile
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unmemorize._errors import ExportError
-from unmemorize._paths import exists
+from unmemorize._paths import exists, is_file
 from unmemorize.cli._console import console, print_answer, print_hint, print_line
 from unmemorize.cli._model_options import LoadingOptions, ModelOptions
 from unmemorize.export import EDIT, Verification, describe, edit_of, verify
 from unmemorize.report import Signature, verify_evidence
+
+_OTHER_FILES = (".json", ".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def command(
@@ -33,14 +36,14 @@ def command(
 
     Args:
         artefact: Neuron or edit file (.json), LoRA or its folder, edited folder, edited single
-            file, or pack of evidence (.zip).
+            file, or pack of evidence (a ZIP file under any name).
         base: Model it was made from: a Hub id, a diffusers folder, or testbed. A pack of evidence
             needs none.
         base_file: Single file that an edited single file was made from.
         trust: Certificate (PEM) under which a pack of evidence must be signed: that of the signer's
             issuer, or the signer's own if it has no other issuer.
     """
-    if artefact.suffix.lower() == ".zip":
+    if _is_pack(artefact):
         if base is not None or base_file is not None:
             raise ExportError(
                 f"{artefact}: a pack of evidence is compared with no model. Leave the model and "
@@ -83,6 +86,17 @@ def command(
     carried = artefact / EDIT
     edit_file = carried if carried.exists() else "EDIT.json"
     print_hint("unmemorize audit", edit_file, model.option, "--prompts MEMORIZED -o AUDIT")
+
+
+def _is_pack(artefact: Path) -> bool:
+    """Tell whether a path is a pack of evidence, by its ending or by its content.
+
+    Files of weights may be ZIP archives, too.
+    """
+    ending = artefact.suffix.lower()
+    if ending == ".zip":
+        return True
+    return ending not in _OTHER_FILES and is_file(artefact) and zipfile.is_zipfile(artefact)
 
 
 def _print_loras(verification: Verification) -> None:

@@ -6,7 +6,6 @@ RUN/detections.csv      the same for spreadsheets
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 
 from diffusers import DiffusionPipeline
 
+from unmemorize._csv_files import CsvWriter
 from unmemorize._errors import RunError
 from unmemorize._files import atomic_file, from_json, to_json
 from unmemorize._prompts import Prompt
@@ -173,8 +173,8 @@ def write_detections_csv(
     ordered = sorted(calibration)
     with atomic_file(path, RunError) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow((*_COLUMNS, *(_DISCOVERY_COLUMNS if discovered else ())))
+        writer = CsvWriter(text)
+        writer.row(*_COLUMNS, *(_DISCOVERY_COLUMNS if discovered else ()))
         for _, prompt, found in read_detections(run):
             each(prompt, found)
             row: tuple[object, ...] = (
@@ -190,6 +190,6 @@ def write_detections_csv(
             if discovered:
                 p_value = conformal_p_value(found.score, ordered)
                 row = (*row, p_value, int(p_value <= discovered.p_value))
-            writer.writerow(row)
+            writer.row(*row)
         text.detach()
     return path

@@ -91,7 +91,7 @@ def open_image_set(
         RunError: the folder has images made under other settings.
     """
     folder = run.folder / IMAGES / name
-    return Run.open(
+    images = Run.open(
         folder,
         settings,
         inputs=Inputs(
@@ -103,6 +103,9 @@ def open_image_set(
         items=len(shown.prompts),
         way_out=f"delete {folder} to make these images again",
     )
+    others = images.times(IMAGES).keys() - shown.prompts.keys()  # of the other kind of prompts
+    images.expect(len(shown.prompts) + len(others))
+    return images
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ class ImageSet:
         only: take only the run's VM or TM prompts: their images, and their neurons.
         prompts: prompts to use instead of the memorized ones of the run. All of them get the
             neurons of the whole run.
-        label: the name of these other prompts, such as "captions".
+        label: the name of these other prompts, such as "captions". It must be one that a folder
+            can have, and other than the groups of the run.
         format: "png" keeps every pixel. "jpeg" makes smaller files (quality 95, full colour
             resolution).
         guard: what determines the guard that watches the pipeline, by name; None for no guard. Its
@@ -106,7 +107,7 @@ class ImageSetRun:
         """Make the settings of the run of a set of images."""
         return cls(
             neurons=images.neurons.name,
-            on=images.label,
+            on=images.label if images.prompts else "",
             format=images.format,
             shared=shared,
             images=settings.images,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from unmemorize._errors import RunError
+from unmemorize._paths import is_utf8
 from unmemorize._prompts import OVERALL, Kind, Prompt
 from unmemorize.generation._generate import GenerationSettings
 from unmemorize.generation._neuron_sets import Localizations
@@ -65,7 +67,7 @@ def shown_prompts(
 
     Raises:
         RunError: nothing is localized, the run is of another model, its localization used the same
-            seed, or the label is the name of a group.
+            seed, or the label is no name of a folder, or that of a group.
     """
     _refuse_other_model(run, model)
     _refuse_seed_of_localization(run, settings.seed)
@@ -114,7 +116,12 @@ def _memorized_prompts(
 
 
 def _refuse_label(label: str, groups: Collection[str]) -> None:
-    """Refuse a name for other prompts that means something else in summaries."""
+    """Refuse a name for other prompts that means something else in folders or in summaries."""
+    if not label or PurePath(label).name != label or not is_utf8(label):
+        raise RunError(
+            f"{label!r}: not a name for other prompts than the run's own. It becomes part of the "
+            "name of a folder. Give one in UTF-8, without / in it."
+        )
     if label == OVERALL or label in groups:
         raise RunError(
             f"{label}: the run has a group of this name, so other prompts need another name. "

@@ -27,7 +27,7 @@ from unmemorize.mitigation._ordinary import (
     unpacked,
 )
 from unmemorize.mitigation._public import mitigate, with_references
-from unmemorize.mitigation._result import EDIT, MitigationResult, PromptOutcome
+from unmemorize.mitigation._result import EDIT, RESULT, MitigationResult, PromptOutcome
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._settings import MitigationSettings, Part
@@ -40,6 +40,7 @@ __all__ = [
     "CHANGED",
     "EDIT",
     "FEWEST_COPIES",
+    "RESULT",
     "SAME",
     "Announce",
     "Certification",

@@ -4,8 +4,8 @@ from unmemorize.report._comparison import write_comparison
 from unmemorize.report._copies_left import copy_warning
 from unmemorize.report._deliver import Delivery, deliver
 from unmemorize.report._difference import Changed, RunDifference, difference_of
-from unmemorize.report._mitigation import REPORT
 from unmemorize.report._pack import write_evidence
+from unmemorize.report._page import REPORT
 from unmemorize.report._pictures import data_url
 from unmemorize.report._results import Results, read_results
 from unmemorize.report._signature import Signature, Signer
@@ -14,7 +14,7 @@ from unmemorize.report._table import Cell, Table
 from unmemorize.report._threshold_plot import plot_threshold
 from unmemorize.report._truth import Truth
 from unmemorize.report._verify_evidence import EvidenceCheck, verify_evidence
-from unmemorize.report._write import has_page, write_report
+from unmemorize.report._write import page_of, write_report
 
 __all__ = [
     "REPORT",
@@ -32,7 +32,7 @@ __all__ = [
     "data_url",
     "deliver",
     "difference_of",
-    "has_page",
+    "page_of",
     "plot_threshold",
     "read_results",
     "summary_table",

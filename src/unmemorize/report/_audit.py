@@ -9,7 +9,7 @@ from statistics import median
 
 from unmemorize.audit import ARMS, RESULT, AuditResult, AuditRun, BudgetVerdict, edit_text
 from unmemorize.generation import Edit
-from unmemorize.report._page import render
+from unmemorize.report._page import REPORT, render
 from unmemorize.report._provenance import steps_of
 from unmemorize.runs import Run
 
@@ -108,7 +108,7 @@ def write_audit_report(run: Run) -> Path:
     """
     audit = AuditTable(run.folder.name, run, AuditResult.load(run))
     page = render("audit.html.j2", manifest=run.manifest, audit=audit, steps=list(steps_of(run)))
-    return run.write("report.html", page)
+    return run.write(REPORT, page)
 
 
 def audits_of(run: Run, edit: Edit | None) -> Iterator[AuditTable]:

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 
 from unmemorize.comparison import ALL_GROUPS, UNEDITED, Comparison, ComparisonRun, MethodRow
 from unmemorize.report._drawing import COLOURS, HOT, INK, plotting, to_svg
-from unmemorize.report._page import render
+from unmemorize.report._page import COMPARISON, render
 from unmemorize.runs import Run
 
-PAGE = "compare.html"
 _COLUMNS = 4
 _PANEL = (1.8, 1.5)
 """Inches of the panel of one method."""
@@ -45,7 +44,7 @@ def write_comparison(run: Run) -> Path:
         unedited=UNEDITED,
         curves=draw_curves(comparison),
     )
-    return run.write(PAGE, page)
+    return run.write(COMPARISON, page)
 
 
 def draw_curves(comparison: Comparison) -> list[tuple[str, Markup]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,9 @@ from unmemorize._errors import RunError
 from unmemorize.export import record_rows
 from unmemorize.runs import Run
 
-_NOT_COMPARED = ("index", "tau")
-"""Columns that say nothing about a row: its position, and a setting that all rows share."""
+_NOT_COMPARED = ("index", "tau", "fit_seconds", "draw_ratio", "seconds")
+"""Columns that say nothing about a row: its position, a setting that all rows share, and times that
+were measured, which differ each time."""
 _ROUNDING = 1e-6
 """Numbers whose relative difference is no larger are taken as the same."""
 
@@ -65,7 +67,8 @@ def difference_of(first: Run, second: Run) -> RunDifference:
     """Compare two runs of one kind: settings, then the records of what is in both.
 
     Args:
-        first, second: runs with records, whatever kind they are of. Prompts are matched by text.
+        first, second: runs with records, whatever kind they are of. Prompts are matched by text,
+            those with the same text by their order.
 
     Raises:
         RunError: they are of different kinds, one has no records, or a record is damaged.
@@ -101,10 +104,15 @@ def difference_of(first: Run, second: Run) -> RunDifference:
 def _by_key(run: Run) -> dict[str, Mapping[str, Any]]:
     """Return the rows of a run without their keys, by what they are about."""
     table = record_rows(run)
+    hidden = {*table.key, *_NOT_COMPARED}
     rows: dict[str, Mapping[str, Any]] = {}
+    times: Counter[str] = Counter()
     for row in table.rows:
-        name = ", ".join(str(row[column]) for column in table.key if row.get(column) is not None)
-        hidden = {*table.key, *_NOT_COMPARED}
+        key = ", ".join(str(row[column]) for column in table.key if row.get(column) is not None)
+        name = key
+        while name in rows:
+            times[key] += 1
+            name = f"{key} ({times[key] + 1})"
         rows[name] = {column: value for column, value in row.items() if column not in hidden}
     return rows
 

@@ -19,7 +19,7 @@ from unmemorize.audit import (
 )
 from unmemorize.metrics import read_image
 from unmemorize.report._drawing import COOL, HOT, INK, new_figure, plotting, to_svg
-from unmemorize.report._page import render
+from unmemorize.report._page import REPORT, render
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._provenance import steps_of
 from unmemorize.report._wall import Picture
@@ -89,7 +89,7 @@ def write_image_audit(run: Run, *, redact: bool = False) -> Path:
         steps=list(steps_of(run)),
         redacted=redact,
     )
-    return run.write("report.html", page)
+    return run.write(REPORT, page)
 
 
 def copied_by_budget(

@@ -13,7 +13,7 @@ from unmemorize.report._evidence import read_evidence
 from unmemorize.report._figures import Figures
 from unmemorize.report._glossary import Glossary
 from unmemorize.report._numbers import csv_text, json_text, numbers_of
-from unmemorize.report._page import Script, render
+from unmemorize.report._page import REPORT, Script, render
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._provenance import output_hashes, steps_of
 from unmemorize.report._spot_check import read_spot_check
@@ -21,7 +21,6 @@ from unmemorize.report._wall import Picture, wall
 from unmemorize.runs import Run
 
 _ORDINARY = Pictures(192, 80, 4)
-REPORT = "report.html"
 NUMBERS = "report.json"
 TABLE = "report.csv"
 

@@ -6,13 +6,13 @@ values and names the place of each one in ``report.json``, so `verify_evidence` 
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unmemorize._csv_files import CsvWriter
 from unmemorize._files import to_json
 from unmemorize.mitigation import Copies, OrdinaryChange, PromptOutcome, pooled
 from unmemorize.report._evidence import Evidence
@@ -238,9 +238,10 @@ def csv_text(numbers: Numbers) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [name for name in names if not any(each.startswith(f"{name}.") for each in names)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = CsvWriter(text)
+    writer.row(*columns)
+    for row in rows:
+        writer.row(*map(row.get, columns))
     return text.getvalue()
 
 

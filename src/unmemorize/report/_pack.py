@@ -25,21 +25,24 @@ from unmemorize._files import atomic_file, to_json
 from unmemorize.audit import RESULT
 from unmemorize.generation import weight_edits
 from unmemorize.localization import difference_file
+from unmemorize.mitigation import EDIT
+from unmemorize.mitigation import RESULT as MITIGATION
 from unmemorize.report._audit import audits_of
-from unmemorize.report._evidence import Evidence, read_evidence
-from unmemorize.report._mitigation import NUMBERS, REPORT, TABLE, write_mitigation_report
+from unmemorize.report._evidence import MODEL_FILES, Evidence, read_evidence
+from unmemorize.report._mitigation import NUMBERS, TABLE, write_mitigation_report
+from unmemorize.report._page import REPORT
 from unmemorize.report._provenance import output_hashes
 from unmemorize.report._redaction import shown_after
 from unmemorize.report._regions import region_file
 from unmemorize.report._signature import Signer
 from unmemorize.report._spot_check import SPOT_CHECK
-from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file
+from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file, stream_prompts
 
 SCHEMA = "unmemorize.evidence/1"
 CONTENTS = "evidence.json"
 _PROMPTS = "prompts.jsonl"
 _REFERENCES = "references"
-_JSON = (MANIFEST, "mitigation.json", "edit.json", "model-files.json", SPOT_CHECK)
+_JSON = (MANIFEST, MITIGATION, EDIT, MODEL_FILES, SPOT_CHECK)
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the pack: the first that a ZIP archive can hold."""
 _PRIVATE = "private"
@@ -59,6 +62,36 @@ class LeftOut:
 
     sha256: str
     why: str
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """What ``evidence.json`` says about a file of the pack.
+
+    Args:
+        sha256: its hash.
+        bytes: its size.
+    """
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The content of ``evidence.json``.
+
+    Args:
+        schema: the version of the format.
+        redacted: whether private images were left out.
+        files: the files of the pack by name.
+        left_out: what belongs to the evidence and is not in the pack, by name.
+    """
+
+    schema: str
+    redacted: bool
+    files: dict[str, PackedFile]
+    left_out: dict[str, LeftOut]
 
 
 def write_evidence(
@@ -110,14 +143,10 @@ def _write(
         listed = {}
         for name in sorted(files):
             content = _content(evidence, name, files[name])
-            listed[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            listed[name] = PackedFile(hashlib.sha256(content).hexdigest(), len(content))
             pack.writestr(_entry(name), content)
-        contents = {
-            "schema": SCHEMA,
-            "redacted": redact,
-            "files": listed,
-            "left_out": {name: to_json(left_out[name]) for name in sorted(left_out)},
-        }
+        left = {name: left_out[name] for name in sorted(left_out)}
+        contents = to_json(Contents(SCHEMA, redact, listed, left))
         pack.writestr(_entry(CONTENTS), json.dumps(contents, indent=1) + "\n")
 
 
@@ -142,14 +171,13 @@ def _content(evidence: Evidence, name: str, source: Path) -> bytes:
 
 def _prompts(evidence: Evidence) -> bytes:
     """Return the prompt list with the training images in the pack and without other paths."""
-    lines = (evidence.run.folder / _PROMPTS).read_text(encoding="utf-8").splitlines()
     rows = []
-    for line, images in zip(lines, evidence.references, strict=True):
-        row = json.loads(line)
-        row["images"] = [
+    for prompt, images in zip(stream_prompts(evidence.run), evidence.references, strict=True):
+        packed = [
             {"path": reference_name(image), "absolute": "", "sha256": image.sha256}
             for image in images
         ]
+        row = {**to_json(prompt), "images": packed}
         rows.append(json.dumps(row, ensure_ascii=False) + "\n")
     return "".join(rows).encode()
 

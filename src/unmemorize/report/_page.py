@@ -13,6 +13,10 @@ from markupsafe import Markup
 
 from unmemorize.report._rounding import rounded
 
+REPORT = "report.html"
+"""The page of a run of any kind but a comparison."""
+COMPARISON = "compare.html"
+
 
 @dataclass(frozen=True)
 class Script:

@@ -51,9 +51,10 @@ class _Records:
 
     def __init__(self, files: Files) -> None:
         self.files = files
-        self.settings = json.loads(files["manifest.json"])["settings"]["settings"]
-        self.result = json.loads(files["mitigation.json"])
-        self.prompts = [json.loads(line) for line in files["prompts.jsonl"].splitlines()]
+        self.settings = _settings(parsed("manifest.json", files["manifest.json"]))
+        self.result = parsed("mitigation.json", files["mitigation.json"])
+        prompts = files["prompts.jsonl"].splitlines()
+        self.prompts = [parsed("prompts.jsonl", line) for line in prompts]
         self.detections = self.kind("detections")
         self.confirmations = self.kind("confirmations")
         self.before = self.kind("before")
@@ -66,10 +67,18 @@ class _Records:
             if re.fullmatch(rf"{re.escape(name)}(\..+)?\.jsonl", file):
                 for line in self.files[file].splitlines(keepends=True):
                     if line.endswith(b"\n"):
-                        record = json.loads(line)
+                        record = parsed(file, line)
                         if "error" not in record:
                             records[record["index"]] = record
         return dict(sorted(records.items()))
+
+    def pixels(self, name: str) -> Array:
+        """Return the pixels of an image, (height, width, 3)."""
+        try:
+            with Image.open(io.BytesIO(self.files[name]), formats=["PNG"]) as image:
+                return np.asarray(image.convert("RGB"), np.float64)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+            raise ValueError(f"{name}: cannot be read as a PNG ({problem})") from problem
 
     def numbers(self) -> dict[str, Any]:
         confirmed = [index for index in self.confirmations if self.is_confirmed(index)]
@@ -138,7 +147,8 @@ class _Records:
         A prompt that failed by one image is tested again, alone. Where one failed for good, all of
         its images were counted afterwards. The last one comes with its number.
         """
-        found = (re.match(rf"certificate-(\d+)-{self.edit}\.", file) for file in self.files)
+        name = rf"certificate-(\d+)-{re.escape(self.edit)}\."
+        found = (re.match(name, file) for file in self.files)
         first: dict[int, dict[str, Any]] = {}
         last: dict[int, tuple[dict[str, Any], int]] = {}
         for number in sorted({int(match[1]) for match in found if match}):
@@ -281,7 +291,7 @@ class _Records:
         }
         if all(each["file"] in self.files for pair in pairs for each in pair):
             correlations = [
-                _correlation(self.files[one["file"]], self.files[two["file"]]) for one, two in pairs
+                _correlation(*(self.pixels(each["file"]) for each in pair)) for pair in pairs
             ]
             values[f"{name}.correlation"] = float(np.median(correlations))
         if pairs[0][1]["alignment"] is not None:
@@ -327,13 +337,37 @@ def _vector(text: str) -> Array:
     return np.frombuffer(base64.b64decode(text), dtype="<f4")
 
 
-def _correlation(first: bytes, second: bytes) -> float:
+def parsed(name: str, content: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Args:
+        name: of the file, for the error.
+        content: the object, or a line of the file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"{name}: {problem}") from problem
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: holds {content[:20]!r}, not an object")
+    return value
+
+
+def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a mitigation in its manifest."""
+    try:
+        settings: dict[str, Any] = manifest["settings"]["settings"]
+    except (KeyError, TypeError) as problem:
+        raise ValueError("manifest.json: holds no settings of a mitigation") from problem
+    return settings
+
+
+def _correlation(first: Array, second: Array) -> float:
     """Correlate the pixels of two images, each channel relative to its mean."""
-    a, b = (
-        np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.float64)
-        for content in (first, second)
-    )
-    a, b = a - a.mean((0, 1)), b - b.mean((0, 1))
+    a, b = first - first.mean((0, 1)), second - second.mean((0, 1))
     norm = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / norm) if norm else 0.0
 

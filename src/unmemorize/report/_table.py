@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TypeVar
 
+from unmemorize._csv_files import CsvWriter
 from unmemorize.metrics import MedianName, summarize, wilson_interval
 
 Item = TypeVar("Item")
@@ -141,13 +141,13 @@ class Table:
         """Return CSV with one line for each answer."""
         numbers = [field.name for field in fields(Cell)]
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("measure", "group", *numbers, "by"))
+        writer = CsvWriter(text)
+        writer.row("measure", "group", *numbers, "by")
         for row in self.rows:
             for column, cell in zip(self.columns, row.cells, strict=True):
                 if cell.figure:
                     values = (getattr(cell, name) for name in numbers)
-                    writer.writerow((row.label, column, *values, row.by))
+                    writer.row(row.label, column, *values, row.by)
         return text.getvalue()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import math
+import struct
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from unmemorize._errors import EvidenceError
-from unmemorize._files import as_path, parse_json
-from unmemorize.report._mitigation import NUMBERS, REPORT, TABLE
+from unmemorize._files import as_path, from_json, parse_json
+from unmemorize.report._mitigation import NUMBERS, TABLE
 from unmemorize.report._numbers import flat
-from unmemorize.report._pack import CONTENTS, SCHEMA
-from unmemorize.report._recomputed import recompute
+from unmemorize.report._pack import CONTENTS, SCHEMA, Contents
+from unmemorize.report._page import REPORT
+from unmemorize.report._recomputed import parsed, recompute
 from unmemorize.report._signature import (
     CREDENTIAL,
     SIGNATURE_ENTRIES,
@@ -33,6 +34,15 @@ _NAMED = 10
 """Problems that an error names."""
 _TOLERANCE = 1e-5
 """How far a recomputed number may lie off: similarities are stored as float32."""
+_NO_ARCHIVE = (
+    OSError, EOFError, ValueError, OverflowError, struct.error, zipfile.BadZipFile,
+    NotImplementedError, RuntimeError,
+)  # fmt: skip
+"""What reading a ZIP file raises where it is damaged or was made to harm."""
+_DAMAGED = (
+    KeyError, ValueError, IndexError, TypeError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
+"""What computing numbers raises where a record is damaged or was made to harm."""
 _WAY_OUT = "Do not rely on this pack; ask for the original one."
 
 
@@ -83,23 +93,25 @@ def verify_evidence(path: str | Path, *, trust: str | Path | None = None) -> Evi
         raise EvidenceError(f"{path}: the pack is not signed, so nothing shows who made it.")
     if CONTENTS not in files:
         raise EvidenceError(f"{path}: holds no {CONTENTS}, so it is no pack of evidence.")
-    contents = parse_json(files.pop(CONTENTS), EvidenceError, f"{path}: {CONTENTS} is damaged")
-    if contents.get("schema") != SCHEMA:
+    problem = f"{path}: {CONTENTS} is damaged"
+    listing = parse_json(files.pop(CONTENTS), EvidenceError, problem, _WAY_OUT)
+    if listing.get("schema") != SCHEMA:
         raise EvidenceError(
-            f"{path}: a pack of schema {contents.get('schema')!r}; this version reads {SCHEMA!r}."
+            f"{path}: a pack of schema {listing.get('schema')!r}; this version reads {SCHEMA!r}."
         )
+    contents = from_json(Contents, listing, EvidenceError, problem, _WAY_OUT)
     _refuse(path, list(_wrong_files(files, contents)))
     anchors = None if trust is None else as_path(trust, EvidenceError, "trusted certificate")
     signature = read_signature(path, anchors) if signed else None
     try:
         computed = recompute(files)
-        reported = flat(json.loads(files[NUMBERS]))
+        reported = _reported(files)
         problems = list(_wrong_numbers(computed, reported, files))
-    except (KeyError, ValueError, IndexError, TypeError) as problem:
+    except _DAMAGED as reason:
         raise EvidenceError(
-            f"{path}: a record is missing or damaged ({type(problem).__name__}: {problem}). "
+            f"{path}: a record is missing or damaged ({type(reason).__name__}: {reason}). "
             f"{_WAY_OUT}"
-        ) from problem
+        ) from reason
     _refuse(path, problems)
     known = {name for name, value in reported.items() if isinstance(value, (int, float))}
     return EvidenceCheck(
@@ -107,8 +119,8 @@ def verify_evidence(path: str | Path, *, trust: str | Path | None = None) -> Evi
         files=len(files),
         numbers=len(known & computed.keys()),
         unchecked=tuple(sorted(known - computed.keys())),
-        left_out=len(contents["left_out"]),
-        redacted=contents["redacted"],
+        left_out=len(contents.left_out),
+        redacted=contents.redacted,
         signature=signature,
     )
 
@@ -129,21 +141,21 @@ def _read(path: Path) -> dict[str, bytes]:
                     f"{_WAY_OUT}"
                 )
             return {entry.filename: pack.read(entry) for entry in entries}
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as problem:
+    except _NO_ARCHIVE as problem:
         raise EvidenceError(
             f"{path}: cannot be read as a pack of evidence ({problem}). {_WAY_OUT}"
         ) from problem
 
 
-def _wrong_files(files: Mapping[str, bytes], contents: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_files(files: Mapping[str, bytes], contents: Contents) -> Iterator[str]:
     """Say which files differ from the list."""
-    listed = contents.get("files", {})
+    listed = contents.files
     for name in sorted(listed.keys() | files.keys()):
         if name not in files:
             yield f"{name} is missing"
         elif name not in listed:
             yield f"{name} was added"
-        elif hashlib.sha256(files[name]).hexdigest() != listed[name]["sha256"]:
+        elif hashlib.sha256(files[name]).hexdigest() != listed[name].sha256:
             yield f"{name} was changed"
 
 
@@ -154,16 +166,43 @@ def _wrong_numbers(
     for name, value in computed.items():
         if not _equal(value, reported.get(name)):
             yield f"{NUMBERS}: {name} is {reported.get(name)}, the records give {value}"
-    for row in csv.DictReader(io.StringIO(files[TABLE].decode())):
+    for row in _table_rows(files):
         for column, text in row.items():
             name = f"prompts.{row['index']}.{column}"
             value = computed.get(name, reported.get(name))
             if text != ("" if value is None else str(value)) and not _equal(value, _number(text)):
                 yield f"{TABLE}: {name} is {text}, the records give {value}"
-    for name, exact, shown in _Figures.of(files[REPORT].decode()):
+    for name, exact, shown in _Figures.of(_text(files, REPORT)):
         value = computed.get(name, reported.get(name))
         if not _equal(value, _number(exact)) or not _rounds_to(value, shown):
             yield f"{REPORT}: {name} is {shown}, the records give {value}"
+
+
+def _reported(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return the numbers in the JSON by their dotted names."""
+    try:
+        return flat(parsed(NUMBERS, files[NUMBERS]))
+    except RecursionError as problem:
+        raise ValueError(f"{NUMBERS}: {problem}") from problem
+
+
+def _table_rows(files: Mapping[str, bytes]) -> list[dict[str, str]]:
+    """Return the rows of the table, by column."""
+    try:
+        columns, *rows = csv.reader(io.StringIO(_text(files, TABLE)))
+        table = [dict(zip(columns, row, strict=True)) for row in rows]
+    except (ValueError, csv.Error) as problem:
+        raise ValueError(f"{TABLE}: {problem}") from problem
+    if "index" not in columns:
+        raise ValueError(f"{TABLE}: has no column index")
+    return table
+
+
+def _text(files: Mapping[str, bytes], name: str) -> str:
+    try:
+        return files[name].decode()
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{name}: {problem}") from problem
 
 
 def _equal(first: Any, second: Any) -> bool:
@@ -201,7 +240,10 @@ class _Figures(HTMLParser):
     @classmethod
     def of(cls, page: str) -> list[tuple[str, str, str]]:
         parser = cls()
-        parser.feed(page)
+        try:
+            parser.feed(page)
+        except AssertionError as problem:  # what Python's parser raises at some declarations
+            raise ValueError(f"{REPORT}: {problem}") from problem
         return parser.found
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

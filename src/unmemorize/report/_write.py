@@ -11,7 +11,7 @@ from markupsafe import Markup
 from unmemorize.audit import AuditRun, ImageAuditRun
 from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
-from unmemorize.localization import LocalizationRun
+from unmemorize.localization import LOCALIZATIONS
 from unmemorize.metrics import PromptMetrics
 from unmemorize.mitigation import MitigationRun
 from unmemorize.report._audit import write_audit_report
@@ -19,8 +19,8 @@ from unmemorize.report._cards import make_cards
 from unmemorize.report._comparison import write_comparison
 from unmemorize.report._drawing import plotting, to_svg
 from unmemorize.report._image_audit import write_image_audit
-from unmemorize.report._mitigation import REPORT, write_mitigation_report
-from unmemorize.report._page import Script, render
+from unmemorize.report._mitigation import write_mitigation_report
+from unmemorize.report._page import COMPARISON, REPORT, Script, render
 from unmemorize.report._plots import PLOTS
 from unmemorize.report._provenance import steps_of
 from unmemorize.report._results import SET_LABELS, SSCD_ORIG, Results, read_results
@@ -61,18 +61,20 @@ class Line:
     after: float | None
 
 
-_KINDS = (
-    LocalizationRun.kind,
-    MitigationRun.kind,
-    AuditRun.kind,
-    ImageAuditRun.kind,
-    ComparisonRun.kind,
-)
+_PAGES = {
+    MitigationRun.kind: REPORT,
+    AuditRun.kind: REPORT,
+    ImageAuditRun.kind: REPORT,
+    ComparisonRun.kind: COMPARISON,
+}
 
 
-def has_page(run: Run) -> bool:
-    """Tell whether `write_report` knows runs of this kind."""
-    return run.manifest.kind in _KINDS
+def page_of(run: Run) -> str | None:
+    """Return the name of the page that `write_report` writes for a run; None if it writes none.
+
+    Runs of other kinds have one if they hold localizations, also imported ones.
+    """
+    return _PAGES.get(run.manifest.kind, REPORT if run.files(LOCALIZATIONS) else None)
 
 
 def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) -> Path:

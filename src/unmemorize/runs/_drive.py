@@ -24,9 +24,9 @@ class Tally:
     Args:
         run: the run that holds the records.
         kind: the kind of records.
-        done: how many items are finished, now or before.
+        done: how many of them are finished, now or before.
         failed: the errors of items that failed this time, by index.
-        total: how many items there are, including those of other shards.
+        total: how many items the task has, including those of other shards.
     """
 
     run: Run
@@ -60,7 +60,7 @@ def drive(
         model: the model to work with.
         task: what to do.
         items: all items with their index, in rising order. A stream is read only as fast as it is
-            worked on.
+            worked on; what it leaves out must be finished.
         total: one more than the highest index.
         execution: who does it and which shard. The records of a shard go to a file of its own, and
             progress counts the items of all shards.
@@ -71,11 +71,13 @@ def drive(
     """
     execution = execution or Execution()
     shard = execution.shard
-    item_count = len(items) if isinstance(items, Sequence) else total
+    # a run may hold further items, which another call was about; a stream has all of them
+    indices = [index for index, _ in items] if isinstance(items, Sequence) else range(total)
+    item_count = len(indices)
     with run.writer(task.kind, str(shard) if shard else "") as writer:
         # The records are read under the lock: no other process can finish these items any more.
         is_finished = run.done(task.kind, total)
-        done = sum(is_finished)
+        done = sum(is_finished[index] for index in indices)
         failed: dict[int, str] = {}
         execution.progress(done, item_count)
         units = _unfinished(units_of(items, task.size), is_finished, execution)

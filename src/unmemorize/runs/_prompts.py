@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, parse_json, publish, temporary_file, to_json
-from unmemorize._paths import exists
+from unmemorize._paths import exists, is_utf8
 from unmemorize._prompts import Prompt
 from unmemorize.pipelines import Model
 from unmemorize.runs._run import PROMPTS, Inputs, Run, RunSettings, holds_other_files
@@ -101,16 +101,49 @@ def start_run(
         model: the model's name, for people.
 
     Raises:
-        RunError: the folder holds another run.
+        RunError: the folder holds another run or cannot be written, or the path of a training image
+            is no UTF-8.
+        OSError: the prompts raise it.
     """
-    folder = Path(folder)
+    try:
+        return _start_run(
+            Path(folder), _watched(prompts), settings, inputs, model=model, new=new, way_out=way_out
+        )
+    except _PromptsError as failed:
+        raise failed.problem from None
+
+
+class _PromptsError(Exception):
+    """The prompts cannot be read any further, which is no error of the file that they go to."""
+
+    def __init__(self, problem: OSError) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+def _watched(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+    """Yield the prompts of a caller. An error of theirs is told apart from those of writing."""
+    try:
+        yield from prompts
+    except OSError as problem:
+        raise _PromptsError(problem) from problem
+
+
+def _start_run(
+    folder: Path,
+    prompts: Iterator[Prompt],
+    settings: RunSettings,
+    inputs: Inputs,
+    *,
+    model: str,
+    new: bool,
+    way_out: str,
+) -> Run:
     digest, count = hashlib.sha256(), 0
     # the list is written into the run folder at once, which may be on another disk
     with _gone_if_empty(folder), temporary_file(folder / PROMPTS, RunError) as (partial, file):
         for prompt in prompts:
-            images = [to_json(StoredImage.of(image, folder)) for image in prompt.images]
-            line = {**to_json(prompt), "images": images}
-            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+            file.write(_line(prompt, folder))
             names = [path.name for path in prompt.images]  # not the folder: a run can be moved
             identity: list[Any] = [prompt.text, prompt.kind, prompt.url, names, prompt.group]
             if prompt.paraphrases:
@@ -130,10 +163,23 @@ def start_run(
             way_out=way_out,
         )
         publish(partial, run.folder / PROMPTS)
-    for leftover in run.folder.glob(f".{PROMPTS}.*"):  # others may write theirs at this moment
-        if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-            leftover.unlink(missing_ok=True)
+    for leftover in run.folder.glob(f".{PROMPTS}.*"):
+        with suppress(FileNotFoundError):  # another shard has just published its list
+            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                leftover.unlink()
     return run
+
+
+def _line(prompt: Prompt, folder: Path) -> bytes:
+    """Return the line of a prompt in the list of a run."""
+    for image in prompt.images:
+        if not is_utf8(str(image.absolute())):
+            raise RunError(
+                f"{str(image.absolute())!r}: this path of a training image is no UTF-8. Rename the "
+                "folder that is not, or copy the images to another one."
+            )
+    images = [to_json(StoredImage.of(image, folder)) for image in prompt.images]
+    return f"{json.dumps({**to_json(prompt), 'images': images}, ensure_ascii=False)}\n".encode()
 
 
 @contextmanager

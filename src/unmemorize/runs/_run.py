@@ -8,12 +8,13 @@ RUN/KIND/NAME/       runs inside the run, such as sets of images
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -165,16 +166,16 @@ class Run:
                 "python": platform.python_version(),
                 **{name: version(name) for name in _PACKAGES},
             },
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=_command(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         run = cls.existing(folder, manifest.kind)
         if run is not None:
             run.refuse(run.manifest.differences(manifest), way_out)
             return run
-        content = json.dumps(to_json(manifest), indent=1) + "\n"
-        atomic_write(folder / MANIFEST, content, RunError)
-        return cls(folder, manifest)
+        run = cls(folder, manifest)
+        run._write_manifest()
+        return run
 
     @classmethod
     def existing(cls, folder: Path, kind: str) -> Self | None:
@@ -230,6 +231,20 @@ class Run:
         problem = f"{folder}: damaged manifest"
         way_out = "Repeat the command that made it in a new folder."
         return cls(folder, from_json(Manifest, content, OtherRunError, problem, way_out))
+
+    def expect(self, items: int) -> None:
+        """Note in the manifest that the run has at least so many items.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        if items > self.manifest.items:
+            self.manifest = replace(self.manifest, items=items)
+            self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        content = json.dumps(to_json(self.manifest), indent=1) + "\n"
+        atomic_write(self.folder / MANIFEST, content, RunError)
 
     def settings(self, cls: type[SettingsT]) -> SettingsT:
         """Return the settings of a run of this kind.
@@ -344,6 +359,12 @@ class Run:
     def files(self, name: str) -> list[Path]:
         """Return the files with records of one kind, one for each writer."""
         return files_of(self.folder, name)
+
+
+def _command() -> str:
+    """Return the command line of this process, with bytes that are no text written out."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return os.fsencode(command).decode(sys.getfilesystemencoding(), "backslashreplace")
 
 
 def holds_other_files(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from PIL import Image
 
+from unmemorize._errors import PromptError
 from unmemorize._files import hash_texts, to_json
 from unmemorize._kept import cache_folder
 from unmemorize._prompts import Prompt
@@ -84,6 +85,24 @@ class ImageCheck:
             f"{enough} A copy scores above {test.level:.2f}, which at most {100 * self.rate:.3g} % "
             f"of ordinary images do. The closest scores {max(self.confirmation.scores):.2f}."
         )
+
+
+def prompts_in(text: str) -> list[str]:
+    """Return the prompts that somebody typed, one in each line.
+
+    Other separators of Unicode, which a copied caption may hold, do not end a prompt.
+
+    Raises:
+        PromptError: there is none.
+
+    Examples:
+        >>> prompts_in("a cat\\u2028on a mat\\n\\na dog \\r\\n")
+        ['a cat\\u2028on a mat', 'a dog']
+    """
+    texts = [line.strip() for line in text.split("\n") if line.strip()]
+    if not texts:
+        raise PromptError("there is no prompt. Type one in each line, or audit the picture.")
+    return texts
 
 
 def check_image(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from unmemorize._errors import PromptError, UnmemorizeError
+from unmemorize._errors import UnmemorizeError
 from unmemorize.ui import _html as html
 from unmemorize.ui._requests import Feedback, Requests, Values, Visit, shown
 
@@ -117,11 +117,9 @@ class ImageTab:
         """Draw images of the prompts, and compare them with the picture."""
         studio = visit.studio
         from unmemorize.metrics import read_image
-        from unmemorize.ui._check_image import check_image
+        from unmemorize.ui._check_image import check_image, prompts_in
 
-        texts = [line for line in prompts.splitlines() if line.strip()]
-        if not texts:
-            raise PromptError("there is no prompt. Type one in each line, or audit the picture.")
+        texts = prompts_in(prompts)
         cards: list[str] = []
         picture = html.Figure(read_image(asked.picture), "your picture")
         for found in check_image(studio, asked.picture, texts, visit.stage):
