@@ -144,7 +144,42 @@ def test_the_csv_has_a_line_for_each_suspect(run: Run, numbers: Any) -> None:
     assert "after" not in rows[0]
 
 
-def test_prompts_with_copies_left_come_first(page: str) -> None:
+def copied_by_a_paraphrase(run: Run, *, kept: bool = True) -> Run:
+    """The run with two copies among the images of the other wording of prompt 1.
+
+    Args:
+        run: what is changed.
+        kept: whether the copies were kept, which earlier versions did not do.
+    """
+    kind = f"paraphrases-{DIGEST}"
+    record = {"index": 0, "at": 1.0, "prompt": "another wording", "seeds": [1, 2], "copies": 2}
+    record |= {"scores": [0.7, 0.8], "files": []}
+    if kept:
+        record["files"] = [f"{kind}/00000_00.png", f"{kind}/00000_01.png"]
+        (run.folder / kind).mkdir()
+        for shade, file in enumerate(record["files"]):
+            Image.new("RGB", (16, 16), (90, 20, 50 * shade)).save(run.folder / file)
+    (run.folder / f"{kind}.jsonl").write_text(json.dumps(record) + "\n")
+
+    def change(result: Any) -> None:
+        outcome = result["outcomes"][1]
+        outcome["paraphrases_after"] = {"copies": 2, "seeds": 2}
+        del outcome["paraphrases"]
+        if kept:
+            outcome["paraphrases"] = [
+                {
+                    "text": "another wording",
+                    "before": {"copies": 1, "seeds": 2},
+                    "after": {"copies": 2, "seeds": 2},
+                    "files_left": record["files"][::-1],
+                    "scores_left": [0.8, 0.7],
+                }
+            ]
+
+    return rewritten(run, change)
+
+
+def test_prompts_that_are_not_certified_come_first(page: str) -> None:
     cards = articles(page)
     assert list(cards) == [0, 2, 1]  # 0 is not removed; of the others, 2 scores higher after
     tags = [re.findall(r'<span class="tag (\w+)">(.*?)</span>', card)[0] for card in cards.values()]
@@ -188,6 +223,91 @@ def test_a_card_tells_everything_about_its_prompt(page: str) -> None:
     assert "down 0.0.0 3, 5" in text
     assert "above 0.500" in text
     assert 'class="course"' in card
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_wording_that_still_copies_is_named_beside_the_verdict(
+    tmp_path: Path, kept: bool
+) -> None:
+    """A run of an earlier version has its count, but no picture of it."""
+    run = copied_by_a_paraphrase(mitigated_run(tmp_path), kept=kept)
+    page = write_report(run).read_text(encoding="utf-8")
+    cards = articles(page)
+    assert list(cards) == [0, 1, 2]  # before 2, which scores higher after the edit
+    front = cards[1][: cards[1].index("<details>")]
+    assert re.findall(r'<span class="tag (\w+)">(.*?)</span>', front) == [
+        ("good", "✓ removed (0 of 12, at most 22.1 % at 95 %)"),
+        ("warn", "✗ 1 of 1 other wordings still copy"),
+    ]
+    assert "“another wording”: 2 of 2 images are copies" in words(front)
+    links = [f'href="paraphrases-{DIGEST}/00000_0{seed}.png"' for seed in (1, 0)]
+    assert [link in front for link in links] == [kept, False]
+    assert [link in cards[1] for link in links] == [kept, kept]
+    assert "“another wording” 1 of 2 before, 2 of 2 after" in words(cards[1])
+    assert "still copy" not in cards[0] + cards[2]
+    head = words(page[: page.index('id="wall"')])
+    assert "2 of 2 are still copies after the edit ( 1 of 2 before), under 1 of 1 wordings" in head
+    assert "The worst: “another wording” , 2 of 2 ." in head
+    assert "2 memorized prompts with any copy left: 1 among fresh images, 1 under other" in head
+    numbers = json.loads((run.folder / "report.json").read_text())
+    assert numbers["copying"] == {"any": 2, "fresh": 1, "paraphrases": 1}
+    (wording,) = numbers["paraphrases"]["1"]
+    assert (wording["text"], wording["after"]["copies"]) == ("another wording", 2)
+    row = page[page.index('id="numbers"') :].split("<tr>")[3]
+    assert [words(cell) for cell in row.split("</td>")][5].startswith("2 of 2")
+    redacted = write_report(run, redact=True).read_text(encoding="utf-8")
+    assert f"paraphrases-{DIGEST}" not in redacted
+    assert "2 of 2" in words(articles(redacted)[1])
+
+
+def test_a_removed_prompt_with_fresh_copies_counts_among_those_with_copies_left(
+    tmp_path: Path,
+) -> None:
+    """Of more images than the fewest, some may copy."""
+
+    def change(result: Any) -> None:
+        result["outcomes"][1].update(after={"copies": 1, "seeds": 12})
+        result["outcomes"][2].update(first={"copies": 2, "seeds": 12})
+
+    page = write_report(rewritten(mitigated_run(tmp_path), change)).read_text(encoding="utf-8")
+    assert list(articles(page)) == [0, 2, 1]
+    tiles = words(page[page.index('<div class="tiles">') : page.index('aria-label="Parts')])
+    assert "1 memorized prompts: not certified 3 memorized prompts with any copy left: 3" in tiles
+    assert "A copy was among the first fresh images" in words(articles(page)[2])
+    assert "A copy was among the first fresh images" not in words(articles(page)[1])
+
+
+def test_a_prompt_of_which_no_neurons_were_edited_has_no_control(tmp_path: Path) -> None:
+    """Random neurons control nothing that a closed form does. Earlier versions drew them."""
+    rung = "closed form to the start “all neurons at 0”, weight 3"
+
+    def change(result: Any) -> None:
+        result["outcomes"][1]["rung"] = rung
+
+    run = rewritten(mitigated_run(tmp_path), change)
+    page = write_report(run).read_text(encoding="utf-8")
+    numbers = json.loads((run.folder / "report.json").read_text())
+    assert (numbers["control"]["copies"], numbers["control"]["images"]) == (2, 4)
+    assert numbers["prompts"]["1"]["control"] is None
+    cards = articles(page)
+    assert [cards[index].count("no control for this kind of edit") for index in (0, 1)] == [0, 2]
+    assert "control-cccccccccc" in cards[0]
+    assert "control-cccccccccc" not in cards[1]
+    section = words(page[page.index('id="numbers"') :])
+    assert section.count("no control for this kind of edit") == 1
+
+
+def test_an_edit_without_neurons_has_no_column_of_controls(tmp_path: Path) -> None:
+    def change(result: Any) -> None:
+        for outcome in result["outcomes"]:
+            outcome["rung"] = outcome.get("rung") and "text encoder, weight 10"
+        result["ordinary_control"] = None
+
+    run = rewritten(mitigated_run(tmp_path), change)
+    page = words(write_report(run).read_text(encoding="utf-8"))
+    assert json.loads((run.folder / "report.json").read_text())["control"] is None
+    assert "no control" not in page
+    assert "random neurons" not in page
 
 
 def test_false_alarms_and_untested_suspects(page: str) -> None:
@@ -352,13 +472,8 @@ def test_maps_are_made_once_for_each_memorized_prompt(
 def test_paraphrases_that_copy_are_said_at_the_top(tmp_path: Path) -> None:
     run = mitigated_run(tmp_path)
     assert "✗ paraphrases" not in write_report(run).read_text()
-
-    def change(result: Any) -> None:
-        result["outcomes"][1]["paraphrases_after"] = {"copies": 2, "seeds": 2}
-
-    page = words(write_report(rewritten(run, change)).read_text())
-    head = page[: page.index("The memorized prompts in pictures")]
-    assert "2 of 2 are still copies after the edit ( 1 of 2 before)" in head
+    page = write_report(copied_by_a_paraphrase(run)).read_text()
+    assert "✗ paraphrases" in page[: page.index('id="wall"')]
 
 
 def test_more_side_effects_than_allowed_are_said_at_the_top(tmp_path: Path) -> None:

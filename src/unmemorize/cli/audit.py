@@ -177,9 +177,11 @@ def command(
     report = write_report(opened)
     print_line(f"report: {report}")
     print_answer(result, run=opened.folder, report=report)
-    is_inside = edited is not None and opened.folder.parent == edited / "audit"
-    if is_inside and edited is not None:
+    kept = None if edited is None else edited / "audit"
+    if edited and kept and opened.folder.resolve().parent == kept.resolve():
         print_hint("unmemorize report", edited)
+    elif edited and kept and is_file(edited / "mitigation.json"):  # whose report shows audits
+        print_hint("mkdir -p", kept, "&& mv", opened.folder, kept, "&& unmemorize report", edited)
     else:
         print_hint("the same command with --budget usual and another folder; it tries everything")
 

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from unmemorize._errors import OtherRunError, RunError
 from unmemorize._files import atomic_write, from_json, read_json, to_json
 from unmemorize._paths import entries, exists, is_folder
+from unmemorize.runs._environment import UNKNOWN, Environment
 from unmemorize.runs._records import Writer, files_of, read_lines, read_sorted, record_in
 
 SCHEMA = "unmemorize.run/3"
@@ -68,6 +69,7 @@ class Manifest:
         versions: the versions of Python and of the packages that compute.
         command: the command line that started the run.
         started: when the run was started, UTC.
+        environment: what it was started with. Runs of earlier versions have none on record.
     """
 
     schema: str
@@ -79,6 +81,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     started: str = ""
+    environment: Environment = field(default_factory=Environment)
 
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
         """Return what determines the results and differs, as (name, value, value of other)."""
@@ -138,6 +141,7 @@ class Run:
         inputs: Inputs,
         model: str,
         items: int,
+        environment: Environment = UNKNOWN,
         way_out: str = "use another folder",
     ) -> Self:
         """Start a run in a folder, or resume the one that is there.
@@ -148,6 +152,7 @@ class Run:
             inputs: what the run works on.
             model: the model's name, for people.
             items: how many items the run has.
+            environment: what computes it.
             way_out: what to do about a run with other settings, for the error.
 
         Raises:
@@ -167,6 +172,7 @@ class Run:
             },
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
+            environment=environment,
         )
         run = cls.existing(folder, manifest.kind)
         if run is not None:
