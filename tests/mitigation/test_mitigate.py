@@ -211,6 +211,10 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
     found = EditFile.load(run.folder / "edit.json").found
     assert (found["suspects"], found["memorized"]) == (3, 2)
     assert found["copies before"] == "6 of 6 images"
+    after = [outcome.paraphrases_after.copies for outcome in result.outcomes[:2]]
+    assert found["copies after, other wordings"] == (
+        f"{sum(after)} of 6 images, under {sum(map(bool, after))} of 2 wordings"
+    )
     assert found["ordinary prompts, changed"] == f"{result.ordinary.changed} of 19 images"
 
 

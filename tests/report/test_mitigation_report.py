@@ -18,7 +18,16 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from audited import WORDS, audited_run
-from mitigated_run import COUNT, DIGEST, FRESH, SETTINGS, mitigated_run, texts
+from mitigated_run import (
+    COUNT,
+    DIGEST,
+    FRESH,
+    SETTINGS,
+    copied_by_a_paraphrase,
+    mitigated_run,
+    rewritten,
+    texts,
+)
 from records import HOSTILE
 from unmemorize import MitigationResult, ModelError, Run, RunError, write_report
 from unmemorize.mitigation import Copies
@@ -29,6 +38,7 @@ from unmemorize.report._wall import wall
 from unmemorize.runs import Inputs
 
 ARTICLE = re.compile(r'<article class="card" id="prompt-(\d+)">(.*?)</article>', re.DOTALL)
+RELEARNING = "further training on other memorized images"
 FIGURE = re.compile(r'<data value="([^"]*)" data-of="([^"]*)">([^<]*)</data>')
 
 
@@ -55,14 +65,6 @@ def articles(page: str) -> dict[int, str]:
 
 def words(page: str) -> str:
     return " ".join(html.unescape(re.sub("<[^>]+>", " ", page)).split())
-
-
-def rewritten(run: Run, change: Any) -> Run:
-    """The run with another result, as a mitigation would have left it."""
-    result = json.loads((run.folder / "mitigation.json").read_text())
-    change(result)
-    (run.folder / "mitigation.json").write_text(json.dumps(result))
-    return run
 
 
 def test_sections_come_in_the_order_of_questions(page: str) -> None:
@@ -144,41 +146,6 @@ def test_the_csv_has_a_line_for_each_suspect(run: Run, numbers: Any) -> None:
     assert "after" not in rows[0]
 
 
-def copied_by_a_paraphrase(run: Run, *, kept: bool = True) -> Run:
-    """The run with two copies among the images of the other wording of prompt 1.
-
-    Args:
-        run: what is changed.
-        kept: whether the copies were kept, which earlier versions did not do.
-    """
-    kind = f"paraphrases-{DIGEST}"
-    record = {"index": 0, "at": 1.0, "prompt": "another wording", "seeds": [1, 2], "copies": 2}
-    record |= {"scores": [0.7, 0.8], "files": []}
-    if kept:
-        record["files"] = [f"{kind}/00000_00.png", f"{kind}/00000_01.png"]
-        (run.folder / kind).mkdir()
-        for shade, file in enumerate(record["files"]):
-            Image.new("RGB", (16, 16), (90, 20, 50 * shade)).save(run.folder / file)
-    (run.folder / f"{kind}.jsonl").write_text(json.dumps(record) + "\n")
-
-    def change(result: Any) -> None:
-        outcome = result["outcomes"][1]
-        outcome["paraphrases_after"] = {"copies": 2, "seeds": 2}
-        del outcome["paraphrases"]
-        if kept:
-            outcome["paraphrases"] = [
-                {
-                    "text": "another wording",
-                    "before": {"copies": 1, "seeds": 2},
-                    "after": {"copies": 2, "seeds": 2},
-                    "files_left": record["files"][::-1],
-                    "scores_left": [0.8, 0.7],
-                }
-            ]
-
-    return rewritten(run, change)
-
-
 def test_prompts_that_are_not_certified_come_first(page: str) -> None:
     cards = articles(page)
     assert list(cards) == [0, 2, 1]  # 0 is not removed; of the others, 2 scores higher after
@@ -243,7 +210,7 @@ def test_a_wording_that_still_copies_is_named_beside_the_verdict(
     links = [f'href="paraphrases-{DIGEST}/00000_0{seed}.png"' for seed in (1, 0)]
     assert [link in front for link in links] == [kept, False]
     assert [link in cards[1] for link in links] == [kept, kept]
-    assert "“another wording” 1 of 2 before, 2 of 2 after" in words(cards[1])
+    assert "“another wording”: 1 of 2 before, 2 of 2 after" in words(cards[1])
     assert "still copy" not in cards[0] + cards[2]
     head = words(page[: page.index('id="wall"')])
     assert "2 of 2 are still copies after the edit ( 1 of 2 before), under 1 of 1 wordings" in head
@@ -338,6 +305,29 @@ def test_the_way_it_was_made_is_complete(run: Run, page: str) -> None:
     assert "Not recorded. The fingerprint above covers the weights." in section
 
 
+def test_the_sampler_that_was_used_is_named(tmp_path: Path) -> None:
+    """Runs of earlier versions have none on record."""
+    run = mitigated_run(tmp_path)
+    page = words(write_report(run).read_text())
+    assert "DDIM" not in page
+    assert "for the sampler of the run (which is not recorded) with" in page
+    assert "scheduler, device, threads; licence" in page
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    manifest["environment"] = {
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+        "scheduler_config": {"shift": 3.0},
+        "device": "cuda:0 (a card)",
+        "threads": 5,
+    }
+    (run.folder / "manifest.json").write_text(json.dumps(manifest))
+    page = words(write_report(Run.load(run.folder)).read_text())
+    assert "for these prompts, for FlowMatchEulerDiscreteScheduler with" in page
+    how = page[page.index("How to repeat it The") :]
+    assert 'scheduler FlowMatchEulerDiscreteScheduler {"shift": 3.0}' in how
+    assert "device cuda:0 (a card) threads of the CPU 5" in how
+    assert "scheduler, device, threads;" not in page
+
+
 def test_links_lead_somewhere_and_nothing_is_external(run: Run, page: str) -> None:
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
     anchors = set(re.findall(r' id="([^"]+)"', page))
@@ -410,11 +400,30 @@ def test_an_audit_shows_its_verdicts_where_there_is_one(tmp_path: Path) -> None:
     assert "Attacks were tried" not in words(write_report(run).read_text())
     edited = MitigationResult.load(run).file
     assert edited is not None
-    audited_run(audits / "soft", edited.edit)
-    audited_run(audits / "other", None)
+    fingerprint = run.manifest.inputs.fingerprint
+    audited_run(audits / "other", None, fingerprint)
+    audited_run(audits / "model", edited.edit, "another")
     page = words(write_report(run).read_text())
-    soft, other = page.index("this edit. Their records"), page.index("another edit than this one")
-    assert other < soft  # by name
+    assert "another edit than this one. Their" in page
+    assert "another model than this one. Their" in page
+    assert "Their records lie in audit/other" in page
+    for text in ("L4: the whole text embedding, searched without bound no", f"L6: {RELEARNING} no"):
+        assert text in page
+    annex = page[page.index("I. Residual risk") :]
+    assert annex.startswith("I. Residual risk what was not tested not tried: L1 (guidance, ")
+    assert page.count("not tried: L1 (guidance, steps, schedulers), L2, L3, L4, L5, L6") == 2
+
+    audited_run(audits / "soft", edited.edit, fingerprint)
+    page = words(write_report(run).read_text())
+    soft = page.index("this edit. Their records")
+    assert page.index("another edit than this one") < soft  # by name
+    assert "searched without bound audit/soft : L4 on 7 images, budget up to 25 L5:" in page
+    assert "image not possible: no tokenizer L3:" in page
+    annex = page[page.index("I. Residual risk") :]
+    assert annex.startswith(
+        "I. Residual risk audit , what was not tested not tried: L1 (guidance, "
+    )
+    assert page.count("not tried: L1 (guidance, steps, schedulers), L2, L3, L5, L6") == 2
     part = page[soft : page.index("No audit shows")]
     assert "audit/soft" in part
     assert "7 images were attacked" in part
@@ -423,7 +432,6 @@ def test_an_audit_shows_its_verdicts_where_there_is_one(tmp_path: Path) -> None:
     assert "at most 0.0476 of cases" in part
     assert "Not tried: L6" in part
     assert "L2: no tokenizer" in part
-    assert "further training see the audit" in page
 
 
 def test_a_map_of_the_region_is_shown_where_there_is_one(tmp_path: Path) -> None:

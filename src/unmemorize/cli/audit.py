@@ -177,11 +177,16 @@ def command(
     report = write_report(opened)
     print_line(f"report: {report}")
     print_answer(result, run=opened.folder, report=report)
+    _print_next(edited, opened.folder)
+
+
+def _print_next(edited: Path | None, audit: Path) -> None:
+    """Say how the report of a mitigation gets the audit: it shows those in its own folder."""
     kept = None if edited is None else edited / "audit"
-    if edited and kept and opened.folder.resolve().parent == kept.resolve():
+    if edited and kept and audit.resolve().parent == kept.resolve():
         print_hint("unmemorize report", edited)
-    elif edited and kept and is_file(edited / "mitigation.json"):  # whose report shows audits
-        print_hint("mkdir -p", kept, "&& mv", opened.folder, kept, "&& unmemorize report", edited)
+    elif edited and kept and is_file(edited / "mitigation.json"):
+        print_hint("mkdir -p", kept, "&& mv", audit, kept, "&& unmemorize report", edited)
     else:
         print_hint("the same command with --budget usual and another folder; it tries everything")
 

@@ -189,7 +189,7 @@ class _Kinds:
         copying = [each for each in outcome.copying_paraphrases if each.files_left]
         for paraphrase in () if self.redact else copying[:most]:
             files, scores = paraphrase.files_left, paraphrase.scores_left
-            title = f"after, other wording: {paraphrase.text}"
+            title = "after, other wording" + (f": {paraphrase.text}" if most > 1 else "")
             yield self._strip(title, files, scores, range(len(files)), pictures, most)
         if outcome.files_control:
             scores = outcome.scores_control
