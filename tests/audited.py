@@ -26,8 +26,8 @@ from unmemorize.runs import Inputs, StoredImage, hash_of_file
 WORDS = "no cheaper than never-trained images"
 
 
-def audited_run(folder: Path, edit: Edit | None) -> Run:
-    """Write an audit of one image by one attack at two budgets."""
+def audited_run(folder: Path, edit: Edit | None, fingerprint: str = "f") -> Run:
+    """Write an audit of one image by one attack at two budgets, on a model with a fingerprint."""
     settings = AuditRun(
         settings=AuditSettings.quick(),
         edit=edit_text(edit),
@@ -37,7 +37,8 @@ def audited_run(folder: Path, edit: Edit | None) -> Run:
         descriptor="3" * 64,
         joined=("5, 6",),
     )
-    run = Run.open(folder, settings, inputs=Inputs(fingerprint="f"), model="a model", items=7)
+    inputs = Inputs(fingerprint=fingerprint)
+    run = Run.open(folder, settings, inputs=inputs, model="a model", items=7)
     verdicts = tuple(
         BudgetVerdict(
             attack="L4",

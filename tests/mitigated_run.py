@@ -101,6 +101,49 @@ def mitigated_run(folder: Path, memorized: int = 3, side: int = 16) -> Run:
     return run
 
 
+def rewritten(run: Run, change: Any) -> Run:
+    """The run with another result, as a mitigation would have left it."""
+    result = json.loads((run.folder / "mitigation.json").read_text())
+    change(result)
+    (run.folder / "mitigation.json").write_text(json.dumps(result))
+    return run
+
+
+def copied_by_a_paraphrase(run: Run, *, kept: bool = True) -> Run:
+    """The run with two copies among the images of the other wording of prompt 1.
+
+    Args:
+        run: what is changed.
+        kept: whether the copies were kept, which earlier versions did not do.
+    """
+    kind = f"paraphrases-{DIGEST}"
+    record = {"index": 0, "at": 1.0, "prompt": "another wording", "seeds": [1, 2], "copies": 2}
+    record |= {"scores": [0.7, 0.8], "files": []}
+    if kept:
+        record["files"] = [f"{kind}/00000_00.png", f"{kind}/00000_01.png"]
+        (run.folder / kind).mkdir()
+        for shade, file in enumerate(record["files"]):
+            Image.new("RGB", (16, 16), (90, 20, 50 * shade)).save(run.folder / file)
+    (run.folder / f"{kind}.jsonl").write_text(json.dumps(record) + "\n")
+
+    def change(result: Any) -> None:
+        outcome = result["outcomes"][1]
+        outcome["paraphrases_after"] = {"copies": 2, "seeds": 2}
+        del outcome["paraphrases"]
+        if kept:
+            outcome["paraphrases"] = [
+                {
+                    "text": "another wording",
+                    "before": {"copies": 1, "seeds": 2},
+                    "after": {"copies": 2, "seeds": 2},
+                    "files_left": record["files"][::-1],
+                    "scores_left": [0.8, 0.7],
+                }
+            ]
+
+    return rewritten(run, change)
+
+
 def _starts(run: Run, prompts: Sequence[str]) -> None:
     """The detector clears no start but the first of the first prompt, which is drawn."""
     starts = [start for text in prompts for start in starts_of(text)]

@@ -11,9 +11,10 @@ from small_model import finish_run, model_words, save_inputs
 
 from audited import audited_run
 from conftest import PLANTED_PROMPT
-from mitigated_run import CONTROL, OTHER, mitigated_run
+from mitigated_run import CONTROL, OTHER, copied_by_a_paraphrase, mitigated_run
 from unmemorize import HardeningSettings, MitigationResult, Neurons, Run, Threshold
 from unmemorize.cli import _console, main
+from unmemorize.cli.audit import _print_next as print_next
 from unmemorize.cli.audit import _print_verdicts as print_audit
 from unmemorize.cli.mitigate import _print_verdicts as print_mitigation
 from unmemorize.hardening import HardeningRun
@@ -208,6 +209,45 @@ def test_the_verdict_of_a_mitigation_stands_first(call: Call, tmp_path: Path) ->
     assert max(map(len, lines)) <= 80
     rows = [line for line in lines if "memorized prompt 1" in line]
     assert [row.split()[:3] for row in rows] == [["removed", "3/4", "0/12"]]
+
+
+def test_a_mitigation_names_the_wordings_that_still_copy(call: Call, tmp_path: Path) -> None:
+    result = MitigationResult.load(copied_by_a_paraphrase(mitigated_run(tmp_path)))
+    with _console.console.capture() as printed:
+        print_mitigation(result)
+    lines = printed.get().splitlines()
+    said = "Other wordings (no verdict): 2 of 2 images are copies, under 1 of 1."
+    assert lines[2:4] == [said, "  “another wording”: 2 of 2 images"]
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines[4:] if "memorized prompt" in line]
+    assert [row[:4] for row in rows] == [
+        ["removed", "3/4", "0/12", "2/2"],
+        ["removed", "3/4", "0/12", "memorized"],
+    ]
+
+
+def test_an_audit_says_how_it_gets_into_the_report_of_the_edit(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report of a mitigation shows the audits in its own folder, and no others."""
+    mitigated_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    hints = []
+    for edited, audited in (
+        (Path("run"), Path("run/audit/first")),
+        (Path("run"), tmp_path / "run" / "audit" / "first"),
+        (Path("run"), Path("an audit")),
+        (Path("neurons.json"), Path("audit")),
+        (None, Path("audit")),
+    ):
+        with _console.console.capture() as printed:
+            print_next(edited, audited)
+        hints.append(" ".join(printed.get().split()))
+    assert hints[:2] == ["Next: unmemorize report run"] * 2
+    assert hints[2] == (
+        "Next: mkdir -p run/audit && mv 'an audit' run/audit && unmemorize report run"
+    )
+    assert [hint.startswith("Next: the same command") for hint in hints[3:]] == [True, True]
 
 
 def test_the_verdicts_of_an_audit_stand_first(call: Call, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from unmemorize.mitigation._ladders import (
     joint_edit,
     stronger,
 )
+from unmemorize.mitigation._result import _SCALES_NEURONS
 from unmemorize.statistics import activations
 
 KEEP = ("a dog", "a house")
@@ -322,3 +323,20 @@ def test_a_stronger_rung_keeps_what_helped() -> None:
     ]
     assert str(stronger(SPREAD[1], SPREAD)) == "closed form, weight 10"
     assert str(stronger(SPREAD[4], SPREAD)) == "closed form, weight 10"
+
+
+@pytest.mark.parametrize(
+    ("rung", "scales"),
+    [
+        (Rung("complete", 0.0), True),
+        (Rung("all", -0.25, 10.0), True),
+        (Rung(weight=10.0, guided=True), False),
+        (Rung("all", weight=10.0, reach=1.0), False),
+        (Rung(weight=10.0, encoder=True), False),
+        (Rung(), False),
+    ],
+)
+def test_random_neurons_control_scaled_ones_alone(rung: Rung, scales: bool) -> None:
+    """The report of earlier runs reads it from the name of the rung."""
+    assert rung.scales_neurons == scales
+    assert bool(_SCALES_NEURONS.match(rung.named(Guide("start", "all neurons at sea")))) == scales

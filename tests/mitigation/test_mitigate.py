@@ -165,13 +165,25 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
     assert first.after.seeds in range(1, 6)
     assert first.paraphrases_before.seeds == 3
     parts = getattr(result.file.edit, "parts", (result.file.edit,))
+    scaled = [each for each in result.outcomes if "neurons at" in each.rung]
     if any(isinstance(part, NeuronEdit) for part in parts):
-        assert len(first.scores_control) == 3
-        assert all((run.folder / name).exists() for name in first.files_control)
+        assert scaled
         assert result.ordinary_control.images == SETTINGS.sample
-        assert result.controls.seeds == 6
     else:
-        assert (first.scores_control, result.ordinary_control) == ((), None)
+        assert (scaled, result.ordinary_control) == ([], None)
+    assert result.controls.seeds == 3 * len(scaled)
+    for outcome in result.outcomes:
+        assert len(outcome.scores_control) == (3 if outcome in scaled else 0)
+        assert all((run.folder / name).exists() for name in outcome.files_control)
+    for outcome in result.outcomes[:2]:
+        (paraphrase,) = outcome.paraphrases
+        assert paraphrase.text == "a cat in red"
+        assert (paraphrase.before, paraphrase.after) == (
+            outcome.paraphrases_before,
+            outcome.paraphrases_after,
+        )
+        assert len(paraphrase.files_left) == paraphrase.after.copies
+        assert all((run.folder / name).exists() for name in paraphrase.files_left)
     for outcome in result.outcomes[:2]:
         assert len(outcome.files_left) == outcome.after.copies
         assert all((run.folder / name).exists() for name in outcome.files_left)
@@ -179,7 +191,8 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
         assert list(outcome.scores_left) == sorted(outcome.scores_left, reverse=True)
     kept = {path.parent.name.split("-")[0] for path in run.folder.glob("*/*.png")}
     judged = kept - {"differences", "ordinary"}
-    assert judged <= {"before", "search", "after", "certificate", "count", "control"}
+    others = {"search", "after", "certificate", "count", "control", "paraphrases"}
+    assert judged <= {"before", *others}
     recorded = read_confirmations(run)
     assert sorted(recorded) == [0, 1, 2]
     for index, record in recorded.items():
@@ -198,6 +211,10 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
     found = EditFile.load(run.folder / "edit.json").found
     assert (found["suspects"], found["memorized"]) == (3, 2)
     assert found["copies before"] == "6 of 6 images"
+    after = [outcome.paraphrases_after.copies for outcome in result.outcomes[:2]]
+    assert found["copies after, other wordings"] == (
+        f"{sum(after)} of 6 images, under {sum(map(bool, after))} of 2 wordings"
+    )
     assert found["ordinary prompts, changed"] == f"{result.ordinary.changed} of 19 images"
 
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from scipy.stats import binom
 
-from mitigated_run import COUNT, DIGEST, mitigated_run
+from mitigated_run import COUNT, DIGEST, copied_by_a_paraphrase, mitigated_run, rewritten
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
 from unmemorize.generation import EditFile, WeightEdit
@@ -293,6 +293,15 @@ def replaced(name: str, old: str, new: str) -> Callable[[Files], Files]:
             replaced("ordinary-before.jsonl", '"alignment": 0.3}', '"alignment": 0.9}'),
             "ordinary.alignment_before is",
         ),
+        (
+            replaced(f"paraphrases-{DIGEST}.jsonl", "0.2", "0.9"),
+            "paraphrases.1.0.after.copies is 0",
+        ),
+        (replaced("report.json", '"any": 1', '"any": 0'), "copying.any is 0, the records give 1"),
+        (
+            replaced("report.json", '"text": "another wording"', '"text": "another"'),
+            "paraphrases.1.0.text is another, the records give another wording",
+        ),
         (replaced("mitigation.json", '"files_control"', '"files"'), "KeyError: 'files_control'"),
     ],
 )
@@ -382,6 +391,42 @@ def test_an_archive_that_was_made_to_harm(made: tuple[Run, Path, str], tmp_path:
     pack.write_bytes(content.replace("\u00e9.txt".encode(), b"\xff\xff.txt"))
     with pytest.raises(EvidenceError, match=r"name.zip: cannot be read as a pack"):
         verify_evidence(pack)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_numbers_of_paraphrases_and_controls_follow(tmp_path: Path, kept: bool) -> None:
+    """Also of a run that kept no copies of paraphrases, and drew controls that control nothing."""
+
+    def change(result: Any) -> None:
+        result["outcomes"][2]["rung"] = "closed form, weight 3"
+
+    run = rewritten(copied_by_a_paraphrase(mitigated_run(tmp_path), kept=kept), change)
+    write_evidence(run, tmp_path / "evidence.zip")
+    assert verify_evidence(tmp_path / "evidence.zip").unchecked == ()
+    numbers = json.loads(read(tmp_path / "evidence.zip")["report.json"])
+    assert numbers["control"]["images"] == 4
+    assert numbers["copying"] == {"any": 2, "fresh": 1, "paraphrases": 1}
+
+
+def test_a_pack_of_an_earlier_version_holds(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+    """It has neither counts of single paraphrases nor of prompts with copies left."""
+    files = read(made[1])
+    numbers = json.loads(files["report.json"])
+    del numbers["copying"], numbers["paraphrases"]
+    numbers["schema"] = "unmemorize.report/1"
+    new = re.compile(r'<data value="[^"]*" data-of="(copying|paraphrases)\.[^<]*</data>')
+    result = json.loads(files["mitigation.json"])
+    result["outcomes"][1]["rung"] = "closed form, weight 3"
+    for outcome in result["outcomes"]:
+        del outcome["paraphrases"]
+    for name, text in (
+        ("report.json", json.dumps(numbers)),
+        ("report.html", new.sub("", files["report.html"].decode())),
+        ("mitigation.json", json.dumps(result)),
+    ):
+        files = forged(files, name, text.encode())
+    assert numbers["control"]["images"] == 6
+    assert verify_evidence(write(files, tmp_path / "earlier.zip")).unchecked == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 torn"])

@@ -19,7 +19,16 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from audited import WORDS, audited_run
-from mitigated_run import COUNT, DIGEST, FRESH, SETTINGS, mitigated_run, texts
+from mitigated_run import (
+    COUNT,
+    DIGEST,
+    FRESH,
+    SETTINGS,
+    copied_by_a_paraphrase,
+    mitigated_run,
+    rewritten,
+    texts,
+)
 from records import HOSTILE
 from unmemorize import (
     MitigationResult,
@@ -38,6 +47,7 @@ from unmemorize.report._wall import wall
 from unmemorize.runs import Inputs
 
 ARTICLE = re.compile(r'<article class="card" id="prompt-(\d+)">(.*?)</article>', re.DOTALL)
+RELEARNING = "further training on other memorized images"
 FIGURE = re.compile(r'<data value="([^"]*)" data-of="([^"]*)">([^<]*)</data>')
 
 
@@ -79,14 +89,6 @@ def articles(page: str) -> dict[int, str]:
 
 def words(page: str) -> str:
     return " ".join(html.unescape(re.sub("<[^>]+>", " ", page)).split())
-
-
-def rewritten(run: Run, change: Any) -> Run:
-    """The run with another result, as a mitigation would have left it."""
-    result = json.loads((run.folder / "mitigation.json").read_text())
-    change(result)
-    (run.folder / "mitigation.json").write_text(json.dumps(result))
-    return run
 
 
 def test_sections_come_in_the_order_of_questions(page: str) -> None:
@@ -168,7 +170,7 @@ def test_the_csv_has_a_line_for_each_suspect(run: Run, numbers: Any) -> None:
     assert "after" not in rows[0]
 
 
-def test_prompts_with_copies_left_come_first(page: str) -> None:
+def test_prompts_that_are_not_certified_come_first(page: str) -> None:
     cards = articles(page)
     assert list(cards) == [0, 2, 1]  # 0 is not removed; of the others, 2 scores higher after
     tags = [re.findall(r'<span class="tag (\w+)">(.*?)</span>', card)[0] for card in cards.values()]
@@ -214,6 +216,91 @@ def test_a_card_tells_everything_about_its_prompt(page: str) -> None:
     assert 'class="course"' in card
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_wording_that_still_copies_is_named_beside_the_verdict(
+    tmp_path: Path, kept: bool
+) -> None:
+    """A run of an earlier version has its count, but no picture of it."""
+    run = copied_by_a_paraphrase(mitigated_run(tmp_path), kept=kept)
+    page = write_report(run).read_text(encoding="utf-8")
+    cards = articles(page)
+    assert list(cards) == [0, 1, 2]  # before 2, which scores higher after the edit
+    front = cards[1][: cards[1].index("<details>")]
+    assert re.findall(r'<span class="tag (\w+)">(.*?)</span>', front) == [
+        ("good", "✓ removed (0 of 12, at most 22.1 % at 95 %)"),
+        ("warn", "✗ 1 of 1 other wordings still copy"),
+    ]
+    assert "“another wording”: 2 of 2 images are copies" in words(front)
+    links = [f'href="paraphrases-{DIGEST}/00000_0{seed}.png"' for seed in (1, 0)]
+    assert [link in front for link in links] == [kept, False]
+    assert [link in cards[1] for link in links] == [kept, kept]
+    assert "“another wording”: 1 of 2 before, 2 of 2 after" in words(cards[1])
+    assert "still copy" not in cards[0] + cards[2]
+    head = words(page[: page.index('id="wall"')])
+    assert "2 of 2 are still copies after the edit ( 1 of 2 before), under 1 of 1 wordings" in head
+    assert "The worst: “another wording” , 2 of 2 ." in head
+    assert "2 memorized prompts with any copy left: 1 among fresh images, 1 under other" in head
+    numbers = json.loads((run.folder / "report.json").read_text())
+    assert numbers["copying"] == {"any": 2, "fresh": 1, "paraphrases": 1}
+    (wording,) = numbers["paraphrases"]["1"]
+    assert (wording["text"], wording["after"]["copies"]) == ("another wording", 2)
+    row = page[page.index('id="numbers"') :].split("<tr>")[3]
+    assert [words(cell) for cell in row.split("</td>")][5].startswith("2 of 2")
+    redacted = write_report(run, redact=True).read_text(encoding="utf-8")
+    assert f"paraphrases-{DIGEST}" not in redacted
+    assert "2 of 2" in words(articles(redacted)[1])
+
+
+def test_a_removed_prompt_with_fresh_copies_counts_among_those_with_copies_left(
+    tmp_path: Path,
+) -> None:
+    """Of more images than the fewest, some may copy."""
+
+    def change(result: Any) -> None:
+        result["outcomes"][1].update(after={"copies": 1, "seeds": 12})
+        result["outcomes"][2].update(first={"copies": 2, "seeds": 12})
+
+    page = write_report(rewritten(mitigated_run(tmp_path), change)).read_text(encoding="utf-8")
+    assert list(articles(page)) == [0, 2, 1]
+    tiles = words(page[page.index('<div class="tiles">') : page.index('aria-label="Parts')])
+    assert "1 memorized prompts: not certified 3 memorized prompts with any copy left: 3" in tiles
+    assert "A copy was among the first fresh images" in words(articles(page)[2])
+    assert "A copy was among the first fresh images" not in words(articles(page)[1])
+
+
+def test_a_prompt_of_which_no_neurons_were_edited_has_no_control(tmp_path: Path) -> None:
+    """Random neurons control nothing that a closed form does. Earlier versions drew them."""
+    rung = "closed form to the start “all neurons at 0”, weight 3"
+
+    def change(result: Any) -> None:
+        result["outcomes"][1]["rung"] = rung
+
+    run = rewritten(mitigated_run(tmp_path), change)
+    page = write_report(run).read_text(encoding="utf-8")
+    numbers = json.loads((run.folder / "report.json").read_text())
+    assert (numbers["control"]["copies"], numbers["control"]["images"]) == (2, 4)
+    assert numbers["prompts"]["1"]["control"] is None
+    cards = articles(page)
+    assert [cards[index].count("no control for this kind of edit") for index in (0, 1)] == [0, 2]
+    assert "control-cccccccccc" in cards[0]
+    assert "control-cccccccccc" not in cards[1]
+    section = words(page[page.index('id="numbers"') :])
+    assert section.count("no control for this kind of edit") == 1
+
+
+def test_an_edit_without_neurons_has_no_column_of_controls(tmp_path: Path) -> None:
+    def change(result: Any) -> None:
+        for outcome in result["outcomes"]:
+            outcome["rung"] = outcome.get("rung") and "text encoder, weight 10"
+        result["ordinary_control"] = None
+
+    run = rewritten(mitigated_run(tmp_path), change)
+    page = words(write_report(run).read_text(encoding="utf-8"))
+    assert json.loads((run.folder / "report.json").read_text())["control"] is None
+    assert "no control" not in page
+    assert "random neurons" not in page
+
+
 def test_false_alarms_and_untested_suspects(page: str) -> None:
     section = words(page[page.index('id="false-alarms"') : page.index('id="cost"')])
     assert "called 4 of 5 suspects (score above 0.450)" in section
@@ -240,6 +327,29 @@ def test_the_way_it_was_made_is_complete(run: Run, page: str) -> None:
     assert edit in section
     assert hashlib.sha256(private.read_bytes()).hexdigest() in section
     assert "Not recorded. The fingerprint above covers the weights." in section
+
+
+def test_the_sampler_that_was_used_is_named(tmp_path: Path) -> None:
+    """Runs of earlier versions have none on record."""
+    run = mitigated_run(tmp_path)
+    page = words(write_report(run).read_text())
+    assert "DDIM" not in page
+    assert "for the sampler of the run (which is not recorded) with" in page
+    assert "scheduler, device, threads; licence" in page
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    manifest["environment"] = {
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+        "scheduler_config": {"shift": 3.0},
+        "device": "cuda:0 (a card)",
+        "threads": 5,
+    }
+    (run.folder / "manifest.json").write_text(json.dumps(manifest))
+    page = words(write_report(Run.load(run.folder)).read_text())
+    assert "for these prompts, for FlowMatchEulerDiscreteScheduler with" in page
+    how = page[page.index("How to repeat it The") :]
+    assert 'scheduler FlowMatchEulerDiscreteScheduler {"shift": 3.0}' in how
+    assert "device cuda:0 (a card) threads of the CPU 5" in how
+    assert "scheduler, device, threads;" not in page
 
 
 def test_links_lead_somewhere_and_nothing_is_external(run: Run, page: str) -> None:
@@ -314,11 +424,30 @@ def test_an_audit_shows_its_verdicts_where_there_is_one(tmp_path: Path) -> None:
     assert "Attacks were tried" not in words(write_report(run).read_text())
     edited = MitigationResult.load(run).file
     assert edited is not None
-    audited_run(audits / "soft", edited.edit)
-    audited_run(audits / "other", None)
+    fingerprint = run.manifest.inputs.fingerprint
+    audited_run(audits / "other", None, fingerprint)
+    audited_run(audits / "model", edited.edit, "another")
     page = words(write_report(run).read_text())
-    soft, other = page.index("this edit. Their records"), page.index("another edit than this one")
-    assert other < soft  # by name
+    assert "another edit than this one. Their" in page
+    assert "another model than this one. Their" in page
+    assert "Their records lie in audit/other" in page
+    for text in ("L4: the whole text embedding, searched without bound no", f"L6: {RELEARNING} no"):
+        assert text in page
+    annex = page[page.index("I. Residual risk") :]
+    assert annex.startswith("I. Residual risk what was not tested not tried: L1 (guidance, ")
+    assert page.count("not tried: L1 (guidance, steps, schedulers), L2, L3, L4, L5, L6") == 2
+
+    audited_run(audits / "soft", edited.edit, fingerprint)
+    page = words(write_report(run).read_text())
+    soft = page.index("this edit. Their records")
+    assert page.index("another edit than this one") < soft  # by name
+    assert "searched without bound audit/soft : L4 on 7 images, budget up to 25 L5:" in page
+    assert "image not possible: no tokenizer L3:" in page
+    annex = page[page.index("I. Residual risk") :]
+    assert annex.startswith(
+        "I. Residual risk audit , what was not tested not tried: L1 (guidance, "
+    )
+    assert page.count("not tried: L1 (guidance, steps, schedulers), L2, L3, L5, L6") == 2
     part = page[soft : page.index("No audit shows")]
     assert "audit/soft" in part
     assert "6 images were attacked" in part  # two of 7 prompts show the same
@@ -328,7 +457,6 @@ def test_an_audit_shows_its_verdicts_where_there_is_one(tmp_path: Path) -> None:
     assert "at most 0.0476 of cases" in part
     assert "Not tried: L6" in part
     assert "L2: no tokenizer" in part
-    assert "further training see the audit" in page
 
 
 def test_a_map_of_the_region_is_shown_where_there_is_one(tmp_path: Path) -> None:
@@ -377,13 +505,8 @@ def test_maps_are_made_once_for_each_memorized_prompt(
 def test_paraphrases_that_copy_are_said_at_the_top(tmp_path: Path) -> None:
     run = mitigated_run(tmp_path)
     assert "✗ paraphrases" not in write_report(run).read_text()
-
-    def change(result: Any) -> None:
-        result["outcomes"][1]["paraphrases_after"] = {"copies": 2, "seeds": 2}
-
-    page = words(write_report(rewritten(run, change)).read_text())
-    head = page[: page.index("The memorized prompts in pictures")]
-    assert "2 of 2 are still copies after the edit ( 1 of 2 before)" in head
+    page = write_report(copied_by_a_paraphrase(run)).read_text()
+    assert "✗ paraphrases" in page[: page.index('id="wall"')]
 
 
 def test_more_side_effects_than_allowed_are_said_at_the_top(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tasks import AnyRun
 from unmemorize import Run, RunError
-from unmemorize.runs import Inputs
+from unmemorize.runs import Environment, Inputs
 
 INPUTS = Inputs(fingerprint="f", dtype="torch.float32", prompts="p")
 SETTINGS = AnyRun(number=5, name="x")
@@ -37,6 +37,19 @@ def test_the_same_run_is_resumed(tmp_path: Path) -> None:
     assert {"python", "torch", "unmemorize"} <= manifest.versions.keys()
     assert manifest.command
     assert manifest.started
+
+
+def test_a_manifest_tells_what_the_run_was_started_with(tmp_path: Path) -> None:
+    """A run that resumes elsewhere is the same one, and earlier versions said nothing of it."""
+    here = Environment(scheduler="DDIMScheduler", scheduler_config={"shift": 3.0}, threads=2)
+    run = opened(tmp_path / "run", environment=here)
+    assert Run.load(run.folder).manifest.environment == here
+    elsewhere = opened(tmp_path / "run", environment=replace(here, device="cuda:0"))
+    assert elsewhere.manifest.environment == here
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    del manifest["environment"]
+    (run.folder / "manifest.json").write_text(json.dumps(manifest))
+    assert opened(tmp_path / "run", environment=here).manifest.environment == Environment()
 
 
 @pytest.mark.parametrize(

@@ -184,9 +184,16 @@ def command(
     report = write_report(opened)
     print_line(f"report: {report}")
     print_answer(result, run=opened.folder, report=report)
-    is_inside = edited is not None and opened.folder.parent == edited / "audit"
-    if is_inside and edited is not None:
+    _print_next(edited, opened.folder)
+
+
+def _print_next(edited: Path | None, audit: Path) -> None:
+    """Say how the report of a mitigation gets the audit: it shows those in its own folder."""
+    kept = None if edited is None else edited / "audit"
+    if edited and kept and audit.resolve().parent == kept.resolve():
         print_hint("unmemorize report", edited)
+    elif edited and kept and is_file(edited / "mitigation.json"):
+        print_hint("mkdir -p", kept, "&& mv", audit, kept, "&& unmemorize report", edited)
     else:
         print_hint("the same command with --budget usual and another folder; it tries everything")
 

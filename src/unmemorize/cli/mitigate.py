@@ -63,12 +63,16 @@ from unmemorize.mitigation import (
     Part,
     forecast,
     mitigate_all,
+    pooled,
     refuse_other_part,
     with_references,
 )
 from unmemorize.pipelines import Model
 from unmemorize.report import deliver
 from unmemorize.runs import Run, open_run, refuse_other_run
+
+_WORDINGS = 5
+"""Wordings that are printed."""
 
 
 def command(
@@ -228,15 +232,34 @@ def _print_verdicts(result: MitigationResult) -> None:
         change = result.ordinary
         over = "" if result.within_budget else ", which is more than the budget allows"
         print_line(f"{change.changed} of {change.images} ordinary images changed{over}.")
-    table = make_table("verdict", "before", "after", text="prompt")
+    _print_paraphrases(result)
+    rephrased = ["other wordings"] if result.paraphrases else []
+    table = make_table("verdict", "before", "after", *rephrased, text="prompt")
     for outcome in result.outcomes:
-        table.add_row(
-            outcome.status,
-            f"{outcome.before.copies}/{outcome.before.seeds}" if outcome.before else "",
-            f"{outcome.after.copies}/{outcome.after.seeds}" if outcome.after else "",
-            outcome.prompt,
-        )
+        counts = [outcome.before, outcome.after]
+        if rephrased:
+            counts.append(outcome.paraphrases_after)
+        counted = [f"{each.copies}/{each.seeds}" if each else "" for each in counts]
+        table.add_row(outcome.status, *counted, outcome.prompt)
     console.print(table)
+
+
+def _print_paraphrases(result: MitigationResult) -> None:
+    """Print which other wordings still copy, of which no verdict tells anything."""
+    if not result.paraphrases:
+        return
+    copying = result.copying_paraphrases
+    after = pooled([each.after for each in result.paraphrases])
+    print_line(
+        f"Other wordings (no verdict): {after.copies} of {after.seeds} images are copies, "
+        f"under {len(copying)} of {len(result.paraphrases)}."
+    )
+    for _, paraphrase in copying[:_WORDINGS]:
+        print_line(
+            f"  “{paraphrase.text}”: {paraphrase.after.copies} of {paraphrase.after.seeds} images"
+        )
+    if len(copying) > _WORDINGS:
+        print_line(f"  and {len(copying) - _WORDINGS} more, see the report")
 
 
 def _print_forecast(cost: Forecast, suspects: int) -> None:

@@ -15,7 +15,8 @@ from unmemorize.methods import seconds_of_training
 from unmemorize.metrics import have_references
 from unmemorize.mitigation._confirmation import warn_of_lost_images
 from unmemorize.mitigation._ladders import ladder_names
-from unmemorize.mitigation._outcomes import CONTROL_SEEDS, PARAPHRASE_SEEDS
+from unmemorize.mitigation._outcomes import CONTROL_SEEDS
+from unmemorize.mitigation._paraphrases import PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._starts import starts_of
 from unmemorize.pipelines import Model

@@ -84,6 +84,11 @@ class Rung:
             parts.append(f"{kind}{f' to {goal}' if self.guided else ''}, weight {self.weight:g}")
         return " and ".join(parts) or "nothing"
 
+    @property
+    def scales_neurons(self) -> bool:
+        """Whether neurons are scaled, so that as many random ones are a control."""
+        return self.neurons is not None and self.reach is None
+
     def includes(self, other: Rung) -> bool:
         """Whether this rung does all that another one does.
 

@@ -13,6 +13,7 @@ RUN/search-EDIT/, .jsonl       images from the noise of those before, by the dig
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
 RUN/certificate-N-EDIT.jsonl   fresh images of attempt N; those that are copies are kept
 RUN/count-N-EDIT.jsonl         the same without a stop at the first copies, where it failed
+RUN/paraphrases-EDIT/, .jsonl  images of other wordings; under the edit, copies are kept
 RUN/control-EDIT/, .jsonl      images with as many random neurons edited
 RUN/ordinary-*.jsonl           images of ordinary captions
 RUN/edit.json                  the edit

@@ -13,16 +13,15 @@ from unmemorize.mitigation._confirmation import BEFORE, search_seeds
 from unmemorize.mitigation._control import control_edit
 from unmemorize.mitigation._images import ImagesRecord
 from unmemorize.mitigation._ladders import Findings
+from unmemorize.mitigation._paraphrases import Paraphrase, draw_paraphrases, read_paraphrases
 from unmemorize.mitigation._result import CandidateSummary, MitigationResult, PromptOutcome
 from unmemorize.mitigation._search import Candidate
 from unmemorize.mitigation._settings import MitigationSettings
-from unmemorize.mitigation._stages import asked, digest
+from unmemorize.mitigation._stages import digest
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 
-PARAPHRASE_SEEDS = 4
-"""Images of each paraphrase."""
 CONTROL_SEEDS = 4
-"""Images of each prompt with random neurons off."""
+"""Images of each prompt with random neurons edited, where neurons were edited for it."""
 
 
 def make_result(
@@ -39,18 +38,20 @@ def make_result(
     first: dict[int, Copies] = {}
     controls: dict[int, ImagesRecord] = {}
     ordinary = ordinary_control = None
-    paraphrases_before = paraphrases_after = dict[int, Copies]()
+    paraphrases: Mapping[int, tuple[Paraphrase, ...]] = {}
     if candidate is not None:
         after = _after(work, candidate.edit, sorted(attempts))
         fresh = _fresh(work, candidate.edit, attempts)
         first = _first(work, candidate.edit, attempts)
-        paraphrases_before = _paraphrases(work, None)
-        paraphrases_after = _paraphrases(work, candidate.edit)
+        draw_paraphrases(work, candidate.edit)
+        levels = {index: work.confirmations[index].test.level for index in work.confirmed}
+        paraphrases = read_paraphrases(stages.run, digest(candidate.edit), levels)
         count = stages.settings.ordinary_images
         ordinary = work.change(candidate.edit, count, "ordinary, edited")
         control = control_edit(candidate.edit, stages.model)
         if control is not None:
-            controls = _controls(work, control, sorted(attempts))
+            indices = [index for index in sorted(attempts) if candidate.rungs[index].scales_neurons]
+            controls = _controls(work, control, indices)
             ordinary_control = work.change(control, stages.settings.sample, "ordinary, control")
     before = stages.recorded(BEFORE) if work.confirmations else {}
     outcomes = []
@@ -61,13 +62,7 @@ def make_result(
         if candidate is not None and index in attempts:
             outcome = replace(outcome, rung=candidate.rungs[index].named(findings[index].guide))
             outcome = _with_copies_left(replace(outcome, first=first[index]), fresh[index])
-        outcomes.append(
-            replace(
-                outcome,
-                paraphrases_before=paraphrases_before.get(index),
-                paraphrases_after=paraphrases_after.get(index),
-            )
-        )
+        outcomes.append(outcome.with_paraphrases(paraphrases.get(index, ())))
     return MitigationResult(
         outcomes=tuple(outcomes),
         ladder=candidate.ladder if candidate else "",
@@ -133,32 +128,6 @@ def _controls(work: Work, control: Edit, indices: Sequence[int]) -> dict[int, Im
 def _together(settings: MitigationSettings, attempts: Mapping[int, Attempt]) -> int | None:
     """Count the prompts that are certified all together, if that was asked for."""
     return sum(holm(list(attempts.values()))) if settings.together else None
-
-
-def _paraphrases(work: Work, edit: Edit | None) -> dict[int, Copies]:
-    """Count copies among images of the paraphrases of each confirmed prompt."""
-    stages = work.stages
-    every = [(index, text) for index, prompt in work.prompts.items() for text in prompt.paraphrases]
-    pairs = {number: pair for number, pair in enumerate(every) if pair[0] in work.confirmed}
-    if not pairs:
-        return {}
-    name = "before" if edit is None else "after"
-    records = stages.images(
-        f"paraphrases, {name}",
-        f"paraphrases-{digest(edit)}" if edit else "paraphrases-before",
-        edit,
-        asked(
-            {number: text for number, (_, text) in pairs.items()},
-            {number: work.confirmations[index].test for number, (index, _) in pairs.items()},
-            lambda text: search_seeds(stages, text)[:PARAPHRASE_SEEDS],
-        ),
-    )
-    counts: dict[int, Copies] = {}
-    for number, (index, _) in pairs.items():
-        record = records[number]
-        counted = Copies(record.copies, len(record.seeds))
-        counts[index] = counts.get(index, Copies(0, 0)) + counted
-    return counts
 
 
 def _judged(work: Work, index: int, attempt: Attempt | None) -> PromptOutcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,11 +11,14 @@ from unmemorize.generation import EditFile
 from unmemorize.mitigation._certificate import Copies, Status, pooled
 from unmemorize.mitigation._copy_test import Measure
 from unmemorize.mitigation._ordinary import OrdinaryChange
+from unmemorize.mitigation._paraphrases import Paraphrase, read_paraphrases
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.runs import Run, read_result
 
 RESULT = "mitigation.json"
 EDIT = "edit.json"
+_SCALES_NEURONS = re.compile("(complete|initial|all) neurons at ")
+"""How the name of a `Rung` begins that scales neurons."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +43,12 @@ class PromptOutcome:
             under the edit.
         scores_after: of the latter.
         files_left, scores_left: the fresh images that are still copies, the worst first.
-        files_control, scores_control: the same with as many random neurons edited; empty for an
-            edit without neurons.
+        files_control, scores_control: images with as many random neurons edited; empty where no
+            neurons were scaled for this prompt.
         rung: how the prompt is edited; empty if it is not.
         alignment_before, alignment_after: median cosines of the images with the prompt.
-        paraphrases_before, paraphrases_after: copies among images of its paraphrases.
+        paraphrases: each of its paraphrases.
+        paraphrases_before, paraphrases_after: copies among the images of all of them.
     """
 
     index: int
@@ -68,6 +73,7 @@ class PromptOutcome:
     rung: str = ""
     alignment_before: float | None = None
     alignment_after: float | None = None
+    paraphrases: tuple[Paraphrase, ...] = ()
     paraphrases_before: Copies | None = None
     paraphrases_after: Copies | None = None
 
@@ -80,6 +86,29 @@ class PromptOutcome:
     def confirmed(self) -> bool:
         """Whether the unedited images show that the prompt is memorized."""
         return self.status not in ("not confirmed", "not tested")
+
+    @property
+    def fresh_share(self) -> float:
+        """The share of copies among its fresh images under the edit, in the worse attempt."""
+        counts = [counted for counted in (self.first, self.after) if counted]
+        return max((counted.copies / counted.seeds for counted in counts), default=0.0)
+
+    @property
+    def copying_paraphrases(self) -> tuple[Paraphrase, ...]:
+        """The paraphrases that bring copies back under the edit, the worst first."""
+        copying = [each for each in self.paraphrases if each.after.copies]
+        return tuple(sorted(copying, key=lambda each: -each.share))
+
+    def with_paraphrases(self, paraphrases: tuple[Paraphrase, ...]) -> PromptOutcome:
+        """Return the outcome with what its paraphrases bring back."""
+        if not paraphrases:
+            return self
+        return replace(
+            self,
+            paraphrases=paraphrases,
+            paraphrases_before=pooled([each.before for each in paraphrases]),
+            paraphrases_after=pooled([each.after for each in paraphrases]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +198,26 @@ class MitigationResult:
         if self.ordinary:
             changed = f"{self.ordinary.changed} of {self.ordinary.images} images"
             said["ordinary prompts, changed"] = changed
+        paraphrases = self.paraphrases
+        if paraphrases:
+            after = pooled([each.after for each in paraphrases])
+            copying = sum(each.after.copies > 0 for each in paraphrases)
+            said["copies after, other wordings"] = (
+                f"{after.copies} of {after.seeds} images, "
+                f"under {copying} of {len(paraphrases)} wordings"
+            )
         return said
+
+    @property
+    def paraphrases(self) -> tuple[Paraphrase, ...]:
+        """The paraphrases of all memorized prompts."""
+        return tuple(each for outcome in self.outcomes for each in outcome.paraphrases)
+
+    @property
+    def copying_paraphrases(self) -> tuple[tuple[PromptOutcome, Paraphrase], ...]:
+        """Those that bring copies back under the edit with their prompts, the worst first."""
+        copying = [(each, found) for each in self.outcomes for found in each.copying_paraphrases]
+        return tuple(sorted(copying, key=lambda pair: -pair[1].share))
 
     @property
     def controls(self) -> Copies:
@@ -194,7 +242,7 @@ class MitigationResult:
         Raises:
             RunError: the run has none, or it is damaged.
         """
-        result = read_result(cls, run, RESULT, "mitigate", "a mitigation")
+        result = _as_made_now(read_result(cls, run, RESULT, "mitigate", "a mitigation"), run)
         file = EditFile.load(run.folder / EDIT) if result.edit else None
         return replace(result, file=file)
 
@@ -203,3 +251,26 @@ class MitigationResult:
         values: dict[str, Any] = to_json(replace(self, file=None))
         del values["file"]
         return values
+
+
+def _as_made_now(result: MitigationResult, run: Run) -> MitigationResult:
+    """Add what runs of before have in their records alone, and leave out what controls nothing.
+
+    Such a run counted the copies of all paraphrases of a prompt together. It also drew images with
+    random neurons edited for prompts of which no neurons were.
+    """
+    levels = {each.index: each.level for each in result.outcomes if each.paraphrases_after}
+    known = {index: level for index, level in levels.items() if level is not None}
+    if known and not result.paraphrases:
+        found = read_paraphrases(run, result.edit, known)
+        outcomes = [each.with_paraphrases(found.get(each.index, ())) for each in result.outcomes]
+        result = replace(result, outcomes=tuple(outcomes))
+    return replace(
+        result,
+        outcomes=tuple(
+            outcome
+            if _SCALES_NEURONS.match(outcome.rung)
+            else replace(outcome, files_control=(), scores_control=())
+            for outcome in result.outcomes
+        ),
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from unmemorize.report._access import Access, not_tried
 from unmemorize.report._evidence import Evidence
 from unmemorize.report._regions import REGIONS
 
@@ -92,23 +93,26 @@ REQUIREMENTS = (
 )
 
 
-def fields_of(evidence: Evidence, *, audited: bool) -> Iterator[Field]:
+def fields_of(evidence: Evidence, access: Sequence[Access]) -> Iterator[Field]:
     """Yield the fields of a complete record, and where this report holds them.
 
     Args:
         evidence: a finished mitigation.
-        audited: whether attacks were tried.
+        access: what was tried on the edit, see `levels_of_access`.
     """
     result = evidence.result
+    environment = evidence.run.manifest.environment
     hashed = "" if evidence.model_files else "hashes of the model's files; "
+    if not environment.scheduler:
+        hashed += "scheduler, device, threads; "
     yield Field(
         "A", "Identity of the model and of the tools", ("how",), f"{hashed}licence, who ran it"
     )
     yield Field(
         "B", "Scope", ("how",), "how works were chosen, rights, where reference images came from"
     )
-    access = "" if audited else "all but the caption itself, and paraphrases where they are given"
-    yield Field("C", "Levels of access", ("certainty", "limits"), access)
+    left = not_tried(access, paraphrased=bool(result.paraphrases))
+    yield Field("C", "Levels of access", ("certainty", "limits"), left)
     yield Field("D", "What counts as a match", ("certainty",), "a check by people")
     yield Field(
         "E", "Result for each work", ("wall", "numbers"), "the share of the work that is reproduced"
@@ -118,7 +122,8 @@ def fields_of(evidence: Evidence, *, audited: bool) -> Iterator[Field]:
     yield Field("F", "Where the memory is", ("wall",) if has_neurons else (), missing)
     yield Field("G", "Measure taken", ("how",) if result.edit else ())
     yield Field("H", "Effect", ("certainty", "cost") if result.edit else ())
-    yield Field("I", "Residual risk", ("audit",) if audited else ("limits",))
+    audited = any(each.tried for each in access)
+    yield Field("I", "Residual risk", ("audit", "limits") if audited else ("limits",), left)
     yield Field("J", "False alarms", ("false-alarms",), "a rate on captions that nobody suspected")
     yield Field("K", "Reproduction", ("how",))
     yield Field("L", "Log of complaints and answers", ())

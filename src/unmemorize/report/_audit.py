@@ -15,7 +15,7 @@ from unmemorize.runs import Run
 
 AUDITS = "audit"
 """The folder of a mitigation with audits of its edit."""
-_LEVELS = {
+LEVELS = {
     "L0": "the caption itself, with other seeds",
     "L1": "other wordings of the caption, guidance, steps and schedulers",
     "L2": "words in front of the caption, searched with the weights and the image",
@@ -24,6 +24,7 @@ _LEVELS = {
     "L5": "the initial noise, searched with the empty text: the ceiling, which reaches any image",
     "L6": "further training on other memorized images",
 }
+"""What attacks vary at each level of access."""
 _IMAGELESS = "-imageless"
 
 
@@ -36,12 +37,14 @@ class AuditTable:
         run: the audit.
         result: its result.
         edit: what the report is about; None for the unedited model.
+        fingerprint: of the model that the report is about.
     """
 
     name: str
     run: Run
     result: AuditResult
     edit: Edit | None = None
+    fingerprint: str = ""
 
     @property
     def images(self) -> int:
@@ -84,7 +87,7 @@ class AuditTable:
         names = sorted({*tried, *self.result.impossible, *self.result.not_tried})
         meanings = {}
         for name in names:
-            meaning = _LEVELS.get(name.removesuffix(_IMAGELESS))
+            meaning = LEVELS.get(name.removesuffix(_IMAGELESS))
             if meaning:
                 without = ", without the image" if name.endswith(_IMAGELESS) else ""
                 meanings[name] = meaning + without
@@ -92,8 +95,17 @@ class AuditTable:
 
     @property
     def is_of_edit(self) -> bool:
-        """Whether the edit that the report is about was attacked."""
-        return self.run.settings(AuditRun).edit == edit_text(self.edit)
+        """Whether the edit that the report is about was attacked, on the same model."""
+        return self.attacked == "this edit"
+
+    @property
+    def attacked(self) -> str:
+        """What was attacked, as seen from the report."""
+        if self.run.manifest.inputs.fingerprint != self.fingerprint:
+            return "another model than this one"
+        if self.run.settings(AuditRun).edit != edit_text(self.edit):
+            return "another edit than this one"
+        return "this edit" if self.edit else "this model without an edit"
 
     @property
     def _verdicts(self) -> list[BudgetVerdict]:
@@ -121,6 +133,7 @@ def audits_of(run: Run, edit: Edit | None) -> Iterator[AuditTable]:
     Raises:
         RunError: a result is damaged.
     """
+    fingerprint = run.manifest.inputs.fingerprint
     for name, audit in run.nested(AUDITS).items():
         if audit.manifest.kind == AuditRun.kind and (audit.folder / RESULT).exists():
-            yield AuditTable(f"{AUDITS}/{name}", audit, AuditResult.load(audit), edit)
+            yield AuditTable(f"{AUDITS}/{name}", audit, AuditResult.load(audit), edit, fingerprint)

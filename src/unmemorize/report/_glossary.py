@@ -28,6 +28,10 @@ WORDS = {
         "A control: as many other neurons of the same layers, changed in the same way. If copies "
         "end there, too, the edit proves nothing about the neurons."
     ),
+    "paraphrase": (
+        "Another wording of a memorized prompt, from the column of that name in the prompt file. "
+        "No verdict is about it."
+    ),
     "screen": (
         "A test of the first denoising steps, which decides what is generated. It is no proof."
     ),

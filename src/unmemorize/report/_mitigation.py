@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unmemorize.metrics import read_image
 from unmemorize.mitigation import MitigationResult
+from unmemorize.report._access import levels_of_access
 from unmemorize.report._annex import REQUIREMENTS, SECTIONS, fields_of
 from unmemorize.report._audit import audits_of
 from unmemorize.report._evidence import read_evidence
@@ -44,6 +45,7 @@ def write_mitigation_report(run: Run, *, redact: bool = False) -> Path:
     steps = list(steps_of(run))
     edited = evidence.result.file
     audits = list(audits_of(run, edited.edit if edited else None))
+    access = list(levels_of_access(audits))
     prompts = [prompt.text for prompt in evidence.prompts]
     check = read_spot_check(run)
     page = render(
@@ -62,13 +64,13 @@ def write_mitigation_report(run: Run, *, redact: bool = False) -> Path:
         ordinary=list(_ordinary(run, evidence.result)),
         steps=steps,
         audits=audits,
+        access=access,
         outputs=output_hashes(run),
         spot_check=check if check and check.edit == evidence.result.edit else None,
         references=list(zip(prompts, evidence.references, strict=True)),
         requirements=REQUIREMENTS,
         sections=SECTIONS,
-        fields=list(fields_of(evidence, audited=bool(audits))),
-        paraphrases_copy=bool(numbers.paraphrases_after and numbers.paraphrases_after.copies),
+        fields=list(fields_of(evidence, access)),
         redacted=redact,
     )
     run.write(NUMBERS, json_text(numbers))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from unmemorize.mitigation import Copies, OrdinaryChange, PromptOutcome, pooled
 from unmemorize.report._evidence import Evidence
 from unmemorize.report._rates import Rate
 
-SCHEMA = "unmemorize.report/1"
+SCHEMA = "unmemorize.report/2"
 STATUSES = ("removed", "reduced", "not removed", "not confirmed", "not tested")
 
 
@@ -61,6 +61,43 @@ class PromptNumbers:
     paraphrases_after: Rate | None
     rung: str
     neurons: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParaphraseNumbers:
+    """The numbers of another wording of a memorized prompt.
+
+    Args:
+        text: the wording.
+        before, after: copies among its images without the edit and with it.
+    """
+
+    text: str
+    before: Rate | None
+    after: Rate | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyingNumbers:
+    """How many memorized prompts the edit leaves with copies.
+
+    Args:
+        any: with a copy among fresh images or those of paraphrases.
+        fresh: with a copy among their fresh images, also those of an earlier attempt.
+        paraphrases: with a copy among the images of their paraphrases.
+    """
+
+    any: int
+    fresh: int
+    paraphrases: int
+
+    @classmethod
+    def of(cls, outcomes: Sequence[PromptOutcome]) -> CopyingNumbers:
+        """Count the prompts."""
+        fresh = [outcome.fresh_share > 0 for outcome in outcomes]
+        rephrased = [bool(outcome.copying_paraphrases) for outcome in outcomes]
+        either = sum(one or other for one, other in zip(fresh, rephrased, strict=True))
+        return cls(any=either, fresh=sum(fresh), paraphrases=sum(rephrased))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +161,7 @@ class Numbers:
         suspects, called, confirmed: how many prompts were screened, called by the screen, and
             shown to be memorized.
         counts: how many suspects have each status.
+        copying: how many memorized prompts have copies left; None without an edit.
         false_alarms: suspects that the screen called and whose images show no copies. None where
             it called none.
         before, after, control, paraphrases_before, paraphrases_after: copies among the images of
@@ -133,6 +171,7 @@ class Numbers:
             as many random neurons change.
         candidates: the edits that the search compared.
         prompts: of each suspect, by its index as text.
+        paraphrases: of each memorized prompt that has some, in their order, by its index as text.
     """
 
     schema: str = SCHEMA
@@ -140,6 +179,7 @@ class Numbers:
     called: int
     confirmed: int
     counts: Mapping[str, int]
+    copying: CopyingNumbers | None
     false_alarms: Rate | None
     before: Rate | None
     after: Rate | None
@@ -150,6 +190,7 @@ class Numbers:
     ordinary_control: OrdinaryNumbers | None
     candidates: tuple[CandidateNumbers, ...]
     prompts: Mapping[str, PromptNumbers]
+    paraphrases: Mapping[str, tuple[ParaphraseNumbers, ...]]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -173,6 +214,7 @@ def numbers_of(evidence: Evidence) -> Numbers:
             status: sum(outcome.status == status for outcome in result.outcomes)
             for status in STATUSES
         },
+        copying=CopyingNumbers.of(confirmed) if result.edit else None,
         false_alarms=Rate.maybe(Copies(cleared, len(called))),
         before=rate("before"),
         after=Rate.maybe(result.after),
@@ -191,6 +233,16 @@ def numbers_of(evidence: Evidence) -> Numbers:
             for candidate in result.candidates
         ),
         prompts={str(outcome.index): _of_prompt(evidence, outcome) for outcome in result.outcomes},
+        paraphrases={
+            str(outcome.index): tuple(
+                ParaphraseNumbers(
+                    text=each.text, before=Rate.maybe(each.before), after=Rate.maybe(each.after)
+                )
+                for each in outcome.paraphrases
+            )
+            for outcome in confirmed
+            if outcome.paraphrases
+        },
     )
 
 

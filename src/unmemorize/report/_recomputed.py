@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from scipy.stats import beta, binom
 Files = Mapping[str, bytes]
 """The files of a pack by name."""
 Array = NDArray[Any]
+_FIRST_SCHEMA, _SCHEMA = "unmemorize.report/1", "unmemorize.report/2"
+"""The first one counts no paraphrases one by one, and takes images with random neurons edited for a
+control of every prompt."""
 _CHANGED = 0.5
 """Similarity to the image before, below which an image of an ordinary prompt counts as changed."""
 _WHOLE_SETS = 1000
@@ -53,6 +56,8 @@ class _Records:
         self.files = files
         self.settings = _settings(parsed("manifest.json", files["manifest.json"]))
         self.result = parsed("mitigation.json", files["mitigation.json"])
+        reported = parsed("report.json", files["report.json"]).get("schema")
+        self.schema = _FIRST_SCHEMA if reported == _FIRST_SCHEMA else _SCHEMA
         prompts = files["prompts.jsonl"].splitlines()
         self.prompts = [parsed("prompts.jsonl", line) for line in prompts]
         self.detections = self.kind("detections")
@@ -86,7 +91,7 @@ class _Records:
         paraphrases = self.paraphrases(confirmed) if self.edit else {}
         control = self.control()
         values: dict[str, Any] = {
-            "schema": "unmemorize.report/1",
+            "schema": self.schema,
             "suspects": len(self.prompts),
             "called": len(self.confirmations),
             "confirmed": len(confirmed),
@@ -125,6 +130,8 @@ class _Records:
         values |= {f"counts.{status}": number for status, number in statuses.items()}
         for name, (copies, images) in totals.items():
             values |= _rate(name, copies, images)
+        if self.edit and self.schema != _FIRST_SCHEMA:
+            values |= self.of_copying(confirmed, first, last)
         cleared = len(self.confirmations) - len(confirmed)
         values |= _rate("false_alarms", cleared, len(self.confirmations))
         return values | self.of_ordinary(control)
@@ -159,24 +166,66 @@ class _Records:
         return first, last
 
     def control(self) -> dict[int, dict[str, Any]]:
-        for outcome in self.result["outcomes"]:
+        outcomes = self.result["outcomes"]
+        for outcome in outcomes:
             for file in outcome["files_control"]:
-                return self.kind(file.split("/")[0])
+                drawn = self.kind(file.split("/")[0])
+                if self.schema == _FIRST_SCHEMA:
+                    return drawn
+                return {
+                    index: record
+                    for index, record in drawn.items()
+                    if re.match("(complete|initial|all) neurons at ", outcomes[index]["rung"])
+                }
         return {}
 
-    def paraphrases(self, confirmed: Sequence[int]) -> dict[int, dict[str, tuple[int, int]]]:
-        order = [index for index, each in enumerate(self.prompts) for _ in each["paraphrases"]]
-        counts: dict[int, dict[str, tuple[int, int]]] = {}
+    def each_paraphrase(self, confirmed: Sequence[int]) -> Iterator[tuple[int, int, str, Any]]:
+        """Yield prompt, place among its paraphrases, before or after, and record of each."""
+        order = [
+            (index, place)
+            for index, each in enumerate(self.prompts)
+            for place in range(len(each["paraphrases"]))
+        ]
         for name, kind in (("before", "before"), ("after", self.edit)):
             for number, record in self.kind(f"paraphrases-{kind}").items():
-                index = order[number]
-                if index not in confirmed:
-                    continue
-                copies, images = self.over_level(index, record["scores"])
-                of_prompt = counts.setdefault(index, {})
-                so_far = of_prompt.get(f"paraphrases_{name}", (0, 0))
-                of_prompt[f"paraphrases_{name}"] = so_far[0] + copies, so_far[1] + images
+                index, place = order[number]
+                if index in confirmed:
+                    yield index, place, name, record
+
+    def paraphrases(self, confirmed: Sequence[int]) -> dict[int, dict[str, tuple[int, int]]]:
+        counts: dict[int, dict[str, tuple[int, int]]] = {}
+        for index, _, name, record in self.each_paraphrase(confirmed):
+            copies, images = self.over_level(index, record["scores"])
+            of_prompt = counts.setdefault(index, {})
+            so_far = of_prompt.get(f"paraphrases_{name}", (0, 0))
+            of_prompt[f"paraphrases_{name}"] = so_far[0] + copies, so_far[1] + images
         return counts
+
+    def of_copying(
+        self,
+        confirmed: Sequence[int],
+        first: Mapping[int, dict[str, Any]],
+        last: Mapping[int, tuple[dict[str, Any], int]],
+    ) -> dict[str, Any]:
+        """Return the numbers of each paraphrase, and how many prompts have copies left."""
+        values: dict[str, Any] = {}
+        fresh, rephrased = set(), set()
+        for index in confirmed:
+            records = [first[index], last[index][0]] if index in last else []
+            if any(self.over_level(index, record["scores"])[0] for record in records):
+                fresh.add(index)
+        for index, place, name, record in self.each_paraphrase(confirmed):
+            copies, images = self.over_level(index, record["scores"])
+            here = f"paraphrases.{index}.{place}"
+            values[f"{here}.text"] = self.prompts[index]["paraphrases"][place]
+            values |= _rate(f"{here}.{name}", copies, images)
+            if name == "after" and copies:
+                rephrased.add(index)
+        return values | {
+            "copying.any": len(fresh | rephrased),
+            "copying.fresh": len(fresh),
+            "copying.paraphrases": len(rephrased),
+        }
 
     def judged(
         self,

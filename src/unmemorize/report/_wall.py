@@ -1,4 +1,4 @@
-"""The memorized prompts of a mitigation in pictures, those with copies left first."""
+"""The memorized prompts of a mitigation in pictures, those that are not certified first."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ MOST_LARGE = 60
 """Memorized prompts with large pictures. With small ones a page of 500 stays below 50 MB."""
 _LARGE = (Pictures(256, 85, 4), Pictures(96, 75, 24))
 _SMALL = (Pictures(128, 75, 2), Pictures(64, 60, 12))
+NO_CONTROL = "no control for this kind of edit"
+"""Said of a prompt of which no neurons were edited: random ones would show nothing about it."""
 MEASURES: Mapping[Measure, str] = {
     "image": "descriptor similarity of the whole image to a training image",
     "layout": "correlation with a training image over the pixels of the layout",
@@ -55,10 +57,12 @@ class Strip:
     Args:
         title: the kind.
         pictures: the images, the one that shows most first.
+        without: why there are none, where that is not plain.
     """
 
     title: str
     pictures: tuple[Picture, ...]
+    without: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ class Entry:
 
 
 def wall(evidence: Evidence, *, redact: bool) -> Iterator[Entry]:
-    """Yield the memorized prompts: those with copies left, then those that copied most.
+    """Yield the memorized prompts: those that are not certified, then those with copies left.
 
     Args:
         evidence: a finished mitigation.
@@ -127,6 +131,11 @@ def _note(outcome: PromptOutcome) -> str:
     if outcome.level is None or outcome.worst_after is None or outcome.after is None:
         return ""
     shows_copy = outcome.worst_after > outcome.level
+    if outcome.fresh_share and not outcome.after.copies:
+        return (
+            "A copy was among the first fresh images. The verdict counts those of a later attempt, "
+            "at the confidence that was fixed for it beforehand."
+        )
     if shows_copy and not outcome.after.copies:
         return (
             "The verdict counts fresh images, none of which is a copy. An image from the noise of "
@@ -140,10 +149,16 @@ def _note(outcome: PromptOutcome) -> str:
     return ""
 
 
-def _worst_first(outcome: PromptOutcome) -> tuple[int, float]:
+def _worst_first(outcome: PromptOutcome) -> tuple[int, float, float, float]:
+    """Order by verdict, copies among fresh images, those of the worst paraphrase, and score."""
     order = ("not removed", "reduced", "removed")
     worst = -1.0 if outcome.worst_after is None else outcome.worst_after
-    return order.index(outcome.status), -worst
+    return (
+        order.index(outcome.status),
+        -outcome.fresh_share,
+        -max((each.share for each in outcome.copying_paraphrases), default=0.0),
+        -worst,
+    )
 
 
 @dataclass(frozen=True)
@@ -171,6 +186,11 @@ class _Kinds:
             yield self._strip(
                 "after, fresh noise", outcome.files_left, outcome.scores_left, every, pictures, most
             )
+        copying = [each for each in outcome.copying_paraphrases if each.files_left]
+        for paraphrase in () if self.redact else copying[:most]:
+            files, scores = paraphrase.files_left, paraphrase.scores_left
+            title = "after, other wording" + (f": {paraphrase.text}" if most > 1 else "")
+            yield self._strip(title, files, scores, range(len(files)), pictures, most)
         if outcome.files_control:
             scores = outcome.scores_control
             worst = sorted(range(len(scores)), key=lambda seed: -scores[seed])
@@ -178,6 +198,8 @@ class _Kinds:
             yield self._strip(
                 "random neurons", outcome.files_control, scores, shown, pictures, most
             )
+        elif self.evidence.result.controls.seeds:
+            yield Strip("random neurons", (), NO_CONTROL)
 
     def _order(self) -> list[int]:
         """Order seeds: first those under which a copy is left, then those that copied most."""

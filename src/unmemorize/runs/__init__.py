@@ -1,6 +1,7 @@
 """Run folders: what determines a result, what is done, and how to resume."""
 
 from unmemorize.runs._drive import Tally, drive, drive_to_end
+from unmemorize.runs._environment import Environment
 from unmemorize.runs._merge import merge_runs
 from unmemorize.runs._prompts import (
     given_or_temporary,
@@ -21,6 +22,7 @@ from unmemorize.runs._stored_images import StoredImage, hash_of_file
 
 __all__ = [
     "MANIFEST",
+    "Environment",
     "Inputs",
     "Manifest",
     "Run",

@@ -19,6 +19,7 @@ from unmemorize._files import from_json, parse_json, publish, temporary_file, to
 from unmemorize._paths import exists, is_utf8
 from unmemorize._prompts import Prompt
 from unmemorize.pipelines import Model
+from unmemorize.runs._environment import UNKNOWN, Environment
 from unmemorize.runs._run import PROMPTS, Inputs, Run, RunSettings, holds_other_files
 from unmemorize.runs._stored_images import StoredImage
 
@@ -60,7 +61,16 @@ def open_run(
     """
     model = Model.of(pipe)
     inputs = Inputs(fingerprint=model.fingerprint, dtype=str(model.dtype))
-    return start_run(folder, prompts, settings, inputs, model=model.name, new=new, way_out=way_out)
+    return start_run(
+        folder,
+        prompts,
+        settings,
+        inputs,
+        model=model.name,
+        environment=Environment.of(model),
+        new=new,
+        way_out=way_out,
+    )
 
 
 def refuse_other_run(
@@ -90,6 +100,7 @@ def start_run(
     inputs: Inputs,
     *,
     model: str,
+    environment: Environment = UNKNOWN,
     new: bool = False,
     way_out: str = _WAY_OUT,
 ) -> Run:
@@ -99,6 +110,7 @@ def start_run(
         folder, prompts, settings, new, way_out: as in `open_run`.
         inputs: the fingerprint and dtype of the model; the hash of the prompts is added.
         model: the model's name, for people.
+        environment: what computes the run.
 
     Raises:
         RunError: the folder holds another run or cannot be written, or the path of a training image
@@ -160,6 +172,7 @@ def _start_run(
             inputs=inputs,
             model=model,
             items=count,
+            environment=environment,
             way_out=way_out,
         )
         publish(partial, run.folder / PROMPTS)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from unmemorize._errors import OtherRunError, RunError
 from unmemorize._files import atomic_write, from_json, read_json, to_json
 from unmemorize._paths import entries, exists, is_folder
+from unmemorize.runs._environment import UNKNOWN, Environment
 from unmemorize.runs._records import Writer, files_of, read_lines, read_sorted, record_in
 
 SCHEMA = "unmemorize.run/3"
@@ -69,6 +70,7 @@ class Manifest:
         versions: the versions of Python and of the packages that compute.
         command: the command line that started the run.
         started: when the run was started, UTC.
+        environment: what it was started with. Runs of earlier versions have none on record.
     """
 
     schema: str
@@ -80,6 +82,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     started: str = ""
+    environment: Environment = field(default_factory=Environment)
 
     def differences(self, other: Manifest) -> list[tuple[str, Any, Any]]:
         """Return what determines the results and differs, as (name, value, value of other)."""
@@ -139,6 +142,7 @@ class Run:
         inputs: Inputs,
         model: str,
         items: int,
+        environment: Environment = UNKNOWN,
         way_out: str = "use another folder",
     ) -> Self:
         """Start a run in a folder, or resume the one that is there.
@@ -149,6 +153,7 @@ class Run:
             inputs: what the run works on.
             model: the model's name, for people.
             items: how many items the run has.
+            environment: what computes it.
             way_out: what to do about a run with other settings, for the error.
 
         Raises:
@@ -168,6 +173,7 @@ class Run:
             },
             command=_command(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
+            environment=environment,
         )
         run = cls.existing(folder, manifest.kind)
         if run is not None:
