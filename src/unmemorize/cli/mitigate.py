@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -61,6 +63,7 @@ from unmemorize.mitigation import (
     MitigationSettings,
     OrdinaryCaptions,
     Part,
+    PromptOutcome,
     forecast,
     mitigate_all,
     refuse_other_part,
@@ -200,8 +203,8 @@ def run_and_print(
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
     if left_to_first(execution, "model and the report", run.folder):
         return
-    made = deliver(run, model, result, single_file=single_file, announce=show_progress)
-    _print_verdicts(result)
+    made = deliver(run, model, single_file=single_file, announce=show_progress)
+    _print_verdicts(result, run.settings(MitigationRun).settings.confidence)
     files = print_exported(made.exported)
     if made.without_maps:
         print_line(made.without_maps)
@@ -221,22 +224,38 @@ def run_and_print(
         print_hint(f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN")
 
 
-def _print_verdicts(result: MitigationResult) -> None:
+def _print_verdicts(result: MitigationResult, confidence: float) -> None:
     """Print what was reached, then the verdict of each suspect."""
     print_line(result.headline, style="bold")
     if result.ordinary:
         change = result.ordinary
         over = "" if result.within_budget else ", which is more than the budget allows"
         print_line(f"{change.changed} of {change.images} ordinary images changed{over}.")
-    table = make_table("verdict", "before", "after", text="prompt")
+    table = make_table("verdict", "before", "after", "at most", text="prompt")
     for outcome in result.outcomes:
         table.add_row(
             outcome.status,
             f"{outcome.before.copies}/{outcome.before.seeds}" if outcome.before else "",
             f"{outcome.after.copies}/{outcome.after.seeds}" if outcome.after else "",
+            _bound(outcome, confidence),
             outcome.prompt,
         )
     console.print(table)
+    if any(outcome.after for outcome in result.outcomes):
+        print_line(f"At most: upper bound of the copy rate, at {100 * confidence:g} % confidence.")
+
+
+def _bound(outcome: PromptOutcome, confidence: float) -> str:
+    """Return the upper bound of the copy rate under the edit; nothing where it was not tested.
+
+    That of a certificate is the one that its verdict states. It allows for several attempts.
+    """
+    if outcome.after is None:
+        return ""
+    stated = re.search(r"at most ([\d.]+ %)", outcome.verdict)
+    if stated:
+        return stated[1]
+    return f"{math.ceil(1000 * outcome.after.upper(confidence) - 1e-9) / 10:.1f} %"
 
 
 def _print_forecast(cost: Forecast, suspects: int) -> None:

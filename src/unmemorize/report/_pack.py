@@ -62,12 +62,16 @@ class LeftOut:
 
 
 def write_evidence(
-    run: Run, path: str | Path, *, redact: bool = False, signer: Signer | None = None
+    run: Run | str | Path,
+    path: str | Path,
+    *,
+    redact: bool = False,
+    signer: Signer | None = None,
 ) -> str:
     """Write the report of a mitigation, then everything that it rests on as one ZIP file.
 
     Args:
-        run: a finished mitigation.
+        run: a finished mitigation, or its folder.
         path: the file, which is replaced if it exists.
         redact: whether training images are private. They are left out of report and pack then, with
             all generated images that show them. Their hashes stay.
@@ -81,6 +85,7 @@ def write_evidence(
         EvidenceError: a training image has changed since, or the pack cannot be written or signed.
         MetricError: an image is missing or damaged.
     """
+    run = Run.of(run)
     write_mitigation_report(run, redact=redact)
     evidence = read_evidence(run)
     left_out = dict(_left_out(evidence, redact))

@@ -75,14 +75,16 @@ def has_page(run: Run) -> bool:
     return run.manifest.kind in _KINDS
 
 
-def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) -> Path:
+def write_report(
+    run: Run | str | Path, truth: Truth | None = None, *, redact: bool = False
+) -> Path:
     """Write ``report.html`` into the run folder, from the steps that are done.
 
     That of a mitigation comes with its numbers, ``report.json`` and ``report.csv``.
 
     Args:
         run: a run with localizations, a mitigation, an audit of an edit or of images, or a
-            comparison, whose page is ``compare.html``.
+            comparison, whose page is ``compare.html``; or its folder.
         truth: known neurons of some prompts, for precision and recall.
         redact: whether training images are private. They are left out then, with all generated
             images that show them.
@@ -94,6 +96,7 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
         RunError: nothing is localized yet, or a record is damaged.
         MetricError: an image is missing or damaged.
     """
+    run = Run.of(run)
     if run.manifest.kind == MitigationRun.kind:
         return write_mitigation_report(run, redact=redact)
     if run.manifest.kind == AuditRun.kind:

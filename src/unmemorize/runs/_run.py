@@ -213,6 +213,19 @@ class Run:
             )
 
     @classmethod
+    def of(cls, run: Run | str | Path) -> Run:
+        """Turn what a public function was given into a `Run`: load a folder, and keep a `Run`.
+
+        Raises:
+            RunError: it is neither a `Run` nor a folder that holds one.
+        """
+        if isinstance(run, Run):
+            return run
+        if not isinstance(run, (str, Path)):
+            raise RunError(f"{type(run).__name__}: not a run. Give a Run, or its folder.")
+        return cls.load(run)
+
+    @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Load an existing run.
 

@@ -154,7 +154,7 @@ def mend(
     described = [json.dumps(to_json(each)) for each in (made_of, *suspects.prompts)]
     run = open_run(_folder(studio, described), model, suspects.prompts, made_of)
     result = mitigate_all(run, model, studio.inputs, announce=announce)
-    made = deliver(run, model, result, announce=announce)
+    made = deliver(run, model, announce=announce)
     with announce("packing the evidence"):
         pack = run.folder / _PACK
         digest = write_evidence(run, pack)
