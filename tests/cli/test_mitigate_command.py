@@ -11,7 +11,7 @@ import pytest
 from small_model import model_words, save_inputs
 
 from mitigated_run import mitigated_run
-from unmemorize.cli import mitigate
+from unmemorize.cli import _console, mitigate
 from unmemorize.mitigation import Copies, MitigationResult
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -39,10 +39,10 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
 
 
 def test_each_verdict_is_shown_with_a_bound(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No copy in a few images says little. The bound of a certificate is the one that it states."""
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(_console.console, "_width", 80)
     result = MitigationResult.load(mitigated_run(tmp_path))
     words = "removed (0 of 72, at most 5.0 % at 97.5 %; whole search 95 %)"
     first, second, third, *others = result.outcomes
@@ -54,8 +54,9 @@ def test_each_verdict_is_shown_with_a_bound(
         replace(third, status="reduced", verdict="reduced (0 of 10)", after=Copies(0, 10)),
         *others,
     )
-    mitigate._print_verdicts(replace(result, outcomes=outcomes), 0.95)
-    lines = capsys.readouterr().out.splitlines()
+    with _console.console.capture() as printed:
+        mitigate._print_verdicts(replace(result, outcomes=outcomes), 0.95)
+    lines = printed.get().splitlines()
     assert max(map(len, lines)) <= 80
     shown = {
         line.split("  ")[0]: line for line in lines if "memorized prompt" in line or "/12" in line

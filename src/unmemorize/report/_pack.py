@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from unmemorize._errors import EvidenceError
+from unmemorize._errors import EvidenceError, RunError
 from unmemorize._files import atomic_file, to_json
 from unmemorize.audit import RESULT
 from unmemorize.generation import weight_edits
 from unmemorize.localization import difference_file
+from unmemorize.mitigation import MitigationRun
 from unmemorize.report._audit import audits_of
 from unmemorize.report._evidence import Evidence, read_evidence
 from unmemorize.report._mitigation import NUMBERS, REPORT, TABLE, write_mitigation_report
@@ -81,11 +82,17 @@ def write_evidence(
         The SHA-256 of the pack. Keep it apart from the pack: it shows later that nothing changed.
 
     Raises:
-        RunError: the mitigation is not finished, or a record is damaged.
+        RunError: the run is no mitigation or not finished, or a record is damaged.
         EvidenceError: a training image has changed since, or the pack cannot be written or signed.
         MetricError: an image is missing or damaged.
     """
     run = Run.of(run)
+    if run.manifest.kind != MitigationRun.kind:
+        raise RunError(
+            f"{run.folder}: only mitigations have packs of evidence, and this is a run of kind "
+            f"{run.manifest.kind}. Hand over the whole folder in its place, with its report, and "
+            "keep the SHA-256 of what you hand over apart from it."
+        )
     write_mitigation_report(run, redact=redact)
     evidence = read_evidence(run)
     left_out = dict(_left_out(evidence, redact))

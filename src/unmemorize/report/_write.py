@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from unmemorize.audit import AuditRun, ImageAuditRun
 from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
-from unmemorize.localization import LocalizationRun
+from unmemorize.localization import Localization, LocalizationRun
 from unmemorize.metrics import PromptMetrics
 from unmemorize.mitigation import MitigationRun
 from unmemorize.report._audit import write_audit_report
@@ -111,6 +112,8 @@ def write_report(
         "report.html.j2",
         script=Script.read("report.js"),
         manifest=run.manifest,
+        verdict=_verdict(localizations),
+        where=_where(localizations),
         table=summary_table(results, truth),
         prompts=len(results.prompts),
         done=len(localizations),
@@ -125,6 +128,34 @@ def write_report(
         redacted=redact,
     )
     return run.write(REPORT, page)
+
+
+def _verdict(localizations: Collection[Localization]) -> str:
+    """Say how many prompts are memorized, as far as detection tells."""
+    memorized, count = sum(record.memorized for record in localizations), len(localizations)
+    if count == 1:
+        return f"The prompt is {'' if memorized else 'not '}detected as memorized."
+    if not memorized:
+        return f"None of {count} prompts is detected as memorized."
+    return f"{memorized} of {count} prompts {_are(memorized)} detected as memorized."
+
+
+def _where(localizations: Collection[Localization]) -> str:
+    """Say where the neurons of all memorized prompts sit; nothing where there are none."""
+    neurons = {neuron for record in localizations for neuron in record.neurons}
+    if not neurons:
+        return ""
+    layers = Counter(layer for layer, _ in neurons)
+    first, most = layers.most_common(1)[0]
+    count = len(neurons)
+    found = f"{count} neuron{'s' if count > 1 else ''} {_are(count)} localized"
+    if len(layers) == 1:
+        return f"{found}, in one layer: {first}."
+    return f"{found}, in {len(layers)} layers; most of one layer, {most}, in {first}."
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _plots(results: Results) -> list[tuple[str, Markup]]:

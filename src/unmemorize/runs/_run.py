@@ -165,7 +165,7 @@ class Run:
                 "python": platform.python_version(),
                 **{name: version(name) for name in _PACKAGES},
             },
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=shlex.join([_program(), *sys.argv[1:]]),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         run = cls.existing(folder, manifest.kind)
@@ -385,6 +385,12 @@ def _differences(
         for name in sorted(names)
         if values.get(name) != other_values.get(name)
     ]
+
+
+def _program() -> str:
+    """Return the name of this program, that of the package where it was started by python -m."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def _short(value: object) -> str:
