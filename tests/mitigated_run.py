@@ -117,12 +117,12 @@ def copied_by_a_paraphrase(run: Run, *, kept: bool = True) -> Run:
         kept: whether the copies were kept, which earlier versions did not do.
     """
     kind = f"paraphrases-{DIGEST}"
+    files = [f"{kind}/00000_00.png", f"{kind}/00000_01.png"] if kept else []
     record = {"index": 0, "at": 1.0, "prompt": "another wording", "seeds": [1, 2], "copies": 2}
-    record |= {"scores": [0.7, 0.8], "files": []}
+    record |= {"scores": [0.7, 0.8], "files": files}
     if kept:
-        record["files"] = [f"{kind}/00000_00.png", f"{kind}/00000_01.png"]
         (run.folder / kind).mkdir()
-        for shade, file in enumerate(record["files"]):
+        for shade, file in enumerate(files):
             Image.new("RGB", (16, 16), (90, 20, 50 * shade)).save(run.folder / file)
     (run.folder / f"{kind}.jsonl").write_text(json.dumps(record) + "\n")
 
@@ -136,7 +136,7 @@ def copied_by_a_paraphrase(run: Run, *, kept: bool = True) -> Run:
                     "text": "another wording",
                     "before": {"copies": 1, "seeds": 2},
                     "after": {"copies": 2, "seeds": 2},
-                    "files_left": record["files"][::-1],
+                    "files_left": files[::-1],
                     "scores_left": [0.8, 0.7],
                 }
             ]

@@ -49,6 +49,7 @@ def planted_studio(folder: Path, **options: Any) -> Studio:
         settings = replace(FEW_STEPS, images=1, seed=seed)
         generate(model, PLANTED_PROMPT, settings=settings)[0].save(path)
     mending = replace(SMALL_MITIGATION, search_images=3, compare=False)
+    examples = [Prompt(PLANTED_PROMPT, images=tuple(training)), Prompt(OTHER_PROMPT)]
     given: dict[str, Any] = {
         "model": model,
         "statistics": statistics,
@@ -57,7 +58,8 @@ def planted_studio(folder: Path, **options: Any) -> Studio:
         "generation": FEW_STEPS,
         "captions": OrdinaryCaptions(("a dog", "a house", "a tree"), ("a car", "a boat")),
         "descriptor": Pixels(),
-        "prompts": [Prompt(PLANTED_PROMPT, images=tuple(training)), Prompt(OTHER_PROMPT)],
+        "prompts": examples,
+        "suspects": examples,
         "arguments": "MODEL",
         "quick": mending,
         "full": replace(mending, alpha=0.4),

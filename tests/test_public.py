@@ -1,11 +1,13 @@
 """The public names are what they are on purpose."""
 
+import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ import unmemorize
 PUBLIC = (
     "Alarm AlarmError Attack AuditError AuditResult AuditSettings BundledDescriptor "
     "Calibration ClipAlignment ClosedFormEdit ClosedFormNeuronEdit CombinedEdit Comparison "
-    "ComparisonCaptions ComparisonInputs ComparisonRun ComparisonSettings Detection "
+    "ComparisonCaptions ComparisonInputs ComparisonRun ComparisonSettings Delivery Detection "
     "DetectionLevel DetectionRun Detector Discoveries Edit EditError EditFile Engine "
     "Erased EvidenceError Execution ExportError FetchError FileDescriptor "
     "GenerationSettings Guard GuardThreshold HardeningResult HardeningSettings "
@@ -26,7 +28,7 @@ PUBLIC = (
     "Statistics StatisticsError Summary Suspect TestbedError Threshold ThresholdError "
     "Trace UnfinishedError UnmemorizeError Workers arrow_table audit_edit audit_images "
     "bake calibrate_guard calibrate_threshold compare_all compute_statistics copy_scores "
-    "default_guard_threshold default_statistics default_threshold detect detect_all "
+    "default_guard_threshold default_statistics default_threshold deliver detect detect_all "
     "discoveries evaluate_all export_lora export_single_file fewest_discoveries generate "
     "generate_all guard harden iter_prompts load_pipeline localize localize_all "
     "memorized_region mitigate mitigate_all open_run random_control read_detections "
@@ -44,6 +46,46 @@ def test_the_public_names() -> None:
     assert unmemorize.__version__ == version("unmemorize")
     with pytest.raises(AttributeError, match="no_such_name"):
         getattr(unmemorize, "no_such_name")  # noqa: B009 -- type checkers know better
+
+
+def taking_runs() -> dict[str, Any]:
+    """The public functions whose first argument is a run, with what reads results of runs."""
+    functions: dict[str, Any] = {}
+    for name in unmemorize.__all__:
+        value = getattr(unmemorize, name)
+        if inspect.isfunction(value):
+            functions[name] = value
+        elif inspect.isclass(value) and hasattr(value, "load"):
+            functions[f"{name}.load"] = value.load
+    firsts = {name: [*inspect.signature(each).parameters][:1] for name, each in functions.items()}
+    return {name: functions[name] for name, first in firsts.items() if first == ["run"]} | {
+        "read_metrics": unmemorize.read_metrics
+    }
+
+
+def test_whatever_takes_a_run_takes_its_folder(tmp_path: Path) -> None:
+    functions = taking_runs()
+    assert {"write_report", "write_evidence", "deliver", "detect_all"} <= functions.keys()
+    assert {"MitigationResult.load", "read_detections"} <= functions.keys()
+    for function in functions.values():
+        parameters = [*inspect.signature(function).parameters.values()][1:]
+        keywords = {
+            each.name: None
+            for each in parameters
+            if each.kind is each.KEYWORD_ONLY and each.default is each.empty
+        }
+        others = [None for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        for folder in (tmp_path / "none", str(tmp_path / "none")):
+            with pytest.raises(unmemorize.RunError, match=r"none/manifest\.json: the run manifest"):
+                exhaust(function(folder, *others, **keywords))
+        with pytest.raises(unmemorize.RunError, match=r"^int: not a run\. Give a Run, or its"):
+            exhaust(function(3, *others, **keywords))
+
+
+def exhaust(value: Any) -> None:
+    """Let a function that yields begin."""
+    if inspect.isgenerator(value):
+        next(value)
 
 
 def test_tracebacks_show_the_public_names_of_errors() -> None:

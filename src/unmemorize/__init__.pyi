@@ -108,7 +108,7 @@ from .mitigation import (
 )
 from .neurons import NeuronFile, Neurons, random_control, switch_off, switch_on, switched_off
 from .pipelines import Model, load_pipeline
-from .report import Signer, verify_evidence, write_evidence, write_report
+from .report import Delivery, Signer, deliver, verify_evidence, write_evidence, write_report
 from .runs import Run, open_run
 from .statistics import Statistics, compute_statistics, default_statistics
 
@@ -130,6 +130,7 @@ __all__ = [
     "ComparisonInputs",
     "ComparisonRun",
     "ComparisonSettings",
+    "Delivery",
     "Detection",
     "DetectionLevel",
     "DetectionRun",
@@ -207,6 +208,7 @@ __all__ = [
     "default_guard_threshold",
     "default_statistics",
     "default_threshold",
+    "deliver",
     "detect",
     "detect_all",
     "discoveries",

@@ -142,6 +142,18 @@ def test_check_a_prompt(address: str, open_page: Open, tmp_path: Path) -> None:
     assert page.locator("#neurons").inner_text().strip() == ""
 
 
+def test_the_page_is_as_wide_without_results(address: str, open_page: Open) -> None:
+    """Fields would jump under the pointer when the first verdict comes."""
+    page = open_page(address, viewport={"width": 1280, "height": 900})
+    page.locator("#guarded").wait_for()
+    before = page.locator("#prompt").bounding_box()
+    check(page, PLANTED_PROMPT)
+    assert page.locator("#localize").is_visible()
+    after = page.locator("#prompt").bounding_box()
+    assert (before["x"], before["width"]) == (after["x"], after["width"])
+    assert before["width"] > 800
+
+
 def test_check_an_image(address: str, folder: Path, open_page: Open) -> None:
     page = open_page(address, viewport={"width": 390, "height": 900})
     choose(page, "Check an image")

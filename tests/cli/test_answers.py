@@ -11,7 +11,7 @@ from small_model import finish_run, model_words, save_inputs
 
 from audited import audited_run
 from conftest import PLANTED_PROMPT
-from mitigated_run import CONTROL, OTHER, copied_by_a_paraphrase, mitigated_run
+from mitigated_run import copied_by_a_paraphrase, mitigated_run
 from unmemorize import HardeningSettings, MitigationResult, Neurons, Run, Threshold
 from unmemorize.cli import _console, main
 from unmemorize.cli.audit import _print_next as print_next
@@ -114,21 +114,33 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
     run = mitigated_run(tmp_path)
     lines = call.text("status", run.folder).splitlines()
     assert lines[0] == "Finished: mitigation of 5 prompts."
+    copies = "6 of 36 fresh images are copies."
+    assert lines[1] == f"Copies removed for 2 of 3 memorized prompts: {copies}"
     assert lines[-1] == f"Next: unmemorize report {run.folder}"
-    table = [line.split() for line in lines[4:-2]]
+    table = [line.split() for line in lines[5:-2]]
     names = ["ordinary", "screen", "confirm", "localize", "guides", "search", "side", "certify"]
     assert [row[0] for row in table] == [*names, "final"]
     assert table[2][1:4] == ["4", "of", "4"]
     assert " ".join(table[2]).endswith("suspects drawn, unedited")
     assert max(map(len, lines)) <= max(80, len(lines[-1]))
     assert "…" not in "".join(lines)
+    found = call.answer("status", run.folder)
+    assert (found["finished"], found["headline"]) == (True, lines[1])
+    assert [stage["name"].split()[0] for stage in found["stages"]] == [row[0] for row in table]
+    assert {(stage["pending"], stage["left"]) for stage in found["stages"]} == {(0, None)}
+    (run.folder / "before.jsonl").write_text("")
     (run.folder / "mitigation.json").unlink()
     lines = call.text("status", run.folder).splitlines()
     assert lines[0] == "Not finished: mitigation of 5 prompts."
     assert "it does only what is missing" in lines[-1]
     found = call.answer("status", run.folder)
     stages = {stage["name"]: stage for stage in found["stages"]}
-    assert (found["finished"], stages["confirmations"]["pending"]) == (False, 1)
+    assert (found["finished"], stages["confirm"]["done"], stages["confirm"]["pending"]) == (
+        False,
+        0,
+        4,
+    )
+    assert "headline" not in found
 
 
 def test_status_counts_the_rounds_of_a_hardening(call: Call, tmp_path: Path) -> None:
@@ -148,6 +160,8 @@ def test_status_counts_the_rounds_of_a_hardening(call: Call, tmp_path: Path) -> 
     assert call.text("status", run.folder).startswith("Not finished: hardening of 4 prompts.")
     run.write("hardening.json", "{}")
     assert call.text("status", run.folder).startswith("Finished: hardening of 4 prompts.")
+    ended = call.answer("status", run.folder)["stages"]
+    assert {(stage["pending"], stage["left"]) for stage in ended} == {(0, None)}
 
 
 def test_status_names_the_stage_that_worked_last(call: Call, tmp_path: Path) -> None:
@@ -160,8 +174,12 @@ def test_status_names_the_stage_that_worked_last(call: Call, tmp_path: Path) -> 
         path.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
     lines = call.text("status", run.folder).splitlines()
     assert lines[1] == "Last work: localize, stage 4 of 9, about 0:01:00 left."
-    kinds = {stage["name"] for stage in call.answer("status", run.folder)["stages"]}
-    assert {"confirmations", f"search-{OTHER}", f"ordinary-{CONTROL}"} < kinds
+    (stage,) = [
+        stage
+        for stage in call.answer("status", run.folder)["stages"]
+        if stage["name"] == "localize"
+    ]
+    assert (stage["done"], stage["total"], round(stage["left"])) == (2, 3, 60)
 
 
 def test_status_counts_what_failed(call: Call, finished: Path, tmp_path: Path) -> None:
@@ -187,23 +205,48 @@ def test_diff_shows_settings_verdicts_and_prompts(call: Call, tmp_path: Path) ->
     assert found["only_second"] == ["memorized prompt 3"]
     lines = call.text("diff", *folders).splitlines()
     count = len(found["verdicts"])
-    assert lines[0] == (
+    assert lines[:2] == [
+        f"{folders[0]}: Copies removed for 2 of 3 memorized prompts: 6 of 36 fresh images are "
+        "copies.",
+        f"{folders[1]}: Copies removed for 2 of 4 memorized prompts: 6 of 48 fresh images are "
+        "copies.",
+    ]
+    copies = next(line for line in lines if line.strip().endswith("fresh images are copies"))
+    assert copies.split()[:2] == ["166.7", "125"]
+    assert count == 1
+    place = lines.index(
         f"Settings that differ: 1. Verdicts: {count}. Rows without a difference: 3 of 5."
     )
+    titles = ["Verdicts and neurons", "Settings", "Scores, largest differences first"]
+    assert [line.strip() for line in lines[place:] if line.strip() in titles] == titles
     row = next(line for line in lines if line.strip().endswith("status: memorized prompt 1"))
     assert row.split()[:2] == ["removed", "reduced"]
     assert f"Only in {folders[1]}: 1" in lines
     table = lines[: next(place for place, line in enumerate(lines) if "Only in" in line)]
-    assert max(map(len, table)) <= 80
+    assert max(map(len, table[2:])) <= 80
     same = call.text("diff", folders[0], folders[0])
-    assert same.startswith("Settings that differ: 0. Verdicts: 0. Rows")
+    assert "Settings that differ: 0. Verdicts: 0. Rows" in same
+
+
+def test_diff_shows_where_long_values_differ(call: Call, tmp_path: Path) -> None:
+    """Cut at one place, both sides would look alike."""
+    runs = [mitigated_run(tmp_path / name) for name in "ab"]
+    for run, word in zip(runs, ("first", "second"), strict=True):
+        path = run.folder / "mitigation.json"
+        result = json.loads(path.read_text())
+        result["outcomes"][1]["rung"] = f"keys and values of all layers, like its {word} guide"
+        path.write_text(json.dumps(result))
+    lines = call.text("diff", *(run.folder for run in runs)).splitlines()
+    row = next(line for line in lines if line.strip().endswith("rung: memorized prompt 1"))
+    assert "...its first guide" in row
+    assert "...its second guide" in row
 
 
 def test_the_verdict_of_a_mitigation_stands_first(call: Call, tmp_path: Path) -> None:
     run = mitigated_run(tmp_path)
     result = MitigationResult.load(run)
     with _console.console.capture() as printed:
-        print_mitigation(result)
+        print_mitigation(result, 0.95)
     lines = printed.get().splitlines()
     assert lines[0] == result.headline
     assert max(map(len, lines)) <= 80
@@ -214,7 +257,7 @@ def test_the_verdict_of_a_mitigation_stands_first(call: Call, tmp_path: Path) ->
 def test_a_mitigation_names_the_wordings_that_still_copy(call: Call, tmp_path: Path) -> None:
     result = MitigationResult.load(copied_by_a_paraphrase(mitigated_run(tmp_path)))
     with _console.console.capture() as printed:
-        print_mitigation(result)
+        print_mitigation(result, 0.95)
     lines = printed.get().splitlines()
     said = "Other wordings (no verdict): 2 of 2 images are copies, under 1 of 1."
     assert lines[2:4] == [said, "  “another wording”: 2 of 2 images"]

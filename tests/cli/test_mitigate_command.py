@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_model import model_words, save_inputs
+
+from mitigated_run import mitigated_run
+from unmemorize.cli import _console, mitigate
+from unmemorize.mitigation import Copies, MitigationResult
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -31,3 +36,36 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
         assert code == 0, err
         disks.append(json.loads(out)["disk"])
     assert disks[1] - disks[0] == single.stat().st_size
+
+
+def test_each_verdict_is_shown_with_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No copy in a few images says little. The bound of a certificate is the one that it states."""
+    monkeypatch.setattr(_console.console, "_width", 80)
+    result = MitigationResult.load(mitigated_run(tmp_path))
+    words = "removed (0 of 72, at most 5.0 % at 97.5 %; whole search 95 %)"
+    first, second, third, *others = result.outcomes
+    outcomes = (
+        replace(
+            first, status="not removed", verdict="not removed (12 of 12)", after=Copies(12, 12)
+        ),
+        replace(second, status="removed", verdict=words, after=Copies(0, 72)),
+        replace(third, status="reduced", verdict="reduced (0 of 10)", after=Copies(0, 10)),
+        *others,
+    )
+    with _console.console.capture() as printed:
+        mitigate._print_verdicts(replace(result, outcomes=outcomes), 0.95)
+    lines = printed.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = {
+        status: line
+        for line in lines
+        for status in ("not removed", "removed", "reduced")
+        if line.strip().startswith(status)
+    }
+    assert shown["removed"].split()[1:5] == ["3/4", "0/72", "5.0", "%"]
+    assert shown["reduced"].split()[1:5] == ["3/4", "0/10", "25.9", "%"]
+    assert " 100.0 % " in shown["not removed"]
+    assert "not tested  " in "".join(lines)
+    assert "upper bound of the copy rate, at 95 % confidence" in lines[-1]

@@ -24,7 +24,7 @@ from unmemorize import (
     switched_off,
 )
 from unmemorize.export import verify
-from unmemorize.export._model_folder import folder_of
+from unmemorize.pipelines import folder_of
 
 DENOISER = Path("unet/diffusion_pytorch_model.safetensors")
 

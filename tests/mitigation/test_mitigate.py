@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -216,6 +217,23 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
         f"{sum(after)} of 6 images, under {sum(map(bool, after))} of 2 wordings"
     )
     assert found["ordinary prompts, changed"] == f"{result.ordinary.changed} of 19 images"
+
+
+def test_the_files_of_the_model_are_recorded(
+    start: Start, finished: tuple[Any, Run], tmp_path: Path
+) -> None:
+    """The call of Python records them, too, not only the command. A model in memory has none."""
+    result, run = finished
+    assert not (run.folder / "model-files.json").exists()
+    shutil.copytree(run.folder, tmp_path / "run")
+    start.model.pipe.save_pretrained(tmp_path / "model")
+    loaded = type(start.model.pipe).from_pretrained(tmp_path / "model", local_files_only=True)
+    loaded.set_progress_bar_config(disable=True)
+    assert replace(start, folder=tmp_path, model=Model(loaded))()[0] == result
+    recorded = json.loads((tmp_path / "run" / "model-files.json").read_text())
+    name = "unet/diffusion_pytorch_model.safetensors"
+    content = (tmp_path / "model" / name).read_bytes()
+    assert recorded[name] == hashlib.sha256(content).hexdigest()
 
 
 def test_a_run_that_is_killed_between_edit_and_verdicts_has_none(

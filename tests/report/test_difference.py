@@ -35,10 +35,43 @@ def test_settings_verdicts_scores_and_prompts_of_one_run(tmp_path: Path) -> None
     assert not [change for change in found.verdicts if change.what == "nothing at all"]
     largest = found.scores[0]
     assert (largest.what, largest.column, largest.after) == ("memorized prompt 1", "score", 0.25)
+    before, after = found.totals
+    assert (before.headline, after.headline) == (
+        "Copies removed for 2 of 3 memorized prompts: 6 of 36 fresh images are copies.",
+        "Copies removed for 2 of 4 memorized prompts: 6 of 48 fresh images are copies.",
+    )
+    assert before.copies == pytest.approx(1000 / 6)
+    assert after.copies == 125
+    assert (before.paraphrases, after.paraphrases) == (0, 0)
+    assert before.changed == pytest.approx(1000 * first_share(first))
     assert "worst_before" not in [change.column for change in found.scores]
     assert (found.only_first, found.only_second) == ((), ("memorized prompt 3",))
     assert found.shared == 5
     assert difference_of(second, first).only_first == ("memorized prompt 3",)
+
+
+def first_share(run: Run) -> float:
+    ordinary = json.loads((run.folder / "mitigation.json").read_text())["ordinary"]
+    return float(ordinary["changed"] / ordinary["images"])
+
+
+def test_counts_and_words_are_no_scores_and_no_verdicts(tmp_path: Path) -> None:
+    """More images, another rung and other words about the same status say nothing of copies."""
+    first, second = mitigated_run(tmp_path / "a"), mitigated_run(tmp_path / "b")
+    path = second.folder / "mitigation.json"
+    result: Any = json.loads(path.read_text())
+    outcome = result["outcomes"][1]
+    outcome |= {"rung": "keys and values", "verdict": "removed (0 of 72)", "worst_before": 0.95}
+    outcome["after"] |= {"seeds": 72}
+    path.write_text(json.dumps(result))
+    found = difference_of(first, second)
+    what = "memorized prompt 1"
+    assert found.verdicts == ()
+    assert found.others == (
+        Changed(what, "rung", "complete neurons at 0", "keys and values"),
+        Changed(what, "images_after", 12, 72),
+    )
+    assert [(change.what, change.column) for change in found.scores] == [(what, "worst_before")]
 
 
 def test_values_are_told_apart_without_comparing_all_of_them(tmp_path: Path) -> None:
@@ -73,11 +106,12 @@ def test_values_are_told_apart_without_comparing_all_of_them(tmp_path: Path) -> 
 def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
     run = mitigated_run(tmp_path)
     found = difference_of(run, run)
-    assert (found.settings, found.verdicts, found.scores) == ((), (), ())
+    assert (found.settings, found.verdicts, found.others, found.scores) == ((), (), (), ())
+    assert found.totals[0] == found.totals[1]
     assert found.same == found.shared == 5
 
 
-def test_neurons_are_compared_and_what_is_unknown_counts_as_a_verdict(tmp_path: Path) -> None:
+def test_neurons_are_compared_and_what_is_unknown_is_no_score(tmp_path: Path) -> None:
     prompts = [Prompt("one"), Prompt("two")]
     records = {
         0: localization("one", "", 0.6, Neurons({LAYER: [3, 5]})),
@@ -91,7 +125,8 @@ def test_neurons_are_compared_and_what_is_unknown_counts_as_a_verdict(tmp_path: 
     assert [each["index"] for each in words["one", "neurons"].before] == [3, 5]
     assert [each["index"] for each in words["one", "neurons"].after] == [3]
     assert (words["two", "memorized"].before, words["two", "memorized"].after) == (False, True)
-    assert words["two", "final_score"].before is None
+    unknown = {(change.what, change.column): change for change in found.others}
+    assert unknown["two", "final_score"].before is None
     assert [(change.what, change.column) for change in found.scores] == [
         ("two", "score"),
         ("two", "mean"),

@@ -437,6 +437,12 @@ def test_other_files_are_no_packs(tmp_path: Path, content: bytes) -> None:
         verify_evidence(pack)
 
 
+def test_a_pack_that_is_not_there_is_no_forged_one(tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError, match=r"none\.zip: there is no such file") as refused:
+        verify_evidence(tmp_path / "none.zip")
+    assert "rely" not in str(refused.value)
+
+
 def test_other_archives_are_no_packs(made: tuple[Run, Path, str], tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match=r"no evidence.json"):
         verify_evidence(write({"a.txt": b"a"}, tmp_path / "a.zip"))
@@ -500,7 +506,8 @@ def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) 
 
 
 def test_only_mitigations_have_packs(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="kind localization, not mitigation"):
+    found = r"only mitigations have packs of evidence, and .* localization\. Hand over the whole"
+    with pytest.raises(RunError, match=found):
         write_evidence(localized_run(tmp_path / "run", [], {}), tmp_path / "e.zip")
 
 

@@ -25,6 +25,7 @@ from unmemorize.export._published_layers import WIDTHS
 from unmemorize.report import page_of
 from unmemorize.runs import Inputs
 
+OTHER_LAYER = LAYER.replace("down_blocks.0", "up_blocks.1")
 SMALL = {
     "original": {0: {"sscd-orig": [0.9, 0.8]}},
     "refined": {0: {"sscd-orig": [0.1, 0.2]}},
@@ -174,6 +175,39 @@ def test_runs_without_a_page(tmp_path: Path) -> None:
 def test_the_report_needs_localizations(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nothing is localized"):
         write_report(make_run(tmp_path, [], []))
+
+
+@pytest.mark.parametrize(
+    ("neurons", "verdict", "where"),
+    [
+        (
+            [Neurons({LAYER: [3]})],
+            "The prompt is detected as memorized.",
+            f"in one layer: {LAYER}.",
+        ),
+        ([None], "The prompt is not detected as memorized.", ""),
+        ([None, None], "None of 2 prompts is detected as memorized.", ""),
+        (
+            [Neurons({LAYER: [3, 4], OTHER_LAYER: [1]}), Neurons({LAYER: [4, 5]}), None],
+            "2 of 3 prompts are detected as memorized.",
+            f"4 neurons are localized, in 2 layers; most of one layer, 3, in {LAYER}.",
+        ),
+        (
+            [Neurons({OTHER_LAYER: [1]}), None],
+            "1 of 2 prompts is detected as memorized.",
+            f"1 neuron is localized, in one layer: {OTHER_LAYER}.",
+        ),
+    ],
+)
+def test_the_report_begins_with_what_was_found(
+    tmp_path: Path, neurons: list[Neurons | None], verdict: str, where: str
+) -> None:
+    prompts = [Prompt(f"prompt {number}") for number in range(len(neurons))]
+    page = write_report(make_run(tmp_path, prompts, neurons)).read_text(encoding="utf-8")
+    head = page[page.index("<h1>") : page.index('<div class="tiles">')]
+    assert f"<h1>{verdict}</h1>" in head
+    assert where in head
+    assert ("localized" in head) is bool(where)
 
 
 def test_the_head_counts_what_is_done(page: str) -> None:

@@ -53,6 +53,21 @@ def test_a_manifest_tells_what_the_run_was_started_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("program", "recorded"),
+    [
+        ("/usr/bin/unmemorize", "unmemorize demo -o 'a b'"),
+        ("/usr/lib/python3/unmemorize/__main__.py", "unmemorize demo -o 'a b'"),
+        ("mine.py", "mine.py demo -o 'a b'"),
+    ],
+)
+def test_the_command_is_recorded_as_it_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, recorded: str
+) -> None:
+    monkeypatch.setattr("sys.argv", [program, "demo", "-o", "a b"])
+    assert opened(tmp_path / "run").manifest.command == recorded
+
+
+@pytest.mark.parametrize(
     ("settings", "inputs", "message"),
     [
         (replace(SETTINGS, number=6), INPUTS, r"made with number = 5, now it is 6"),

@@ -68,9 +68,11 @@ def test_work_gets_a_visit_and_the_inputs(
         yield {"studio": visit.studio}
         yield {"values": values}
 
-    first, second, end = requests.handler(feedback, [button], work)(visitor("a"), Bar(), 1, 2)
-    assert first == {"studio": "the studio"}
-    assert second == {"studio": "the studio", "values": (1, 2)}
+    begun, first, second, end = requests.handler(feedback, [button], work)(
+        visitor("a"), Bar(), 1, 2
+    )
+    assert first == begun | {"studio": "the studio"}
+    assert second == begun | {"studio": "the studio", "values": (1, 2)}
     assert end[feedback.status] == ""
     assert not end[feedback.cancel].visible
     assert end[button]["interactive"]
@@ -99,6 +101,26 @@ def test_work_that_waits_is_shown(requests: Requests, feedback: Feedback) -> Non
     assert "Waiting for the model" in begun[feedback.status].value
     assert begun[feedback.cancel].visible
     assert not begun[button].interactive
+
+
+def test_work_that_has_begun_does_not_wait_any_more(
+    requests: Requests, loading: Future[Any], feedback: Feedback
+) -> None:
+    """Its bar names the stage; the message of before would contradict it until the end."""
+    loading.set_result("the studio")
+    seen = []
+
+    def work(visit: Visit) -> Iterator[Any]:
+        with visit.stage("drawing"):
+            yield {"drawn": "an image"}
+
+    requests.begin(feedback, [])(visitor("a"))
+    for values in requests.handler(feedback, [], work)(visitor("a"), Bar()):
+        status = values[feedback.status]
+        seen.append(status if isinstance(status, str) else status.value)
+    assert len(seen) == 3
+    assert not [text for text in seen if "Waiting" in text]
+    assert "working" in seen[0]  # the bar has its place
 
 
 def test_waiting_for_the_model_is_shown(loading: Future[Any]) -> None:
@@ -148,8 +170,8 @@ def test_cancel_ends_the_latest_work_of_this_visitor_in_this_tab(
     requests.cancel(feedback)(visitor("first"))  # nothing to cancel yet
     values = outcome(requests, feedback, work("first"), "first")
     assert "Cancelled." in message(values, feedback)
-    assert {"done": True} in outcome(requests, feedback, work("other"), "other")
-    assert {"done": True} in outcome(requests, other_tab, work("tab"), "first")
+    assert outcome(requests, feedback, work("other"), "other")[-1]["done"]
+    assert outcome(requests, other_tab, work("tab"), "first")[-1]["done"]
     assert steps == {"first": [0], "other": [0, 1, 2], "tab": [0, 1, 2]}
 
 
@@ -160,10 +182,10 @@ def test_work_can_be_cancelled_while_it_waits(requests: Requests, feedback: Feed
 
     requests.begin(feedback, [])(visitor("a"))
     requests.cancel(feedback)(visitor("a"))
-    (end,) = outcome(requests, feedback, work)
+    *_, end = outcome(requests, feedback, work)
     assert "Cancelled." in end[feedback.status]
     requests.begin(feedback, [])(visitor("a"))  # the next work is not cancelled
-    assert {"begun": True} in outcome(requests, feedback, work)
+    assert outcome(requests, feedback, work)[-1]["begun"]
 
 
 def test_cancel_ends_what_works_and_what_waits(requests: Requests, feedback: Feedback) -> None:
@@ -178,14 +200,15 @@ def test_cancel_ends_what_works_and_what_waits(requests: Requests, feedback: Fee
     begin, cancel = requests.begin(feedback, []), requests.cancel(feedback)
     begin(visitor("a"))
     running = requests.handler(feedback, [], work)(visitor("a"), Bar())
-    assert next(running) == {"step": 0}
+    next(running)
+    assert next(running)["step"] == 0
     begin(visitor("a"))
     cancel(visitor("a"))
     (end,) = running
     assert "Cancelled." in end[feedback.status]
     assert end[feedback.cancel].visible  # the other one still waits
     begin(visitor("a"))  # after Cancel, so it is not cancelled
-    (second,) = outcome(requests, feedback, work)
+    *_, second = outcome(requests, feedback, work)
     assert "Cancelled." in second[feedback.status]
     *_, third = outcome(requests, feedback, work)
     assert (third["step"], third[feedback.status]) == (2, "")
@@ -204,7 +227,7 @@ def test_errors_become_sentences(
     requests: Requests, feedback: Feedback, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = outcome(requests, feedback, fail(PromptError("no <b>prompt</b>")))
-    assert values[0] == {"so far": True}
+    assert values[1]["so far"]
     assert "no &lt;b&gt;prompt&lt;/b&gt;" in message(values, feedback)
     assert 'role="alert"' in message(values, feedback)
     assert caplog.records == []

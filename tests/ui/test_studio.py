@@ -31,6 +31,8 @@ from unmemorize import (
     testbed,
 )
 from unmemorize.audit import AuditSettings, ImageFinding
+from unmemorize.cli._instruments import InstrumentOptions
+from unmemorize.cli._studio import open_studio
 from unmemorize.generation import NeuronEdit, generate
 from unmemorize.metrics import copy_scores
 from unmemorize.report import verify_evidence
@@ -308,6 +310,56 @@ def test_a_model_is_mended_and_taken_home(studio: Studio) -> None:
     assert [reason.split(":")[0] for reason in again.refused] == ["No checkpoint is written"]
     shown = verdicts(replace(again, refused=("No LoRA is written.",), without_maps="No maps."))
     assert shown.index("No LoRA is written.") < shown.index("No maps.")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_neurons_are_offered_when_they_can_be_searched(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """While images are drawn, no other work can begin. If that fails, the verdict stays."""
+    pytest.importorskip("gradio")
+    from unmemorize.ui._prompt_tab import PromptTab
+
+    tab: Any = object.__new__(PromptTab)  # a page would leave sockets open
+    for part in ("checked", "verdict", "drawn", "localize", "neurons", "switches"):
+        setattr(tab, f"_{part}", part)
+    visit: Any = SimpleNamespace(studio=studio, stage=lambda _: nullcontext(lambda *_: None))
+    seen = []
+    for text in (PLANTED_PROMPT, OTHER_PROMPT):
+        work = tab.check(visit, text, 1, False)
+        while_drawing = next(work)
+        if fails:
+            monkeypatch.setattr(_check_prompt, "draw", refused)
+        after = next(work)
+        seen += [values["localize"]["visible"] for values in (while_drawing, after)]
+        assert ("drawn" in after) is not fails
+        if fails:
+            with pytest.raises(PromptError, match="this cannot be drawn"):
+                next(work)
+    assert seen == [False, True, False, False]
+
+
+def refused(*_: Any) -> None:
+    raise PromptError("this cannot be drawn.")
+
+
+def test_the_examples_to_mend_are_those_of_the_demo(bundled: Any, tmp_path: Path) -> None:
+    """All memorized prompts would take hours. Those of a file are taken as they are."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\ntwo\n")
+    for prompts, memorized, others in ((None, 6, 3), (file, 0, 2)):
+        opened = open_studio(
+            Model(bundled),
+            prompts=prompts,
+            statistics=None,
+            threshold=None,
+            instruments=InstrumentOptions(),
+            arguments="testbed",
+        )
+        known = [bool(prompt.images) for prompt in opened.suspects]
+        assert known == [True] * memorized + [False] * others
+        assert {each.text for each in opened.suspects} <= {each.text for each in opened.prompts}
+        opened.close()
 
 
 def test_drawings_without_a_guard_say_nothing() -> None:

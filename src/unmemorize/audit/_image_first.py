@@ -92,7 +92,7 @@ class ImageAuditResult:
         return sum(finding.found for finding in self.findings)
 
     @classmethod
-    def load(cls, run: Run) -> ImageAuditResult:
+    def load(cls, run: Run | str | Path) -> ImageAuditResult:
         """Read the result of a finished audit of images.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unmemorize._files import to_json
@@ -103,7 +104,7 @@ class AuditResult:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, run: Run) -> AuditResult:
+    def load(cls, run: Run | str | Path) -> AuditResult:
         """Read the result of a finished audit.
 
         Raises:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
+from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import (
     bundled_defaults,
     generation_settings,
     planted_prompts,
-    prompts_or_bundled,
 )
 from unmemorize.cli._instruments import InstrumentOptions
+from unmemorize.cli.demo import suspects
 from unmemorize.detection import Threshold, default_threshold
 from unmemorize.localization import LocalizationSettings
 from unmemorize.mitigation import OrdinaryCaptions
@@ -47,7 +48,12 @@ def open_studio(
     limit = Threshold.load(threshold) if threshold else default_threshold(model)
     bundled = is_bundled(model.pipe)
     generation = generation_settings(model, _BATCH)
-    examples = prompts_or_bundled(model, prompts, _bundled_examples) if prompts or bundled else ()
+    examples: list[Prompt] = []
+    to_mend: list[Prompt] = []
+    if prompts is not None:
+        examples = to_mend = read_prompts(prompts)
+    elif bundled:
+        examples, to_mend = _bundled_examples(), suspects(full=False)
     return Studio(
         model=model,
         statistics=Statistics.load(statistics) if statistics else default_statistics(model),
@@ -60,12 +66,16 @@ def open_studio(
         descriptor=instruments.load_descriptor(bundled=bundled),
         clip=instruments.load_clip(bundled=bundled),
         prompts=tuple(examples),
+        suspects=tuple(to_mend),
         arguments=arguments,
         why_no_guard=why_no_guard(model, generation),
     )
 
 
 def _bundled_examples() -> list[Prompt]:
-    """Return the memorized prompts of the bundled model, and a few that are not memorized."""
+    """Return the memorized prompts of the bundled model, and a few that are not memorized.
+
+    To mend them all takes hours, so the suspects are those of the demo.
+    """
     unmemorized = testbed.captions("test")[:_UNMEMORIZED_EXAMPLES]
     return [*planted_prompts(), *map(Prompt, unmemorized)]

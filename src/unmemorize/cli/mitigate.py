@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -54,6 +56,7 @@ from unmemorize.export import CHECKPOINT, check_single_file
 from unmemorize.localization import LocalizationSettings
 from unmemorize.methods import text_encoder_layers
 from unmemorize.mitigation import (
+    Copies,
     Forecast,
     MitigationInputs,
     MitigationResult,
@@ -61,6 +64,7 @@ from unmemorize.mitigation import (
     MitigationSettings,
     OrdinaryCaptions,
     Part,
+    PromptOutcome,
     forecast,
     mitigate_all,
     pooled,
@@ -204,8 +208,8 @@ def run_and_print(
     result = mitigate_all(run, model, inputs, execution=execution, announce=show_progress)
     if left_to_first(execution, "model and the report", run.folder):
         return
-    made = deliver(run, model, result, single_file=single_file, announce=show_progress)
-    _print_verdicts(result)
+    made = deliver(run, model, single_file=single_file, announce=show_progress)
+    _print_verdicts(result, run.settings(MitigationRun).settings.confidence)
     files = print_exported(made.exported)
     if made.without_maps:
         print_line(made.without_maps)
@@ -225,7 +229,7 @@ def run_and_print(
         print_hint(f"unmemorize detect --prompts MORE-SUSPECTS --model {arguments} -o RUN")
 
 
-def _print_verdicts(result: MitigationResult) -> None:
+def _print_verdicts(result: MitigationResult, confidence: float) -> None:
     """Print what was reached, then the verdict of each suspect."""
     print_line(result.headline, style="bold")
     if result.ordinary:
@@ -234,14 +238,32 @@ def _print_verdicts(result: MitigationResult) -> None:
         print_line(f"{change.changed} of {change.images} ordinary images changed{over}.")
     _print_paraphrases(result)
     rephrased = ["other wordings"] if result.paraphrases else []
-    table = make_table("verdict", "before", "after", *rephrased, text="prompt")
+    table = make_table("verdict", "before", "after", "at most", *rephrased, text="prompt")
     for outcome in result.outcomes:
-        counts = [outcome.before, outcome.after]
+        cells = [_counts(outcome.before), _counts(outcome.after), _bound(outcome, confidence)]
         if rephrased:
-            counts.append(outcome.paraphrases_after)
-        counted = [f"{each.copies}/{each.seeds}" if each else "" for each in counts]
-        table.add_row(outcome.status, *counted, outcome.prompt)
+            cells.append(_counts(outcome.paraphrases_after))
+        table.add_row(outcome.status, *cells, outcome.prompt)
     console.print(table)
+    if any(outcome.after for outcome in result.outcomes):
+        print_line(f"At most: upper bound of the copy rate, at {100 * confidence:g} % confidence.")
+
+
+def _counts(copies: Copies | None) -> str:
+    return f"{copies.copies}/{copies.seeds}" if copies else ""
+
+
+def _bound(outcome: PromptOutcome, confidence: float) -> str:
+    """Return the upper bound of the copy rate under the edit; nothing where it was not tested.
+
+    That of a certificate is the one that its verdict states. It allows for several attempts.
+    """
+    if outcome.after is None:
+        return ""
+    stated = re.search(r"at most ([\d.]+ %)", outcome.verdict)
+    if stated:
+        return stated[1]
+    return f"{math.ceil(1000 * outcome.after.upper(confidence) - 1e-9) / 10:.1f} %"
 
 
 def _print_paraphrases(result: MitigationResult) -> None:

@@ -1,8 +1,11 @@
 """The command ``status``."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+from unmemorize._files import to_json
 from unmemorize.audit import RESULT as AUDIT_RESULT
 from unmemorize.audit import AuditRun, ImageAuditRun, image_audit_totals
 from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
@@ -10,7 +13,7 @@ from unmemorize.cli._execution_options import RunArgument
 from unmemorize.comparison import ComparisonRun
 from unmemorize.hardening import HardeningRun, hardening_totals
 from unmemorize.mitigation import RESULT as MITIGATION_RESULT
-from unmemorize.mitigation import MitigationRun, Standing, standings
+from unmemorize.mitigation import MitigationResult, MitigationRun, Standing, standings
 from unmemorize.report import page_of
 from unmemorize.runs import Run, Status, status_of
 
@@ -29,10 +32,10 @@ _TOTALS = {ImageAuditRun.kind: image_audit_totals, HardeningRun.kind: hardening_
 def command(run: RunArgument, /) -> None:
     """Show how far a run is, while it works or afterwards.
 
-    Of a mitigation, the table has one row for each of its stages. Of other runs, it has one for
-    each kind of records, and the slowest prompts follow. Stages of audit and compare take only the
-    prompts that they need, so the pending ones of such a stage may be none of its own. --json
-    prints each kind of records.
+    For a finished mitigation, the second line says what it reached. Of a mitigation, the table has
+    one row for each of its stages. Of other runs, it has one for each kind of records, and the
+    slowest prompts follow. Stages of audit and compare take only the prompts that they need, so
+    until the run is finished, the pending ones of such a stage may be none of its own.
     """
     loaded = Run.load(run)
     totals = _TOTALS.get(loaded.manifest.kind)
@@ -44,11 +47,19 @@ def command(run: RunArgument, /) -> None:
     what = f"{loaded.manifest.kind} of {count} {item}{'' if count == 1 else 's'}"
     headline = f"{'Finished' if finished else 'Not finished'}: {what}."
     print_line(headline + (f" {failed} items failed." if failed else ""), style="bold")
+    more: dict[str, str] = {}
     if loaded.manifest.kind == MitigationRun.kind:
-        _print_standings(standings(loaded, states), finished=finished)
+        if finished:
+            more["headline"] = MitigationResult.load(loaded).headline
+            print_line(more["headline"])
+        rows = standings(loaded, states)
+        _print_standings(rows, finished=finished)
+        stages = [_as_answer(row, finished=finished) for row in rows]
     else:
+        states = [_ended(status) for status in states] if finished else states
         _print_states(states, finished=finished)
-    print_answer(run=run, kind=loaded.manifest.kind, finished=finished, stages=states)
+        stages = [to_json(status) for status in states]
+    print_answer(run=run, kind=loaded.manifest.kind, finished=finished, **more, stages=stages)
     if finished and not failed:
         page = page_of(loaded)
         if page and (run / page).exists():  # it may be redacted, and would not be if written again
@@ -65,6 +76,26 @@ def _is_finished(run: Run, states: Sequence[Status]) -> bool:
     if result is not None:
         return (run.folder / result).exists()
     return bool(states) and not any(status.pending or status.failed for status in states)
+
+
+def _as_answer(row: Standing, *, finished: bool) -> dict[str, Any]:
+    """Return a row of the table for programs. Nothing is left of a finished run."""
+    pending = 0 if finished else None if row.total is None else max(0, row.total - row.done)
+    return {
+        "name": row.stage,
+        "what": row.what,
+        "done": row.done,
+        "total": row.total,
+        "pending": pending,
+        "rate": row.rate,
+        "left": None if finished else row.left,
+        "idle": row.idle,
+    }
+
+
+def _ended(status: Status) -> Status:
+    """Return the status of a finished run: stages that do not take all prompts wait for none."""
+    return replace(status, pending=0, left=None)
 
 
 def _print_standings(rows: Sequence[Standing], *, finished: bool) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 from diffusers import DiffusionPipeline
@@ -48,7 +49,7 @@ from unmemorize.runs import Run, stream_prompts
 
 
 def compare_all(
-    run: Run,
+    run: Run | str | Path,
     pipe: DiffusionPipeline | Model,
     inputs: ComparisonInputs,
     *,
@@ -63,8 +64,9 @@ def compare_all(
     are in the run folder, too.
 
     Args:
-        run: a run with suspects, opened with a `ComparisonRun` of these inputs. All of them count
-            as memorized for detectors. Methods work on those whose unedited images copy.
+        run: a run with suspects, opened with a `ComparisonRun` of these inputs, or its folder. All
+            of them count as memorized for detectors. Methods work on those whose unedited images
+            copy.
         pipe: a loaded pipeline. It is left as it is.
         inputs: what to measure and compare with.
         detectors: see `unmemorize.comparison.chosen_detectors`.
@@ -79,6 +81,7 @@ def compare_all(
         RunError: unedited images cannot be made, or the run is of another kind.
         ThresholdError: there are too few ordinary images for the rate of false copies.
     """
+    run = Run.of(run)
     settings = run.settings(ComparisonRun).settings
     model, execution = Model.of(pipe), execution or Execution()
     _refuse_missing(methods, inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unmemorize._errors import RunError
@@ -85,13 +86,13 @@ class Comparison:
         }
 
     @classmethod
-    def load(cls, run: Run) -> Comparison:
+    def load(cls, run: Run | str | Path) -> Comparison:
         """Read the result of a run.
 
         Raises:
             RunError: the comparison is not finished, or the file is damaged.
         """
-        path = run.folder / RESULT
+        path = Run.of(run).folder / RESULT
         content = read_json(path, RunError, "result of a comparison")
         way_out = "Repeat unmemorize compare; it computes only what is missing."
         if content.pop("schema", None) != SCHEMA:

@@ -107,7 +107,7 @@ class DetectTask:
 
 
 def detect_all(
-    run: Run,
+    run: Run | str | Path,
     pipe: DiffusionPipeline | Model,
     threshold: Threshold,
     *,
@@ -118,20 +118,29 @@ def detect_all(
     """Detect each prompt of a run, see `read_detections`.
 
     Args:
-        run: a run with prompts, see `open_run`.
+        run: a run with prompts, see `open_run`, or its folder.
         pipe: a loaded pipeline.
         threshold: calibrated for this model.
         stop: as in `detect`.
         batch: seeds per denoiser pass, across prompts.
         execution: who does the work.
     """
+    run = Run.of(run)
     task = DetectTask(threshold, stop, batch)
     items = enumerate(stream_prompts(run))
     return drive(run, Model.of(pipe), task, items, prompt_count(run), execution)
 
 
-def read_detections(run: Run) -> Iterator[tuple[int, Prompt, Detection]]:
-    """Yield index, prompt and detection of every finished prompt, in the order of the prompts."""
+def read_detections(run: Run | str | Path) -> Iterator[tuple[int, Prompt, Detection]]:
+    """Yield index, prompt and detection of every finished prompt, in the order of the prompts.
+
+    Args:
+        run: a run in which prompts were detected, or its folder.
+
+    Raises:
+        RunError: a record is damaged.
+    """
+    run = Run.of(run)
     way_out = "Run the command again in a new folder."
     problem = f"{run.folder}: malformed detection record"
     for index, prompt, record in stream_with_prompts(run, DETECTIONS):

@@ -7,7 +7,7 @@ from unmemorize.export._changes import Difference
 from unmemorize.export._checkpoint import bake
 from unmemorize.export._lora import export_lora
 from unmemorize.export._lora_layouts import LAYOUT_NAMES, LAYOUTS, LoraLayout, layout_table
-from unmemorize.export._model_folder import EDIT, folder_of, model_files
+from unmemorize.export._model_folder import EDIT
 from unmemorize.export._parquet import arrow_table, export_parquet
 from unmemorize.export._published_results import export_results, import_results
 from unmemorize.export._published_statistics import read_statistics
@@ -36,12 +36,10 @@ __all__ = [
     "export_parquet",
     "export_results",
     "export_single_file",
-    "folder_of",
     "import_results",
     "layout_table",
     "load_edit_file",
     "model_card",
-    "model_files",
     "read_statistics",
     "record_rows",
     "verify",

@@ -22,9 +22,9 @@ from unmemorize._paths import exists
 from unmemorize.export._carried import AnyEditFile, describe, edit_of, neurons_of, readings_of
 from unmemorize.export._exportable import exportable
 from unmemorize.export._lora_layouts import fitting_layouts
-from unmemorize.export._model_folder import CARD, folder_of
+from unmemorize.export._model_folder import CARD
 from unmemorize.generation import ClosedFormEdit, ClosedFormNeuronEdit, weight_edits
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, folder_of
 from unmemorize.runs import Run
 
 _TEMPLATE = "templates/card.md.j2"

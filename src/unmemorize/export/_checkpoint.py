@@ -17,19 +17,11 @@ from unmemorize._paths import exists
 from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._exportable import exportable
 from unmemorize.export._loaded_components import refuse_other_components
-from unmemorize.export._model_folder import (
-    CARD,
-    EDIT,
-    NEURONS,
-    folder_of,
-    is_license,
-    model_files,
-    stored_key,
-)
+from unmemorize.export._model_folder import CARD, EDIT, NEURONS, is_license, stored_key
 from unmemorize.export._rows import Rewrite, read_header, rewrite_rows, same_up_to_rounding
 from unmemorize.export._written import WrittenLayer, WrittenWeight, layers_to_write
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, folder_of, model_files
 
 
 def bake(

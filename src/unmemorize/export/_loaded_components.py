@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ExportError, first_line
 from unmemorize._files import read_json
-from unmemorize.export._model_folder import INDEX
 from unmemorize.export._rows import same_up_to_rounding
-from unmemorize.pipelines import Model, quiet_loading, saved_weights
+from unmemorize.pipelines import INDEX, Model, quiet_loading, saved_weights
 
 _CHECKS_ONLY = ("safety_checker", "feature_extractor")
 """Components that look at finished images. Pipelines are often loaded without them."""

@@ -39,7 +39,7 @@ def arrow_table(run: Run | str | Path) -> pyarrow.Table:
         ...
         unmemorize.RunError: no-such-run/manifest.json: the run manifest cannot be read ...
     """
-    loaded = run if isinstance(run, Run) else Run.load(run)
+    loaded = Run.of(run)
     table = record_rows(loaded)
     arrow = _arrow(f"{loaded.folder}: a table of records")
     return arrow.Table.from_pylist(list(table.rows), _schema(arrow, table))

@@ -15,14 +15,14 @@ from unmemorize._paths import is_folder
 from unmemorize.export._carried import AnyEditFile, carried_edit, load_edit_file
 from unmemorize.export._changes import Difference
 from unmemorize.export._exportable import exportable
-from unmemorize.export._model_folder import EDIT, INDEX, NEURONS, folder_of
+from unmemorize.export._model_folder import EDIT, NEURONS
 from unmemorize.export._rows import read_header
 from unmemorize.export._verify_checkpoint import checkpoint_changes
 from unmemorize.export._verify_lora import is_lora, lora_changes
 from unmemorize.export._verify_single_file import single_file_changes
 from unmemorize.generation import WEIGHTS_FILE
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Lora, Model
+from unmemorize.pipelines import INDEX, Lora, Model, folder_of
 
 _TENSORS = WEIGHTS_FILE.format("*")
 ArtefactKind = Literal["neuron file", "edit file", "LoRA", "checkpoint", "single file"]

@@ -12,17 +12,10 @@ from unmemorize._paths import is_folder
 from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._changes import Difference, ExpectedRows, tensor_changes
 from unmemorize.export._expected import ExpectedLayer, expected_in_checkpoint
-from unmemorize.export._model_folder import (
-    CARD,
-    EDIT,
-    NEURONS,
-    is_license,
-    model_files,
-    stored_key,
-)
+from unmemorize.export._model_folder import CARD, EDIT, NEURONS, is_license, stored_key
 from unmemorize.export._rows import read_header
 from unmemorize.generation import WEIGHTS_FILE
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, model_files
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 

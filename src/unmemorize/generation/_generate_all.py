@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffusers import DiffusionPipeline
 from PIL import Image
@@ -31,7 +32,7 @@ _JPEG_QUALITY = 95
 
 
 def generate_all(
-    run: Run,
+    run: Run | str | Path,
     pipe: DiffusionPipeline | Model,
     images: ImageSet,
     settings: GenerationSettings,
@@ -43,7 +44,7 @@ def generate_all(
     the neurons of the whole run off.
 
     Args:
-        run: a run with localizations.
+        run: a run with localizations, or its folder.
         pipe: a loaded pipeline of the run's model.
         images: which neurons are off for which prompts.
         settings: how images are generated.
@@ -57,7 +58,7 @@ def generate_all(
             seed, or the folder has images made under other settings.
         NeuronError: a neuron file is malformed or of another model.
     """
-    model = Model.of(pipe)
+    run, model = Run.of(run), Model.of(pipe)
     shown = shown_prompts(
         run, model, settings, only=images.only, prompts=images.prompts, label=images.label
     )

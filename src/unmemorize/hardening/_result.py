@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from unmemorize._files import to_json
@@ -113,12 +114,13 @@ class HardeningResult:
         return tuple(notes)
 
     @classmethod
-    def load(cls, run: Run) -> HardeningResult:
+    def load(cls, run: Run | str | Path) -> HardeningResult:
         """Read the result of a finished hardening.
 
         Raises:
             RunError: the run has none, or it is damaged.
         """
+        run = Run.of(run)
         result = read_result(cls, run, RESULT, "harden", "a hardening")
         return replace(result, file=EditFile.load(run.folder / EDIT))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -134,7 +135,7 @@ def record_localization(run: Run, index: int, record: Localization) -> None:
 
 
 def localize_all(
-    run: Run,
+    run: Run | str | Path,
     pipe: DiffusionPipeline | Model,
     *,
     statistics: Statistics,
@@ -145,7 +146,7 @@ def localize_all(
     """Localize every prompt of a run that has no localization yet.
 
     Args:
-        run: a run with prompts, see `open_run`.
+        run: a run with prompts, see `open_run`, or its folder.
         pipe: a loaded pipeline.
         statistics: as in `localize`.
         threshold: as in `localize`.
@@ -155,6 +156,7 @@ def localize_all(
     Returns:
         How many prompts are done, and which failed.
     """
+    run = Run.of(run)
     task = LocalizeTask(statistics, threshold, settings)
     items = ((index, (index, prompt)) for index, prompt in enumerate(stream_prompts(run)))
     return drive(run, Model.of(pipe), task, items, prompt_count(run), execution)
@@ -222,17 +224,20 @@ def save_neurons(
     return file
 
 
-def read_localizations(run: Run, *, only_memorized: bool = False) -> dict[int, Localization]:
+def read_localizations(
+    run: Run | str | Path, *, only_memorized: bool = False
+) -> dict[int, Localization]:
     """Return the finished localizations of a run, by the index of the prompt.
 
     Args:
-        run: a run in which prompts were localized.
+        run: a run in which prompts were localized, or its folder.
         only_memorized: whether to leave out prompts that are not memorized. The result may then be
             empty.
 
     Raises:
         RunError: nothing is localized.
     """
+    run = Run.of(run)
     localizations = {}
     is_empty = True
     for index, record in run.stream(LOCALIZATIONS):

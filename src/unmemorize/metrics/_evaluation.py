@@ -51,7 +51,7 @@ _MAY_DIFFER = ("neurons", "scale", "shared", "format", "method", "guard")
 
 
 def evaluate_all(
-    run: Run,
+    run: Run | str | Path,
     name: str,
     *,
     descriptor: Descriptor,
@@ -66,7 +66,7 @@ def evaluate_all(
     medians are replaced.
 
     Args:
-        run: a localization run with images.
+        run: a localization run with images, or its folder.
         name: the name of the set of images.
         descriptor: compares images.
         alignment: compares images with prompts; None to leave alignment out.
@@ -83,6 +83,7 @@ def evaluate_all(
             settings.
         MetricError: a generated image is missing or damaged. The metrics measured before are kept.
     """
+    run = Run.of(run)
     comparison = _Comparison.of(run, name, references)
     metrics = make_metrics(Instruments(descriptor, alignment, medians))
     evaluation = _open_evaluation(run, name, comparison, metrics, medians)

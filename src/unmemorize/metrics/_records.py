@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from unmemorize._errors import RunError
@@ -113,15 +114,16 @@ class PromptMetrics:
         return max(self.seeds(name), default=None)
 
 
-def read_metrics(evaluation: Run) -> dict[int, PromptMetrics]:
+def read_metrics(evaluation: Run | str | Path) -> dict[int, PromptMetrics]:
     """Read the metrics of a set of images by index of the prompt.
 
     Args:
-        evaluation: the run RUN/metrics/NAME.
+        evaluation: the run RUN/metrics/NAME, or its folder.
 
     Raises:
         RunError: a record is damaged.
     """
+    evaluation = Run.of(evaluation)
     return {
         index: from_json(
             PromptMetrics,

@@ -17,6 +17,7 @@ RUN/paraphrases-EDIT/, .jsonl  images of other wordings; under the edit, copies 
 RUN/control-EDIT/, .jsonl      images with as many random neurons edited
 RUN/ordinary-*.jsonl           images of ordinary captions
 RUN/edit.json                  the edit
+RUN/model-files.json           hashes of the files that the model was loaded from
 RUN/mitigation.json            the verdicts, see `MitigationResult`
 """
 
@@ -26,6 +27,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
@@ -72,11 +74,11 @@ from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
 from unmemorize.mitigation._text_encoder import refuse_other_part, taught
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, kinds_in, stream_prompts
+from unmemorize.runs import Run, kinds_in, record_model_files, stream_prompts
 
 
 def mitigate_all(
-    run: Run,
+    run: Run | str | Path,
     pipe: DiffusionPipeline | Model,
     inputs: MitigationInputs,
     *,
@@ -87,7 +89,7 @@ def mitigate_all(
     """Find one edit for all suspects of a run, and certify it; or resume.
 
     Args:
-        run: a run with suspects, opened with a `MitigationRun` of these inputs.
+        run: a run with suspects, opened with a `MitigationRun` of these inputs, or its folder.
         pipe: a loaded pipeline. It is left as it is.
         inputs: what to measure and compare with.
         attempts: how often all prompts may be certified, each time on a stronger edit. A later call
@@ -105,6 +107,7 @@ def mitigate_all(
         MitigationError: the text encoder should be edited, and cannot be; or no attempt is allowed.
         ThresholdError: there are too few ordinary images for the rate of false copies.
     """
+    run = Run.of(run)
     settings = run.settings(MitigationRun).settings
     model, execution = Model.of(pipe), execution or Execution()
     refuse_other_part(model, settings)
@@ -121,6 +124,7 @@ def mitigate_all(
         file = EditFile.of(stages.model, candidate.edit, found=result.in_words(settings))
         result = replace(result, file=file)
     if execution.is_first:  # which may already deliver them when another shard comes to its end
+        record_model_files(run, model)
         _write(run, result)
     return result
 

@@ -58,8 +58,9 @@ def mitigate(
         execution: who does the work.
 
     Returns:
-        The verdicts, and the edit as `MitigationResult.file`: `bake` and `export_lora` write it,
-        ``result.file.edit`` applies it while images are drawn.
+        The verdicts, and the edit as `MitigationResult.file`. `deliver` writes the edited model
+        and the report from the folder, `bake` and `export_lora` the model alone, and
+        ``result.file.edit`` applies the edit while images are drawn.
 
     Raises:
         PromptError: ``prompts`` is a single text.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from unmemorize._files import to_json
@@ -236,12 +237,13 @@ class MitigationResult:
         return self.ordinary is None or self.ordinary.share <= self.budget
 
     @classmethod
-    def load(cls, run: Run) -> MitigationResult:
+    def load(cls, run: Run | str | Path) -> MitigationResult:
         """Read the result of a finished mitigation.
 
         Raises:
             RunError: the run has none, or it is damaged.
         """
+        run = Run.of(run)
         result = _as_made_now(read_result(cls, run, RESULT, "mitigate", "a mitigation"), run)
         file = EditFile.load(run.folder / EDIT) if result.edit else None
         return replace(result, file=file)

@@ -30,6 +30,7 @@ from unmemorize.pipelines._loras import (
     saved_weights,
 )
 from unmemorize.pipelines._model import Model
+from unmemorize.pipelines._model_folder import INDEX, folder_of, model_files
 from unmemorize.pipelines._noise_level import NoiseLevel
 from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
 from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying, state_of
@@ -50,6 +51,7 @@ from unmemorize.pipelines._weights import (
 )
 
 __all__ = [
+    "INDEX",
     "Conditioning",
     "DenoiserCall",
     "Guidance",
@@ -76,6 +78,7 @@ __all__ = [
     "effective_weights",
     "encoded",
     "first_input",
+    "folder_of",
     "guided_calls",
     "is_compiled",
     "is_linear",
@@ -83,6 +86,7 @@ __all__ = [
     "keeping_processors",
     "layer_at",
     "load_pipeline",
+    "model_files",
     "name_of_denoiser",
     "networks_of",
     "observe",

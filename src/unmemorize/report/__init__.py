@@ -12,6 +12,7 @@ from unmemorize.report._signature import Signature, Signer
 from unmemorize.report._summary import summary_table
 from unmemorize.report._table import Cell, Table
 from unmemorize.report._threshold_plot import plot_threshold
+from unmemorize.report._totals import Totals
 from unmemorize.report._truth import Truth
 from unmemorize.report._verify_evidence import EvidenceCheck, verify_evidence
 from unmemorize.report._write import page_of, write_report
@@ -27,6 +28,7 @@ __all__ = [
     "Signature",
     "Signer",
     "Table",
+    "Totals",
     "Truth",
     "copy_warning",
     "data_url",

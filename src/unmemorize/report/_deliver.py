@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusers import DiffusionPipeline
+
 from unmemorize.export import Exported, export_all
 from unmemorize.mitigation import Announce, MitigationResult, unannounced
 from unmemorize.pipelines import Model
-from unmemorize.report._provenance import record_model_files
 from unmemorize.report._regions import record_regions
 from unmemorize.report._spot_check import SpotCheck, spot_check
 from unmemorize.report._write import write_report
@@ -33,31 +34,52 @@ class Delivery:
 
 
 def deliver(
-    run: Run,
-    model: Model,
-    result: MitigationResult,
+    run: Run | str | Path,
+    pipe: DiffusionPipeline | Model,
     *,
-    single_file: Path | None = None,
+    single_file: str | Path | None = None,
     announce: Announce = unannounced,
 ) -> Delivery:
-    """Write what people take home from a finished mitigation. The same call writes what is missing.
+    """Write what people take home from a finished mitigation: the edited model and the report.
+
+    The run folder gets the edited model as a checkpoint and as LoRA files, maps of where images are
+    memorized, a check that the written model draws what was certified, and the report. The same
+    call writes only what is missing, and the report again.
 
     Args:
-        run: the mitigation.
-        model: the unedited model.
-        result: its verdicts.
+        run: a finished mitigation, or its folder.
+        pipe: the unedited model.
         single_file: the model as one file, of which an edited copy is written, too.
-        announce: opens the progress of each stage.
+        announce: opens the progress of each stage by its title.
+
+    Raises:
+        RunError: the mitigation is not finished, or is of another model.
+        ExportError: the edited model cannot be written.
+        MetricError: an image of the run is missing or damaged.
+
+    Examples:
+        >>> import unmemorize as um
+        >>> pipe = um.load_pipeline("testbed")
+        >>> prompts = [entry.prompt for entry in um.testbed.planted()[:4]]
+        >>> result = um.mitigate(pipe, prompts, folder="run")  # doctest: +SKIP
+        >>> um.deliver("run", pipe).report  # doctest: +SKIP
+        PosixPath('run/report.html')
     """
-    record_model_files(run, model)
+    run, model = Run.of(run), Model.of(pipe)
+    result = MitigationResult.load(run)
+    run.refuse(
+        run.manifest.contradictions({}, {"fingerprint": model.fingerprint}),
+        "give the model that it was made with",
+    )
     with announce("mapping memorized regions") as progress:
         reason = record_regions(run, model, progress)
     without_maps = f"The report shows no maps of regions: {reason}" if reason else ""
     exported = Exported({}, ())
     check = None
     if result.file is not None:
+        source = None if single_file is None else Path(single_file)
         with announce("writing the edited model"):
-            exported = export_all(model, result.file, run.folder, single_file=single_file)
+            exported = export_all(model, result.file, run.folder, single_file=source)
         with announce("drawing with the edited model") as progress:
             check = spot_check(run, model, result, progress)
     with announce("writing the report"):

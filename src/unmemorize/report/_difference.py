@@ -10,11 +10,16 @@ from typing import Any
 
 from unmemorize._errors import RunError
 from unmemorize.export import record_rows
+from unmemorize.mitigation import MitigationResult, MitigationRun
+from unmemorize.report._totals import Totals
 from unmemorize.runs import Run
 
-_NOT_COMPARED = ("index", "tau", "fit_seconds", "draw_ratio", "seconds")
-"""Columns that say nothing about a row: its position, a setting that all rows share, and times that
-were measured, which differ each time."""
+_NOT_COMPARED = ("index", "tau", "verdict", "fit_seconds", "draw_ratio", "seconds")
+"""Columns that say nothing about a row: its position, a setting that all rows share, the status in
+words with the counts, which have columns of their own, and times that were measured, which differ
+each time."""
+_VERDICTS = ("status", "memorized", "neurons", "found", "triggered_at", "copied_at")
+"""Columns of what is said of a row."""
 _ROUNDING = 1e-6
 """Numbers whose relative difference is no larger are taken as the same."""
 
@@ -45,17 +50,22 @@ class RunDifference:
     """What changed from one run to another.
 
     Args:
+        totals: what each run reached as a whole, for mitigations; empty for others.
         settings: settings and inputs that differ.
-        verdicts: what is no number and differs, such as whether a prompt is memorized and its
-            neurons, and values that one of the runs does not have.
-        scores: numbers that differ, the largest differences first.
+        verdicts: what is said of a prompt and differs, such as its status, whether it is memorized
+            and its neurons.
+        others: what else differs and is no score: counts, how a prompt is edited, and values that
+            one of the runs does not have.
+        scores: scores that differ, the largest differences first.
         same: rows in both runs without any difference.
         shared: rows in both runs.
         only_first, only_second: what the rows are about that only one run has.
     """
 
+    totals: tuple[Totals, ...]
     settings: tuple[Changed, ...]
     verdicts: tuple[Changed, ...]
+    others: tuple[Changed, ...]
     scores: tuple[Changed, ...]
     same: int
     shared: int
@@ -82,18 +92,25 @@ def difference_of(first: Run, second: Run) -> RunDifference:
     shared = [key for key in rows if key in other_rows]
     changes = {key: list(_changes(key, rows[key], other_rows[key])) for key in shared}
     flat = [change for of_key in changes.values() for change in of_key]
-    numbers: list[Changed] = []
+    verdicts: list[Changed] = []
     others: list[Changed] = []
+    scores: list[Changed] = []
     for change in flat:
-        both = _is_number(change.before) and _is_number(change.after)
-        (numbers if both else others).append(change)
+        if change.column in _VERDICTS:
+            verdicts.append(change)
+        elif _is_score(change):
+            scores.append(change)
+        else:
+            others.append(change)
     return RunDifference(
+        totals=_totals(first, second),
         settings=tuple(
             Changed(name, "", before, after)
             for name, before, after in first.manifest.differences(second.manifest)
         ),
-        verdicts=tuple(others),
-        scores=tuple(sorted(numbers, key=lambda change: change.distance, reverse=True)),
+        verdicts=tuple(verdicts),
+        others=tuple(others),
+        scores=tuple(sorted(scores, key=lambda change: change.distance, reverse=True)),
         same=sum(not of_key for of_key in changes.values()),
         shared=len(shared),
         only_first=tuple(key for key in rows if key not in other_rows),
@@ -128,6 +145,17 @@ def _is_same(old: Any, new: Any) -> bool:
     if _is_number(old) and _is_number(new):
         return math.isclose(old, new, rel_tol=_ROUNDING, abs_tol=1e-12)
     return bool(old == new)
+
+
+def _is_score(change: Changed) -> bool:
+    """Tell whether both values are scores. Whole numbers are counts, which would outweigh them."""
+    return isinstance(change.before, float) and isinstance(change.after, float)
+
+
+def _totals(first: Run, second: Run) -> tuple[Totals, ...]:
+    if first.manifest.kind != MitigationRun.kind:
+        return ()
+    return tuple(Totals.of(MitigationResult.load(run)) for run in (first, second))
 
 
 def _is_number(value: Any) -> bool:

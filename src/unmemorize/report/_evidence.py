@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from unmemorize._errors import RunError
-from unmemorize._files import read_json
 from unmemorize._prompts import Prompt
 from unmemorize.localization import Localization, read_localizations
 from unmemorize.mitigation import (
@@ -21,11 +20,16 @@ from unmemorize.mitigation import (
     read_confirmations,
     read_image_records,
 )
-from unmemorize.runs import Run, StoredImage, kinds_in, run_prompts, stored_images
+from unmemorize.runs import (
+    Run,
+    StoredImage,
+    kinds_in,
+    read_model_files,
+    run_prompts,
+    stored_images,
+)
 
 BEFORE = "before"
-MODEL_FILES = "model-files.json"
-"""SHA-256 of the files that the model was loaded from, by path in its folder."""
 _TRIED = re.compile(r"(search|certificate|count)(?:-(\d+))?-([0-9a-f]+)(-again)?")
 """Kinds of records about one edit, by its digest."""
 
@@ -61,7 +65,8 @@ class Evidence:
         confirmations: what the unedited images show, by index of the suspect.
         localizations: the neurons of confirmed prompts, by index.
         tried: what each edit did, by index.
-        model_files: see `MODEL_FILES`; empty where the model has no files.
+        model_files: SHA-256 of the files that the model was loaded from, by their path in its
+            folder; empty where it has no files.
     """
 
     run: Run
@@ -105,7 +110,6 @@ def read_evidence(run: Run) -> Evidence:
                 f"{run.folder}: nothing is recorded about what confirmed prompt {outcome.index}. "
                 "Repeat unmemorize mitigate; it computes only what is missing."
             )
-    path = run.folder / MODEL_FILES
     return Evidence(
         run=run,
         mitigation=mitigation,
@@ -115,7 +119,7 @@ def read_evidence(run: Run) -> Evidence:
         confirmations=confirmations,
         localizations=read_localizations(run) if any(run.files("localizations")) else {},
         tried=_tried(run),
-        model_files=read_json(path, RunError, "list of model files") if path.exists() else {},
+        model_files=read_model_files(run),
     )
 
 

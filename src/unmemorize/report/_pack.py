@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from unmemorize._errors import EvidenceError
+from unmemorize._errors import EvidenceError, RunError
 from unmemorize._files import atomic_file, to_json
 from unmemorize.audit import RESULT
 from unmemorize.generation import weight_edits
 from unmemorize.localization import difference_file
-from unmemorize.mitigation import EDIT
+from unmemorize.mitigation import EDIT, MitigationRun
 from unmemorize.mitigation import RESULT as MITIGATION
 from unmemorize.report._audit import audits_of
-from unmemorize.report._evidence import MODEL_FILES, Evidence, read_evidence
+from unmemorize.report._evidence import Evidence, read_evidence
 from unmemorize.report._mitigation import NUMBERS, TABLE, write_mitigation_report
 from unmemorize.report._page import REPORT
 from unmemorize.report._provenance import output_hashes
@@ -36,7 +36,7 @@ from unmemorize.report._redaction import shown_after
 from unmemorize.report._regions import region_file
 from unmemorize.report._signature import Signer
 from unmemorize.report._spot_check import SPOT_CHECK
-from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file, stream_prompts
+from unmemorize.runs import MANIFEST, MODEL_FILES, Run, StoredImage, hash_of_file, stream_prompts
 
 SCHEMA = "unmemorize.evidence/1"
 CONTENTS = "evidence.json"
@@ -95,12 +95,16 @@ class Contents:
 
 
 def write_evidence(
-    run: Run, path: str | Path, *, redact: bool = False, signer: Signer | None = None
+    run: Run | str | Path,
+    path: str | Path,
+    *,
+    redact: bool = False,
+    signer: Signer | None = None,
 ) -> str:
     """Write the report of a mitigation, then everything that it rests on as one ZIP file.
 
     Args:
-        run: a finished mitigation.
+        run: a finished mitigation, or its folder.
         path: the file, which is replaced if it exists.
         redact: whether training images are private. They are left out of report and pack then, with
             all generated images that show them. Their hashes stay.
@@ -110,10 +114,17 @@ def write_evidence(
         The SHA-256 of the pack. Keep it apart from the pack: it shows later that nothing changed.
 
     Raises:
-        RunError: the mitigation is not finished, or a record is damaged.
+        RunError: the run is no mitigation or not finished, or a record is damaged.
         EvidenceError: a training image has changed since, or the pack cannot be written or signed.
         MetricError: an image is missing or damaged.
     """
+    run = Run.of(run)
+    if run.manifest.kind != MitigationRun.kind:
+        raise RunError(
+            f"{run.folder}: only mitigations have packs of evidence, and this is a run of kind "
+            f"{run.manifest.kind}. Hand over the whole folder in its place, with its report, and "
+            "keep the SHA-256 of what you hand over apart from it."
+        )
     write_mitigation_report(run, redact=redact)
     evidence = read_evidence(run)
     left_out = dict(_left_out(evidence, redact))

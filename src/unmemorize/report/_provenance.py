@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmemorize._errors import ExportError
-from unmemorize.export import folder_of, model_files
-from unmemorize.pipelines import Model
-from unmemorize.report._evidence import MODEL_FILES
 from unmemorize.runs import Manifest, Run, hash_of_file
 
 _NESTED = ("images", "metrics", "audit")
@@ -37,21 +32,6 @@ def steps_of(run: Run) -> Iterator[Step]:
     for kind in _NESTED:
         for name, nested in run.nested(kind).items():
             yield Step(f"{kind}/{name}", nested.manifest)
-
-
-def record_model_files(run: Run, model: Model) -> None:
-    """Write the SHA-256 of the files that a model was loaded from, once for each run.
-
-    A model that was made in memory has none.
-    """
-    if (run.folder / MODEL_FILES).exists():
-        return
-    try:
-        folder = folder_of(model)
-    except ExportError:
-        return
-    hashes = {name.as_posix(): hash_of_file(folder / name) for name in model_files(folder)}
-    run.write(MODEL_FILES, json.dumps(hashes, indent=1) + "\n")
 
 
 def output_hashes(run: Run) -> dict[str, str]:

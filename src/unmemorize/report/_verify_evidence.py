@@ -17,6 +17,7 @@ from typing import Any
 
 from unmemorize._errors import EvidenceError
 from unmemorize._files import as_path, from_json, parse_json
+from unmemorize._paths import exists
 from unmemorize.report._mitigation import NUMBERS, TABLE
 from unmemorize.report._numbers import flat
 from unmemorize.report._pack import CONTENTS, SCHEMA, Contents
@@ -85,6 +86,8 @@ def verify_evidence(path: str | Path, *, trust: str | Path | None = None) -> Evi
             records, or a signature does not hold. The message names it.
     """
     path = Path(path)
+    if not exists(path):
+        raise EvidenceError(f"{path}: there is no such file. Check the path.")
     files = _read(path)
     signed = CREDENTIAL in files
     if signed:

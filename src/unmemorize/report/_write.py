@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from unmemorize.audit import AuditRun, ImageAuditRun
 from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
-from unmemorize.localization import LOCALIZATIONS
+from unmemorize.localization import LOCALIZATIONS, Localization
 from unmemorize.metrics import PromptMetrics
 from unmemorize.mitigation import MitigationRun
 from unmemorize.report._audit import write_audit_report
@@ -77,14 +78,16 @@ def page_of(run: Run) -> str | None:
     return _PAGES.get(run.manifest.kind, REPORT if run.files(LOCALIZATIONS) else None)
 
 
-def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) -> Path:
+def write_report(
+    run: Run | str | Path, truth: Truth | None = None, *, redact: bool = False
+) -> Path:
     """Write ``report.html`` into the run folder, from the steps that are done.
 
     That of a mitigation comes with its numbers, ``report.json`` and ``report.csv``.
 
     Args:
         run: a run with localizations, a mitigation, an audit of an edit or of images, or a
-            comparison, whose page is ``compare.html``.
+            comparison, whose page is ``compare.html``; or its folder.
         truth: known neurons of some prompts, for precision and recall.
         redact: whether training images are private. They are left out then, with all generated
             images that show them.
@@ -96,6 +99,7 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
         RunError: nothing is localized yet, or a record is damaged.
         MetricError: an image is missing or damaged.
     """
+    run = Run.of(run)
     if run.manifest.kind == MitigationRun.kind:
         return write_mitigation_report(run, redact=redact)
     if run.manifest.kind == AuditRun.kind:
@@ -110,6 +114,8 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
         "report.html.j2",
         script=Script.read("report.js"),
         manifest=run.manifest,
+        verdict=_verdict(localizations),
+        where=_where(localizations),
         table=summary_table(results, truth),
         prompts=len(results.prompts),
         done=len(localizations),
@@ -124,6 +130,34 @@ def write_report(run: Run, truth: Truth | None = None, *, redact: bool = False) 
         redacted=redact,
     )
     return run.write(REPORT, page)
+
+
+def _verdict(localizations: Collection[Localization]) -> str:
+    """Say how many prompts are memorized, as far as detection tells."""
+    memorized, count = sum(record.memorized for record in localizations), len(localizations)
+    if count == 1:
+        return f"The prompt is {'' if memorized else 'not '}detected as memorized."
+    if not memorized:
+        return f"None of {count} prompts is detected as memorized."
+    return f"{memorized} of {count} prompts {_are(memorized)} detected as memorized."
+
+
+def _where(localizations: Collection[Localization]) -> str:
+    """Say where the neurons of all memorized prompts sit; nothing where there are none."""
+    neurons = {neuron for record in localizations for neuron in record.neurons}
+    if not neurons:
+        return ""
+    layers = Counter(layer for layer, _ in neurons)
+    first, most = layers.most_common(1)[0]
+    count = len(neurons)
+    found = f"{count} neuron{'s' if count > 1 else ''} {_are(count)} localized"
+    if len(layers) == 1:
+        return f"{found}, in one layer: {first}."
+    return f"{found}, in {len(layers)} layers; most of one layer, {most}, in {first}."
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _plots(results: Results) -> list[tuple[str, Markup]]:

@@ -3,6 +3,7 @@
 from unmemorize.runs._drive import Tally, drive, drive_to_end
 from unmemorize.runs._environment import Environment
 from unmemorize.runs._merge import merge_runs
+from unmemorize.runs._model_files import MODEL_FILES, read_model_files, record_model_files
 from unmemorize.runs._prompts import (
     given_or_temporary,
     open_run,
@@ -22,6 +23,7 @@ from unmemorize.runs._stored_images import StoredImage, hash_of_file
 
 __all__ = [
     "MANIFEST",
+    "MODEL_FILES",
     "Environment",
     "Inputs",
     "Manifest",
@@ -39,7 +41,9 @@ __all__ = [
     "merge_runs",
     "open_run",
     "prompt_count",
+    "read_model_files",
     "read_result",
+    "record_model_files",
     "refuse_other_run",
     "run_prompts",
     "start_run",

@@ -119,7 +119,14 @@ def start_run(
     """
     try:
         return _start_run(
-            Path(folder), _watched(prompts), settings, inputs, model=model, new=new, way_out=way_out
+            Path(folder),
+            _watched(prompts),
+            settings,
+            inputs,
+            model=model,
+            environment=environment,
+            new=new,
+            way_out=way_out,
         )
     except _PromptsError as failed:
         raise failed.problem from None
@@ -148,6 +155,7 @@ def _start_run(
     inputs: Inputs,
     *,
     model: str,
+    environment: Environment,
     new: bool,
     way_out: str,
 ) -> Run:

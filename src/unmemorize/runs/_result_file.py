@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
 
 from unmemorize._errors import RunError
@@ -11,12 +12,14 @@ from unmemorize.runs._run import Run
 Result = TypeVar("Result")
 
 
-def read_result(kind: type[Result], run: Run, name: str, command: str, what: str) -> Result:
+def read_result(
+    kind: type[Result], run: Run | str | Path, name: str, command: str, what: str
+) -> Result:
     """Read the result of a finished run.
 
     Args:
         kind: the class of the result.
-        run: the run.
+        run: the run, or its folder.
         name: the file in its folder.
         command: makes such runs, for errors.
         what: the kind of run with its article, for errors.
@@ -24,7 +27,7 @@ def read_result(kind: type[Result], run: Run, name: str, command: str, what: str
     Raises:
         RunError: the run has no result, or it is damaged.
     """
-    path = run.folder / name
+    path = Run.of(run).folder / name
     content = read_json(path, RunError, f"result of {what}")
     way_out = f"Repeat unmemorize {command}; it computes only what is missing."
     return from_json(kind, content, RunError, f"{path}: damaged", way_out)

@@ -220,6 +220,19 @@ class Run:
             )
 
     @classmethod
+    def of(cls, run: Run | str | Path) -> Run:
+        """Turn what a public function was given into a `Run`: load a folder, and keep a `Run`.
+
+        Raises:
+            RunError: it is neither a `Run` nor a folder that holds one.
+        """
+        if isinstance(run, Run):
+            return run
+        if not isinstance(run, (str, Path)):
+            raise RunError(f"{type(run).__name__}: not a run. Give a Run, or its folder.")
+        return cls.load(run)
+
+    @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Load an existing run.
 
@@ -369,7 +382,7 @@ class Run:
 
 def _command() -> str:
     """Return the command line of this process, with bytes that are no text written out."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = shlex.join([_program(), *sys.argv[1:]])
     return os.fsencode(command).decode(sys.getfilesystemencoding(), "backslashreplace")
 
 
@@ -399,6 +412,12 @@ def _differences(
         for name in sorted(names)
         if values.get(name) != other_values.get(name)
     ]
+
+
+def _program() -> str:
+    """Return the name of this program, that of the package where it was started by python -m."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def _short(value: object) -> str:

@@ -100,7 +100,7 @@ class Mended:
 
 
 def example_suspects(studio: Studio) -> Path:
-    """Write the examples of the page as a suspects file."""
+    """Write the examples of suspects as a file."""
     path = studio.new_folder() / SUSPECTS
     lines = [
         json.dumps(
@@ -110,7 +110,7 @@ def example_suspects(studio: Studio) -> Path:
                 "images": [str(image.absolute()) for image in prompt.images],
             }
         )
-        for prompt in studio.prompts
+        for prompt in studio.suspects
     ]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
@@ -154,7 +154,7 @@ def mend(
     described = [json.dumps(to_json(each)) for each in (made_of, *suspects.prompts)]
     run = open_run(_folder(studio, described), model, suspects.prompts, made_of)
     result = mitigate_all(run, model, studio.inputs, announce=announce)
-    made = deliver(run, model, result, announce=announce)
+    made = deliver(run, model, announce=announce)
     with announce("packing the evidence"):
         pack = run.folder / _PACK
         digest = write_evidence(run, pack)

@@ -36,7 +36,9 @@ THEME = gr.themes.Soft(
 """A theme with the fonts of the visitor's machine. Others would be loaded from the network. Labels,
 buttons and fields have more contrast than usual."""
 CSS = """
-.gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
+.gradio-container {
+  width: 100% !important; max-width: 1100px !important; margin: 0 auto !important;
+}
 .gradio-container p, .gradio-container h2 { overflow-wrap: anywhere; }
 .pictures {
   display: flex; flex-wrap: wrap; gap: .6rem; list-style: none; padding: 0; margin: 0 0 .6rem;
@@ -114,7 +116,7 @@ def build(loading: Future[Studio]) -> gr.Blocks:
                     html.sentence(f"This model cannot be guarded: {reason}"),
                     visible=bool(reason),
                 ),
-                mend.examples: gr.Button(visible=bool(texts)),
+                mend.examples: gr.Button(visible=bool(studio.suspects)),
             }
 
         page.load(

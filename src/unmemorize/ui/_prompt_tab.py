@@ -104,17 +104,22 @@ class PromptTab:
                 html.verdict(status, checking.verdict(detection), prompt.text) + score
             ),
             self._drawn: "",
-            self._localize: gr.update(visible=detection.memorized),
+            self._localize: gr.update(visible=False),
             self._neurons: "",
             self._switches: gr.Column(visible=False),
         }
         level = None
-        if guarded:
-            with visit.stage("calibrating the guard, once for this model") as progress:
-                level = checking.guard_level(studio, progress)
-        with visit.stage("drawing") as progress:
-            drawing = checking.draw(studio, prompt, int(images), level, progress)
-        yield {self._drawn: shown(drawn(drawing))}
+        next_step = {self._localize: gr.update(visible=detection.memorized)}
+        try:
+            if guarded:
+                with visit.stage("calibrating the guard, once for this model") as progress:
+                    level = checking.guard_level(studio, progress)
+            with visit.stage("drawing") as progress:
+                drawing = checking.draw(studio, prompt, int(images), level, progress)
+        except Exception:  # of the visitor's Cancel, too: the verdict stays
+            yield next_step
+            raise
+        yield {self._drawn: shown(drawn(drawing)), **next_step}
 
     def localize(self, visit: Visit, prompt: Prompt, images: int) -> Iterator[Values]:
         """Find the neurons of the prompt, and draw without them."""

@@ -155,7 +155,8 @@ class Requests:
     ) -> Callable[..., Iterator[Values]]:
         """Turn work into a function that Gradio calls for each request.
 
-        Whatever it yields holds everything from before. Gradio sends differences, and its page
+        The first values take away the message that the work waits. Whatever it yields holds
+        everything from before. Gradio sends differences, and its page
         applies them to values that it has not shown yet: those that are left out would be lost
         on a busy machine.
         """
@@ -170,8 +171,9 @@ class Requests:
             active.append(cancelled)
             visit = Visit(self._loading, progress, cancelled)
             message = ""
-            known: Values = {}
+            known: Values = {feedback.status: shown(working(""))}  # the bar takes its place
             try:
+                yield known.copy()
                 for new in work(visit, *values):
                     known |= new
                     yield known.copy()

@@ -45,7 +45,8 @@ class Studio:
         captions: ordinary captions.
         descriptor: compares images.
         clip: measures the alignment of images with their prompts; None to leave it out.
-        prompts: examples.
+        prompts: examples to check.
+        suspects: examples to mend.
         arguments: how the option --model of a command names the model.
         why_no_guard: see `why_no_guard`.
         quick, full: the two ways to mend. ``quick`` also says how many images check a picture, and
@@ -61,6 +62,7 @@ class Studio:
     descriptor: Descriptor
     clip: ClipAlignment | None = None
     prompts: Sequence[Prompt] = ()
+    suspects: Sequence[Prompt] = ()
     arguments: str = ""
     why_no_guard: str = ""
     quick: MitigationSettings = field(default_factory=MitigationSettings.quick)
