@@ -16,7 +16,8 @@ from unmemorize.audit._verdicts import CHEAPER
 def reach_in_words(settings: AuditSettings, inputs: AuditInputs, prompts: Sequence[Prompt]) -> str:
     """Say before the work that no image can be found cheaper, where that is so.
 
-    Attacks that turn out not to be possible on the model are counted, too.
+    Attacks that turn out not to be possible on the model are counted, too, and so is each prompt
+    where several show the same image.
 
     Args:
         settings: of the audit.
@@ -37,7 +38,7 @@ def reach_in_words(settings: AuditSettings, inputs: AuditInputs, prompts: Sequen
         images = len({index for twin in inputs.twins for index in twin.prompts})
         against, smallest = "a twin", smallest_sign_flip_p(images)
     else:
-        images, controls = sum(prompt.kind != "TM" for prompt in prompts), len(inputs.controls)
+        images, controls = len(prompts), len(inputs.controls)
         against, smallest = f"{controls} controls", smallest_two_sample_p(images, controls)
     reached = min(1.0, tests * smallest)
     if not tests or reached <= settings.alpha:
