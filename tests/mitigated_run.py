@@ -117,8 +117,15 @@ def copied_by_a_paraphrase(run: Run, *, kept: bool = True) -> Run:
         kept: whether the copies were kept, which earlier versions did not do.
     """
     kind = f"paraphrases-{DIGEST}"
-    record = {"index": 0, "at": 1.0, "prompt": "another wording", "seeds": [1, 2], "copies": 2}
-    record |= {"scores": [0.7, 0.8], "files": []}
+    record: dict[str, Any] = {
+        "index": 0,
+        "at": 1.0,
+        "prompt": "another wording",
+        "seeds": [1, 2],
+        "scores": [0.7, 0.8],
+        "copies": 2,
+        "files": [],
+    }
     if kept:
         record["files"] = [f"{kind}/00000_00.png", f"{kind}/00000_01.png"]
         (run.folder / kind).mkdir()
