@@ -70,7 +70,7 @@ def test_print_shows_what_is_closed(report: str, open_page: Open, scripts: bool)
     assert closed.count() > 20
     assert all(closed.nth(number).is_visible() for number in range(closed.count()))
     verdict = page.locator("article .top").filter(has=page.locator(".tags")).first
-    assert verdict.locator(".front img").count() == 4  # no page break tears them from the verdict
+    assert verdict.locator(".front img").count() == 5  # no page break tears them from the verdict
     assert verdict.evaluate("each => getComputedStyle(each).breakInside") == "avoid"
     tables = page.locator(".table")
     overflow = "each => getComputedStyle(each).overflowX"
