@@ -130,7 +130,11 @@ def colour(set_name: str, index: int, seed: int) -> tuple[int, int, int]:
 def add_images(run: Run, set_name: str, files: Mapping[int, Sequence[str]], on: str = "") -> Run:
     """The set of images of a run with these files by index of the prompt, not yet written."""
     settings = ImageSetRun.of(
-        ImageSet(neurons=NeuronSet.parse(set_name), label=on), GenerationSettings(images=3), None
+        ImageSet(
+            neurons=NeuronSet.parse(set_name), prompts=(Prompt("other"),) if on else (), label=on
+        ),
+        GenerationSettings(images=3),
+        None,
     )
     name = f"{set_name}-on-{on}" if on else set_name
     images = Run.open(

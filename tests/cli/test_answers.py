@@ -263,9 +263,9 @@ def test_a_mitigation_names_the_wordings_that_still_copy(call: Call, tmp_path: P
     assert lines[2:4] == [said, "  “another wording”: 2 of 2 images"]
     assert max(map(len, lines)) <= 80
     rows = [line.split() for line in lines[4:] if "memorized prompt" in line]
-    assert [row[:4] for row in rows] == [
-        ["removed", "3/4", "0/12", "2/2"],
-        ["removed", "3/4", "0/12", "memorized"],
+    assert [row[:6] for row in rows] == [
+        ["removed", "3/4", "0/12", "22.1", "%", "2/2"],
+        ["removed", "3/4", "0/12", "22.1", "%", "memorized"],
     ]
 
 

@@ -34,7 +34,7 @@ from unmemorize import (
     load_pipeline,
     verify,
 )
-from unmemorize.audit import STARTS, AuditInputs, Bench, Twin, edit_text
+from unmemorize.audit import STARTS, AuditInputs, Bench, edit_text
 from unmemorize.hardening import (
     HardeningInputs,
     _examples,
@@ -215,7 +215,7 @@ def test_a_run_that_is_stopped_anywhere_ends_in_the_same_bits(
         assert path.read_bytes() == (tmp_path / "run" / "attacks" / path.name).read_bytes()
 
 
-def test_the_trained_model_is_judged_without_a_twin(
+def test_the_trained_model_is_judged_by_controls_in_it(
     make_run: Any, files: list[Path], tmp_path: Path, finished: Made, monkeypatch: Any
 ) -> None:
     """Controls are attacked under the trained edit, with seeds of its own in both arms."""
@@ -238,8 +238,7 @@ def test_the_trained_model_is_judged_without_a_twin(
     monkeypatch.setattr("unmemorize.audit._task.derived_seed", noted)
     monkeypatch.setattr("unmemorize.audit._attack.derived_seed", noted)
     monkeypatch.setattr("unmemorize.audit._task.Bench", NotedBench)
-    twin = Twin(Model(make_pipeline()), (0, 1))
-    again, inputs = make_run(tmp_path / "run", model, twins=(twin,))
+    again, inputs = make_run(tmp_path / "run", model)
     judged = harden_all(again, model, inputs)
     assert judged.verdict == result.verdict
     assert not judged.verdict.paired
@@ -301,7 +300,9 @@ def test_other_training_images_of_the_same_names_are_another_run(
     finished: Made, files: list[Path], tmp_path: Path
 ) -> None:
     _, run, model = finished
-    others = [shutil.copyfile(files[2], tmp_path / path.name) for path in files[:2]]
+    others = [tmp_path / path.name for path in files[:2]]
+    for number, path in enumerate(others):
+        noise(90 + number, (32, 32)).save(path)
     with pytest.raises(RunError, match=r"references = .*another folder"):
         open_hardening(run.folder, model, prompts_of(others), inputs_of(files), SETTINGS)
 

@@ -449,6 +449,7 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
     assert len(list(run.folder.glob("text-encoder-*.json"))) == len(trained)
     kept = {"a car", "a boat", "a plane"}  # by which the edit is not judged
     assert {record["prompt"] for record in run.records("neighbours").values()} == kept
+    reworded = {record["prompt"] for record in run.records("rewordings").values()}
     starting = {each.caption: each.guide for each in first}
     drawn = [kind for kind in kinds_in(run.folder) if kind.startswith("guide-")]
     for outcome in confirmed:
@@ -458,10 +459,10 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
             if outcome.index in records
         ]
         assert starting[outcome.prompt] in looked_at
-        assert set(looked_at) <= kept | set(starts_of(outcome.prompt))
+        assert set(looked_at) <= kept | reworded | set(starts_of(outcome.prompt))
     guides = {each.guide for erase, _ in trained for each in erase}
     assert guides & kept  # starts still copy, since the training is short
-    assert guides <= {"", *kept, *(start for text in texts for start in starts_of(text))}
+    assert guides <= {"", *kept, *reworded, *(start for text in texts for start in starts_of(text))}
     trained.clear()
     assert start(settings, folder="encoder")[0] == result
     assert not trained
