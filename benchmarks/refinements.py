@@ -9,7 +9,8 @@ denoiser samples divided by the limit: one pass of all seeds with nothing off an
 seeds that localization looks at with neurons off. A copy score is that of a prompt's worst seed,
 with the neurons off, guidance 3 and 30 steps: the similarity of copy descriptors, and the
 correlation of pixels with the mean of each channel removed. The last line has the medians of
-refinement "complete". Seconds in the JSON file are those of a card where there is one.
+refinement "complete". FILE keeps the rows that are done, and the same command goes on from there.
+Seconds in it are those of a card where there is one.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics as stats
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import unmemorize as um
+from unmemorize._files import atomic_write
 from unmemorize.generation import generate
 from unmemorize.localization import RefinementMethod
 from unmemorize.metrics import BundledDescriptor, copy_scores, read_image
@@ -41,13 +43,17 @@ def main(
     generation = um.GenerationSettings(images=images, steps=30, guidance=3.0) if images else None
     entries = [entry for entry in um.testbed.planted() if entry.mode != "rare"]
     warm_up(model, entries[0].prompt)
-    rows: list[dict[str, Any]] = []
+    made_of = {"images": images, "methods": list(methods)}
+    rows = read_rows(output, made_of) if output else []
+    done = {row["prompt"] for row in rows}
     for entry in entries[:prompts]:
+        if entry.prompt.text in done:
+            continue
         row = compare(model, descriptor, entry, generation, methods)
         if row is not None:
             rows.append(row)
             if output is not None:
-                output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+                atomic_write(output, json.dumps({**made_of, "rows": rows}, indent=1), um.RunError)
     known = [row for row in rows if row["known"]]
     natural = [row for row in rows if not row["known"]]
     show("plants whose neurons are known", known, methods)
@@ -59,6 +65,21 @@ def main(
             f"cost={median(known, 'complete', 'cost'):.2f} "
             f"cost_spread={median(natural, 'complete', 'cost') if natural else 0:.2f}"
         )
+
+
+def read_rows(file: Path, made_of: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows that a file has; none where there is no file.
+
+    Raises:
+        RunError: they were made with other images or methods.
+    """
+    if not file.exists():
+        return []
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = content.pop("rows")
+    if content != made_of:
+        raise um.RunError(f"{file}: its rows were made with {content}. Name another file.")
+    return rows
 
 
 def warm_up(model: um.Model, prompt: um.Prompt) -> None:

@@ -1,5 +1,6 @@
 """The benchmarks measure what they say."""
 
+import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from unmemorize import (
     LocalizationSettings,
     Model,
     NoiseSettings,
+    RunError,
     Statistics,
     Threshold,
     calibrate_threshold,
@@ -175,6 +177,15 @@ def test_what_is_measured_becomes_a_page(
     pictures = re.findall(r"\((images/[a-z-]+\.png)\)", page)
     assert len(pictures) == 6
     assert all((tmp_path / picture).stat().st_size > 1000 for picture in pictures)
+
+
+def test_rows_of_refinements_are_kept(tmp_path: Path) -> None:
+    file, made_of = tmp_path / "rows.json", {"images": 4, "methods": ["greedy"]}
+    assert refinements.read_rows(file, made_of) == []
+    file.write_text(json.dumps({**made_of, "rows": [{"prompt": "a"}]}))
+    assert refinements.read_rows(file, made_of) == [{"prompt": "a"}]
+    with pytest.raises(RunError, match=r"made with .*'images': 4"):
+        refinements.read_rows(file, {**made_of, "images": 10})
 
 
 def test_refinements_are_compared_with_the_limit(
