@@ -408,6 +408,20 @@ def test_numbers_of_paraphrases_and_controls_follow(tmp_path: Path, kept: bool) 
     assert numbers["copying"] == {"any": 2, "fresh": 1, "paraphrases": 1}
 
 
+def test_a_pack_holds_the_copies_of_paraphrases_unless_they_are_private(tmp_path: Path) -> None:
+    run = copied_by_a_paraphrase(mitigated_run(tmp_path))
+    names = {f"paraphrases-{DIGEST}/00000_0{seed}.png" for seed in (0, 1)}
+    for redact in (False, True):
+        write_evidence(run, tmp_path / "evidence.zip", redact=redact)
+        files = read(tmp_path / "evidence.zip")
+        assert (names <= files.keys()) == (not redact)
+        left_out = json.loads(files["evidence.json"])["left_out"]
+        assert [left_out.get(name, {}).get("why") for name in sorted(names)] == (
+            ["private"] * 2 if redact else [None] * 2
+        )
+        assert all((name in files["report.html"].decode()) == (not redact) for name in names)
+
+
 def test_a_pack_of_an_earlier_version_holds(made: tuple[Run, Path, str], tmp_path: Path) -> None:
     """It has neither counts of single paraphrases nor of prompts with copies left."""
     files = read(made[1])

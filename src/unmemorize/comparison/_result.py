@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmemorize._csv_files import CsvWriter
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, read_json, to_json
 from unmemorize._prompts import ALL_GROUPS
@@ -107,9 +107,10 @@ class Comparison:
     def to_csv(self) -> str:
         """Return one table of all rows; cells that do not apply are empty."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows())
+        writer = CsvWriter(text)
+        writer.row(*_COLUMNS)
+        for row in self.rows():
+            writer.row(*(row.get(column) for column in _COLUMNS))
         return text.getvalue()
 
 

@@ -78,7 +78,7 @@ def generate_fitted(
         name_on(f"{method.name}-{method.strength:g}", label if prompts else ""),
         ImageSetRun(
             neurons="",
-            on=label,
+            on=label if prompts else "",
             format=image_format,
             shared=None,
             images=settings.images,

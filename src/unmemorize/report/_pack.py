@@ -266,6 +266,12 @@ def _images(evidence: Evidence) -> set[str]:
     }
     names |= {
         name
+        for outcome in result.outcomes
+        for paraphrase in outcome.paraphrases
+        for name in paraphrase.files_left
+    }
+    names |= {
+        name
         for outcome in evidence.confirmed
         for name in (difference_file(outcome.index), region_file(outcome.index))
         if (folder / name).exists()
@@ -287,4 +293,5 @@ def _private(evidence: Evidence) -> set[str]:
         names |= {name for seed, name in enumerate(outcome.files_after) if seed not in public}
         names |= {*outcome.files_left, *outcome.files_control, difference_file(outcome.index)}
         names.add(region_file(outcome.index))
+        names |= {name for paraphrase in outcome.paraphrases for name in paraphrase.files_left}
     return names
