@@ -35,7 +35,7 @@ COMMANDS = {
     "evaluate": "Measure how much the generated images still copy (step 5).",
     "report": "Write one web page with the verdicts or the summary, and every memorized prompt.",
     "status": "Show how far a run is, while it works or afterwards.",
-    "diff": "Show what changed between two runs: settings, verdicts and scores.",
+    "diff": "Show what changed between two runs: verdicts, settings, counts and scores.",
     "ui": "Open a page in the browser to check prompts and images, and to mend the model.",
     "verify": "Check that an artefact changes a model as it says and no more, or check a pack of "
     "evidence.",
