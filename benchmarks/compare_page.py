@@ -72,7 +72,7 @@ def joined(records: Path) -> tuple[Comparison | None, dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         about = content["made_of"]
         made_of = made_of or about
-        if _without_captions(about) != _without_captions(made_of):
+        if _comparable(about) != _comparable(made_of):
             raise um.RunError(f"{path}: of another model or other settings. Measure all again.")
         content["comparison"].pop("schema")
         parts.append(
@@ -95,9 +95,13 @@ def joined(records: Path) -> tuple[Comparison | None, dict[str, Any]]:
     ), made_of["settings"]
 
 
-def _without_captions(made_of: dict[str, Any]) -> dict[str, Any]:
-    """Leave out how many captions were looked at, which rows tell."""
+def _comparable(made_of: dict[str, Any]) -> dict[str, Any]:
+    """Leave out how many captions were looked at, which rows tell, and the size of batches.
+
+    A batch changes an image by rounding alone, and a card takes larger ones.
+    """
     settings = {key: value for key, value in made_of["settings"].items() if key != "captions"}
+    settings["generation"] = {**settings["generation"], "batch": None}
     return {**made_of, "settings": settings, "captions": ""}
 
 
