@@ -14,6 +14,7 @@ class CsvWriter:
 
     Args:
         file: opened with ``newline=""``, or an `io.StringIO`.
+        delimiter: stands between the cells of a row.
 
     Examples:
         >>> from io import StringIO
@@ -23,9 +24,9 @@ class CsvWriter:
         '"a cat\ron a mat",1\n'
     """
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, delimiter: str = ",") -> None:
         self._file = file
-        self._writer = csv.writer(self, lineterminator="\r\n")
+        self._writer = csv.writer(self, delimiter=delimiter, lineterminator="\r\n")
 
     def row(self, *values: Any) -> None:
         """Write a row. None is an empty cell."""

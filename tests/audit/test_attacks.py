@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,10 +64,10 @@ RESUMED: list[Attack] = [
 ]
 
 
-def bench_of(model: Model, **change: object) -> Bench:
+def bench_of(model: Model, **change: Any) -> Bench:
     edit = NeuronEdit(Neurons({LAYER: [0, 1, 2]}))
     bench = Bench(model, edit, CAPTIONS, batch=2, companions=companions_of(OTHERS))
-    return replace(bench, **change)  # type: ignore[arg-type]
+    return replace(bench, **change)
 
 
 def trial_of(attack: Attack, start: str = "prompt", **change: object) -> Trial:

@@ -11,6 +11,7 @@ from unmemorize.audit._arms import (
 from unmemorize.audit._attack import (
     ATTACKS,
     FORWARD_AND_BACKWARD,
+    IMAGELESS_SUFFIX,
     STARTS,
     Attack,
     AttackSettings,
@@ -50,6 +51,7 @@ __all__ = [
     "ATTACKS",
     "COPY",
     "FORWARD_AND_BACKWARD",
+    "IMAGELESS_SUFFIX",
     "RESULT",
     "STARTS",
     "Attack",

@@ -10,7 +10,7 @@ from pathlib import Path
 from unmemorize._errors import AuditError
 from unmemorize._files import hash_texts
 from unmemorize._prompts import Prompt
-from unmemorize.audit._attack import Attack, Target
+from unmemorize.audit._attack import Attack, Target, is_imageless
 from unmemorize.audit._settings import ArmName, AuditSettings
 from unmemorize.audit._targets import controls_of, joined, refuse_controls_among, units_of
 from unmemorize.generation import Edit, generate_each
@@ -151,7 +151,7 @@ def arms_for(attack: Attack, arms: Sequence[Arm], model: Model) -> list[Arm]:
     Such an attack brings back what the unedited model draws, which is none of the other images. A
     twin must have the unedited model beside it, which it can only load again.
     """
-    if not attack.name.endswith("imageless"):
+    if not is_imageless(attack):
         return list(arms)
     return [
         arm

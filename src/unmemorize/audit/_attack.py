@@ -20,6 +20,8 @@ from unmemorize.audit._bench import Bench, content_of
 from unmemorize.generation import GenerationSettings
 from unmemorize.mitigation import derived_seed
 
+IMAGELESS_SUFFIX = "-imageless"
+"""How the names of attacks end that match the unedited model in place of the image."""
 Start = Literal["prompt", "noise", "other"]
 """Where an attack on embeddings starts: the own prompt, normal noise, or an ordinary caption."""
 STARTS: tuple[Start, ...] = ("prompt", "noise", "other")
@@ -254,6 +256,11 @@ def make_attacks(levels: Sequence[str], settings: AttackSettings) -> tuple[Attac
         AuditError: a level is unknown.
     """
     return tuple(attack for level in levels for attack in ATTACKS.get(level)(settings))
+
+
+def is_imageless(attack: Attack) -> bool:
+    """Tell by its name whether an attack matches the unedited model in place of the image."""
+    return attack.name.endswith(IMAGELESS_SUFFIX)
 
 
 def checkpoints(

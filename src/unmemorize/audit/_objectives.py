@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import AuditError
-from unmemorize.audit._attack import FORWARD_AND_BACKWARD, State, Trial
+from unmemorize.audit._attack import FORWARD_AND_BACKWARD, IMAGELESS_SUFFIX, State, Trial
 from unmemorize.audit._bench import Bench
 from unmemorize.audit._latents import latent_of
 from unmemorize.audit._optimizing import adam, drawn_batch, joined, saved, slopes_of
@@ -39,7 +39,7 @@ class Objective:
     @property
     def suffix(self) -> str:
         """The end of an attack's name."""
-        return "-imageless" if self.imageless else ""
+        return IMAGELESS_SUFFIX if self.imageless else ""
 
     def samples(self, step: int, batch: int) -> int:
         """Return the work of so many steps in denoiser samples."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from unmemorize._prompts import Prompt
 from unmemorize.audit._arms import AuditInputs
-from unmemorize.audit._attack import make_attacks
+from unmemorize.audit._attack import is_imageless, make_attacks
 from unmemorize.audit._audit import CEILING
 from unmemorize.audit._comparisons import smallest_sign_flip_p, smallest_two_sample_p
 from unmemorize.audit._settings import AuditSettings
@@ -32,7 +32,7 @@ def reach_in_words(settings: AuditSettings, inputs: AuditInputs, prompts: Sequen
     tests = sum(
         len(attack.ladder(settings.steps))
         for attack in make_attacks(settings.levels, settings.attacks)
-        if attack.name != CEILING and (inputs.twins or not attack.name.endswith("imageless"))
+        if attack.name != CEILING and (inputs.twins or not is_imageless(attack))
     )
     if inputs.twins:
         images = len({index for twin in inputs.twins for index in twin.prompts})

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from unmemorize._csv_files import CsvWriter
 from unmemorize._errors import PromptError, RunError
 from unmemorize._files import atomic_write, read_bytes
 from unmemorize._prompts import Prompt
@@ -122,18 +123,16 @@ def export_results(run: Run, path: str | Path) -> int:
     layers = _searched_layers(run)
     prompts, localizations = run_prompts(run), read_localizations(run)
     text = io.StringIO()
-    writer = csv.writer(text, delimiter=";", lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer = CsvWriter(text, delimiter=";")
+    writer.row(*COLUMNS)
     for index, record in localizations.items():
-        writer.writerow(
-            (
-                record.prompt,
-                prompts[index].url or "",
-                _as_lists(record.initial, layers),
-                _as_text(record.initial_score),
-                _as_lists(record.neurons, layers),
-                _as_text(record.score),
-            )
+        writer.row(
+            record.prompt,
+            prompts[index].url or "",
+            _as_lists(record.initial, layers),
+            _as_text(record.initial_score),
+            _as_lists(record.neurons, layers),
+            _as_text(record.score),
         )
     atomic_write(Path(path), text.getvalue(), RunError)
     return len(localizations)

@@ -27,8 +27,13 @@ from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._stages import Stages, asked
 from unmemorize.mitigation._starts import starts_of
 
-STARTS, REWORDINGS, NEIGHBOURS = "starts", "rewordings", "neighbours"
-"""The records of what the detector says of them."""
+GuideKind = Literal["start", "rewording", "neighbour"]
+SCORED: Mapping[GuideKind, str] = {
+    "start": "starts",
+    "rewording": "rewordings",
+    "neighbour": "neighbours",
+}
+"""The records of what the detector says of guides, by their kind."""
 DRAWN = "guide"
 """How the records of their images begin. What follows is the round, from 1."""
 _FAR = 3.0
@@ -37,9 +42,6 @@ their mean."""
 _AGAIN = 2
 """How often as many images are drawn of a guide that seems far. Few images tell little of that, and
 of many guides some seem far that are not."""
-
-
-GuideKind = Literal["start", "rewording", "neighbour"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,10 @@ def find_guides(
     tests = {index: each.test for index, each in confirmations.items() if each.confirmed}
     texts = {index: prompts[index].text for index in sorted(tests)}
     nearest = _numbered_neighbours(stages, texts, captions)
-    reworded = _numbered_rewordings(stages, texts, nearest)
     look = partial(_clear, stages, threshold)
-    starts = look("start", STARTS, _numbered_starts(prompts, tests))
-    rewordings = look("rewording", REWORDINGS, reworded)
-    neighbours = look("neighbour", NEIGHBOURS, nearest)
+    starts = look("start", _numbered_starts(prompts, tests))
+    rewordings = look("rewording", _numbered_rewordings(stages, texts, nearest))
+    neighbours = look("neighbour", nearest)
     ranked = {}
     for index, text in texts.items():
         clear = [
@@ -151,7 +152,6 @@ def _clear(
     stages: Stages,
     threshold: Threshold,
     kind: GuideKind,
-    records: str,
     guides: Mapping[int, tuple[int, str]],
 ) -> dict[int, list[Guide]]:
     """Return the guides of each caption that the screen clears, in the order of their numbers.
@@ -160,12 +160,12 @@ def _clear(
         stages: what all stages share.
         threshold: of the model.
         kind: of the guides.
-        records: what the detector says of them.
         guides: number of the record -> index of the caption, and what it may be read like.
 
     Raises:
         RunError: a record is about another text.
     """
+    records = SCORED[kind]
     task = DetectTask(threshold, "never", stages.settings.generation.batch, records)
     stages.work(records, task, [(number, Prompt(text)) for number, (_, text) in guides.items()])
     found = dict(stages.run.typed(records, Detection, "Start a new run."))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from unmemorize._prompts import Prompt
 from unmemorize.generation import Edit
 from unmemorize.mitigation._certificate import Copies
 from unmemorize.mitigation._confirmation import search_seeds
@@ -47,8 +48,8 @@ class Paraphrase:
 
 def draw_paraphrases(work: Work, edit: Edit) -> None:
     """Generate images of the paraphrases of each confirmed prompt, with and without an edit."""
-    every = [(index, text) for index, prompt in work.prompts.items() for text in prompt.paraphrases]
-    pairs = {number: pair for number, pair in enumerate(every) if pair[0] in work.confirmed}
+    numbered = _numbered(work.prompts.items())
+    pairs = {number: pair for number, pair in numbered if pair[0] in work.confirmed}
     if not pairs:
         return
     images = partial(
@@ -77,17 +78,20 @@ def read_paraphrases(
         RunError: a record is damaged.
     """
     before, after = (read_image_records(run, _KIND.format(each)) for each in (_UNEDITED, edit))
-    every = [
-        (index, text)
-        for index, prompt in enumerate(stream_prompts(run))
-        for text in prompt.paraphrases
-    ]
     found: dict[int, tuple[Paraphrase, ...]] = {}
-    for number, (index, text) in enumerate(every):
+    for number, (index, text) in _numbered(enumerate(stream_prompts(run))):
         if index in levels and number in before and number in after:
             paraphrase = _paraphrase(text, before[number], after[number], levels[index])
             found[index] = (*found.get(index, ()), paraphrase)
     return found
+
+
+def _numbered(prompts: Iterable[tuple[int, Prompt]]) -> Iterator[tuple[int, tuple[int, str]]]:
+    """Yield the number of each record with the index of the prompt, and its wording.
+
+    Paraphrases of all suspects count, so that each keeps its number whichever are memorized.
+    """
+    return enumerate((index, text) for index, prompt in prompts for text in prompt.paraphrases)
 
 
 def _paraphrase(text: str, before: ImagesRecord, after: ImagesRecord, level: float) -> Paraphrase:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unmemorize.detection import read_detections
 from unmemorize.mitigation._confirmation import BEFORE, read_confirmations
-from unmemorize.mitigation._guides import DRAWN, NEIGHBOURS, REWORDINGS, STARTS
+from unmemorize.mitigation._guides import DRAWN, SCORED
 from unmemorize.mitigation._run_settings import MitigationRun
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH
 from unmemorize.runs import Run, Status
@@ -78,7 +78,7 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
     sets = 2 if settings.distances or len(unedited) > 1 else 1
     whole, sample = settings.ordinary_images, settings.sample
     effects_total = sum(whole if status.done > sample else sample for status in effects)
-    guides, drawn = of(STARTS, REWORDINGS, NEIGHBOURS), of(f"{DRAWN}-")
+    guides, drawn = of(*SCORED.values()), of(f"{DRAWN}-")
     single = len(certified) <= 1
     fresh = "prompts on fresh seeds" if single else f"prompts, {len(certified)} attempts"
     return (

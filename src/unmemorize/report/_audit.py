@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from unmemorize.audit import ARMS, RESULT, AuditResult, AuditRun, BudgetVerdict, edit_text
+from unmemorize.audit import (
+    ARMS,
+    IMAGELESS_SUFFIX,
+    RESULT,
+    AuditResult,
+    AuditRun,
+    BudgetVerdict,
+    edit_text,
+)
 from unmemorize.generation import Edit
 from unmemorize.report._page import REPORT, render
 from unmemorize.report._provenance import steps_of
@@ -25,7 +33,6 @@ LEVELS = {
     "L6": "further training on other memorized images",
 }
 """What attacks vary at each level of access."""
-_IMAGELESS = "-imageless"
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,9 @@ class AuditTable:
         names = sorted({*tried, *self.result.impossible, *self.result.not_tried})
         meanings = {}
         for name in names:
-            meaning = LEVELS.get(name.removesuffix(_IMAGELESS))
+            meaning = LEVELS.get(name.removesuffix(IMAGELESS_SUFFIX))
             if meaning:
-                without = ", without the image" if name.endswith(_IMAGELESS) else ""
+                without = ", without the image" if name.endswith(IMAGELESS_SUFFIX) else ""
                 meanings[name] = meaning + without
         return meanings
 

@@ -1,7 +1,7 @@
 """The numbers of a mitigation, computed once more from its records alone.
 
-This module shares no code with the one that wrote the numbers: it reads JSON lines and uses NumPy
-and SciPy. Its results have the names of ``report.json``.
+This module and `_recomputed_distances` share no code with those that wrote the numbers: they read
+JSON lines and use NumPy and SciPy. Its results have the names of ``report.json``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from scipy.linalg import eigvals
 from scipy.stats import beta, binom
+
+from unmemorize.report._recomputed_distances import Array, correlation, frechet, kernel_distance
 
 Files = Mapping[str, bytes]
 """The files of a pack by name."""
-Array = NDArray[Any]
 _FIRST_SCHEMA, _SCHEMA = "unmemorize.report/1", "unmemorize.report/2"
 """The first one counts no paraphrases one by one, and takes images with random neurons edited for a
 control of every prompt."""
@@ -340,7 +339,7 @@ class _Records:
         }
         if all(each["file"] in self.files for pair in pairs for each in pair):
             correlations = [
-                _correlation(*(self.pixels(each["file"]) for each in pair)) for pair in pairs
+                correlation(*(self.pixels(each["file"]) for each in pair)) for pair in pairs
             ]
             values[f"{name}.correlation"] = float(np.median(correlations))
         if pairs[0][1]["alignment"] is not None:
@@ -353,37 +352,10 @@ class _Records:
             unedited = np.stack([_vector(record["features"]) for record in other.values()])
             for suffix, side in (("", 1), ("_before", 0)):
                 features = np.stack([_vector(pair[side]["features"]) for pair in pairs])
-                values[f"{name}.clip_fid{suffix}"] = _frechet(features, unedited)
+                values[f"{name}.clip_fid{suffix}"] = frechet(features, unedited)
                 if len(features) == len(unedited) <= _WHOLE_SETS:
-                    values[f"{name}.kid{suffix}"] = _kernel_distance(features, unedited)
+                    values[f"{name}.kid{suffix}"] = kernel_distance(features, unedited)
         return values
-
-
-def _rate(name: str, copies: int, images: int) -> dict[str, Any]:
-    """Return a count with its rate and its exact interval, per 1,000; nothing without images."""
-    if not images:
-        return {}
-    low = beta.ppf(0.025, copies, images - copies + 1) if copies else 0.0
-    high = beta.ppf(0.975, copies + 1, images - copies) if copies < images else 1.0
-    return {
-        f"{name}.copies": copies,
-        f"{name}.images": images,
-        f"{name}.per_1000": 1000 * copies / images,
-        f"{name}.low": 1000 * float(low),
-        f"{name}.high": 1000 * float(high),
-    }
-
-
-def _percent(share: float) -> str:
-    return f"{math.floor(10_000 * share + 1e-6) / 100:g}"
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return float(np.median(values)) if values else None
-
-
-def _vector(text: str) -> Array:
-    return np.frombuffer(base64.b64decode(text), dtype="<f4")
 
 
 def parsed(name: str, content: bytes) -> dict[str, Any]:
@@ -414,33 +386,28 @@ def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _correlation(first: Array, second: Array) -> float:
-    """Correlate the pixels of two images, each channel relative to its mean."""
-    a, b = first - first.mean((0, 1)), second - second.mean((0, 1))
-    norm = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / norm) if norm else 0.0
+def _rate(name: str, copies: int, images: int) -> dict[str, Any]:
+    """Return a count with its rate and its exact interval, per 1,000; nothing without images."""
+    if not images:
+        return {}
+    low = beta.ppf(0.025, copies, images - copies + 1) if copies else 0.0
+    high = beta.ppf(0.975, copies + 1, images - copies) if copies < images else 1.0
+    return {
+        f"{name}.copies": copies,
+        f"{name}.images": images,
+        f"{name}.per_1000": 1000 * copies / images,
+        f"{name}.low": 1000 * float(low),
+        f"{name}.high": 1000 * float(high),
+    }
 
 
-def _frechet(first: Array, second: Array) -> float:
-    """Return the Fréchet distance of two Gaussians fitted to features."""
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    gap = a.mean(0) - b.mean(0)
-    one, two = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = np.sqrt(eigvals(one @ two).astype(complex)).real.sum()
-    return float(gap @ gap + np.trace(one) + np.trace(two) - 2 * root)
+def _percent(share: float) -> str:
+    return f"{math.floor(10_000 * share + 1e-6) / 100:g}"
 
 
-def _kernel_distance(first: Array, second: Array) -> float:
-    """Return the unbiased squared discrepancy under the kernel (x.y / D + 1)^3."""
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    size = a.shape[1]
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
 
-    def kernel(x: Array, y: Array) -> Array:
-        values: Array = (x @ y.T / size + 1) ** 3
-        return values
 
-    def within(x: Array) -> float:
-        values = kernel(x, x)
-        return float((values.sum() - np.trace(values)) / (len(x) * (len(x) - 1)))
-
-    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
+def _vector(text: str) -> Array:
+    return np.frombuffer(base64.b64decode(text), dtype="<f4")

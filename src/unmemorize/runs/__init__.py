@@ -2,6 +2,7 @@
 
 from unmemorize.runs._drive import Tally, drive, drive_to_end
 from unmemorize.runs._environment import Environment
+from unmemorize.runs._manifest import Inputs, Manifest, RunSettings
 from unmemorize.runs._merge import merge_runs
 from unmemorize.runs._model_files import MODEL_FILES, read_model_files, record_model_files
 from unmemorize.runs._prompts import (
@@ -17,7 +18,7 @@ from unmemorize.runs._prompts import (
 )
 from unmemorize.runs._records import kinds_in
 from unmemorize.runs._result_file import read_result
-from unmemorize.runs._run import MANIFEST, Inputs, Manifest, Run, RunSettings
+from unmemorize.runs._run import MANIFEST, Run
 from unmemorize.runs._status import Status, keep_largest, status_of
 from unmemorize.runs._stored_images import StoredImage, hash_of_file
 

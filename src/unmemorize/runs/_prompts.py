@@ -20,7 +20,8 @@ from unmemorize._paths import exists, is_utf8
 from unmemorize._prompts import Prompt
 from unmemorize.pipelines import Model
 from unmemorize.runs._environment import UNKNOWN, Environment
-from unmemorize.runs._run import PROMPTS, Inputs, Run, RunSettings, holds_other_files
+from unmemorize.runs._manifest import Inputs, RunSettings
+from unmemorize.runs._run import PROMPTS, Run, holds_other_files
 from unmemorize.runs._stored_images import StoredImage
 
 _STALE_SECONDS = 24 * 3600.0
