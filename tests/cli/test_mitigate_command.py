@@ -41,17 +41,14 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
 def test_each_verdict_is_shown_with_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No copy in a few images says little. The bound of a certificate is the one that it states."""
+    """No copy in a few images says little."""
     monkeypatch.setattr(_console.console, "_width", 80)
     result = MitigationResult.load(mitigated_run(tmp_path))
-    words = "removed (0 of 72, at most 5.0 % at 97.5 %; whole search 95 %)"
     first, second, third, *others = result.outcomes
     outcomes = (
-        replace(
-            first, status="not removed", verdict="not removed (12 of 12)", after=Copies(12, 12)
-        ),
-        replace(second, status="removed", verdict=words, after=Copies(0, 72)),
-        replace(third, status="reduced", verdict="reduced (0 of 10)", after=Copies(0, 10)),
+        replace(first, status="not removed", verdict="-", after=Copies(12, 12), bound=1.0),
+        replace(second, status="removed", verdict="-", after=Copies(0, 72), bound=0.04994),
+        replace(third, status="reduced", verdict="-", after=Copies(0, 10), bound=0.25887),
         *others,
     )
     with _console.console.capture() as printed:

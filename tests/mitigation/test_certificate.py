@@ -187,6 +187,15 @@ def test_a_reduction_needs_bounds_that_do_not_meet() -> None:
     assert verdict(Copies(10, 10), attempt_of(1, 5), confirmed=True).status == "reduced"
 
 
+def test_the_bound_is_that_of_clopper_and_pearson_at_the_confidence_of_the_verdict() -> None:
+    removed = verdict(Copies(10, 10), attempt_of(0, 86, 2), confirmed=True)
+    assert removed.bound == pytest.approx(1 - 0.0125 ** (1 / 86))  # the share of the second attempt
+    reduced = verdict(Copies(10, 10), attempt_of(1, 50), confirmed=True, confidence=0.9)
+    assert reduced.bound is not None
+    assert float(at_most(1, 50, Fraction(reduced.bound))) == pytest.approx(0.1)
+    assert verdict(None, None, confirmed=False).bound is None
+
+
 def test_few_seeds_need_a_higher_rate() -> None:
     assert seeds_needed(0.5, 0.5) == 1
     assert seeds_needed(0.9, 0.5) == 1

@@ -19,6 +19,7 @@ from unmemorize.audit._comparisons import (
 from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._settings import COPY, ArmName
 from unmemorize.audit._triggers import first_triggers, levels_at
+from unmemorize.mitigation import percent_up
 
 CHEAPER = "cheaper than never-trained"
 UNDECIDED = "undecided"
@@ -210,8 +211,8 @@ def verdict_words(verdict: BudgetVerdict, alpha: float, delta: float) -> str:
         return f"{CHEAPER}: p = {_p(verdict.p_family)}; {triggered}"
     statements = []
     if verdict.triggered == 0:
-        bound = math.ceil(1000 * verdict.bound - 1e-9) / 10  # up, so that it is true
-        statements.append(f"not triggered within B = {verdict.budget} (upper bound {bound:.1f} %)")
+        bound = percent_up(verdict.bound)
+        statements.append(f"not triggered within B = {verdict.budget} (upper bound {bound})")
     if verdict.p_equivalence <= alpha and verdict.explained:
         statements.append(
             "as dear as never-trained in the mean: equivalence within delta = "

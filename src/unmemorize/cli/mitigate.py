@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -67,6 +65,7 @@ from unmemorize.mitigation import (
     PromptOutcome,
     forecast,
     mitigate_all,
+    percent_up,
     pooled,
     refuse_other_part,
     with_references,
@@ -240,7 +239,7 @@ def _print_verdicts(result: MitigationResult, confidence: float) -> None:
     rephrased = ["other wordings"] if result.paraphrases else []
     table = make_table("verdict", "before", "after", "at most", *rephrased, text="prompt")
     for outcome in result.outcomes:
-        cells = [_counts(outcome.before), _counts(outcome.after), _bound(outcome, confidence)]
+        cells = [_counts(outcome.before), _counts(outcome.after), _bound(outcome)]
         if rephrased:
             cells.append(_counts(outcome.paraphrases_after))
         table.add_row(outcome.status, *cells, outcome.prompt)
@@ -253,17 +252,8 @@ def _counts(copies: Copies | None) -> str:
     return f"{copies.copies}/{copies.seeds}" if copies else ""
 
 
-def _bound(outcome: PromptOutcome, confidence: float) -> str:
-    """Return the upper bound of the copy rate under the edit; nothing where it was not tested.
-
-    That of a certificate is the one that its verdict states. It allows for several attempts.
-    """
-    if outcome.after is None:
-        return ""
-    stated = re.search(r"at most ([\d.]+ %)", outcome.verdict)
-    if stated:
-        return stated[1]
-    return f"{math.ceil(1000 * outcome.after.upper(confidence) - 1e-9) / 10:.1f} %"
+def _bound(outcome: PromptOutcome) -> str:
+    return "" if outcome.bound is None else percent_up(outcome.bound)
 
 
 def _print_paraphrases(result: MitigationResult) -> None:

@@ -1,6 +1,6 @@
 """The search for one edit under which no prompt copies, and the certificates that show it."""
 
-from unmemorize.mitigation._certificate import Certification, Copies, Verdict, pooled
+from unmemorize.mitigation._certificate import Certification, Copies, Verdict, percent_up, pooled
 from unmemorize.mitigation._confirmation import (
     BEFORE,
     FEWEST_COPIES,
@@ -76,6 +76,7 @@ __all__ = [
     "ordinary_change",
     "ordinary_items",
     "packed",
+    "percent_up",
     "pooled",
     "read_confirmations",
     "read_image_records",

@@ -252,20 +252,22 @@ class Verdict:
         status: see `verdict`.
         counted: what the last attempt saw; None where nothing was tested.
         plan: what that attempt had fixed.
+        bound: upper bound of the copy rate under the edit: at the confidence of the attempt if it
+            passed, else at that of the whole search. None where nothing was tested.
     """
 
     status: Status
     counted: Copies | None = None
     plan: Plan | None = None
+    bound: float | None = None
 
     def __str__(self) -> str:
-        if self.counted is None or self.plan is None:
+        if self.counted is None or self.plan is None or self.bound is None:
             return self.status
         counts = f"{self.counted.copies} of {self.counted.seeds}"
         if self.status != "removed":
             return f"{self.status} ({counts})"
-        bound = _percent_up(self.counted.upper(self.plan.confidence))
-        level = f"at most {bound} % at {_percent(self.plan.confidence)} %"
+        level = f"at most {percent_up(self.bound)} at {_percent(self.plan.confidence)} %"
         if self.plan.share == 1:
             return f"removed ({counts}, {level})"
         return f"removed ({counts}, {level}; whole search {_percent(1 - self.plan.delta)} %)"
@@ -298,13 +300,12 @@ def verdict(
         return Verdict("not confirmed")
     if attempt is None:
         return Verdict("not removed")
+    counted, plan = attempt.counted, attempt.plan
     if attempt.passed:
-        status: Status = "removed"
-    elif attempt.counted.upper(confidence) < before.lower(confidence):
-        status = "reduced"
-    else:
-        status = "not removed"
-    return Verdict(status, attempt.counted, attempt.plan)
+        return Verdict("removed", counted, plan, counted.upper(plan.confidence))
+    bound = counted.upper(confidence)
+    status: Status = "reduced" if bound < before.lower(confidence) else "not removed"
+    return Verdict(status, counted, plan, bound)
 
 
 def _percent(share: float) -> str:
@@ -312,6 +313,11 @@ def _percent(share: float) -> str:
     return f"{math.floor(10_000 * share + 1e-6) / 100:g}"
 
 
-def _percent_up(share: float) -> str:
-    """Round a bound up, so that what is printed is true."""
-    return f"{math.ceil(1000 * share - 1e-9) / 10:.1f}"
+def percent_up(bound: float) -> str:
+    """Print an upper bound of a rate, rounded up, so that what is printed is true.
+
+    Examples:
+        >>> percent_up(0.0421)
+        '4.3 %'
+    """
+    return f"{math.ceil(1000 * bound - 1e-9) / 10:.1f} %"

@@ -146,7 +146,8 @@ def _judged(work: Work, index: int, attempt: Attempt | None) -> PromptOutcome:
         status=judgement.status,
         verdict=str(judgement),
         score=work.detections[index].score,
-        after=attempt.counted if attempt else None,
+        after=judgement.counted,
+        bound=judgement.bound,
     )
     if confirmation is None:
         return outcome
