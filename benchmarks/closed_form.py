@@ -3,10 +3,10 @@
 python benchmarks/closed_form.py [--seeds N] [--ordinary N] [--json FILE]
 
 All plants of full dose are edited together, and the 320 calibration captions are kept. For each
-weight the script counts the plants of each kind that still copy in the full generation: their worst
-seed correlates with a training image above .5. Then it compares images of ordinary test captions
-with those of the unedited model, seed by seed: the correlation of pixels, and the similarity of the
-copy descriptor. docs/method.md describes the edit. Seconds are those of a card where there is one.
+weight the script counts the plants of each kind that still copy in the full generation: the copy
+descriptor of their worst seed is more similar to a training image than .7. Then it compares images
+of ordinary test captions with those of the unedited model, seed by seed: the correlation of pixels,
+the mean of each channel removed, and the similarity of the copy descriptor. docs/method.md describes the edit. Seconds are those of a card where there is one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from PIL import Image
 
 import unmemorize as um
 from unmemorize.generation import generate_each
-from unmemorize.metrics import pixel_correlation, read_image
+from unmemorize.metrics import BundledDescriptor, copy_scores, read_image
+from unmemorize.metrics._pixel_correlation import centred_correlation
 
-WEIGHTS = (1.0, 10.0)
-COPIED = 0.5
-"""Correlation above which the worst seed counts as a copy."""
+WEIGHTS = (1.0, 3.0, 10.0)
+COPY = 0.7
+"""Descriptor similarity above which an image counts as a copy."""
 CHANGED = 0.5
 """Descriptor similarity to before, below which an ordinary image counts as changed."""
 SEED = 7
@@ -85,13 +86,14 @@ def copies(
     """Count the plants that still copy, by kind."""
     copied, total = Counter[str](), Counter[str]()
     worst = {}
+    descriptor = BundledDescriptor()
     for entry, drawn in zip(
         plants, images(model, [entry.prompt.text for entry in plants], edit, seeds), strict=True
     ):
-        training = [read_image(file) for file in entry.prompt.images]
-        highest = max(max(pixel_correlation(drawn, [image] * seeds)) for image in training)
+        training = descriptor([read_image(file) for file in entry.prompt.images])
+        highest = float(copy_scores(descriptor(drawn), training).max())
         worst[entry.prompt.text] = highest
-        copied[entry.mode] += highest > COPIED
+        copied[entry.mode] += highest > COPY
         total[entry.mode] += 1
     return {"copied": copied, "plants": total, "worst": worst}
 
@@ -99,8 +101,8 @@ def copies(
 def change(before: list[list[Image.Image]], after: list[list[Image.Image]]) -> dict[str, float]:
     """Compare images of the same captions and seeds."""
     one, other = ([image for drawn in group for image in drawn] for group in (before, after))
-    descriptor = um.BundledDescriptor()
-    correlations = pixel_correlation(one, other)
+    descriptor = BundledDescriptor()
+    correlations = [centred_correlation(*pair) for pair in zip(one, other, strict=True)]
     similarities = (descriptor(one) * descriptor(other)).sum(1).tolist()
     return {
         "correlation": median(correlations),
@@ -129,7 +131,7 @@ def show(row: dict[str, Any]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=4, help="images of each plant")
-    parser.add_argument("--ordinary", type=int, default=24, help="ordinary captions")
+    parser.add_argument("--ordinary", type=int, default=100, help="ordinary captions")
     parser.add_argument("--json", type=Path, dest="output", help="file for the numbers")
     arguments = parser.parse_args()
     main(arguments.seeds, arguments.ordinary, arguments.output)
