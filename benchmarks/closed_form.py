@@ -6,7 +6,8 @@ All plants of full dose are edited together, and the 320 calibration captions ar
 weight the script counts the plants of each kind that still copy in the full generation: the copy
 descriptor of their worst seed is more similar to a training image than .7. Then it compares images
 of ordinary test captions with those of the unedited model, seed by seed: the correlation of pixels,
-the mean of each channel removed, and the similarity of the copy descriptor. docs/method.md describes the edit. Seconds are those of a card where there is one.
+the mean of each channel removed, and the similarity of the copy descriptor. docs/method.md
+describes the edit. Seconds are those of a card where there is one.
 """
 
 from __future__ import annotations

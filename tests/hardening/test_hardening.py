@@ -146,6 +146,7 @@ def test_rounds_attack_and_train_and_other_attacks_judge(finished: Made) -> None
     assert result.notes[0] == result.hold_out
     assert "from 1 images that are said to be never trained on" in result.notes[1]
     assert "under the same attacks in the trained model" in result.notes[1]
+    assert "above it in at most 0.5 of cases" in result.notes[1]  # one control allows no less
     assert "one declared attempt" in result.notes[2]
     assert len(result.notes) == 3
     assert result.ordinary.images == 2

@@ -99,7 +99,10 @@ class HardeningResult:
         """What the headline rests on, in sentences."""
         notes = [self.hold_out] if self.hold_out else []
         if self.control:
-            notes.append(f"The level of a copy comes from {self.control}.")
+            note = f"The level of a copy comes from {self.control}."
+            if (limit := self.verdict.false_triggers) is not None:
+                note += f" A never-trained image is above it in at most {limit:.3g} of cases."
+            notes.append(note)
         images = len({attack.target for attack in self.attacks})
         if self.control and (left := images - self.verdict.images):
             notes.append(
