@@ -193,7 +193,7 @@ class Words(ByHalf):
 
 
 class Alone(Work):
-    """L2, L5 and L6 on few plants, which run one after the other."""
+    """L5, L2 and L6 on few plants, which run one after the other: the cheapest level first."""
 
     levels: ClassVar[dict[str, tuple[str, ...]]] = {
         "L5": ("edited", "never-trained"),
@@ -202,10 +202,10 @@ class Alone(Work):
     }
 
     def units(self) -> Iterator[Unit]:
-        for pair in zip(*(self.stage.places(half, FEW) for half in HALVES), strict=True):
-            for place in pair:
-                for level, arms in self.levels.items():
-                    yield from ((level, arm, str(place)) for arm in arms)
+        places = [self.stage.places(half, FEW) for half in HALVES]
+        for level, arms in self.levels.items():
+            for pair in zip(*places, strict=True):
+                yield from ((level, arm, str(place)) for place in pair for arm in arms)
 
     def rows(self, unit: Unit) -> Rows:
         level, arm, number = unit
