@@ -112,7 +112,7 @@ def command(
             id. It is the better control. The bundled model has its own.
         rate: False discovery rate for --image. The default is 0.05.
         dry_run: Say what the audit will take, and stop.
-        steps: Number of DDIM steps. The default is 50; the bundled model has its own.
+        steps: Number of denoising steps. The default is 50; the bundled model has its own.
         guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
             own.
         batch: Images per pass. It changes no image beyond rounding.

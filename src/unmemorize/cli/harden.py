@@ -87,7 +87,7 @@ def command(
         controls: Folder of images that the model was never trained on, which are attacked in the
             trained model. The default are the photographs of this package.
         dry_run: Say what the run will take, and stop.
-        steps: Number of DDIM steps. The default is 50; the bundled model has its own.
+        steps: Number of denoising steps. The default is 50; the bundled model has its own.
         guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
             own.
         batch: Images per pass. It changes no image beyond rounding.

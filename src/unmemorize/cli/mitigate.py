@@ -134,7 +134,7 @@ def command(
             takes the original text encoder draws the copies again.
         quick: Look at ten fresh images of each prompt and at 199 ordinary images. This excludes
             only copy rates above 26 %.
-        steps: Number of DDIM steps. The default is 50; the bundled model has its own.
+        steps: Number of denoising steps. The default is 50; the bundled model has its own.
         guidance: Scale of classifier-free guidance. The default is 7; the bundled model has its
             own.
         batch: Images per pass. It changes no image beyond rounding.

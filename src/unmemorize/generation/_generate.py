@@ -35,7 +35,7 @@ class GenerationSettings:
         images: number of images per prompt.
         seed: seed of the CPU generator that draws the initial noise of all images of a prompt.
             Must differ from the seed of localization.
-        steps: number of DDIM steps.
+        steps: number of denoising steps.
         guidance: scale of classifier-free guidance.
         scale: what the outputs of switched-off neurons are multiplied by, in (-1e6, 1e6).
         batch: images per pass. It changes no image beyond rounding.
