@@ -125,9 +125,9 @@ def expected_layers(model: Model, file: AnyEditFile) -> dict[str, ExpectedLayer]
     Raises:
         ExportError: the edit is of a kind that cannot be verified.
     """
-    steps = _steps(model, edit_of(file))
+    steps, dtype = _steps(model, edit_of(file)), model.dtype
     return {
-        path: ExpectedLayer(chain, _slack(model, layer_at(model, path), chain))
+        path: ExpectedLayer(chain, _slack(dtype, layer_at(model, path), chain))
         for path, chain in steps.items()
     }
 
@@ -138,7 +138,7 @@ def expected_in_checkpoint(model: Model, file: AnyEditFile) -> dict[str, dict[st
     Raises:
         ExportError: the edit is of a kind that cannot be verified.
     """
-    edited = by_component(model.pipe, expected_layers(model, file))
+    edited, dtype = by_component(model.pipe, expected_layers(model, file)), model.dtype
     expected: dict[str, dict[str, ExpectedLayer]] = {name_of_denoiser(model.pipe): {}, **edited}
     for component, network in networks_of(model.pipe).items():
         for path, adapted in adapted_layers(network).items():
@@ -147,7 +147,7 @@ def expected_in_checkpoint(model: Model, file: AnyEditFile) -> dict[str, dict[st
                 chain: tuple[Step, ...] = (partial(_with_loras, adapted, ()),)
                 if path in layers:
                     chain += layers[path].steps
-                layers[path] = ExpectedLayer(chain, _slack(model, adapted, chain))
+                layers[path] = ExpectedLayer(chain, _slack(dtype, adapted, chain))
     return expected
 
 
@@ -179,11 +179,11 @@ def _with_loras(layer: nn.Module, held: Sequence[str], name: str, value: Tensor)
     return value
 
 
-def _slack(model: Model, layer: nn.Module, steps: tuple[Step, ...]) -> float:
+def _slack(dtype: torch.dtype, layer: nn.Module, steps: tuple[Step, ...]) -> float:
     slack = {
-        _solved: _SOLVED_AGAIN.get(model.dtype, _SOLVED_AGAIN_EXACTLY),
-        _rows_moved: _SOLVED_AGAIN.get(model.dtype, _SOLVED_AGAIN_EXACTLY),
-        _moved: _FACTORIZED.get(model.dtype, _FACTORIZED_EXACTLY),
+        _solved: _SOLVED_AGAIN.get(dtype, _SOLVED_AGAIN_EXACTLY),
+        _rows_moved: _SOLVED_AGAIN.get(dtype, _SOLVED_AGAIN_EXACTLY),
+        _moved: _FACTORIZED.get(dtype, _FACTORIZED_EXACTLY),
     }
     lora = _LORA_ROUNDED if hasattr(layer, "base_layer") else 0.0
     return max(lora, *(slack.get(step.func, 0.0) for step in steps))

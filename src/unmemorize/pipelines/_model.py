@@ -256,7 +256,7 @@ class Model:
         For what takes long, and follows from the model, its device and type, its adapters at their
         strengths of the moment, and the key alone.
         """
-        state = (self.device, self.dtype, adapters_in(self.pipe))
+        state = (self.device, stored_dtype(self.denoiser), adapters_in(self.pipe))
         return self._memory.recall((key, *state), make)
 
     def warn_of_truncation(self, texts: Sequence[str]) -> None:
