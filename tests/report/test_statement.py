@@ -274,3 +274,13 @@ def test_packs_from_before_statements_still_pass(run: Run, tmp_path: Path) -> No
     report = json.loads(files["report.json"])
     assert report.pop("statement") is None
     assert verify_evidence(forged(files, tmp_path / "old.zip", report=report)).unchecked == ()
+
+
+def test_the_documented_example_is_a_statement(run: Run, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    part = text[text.index("## What only you can state") : text.index("## Audits")]
+    (example,) = re.findall(r"```json\n(.*?)```", part, re.DOTALL)
+    page = write_report(run, statement=saved(tmp_path / "s.json", example)).read_text()
+    assert HEADING in page
+    rows = re.findall(r"^\| (`.*?) \|", part, re.MULTILINE)
+    assert ", ".join(rows).replace("`", "") == KEYS
