@@ -335,7 +335,7 @@ def test_the_sampler_that_was_used_is_named(tmp_path: Path) -> None:
     page = words(write_report(run).read_text())
     assert "DDIM" not in page
     assert "for the sampler of the run (which is not recorded) with" in page
-    assert "scheduler, device, threads; licence" in page
+    assert "scheduler, device, threads; who ran it" in page
     manifest = json.loads((run.folder / "manifest.json").read_text())
     manifest["environment"] = {
         "scheduler": "FlowMatchEulerDiscreteScheduler",

@@ -25,6 +25,7 @@ def command(
     *,
     pack: Annotated[Path | None, Parameter(show_default=False)] = None,
     redact: Flag = False,
+    statement: Annotated[Path | None, Parameter(show_default=False)] = None,
     sign: Annotated[Path | None, Parameter(show_default=False)] = None,
     key: Annotated[Path | None, Parameter(show_default=False)] = None,
 ) -> None:
@@ -38,6 +39,8 @@ def command(
         pack: Also write the report of a mitigation and everything that it rests on as one ZIP file,
             for unmemorize verify.
         redact: Leave out training images and generated images that show them. Their hashes stay.
+        statement: JSON file with what only you can state about a mitigation, such as who ran it and
+            how works were chosen. It is copied into RUN, and each report quotes it.
         sign: Sign the pack by C2PA with this certificate (PEM; those of its issuers may follow). It
             needs --key, and pip install 'unmemorize[c2pa]'.
         key: Private key of the certificate (PEM, without a password).
@@ -46,7 +49,7 @@ def command(
     signer = _signer(pack, sign, key)
     if pack is not None:
         refuse_unwritable(pack, EvidenceError)
-        digest = write_evidence(folder, pack, redact=redact, signer=signer)
+        digest = write_evidence(folder, pack, redact=redact, signer=signer, statement=statement)
         print_line(f"report: {folder.folder / REPORT}")
         print_line(f"evidence: {pack}" + (", signed" if signer else ""))
         print_line(f"SHA-256 of the pack: {digest}")
@@ -54,7 +57,7 @@ def command(
         print_answer(report=folder.folder / REPORT, pack=pack, sha256=digest)
         print_hint("unmemorize verify", pack)
         return
-    page = write_report(folder, known_neurons(folder), redact=redact)
+    page = write_report(folder, known_neurons(folder), redact=redact, statement=statement)
     print_line(str(page))
     print_answer(report=page)
     print_hint(*_next(folder), *(("--redact",) if redact else ()))

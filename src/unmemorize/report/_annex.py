@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from unmemorize.report._access import Access, not_tried
 from unmemorize.report._evidence import Evidence
 from unmemorize.report._regions import REGIONS
+from unmemorize.report._statement import Statement
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ SECTIONS = {
     "cost": "what it costs",
     "limits": "what was not tested",
     "how": "how to repeat it",
+    "statement": "the operator's own words",
     "numbers": "all numbers",
     "annex": "annex",
 }
@@ -102,18 +104,27 @@ def fields_of(evidence: Evidence, access: Sequence[Access]) -> Iterator[Field]:
     """
     result = evidence.result
     environment = evidence.run.manifest.environment
-    hashed = "" if evidence.model_files else "hashes of the model's files; "
-    if not environment.scheduler:
-        hashed += "scheduler, device, threads; "
+    stated = evidence.statement or Statement()
+    identity = [
+        "" if evidence.model_files else "hashes of the model's files",
+        "" if environment.scheduler else "scheduler, device, threads",
+        _not_stated(stated, "A"),
+    ]
     yield Field(
-        "A", "Identity of the model and of the tools", ("how",), f"{hashed}licence, who ran it"
+        "A",
+        "Identity of the model and of the tools",
+        ("how", *_anchors(stated, "A")),
+        "; ".join(filter(None, identity)),
     )
-    yield Field(
-        "B", "Scope", ("how",), "how works were chosen, rights, where reference images came from"
-    )
+    yield Field("B", "Scope", ("how", *_anchors(stated, "B")), _not_stated(stated, "B"))
     left = not_tried(access, paraphrased=bool(result.paraphrases))
     yield Field("C", "Levels of access", ("certainty", "limits"), left)
-    yield Field("D", "What counts as a match", ("certainty",), "a check by people")
+    yield Field(
+        "D",
+        "What counts as a match",
+        ("certainty", *_anchors(stated, "D")),
+        _not_stated(stated, "D"),
+    )
     yield Field(
         "E", "Result for each work", ("wall", "numbers"), "the share of the work that is reproduced"
     )
@@ -126,6 +137,17 @@ def fields_of(evidence: Evidence, access: Sequence[Access]) -> Iterator[Field]:
     yield Field("I", "Residual risk", ("audit", "limits") if audited else ("limits",), left)
     yield Field("J", "False alarms", ("false-alarms",), "a rate on captions that nobody suspected")
     yield Field("K", "Reproduction", ("how",))
-    yield Field("L", "Log of complaints and answers", ())
+    log = "Log of complaints and answers"
+    yield Field("L", log, _anchors(stated, "L"), _not_stated(stated, "L"))
     yield Field("M", "This annex", ("annex",))
     yield Field("N", "Limits", ("limits",))
+
+
+def _anchors(statement: Statement, letter: str) -> tuple[str, ...]:
+    """Return the section with the operator's words, if they speak about a field."""
+    return ("statement",) if any(statement.words(letter).values()) else ()
+
+
+def _not_stated(statement: Statement, letter: str) -> str:
+    """Name what of a field only the operator can state, and has not stated."""
+    return ", ".join(title for title, text in statement.words(letter).items() if text is None)

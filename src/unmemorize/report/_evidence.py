@@ -20,6 +20,7 @@ from unmemorize.mitigation import (
     read_confirmations,
     read_image_records,
 )
+from unmemorize.report._statement import Statement, read_statement
 from unmemorize.runs import (
     Run,
     StoredImage,
@@ -83,6 +84,11 @@ class Evidence:
     def before(self) -> Mapping[int, ImagesRecord]:
         """The unedited images of the suspects that were generated, by index."""
         return read_image_records(self.run, BEFORE)
+
+    @cached_property
+    def statement(self) -> Statement | None:
+        """What the operator states; None where there is no statement."""
+        return read_statement(self.run)
 
     @property
     def confirmed(self) -> tuple[PromptOutcome, ...]:

@@ -18,6 +18,7 @@ from unmemorize.report._page import REPORT, Script, render
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._provenance import output_hashes, steps_of
 from unmemorize.report._spot_check import read_spot_check
+from unmemorize.report._statement import keep_statement
 from unmemorize.report._wall import Picture, wall
 from unmemorize.runs import Run
 
@@ -26,21 +27,26 @@ NUMBERS = "report.json"
 TABLE = "report.csv"
 
 
-def write_mitigation_report(run: Run, *, redact: bool = False) -> Path:
+def write_mitigation_report(
+    run: Run, *, redact: bool = False, statement: str | Path | None = None
+) -> Path:
     """Write the page of a finished mitigation, and its numbers as JSON and CSV beside it.
 
     Args:
         run: a finished mitigation.
         redact: whether training images are private, see `unmemorize.report._redaction`.
+        statement: what the operator states, see `keep_statement`.
 
     Returns:
         The path of the page.
 
     Raises:
-        RunError: the mitigation is not finished, or a record is damaged.
+        RunError: the mitigation is not finished, a record is damaged, or the statement is none.
         MetricError: an image is missing or damaged.
     """
     evidence = read_evidence(run)
+    if statement is not None:
+        keep_statement(run, statement)
     numbers = numbers_of(evidence)
     steps = list(steps_of(run))
     edited = evidence.result.file

@@ -17,6 +17,7 @@ from unmemorize._files import to_json
 from unmemorize.mitigation import Copies, OrdinaryChange, PromptOutcome, pooled
 from unmemorize.report._evidence import Evidence
 from unmemorize.report._rates import Rate
+from unmemorize.report._statement import Statement
 
 SCHEMA = "unmemorize.report/2"
 STATUSES = ("removed", "reduced", "not removed", "not confirmed", "not tested")
@@ -172,6 +173,7 @@ class Numbers:
         candidates: the edits that the search compared.
         prompts: of each suspect, by its index as text.
         paraphrases: of each memorized prompt that has some, in their order, by its index as text.
+        statement: what the operator states, which is no number; None where nothing is stated.
     """
 
     schema: str = SCHEMA
@@ -191,6 +193,7 @@ class Numbers:
     candidates: tuple[CandidateNumbers, ...]
     prompts: Mapping[str, PromptNumbers]
     paraphrases: Mapping[str, tuple[ParaphraseNumbers, ...]]
+    statement: Statement | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -243,6 +246,7 @@ def numbers_of(evidence: Evidence) -> Numbers:
             for outcome in confirmed
             if outcome.paraphrases
         },
+        statement=evidence.statement,
     )
 
 

@@ -36,13 +36,14 @@ from unmemorize.report._redaction import shown_after
 from unmemorize.report._regions import region_file
 from unmemorize.report._signature import Signer
 from unmemorize.report._spot_check import SPOT_CHECK
+from unmemorize.report._statement import STATEMENT
 from unmemorize.runs import MANIFEST, MODEL_FILES, Run, StoredImage, hash_of_file, stream_prompts
 
 SCHEMA = "unmemorize.evidence/1"
 CONTENTS = "evidence.json"
 _PROMPTS = "prompts.jsonl"
 _REFERENCES = "references"
-_JSON = (MANIFEST, MITIGATION, EDIT, MODEL_FILES, SPOT_CHECK)
+_JSON = (MANIFEST, MITIGATION, EDIT, MODEL_FILES, SPOT_CHECK, STATEMENT)
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the pack: the first that a ZIP archive can hold."""
 _PRIVATE = "private"
@@ -100,6 +101,7 @@ def write_evidence(
     *,
     redact: bool = False,
     signer: Signer | None = None,
+    statement: str | Path | None = None,
 ) -> str:
     """Write the report of a mitigation, then everything that it rests on as one ZIP file.
 
@@ -109,12 +111,14 @@ def write_evidence(
         redact: whether training images are private. They are left out of report and pack then, with
             all generated images that show them. Their hashes stay.
         signer: signs the pack by C2PA; None for no signature.
+        statement: a JSON file with what only the operator can state, see `write_report`.
 
     Returns:
         The SHA-256 of the pack. Keep it apart from the pack: it shows later that nothing changed.
 
     Raises:
-        RunError: the run is no mitigation or not finished, or a record is damaged.
+        RunError: the run is no mitigation or not finished, a record is damaged, or the statement
+            is malformed.
         EvidenceError: a training image has changed since, or the pack cannot be written or signed.
         MetricError: an image is missing or damaged.
     """
@@ -125,7 +129,7 @@ def write_evidence(
             f"{run.manifest.kind}. Hand over the whole folder in its place, with its report, and "
             "keep the SHA-256 of what you hand over apart from it."
         )
-    write_mitigation_report(run, redact=redact)
+    write_mitigation_report(run, redact=redact, statement=statement)
     evidence = read_evidence(run)
     left_out = dict(_left_out(evidence, redact))
     files = dict(_files(evidence, left_out))

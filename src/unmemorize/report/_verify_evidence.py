@@ -29,6 +29,7 @@ from unmemorize.report._signature import (
     Signature,
     read_signature,
 )
+from unmemorize.report._statement import STATEMENT
 from unmemorize.runs import hash_of_file
 
 _NAMED = 10
@@ -107,8 +108,8 @@ def verify_evidence(path: str | Path, *, trust: str | Path | None = None) -> Evi
     anchors = None if trust is None else as_path(trust, EvidenceError, "trusted certificate")
     signature = read_signature(path, anchors) if signed else None
     try:
-        computed = recompute(files)
         reported = _reported(files)
+        computed = recompute(files) | _stated(files, reported)
         problems = list(_wrong_numbers(computed, reported, files))
     except _DAMAGED as reason:
         raise EvidenceError(
@@ -179,6 +180,14 @@ def _wrong_numbers(
         value = computed.get(name, reported.get(name))
         if not _equal(value, _number(exact)) or not _rounds_to(value, shown):
             yield f"{REPORT}: {name} is {shown}, the records give {value}"
+
+
+def _stated(files: Mapping[str, bytes], reported: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the operator states by dotted names; None where only the JSON says so."""
+    statement = parsed(STATEMENT, files[STATEMENT]) if STATEMENT in files else {}
+    stated = flat(statement, "statement")
+    quoted = [name for name in reported if name.split(".")[0] == "statement"]
+    return {name: stated.get(name) for name in (*stated, *quoted)}
 
 
 def _reported(files: Mapping[str, bytes]) -> dict[str, Any]:

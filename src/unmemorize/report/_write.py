@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from unmemorize._errors import RunError
 from unmemorize.audit import AuditRun, ImageAuditRun
 from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
@@ -79,7 +80,11 @@ def page_of(run: Run) -> str | None:
 
 
 def write_report(
-    run: Run | str | Path, truth: Truth | None = None, *, redact: bool = False
+    run: Run | str | Path,
+    truth: Truth | None = None,
+    *,
+    redact: bool = False,
+    statement: str | Path | None = None,
 ) -> Path:
     """Write ``report.html`` into the run folder, from the steps that are done.
 
@@ -91,17 +96,25 @@ def write_report(
         truth: known neurons of some prompts, for precision and recall.
         redact: whether training images are private. They are left out then, with all generated
             images that show them.
+        statement: a JSON file with what only the operator can state, see docs/report.md. It is
+            copied into the folder of a mitigation, and the next reports have it, too.
 
     Returns:
         The path of the page.
 
     Raises:
-        RunError: nothing is localized yet, or a record is damaged.
+        RunError: nothing is localized yet, a record is damaged, or the statement is malformed or
+            for a run that is no mitigation.
         MetricError: an image is missing or damaged.
     """
     run = Run.of(run)
     if run.manifest.kind == MitigationRun.kind:
-        return write_mitigation_report(run, redact=redact)
+        return write_mitigation_report(run, redact=redact, statement=statement)
+    if statement is not None:
+        raise RunError(
+            f"{run.folder}: only the report of a mitigation holds a statement, and this is a run "
+            f"of kind {run.manifest.kind}. Leave it out, and hand it over beside the page."
+        )
     if run.manifest.kind == AuditRun.kind:
         return write_audit_report(run)
     if run.manifest.kind == ImageAuditRun.kind:
