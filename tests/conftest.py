@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -48,6 +49,10 @@ class _FailuresOnCards:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and "/cuda/" in report.nodeid:
             self._terminal.write_line(f"\n{report.nodeid}\n{report.longreprtext}", flush=True)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # modules and tests stay until the end, so no collection need look at them
 
 
 @pytest.hookimpl(trylast=True)  # after the one that makes the terminal's plugin

@@ -64,7 +64,9 @@ def images(model: Model, edit: WeightEdit | CombinedEdit | None, *texts: str) ->
     return [image.tobytes() for (image,) in drawn]
 
 
-@pytest.mark.parametrize("name", WITH_CLIP)
+@pytest.mark.parametrize(
+    "name", ["Stable Diffusion", pytest.param("Stable Diffusion XL", marks=pytest.mark.slow)]
+)
 def test_a_caption_is_encoded_like_its_guide_and_others_as_before(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_check_images, "TWIN_IMAGES", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_verdicts_follow_the_numbers(bundled: DiffusionPipeline) -> None:
     stages: list[int] = []

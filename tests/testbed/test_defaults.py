@@ -48,6 +48,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNMEMORIZE_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 def test_the_chain_of_the_readme_on_few_captions(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def _ordinary_algorithms() -> object:
     torch.use_deterministic_algorithms(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_ordinary_algorithms")
 def test_the_whole_training_makes_a_loadable_package(short: Path) -> None:
     assets = short / "assets"
