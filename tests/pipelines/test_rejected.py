@@ -13,7 +13,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
     Lumina2Transformer2DModel,
-    StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
     TCDScheduler,
     WanPipeline,
@@ -21,7 +20,7 @@ from diffusers import (
 )
 
 from architectures import make, t5
-from conftest import PROMPTS, make_pipeline
+from conftest import PROMPTS, make_pipeline, with_perturbed_attention
 from unmemorize import (
     GenerationSettings,
     Model,
@@ -125,10 +124,7 @@ def test_a_tokenizer_without_a_limit_is_named() -> None:
 
 
 def test_perturbed_attention_takes_no_part() -> None:
-    plain = make_pipeline()
-    pipe = StableDiffusionPAGPipeline(
-        **plain.components, requires_safety_checker=False, pag_applied_layers="mid"
-    )
+    pipe = with_perturbed_attention(make_pipeline())
     before = dict(pipe.unet.attn_processors)
     model, expected = Model(pipe), Model(make_pipeline())
     text, timestep = model.encode(["one", "two"]), model.timesteps(50)[1]

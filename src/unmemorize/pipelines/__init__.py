@@ -3,7 +3,13 @@
 from unmemorize.pipelines._adapters import adapters_in_effect
 from unmemorize.pipelines._attention import cross_attentions, refuse_unseen, watching_attention
 from unmemorize.pipelines._autoencoder import decoding, encoded
-from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
+from unmemorize.pipelines._conditioning import (
+    keeping_processors,
+    processors_of,
+    put_back_processors,
+    run,
+    without_progress_bar,
+)
 from unmemorize.pipelines._denoiser import (
     denoiser_of,
     is_compiled,
@@ -91,6 +97,8 @@ __all__ = [
     "networks_of",
     "observe",
     "offloads_groups",
+    "processors_of",
+    "put_back_processors",
     "quiet_libraries",
     "quiet_loading",
     "recording",
