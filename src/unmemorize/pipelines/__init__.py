@@ -41,6 +41,7 @@ from unmemorize.pipelines._noise_level import NoiseLevel
 from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
 from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying, state_of
 from unmemorize.pipelines._sampler import sampler, sampling
+from unmemorize.pipelines._textual_inversion import expanded
 from unmemorize.pipelines._trajectory import stepper
 from unmemorize.pipelines._value_inputs import ValueInput, first_input, observe
 from unmemorize.pipelines._value_layers import (
@@ -83,6 +84,7 @@ __all__ = [
     "denoiser_of",
     "effective_weights",
     "encoded",
+    "expanded",
     "first_input",
     "folder_of",
     "guided_calls",
