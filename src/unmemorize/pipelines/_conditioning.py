@@ -199,8 +199,8 @@ def run(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any
     Diffusion XL in float16), and puts them back at its end alone. They are put back here even if an
     exception ends it.
 
-    Captions are cleaned only where both libraries for it are installed, because pipelines warn
-    otherwise.
+    Captions are cleaned where the pipeline does so by default, and only if both libraries for it are
+    installed, because pipelines warn otherwise.
 
     Raises:
         ModelError: the pipeline has no guidance.
@@ -212,9 +212,10 @@ def run(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any
 def _call(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any:
     """Call a pipeline as `run` does."""
     parameters = inspect.signature(type(pipe).__call__).parameters
+    cleans = "clean_caption" in parameters and bool(parameters["clean_caption"].default)
     options = {
         "use_resolution_binning": False,
-        "clean_caption": is_bs4_available() and is_ftfy_available(),
+        "clean_caption": cleans and is_bs4_available() and is_ftfy_available(),
         **_guidance_options(pipe, guidance, len(texts)),
         **_size_options(pipe),
         **options,
