@@ -1,4 +1,4 @@
-"""How prompts are encoded; where a pipeline pads them to the longest, none depends on the others."""
+"""How prompts are encoded. Where they are padded to the longest, none depends on the others."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def run(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any
     Diffusion XL in float16), and puts them back at its end alone. They are put back here even if an
     exception ends it.
 
-    Captions are cleaned where the pipeline does so by default, and only if both libraries for it are
+    Captions are cleaned where the pipeline does so by default, if both libraries for it are
     installed, because pipelines warn otherwise.
 
     Raises:
