@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     DDIMScheduler,
+    FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
     Lumina2Transformer2DModel,
@@ -114,6 +115,24 @@ def test_an_adapter_that_waits_for_an_image_is_refused() -> None:
     attention.set_processor(IPAdapterAttnProcessor())
     with pytest.raises(ModelError, match=r"needs an image beside.*unload_ip_adapter"):
         compute_statistics(pipe, PROMPTS)
+
+
+def test_caches_are_refused_whenever_they_are_enabled() -> None:
+    pipe = make("Flux")
+    model, few = Model(pipe), GenerationSettings(images=1, steps=2, guidance=1.0)
+    text, timestep, noise = model.encode(["a"]), model.timesteps(4)[1], model.draw_latents(1, 1)
+    before = model.predict(noise, timestep, text)
+    refused = r"cache is enabled.*Call pipe\.transformer\.disable_cache\(\) first"
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.3))
+    for run_it in (
+        lambda: Model(pipe),
+        lambda: generate(model, "a", settings=few),
+        lambda: model.encode(["a"]),
+    ):
+        with pytest.raises(ModelError, match=refused):
+            run_it()
+    pipe.transformer.disable_cache()
+    assert torch.equal(Model(pipe).predict(noise, timestep, text), before)
 
 
 def test_a_tokenizer_without_a_limit_is_named() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
 from unmemorize.pipelines._autoencoder import keeping_type
-from unmemorize.pipelines._denoiser import denoiser_of, replaced
+from unmemorize.pipelines._denoiser import denoiser_of, refuse_caches, replaced
 from unmemorize.pipelines._denoiser_call import denoiser_call
 from unmemorize.pipelines._encoded import TEXT, Conditioning, Key
 from unmemorize.pipelines._quiet import quiet_loading
@@ -122,9 +122,11 @@ def first_call(
         guidance: the guidance scale; 1 is none.
 
     Raises:
-        ModelError: the pipeline fails before it calls its denoiser, or never calls it.
+        ModelError: the pipeline fails before it calls its denoiser, or never calls it, or a cache
+            is enabled.
     """
     denoiser, kind = denoiser_of(pipe), type(pipe).__name__
+    refuse_caches(pipe, denoiser)
     # with model offload, a denoiser that ran last would share the device with the text encoder
     pipe.maybe_free_model_hooks()
     try:
@@ -203,9 +205,11 @@ def run(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any
     installed, because pipelines warn otherwise.
 
     Raises:
-        ModelError: the pipeline has no guidance.
+        ModelError: the pipeline has no guidance, or a cache is enabled.
     """
-    with keeping_processors(denoiser_of(pipe)), keeping_type(pipe):
+    denoiser = denoiser_of(pipe)
+    refuse_caches(pipe, denoiser)
+    with keeping_processors(denoiser), keeping_type(pipe):
         return _call(pipe, texts, guidance, **options)
 
 
