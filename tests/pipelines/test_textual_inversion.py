@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -42,7 +44,8 @@ def received(pipe: DiffusionPipeline, method: str) -> dict[str, Tensor]:
     pipe.unet.register_forward_hook(
         lambda _module, _args, arguments, _output: calls.append(arguments), with_kwargs=True
     )
-    generate(pipe, PROMPT, method_of(method), settings=ONE)
+    intervention: Any = method_of(method)
+    generate(pipe, PROMPT, intervention, settings=ONE)
     return calls[-1]
 
 
