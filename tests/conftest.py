@@ -13,7 +13,7 @@ from typing import cast
 import hypothesis
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPAGPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from architectures import stable_diffusion
@@ -81,6 +81,15 @@ def make_pipeline(seed: int = 0, **unet: object) -> StableDiffusionPipeline:
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
         module.eval().requires_grad_(False)
     return pipe
+
+
+def with_perturbed_attention(pipe: StableDiffusionPipeline) -> StableDiffusionPAGPipeline:
+    """The same components in a pipeline with perturbed-attention guidance (PAG)."""
+    perturbed = StableDiffusionPAGPipeline(
+        **pipe.components, requires_safety_checker=False, pag_applied_layers="mid"
+    )
+    perturbed.set_progress_bar_config(disable=True)
+    return perturbed
 
 
 @pytest.fixture(scope="session", autouse=True)

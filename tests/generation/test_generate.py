@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler
 from numpy.typing import NDArray
 from PIL import Image
 
-from conftest import make_pipeline
+from conftest import make_pipeline, with_perturbed_attention
 from unmemorize import GenerationSettings, Model, ModelError, NeuronError, Neurons, generate
 from unmemorize.generation import NeuronEdit, generate_each
 from unmemorize.neurons import scaled
@@ -208,6 +208,20 @@ def test_progress_counts_steps_times_images(pipe: DiffusionPipeline) -> None:
         Model(pipe), ["a", "b"], [None, None], settings=settings, progress=counting(steps)
     )
     assert steps == [(done, 12) for done in (4, 8, 8, 10, 12, 12)]
+
+
+def test_an_interruption_leaves_the_attention_processors(pipe: DiffusionPipeline) -> None:
+    """Perturbed-attention guidance puts its processors back at the end of a call alone."""
+    pipe = with_perturbed_attention(pipe)
+    model, before = Model(pipe), pipe.unet.attn_processors
+
+    def interrupt(*_: object) -> None:
+        assert pipe.unet.attn_processors != before
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_each(model, ["x"], [None], settings=FEW, progress=interrupt)
+    assert pipe.unet.attn_processors == before
 
 
 def test_neurons_must_fit_the_batch(pipe: DiffusionPipeline, neurons: Neurons) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from architectures import make
-from conftest import make_pipeline
+from conftest import make_pipeline, with_perturbed_attention
 from unmemorize import (
     Alarm,
     AlarmError,
@@ -402,6 +402,22 @@ def end_in_the_denoiser(pipe: Any, **options: Any) -> None:
             run(pipe, TEXTS, 4.0, **options)
     finally:
         handle.remove()
+
+
+def test_a_call_after_a_stopped_one_has_its_own_attention(model: Model) -> None:
+    """Perturbed-attention guidance puts its processors back at the end of a call alone."""
+    pipe = with_perturbed_attention(model.pipe)
+    before = draw(pipe, TEXTS, pag_scale=0.0)
+    ends = iter([True])
+
+    def end_the_first(_: Alarm) -> None:
+        if next(ends, False):
+            raise KeyboardInterrupt
+
+    with guard(pipe, threshold_of(Model(pipe), -1.0), on_alarm=end_the_first):
+        with pytest.raises(KeyboardInterrupt):
+            draw(pipe, TEXTS)
+        assert np.array_equal(draw(pipe, TEXTS, pag_scale=0.0), before)
 
 
 def test_a_call_after_a_stopped_one_is_judged_with_fewer_steps_too(model: Model) -> None:

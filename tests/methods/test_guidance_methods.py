@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 from torch import Tensor
 
-from conftest import make_pipeline
+from conftest import make_pipeline, with_perturbed_attention
 from drawings import GUIDANCE, PROMPTS, a_drawing, by_hand, drawn, predicted, texts
-from unmemorize import Model
+from unmemorize import MitigationError, Model
 from unmemorize.methods import method_of
 from unmemorize.methods._dynamic_guidance import transition_of
 
@@ -128,6 +128,22 @@ def test_pulls_of_velocities_are_those_of_the_clean_image() -> None:
     size = (1 - signal) ** 0.5 * 2.0 * 32  # 32 = sqrt(4 * 16 * 16)
     found = model.noise_level(torch.tensor(901.0)).apart(difference)
     assert float(found[0]) == pytest.approx(size, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["static-guidance", "delayed-guidance", "dynamic-guidance", "noise-batch", "guard"],
+)
+def test_perturbed_attention_is_refused_with_a_way_out(name: str, pipe: DiffusionPipeline) -> None:
+    perturbed = with_perturbed_attention(pipe)
+    method: Any = method_of(name)
+    drawing = a_drawing(Model(perturbed), steps=2)
+    with pytest.raises(MitigationError, match=r"PAG.*third prediction.*enable_pag=False"):
+        drawn(Model(perturbed), method, drawing)
+    with pytest.raises(MitigationError, match=r"PAG.*third prediction.*enable_pag=False"):
+        method.check(Model(perturbed))
+    plain = AutoPipelineForText2Image.from_pipe(perturbed, enable_pag=False)
+    assert torch.isfinite(drawn(Model(plain), method, drawing)).all()
 
 
 def v_scheduler() -> Any:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from conftest import make_pipeline
+from conftest import make_pipeline, with_perturbed_attention
 from drawings import PROMPTS, a_drawing, drawn, predicted, texts
-from unmemorize import MitigationError, Model
-from unmemorize.generation import Drawing, drawn_latents
+from unmemorize import GenerationSettings, MitigationError, Model
+from unmemorize.generation import Drawing, drawn_latents, generate_each
 from unmemorize.methods import method_of
 from unmemorize.methods._embedding import optimized
 from unmemorize.methods._embeddings import with_texts
@@ -170,3 +171,29 @@ def test_pads_of_another_kind_are_refused(pipe: DiffusionPipeline) -> None:
     method: Any = method_of("pads")
     with pytest.raises(MitigationError, match="pads with 'a</w>'"):
         method.check(Model(pipe))
+
+
+@pytest.mark.parametrize("name", ["pads", "embedding=0.5", "attention", "attenuation"])
+def test_perturbed_attention_has_the_texts_of_each_image(name: str) -> None:
+    """The batch is without text, with it, and with it once more; alone, nothing can be mixed up."""
+    model = Model(with_perturbed_attention(make_pipeline()))
+    prompts, method = ["a cat", "zebra", "a cat", "b"], method_of(name)
+    edits: list[Any] = [method, method, None, method]
+    settings = GenerationSettings(images=2, steps=2, guidance=5.0, batch=8)
+    together = generate_each(model, prompts, edits, settings=settings)
+    plain = generate_each(model, prompts, [None] * 4, settings=settings)
+    for prompt, edit, images, others in zip(prompts, edits, together, plain, strict=True):
+        alone = [
+            generate_each(
+                model,
+                [prompt],
+                [edit],
+                settings=GenerationSettings(images=1, steps=2, guidance=5.0, batch=1),
+                noise=[noise[None]],
+            )[0][0]
+            for noise in model.draw_latents(2, settings.seed)
+        ]
+        for image, expected, other in zip(images, alone, others, strict=True):
+            difference = np.asarray(image, float) - np.asarray(expected, float)
+            assert np.abs(difference).max() <= 1
+            assert (image == other) == (edit is None)

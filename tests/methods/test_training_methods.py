@@ -13,7 +13,7 @@ from peft import LoraConfig
 from PIL import Image
 from torch import Tensor
 
-from conftest import make_pipeline
+from conftest import make_pipeline, with_perturbed_attention
 from drawings import predicted, state_of, texts
 from unmemorize import (
     ClosedFormEdit,
@@ -97,6 +97,17 @@ def test_wanda_reads_the_first_ten_steps(suspect: Suspect, monkeypatch: pytest.M
     found = edit.entries.get(path, ())
     assert len(set(found) ^ set(expected)) <= 0.05 * len(expected)  # ties within rounding
     assert len(expected) > 10
+
+
+def test_wanda_leaves_a_pipeline_that_it_ends_early_as_it_was(
+    suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Perturbed-attention guidance puts its processors back at the end of a call alone."""
+    monkeypatch.setattr("unmemorize.methods._wanda._IMAGES", 1)
+    pipe = with_perturbed_attention(make_pipeline())
+    before = pipe.unet.attn_processors
+    method_of("wanda=.05").fit(Model(pipe), suspect)
+    assert pipe.unet.attn_processors == before
 
 
 @pytest.mark.parametrize("on_all", [False, True])

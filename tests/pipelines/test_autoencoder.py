@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from architectures import make
 from unmemorize import GenerationSettings, Model, ModelError, generate
 from unmemorize.pipelines import _autoencoder
 from unmemorize.pipelines._autoencoder import decoder_bytes
@@ -55,3 +56,27 @@ def test_what_the_caller_has_set_stays(
     with pytest.raises(ModelError, match="holds NaN"):
         generate(pipe, "x", settings=FEW)
     assert pipe.vae.use_slicing is False
+
+
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated")  # diffusers calls its own
+def test_an_interruption_leaves_the_type_of_the_autoencoder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pipeline decodes in float32, and goes back to float16 at its end alone."""
+    pipe = make("Stable Diffusion XL").to(torch.float16)
+    assert pipe.vae.config.force_upcast
+    settings = GenerationSettings(images=1, steps=1, guidance=3.0)
+    before = generate(pipe, "x", settings=settings)
+    types: list[torch.dtype] = []
+
+    def interrupt(sample: torch.Tensor, *_: object) -> None:
+        types.append(sample.dtype)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipe.vae.decoder, "forward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            generate(pipe, "x", settings=settings)
+    assert types == [torch.float32]
+    assert {parameter.dtype for parameter in pipe.vae.parameters()} == {torch.float16}
+    assert generate(pipe, "x", settings=settings) == before

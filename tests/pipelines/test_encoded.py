@@ -1,4 +1,4 @@
-"""Pipelines that pad prompts to the longest of a batch: no prompt depends on the others."""
+"""How prompts are encoded. Where they are padded to the longest, none depends on the others."""
 
 from __future__ import annotations
 
@@ -147,3 +147,23 @@ def test_rows_keep_their_prompts(model: Model) -> None:
     assert torch.equal(joined.take([2, 4]).text, text.take([0, 2]).text)
     with pytest.raises(ModelError, match="unequal lengths have no common tensor"):
         _ = text.text
+
+
+@pytest.mark.parametrize(("name", "cleaned"), [("Sana", False), ("PixArt", True)])
+@pytest.mark.parametrize("installed", [True, False])
+def test_captions_are_cleaned_as_the_pipeline_does_by_default(
+    name: str, cleaned: bool, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The literal defaults are those of diffusers 0.42."""
+    pipe, seen = make(name), set()
+    prepare = pipe._text_preprocessing
+
+    def note(texts: Any, clean_caption: bool) -> Any:
+        seen.add(clean_caption)
+        return prepare(texts, clean_caption=False)
+
+    monkeypatch.setattr(pipe, "_text_preprocessing", note)
+    for library in ("is_bs4_available", "is_ftfy_available"):
+        monkeypatch.setattr(f"unmemorize.pipelines._conditioning.{library}", lambda: installed)
+    Model(pipe).encode(["An <b>orange</b> cat"])
+    assert seen == {cleaned and installed}

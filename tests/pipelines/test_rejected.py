@@ -10,10 +10,10 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     DDIMScheduler,
+    FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
     Lumina2Transformer2DModel,
-    StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
     TCDScheduler,
     WanPipeline,
@@ -21,7 +21,7 @@ from diffusers import (
 )
 
 from architectures import make, t5
-from conftest import PROMPTS, make_pipeline
+from conftest import PROMPTS, make_pipeline, with_perturbed_attention
 from unmemorize import (
     GenerationSettings,
     Model,
@@ -117,6 +117,24 @@ def test_an_adapter_that_waits_for_an_image_is_refused() -> None:
         compute_statistics(pipe, PROMPTS)
 
 
+def test_caches_are_refused_whenever_they_are_enabled() -> None:
+    pipe = make("Flux")
+    model, few = Model(pipe), GenerationSettings(images=1, steps=2, guidance=1.0)
+    text, timestep, noise = model.encode(["a"]), model.timesteps(4)[1], model.draw_latents(1, 1)
+    before = model.predict(noise, timestep, text)
+    refused = r"cache is enabled.*Call pipe\.transformer\.disable_cache\(\) first"
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.3))
+    for run_it in (
+        lambda: Model(pipe),
+        lambda: generate(model, "a", settings=few),
+        lambda: model.encode(["a"]),
+    ):
+        with pytest.raises(ModelError, match=refused):
+            run_it()
+    pipe.transformer.disable_cache()
+    assert torch.equal(Model(pipe).predict(noise, timestep, text), before)
+
+
 def test_a_tokenizer_without_a_limit_is_named() -> None:
     pipe = make_pipeline()
     pipe.tokenizer.model_max_length = int(1e30)
@@ -125,10 +143,7 @@ def test_a_tokenizer_without_a_limit_is_named() -> None:
 
 
 def test_perturbed_attention_takes_no_part() -> None:
-    plain = make_pipeline()
-    pipe = StableDiffusionPAGPipeline(
-        **plain.components, requires_safety_checker=False, pag_applied_layers="mid"
-    )
+    pipe = with_perturbed_attention(make_pipeline())
     before = dict(pipe.unet.attn_processors)
     model, expected = Model(pipe), Model(make_pipeline())
     text, timestep = model.encode(["one", "two"]), model.timesteps(50)[1]

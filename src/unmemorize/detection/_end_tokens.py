@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import CLIPTokenizer
 
 from unmemorize._errors import ModelError
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, expanded
 
 
 def end_tokens(model: Model, texts: Sequence[str]) -> list[int]:
@@ -24,5 +24,6 @@ def end_tokens(model: Model, texts: Sequence[str]) -> list[int]:
             "at their end. Use a detector that does not look at that token, such as layer-entropy "
             "or late-noise-magnitude."
         )
-    encoded = tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
+    read = [expanded(model.pipe, tokenizer, text) for text in texts]
+    encoded = tokenizer(read, truncation=True, max_length=length)["input_ids"]
     return [len(ids) - 1 for ids in encoded]

@@ -15,8 +15,11 @@ from unmemorize.pipelines import (
     GuidedCalls,
     Model,
     denoiser_call,
+    denoiser_of,
     guided_calls,
     keeping_processors,
+    processors_of,
+    put_back_processors,
     uncompiled,
 )
 
@@ -87,12 +90,15 @@ class _Watch:
         self._calls: list[RepeatableCall] = []
         """The calls of a first step that is not complete yet."""
         self._is_judging = False
+        self._processors = processors_of(denoiser_of(pipe))
 
     def before(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Recognize a call of the first step, before the denoiser runs."""
-        if self._is_judging:
-            return
-        call = denoiser_call(denoiser, args, kwargs)
+        if not self._is_judging:
+            with self._may_end(denoiser):
+                self._recognize(denoiser, denoiser_call(denoiser, args, kwargs))
+
+    def _recognize(self, denoiser: nn.Module, call: DenoiserCall) -> None:
         timestep = call.received_time
         if not self._continues_step(call):
             self.finish()
@@ -115,10 +121,13 @@ class _Watch:
             return False
         return call.sample is self._calls[0].call.sample
 
-    def after(self, _denoiser: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+    def after(self, denoiser: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         """Judge the first step as soon as it is complete."""
-        if self._is_judging or not self._calls:
-            return
+        if self._calls and not self._is_judging:
+            with self._may_end(denoiser):
+                self._judge_output(output)
+
+    def _judge_output(self, output: Any) -> None:
         calls, self._calls = self._calls, []
         calls[-1].output = output[0]
         guides = bool(getattr(self._pipe, "do_classifier_free_guidance", True))
@@ -132,6 +141,15 @@ class _Watch:
         finally:
             self._is_judging = False
         self._judged = self._pipe.scheduler.timesteps  # never of a call that judging has ended
+
+    @contextmanager
+    def _may_end(self, denoiser: nn.Module) -> Iterator[None]:
+        """Put back the attention processors of PAG if the pipeline's call ends here."""
+        try:
+            yield
+        except BaseException:
+            put_back_processors(denoiser, self._processors)
+            raise
 
     def finish(self) -> None:
         """Refuse a call that never computed a prediction without text.

@@ -15,7 +15,8 @@ from unmemorize.pipelines import Model
 def with_texts(model: Model, drawing: Drawing, embeddings: Tensor) -> Iterator[None]:
     """Give the denoiser other text embeddings for the images of a drawing.
 
-    Rows without text, and other images of the batch, keep theirs.
+    Rows without text, and other images of the batch, keep theirs. Perturbed-attention guidance has
+    the images twice with their text, one copy of the batch after the other.
 
     Args:
         model: the model.
@@ -25,7 +26,8 @@ def with_texts(model: Model, drawing: Drawing, embeddings: Tensor) -> Iterator[N
 
     def reads(call: DrawingCall) -> None:
         text = call.text.clone()
-        text[call.rows] = embeddings.to(text)
+        copies = len(call.rows) // len(embeddings)
+        text[call.rows] = embeddings.repeat(copies, 1, 1).to(text)
         call.text = text
 
     with watching(model, drawing, reads):

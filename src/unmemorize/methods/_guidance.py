@@ -21,11 +21,18 @@ prediction without text; all (images, C, H, W)."""
 
 
 def refuse_unguided(model: Model, method: str) -> None:
-    """Refuse a pipeline that makes no predictions without text beside those with text.
+    """Refuse a pipeline that makes no predictions without text, or guides by a third prediction.
 
     Raises:
         MitigationError: it is one.
     """
+    kind = type(model.pipe).__name__
+    if getattr(model.pipe, "pag_applied_layers", None):
+        raise MitigationError(
+            f"{method}: {kind} adds perturbed-attention guidance (PAG), which leads away from a "
+            "third prediction that the method does not know. Draw with a pipeline without PAG: "
+            "AutoPipelineForText2Image.from_pipe(pipe, enable_pag=False)."
+        )
     try:
         model.guidance(1.0)
     except ModelError as problem:

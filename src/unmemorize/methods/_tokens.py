@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from unmemorize._errors import MitigationError
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, expanded
 
 
 def tokenizers_of(model: Model) -> dict[str, Any]:
@@ -46,9 +46,8 @@ def lengths_of(model: Model, prompts: Sequence[str], method: str) -> list[int]:
     refuse_other_sequences(model, method)
     tokenizer = first_tokenizer(model, method)
     limit = tokenizer.model_max_length
-    return [
-        len(tokenizer(prompt, truncation=True, max_length=limit)["input_ids"]) for prompt in prompts
-    ]
+    read = [expanded(model.pipe, tokenizer, prompt) for prompt in prompts]
+    return [len(tokenizer(text, truncation=True, max_length=limit)["input_ids"]) for text in read]
 
 
 def refuse_other_sequences(model: Model, method: str) -> None:

@@ -3,7 +3,13 @@
 from unmemorize.pipelines._adapters import adapters_in_effect
 from unmemorize.pipelines._attention import cross_attentions, refuse_unseen, watching_attention
 from unmemorize.pipelines._autoencoder import decoding, encoded
-from unmemorize.pipelines._conditioning import keeping_processors, run, without_progress_bar
+from unmemorize.pipelines._conditioning import (
+    keeping_processors,
+    processors_of,
+    put_back_processors,
+    run,
+    without_progress_bar,
+)
 from unmemorize.pipelines._denoiser import (
     denoiser_of,
     is_compiled,
@@ -35,6 +41,7 @@ from unmemorize.pipelines._noise_level import NoiseLevel
 from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
 from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying, state_of
 from unmemorize.pipelines._sampler import sampler, sampling
+from unmemorize.pipelines._textual_inversion import expanded
 from unmemorize.pipelines._trajectory import stepper
 from unmemorize.pipelines._value_inputs import ValueInput, first_input, observe
 from unmemorize.pipelines._value_layers import (
@@ -77,6 +84,7 @@ __all__ = [
     "denoiser_of",
     "effective_weights",
     "encoded",
+    "expanded",
     "first_input",
     "folder_of",
     "guided_calls",
@@ -91,6 +99,8 @@ __all__ = [
     "networks_of",
     "observe",
     "offloads_groups",
+    "processors_of",
+    "put_back_processors",
     "quiet_libraries",
     "quiet_loading",
     "recording",

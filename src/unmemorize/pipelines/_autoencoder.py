@@ -67,6 +67,18 @@ def decoding(model: Model, images: int) -> Iterator[None]:
         vae.disable_slicing()
 
 
+@contextmanager
+def keeping_type(pipe: Any) -> Iterator[None]:
+    """Put back the type of an autoencoder that a pipeline changes to decode."""
+    vae: Any = getattr(pipe, "vae", None)
+    before = getattr(vae, "dtype", None)
+    try:
+        yield
+    finally:
+        if before != getattr(vae, "dtype", None):
+            vae.to(before)
+
+
 def decoder_bytes(model: Model) -> int:
     """Estimate what a decoder takes for one image; 0 for one of unknown shape."""
     vae: Any = model.pipe.vae

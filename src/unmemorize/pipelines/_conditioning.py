@@ -20,7 +20,8 @@ from diffusers.utils import is_bs4_available, is_ftfy_available
 from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
-from unmemorize.pipelines._denoiser import denoiser_of, replaced
+from unmemorize.pipelines._autoencoder import keeping_type
+from unmemorize.pipelines._denoiser import denoiser_of, refuse_caches, replaced
 from unmemorize.pipelines._denoiser_call import denoiser_call
 from unmemorize.pipelines._encoded import TEXT, Conditioning, Key
 from unmemorize.pipelines._quiet import quiet_loading
@@ -121,9 +122,11 @@ def first_call(
         guidance: the guidance scale; 1 is none.
 
     Raises:
-        ModelError: the pipeline fails before it calls its denoiser, or never calls it.
+        ModelError: the pipeline fails before it calls its denoiser, or never calls it, or a cache
+            is enabled.
     """
     denoiser, kind = denoiser_of(pipe), type(pipe).__name__
+    refuse_caches(pipe, denoiser)
     # with model offload, a denoiser that ran last would share the device with the text encoder
     pipe.maybe_free_model_hooks()
     try:
@@ -134,7 +137,7 @@ def first_call(
             without_progress_bar(pipe),
         ):
             try:
-                run(
+                _call(
                     pipe,
                     texts,
                     guidance,
@@ -162,12 +165,22 @@ def first_call(
 @contextmanager
 def keeping_processors(denoiser: Any) -> Iterator[None]:
     """Put back the attention processors that a pipeline exchanges until its end, as PAG does."""
-    before = dict(getattr(denoiser, "attn_processors", {}))
+    before = processors_of(denoiser)
     try:
         yield
     finally:
-        if before != getattr(denoiser, "attn_processors", {}):
-            denoiser.set_attn_processor(before)
+        put_back_processors(denoiser, before)
+
+
+def processors_of(denoiser: Any) -> dict[str, Any]:
+    """Return the attention processors by path; none where the denoiser names none."""
+    return dict(getattr(denoiser, "attn_processors", {}))
+
+
+def put_back_processors(denoiser: Any, processors: Mapping[str, Any]) -> None:
+    """Give a denoiser these attention processors, unless it has them."""
+    if processors != processors_of(denoiser):
+        denoiser.set_attn_processor(dict(processors))  # diffusers empties what it is given
 
 
 @contextmanager
@@ -184,16 +197,29 @@ def without_progress_bar(pipe: DiffusionPipeline) -> Iterator[None]:
 def run(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any:
     """Call a pipeline at its own size with those options that its signature has.
 
-    Captions are cleaned only where both libraries for it are installed, because pipelines warn
-    otherwise.
+    A pipeline exchanges attention processors (PAG) and the type of its autoencoder (Stable
+    Diffusion XL in float16), and puts them back at its end alone. They are put back here even if an
+    exception ends it.
+
+    Captions are cleaned where the pipeline does so by default, if both libraries for it are
+    installed, because pipelines warn otherwise.
 
     Raises:
-        ModelError: the pipeline has no guidance.
+        ModelError: the pipeline has no guidance, or a cache is enabled.
     """
+    denoiser = denoiser_of(pipe)
+    refuse_caches(pipe, denoiser)
+    with keeping_processors(denoiser), keeping_type(pipe):
+        return _call(pipe, texts, guidance, **options)
+
+
+def _call(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any:
+    """Call a pipeline as `run` does."""
     parameters = inspect.signature(type(pipe).__call__).parameters
+    cleans = "clean_caption" in parameters and bool(parameters["clean_caption"].default)
     options = {
         "use_resolution_binning": False,
-        "clean_caption": is_bs4_available() and is_ftfy_available(),
+        "clean_caption": cleans and is_bs4_available() and is_ftfy_available(),
         **_guidance_options(pipe, guidance, len(texts)),
         **_size_options(pipe),
         **options,

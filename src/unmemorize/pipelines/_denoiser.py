@@ -92,3 +92,17 @@ def refuse_image_prompts(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
             f"{type(pipe).__name__}: an IP-Adapter is loaded, which needs an image beside the "
             "prompt. Call pipe.unload_ip_adapter() first."
         )
+
+
+def refuse_caches(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
+    """Refuse a denoiser that may return what it has computed for another step or other samples.
+
+    Raises:
+        ModelError: a cache of diffusers is enabled, such as the one of the first block.
+    """
+    if getattr(denoiser, "is_cache_enabled", False):
+        name = name_of_denoiser(pipe)
+        raise ModelError(
+            f"{type(pipe).__name__}: a cache is enabled, with which its {name} takes over results "
+            f"of earlier steps. Call pipe.{name}.disable_cache() first."
+        )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unmemorize._errors import ModelError
 from unmemorize.pipelines._conditioning import Layout, first_call, layout_of
-from unmemorize.pipelines._denoiser import denoiser_of, refuse_image_prompts
+from unmemorize.pipelines._denoiser import denoiser_of, refuse_caches, refuse_image_prompts
 from unmemorize.pipelines._denoising import denoised
 from unmemorize.pipelines._encoded import Conditioning, Guidance, separate
 from unmemorize.pipelines._fingerprint import fingerprint_of, is_first_edition
@@ -70,6 +70,7 @@ class Model:
         self.value_layers = find_value_layers(self.denoiser, value_layers)
         refuse_unreadable(pipe)
         refuse_image_prompts(pipe, self.denoiser)
+        refuse_caches(pipe, self.denoiser)
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._flow_timesteps: dict[int, Tensor] = {}
         self._replay_plans: dict[Hashable, ReplayPlan] = {}

@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from unmemorize.pipelines._textual_inversion import expanded
+
 log = logging.getLogger(__name__)
 
 _LARGEST_LIMIT = 10**6
@@ -34,7 +36,7 @@ class Truncation:
     """
 
     def __init__(self, pipe: Any) -> None:
-        self._kind = type(pipe).__name__
+        self._pipe, self._kind = pipe, type(pipe).__name__
         # what one tokenizer cuts, another may read: Flux reads 77 tokens by CLIP and 512 by T5
         self._reader: _Reader | None = max(
             _readers(pipe), key=lambda reader: reader.limit or _LARGEST_LIMIT, default=None
@@ -48,15 +50,18 @@ class Truncation:
         if self._reader is None or self._reader.limit is None:
             return
         for text in texts:
-            if len(text.encode()) + 2 >= self._reader.limit:  # a token is a byte or a mark
-                self._look_at(text, self._reader.tokenizer, self._reader.limit)
+            read = expanded(self._pipe, self._reader.tokenizer, text)
+            if len(read.encode()) + 2 >= self._reader.limit:  # a token is a byte or a mark
+                self._look_at(text, read, self._reader.tokenizer, self._reader.limit)
 
-    def _look_at(self, text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
-        tokens = tokenizer(text, verbose=False)["input_ids"]
+    def _look_at(
+        self, text: str, read: str, tokenizer: PreTrainedTokenizerBase, limit: int
+    ) -> None:
+        tokens = tokenizer(read, verbose=False)["input_ids"]
         if len(tokens) < limit or text in self._seen:
             return
         self._seen.add(text)
-        kept = tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+        kept = tokenizer(read, truncation=True, max_length=limit)["input_ids"]
         if len(tokens) > limit:
             end = tokenizer.decode(kept, skip_special_tokens=True)[-30:]
             self._say(
