@@ -49,7 +49,7 @@ from unmemorize.mitigation._confirmation import (
     screen,
     screen_level,
     search_seeds,
-    warn_of_lost_images,
+    warn_of_missing_images,
 )
 from unmemorize.mitigation._guides import Guide, find_guides
 from unmemorize.mitigation._images import ImagesRecord
@@ -153,7 +153,7 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
     """
     captions, threshold = inputs.captions, inputs.threshold
     prompts = dict(enumerate(stream_prompts(stages.run)))
-    warn_of_lost_images(prompts.values())
+    warn_of_missing_images(prompts.values())
     images = stages.settings.ordinary_images
     before = stages.ordinary("ordinary", "ordinary-before", None, captions.ordinary, images)
     detections = screen(stages, prompts, threshold)
