@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 from diffusers import DiffusionPipeline
 
@@ -25,17 +26,17 @@ from unmemorize.audit._result import AuditResult
 from unmemorize.audit._settings import AuditRun, AuditSettings
 from unmemorize.audit._targets import distinct_controls, joined, targets_of, units_of
 from unmemorize.engines import Execution
-from unmemorize.generation import Edit, NeuronEdit
+from unmemorize.generation import Edit, EditFile, as_edit
 from unmemorize.metrics import BundledDescriptor, Descriptor
 from unmemorize.mitigation import OrdinaryCaptions
-from unmemorize.neurons import Neurons
+from unmemorize.neurons import HasNeurons, Neurons
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, given_or_temporary, hash_of_file, open_run
 
 
 def audit_edit(
     pipe: DiffusionPipeline | Model,
-    edit: Neurons | Edit | None,
+    edit: Neurons | HasNeurons | Edit | EditFile | None,
     prompts: Iterable[str | Prompt],
     *,
     controls: Sequence[str | Path] = (),
@@ -50,7 +51,8 @@ def audit_edit(
 
     Args:
         pipe: the unedited model. It is left as it is.
-        edit: neurons to switch off, or another edit; None to audit the model as it is.
+        edit: neurons to switch off, also as a localization, or an edit, or the file of either; None
+            to audit the model as it is.
         prompts: memorized prompts, whose ``images`` name the training images.
         controls: images that the model was never trained on. At least 19 bound false triggers at
             5 %.
@@ -84,7 +86,7 @@ def audit_edit(
     model, chosen = Model.of(pipe), as_prompts(prompts)
     twins = () if twin is None else (Twin(Model.of(twin), tuple(range(len(chosen)))),)
     inputs = AuditInputs(
-        edit=NeuronEdit(edit) if isinstance(edit, Neurons) else edit,
+        edit=None if edit is None else cast(Edit, as_edit(edit, model)),
         captions=_captions(model, captions),
         descriptor=descriptor or BundledDescriptor(),
         controls=distinct_controls(controls),
