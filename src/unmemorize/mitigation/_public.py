@@ -55,7 +55,7 @@ def mitigate(
             temporary folder is used.
         attempts: how often all prompts may be certified, each time on a stronger edit. A later call
             with a higher number resumes.
-        execution: who does the work.
+        execution: who does the work. Its ``progress`` is called in each stage, from 0 on.
 
     Returns:
         The verdicts, and the edit as `MitigationResult.file`. `deliver` writes the edited model
