@@ -8,6 +8,7 @@ from typing import cast
 
 from diffusers import DiffusionPipeline
 
+from unmemorize._bundled import is_bundled
 from unmemorize._errors import AuditError
 from unmemorize._files import hash_texts
 from unmemorize._prompts import Prompt, as_prompts
@@ -27,7 +28,7 @@ from unmemorize.audit._settings import AuditRun, AuditSettings
 from unmemorize.audit._targets import distinct_controls, joined, targets_of, units_of
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, EditFile, as_edit
-from unmemorize.metrics import BundledDescriptor, Descriptor
+from unmemorize.metrics import Descriptor, usual_descriptor
 from unmemorize.mitigation import OrdinaryCaptions
 from unmemorize.neurons import HasNeurons, Neurons
 from unmemorize.pipelines import Model
@@ -88,7 +89,7 @@ def audit_edit(
     inputs = AuditInputs(
         edit=None if edit is None else cast(Edit, as_edit(edit, model)),
         captions=_captions(model, captions),
-        descriptor=descriptor or BundledDescriptor(),
+        descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
         controls=distinct_controls(controls),
         twins=twins,
     )
@@ -140,7 +141,7 @@ def audit_images(
     inputs = AuditInputs(
         edit=None,
         captions=_captions(model, captions),
-        descriptor=descriptor or BundledDescriptor(),
+        descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
         controls=distinct_controls(controls),
     )
     with given_or_temporary(folder) as place:

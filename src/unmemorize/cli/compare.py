@@ -131,17 +131,17 @@ def command(
         )
     captions = captions.limited(settings.captions)
     compared = chosen_detectors(detectors), chosen_methods(mitigations, grid=not quick)
-    if dry_run:
-        _print_forecast(
-            forecast_comparison(loaded, settings, captions, prompts, *compared), len(prompts)
-        )
-        return
     inputs = ComparisonInputs(
         captions=captions,
         descriptor=instruments.load_descriptor(bundled=is_bundled(loaded.pipe)),
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
         planted=suspects is None,
     )
+    if dry_run:
+        _print_forecast(
+            forecast_comparison(loaded, settings, captions, prompts, *compared), len(prompts)
+        )
+        return
     made_of = ComparisonRun.of(settings, inputs)
     if not new_run:
         refuse_other_run(run, loaded, made_of.kind, vars(made_of))

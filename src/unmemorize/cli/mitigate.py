@@ -161,13 +161,13 @@ def command(
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
     refuse_other_part(loaded, settings)
+    descriptor = instruments.load_descriptor(bundled=is_bundled(loaded.pipe))
+    clip = instruments.load_clip(bundled=is_bundled(loaded.pipe))
     if dry_run:
         cost = forecast(loaded, settings, prompts)
         copied = single_file.stat().st_size if single_file else 0
         _print_forecast(replace(cost, disk=cost.disk + copied), len(prompts))
         return
-    descriptor = instruments.load_descriptor(bundled=is_bundled(loaded.pipe))
-    clip = instruments.load_clip(bundled=is_bundled(loaded.pipe))
     as_usual = OptionsOf[NoiseSettings]()
     if not new_run:
         noise, detector = expected_threshold(loaded, threshold, None, as_usual)

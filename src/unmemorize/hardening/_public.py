@@ -16,7 +16,7 @@ from unmemorize.generation import Edit, EditFile, as_edit
 from unmemorize.hardening._harden import harden_all, open_hardening
 from unmemorize.hardening._result import HardeningResult
 from unmemorize.hardening._settings import HardeningInputs, HardeningSettings
-from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor
+from unmemorize.metrics import ClipAlignment, Descriptor, usual_descriptor
 from unmemorize.mitigation import OrdinaryCaptions
 from unmemorize.neurons import HasNeurons, Neurons
 from unmemorize.pipelines import Model
@@ -81,7 +81,7 @@ def harden(
         audit=AuditInputs(
             edit=cast(Edit, as_edit(edit, model)),
             captions=ordinary.ordinary,
-            descriptor=descriptor or BundledDescriptor(),
+            descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
             controls=distinct_controls(controls),
         ),
         keep=ordinary.keep,

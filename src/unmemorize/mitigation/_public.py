@@ -12,7 +12,7 @@ from unmemorize._bundled import is_bundled
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.detection import Threshold, default_threshold
 from unmemorize.engines import Execution
-from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor, match_references
+from unmemorize.metrics import ClipAlignment, Descriptor, match_references, usual_descriptor
 from unmemorize.mitigation._mitigate import mitigate_all
 from unmemorize.mitigation._result import MitigationResult
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
@@ -88,7 +88,7 @@ def mitigate(
         statistics=statistics or default_statistics(model, execution=execution),
         threshold=threshold or default_threshold(model, execution=execution),
         captions=captions or OrdinaryCaptions.of(model),
-        descriptor=descriptor or BundledDescriptor(),
+        descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
         clip=clip,
     )
     with given_or_temporary(folder) as place:
