@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import AuditError
-from unmemorize._files import hash_texts
+from unmemorize._files import as_paths, hash_texts
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.audit._arms import (
     AuditInputs,
@@ -27,7 +27,7 @@ from unmemorize.audit._result import AuditResult
 from unmemorize.audit._settings import AuditRun, AuditSettings
 from unmemorize.audit._targets import distinct_controls, joined, targets_of, units_of
 from unmemorize.engines import Execution
-from unmemorize.generation import Edit, EditFile, as_edit
+from unmemorize.generation import Edit, EditFile, as_edit, usual_generation
 from unmemorize.metrics import Descriptor, usual_descriptor
 from unmemorize.mitigation import OrdinaryCaptions
 from unmemorize.neurons import HasNeurons, Neurons
@@ -59,7 +59,8 @@ def audit_edit(
             5 %.
         twin: a model that was never trained on the images of the prompts, and otherwise like this
             one. It is the better control.
-        settings: what is tried.
+        settings: what is tried. Without any, the bundled model is drawn with its own steps and
+            guidance (`testbed.defaults`), as on the command line.
         captions: ordinary captions. By default those of this package, or of the bundled model.
         descriptor: compares images. The default is made for the 64 x 64 images of the bundled
             model; give `FileDescriptor.sscd` for others.
@@ -94,7 +95,7 @@ def audit_edit(
         twins=twins,
     )
     with given_or_temporary(folder) as place:
-        run = open_audit(place, model, chosen, inputs, settings or AuditSettings())
+        run = open_audit(place, model, chosen, inputs, settings or _usual(model))
         return audit_all(run, model, inputs, execution=execution)
 
 
@@ -137,7 +138,7 @@ def audit_images(
     model = Model.of(pipe)
     if not 0 < rate < 1:
         raise AuditError(f"rate={rate}: a rate lies between 0 and 1, such as 0.05.")
-    files = [Path(image) for image in images]
+    files = as_paths(images, AuditError, "image")
     inputs = AuditInputs(
         edit=None,
         captions=_captions(model, captions),
@@ -145,7 +146,7 @@ def audit_images(
         controls=distinct_controls(controls),
     )
     with given_or_temporary(folder) as place:
-        run = open_image_audit(place, model, files, inputs, settings or AuditSettings(), rate=rate)
+        run = open_image_audit(place, model, files, inputs, settings or _usual(model), rate=rate)
         return audit_images_all(run, model, files, inputs, execution=execution)
 
 
@@ -192,5 +193,11 @@ def open_audit(
     return open_run(folder, model, prompts, made_of, new=new)
 
 
+def _usual(model: Model) -> AuditSettings:
+    return AuditSettings(generation=usual_generation(model))
+
+
 def _captions(model: Model, captions: Sequence[str] | None) -> tuple[str, ...]:
-    return OrdinaryCaptions.of(model).ordinary if captions is None else tuple(captions)
+    if captions is None:
+        return OrdinaryCaptions.of(model).ordinary
+    return tuple(each.text for each in as_prompts(captions))

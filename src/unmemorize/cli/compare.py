@@ -13,12 +13,11 @@ from cyclopts.types import PositiveInt
 from rich.table import Table
 
 from unmemorize import testbed
-from unmemorize._bundled import is_bundled
+from unmemorize._bundled import is_bundled, usual_for
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt, as_ordinary
 from unmemorize.cli._common import (
     NO_SUSPECTS,
-    bundled_defaults,
     choose_statistics,
     choose_threshold,
     generation_settings,
@@ -121,7 +120,7 @@ def command(
         usual,
         seeds=seeds or usual.seeds,
         images=images or usual.images,
-        localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
+        localization=LocalizationSettings(**usual_for(loaded.pipe, "criterion")),
         generation=generation_settings(loaded, batch),
     )
     captions = ComparisonCaptions.of(loaded)

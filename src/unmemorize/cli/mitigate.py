@@ -10,10 +10,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from unmemorize._bundled import is_bundled
+from unmemorize._bundled import is_bundled, usual_for
 from unmemorize.cli._common import (
     NO_SUSPECTS,
-    bundled_defaults,
     choose_statistics,
     choose_threshold,
     expected_threshold,
@@ -157,7 +156,7 @@ def command(
         together=together,
         part=part,
         fresh_images=fresh_images or 0,
-        localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
+        localization=LocalizationSettings(**usual_for(loaded.pipe, "criterion")),
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
     refuse_other_part(loaded, settings)

@@ -12,6 +12,7 @@ from unmemorize.generation._generate import (
     drawn_latents,
     generate,
     generate_each,
+    usual_generation,
 )
 from unmemorize.generation._generate_all import finished_images, generate_all, open_image_set
 from unmemorize.generation._image_sets import (
@@ -96,6 +97,7 @@ __all__ = [
     "text_inputs",
     "text_projections",
     "truncate",
+    "usual_generation",
     "watching",
     "way_to_images",
     "weight_edits",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from unmemorize._bundled import usual_for
 from unmemorize._checked import Seed, check_fields
 from unmemorize._errors import ModelError
 from unmemorize._files import refuse_other_type
@@ -60,6 +61,11 @@ class GenerationSettings:
                 raise ModelError(f"{name}={getattr(self, name)}: at least 1 is needed.")
 
 
+def usual_generation(model: Model) -> GenerationSettings:
+    """Make the settings that are used where none are given; the bundled model has its own."""
+    return GenerationSettings(**usual_for(model.pipe, "steps", "guidance"))
+
+
 def generate(
     pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
@@ -78,7 +84,8 @@ def generate(
         neurons: neurons to switch off, also as a localization, at ``settings.scale``; an edit or
             the file of one, which have a scale of their own; or an intervention. By default nothing
             is changed.
-        settings: how to generate.
+        settings: how to generate. By default the paper's way, and on the bundled model with its own
+            steps and guidance.
 
     Returns:
         ``settings.images`` RGB images. Image i starts from row i of the initial noise.
@@ -98,12 +105,12 @@ def generate(
         >>> [image.size for image in generate(pipe, "a cat", settings=settings)]
         [(64, 64), (64, 64)]
     """
+    model, text = Model.of(pipe), as_prompt(prompt).text
     if settings is None:
-        settings = GenerationSettings()
+        settings = usual_generation(model)
     refuse_other_type(
         "settings", settings, GenerationSettings, ModelError, "Give GenerationSettings(...)."
     )
-    model, text = Model.of(pipe), as_prompt(prompt).text
     edit = None if neurons is None else as_edit(neurons, model, scale=settings.scale)
     return generate_each(model, [text], [edit], settings=settings)[0]
 
