@@ -17,6 +17,7 @@ from unmemorize import (
     LocalizationRun,
     LocalizationSettings,
     Model,
+    Neurons,
     OrdinaryCaptions,
     Prompt,
     Statistics,
@@ -91,18 +92,20 @@ def test_python_draws_the_bundled_model_as_commands_do(
     image, control = tmp_path / "one.png", tmp_path / "two.png"
     prompts = [Prompt("a cat", images=(image,))]
     captions = OrdinaryCaptions(("a dog",), ("a car",))
-    known = {"statistics": bundled_statistics, "threshold": bundled_threshold}
-    for model, (steps, guidance) in ((bundled, USUAL), (other, PAPER)):
-        calls: list[Callable[[], Any]] = [
-            lambda model=model: generate(model, "a cat"),
-            lambda model=model: mitigate(model, prompts, captions=captions, **known),
-            lambda model=model: audit_edit(model, None, prompts, captions=["a dog"]),
-            lambda model=model: audit_images(model, [image], [control], captions=["a dog"]),
-            lambda model=model: harden(
-                model, testbed.planted()[0].neurons, prompts, captions=captions
-            ),
+    known: dict[str, Any] = {"statistics": bundled_statistics, "threshold": bundled_threshold}
+
+    def calls(model: Model) -> list[Callable[[], Any]]:
+        neurons = Neurons({next(iter(model.value_layers)): [0]})
+        return [
+            lambda: generate(model, "a cat"),
+            lambda: mitigate(model, prompts, captions=captions, **known),
+            lambda: audit_edit(model, None, prompts, captions=["a dog"]),
+            lambda: audit_images(model, [image], [control], captions=["a dog"]),
+            lambda: harden(model, neurons, prompts, captions=captions),
         ]
-        for call in calls:
+
+    for model, (steps, guidance) in ((bundled, USUAL), (other, PAPER)):
+        for call in calls(model):
             used = _drawn_with(call, monkeypatch)
             assert (used.steps, used.guidance) == (steps, guidance)
 

@@ -95,7 +95,7 @@ def test_controls_are_attacked_from_as_many_captions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("controls", "problem"),
     [
-        ("one.png", r"'one.png': a value of type str. Give a list of the paths of control images\."),
+        ("one.png", r"'one.png': a value of type str\. Give a list of the paths"),
         (Path("one.png"), r"Give a list of the paths of control images\."),
         (Image.new("RGB", (2, 2)), r"Give a list of the paths of control images\."),
         ([Image.new("RGB", (2, 2))], r"not the path of a control image\."),

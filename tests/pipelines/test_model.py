@@ -242,7 +242,7 @@ def test_devices_and_dtypes_of_torch_are_taken() -> None:
     wrong: Any = 3
     for call in (load_pipeline, Model.load):
         with pytest.raises(ModelError, match="3: a value of type int, not a device or dtype"):
-            call("testbed", device=wrong)  # type: ignore[operator]
+            call("testbed", device=wrong)
     with pytest.raises(ModelError, match=r"dtype 'int8': unknown"):
         load_pipeline("testbed", dtype=torch.int8)
 

@@ -58,9 +58,8 @@ class Trace:
     ) -> None:
         self.model = model = Model.of(model)
         self.settings = settings or NoiseSettings()
-        texts = [prompt.text for prompt in as_prompts(texts)]
-        self._texts, self._batch = texts, batch
-        self._text = model.encode(texts) if text is None else text
+        self._texts, self._batch = [prompt.text for prompt in as_prompts(texts)], batch
+        self._text = model.encode(self._texts) if text is None else text
         self._attention = Watched(model, set(watched))
         self._noise = model.draw_latents(self.settings.seeds, self.settings.seed)
         self._with: dict[Moment, dict[Sample, Tensor]] = {}

@@ -138,12 +138,6 @@ def as_neurons(given: Neurons | HasNeurons) -> Neurons:
 
     Raises:
         NeuronError: it is something else.
-
-    Examples:
-        >>> as_neurons([3])
-        Traceback (most recent call last):
-        unmemorize.NeuronError: [3]: a value of type list, not neurons. Give Neurons, a Localization
-        or a NeuronFile.
     """
     neurons = given if isinstance(given, Neurons) else getattr(given, "neurons", None)
     if not isinstance(neurons, Neurons):
