@@ -66,6 +66,38 @@ def test_comma_csv_with_images_and_group(tmp_path: Path) -> None:
     assert prompt == Prompt("hello", "VM", None, (tmp_path / "a.png", tmp_path / "b.png"), "mine")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", "file_name,text\nsub/a|b.png,hello\n"),
+        ("metadata.jsonl", '{"file_name": "sub/a|b.png", "text": "hello"}\n'),
+        ("p.csv", "Prompt;Image\nhello;sub/a|b.png\n"),
+        ("p.csv", "caption,image_path\nhello,sub/a|b.png\n"),
+        ("p.csv", "caption,images,image_path\nhello,,sub/a|b.png\n"),
+        ("p.jsonl", '{"text": "hello", "images": ["sub/a|b.png"], "image": "other.png"}\n'),
+    ],
+)
+def test_usual_columns_name_one_training_image(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    (prompt,) = read_prompts(tmp_path / name)
+    assert prompt == Prompt("hello", images=(tmp_path / "sub" / "a|b.png",))
+
+
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_images_in_the_file_itself_are_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str
+) -> None:
+    """Data sets on the Hub hold their images in such a column, as bytes and a name."""
+    stored: Any = {"bytes": b"png", "path": "a.png"}
+    cells = [[stored], [stored]] if column == "images" else [stored, stored]
+    table = pa.table({"text": ["one", "two"], column: cells})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    assert read_prompts(tmp_path / "p.parquet") == [Prompt("one"), Prompt("two")]
+    (message,) = caplog.messages
+    assert "p.parquet: 2 rows hold something other than the path of a training image" in message
+    assert message.endswith(": row 1, row 2")
+
+
 @pytest.mark.parametrize("name", ["all", "overall"])
 def test_no_group_has_the_name_of_a_total(tmp_path: Path, name: str) -> None:
     """Tables would show the group in place of all prompts, or beside them under one name."""

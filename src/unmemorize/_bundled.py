@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unmemorize._errors import TestbedError
 
@@ -46,6 +47,24 @@ def bundled_captions(split: str) -> tuple[str, ...]:
     """Return the ordinary captions of the bundled model of one split, see `testbed.captions`."""
     content = json.loads(existing(ASSETS / "captions.json").read_text(encoding="utf-8"))
     return tuple(content[split])
+
+
+def defaults() -> Mapping[str, Any]:
+    """Read the settings that suit the bundled model; other models keep the paper's.
+
+    Returns:
+        The criterion, guidance and steps.
+    """
+    content: dict[str, Any] = json.loads(existing(ASSETS / "defaults.json").read_text("utf-8"))
+    return content
+
+
+def usual_for(pipe: DiffusionPipeline, *names: str) -> dict[str, Any]:
+    """Return the settings of these names that suit the bundled model; nothing for other models.
+
+    Commands take them where an option is not given, and functions where they are given no settings.
+    """
+    return {name: defaults()[name] for name in names} if is_bundled(pipe) else {}
 
 
 def statistics_path() -> Path:

@@ -237,6 +237,18 @@ def as_path(path: object, error: type[UnmemorizeError], what: str) -> Path:
     return Path(path)
 
 
+def as_paths(paths: object, error: type[UnmemorizeError], what: str) -> list[Path]:
+    """Turn what a public function was given as several files into paths.
+
+    Raises:
+        UnmemorizeError: the given ``error``. It is a single path, no collection, or one of them is
+            no path, such as a loaded image.
+    """
+    if isinstance(paths, (str, bytes, os.PathLike, Mapping)) or not isinstance(paths, Iterable):
+        raise error(f"{paths!r:.60}: {type_in_words(paths)}. Give a list of the paths of {what}s.")
+    return [as_path(path, error, what) for path in paths]
+
+
 def read_bytes(
     path: Path, error: type[UnmemorizeError], what: str, largest: int = _LARGEST
 ) -> bytes:

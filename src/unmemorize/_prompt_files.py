@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 _TEXT_COLUMNS = ("caption", "prompt", "text")
 _KIND_COLUMNS = ("kind", "type", "overfit_type")
 _URL_COLUMNS = ("url", "urls")
+_IMAGE_COLUMNS = ("file_name", "image_path", "image")
+"""Columns that name one training image, for rows that name none in the column images."""
 _SEPARATOR = "|"
 _KINDS: Mapping[str, Kind | None] = {
     "VM": "VM",
@@ -33,7 +35,7 @@ _KINDS: Mapping[str, Kind | None] = {
 }
 """The kinds, and what Webster calls them: matching, retrieval and template verbatim, or none."""
 _NAMED = 20
-"""How many rows without a caption a warning names."""
+"""How many rows a warning names."""
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -55,14 +57,16 @@ def iter_prompts(path: str | Path) -> Iterator[Prompt]:
     - ``.txt``: one caption per line.
     - ``.csv``: separated by ``;`` or ``,``. The header names a column ``Caption``, ``prompt`` or
       ``text`` and, where known, ``type``, ``kind`` or ``overfit_type``, ``URL`` or ``urls``,
-      ``images``, ``group`` and ``paraphrases``.
+      ``images``, ``group`` and ``paraphrases``. Where ``images`` is missing or empty, a column
+      ``file_name``, ``image_path`` or ``image`` may name one training image, so the metadata of an
+      image folder of Hugging Face can be read.
     - ``.jsonl``: one object per line with the same keys.
     - ``.parquet``: the same columns. This needs ``pip install 'unmemorize[parquet]'``.
 
     Kinds are VM and TM, or the MV, RV (both VM) and TV (TM) of Webster's lists. No group is called
     "all" or "overall", which are names of totals. Image paths are relative to the file. Several
     paths, addresses or paraphrases are a list or separated by ``|``. Rows without a caption are
-    left out, and a warning counts and names them.
+    left out, and a warning counts and names them. So are images that are stored in the file itself.
 
     Raises:
         PromptError: as for `read_prompts`. The first prompt is read at once, so a file without any
@@ -95,14 +99,16 @@ def _never_empty(prompts: Iterator[Prompt], path: Path) -> Iterator[Prompt]:
 
 
 @dataclass
-class _Blanks:
-    """Rows without a caption.
+class _Rows:
+    """Rows of which something is left out.
 
     Args:
+        problem: what a warning says of them, behind their number.
         count: how many there are.
         first: the first of them.
     """
 
+    problem: str
     count: int = 0
     first: list[str] = field(default_factory=list)
 
@@ -112,29 +118,33 @@ class _Blanks:
             self.first.append(where)
 
     def warn(self, path: Path) -> None:
-        more = ", ..." if self.count > len(self.first) else ""
-        log.warning(
-            "%s: %d rows without a caption are left out and not counted as prompts: %s%s",
-            path,
-            self.count,
-            ", ".join(self.first),
-            more,
-        )
+        if self.count:
+            more = ", ..." if self.count > len(self.first) else ""
+            listed = ", ".join(self.first)
+            log.warning("%s: %d rows %s: %s%s", path, self.count, self.problem, listed, more)
 
 
 def _prompts_of_rows(
     rows: Iterable[tuple[str, Mapping[str, object]]], path: Path
 ) -> Iterator[Prompt]:
     """Yield the prompts of rows, each with its name for errors."""
-    blanks = _Blanks()
+    blanks = _Rows("without a caption are left out and not counted as prompts")
+    stored = _Rows(
+        "hold something other than the path of a training image. It is left out; save the images "
+        "as files, and name these"
+    )
     for where, row in rows:
-        prompt = _from_row(row, path, where)
+        fields = {name.strip().lower(): value for name, value in row.items()}
+        images = _images(fields)
+        prompt = _from_row(fields, [each for each in images if isinstance(each, str)], path, where)
         if prompt is None:
             blanks.add(where)
-        else:
-            yield prompt
-    if blanks.count:
-        blanks.warn(path)
+            continue
+        if len(prompt.images) < len(images):
+            stored.add(where)
+        yield prompt
+    blanks.warn(path)
+    stored.warn(path)
 
 
 @contextmanager
@@ -221,13 +231,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 _READERS = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
-def _from_row(row: Mapping[str, object], path: Path, where: str) -> Prompt | None:
+def _from_row(
+    fields: Mapping[str, object], images: Sequence[str], path: Path, where: str
+) -> Prompt | None:
     """Make the prompt of a row; None if its caption is missing or blank.
 
     Raises:
         PromptError: there is no column for captions, or a value is not what it should be.
     """
-    fields = {name.strip().lower(): value for name, value in row.items()}
     columns = [name for name in _TEXT_COLUMNS if name in fields]
     if not columns:
         others = ", ".join(repr(name) for name in fields) or "none"
@@ -252,7 +263,7 @@ def _from_row(row: Mapping[str, object], path: Path, where: str) -> Prompt | Non
             text,
             kind,
             next(iter(urls), None),
-            tuple(path.parent / name for name in _texts(fields.get("images"))),
+            tuple(path.parent / name for name in images),
             "" if _is_blank(group) else str(group),
             tuple(urls)[1:],
             tuple(_texts(fields.get("paraphrases"))),
@@ -266,15 +277,28 @@ def _first_filled(fields: Mapping[str, object], names: Iterable[str]) -> Any:
     return next(filled, None)
 
 
+def _images(fields: Mapping[str, object]) -> list[object]:
+    """Return the training images of a row: paths, and what else is there in place of one."""
+    several = _values(fields.get("images"))
+    one = _first_filled(fields, _IMAGE_COLUMNS)
+    return several or ([] if one is None else [one])
+
+
 def _texts(value: object) -> list[str]:
-    """Return the texts of a cell: a list, a list as text, or texts separated by ``|``."""
+    return [str(each) for each in _values(value)]
+
+
+def _values(value: object) -> list[object]:
+    """Return what a cell holds: a list, a list as text, or texts separated by ``|``."""
     if isinstance(value, str) and value.startswith("["):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             value = ast.literal_eval(value)  # else it is a name that begins with a bracket
     if _is_blank(value):
         return []
-    values = value if isinstance(value, list) else str(value).split(_SEPARATOR)
-    return [str(text) for text in values if not _is_blank(text)]
+    if not isinstance(value, (str, list)):
+        return [value]
+    values = value if isinstance(value, list) else value.split(_SEPARATOR)
+    return [each for each in values if not _is_blank(each)]
 
 
 def _is_blank(value: object) -> bool:

@@ -6,6 +6,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -89,6 +90,20 @@ def test_controls_are_attacked_from_as_many_captions(tmp_path: Path) -> None:
     assert indices == (0, 0, 1, 2, 2)
     assert len({target.key for target in targets}) == 5
     assert targets[0].images[0].tobytes() == Image.open(files[0]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("controls", "problem"),
+    [
+        ("one.png", r"'one.png': a value of type str\. Give a list of the paths"),
+        (Path("one.png"), r"Give a list of the paths of control images\."),
+        (Image.new("RGB", (2, 2)), r"Give a list of the paths of control images\."),
+        ([Image.new("RGB", (2, 2))], r"not the path of a control image\."),
+    ],
+)
+def test_controls_are_paths(controls: Any, problem: str) -> None:
+    with pytest.raises(AuditError, match=problem):
+        distinct_controls(controls)
 
 
 def test_repeated_controls_are_left_out_and_told(

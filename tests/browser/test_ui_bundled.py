@@ -23,13 +23,13 @@ WIDTHS = {"-390": 390, "-2560": 2560, "": 1280}
 WAIT = 1_200_000
 PROGRAM = """
 from dataclasses import replace
-from unmemorize import testbed
+from unmemorize import _bundled, testbed
 from unmemorize.audit import AuditSettings
 from unmemorize.cli import run
 from unmemorize.ui import _audit_image
 
-defaults, unused, quick = testbed.defaults, testbed.unused, AuditSettings.quick
-testbed.defaults = lambda: {**defaults(), "steps": 12}
+defaults, unused, quick = _bundled.defaults, testbed.unused, AuditSettings.quick
+_bundled.defaults = lambda: {**defaults(), "steps": 12}
 testbed.unused = lambda: unused()[:4]
 AuditSettings.quick = lambda: replace(quick(), steps=(0, 10), images=4)
 _audit_image._LONGEST = 1e9

@@ -12,11 +12,11 @@ from unmemorize.cli._instruments import InstrumentOptions
 
 @pytest.mark.parametrize("bundled", [True, False])
 def test_other_models_are_told_that_the_descriptor_is_not_theirs(
-    bundled: bool, capsys: pytest.CaptureFixture[str]
+    bundled: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     descriptor = InstrumentOptions().load_descriptor(bundled=bundled)
     assert isinstance(descriptor, BundledDescriptor)
-    assert ("give --sscd" in capsys.readouterr().out) is not bundled
+    assert ("give SSCD (--sscd" in caplog.text) is not bundled
 
 
 @pytest.mark.parametrize(

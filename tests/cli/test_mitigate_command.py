@@ -22,11 +22,17 @@ def folder_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_inputs(tmp_path_factory.mktemp("mitigate"))
 
 
-def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
+def test_a_dry_run_counts_and_starts_nothing(
+    cli: Cli, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A copy of the model in one file takes its place on the disk, too."""
     words = ("mitigate", folder / "prompts.csv", *model_words(folder), "-o", folder / "run")
     code, out, err = cli(*words, "--dry-run")
     assert code == 0, err
+    assert "made for the 64 x 64 images of the bundled model" in caplog.text
+    code, _, err = cli(*words, "--dry-run", "--sscd", folder / "none.pt")
+    assert code == 1
+    assert "none.pt: there is no such file. Download it first: unmemorize fetch sscd" in err
     assert "2 suspects, if all are memorized" in out
     assert not (folder / "run").exists()
     (single,) = (folder / "model" / "unet").glob("*.safetensors")

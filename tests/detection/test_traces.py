@@ -4,11 +4,20 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from architectures import ARCHITECTURES, make
 from conftest import PROMPTS
-from unmemorize import Model, ModelError, NoiseSettings, calibrate_threshold, detect
+from unmemorize import (
+    Model,
+    ModelError,
+    NoiseSettings,
+    Prompt,
+    PromptError,
+    calibrate_threshold,
+    detect,
+)
 from unmemorize.detection import (
     Anisotropy,
     Detector,
@@ -94,6 +103,16 @@ def test_attention_where_there_is_some(name: str) -> None:
         return
     with pytest.raises(ModelError, match=r"no cross-attention probabilities.*seed-similarity"):
         LayerEntropy().score(trace)
+
+
+def test_a_trace_takes_prompts_and_a_pipeline(pipe: DiffusionPipeline) -> None:
+    texts, prompts = ["a cat", "a dog"], [Prompt("a cat"), Prompt("a dog")]
+    traces = Trace(Model(pipe), texts), Trace(pipe, prompts)
+    first, second = (trace.predictions(1, Moment(0)) for trace in traces)
+    assert torch.equal(first, second)
+    assert len(first) == 2
+    with pytest.raises(PromptError, match="a single prompt"):
+        Trace(pipe, "a cat")
 
 
 def test_distilled_guidance_is_refused() -> None:

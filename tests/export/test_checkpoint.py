@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,17 +15,20 @@ from artefacts import (  # noqa: F401 -- fixtures
     saved_model_fixture,
     some_neurons,
 )
+from records import localization
 from unmemorize import (
     ExportError,
     Model,
+    NeuronEdit,
     NeuronError,
     NeuronFile,
     Neurons,
     bake,
     export_lora,
+    export_single_file,
     switched_off,
 )
-from unmemorize.export import verify
+from unmemorize.export import model_card, verify
 from unmemorize.pipelines import folder_of
 
 DENOISER = Path("unet/diffusion_pytorch_model.safetensors")
@@ -53,6 +58,45 @@ def test_a_baked_model_is_the_switched_off_one(
     assert all(change.expected and change.rows == (1, 3) for change in changes)
     assert verification.passed
     assert NeuronFile.load(tmp_path / "baked" / "unmemorize_neurons.json") == neurons
+
+
+def test_neurons_and_what_carries_them_can_be_exported(model: Model, tmp_path: Path) -> None:
+    neurons = Neurons({next(iter(model.value_layers)): [1]})
+    ways: list[tuple[Any, float]] = [
+        (neurons, 0.0),
+        (localization("a cat", "VM", 0.5, neurons), 0.0),
+        (NeuronEdit(neurons, 0.5), 0.5),
+    ]
+    for number, (given, scale) in enumerate(ways):
+        expected = NeuronFile.of(model, neurons, scale=scale)
+        folder = bake(model, given, tmp_path / f"baked-{number}")
+        assert NeuronFile.load(folder / "unmemorize_neurons.json") == expected
+        lora, *_ = export_lora(model, given, tmp_path / f"lora-{number}")
+        assert verify(lora, model).edit == expected
+        assert model_card(model, given) == model_card(model, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (None, r"None: there is no edit to export\. .*MitigationResult\.file"),
+        ("neurons.json", "Give a NeuronFile, an EditFile such as"),
+        ({"mid": [1]}, "Give a NeuronFile, an EditFile such as"),
+    ],
+)
+def test_what_is_no_edit_is_not_exported(
+    model: Model, given: Any, problem: str, tmp_path: Path
+) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: bake(model, given, tmp_path / "x"),
+        lambda: export_lora(model, given, tmp_path / "x"),
+        lambda: export_single_file(model, given, tmp_path / "base", tmp_path / "x"),
+        lambda: model_card(model, given),
+    ]
+    for call in calls:
+        with pytest.raises(ExportError, match=problem):
+            call()
+    assert not (tmp_path / "x").exists()
 
 
 def test_rows_are_scaled_once_and_in_their_own_layer(model: Model, tmp_path: Path) -> None:

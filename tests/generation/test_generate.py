@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import make_pipeline, with_perturbed_attention
-from unmemorize import GenerationSettings, Model, ModelError, NeuronError, Neurons, generate
+from records import localization
+from unmemorize import (
+    EditFile,
+    GenerationSettings,
+    Model,
+    ModelError,
+    NeuronError,
+    NeuronFile,
+    Neurons,
+    generate,
+)
 from unmemorize.generation import NeuronEdit, generate_each
 from unmemorize.neurons import scaled
 
@@ -103,6 +113,26 @@ def test_images_are_exactly_as_before_after_switching_off(
     assert np.array_equal(before, after)
 
 
+def test_what_carries_neurons_or_an_edit_is_applied(pipe: DiffusionPipeline) -> None:
+    first = next(iter(Model(pipe).value_layers))
+    neurons = Neurons({first: [0, 1, 2, 3]})
+    off = pixels(generate(pipe, "a prompt", neurons, settings=FEW))
+    for given in (
+        localization("a prompt", "VM", 0.5, neurons),
+        NeuronFile.of(pipe, neurons, scale=0.5),
+        EditFile.of(pipe, NeuronEdit(neurons, 0.5)),
+    ):
+        assert np.array_equal(pixels(generate(pipe, "a prompt", given, settings=FEW)), off)
+    other = replace(NeuronFile.of(pipe, neurons), fingerprint="v2-other")
+    with pytest.raises(NeuronError, match="were found in"):
+        generate(pipe, "a prompt", other, settings=FEW)
+    wrong: Any = {first: [0]}
+    with pytest.raises(NeuronError, match=r"of type dict. Give Neurons, a Localization, an edit"):
+        generate(pipe, "a prompt", wrong, settings=FEW)
+    with pytest.raises(NeuronError, match=r"neurons=.* Give Neurons, such as"):
+        NeuronEdit(wrong)
+
+
 def test_an_empty_set_changes_nothing(pipe: DiffusionPipeline) -> None:
     plain = pixels(generate(pipe, "a prompt", settings=FEW))
     empty = pixels(generate(pipe, "a prompt", Neurons(), settings=FEW))
@@ -138,6 +168,17 @@ def test_what_cannot_be_generated_is_refused(pipe: DiffusionPipeline) -> None:
     broken.vae.decoder.conv_out.bias.data[0] = float("nan")
     with pytest.raises(ModelError, match="an image of 'x' holds NaN"):
         generate(broken, "x", settings=FEW)
+
+
+def test_the_progress_bar_of_the_pipeline_is_hidden_and_comes_back(
+    pipe: DiffusionPipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would come once for each batch, hundreds of times in a mitigation."""
+    pipe.set_progress_bar_config(desc="mine")
+    generate(pipe, "a prompt", settings=FEW)
+    assert capsys.readouterr().err == ""
+    pipe("a prompt", num_inference_steps=1, output_type="latent")
+    assert "mine" in capsys.readouterr().err
 
 
 def test_the_safety_checker_does_not_black_out_images(pipe: DiffusionPipeline) -> None:

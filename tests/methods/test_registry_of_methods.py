@@ -20,6 +20,7 @@ from unmemorize import (
     ModelError,
     Neurons,
     Prompt,
+    PromptError,
     Suspect,
     UnmemorizeError,
     generate,
@@ -103,6 +104,13 @@ def test_the_methods_their_grids_and_defaults() -> None:
         method = method_of(name)
         assert (method.name, method.grid) == (name, grid)
         assert method.strength == DEFAULTS.get(name, 1.0)
+
+
+def test_the_prompt_of_a_suspect_may_be_a_text() -> None:
+    text: Any = "a cat"
+    assert Suspect(prompt=text) == Suspect(prompt=Prompt("a cat"))
+    with pytest.raises(PromptError, match="not a prompt"):
+        Suspect(prompt=3)  # type: ignore[arg-type]
 
 
 def test_strengths_are_given_by_name() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,16 @@ def test_copy_scores_take_the_closest_reference() -> None:
     assert copy_scores(generated, references).tolist() == pytest.approx([1.0, 0.5**0.5])
     with pytest.raises(MetricError, match="no training image"):
         copy_scores(generated, references[:0])
+
+
+@pytest.mark.parametrize(
+    "value", [[Image.new("RGB", (2, 2))], Image.new("RGB", (2, 2)), torch.tensor([1.0, 0.0])]
+)
+def test_copy_scores_compare_vectors(value: Any) -> None:
+    vectors: Any = torch.tensor([[1.0, 0.0]])
+    for pair in ((value, vectors), (vectors, value)):
+        with pytest.raises(MetricError, match=r"not unit vectors, \(N, D\)\. Describe the images"):
+            copy_scores(*pair)
 
 
 def test_seedwise_similarity_pairs_rows() -> None:

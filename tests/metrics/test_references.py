@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -155,6 +156,12 @@ def test_images_of_no_prompt_are_named(tmp_path: Path, caplog: pytest.LogCapture
     assert (matched.by, list(matched.images), len(matched.unmatched)) == ("name", [0], 7)
     assert "7 images belong to no prompt: other-0.png, other-1.png" in caplog.text
     assert "other-5" not in caplog.text
+
+
+@pytest.mark.parametrize("folder", [["a.png"], Image.new("RGB", (2, 2)), 3, ""])
+def test_what_is_no_folder_is_refused(folder: Any) -> None:
+    with pytest.raises(MetricError, match="not the path of a folder of training images"):
+        match_references(folder, [Prompt("a")])
 
 
 def test_folders_that_tell_nothing_are_refused(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def test_torchscript_is_never_loaded_without_its_hash(tmp_path: Path) -> None:
         FileDescriptor(tmp_path / "colours.pt")
     with pytest.raises(MetricError, match=f"its SHA-256 is {sha256}, expected {SSCD_SHA256}"):
         FileDescriptor.sscd(tmp_path / "colours.pt")
+    with pytest.raises(MetricError, match=r"Download it first: unmemorize fetch sscd"):
+        FileDescriptor.sscd(tmp_path / "none.pt")
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ def test_prompts_whose_training_images_are_lost_are_named_before_the_work(
     monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
     forecast(Model(pipe), SMALL_MITIGATION, [prompts[1], Prompt("b")])
     assert not caplog.text
+    forecast(Model(pipe), SMALL_MITIGATION, [Prompt("a"), Prompt("b")])
+    assert "No suspect names a training image" in caplog.text
+    caplog.clear()
     forecast(Model(pipe), SMALL_MITIGATION, [Prompt("a cat", images=(tmp_path / "typo.png",))])
     assert "1 prompts name training images of which none can be read" in caplog.text
     assert "typo.png of 'a cat'" in caplog.text
+    assert "No suspect" not in caplog.text

@@ -325,7 +325,11 @@ def test_a_lost_record_is_made_again_alone(start: Start, finished: tuple[Any, Ru
         path = copy / f"{name}.jsonl"
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:-1]) + lines[-1][:40])  # as a killed process leaves it
-    assert start(folder="copy")[0] == result
+    told: list[tuple[int, int | None]] = []
+    execution = Execution(progress=lambda done, total: told.append((done, total)))
+    assert start(folder="copy", execution=execution)[0] == result
+    ends = [done for done, total in told if done == total]
+    assert len(ends) > 1, "each stage reports until its end"
 
 
 @pytest.mark.parametrize("change", ["other images", "tinted", "one is gone"])

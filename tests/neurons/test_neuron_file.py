@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from diffusers import DiffusionPipeline
 
+from records import localization
 from unmemorize import Model, NeuronError, NeuronFile, Neurons
 from unmemorize.neurons import Operation
 
@@ -79,6 +80,13 @@ def test_a_file_of_a_model_fits_that_model(
     loaded = NeuronFile.load(tmp_path / "neurons.json")
     assert loaded == file
     loaded.check(model)
+
+
+def test_a_file_can_be_made_of_a_pipeline_and_a_localization(
+    pipe: DiffusionPipeline, some: Neurons
+) -> None:
+    file = NeuronFile.of(pipe, localization("a cat", "VM", 0.5, some))
+    assert (file.neurons, file.scale, file.fingerprint) == (some, 0.0, Model(pipe).fingerprint)
 
 
 def test_a_file_of_another_model_is_refused(pipe: DiffusionPipeline, some: Neurons) -> None:

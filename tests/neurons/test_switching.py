@@ -1,4 +1,6 @@
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,15 +9,19 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from architectures import make
+from records import localization
 from unmemorize import (
     GenerationSettings,
     LocalizationSettings,
     Model,
     ModelError,
+    NeuronEdit,
     NeuronError,
+    NeuronFile,
     Neurons,
     calibrate_threshold,
     compute_statistics,
+    random_control,
     switch_off,
     switch_on,
     switched_off,
@@ -50,6 +56,51 @@ def edited(pipe: DiffusionPipeline, neurons: Neurons, scale: float) -> Tensor:
     return result
 
 
+def test_what_carries_neurons_is_switched_off_as_they_are(
+    pipe: DiffusionPipeline, neurons: Neurons
+) -> None:
+    """A neuron file has a scale of its own, unless another one is asked for."""
+    file = NeuronFile.of(pipe, neurons, scale=0.25)
+    ways: list[tuple[Any, float | None, float]] = [
+        (localization("a cat", "VM", 0.5, neurons), None, 0.0),
+        (localization("a cat", "VM", 0.5, neurons), 0.5, 0.5),
+        (file, None, 0.25),
+        (file, 0.0, 0.0),
+        (NeuronEdit(neurons, 0.25), None, 0.25),
+    ]
+    for given, asked, scale in ways:
+        expected = edited(pipe, neurons, scale)
+        with switched_off(pipe, given, scale=asked):
+            assert torch.allclose(output(pipe), expected, atol=1e-6)
+        switch_off(pipe, given, scale=asked)
+        assert torch.allclose(output(pipe), expected, atol=1e-6)
+        switch_on(pipe)
+
+
+def test_a_neuron_file_of_another_model_is_not_switched_off(
+    pipe: DiffusionPipeline, neurons: Neurons
+) -> None:
+    file = replace(NeuronFile.of(pipe, neurons), fingerprint="v2-other")
+    with pytest.raises(NeuronError, match="were found in"), switched_off(pipe, file):
+        pass
+    with pytest.raises(NeuronError, match="were found in"):
+        switch_off(pipe, file)
+
+
+@pytest.mark.parametrize("given", [None, {"mid": [1]}, [1, 2], "neurons.json"], ids=repr)
+def test_what_are_no_neurons_is_refused(pipe: DiffusionPipeline, given: Any) -> None:
+    problem = r"not neurons\. Give Neurons, a Localization or a NeuronFile\."
+    calls: list[Callable[[], Any]] = [
+        lambda: switched_off(pipe, given).__enter__(),
+        lambda: switch_off(pipe, given),
+        lambda: NeuronFile.of(pipe, given),
+        lambda: random_control(given, Model(pipe).widths, 0),
+    ]
+    for call in calls:
+        with pytest.raises(NeuronError, match=problem):
+            call()
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.25, -1.0])
 def test_switching_off_is_scaling_rows(
     pipe: DiffusionPipeline, neurons: Neurons, scale: float
@@ -60,7 +111,7 @@ def test_switching_off_is_scaling_rows(
     assert not torch.allclose(hooked, output(pipe), atol=1e-4)
 
 
-NO_SCALES = [float("nan"), float("inf"), -1e6, 1e6, "0", True, None]
+NO_SCALES = [float("nan"), float("inf"), -1e6, 1e6, "0", True]
 
 
 @pytest.mark.parametrize("scale", NO_SCALES)

@@ -232,6 +232,26 @@ def test_loading_saved_pipelines(tmp_path: Path) -> None:
     assert Model(pipe).name == "model"
 
 
+def test_devices_and_dtypes_of_torch_are_taken() -> None:
+    model = Model.load("testbed", device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert model.loading is not None
+    assert (model.loading.device, model.loading.dtype) == ("cpu", "bfloat16")
+    pipe = load_pipeline("testbed", device=torch.device("cpu"), dtype=torch.float32)
+    assert Model(pipe).dtype == torch.float32
+    wrong: Any = 3
+    for call in (load_pipeline, Model.load):
+        with pytest.raises(ModelError, match="3: a value of type int, not a device or dtype"):
+            call("testbed", device=wrong)
+    with pytest.raises(ModelError, match=r"dtype 'int8': unknown"):
+        load_pipeline("testbed", dtype=torch.int8)
+
+
+def test_a_device_that_is_not_there_is_named_with_a_way_out() -> None:
+    with pytest.raises(ModelError, match=r'--device cpu, or device="cpu" in Python\.'):
+        load_pipeline("testbed", device="cuda:99")
+
+
 def test_loading_errors_name_the_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the model cannot be loaded"):
         load_pipeline(str(tmp_path), device="cpu", local_files_only=True)

@@ -11,13 +11,14 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diffusers import DiffusionPipeline
 
 from conftest import make_pipeline
 from tasks import AnyRun
-from unmemorize import Model, Prompt, Run, RunError
+from unmemorize import Model, Prompt, PromptError, Run, RunError
 from unmemorize.runs import (
     Inputs,
     given_or_temporary,
@@ -50,6 +51,23 @@ def test_prompts_are_kept(run: Run, prompts: list[Prompt]) -> None:
     (run.folder / "prompts.jsonl").unlink()
     with pytest.raises(RunError, match="prompt list of the run cannot be read"):
         run_prompts(run)
+
+
+def test_prompts_may_be_texts(model: Model, tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", model, ["a cat", Prompt("a dog")], AnyRun())
+    assert run_prompts(run) == [Prompt("a cat"), Prompt("a dog")]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "problem"),
+    [("a cat", r"a single prompt\. Give a list"), (["a cat", 3], "prompt 1: 3: not a prompt")],
+)
+def test_what_are_no_prompts_is_refused(
+    model: Model, tmp_path: Path, prompts: Any, problem: str
+) -> None:
+    with pytest.raises(PromptError, match=problem):
+        open_run(tmp_path / "run", model, prompts, AnyRun())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_prompt_list_is_an_error(run: Run) -> None:

@@ -35,7 +35,7 @@ from unmemorize.audit._triggers import first_triggers
 from unmemorize.audit._verdicts import BudgetVerdict, compared, worded
 from unmemorize.engines import Execution
 from unmemorize.generation import weight_edits
-from unmemorize.mitigation import Announce, unannounced
+from unmemorize.mitigation import Announce, announced_by
 from unmemorize.pipelines import Model, split_path, text_encoders_of
 from unmemorize.runs import Run, run_prompts
 
@@ -51,7 +51,7 @@ def audit_all(
     inputs: AuditInputs,
     *,
     execution: Execution | None = None,
-    announce: Announce = unannounced,
+    announce: Announce | None = None,
 ) -> AuditResult:
     """Attack all images of a run in all arms, and compare the arms; or resume.
 
@@ -62,7 +62,8 @@ def audit_all(
         pipe: the unedited model. It is left as it is.
         inputs: the edit, and what to compare with.
         execution: who does the work.
-        announce: opens the progress of each stage by its title.
+        announce: opens the progress of each stage by its title. By default all stages report to the
+            callback of ``execution``, one after the other.
 
     Returns:
         The verdicts, which are in the run folder, too.
@@ -78,6 +79,7 @@ def audit_all(
     targets = targets_of(prompts, whole=takes_whole(inputs, settings))
     companions = companions_of(targets)
     execution = execution or Execution()
+    announce = announce or announced_by(execution)
     stages = AttackStages(run, model, settings, inputs, companions, execution, announce)
     ordinary = ordinary_targets(model, inputs.captions, settings)
     arms = tuple(arms_of(model, inputs, targets, settings, ordinary))

@@ -32,7 +32,7 @@ from unmemorize.audit._settings import COPY, AuditSettings, ImageAuditRun
 from unmemorize.audit._stages import AttackStages, why_impossible
 from unmemorize.audit._targets import refuse_controls_among, refuse_repeated, targets_of_files
 from unmemorize.engines import Execution
-from unmemorize.mitigation import Announce, unannounced
+from unmemorize.mitigation import Announce, announced_by
 from unmemorize.pipelines import Model
 from unmemorize.runs import Inputs, Run, StoredImage, hash_of_file, read_result
 
@@ -170,7 +170,7 @@ def audit_images_all(
     inputs: AuditInputs,
     *,
     execution: Execution | None = None,
-    announce: Announce = unannounced,
+    announce: Announce | None = None,
 ) -> ImageAuditResult:
     """Tell which images come back more easily than never-trained ones; or resume.
 
@@ -180,7 +180,8 @@ def audit_images_all(
         images: image files.
         inputs: controls, captions and descriptor, and an edit where an edited model is asked.
         execution: who does the work.
-        announce: opens the progress of each stage by its title.
+        announce: opens the progress of each stage by its title. By default all stages report to the
+            callback of ``execution``, one after the other.
 
     Raises:
         AuditError: the attack is not possible on this model.
@@ -189,7 +190,9 @@ def audit_images_all(
     """
     made_of, model = run.settings(ImageAuditRun), Model.of(pipe)
     settings = made_of.settings
-    stages = AttackStages(run, model, settings, inputs, (), execution or Execution(), announce)
+    execution = execution or Execution()
+    announce = announce or announced_by(execution)
+    stages = AttackStages(run, model, settings, inputs, (), execution, announce)
     (attack,) = make_attacks(settings.levels, settings.attacks)
     if reason := why_impossible(attack, model, inputs, ()):
         raise AuditError(reason)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 from diffusers import DiffusionPipeline
 
+from unmemorize._bundled import is_bundled
 from unmemorize._errors import AuditError
-from unmemorize._files import hash_texts
+from unmemorize._files import as_paths, hash_texts
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.audit._arms import (
     AuditInputs,
@@ -25,17 +27,17 @@ from unmemorize.audit._result import AuditResult
 from unmemorize.audit._settings import AuditRun, AuditSettings
 from unmemorize.audit._targets import distinct_controls, joined, targets_of, units_of
 from unmemorize.engines import Execution
-from unmemorize.generation import Edit, NeuronEdit
-from unmemorize.metrics import BundledDescriptor, Descriptor
+from unmemorize.generation import Edit, EditFile, as_edit, usual_generation
+from unmemorize.metrics import Descriptor, usual_descriptor
 from unmemorize.mitigation import OrdinaryCaptions
-from unmemorize.neurons import Neurons
+from unmemorize.neurons import HasNeurons, Neurons
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, given_or_temporary, hash_of_file, open_run
 
 
 def audit_edit(
     pipe: DiffusionPipeline | Model,
-    edit: Neurons | Edit | None,
+    edit: Neurons | HasNeurons | Edit | EditFile | None,
     prompts: Iterable[str | Prompt],
     *,
     controls: Sequence[str | Path] = (),
@@ -50,13 +52,15 @@ def audit_edit(
 
     Args:
         pipe: the unedited model. It is left as it is.
-        edit: neurons to switch off, or another edit; None to audit the model as it is.
+        edit: neurons to switch off, also as a localization, or an edit, or the file of either; None
+            to audit the model as it is.
         prompts: memorized prompts, whose ``images`` name the training images.
         controls: images that the model was never trained on. At least 19 bound false triggers at
             5 %.
         twin: a model that was never trained on the images of the prompts, and otherwise like this
             one. It is the better control.
-        settings: what is tried.
+        settings: what is tried. Without any, the bundled model is drawn with its own steps and
+            guidance (`testbed.defaults`), as on the command line.
         captions: ordinary captions. By default those of this package, or of the bundled model.
         descriptor: compares images. The default is made for the 64 x 64 images of the bundled
             model; give `FileDescriptor.sscd` for others.
@@ -84,14 +88,14 @@ def audit_edit(
     model, chosen = Model.of(pipe), as_prompts(prompts)
     twins = () if twin is None else (Twin(Model.of(twin), tuple(range(len(chosen)))),)
     inputs = AuditInputs(
-        edit=NeuronEdit(edit) if isinstance(edit, Neurons) else edit,
+        edit=None if edit is None else cast(Edit, as_edit(edit, model)),
         captions=_captions(model, captions),
-        descriptor=descriptor or BundledDescriptor(),
+        descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
         controls=distinct_controls(controls),
         twins=twins,
     )
     with given_or_temporary(folder) as place:
-        run = open_audit(place, model, chosen, inputs, settings or AuditSettings())
+        run = open_audit(place, model, chosen, inputs, settings or _usual(model))
         return audit_all(run, model, inputs, execution=execution)
 
 
@@ -134,15 +138,15 @@ def audit_images(
     model = Model.of(pipe)
     if not 0 < rate < 1:
         raise AuditError(f"rate={rate}: a rate lies between 0 and 1, such as 0.05.")
-    files = [Path(image) for image in images]
+    files = as_paths(images, AuditError, "image")
     inputs = AuditInputs(
         edit=None,
         captions=_captions(model, captions),
-        descriptor=descriptor or BundledDescriptor(),
+        descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
         controls=distinct_controls(controls),
     )
     with given_or_temporary(folder) as place:
-        run = open_image_audit(place, model, files, inputs, settings or AuditSettings(), rate=rate)
+        run = open_image_audit(place, model, files, inputs, settings or _usual(model), rate=rate)
         return audit_images_all(run, model, files, inputs, execution=execution)
 
 
@@ -189,5 +193,11 @@ def open_audit(
     return open_run(folder, model, prompts, made_of, new=new)
 
 
+def _usual(model: Model) -> AuditSettings:
+    return AuditSettings(generation=usual_generation(model))
+
+
 def _captions(model: Model, captions: Sequence[str] | None) -> tuple[str, ...]:
-    return OrdinaryCaptions.of(model).ordinary if captions is None else tuple(captions)
+    if captions is None:
+        return OrdinaryCaptions.of(model).ordinary
+    return tuple(each.text for each in as_prompts(captions))

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from unmemorize._errors import AuditError, MetricError
-from unmemorize._files import hash_texts
+from unmemorize._files import as_paths, hash_texts
 from unmemorize._prompts import Prompt
 from unmemorize.audit._attack import Target
 from unmemorize.audit._bench import Companion, content_of
@@ -159,9 +159,10 @@ def distinct_controls(files: Iterable[str | Path]) -> tuple[Path, ...]:
     Each control counts as an observation of its own.
 
     Raises:
+        AuditError: they are no list of paths.
         MetricError: one cannot be read.
     """
-    paths, first = [Path(file) for file in files], dict[str, Path]()
+    paths, first = as_paths(files, AuditError, "control image"), dict[str, Path]()
     for path in paths:
         first.setdefault(content_of(read_image(path)), path)
     if repeated := len(paths) - len(first):

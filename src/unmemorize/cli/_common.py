@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from unmemorize import testbed
-from unmemorize._bundled import is_bundled
+from unmemorize._bundled import is_bundled, usual_for
 from unmemorize._errors import PromptError, RunError, ThresholdError, UnmemorizeError
 from unmemorize._files import temporary_file
 from unmemorize._prompt_files import iter_prompts
@@ -66,11 +65,6 @@ def prompts_or_bundled(
     return bundled()
 
 
-def bundled_defaults(model: Model, *names: str) -> dict[str, Any]:
-    """Return the settings of these names that suit the bundled model; nothing for other models."""
-    return {name: testbed.defaults()[name] for name in names} if is_bundled(model.pipe) else {}
-
-
 def planted_prompts() -> list[Prompt]:
     """Return the prompts that the bundled model has memorized."""
     return [entry.prompt for entry in testbed.planted()]
@@ -90,7 +84,7 @@ def generation_settings(
     """Return how a command generates: as it was told to, else as the bundled model is used."""
     given = {"steps": steps, "guidance": guidance}
     chosen = {name: value for name, value in given.items() if value is not None}
-    usual = bundled_defaults(model, "steps", "guidance")
+    usual = usual_for(model.pipe, "steps", "guidance")
     return GenerationSettings(batch=batch, **{**usual, **chosen})
 
 

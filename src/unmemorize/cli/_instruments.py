@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 from unmemorize._errors import MetricError
-from unmemorize.cli._console import print_line
 from unmemorize.cli._groups import INSTRUMENTS
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class InstrumentOptions:
     clip: str | None = None
 
     def load_descriptor(self, *, bundled: bool) -> Descriptor:
-        """Load the copy descriptor, and say so if it is not made for the model's images.
+        """Load the copy descriptor, and warn if it is not made for the model's images.
 
         Args:
             bundled: whether the model is the bundled one, which has a descriptor of its own.
@@ -49,7 +48,7 @@ class InstrumentOptions:
             MetricError: it cannot be loaded, two are named, or options for a file are given without
                 one.
         """
-        from unmemorize.metrics import BundledDescriptor, FileDescriptor
+        from unmemorize.metrics import FileDescriptor, usual_descriptor
 
         if self.sscd is not None and self.descriptor is not None:
             raise MetricError("both --sscd and --descriptor are given. Use one of them.")
@@ -61,12 +60,7 @@ class InstrumentOptions:
         if self.sscd is not None:
             return FileDescriptor.sscd(self.sscd)
         if self.descriptor is None:
-            if not bundled:
-                print_line(
-                    "The bundled copy descriptor is made for the 64 x 64 images of the bundled "
-                    "model. Take its numbers on other images as a hint, or give --sscd."
-                )
-            return BundledDescriptor()
+            return usual_descriptor(bundled=bundled)
         side = {} if self.descriptor_side is None else {"side": self.descriptor_side}
         return FileDescriptor(self.descriptor, sha256=self.descriptor_sha256, **side)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from unmemorize import testbed
-from unmemorize._bundled import is_bundled
+from unmemorize._bundled import is_bundled, usual_for
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt
 from unmemorize.cli._common import (
-    bundled_defaults,
     generation_settings,
     planted_prompts,
 )
@@ -59,7 +58,7 @@ def open_studio(
         statistics=Statistics.load(statistics) if statistics else default_statistics(model),
         threshold=limit,
         localization=LocalizationSettings(
-            noise=limit.settings, **bundled_defaults(model, "criterion")
+            noise=limit.settings, **usual_for(model.pipe, "criterion")
         ),
         generation=generation,
         captions=OrdinaryCaptions.of(model),

@@ -13,12 +13,11 @@ from cyclopts.types import PositiveInt
 from rich.table import Table
 
 from unmemorize import testbed
-from unmemorize._bundled import is_bundled
+from unmemorize._bundled import is_bundled, usual_for
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt, as_ordinary
 from unmemorize.cli._common import (
     NO_SUSPECTS,
-    bundled_defaults,
     choose_statistics,
     choose_threshold,
     generation_settings,
@@ -121,7 +120,7 @@ def command(
         usual,
         seeds=seeds or usual.seeds,
         images=images or usual.images,
-        localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
+        localization=LocalizationSettings(**usual_for(loaded.pipe, "criterion")),
         generation=generation_settings(loaded, batch),
     )
     captions = ComparisonCaptions.of(loaded)
@@ -131,17 +130,17 @@ def command(
         )
     captions = captions.limited(settings.captions)
     compared = chosen_detectors(detectors), chosen_methods(mitigations, grid=not quick)
-    if dry_run:
-        _print_forecast(
-            forecast_comparison(loaded, settings, captions, prompts, *compared), len(prompts)
-        )
-        return
     inputs = ComparisonInputs(
         captions=captions,
         descriptor=instruments.load_descriptor(bundled=is_bundled(loaded.pipe)),
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
         planted=suspects is None,
     )
+    if dry_run:
+        _print_forecast(
+            forecast_comparison(loaded, settings, captions, prompts, *compared), len(prompts)
+        )
+        return
     made_of = ComparisonRun.of(settings, inputs)
     if not new_run:
         refuse_other_run(run, loaded, made_of.kind, vars(made_of))

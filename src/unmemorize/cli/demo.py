@@ -10,8 +10,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unmemorize import testbed
+from unmemorize._bundled import usual_for
 from unmemorize._prompts import UNMEMORIZED, Prompt
-from unmemorize.cli._common import bundled_defaults, generation_settings
+from unmemorize.cli._common import generation_settings
 from unmemorize.cli._console import print_hint, print_line
 from unmemorize.cli._model_options import Flag
 from unmemorize.cli.mitigate import run_and_print
@@ -58,7 +59,7 @@ def command(
     model = Model.load("testbed")
     settings = replace(
         MitigationSettings() if full else MitigationSettings.quick(),
-        localization=LocalizationSettings(**bundled_defaults(model, "criterion")),
+        localization=LocalizationSettings(**usual_for(model.pipe, "criterion")),
         generation=generation_settings(model, BATCH, steps=None if full else STEPS),
     )
     inputs = MitigationInputs(

@@ -8,10 +8,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unmemorize import guarding
+from unmemorize._bundled import usual_for
 from unmemorize._errors import AlarmError, RunError
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Kind
-from unmemorize.cli._common import bundled_defaults, report_missing
+from unmemorize.cli._common import report_missing
 from unmemorize.cli._console import print_answer, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions, RunArgument, ShardOption
 from unmemorize.cli._model_options import Flag, ModelOptions
@@ -102,7 +103,7 @@ def command(
         )
     loaded = model.load()
     folder = Run.load(run)
-    settings = generation.settings(**bundled_defaults(loaded, "steps", "guidance"))
+    settings = generation.settings(**usual_for(loaded.pipe, "steps", "guidance"))
     others = read_prompts(prompts) if prompts else []
     label = _label(prompts) if prompts else ""
     tallies = []

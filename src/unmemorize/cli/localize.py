@@ -1,8 +1,8 @@
 """The command ``localize``."""
 
+from unmemorize._bundled import usual_for
 from unmemorize.cli._common import (
     bounded_rate,
-    bundled_defaults,
     choose_statistics,
     choose_threshold,
     expected_threshold,
@@ -74,7 +74,7 @@ def command(
         loaded, threshold, tau, noise, published=published
     )
     # a given tau is meant for the paper's criterion
-    bundled = {} if tau is not None else bundled_defaults(loaded, "criterion")
+    bundled = {} if tau is not None else usual_for(loaded.pipe, "criterion")
     defaults = {"noise": noise_settings, **bundled}
     make_settings = localization.published if published else localization.settings
     settings = make_settings(**defaults)

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from unmemorize._bundled import is_bundled
+from unmemorize._bundled import is_bundled, usual_for
 from unmemorize.cli._common import (
     NO_SUSPECTS,
-    bundled_defaults,
     choose_statistics,
     choose_threshold,
     expected_threshold,
@@ -157,17 +156,17 @@ def command(
         together=together,
         part=part,
         fresh_images=fresh_images or 0,
-        localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
+        localization=LocalizationSettings(**usual_for(loaded.pipe, "criterion")),
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
     refuse_other_part(loaded, settings)
+    descriptor = instruments.load_descriptor(bundled=is_bundled(loaded.pipe))
+    clip = instruments.load_clip(bundled=is_bundled(loaded.pipe))
     if dry_run:
         cost = forecast(loaded, settings, prompts)
         copied = single_file.stat().st_size if single_file else 0
         _print_forecast(replace(cost, disk=cost.disk + copied), len(prompts))
         return
-    descriptor = instruments.load_descriptor(bundled=is_bundled(loaded.pipe))
-    clip = instruments.load_clip(bundled=is_bundled(loaded.pipe))
     as_usual = OptionsOf[NoiseSettings]()
     if not new_run:
         noise, detector = expected_threshold(loaded, threshold, None, as_usual)

@@ -40,9 +40,9 @@ from unmemorize.mitigation import (
     Announce,
     Confirmation,
     Stages,
+    announced_by,
     confirm,
     ordinary_items,
-    unannounced,
 )
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, stream_prompts
@@ -56,7 +56,7 @@ def compare_all(
     detectors: Sequence[Detector] = (),
     methods: Sequence[Mitigation] = (),
     execution: Execution | None = None,
-    announce: Announce = unannounced,
+    announce: Announce | None = None,
 ) -> Comparison:
     """Compare detectors and methods on the suspects of a run; or resume.
 
@@ -72,7 +72,8 @@ def compare_all(
         detectors: see `unmemorize.comparison.chosen_detectors`.
         methods: each at one strength, see `unmemorize.comparison.chosen_methods`.
         execution: who does the work.
-        announce: opens the progress of each stage by its title.
+        announce: opens the progress of each stage by its title. By default all stages report to the
+            callback of ``execution``, one after the other.
 
     Raises:
         MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; or
@@ -84,6 +85,7 @@ def compare_all(
     run = Run.of(run)
     settings = run.settings(ComparisonRun).settings
     model, execution = Model.of(pipe), execution or Execution()
+    announce = announce or announced_by(execution)
     _refuse_missing(methods, inputs)
     inputs = replace(inputs, descriptor=Once(inputs.descriptor))
     stages = _Stages(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from diffusers import DiffusionPipeline
+
 from unmemorize._bundled import bundled_captions, is_bundled
 from unmemorize._checked import check_fields, make_tuple
 from unmemorize._errors import MitigationError, ModelError
@@ -79,8 +81,9 @@ class ComparisonCaptions:
         return cls(tuple(order[::2]), tuple(order[1::2]))
 
     @classmethod
-    def of(cls, model: Model) -> ComparisonCaptions:
+    def of(cls, model: DiffusionPipeline | Model) -> ComparisonCaptions:
         """Return the captions of this package, or those that the bundled model brings."""
+        model = Model.of(model)
         if is_bundled(model.pipe):
             return cls(bundled_captions("calibration"), bundled_captions("test"))
         return cls(threshold_captions(model), side_effect_captions(model))

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.detection._end_tokens import end_tokens
 from unmemorize.detection._moment import Moment
 from unmemorize.detection._noise import NoiseSettings, evaluated_step, rescaled
@@ -35,8 +37,8 @@ class Trace:
     a model. All others are computed once for the trace, and kept as long as it.
 
     Args:
-        model: the model.
-        texts: the prompts.
+        model: a loaded pipeline, or a `Model` of it.
+        texts: the prompts, as texts or `Prompt`.
         settings: the seed of all initial noises, and how noise differences are made.
         batch: denoiser samples per pass, across prompts and seeds.
         watched: the moments at which attention will be asked for. Where they are known beforehand,
@@ -46,17 +48,18 @@ class Trace:
 
     def __init__(
         self,
-        model: Model,
-        texts: Sequence[str],
+        model: DiffusionPipeline | Model,
+        texts: Sequence[str | Prompt],
         settings: NoiseSettings | None = None,
         *,
         batch: int = 16,
         watched: Iterable[Moment] = (),
         text: Conditioning | None = None,
     ) -> None:
-        self.model, self.settings = model, settings or NoiseSettings()
-        self._texts, self._batch = texts, batch
-        self._text = model.encode(texts) if text is None else text
+        self.model = model = Model.of(model)
+        self.settings = settings or NoiseSettings()
+        self._texts, self._batch = [prompt.text for prompt in as_prompts(texts)], batch
+        self._text = model.encode(self._texts) if text is None else text
         self._attention = Watched(model, set(watched))
         self._noise = model.draw_latents(self.settings.seeds, self.settings.seed)
         self._with: dict[Moment, dict[Sample, Tensor]] = {}

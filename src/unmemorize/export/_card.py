@@ -19,8 +19,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from unmemorize._errors import ExportError
 from unmemorize._files import from_json, read_json
 from unmemorize._paths import exists
-from unmemorize.export._carried import AnyEditFile, describe, edit_of, neurons_of, readings_of
-from unmemorize.export._exportable import exportable
+from unmemorize.export._carried import describe, edit_of, neurons_of, readings_of
+from unmemorize.export._exportable import AnyEdit, as_edit_file, exportable
 from unmemorize.export._lora_layouts import fitting_layouts
 from unmemorize.export._model_folder import CARD
 from unmemorize.generation import ClosedFormEdit, ClosedFormNeuronEdit, weight_edits
@@ -62,7 +62,7 @@ class _Table:
 
 def model_card(
     pipe: DiffusionPipeline | Model,
-    neurons: AnyEditFile,
+    neurons: AnyEdit | None,
     *,
     run: Run | None = None,
     lora: bool = False,
@@ -75,7 +75,7 @@ def model_card(
 
     Args:
         pipe: the base model. The card of its folder, if any, names its license.
-        neurons: what is switched off and the scale, or the file of another edit.
+        neurons: a neuron file or edit file, or neurons to switch off (also as a localization).
         run: an evaluated run, for the numbers before and after.
         lora: whether the card is for a LoRA.
         layout: the only layout in which the LoRA is written, see `export_lora`.
@@ -85,7 +85,8 @@ def model_card(
         The text of README.md.
 
     Raises:
-        ExportError: the run was not evaluated, or is another model's, or the layout does not fit.
+        ExportError: there is no edit (None), the run was not evaluated, or is another model's, or
+            the layout does not fit.
 
     Examples:
         >>> from unmemorize import Model, NeuronFile, Neurons
@@ -95,10 +96,12 @@ def model_card(
         ['---', 'library_name: diffusers', 'license: apache-2.0']
     """
     model = Model.of(pipe)
-    if run is not None and run.manifest.inputs.fingerprint not in ("", neurons.fingerprint):
+    file = as_edit_file(neurons, model)
+    edit = edit_of(file)
+    if run is not None and run.manifest.inputs.fingerprint not in ("", file.fingerprint):
         raise ExportError(
             f"{run.folder}: a run of another model ({run.manifest.model}) than that of the "
-            f"edit ({neurons.model}). Name a run of {neurons.model}."
+            f"edit ({file.model}). Name a run of {file.model}."
         )
     hub_id = _hub_id(model)
     data = ModelCardData(
@@ -112,20 +115,20 @@ def model_card(
     card = ModelCard.from_template(
         data,
         template_str=files("unmemorize.export").joinpath(_TEMPLATE).read_text(encoding="utf-8"),
-        edit=neurons,
-        title=describe(edit_of(neurons)),
-        neurons=neurons_of(edit_of(neurons)),
-        moved=readings_of(edit_of(neurons), ClosedFormEdit),
-        reread=readings_of(edit_of(neurons), ClosedFormNeuronEdit),
-        tensors=[part.file_name for part in weight_edits(edit_of(neurons))],
+        edit=file,
+        title=describe(edit),
+        neurons=neurons_of(edit),
+        moved=readings_of(edit, ClosedFormEdit),
+        reread=readings_of(edit, ClosedFormNeuronEdit),
+        tensors=[part.file_name for part in weight_edits(edit)],
         base=hub_id or Path(model.base_name).name,
         loras=model.loras,
-        found=list(_lines(neurons.found)),
+        found=list(_lines(file.found)),
         table=None if run is None else _table(run),
         lora=lora,
         files={
-            each.file_name(neurons.model): each.programs
-            for each in (fitting_layouts(exportable(model, neurons), layout) if lora else ())
+            each.file_name(file.model): each.programs
+            for each in (fitting_layouts(exportable(model, file), layout) if lora else ())
         },
     )
     return str(card).rstrip() + "\n"

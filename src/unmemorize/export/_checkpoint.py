@@ -14,8 +14,7 @@ from torch import Tensor
 from unmemorize._errors import ExportError
 from unmemorize._files import whole_folder
 from unmemorize._paths import exists
-from unmemorize.export._carried import AnyEditFile
-from unmemorize.export._exportable import exportable
+from unmemorize.export._exportable import AnyEdit, exportable
 from unmemorize.export._loaded_components import refuse_other_components
 from unmemorize.export._model_folder import CARD, EDIT, NEURONS, is_license, stored_key
 from unmemorize.export._rows import Rewrite, read_header, rewrite_rows, same_up_to_rounding
@@ -26,7 +25,7 @@ from unmemorize.pipelines import Model, folder_of, model_files
 
 def bake(
     pipe: DiffusionPipeline | Model,
-    neurons: AnyEditFile,
+    neurons: AnyEdit | None,
     folder: str | Path,
     *,
     card: str | None = None,
@@ -44,7 +43,7 @@ def bake(
 
     Args:
         pipe: the model, loaded from a folder or from the Hub.
-        neurons: what to switch off and the scale (0 for off), or the file of another edit.
+        neurons: a neuron file or edit file, or neurons to switch off (also as a localization).
         folder: where the copy goes; it must not exist.
         card: the README.md of the copy, see `model_card`. None copies the base's.
 
@@ -52,9 +51,9 @@ def bake(
         The folder.
 
     Raises:
-        ExportError: the folder exists, the model has no files, something in memory is not what
-            its files hold (a changed, replaced or missing component, a fused LoRA), or a layer
-            cannot be exported.
+        ExportError: there is no edit (None), the folder exists, the model has no files, something
+            in memory is not what its files hold (a changed, replaced or missing component, a fused
+            LoRA), or a layer cannot be exported.
         NeuronError, EditError: the edit belongs to another model.
 
     Examples:
@@ -83,7 +82,7 @@ def bake(
             shutil.copyfile(source / name, copy / name)
         for component, layers in written.items():
             _change_layers(sorted((copy / component).glob("*.safetensors")), layers)
-        neurons.save(copy / (NEURONS if isinstance(neurons, NeuronFile) else EDIT))
+        edit.file.save(copy / (NEURONS if isinstance(edit.file, NeuronFile) else EDIT))
         if card is not None:
             (copy / CARD).write_text(card, encoding="utf-8")
         elif (source / CARD).is_file():

@@ -9,8 +9,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from unmemorize._errors import ExportError
+from unmemorize._files import type_in_words
 from unmemorize.export._carried import AnyEditFile, edit_of
 from unmemorize.generation import LayerChange
+from unmemorize.neurons import HasNeurons, NeuronFile, Neurons
 from unmemorize.pipelines import (
     Model,
     adds_to_weights,
@@ -56,15 +58,43 @@ class Exportable:
         return change.of_weight(value) if name == "weight" else change.of_bias(value)
 
 
-def exportable(pipe: DiffusionPipeline | Model, file: AnyEditFile) -> Exportable:
+AnyEdit = AnyEditFile | Neurons | HasNeurons
+"""What functions that export take: a file, or neurons of the model itself."""
+
+
+def as_edit_file(given: AnyEdit | None, model: Model) -> AnyEditFile:
+    """Return a neuron file or edit file itself, or make one of neurons of the model.
+
+    Raises:
+        ExportError: it is something else, such as nothing.
+        NeuronError: the neurons do not exist in the model.
+    """
+    if isinstance(given, AnyEditFile):
+        return given
+    if given is None:
+        raise ExportError(
+            "None: there is no edit to export. A mitigation has none (MitigationResult.file) where "
+            "no suspect was confirmed, or no edit was found; its outcomes tell which."
+        )
+    if not isinstance(getattr(given, "neurons", given), Neurons):
+        raise ExportError(
+            f"{given!r:.60}: {type_in_words(given)}. Give a NeuronFile, an EditFile such as the "
+            "file of a MitigationResult, or neurons."
+        )
+    return NeuronFile.of(model, given)
+
+
+def exportable(pipe: DiffusionPipeline | Model, edit: AnyEdit | None) -> Exportable:
     """Return what an edit does to weights, if it belongs to the model and weights can do it.
 
     Raises:
-        ExportError: an adapter that is no plain LoRA is loaded, the model is quantized, or neurons
-            lie in a layer that projects text and image together, which weights cannot tell apart.
+        ExportError: there is no edit, an adapter that is no plain LoRA is loaded, the model is
+            quantized, or neurons lie in a layer that projects text and image together, which
+            weights cannot tell apart.
         NeuronError, EditError: the edit belongs to another model.
     """
     model = Model.of(pipe)
+    file = as_edit_file(edit, model)
     file.check(model)
     _refuse_other_adapters(model)
     _refuse_quantized(model)

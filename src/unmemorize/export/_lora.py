@@ -35,8 +35,8 @@ from torch.nn import functional
 from unmemorize._errors import ExportError
 from unmemorize._files import atomic_write, safetensors_bytes
 from unmemorize._paths import exists
-from unmemorize.export._carried import AnyEditFile, as_metadata, edit_of, loras_as_metadata
-from unmemorize.export._exportable import Exportable, exportable
+from unmemorize.export._carried import as_metadata, edit_of, loras_as_metadata
+from unmemorize.export._exportable import AnyEdit, Exportable, exportable
 from unmemorize.export._lora_layouts import LoraLayout, fitting_layouts
 from unmemorize.export._lora_metadata import LoraContent
 from unmemorize.export._model_folder import CARD
@@ -68,7 +68,7 @@ class _Split:
 
 def export_lora(
     pipe: DiffusionPipeline | Model,
-    neurons: AnyEditFile,
+    neurons: AnyEdit | None,
     folder: str | Path,
     *,
     layout: str | None = None,
@@ -83,7 +83,8 @@ def export_lora(
 
     Args:
         pipe: the model.
-        neurons: what it multiplies by the file's scale at strength 1, or the file of another edit.
+        neurons: what it does at strength 1: a neuron file or edit file, or neurons to switch off
+            (also as a localization).
         folder: where it goes. It must not hold a LoRA of these names, nor a card if one is given.
         layout: "diffusers" or "kohya" for one file alone. None writes all that fit the model.
         card: a README.md to go with it, see `model_card`.
@@ -93,9 +94,10 @@ def export_lora(
         others tell model and layout.
 
     Raises:
-        ExportError: diffusers cannot load a LoRA into this kind of model, the layout is unknown
-            or does not fit, no LoRA that is smaller than the weights can hold the edit, a value is
-            too large for the type of the weights, or a file exists or cannot be written.
+        ExportError: there is no edit (None), diffusers cannot load a LoRA into this kind of model,
+            the layout is unknown or does not fit, no LoRA that is smaller than the weights can hold
+            the edit, a value is too large for the type of the weights, or a file exists or cannot
+            be written.
         NeuronError, EditError: the edit belongs to another model.
 
     Examples:
@@ -116,7 +118,7 @@ def export_lora(
             f"{type(model.pipe).__name__}: diffusers loads no LoRA into it. "
             "Export a checkpoint instead."
         )
-    files = {folder / chosen.file_name(neurons.model): chosen for chosen in layouts}
+    files = {folder / chosen.file_name(edit.file.model): chosen for chosen in layouts}
     for path in (*files, *([folder / CARD] if card is not None else [])):
         if exists(path):
             raise ExportError(f"{path}: exists already. Choose another folder, or delete it first.")
@@ -124,7 +126,7 @@ def export_lora(
         raise ExportError(f"{edit.file.model}: no neurons, so there is nothing to export.")
     layers = _factorized(edit)
     contents = {file: _lora_bytes(edit, layers, each, file) for file, each in files.items()}
-    save_tensors(edit_of(neurons), folder)
+    save_tensors(edit_of(edit.file), folder)
     for file, content in contents.items():
         atomic_write(file, content, ExportError)
     if card is not None:

@@ -21,8 +21,8 @@ from torch import Tensor
 from unmemorize._errors import ExportError
 from unmemorize._files import temporary_file
 from unmemorize._paths import exists
-from unmemorize.export._carried import AnyEditFile, as_metadata, edit_of
-from unmemorize.export._exportable import Exportable, exportable
+from unmemorize.export._carried import as_metadata, edit_of
+from unmemorize.export._exportable import AnyEdit, Exportable, exportable
 from unmemorize.export._rows import (
     Rewrite,
     copy_with_metadata,
@@ -60,7 +60,10 @@ class Location:
 
 
 def export_single_file(
-    pipe: DiffusionPipeline | Model, neurons: AnyEditFile, base: str | Path, output: str | Path
+    pipe: DiffusionPipeline | Model,
+    neurons: AnyEdit | None,
+    base: str | Path,
+    output: str | Path,
 ) -> Path:
     """Copy a single-file checkpoint and edit the weights in it.
 
@@ -70,7 +73,7 @@ def export_single_file(
 
     Args:
         pipe: the model, loaded from a diffusers folder with the same weights.
-        neurons: what to switch off and the scale (0 for off), or the file of another edit.
+        neurons: a neuron file or edit file, or neurons to switch off (also as a localization).
         base: the single file (safetensors), in any layout.
         output: where the copy goes. It appears when it is complete.
 
@@ -78,8 +81,8 @@ def export_single_file(
         The copy.
 
     Raises:
-        ExportError: the copy exists, a LoRA is in effect, the base does not hold a layer's weights
-            exactly once, or a file cannot be read or written.
+        ExportError: there is no edit (None), the copy exists, a LoRA is in effect, the base does
+            not hold a layer's weights exactly once, or a file cannot be read or written.
         NeuronError, EditError: the edit belongs to another model.
     """
     edit = exportable(pipe, neurons)
@@ -94,10 +97,10 @@ def export_single_file(
         for layer in layers_in_single_file(base, edit)
     ]
     with temporary_file(output, ExportError) as (copy, file):
-        copy_with_metadata(base, file, as_metadata(neurons))
+        copy_with_metadata(base, file, as_metadata(edit.file))
         file.flush()
         rewrite_rows(copy, rewrites)
-        save_tensors(edit_of(neurons), output.parent)
+        save_tensors(edit_of(edit.file), output.parent)
         shutil.copymode(base, copy)
         copy.replace(output)
     return output

@@ -5,13 +5,14 @@ from unmemorize.generation._closed_form import ClosedFormEdit, Erased
 from unmemorize.generation._closed_form_neurons import ClosedFormNeuronEdit, Reread
 from unmemorize.generation._combined import CombinedEdit, edit_from_json, save_tensors, weight_edits
 from unmemorize.generation._denoiser_calls import Calls, DrawingCall, watching
-from unmemorize.generation._edit_file import EditFile
+from unmemorize.generation._edit_file import EditFile, as_edit
 from unmemorize.generation._edits import Edit, NeuronEdit
 from unmemorize.generation._generate import (
     GenerationSettings,
     drawn_latents,
     generate,
     generate_each,
+    usual_generation,
 )
 from unmemorize.generation._generate_all import finished_images, generate_all, open_image_set
 from unmemorize.generation._image_sets import (
@@ -77,6 +78,7 @@ __all__ = [
     "ShownPrompts",
     "Truncation",
     "WeightEdit",
+    "as_edit",
     "drawn_latents",
     "edit_from_json",
     "finished_images",
@@ -95,6 +97,7 @@ __all__ = [
     "text_inputs",
     "text_projections",
     "truncate",
+    "usual_generation",
     "watching",
     "way_to_images",
     "weight_edits",

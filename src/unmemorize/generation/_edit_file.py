@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from unmemorize._errors import EditError
+from diffusers import DiffusionPipeline
+
+from unmemorize._errors import EditError, NeuronError
 from unmemorize._files import (
     as_path,
     atomic_write,
@@ -16,9 +18,12 @@ from unmemorize._files import (
     read_json,
     refuse_unprintable,
     to_json,
+    type_in_words,
 )
 from unmemorize.generation._combined import edit_from_json, save_tensors
-from unmemorize.generation._edits import Edit
+from unmemorize.generation._edits import Edit, NeuronEdit
+from unmemorize.generation._interventions import Change
+from unmemorize.neurons import HasNeurons, NeuronFile, Neurons, as_neurons
 from unmemorize.pipelines import Model
 
 SCHEMA = "unmemorize.edit/1"
@@ -53,14 +58,21 @@ class EditFile:
     found: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Model, edit: Edit, *, found: Mapping[str, Any] | None = None) -> EditFile:
+    def of(
+        cls,
+        model: DiffusionPipeline | Model,
+        edit: Edit,
+        *,
+        found: Mapping[str, Any] | None = None,
+    ) -> EditFile:
         """Make the file of an edit of a model.
 
         Args:
-            model: the model.
+            model: a loaded pipeline, or a `Model` of it.
             edit: an edit that fits it.
             found: how it was found, for people.
         """
+        model = Model.of(model)
         return cls(
             edit=edit,
             model=model.name,
@@ -141,6 +153,36 @@ class EditFile:
                 f"this edit was made for {self.model} ({model.contrast(self.fingerprint)}). Load "
                 "the model it belongs to, with the same --dtype and --value-layers."
             )
+
+
+def as_edit(
+    given: Neurons | HasNeurons | Change | EditFile, model: Model, *, scale: float = 0.0
+) -> Change:
+    """Return what changes images: an edit or an intervention itself, or the edit of what is given.
+
+    Args:
+        given: an edit, an intervention, neurons, a localization, a neuron file or an edit file.
+        model: the model to edit.
+        scale: what neurons are multiplied by. A neuron file has its own.
+
+    Raises:
+        NeuronError: it is something else.
+        NeuronError, EditError: the file belongs to another model.
+    """
+    if isinstance(given, NeuronFile):
+        given.check(model)
+        return NeuronEdit(given.neurons, given.scale)
+    if isinstance(given, EditFile):
+        given.check(model)
+        return given.edit
+    if hasattr(given, "applied") or hasattr(given, "plan"):
+        return cast(Change, given)
+    if isinstance(getattr(given, "neurons", given), Neurons):
+        return NeuronEdit(as_neurons(cast(HasNeurons, given)), scale)
+    raise NeuronError(
+        f"{given!r:.60}: {type_in_words(given)}. Give Neurons, a Localization, an edit, the file "
+        "of one (NeuronFile.load or EditFile.load), or an intervention."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

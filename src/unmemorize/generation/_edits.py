@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from unmemorize._errors import NeuronError
-from unmemorize._files import from_json
+from unmemorize._files import from_json, refuse_other_type
 from unmemorize.generation._layer_changes import LayerChange
 from unmemorize.neurons import Neurons, check_scale, scaled
 from unmemorize.pipelines import Model
@@ -55,7 +55,7 @@ class NeuronEdit:
         scale: 0 switches off, a fraction weakens, a negative number inverts; in (-1e6, 1e6).
 
     Raises:
-        NeuronError: the scale is out of its range.
+        NeuronError: the neurons are none, or the scale is out of its range.
 
     Examples:
         >>> edit = NeuronEdit(Neurons({"attn2.to_v": [3]}), scale=0.5)
@@ -69,6 +69,8 @@ class NeuronEdit:
     scale: float = 0.0
 
     def __post_init__(self) -> None:
+        way_out = "Give Neurons, such as those of a localization or a neuron file."
+        refuse_other_type("neurons", self.neurons, Neurons, NeuronError, way_out)
         check_scale(self.scale)
 
     def changes(self, model: Model) -> dict[str, LayerChange]:

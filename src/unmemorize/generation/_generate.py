@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from unmemorize._bundled import usual_for
 from unmemorize._checked import Seed, check_fields
-from unmemorize._errors import ModelError, NeuronError
-from unmemorize._files import refuse_other_type, type_in_words
+from unmemorize._errors import ModelError
+from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.engines import Progress, silent
-from unmemorize.generation._edits import NeuronEdit
+from unmemorize.generation._edit_file import EditFile, as_edit
 from unmemorize.generation._interventions import Change, Drawing, applied
-from unmemorize.neurons import Neurons, check_scale
-from unmemorize.pipelines import Model, decoding, run, sampler, sampling
+from unmemorize.neurons import HasNeurons, Neurons, check_scale
+from unmemorize.pipelines import Model, decoding, run, sampler, sampling, without_progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,31 +61,39 @@ class GenerationSettings:
                 raise ModelError(f"{name}={getattr(self, name)}: at least 1 is needed.")
 
 
+def usual_generation(model: Model) -> GenerationSettings:
+    """Make the settings that are used where none are given; the bundled model has its own."""
+    return GenerationSettings(**usual_for(model.pipe, "steps", "guidance"))
+
+
 def generate(
     pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
-    neurons: Neurons | Change | None = None,
+    neurons: Neurons | HasNeurons | Change | EditFile | None = None,
     *,
     settings: GenerationSettings | None = None,
 ) -> list[Image.Image]:
     """Generate images of a prompt with neurons switched off, or under another edit or intervention.
 
-    While it runs, the pipeline's scheduler is replaced by DDIM (not for flow matching), and its
-    safety checker is off.
+    While it runs, the pipeline's scheduler is replaced by DDIM (not for flow matching), its safety
+    checker is off, and its progress bar is hidden.
 
     Args:
         pipe: a loaded pipeline.
         prompt: the prompt.
-        neurons: the neurons to switch off, at ``settings.scale``, an edit, or an intervention. By
-            default nothing is changed.
-        settings: how to generate.
+        neurons: neurons to switch off, also as a localization, at ``settings.scale``; an edit or
+            the file of one, which have a scale of their own; or an intervention. By default nothing
+            is changed.
+        settings: how to generate. By default the paper's way, and on the bundled model with its own
+            steps and guidance.
 
     Returns:
         ``settings.images`` RGB images. Image i starts from row i of the initial noise.
 
     Raises:
         PromptError: the prompt is empty or neither a text nor a `Prompt`.
-        NeuronError: the neurons do not exist in this model.
+        NeuronError, EditError: the neurons do not exist in this model, or a file belongs to another
+            one.
         ModelError: an image holds NaN, or there are more steps than the model has timesteps.
 
     Source: section 4 of the paper.
@@ -96,19 +105,14 @@ def generate(
         >>> [image.size for image in generate(pipe, "a cat", settings=settings)]
         [(64, 64), (64, 64)]
     """
+    model, text = Model.of(pipe), as_prompt(prompt).text
     if settings is None:
-        settings = GenerationSettings()
+        settings = usual_generation(model)
     refuse_other_type(
         "settings", settings, GenerationSettings, ModelError, "Give GenerationSettings(...)."
     )
-    edit = NeuronEdit(neurons, settings.scale) if isinstance(neurons, Neurons) else neurons
-    if edit is not None and not (hasattr(edit, "applied") or hasattr(edit, "plan")):
-        raise NeuronError(
-            f"neurons={edit!r:.60}: {type_in_words(edit)}. Give Neurons, such as those of a neuron "
-            "file (NeuronFile.load(PATH).neurons), an edit, or an intervention."
-        )
-    text = as_prompt(prompt).text
-    return generate_each(Model.of(pipe), [text], [edit], settings=settings)[0]
+    edit = None if neurons is None else as_edit(neurons, model, scale=settings.scale)
+    return generate_each(model, [text], [edit], settings=settings)[0]
 
 
 @torch.inference_mode(False)  # some interventions differentiate, whatever mode the caller is in
@@ -291,12 +295,13 @@ def _without_safety_checker(pipe: Any) -> Iterator[None]:
 def _run_from_noise(
     pipe: Any, prompts: Sequence[str], guidance: float, latents: Tensor, **options: Any
 ) -> Any:
-    """Call the pipeline with this initial noise."""
-    if "latents" in inspect.signature(type(pipe).__call__).parameters:
-        return run(pipe, prompts, guidance, latents=latents, **options)
-    # DeepFloyd IF takes no initial noise as an argument
-    pipe.prepare_intermediate_images = lambda *_, **__: latents
-    try:
-        return run(pipe, prompts, guidance, **options)
-    finally:
-        del pipe.prepare_intermediate_images
+    """Call the pipeline with this initial noise, without its progress bar."""
+    with without_progress_bar(pipe):
+        if "latents" in inspect.signature(type(pipe).__call__).parameters:
+            return run(pipe, prompts, guidance, latents=latents, **options)
+        # DeepFloyd IF takes no initial noise as an argument
+        pipe.prepare_intermediate_images = lambda *_, **__: latents
+        try:
+            return run(pipe, prompts, guidance, **options)
+        finally:
+            del pipe.prepare_intermediate_images

@@ -62,11 +62,11 @@ from unmemorize.mitigation import (
     OrdinaryChange,
     OrdinaryImages,
     OrdinaryTask,
+    announced_by,
     digest,
     ordinary_change,
     ordinary_items,
     read_ordinary,
-    unannounced,
 )
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, drive_to_end, hash_of_file, open_run, run_prompts
@@ -119,7 +119,7 @@ def harden_all(
     inputs: HardeningInputs,
     *,
     execution: Execution | None = None,
-    announce: Announce = unannounced,
+    announce: Announce | None = None,
 ) -> HardeningResult:
     """Train a model against attacks, and judge it by attacks on the trained model; or resume.
 
@@ -128,7 +128,8 @@ def harden_all(
         pipe: the unedited model. Its weights are trained in place and put back at the end.
         inputs: what to work with.
         execution: who draws and judges. Attack and training of the rounds are done here.
-        announce: opens the progress of each stage by its title.
+        announce: opens the progress of each stage by its title. By default all stages report to the
+            callback of ``execution``, one after the other.
 
     Returns:
         The outcome and the edit, which are in the run folder, too.
@@ -141,6 +142,7 @@ def harden_all(
     """
     settings, model = run.settings(HardeningRun).settings, Model.of(pipe)
     execution, prompts = execution or Execution(), run_prompts(run)
+    announce = announce or announced_by(execution)
     if not (run.folder / EDIT).exists():
         hardened = _trained(run, model, targets_of(prompts), inputs, settings, announce)
         EditFile.of(model, hardened, found={"run": run.manifest.kind}).save(run.folder / EDIT)

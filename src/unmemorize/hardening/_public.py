@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 from diffusers import DiffusionPipeline
 
@@ -11,20 +12,20 @@ from unmemorize._bundled import is_bundled
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.audit import AuditInputs, distinct_controls
 from unmemorize.engines import Execution
-from unmemorize.generation import Edit, NeuronEdit
+from unmemorize.generation import Edit, EditFile, as_edit
 from unmemorize.hardening._harden import harden_all, open_hardening
 from unmemorize.hardening._result import HardeningResult
 from unmemorize.hardening._settings import HardeningInputs, HardeningSettings
-from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor
+from unmemorize.metrics import ClipAlignment, Descriptor, usual_descriptor
 from unmemorize.mitigation import OrdinaryCaptions
-from unmemorize.neurons import Neurons
+from unmemorize.neurons import HasNeurons, Neurons
 from unmemorize.pipelines import Model
 from unmemorize.runs import given_or_temporary
 
 
 def harden(
     pipe: DiffusionPipeline | Model,
-    edit: Neurons | Edit,
+    edit: Neurons | HasNeurons | Edit | EditFile,
     prompts: Iterable[str | Prompt],
     *,
     controls: Sequence[str | Path] = (),
@@ -78,9 +79,9 @@ def harden(
         clip = ClipAlignment()
     inputs = HardeningInputs(
         audit=AuditInputs(
-            edit=NeuronEdit(edit) if isinstance(edit, Neurons) else edit,
+            edit=cast(Edit, as_edit(edit, model)),
             captions=ordinary.ordinary,
-            descriptor=descriptor or BundledDescriptor(),
+            descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
             controls=distinct_controls(controls),
         ),
         keep=ordinary.keep,

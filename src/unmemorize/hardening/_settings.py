@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
+from diffusers import DiffusionPipeline
+
 from unmemorize._bundled import is_bundled
 from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
 from unmemorize.audit import STARTS, AuditInputs, AuditSettings, Start
-from unmemorize.generation import Edit
+from unmemorize.generation import Edit, usual_generation
 from unmemorize.metrics import ClipAlignment
 from unmemorize.mitigation import digest
 from unmemorize.pipelines import Model
@@ -130,16 +132,20 @@ class HardeningSettings:
         return f"{seen}; it did not see {ATTACK} from {', '.join(others)}."
 
     @classmethod
-    def of(cls, model: Model, **options: Any) -> Self:
-        """Make settings for a model; the bundled one needs a higher learning rate.
+    def of(cls, model: DiffusionPipeline | Model, **options: Any) -> Self:
+        """Make settings for a model.
+
+        The bundled one needs a higher learning rate, and is drawn with its own steps and guidance.
 
         Args:
-            model: the model.
+            model: a loaded pipeline, or a `Model` of it.
             options: settings that are given. A rate that is not depends on the rank, too.
         """
+        model = Model.of(model)
+        audit = replace(_judging(), generation=usual_generation(model))
         rate = _BUNDLED_RATE if is_bundled(model.pipe) else cls.rate
         factor = _LOW_RANK_FACTOR if options.get("rank") else 1
-        return cls(**{"rate": rate * factor, **options})
+        return cls(**{"rate": rate * factor, "audit": audit, **options})
 
 
 @dataclass(frozen=True, kw_only=True)

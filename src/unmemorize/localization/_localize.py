@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from diffusers import DiffusionPipeline
 
+from unmemorize._bundled import usual_for
 from unmemorize._errors import ModelError, StatisticsError, ThresholdError
 from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
@@ -57,7 +58,8 @@ def localize(
             `default_statistics`.
         threshold: calibrated for this model under the same noise settings; by default the one kept
             for it, see `default_threshold`.
-        settings: how to localize. By default the paper's way, except for the refinement.
+        settings: how to localize. By default the paper's way, except for the refinement, and on the
+            bundled model by its own criterion (`testbed.defaults`).
         progress: called after each pass with the denoiser samples so far and None, because nobody
             knows how many there will be. Before that it counts the captions of statistics and
             threshold if these have to be made.
@@ -103,7 +105,10 @@ def localize(
     refuse_other_type(
         "threshold", threshold, Threshold, ThresholdError, "Load it first: Threshold.load(PATH)."
     )
-    settings = settings or LocalizationSettings(noise=threshold.settings)
+    if settings is None:  # a published number has no value for the criterion "seeds"
+        known = threshold.localize.tau_seeds is not None
+        usual = usual_for(model.pipe, "criterion") if known else {}
+        settings = LocalizationSettings(noise=threshold.settings, **usual)
     return localize_prompt(model, prompt, statistics, threshold, settings, progress=progress)
 
 

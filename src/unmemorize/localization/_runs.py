@@ -67,12 +67,13 @@ class LocalizationRun:
     @classmethod
     def of(
         cls,
-        model: Model,
+        model: DiffusionPipeline | Model,
         settings: LocalizationSettings,
         statistics: Statistics,
         threshold: Threshold,
     ) -> LocalizationRun:
         """Make the settings of a run with this model, these statistics and this threshold."""
+        model = Model.of(model)
         return cls(
             localization=settings,
             detector=threshold.detect.detector,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self, cast
 from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
 from unmemorize._files import from_json, to_json
-from unmemorize._prompts import Prompt
+from unmemorize._prompts import Prompt, as_prompt
 from unmemorize._registry import Registry
 from unmemorize.generation import Change, GenerationSettings, Intervention
 from unmemorize.localization import Localization
@@ -22,10 +22,13 @@ class Suspect:
     """A memorized prompt, and what is known about it. Each method takes what it needs.
 
     Args:
-        prompt: the prompt. `Prompt.images` names its training images.
+        prompt: the prompt. `Prompt.images` names its training images. A text becomes a prompt.
         localizations: what localization found for it, one record for each refinement.
         ordinary: captions of ordinary images, which an edit should leave alone.
         settings: how images are generated: steps, guidance and batch.
+
+    Raises:
+        PromptError: the prompt is none.
 
     Examples:
         >>> Suspect(prompt=Prompt("a cat")).localizations
@@ -36,6 +39,9 @@ class Suspect:
     localizations: tuple[Localization, ...] = ()
     ordinary: tuple[str, ...] = ()
     settings: GenerationSettings = field(default_factory=GenerationSettings)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", as_prompt(self.prompt))
 
 
 class Mitigation(Protocol):

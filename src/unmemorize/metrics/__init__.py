@@ -2,7 +2,12 @@
 
 from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._copies import copy_scores, pixel_correlation
-from unmemorize.metrics._descriptor import BundledDescriptor, CopyNet, Descriptor
+from unmemorize.metrics._descriptor import (
+    BundledDescriptor,
+    CopyNet,
+    Descriptor,
+    usual_descriptor,
+)
 from unmemorize.metrics._detection import Separation, auroc, tpr_at_fpr
 from unmemorize.metrics._download import download, fetch_images
 from unmemorize.metrics._evaluation import evaluate_all
@@ -76,5 +81,6 @@ __all__ = [
     "summarize",
     "to_rgb",
     "tpr_at_fpr",
+    "usual_descriptor",
     "wilson_interval",
 ]

@@ -102,12 +102,18 @@ def copy_scores(generated: Tensor, references: Tensor) -> Tensor:
         Cosines in [-1, 1], (N,).
 
     Raises:
-        MetricError: there is no reference.
+        MetricError: there is no reference, or one of the two is no tensor of vectors.
 
     Examples:
         >>> copy_scores(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
         tensor([0.6000])
     """
+    for name, vectors in (("generated", generated), ("references", references)):
+        if not isinstance(vectors, Tensor) or vectors.ndim != 2:
+            raise MetricError(
+                f"{name}={vectors!r:.60}: not unit vectors, (N, D). Describe the images first: "
+                "FileDescriptor.sscd(PATH)(IMAGES)."
+            )
     if not len(references):
         raise MetricError(
             "no training image to compare with. "

@@ -7,6 +7,7 @@ bundled model.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,8 @@ from unmemorize import _bundled
 from unmemorize._errors import MetricError
 from unmemorize._files import read_bytes
 from unmemorize.metrics._read_image import to_rgb
+
+_logger = logging.getLogger("unmemorize")
 
 
 class Descriptor(Protocol):
@@ -123,3 +126,17 @@ class BundledDescriptor:
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
         embeddings: Tensor = self._net(pixels)
         return embeddings
+
+
+def usual_descriptor(*, bundled: bool) -> BundledDescriptor:
+    """Return the bundled descriptor, with a warning if it is not made for the model's images.
+
+    Args:
+        bundled: whether the model is the bundled one.
+    """
+    if not bundled:
+        _logger.warning(
+            "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. Take "
+            "its numbers on other images as a hint, or give SSCD (--sscd, FileDescriptor.sscd)."
+        )
+    return BundledDescriptor()

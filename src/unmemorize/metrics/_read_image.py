@@ -30,6 +30,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from unmemorize._errors import MetricError
+from unmemorize._files import refuse_other_type
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +106,15 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
         name: what errors and warnings call it.
 
     Raises:
-        MetricError: its values have no meaning as colours.
+        MetricError: it is no image of Pillow, or its values have no meaning as colours.
 
     Examples:
         >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 51))).getpixel((0, 0))
         (255, 204, 204)
     """
+    refuse_other_type(
+        "image", image, Image.Image, MetricError, "Open it first: PIL.Image.open(PATH)."
+    )
     opaque = _over_white(_eight_bits(image, name))
     rgb = _upright(_to_srgb(opaque, image.info.get("icc_profile"), name), image, name)
     # a copy, because converting an image to its own mode returns it with its metadata

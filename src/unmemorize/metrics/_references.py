@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from unmemorize._errors import MetricError
+from unmemorize._files import as_path
 from unmemorize._paths import entries
 from unmemorize._prompts import Prompt
 from unmemorize.metrics._images import image_files, images_in
@@ -67,9 +68,10 @@ def match_references(folder: str | Path, prompts: Sequence[Prompt]) -> MatchedRe
         prompts: all prompts of a run.
 
     Raises:
-        MetricError: the folder holds no images, no name tells a prompt, or numbers are ambiguous.
+        MetricError: it is no path, the folder holds no images, no name tells a prompt, or numbers
+            are ambiguous.
     """
-    folder = Path(folder)
+    folder = as_path(folder, MetricError, "folder of training images")
     in_subfolders = [path for inner in entries(folder) for path in images_in(inner)]
     flat = images_in(folder) if in_subfolders else image_files(folder)
     numbered_by = {path: path.parent.name for path in in_subfolders}

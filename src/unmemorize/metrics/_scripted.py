@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unmemorize._errors import MetricError, first_line
-from unmemorize._files import read_bytes
+from unmemorize._files import as_path, read_bytes
+from unmemorize._paths import is_file
 from unmemorize.metrics._read_image import to_rgb
 
 SSCD_URL = "https://dl.fbaipublicfiles.com/sscd-copy-detection/sscd_disc_mixup.torchscript.pt"
@@ -71,6 +72,10 @@ class FileDescriptor:
         Raises:
             MetricError: the file is missing or has another hash.
         """
+        if not is_file(as_path(path, MetricError, "file of SSCD")):
+            raise MetricError(
+                f"{path}: there is no such file. Download it first: unmemorize fetch sscd"
+            )
         return cls(path, side=SSCD_SIDE, sha256=SSCD_SHA256)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ from unmemorize.mitigation._result import EDIT, RESULT, MitigationResult, Prompt
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._settings import MitigationSettings, Part
-from unmemorize.mitigation._stages import SAME, Announce, Stages, digest, unannounced
+from unmemorize.mitigation._stages import SAME, Announce, Stages, announced_by, digest, unannounced
 from unmemorize.mitigation._standing import Standing, standings
 from unmemorize.mitigation._text_encoder import refuse_other_part
 
@@ -65,6 +65,7 @@ __all__ = [
     "Stages",
     "Standing",
     "Verdict",
+    "announced_by",
     "confirm",
     "confirmed_by",
     "control_edit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -121,12 +121,18 @@ def read_confirmations(run: Run) -> dict[int, ConfirmationRecord]:
     return dict(run.typed(CONFIRMATIONS, ConfirmationRecord, way_out))
 
 
-def warn_of_lost_images(prompts: Iterable[Prompt]) -> None:
-    """Warn of prompts that name training images of which none can be read.
+def warn_of_missing_images(prompts: Collection[Prompt]) -> None:
+    """Warn if no prompt names a training image, and of those that name some but none can be read.
 
     Their copies are told by agreement, which is another question. Published links go stale, so it
     is no error.
     """
+    if prompts and not any(each.images for each in prompts):
+        _logger.warning(
+            "No suspect names a training image, so copies are told by how much images of one "
+            "prompt agree, and verdicts rest on that. Name the images in the column images of the "
+            "prompt file, or give a folder of references."
+        )
     lost = [each for each in prompts if each.images and not read_references(each.images).images]
     if lost:
         _logger.warning(

@@ -13,7 +13,7 @@ from unmemorize.detection import REGION_SAMPLES
 from unmemorize.generation import has_closed_form
 from unmemorize.methods import seconds_of_training
 from unmemorize.metrics import have_references
-from unmemorize.mitigation._confirmation import warn_of_lost_images
+from unmemorize.mitigation._confirmation import warn_of_missing_images
 from unmemorize.mitigation._ladders import ladder_names
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS
 from unmemorize.mitigation._paraphrases import PARAPHRASE_SEEDS
@@ -63,7 +63,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
         suspects: the prompts. Where one has no training image, copies are told by how much images
             agree, and the level of that takes more ordinary images.
     """
-    warn_of_lost_images(suspects)
+    warn_of_missing_images(suspects)
     count = len(suspects)
     guided = suspects if has_closed_form(model) else ()
     starts = [starts_of(each.text) for each in guided]

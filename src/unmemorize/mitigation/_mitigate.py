@@ -49,7 +49,7 @@ from unmemorize.mitigation._confirmation import (
     screen,
     screen_level,
     search_seeds,
-    warn_of_lost_images,
+    warn_of_missing_images,
 )
 from unmemorize.mitigation._guides import Guide, find_guides
 from unmemorize.mitigation._images import ImagesRecord
@@ -70,7 +70,7 @@ from unmemorize.mitigation._search import (
     search,
     strengthened,
 )
-from unmemorize.mitigation._stages import Announce, Stages, digest, unannounced
+from unmemorize.mitigation._stages import Announce, Stages, announced_by, digest
 from unmemorize.mitigation._text_encoder import refuse_other_part, taught
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
@@ -84,7 +84,7 @@ def mitigate_all(
     *,
     attempts: int = ATTEMPTS,
     execution: Execution | None = None,
-    announce: Announce = unannounced,
+    announce: Announce | None = None,
 ) -> MitigationResult:
     """Find one edit for all suspects of a run, and certify it; or resume.
 
@@ -95,7 +95,8 @@ def mitigate_all(
         attempts: how often all prompts may be certified, each time on a stronger edit. A later call
             with a higher number resumes; those that were made count in any case.
         execution: who does the work.
-        announce: opens the progress of each stage by its title.
+        announce: opens the progress of each stage by its title. By default all stages report to the
+            callback of ``execution``, one after the other.
 
     Returns:
         The verdicts and the edit. Both are in the run folder, too; of several shards, the first one
@@ -110,6 +111,7 @@ def mitigate_all(
     run = Run.of(run)
     settings = run.settings(MitigationRun).settings
     model, execution = Model.of(pipe), execution or Execution()
+    announce = announce or announced_by(execution)
     refuse_other_part(model, settings)
     if attempts < 1:
         raise MitigationError(f"attempts={attempts}: prompts are certified at least once.")
@@ -153,7 +155,7 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
     """
     captions, threshold = inputs.captions, inputs.threshold
     prompts = dict(enumerate(stream_prompts(stages.run)))
-    warn_of_lost_images(prompts.values())
+    warn_of_missing_images(prompts.values())
     images = stages.settings.ordinary_images
     before = stages.ordinary("ordinary", "ordinary-before", None, captions.ordinary, images)
     detections = screen(stages, prompts, threshold)

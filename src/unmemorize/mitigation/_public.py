@@ -8,11 +8,13 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
-from unmemorize._bundled import is_bundled
+from unmemorize._bundled import is_bundled, usual_for
 from unmemorize._prompts import Prompt, as_prompts
 from unmemorize.detection import Threshold, default_threshold
 from unmemorize.engines import Execution
-from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor, match_references
+from unmemorize.generation import usual_generation
+from unmemorize.localization import LocalizationSettings
+from unmemorize.metrics import ClipAlignment, Descriptor, match_references, usual_descriptor
 from unmemorize.mitigation._mitigate import mitigate_all
 from unmemorize.mitigation._result import MitigationResult
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
@@ -44,7 +46,9 @@ def mitigate(
         pipe: a loaded pipeline. It is left as it is.
         prompts: suspects. `Prompt.images` names their training images.
         references: a folder of training images, in place of those that the prompts name.
-        settings: what the edit must show. Noise settings are those of the threshold.
+        settings: what the edit must show. Noise settings are those of the threshold. Without any,
+            the bundled model is drawn with its own steps and guidance, and localized by its own
+            criterion (`testbed.defaults`), as on the command line.
         statistics, threshold: of this model. By default those kept for it, which are made first
             where they are missing.
         captions: ordinary captions. By default those of this package, or of the bundled model.
@@ -55,7 +59,7 @@ def mitigate(
             temporary folder is used.
         attempts: how often all prompts may be certified, each time on a stronger edit. A later call
             with a higher number resumes.
-        execution: who does the work.
+        execution: who does the work. Its ``progress`` is called in each stage, from 0 on.
 
     Returns:
         The verdicts, and the edit as `MitigationResult.file`. `deliver` writes the edited model
@@ -81,14 +85,16 @@ def mitigate(
     if references is not None:
         suspects = with_references(suspects, references)
     execution = execution or Execution()
-    settings = settings or MitigationSettings()
+    if settings is None:
+        localization = LocalizationSettings(**usual_for(model.pipe, "criterion"))
+        settings = MitigationSettings(localization=localization, generation=usual_generation(model))
     if clip is None and is_bundled(model.pipe):
         clip = ClipAlignment()
     inputs = MitigationInputs(
         statistics=statistics or default_statistics(model, execution=execution),
         threshold=threshold or default_threshold(model, execution=execution),
         captions=captions or OrdinaryCaptions.of(model),
-        descriptor=descriptor or BundledDescriptor(),
+        descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
         clip=clip,
     )
     with given_or_temporary(folder) as place:

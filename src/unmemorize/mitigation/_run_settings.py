@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from diffusers import DiffusionPipeline
+
 from unmemorize._bundled import bundled_captions, is_bundled
 from unmemorize._files import hash_texts
 from unmemorize.detection import SEED_SIMILARITY, Threshold
@@ -39,8 +41,9 @@ class OrdinaryCaptions:
         return (*self.keep, *self.further)
 
     @classmethod
-    def of(cls, model: Model) -> OrdinaryCaptions:
+    def of(cls, model: DiffusionPipeline | Model) -> OrdinaryCaptions:
         """Return the captions of this package, or those that the bundled model brings."""
+        model = Model.of(model)
         if is_bundled(model.pipe):
             ordinary, others = bundled_captions("test"), bundled_captions("calibration")
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+from diffusers import DiffusionPipeline
 
 from unmemorize._errors import NeuronError
 from unmemorize._files import (
@@ -19,7 +20,7 @@ from unmemorize._files import (
     refuse_unprintable,
     to_json,
 )
-from unmemorize.neurons._neurons import Neurons
+from unmemorize.neurons._neurons import HasNeurons, Neurons, neurons_in, scale_of
 from unmemorize.neurons._switching import LARGEST_SCALE, check_scale
 from unmemorize.pipelines import Model
 
@@ -58,30 +59,30 @@ class NeuronFile:
     @classmethod
     def of(
         cls,
-        model: Model,
-        neurons: Neurons,
+        model: DiffusionPipeline | Model,
+        neurons: Neurons | HasNeurons,
         *,
-        scale: float = 0.0,
+        scale: float | None = None,
         found: Mapping[str, Any] | None = None,
     ) -> NeuronFile:
         """Make the file of some neurons of a model.
 
         Args:
-            model: the model.
-            neurons: neurons of this model.
-            scale: what their outputs are multiplied by.
+            model: a loaded pipeline, or a `Model` of it.
+            neurons: neurons of this model, also as a localization.
+            scale: what their outputs are multiplied by, by default 0.
             found: how they were found, for people.
 
         Raises:
             NeuronError: the neurons do not exist in the model.
         """
-        neurons.check(model)
+        model = Model.of(model)
         return cls(
-            neurons=neurons,
+            neurons=neurons_in(model, neurons),
             model=model.name,
             fingerprint=model.fingerprint,
             revision=model.revision,
-            scale=scale,
+            scale=scale_of(neurons, scale),
             found=found or {},
         )
 

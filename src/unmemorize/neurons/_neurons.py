@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
 from unmemorize._errors import NeuronError
+from unmemorize._files import type_in_words
 from unmemorize.pipelines import Model
 
 
@@ -123,13 +124,61 @@ class Neurons:
                 )
 
 
+class HasNeurons(Protocol):
+    """What carries neurons, such as a `Localization` or a `NeuronFile`."""
+
+    @property
+    def neurons(self) -> Neurons:
+        """The neurons."""
+        ...
+
+
+def as_neurons(given: Neurons | HasNeurons) -> Neurons:
+    """Return neurons themselves, or those of what carries them.
+
+    Raises:
+        NeuronError: it is something else.
+    """
+    neurons = given if isinstance(given, Neurons) else getattr(given, "neurons", None)
+    if not isinstance(neurons, Neurons):
+        raise NeuronError(
+            f"{given!r:.60}: {type_in_words(given)}, not neurons. Give Neurons, a Localization or "
+            "a NeuronFile."
+        )
+    return neurons
+
+
+def neurons_in(model: Model, given: Neurons | HasNeurons) -> Neurons:
+    """Return neurons like `as_neurons`, if they fit a model.
+
+    Raises:
+        NeuronError: they are none, do not exist in the model, or lie in the file of another model.
+    """
+    neurons = as_neurons(given)
+    neurons.check(model)
+    if given is not neurons and hasattr(given, "check"):  # a neuron file knows its model
+        given.check(model)
+    return neurons
+
+
+def scale_of(given: Neurons | HasNeurons, scale: float | None) -> float:
+    """Return the scale that was asked for, else that of a neuron file, else 0."""
+    own: float = getattr(given, "scale", 0.0)
+    return own if scale is None else scale
+
+
 def random_control(
-    neurons: Neurons, widths: Mapping[str, int], seed: int, *, exclude: Neurons | None = None
+    neurons: Neurons | HasNeurons,
+    widths: Mapping[str, int],
+    seed: int,
+    *,
+    exclude: Neurons | None = None,
 ) -> Neurons:
     """Draw as many other neurons from each layer: the control for an effect of ``neurons``.
 
     Args:
-        neurons: what the control is for. None of them is drawn.
+        neurons: what the control is for, also as a localization or neuron file. None of them is
+            drawn.
         widths: layer path -> number of its neurons. Layers are drawn in this order, whatever that
             of the neurons is, so equal sets have equal controls.
         seed: seed of the draw.
@@ -147,6 +196,7 @@ def random_control(
         >>> len(control), len(control & neurons)
         (2, 0)
     """
+    neurons = as_neurons(neurons)
     rng = np.random.default_rng(seed)
     barred = neurons | (exclude or Neurons())
     for path in neurons.layers.keys() - widths.keys():

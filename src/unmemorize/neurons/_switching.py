@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ModelError, NeuronError
 from unmemorize._files import type_in_words
-from unmemorize.neurons._neurons import Neurons
+from unmemorize.neurons._neurons import HasNeurons, Neurons, neurons_in, scale_of
 from unmemorize.pipelines import Model, denoiser_call, refuse_fused, text_rows_only, uncompiled
 
 LARGEST_SCALE = 1e6
@@ -41,7 +41,10 @@ def check_scale(scale: object) -> None:
 
 @contextmanager
 def switched_off(
-    pipe: DiffusionPipeline | Model, neurons: Neurons, *, scale: float = 0.0
+    pipe: DiffusionPipeline | Model,
+    neurons: Neurons | HasNeurons,
+    *,
+    scale: float | None = None,
 ) -> Iterator[None]:
     """Multiply the outputs of neurons by ``scale`` while the context lasts.
 
@@ -50,11 +53,14 @@ def switched_off(
 
     Args:
         pipe: a loaded pipeline.
-        neurons: what to switch off. An empty set changes nothing.
-        scale: 0 switches off, a fraction weakens, a negative number inverts; in (-1e6, 1e6).
+        neurons: what to switch off: neurons, a localization or a neuron file. An empty set changes
+            nothing.
+        scale: 0 switches off, a fraction weakens, a negative number inverts; in (-1e6, 1e6). The
+            default is that of a neuron file, and else 0.
 
     Raises:
-        NeuronError: the neurons do not exist in this model, or the scale is out of its range.
+        NeuronError: the neurons do not exist in this model or belong to another one, or the scale
+            is out of its range.
         ModelError: the projections of a layer are fused.
 
     Examples:
@@ -64,11 +70,17 @@ def switched_off(
         >>> with switched_off(pipe, Neurons({layer: [4]})):
         ...     image = pipe("a cat", num_inference_steps=2).images[0]
     """
-    with scaled(Model.of(pipe), [neurons], scale):
+    model = Model.of(pipe)
+    with scaled(model, [neurons_in(model, neurons)], scale_of(neurons, scale)):
         yield
 
 
-def switch_off(pipe: DiffusionPipeline | Model, neurons: Neurons, *, scale: float = 0.0) -> None:
+def switch_off(
+    pipe: DiffusionPipeline | Model,
+    neurons: Neurons | HasNeurons,
+    *,
+    scale: float | None = None,
+) -> None:
     """Multiply the outputs of neurons by ``scale`` until `switch_on` is called.
 
     Neurons that an earlier call switched off are on again.
@@ -77,12 +89,11 @@ def switch_off(pipe: DiffusionPipeline | Model, neurons: Neurons, *, scale: floa
         pipe, neurons, scale: as in `switched_off`.
 
     Raises:
-        NeuronError: the neurons do not exist in this model, or the scale is out of its range. The
-            pipeline is then as before.
+        NeuronError: as in `switched_off`. The pipeline is then as before.
         ModelError: the projections of a layer are fused. The pipeline is then as before.
     """
     model = Model.of(pipe)
-    factors = _factors(model, [neurons], scale)
+    factors = _factors(model, [neurons_in(model, neurons)], scale_of(neurons, scale))
     switch_on(model)
     stack = _multiplied(model, factors)
     for path in factors:

@@ -185,7 +185,7 @@ def put_back_processors(denoiser: Any, processors: Mapping[str, Any]) -> None:
 
 @contextmanager
 def without_progress_bar(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Hide the progress bar, which would stand still."""
+    """Hide the progress bar, which would stand still, or come again for each batch."""
     config = getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(disable=True)
     try:

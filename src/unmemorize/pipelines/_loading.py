@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 
 from unmemorize import _bundled
 from unmemorize._errors import ModelError, TestbedError, first_line
+from unmemorize._files import type_in_words
 from unmemorize._paths import exists, is_folder
 from unmemorize.pipelines._lora_files import adapter_names, load_loras, lora_file, sha256_of
 from unmemorize.pipelines._quiet import quiet_loading
@@ -100,7 +101,7 @@ class Loading:
         except (RuntimeError, AssertionError) as problem:
             raise ModelError(
                 f"device {device}: the model cannot be put there ({first_line(problem)}). "
-                "Use --device auto or cpu."
+                'Use another one: --device cpu, or device="cpu" in Python.'
             ) from problem
 
     def _torch_device(self) -> str:
@@ -114,8 +115,8 @@ class Loading:
 def load_pipeline(
     model: str,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
@@ -126,7 +127,8 @@ def load_pipeline(
     Args:
         model: a Hub id, a folder, or "testbed" for the bundled model.
         device: "auto" (CUDA, then MPS, then CPU) or a torch device.
-        dtype: "auto" (float16 on CUDA, else float32), "float32", "float16" or "bfloat16".
+        dtype: "auto" (float16 on CUDA, else float32), "float32", "float16" or "bfloat16", or one
+            of these of torch.
         revision: a branch, tag or commit of the Hub.
         variant: a weight variant such as "fp16".
         local_files_only: whether to use only files that are already on this machine.
@@ -143,14 +145,32 @@ def load_pipeline(
     """
     loading = Loading(
         model,
-        device,
-        dtype,
+        in_words(device),
+        in_words(dtype),
         revision,
         variant,
         local_files_only,
         loras=loras or {},
     )
     return loading.pipeline()
+
+
+def in_words(choice: str | torch.device | torch.dtype) -> str:
+    """Return a device or dtype as `Loading` names it.
+
+    Raises:
+        ModelError: it is neither a text nor one of torch.
+
+    Examples:
+        >>> in_words(torch.device("cuda", 1)), in_words(torch.float16)
+        ('cuda:1', 'float16')
+    """
+    if not isinstance(choice, (str, torch.device, torch.dtype)):
+        raise ModelError(
+            f"{choice!r:.60}: {type_in_words(choice)}, not a device or dtype. Give a text or one "
+            "of torch."
+        )
+    return str(choice).removeprefix("torch.")
 
 
 def _absolute(source: str) -> str:

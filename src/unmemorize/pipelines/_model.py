@@ -19,7 +19,7 @@ from unmemorize.pipelines._denoiser import denoiser_of, refuse_caches, refuse_im
 from unmemorize.pipelines._denoising import denoised
 from unmemorize.pipelines._encoded import Conditioning, Guidance, separate
 from unmemorize.pipelines._fingerprint import fingerprint_of, is_first_edition
-from unmemorize.pipelines._loading import Loading
+from unmemorize.pipelines._loading import Loading, in_words
 from unmemorize.pipelines._loras import Lora, adapters_in, loras_in
 from unmemorize.pipelines._memory import Memory
 from unmemorize.pipelines._noise_level import NoiseLevel
@@ -87,8 +87,8 @@ class Model:
         cls,
         model: str,
         *,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
         revision: str | None = None,
         variant: str | None = None,
         local_files_only: bool = False,
@@ -102,8 +102,8 @@ class Model:
         """
         loading = Loading(
             model,
-            device,
-            dtype,
+            in_words(device),
+            in_words(dtype),
             revision,
             variant,
             local_files_only,

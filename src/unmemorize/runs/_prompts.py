@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, parse_json, publish, temporary_file, to_json
 from unmemorize._paths import exists, is_utf8
-from unmemorize._prompts import Prompt
+from unmemorize._prompts import Prompt, iter_as_prompts
 from unmemorize.pipelines import Model
 from unmemorize.runs._environment import UNKNOWN, Environment
 from unmemorize.runs._manifest import Inputs, RunSettings
@@ -40,7 +40,7 @@ class _StoredImages:
 def open_run(
     folder: str | Path,
     pipe: DiffusionPipeline | Model,
-    prompts: Iterable[Prompt],
+    prompts: Iterable[str | Prompt],
     settings: RunSettings,
     *,
     new: bool = False,
@@ -51,13 +51,14 @@ def open_run(
     Args:
         folder: the run folder.
         pipe: a loaded pipeline.
-        prompts: read once, one after the other.
+        prompts: texts or prompts, read once, one after the other.
         settings: what else determines the results.
         new: take FOLDER-2, FOLDER-3, ... where the folder holds a run with other settings or
             prompts.
         way_out: what to do about a run with other settings, for the error.
 
     Raises:
+        PromptError: ``prompts`` is a single text, or one of them is not a prompt.
         RunError: the folder holds another run.
     """
     model = Model.of(pipe)
@@ -96,7 +97,7 @@ def refuse_other_run(
 
 def start_run(
     folder: str | Path,
-    prompts: Iterable[Prompt],
+    prompts: Iterable[str | Prompt],
     settings: RunSettings,
     inputs: Inputs,
     *,
@@ -116,12 +117,13 @@ def start_run(
     Raises:
         RunError: the folder holds another run or cannot be written, or the path of a training image
             is no UTF-8.
+        PromptError: as in `open_run`.
         OSError: the prompts raise it.
     """
     try:
         return _start_run(
             Path(folder),
-            _watched(prompts),
+            _watched(iter_as_prompts(prompts)),
             settings,
             inputs,
             model=model,

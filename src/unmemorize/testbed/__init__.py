@@ -1,12 +1,17 @@
 """The bundled model: a small text-to-image model that really memorizes known images."""
 
-from unmemorize._bundled import clip_path, descriptor_path, statistics_path, threshold_path
+from unmemorize._bundled import (
+    clip_path,
+    defaults,
+    descriptor_path,
+    statistics_path,
+    threshold_path,
+)
 from unmemorize._bundled import model_path as path
 from unmemorize.testbed._assets import (
     Planted,
     UnusedPhotograph,
     captions,
-    defaults,
     planted,
     unused,
 )

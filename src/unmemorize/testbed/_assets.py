@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from unmemorize._bundled import bundled_captions, existing
 from unmemorize._prompts import Prompt
 from unmemorize.neurons import Neurons
 from unmemorize.testbed._layout import (
-    DEFAULTS,
     PLANTED,
     PLANTED_IMAGES,
     UNUSED,
@@ -123,13 +121,3 @@ def captions(split: Literal["train", "calibration", "test"]) -> tuple[str, ...]:
             held out for calibration or for tests.
     """
     return bundled_captions(split)
-
-
-def defaults() -> Mapping[str, Any]:
-    """Read the settings that suit the bundled model; other models keep the paper's.
-
-    Returns:
-        The criterion, guidance and steps.
-    """
-    content: dict[str, Any] = json.loads(existing(DEFAULTS).read_text(encoding="utf-8"))
-    return content

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
-from unmemorize._bundled import statistics_path, threshold_path
+from unmemorize._bundled import defaults, statistics_path, threshold_path
 from unmemorize._errors import TestbedError
 from unmemorize.detection import (
     Detection,
@@ -29,7 +29,7 @@ from unmemorize.neurons import Neurons, switched_off
 from unmemorize.pipelines import Model
 from unmemorize.statistics import Statistics
 from unmemorize.testbed import _check_images
-from unmemorize.testbed._assets import Planted, captions, defaults, planted
+from unmemorize.testbed._assets import Planted, captions, planted
 from unmemorize.testbed._check_images import KINDS
 from unmemorize.testbed._findings import (
     Finding,
