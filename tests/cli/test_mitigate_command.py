@@ -65,4 +65,4 @@ def test_each_verdict_is_shown_with_a_bound(
     assert shown["reduced"].split()[1:5] == ["3/4", "0/10", "25.9", "%"]
     assert " 100.0 % " in shown["not removed"]
     assert "not tested  " in "".join(lines)
-    assert "upper bound of the copy rate, at 95 % confidence" in lines[-1]
+    assert "copy rate, at 95 % confidence over the whole search" in " ".join(lines[-2:])

@@ -96,6 +96,35 @@ def test_each_prompt_has_the_verdict_of_its_own_last_attempt(
     assert (numbers["after.copies"], numbers["after.images"]) == (7, 36)
 
 
+@pytest.mark.parametrize(
+    ("confidence", "status"), [({}, "reduced"), ({"confidence": 0.975}, "not removed")]
+)
+def test_a_reduction_is_told_as_it_was_when_the_run_was_made(
+    made: tuple[Run, Path, str], confidence: dict[str, float], status: str
+) -> None:
+    """0 of 12 after 3 of 4: at most .221 at 95 %, .265 at 97.5 %; at least .249 before.
+
+    Earlier versions, which record no confidence, took that of the whole search.
+    """
+    files = read(made[1])
+    manifest = json.loads(files["manifest.json"])
+    manifest["settings"]["settings"] |= {"declared": False, "alpha": 0.2}
+    result = json.loads(files["mitigation.json"])
+    for outcome in result["outcomes"]:
+        del outcome["confidence"]
+        outcome |= confidence
+    files |= {
+        "manifest.json": json.dumps(manifest).encode(),
+        "mitigation.json": json.dumps(result).encode(),
+    }
+    numbers = recompute(files)
+    assert [numbers[f"prompts.{index}.status"] for index in range(3)] == [
+        "not removed",
+        *[status] * 2,
+    ]
+    assert numbers[f"counts.{status}"] == 2 + (status == "not removed")
+
+
 def test_paraphrases_of_suspects_that_are_not_confirmed_are_passed_over(
     made: tuple[Run, Path, str],
 ) -> None:

@@ -245,7 +245,10 @@ def _print_verdicts(result: MitigationResult, confidence: float) -> None:
         table.add_row(outcome.status, *cells, outcome.prompt)
     console.print(table)
     if any(outcome.after for outcome in result.outcomes):
-        print_line(f"At most: upper bound of the copy rate, at {100 * confidence:g} % confidence.")
+        print_line(
+            f"At most: upper bound of the copy rate, at {100 * confidence:g} % confidence over the "
+            "whole search."
+        )
 
 
 def _counts(copies: Copies | None) -> str:

@@ -252,8 +252,9 @@ class Verdict:
         status: see `verdict`.
         counted: what the last attempt saw; None where nothing was tested.
         plan: what that attempt had fixed.
-        bound: upper bound of the copy rate under the edit: at the confidence of the attempt if it
-            passed, else at that of the whole search. None where nothing was tested.
+        bound: upper bound of the copy rate under the edit, at the confidence of the attempt. So it
+            holds at the confidence of the whole search, whichever of its edits was chosen. None
+            where nothing was tested.
     """
 
     status: Status
@@ -282,12 +283,16 @@ def verdict(
         before: what the unedited model did; None where it was not looked at.
         attempt: the last attempt to certify the exported edit; None without one.
         confirmed: whether the unedited generations show that the prompt is memorized.
-        confidence: of the bounds that a reduction needs.
+        confidence: of the lower bound before the edit, which a reduction needs.
 
     Returns:
         "removed" if the attempt passed; "reduced" if the upper bound after it lies below the lower
         bound before it; else "not removed", also where no edit was found. "not confirmed" and "not
         tested" say what is missing.
+
+    The edit is the best of those that were tested, so a bound at the confidence of the whole search
+    would be too low more often than it promises. Attempts share the error of the search among
+    them, so a bound at the confidence of its own attempt keeps that promise.
 
     Examples:
         >>> attempt = Attempt(Certification().plan(1), Copies(0, 72))
@@ -301,11 +306,9 @@ def verdict(
     if attempt is None:
         return Verdict("not removed")
     counted, plan = attempt.counted, attempt.plan
-    if attempt.passed:
-        return Verdict("removed", counted, plan, counted.upper(plan.confidence))
-    bound = counted.upper(confidence)
+    bound = counted.upper(plan.confidence)
     status: Status = "reduced" if bound < before.lower(confidence) else "not removed"
-    return Verdict(status, counted, plan, bound)
+    return Verdict("removed" if attempt.passed else status, counted, plan, bound)
 
 
 def _percent(share: float) -> str:

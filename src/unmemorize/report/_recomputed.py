@@ -250,10 +250,12 @@ class _Records:
             if not settings["declared"]:
                 level += f"; whole search {_percent(settings['confidence'])} %"
             return "removed", f"removed ({copies} of {images}, {level})"
-        confidence = settings["confidence"]
-        upper = 1.0 if copies == images else beta.ppf(confidence, copies + 1, images - copies)
+        if self.result["outcomes"][index].get("confidence") is None:  # by an earlier version
+            error = 1 - settings["confidence"]
+        upper = 1.0 if copies == images else beta.ppf(1 - error, copies + 1, images - copies)
         k, n = counts["before"]
-        status = "reduced" if upper < beta.ppf(1 - confidence, k, n - k + 1) else "not removed"
+        lower = beta.ppf(1 - settings["confidence"], k, n - k + 1)
+        status = "reduced" if upper < lower else "not removed"
         return status, f"{status} ({copies} of {images})"
 
     def of_prompt(
