@@ -451,11 +451,23 @@ def test_a_pack_holds_the_copies_of_paraphrases_unless_they_are_private(tmp_path
         assert all((name in files["report.html"].decode()) == (not redact) for name in names)
 
 
-def test_a_pack_of_an_earlier_version_holds(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+def test_a_pack_without_counts_of_single_copies_holds(
+    made: tuple[Run, Path, str], tmp_path: Path
+) -> None:
+    files = read(made[1])
+    numbers = json.loads(files["report.json"])
+    assert numbers["single_copies"] == 0
+    del numbers["single_copies"]
+    numbers["schema"] = "unmemorize.report/2"
+    files = forged(files, "report.json", json.dumps(numbers).encode())
+    assert verify_evidence(write(files, tmp_path / "earlier.zip")).unchecked == ()
+
+
+def test_a_pack_of_the_first_version_holds(made: tuple[Run, Path, str], tmp_path: Path) -> None:
     """It has neither counts of single paraphrases nor of prompts with copies left."""
     files = read(made[1])
     numbers = json.loads(files["report.json"])
-    del numbers["copying"], numbers["paraphrases"]
+    del numbers["copying"], numbers["paraphrases"], numbers["single_copies"]
     numbers["schema"] = "unmemorize.report/1"
     new = re.compile(r'<data value="[^"]*" data-of="(copying|paraphrases)\.[^<]*</data>')
     result = json.loads(files["mitigation.json"])

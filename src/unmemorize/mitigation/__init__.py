@@ -7,6 +7,7 @@ from unmemorize.mitigation._confirmation import (
     Confirmation,
     ConfirmationRecord,
     confirm,
+    confirmation_chance,
     confirmed_by,
     read_confirmations,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "Standing",
     "Verdict",
     "confirm",
+    "confirmation_chance",
     "confirmed_by",
     "control_edit",
     "derived_seed",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from PIL import Image
+from scipy.stats import binom
 
 from unmemorize._errors import RunError
 from unmemorize._files import to_json
@@ -164,6 +165,20 @@ def screen_level(threshold: Threshold) -> float:
     if len(detect.scores) < prompts_needed(_SCREEN_RATE):
         return detect.tau
     return min(conformal_quantile(detect.scores, _SCREEN_RATE), detect.tau)
+
+
+def confirmation_chance(rate: float, images: int) -> float:
+    """Return the probability that a prompt is confirmed whose images copy at a rate.
+
+    Args:
+        rate: the copy rate, in [0, 1].
+        images: how many images count.
+
+    Examples:
+        >>> round(confirmation_chance(0.1, 10), 3)
+        0.264
+    """
+    return float(binom.sf(FEWEST_COPIES - 1, images, rate))
 
 
 def search_seeds(stages: Stages, text: str) -> tuple[int, ...]:
