@@ -216,16 +216,16 @@ def _best(comparison: Comparison) -> Iterator[str]:
             f"among {best.test} captions."
         )
     worked = [
-        row
+        (row.copy_rate, row.changed_rate or 0.0, row)
         for row in comparison.of_group(ALL_GROUPS)
-        if row.method != UNEDITED and row.refused < row.suspects and row.copies.seeds
+        if row.method != UNEDITED and not row.refused and row.copy_rate is not None
     ]
     if worked:
-        row = min(worked, key=lambda row: (row.copies.copies / row.copies.seeds, row.changed))
+        *_, row = min(worked, key=lambda each: each[:2])
         yield (
-            f"Fewest copies of {len(worked)} methods and strengths: {row.method} "
-            f"{row.strength:g}, {row.copies.copies} of {row.copies.seeds} images. It changes "
-            f"{row.changed} of {row.ordinary} ordinary images."
+            f"Fewest copies of {len(worked)} methods and strengths that work for all suspects: "
+            f"{row.method} {row.strength:g}, {row.copies.copies} of {row.copies.seeds} images. It "
+            f"changes {row.changed} of {row.ordinary} ordinary images."
         )
 
 
@@ -278,12 +278,17 @@ def _published_table(values: Sequence[Published]) -> Table:
 
 
 def _not_working(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return the names and reasons of what does not work on the model, or failed."""
+    """Return the names and reasons of what does not work on the model or for some suspects."""
     detectors = [(row.name, row.refused) for row in comparison.detectors if row.refused]
     methods = [
-        (f"{row.method} {row.strength:g}", row.reason)
+        (
+            f"{row.method} {row.strength:g}",
+            row.reason
+            if row.refused == row.suspects
+            else f"not for {row.refused} of {row.suspects} suspects ({row.reason})",
+        )
         for row in comparison.of_group(ALL_GROUPS)
-        if row.suspects and row.refused == row.suspects
+        if row.refused
     ]
     failed = [(name, f"failed ({error})") for name, error in comparison.failed.items()]
     return detectors + methods + failed
