@@ -518,6 +518,12 @@ def test_suspects_known_not_to_be_memorized_are_refused(made: Made, tmp_path: Pa
         compare(made.pipe, tmp_path / "run", suspects, made.inputs)
 
 
+def test_suspects_of_the_same_text_are_refused_in_a_run(made: Made, tmp_path: Path) -> None:
+    suspects = [Prompt("a suspect"), Prompt("another one"), Prompt("a suspect", "VM")]
+    with pytest.raises(MitigationError, match="'a suspect': several suspects of this run"):
+        compare(made.pipe, tmp_path / "run", suspects, made.inputs)
+
+
 def test_suspects_among_the_ordinary_captions_are_refused(made: Made, tmp_path: Path) -> None:
     suspect = Prompt(made.inputs.captions.test[0])
     with pytest.raises(MitigationError, match="among the suspects and among the ordinary captions"):

@@ -15,7 +15,7 @@ from rich.table import Table
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled
 from unmemorize._prompt_files import read_prompts
-from unmemorize._prompts import Prompt, as_ordinary
+from unmemorize._prompts import Prompt, as_ordinary, as_suspects
 from unmemorize.cli._common import (
     NO_SUSPECTS,
     bundled_defaults,
@@ -116,6 +116,7 @@ def command(
     prompts = list(prompts_or_bundled(loaded, suspects, planted_suspects, NO_SUSPECTS))
     if references is not None:
         prompts = with_references(prompts, references)
+    prompts = as_suspects(prompts)
     usual = ComparisonSettings.quick() if quick else ComparisonSettings()
     settings = replace(
         usual,

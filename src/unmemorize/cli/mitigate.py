@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled
+from unmemorize._prompts import as_suspects
 from unmemorize.cli._common import (
     NO_SUSPECTS,
     bundled_defaults,
@@ -148,6 +149,7 @@ def command(
     prompts = list(prompts_or_bundled(loaded, suspects, planted_prompts, NO_SUSPECTS))
     if references is not None:
         prompts = with_references(prompts, references)
+    prompts = as_suspects(prompts)
     usual = MitigationSettings.quick() if quick else MitigationSettings()
     shares = {"alpha": alpha, "confidence": confidence, "budget": budget}
     given: dict[str, Any] = {name: share for name, share in shares.items() if share is not None}

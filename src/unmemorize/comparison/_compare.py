@@ -42,6 +42,7 @@ from unmemorize.mitigation import (
     Stages,
     confirm,
     ordinary_items,
+    refuse_repeated_suspects,
     unannounced,
 )
 from unmemorize.pipelines import Model
@@ -75,8 +76,8 @@ def compare_all(
         announce: opens the progress of each stage by its title.
 
     Raises:
-        MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; or
-            statistics or threshold are missing.
+        MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; two
+            have the same text; or statistics or threshold are missing.
         UnfinishedError: other shards have not done their part yet.
         RunError: unedited images cannot be made, or the run is of another kind.
         ThresholdError: there are too few ordinary images for the rate of false copies.
@@ -90,6 +91,7 @@ def compare_all(
         run, model, settings.confirmation, inputs.descriptor, inputs.clip, execution, announce
     )
     suspects = list(stream_prompts(run))
+    refuse_repeated_suspects(suspects)
     ordinary = {*inputs.captions.calibration, *inputs.captions.test}
     for suspect in suspects:
         if suspect.memorized is False:

@@ -10,6 +10,7 @@ from unmemorize.mitigation._confirmation import (
     confirmation_chance,
     confirmed_by,
     read_confirmations,
+    refuse_repeated_suspects,
 )
 from unmemorize.mitigation._control import control_edit
 from unmemorize.mitigation._copy_test import CopyTest, Measure, Null
@@ -84,6 +85,7 @@ __all__ = [
     "read_image_records",
     "read_ordinary",
     "refuse_other_part",
+    "refuse_repeated_suspects",
     "seconds_per_sample",
     "standings",
     "unannounced",

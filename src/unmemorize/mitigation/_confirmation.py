@@ -11,9 +11,9 @@ from functools import partial
 from PIL import Image
 from scipy.stats import binom
 
-from unmemorize._errors import RunError
+from unmemorize._errors import MitigationError, RunError
 from unmemorize._files import to_json
-from unmemorize._prompts import Prompt
+from unmemorize._prompts import Prompt, repeated_text
 from unmemorize.detection import (
     SEED_SIMILARITY,
     Detection,
@@ -120,6 +120,20 @@ def read_confirmations(run: Run) -> dict[int, ConfirmationRecord]:
     """
     way_out = "Repeat unmemorize mitigate; it computes only what is missing."
     return dict(run.typed(CONFIRMATIONS, ConfirmationRecord, way_out))
+
+
+def refuse_repeated_suspects(prompts: Iterable[Prompt]) -> None:
+    """Refuse suspects of the same text. Their images are the same, as seeds follow from the text.
+
+    Raises:
+        MitigationError: there are two.
+    """
+    text = repeated_text(prompts)
+    if text is not None:
+        raise MitigationError(
+            f"{text[:60]!r}: several suspects of this run have this text, so their images are the "
+            "same and would be counted several times. Start a new run in which it is named once."
+        )
 
 
 def warn_of_lost_images(prompts: Iterable[Prompt]) -> None:

@@ -46,6 +46,7 @@ from unmemorize.mitigation._confirmation import (
     all_search_seeds,
     confirm,
     further_search_seeds,
+    refuse_repeated_suspects,
     screen,
     screen_level,
     search_seeds,
@@ -104,7 +105,8 @@ def mitigate_all(
     Raises:
         UnfinishedError: other shards have not done their part yet.
         RunError: an item fails, or the run is of another kind.
-        MitigationError: the text encoder should be edited, and cannot be; or no attempt is allowed.
+        MitigationError: the text encoder should be edited, and cannot be; no attempt is allowed; or
+            two suspects have the same text.
         ThresholdError: there are too few ordinary images for the rate of false copies.
     """
     run = Run.of(run)
@@ -153,6 +155,7 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
     """
     captions, threshold = inputs.captions, inputs.threshold
     prompts = dict(enumerate(stream_prompts(stages.run)))
+    refuse_repeated_suspects(prompts.values())
     warn_of_lost_images(prompts.values())
     images = stages.settings.ordinary_images
     before = stages.ordinary("ordinary", "ordinary-before", None, captions.ordinary, images)

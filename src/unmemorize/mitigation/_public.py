@@ -9,7 +9,7 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from unmemorize._bundled import is_bundled
-from unmemorize._prompts import Prompt, as_prompts
+from unmemorize._prompts import Prompt, as_prompts, as_suspects
 from unmemorize.detection import Threshold, default_threshold
 from unmemorize.engines import Execution
 from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor, match_references
@@ -42,7 +42,8 @@ def mitigate(
 
     Args:
         pipe: a loaded pipeline. It is left as it is.
-        prompts: suspects. `Prompt.images` names their training images.
+        prompts: suspects. `Prompt.images` names their training images. Those of the same text count
+            once, with a warning.
         references: a folder of training images, in place of those that the prompts name.
         settings: what the edit must show. Noise settings are those of the threshold.
         statistics, threshold: of this model. By default those kept for it, which are made first
@@ -80,6 +81,7 @@ def mitigate(
     suspects = as_prompts(prompts)
     if references is not None:
         suspects = with_references(suspects, references)
+    suspects = as_suspects(suspects)
     execution = execution or Execution()
     settings = settings or MitigationSettings()
     if clip is None and is_bundled(model.pipe):
