@@ -338,7 +338,7 @@ def test_what_it_costs_stands_beside_random_neurons(page: str) -> None:
     section = words(page[page.index('id="cost"') : page.index('id="limits"')])
     assert re.search(r"changed images 2 of 19 .*? 3 of 3", section)
     assert "caption 0" in section
-    assert "neurons (taken) 1 2 of 3" in section
+    assert "neurons (exported) 1 2 of 3" in section
 
 
 def test_the_way_it_was_made_is_complete(run: Run, page: str) -> None:
@@ -542,6 +542,22 @@ def test_more_side_effects_than_allowed_are_said_at_the_top(tmp_path: Path) -> N
         result["ordinary"]["changed"] = 1
 
     assert "✗ over budget" not in write_report(rewritten(run, change)).read_text()
+
+
+def test_only_the_edit_that_was_exported_is_marked_so(tmp_path: Path) -> None:
+    def strengthened(result: Any) -> None:
+        result["candidates"][0]["digest"] = "b" * 10
+        result["candidates"].append({**result["candidates"][0], "ladder": "closed form"})
+
+    run = mitigated_run(tmp_path)
+    page = words(write_report(run).read_text())
+    assert "neurons (exported)" in page
+    assert "strengthened" not in page
+    page = words(write_report(rewritten(run, strengthened)).read_text())
+    assert "(exported)" not in page
+    assert page.count("(taken, then strengthened)") == 1
+    assert "neurons (taken, then strengthened)" in page
+    assert "The edit that was exported is a stronger one than the search had taken" in page
 
 
 def test_nothing_memorized(tmp_path: Path) -> None:
