@@ -61,7 +61,7 @@ def test_more_seeds_than_the_fewest() -> None:
         error = Fraction(5, 100) / 2**attempt
         assert at_most(plan.allowed, 200, Fraction(5, 100)) <= error
         assert at_most(plan.allowed + 1, 200, Fraction(5, 100)) > error
-    # fewer than an attempt needs are not taken
+    # a later attempt takes what it needs
     assert [Certification(seeds=80).plan(attempt).seeds for attempt in (1, 2, 3)] == [80, 86, 99]
 
 
@@ -85,6 +85,9 @@ def test_an_attempt_that_was_not_declared_is_refused() -> None:
         ({"delta": 1.0}, "delta=1.0: a rate"),
         ({"prompts": 0}, "prompts=0"),
         ({"seeds": -1}, "seeds=-1"),
+        ({"seeds": 71}, "seeds=71: the first attempt needs at least 72"),
+        ({"seeds": 127, "single": True, "prompts": 34}, "at least 128"),
+        ({"seeds": 9, "single": True, "alpha": 0.26}, "at least 10"),
         ({"alpha": "5 %"}, "alpha='5 %': expected `float`"),
         ({"seeds": 72.5}, "seeds=72.5: expected `int`"),
     ],

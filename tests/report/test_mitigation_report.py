@@ -551,10 +551,10 @@ def test_only_the_edit_that_was_exported_is_marked_so(tmp_path: Path) -> None:
 
     run = mitigated_run(tmp_path)
     page = words(write_report(run).read_text())
-    assert "neurons (exported)" in page
+    assert "neurons (exported) 1 2 of 3" in page
     assert "strengthened" not in page
     page = words(write_report(rewritten(run, strengthened)).read_text())
-    assert "(exported)" not in page
+    assert "(exported) 1 2 of 3" not in page
     assert page.count("(taken, then strengthened)") == 1
     assert "neurons (taken, then strengthened)" in page
     assert "The edit that was exported is a stronger one than the search had taken" in page

@@ -126,8 +126,8 @@ def command(
         confidence: Confidence of each certificate. The default is 0.95.
         budget: Largest share of ordinary images that may change; 1 allows any. The default is 0.1.
         fresh_images: Fresh images of each prompt in an attempt of a certificate. The default is the
-            fewest (72 in the first one), none of which may copy. Of more images a few may
-            copy, so an edit that rarely copies is more likely to pass.
+            fewest (72 in the first one, 10 with --quick), none of which may copy. Of more images
+            a few may copy, so an edit that rarely copies is more likely to pass. Fewer are refused.
         together: Also state that all prompts are removed together, at the same confidence (Holm).
             This takes more images of each prompt.
         part: What is edited. The denoiser holds the images, so that is the default. An edit of the
@@ -162,6 +162,7 @@ def command(
         localization=LocalizationSettings(**bundled_defaults(loaded, "criterion")),
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
+    settings.refuse_few_images()
     refuse_other_part(loaded, settings)
     if dry_run:
         cost = forecast(loaded, settings, prompts)
