@@ -183,6 +183,15 @@ def test_suspects_of_the_same_text_count_once(
     assert blue.text == "a blue cat"
 
 
+def test_few_ordinary_captions_are_warned_of_before_any_image(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Stages, "ordinary", None)
+    with pytest.raises(TypeError):
+        start(folder="warned")
+    assert "rests on images of 3 ordinary captions" in caplog.text
+
+
 def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
     result, run = finished
     statuses = [outcome.status for outcome in result.outcomes]

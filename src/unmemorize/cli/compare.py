@@ -102,8 +102,9 @@ def command(
         mitigations: Methods to compare: all, none, or names with commas between. NAME=STRENGTH is
             one strength; a name alone is its whole grid.
         ordinary: Captions that are not memorized, in a file as above. Half of them calibrates, the
-            other half counts false alarms and side effects. By default those of this package; the
-            bundled model brings its own.
+            other half counts false alarms and side effects, and its images tell what is a copy, so
+            1,998 or more are best. By default those of this package; the bundled model brings its
+            own.
         references: Folder of training images, see unmemorize evaluate --help.
         seeds: Images of each suspect under each method. The default is 10, with --quick 4.
         images: Images of ordinary captions under each method. The default is 200, with --quick 40.

@@ -44,6 +44,7 @@ from unmemorize.mitigation import (
     ordinary_items,
     refuse_repeated_suspects,
     unannounced,
+    warn_of_few_captions,
 )
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, stream_prompts
@@ -176,6 +177,7 @@ class _Work:
         """Draw under all methods; return their rows and how many suspects are confirmed."""
         settings = self.stages.run.settings(ComparisonRun).settings
         captions, images = self.inputs.captions.test, settings.images
+        warn_of_few_captions(captions, settings.false_copies, settings.captions)
         before = self.stages.ordinary(
             "ordinary", "ordinary-before", None, captions, settings.null_images
         )

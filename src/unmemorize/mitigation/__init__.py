@@ -11,6 +11,7 @@ from unmemorize.mitigation._confirmation import (
     confirmed_by,
     read_confirmations,
     refuse_repeated_suspects,
+    warn_of_few_captions,
 )
 from unmemorize.mitigation._control import control_edit
 from unmemorize.mitigation._copy_test import CopyTest, Measure, Null
@@ -90,5 +91,6 @@ __all__ = [
     "standings",
     "unannounced",
     "unpacked",
+    "warn_of_few_captions",
     "with_references",
 ]

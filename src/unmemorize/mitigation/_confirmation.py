@@ -153,6 +153,28 @@ def warn_of_lost_images(prompts: Iterable[Prompt]) -> None:
         )
 
 
+def warn_of_few_captions(captions: Sequence[str], rate: float, most: int | None = None) -> None:
+    """Warn if the level of a copy rests on fewer ordinary captions than its rate needs.
+
+    Images of one caption are alike, so more images of few captions do not bound the rate.
+
+    Args:
+        captions: whose images tell the level.
+        rate: the share of ordinary images that may pass for a copy.
+        most: to how many captions the settings limit them; None for all.
+    """
+    needed, distinct = prompts_needed(rate), len(set(captions))
+    if distinct < min(needed, most or needed):
+        _logger.warning(
+            "The level of a copy rests on images of %d ordinary captions. To promise that at most "
+            "%g %% of ordinary images pass for copies, %d captions are needed, so more may pass. "
+            "Give more captions.",
+            distinct,
+            100 * rate,
+            needed,
+        )
+
+
 def screen(
     stages: Stages, prompts: Mapping[int, Prompt], threshold: Threshold
 ) -> dict[int, Detection]:

@@ -50,6 +50,7 @@ from unmemorize.mitigation._confirmation import (
     screen,
     screen_level,
     search_seeds,
+    warn_of_few_captions,
     warn_of_lost_images,
 )
 from unmemorize.mitigation._guides import Guide, find_guides
@@ -154,6 +155,7 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
         UnmemorizeError: as in `mitigate_all`.
     """
     captions, threshold = inputs.captions, inputs.threshold
+    warn_of_few_captions(captions.ordinary, stages.settings.false_copies)
     prompts = dict(enumerate(stream_prompts(stages.run)))
     refuse_repeated_suspects(prompts.values())
     warn_of_lost_images(prompts.values())
