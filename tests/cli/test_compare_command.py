@@ -81,7 +81,7 @@ def test_only_methods_that_work_for_all_suspects_are_ranked(
 ) -> None:
     """`easy` works for 1 of 10 suspects; `many` and `few` change 4 of 40 and 3 of 20 images."""
     monkeypatch.setattr(_console.console, "_width", 200)
-    shared = {"suspects": 10, "ordinary": 40, "copies": Copies(1, 100)}
+    shared: dict[str, Any] = {"suspects": 10, "ordinary": 40, "copies": Copies(1, 100)}
     rows = (
         MethodRow(method="none", strength=0.0, suspects=10, ordinary=40, copies=Copies(0, 100)),
         MethodRow(

@@ -167,7 +167,11 @@ def test_suspects_of_the_same_text_count_once(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_public, "mitigate_all", lambda run, *_, **__: run)
-    texts = ["a red cat", Prompt("a red cat", images=(tmp_path / "1.png",)), "a blue cat"]
+    texts: list[str | Prompt] = [
+        "a red cat",
+        Prompt("a red cat", images=(tmp_path / "1.png",)),
+        "a blue cat",
+    ]
     run: Any = _public.mitigate(
         start.model,
         texts,
