@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from scipy.stats import beta
 
 from records import HOSTILE, LAYER, SMALL_MITIGATION, localization
 from unmemorize import Neurons, Prompt, Run
@@ -316,6 +317,8 @@ def _outcome(
         "status": "not removed" if copies else "removed",
         "verdict": f"not removed ({copies} of {FRESH})" if copies else verdict,
         "after": {"copies": copies, "seeds": FRESH},
+        "bound": float(beta.ppf(0.95, copies + 1, FRESH - copies)),
+        "confidence": 0.95,
         "first": {"copies": copies, "seeds": FRESH},
         "files_after": after[index]["files"],
         "scores_after": after[index]["scores"],
