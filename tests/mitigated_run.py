@@ -318,6 +318,7 @@ def _outcome(
         "verdict": f"not removed ({copies} of {FRESH})" if copies else verdict,
         "after": {"copies": copies, "seeds": FRESH},
         "bound": float(beta.ppf(0.95, copies + 1, FRESH - copies)),
+        "confidence": 0.95,
         "first": {"copies": copies, "seeds": FRESH},
         "files_after": after[index]["files"],
         "scores_after": after[index]["scores"],

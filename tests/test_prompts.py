@@ -31,7 +31,7 @@ from unmemorize import (
     read_prompts,
     testbed,
 )
-from unmemorize._prompts import as_ordinary, as_prompts, iter_as_prompts
+from unmemorize._prompts import as_ordinary, as_prompts, as_suspects, iter_as_prompts
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "memorized_laion_prompts.csv"
 
@@ -499,6 +499,28 @@ def test_ordinary_prompts_count_once(caplog: pytest.LogCaptureFixture) -> None:
     assert "2 of 5 ordinary prompts repeat others" in caplog.text
     caplog.clear()
     as_ordinary(["a", "b"])
+    assert not caplog.text
+
+
+def test_suspects_of_the_same_text_count_once(caplog: pytest.LogCaptureFixture) -> None:
+    first, second = Path("1.png"), Path("2.png")
+    prompts: list[str | Prompt] = [
+        Prompt("a cat", "VM", images=(first,), paraphrases=("cats",)),
+        "a dog",
+        Prompt("a cat", "TM", "http://x/2", images=(second, first), paraphrases=("cats", "kitten")),
+        "a dog",
+        "a red cat",
+        "a dog",
+    ]
+    cat, dog, other = as_suspects(prompts)
+    assert cat == Prompt(
+        "a cat", "VM", "http://x/2", images=(first, second), paraphrases=("cats", "kitten")
+    )
+    assert (dog, other) == (Prompt("a dog"), Prompt("a red cat"))
+    assert "'a cat' (2 times, group VM and not TM), 'a dog' (3 times)" in caplog.text
+    assert "a red cat" not in caplog.text
+    caplog.clear()
+    assert as_suspects(["a", "b"]) == [Prompt("a"), Prompt("b")]
     assert not caplog.text
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -21,6 +21,9 @@ ALL_GROUPS = "all"
 """All suspects together in a comparison. No group has this name."""
 OVERALL = "overall"
 """The column of all prompts of interest in a summary. No group and no label has this name."""
+
+_NAMED = 20
+"""How many prompts a warning names."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,66 @@ def as_ordinary(prompts: Iterable[str | Prompt]) -> list[Prompt]:
             len(given),
         )
     return list(distinct.values())
+
+
+def as_suspects(prompts: Iterable[str | Prompt]) -> list[Prompt]:
+    """Turn texts or prompts that may be memorized into a list, each text once.
+
+    Seeds follow from the text, so two suspects of one text draw the same images. Counting these
+    twice would make intervals too narrow. A suspect gets the training images, addresses and
+    paraphrases of all that have its text, and what else is known about the first of them. A warning
+    names those that were merged.
+
+    Raises:
+        PromptError: as `as_prompts`.
+
+    Examples:
+        >>> two = [Prompt("a cat", images=("1.png",)), Prompt("a cat", images=("2.png",))]
+        >>> [len(prompt.images) for prompt in as_suspects(two)]
+        [2]
+    """
+    of_text: dict[str, list[Prompt]] = {}
+    for prompt in iter_as_prompts(prompts):
+        of_text.setdefault(prompt.text, []).append(prompt)
+    merged = [same for same in of_text.values() if len(same) > 1]
+    if merged:
+        more = f" and {len(merged) - _NAMED} more" if len(merged) > _NAMED else ""
+        _logger.warning(
+            "Suspects of the same text count once, with the training images and paraphrases of all "
+            "of them: %s%s",
+            ", ".join(map(_named_together, merged[:_NAMED])),
+            more,
+        )
+    return [same[0] if len(same) == 1 else _merged(same) for same in of_text.values()]
+
+
+def repeated_text(prompts: Iterable[Prompt]) -> str | None:
+    """Return a text that several prompts have, or None."""
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.text in seen:
+            return prompt.text
+        seen.add(prompt.text)
+    return None
+
+
+def _merged(same: Sequence[Prompt]) -> Prompt:
+    """Join prompts of one text."""
+    urls = tuple(dict.fromkeys(url for prompt in same for url in prompt.urls))
+    return replace(
+        same[0],
+        url=urls[0] if urls else None,
+        more_urls=urls[1:],
+        images=tuple(dict.fromkeys(path for prompt in same for path in prompt.images)),
+        paraphrases=tuple(dict.fromkeys(text for prompt in same for text in prompt.paraphrases)),
+    )
+
+
+def _named_together(same: Sequence[Prompt]) -> str:
+    """Name prompts of one text, how many they are, and which group they get if several differ."""
+    groups = list(dict.fromkeys(prompt.group for prompt in same))
+    group = f", group {groups[0]} and not {', '.join(groups[1:])}" if len(groups) > 1 else ""
+    return f"{same[0].text[:60]!r} ({len(same)} times{group})"
 
 
 def _not_memorized(prompt: Prompt) -> Prompt:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_model import model_words, save_inputs
 
+from compared_run import compared_run
 from unmemorize import Comparison, Run, RunError
-from unmemorize.comparison import ComparisonRun
+from unmemorize.cli import _console, compare
+from unmemorize.comparison import ComparisonRun, MethodRow
 from unmemorize.metrics import _detection
+from unmemorize.mitigation import Copies
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -70,3 +74,33 @@ def test_options_arrive(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for line in (run.folder / "prompts.jsonl").read_text().splitlines()
     )
     assert set(groups) == {"natural", "through neurons", "both ways"}
+
+
+def test_only_methods_that_work_for_all_suspects_are_ranked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`easy` works for 1 of 10 suspects; `many` and `few` change 4 of 40 and 3 of 20 images."""
+    monkeypatch.setattr(_console.console, "_width", 200)
+    shared: dict[str, Any] = {"suspects": 10, "ordinary": 40, "copies": Copies(1, 100)}
+    rows = (
+        MethodRow(method="none", strength=0.0, suspects=10, ordinary=40, copies=Copies(0, 100)),
+        MethodRow(
+            method="easy",
+            strength=1.0,
+            suspects=10,
+            ordinary=4,
+            copies=Copies(0, 10),
+            refused=9,
+            reason="no attention maps: not here",
+        ),
+        MethodRow(method="few", strength=2.0, changed=3, **{**shared, "ordinary": 20}),
+        MethodRow(method="many", strength=3.0, changed=4, **shared),
+    )
+    comparison = replace(Comparison.load(compared_run(tmp_path / "run")), methods=rows)
+    with _console.console.capture() as printed:
+        compare._print_comparison(comparison)
+    out = printed.get()
+    assert (
+        "Fewest copies of 2 methods and strengths that work for all suspects: many 3, 1 of" in out
+    )
+    assert "easy 1: not for 9 of 10 suspects (no attention maps: not here)" in out

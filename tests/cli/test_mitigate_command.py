@@ -71,4 +71,12 @@ def test_each_verdict_is_shown_with_a_bound(
     assert shown["reduced"].split()[1:5] == ["3/4", "0/10", "25.9", "%"]
     assert " 100.0 % " in shown["not removed"]
     assert "not tested  " in "".join(lines)
-    assert "upper bound of the copy rate, at 95 % confidence" in lines[-1]
+    assert "copy rate, at 95 % confidence over the whole search" in " ".join(lines[-2:])
+
+
+def test_too_few_fresh_images_are_refused_before_any_work(cli: Cli, tmp_path: Path) -> None:
+    for words, fewest in (((), 72), (("--quick",), 10), (("--alpha", 0.1), 36)):
+        call = ("mitigate", "-o", tmp_path / "run", "--fresh-images", fewest - 1, *words)
+        code, _, err = cli(*call, "--dry-run")
+        assert (code, f"a certificate needs at least {fewest} fresh" in err) == (1, True)
+        assert not (tmp_path / "run").exists()

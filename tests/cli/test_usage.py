@@ -845,3 +845,16 @@ def test_shards_of_a_mitigation_wait_and_the_first_writes_what_all_have_worked_f
     assert delivered == [tmp_path / "1"] * 2
     assert {execution.patience for execution in executions} == {1800}
     assert [str(execution.shard) for execution in executions] == ["1-of-2"] * 2 + ["2-of-2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("command", "count"), [("mitigate", "3 suspects, if all"), ("compare", "Suspects: 3.")]
+)
+def test_suspects_of_the_same_text_count_once(
+    cli: Cli, tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str, count: str
+) -> None:
+    (tmp_path / "suspects.txt").write_text("a red cat\na dog\na red cat\na bird\n")
+    suspects = tmp_path / "suspects.txt"
+    code, out, _ = cli(command, suspects, "--quick", "--dry-run", "-o", tmp_path / "run")
+    assert (code, count in out) == (0, True)
+    assert "'a red cat' (2 times)" in caplog.text

@@ -307,12 +307,15 @@ def test_what_does_not_work_is_listed_with_its_reason(made: Made) -> None:
     assert planted.copy_rate is None
 
 
-def test_the_same_call_computes_nothing_again(again: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_call_computes_nothing_again(
+    again: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(_drawn, "generate_each", None)
     monkeypatch.setattr("unmemorize.comparison._scores.Trace", None)
     result, run = compare(again.pipe, again.folder, again.suspects, again.inputs)
     assert result == again.comparison
     assert Comparison.load(run) == result
+    assert "rests on images of 10 ordinary captions" in caplog.text  # 5 % need 19
 
 
 def test_a_killed_run_does_only_what_is_missing(
@@ -515,6 +518,12 @@ def test_refusals(call: Any, error: type[UnmemorizeError], message: str) -> None
 def test_suspects_known_not_to_be_memorized_are_refused(made: Made, tmp_path: Path) -> None:
     suspects = [Prompt("a dog", group="unmemorized")]
     with pytest.raises(MitigationError, match="'a dog': among the suspects, but its group says"):
+        compare(made.pipe, tmp_path / "run", suspects, made.inputs)
+
+
+def test_suspects_of_the_same_text_are_refused_in_a_run(made: Made, tmp_path: Path) -> None:
+    suspects = [Prompt("a suspect"), Prompt("another one"), Prompt("a suspect", "VM")]
+    with pytest.raises(MitigationError, match="'a suspect': several suspects of this run"):
         compare(made.pipe, tmp_path / "run", suspects, made.inputs)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from colours import images_of
 from unmemorize import ClipAlignment, MetricError, Prompt, testbed
+from unmemorize._bundled import clip_path
 from unmemorize.metrics._clip_metric import AClip
 
 
@@ -42,3 +45,18 @@ def test_loading_a_clip_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
 def test_without_a_clip_there_is_no_alignment(tmp_path: Path) -> None:
     with pytest.raises(MetricError, match="no CLIP can be loaded"):
         ClipAlignment(tmp_path)
+
+
+@pytest.mark.parametrize("length", [None, 1000])
+def test_a_tokenizer_that_states_no_length_cuts_texts_as_long_as_the_model_takes(
+    clip: ClipAlignment, tmp_path: Path, length: int | None
+) -> None:
+    shutil.copytree(clip_path(), tmp_path / "clip")
+    config = tmp_path / "clip" / "tokenizer_config.json"
+    content = json.loads(config.read_text())
+    content["model_max_length"] = length
+    if length is None:
+        del content["model_max_length"]
+    config.write_text(json.dumps(content))
+    texts = ["a cat", "a very big red dog on a sofa", "a very long caption of a red cat " * 60]
+    assert torch.equal(ClipAlignment(tmp_path / "clip").texts(texts), clip.texts(texts))

@@ -61,7 +61,7 @@ def test_more_seeds_than_the_fewest() -> None:
         error = Fraction(5, 100) / 2**attempt
         assert at_most(plan.allowed, 200, Fraction(5, 100)) <= error
         assert at_most(plan.allowed + 1, 200, Fraction(5, 100)) > error
-    # fewer than an attempt needs are not taken
+    # a later attempt takes what it needs
     assert [Certification(seeds=80).plan(attempt).seeds for attempt in (1, 2, 3)] == [80, 86, 99]
 
 
@@ -85,6 +85,9 @@ def test_an_attempt_that_was_not_declared_is_refused() -> None:
         ({"delta": 1.0}, "delta=1.0: a rate"),
         ({"prompts": 0}, "prompts=0"),
         ({"seeds": -1}, "seeds=-1"),
+        ({"seeds": 71}, "seeds=71: the first attempt needs at least 72"),
+        ({"seeds": 127, "single": True, "prompts": 34}, "at least 128"),
+        ({"seeds": 9, "single": True, "alpha": 0.26}, "at least 10"),
         ({"alpha": "5 %"}, "alpha='5 %': expected `float`"),
         ({"seeds": 72.5}, "seeds=72.5: expected `int`"),
     ],
@@ -182,17 +185,24 @@ def test_verdicts_have_the_words_of_the_method() -> None:
 
 
 def test_a_reduction_needs_bounds_that_do_not_meet() -> None:
-    """Upper bound of 1 of 5: .657. Lower bounds: 9 of 10 .606, 10 of 10 .741."""
+    """Upper bound of 1 of 5 at 97.5 %: .716. Lower bounds: 9 of 10 .606, 10 of 10 .741.
+
+    At 95 % it would be .657. At 99.6875 %, that of the fourth attempt, it is .836.
+    """
     assert verdict(Copies(9, 10), attempt_of(1, 5), confirmed=True).status == "not removed"
     assert verdict(Copies(10, 10), attempt_of(1, 5), confirmed=True).status == "reduced"
+    fourth = verdict(Copies(10, 10), attempt_of(1, 5, 4), confirmed=True)
+    assert fourth.status == "not removed"
+    assert fourth.bound is not None
+    assert float(at_most(1, 5, Fraction(fourth.bound))) == pytest.approx(0.05 / 2**4)
 
 
-def test_the_bound_is_that_of_clopper_and_pearson_at_the_confidence_of_the_verdict() -> None:
+def test_the_bound_is_that_of_clopper_and_pearson_at_the_confidence_of_the_attempt() -> None:
     removed = verdict(Copies(10, 10), attempt_of(0, 86, 2), confirmed=True)
     assert removed.bound == pytest.approx(1 - 0.0125 ** (1 / 86))  # the share of the second attempt
-    reduced = verdict(Copies(10, 10), attempt_of(1, 50), confirmed=True, confidence=0.9)
+    reduced = verdict(Copies(10, 10), attempt_of(1, 50), confirmed=True)
     assert reduced.bound is not None
-    assert float(at_most(1, 50, Fraction(reduced.bound))) == pytest.approx(0.1)
+    assert float(at_most(1, 50, Fraction(reduced.bound))) == pytest.approx(0.025)
     assert verdict(None, None, confirmed=False).bound is None
 
 

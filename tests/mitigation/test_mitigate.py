@@ -53,6 +53,7 @@ from unmemorize.mitigation import (
     _guides,
     _images,
     _ordinary,
+    _public,
     mitigate_all,
     read_confirmations,
     unannounced,
@@ -61,7 +62,7 @@ from unmemorize.mitigation import _text_encoder as mitigation_text_encoder
 from unmemorize.mitigation._confirmation import screen_level, search_seeds
 from unmemorize.mitigation._ladders import Findings, Rung
 from unmemorize.mitigation._starts import starts_of
-from unmemorize.runs import _drive, kinds_in
+from unmemorize.runs import _drive, kinds_in, run_prompts
 
 CAPTIONS = OrdinaryCaptions(("a dog", "a house", "a tree"), ("a car", "a boat"))
 SETTINGS = replace(
@@ -153,6 +154,46 @@ def test_starts_of_confirmed_prompts_are_looked_at(finished: tuple[Any, Run]) ->
     clear = {record["prompt"] for record in scored if record["score"] <= level}
     drawn = [each for file in run.folder.glob("start-*.jsonl") for each in run.records(file.stem)]
     assert bool(drawn) == bool(clear)
+
+
+def test_suspects_of_the_same_text_are_refused_in_a_run(start: Start) -> None:
+    """Their images are the same, since seeds follow from the text."""
+    twice = replace(start, prompts=(start.prompts[0], start.prompts[1], start.prompts[0]))
+    with pytest.raises(MitigationError, match="'a red cat': several suspects of this run"):
+        twice(folder="twice")
+
+
+def test_suspects_of_the_same_text_count_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_public, "mitigate_all", lambda run, *_, **__: run)
+    texts: list[str | Prompt] = [
+        "a red cat",
+        Prompt("a red cat", images=(tmp_path / "1.png",)),
+        "a blue cat",
+    ]
+    run: Any = _public.mitigate(
+        start.model,
+        texts,
+        statistics=start.inputs.statistics,
+        threshold=start.inputs.threshold,
+        captions=CAPTIONS,
+        descriptor=Pixels(),
+        settings=SETTINGS,
+        folder=tmp_path / "run",
+    )
+    red, blue = run_prompts(run)
+    assert (red.text, [image.name for image in red.images]) == ("a red cat", ["1.png"])
+    assert blue.text == "a blue cat"
+
+
+def test_few_ordinary_captions_are_warned_of_before_any_image(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Stages, "ordinary", None)
+    with pytest.raises(TypeError):
+        start(folder="warned")
+    assert "rests on images of 3 ordinary captions" in caplog.text
 
 
 def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from unmemorize import ModelError
+from unmemorize import MitigationError, ModelError
 from unmemorize.mitigation import (
     Copies,
     MitigationResult,
@@ -20,6 +21,26 @@ def test_the_number_of_ordinary_images_that_an_error_names_is_enough() -> None:
     with pytest.raises(ModelError, match="Take at least 333"):
         MitigationSettings(false_copies=0.003, ordinary_images=332)
     MitigationSettings(false_copies=0.003, ordinary_images=333)
+
+
+def test_fewer_fresh_images_than_a_certificate_needs_are_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    message = r"fresh_images=71: a certificate needs at least 72 fresh images .* leave it out"
+    with pytest.raises(MitigationError, match=message):
+        MitigationSettings(fresh_images=71).refuse_few_images()
+    with pytest.raises(MitigationError, match="at least 10"):
+        replace(MitigationSettings.quick(), fresh_images=9).refuse_few_images()
+    for enough in (0, 72, 200):
+        MitigationSettings(fresh_images=enough).refuse_few_images()
+        assert MitigationSettings(fresh_images=enough).certification(3).seeds == enough
+    assert not caplog.text
+    # how many prompts are certified together is known only when they are confirmed
+    together = MitigationSettings(fresh_images=72, together=True)
+    together.refuse_few_images()
+    plan = together.certification(34).plan(1)
+    assert 0.95**plan.seeds <= 0.025 / 34 < 0.95 ** (plan.seeds - 1)
+    assert f"certificate of 34 prompts. At least {plan.seeds} are drawn" in caplog.text
 
 
 def test_a_budget_of_everything_is_one_but_no_other_share_is() -> None:

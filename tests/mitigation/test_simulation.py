@@ -7,13 +7,21 @@ wrong where the copy rate of its edit is above alpha.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from unmemorize import Neurons
 from unmemorize.generation import Edit
-from unmemorize.mitigation._certificate import Attempt, Certification, Copies, Plan, holm
+from unmemorize.mitigation._certificate import (
+    Attempt,
+    Certification,
+    Copies,
+    Plan,
+    holm,
+    verdict,
+)
 from unmemorize.mitigation._guides import Guide
 from unmemorize.mitigation._ladders import LADDERS, Findings, joint_edit
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
@@ -128,6 +136,37 @@ def test_the_simulation_finds_rules_that_spend_too_much() -> None:
     rates = [0.0501] * len(EDITS)
     wrong = [is_wrong(number, rates, Spendthrift()) for number in range(SEARCHES)]
     assert lower_bound(wrong) > 0.05
+
+
+def bound_of_the_best(number: int, rate: float) -> float:
+    """Test up to four edits that all copy at one rate, and return the bound of the best one."""
+    generator, edits, seen = np.random.default_rng(number), list(EDITS), {}
+
+    def count(edit: Edit, plan: Plan, indices: Sequence[int]) -> Mapping[int, Copies]:
+        seen[edit, plan] = generator.random(plan.seeds) < rate
+        found = np.flatnonzero(seen[edit, plan])
+        until = int(found[1]) + 1 if len(found) > 1 else plan.seeds
+        return {0: Copies(int(seen[edit, plan][:until].sum()), until)}
+
+    def strengthen(candidate: Candidate, failed: Collection[int]) -> Candidate | None:
+        return replace(candidate, edit=edits[edits.index(candidate.edit) + 1])
+
+    rungs = {0: LADDERS["both"][0]}
+    candidate, attempts = certify_joint(
+        Candidate("both", rungs, edits[0], ()), RULES, count, strengthen
+    )
+    plan = attempts[0].plan
+    counted = Copies(int(seen[candidate.edit, plan].sum()), plan.seeds)  # all of its seeds
+    bound = verdict(Copies(10, 10), Attempt(plan, counted), confirmed=True).bound
+    assert bound is not None
+    return bound
+
+
+@pytest.mark.parametrize("rate", [0.08, 0.15, 0.3])
+def test_the_bound_of_the_best_of_several_edits_holds(rate: float) -> None:
+    wrong = [bound_of_the_best(number, rate) < rate for number in range(SEARCHES)]
+    assert sum(wrong) > 0
+    assert lower_bound(wrong) <= 0.05
 
 
 def test_all_prompts_together() -> None:

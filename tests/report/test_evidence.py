@@ -96,6 +96,35 @@ def test_each_prompt_has_the_verdict_of_its_own_last_attempt(
     assert (numbers["after.copies"], numbers["after.images"]) == (7, 36)
 
 
+@pytest.mark.parametrize(
+    ("confidence", "status"), [({}, "reduced"), ({"confidence": 0.975}, "not removed")]
+)
+def test_a_reduction_is_told_as_it_was_when_the_run_was_made(
+    made: tuple[Run, Path, str], confidence: dict[str, float], status: str
+) -> None:
+    """0 of 12 after 3 of 4: at most .221 at 95 %, .265 at 97.5 %; at least .249 before.
+
+    Earlier versions, which record no confidence, took that of the whole search.
+    """
+    files = read(made[1])
+    manifest = json.loads(files["manifest.json"])
+    manifest["settings"]["settings"] |= {"declared": False, "alpha": 0.2}
+    result = json.loads(files["mitigation.json"])
+    for outcome in result["outcomes"]:
+        del outcome["confidence"]
+        outcome |= confidence
+    files |= {
+        "manifest.json": json.dumps(manifest).encode(),
+        "mitigation.json": json.dumps(result).encode(),
+    }
+    numbers = recompute(files)
+    assert [numbers[f"prompts.{index}.status"] for index in range(3)] == [
+        "not removed",
+        *[status] * 2,
+    ]
+    assert numbers[f"counts.{status}"] == 2 + (status == "not removed")
+
+
 def test_paraphrases_of_suspects_that_are_not_confirmed_are_passed_over(
     made: tuple[Run, Path, str],
 ) -> None:
@@ -422,11 +451,23 @@ def test_a_pack_holds_the_copies_of_paraphrases_unless_they_are_private(tmp_path
         assert all((name in files["report.html"].decode()) == (not redact) for name in names)
 
 
-def test_a_pack_of_an_earlier_version_holds(made: tuple[Run, Path, str], tmp_path: Path) -> None:
+def test_a_pack_without_counts_of_single_copies_holds(
+    made: tuple[Run, Path, str], tmp_path: Path
+) -> None:
+    files = read(made[1])
+    numbers = json.loads(files["report.json"])
+    assert numbers["single_copies"] == 0
+    del numbers["single_copies"]
+    numbers["schema"] = "unmemorize.report/2"
+    files = forged(files, "report.json", json.dumps(numbers).encode())
+    assert verify_evidence(write(files, tmp_path / "earlier.zip")).unchecked == ()
+
+
+def test_a_pack_of_the_first_version_holds(made: tuple[Run, Path, str], tmp_path: Path) -> None:
     """It has neither counts of single paraphrases nor of prompts with copies left."""
     files = read(made[1])
     numbers = json.loads(files["report.json"])
-    del numbers["copying"], numbers["paraphrases"]
+    del numbers["copying"], numbers["paraphrases"], numbers["single_copies"]
     numbers["schema"] = "unmemorize.report/1"
     new = re.compile(r'<data value="[^"]*" data-of="(copying|paraphrases)\.[^<]*</data>')
     result = json.loads(files["mitigation.json"])

@@ -305,15 +305,40 @@ def test_false_alarms_and_untested_suspects(page: str) -> None:
     section = words(page[page.index('id="false-alarms"') : page.index('id="cost"')])
     assert "called 4 of 5 suspects (score above 0.450)" in section
     assert "Of these, 1 of 4 are false alarms" in section
+    assert "false alarms : fewer than 2 of their 4 images are copies, and nothing" in section
+    # 1 - .9^4 - 4 * .1 * .9^3 = .0523, and likewise
+    chances = "at least 2 of 4 images are copies with probabilities of 0.014, 0.052, 0.181, 0.348."
+    assert f"at copy rates of 5, 10, 20, 30 %, {chances}" in section
+    assert "single" not in section
     assert "a false alarm not confirmed (false alarm) 0.600" in section
     assert "nothing at all not tested 0.300 –" in section
+
+
+def test_a_suspect_with_a_single_copy_is_shown_apart(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    lines = (run.folder / "confirmations.jsonl").read_text().splitlines()
+    record = json.loads(lines[3]) | {"scores": [0.1, 0.9, 0.31, 0.04]}
+    run.write("confirmations.jsonl", "\n".join([*lines[:3], json.dumps(record), ""]))
+
+    def change(result: Any) -> None:
+        result["outcomes"][3] |= {"before": {"copies": 1, "seeds": 4}, "worst_before": 0.9}
+
+    page = write_report(rewritten(run, change)).read_text(encoding="utf-8")
+    section = words(page[page.index('id="false-alarms"') : page.index('id="cost"')])
+    assert "show no copies" not in section
+    assert "nothing is edited for them. 1 of them with exactly one copy is shown apart." in section
+    first, second = section.index("suspects with a single copy"), section.index("nothing at all")
+    assert first < section.index("a false alarm not confirmed (false alarm, single copy)") < second
+    assert json.loads((run.folder / "report.json").read_text())["single_copies"] == 1
+    write_evidence(run, tmp_path / "evidence.zip")
+    assert verify_evidence(tmp_path / "evidence.zip").unchecked == ()
 
 
 def test_what_it_costs_stands_beside_random_neurons(page: str) -> None:
     section = words(page[page.index('id="cost"') : page.index('id="limits"')])
     assert re.search(r"changed images 2 of 19 .*? 3 of 3", section)
     assert "caption 0" in section
-    assert "neurons (taken) 1 2 of 3" in section
+    assert "neurons (exported) 1 2 of 3" in section
 
 
 def test_the_way_it_was_made_is_complete(run: Run, page: str) -> None:
@@ -517,6 +542,22 @@ def test_more_side_effects_than_allowed_are_said_at_the_top(tmp_path: Path) -> N
         result["ordinary"]["changed"] = 1
 
     assert "✗ over budget" not in write_report(rewritten(run, change)).read_text()
+
+
+def test_only_the_edit_that_was_exported_is_marked_so(tmp_path: Path) -> None:
+    def strengthened(result: Any) -> None:
+        result["candidates"][0]["digest"] = "b" * 10
+        result["candidates"].append({**result["candidates"][0], "ladder": "closed form"})
+
+    run = mitigated_run(tmp_path)
+    page = words(write_report(run).read_text())
+    assert "neurons (exported) 1 2 of 3" in page
+    assert "strengthened" not in page
+    page = words(write_report(rewritten(run, strengthened)).read_text())
+    assert "(exported) 1 2 of 3" not in page
+    assert page.count("(taken, then strengthened)") == 1
+    assert "neurons (taken, then strengthened)" in page
+    assert "The edit that was exported is a stronger one than the search had taken" in page
 
 
 def test_nothing_memorized(tmp_path: Path) -> None:

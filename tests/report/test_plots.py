@@ -208,8 +208,20 @@ def test_quality_against_neurons_off(results: Results) -> None:
     assert figure is not None
     lines = {line.get_label(): line_points(line) for line in figure.axes[0].lines}
     assert lines == {
-        "memorized prompts, against photos": [(0, 5.0), (5, 7.0), (20, 9.0)],
-        "captions, against photos": [(0, 4.0), (5, 6.0)],
+        "FID of memorized prompts, against photos": [(0, 5.0), (5, 7.0), (20, 9.0)],
+        "FID of captions, against photos": [(0, 4.0), (5, 6.0)],
+    }
+
+
+def test_distances_of_two_kinds_are_not_joined(results: Results) -> None:
+    measured = [quality("top-5", 7.0), quality("top-20", 9.0)]
+    by_clip = [replace(each, kind="CLIP-FID", fid=each.fid - 6) for each in measured]
+    figure = plot_quality(replace(results, quality=[*measured, *by_clip]))
+    assert figure is not None
+    lines = {line.get_label(): line_points(line) for line in figure.axes[0].lines}
+    assert lines == {
+        "FID of memorized prompts, against photos": [(5, 7.0), (20, 9.0)],
+        "CLIP-FID of memorized prompts, against photos": [(5, 1.0), (20, 3.0)],
     }
 
 

@@ -175,6 +175,15 @@ def test_other_prompts_have_a_column_of_their_own(results: Results) -> None:
     kid = figures(table, "1000 KID on the features of FID to photos, neurons off")
     assert kid == [*4 * [""], "12.5 ± 2.00 (n=40)"]
     assert any(note.startswith("FID is biased") for note in table.notes)
+    assert any("earlier version" in note and "FID of refined-on" in note for note in table.notes)
+    named = replace(quality, folder="/a/photos", images="i")
+    table = summary_table(other_prompts(results, quality=[named]))
+    assert figures(table, "FID to photos, neurons off")[-1] == "12.5 (n=40)"
+    assert not any("earlier version" in note for note in table.notes)
+    both = [named, replace(named, folder="/b/photos", fid=3.0)]
+    table = summary_table(other_prompts(results, quality=both))
+    assert figures(table, "FID to /a/photos, neurons off")[-1] == "12.5 (n=40)"
+    assert figures(table, "FID to /b/photos, neurons off")[-1] == "3.00 (n=40)"
     own = summary_table(replace(results, quality=[replace(quality, set="refined", on="")]))
     assert figures(own, "FID to photos, neurons off") == ["12.5 (n=40)", *3 * [""]]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from records import LAYER, add_images, add_metrics, add_scored_images, localizat
 from scored_run import SCORES, scored_run
 from unmemorize import Neurons, Prompt, Run, RunError
 from unmemorize.metrics import PromptMetrics
-from unmemorize.report import read_results
+from unmemorize.report import read_results, summary_table
 from unmemorize.report._results import Results
 
 
@@ -52,6 +53,22 @@ def test_images_that_were_not_evaluated_have_no_metrics(tmp_path: Path) -> None:
     run = one_prompt(tmp_path / "run")
     add_images(run, "original", {0: ["0.png"]})
     assert read_results(run).metrics == []
+
+
+def test_metrics_of_other_images_are_left_out(tmp_path: Path) -> None:
+    """The images were drawn anew with fewer steps, and not evaluated since."""
+    run = one_prompt(tmp_path / "run")
+    add_scored_images(run, {"refined": {0: {"sscd-gen": [0.2]}}})
+    assert [each.name for each in read_results(run).metrics] == ["refined"]
+    assert read_results(run).outdated == []
+    manifest = run.folder / "images" / "refined" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["settings"]["steps"] -= 1
+    manifest.write_text(json.dumps(content))
+    results = read_results(run)
+    assert (results.metrics, results.outdated) == ([], ["metrics of refined"])
+    notes = summary_table(results).notes
+    assert any("gone or were replaced: metrics of refined. Repeat" in note for note in notes)
 
 
 def test_what_evaluation_could_not_measure_is_empty(tmp_path: Path) -> None:
@@ -107,5 +124,11 @@ def test_quality_is_read_as_written(tmp_path: Path) -> None:
         "real": 20,
     }
     run.append("quality", 0, record)
+    assert read_results(run).quality == ()
+    assert read_results(run).outdated == ["FID of top-5-on-captions to photos"]
+    images = add_images(run, "top-5", {}, on="captions")
+    for number in range(10):
+        (images.folder / f"{number}.png").touch()
     (quality,) = read_results(run).quality
+    assert read_results(run).outdated == []
     assert (quality.set, quality.fid, quality.generated) == ("top-5-on-captions", 5.0, 10)

@@ -15,7 +15,7 @@ import pytest
 from audited import audited_run, image_audit_run
 from compared_run import compared_run
 from mitigated_run import mitigated_run
-from records import HOSTILE, LAYER, add_scored_images, localization, localized_run
+from records import HOSTILE, LAYER, add_images, add_scored_images, localization, localized_run
 from scored_run import scored_run
 from tasks import AnyRun
 from unmemorize import Neurons, Prompt, Run, RunError, write_report
@@ -46,7 +46,9 @@ def make_run(
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     run = scored_run(tmp_path_factory.mktemp("scored"))
+    add_images(run, "top-5", {})
     for index, name in enumerate(("original", "top-5")):
+        (run.folder / "images" / name / "another.png").touch()
         quality = {
             "set": name,
             "on": "",
@@ -57,7 +59,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
             "fid": 5.0 + index,
             "kid": 0.1,
             "kid_std": 0.01,
-            "generated": 10,
+            "generated": len(list((run.folder / "images" / name).glob("*.png"))),
             "real": 20,
         }
         run.append("quality", index, quality)
@@ -330,7 +332,7 @@ def test_every_step_is_told_with_its_settings(page: str) -> None:
     steps = re.findall(r"<h3>([\w/-]+)</h3>", page.split('<h2 id="how"')[1])
     images = ["images/original", "images/random-refined", "images/refined"]
     metrics = [name.replace("images", "metrics") for name in images]
-    assert steps == ["localization", *images, *metrics]
+    assert steps == ["localization", *images, "images/top-5", *metrics]
     assert page.count("<dt>generation guidance") + page.count("<dt>guidance") >= len(images)
 
 

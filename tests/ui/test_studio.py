@@ -262,7 +262,7 @@ def test_findings_in_words(copied_at: int | None, words: str) -> None:
 
 def test_suspects_are_read_with_their_pictures(studio: Studio, tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
-    file.write_text("prompt;images\na dog;one.png\na cat;two.png\n")
+    file.write_text("prompt;images\na dog;one.png\na cat;two.png\na dog;one.png\n")
     pictures = []
     for name, value in (("one.png", 10), ("two.png", 200)):
         (tmp_path / name[:3]).mkdir()

@@ -15,7 +15,7 @@ from rich.table import Table
 from unmemorize import testbed
 from unmemorize._bundled import is_bundled, usual_for
 from unmemorize._prompt_files import read_prompts
-from unmemorize._prompts import Prompt, as_ordinary
+from unmemorize._prompts import Prompt, as_ordinary, as_suspects
 from unmemorize.cli._common import (
     NO_SUSPECTS,
     choose_statistics,
@@ -101,8 +101,9 @@ def command(
         mitigations: Methods to compare: all, none, or names with commas between. NAME=STRENGTH is
             one strength; a name alone is its whole grid.
         ordinary: Captions that are not memorized, in a file as above. Half of them calibrates, the
-            other half counts false alarms and side effects. By default those of this package; the
-            bundled model brings its own.
+            other half counts false alarms and side effects, and its images tell what is a copy, so
+            1,998 or more are best. By default those of this package; the bundled model brings its
+            own.
         references: Folder of training images, see unmemorize evaluate --help.
         seeds: Images of each suspect under each method. The default is 10, with --quick 4.
         images: Images of ordinary captions under each method. The default is 200, with --quick 40.
@@ -115,6 +116,7 @@ def command(
     prompts = list(prompts_or_bundled(loaded, suspects, planted_suspects, NO_SUSPECTS))
     if references is not None:
         prompts = with_references(prompts, references)
+    prompts = as_suspects(prompts)
     usual = ComparisonSettings.quick() if quick else ComparisonSettings()
     settings = replace(
         usual,
@@ -215,16 +217,16 @@ def _best(comparison: Comparison) -> Iterator[str]:
             f"among {best.test} captions."
         )
     worked = [
-        row
+        (row.copy_rate, row.changed_rate or 0.0, row)
         for row in comparison.of_group(ALL_GROUPS)
-        if row.method != UNEDITED and row.refused < row.suspects and row.copies.seeds
+        if row.method != UNEDITED and not row.refused and row.copy_rate is not None
     ]
     if worked:
-        row = min(worked, key=lambda row: (row.copies.copies / row.copies.seeds, row.changed))
+        *_, row = min(worked, key=lambda each: each[:2])
         yield (
-            f"Fewest copies of {len(worked)} methods and strengths: {row.method} "
-            f"{row.strength:g}, {row.copies.copies} of {row.copies.seeds} images. It changes "
-            f"{row.changed} of {row.ordinary} ordinary images."
+            f"Fewest copies of {len(worked)} methods and strengths that work for all suspects: "
+            f"{row.method} {row.strength:g}, {row.copies.copies} of {row.copies.seeds} images. It "
+            f"changes {row.changed} of {row.ordinary} ordinary images."
         )
 
 
@@ -277,12 +279,17 @@ def _published_table(values: Sequence[Published]) -> Table:
 
 
 def _not_working(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return the names and reasons of what does not work on the model, or failed."""
+    """Return the names and reasons of what does not work on the model or for some suspects."""
     detectors = [(row.name, row.refused) for row in comparison.detectors if row.refused]
     methods = [
-        (f"{row.method} {row.strength:g}", row.reason)
+        (
+            f"{row.method} {row.strength:g}",
+            row.reason
+            if row.refused == row.suspects
+            else f"not for {row.refused} of {row.suspects} suspects ({row.reason})",
+        )
         for row in comparison.of_group(ALL_GROUPS)
-        if row.suspects and row.refused == row.suspects
+        if row.refused
     ]
     failed = [(name, f"failed ({error})") for name, error in comparison.failed.items()]
     return detectors + methods + failed

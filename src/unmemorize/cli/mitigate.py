@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled, usual_for
+from unmemorize._prompts import as_suspects
 from unmemorize.cli._common import (
     NO_SUSPECTS,
     choose_statistics,
@@ -124,8 +125,8 @@ def command(
         confidence: Confidence of each certificate. The default is 0.95.
         budget: Largest share of ordinary images that may change; 1 allows any. The default is 0.1.
         fresh_images: Fresh images of each prompt in an attempt of a certificate. The default is the
-            fewest (72 in the first one), none of which may copy. Of more images a few may
-            copy, so an edit that rarely copies is more likely to pass.
+            fewest (72 in the first one, 10 with --quick), none of which may copy. Of more images
+            a few may copy, so an edit that rarely copies is more likely to pass. Fewer are refused.
         together: Also state that all prompts are removed together, at the same confidence (Holm).
             This takes more images of each prompt.
         part: What is edited. The denoiser holds the images, so that is the default. An edit of the
@@ -147,6 +148,7 @@ def command(
     prompts = list(prompts_or_bundled(loaded, suspects, planted_prompts, NO_SUSPECTS))
     if references is not None:
         prompts = with_references(prompts, references)
+    prompts = as_suspects(prompts)
     usual = MitigationSettings.quick() if quick else MitigationSettings()
     shares = {"alpha": alpha, "confidence": confidence, "budget": budget}
     given: dict[str, Any] = {name: share for name, share in shares.items() if share is not None}
@@ -159,6 +161,7 @@ def command(
         localization=LocalizationSettings(**usual_for(loaded.pipe, "criterion")),
         generation=generation_settings(loaded, batch, steps=steps, guidance=guidance),
     )
+    settings.refuse_few_images()
     refuse_other_part(loaded, settings)
     descriptor = instruments.load_descriptor(bundled=is_bundled(loaded.pipe))
     clip = instruments.load_clip(bundled=is_bundled(loaded.pipe))
@@ -244,7 +247,10 @@ def _print_verdicts(result: MitigationResult, confidence: float) -> None:
         table.add_row(outcome.status, *cells, outcome.prompt)
     console.print(table)
     if any(outcome.after for outcome in result.outcomes):
-        print_line(f"At most: upper bound of the copy rate, at {100 * confidence:g} % confidence.")
+        print_line(
+            f"At most: upper bound of the copy rate, at {100 * confidence:g} % confidence over the "
+            "whole search."
+        )
 
 
 def _counts(copies: Copies | None) -> str:

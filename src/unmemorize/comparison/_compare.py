@@ -43,6 +43,8 @@ from unmemorize.mitigation import (
     announced_by,
     confirm,
     ordinary_items,
+    refuse_repeated_suspects,
+    warn_of_few_captions,
 )
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, stream_prompts
@@ -76,8 +78,8 @@ def compare_all(
             callback of ``execution``, one after the other.
 
     Raises:
-        MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; or
-            statistics or threshold are missing.
+        MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; two
+            have the same text; or statistics or threshold are missing.
         UnfinishedError: other shards have not done their part yet.
         RunError: unedited images cannot be made, or the run is of another kind.
         ThresholdError: there are too few ordinary images for the rate of false copies.
@@ -92,6 +94,7 @@ def compare_all(
         run, model, settings.confirmation, inputs.descriptor, inputs.clip, execution, announce
     )
     suspects = list(stream_prompts(run))
+    refuse_repeated_suspects(suspects)
     ordinary = {*inputs.captions.calibration, *inputs.captions.test}
     for suspect in suspects:
         if suspect.memorized is False:
@@ -176,6 +179,7 @@ class _Work:
         """Draw under all methods; return their rows and how many suspects are confirmed."""
         settings = self.stages.run.settings(ComparisonRun).settings
         captions, images = self.inputs.captions.test, settings.images
+        warn_of_few_captions(captions, settings.false_copies, settings.captions)
         before = self.stages.ordinary(
             "ordinary", "ordinary-before", None, captions, settings.null_images
         )

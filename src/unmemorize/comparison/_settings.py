@@ -39,6 +39,8 @@ class ComparisonCaptions:
         calibration: detectors are calibrated on these, and methods are given the first 320 of them
             to leave alone.
         test: false alarms are counted on these, and side effects of methods are measured on them.
+            Their unedited images tell the level of a copy. A warning says if they are too few for
+            the share of false copies.
 
     Raises:
         MitigationError: there are too few, one is there twice, or some are no texts.
@@ -152,7 +154,11 @@ class ComparisonSettings:
 
     @classmethod
     def quick(cls) -> ComparisonSettings:
-        """Make settings for a first look."""
+        """Make settings for a first look.
+
+        The level of a copy rests on two images of each caption then, so its share of false copies
+        is no strict bound.
+        """
         return cls(
             seeds=4,
             images=40,

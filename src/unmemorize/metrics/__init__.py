@@ -18,7 +18,12 @@ from unmemorize.metrics._medians import MedianName
 from unmemorize.metrics._metric import Instrument, Instruments, Metric, PromptImages, Values
 from unmemorize.metrics._pixel_correlation import centred_correlation
 from unmemorize.metrics._quality import FeatureExtractor, InceptionFeatures, quality
-from unmemorize.metrics._quality_sets import QualityRecord, quality_all, read_quality
+from unmemorize.metrics._quality_sets import (
+    QualityRecord,
+    fitting_quality,
+    quality_all,
+    read_quality,
+)
 from unmemorize.metrics._read_image import read_image, to_rgb
 from unmemorize.metrics._records import (
     EvaluationRun,
@@ -65,6 +70,7 @@ __all__ = [
     "download",
     "evaluate_all",
     "fetch_images",
+    "fitting_quality",
     "have_references",
     "image_files",
     "layout_mask",

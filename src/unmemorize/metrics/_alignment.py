@@ -95,9 +95,15 @@ class ClipAlignment:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Return text embeddings before normalisation, (N, D)."""
+        """Return text embeddings before normalisation, (N, D). Longer texts are cut."""
+        positions = self._clip.config.text_config.max_position_embeddings
         tokens = self._tokenizer(
-            list(texts), padding="max_length", truncation=True, return_tensors="pt"
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            # a tokenizer whose files state no length takes it for endless
+            max_length=min(self._tokenizer.model_max_length, positions),
+            return_tensors="pt",
         )
         projected: Tensor = self._clip.text_projection(
             self._clip.text_model(

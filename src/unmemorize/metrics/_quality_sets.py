@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from unmemorize._errors import RunError
-from unmemorize._files import from_json, to_json
+from unmemorize._files import from_json, hash_texts, to_json
 from unmemorize.engines import Progress, silent
-from unmemorize.generation import ImageSetRun, image_set
-from unmemorize.metrics._images import image_files
+from unmemorize.generation import ImageSetRun, image_set, image_sets
+from unmemorize.metrics._images import image_files, images_in
 from unmemorize.metrics._quality import FeatureExtractor, features_of, quality
 from unmemorize.runs import Run
 
@@ -26,6 +27,10 @@ class QualityRecord:
         set: the name of the set.
         on: the name of its prompts; empty for those of the run.
         against: the name of the folder.
+        folder: its absolute path, which tells folders of the same name apart. Empty in records of
+            earlier versions.
+        images: a hash of how the images of the set came to be, and of the names of their files.
+            Empty in records of earlier versions.
         kind: what the Fréchet distance is called.
         extractor, extractor_sha256: what computed the features.
         fid, kid, kid_std, generated, real: see `Quality`.
@@ -42,14 +47,16 @@ class QualityRecord:
     kid_std: float
     generated: int
     real: int
+    folder: str = ""
+    images: str = ""
 
     def replaces(self, other: QualityRecord) -> bool:
         """Whether the other record answers the same question."""
-        return (self.set, self.against, self.extractor_sha256) == (
-            other.set,
-            other.against,
-            other.extractor_sha256,
-        )
+        if (self.set, self.extractor_sha256) != (other.set, other.extractor_sha256):
+            return False
+        if other.folder:
+            return self.folder == other.folder
+        return other.against in (self.against, "")  # "." had no name
 
 
 def quality_all(
@@ -63,7 +70,7 @@ def quality_all(
     """Measure the distances between sets of images and a folder of real images.
 
     A record is added to the run for each set; an earlier one of the same set, folder and extractor
-    is replaced.
+    is replaced. Two folders are the same if they have the same path.
 
     Args:
         run: a run with images.
@@ -77,7 +84,9 @@ def quality_all(
         MetricError: the folder holds no images, or there are too few of either.
     """
     sets = {name: image_set(run, name) for name in names}
-    folders = [Path(real), *(images.folder for images in sets.values())]
+    real = Path(real)
+    named = real.resolve() if real.name in ("", "..") else real  # "." has no name of its own
+    folders = [real, *(images.folder for images in sets.values())]
     paths = [image_files(folder) for folder in folders]
     total, done = sum(map(len, paths)), 0
     features = []
@@ -89,7 +98,7 @@ def quality_all(
         record = QualityRecord(
             set=name,
             on=sets[name].settings(ImageSetRun).on,
-            against=Path(real).name,
+            against=_as_text(named.name or str(named)),
             kind=extractor.kind,
             extractor=extractor.name,
             extractor_sha256=extractor.digest,
@@ -98,10 +107,24 @@ def quality_all(
             kid_std=distances.kid_std,
             generated=distances.generated,
             real=distances.real,
+            folder=_as_text(real.resolve()),
+            images=_hash_of(sets[name]),
         )
         records = read_quality(run)
         earlier = [index for index, other in records.items() if record.replaces(other)]
         run.append(_QUALITY, earlier[0] if earlier else len(records), to_json(record))
+
+
+def _as_text(path: str | Path) -> str:
+    """Write out bytes of a path that are no UTF-8, which no record can hold."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def _hash_of(images: Run) -> str:
+    """Hash what determines a set of images, and the names of its files."""
+    manifest = images.manifest
+    made_of = json.dumps([manifest.settings, to_json(manifest.inputs)], sort_keys=True)
+    return hash_texts([made_of, *(path.name for path in images_in(images.folder))])
 
 
 def _shifted(progress: Progress, done: int, total: int) -> Progress:
@@ -125,3 +148,26 @@ def read_quality(run: Run) -> dict[int, QualityRecord]:
         )
         for index, record in run.records(_QUALITY).items()
     }
+
+
+def fitting_quality(run: Run) -> tuple[tuple[QualityRecord, ...], tuple[QualityRecord, ...]]:
+    """Read the distances of images that are still there, and those of images that are not.
+
+    Records of earlier versions do not tell of which images they are. They fit if the set has as
+    many images as they say.
+
+    Raises:
+        RunError: a record is damaged.
+    """
+    sets = image_sets(run)
+    hashes = {name: _hash_of(images) for name, images in sets.items()}
+
+    def fits(record: QualityRecord) -> bool:
+        if record.set not in sets:
+            return False
+        if record.images:
+            return record.images == hashes[record.set]
+        return len(images_in(sets[record.set].folder)) == record.generated
+
+    records = list(read_quality(run).values())
+    return tuple(filter(fits, records)), tuple(each for each in records if not fits(each))

@@ -7,8 +7,11 @@ from unmemorize.mitigation._confirmation import (
     Confirmation,
     ConfirmationRecord,
     confirm,
+    confirmation_chance,
     confirmed_by,
     read_confirmations,
+    refuse_repeated_suspects,
+    warn_of_few_captions,
 )
 from unmemorize.mitigation._control import control_edit
 from unmemorize.mitigation._copy_test import CopyTest, Measure, Null
@@ -67,6 +70,7 @@ __all__ = [
     "Verdict",
     "announced_by",
     "confirm",
+    "confirmation_chance",
     "confirmed_by",
     "control_edit",
     "derived_seed",
@@ -83,9 +87,11 @@ __all__ = [
     "read_image_records",
     "read_ordinary",
     "refuse_other_part",
+    "refuse_repeated_suspects",
     "seconds_per_sample",
     "standings",
     "unannounced",
     "unpacked",
+    "warn_of_few_captions",
     "with_references",
 ]

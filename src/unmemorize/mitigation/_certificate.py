@@ -62,12 +62,13 @@ class Certification:
             first one, and spends all of delta.
         prompts: how many prompts a common statement is about, see `holm`. It takes more seeds;
             1 is for statements about each prompt by itself.
-        seeds: fresh seeds of each attempt, where more are wanted than the fewest. An edit that
-            copies seldom passes more likely then, since some of more seeds may copy.
+        seeds: fresh seeds of each attempt, where more are wanted than the fewest; 0 for the fewest.
+            An edit that copies seldom passes more likely then, since some of more seeds may copy.
+            A later attempt that needs more takes what it needs.
 
     Raises:
         MitigationError: a value is of another type, a rate does not lie between 0 and 1, there is
-            no prompt, or seeds are negative.
+            no prompt, or the first attempt needs more seeds.
 
     Examples:
         >>> [Certification().plan(attempt).seeds for attempt in (1, 2, 3)]
@@ -96,6 +97,19 @@ class Certification:
             raise MitigationError(f"prompts={self.prompts}: at least 1 is needed.")
         if self.seeds < 0:
             raise MitigationError(f"seeds={self.seeds}: 0 takes the fewest that an attempt needs.")
+        if 0 < self.seeds < self.fewest:
+            raise MitigationError(
+                f"seeds={self.seeds}: the first attempt needs at least {self.fewest}. Take so many "
+                "or more, or leave it out for the fewest."
+            )
+
+    @property
+    def fewest(self) -> int:
+        """The fewest seeds of the first attempt, none of which may copy."""
+        return seeds_needed(self.alpha, self.delta * self._share(1) / self.prompts)
+
+    def _share(self, attempt: int) -> float:
+        return 1.0 if self.single else 0.5**attempt
 
     def plan(self, attempt: int) -> Plan:
         """Fix how many fresh seeds an attempt needs, and how many of them may copy.
@@ -111,7 +125,7 @@ class Certification:
             raise MitigationError(
                 f"attempt={attempt}: {problem}. Say before the first attempt how many there may be."
             )
-        share = 1.0 if self.single else 0.5**attempt
+        share = self._share(attempt)
         error = self.delta * share
         seeds = max(self.seeds, seeds_needed(self.alpha, error / self.prompts))
         allowed = int((binom.cdf(np.arange(seeds), seeds, self.alpha) <= error).sum()) - 1
@@ -252,8 +266,9 @@ class Verdict:
         status: see `verdict`.
         counted: what the last attempt saw; None where nothing was tested.
         plan: what that attempt had fixed.
-        bound: upper bound of the copy rate under the edit: at the confidence of the attempt if it
-            passed, else at that of the whole search. None where nothing was tested.
+        bound: upper bound of the copy rate under the edit, at the confidence of the attempt. So it
+            holds at the confidence of the whole search, whichever of its edits was chosen. None
+            where nothing was tested.
     """
 
     status: Status
@@ -282,12 +297,16 @@ def verdict(
         before: what the unedited model did; None where it was not looked at.
         attempt: the last attempt to certify the exported edit; None without one.
         confirmed: whether the unedited generations show that the prompt is memorized.
-        confidence: of the bounds that a reduction needs.
+        confidence: of the lower bound before the edit, which a reduction needs.
 
     Returns:
         "removed" if the attempt passed; "reduced" if the upper bound after it lies below the lower
         bound before it; else "not removed", also where no edit was found. "not confirmed" and "not
         tested" say what is missing.
+
+    The edit is the best of those that were tested, so a bound at the confidence of the whole search
+    would be too low more often than it promises. Attempts share the error of the search among
+    them, so a bound at the confidence of its own attempt keeps that promise.
 
     Examples:
         >>> attempt = Attempt(Certification().plan(1), Copies(0, 72))
@@ -301,11 +320,9 @@ def verdict(
     if attempt is None:
         return Verdict("not removed")
     counted, plan = attempt.counted, attempt.plan
-    if attempt.passed:
-        return Verdict("removed", counted, plan, counted.upper(plan.confidence))
-    bound = counted.upper(confidence)
+    bound = counted.upper(plan.confidence)
     status: Status = "reduced" if bound < before.lower(confidence) else "not removed"
-    return Verdict(status, counted, plan, bound)
+    return Verdict("removed" if attempt.passed else status, counted, plan, bound)
 
 
 def _percent(share: float) -> str:

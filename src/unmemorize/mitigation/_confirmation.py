@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from PIL import Image
+from scipy.stats import binom
 
-from unmemorize._errors import RunError
+from unmemorize._errors import MitigationError, RunError
 from unmemorize._files import to_json
-from unmemorize._prompts import Prompt
+from unmemorize._prompts import Prompt, repeated_text
 from unmemorize.detection import (
     SEED_SIMILARITY,
     Detection,
@@ -121,6 +122,20 @@ def read_confirmations(run: Run) -> dict[int, ConfirmationRecord]:
     return dict(run.typed(CONFIRMATIONS, ConfirmationRecord, way_out))
 
 
+def refuse_repeated_suspects(prompts: Iterable[Prompt]) -> None:
+    """Refuse suspects of the same text. Their images are the same, as seeds follow from the text.
+
+    Raises:
+        MitigationError: there are two.
+    """
+    text = repeated_text(prompts)
+    if text is not None:
+        raise MitigationError(
+            f"{text[:60]!r}: several suspects of this run have this text, so their images are the "
+            "same and would be counted several times. Start a new run in which it is named once."
+        )
+
+
 def warn_of_missing_images(prompts: Collection[Prompt]) -> None:
     """Warn if no prompt names a training image, and of those that name some but none can be read.
 
@@ -141,6 +156,28 @@ def warn_of_missing_images(prompts: Collection[Prompt]) -> None:
             len(lost),
             lost[0].images[0],
             lost[0].text[:60],
+        )
+
+
+def warn_of_few_captions(captions: Sequence[str], rate: float, most: int | None = None) -> None:
+    """Warn if the level of a copy rests on fewer ordinary captions than its rate needs.
+
+    Images of one caption are alike, so more images of few captions do not bound the rate.
+
+    Args:
+        captions: whose images tell the level.
+        rate: the share of ordinary images that may pass for a copy.
+        most: to how many captions the settings limit them; None for all.
+    """
+    needed, distinct = prompts_needed(rate), len(set(captions))
+    if distinct < min(needed, most or needed):
+        _logger.warning(
+            "The level of a copy rests on images of %d ordinary captions. To promise that at most "
+            "%g %% of ordinary images pass for copies, %d captions are needed, so more may pass. "
+            "Give more captions.",
+            distinct,
+            100 * rate,
+            needed,
         )
 
 
@@ -170,6 +207,20 @@ def screen_level(threshold: Threshold) -> float:
     if len(detect.scores) < prompts_needed(_SCREEN_RATE):
         return detect.tau
     return min(conformal_quantile(detect.scores, _SCREEN_RATE), detect.tau)
+
+
+def confirmation_chance(rate: float, images: int) -> float:
+    """Return the probability that a prompt is confirmed whose images copy at a rate.
+
+    Args:
+        rate: the copy rate, in [0, 1].
+        images: how many images count.
+
+    Examples:
+        >>> round(confirmation_chance(0.1, 10), 3)
+        0.264
+    """
+    return float(binom.sf(FEWEST_COPIES - 1, images, rate))
 
 
 def search_seeds(stages: Stages, text: str) -> tuple[int, ...]:

@@ -46,9 +46,11 @@ from unmemorize.mitigation._confirmation import (
     all_search_seeds,
     confirm,
     further_search_seeds,
+    refuse_repeated_suspects,
     screen,
     screen_level,
     search_seeds,
+    warn_of_few_captions,
     warn_of_missing_images,
 )
 from unmemorize.mitigation._guides import Guide, find_guides
@@ -105,7 +107,8 @@ def mitigate_all(
     Raises:
         UnfinishedError: other shards have not done their part yet.
         RunError: an item fails, or the run is of another kind.
-        MitigationError: the text encoder should be edited, and cannot be; or no attempt is allowed.
+        MitigationError: the text encoder should be edited, and cannot be; no attempt is allowed; or
+            two suspects have the same text.
         ThresholdError: there are too few ordinary images for the rate of false copies.
     """
     run = Run.of(run)
@@ -154,7 +157,9 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
         UnmemorizeError: as in `mitigate_all`.
     """
     captions, threshold = inputs.captions, inputs.threshold
+    warn_of_few_captions(captions.ordinary, stages.settings.false_copies)
     prompts = dict(enumerate(stream_prompts(stages.run)))
+    refuse_repeated_suspects(prompts.values())
     warn_of_missing_images(prompts.values())
     images = stages.settings.ordinary_images
     before = stages.ordinary("ordinary", "ordinary-before", None, captions.ordinary, images)

@@ -148,6 +148,7 @@ def _judged(work: Work, index: int, attempt: Attempt | None) -> PromptOutcome:
         score=work.detections[index].score,
         after=judgement.counted,
         bound=judgement.bound,
+        confidence=judgement.plan.confidence if judgement.plan else None,
     )
     if confirmation is None:
         return outcome

@@ -9,7 +9,7 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from unmemorize._bundled import is_bundled, usual_for
-from unmemorize._prompts import Prompt, as_prompts
+from unmemorize._prompts import Prompt, as_prompts, as_suspects
 from unmemorize.detection import Threshold, default_threshold
 from unmemorize.engines import Execution
 from unmemorize.generation import usual_generation
@@ -44,7 +44,8 @@ def mitigate(
 
     Args:
         pipe: a loaded pipeline. It is left as it is.
-        prompts: suspects. `Prompt.images` names their training images.
+        prompts: suspects. `Prompt.images` names their training images. Those of the same text count
+            once, with a warning.
         references: a folder of training images, in place of those that the prompts name.
         settings: what the edit must show. Noise settings are those of the threshold. Without any,
             the bundled model is drawn with its own steps and guidance, and localized by its own
@@ -84,6 +85,7 @@ def mitigate(
     suspects = as_prompts(prompts)
     if references is not None:
         suspects = with_references(suspects, references)
+    suspects = as_suspects(suspects)
     execution = execution or Execution()
     if settings is None:
         localization = LocalizationSettings(**usual_for(model.pipe, "criterion"))

@@ -37,8 +37,11 @@ class PromptOutcome:
         level: the score above which an image counts as a copy.
         before, after: copies among the unedited images, and among the fresh ones under the edit by
             which the verdict is given.
-        bound: upper bound of the copy rate under the edit, at the confidence that the verdict
-            states, or else at that of the run.
+        bound: upper bound of the copy rate under the edit.
+        confidence: of the bound: that of the last attempt to certify the prompt. None without a
+            bound, and in results of earlier versions. There a prompt that is not removed has a
+            bound at the confidence of the whole search, which is too low if the best of several
+            edits was chosen.
         first: copies among the first fresh images under the edit. Other than those of ``after``,
             they are not looked at because of what came before, so they may be added up.
         worst_before: the highest score of the unedited images.
@@ -65,6 +68,7 @@ class PromptOutcome:
     before: Copies | None = None
     after: Copies | None = None
     bound: float | None = None
+    confidence: float | None = None
     first: Copies | None = None
     worst_before: float | None = None
     files_before: tuple[str, ...] = ()

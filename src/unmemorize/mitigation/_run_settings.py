@@ -102,7 +102,11 @@ class MitigationRun:
         """Make the settings of a run.
 
         Its noise settings are those of the threshold.
+
+        Raises:
+            MitigationError: there are too few fresh images for a certificate.
         """
+        settings.refuse_few_images()
         captions = inputs.captions
         localization = replace(settings.localization, noise=inputs.threshold.settings)
         return cls(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from unmemorize._checked import check_fields
-from unmemorize._errors import ModelError
+from unmemorize._errors import MitigationError, ModelError
 from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
 from unmemorize.mitigation._certificate import Certification
 from unmemorize.mitigation._copy_test import FALSE_COPIES
+
+_logger = logging.getLogger("unmemorize")
 
 Part = Literal["denoiser", "text-encoder"]
 """What part of a model is edited."""
@@ -36,7 +39,7 @@ class MitigationSettings:
         guides: how many ordinary captions are looked at for each prompt, and how many guides are
             drawn at most, see docs/mitigation.md.
         fresh_images: fresh images of each prompt in an attempt of a certificate, where more are
-            wanted than the fewest, see `Certification`.
+            wanted than the fewest, see `Certification`; 0 for the fewest.
         ordinary_images: images of ordinary captions. The level of a copy comes from them.
         distances: whether the edited images of ordinary captions are also compared with unedited
             ones as distributions (CLIP-FID, KID), which takes as many images again.
@@ -98,12 +101,38 @@ class MitigationSettings:
                 f"{self.false_copies:g}. Take at least {math.ceil(fewest)}."
             )
 
+    def refuse_few_images(self) -> None:
+        """Refuse fewer fresh images than the first attempt of a certificate needs.
+
+        Runs of earlier versions may hold such a number, which they did not use.
+
+        Raises:
+            MitigationError: there are fewer.
+        """
+        fewest = Certification(self.alpha, 1 - self.confidence, self.declared).fewest
+        if 0 < self.fresh_images < fewest:
+            raise MitigationError(
+                f"fresh_images={self.fresh_images}: a certificate needs at least {fewest} fresh "
+                f"images of a prompt at alpha={self.alpha:g} and confidence={self.confidence:g}. "
+                "Take so many or more, leave it out for the fewest, or exclude a higher rate "
+                "(alpha)."
+            )
+
     def certification(self, prompts: int) -> Certification:
         """Return the rules for the certificates of so many prompts."""
         together = prompts if self.together else 1
-        return Certification(
-            self.alpha, 1 - self.confidence, self.declared, together, self.fresh_images
-        )
+        rules = Certification(self.alpha, 1 - self.confidence, self.declared, together)
+        if self.fresh_images >= rules.fewest:
+            return replace(rules, seeds=self.fresh_images)
+        if self.fresh_images:
+            _logger.warning(
+                "%d fresh images of a prompt are too few for a certificate of %d prompts. At least "
+                "%d are drawn of each.",
+                self.fresh_images,
+                prompts,
+                rules.fewest,
+            )
+        return rules
 
     @property
     def sample(self) -> int:

@@ -35,7 +35,10 @@ WORDS = {
     "screen": (
         "A test of the first denoising steps, which decides what is generated. It is no proof."
     ),
-    "false alarm": "A suspect that the screen called, and whose images show no copies.",
+    "false alarm": (
+        "A suspect that the screen called, and of whose unedited images fewer than 2 are copies. "
+        "A prompt that copies seldom may be one of them."
+    ),
     "changed image": (
         "An image of an ordinary prompt whose descriptor similarity to the image before, from the "
         "same noise, is below 0.5."

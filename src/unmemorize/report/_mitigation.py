@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unmemorize.metrics import read_image
-from unmemorize.mitigation import MitigationResult
+from unmemorize.mitigation import FEWEST_COPIES, MitigationResult, confirmation_chance
 from unmemorize.report._access import levels_of_access
 from unmemorize.report._annex import REQUIREMENTS, SECTIONS, fields_of
 from unmemorize.report._audit import audits_of
 from unmemorize.report._evidence import read_evidence
 from unmemorize.report._figures import Figures
 from unmemorize.report._glossary import Glossary
-from unmemorize.report._numbers import csv_text, json_text, numbers_of
+from unmemorize.report._numbers import csv_text, has_single_copy, json_text, numbers_of
 from unmemorize.report._page import REPORT, Script, render
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._provenance import output_hashes, steps_of
@@ -23,6 +23,8 @@ from unmemorize.report._wall import Picture, wall
 from unmemorize.runs import Run
 
 _ORDINARY = Pictures(192, 80, 4)
+_COPY_RATES = (0.05, 0.1, 0.2, 0.3)
+"""Copy rates for which the page says how many prompts confirmation misses."""
 NUMBERS = "report.json"
 TABLE = "report.csv"
 
@@ -54,6 +56,8 @@ def write_mitigation_report(
     access = list(levels_of_access(audits))
     prompts = [prompt.text for prompt in evidence.prompts]
     check = read_spot_check(run)
+    cleared = [outcome for outcome in evidence.result.outcomes if not outcome.confirmed]
+    confirming = sorted({each.before.seeds for each in evidence.called if each.before})
     page = render(
         "mitigation.html.j2",
         script=Script.read("mitigation.js"),
@@ -66,7 +70,11 @@ def write_mitigation_report(
         n=Figures(numbers),
         term=Glossary(),
         wall=list(wall(evidence, redact=redact)),
-        others=[outcome for outcome in evidence.result.outcomes if not outcome.confirmed],
+        single=[outcome for outcome in cleared if has_single_copy(outcome)],
+        others=[outcome for outcome in cleared if not has_single_copy(outcome)],
+        fewest=FEWEST_COPIES,
+        confirming=confirming,
+        missed=list(map(_missed, confirming)),
         ordinary=list(_ordinary(run, evidence.result)),
         steps=steps,
         audits=audits,
@@ -82,6 +90,16 @@ def write_mitigation_report(
     run.write(NUMBERS, json_text(numbers))
     run.write(TABLE, csv_text(numbers))
     return run.write(REPORT, page)
+
+
+def _missed(images: int) -> str:
+    """Say how many of the prompts that copy seldom are not confirmed by so many images."""
+    rates = ", ".join(f"{100 * rate:g}" for rate in _COPY_RATES)
+    chances = ", ".join(f"{confirmation_chance(rate, images):.3f}" for rate in _COPY_RATES)
+    return (
+        f"Confirmation misses prompts that copy seldom: at copy rates of {rates} %, at least "
+        f"{FEWEST_COPIES} of {images} images are copies with probabilities of {chances}."
+    )
 
 
 def _ordinary(run: Run, result: MitigationResult) -> Iterator[tuple[str, Picture, Picture]]:

@@ -19,7 +19,7 @@ from unmemorize.report._evidence import Evidence
 from unmemorize.report._rates import Rate
 from unmemorize.report._statement import Statement
 
-SCHEMA = "unmemorize.report/2"
+SCHEMA = "unmemorize.report/3"
 STATUSES = ("removed", "reduced", "not removed", "not confirmed", "not tested")
 
 
@@ -163,8 +163,9 @@ class Numbers:
             shown to be memorized.
         counts: how many suspects have each status.
         copying: how many memorized prompts have copies left; None without an edit.
-        false_alarms: suspects that the screen called and whose images show no copies. None where
-            it called none.
+        false_alarms: suspects that the screen called and that are not confirmed, since too few of
+            their images are copies. None where it called none.
+        single_copies: how many of them have a copy nevertheless, but a single one.
         before, after, control, paraphrases_before, paraphrases_after: copies among the images of
             all confirmed prompts. Those after are the first fresh ones of each, see
             `PromptOutcome`.
@@ -183,6 +184,7 @@ class Numbers:
     counts: Mapping[str, int]
     copying: CopyingNumbers | None
     false_alarms: Rate | None
+    single_copies: int
     before: Rate | None
     after: Rate | None
     control: Rate | None
@@ -203,7 +205,7 @@ class Numbers:
 def numbers_of(evidence: Evidence) -> Numbers:
     """Collect the numbers of a mitigation."""
     result, confirmed, called = evidence.result, evidence.confirmed, evidence.called
-    cleared = sum(not outcome.confirmed for outcome in called)
+    cleared = [outcome for outcome in called if not outcome.confirmed]
 
     def rate(name: str) -> Rate | None:
         counts = (getattr(outcome, name) for outcome in confirmed)
@@ -218,7 +220,8 @@ def numbers_of(evidence: Evidence) -> Numbers:
             for status in STATUSES
         },
         copying=CopyingNumbers.of(confirmed) if result.edit else None,
-        false_alarms=Rate.maybe(Copies(cleared, len(called))),
+        false_alarms=Rate.maybe(Copies(len(cleared), len(called))),
+        single_copies=sum(map(has_single_copy, cleared)),
         before=rate("before"),
         after=Rate.maybe(result.after),
         control=Rate.maybe(result.controls),
@@ -273,6 +276,11 @@ def _of_prompt(evidence: Evidence, outcome: PromptOutcome) -> PromptNumbers:
         rung=outcome.rung,
         neurons=len(localization.neurons) if localization else None,
     )
+
+
+def has_single_copy(outcome: PromptOutcome) -> bool:
+    """Tell whether exactly one of the unedited images of a suspect is a copy."""
+    return outcome.before is not None and outcome.before.copies == 1
 
 
 def control_copies(outcome: PromptOutcome) -> Copies | None:

@@ -276,7 +276,8 @@ def plot_quality(results: Results) -> Figure | None:
     for quality in results.quality:
         matched = _TOP.match(without_prompts(quality.set, quality.on))
         if matched:
-            label = f"{quality.on or 'memorized prompts'}, against {quality.against}"
+            real = results.real_name(quality)
+            label = f"{quality.kind} of {quality.on or 'memorized prompts'}, against {real}"
             series[label].append((int(matched[1] or 0), quality.fid))
     lines = {label: sorted(points) for label, points in series.items() if len(points) > 1}
     if not lines:
@@ -286,7 +287,7 @@ def plot_quality(results: Results) -> Figure | None:
         counts, distances = zip(*points, strict=True)
         axes.plot(counts, distances, marker="o", color=_colour(row), label=label)
     axes.set_xlabel("neurons off")
-    axes.set_ylabel("FID")
+    axes.set_ylabel("Fréchet distance")
     _legend(axes)
     return figure
 

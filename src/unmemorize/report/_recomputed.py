@@ -23,9 +23,10 @@ from unmemorize.report._recomputed_distances import Array, correlation, frechet,
 
 Files = Mapping[str, bytes]
 """The files of a pack by name."""
-_FIRST_SCHEMA, _SCHEMA = "unmemorize.report/1", "unmemorize.report/2"
+_FIRST_SCHEMA, _SECOND_SCHEMA = "unmemorize.report/1", "unmemorize.report/2"
+_SCHEMA = "unmemorize.report/3"
 """The first one counts no paraphrases one by one, and takes images with random neurons edited for a
-control of every prompt."""
+control of every prompt. The second one does not count suspects with a single copy."""
 _CHANGED = 0.5
 """Similarity to the image before, below which an image of an ordinary prompt counts as changed."""
 _WHOLE_SETS = 1000
@@ -56,7 +57,7 @@ class _Records:
         self.settings = _settings(parsed("manifest.json", files["manifest.json"]))
         self.result = parsed("mitigation.json", files["mitigation.json"])
         reported = parsed("report.json", files["report.json"]).get("schema")
-        self.schema = _FIRST_SCHEMA if reported == _FIRST_SCHEMA else _SCHEMA
+        self.schema = reported if reported in (_FIRST_SCHEMA, _SECOND_SCHEMA) else _SCHEMA
         prompts = files["prompts.jsonl"].splitlines()
         self.prompts = [parsed("prompts.jsonl", line) for line in prompts]
         self.detections = self.kind("detections")
@@ -131,8 +132,10 @@ class _Records:
             values |= _rate(name, copies, images)
         if self.edit and self.schema != _FIRST_SCHEMA:
             values |= self.of_copying(confirmed, first, last)
-        cleared = len(self.confirmations) - len(confirmed)
-        values |= _rate("false_alarms", cleared, len(self.confirmations))
+        cleared = [index for index in self.confirmations if index not in confirmed]
+        values |= _rate("false_alarms", len(cleared), len(self.confirmations))
+        if self.schema == _SCHEMA:
+            values["single_copies"] = sum(self.counted(index)[0] == 1 for index in cleared)
         return values | self.of_ordinary(control)
 
     def counted(self, index: int) -> tuple[int, int]:
@@ -250,10 +253,12 @@ class _Records:
             if not settings["declared"]:
                 level += f"; whole search {_percent(settings['confidence'])} %"
             return "removed", f"removed ({copies} of {images}, {level})"
-        confidence = settings["confidence"]
-        upper = 1.0 if copies == images else beta.ppf(confidence, copies + 1, images - copies)
+        if self.result["outcomes"][index].get("confidence") is None:  # by an earlier version
+            error = 1 - settings["confidence"]
+        upper = 1.0 if copies == images else beta.ppf(1 - error, copies + 1, images - copies)
         k, n = counts["before"]
-        status = "reduced" if upper < beta.ppf(1 - confidence, k, n - k + 1) else "not removed"
+        lower = beta.ppf(1 - settings["confidence"], k, n - k + 1)
+        status = "reduced" if upper < lower else "not removed"
         return status, f"{status} ({copies} of {images})"
 
     def of_prompt(

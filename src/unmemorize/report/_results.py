@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +16,8 @@ from unmemorize.metrics import (
     PromptMetrics,
     QualityRecord,
     References,
+    fitting_quality,
     read_metrics,
-    read_quality,
 )
 from unmemorize.runs import Run, run_prompts
 
@@ -62,6 +62,7 @@ class Results:
         localizations: by index of the prompt.
         metrics: one entry for each evaluated set of images.
         quality: one entry for each set of images compared with real ones.
+        outdated: what was measured on images that are gone or were replaced, in words.
         medians: which median of an even number of values is taken.
     """
 
@@ -70,6 +71,7 @@ class Results:
     metrics: Sequence[SetMetrics] = ()
     quality: Sequence[QualityRecord] = ()
     medians: MedianName = "middle"
+    outdated: Sequence[str] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -86,6 +88,11 @@ class Results:
         """Return the names of training images that could not be compared with."""
         names = (name for entry in self.references() for name in getattr(entry, reason))
         return list(dict.fromkeys(names))
+
+    def real_name(self, quality: QualityRecord) -> str:
+        """Name a folder of real images: by its whole path if others have the same name."""
+        folders = {each.folder for each in self.quality if each.against == quality.against}
+        return quality.folder if quality.folder and len(folders) > 1 else quality.against
 
     def references(self) -> list[References]:
         """Return the training images that each prompt was compared with, where any are known."""
@@ -151,13 +158,18 @@ def read_results(run: Run) -> Results:
         RunError: nothing is localized yet, or a record is damaged.
     """
     order = list(SET_LABELS)
-    metrics = sorted(
-        _read_set_metrics(run),
+    metrics, outdated = _read_set_metrics(run)
+    metrics.sort(
         key=lambda entry: order.index(entry.name) if entry.name in order else len(order),
     )
-    quality = list(read_quality(run).values())
+    quality, others = fitting_quality(run)
     return Results(
-        run_prompts(run), read_localizations(run), metrics, quality, _medians_of(metrics)
+        run_prompts(run),
+        read_localizations(run),
+        metrics,
+        quality,
+        _medians_of(metrics),
+        [*outdated, *(f"{each.kind} of {each.set} to {each.against}" for each in others)],
     )
 
 
@@ -167,17 +179,23 @@ def _medians_of(metrics: Sequence[SetMetrics]) -> MedianName:
     return "lower" if names == {"lower"} else "middle"
 
 
-def _read_set_metrics(run: Run) -> Iterator[SetMetrics]:
+def _read_set_metrics(run: Run) -> tuple[list[SetMetrics], list[str]]:
+    """Return the metrics of the sets of images, and what was measured on others, in words."""
     evaluated = run.nested("metrics")
+    found, outdated = [], []
     for folder_name, images in image_sets(run).items():
         if folder_name not in evaluated:
             continue
-        evaluation = evaluated[folder_name]
-        on = images.settings(ImageSetRun).on
-        measured = evaluation.settings(EvaluationRun).metrics
-        yield SetMetrics(
-            name=without_prompts(folder_name, on),
-            on=on,
+        evaluation, settings = evaluated[folder_name], images.settings(ImageSetRun)
+        made_of = evaluation.settings(EvaluationRun)
+        if made_of.images != settings:
+            outdated.append(f"metrics of {folder_name}")
+            continue
+        entry = SetMetrics(
+            name=without_prompts(folder_name, settings.on),
+            on=settings.on,
             prompts=read_metrics(evaluation),
-            measured={metric.name: metric for metric in measured},
+            measured={metric.name: metric for metric in made_of.metrics},
         )
+        found.append(entry)
+    return found, outdated

@@ -39,6 +39,9 @@ _QUALITY_NOTE = (
     "over subsets."
 )
 
+_AGAIN = "Repeat unmemorize evaluate, with --real for distances."
+"""What to do about results whose images may be others."""
+
 
 def summary_table(results: Results, truth: Truth | None = None) -> Table:
     """Sum up a run: medians ± MAD over prompts, with 95 % bootstrap intervals.
@@ -68,6 +71,18 @@ def _notes(results: Results) -> Iterator[str]:
         yield _LOWER_NOTE
     if results.quality:
         yield _QUALITY_NOTE
+    unknown = [quality for quality in results.quality if not quality.images]
+    if unknown:
+        listed = ", ".join(f"{each.kind} of {each.set} to {each.against}" for each in unknown)
+        yield (
+            f"Warning: an earlier version did not record of which images these are: {listed}. "
+            f"{_AGAIN}"
+        )
+    if results.outdated:
+        yield (
+            "Warning: left out, since their images are gone or were replaced: "
+            f"{', '.join(results.outdated)}. {_AGAIN}"
+        )
     reasons: tuple[Literal["missing", "unreadable"], ...] = ("missing", "unreadable")
     for reason in reasons:
         names = results.lacking(reason)
@@ -179,4 +194,4 @@ def _quality_rows(results: Results) -> Iterator[Row]:
             (f"1000 KID on the features of {quality.kind}", kid),
         ):
             cells = tuple(cell if column == own_column else Cell() for column in results.columns)
-            yield Row(f"{distance} to {quality.against}, {set_label}", cells, by)
+            yield Row(f"{distance} to {results.real_name(quality)}, {set_label}", cells, by)

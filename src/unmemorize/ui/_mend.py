@@ -13,7 +13,7 @@ from unmemorize._errors import PromptError
 from unmemorize._files import hash_texts, to_json
 from unmemorize._paths import exists
 from unmemorize._prompt_files import read_prompts
-from unmemorize._prompts import Prompt
+from unmemorize._prompts import Prompt, as_suspects
 from unmemorize.export import CHECKPOINT
 from unmemorize.mitigation import (
     EDIT,
@@ -131,6 +131,7 @@ def read_suspects(studio: Studio, file: Path, pictures: Sequence[Path]) -> Suspe
     prompts = read_prompts(file)
     if pictures:
         prompts = with_references(prompts, _gathered(studio, pictures))
+    prompts = as_suspects(prompts)
     seconds = [
         forecast(studio.model, studio.mitigation(quick=quick), prompts).seconds
         for quick in (True, False)
