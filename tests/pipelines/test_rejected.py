@@ -117,6 +117,16 @@ def test_an_adapter_that_waits_for_an_image_is_refused() -> None:
         compute_statistics(pipe, PROMPTS)
 
 
+def test_free_u_is_refused_while_it_is_enabled() -> None:
+    pipe = make_pipeline()
+    plain = Model(pipe).fingerprint
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+    with pytest.raises(ModelError, match=r"FreeU is enabled.*pipe\.disable_freeu\(\)"):
+        compute_statistics(pipe, PROMPTS)
+    pipe.disable_freeu()
+    assert Model(pipe).fingerprint == plain
+
+
 def test_a_tokenizer_without_a_limit_is_named() -> None:
     pipe = make_pipeline()
     pipe.tokenizer.model_max_length = int(1e30)

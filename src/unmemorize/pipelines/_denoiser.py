@@ -12,6 +12,8 @@ from torch import nn
 from unmemorize._errors import ModelError
 
 _NAMES = ("unet", "transformer")
+_FREE_U = ("s1", "s2", "b1", "b2")
+"""Attributes of blocks, which enable FreeU if all of them are set."""
 
 
 def name_of_denoiser(pipe: DiffusionPipeline) -> str:
@@ -91,4 +93,20 @@ def refuse_image_prompts(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
         raise ModelError(
             f"{type(pipe).__name__}: an IP-Adapter is loaded, which needs an image beside the "
             "prompt. Call pipe.unload_ip_adapter() first."
+        )
+
+
+def refuse_free_u(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
+    """Refuse a denoiser whose features FreeU scales.
+
+    It predicts something else with the same weights, so the fingerprint would not tell.
+
+    Raises:
+        ModelError: FreeU is enabled.
+    """
+    blocks = getattr(denoiser, "up_blocks", ())
+    if any(all(getattr(block, name, None) for name in _FREE_U) for block in blocks):
+        raise ModelError(
+            f"{type(pipe).__name__}: FreeU is enabled, which changes predictions but no weights. "
+            "Call pipe.disable_freeu() first."
         )
