@@ -158,7 +158,7 @@ def localize_prompt(
         detection = detection_of(
             prompt,
             similarity,
-            _first_given(settings.seed_threshold, threshold.detect.tau),
+            settings.detection_level(threshold.detect).tau,
             meter.seconds,
             similarity=settings.noise.similarity,
         )

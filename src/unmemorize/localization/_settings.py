@@ -9,7 +9,7 @@ import msgspec
 
 from unmemorize._checked import check_fields
 from unmemorize._errors import ModelError
-from unmemorize.detection import NoiseSettings
+from unmemorize.detection import SEED_SIMILARITY, DetectionLevel, NoiseSettings
 from unmemorize.neurons import check_scale
 
 Criterion = Literal["unblocked", "seeds"]
@@ -42,7 +42,8 @@ class LocalizationSettings:
         use_top_k: whether the most active neurons are candidates (without it: an ablation of the
             paper).
         scale: what the outputs of switched-off neurons are multiplied by, in (-1e6, 1e6).
-        seed_threshold: the similarity above which a seed counts as memorized, instead of tau.
+        seed_threshold: the similarity above which a seed counts as memorized, instead of tau. With
+            the detector seed-similarity, a prompt is memorized if a seed is.
         initial_threshold: the score at which the initial selection ends, instead of the threshold
             of the criterion.
         refinement_threshold: the score below which refinement may switch neurons back on, instead
@@ -117,3 +118,14 @@ class LocalizationSettings:
                 f"relative_threshold={self.relative_threshold}: it compares scores seed by seed, "
                 'which criterion="seeds" does not have. Choose the criterion unblocked.'
             )
+
+    def detection_level(self, calibrated: DetectionLevel) -> DetectionLevel:
+        """Return the level above which prompts are called memorized.
+
+        Args:
+            calibrated: the level of the threshold. A seed threshold takes its place where both are
+                similarities of seeds, and bounds no rate of false positives.
+        """
+        if self.seed_threshold is None or calibrated.detector != SEED_SIMILARITY:
+            return calibrated
+        return DetectionLevel(tau=self.seed_threshold, reduction="given")

@@ -72,8 +72,8 @@ def switched_off(
 def switch_off(pipe: DiffusionPipeline | Model, neurons: Neurons, *, scale: float = 0.0) -> None:
     """Multiply the outputs of neurons by ``scale`` until `switch_on` is called.
 
-    Neurons that an earlier call switched off are on again. Load and unload LoRAs before: where one
-    replaces a layer whose neurons are off, the pipeline refuses to run until they are switched anew.
+    Neurons that an earlier call switched off are on again. Load and unload LoRAs before: if one
+    replaces a layer whose neurons are off, the pipeline refuses to run until `switch_on` is called.
 
     Args:
         pipe, neurons, scale: as in `switched_off`.
