@@ -148,6 +148,9 @@ def test_shards_of_statistics_merge(cli: Cli, finished: Path, tmp_path: Path) ->
     parts = [tmp_path / f"{number}.safetensors" for number in (1, 2, 3)]
     for number, part in enumerate(parts, 1):
         assert cli(*common, "--shard", f"{number}/3", "-o", part)[0] == 0
+    again = ("merge-statistics", *parts, parts[0], "-o", tmp_path / "twice.safetensors")
+    code, _, err = cli(*again)
+    assert (code, f"{parts[0]}: statistics of the same prompts as {parts[0]}" in err) == (1, True)
     code, out, _ = cli("merge-statistics", *reversed(parts), "-o", tmp_path / "merged.safetensors")
     assert (code, "6 prompts, 7 value layers" in out) == (0, True)
     whole, merged = (

@@ -12,6 +12,7 @@ from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection import (
     SEED_SIMILARITY,
+    Calibration,
     Detection,
     Score,
     Threshold,
@@ -56,7 +57,7 @@ def localize(
         statistics: activation statistics of this model; by default those kept for it, see
             `default_statistics`.
         threshold: calibrated for this model under the same noise settings; by default the one kept
-            for it, see `default_threshold`.
+            for it, see `default_threshold`, which is the published one for published settings.
         settings: how to localize. By default the paper's way, except for the refinement.
         progress: called after each pass with the denoiser samples so far and None, because nobody
             knows how many there will be. Before that it counts the captions of statistics and
@@ -91,8 +92,12 @@ def localize(
     if statistics is None:
         statistics = default_statistics(model, execution=execution)
     if threshold is None:
-        noise = settings.noise if settings else None
-        threshold = default_threshold(model, settings=noise, execution=execution)
+        threshold = default_threshold(
+            model,
+            settings=settings.noise if settings else None,
+            calibration=Calibration.published() if settings and settings.is_published else None,
+            execution=execution,
+        )
     refuse_other_type(
         "statistics",
         statistics,

@@ -15,6 +15,8 @@ from unmemorize.neurons import check_scale
 Criterion = Literal["unblocked", "seeds"]
 ChosenCriterion = Literal["auto", "unblocked", "seeds"]
 RefinementMethod = Literal["complete", "bisect", "greedy"]
+MOST_STEPS = 10_000
+"""Steps in which theta may fall where nothing else ends the selection. Each may take a pass."""
 Similarity = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
@@ -96,6 +98,13 @@ class LocalizationSettings:
                 f"theta={self.theta}: must be above theta_floor={self.theta_floor}, since it falls "
                 "to it. Choose a lower floor."
             )
+        steps = (self.theta - self.theta_floor) / self.theta_step
+        if self.use_theta and not self.use_top_k and steps > MOST_STEPS:
+            raise ModelError(
+                f"theta_step={self.theta_step}: theta={self.theta} would fall to "
+                f"theta_floor={self.theta_floor} in {steps:.3g} steps, and at most {MOST_STEPS} "
+                "are tried. Choose a larger step."
+            )
         if not (self.use_theta or self.use_top_k):
             raise ModelError(
                 "use_theta=False, use_top_k=False: nothing would be a candidate. "
@@ -118,6 +127,15 @@ class LocalizationSettings:
                 f"relative_threshold={self.relative_threshold}: it compares scores seed by seed, "
                 'which criterion="seeds" does not have. Choose the criterion unblocked.'
             )
+
+    @property
+    def is_published(self) -> bool:
+        """Whether all that `published` sets is as it says."""
+        ours, theirs = (
+            (each.noise.similarity, each.noise.protocol, each.criterion, each.refinement)
+            for each in (self, LocalizationSettings.published())
+        )
+        return ours == theirs
 
     def detection_level(self, calibrated: DetectionLevel) -> DetectionLevel:
         """Return the level above which prompts are called memorized.
