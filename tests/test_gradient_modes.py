@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import make_pipeline
-from unmemorize import GenerationSettings, Intervention, Model, Prompt, Suspect, generate
+from unmemorize import (
+    GenerationSettings,
+    Intervention,
+    Model,
+    NoiseSettings,
+    Prompt,
+    Suspect,
+    calibrate_threshold,
+    detect,
+    generate,
+)
 from unmemorize.engines import Finished, InProcess, UnitFunction, units_of
 from unmemorize.generation import WeightEdit
 from unmemorize.methods import method_of
@@ -53,6 +63,17 @@ def test_methods_that_differentiate(model: Model, mode: Mode, tmp_path: Path) ->
         assert not torch.is_grad_enabled()
     assert np.array_equal(other_image, image)
     assert other_edit == edit
+
+
+def test_a_pipeline_may_be_loaded_in_inference_mode() -> None:
+    """Its weights count no changes, and the default detector once asked them to."""
+    prompts, noise = ["one", "two", "three"], NoiseSettings(seeds=2)
+    expected = calibrate_threshold(make_pipeline(), prompts, settings=noise)
+    with torch.inference_mode():
+        pipe = make_pipeline()
+    assert next(pipe.unet.parameters()).is_inference()
+    assert calibrate_threshold(pipe, prompts, settings=noise) == expected
+    assert detect(pipe, "one", threshold=expected).score in expected.detect.scores
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -315,6 +316,18 @@ def test_the_bundled_model_uses_its_own(bundled: DiffusionPipeline, own_cache: P
     assert not own_cache.exists()
     other = default_threshold_path(model, "seed-similarity", SEEDS, Calibration())
     assert own_cache in other.parents
+
+
+def test_published_settings_take_the_published_threshold(
+    bundled: DiffusionPipeline, own_cache: Path
+) -> None:
+    published = Threshold.load(testbed.threshold_path("published"))
+    settings = replace(LocalizationSettings.published(), layers="mid_block.*")
+    found = localize(bundled, "fundus photograph of healthy retina", settings=settings)
+    assert found.detection is not None
+    assert found.detection.tau == published.detect.tau
+    assert found.tau == published.localize.tau
+    assert not own_cache.exists()
 
 
 @pytest.mark.parametrize("rule", BUNDLED)

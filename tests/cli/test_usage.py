@@ -472,13 +472,6 @@ def test_an_empty_prompt_file_is_refused_before_any_work(
             "noise.seeds = 10, now it is 4",
         ),
         (
-            (
-                *("detect", "--prompts", "{folder}/prompts.csv", "-o", "{folder}/detected"),
-                *("--stop", "never"),
-            ),
-            'stop = "decided", now it is "never"',
-        ),
-        (
             ("detect", "--prompts", "{folder}/prompts.csv", "-o", "{tmp}/run", "--fdr", "2"),
             "fdr=2.0: a rate lies between 0 and 1",
         ),

@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 
 from conftest import make_pipeline
 from traced import (
@@ -171,12 +171,14 @@ def test_bright_ending(pipe: DiffusionPipeline) -> None:
     np.testing.assert_allclose(region, mask, rtol=1e-3)
 
 
-def products(pipe: DiffusionPipeline, text: str, vector: torch.Tensor) -> np.ndarray:
+def products(
+    pipe: DiffusionPipeline, text: str, vector: torch.Tensor, timestep: int = FIRST
+) -> np.ndarray:
     """The Jacobian times a vector, by finite differences in float64."""
     latents, width = noise(1).double(), 1e-5
     with torch.no_grad():
         above, below = (
-            outputs(pipe, text, latents + side * width * vector, FIRST) for side in (1, -1)
+            outputs(pipe, text, latents + side * width * vector, timestep) for side in (1, -1)
         )
     array: np.ndarray = ((above - below) / (2 * width)).numpy()
     return array
@@ -193,9 +195,9 @@ def test_sharpness(pipe: DiffusionPipeline) -> None:
     assert scored(pipe, Sharpness()).value == pytest.approx(expected, rel=1e-3)
 
 
-def gradient(pipe: DiffusionPipeline, text: str) -> np.ndarray:
+def gradient(pipe: DiffusionPipeline, text: str, timestep: int = FIRST) -> np.ndarray:
     latents = noise(1).requires_grad_()
-    (outputs(pipe, text, latents, FIRST) ** 2).sum().mul(0.5).backward()
+    (outputs(pipe, text, latents, timestep) ** 2).sum().mul(0.5).backward()
     assert latents.grad is not None
     array: np.ndarray = latents.grad.double().numpy()
     return array
@@ -203,6 +205,25 @@ def gradient(pipe: DiffusionPipeline, text: str) -> np.ndarray:
 
 def test_hessian_difference(pipe: DiffusionPipeline) -> None:
     expected = norm(gradient(pipe, TEXT) - gradient(pipe, "")) ** 2
+    assert scored(pipe, HessianDifference()).value == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_first_steps_without_signal(prediction: str) -> None:
+    """There the noise is the sample, and only the clean image, -v or the output, is predicted."""
+    pipe, exact = make_pipeline(), make_pipeline()
+    for each in (pipe, exact):
+        each.scheduler = DDIMScheduler(
+            rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type=prediction
+        )
+    exact.unet.double()
+    latents, timestep = noise(1).double(), 999
+    with torch.no_grad():
+        change = outputs(exact, TEXT, latents, timestep) - outputs(exact, "", latents, timestep)
+    difference = products(exact, TEXT, change, timestep) - products(exact, "", change, timestep)
+    assert scored(pipe, Sharpness()).value == pytest.approx(norm(difference), rel=1e-3)
+    expected = norm(gradient(pipe, TEXT, timestep) - gradient(pipe, "", timestep)) ** 2
+    assert expected > 0
     assert scored(pipe, HessianDifference()).value == pytest.approx(expected, rel=1e-3)
 
 

@@ -151,3 +151,6 @@ def test_what_a_perfect_prediction_says(kind: Any) -> None:
     assert level.score_scale == (1 if kind == "flow" else 1 / 0.8)
     blind = NoiseLevel("v_prediction", 0.0, 1.0)
     torch.testing.assert_close(blind.removed(-image, noise), noise - image)
+    torch.testing.assert_close(blind.scored(-image, noise), -image)
+    torch.testing.assert_close(NoiseLevel("sample", 0.0, 1.0).scored(image, noise), -image)
+    torch.testing.assert_close(NoiseLevel("epsilon", 0.0, 1.0).scored(image, noise), image)

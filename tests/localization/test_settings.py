@@ -1,10 +1,11 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import pytest
 
-from unmemorize import LocalizationSettings, ModelError
+from unmemorize import LocalizationSettings, ModelError, NoiseSettings
 from unmemorize.localization._refinements import REFINEMENTS
+from unmemorize.localization._selection import last_step
 from unmemorize.localization._settings import RefinementMethod
 
 
@@ -22,6 +23,11 @@ from unmemorize.localization._settings import RefinementMethod
         ({"scale": float("nan")}, r"scale=nan: not a finite number"),
         ({"theta": 0.5}, r"theta=0.5: must be above theta_floor=1.0.*Choose a lower floor"),
         ({"theta": 1.0}, r"theta=1.0: must be above theta_floor=1.0"),
+        (
+            {"theta_step": 1e-9, "use_top_k": False},
+            r"theta_step=1e-09: .* in 4e\+09 steps, and at most 10000",
+        ),
+        ({"theta": 1e17, "use_top_k": False}, r"theta=1e\+17 would fall to .* larger step"),
         ({"top_k": -1}, r"top_k=-1: expected `int` >= 0\. Choose such a value\."),
         ({"top_k": 1.5}, r"top_k=1.5: expected `int`"),
         ({"top_k": True}, r"top_k=True: expected `int`"),
@@ -45,6 +51,27 @@ from unmemorize.localization._settings import RefinementMethod
 def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         LocalizationSettings(**change)
+
+
+def test_theta_may_take_small_steps_where_the_width_of_layers_ends_the_selection() -> None:
+    assert last_step(20, LocalizationSettings(theta_step=1e-9)) == 19
+    assert last_step(20, LocalizationSettings(theta_step=4e-4, use_top_k=False)) > 9_000
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"theta": 4.0, "layers": "all"}, True),
+        ({"criterion": "seeds"}, False),
+        ({"refinement": "bisect"}, False),
+        ({"noise": NoiseSettings(similarity="fixed", protocol="published")}, False),
+        ({"noise": NoiseSettings(similarity="published", protocol="published", seeds=4)}, True),
+    ],
+)
+def test_settings_of_the_published_code_are_known(change: dict[str, Any], expected: bool) -> None:
+    assert replace(LocalizationSettings.published(), **change).is_published is expected
+    assert not LocalizationSettings().is_published
 
 
 def test_whole_numbers_are_numbers() -> None:

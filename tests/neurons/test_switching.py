@@ -239,6 +239,55 @@ def test_a_copy_of_a_denoiser_keeps_its_neurons_off(name: str) -> None:
     setattr(pipe, role, copied)
     assert torch.equal(output(pipe), off)
     assert not torch.allclose(off, plain)
+    with pytest.raises(ModelError, match=r"Call switch_on\(pipe\) first"):
+        compute_statistics(pipe, ["one", "two"])
+    switch_on(pipe)
+    assert torch.equal(output(pipe), plain)
+
+
+def adapt(pipe: Any) -> None:
+    """Add a LoRA of no effect."""
+    peft = pytest.importorskip("peft")
+    pipe.unet.add_adapter(
+        peft.LoraConfig(r=2, target_modules=["to_q", "to_v"]), adapter_name="style"
+    )
+
+
+def test_a_lora_may_come_while_neurons_are_off(pipe: Any, neurons: Neurons) -> None:
+    plain = output(pipe)
+    switch_off(pipe, neurons)
+    adapt(pipe)
+    with pytest.raises(ModelError, match=r"switch_off\(pipe, neurons\) again"):
+        output(pipe)
+    with pytest.raises(ModelError, match=r"Call switch_on\(pipe\) first"):
+        compute_statistics(pipe, ["one", "two"])
+    switch_on(pipe)
+    assert torch.equal(output(pipe), plain)
+    compute_statistics(pipe, ["one", "two"])
+    assert not any(module._forward_hooks for module in pipe.unet.modules())
+
+
+def test_a_lora_may_go_while_neurons_are_off(pipe: Any, neurons: Neurons) -> None:
+    plain, off = output(pipe), edited(pipe, neurons, 0.0)
+    adapt(pipe)
+    switch_off(pipe, neurons)
+    assert torch.allclose(output(pipe), off, atol=1e-6)
+    pipe.unload_lora_weights()
+    with pytest.raises(ModelError, match=r"switch_off\(pipe, neurons\) again"):
+        output(pipe)
+    with pytest.raises(ModelError, match=r"Call switch_on\(pipe\) first"):
+        compute_statistics(pipe, ["one", "two"])
+    switch_off(pipe, neurons)
+    assert torch.allclose(output(pipe), off, atol=1e-6)
+    switch_on(pipe)
+    assert torch.equal(output(pipe), plain)
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+
+
+def test_no_neurons_leave_a_compiled_denoiser_compiled(pipe: Any) -> None:
+    pipe.unet = compiled = torch.compile(pipe.unet, backend="eager")
+    switch_off(pipe, Neurons())
+    assert pipe.unet is compiled
 
 
 @pytest.mark.parametrize("name", ["Stable Diffusion", "PixArt", "Flux"])

@@ -11,7 +11,16 @@ from typing import Any
 import accelerate
 import pytest
 import torch
-from diffusers import DDPMScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SASolverScheduler,
+    UniPCMultistepScheduler,
+)
 
 from architectures import ARCHITECTURES, make
 from conftest import PROMPTS, make_pipeline
@@ -66,6 +75,47 @@ SAME: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("name", SAME)
 def test_storage_does_not_count(name: str) -> None:
     assert fingerprint(SAME[name]) == fingerprint()
+
+
+SOLVERS = (
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    SASolverScheduler,
+    UniPCMultistepScheduler,
+)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers_of_the_same_noise_do_not_count(solver: Any, prediction: str) -> None:
+    """They have a shift for flows, which they do not use here."""
+
+    def predict(pipe: Any) -> None:
+        kind, config = type(pipe.scheduler), pipe.scheduler.config
+        pipe.scheduler = kind.from_config(config, prediction_type=prediction)
+
+    def solve(pipe: Any) -> None:
+        predict(pipe)
+        pipe.scheduler = solver.from_config(pipe.scheduler.config)
+        assert pipe.scheduler.config.flow_shift == 1.0
+        assert pipe.scheduler.config.prediction_type == prediction
+
+    assert fingerprint(solve) == fingerprint(predict)
+
+
+def test_the_shift_of_a_flow_counts() -> None:
+    def fingerprint_at(shift: float, kind: str) -> str:
+        pipe: Any = make("Sana" if kind == "solver" else "Stable Diffusion 3")
+        if kind == "solver":
+            pipe.scheduler.register_to_config(flow_shift=shift)
+        else:
+            pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        return Model(pipe).fingerprint
+
+    for kind in ("solver", "flow matching"):
+        assert fingerprint_at(2.0, kind) == fingerprint_at(2.0, kind)
+        assert fingerprint_at(2.0, kind) != fingerprint_at(3.0, kind)
 
 
 def test_files_are_read_where_accelerate_keeps_them(tmp_path: Path) -> None:

@@ -135,6 +135,17 @@ def test_caches_are_refused_whenever_they_are_enabled() -> None:
     assert torch.equal(Model(pipe).predict(noise, timestep, text), before)
 
 
+def test_free_u_is_refused_whenever_it_is_enabled() -> None:
+    pipe = make_pipeline()
+    model = Model(pipe)
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+    for run_it in (lambda: compute_statistics(pipe, PROMPTS), lambda: model.encode(["a"])):
+        with pytest.raises(ModelError, match=r"FreeU is enabled.*pipe\.disable_freeu\(\)"):
+            run_it()
+    pipe.disable_freeu()
+    assert Model(pipe).fingerprint == model.fingerprint
+
+
 def test_a_tokenizer_without_a_limit_is_named() -> None:
     pipe = make_pipeline()
     pipe.tokenizer.model_max_length = int(1e30)

@@ -29,6 +29,7 @@ from unmemorize.detection import (
     as_detector,
     default_detector,
     default_threshold,
+    default_threshold_path,
 )
 from unmemorize.export import Exported
 from unmemorize.generation import GenerationSettings
@@ -104,7 +105,8 @@ def refuse_without_output(error: type[UnmemorizeError], **options: object) -> No
     """
     for name, value in options.items():
         if value is not None:
-            raise error(f"--{name} is given, but no file for the result. Name one with -o.")
+            option = f"--{name.replace('_', '-')}"
+            raise error(f"{option} is given, but no file for the result. Name one with -o.")
 
 
 def choose_threshold(
@@ -194,6 +196,36 @@ def expected_threshold(
     return settings, detector or default_detector(model, settings, calibration).name
 
 
+def kept_threshold(
+    model: Model, detector: str, noise: OptionsOf[NoiseSettings], *, published: bool
+) -> Path | None:
+    """Return the file of the threshold that `choose_threshold` keeps for a detector.
+
+    Returns:
+        None for the default detector, whose threshold every command finds by itself.
+    """
+    settings = noise.published() if published else noise.settings()
+    calibration = Calibration.published() if published else Calibration()
+    if detector == default_detector(model, settings, calibration).name:
+        return None
+    return default_threshold_path(model, detector, settings, calibration)
+
+
+def threshold_words(
+    path: Path | None, tau: float | None, noise: OptionsOf[NoiseSettings], *, published: bool
+) -> tuple[str | Path, ...]:
+    """Return how a next command names the threshold that these options chose.
+
+    Args:
+        path, tau, noise, published: as in `choose_threshold`. A file knows its noise settings.
+    """
+    way = ("--published",) if published else ()
+    if path is not None:
+        return ("--threshold", path, *way)
+    number = () if tau is None else (f"--tau {tau}",)
+    return (*number, *way, noise.arguments)
+
+
 def _refuse_unpublished(
     model: Model, threshold: Threshold, noise: OptionsOf[NoiseSettings]
 ) -> None:
@@ -207,6 +239,9 @@ def _refuse_unpublished(
     ]
     if threshold.detect.reduction not in ("pairs", "given"):
         differing.append(f"reduction={threshold.detect.reduction}")
+    deviations = threshold.localize.deviations
+    if threshold.detect.reduction == "pairs" and deviations != Calibration.published().deviations:
+        differing.append(f"deviations={deviations:g}")
     if differing:
         raise ThresholdError(
             f"--published: the threshold was calibrated with {', '.join(differing)}, which is not "

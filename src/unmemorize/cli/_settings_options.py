@@ -7,6 +7,7 @@ is added there is an option here.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, get_type_hints
@@ -74,6 +75,23 @@ class OptionsOf(Generic[Settings]):
         """The fields that were set on the command line."""
         chosen = {name: value for name, value in vars(self).items() if value is not None}
         return {name: not value if name in _SWITCHES else value for name, value in chosen.items()}
+
+    @property
+    def arguments(self) -> str:
+        """The fields that were set, as arguments of a next command.
+
+        Examples:
+            >>> from unmemorize.detection import NoiseSettings
+            >>> OptionsOf[NoiseSettings](seeds=4, guidance=7.0).arguments
+            '--seeds 4 --guidance 7.0'
+        """
+        words: list[str] = []
+        for name, value in vars(self).items():
+            if name in _SWITCHES and value:
+                words += _SWITCHES[name][:1]
+            elif name not in _SWITCHES and value is not None:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        return shlex.join(words)
 
     def settings(self, **defaults: Any) -> Settings:
         """Make the settings.

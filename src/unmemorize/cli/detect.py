@@ -20,9 +20,11 @@ from unmemorize.cli._common import (
     bounded_rate,
     choose_threshold,
     expected_threshold,
+    kept_threshold,
     planted_prompts,
     prompts_or_bundled,
     report_missing,
+    threshold_words,
 )
 from unmemorize.cli._console import (
     console,
@@ -44,10 +46,12 @@ from unmemorize.cli._profile import ProfileOption, profile_detections
 from unmemorize.cli._settings_options import CalibratedOptionsOf
 from unmemorize.detection import (
     Detection,
+    DetectionLevel,
     DetectionRun,
     NoiseSettings,
     Stop,
     Threshold,
+    calibration_prompts,
     detect_all,
     discoveries,
     discoveries_of,
@@ -114,7 +118,7 @@ def command(
         settings, name = expected_threshold(
             loaded, threshold, tau, noise, published=published, detector=detector
         )
-        known = {"noise": settings, "detector": name, "stop": chosen}
+        known = {"noise": settings, "detector": name}
         refuse_other_run(run, loaded, DetectionRun.kind, known)
     limit = choose_threshold(
         loaded, threshold, tau, noise, workers, published=published, detector=detector
@@ -123,7 +127,7 @@ def command(
         discoveries((), limit.detect.scores, fdr)  # refuses a threshold without scores
     folder = open_run(run, loaded, given, DetectionRun.of(limit, stop=chosen), new=new_run)
     if fdr is not None:
-        _print_fewest(prompt_count(folder), len(limit.detect.scores), fdr)
+        _print_fewest(prompt_count(folder), limit.detect, fdr)
     with show_progress("detect") as progress:
         tally = detect_all(
             folder,
@@ -141,12 +145,13 @@ def command(
         profile_detections(detection for _, _, detection in read_detections(folder))
     report_missing(tally)
     if tally.complete:
+        file = threshold
+        if file is None and tau is None and detector is not None:  # which localize cannot name
+            file = kept_threshold(loaded, detector, noise, published=published)
         print_hint(
             "unmemorize localize",
             *(("--prompts", prompts) if prompts else ()),
-            *(("--threshold", threshold) if threshold else ()),
-            f"--tau {tau:g}" if tau is not None else "",
-            "--published" if published else "",
+            *threshold_words(file, tau, noise, published=published),
             model.option,
             "-o",
             Path(f"{folder.folder}-localized"),
@@ -219,8 +224,9 @@ def _refuse_unranked(rate: float, stop: Stop) -> None:
         )
 
 
-def _print_fewest(prompts: int, calibration: int, rate: float) -> None:
+def _print_fewest(prompts: int, level: DetectionLevel, rate: float) -> None:
     """Say before the work what a false discovery rate cannot find."""
+    calibration = len(level.scores)
     fewest = fewest_discoveries(prompts, calibration, rate)
     found = f"at least {fewest} prompts are" if fewest > 1 else "1 prompt is"
     print_line(
@@ -228,7 +234,7 @@ def _print_fewest(prompts: int, calibration: int, rate: float) -> None:
         f"among {prompts} prompts unless {found} discovered."
     )
     if fewest > 1:
-        needed = math.ceil(prompts / rate) - 1
+        needed = calibration_prompts(level.made(), math.ceil(prompts / rate) - 1)
         print_line(
             f"Warning: rarer memorization is missed. To find a single prompt, calibrate on at "
             f"least {needed} captions (unmemorize threshold --prompts).",

@@ -97,7 +97,8 @@ def command(
     if not tally.done:
         print_answer(run=folder.folder, prompts=tally.total, done=0)
     else:
-        _print_summary(folder, save_neurons(folder, loaded, limit, settings), limit)
+        file = save_neurons(folder, loaded, limit, settings)
+        _print_summary(folder, file, limit, settings)
         if profile:
             profile_localizations(list(stream_localizations(folder)))
     report_missing(tally)
@@ -107,10 +108,13 @@ def command(
         print_hint("unmemorize report", folder.folder)
 
 
-def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
+def _print_summary(
+    run: Run, file: NeuronFile, limit: Threshold, settings: LocalizationSettings
+) -> None:
+    level = settings.detection_level(limit.detect)
     print_line(
         f"{file.found['memorized']} of {file.found['prompts']} memorized "
-        f"(tau = {limit.detect.tau:.4f} of {limit.detect.detector}; {bounded_rate(limit.detect)}): "
+        f"(tau = {level.tau:.4f} of {level.detector}; {bounded_rate(level)}): "
         f"{run.folder}/localizations.jsonl, neurons.json"
     )
     table = make_table("neurons", "initial", "score", "group", text="prompt")
@@ -155,14 +159,15 @@ def _print_summary(run: Run, file: NeuronFile, limit: Threshold) -> None:
             "neurons off under the criterion unblocked: the criterion seeds was taken for them."
         )
     if unfiltered:
+        tau = limit.localize.tau if settings.seed_threshold is None else settings.seed_threshold
         print_line(
-            f"{unfiltered} prompt(s) have no seed above tau = {limit.localize.tau:.4f}: all of "
-            "their seeds were taken."
+            f"{unfiltered} prompt(s) have no seed above tau = {tau:.4f}: all of their seeds were "
+            "taken."
         )
     print_answer(
         run=run.folder,
         prompts=file.found["prompts"],
         memorized=memorized,
-        tau=limit.detect.tau,
+        tau=level.tau,
         neurons=run.folder / "neurons.json",
     )

@@ -17,6 +17,7 @@ from unmemorize.cli._common import (
     prompts_or_bundled,
     refuse_unwritable,
     refuse_without_output,
+    threshold_words,
 )
 from unmemorize.cli._console import print_answer, print_hint, print_line, show_progress
 from unmemorize.cli._execution_options import EngineOptions
@@ -29,11 +30,16 @@ from unmemorize.detection import (
     LocalizationLevel,
     NoiseSettings,
     calibrate_threshold,
+    calibration_prompts,
+    default_detector,
     default_threshold,
     default_threshold_path,
     prompts_needed,
 )
 from unmemorize.report import plot_threshold
+
+_PICTURE = ".png"
+"""The suffix of the histogram, which is written beside the file."""
 
 
 def command(
@@ -50,8 +56,9 @@ def command(
     """Calibrate detection and localization on prompts that are not memorized (step 2).
 
     Without --prompts, 500 ordinary captions of this package are used, and the result is kept in the
-    cache of the user, where detect and localize find it. Captions like those that you will ask
-    about are better, since the error rate holds for prompts like those of the calibration.
+    cache of the user, where detect and localize find it (localize that of the default detector).
+    Captions like those that you will ask about are better, since the error rate holds for prompts
+    like those of the calibration.
 
     The file holds two parts. Detection calls a prompt memorized above a level that bounds the rate
     of false positives. Localization compares noise differences with tau = mean + 1 standard
@@ -60,14 +67,16 @@ def command(
     the noise differences from it. The same command resumes after an interruption.
 
     Args:
-        output: Threshold file to write (.json). Needed with --prompts.
+        output: Threshold file to write (.json). Needed with --prompts, --reduction, --deviations
+            and --max-fpr.
         detector: Name of the detector, such as seed-similarity or late-noise-magnitude, which is
             the default for models with guidance. docs/detectors.md says what each one does and
             costs.
     """
     if output is None:
-        refuse_without_output(ThresholdError, prompts=prompts)
+        refuse_without_output(ThresholdError, prompts=prompts, **calibration.values)
     else:
+        _refuse_picture(output)
         refuse_unwritable(output, ThresholdError)
     loaded = model.load()
     chosen = calibration.published() if published else calibration.settings()
@@ -94,19 +103,33 @@ def command(
                 folder=partial_of(output),
                 execution=execution,
             )
-    path = output or default_threshold_path(loaded, threshold.detect.made(), settings, chosen)
+    named = detector or default_detector(loaded, settings, chosen)
+    path = output or default_threshold_path(loaded, named, settings, chosen)
     place = f"{path}"
     if output is not None:
         threshold.save(output)
         shutil.rmtree(partial_of(output), ignore_errors=True)
-        picture = output.with_suffix(".png")
+        picture = output.with_suffix(_PICTURE)
         atomic_write(picture, plot_threshold(threshold), ThresholdError)
         place = f"{output}, {picture}"
     print_line(f"{_detection(threshold.detect)}\n{_localization(threshold.localize)}\n{place}")
     print_answer(threshold, file=path)
-    kept = () if detector is None else ("--detector", detector)
-    which = kept if output is None else ("--threshold", output)
-    print_hint("unmemorize detect", *which, model.option, "-o RUN")
+    which = () if detector is None or output is not None else ("--detector", detector)
+    words = threshold_words(output, None, noise, published=published)
+    print_hint("unmemorize detect", *which, *words, model.option, "-o RUN")
+
+
+def _refuse_picture(output: Path) -> None:
+    """Refuse a file that the histogram would replace.
+
+    Raises:
+        ThresholdError: it is named like a picture.
+    """
+    if output.suffix.lower() == _PICTURE:
+        raise ThresholdError(
+            f"{output}: the histogram is written there. Name the threshold file "
+            f"{output.with_suffix('.json')}."
+        )
 
 
 def _detection(level: DetectionLevel) -> str:
@@ -114,7 +137,8 @@ def _detection(level: DetectionLevel) -> str:
     if level.max_fpr is None:
         return text
     lower = USUAL_RATE if level.max_fpr > USUAL_RATE else level.max_fpr / 10
-    return f"{text} A rate of {lower:.3g} takes at least {prompts_needed(lower)} prompts."
+    needed = calibration_prompts(level.made(), prompts_needed(lower))
+    return f"{text} A rate of {lower:.3g} takes at least {needed} prompts."
 
 
 def _localization(level: LocalizationLevel) -> str:

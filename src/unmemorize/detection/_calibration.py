@@ -19,8 +19,9 @@ from unmemorize.detection._cascade import Cascade
 from unmemorize.detection._conformal import (
     FITTING,
     conformal_quantile,
-    conformal_rank,
+    prompts_needed,
     smallest_rate,
+    too_few,
 )
 from unmemorize.detection._detector import Detector, Weighing, settings_of, watched_by
 from unmemorize.detection._detectors import as_detector, make_detector
@@ -110,7 +111,10 @@ class Calibration:
                 "and a threshold needs at least 2 more, better 200."
             )
         if self.reduction == "conformal":
-            conformal_rank(left, self.rate(left))
+            rate = self.rate(left)
+            needed = calibration_prompts(detector, prompts_needed(rate))
+            if count < needed:
+                raise ThresholdError(too_few(count, rate, needed))
 
     def threshold(
         self,
@@ -215,6 +219,21 @@ def weighed(detector: Detector, value: float, parts: tuple[float, ...]) -> float
         value, parts: of its `Score`.
     """
     return detector.weigh(parts) if isinstance(detector, Weighing) else value
+
+
+def calibration_prompts(detector: Detector, scores: int) -> int:
+    """Return how many calibration prompts leave a detector so many scores for its level.
+
+    Those that give it the units of its parts come on top, see `with_units`.
+
+    Examples:
+        >>> from unmemorize.detection import Anisotropy, NoiseMagnitude
+        >>> calibration_prompts(NoiseMagnitude(), 99), calibration_prompts(Anisotropy(), 99)
+        (99, 123)
+    """
+    if not isinstance(detector, Weighing):
+        return scores
+    return scores + max(2, (scores - 1) // (FITTING - 1))
 
 
 def _fitting(detector: Detector, count: int) -> int:

@@ -41,16 +41,20 @@ def conformal_rank(count: int, max_fpr: float) -> int:
     Raises:
         ThresholdError: the rate is not in (0, 1), or there are too few scores for it.
     """
-    if not 0 < max_fpr < 1:
-        raise ThresholdError(f"max_fpr={max_fpr}: a rate lies between 0 and 1, such as 0.01.")
+    needed = prompts_needed(max_fpr)
     rate = Fraction(str(max_fpr))  # the decimal as written: floats would round 0.1 of 10 up
     rank = count + 1 - math.floor((count + 1) * rate)
     if rank > count:
-        raise ThresholdError(
-            f"{count} prompts are too few for a false positive rate of {max_fpr:g}: it takes at "
-            f"least {prompts_needed(max_fpr)}."
-        )
+        raise ThresholdError(too_few(count, max_fpr, needed))
     return rank
+
+
+def too_few(count: int, max_fpr: float, needed: int) -> str:
+    """Say that there are too few prompts for a false positive rate, and how many it takes."""
+    return (
+        f"{count} prompts are too few for a false positive rate of {max_fpr:g}: it takes at least "
+        f"{needed}."
+    )
 
 
 def smallest_rate(count: int, wanted: float) -> float:
@@ -70,8 +74,13 @@ def smallest_rate(count: int, wanted: float) -> float:
 def prompts_needed(rate: float) -> int:
     """Return how many prompts a false positive rate needs.
 
+    Raises:
+        ThresholdError: the rate is not in (0, 1).
+
     Examples:
         >>> prompts_needed(0.01), prompts_needed(0.001)
         (99, 999)
     """
+    if not 0 < rate < 1:
+        raise ThresholdError(f"max_fpr={rate}: a rate lies between 0 and 1, such as 0.01.")
     return math.ceil(1 / Fraction(str(rate))) - 1

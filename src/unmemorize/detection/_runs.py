@@ -48,7 +48,8 @@ class DetectionRun:
         noise: how noise differences are made.
         cascade: which seeds are looked at first and when to stop; None where all are.
         settings: the settings of the detector.
-        stop: when seeds are no longer looked at, see `detect`.
+        stop: when seeds are no longer looked at, see `detect`; "decided" where no cascade could
+            stop, since it changes nothing there.
     """
 
     kind: ClassVar[str] = "detection"
@@ -64,6 +65,7 @@ class DetectionRun:
     @classmethod
     def of(cls, threshold: Threshold, *, stop: Stop = "decided") -> DetectionRun:
         """Make the settings of a run with this threshold."""
+        stop = stop if threshold.detect.cascade else "decided"
         return cls(
             detector=threshold.detect.detector,
             tau=threshold.detect.tau,

@@ -33,7 +33,8 @@ def known_without_text(
 ) -> dict[tuple[int | None, int], Tensor]:
     """Return what a model has made without text so far on untouched noise.
 
-    Weights that were changed and modules that were hooked since count as another model.
+    Weights that were changed and modules that were hooked since count as another model. Weights
+    that were loaded in inference mode count no changes.
 
     Args:
         model: the model.
@@ -44,6 +45,8 @@ def known_without_text(
     Returns:
         (None, index of the noise) -> prediction or the like. Whoever makes new ones adds them.
     """
-    changes = sum(weight._version for weight in model.denoiser.parameters())
+    changes = sum(
+        0 if weight.is_inference() else weight._version for weight in model.denoiser.parameters()
+    )
     key = ("without text", kind, seed, moment, changes, state_of(model.denoiser))
     return model.remembered(key, dict)

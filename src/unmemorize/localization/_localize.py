@@ -13,6 +13,7 @@ from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.detection import (
     SEED_SIMILARITY,
+    Calibration,
     Detection,
     Score,
     Threshold,
@@ -57,7 +58,7 @@ def localize(
         statistics: activation statistics of this model; by default those kept for it, see
             `default_statistics`.
         threshold: calibrated for this model under the same noise settings; by default the one kept
-            for it, see `default_threshold`.
+            for it, see `default_threshold`, which is the published one for published settings.
         settings: how to localize. By default the paper's way, except for the refinement, and on the
             bundled model by its own criterion (`testbed.defaults`).
         progress: called after each pass with the denoiser samples so far and None, because nobody
@@ -93,8 +94,12 @@ def localize(
     if statistics is None:
         statistics = default_statistics(model, execution=execution)
     if threshold is None:
-        noise = settings.noise if settings else None
-        threshold = default_threshold(model, settings=noise, execution=execution)
+        threshold = default_threshold(
+            model,
+            settings=settings.noise if settings else None,
+            calibration=Calibration.published() if settings and settings.is_published else None,
+            execution=execution,
+        )
     refuse_other_type(
         "statistics",
         statistics,
@@ -163,7 +168,7 @@ def localize_prompt(
         detection = detection_of(
             prompt,
             similarity,
-            _first_given(settings.seed_threshold, threshold.detect.tau),
+            settings.detection_level(threshold.detect).tau,
             meter.seconds,
             similarity=settings.noise.similarity,
         )

@@ -77,7 +77,7 @@ class LocalizationRun:
         return cls(
             localization=settings,
             detector=threshold.detect.detector,
-            detection_tau=threshold.detect.tau,
+            detection_tau=settings.detection_level(threshold.detect).tau,
             tau=threshold.localize.tau,
             tau_seeds=threshold.localize.tau_seeds,
             threshold_prompts=threshold.prompts,
@@ -211,7 +211,7 @@ def save_neurons(
         "prompts": prompts,
         "memorized": memorized,
         "detector": threshold.detect.detector,
-        "detection_tau": threshold.detect.tau,
+        "detection_tau": settings.detection_level(threshold.detect).tau,
         "tau": threshold.localize.tau,
         "criterion": settings.criterion,
         "layers": settings.layers,

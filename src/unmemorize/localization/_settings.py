@@ -9,12 +9,14 @@ import msgspec
 
 from unmemorize._checked import check_fields
 from unmemorize._errors import ModelError
-from unmemorize.detection import NoiseSettings
+from unmemorize.detection import SEED_SIMILARITY, DetectionLevel, NoiseSettings
 from unmemorize.neurons import check_scale
 
 Criterion = Literal["unblocked", "seeds"]
 ChosenCriterion = Literal["auto", "unblocked", "seeds"]
 RefinementMethod = Literal["complete", "bisect", "greedy"]
+MOST_STEPS = 10_000
+"""Steps in which theta may fall where nothing else ends the selection. Each may take a pass."""
 Similarity = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
@@ -42,7 +44,8 @@ class LocalizationSettings:
         use_top_k: whether the most active neurons are candidates (without it: an ablation of the
             paper).
         scale: what the outputs of switched-off neurons are multiplied by, in (-1e6, 1e6).
-        seed_threshold: the similarity above which a seed counts as memorized, instead of tau.
+        seed_threshold: the similarity above which a seed counts as memorized, instead of tau. With
+            the detector seed-similarity, a prompt is memorized if a seed is.
         initial_threshold: the score at which the initial selection ends, instead of the threshold
             of the criterion.
         refinement_threshold: the score below which refinement may switch neurons back on, instead
@@ -95,6 +98,13 @@ class LocalizationSettings:
                 f"theta={self.theta}: must be above theta_floor={self.theta_floor}, since it falls "
                 "to it. Choose a lower floor."
             )
+        steps = (self.theta - self.theta_floor) / self.theta_step
+        if self.use_theta and not self.use_top_k and steps > MOST_STEPS:
+            raise ModelError(
+                f"theta_step={self.theta_step}: theta={self.theta} would fall to "
+                f"theta_floor={self.theta_floor} in {steps:.3g} steps, and at most {MOST_STEPS} "
+                "are tried. Choose a larger step."
+            )
         if not (self.use_theta or self.use_top_k):
             raise ModelError(
                 "use_theta=False, use_top_k=False: nothing would be a candidate. "
@@ -117,3 +127,23 @@ class LocalizationSettings:
                 f"relative_threshold={self.relative_threshold}: it compares scores seed by seed, "
                 'which criterion="seeds" does not have. Choose the criterion unblocked.'
             )
+
+    @property
+    def is_published(self) -> bool:
+        """Whether all that `published` sets is as it says."""
+        ours, theirs = (
+            (each.noise.similarity, each.noise.protocol, each.criterion, each.refinement)
+            for each in (self, LocalizationSettings.published())
+        )
+        return ours == theirs
+
+    def detection_level(self, calibrated: DetectionLevel) -> DetectionLevel:
+        """Return the level above which prompts are called memorized.
+
+        Args:
+            calibrated: the level of the threshold. A seed threshold takes its place where both are
+                similarities of seeds, and bounds no rate of false positives.
+        """
+        if self.seed_threshold is None or calibrated.detector != SEED_SIMILARITY:
+            return calibrated
+        return DetectionLevel(tau=self.seed_threshold, reduction="given")

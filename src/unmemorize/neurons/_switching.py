@@ -6,6 +6,7 @@ added later, so it runs uncompiled while neurons are off.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -83,7 +84,8 @@ def switch_off(
 ) -> None:
     """Multiply the outputs of neurons by ``scale`` until `switch_on` is called.
 
-    Neurons that an earlier call switched off are on again.
+    Neurons that an earlier call switched off are on again. Load and unload LoRAs before: if one
+    replaces a layer whose neurons are off, the pipeline refuses to run until `switch_on` is called.
 
     Args:
         pipe, neurons, scale: as in `switched_off`.
@@ -95,18 +97,20 @@ def switch_off(
     model = Model.of(pipe)
     factors = _factors(model, [neurons_in(model, neurons)], scale_of(neurons, scale))
     switch_on(model)
-    stack = _multiplied(model, factors)
-    for path in factors:
-        hooks = model.value_layers[path]._forward_hooks.values()
-        for hook in hooks:
-            if isinstance(hook, _Scaling) and hook.undo is None:
-                hook.undo = stack
+    if not factors:
+        return
+    watch = _Watch({path: model.value_layers[path] for path in factors})
+    watch.undo.push(_multiplied(model, factors, lasting=True))
+    watch.undo.callback(model.denoiser.register_forward_pre_hook(watch).remove)
 
 
 def switch_on(pipe: DiffusionPipeline | Model) -> None:
     """Undo `switch_off`. Without one this does nothing."""
-    for stack in _switched_off_for_good(Model.of(pipe)):
-        stack.close()
+    for hooks, key in _lasting_hooks(Model.of(pipe).denoiser):
+        hook = hooks.get(key)
+        if isinstance(hook, _Watch):
+            hook.undo.close()
+        hooks.pop(key, None)  # in a copy of the denoiser, nothing else takes them away
 
 
 def refuse_switched_off(model: Model) -> None:
@@ -115,7 +119,7 @@ def refuse_switched_off(model: Model) -> None:
     Raises:
         ModelError: neurons are off, so results would carry the fingerprint of the unmodified model.
     """
-    if _switched_off_for_good(model):
+    if _lasting_hooks(model.denoiser):
         raise ModelError(
             "neurons are switched off in this pipeline, so it is not the model as loaded. "
             "Call switch_on(pipe) first."
@@ -149,17 +153,19 @@ def gated(model: Model, gates: Mapping[str, Tensor]) -> Iterator[None]:
 class _Scaling:
     """A forward hook that multiplies a layer's output by factors (rows, 1, features)."""
 
-    def __init__(self, factors: Tensor, text_tokens: list[int] | None) -> None:
+    def __init__(
+        self, factors: Tensor, text_tokens: list[int] | None, *, lasting: bool = False
+    ) -> None:
         self._factors, self._text_tokens = factors, text_tokens
         self._placed = factors
         """The factors where the last output was: copying them each time would stop a GPU."""
-        self.undo: ExitStack | None = None
-        """Removes everything that `switch_off` added together with this hook."""
+        self.lasting = lasting
+        """Whether it stays until `switch_on`."""
 
     def __deepcopy__(self, _memo: object) -> _Scaling:
         # A copied denoiser keeps scaling. Its pre-hook is the same function as before, so the
-        # count of text tokens stays shared; what undoes the original is not its business.
-        return _Scaling(self._factors, self._text_tokens)
+        # count of text tokens stays shared.
+        return _Scaling(self._factors, self._text_tokens, lasting=self.lasting)
 
     def __call__(self, _layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         copies, rest = divmod(len(output), len(self._factors))
@@ -178,15 +184,42 @@ class _Scaling:
         return torch.cat([output[:, :text] * factors, output[:, text:]], dim=1)
 
 
-def _switched_off_for_good(model: Model) -> list[ExitStack]:
-    hooks = (
-        hook for layer in model.value_layers.values() for hook in layer._forward_hooks.values()
-    )
-    stacks = [hook.undo for hook in hooks if isinstance(hook, _Scaling) and hook.undo is not None]
-    return list(dict.fromkeys(stacks))
+class _Watch:
+    """A pre-hook that refuses to run a denoiser if layers were replaced whose neurons are off."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        self._layers = layers
+        self.undo = ExitStack()
+        """Removes everything that `switch_off` added together with this hook."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Watch:
+        return _Watch(copy.deepcopy(self._layers, memo))
+
+    def __call__(self, denoiser: nn.Module, _inputs: object) -> None:
+        for path, layer in self._layers.items():
+            if denoiser.get_submodule(path) is not layer:
+                raise ModelError(
+                    f"{path}: neurons were switched off there, and the layer was replaced since, "
+                    "as loading or unloading a LoRA does. Call switch_on(pipe), and then "
+                    "switch_off(pipe, neurons) again."
+                )
 
 
-def _multiplied(model: Model, factors: Mapping[str, Tensor]) -> ExitStack:
+def _lasting_hooks(denoiser: nn.Module) -> list[tuple[dict[int, Any], int]]:
+    """Find the hooks of `switch_off`, each by the dictionary that holds it and its key there.
+
+    All modules are searched, because loading a LoRA moves a layer into another.
+    """
+    return [
+        (hooks, key)
+        for module in denoiser.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for key, hook in hooks.items()
+        if isinstance(hook, _Watch) or (isinstance(hook, _Scaling) and hook.lasting)
+    ]
+
+
+def _multiplied(model: Model, factors: Mapping[str, Tensor], *, lasting: bool = False) -> ExitStack:
     """Multiply outputs by factors that broadcast over (B, tokens, features), until it is closed."""
     text_tokens = [0]
 
@@ -199,7 +232,8 @@ def _multiplied(model: Model, factors: Mapping[str, Tensor]) -> ExitStack:
             handle = model.denoiser.register_forward_pre_hook(note, with_kwargs=True)
             stack.callback(handle.remove)
         for path, factor in factors.items():
-            hook = _Scaling(factor, text_tokens if text_rows_only(path) else None)
+            tokens = text_tokens if text_rows_only(path) else None
+            hook = _Scaling(factor, tokens, lasting=lasting)
             stack.callback(model.value_layers[path].register_forward_hook(hook).remove)
         return stack.pop_all()
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ModelError
 from unmemorize.pipelines._autoencoder import keeping_type
-from unmemorize.pipelines._denoiser import denoiser_of, refuse_caches, replaced
+from unmemorize.pipelines._denoiser import denoiser_of, refuse_altered, replaced
 from unmemorize.pipelines._denoiser_call import denoiser_call
 from unmemorize.pipelines._encoded import TEXT, Conditioning, Key
 from unmemorize.pipelines._quiet import quiet_loading
@@ -126,7 +126,7 @@ def first_call(
             is enabled.
     """
     denoiser, kind = denoiser_of(pipe), type(pipe).__name__
-    refuse_caches(pipe, denoiser)
+    refuse_altered(pipe, denoiser)
     # with model offload, a denoiser that ran last would share the device with the text encoder
     pipe.maybe_free_model_hooks()
     try:
@@ -208,7 +208,7 @@ def run(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any
         ModelError: the pipeline has no guidance, or a cache is enabled.
     """
     denoiser = denoiser_of(pipe)
-    refuse_caches(pipe, denoiser)
+    refuse_altered(pipe, denoiser)
     with keeping_processors(denoiser), keeping_type(pipe):
         return _call(pipe, texts, guidance, **options)
 

@@ -12,6 +12,8 @@ from torch import nn
 from unmemorize._errors import ModelError
 
 _NAMES = ("unet", "transformer")
+_FREE_U = ("s1", "s2", "b1", "b2")
+"""Attributes of blocks, which enable FreeU if all of them are set."""
 
 
 def name_of_denoiser(pipe: DiffusionPipeline) -> str:
@@ -80,7 +82,18 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(getattr(module, "base_layer", module), nn.Linear)
 
 
-def refuse_image_prompts(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
+def refuse_altered(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
+    """Refuse a denoiser that predicts something else than its weights and the text say.
+
+    Raises:
+        ModelError: an IP-Adapter is loaded, or a cache or FreeU is enabled.
+    """
+    _refuse_image_prompts(pipe, denoiser)
+    _refuse_caches(pipe, denoiser)
+    _refuse_free_u(pipe, denoiser)
+
+
+def _refuse_image_prompts(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
     """Refuse a denoiser that waits for an image beside the prompt.
 
     Raises:
@@ -94,7 +107,7 @@ def refuse_image_prompts(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
         )
 
 
-def refuse_caches(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
+def _refuse_caches(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
     """Refuse a denoiser that may return what it has computed for another step or other samples.
 
     Raises:
@@ -105,4 +118,20 @@ def refuse_caches(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
         raise ModelError(
             f"{type(pipe).__name__}: a cache is enabled, with which its {name} takes over results "
             f"of earlier steps. Call pipe.{name}.disable_cache() first."
+        )
+
+
+def _refuse_free_u(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
+    """Refuse a denoiser whose features FreeU scales.
+
+    It predicts something else with the same weights, so the fingerprint would not tell.
+
+    Raises:
+        ModelError: FreeU is enabled.
+    """
+    blocks = getattr(denoiser, "up_blocks", ())
+    if any(all(getattr(block, name, None) for name in _FREE_U) for block in blocks):
+        raise ModelError(
+            f"{type(pipe).__name__}: FreeU is enabled, which changes predictions but no weights. "
+            "Call pipe.disable_freeu() first."
         )

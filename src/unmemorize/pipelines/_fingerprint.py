@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from unmemorize.pipelines._sampler import is_flow
 from unmemorize.pipelines._weights import Weight, networks_of, weights_in
 
 _EDITION = "v2-"
@@ -20,12 +21,12 @@ _SCHEDULE = (
     "beta_schedule",
     "trained_betas",
     "rescale_betas_zero_snr",
-    "shift",
-    "flow_shift",
-    "use_dynamic_shifting",
 )
 """Settings of schedulers that decide how noisy a timestep is. How steps are spaced is not among
 them, because a threshold knows its timestep."""
+_FLOW_SCHEDULE = ("shift", "flow_shift", "use_dynamic_shifting")
+"""What decides it beside these for flow matching. DPMSolver and others have such settings for every
+model, but use them for flows alone."""
 
 
 def fingerprint_of(pipe: DiffusionPipeline) -> str:
@@ -58,6 +59,8 @@ def _digest(weight: Weight) -> bytes:
 
 
 def _schedule(pipe: Any) -> str:
-    config = getattr(getattr(pipe, "scheduler", None), "config", {})
-    settings = {name: config[name] for name in _SCHEDULE if config.get(name)}
+    scheduler = getattr(pipe, "scheduler", None)
+    config = getattr(scheduler, "config", {})
+    names = _SCHEDULE + _FLOW_SCHEDULE if is_flow(scheduler) else _SCHEDULE
+    settings = {name: config[name] for name in names if config.get(name)}
     return f"{config.get('prediction_type', 'epsilon')} {settings}"

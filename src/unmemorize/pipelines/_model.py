@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unmemorize._errors import ModelError
 from unmemorize.pipelines._conditioning import Layout, first_call, layout_of
-from unmemorize.pipelines._denoiser import denoiser_of, refuse_caches, refuse_image_prompts
+from unmemorize.pipelines._denoiser import denoiser_of, refuse_altered
 from unmemorize.pipelines._denoising import denoised
 from unmemorize.pipelines._encoded import Conditioning, Guidance, separate
 from unmemorize.pipelines._fingerprint import fingerprint_of, is_first_edition
@@ -49,7 +49,8 @@ class Model:
 
     Raises:
         ModelError: the pipeline is of another kind or has no value layers, its weights cannot be
-            read, or a value layer holds NaN or infinity.
+            read, a value layer holds NaN or infinity, or something is enabled that changes
+            predictions and no weights.
 
     Examples:
         >>> model = Model.load("testbed")
@@ -69,8 +70,7 @@ class Model:
         self.denoiser = denoiser_of(pipe)
         self.value_layers = find_value_layers(self.denoiser, value_layers)
         refuse_unreadable(pipe)
-        refuse_image_prompts(pipe, self.denoiser)
-        refuse_caches(pipe, self.denoiser)
+        refuse_altered(pipe, self.denoiser)
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._flow_timesteps: dict[int, Tensor] = {}
         self._replay_plans: dict[Hashable, ReplayPlan] = {}

@@ -128,11 +128,11 @@ class NoiseLevel:
     def scored(self, prediction: Tensor, sample: Tensor) -> Tensor:
         """Return the predicted noise, which is the score up to `score_scale`, for first steps.
 
-        For flows it is minus the clean image, because at their first step the predicted noise is
-        the sample itself, with any text.
+        For flows, and where a sample holds no signal, it is minus the clean image (or the predicted
+        noise), because the noise there is the sample itself, with any text.
         """
-        space = self.estimate if self.kind == "flow" else self.noise
-        return space(prediction, sample)
+        blind = self.kind == "flow" or self.signal == 0
+        return (self.estimate if blind else self.noise)(prediction, sample)
 
     @property
     def score_scale(self) -> float | Tensor:

@@ -13,6 +13,15 @@ from unmemorize._errors import ModelError
 
 _SPACING = ("timestep_spacing", "steps_offset")
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_FLOW_CLASSES = "FlowMatch"
+"""What the names of schedulers for flow matching alone begin with."""
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Tell whether a scheduler does flow matching, by its class or its configuration (Sana)."""
+    named = type(scheduler).__name__.startswith(_FLOW_CLASSES)
+    config = getattr(scheduler, "config", {})
+    return named or config.get("prediction_type") == "flow_prediction"
 
 
 def sampler(pipe: Any) -> Any:
@@ -26,9 +35,9 @@ def sampler(pipe: Any) -> Any:
             prediction is unknown.
     """
     kind = type(pipe.scheduler)
-    if kind.__name__.startswith("FlowMatch"):
-        return kind.from_config(pipe.scheduler.config)
-    if pipe.scheduler.config.get("prediction_type") == "flow_prediction":  # Sana
+    if is_flow(pipe.scheduler):
+        if kind.__name__.startswith(_FLOW_CLASSES):
+            return kind.from_config(pipe.scheduler.config)
         return FlowMatchEulerDiscreteScheduler(
             num_train_timesteps=pipe.scheduler.config.num_train_timesteps,
             shift=pipe.scheduler.config.get("flow_shift") or 1.0,
