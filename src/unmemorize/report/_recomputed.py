@@ -1,14 +1,13 @@
 """The numbers of a mitigation, computed once more from its records alone.
 
-This module and `_recomputed_distances` share no code with those that wrote the numbers: they read
-JSON lines and use NumPy and SciPy. Its results have the names of ``report.json``.
+This module, `_recomputed_values` and `_recomputed_distances` share no code with those that wrote
+the numbers: they read JSON lines and use NumPy and SciPy. Its results have the names of
+``report.json``.
 """
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import math
 import re
 from collections import Counter
@@ -20,6 +19,14 @@ from PIL import Image
 from scipy.stats import beta, binom
 
 from unmemorize.report._recomputed_distances import Array, correlation, frechet, kernel_distance
+from unmemorize.report._recomputed_values import (
+    median,
+    parsed,
+    percent,
+    rate,
+    settings_of,
+    vector,
+)
 
 Files = Mapping[str, bytes]
 """The files of a pack by name."""
@@ -54,7 +61,7 @@ class _Records:
 
     def __init__(self, files: Files) -> None:
         self.files = files
-        self.settings = _settings(parsed("manifest.json", files["manifest.json"]))
+        self.settings = settings_of(parsed("manifest.json", files["manifest.json"]))
         self.result = parsed("mitigation.json", files["mitigation.json"])
         reported = parsed("report.json", files["report.json"]).get("schema")
         self.schema = reported if reported in (_FIRST_SCHEMA, _SECOND_SCHEMA) else _SCHEMA
@@ -129,11 +136,11 @@ class _Records:
             }
         values |= {f"counts.{status}": number for status, number in statuses.items()}
         for name, (copies, images) in totals.items():
-            values |= _rate(name, copies, images)
+            values |= rate(name, copies, images)
         if self.edit and self.schema != _FIRST_SCHEMA:
             values |= self.of_copying(confirmed, first, last)
         cleared = [index for index in self.confirmations if index not in confirmed]
-        values |= _rate("false_alarms", len(cleared), len(self.confirmations))
+        values |= rate("false_alarms", len(cleared), len(self.confirmations))
         if self.schema == _SCHEMA:
             values["single_copies"] = sum(self.counted(index)[0] == 1 for index in cleared)
         return values | self.of_ordinary(control)
@@ -220,7 +227,7 @@ class _Records:
             copies, images = self.over_level(index, record["scores"])
             here = f"paraphrases.{index}.{place}"
             values[f"{here}.text"] = self.prompts[index]["paraphrases"][place]
-            values |= _rate(f"{here}.{name}", copies, images)
+            values |= rate(f"{here}.{name}", copies, images)
             if name == "after" and copies:
                 rephrased.add(index)
         return values | {
@@ -249,9 +256,9 @@ class _Records:
         if binom.cdf(copies, images, settings["alpha"]) <= error:
             upper = 1.0 if copies == images else beta.ppf(1 - error, copies + 1, images - copies)
             bound = math.ceil(1000 * upper - 1e-9) / 10
-            level = f"at most {bound:.1f} % at {_percent(1 - error)} %"
+            level = f"at most {bound:.1f} % at {percent(1 - error)} %"
             if not settings["declared"]:
-                level += f"; whole search {_percent(settings['confidence'])} %"
+                level += f"; whole search {percent(settings['confidence'])} %"
             return "removed", f"removed ({copies} of {images}, {level})"
         if self.result["outcomes"][index].get("confidence") is None:  # by an earlier version
             error = 1 - settings["confidence"]
@@ -286,15 +293,15 @@ class _Records:
                 "measure": record["measure"],
                 "level": record["level"],
                 "worst_before": max(scores),
-                "alignment_before": _median(self.before[index]["alignment"]),
+                "alignment_before": median(self.before[index]["alignment"]),
             }
         for name, (copies, images) in counts.items():
-            values |= _rate(name, copies, images)
+            values |= rate(name, copies, images)
         files = self.result["outcomes"][index]["files_after"]
         if files:
             after = self.kind(files[0].split("/")[0])[index]
             values["worst_after"] = max(after["scores"])
-            values["alignment_after"] = _median(after["alignment"])
+            values["alignment_after"] = median(after["alignment"])
         neurons = self.kind("localizations").get(index)
         if neurons:
             values["neurons"] = sum(map(len, neurons["neurons"].values()))
@@ -334,10 +341,10 @@ class _Records:
         """Compare images of ordinary captions before and after an edit."""
         after = dict(list(self.kind(kind).items())[:images])
         pairs = [(before[number], record) for number, record in after.items()]
-        first = np.stack([_vector(one["embedding"]) for one, _ in pairs])
-        second = np.stack([_vector(two["embedding"]) for _, two in pairs])
+        first = np.stack([vector(one["embedding"]) for one, _ in pairs])
+        second = np.stack([vector(two["embedding"]) for _, two in pairs])
         similarity = (first * second).sum(1)
-        values = _rate(f"{name}.changed", int((similarity < _CHANGED).sum()), len(pairs))
+        values = rate(f"{name}.changed", int((similarity < _CHANGED).sum()), len(pairs))
         values |= {
             f"{name}.similarity": float(np.sort(similarity)[(len(pairs) - 1) // 2]),
             f"{name}.worst": float(similarity.min()),
@@ -349,70 +356,15 @@ class _Records:
             values[f"{name}.correlation"] = float(np.median(correlations))
         if pairs[0][1]["alignment"] is not None:
             values |= {
-                f"{name}.alignment_before": _median([one["alignment"] for one, _ in pairs]),
-                f"{name}.alignment_after": _median([two["alignment"] for _, two in pairs]),
+                f"{name}.alignment_before": median([one["alignment"] for one, _ in pairs]),
+                f"{name}.alignment_after": median([two["alignment"] for _, two in pairs]),
             }
         other = self.kind("ordinary-other")
         if self.settings["distances"] and other and pairs[0][1]["features"]:
-            unedited = np.stack([_vector(record["features"]) for record in other.values()])
+            unedited = np.stack([vector(record["features"]) for record in other.values()])
             for suffix, side in (("", 1), ("_before", 0)):
-                features = np.stack([_vector(pair[side]["features"]) for pair in pairs])
+                features = np.stack([vector(pair[side]["features"]) for pair in pairs])
                 values[f"{name}.clip_fid{suffix}"] = frechet(features, unedited)
                 if len(features) == len(unedited) <= _WHOLE_SETS:
                     values[f"{name}.kid{suffix}"] = kernel_distance(features, unedited)
         return values
-
-
-def parsed(name: str, content: bytes) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Args:
-        name: of the file, for the error.
-        content: the object, or a line of the file.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as problem:
-        raise ValueError(f"{name}: {problem}") from problem
-    if not isinstance(value, dict):
-        raise ValueError(f"{name}: holds {content[:20]!r}, not an object")
-    return value
-
-
-def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a mitigation in its manifest."""
-    try:
-        settings: dict[str, Any] = manifest["settings"]["settings"]
-    except (KeyError, TypeError) as problem:
-        raise ValueError("manifest.json: holds no settings of a mitigation") from problem
-    return settings
-
-
-def _rate(name: str, copies: int, images: int) -> dict[str, Any]:
-    """Return a count with its rate and its exact interval, per 1,000; nothing without images."""
-    if not images:
-        return {}
-    low = beta.ppf(0.025, copies, images - copies + 1) if copies else 0.0
-    high = beta.ppf(0.975, copies + 1, images - copies) if copies < images else 1.0
-    return {
-        f"{name}.copies": copies,
-        f"{name}.images": images,
-        f"{name}.per_1000": 1000 * copies / images,
-        f"{name}.low": 1000 * float(low),
-        f"{name}.high": 1000 * float(high),
-    }
-
-
-def _percent(share: float) -> str:
-    return f"{math.floor(10_000 * share + 1e-6) / 100:g}"
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return float(np.median(values)) if values else None
-
-
-def _vector(text: str) -> Array:
-    return np.frombuffer(base64.b64decode(text), dtype="<f4")

@@ -22,7 +22,8 @@ from unmemorize.report._mitigation import NUMBERS, TABLE
 from unmemorize.report._numbers import flat
 from unmemorize.report._pack import CONTENTS, SCHEMA, Contents
 from unmemorize.report._page import REPORT
-from unmemorize.report._recomputed import parsed, recompute
+from unmemorize.report._recomputed import recompute
+from unmemorize.report._recomputed_values import parsed
 from unmemorize.report._signature import (
     CREDENTIAL,
     SIGNATURE_ENTRIES,
