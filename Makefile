@@ -31,7 +31,7 @@ test-gpu: .venv/developer
 screenshots: demo .venv/developer .venv/browser
 	mkdir -p work/screenshots
 	SCREENSHOTS=work/screenshots $(BIN)/pytest -q -m 'slow or not slow' tests/browser
-	for name in report-summary page-neurons page-neurons-390; do cp work/screenshots/$$name.jpg docs/images; done
+	for name in report-summary page-neurons page-neurons-390 page-image page-mend; do cp work/screenshots/$$name.jpg docs/images; done
 	$(BIN)/python docs/tools/screenshot.py demo-run/report.html docs/images/report-mitigation.jpg
 
 test-slow: .venv/developer

@@ -129,7 +129,7 @@ def test_images_are_warned_of_before_the_work(cli: Cli, folder: Path) -> None:
     code, out, err = cli(*words(folder, *asked))
     assert code == 0, err
     assert "2 controls: the smallest possible p is 0.333" in out
-    assert "nothing can be found among 1 images" in out
+    assert "nothing can be found among 1 image." in out
     assert "3 images in all arms" in out
 
 

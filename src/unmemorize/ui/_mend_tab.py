@@ -33,7 +33,7 @@ class MendTab:
             )
             self.examples = gr.Button("Take the examples", visible=False, elem_id="take-examples")
             self._pictures = gr.File(
-                label="Training images, if you have them",
+                label="Training images",
                 file_types=["image"],
                 file_count="multiple",
                 height=120,
