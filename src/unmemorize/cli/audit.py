@@ -265,10 +265,11 @@ def _print_impossible(reasons: Mapping[str, str]) -> None:
 
 def _print_images(result: ImageAuditResult) -> None:
     few = "" if result.needed <= len(result.findings) else " With so few controls none could be."
+    print_line(f"{result.found} of {len(result.findings)} images are found.{few}")
     print_line(
-        f"{result.found} of {len(result.findings)} images are found.{few} p is the probability "
-        "that an image which is no better known than the controls comes back as easily. It is not the "
-        "probability that the image was trained on, and it says nothing about who may use it."
+        "p is the probability that an image which is no better known than the controls comes back "
+        "as easily. It is not the probability that the image was trained on, and it says nothing "
+        "about who may use it."
     )
     table = make_table("found", "copied at", "score", "p", "p, all images", text="image")
     for finding in result.findings:
