@@ -97,13 +97,12 @@ def ranks_in_words(images: int, controls: int, rate: float) -> str:
         '24 controls: the smallest possible p is 0.04. The image is found at p = 0.05 or less.'
     """
     needed = discoveries_needed(images, controls, rate)
-    smallest = (
-        f"{_counted(controls, 'control')}: the smallest possible p is {smallest_p(controls):.3g}. "
-    )
+    named = f"{controls} control{'s' if controls != 1 else ''}"
+    smallest = f"{named}: the smallest possible p is {smallest_p(controls):.3g}. "
     if needed > images:
         return (
             f"{smallest}At a false discovery rate of {rate:g}, nothing can be found among "
-            f"{_counted(images, 'image')}. Give more controls with --controls."
+            f"{images} image{'s' if images != 1 else ''}. Give more controls with --controls."
         )
     if images == 1:
         return f"{smallest}The image is found at p = {rate:g} or less."
@@ -111,10 +110,6 @@ def ranks_in_words(images: int, controls: int, rate: float) -> str:
         f"{smallest}At a false discovery rate of {rate:g}, at least {needed} of {images} images "
         "must reach it before any is found."
     )
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def adjusted(p_values: Sequence[float]) -> tuple[float, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import cast
 
 from diffusers import DiffusionPipeline
 
@@ -88,7 +87,7 @@ def audit_edit(
     model, chosen = Model.of(pipe), as_prompts(prompts)
     twins = () if twin is None else (Twin(Model.of(twin), tuple(range(len(chosen)))),)
     inputs = AuditInputs(
-        edit=None if edit is None else cast(Edit, as_edit(edit, model)),
+        edit=None if edit is None else as_edit(edit, model),
         captions=_captions(model, captions),
         descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
         controls=distinct_controls(controls),

@@ -126,7 +126,8 @@ def command(
         budget: Largest share of ordinary images that may change; 1 allows any. The default is 0.1.
         fresh_images: Fresh images of each prompt in an attempt of a certificate. The default is the
             fewest (72 in the first one, 10 with --quick), none of which may copy. Of more images
-            a few may copy, so an edit that rarely copies is more likely to pass. Fewer are refused.
+            a few may copy, so an edit that rarely copies is more likely to pass. Fewer than one
+            prompt needs are refused.
         together: Also state that all prompts are removed together, at the same confidence (Holm).
             This takes more images of each prompt.
         part: What is edited. The denoiser holds the images, so that is the default. An edit of the
@@ -246,7 +247,7 @@ def _print_verdicts(result: MitigationResult, confidence: float) -> None:
             cells.append(_counts(outcome.paraphrases_after))
         table.add_row(outcome.status, *cells, outcome.prompt)
     console.print(table)
-    if any(outcome.after for outcome in result.outcomes):
+    if any(outcome.bound is not None for outcome in result.outcomes):
         print_line(
             f"At most: upper bound of the copy rate, at {100 * confidence:g} % confidence over the "
             "whole search."

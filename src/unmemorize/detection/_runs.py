@@ -153,8 +153,8 @@ def discoveries_of(run: Run, threshold: Threshold, rate: float) -> Discoveries:
     """Find the memorized prompts of a run, see `discoveries`.
 
     Args:
-        run: a run with detections that did not stop at "decided", since scores of prompts above tau
-            come from all seeds only then.
+        run: a run in which no prompt above tau stopped early: one without a cascade, or with stop
+            "cleared" or "never". Only then do its scores come from all seeds.
         threshold: the one that the run was made with.
         rate: the false discovery rate.
 

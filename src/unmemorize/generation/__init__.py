@@ -5,7 +5,7 @@ from unmemorize.generation._closed_form import ClosedFormEdit, Erased
 from unmemorize.generation._closed_form_neurons import ClosedFormNeuronEdit, Reread
 from unmemorize.generation._combined import CombinedEdit, edit_from_json, save_tensors, weight_edits
 from unmemorize.generation._denoiser_calls import Calls, DrawingCall, watching
-from unmemorize.generation._edit_file import EditFile, as_edit
+from unmemorize.generation._edit_file import EditFile, as_change, as_edit
 from unmemorize.generation._edits import Edit, NeuronEdit
 from unmemorize.generation._generate import (
     GenerationSettings,
@@ -78,6 +78,7 @@ __all__ = [
     "ShownPrompts",
     "Truncation",
     "WeightEdit",
+    "as_change",
     "as_edit",
     "drawn_latents",
     "edit_from_json",

@@ -156,17 +156,17 @@ class EditFile:
 
 
 def as_edit(
-    given: Neurons | HasNeurons | Change | EditFile, model: Model, *, scale: float = 0.0
-) -> Change:
-    """Return what changes images: an edit or an intervention itself, or the edit of what is given.
+    given: Neurons | HasNeurons | Edit | EditFile, model: Model, *, scale: float = 0.0
+) -> Edit:
+    """Return an edit itself, or the edit of what is given.
 
     Args:
-        given: an edit, an intervention, neurons, a localization, a neuron file or an edit file.
+        given: an edit, neurons, a localization, a neuron file or an edit file.
         model: the model to edit.
         scale: what neurons are multiplied by. A neuron file has its own.
 
     Raises:
-        NeuronError: it is something else.
+        NeuronError: it is something else, such as an intervention.
         NeuronError, EditError: the file belongs to another model.
     """
     if isinstance(given, NeuronFile):
@@ -175,14 +175,28 @@ def as_edit(
     if isinstance(given, EditFile):
         given.check(model)
         return given.edit
-    if hasattr(given, "applied") or hasattr(given, "plan"):
-        return cast(Change, given)
+    if hasattr(given, "applied"):
+        return cast(Edit, given)
     if isinstance(getattr(given, "neurons", given), Neurons):
         return NeuronEdit(as_neurons(cast(HasNeurons, given)), scale)
     raise NeuronError(
-        f"{given!r:.60}: {type_in_words(given)}. Give Neurons, a Localization, an edit, the file "
-        "of one (NeuronFile.load or EditFile.load), or an intervention."
+        f"{given!r:.60}: {type_in_words(given)}. Give Neurons, a Localization, an edit, or the "
+        "file of one (NeuronFile.load or EditFile.load)."
     )
+
+
+def as_change(
+    given: Neurons | HasNeurons | Change | EditFile, model: Model, *, scale: float = 0.0
+) -> Change:
+    """Return an intervention itself, or an edit as `as_edit` does. Either changes images.
+
+    Raises:
+        NeuronError: it is something else.
+        NeuronError, EditError: the file belongs to another model.
+    """
+    if hasattr(given, "plan"):
+        return cast(Change, given)
+    return as_edit(cast(Edit, given), model, scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)

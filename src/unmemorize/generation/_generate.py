@@ -22,7 +22,7 @@ from unmemorize._errors import ModelError
 from unmemorize._files import refuse_other_type
 from unmemorize._prompts import Prompt, as_prompt
 from unmemorize.engines import Progress, silent
-from unmemorize.generation._edit_file import EditFile, as_edit
+from unmemorize.generation._edit_file import EditFile, as_change
 from unmemorize.generation._interventions import Change, Drawing, applied
 from unmemorize.neurons import HasNeurons, Neurons, check_scale
 from unmemorize.pipelines import Model, decoding, run, sampler, sampling, without_progress_bar
@@ -111,7 +111,7 @@ def generate(
     refuse_other_type(
         "settings", settings, GenerationSettings, ModelError, "Give GenerationSettings(...)."
     )
-    edit = None if neurons is None else as_edit(neurons, model, scale=settings.scale)
+    edit = None if neurons is None else as_change(neurons, model, scale=settings.scale)
     return generate_each(model, [text], [edit], settings=settings)[0]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import cast
 
 from diffusers import DiffusionPipeline
 
@@ -79,7 +78,7 @@ def harden(
         clip = ClipAlignment()
     inputs = HardeningInputs(
         audit=AuditInputs(
-            edit=cast(Edit, as_edit(edit, model)),
+            edit=as_edit(edit, model),
             captions=ordinary.ordinary,
             descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
             controls=distinct_controls(controls),

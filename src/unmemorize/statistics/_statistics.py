@@ -90,8 +90,11 @@ class Statistics:
         """Return the statistics of both sets of prompts together.
 
         Raises:
-            StatisticsError: they belong to different models.
+            StatisticsError: they belong to different models, or are of the same prompts, which
+                would count twice.
         """
+        if self.prompts and self.prompts == other.prompts:
+            raise StatisticsError("the two sets of statistics are of the same prompts.")
         if self.fingerprint != other.fingerprint or _shapes(self.mean) != _shapes(other.mean):
             raise StatisticsError(
                 "the two sets of statistics belong to different models and cannot be merged. "
