@@ -62,26 +62,30 @@ def test_names_of_files_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "asked", "headline"),
+    ("found", "asked", "needed", "headline"),
     [
-        (True, 1, "The image comes back"),
-        (False, 1, "The image does not come back"),
-        (False, 2, "None of 2 images comes back"),
-        (True, 2, "1 of 2 images comes back"),
+        (True, 1, 1, "The image comes back more easily"),
+        (False, 1, 1, "The image does not come back more easily"),
+        (False, 2, 2, "None of 2 images comes back more easily"),
+        (True, 2, 2, "1 of 2 images comes back more easily"),
+        (False, 1, 2, "Too few controls to find the image<"),
+        (False, 2, 3, "Too few controls to find any of 2 images<"),
     ],
 )
-def test_headlines(tmp_path: Path, found: bool, asked: int, headline: str) -> None:
+def test_headlines(tmp_path: Path, found: bool, asked: int, needed: int, headline: str) -> None:
     run, result = image_audit_run(tmp_path / "run")
     late, _, never = result.findings
     findings = (replace(late, found=found), replace(never, found=False))[:asked]
-    few = replace(result, findings=findings, needed=3)
+    few = replace(result, findings=findings, needed=needed)
     run.write("images.json", json.dumps(few.to_json()))
     for kind in ("edited-L4",):
         lines = (run.folder / f"{kind}.jsonl").read_text().splitlines(keepends=True)
         (run.folder / f"{kind}.jsonl").write_text("".join(lines[:3] + lines[6:][: 3 * (asked - 1)]))
     page = " ".join(write_report(run).read_text().split())
-    assert f"<h1>{headline} more easily" in page
-    assert "nothing could be found" in page  # 3 would be needed
+    assert f"<h1>{headline}" in page
+    assert ("nothing could be found" in page) == (needed > asked)
+    assert (">too few controls<" in page) == (needed > asked)
+    assert (">not found<" in page) == (needed <= asked and not (found and asked == 1))
 
 
 @pytest.mark.parametrize("change", ["changed since", "no longer where it was"])

@@ -110,6 +110,12 @@ def test_statistics_of_another_model_are_refused(pipe: DiffusionPipeline) -> Non
         statistics.merge(narrower)
 
 
+def test_the_same_prompts_never_count_twice(pipe: DiffusionPipeline) -> None:
+    statistics = compute_statistics(pipe, PROMPTS)
+    with pytest.raises(StatisticsError, match="of the same prompts"):
+        statistics.merge(statistics)
+
+
 def test_statistics_must_cover_the_layers_that_are_searched(pipe: DiffusionPipeline) -> None:
     model, statistics = Model(pipe), compute_statistics(pipe, PROMPTS)
     first, *others = statistics.mean

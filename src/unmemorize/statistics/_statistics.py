@@ -93,12 +93,15 @@ class Statistics:
             StatisticsError: they belong to different models, or are of the same prompts, which
                 would count twice.
         """
-        if self.prompts and self.prompts == other.prompts:
-            raise StatisticsError("the two sets of statistics are of the same prompts.")
         if self.fingerprint != other.fingerprint or _shapes(self.mean) != _shapes(other.mean):
             raise StatisticsError(
                 "the two sets of statistics belong to different models and cannot be merged. "
                 "Compute both with one model."
+            )
+        if self.prompts and self.prompts == other.prompts:
+            raise StatisticsError(
+                "the two sets of statistics are of the same prompts, which would count twice. "
+                "Merge each set once."
             )
         accumulator = StatisticsAccumulator()
         for statistics in (self, other):
