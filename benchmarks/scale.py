@@ -145,6 +145,7 @@ def page(
         gigabytes=f"{_LAION * record_bytes / 1e9:.0f}",
         hours_to_start=f"{_LAION * measured['prompt seconds'] / 3600:.1f}",
         growth=_growth_table(growth),
+        page_mb=f"{_megabytes_of_report(growth, 1000):.0f}",
         detect_minutes=f"{minutes[0]:.1f}",
         localize_minutes=f"{minutes[1]:.1f}",
     )
@@ -180,6 +181,13 @@ def _simulated_table(measured: dict[str, Any], machine: Machine, flops: float) -
             )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _megabytes_of_report(rows: list[dict[str, Any]], prompts: int) -> float:
+    """Return how large the page of so many prompts is."""
+    wanted = ("report", prompts)
+    (size,) = (row["page MB"] for row in rows if (row["step"], row["prompts"]) == wanted)
+    return float(size)
 
 
 def _growth_table(rows: list[dict[str, Any]]) -> str:

@@ -42,7 +42,7 @@ def test_the_detector_of_the_page_is_the_default_one(measured: dict[str, Any]) -
     assert found["shared"] == 2
     words = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert "A prompt takes 2 denoiser samples to detect (`late-noise-magnitude`" in words
-    # 8 prompts of 2 samples of .8033 TFLOP at 100 TFLOP/s, over .34 ms of the main process
-    assert "keeps about 378 such GPUs busy" in words
+    # 8 prompts of 2 samples of .8033 TFLOP at 100 TFLOP/s, over .2905 ms of the main process
+    assert "keeps about 442 such GPUs busy" in words
     # 50,000 prompts of 2 samples on 8 GPUs: 100.4 s
     assert "take 1.7 minutes to detect" in words
