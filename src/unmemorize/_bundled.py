@@ -64,7 +64,10 @@ def usual_for(pipe: DiffusionPipeline, *names: str) -> dict[str, Any]:
 
     Commands take them where an option is not given, and functions where they are given no settings.
     """
-    return {name: defaults()[name] for name in names} if is_bundled(pipe) else {}
+    if not is_bundled(pipe):
+        return {}
+    known = defaults()
+    return {name: known[name] for name in names}
 
 
 def statistics_path() -> Path:

@@ -169,5 +169,8 @@ def fitting_quality(run: Run) -> tuple[tuple[QualityRecord, ...], tuple[QualityR
             return record.images == hashes[record.set]
         return len(images_in(sets[record.set].folder)) == record.generated
 
-    records = list(read_quality(run).values())
-    return tuple(filter(fits, records)), tuple(each for each in records if not fits(each))
+    fitting: list[QualityRecord] = []
+    others: list[QualityRecord] = []
+    for record in read_quality(run).values():
+        (fitting if fits(record) else others).append(record)
+    return tuple(fitting), tuple(others)

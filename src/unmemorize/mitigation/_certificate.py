@@ -266,15 +266,22 @@ class Verdict:
         status: see `verdict`.
         counted: what the last attempt saw; None where nothing was tested.
         plan: what that attempt had fixed.
-        bound: upper bound of the copy rate under the edit, at the confidence of the attempt. So it
-            holds at the confidence of the whole search, whichever of its edits was chosen. None
-            where nothing was tested.
     """
 
     status: Status
     counted: Copies | None = None
     plan: Plan | None = None
-    bound: float | None = None
+
+    @property
+    def bound(self) -> float | None:
+        """The upper bound of the copy rate under the edit, at the confidence of the attempt.
+
+        So it holds at the confidence of the whole search, whichever of its edits was chosen. None
+        where nothing was tested.
+        """
+        if self.counted is None or self.plan is None:
+            return None
+        return self.counted.upper(self.plan.confidence)
 
     def __str__(self) -> str:
         if self.counted is None or self.plan is None or self.bound is None:
@@ -320,9 +327,10 @@ def verdict(
     if attempt is None:
         return Verdict("not removed")
     counted, plan = attempt.counted, attempt.plan
-    bound = counted.upper(plan.confidence)
-    status: Status = "reduced" if bound < before.lower(confidence) else "not removed"
-    return Verdict("removed" if attempt.passed else status, counted, plan, bound)
+    if attempt.passed:
+        return Verdict("removed", counted, plan)
+    reduced = counted.upper(plan.confidence) < before.lower(confidence)
+    return Verdict("reduced" if reduced else "not removed", counted, plan)
 
 
 def _percent(share: float) -> str:
