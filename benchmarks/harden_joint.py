@@ -30,6 +30,7 @@ from unmemorize._files import atomic_write
 from unmemorize.audit import STARTS, AuditSettings, Trial
 from unmemorize.audit._levels import copy_level
 from unmemorize.audit._soft_tokens import SoftTokens
+from unmemorize.generation import EditFile
 from unmemorize.hardening._weights import trained
 
 RECORDS = Path(__file__).parent / "records" / "harden-joint"
@@ -139,6 +140,7 @@ def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
                 school.learn(step, min(1.0, max(now / training, school.done / options.most)))
             spent += time.perf_counter() - before
             found["log"].append({"steps": school.done, "seconds": round(spent, 1), **school.log})
+            print(found["log"][-1], flush=True)
             progress = max(spent / training, school.done / options.most)
             if (
                 looks < options.looks
@@ -156,7 +158,12 @@ def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
             found["plain"] = [round(score, 4) for score in stage.plain()]
             found["ordinary"] = stage.price()
             yield found
-            name = stage.judging_name(weights.edit())
+            edit = weights.edit()
+            if options.edits is not None:
+                with weights.untrained():
+                    file = EditFile.of(stage.model, edit)
+                file.save(options.edits / stage.record(options.choice).name)
+            name = stage.judging_name(edit)
             for state in judged(stage, name, options.began + options.seconds):
                 found |= state
                 yield found
@@ -185,6 +192,7 @@ def main() -> None:
     parser.add_argument("--substitutes", type=int, help="in place of those of the choice")
     parser.add_argument("--kept", type=int, help="in place of those of the choice")
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after this time")
+    parser.add_argument("--edits", type=Path, help="folder that keeps the trained weights")
     parser.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     options.began = time.perf_counter()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harden_chains import Chains, Origins
+from harden_mirrors import TURNS, Memorized, turn_of, turned, turned_back
 from harden_stage import Stage
 from unmemorize.audit import STARTS, Start
 from unmemorize.hardening._training import optimizer_of
@@ -44,6 +45,9 @@ class Choice:
         samples: noisy latents of each attack and step.
         substitutes: samples of substitutes per step; three in four are under attacks.
         replayed: share of these under what earlier attacks have found, not those that go on.
+        mirrored: whether memorized images take the place of substitutes, and what is wanted of all
+            of them is what the unedited model predicts for their mirror images, see `Memorized`.
+        weighted: whether errors at high noise, which are small, count more.
         kept: ordinary samples per step.
         weights: which are trained.
         rank: of a LoRA.
@@ -57,6 +61,8 @@ class Choice:
     samples: int = 1
     substitutes: int = 144
     replayed: float = 0.5
+    mirrored: bool = False
+    weighted: bool = False
     kept: int = 96
     weights: str = "all"
     rank: int | None = None
@@ -67,6 +73,10 @@ CHOICES = {
     "loose": Choice(keep=1.0),
     "close": Choice(keep=16.0),
     "both": Choice(distilled=1.0, substitutes=96, keep=2.0),
+    "mirrored": Choice(distilled=1.0, mirrored=True, substitutes=96, keep=4.0, kept=192),
+    "mirrored, weighted": Choice(
+        distilled=1.0, mirrored=True, substitutes=96, keep=4.0, kept=192, weighted=True
+    ),
     "distillation": Choice(distilled=1.0, substituted=0.0, substitutes=24),
     "from captions": Choice(starts=("prompt", "prompt", "prompt")),
     "forgetful": Choice(replayed=0.0),
@@ -100,6 +110,32 @@ class Step:
     places: Tensor
     turns: Tensor
     replayed: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the unedited model is asked.
+
+    Args:
+        step: whose wanted predictions these are.
+        rows: of the step.
+        latents, timesteps: noisy latents and their timesteps.
+        texts: places in the table of encoded captions.
+        turns: for each of the latents, by which the prediction is turned back.
+    """
+
+    step: Step
+    rows: slice
+    latents: Tensor
+    timesteps: Tensor
+    texts: Tensor
+    turns: Tensor | None = None
+
+    def answer(self, predicted: Tensor) -> None:
+        if self.turns is not None:
+            predicted = turned(predicted, self.turns, turned_back)
+        self.step.wanted[self.rows] = predicted
 
 
 @dataclass
@@ -128,9 +164,7 @@ class School:
             self.table = encoded.float()
             self.own = torch.tensor([place[each.prompt] for each in stage.targets])
             self.ordinary = torch.tensor([place[text] for text in stage.examples.captions])
-            self.images = [
-                stage.bench.latents(each.key, each.images).cpu() for each in stage.targets
-            ]
+            self.memorized = Memorized.of(stage)
         self.blank = stage.model.encode([""])
         origins = Origins(self.table[self.own.to(device)], self.table[self.ordinary.to(device)])
         self.chains = Chains(origins, self.choice.starts, generator=self.generator("chains"))
@@ -151,69 +185,102 @@ class School:
     @torch.no_grad()
     def block(self) -> list[Step]:
         """Draw what the next steps see. The unedited model says what is wanted."""
-        choice, stage, device = self.choice, self.stage, self.stage.model.device
-        places = [place for place in self.chains.places for _ in range(choice.samples)]
-        memorized, subs = len(places), choice.substitutes
-        distilled = memorized if choice.distilled else 0
-        steps, latents, timesteps, texts = [], [], [], []
+        steps, asked = [], list[Asked]()
         for number in range(self.done, self.done + _BLOCK):
-            generator = self.generator(number)
-
-            def some(count: int, most: int, source: torch.Generator = generator) -> Tensor:
-                return torch.randint(most, (count,), generator=source)
-
-            mine = torch.stack(
-                [self.images[place][int(some(1, len(self.images[place])))] for place in places]
-            )
-            chosen = some(subs, len(self.images)).tolist()
-            pools = [stage.examples.substitutes[place] for place in chosen]
-            others = torch.stack([pool[int(some(1, len(pool)))] for pool in pools])
-            kept = some(choice.kept, len(self.ordinary))
-            clean = torch.cat([mine, others, stage.examples.ordinary[kept]])
-            levels = torch.rand(len(clean), generator=generator, dtype=torch.float32)
-            noise = torch.randn(clean.shape, generator=generator, dtype=torch.float32)
-            noisy = stage.bench.noising.noisy(clean, noise, levels)
-            empty = torch.rand(choice.kept, generator=generator) < 0.2
-            captions = torch.where(empty, 0, self.ordinary[kept])
-            each = len(choice.starts)
-            keys = torch.tensor(chosen) * each + some(subs, each)
-            keys[torch.arange(subs) % 4 == 0] = -1
-            text = torch.cat([self.own[chosen], captions]).to(device)
-            wanted = noisy.wanted.float()
-            steps.append(
-                Step(
-                    noisy.latents,
-                    noisy.timesteps,
-                    wanted[:memorized].clone(),
-                    wanted.clone(),
-                    text,
-                    keys.to(device),
-                    torch.tensor(chosen, device=device),
-                    torch.rand(subs, generator=generator).to(device),
-                    (torch.rand(subs, generator=generator) < choice.replayed).to(device),
-                )
-            )
-            asked = torch.arange(len(clean)) < distilled
-            asked[memorized + subs :] = True
-            asked = asked.to(device)
-            without = torch.zeros(distilled, dtype=torch.long, device=device)
-            latents.append(noisy.latents[asked])
-            timesteps.append(noisy.timesteps[asked])
-            texts.append(torch.cat([without, text[subs:]]))
-        inputs = [torch.cat(each) for each in (latents, timesteps, texts)]
+            step, some = self._drawn(self.generator(number))
+            steps.append(step)
+            asked += some
+        inputs = [
+            torch.cat([getattr(each, name) for each in asked])
+            for name in ("latents", "timesteps", "texts")
+        ]
         with self.weights.untrained():
             found = torch.cat(
                 [
-                    self.predicted(some_latents, some_steps, self.table[some_texts]).float()
-                    for some_latents, some_steps, some_texts in zip(
+                    self.predicted(latents, timesteps, self.table[texts]).float()
+                    for latents, timesteps, texts in zip(
                         *(each.split(_ROWS) for each in inputs), strict=True
                     )
                 ]
             )
-        for step, predictions in zip(steps, found.chunk(_BLOCK), strict=True):
-            step.wanted[:distilled] = predictions[:distilled]
-            step.wanted[memorized + subs :] = predictions[distilled:]
+        sizes = [len(each.latents) for each in asked]
+        for each, predicted in zip(asked, found.split(sizes), strict=True):
+            each.answer(predicted)
         return steps
+
+    def _drawn(self, generator: torch.Generator) -> tuple[Step, list[Asked]]:
+        """Draw what a step sees, and what the unedited model is asked about it."""
+        choice, stage, device = self.choice, self.stage, self.stage.model.device
+
+        def some(count: int, most: int) -> Tensor:
+            return torch.randint(most, (count,), generator=generator)
+
+        places = torch.tensor(self.chains.places).repeat_interleave(choice.samples)
+        chosen = some(choice.substitutes, len(self.own))
+        first, last = len(places), len(places) + len(chosen)
+        rows = torch.cat([places, chosen]) if choice.mirrored else places
+        which = self.memorized.chosen(rows, generator)
+        clean = [self.memorized.latents[which]]
+        if not choice.mirrored:
+            pools = [stage.examples.substitutes[place] for place in chosen.tolist()]
+            clean.append(torch.stack([pool[int(some(1, len(pool)))] for pool in pools]))
+        kept = some(choice.kept, len(self.ordinary))
+        latents = torch.cat([*clean, stage.examples.ordinary[kept]])
+        levels = torch.rand(len(latents), generator=generator, dtype=torch.float32)
+        noise = torch.randn(latents.shape, generator=generator, dtype=torch.float32)
+        noisy = stage.bench.noising.noisy(latents, noise, levels)
+        without = torch.rand(choice.kept, generator=generator) < 0.2
+        captions = torch.where(without, 0, self.ordinary[kept])
+        each = len(choice.starts)
+        keys = chosen * each + some(len(chosen), each)
+        keys[::4] = -1
+        own = self.own[chosen]
+        if choice.mirrored:
+            own[::8] = 0  # every other one of these without text
+        wanted = noisy.wanted.float()
+        step = Step(
+            noisy.latents,
+            noisy.timesteps,
+            wanted[:first].clone(),
+            wanted.clone(),
+            torch.cat([own, captions]).to(device),
+            keys.to(device),
+            chosen.to(device),
+            torch.rand(len(chosen), generator=generator).to(device),
+            (torch.rand(len(chosen), generator=generator) < choice.replayed).to(device),
+            self._weights(levels).to(device),
+        )
+        asked = [self._asked(step, slice(last, None), captions)]
+        if choice.mirrored:
+            turns = some(len(rows), len(TURNS))
+            mirrored = stage.bench.noising.noisy(
+                self.memorized.mirrored[turns, which],
+                turned(noise[:last], turns, turn_of),
+                levels[:last],
+            )
+            blank = torch.zeros(last, dtype=torch.long)
+            asked.append(
+                Asked(
+                    step,
+                    slice(last),
+                    mirrored.latents,
+                    mirrored.timesteps,
+                    blank.to(device),
+                    turns.to(device),
+                )
+            )
+        elif choice.distilled:
+            asked.append(self._asked(step, slice(first), torch.zeros(first, dtype=torch.long)))
+        return step, asked
+
+    def _asked(self, step: Step, rows: slice, texts: Tensor) -> Asked:
+        return Asked(step, rows, step.latents[rows], step.timesteps[rows], texts.to(step.texts))
+
+    def _weights(self, levels: Tensor) -> Tensor:
+        """Return how much errors count: more at high noise, where they are small."""
+        if not self.choice.weighted:
+            return torch.ones_like(levels)
+        return 0.25 * math.e ** (2.5 * levels)
 
     def learn(self, step: Step, progress: float) -> None:
         """Move weights and attacks by one step."""
@@ -233,9 +300,9 @@ class School:
             step.latents, step.timesteps, conditioning, gradient=True
         ).float()
         missed = (predicted[:memorized] - step.noise).square().mean((1, 2, 3))
-        attack = missed.view(count, -1).mean(1)
+        attack = missed.view(count, -1).mean(1)  # what an attacker minimizes, without weights
         (slope,) = torch.autograd.grad(attack.sum(), [value], retain_graph=True)
-        errors = (predicted - step.wanted).square().mean((1, 2, 3))
+        errors = step.weights * (predicted - step.wanted).square().mean((1, 2, 3))
         parts = (errors[:memorized].mean(), errors[memorized:][:subs].mean())
         kept = errors[memorized + subs :].mean()
         loss = choice.distilled * parts[0] + choice.substituted * parts[1] + choice.keep * kept
