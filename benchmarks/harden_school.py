@@ -77,6 +77,9 @@ CHOICES = {
     "mirrored, weighted": Choice(
         distilled=1.0, mirrored=True, substitutes=96, keep=4.0, kept=192, weighted=True
     ),
+    "mirrored, close": Choice(
+        distilled=1.0, mirrored=True, substitutes=96, keep=16.0, kept=192, weighted=True
+    ),
     "distillation": Choice(distilled=1.0, substituted=0.0, substitutes=24),
     "from captions": Choice(starts=("prompt", "prompt", "prompt")),
     "forgetful": Choice(replayed=0.0),
@@ -236,7 +239,8 @@ class School:
         keys[::4] = -1
         own = self.own[chosen]
         if choice.mirrored:
-            own[::8] = 0  # every other one of these without text
+            keys[1::8] = -1
+            own[1::8] = 0  # and as many without text as half of those under the caption
         wanted = noisy.wanted.float()
         step = Step(
             noisy.latents,
