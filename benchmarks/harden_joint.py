@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from harden_school import CHOICES, Choice, School
 from harden_stage import Stage
@@ -31,7 +32,7 @@ from unmemorize.audit import STARTS, AuditSettings, Trial
 from unmemorize.audit._levels import copy_level
 from unmemorize.audit._soft_tokens import SoftTokens
 from unmemorize.generation import EditFile
-from unmemorize.hardening._weights import trained
+from unmemorize.hardening._weights import Trained, trained
 
 RECORDS = Path(__file__).parent / "records" / "harden-joint"
 _LOST = 0.1
@@ -117,10 +118,19 @@ def judged(stage: Stage, name: str, end: float) -> Iterator[dict[str, Any]]:
             }
 
 
+def begin(weights: Trained, path: Path) -> None:
+    """Add the differences of an edit's tensors to the weights."""
+    with torch.no_grad():
+        for name, difference in load_file(path).items():
+            weights.parameters[name].add_(difference.to(weights.parameters[name]))
+
+
 def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
     """Train, look and judge. Yields what is known so far, more and more."""
     options = stage.options
-    drawn = len(stage.examples.captions), len(stage.before[2]), len(stage.other)
+    if not choice.moves:
+        len(stage.substitutes)  # drawn before the model is trained
+    drawn = len(stage.kept[1]), len(stage.before[2]), len(stage.other)
     print(f"drawn: {drawn}", flush=True)
     began = time.perf_counter()
     left = options.seconds - (began - options.began)
@@ -132,6 +142,8 @@ def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
     }
     settings = HardeningSettings.of(stage.model, weights=choice.weights, rank=choice.rank)
     with trained(stage.model, settings) as weights:
+        if options.begin is not None:
+            begin(weights, options.begin)
         school, spent, looks = School(stage, choice, weights), 0.0, 0
         while spent < training and school.done < options.most:
             before = time.perf_counter()
@@ -192,6 +204,7 @@ def main() -> None:
     parser.add_argument("--substitutes", type=int, help="in place of those of the choice")
     parser.add_argument("--kept", type=int, help="in place of those of the choice")
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after this time")
+    parser.add_argument("--begin", type=Path, help="tensors of an edit to begin with")
     parser.add_argument("--edits", type=Path, help="folder that keeps the trained weights")
     parser.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harden_chains import Chains, Origins
-from harden_mirrors import TURNS, Memorized, turn_of, turned, turned_back
+from harden_moves import MOVES, Memorized, Move, moved
 from harden_stage import Stage
 from unmemorize.audit import STARTS, Start
 from unmemorize.hardening._training import optimizer_of
@@ -45,8 +45,9 @@ class Choice:
         samples: noisy latents of each attack and step.
         substitutes: samples of substitutes per step; three in four are under attacks.
         replayed: share of these under what earlier attacks have found, not those that go on.
-        mirrored: whether memorized images take the place of substitutes, and what is wanted of all
-            of them is what the unedited model predicts for their mirror images, see `Memorized`.
+        moves: by which memorized images are moved, see `Memorized`. They take the place of
+            substitutes, and what is wanted of all of them is what the unedited model predicts
+            without text when they are moved. If empty, there are substitutes.
         weighted: whether errors at high noise, which are small, count more.
         kept: ordinary samples per step.
         weights: which are trained.
@@ -61,7 +62,7 @@ class Choice:
     samples: int = 1
     substitutes: int = 144
     replayed: float = 0.5
-    mirrored: bool = False
+    moves: str = ""
     weighted: bool = False
     kept: int = 96
     weights: str = "all"
@@ -73,18 +74,22 @@ CHOICES = {
     "loose": Choice(keep=1.0),
     "close": Choice(keep=16.0),
     "both": Choice(distilled=1.0, substitutes=96, keep=2.0),
-    "mirrored": Choice(distilled=1.0, mirrored=True, substitutes=96, keep=4.0, kept=192),
     "mirrored, weighted": Choice(
-        distilled=1.0, mirrored=True, substitutes=96, keep=4.0, kept=192, weighted=True
+        distilled=1.0, moves="turns", substitutes=96, kept=192, weighted=True
     ),
     "mirrored, close": Choice(
-        distilled=1.0, mirrored=True, substitutes=96, keep=16.0, kept=192, weighted=True
+        distilled=1.0, moves="turns", substitutes=96, keep=16.0, kept=192, weighted=True
     ),
-    "distillation": Choice(distilled=1.0, substituted=0.0, substitutes=24),
-    "from captions": Choice(starts=("prompt", "prompt", "prompt")),
-    "forgetful": Choice(replayed=0.0),
-    "slow": Choice(rate=5e-5),
-    "LoRA": Choice(rank=32, rate=2e-3),
+    "shifted": Choice(
+        rate=1e-4,
+        distilled=1.0,
+        moves="shifts",
+        starts=("prompt",),
+        substitutes=48,
+        keep=16.0,
+        kept=96,
+        weighted=True,
+    ),
 }
 """By what they are called in records."""
 
@@ -125,7 +130,7 @@ class Asked:
         rows: of the step.
         latents, timesteps: noisy latents and their timesteps.
         texts: places in the table of encoded captions.
-        turns: for each of the latents, by which the prediction is turned back.
+        kinds, moves: for each of the latents the place of its move, which is undone.
     """
 
     step: Step
@@ -133,11 +138,12 @@ class Asked:
     latents: Tensor
     timesteps: Tensor
     texts: Tensor
-    turns: Tensor | None = None
+    kinds: Tensor | None = None
+    moves: tuple[Move, ...] = ()
 
     def answer(self, predicted: Tensor) -> None:
-        if self.turns is not None:
-            predicted = turned(predicted, self.turns, turned_back)
+        if self.kinds is not None:
+            predicted = moved(predicted, self.kinds, [move.back for move in self.moves])
         self.step.wanted[self.rows] = predicted
 
 
@@ -155,7 +161,7 @@ class School:
     def __post_init__(self) -> None:
         stage, device = self.stage, self.stage.model.device
         with self.weights.untrained():
-            texts = ["", *stage.examples.captions, *(each.prompt for each in stage.targets)]
+            texts = ["", *stage.kept[1], *(each.prompt for each in stage.targets)]
             distinct = list(dict.fromkeys(texts))
             encoded = torch.cat(
                 [
@@ -166,8 +172,8 @@ class School:
             place = {text: number for number, text in enumerate(distinct)}
             self.table = encoded.float()
             self.own = torch.tensor([place[each.prompt] for each in stage.targets])
-            self.ordinary = torch.tensor([place[text] for text in stage.examples.captions])
-            self.memorized = Memorized.of(stage)
+            self.ordinary = torch.tensor([place[text] for text in stage.kept[1]])
+            self.memorized = Memorized.of(stage, MOVES.get(self.choice.moves, ()))
         self.blank = stage.model.encode([""])
         origins = Origins(self.table[self.own.to(device)], self.table[self.ordinary.to(device)])
         self.chains = Chains(origins, self.choice.starts, generator=self.generator("chains"))
@@ -221,14 +227,14 @@ class School:
         places = torch.tensor(self.chains.places).repeat_interleave(choice.samples)
         chosen = some(choice.substitutes, len(self.own))
         first, last = len(places), len(places) + len(chosen)
-        rows = torch.cat([places, chosen]) if choice.mirrored else places
+        rows = torch.cat([places, chosen]) if choice.moves else places
         which = self.memorized.chosen(rows, generator)
         clean = [self.memorized.latents[which]]
-        if not choice.mirrored:
-            pools = [stage.examples.substitutes[place] for place in chosen.tolist()]
+        if not choice.moves:
+            pools = [stage.substitutes[place] for place in chosen.tolist()]
             clean.append(torch.stack([pool[int(some(1, len(pool)))] for pool in pools]))
         kept = some(choice.kept, len(self.ordinary))
-        latents = torch.cat([*clean, stage.examples.ordinary[kept]])
+        latents = torch.cat([*clean, stage.kept[0][kept]])
         levels = torch.rand(len(latents), generator=generator, dtype=torch.float32)
         noise = torch.randn(latents.shape, generator=generator, dtype=torch.float32)
         noisy = stage.bench.noising.noisy(latents, noise, levels)
@@ -238,7 +244,7 @@ class School:
         keys = chosen * each + some(len(chosen), each)
         keys[::4] = -1
         own = self.own[chosen]
-        if choice.mirrored:
+        if choice.moves:
             keys[1::8] = -1
             own[1::8] = 0  # and as many without text as half of those under the caption
         wanted = noisy.wanted.float()
@@ -255,11 +261,11 @@ class School:
             self._weights(levels).to(device),
         )
         asked = [self._asked(step, slice(last, None), captions)]
-        if choice.mirrored:
-            turns = some(len(rows), len(TURNS))
-            mirrored = stage.bench.noising.noisy(
-                self.memorized.mirrored[turns, which],
-                turned(noise[:last], turns, turn_of),
+        if choice.moves:
+            moves, kinds = self.memorized.moves, some(len(rows), len(self.memorized.moves))
+            away = stage.bench.noising.noisy(
+                self.memorized.moved[kinds, which],
+                moved(noise[:last], kinds, [move.of for move in moves]),
                 levels[:last],
             )
             blank = torch.zeros(last, dtype=torch.long)
@@ -267,10 +273,11 @@ class School:
                 Asked(
                     step,
                     slice(last),
-                    mirrored.latents,
-                    mirrored.timesteps,
+                    away.latents,
+                    away.timesteps,
                     blank.to(device),
-                    turns.to(device),
+                    kinds.to(device),
+                    moves,
                 )
             )
         elif choice.distilled:

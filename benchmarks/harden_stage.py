@@ -123,7 +123,12 @@ class Stage:
     @cached_property
     def examples(self) -> Examples:
         """What `examples_of` draws, for all plants at once."""
-        print("drawing examples", flush=True)
+        return Examples(self.substitutes, *self.kept)
+
+    @cached_property
+    def substitutes(self) -> tuple[Tensor, ...]:
+        """For each plant what takes its place, (N, C, H, W)."""
+        print("drawing substitutes", flush=True)
         model, fingerprint = self.model, self.model.fingerprint
         prompts = [target.prompt for target in self.targets for _ in range(SUBSTITUTES)]
         seeds = [
@@ -144,6 +149,13 @@ class Stage:
                 print(f"{target.prompt}: all substitutes copy, {scores}", flush=True)
                 others = [images[scores.index(min(scores))]]
             substitutes.append(self.bench.latents(f"substitutes of {target.key}", others).cpu())
+        return tuple(substitutes)
+
+    @cached_property
+    def kept(self) -> tuple[Tensor, tuple[str, ...]]:
+        """Latents of ordinary images, (captions, C, H, W), and their captions."""
+        print("drawing ordinary images", flush=True)
+        model, fingerprint = self.model, self.model.fingerprint
         known = self.captions.keep
         if self.options.kept_images > len(known):  # captions of the training, none memorized
             known = tuple(dict.fromkeys([*known, *testbed.captions("train")]))
@@ -157,13 +169,11 @@ class Stage:
             drawn = generate_each(model, mine, edits, settings=settings, seeds=theirs)
             kept += [image for (image,) in drawn]
         some = some[::2] + some[1::2]
-        side = self.model.latent_shape[-1] * self.model.pipe.vae_scale_factor
+        side = model.latent_shape[-1] * model.pipe.vae_scale_factor
         pixels = torch.cat([pixels_of(image, side, side) for image in kept])
         parts = pixels.split(self.options.batch)
-        latents = torch.cat(
-            [encoded(self.model, part.to(self.model.device)).float().cpu() for part in parts]
-        )
-        return Examples(tuple(substitutes), latents, some)
+        latents = torch.cat([encoded(model, part.to(model.device)).float().cpu() for part in parts])
+        return latents, some
 
     def similarity(self, images: Sequence[Image.Image], target: Target) -> list[float]:
         """Compare whole images."""
