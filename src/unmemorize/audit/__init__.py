@@ -36,6 +36,7 @@ from unmemorize.audit._image_first import (
     read_image_scores,
     refuse_unfit_images,
 )
+from unmemorize.audit._latents import latent_of
 from unmemorize.audit._levels import ranks_in_words
 from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._public import audit_edit, audit_images, open_audit
@@ -88,6 +89,7 @@ __all__ = [
     "forecast_images",
     "hash_of_images",
     "image_audit_totals",
+    "latent_of",
     "make_attacks",
     "open_audit",
     "open_image_audit",

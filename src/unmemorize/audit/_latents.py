@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,16 @@ from unmemorize.metrics import to_rgb
 from unmemorize.pipelines import Model, NoiseLevel, encoded, sampler
 
 
-def latent_of(model: Model, image: Image.Image) -> Tensor:
+def latent_of(
+    model: Model, image: Image.Image, change: Callable[[Tensor, int], Tensor] | None = None
+) -> Tensor:
     """Encode an image as the model's training did, at the model's own size.
 
     Args:
         model: the model.
         image: an image of any size. The largest centred square is taken.
+        change: what is done to its pixels, (1, 3, H, W), before; it is also told how many pixels of
+            a side make one latent.
 
     Returns:
         The mode of its latent distribution, (C, H, W), float32. Models that work on pixels have no
@@ -35,6 +40,8 @@ def latent_of(model: Model, image: Image.Image) -> Tensor:
     if vae is not None and model.layout.packed:
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = _pixels(image, width * factor, height * factor).to(model.device)
+    if change is not None:
+        pixels = change(pixels, factor)
     if vae is None:
         return pixels[0]
     latent = encoded(model, pixels)[0].float()
@@ -83,6 +90,11 @@ class Noising:
     def __init__(self, model: Model) -> None:
         self._scheduler = sampler(model.pipe)
         self._device, self._dtype = model.device, model.dtype
+
+    @property
+    def predicts_noise(self) -> bool:
+        """Whether the model predicts noise, so that its errors are small where there is much."""
+        return self._level(torch.zeros(1)).kind == "epsilon"
 
     def noisy(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Noisy:
         """Add noise to latents.

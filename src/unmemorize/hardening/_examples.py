@@ -26,7 +26,8 @@ class Examples:
     """Clean latents, float32, on the CPU.
 
     Args:
-        substitutes: for each memorized image what takes its place, (N, C, H, W).
+        substitutes: for each memorized image what takes its place, (N, C, H, W); none where all
+            samples are distilled.
         ordinary: one for each ordinary caption, (captions, C, H, W).
         captions: these captions.
     """
@@ -60,15 +61,16 @@ def examples_of(
         MitigationError: all substitutes of an image copy it.
     """
     some, generation = tuple(captions[: settings.kept_images]), settings.audit.generation
+    replaced = targets if settings.objective != "distillation" else ()
     if not (run.folder / FILE).exists():
         tensors = {
             f"substitutes.{number}": _substitutes(bench, edit, target, descriptor, generation)
-            for number, target in enumerate(targets)
+            for number, target in enumerate(replaced)
         }
         tensors["ordinary"] = _ordinary(bench, some, generation)
         run.write(FILE, safetensors_bytes(tensors))
     kept = read_tensors(run.folder / FILE, RunError, "file of examples")
-    substitutes = tuple(kept[f"substitutes.{number}"] for number in range(len(targets)))
+    substitutes = tuple(kept[f"substitutes.{number}"] for number in range(len(replaced)))
     return Examples(substitutes, kept["ordinary"], some)
 
 

@@ -12,14 +12,19 @@ from torch import Tensor
 from unmemorize.audit import Bench, Target
 from unmemorize.hardening._examples import Examples
 from unmemorize.hardening._settings import HardeningSettings
+from unmemorize.hardening._shifts import Shift, shifted_latents, shifts
 from unmemorize.hardening._weights import Trained
 from unmemorize.mitigation import derived_seed
 from unmemorize.pipelines import Conditioning
 
 _DISTILLED = 0.5
-"""Share of the samples under embeddings of attacks that are distilled, if both are taught."""
+"""Share of the samples to forget that are distilled, if both objectives are taught."""
+_WITHOUT_TEXT = 0.5
+"""Share of the distilled samples not under embeddings of attacks that have no text either."""
 _EMPTY = 0.1
 """Share of ordinary images under the empty caption, with which guidance compares."""
+_LEAST, _GROWTH = 0.25, 2.5
+"""What errors of predicted noise count: .25 at the least noisy timestep, 3 at the noisiest."""
 _DECAY = 1e-2
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -34,6 +39,7 @@ class Batch:
         text: B encoded captions, with embeddings of attacks in place of some.
         wanted: what should be predicted, (B, C, H, W): the noise of substitutes, or what the
             unedited model predicts.
+        weights: how much the error of each counts, (B,).
         forgotten: how many of them concern memorized images.
     """
 
@@ -41,12 +47,32 @@ class Batch:
     timesteps: Tensor
     text: Conditioning
     wanted: Tensor
+    weights: Tensor
     forgotten: int
 
     def losses(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean squared error of the former and of the latter."""
-        errors = (predicted - self.wanted).square().mean((1, 2, 3))
+        """Return the weighted mean squared error of the former and of the latter."""
+        errors = self.weights * (predicted - self.wanted).square().mean((1, 2, 3))
         return errors[: self.forgotten].mean(), errors[self.forgotten :].mean()
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What one sample of a step is made of.
+
+    Args:
+        clean: latents, (C, H, W).
+        text: its caption.
+        key: the embedding of an attack in place of that of the caption.
+        taught: the text under which the unedited model says what is wanted; None for the noise.
+        shifted: the latents that it is asked about, if these are others, and how they are shifted.
+    """
+
+    clean: Tensor
+    text: str
+    key: Tensor | None = None
+    taught: str | None = None
+    shifted: tuple[Tensor, Shift] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,35 +133,66 @@ class Lesson:
             yield self._batch(torch.Generator().manual_seed(derived_seed(*purpose)), found)
 
     def _batch(self, generator: torch.Generator, found: Sequence[Sequence[Tensor]]) -> Batch:
-        clean, texts, embeddings = [], [], dict[int, Tensor]()
-        taught: dict[int, str] = {}  # rows that want a prediction of the unedited model: its text
         forgotten = self.settings.forgotten
-        for row in range(forgotten):
-            place = _chosen(len(self.targets), generator)
-            target, images = self.targets[place], self.examples.substitutes[place]
-            texts.append(target.prompt)
-            if _chance(generator) < self.settings.attacked:
-                embeddings[row] = found[place][_chosen(len(found[place]), generator)]
-                if self._distils(generator):
-                    images = self.bench.latents(target.key, target.images).cpu()
-                    taught[row] = ""
-            clean.append(images[_chosen(len(images), generator)])
-        for row in range(forgotten, forgotten + self.settings.kept):
-            number = _chosen(len(self.examples.captions), generator)
-            clean.append(self.examples.ordinary[number])
-            empty = _chance(generator) < _EMPTY
-            texts.append("" if empty else self.examples.captions[number])
-            taught[row] = texts[-1]
-        latents = torch.stack(clean)
-        levels = torch.rand(len(latents), generator=generator, dtype=torch.float32)
-        noise = torch.randn(latents.shape, generator=generator, dtype=torch.float32)
-        noisy = self.bench.noising.noisy(latents, noise, levels)
-        wanted, rows = noisy.wanted.clone(), list(taught)
-        wanted[rows] = self.bench.predict(
-            noisy.latents[rows], noisy.timesteps[rows], self._encoded(list(taught.values()), {})
-        )
-        text = self._encoded(texts, embeddings)
-        return Batch(noisy.latents, noisy.timesteps, text, wanted, forgotten)
+        samples = [self._to_forget(generator, found) for _ in range(forgotten)]
+        samples += [self._to_keep(generator) for _ in range(self.settings.kept)]
+        clean = torch.stack([sample.clean for sample in samples])
+        levels = torch.rand(len(clean), generator=generator, dtype=torch.float32)
+        noise = torch.randn(clean.shape, generator=generator, dtype=torch.float32)
+        noisy = self.bench.noising.noisy(clean, noise, levels)
+        wanted = noisy.wanted.clone()
+        rows = [row for row, sample in enumerate(samples) if sample.taught is not None]
+        for row, sample in enumerate(samples):
+            if sample.shifted is not None:
+                clean[row], shift = sample.shifted
+                noise[row] = shift.of(noise[row])
+        asked = self.bench.noising.noisy(clean, noise, levels)
+        taught = self._encoded([samples[row].taught or "" for row in rows], {})
+        wanted[rows] = self.bench.predict(asked.latents[rows], asked.timesteps[rows], taught)
+        for row, sample in enumerate(samples):
+            if sample.shifted is not None:
+                wanted[row] = sample.shifted[1].back(wanted[row])
+        keys = {row: one.key for row, one in enumerate(samples) if one.key is not None}
+        text = self._encoded([sample.text for sample in samples], keys)
+        weights = self._weights(levels).to(wanted)
+        return Batch(noisy.latents, noisy.timesteps, text, wanted, weights, forgotten)
+
+    def _to_forget(self, generator: torch.Generator, found: Sequence[Sequence[Tensor]]) -> _Sample:
+        place = _chosen(len(self.targets), generator)
+        text, key = self.targets[place].prompt, None
+        if _chance(generator) < self.settings.attacked:
+            key = found[place][_chosen(len(found[place]), generator)]
+        if not self._distils(generator):
+            images = self.examples.substitutes[place]
+            return _Sample(images[_chosen(len(images), generator)], text, key)
+        if key is None and _chance(generator) < _WITHOUT_TEXT:
+            text = ""
+        latents, shifted = self._memorized[place]
+        every = shifts(*self.bench.model.latent_shape[1:])
+        number, shift = _chosen(len(latents), generator), _chosen(len(every), generator)
+        return _Sample(latents[number], text, key, "", (shifted[number, shift], every[shift]))
+
+    def _to_keep(self, generator: torch.Generator) -> _Sample:
+        number = _chosen(len(self.examples.captions), generator)
+        text = "" if _chance(generator) < _EMPTY else self.examples.captions[number]
+        return _Sample(self.examples.ordinary[number], text, taught=text)
+
+    def _weights(self, levels: Tensor) -> Tensor:
+        """Return how much errors count: about 1 in the mean, and more where they are small."""
+        if self.settings.objective == "substitutes" or not self.bench.noising.predicts_noise:
+            return torch.ones_like(levels)
+        return _LEAST * torch.exp(_GROWTH * levels)
+
+    @cached_property
+    def _memorized(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """For each memorized image the latents of its files, and of these under all shifts."""
+        return [
+            (
+                self.bench.latents(target.key, target.images).cpu(),
+                shifted_latents(self.bench.model, target.images),
+            )
+            for target in self.targets
+        ]
 
     def _distils(self, generator: torch.Generator) -> bool:
         if self.settings.objective == "both":
