@@ -10,48 +10,35 @@ import torch
 from torch import Tensor
 
 from harden_stage import Stage
-from unmemorize.audit._latents import _pixels as pixels_of
-from unmemorize.pipelines import encoded
-
-_PARTS = 16
-"""What an image's side is divided by to move it; latents of the bundled model have as many."""
+from unmemorize.audit import latent_of
+from unmemorize.hardening._shifts import Shift, shifts
 
 
 @dataclass(frozen=True)
-class Move:
-    """What is done to an image, or to its noise.
+class Turn:
+    """Another way to move an image than `Shift`: it is mirrored and turned."""
 
-    Args:
-        mirrored: left becomes right.
-        quarters: by how many it is turned.
-        down, right: by how many sixteenths it is shifted. What leaves it comes in opposite.
-    """
+    mirrored: bool
+    quarters: int
 
-    mirrored: bool = False
-    quarters: int = 0
-    down: int = 0
-    right: int = 0
-
-    def of(self, image: Tensor) -> Tensor:
-        """Move an image, (..., H, W)."""
+    def of(self, image: Tensor, factor: int = 1) -> Tensor:
+        """Turn latents or an image, (..., H, W)."""
+        del factor
         image = image.flip(-1) if self.mirrored else image
-        return self._shifted(image.rot90(self.quarters, (-2, -1)), 1)
+        return image.rot90(self.quarters, (-2, -1))
 
     def back(self, image: Tensor) -> Tensor:
         """Undo it."""
-        image = self._shifted(image, -1).rot90(-self.quarters, (-2, -1))
+        image = image.rot90(-self.quarters, (-2, -1))
         return image.flip(-1) if self.mirrored else image
 
-    def _shifted(self, image: Tensor, sign: int) -> Tensor:
-        part = image.shape[-1] // _PARTS
-        return image.roll((sign * self.down * part, sign * self.right * part), (-2, -1))
 
-
-MOVES = {
-    "turns": tuple(Move(*each) for each in product((False, True), range(4)))[1:],
-    "shifts": tuple(Move(*each) for each in product((False, True), (0,), (5, 8, 11), (5, 8, 11))),
+Move = Shift | Turn
+MOVES: dict[str, tuple[Move, ...]] = {
+    "turns": tuple(Turn(*each) for each in product((False, True), range(4)))[1:],
+    "shifts": shifts(16, 16),
 }
-"""By what choices call them."""
+"""By what choices call them, for latents of the bundled model."""
 
 
 def moved(images: Tensor, moves: Tensor, how: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
@@ -73,10 +60,8 @@ def moved(images: Tensor, moves: Tensor, how: Sequence[Callable[[Tensor], Tensor
 class Memorized:
     """The memorized images, also moved.
 
-    A model that has memorized an image has not memorized its mirror image, nor the image shifted by
-    half of it. To a model that has seen none of them, one is about as likely as the other. So what
-    is predicted for the moved image, moved back, is about what a model predicts that was never
-    trained on the image.
+    What is predicted for the moved image, moved back, is about what a model predicts that was never
+    trained on the image, see `shifted_latents`.
 
     Args:
         moves: how they are moved.
@@ -94,17 +79,14 @@ class Memorized:
     @classmethod
     def of(cls, stage: Stage, moves: tuple[Move, ...]) -> Memorized:
         """Encode the images."""
-        model = stage.model
-        side = model.latent_shape[-1] * model.pipe.vae_scale_factor
-        pixels = torch.cat(
-            [pixels_of(image, side, side) for target in stage.targets for image in target.images]
-        ).to(model.device)
-        latents, *others = (
-            encoded(model, move.of(pixels)).float().cpu() for move in (Move(), *moves)
-        )
+        images = [image for target in stage.targets for image in target.images]
+        latents = torch.stack([latent_of(stage.model, image) for image in images]).cpu()
+        others = [
+            torch.stack([latent_of(stage.model, image, move.of) for image in images]).cpu()
+            for move in moves
+        ]
         counts = torch.tensor([len(target.images) for target in stage.targets])
-        empty = latents.new_zeros(0, *latents.shape)
-        kept = torch.stack(others) if others else empty
+        kept = torch.stack(others) if others else latents[:0]
         return cls(moves, latents, kept, counts.cumsum(0) - counts, counts)
 
     def chosen(self, places: Tensor, generator: torch.Generator) -> Tensor:
