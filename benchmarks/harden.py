@@ -45,8 +45,8 @@ BEST: dict[str, Any] = {
     "steps": 3,
 }
 CHOICES: dict[str, dict[str, Any]] = {
-    "published objective": {"kept_weight": 1.0},
-    "distillation": {"objective": "distillation"},
+    "published objective": {"objective": "substitutes", "kept_weight": 1.0},
+    "distillation": {},
     "best": BEST,
     "best, from captions": {**BEST, "starts": ("prompt",)},
     "best, substitutes": {**BEST, "objective": "substitutes"},
@@ -65,7 +65,12 @@ CHOICES: dict[str, dict[str, Any]] = {
     "best, LoRA of rank 8": {**BEST, "rank": 8},
     "best, LoRA of rank 32": {**BEST, "rank": 32},
     "best, without attacks": {**BEST, "attacked": 0.0},
-    "best, substitutes of captions alone": {**BEST, "attacked": 0.0, "kept_weight": 0.0},
+    "best, substitutes of captions alone": {
+        **BEST,
+        "objective": "substitutes",
+        "attacked": 0.0,
+        "kept_weight": 0.0,
+    },
     "for all": {**BEST, "steps": 2},
     "for all, half rate": {**BEST, "steps": 2, "rate": 1e-4},
 }

@@ -43,6 +43,7 @@ from unmemorize.hardening import (
     harden_all,
     open_hardening,
 )
+from unmemorize.hardening._settings import Objective
 from unmemorize.mitigation import derived_seed
 
 EDIT = ClosedFormEdit((Erased("red cat"),))
@@ -327,7 +328,7 @@ def test_what_takes_the_place_of_an_image_must_not_copy_it(
     pipe = make_pipeline()
     model = Model(pipe)
     before = state_of(pipe)
-    run, inputs = make_run(tmp_path / "run", model)
+    run, inputs = make_run(tmp_path / "run", model, replace(SETTINGS, objective="substitutes"))
     with pytest.raises(MitigationError, match="'red cat': all 2 images under the edit still copy"):
         harden_all(run, model, inputs)
     assert state_of(pipe) == before
@@ -359,6 +360,11 @@ def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
         HardeningSettings(**change)
 
 
+def test_no_substitute_is_drawn_where_everything_is_distilled(finished: Made) -> None:
+    examples = load_file(finished[1].folder / "examples.safetensors")
+    assert examples.keys() == {"ordinary"}
+
+
 def test_the_bundled_model_and_loras_have_their_own_rate(
     bundled: StableDiffusionPipeline, finished: Made
 ) -> None:
@@ -369,12 +375,19 @@ def test_the_bundled_model_and_loras_have_their_own_rate(
     assert HardeningSettings.of(finished[2]).rate == 1e-5
 
 
-def test_the_forecast_counts_samples(files: list[Path], finished: Made) -> None:
-    cost = forecast_hardening(finished[2], SETTINGS, inputs_of(files), prompts_of(files))
+@pytest.mark.parametrize(
+    ("objective", "drawn", "taught"),
+    [("substitutes", 2 * 2 * 4, 8), ("both", 2 * 2 * 4, 16), ("distillation", 0, 16)],
+)
+def test_the_forecast_counts_samples(
+    objective: Objective, drawn: int, taught: int, files: list[Path], finished: Made
+) -> None:
+    settings = replace(SETTINGS, objective=objective)
+    cost = forecast_hardening(finished[2], settings, inputs_of(files), prompts_of(files))
     assert cost.samples == {
-        "examples": 2 * 2 * 4 + 2 * 2,
+        "examples": drawn + 2 * 2,
         "attacks of the training": 2 * 2 * (2 * 2 * 3 + 2 * 4),
-        "training": 2 * 2 * (16 * 3 + 8),
+        "training": 2 * 2 * (16 * 3 + taught),
         "ordinary images": 3 * 2 * 4,
         "judging attacks": 2 * (2 * 2 * 3 + 2 * 4) + 1 * (2 * 2 * 3 + 2 * 4),
     }

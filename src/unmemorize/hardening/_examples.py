@@ -61,7 +61,7 @@ def examples_of(
         MitigationError: all substitutes of an image copy it.
     """
     some, generation = tuple(captions[: settings.kept_images]), settings.audit.generation
-    replaced = targets if settings.objective != "distillation" else ()
+    replaced = targets if settings.substitutes else ()
     if not (run.folder / FILE).exists():
         tensors = {
             f"substitutes.{number}": _substitutes(bench, edit, target, descriptor, generation)

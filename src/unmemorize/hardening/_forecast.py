@@ -34,10 +34,12 @@ def forecast_hardening(
     one = audit.generation.steps * (2 if audit.generation.guidance > 1 else 1)
     judged = forecast_audit(model, audit, inputs.audit, prompts)
     attack = attack_of(settings).samples(audit.steps[-1], audit.batch) + IMAGES * one
-    step = (settings.forgotten + settings.kept) * FORWARD_AND_BACKWARD + settings.kept
+    taught = settings.kept + (settings.forgotten if settings.distils else 0)
+    step = (settings.forgotten + settings.kept) * FORWARD_AND_BACKWARD + taught
+    substitutes = images * SUBSTITUTES if settings.substitutes else 0
     kept = min(settings.kept_images, len(inputs.keep)) * audit.generation.steps
     samples = {
-        "examples": images * SUBSTITUTES * one + kept,
+        "examples": substitutes * one + kept,
         "attacks of the training": rounds * images * attack,
         "training": rounds * images * settings.steps * step,
         "ordinary images": 3 * settings.ordinary_images * one,

@@ -41,15 +41,16 @@ class HardeningSettings:
             trains weights and biases themselves.
         rounds: how often the current weights are attacked and then trained.
         steps: training steps of a round for each memorized image.
-        objective: what is taught under embeddings of attacks. "substitutes" is published: the noise
-            of images that the edit draws. "distillation" is ours: on the memorized images with
-            noise, what the unedited model predicts without text. "both" takes one of them for each
-            sample, by chance.
+        objective: what is taught about memorized images. "distillation" is ours: on the images with
+            noise, what the unedited model predicts without text for the image when it is shifted,
+            see `shifted_latents`. "substitutes" is published: the noise of images that the edit
+            draws. "both" takes one of them for each sample, by chance.
         rate: the learning rate (AdamW). The default is meant for Stable Diffusion.
         settle: let the learning rate fall to zero during the last round.
         attacked: the share of these samples under embeddings of attacks, in [0, 1]. The others are
-            substitutes under the caption. 0 is the control that fine-tunes without attacks: they
-            still run in each round, and only show how far they get.
+            under the caption, and every other distilled one of them without text. 0 is the control
+            that fine-tunes without attacks: they still run in each round, and only show how far
+            they get.
         forgotten: samples of a training step that concern memorized images.
         kept: samples of a training step that preserve ordinary images. By default there are 16 in
             all, as in SISS.
@@ -77,7 +78,7 @@ class HardeningSettings:
     rank: int | None = None
     rounds: int = 4
     steps: int = 12
-    objective: Objective = "substitutes"
+    objective: Objective = "distillation"
     rate: float = 1e-5
     settle: bool = False
     attacked: float = 0.75
@@ -112,6 +113,16 @@ class HardeningSettings:
                 f"audit: levels {', '.join(self.audit.levels)} to {self.audit.steps[-1]} steps do "
                 f"not judge a hardening. Name {ATTACK}, with at least 1 step."
             )
+
+    @property
+    def distils(self) -> bool:
+        """Whether the unedited model teaches about memorized images."""
+        return self.objective != "substitutes"
+
+    @property
+    def substitutes(self) -> bool:
+        """Whether images are drawn that take the place of memorized ones."""
+        return self.objective != "distillation"
 
     @property
     def hold_out(self) -> str:

@@ -179,7 +179,7 @@ class Lesson:
 
     def _weights(self, levels: Tensor) -> Tensor:
         """Return how much errors count: about 1 in the mean, and more where they are small."""
-        if self.settings.objective == "substitutes" or not self.bench.noising.predicts_noise:
+        if not (self.settings.distils and self.bench.noising.predicts_noise):
             return torch.ones_like(levels)
         return _LEAST * torch.exp(_GROWTH * levels)
 
@@ -195,9 +195,9 @@ class Lesson:
         ]
 
     def _distils(self, generator: torch.Generator) -> bool:
-        if self.settings.objective == "both":
-            return bool(_chance(generator) < _DISTILLED)
-        return self.settings.objective == "distillation"
+        if self.settings.substitutes and self.settings.distils:
+            return _chance(generator) < _DISTILLED
+        return self.settings.distils
 
     def _encoded(self, texts: Sequence[str], embeddings: Mapping[int, Tensor]) -> Conditioning:
         known, encoded = self._texts
