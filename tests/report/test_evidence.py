@@ -356,6 +356,35 @@ def test_a_changed_picture_of_an_ordinary_prompt_shows(
         verify_evidence(write(files, tmp_path / "forged.zip"))
 
 
+@pytest.mark.parametrize("change", ["image", "prompts"])
+def test_another_training_image_than_the_prompts_name_shows(
+    made: tuple[Run, Path, str], tmp_path: Path, change: str
+) -> None:
+    files = read(made[1])
+    name = next(name for name in files if name.startswith("references/"))
+    if change == "image":
+        files = forged(files, name, files[name] + b" ")
+        named = f"{name} is not the image that prompts.jsonl names"
+    else:
+        text = files["prompts.jsonl"].replace(b"references/", b"references/0")
+        files = forged(files, "prompts.jsonl", text)
+        named = "is missing, which prompts.jsonl names"
+    with pytest.raises(EvidenceError, match=named):
+        verify_evidence(write(files, tmp_path / "forged.zip"))
+
+
+def test_a_private_image_keeps_its_hash(tmp_path: Path) -> None:
+    pack = tmp_path / "evidence.zip"
+    write_evidence(mitigated_run(tmp_path), pack, redact=True)
+    files = read(pack)
+    listing = json.loads(files["evidence.json"])
+    name = next(name for name in listing["left_out"] if name.startswith("references/"))
+    listing["left_out"][name]["sha256"] = "0" * 64
+    files["evidence.json"] = json.dumps(listing).encode()
+    with pytest.raises(EvidenceError, match=f"{name} was left out under another hash"):
+        verify_evidence(write(files, pack))
+
+
 def listed(change: Callable[[Any], Any]) -> Callable[[Files], Files]:
     """The pack with another list of its files."""
 

@@ -41,7 +41,7 @@ from unmemorize.runs import MANIFEST, MODEL_FILES, Run, StoredImage, hash_of_fil
 
 SCHEMA = "unmemorize.evidence/1"
 CONTENTS = "evidence.json"
-_PROMPTS = "prompts.jsonl"
+PROMPTS = "prompts.jsonl"
 _REFERENCES = "references"
 _JSON = (MANIFEST, MITIGATION, EDIT, MODEL_FILES, SPOT_CHECK, STATEMENT)
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
@@ -173,7 +173,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def _content(evidence: Evidence, name: str, source: Path) -> bytes:
-    if name == _PROMPTS:
+    if name == PROMPTS:
         return _prompts(evidence)
     try:
         return source.read_bytes()

@@ -20,7 +20,7 @@ from unmemorize._files import as_path, from_json, parse_json
 from unmemorize._paths import exists
 from unmemorize.report._mitigation import NUMBERS, TABLE
 from unmemorize.report._numbers import flat
-from unmemorize.report._pack import CONTENTS, SCHEMA, Contents
+from unmemorize.report._pack import CONTENTS, PROMPTS, SCHEMA, Contents
 from unmemorize.report._page import REPORT
 from unmemorize.report._recomputed import recompute
 from unmemorize.report._recomputed_values import parsed
@@ -111,7 +111,8 @@ def verify_evidence(path: str | Path, *, trust: str | Path | None = None) -> Evi
     try:
         reported = _reported(files)
         computed = recompute(files) | _stated(files, reported)
-        problems = list(_wrong_numbers(computed, reported, files))
+        problems = list(_wrong_references(files, contents))
+        problems += _wrong_numbers(computed, reported, files)
     except _DAMAGED as reason:
         raise EvidenceError(
             f"{path}: a record is missing or damaged ({type(reason).__name__}: {reason}). "
@@ -162,6 +163,20 @@ def _wrong_files(files: Mapping[str, bytes], contents: Contents) -> Iterator[str
             yield f"{name} was added"
         elif hashlib.sha256(files[name]).hexdigest() != listed[name].sha256:
             yield f"{name} was changed"
+
+
+def _wrong_references(files: Mapping[str, bytes], contents: Contents) -> Iterator[str]:
+    """Say which training images are not those that the prompts name by their hashes."""
+    for line in files[PROMPTS].splitlines():
+        for image in parsed(PROMPTS, line)["images"]:
+            name, digest = image["path"], image["sha256"]
+            if name in contents.left_out:
+                if contents.left_out[name].sha256 != digest:
+                    yield f"{name} was left out under another hash than {PROMPTS} gives"
+            elif name not in files:
+                yield f"{name} is missing, which {PROMPTS} names"
+            elif hashlib.sha256(files[name]).hexdigest() != digest:
+                yield f"{name} is not the image that {PROMPTS} names"
 
 
 def _wrong_numbers(
