@@ -331,6 +331,24 @@ def replaced(name: str, old: str, new: str) -> Callable[[Files], Files]:
             replaced("report.json", '"text": "another wording"', '"text": "another"'),
             "paraphrases.1.0.text is another, the records give another wording",
         ),
+        (
+            replaced("report.json", "Copies removed for 2 of 3", "Copies removed for 3 of 3"),
+            "headline is Copies removed for 3 of 3 memorized prompts",
+        ),
+        (
+            replaced(
+                "report.html", '"headline">Copies removed for 2', '"headline">Copies removed for 3'
+            ),
+            "report.html: headline is Copies removed for 3 of 3",
+        ),
+        (
+            replaced("report.html", ">not removed (6 of 12)<", ">removed (0 of 12)<"),
+            "report.html: prompts.0.verdict is removed (0 of 12), the records give not removed",
+        ),
+        (
+            replaced("report.html", ' data-of="prompts.0.verdict">not removed (6', ">removed (0"),
+            "report.html: prompts.0.verdict is missing, the records give not removed (6 of 12)",
+        ),
         (replaced("mitigation.json", '"files_control"', '"files"'), "KeyError: 'files_control'"),
     ],
 )
@@ -480,15 +498,24 @@ def test_a_pack_holds_the_copies_of_paraphrases_unless_they_are_private(tmp_path
         assert all((name in files["report.html"].decode()) == (not redact) for name in names)
 
 
+def without_words(files: Files, more: str) -> bytes:
+    """An earlier page, on which neither sentences nor some numbers were marked."""
+    names = rf"headline|not_certified|prompts\.\d\.verdict{more}"
+    marked = re.compile(rf'<data value="[^"]*" data-of="({names})">[^<]*</data>')
+    return marked.sub("", files["report.html"].decode()).encode()
+
+
 def test_a_pack_without_counts_of_single_copies_holds(
     made: tuple[Run, Path, str], tmp_path: Path
 ) -> None:
     files = read(made[1])
     numbers = json.loads(files["report.json"])
     assert numbers["single_copies"] == 0
-    del numbers["single_copies"]
+    for name in ("single_copies", "headline", "not_certified"):
+        del numbers[name]
     numbers["schema"] = "unmemorize.report/2"
     files = forged(files, "report.json", json.dumps(numbers).encode())
+    files = forged(files, "report.html", without_words(files, ""))
     assert verify_evidence(write(files, tmp_path / "earlier.zip")).unchecked == ()
 
 
@@ -496,16 +523,16 @@ def test_a_pack_of_the_first_version_holds(made: tuple[Run, Path, str], tmp_path
     """It has neither counts of single paraphrases nor of prompts with copies left."""
     files = read(made[1])
     numbers = json.loads(files["report.json"])
-    del numbers["copying"], numbers["paraphrases"], numbers["single_copies"]
+    for name in ("copying", "paraphrases", "single_copies", "headline", "not_certified"):
+        del numbers[name]
     numbers["schema"] = "unmemorize.report/1"
-    new = re.compile(r'<data value="[^"]*" data-of="(copying|paraphrases)\.[^<]*</data>')
     result = json.loads(files["mitigation.json"])
     result["outcomes"][1]["rung"] = "closed form, weight 3"
     for outcome in result["outcomes"]:
         del outcome["paraphrases"]
     for name, text in (
         ("report.json", json.dumps(numbers)),
-        ("report.html", new.sub("", files["report.html"].decode())),
+        ("report.html", without_words(files, r"|copying\.\w+|paraphrases\.[^\"]*").decode()),
         ("mitigation.json", json.dumps(result)),
     ):
         files = forged(files, name, text.encode())

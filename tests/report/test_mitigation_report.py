@@ -91,6 +91,12 @@ def words(page: str) -> str:
     return " ".join(html.unescape(re.sub("<[^>]+>", " ", page)).split())
 
 
+def tags_of(page: str) -> list[tuple[str, str]]:
+    """The class and the words of each label."""
+    found = re.findall(r'<span class="tag (\w+)">(.*?)</span>', page)
+    return [(kind, words(text)) for kind, text in found]
+
+
 def test_sections_come_in_the_order_of_questions(page: str) -> None:
     sections = re.findall(r'<h2 id="([\w-]+)"', page)
     assert sections == [
@@ -143,6 +149,9 @@ def test_every_number_on_the_page_is_in_the_json(page: str, numbers: Any) -> Non
         expected = numbers
         for key in name.split("."):
             expected = expected[int(key) if isinstance(expected, list) else key]
+        if isinstance(expected, str):
+            assert value == text == expected
+            continue
         assert float(value) == expected
         digits = len(text.partition(".")[2])
         assert abs(float(text.replace(",", "")) - expected) <= 10**-digits
@@ -152,11 +161,10 @@ def test_every_number_on_the_page_is_in_the_json(page: str, numbers: Any) -> Non
 
 def test_bounds_are_rounded_outwards(page: str) -> None:
     for value, name, text in FIGURE.findall(page):
-        shown = float(text.replace(",", ""))
         if name.endswith(".low"):
-            assert shown <= float(value) + 1e-6
+            assert float(text.replace(",", "")) <= float(value) + 1e-6
         if name.endswith(".high"):
-            assert shown >= float(value) - 1e-6
+            assert float(text.replace(",", "")) >= float(value) - 1e-6
 
 
 def test_the_csv_has_a_line_for_each_suspect(run: Run, numbers: Any) -> None:
@@ -173,7 +181,7 @@ def test_the_csv_has_a_line_for_each_suspect(run: Run, numbers: Any) -> None:
 def test_prompts_that_are_not_certified_come_first(page: str) -> None:
     cards = articles(page)
     assert list(cards) == [0, 2, 1]  # 0 is not removed; of the others, 2 scores higher after
-    tags = [re.findall(r'<span class="tag (\w+)">(.*?)</span>', card)[0] for card in cards.values()]
+    tags = [tags_of(card)[0] for card in cards.values()]
     assert tags == [
         ("warn", "✗ not removed (6 of 12)"),
         ("good", "✓ removed (0 of 12, at most 22.1 % at 95 %)"),
@@ -226,7 +234,7 @@ def test_a_wording_that_still_copies_is_named_beside_the_verdict(
     cards = articles(page)
     assert list(cards) == [0, 1, 2]  # before 2, which scores higher after the edit
     front = cards[1][: cards[1].index("<details>")]
-    assert re.findall(r'<span class="tag (\w+)">(.*?)</span>', front) == [
+    assert tags_of(front) == [
         ("good", "✓ removed (0 of 12, at most 22.1 % at 95 %)"),
         ("warn", "✗ 1 of 1 other wordings still copy"),
     ]

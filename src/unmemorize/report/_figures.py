@@ -1,4 +1,4 @@
-"""Numbers on a page, each with its place in ``report.json``."""
+"""Numbers and verdicts on a page, each with its place in ``report.json``."""
 
 from __future__ import annotations
 
@@ -44,5 +44,13 @@ class Figures:
         value: Any = self._values.get(name)
         if value is None:
             return Markup("–")
-        text = rounded(value, digits, rounding)
-        return Markup('<data value="{}" data-of="{}">{}</data>').format(value, name, text)
+        return _element(name, value, rounded(value, digits, rounding))
+
+    def words(self, name: str) -> Markup:
+        """Print a text, such as that of "headline"."""
+        text = self._values[name]
+        return _element(name, text, text)
+
+
+def _element(name: str, value: Any, shown: str) -> Markup:
+    return Markup('<data value="{}" data-of="{}">{}</data>').format(value, name, shown)

@@ -159,9 +159,11 @@ class Numbers:
 
     Args:
         schema: the version of the format.
+        headline: what was reached, in one sentence.
         suspects, called, confirmed: how many prompts were screened, called by the screen, and
             shown to be memorized.
         counts: how many suspects have each status.
+        not_certified: how many memorized prompts are reduced or not removed.
         copying: how many memorized prompts have copies left; None without an edit.
         false_alarms: suspects that the screen called and that are not confirmed, since too few of
             their images are copies. None where it called none.
@@ -178,10 +180,12 @@ class Numbers:
     """
 
     schema: str = SCHEMA
+    headline: str
     suspects: int
     called: int
     confirmed: int
     counts: Mapping[str, int]
+    not_certified: int
     copying: CopyingNumbers | None
     false_alarms: Rate | None
     single_copies: int
@@ -212,6 +216,7 @@ def numbers_of(evidence: Evidence) -> Numbers:
         return Rate.maybe(pooled([counted for counted in counts if counted]))
 
     return Numbers(
+        headline=result.headline,
         suspects=len(result.outcomes),
         called=len(called),
         confirmed=len(confirmed),
@@ -219,6 +224,7 @@ def numbers_of(evidence: Evidence) -> Numbers:
             status: sum(outcome.status == status for outcome in result.outcomes)
             for status in STATUSES
         },
+        not_certified=result.count("reduced") + result.count("not removed"),
         copying=CopyingNumbers.of(confirmed) if result.edit else None,
         false_alarms=Rate.maybe(Copies(len(cleared), len(called))),
         single_copies=sum(map(has_single_copy, cleared)),

@@ -142,8 +142,26 @@ class _Records:
         cleared = [index for index in self.confirmations if index not in confirmed]
         values |= rate("false_alarms", len(cleared), len(self.confirmations))
         if self.schema == _SCHEMA:
+            values["headline"] = self.headline(values)
+            values["not_certified"] = statuses["reduced"] + statuses["not removed"]
             values["single_copies"] = sum(self.counted(index)[0] == 1 for index in cleared)
         return values | self.of_ordinary(control)
+
+    def headline(self, values: Mapping[str, Any]) -> str:
+        """Return the sentence on what was reached, from the counts."""
+        suspects, confirmed = values["suspects"], values["confirmed"]
+        if confirmed == 0:
+            who = "The suspect" if suspects == 1 else f"None of {suspects} suspects"
+            return f"{who} is {'not ' if suspects == 1 else ''}shown to be memorized."
+        prompts = "1 memorized prompt" if confirmed == 1 else f"{confirmed} memorized prompts"
+        if not self.edit:
+            return f"No edit was found that could end the copies of {prompts}."
+        removed, copies = values["counts.removed"], values.get("after.copies", 0)
+        images = values.get("after.images", 0)
+        return (
+            f"Copies removed for {removed} of {prompts}: {copies} of {images} fresh images are "
+            "copies."
+        )
 
     def counted(self, index: int) -> tuple[int, int]:
         record = self.confirmations[index]

@@ -6,10 +6,11 @@ import csv
 import hashlib
 import io
 import math
+import re
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -192,10 +193,30 @@ def _wrong_numbers(
             value = computed.get(name, reported.get(name))
             if text != ("" if value is None else str(value)) and not _equal(value, _number(text)):
                 yield f"{TABLE}: {name} is {text}, the records give {value}"
-    for name, exact, shown in _Figures.of(_text(files, REPORT)):
+    figures = _Figures.of(_text(files, REPORT))
+    for name, exact, shown in figures:
         value = computed.get(name, reported.get(name))
-        if not _equal(value, _number(exact)) or not _rounds_to(value, shown):
+        if isinstance(value, str):
+            right = exact == shown == value
+        else:
+            right = _equal(value, _number(exact)) and _rounds_to(value, shown)
+        if not right:
             yield f"{REPORT}: {name} is {shown}, the records give {value}"
+    if "headline" in computed:  # earlier pages do not mark it, nor verdicts
+        yield from _not_shown(computed, {name for name, *_ in figures})
+
+
+def _not_shown(computed: Mapping[str, Any], shown: Collection[str]) -> Iterator[str]:
+    """Say which of the sentences are not on the page that must be there."""
+    known = ("not confirmed", "not tested")
+    verdicts = [
+        name
+        for name, value in computed.items()
+        if re.fullmatch(r"prompts\.\d+\.verdict", name) and value not in known
+    ]
+    for name in ("headline", *verdicts):
+        if name not in shown:
+            yield f"{REPORT}: {name} is missing, the records give {computed[name]}"
 
 
 def _stated(files: Mapping[str, bytes], reported: Mapping[str, Any]) -> dict[str, Any]:
