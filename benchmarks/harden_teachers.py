@@ -1,0 +1,90 @@
+"""How near to a never-trained model the predictions are that a hardening may want.
+
+python benchmarks/harden_teachers.py [--noises 2]
+
+For the memorized images of the bundled model with noise, the mean squared error of predicted noise
+relative to that of the twin that never saw the image: under the caption, without text, and without
+text for the image when it is mirrored, turned or shifted (the prediction is moved back; first the
+mean error of all moves, then the error of their mean). 1 is what a never-trained model does; below
+it, the image is remembered. Medians over images of full dose, and the lowest ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from statistics import mean, median
+
+import torch
+from torch import Tensor
+
+from harden_moves import MOVES
+from unmemorize import Model, testbed
+from unmemorize.audit import Bench, latent_of, targets_of
+from unmemorize.pipelines import Conditioning
+
+LEVELS = (0.2, 0.4, 0.6, 0.8)
+
+
+def main(noises: int) -> None:
+    planted = [entry for entry in testbed.planted() if entry.mode != "rare"]
+    model = Model.load("testbed", dtype="float32")
+    twins = {half: Model(testbed.load_twin(half, device=str(model.device))) for half in ("a", "b")}
+    bench = Bench(model, None, ("",))
+    targets = targets_of([replace(entry.prompt, kind="VM") for entry in planted])
+    generator, empty = torch.Generator().manual_seed(0), model.encode([""])
+    found: dict[str, list[float]] = {}
+    for entry, target in zip(planted, targets, strict=True):
+        rows = len(LEVELS) * noises
+        levels = torch.tensor(LEVELS).repeat(noises)
+        noise = torch.randn(rows, *model.latent_shape, generator=generator, dtype=torch.float32)
+
+        def predicted(
+            model: Model,
+            clean: Tensor,
+            noise: Tensor,
+            text: Conditioning,
+            levels: Tensor = levels,
+        ) -> Tensor:
+            noisy = bench.noising.noisy(clean.expand_as(noise), noise, levels)
+            text = text.take([0] * len(noise))
+            return model.predict(noisy.latents, noisy.timesteps, text).float().cpu()
+
+        def error(prediction: Tensor, noise: Tensor = noise) -> float:
+            return float((prediction - noise).square().mean())
+
+        image = latent_of(model, target.images[0])
+        never = error(predicted(twins[entry.half], image, noise, empty))
+        errors = {
+            "the image, under its caption": error(
+                predicted(model, image, noise, model.encode([target.prompt]))
+            ),
+            "the image, without text": error(predicted(model, image, noise, empty)),
+        }
+        for name, moves in MOVES.items():
+            predictions = [
+                move.back(
+                    predicted(
+                        model,
+                        latent_of(model, target.images[0], move.of),
+                        move.of(noise),
+                        empty,
+                    )
+                )
+                for move in moves
+            ]
+            errors[f"{name}, each"] = mean(map(error, predictions))
+            errors[f"{name}, their mean"] = error(torch.stack(predictions).mean(0))
+        for name, one in errors.items():
+            found.setdefault(name, []).append(one / never)
+    print("| prediction for | error relative to the twin's, median | lowest three | highest |")
+    print("|---|---|---|---|")
+    for name, ratios in found.items():
+        lowest = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios)[:3])
+        print(f"| {name} | {median(ratios):.2f} | {lowest} | {max(ratios):.2f} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--noises", type=int, default=2, help="for each level")
+    main(parser.parse_args().noises)
