@@ -25,7 +25,7 @@ test-ui: .venv/developer .venv/browser
 # Four processes share the card; convolutions compute in whole float32, as on the processor.
 # Each test has a line of its own, and failures are printed at once: time on a card may end early.
 test-gpu: .venv/developer
-	NVIDIA_TF32_OVERRIDE=0 OMP_NUM_THREADS=2 $(BIN)/pytest --numprocesses 4 --dist worksteal --verbose --tb=short tests/cuda
+	NVIDIA_TF32_OVERRIDE=0 OMP_NUM_THREADS=2 $(BIN)/pytest --numprocesses 4 --dist worksteal -p no:benchmark --verbose --tb=short tests/cuda
 
 # all of them go to work/screenshots, to be looked at; the documentation shows a few
 screenshots: demo .venv/developer .venv/browser
