@@ -47,7 +47,7 @@ def command(
     references: Path | None = None,
     weights: str = "all",
     rank: PositiveInt | None = None,
-    rounds: PositiveInt = 4,
+    rounds: PositiveInt = HardeningSettings.rounds,
     training_steps: PositiveInt = 12,
     learning_rate: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
     controls: Path | None = None,

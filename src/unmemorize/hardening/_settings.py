@@ -76,7 +76,7 @@ class HardeningSettings:
 
     weights: str = "all"
     rank: int | None = None
-    rounds: int = 4
+    rounds: int = 16
     steps: int = 12
     objective: Objective = "distillation"
     rate: float = 1e-5
