@@ -104,9 +104,9 @@ def hardened(
     there are fewer rounds.
     """
     with weights.untrained():
-        some = settings.kept_images
-        known = stage.examples
-        examples = Examples(known.substitutes, known.ordinary[:some], known.captions[:some])
+        some, (ordinary, captions) = settings.kept_images, stage.kept
+        substitutes = stage.substitutes if settings.substitutes else ()
+        examples = Examples(substitutes, ordinary[:some], captions[:some])
     optimizer = optimizer_of(weights, settings.rate, 0, {})
     keys: list[list[Tensor]] = [[] for _ in stage.targets]
     steps, slowest = stage.options.attack_steps, 0.0

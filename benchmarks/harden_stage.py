@@ -32,7 +32,7 @@ from unmemorize.audit._latents import _pixels as pixels_of
 from unmemorize.audit._soft_tokens import SoftTokens
 from unmemorize.audit._targets import targets_of_files
 from unmemorize.generation import generate_each
-from unmemorize.hardening._examples import SUBSTITUTES, Examples
+from unmemorize.hardening._examples import SUBSTITUTES
 from unmemorize.metrics import copy_scores, quality
 from unmemorize.mitigation import CHANGED, SAME, derived_seed, digest, ordinary_items
 from unmemorize.pipelines import encoded
@@ -119,11 +119,6 @@ class Stage:
     def others(self) -> tuple[Target, ...]:
         """Never-trained images, attacked from the captions of the plants."""
         return targets_of_files(self.controls, [target.prompt for target in self.targets])
-
-    @cached_property
-    def examples(self) -> Examples:
-        """What `examples_of` draws, for all plants at once."""
-        return Examples(self.substitutes, *self.kept)
 
     @cached_property
     def substitutes(self) -> tuple[Tensor, ...]:
