@@ -19,7 +19,7 @@ from unmemorize.report._evidence import Evidence
 from unmemorize.report._rates import Rate
 from unmemorize.report._statement import Statement
 
-SCHEMA = "unmemorize.report/3"
+SCHEMA = "unmemorize.report/4"
 STATUSES = ("removed", "reduced", "not removed", "not confirmed", "not tested")
 
 

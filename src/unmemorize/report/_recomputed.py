@@ -30,10 +30,10 @@ from unmemorize.report._recomputed_values import (
 
 Files = Mapping[str, bytes]
 """The files of a pack by name."""
-_FIRST_SCHEMA, _SECOND_SCHEMA = "unmemorize.report/1", "unmemorize.report/2"
-_SCHEMA = "unmemorize.report/3"
+_SCHEMAS = tuple(f"unmemorize.report/{version}" for version in (1, 2, 3, 4))
 """The first one counts no paraphrases one by one, and takes images with random neurons edited for a
-control of every prompt. The second one does not count suspects with a single copy."""
+control of every prompt. The second one does not count suspects with a single copy. The third one
+has no headline, and no number of prompts that are not certified."""
 _CHANGED = 0.5
 """Similarity to the image before, below which an image of an ordinary prompt counts as changed."""
 _WHOLE_SETS = 1000
@@ -64,7 +64,7 @@ class _Records:
         self.settings = settings_of(parsed("manifest.json", files["manifest.json"]))
         self.result = parsed("mitigation.json", files["mitigation.json"])
         reported = parsed("report.json", files["report.json"]).get("schema")
-        self.schema = reported if reported in (_FIRST_SCHEMA, _SECOND_SCHEMA) else _SCHEMA
+        self.version = 1 + _SCHEMAS.index(reported if reported in _SCHEMAS else _SCHEMAS[-1])
         prompts = files["prompts.jsonl"].splitlines()
         self.prompts = [parsed("prompts.jsonl", line) for line in prompts]
         self.detections = self.kind("detections")
@@ -98,7 +98,7 @@ class _Records:
         paraphrases = self.paraphrases(confirmed) if self.edit else {}
         control = self.control()
         values: dict[str, Any] = {
-            "schema": self.schema,
+            "schema": _SCHEMAS[self.version - 1],
             "suspects": len(self.prompts),
             "called": len(self.confirmations),
             "confirmed": len(confirmed),
@@ -137,13 +137,14 @@ class _Records:
         values |= {f"counts.{status}": number for status, number in statuses.items()}
         for name, (copies, images) in totals.items():
             values |= rate(name, copies, images)
-        if self.edit and self.schema != _FIRST_SCHEMA:
+        if self.edit and self.version > 1:
             values |= self.of_copying(confirmed, first, last)
         cleared = [index for index in self.confirmations if index not in confirmed]
         values |= rate("false_alarms", len(cleared), len(self.confirmations))
-        if self.schema == _SCHEMA:
+        if self.version > 3:
             values["headline"] = self.headline(values)
             values["not_certified"] = statuses["reduced"] + statuses["not removed"]
+        if self.version > 2:
             values["single_copies"] = sum(self.counted(index)[0] == 1 for index in cleared)
         return values | self.of_ordinary(control)
 
@@ -197,7 +198,7 @@ class _Records:
         for outcome in outcomes:
             for file in outcome["files_control"]:
                 drawn = self.kind(file.split("/")[0])
-                if self.schema == _FIRST_SCHEMA:
+                if self.version == 1:
                     return drawn
                 return {
                     index: record
