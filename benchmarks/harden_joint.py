@@ -118,7 +118,7 @@ def judged(stage: Stage, name: str, end: float) -> Iterator[dict[str, Any]]:
             }
 
 
-def begin(weights: Trained, path: Path) -> None:
+def begin(weights: Trained, path: str) -> None:
     """Add the differences of an edit's tensors to the weights."""
     with torch.no_grad():
         for name, difference in load_file(path).items():
@@ -129,7 +129,7 @@ def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
     """Train, look and judge. Yields what is known so far, more and more."""
     options = stage.options
     if not choice.moves:
-        len(stage.substitutes)  # drawn before the model is trained
+        _ = stage.substitutes  # drawn before the model is trained
     drawn = len(stage.kept[1]), len(stage.before[2]), len(stage.other)
     print(f"drawn: {drawn}", flush=True)
     began = time.perf_counter()
@@ -142,7 +142,7 @@ def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
     }
     settings = HardeningSettings.of(stage.model, weights=choice.weights, rank=choice.rank)
     with trained(stage.model, settings) as weights:
-        if options.begin is not None:
+        if options.begin:
             begin(weights, options.begin)
         school, spent, looks = School(stage, choice, weights), 0.0, 0
         while spent < training and school.done < options.most:
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--substitutes", type=int, help="in place of those of the choice")
     parser.add_argument("--kept", type=int, help="in place of those of the choice")
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after this time")
-    parser.add_argument("--begin", type=Path, help="tensors of an edit to begin with")
+    parser.add_argument("--begin", default="", help="tensors of an edit to begin with, no LoRA")
     parser.add_argument("--edits", type=Path, help="folder that keeps the trained weights")
     parser.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
@@ -214,7 +214,17 @@ def main() -> None:
     choice = CHOICES[options.choice]
     given = {name: getattr(options, name) for name in ("samples", "substitutes", "kept")}
     choice = replace(choice, **{name: value for name, value in given.items() if value})
-    asked = ("controls", "seeds", "images", "steps", "ordinary", "few", "attack_steps", "share")
+    asked = (
+        "begin",
+        "controls",
+        "seeds",
+        "images",
+        "steps",
+        "ordinary",
+        "few",
+        "attack_steps",
+        "share",
+    )
     about, path = stage.about(options.choice, asdict(choice), asked), stage.record(options.choice)
     for found in measured(stage, choice):
         atomic_write(path, json.dumps(about | found) + "\n")

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from harden_joint import RECORDS
-from unmemorize.audit import COPY, STARTS
+from unmemorize.audit import COPY
 
 Record = dict[str, Any]
 ROUNDS = RECORDS.parent / "harden"
@@ -34,7 +34,11 @@ def named(record: Record) -> str:
 
 
 def points(record: Record) -> Iterator[tuple[float, float, int]]:
-    """Yield CLIP-FID relative to before, the median that one attack reaches, and the steps."""
+    """Yield CLIP-FID relative to before, the median that one attack reaches, and the steps.
+
+    At the end, this is the first attack that judges, from the captions. Later ones leave out plants
+    that have failed.
+    """
     for look in record["looks"]:
         price = look["ordinary"]
         yield (
@@ -44,9 +48,8 @@ def points(record: Record) -> Iterator[tuple[float, float, int]]:
         )
     if "ordinary" in record and record.get("trials"):
         price = record["ordinary"]
-        first = {trial["start"]: trial["scores"] for trial in reversed(record["trials"])}
-        known = [score for scores in first.values() for score in scores if score is not None]
-        yield price["clip_fid"] / price["clip_fid_before"], median(known), record["steps"]
+        scores = record["trials"][0]["scores"]
+        yield price["clip_fid"] / price["clip_fid_before"], median(scores), record["steps"]
 
 
 def of_rounds(path: Path) -> Record:
@@ -81,25 +84,16 @@ def print_looks(records: Sequence[Record]) -> None:
 def print_judged(records: Sequence[Record]) -> None:
     """Print what the attacks that judge reached, and the price."""
     print(
-        "\n| choice | steps | attacks on each | from caption | from noise | from another caption | "
+        "\n| choice | steps | attacks on each | first one, from caption | best of all | "
         "captions | never-trained, best | tau | hold | CLIP-FID before, after | alignment | "
         "changed | required |"
     )
-    print(f"|{'---|' * 14}")
+    print(f"|{'---|' * 13}")
     for record in records:
         if "ordinary" not in record:
             continue
         price, trials = record["ordinary"], record.get("trials", [])
-        cells = []
-        for start in STARTS:
-            scores = [
-                score
-                for trial in trials
-                if trial["start"] == start
-                for score in trial["scores"]
-                if score is not None
-            ]
-            cells.append(between(scores) if scores else "")
+        cells = [between(trials[0]["scores"]), between(record["scores"])] if trials else ["", ""]
         hold = f"{record['held']} of {record['judged']}" if trials else "not judged"
         missed = [
             name

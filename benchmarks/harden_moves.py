@@ -1,4 +1,4 @@
-"""Memorized images that are moved, which tell what a never-trained model would predict."""
+"""Memorized images that are moved, which tell what a model would predict had it not seen them."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def moved(images: Tensor, moves: Tensor, how: Sequence[Callable[[Tensor], Tensor
 class Memorized:
     """The memorized images, also moved.
 
-    What is predicted for the moved image, moved back, is about what a model predicts that was never
-    trained on the image, see `shifted_latents`.
+    What is predicted for the moved image, moved back, is close to what a model would predict had it
+    never seen the image, see `shifted_latents`.
 
     Args:
         moves: how they are moved.

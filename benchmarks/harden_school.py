@@ -107,6 +107,7 @@ class Step:
         places: the image of each substitute.
         turns: a number in [0, 1) for each, which chooses among what earlier attacks have found.
         replayed: which substitutes are under one of these.
+        weights: how much the error of each counts.
     """
 
     latents: Tensor

@@ -70,9 +70,7 @@ def text(report: Report) -> str:
         certificate=CERTIFICATE.split()[0],
         mitigated=mitigated(models),
         filling=list(filling_in_words(first)),
-        switching=list(switching_in_words(first.get("neurons off", {}))),
-        compiling=list(compiled_in_words(first)),
-        over=[one for parts in models.values() for one in over(parts)],
+        over=[f"{name}, {one}" for name, parts in models.items() for one in over(parts)],
         memory=list(memory_in_words(models)),
         images=images(models),
         neighbours=neighbours(models),
@@ -84,7 +82,9 @@ def text(report: Report) -> str:
                 "steps": steps(parts.get("steps", {})),
                 "switching": switching(parts.get("neurons off", {})),
                 "same": same_bits(parts.get("neurons off", {})),
+                "switched": list(switching_in_words(parts.get("neurons off", {}))),
                 "compiled": switching(of_prefix(parts, "compiled, ")),
+                "compiling": list(compiled_in_words(parts)),
             }
             for name, parts in models.items()
         },

@@ -54,7 +54,7 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
     assert code == 0, err
     shown = " ".join(out.replace("│", " ").split())
     assert f"attacks of the training {3 * (50 * 8 * 3 + 2 * 20)}" in shown
-    assert f"training {3 * 12 * (16 * 3 + 8)}" in shown
+    assert f"training {3 * 12 * (16 * 3 + 16)}" in shown
     assert "2 images in all arms" in shown
     assert not (folder / "run").exists()
 
@@ -62,7 +62,6 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
 def test_a_run_trains_judges_and_exports(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unmemorize.hardening._examples.SUBSTITUTES", 1)
     judged = AuditSettings(
         levels=("L4",), steps=(0, 1), starts=("other",), seeds=1, images=1, arms=("never-trained",)
     )

@@ -334,10 +334,31 @@ def test_what_takes_the_place_of_an_image_must_not_copy_it(
     assert state_of(pipe) == before
 
 
-def test_an_edit_is_needed(make_run: Any, tmp_path: Path, finished: Made) -> None:
-    run, inputs = make_run(tmp_path / "run", finished[2], edit=None)
-    with pytest.raises(MitigationError, match="needs an edit that takes the copies out"):
+@pytest.mark.parametrize("objective", ["substitutes", "both"])
+def test_substitutes_need_an_edit(
+    make_run: Any, tmp_path: Path, finished: Made, objective: Objective
+) -> None:
+    settings = replace(SETTINGS, objective=objective)
+    run, inputs = make_run(tmp_path / "run", finished[2], settings, edit=None)
+    with pytest.raises(MitigationError, match=f"the objective {objective} needs an edit that"):
         harden_all(run, finished[2], inputs)
+
+
+def test_distillation_needs_no_edit(make_run: Any, tmp_path: Path, finished: Made) -> None:
+    result, _, model = finished
+    run, inputs = make_run(tmp_path / "run", model, edit=None)
+    assert harden_all(run, model, inputs).edit == result.edit
+
+
+def test_a_run_that_distilled_otherwise_is_not_resumed(
+    make_run: Any, tmp_path: Path, finished: Made
+) -> None:
+    run, _ = make_run(tmp_path / "run", finished[2])
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert manifest["settings"].pop("taught") == "shifted images"
+    (run.folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match="taught"):
+        make_run(run.folder, finished[2])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from unmemorize.audit import Bench, Target
 from unmemorize.export import export_lora, verify
 from unmemorize.generation import EditFile, LowRank, whole
 from unmemorize.hardening._examples import Examples
+from unmemorize.hardening._shifts import shifts
 from unmemorize.hardening._training import Batch, Lesson, optimizer_of, saved
 from unmemorize.hardening._weights import layers_of, trained
 
@@ -107,17 +108,18 @@ def test_what_is_wanted_of_substitutes() -> None:
     assert not torch.equal(other.latents, batches[0].latents)
 
 
-def distilling(pipe: Any, **settings: Any) -> tuple[Lesson, list[Image.Image]]:
-    """A lesson about two images of the model's size."""
+def distilling(pipe: Any, **settings: Any) -> Lesson:
+    """A lesson about targets with two images and with one, of the model's size."""
     model, side = Model(pipe), 16 * pipe.vae_scale_factor
-    drawn = [random(seed, side, side, 3).clamp(-1, 1) * 127 + 128 for seed in (7, 8)]
+    drawn = [random(seed, side, side, 3).clamp(-1, 1) * 127 + 128 for seed in (7, 8, 9)]
     images = [Image.fromarray(one.byte().numpy()) for one in drawn]
     targets = [
-        replace(target, images=(image,)) for target, image in zip(TARGETS, images, strict=True)
+        replace(TARGETS[0], images=tuple(images[:2])),
+        replace(TARGETS[1], images=(images[2],)),
     ]
     lesson = lesson_of(model, **settings)
     examples = replace(lesson.examples, substitutes=lesson.examples.substitutes[:1] * 2)
-    return replace(lesson, targets=targets, examples=examples), images
+    return replace(lesson, targets=targets, examples=examples)
 
 
 def encoded_by_hand(pipe: Any, image: Image.Image) -> Tensor:
@@ -126,49 +128,116 @@ def encoded_by_hand(pipe: Any, image: Image.Image) -> Tensor:
     return latents
 
 
-def test_distillation_wants_what_is_predicted_without_text_for_the_shifted_image() -> None:
+SHIFTS = tuple(product((False, True), (5, 8, 11), (5, 8, 11)))
+
+
+def shifted_by_hand(pipe: Any, image: Image.Image) -> Tensor:
+    """The latents of an image under all shifts."""
+    found, factor = [], pipe.vae_scale_factor
+    for mirrored, down, right in SHIFTS:
+        other = ImageOps.mirror(image) if mirrored else image
+        other = ImageChops.offset(other, right * factor, down * factor)
+        found.append(encoded_by_hand(pipe, other))
+    return torch.stack(found)
+
+
+def predicted_for_shifts(
+    pipe: Any, clean: Tensor, shifted: Tensor, noisy: Tensor, timestep: Tensor
+) -> list[Tensor]:
+    """What is predicted without text for each shift of an image with this noise, shifted back."""
+    share = pipe.scheduler.alphas_cumprod[timestep]
+    noise = (noisy - share.sqrt() * clean) / (1 - share).sqrt()
+    turned = [
+        (noise.flip(2) if mirrored else noise).roll(down, 1).roll(right, 2)
+        for mirrored, down, right in SHIFTS
+    ]
+    latents = share.sqrt() * shifted + (1 - share).sqrt() * torch.stack(turned)
+    with torch.no_grad():
+        text = texts(pipe, [""]).expand(len(SHIFTS), -1, -1)
+        found = predicted(pipe, latents, timestep, text)
+    back = [
+        one.roll(-right, 2).roll(-down, 1)
+        for one, (_, down, right) in zip(found, SHIFTS, strict=True)
+    ]
+    return [
+        one.flip(2) if mirrored else one for one, (mirrored, _, _) in zip(back, SHIFTS, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_distillation_wants_what_is_predicted_without_text_for_the_shifted_image(
+    kind: str,
+) -> None:
     """Every wanted prediction is found again by shifting image and noise by hand."""
     pipe = make_pipeline()
-    lesson, images = distilling(pipe, steps=2, objective="distillation")
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
+    lesson = distilling(pipe, steps=3, objective="distillation")
     found = found_in(lesson.bench.model)
-    shares, factor = pipe.scheduler.alphas_cumprod, pipe.vae_scale_factor
-    empty, red, blue = texts(pipe, ["", "red cat", "blue cat"])
-    below, used = list[str](), set[tuple[bool, int, int]]()
+    captions = ["", "red cat", "blue cat"]
+    encoded = dict(zip(captions, texts(pipe, captions), strict=True))
+    images = [
+        (place, number, encoded_by_hand(pipe, image), shifted_by_hand(pipe, image))
+        for place, target in enumerate(lesson.targets)
+        for number, image in enumerate(target.images)
+    ]
+    below, used, seen = list[str](), set[int](), set[int]()
     for batch in lesson.batches(1, found):
         for row in range(batch.forgotten):
-            share, text = shares[batch.timesteps[row]], batch.text.text[row]
-            names = {"": empty, "red cat": red, "blue cat": blue}
-            known = [name for name, one in names.items() if torch.allclose(text, one)]
+            text, timestep = batch.text.text[row], batch.timesteps[row]
+            (at,) = [
+                place
+                for place, keys in enumerate(found)
+                if any(torch.equal(text, key) for key in keys)
+            ] or [{"red cat": 0, "blue cat": 1}.get(name, -1)
+                  for name, one in encoded.items() if torch.allclose(text, one)]  # fmt: skip
+            known = [name for name, one in encoded.items() if torch.allclose(text, one)]
             below.append(known[0] if known else "attack")
-            matches = []
-            for image in images:
-                clean = encoded_by_hand(pipe, image)
-                noise = (batch.latents[row] - share.sqrt() * clean) / (1 - share).sqrt()
-                for mirrored, down, right in product((False, True), (5, 8, 11), (5, 8, 11)):
-                    other = ImageOps.mirror(image) if mirrored else image
-                    other = ImageChops.offset(other, right * factor, down * factor)
-                    turned = noise.flip(2) if mirrored else noise
-                    turned = turned.roll(down, 1).roll(right, 2)
-                    noisy = share.sqrt() * encoded_by_hand(pipe, other)
-                    noisy = noisy + (1 - share).sqrt() * turned
-                    with torch.no_grad():
-                        (one,) = predicted(pipe, noisy[None], batch.timesteps[row], empty[None])
-                    one = one.roll(-right, 2).roll(-down, 1)
-                    one = one.flip(2) if mirrored else one
-                    if torch.allclose(one, batch.wanted[row], atol=2e-4):
-                        matches.append((mirrored, down, right))
-            assert len(matches) == 1
-            used.update(matches)
-    assert set(below) == {"attack", "", "red cat", "blue cat"}
+            matches = [
+                (place, number, shift)
+                for place, number, clean, shifted in images
+                for shift, one in enumerate(
+                    predicted_for_shifts(pipe, clean, shifted, batch.latents[row], timestep)
+                )
+                if torch.allclose(one, batch.wanted[row], atol=5e-4)
+            ]
+            ((place, number, shift),) = matches
+            assert at in (place, -1)
+            used.add(shift)
+            seen.add(2 * place + number)
+        kept = slice(batch.forgotten, None)
+        with torch.no_grad():
+            before = predicted(
+                pipe, batch.latents[kept], batch.timesteps[kept], batch.text.text[kept]
+            )
+        assert torch.allclose(before, batch.wanted[kept], atol=1e-5)
+    assert set(below) == {"attack", *captions}
     assert 0.6 < below.count("attack") / len(below) < 0.9
     assert len(used) > 9
+    assert seen == {0, 1, 2}
+
+
+def test_sides_of_other_lengths_have_shifts_of_their_own() -> None:
+    image = random(1, 4, 8, 24)
+    for shift in shifts(8, 24):
+        assert shift.down in {round(8 * part / 16) for part in (5, 8, 11)}
+        assert shift.right in {round(24 * part / 16) for part in (5, 8, 11)}
+        expected = torch.stack(
+            [
+                image[:, (row - shift.down) % 8, :].flip(1 if shift.mirrored else ())
+                .roll(shift.right, 1)
+                for row in range(8)
+            ],
+            1,
+        )  # fmt: skip
+        assert torch.equal(shift.of(image), expected)
+        assert torch.equal(shift.back(shift.of(image)), image)
 
 
 def test_errors_at_much_noise_count_more_where_noise_is_predicted() -> None:
     for kind in ("epsilon", "v_prediction"):
         pipe = make_pipeline()
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
-        lesson, _ = distilling(pipe, steps=40, objective="distillation", forgotten=4, kept=4)
+        lesson = distilling(pipe, steps=40, objective="distillation", forgotten=4, kept=4)
         batches = list(lesson.batches(1, found_in(lesson.bench.model)))
         weights = torch.cat([batch.weights for batch in batches])
         levels = torch.cat([batch.timesteps for batch in batches]) / 1000
@@ -180,7 +249,7 @@ def test_errors_at_much_noise_count_more_where_noise_is_predicted() -> None:
 @pytest.mark.parametrize(("attacked", "captions"), [(0.0, {True}), (1.0, {False})])
 def test_the_control_fine_tunes_without_attacks(attacked: float, captions: set[bool]) -> None:
     pipe = make_pipeline()
-    lesson, _ = distilling(pipe, steps=3, objective="both", attacked=attacked)
+    lesson = distilling(pipe, steps=3, objective="both", attacked=attacked)
     found = found_in(lesson.bench.model)
     own = texts(pipe, ["", *(target.prompt for target in TARGETS)])
     under_caption = {
@@ -264,7 +333,7 @@ def test_a_step_follows_both_losses() -> None:
 def test_batches_are_as_large_as_asked_and_both_objectives_share_them() -> None:
     """Noise is wanted of substitutes alone: it gives back their clean latents."""
     pipe = make_pipeline()
-    lesson, _ = distilling(pipe, steps=8, objective="both", forgotten=6, kept=3)
+    lesson = distilling(pipe, steps=8, objective="both", forgotten=6, kept=3)
     shares, drawn, rows = pipe.scheduler.alphas_cumprod, 0, 0
     for batch in lesson.batches(1, found_in(lesson.bench.model)):
         assert (len(batch.latents), batch.forgotten) == (9, 6)

@@ -24,8 +24,8 @@ def latent_of(
     Args:
         model: the model.
         image: an image of any size. The largest centred square is taken.
-        change: what is done to its pixels, (1, 3, H, W), before; it is also told how many pixels of
-            a side make one latent.
+        change: changes the pixels, (1, 3, H, W), before they are encoded. Its second argument is
+            the number of pixels per latent along a side.
 
     Returns:
         The mode of its latent distribution, (C, H, W), float32. Models that work on pixels have no

@@ -63,17 +63,17 @@ def command(
     """Train a model so that attacks no longer bring memorized images back.
 
     Each round looks for text embeddings that bring the images back from the current weights (L4),
-    and then trains the weights: under these embeddings and the captions towards images that the
-    edit draws, and for ordinary captions to stay as they are. At the end, the captions and L4 judge
+    and then trains the weights: under these embeddings, the captions and without text towards what
+    a model would predict had it never seen the images, and for ordinary captions to stay as they
+    are. At the end, the captions and L4 judge
     the result, with random numbers of their own and also from starts that training has not seen.
     What they reach on images that the model was never trained on is the level of a copy. Ordinary
     images show the price. The run folder gets the trained model as a checkpoint, and a LoRA where
     one can hold it. The same command resumes.
 
     Args:
-        edited: An edit that takes the copies out: a run folder of unmemorize mitigate or localize,
-            a neuron file or an edit file. It draws images in place of the memorized ones, and is
-            not part of the result.
+        edited: What tells the memorized prompts: a run folder of unmemorize mitigate or localize,
+            or a neuron file or an edit file with --prompts. Its edit is not part of the result.
         prompts: Memorized prompts with their training images, for a file. A run folder and the
             bundled model bring their own.
         references: Folder of training images, see unmemorize evaluate --help.

@@ -40,7 +40,7 @@ class Examples:
 def examples_of(
     run: Run,
     bench: Bench,
-    edit: Edit,
+    edit: Edit | None,
     targets: Sequence[Target],
     captions: Sequence[str],
     descriptor: Descriptor,
@@ -51,7 +51,7 @@ def examples_of(
     Args:
         run: keeps them.
         bench: the unedited model.
-        edit: takes the copies out.
+        edit: takes the copies out. Only substitutes need one.
         targets: the memorized images.
         captions: ordinary captions. The first ones are taken.
         descriptor: tells which substitutes are copies.
@@ -75,7 +75,11 @@ def examples_of(
 
 
 def _substitutes(
-    bench: Bench, edit: Edit, target: Target, descriptor: Descriptor, settings: GenerationSettings
+    bench: Bench,
+    edit: Edit | None,
+    target: Target,
+    descriptor: Descriptor,
+    settings: GenerationSettings,
 ) -> Tensor:
     """Draw the caption under the edit, and leave out what still copies."""
     model, count = bench.model, SUBSTITUTES

@@ -34,7 +34,7 @@ def forecast_hardening(
     one = audit.generation.steps * (2 if audit.generation.guidance > 1 else 1)
     judged = forecast_audit(model, audit, inputs.audit, prompts)
     attack = attack_of(settings).samples(audit.steps[-1], audit.batch) + IMAGES * one
-    taught = settings.kept + (settings.forgotten if settings.distils else 0)
+    taught = settings.kept + (settings.forgotten if settings.distils else 0)  # at most
     step = (settings.forgotten + settings.kept) * FORWARD_AND_BACKWARD + taught
     substitutes = images * SUBSTITUTES if settings.substitutes else 0
     kept = min(settings.kept_images, len(inputs.keep)) * audit.generation.steps

@@ -49,6 +49,7 @@ from unmemorize.hardening._result import (
 )
 from unmemorize.hardening._settings import (
     ATTACK,
+    TAUGHT,
     HardeningInputs,
     HardeningRun,
     HardeningSettings,
@@ -104,6 +105,7 @@ def open_hardening(
     made_of = HardeningRun(
         settings=settings,
         edit=edit_text(judged.edit),
+        taught=TAUGHT if settings.distils else "",
         references=hash_of_images(prompts),
         controls=tuple(map(hash_of_file, judged.controls)),
         captions=hash_texts([*judged.captions, "", *inputs.keep]),
@@ -177,10 +179,11 @@ def _trained(
 ) -> Edit:
     """Attack and train, round after round."""
     judged = inputs.audit
-    if judged.edit is None:
+    if judged.edit is None and settings.substitutes:
         raise MitigationError(
-            f"{model.name}: hardening needs an edit that takes the copies out, under which images "
-            "are drawn in place of the memorized ones. Run unmemorize mitigate first."
+            f"{model.name}: the objective {settings.objective} needs an edit that takes the copies "
+            "out, under which images are drawn in place of the memorized ones. Run unmemorize "
+            "mitigate first."
         )
     bench = Bench(model, None, judged.captions, batch=settings.audit.batch)
     attack_of(settings).check(bench)

@@ -24,7 +24,7 @@ from unmemorize.runs import given_or_temporary
 
 def harden(
     pipe: DiffusionPipeline | Model,
-    edit: Neurons | HasNeurons | Edit | EditFile,
+    edit: Neurons | HasNeurons | Edit | EditFile | None,
     prompts: Iterable[str | Prompt],
     *,
     controls: Sequence[str | Path] = (),
@@ -39,8 +39,9 @@ def harden(
 
     Args:
         pipe: the unedited model. Its weights are trained in place and put back at the end.
-        edit: an edit under which the captions no longer copy. It draws what takes the place of the
-            memorized images, and is not part of the result.
+        edit: an edit under which the captions no longer copy. It draws substitutes for memorized
+            images where the objective needs some, and is not part of the result. Distillation needs
+            no edit.
         prompts: memorized prompts, whose ``images`` name the training images.
         controls: images that the model was never trained on. They are attacked in the trained
             model, and give the level of a copy. At least 19 bound false triggers at 5 %.
@@ -58,7 +59,8 @@ def harden(
         does where a LoRA was trained (`HardeningSettings.rank`).
 
     Raises:
-        MitigationError: the edit leaves the copies, or the model cannot be trained.
+        MitigationError: substitutes are wanted and the edit leaves the copies or is missing, or the
+            model cannot be trained.
         AuditError: a prompt has no image, or the model has no single text embedding.
         RunError: a stage fails, or the folder holds another run.
 
@@ -78,7 +80,7 @@ def harden(
         clip = ClipAlignment()
     inputs = HardeningInputs(
         audit=AuditInputs(
-            edit=as_edit(edit, model),
+            edit=None if edit is None else as_edit(edit, model),
             captions=ordinary.ordinary,
             descriptor=descriptor or usual_descriptor(bundled=is_bundled(model.pipe)),
             controls=distinct_controls(controls),

@@ -41,7 +41,8 @@ class RoundOutcome:
     """The training of one round.
 
     Args:
-        forgotten: mean squared error of what concerns memorized images, the mean over the steps.
+        forgotten: mean squared error of what concerns memorized images, weighted by noise level
+            where the objective is (see docs/hardening.md), the mean over the steps.
         ordinary: likewise, the distance to the unedited model on ordinary images.
         seconds: wall time, without the attacks.
     """

@@ -21,6 +21,8 @@ Objective = Literal["substitutes", "distillation", "both"]
 ATTACK = "L4"
 """The attack that a hardening trains against, and that judges it."""
 _BUNDLED_RATE = 2e-4
+TAUGHT = "shifted images"
+"""What distillation wants."""
 _LOW_RANK_FACTOR = 10
 """Factors of a LoRA begin at zero, so they take larger steps than weights."""
 
@@ -42,15 +44,15 @@ class HardeningSettings:
         rounds: how often the current weights are attacked and then trained.
         steps: training steps of a round for each memorized image.
         objective: what is taught about memorized images. "distillation" is ours: on the images with
-            noise, what the unedited model predicts without text for the image when it is shifted,
-            see `shifted_latents`. "substitutes" is published: the noise of images that the edit
+            noise, what the unedited model predicts without text for the image when it is shifted by
+            about half its side. "substitutes" is published: the noise of images that the edit
             draws. "both" takes one of them for each sample, by chance.
         rate: the learning rate (AdamW). The default is meant for Stable Diffusion.
         settle: let the learning rate fall to zero during the last round.
         attacked: the share of these samples under embeddings of attacks, in [0, 1]. The others are
-            under the caption, and every other distilled one of them without text. 0 is the control
-            that fine-tunes without attacks: they still run in each round, and only show how far
-            they get.
+            under the caption, and about half of the distilled ones among them without text. 0 is
+            the control that fine-tunes without attacks: they still run in each round, and only show
+            how far they get.
         forgotten: samples of a training step that concern memorized images.
         kept: samples of a training step that preserve ordinary images. By default there are 16 in
             all, as in SISS.
@@ -164,9 +166,9 @@ class HardeningInputs:
     """What a hardening works with, besides the model and the prompts.
 
     Args:
-        audit: what judges. Its edit takes the copies out, and draws the images that take the place
-            of the memorized ones. Its captions show the price. Its controls give the level of a
-            copy, and its twins are left out (see `judging`).
+        audit: what judges. Its edit takes the copies out, and draws substitutes where the objective
+            needs some; distillation needs no edit. Its captions show the price. Its controls give
+            the level of a copy, and its twins are left out (see `judging`).
         keep: other ordinary captions, whose images training preserves.
         clip: measures alignment and CLIP-FID of ordinary images.
     """
@@ -202,7 +204,8 @@ class HardeningRun:
 
     Args:
         settings: see `HardeningSettings`.
-        edit: the edit that draws substitutes, as JSON text.
+        edit: the edit that was given, as JSON text.
+        taught: what distillation wants. Earlier runs wanted something else, and cannot be resumed.
         references: a hash of the training images. Runs of before it was on record cannot be
             resumed.
         controls: hashes of the never-trained images.
@@ -215,6 +218,7 @@ class HardeningRun:
 
     settings: HardeningSettings
     edit: str
+    taught: str = ""
     references: str = ""
     controls: tuple[str, ...]
     twins: tuple[str, ...] = ()

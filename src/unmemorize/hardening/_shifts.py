@@ -1,4 +1,4 @@
-"""Shifted images, which tell what a model would predict that was never trained on an image."""
+"""Shifted images, which tell what a model would predict had it never seen an image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from unmemorize.audit import latent_of
 from unmemorize.pipelines import Model
 
 _SIXTEENTHS = (5, 8, 11)
-"""By how much of their side images are shifted."""
+"""Shifts, in sixteenths of a side."""
 
 
 @dataclass(frozen=True)
 class Shift:
-    """What is done to an image, its latents and their noise. What leaves it comes in opposite.
+    """A shift of an image, its latents or their noise. What leaves on a side comes in opposite it.
 
     Args:
         mirrored: whether left becomes right.
@@ -50,7 +50,7 @@ class Shift:
 
 
 def shifts(height: int, width: int) -> tuple[Shift, ...]:
-    """Return by what latents of this size are shifted: by a third to two thirds of each side.
+    """Return all shifts for latents of this size: by a third to two thirds of each side.
 
     Examples:
         >>> len(shifts(64, 64)), shifts(64, 64)[0]
@@ -67,7 +67,7 @@ def shifted_latents(model: Model, images: Sequence[Image.Image]) -> Tensor:
 
     A model that has memorized an image has not memorized the image shifted by half its side. To a
     model that has seen neither, one is about as likely as the other. So what is predicted for the
-    shifted image, shifted back, is about what a model predicts that was never trained on the image.
+    shifted image, shifted back, is close to what a model would predict had it never seen the image.
 
     Args:
         model: the model.

@@ -47,7 +47,7 @@ class Figures:
         return _element(name, value, rounded(value, digits, rounding))
 
     def words(self, name: str) -> Markup:
-        """Print a text, such as that of "headline"."""
+        """Print a text, such as that of "prompts.0.verdict"."""
         text = self._values[name]
         return _element(name, text, text)
 

@@ -159,7 +159,6 @@ class Numbers:
 
     Args:
         schema: the version of the format.
-        headline: what was reached, in one sentence.
         suspects, called, confirmed: how many prompts were screened, called by the screen, and
             shown to be memorized.
         counts: how many suspects have each status.
@@ -180,7 +179,6 @@ class Numbers:
     """
 
     schema: str = SCHEMA
-    headline: str
     suspects: int
     called: int
     confirmed: int
@@ -216,7 +214,6 @@ def numbers_of(evidence: Evidence) -> Numbers:
         return Rate.maybe(pooled([counted for counted in counts if counted]))
 
     return Numbers(
-        headline=result.headline,
         suspects=len(result.outcomes),
         called=len(called),
         confirmed=len(confirmed),

@@ -33,7 +33,7 @@ Files = Mapping[str, bytes]
 _SCHEMAS = tuple(f"unmemorize.report/{version}" for version in (1, 2, 3, 4))
 """The first one counts no paraphrases one by one, and takes images with random neurons edited for a
 control of every prompt. The second one does not count suspects with a single copy. The third one
-has no headline, and no number of prompts that are not certified."""
+does not count prompts that are not certified."""
 _CHANGED = 0.5
 """Similarity to the image before, below which an image of an ordinary prompt counts as changed."""
 _WHOLE_SETS = 1000
@@ -54,6 +54,27 @@ def recompute(files: Files) -> dict[str, Any]:
         KeyError, ValueError: a record is missing or damaged.
     """
     return _Records(files).numbers()
+
+
+def headline(files: Files, values: Mapping[str, Any]) -> str:
+    """Return the sentence on what was reached.
+
+    Args:
+        files: the files of a pack.
+        values: what `recompute` found in them.
+    """
+    suspects, confirmed = values["suspects"], values["confirmed"]
+    if confirmed == 0:
+        who = "The suspect" if suspects == 1 else f"None of {suspects} suspects"
+        return f"{who} is {'not ' if suspects == 1 else ''}shown to be memorized."
+    prompts = "1 memorized prompt" if confirmed == 1 else f"{confirmed} memorized prompts"
+    if not parsed("mitigation.json", files["mitigation.json"])["edit"]:
+        return f"No edit was found that could end the copies of {prompts}."
+    copies, images = values.get("after.copies", 0), values.get("after.images", 0)
+    return (
+        f"Copies removed for {values['counts.removed']} of {prompts}: {copies} of {images} fresh "
+        "images are copies."
+    )
 
 
 class _Records:
@@ -142,27 +163,10 @@ class _Records:
         cleared = [index for index in self.confirmations if index not in confirmed]
         values |= rate("false_alarms", len(cleared), len(self.confirmations))
         if self.version > 3:
-            values["headline"] = self.headline(values)
             values["not_certified"] = statuses["reduced"] + statuses["not removed"]
         if self.version > 2:
             values["single_copies"] = sum(self.counted(index)[0] == 1 for index in cleared)
         return values | self.of_ordinary(control)
-
-    def headline(self, values: Mapping[str, Any]) -> str:
-        """Return the sentence on what was reached, from the counts."""
-        suspects, confirmed = values["suspects"], values["confirmed"]
-        if confirmed == 0:
-            who = "The suspect" if suspects == 1 else f"None of {suspects} suspects"
-            return f"{who} is {'not ' if suspects == 1 else ''}shown to be memorized."
-        prompts = "1 memorized prompt" if confirmed == 1 else f"{confirmed} memorized prompts"
-        if not self.edit:
-            return f"No edit was found that could end the copies of {prompts}."
-        removed, copies = values["counts.removed"], values.get("after.copies", 0)
-        images = values.get("after.images", 0)
-        return (
-            f"Copies removed for {removed} of {prompts}: {copies} of {images} fresh images are "
-            "copies."
-        )
 
     def counted(self, index: int) -> tuple[int, int]:
         record = self.confirmations[index]

@@ -6,13 +6,11 @@ import csv
 import hashlib
 import io
 import math
-import re
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from unmemorize.report._mitigation import NUMBERS, TABLE
 from unmemorize.report._numbers import flat
 from unmemorize.report._pack import CONTENTS, PROMPTS, SCHEMA, Contents
 from unmemorize.report._page import REPORT
-from unmemorize.report._recomputed import recompute
+from unmemorize.report._recomputed import headline, recompute
 from unmemorize.report._recomputed_values import parsed
 from unmemorize.report._signature import (
     CREDENTIAL,
@@ -32,6 +30,7 @@ from unmemorize.report._signature import (
     read_signature,
 )
 from unmemorize.report._statement import STATEMENT
+from unmemorize.report._verified_page import Page, wrong_words
 from unmemorize.runs import hash_of_file
 
 _NAMED = 10
@@ -171,13 +170,13 @@ def _wrong_references(files: Mapping[str, bytes], contents: Contents) -> Iterato
     for line in files[PROMPTS].splitlines():
         for image in parsed(PROMPTS, line)["images"]:
             name, digest = image["path"], image["sha256"]
-            if name in contents.left_out:
-                if contents.left_out[name].sha256 != digest:
-                    yield f"{name} was left out under another hash than {PROMPTS} gives"
-            elif name not in files:
+            if name in files:
+                if hashlib.sha256(files[name]).hexdigest() != digest:
+                    yield f"{name} is not the image that {PROMPTS} names"
+            elif name not in contents.left_out:
                 yield f"{name} is missing, which {PROMPTS} names"
-            elif hashlib.sha256(files[name]).hexdigest() != digest:
-                yield f"{name} is not the image that {PROMPTS} names"
+            elif contents.left_out[name].sha256 != digest:
+                yield f"{name} was left out under another hash than {PROMPTS} gives"
 
 
 def _wrong_numbers(
@@ -193,8 +192,8 @@ def _wrong_numbers(
             value = computed.get(name, reported.get(name))
             if text != ("" if value is None else str(value)) and not _equal(value, _number(text)):
                 yield f"{TABLE}: {name} is {text}, the records give {value}"
-    figures = _Figures.of(_text(files, REPORT))
-    for name, exact, shown in figures:
+    page = Page.of(_text(files, REPORT))
+    for name, exact, shown in page.figures:
         value = computed.get(name, reported.get(name))
         if isinstance(value, str):
             right = exact == shown == value
@@ -202,21 +201,8 @@ def _wrong_numbers(
             right = _equal(value, _number(exact)) and _rounds_to(value, shown)
         if not right:
             yield f"{REPORT}: {name} is {shown}, the records give {value}"
-    if "headline" in computed:  # earlier pages do not mark it, nor verdicts
-        yield from _not_shown(computed, {name for name, *_ in figures})
-
-
-def _not_shown(computed: Mapping[str, Any], shown: Collection[str]) -> Iterator[str]:
-    """Say which of the sentences are not on the page that must be there."""
-    known = ("not confirmed", "not tested")
-    verdicts = [
-        name
-        for name, value in computed.items()
-        if re.fullmatch(r"prompts\.\d+\.verdict", name) and value not in known
-    ]
-    for name in ("headline", *verdicts):
-        if name not in shown:
-            yield f"{REPORT}: {name} is missing, the records give {computed[name]}"
+    for problem in wrong_words(page, headline(files, computed), computed):
+        yield f"{REPORT}: {problem}"
 
 
 def _stated(files: Mapping[str, bytes], reported: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,39 +261,6 @@ def _rounds_to(value: float, shown: str) -> bool:
     digits = len(shown.partition(".")[2])
     number = _number(shown.replace(",", ""))
     return number is not None and abs(number - value) < 10**-digits + _TOLERANCE
-
-
-class _Figures(HTMLParser):
-    """The numbers on a page: name, exact value and what is shown."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, str, str]] = []
-        self._open: tuple[str, str] | None = None
-        self._text = ""
-
-    @classmethod
-    def of(cls, page: str) -> list[tuple[str, str, str]]:
-        parser = cls()
-        try:
-            parser.feed(page)
-        except AssertionError as problem:  # what Python's parser raises at some declarations
-            raise ValueError(f"{REPORT}: {problem}") from problem
-        return parser.found
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "data":
-            values = dict(attrs)
-            self._open = values.get("data-of") or "", values.get("value") or ""
-            self._text = ""
-
-    def handle_data(self, data: str) -> None:
-        self._text += data
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "data" and self._open:
-            self.found.append((*self._open, self._text))
-            self._open = None
 
 
 def _refuse(path: Path, problems: list[str]) -> None:
