@@ -6,7 +6,7 @@ For the memorized images of the bundled model with noise, the mean squared error
 relative to that of the twin that never saw the image: under the caption, without text, and without
 text for the image when it is mirrored, turned or shifted (the prediction is moved back; first the
 mean error of all moves, then the error of their mean). 1 is what a never-trained model does; below
-it, the image is remembered. Medians over images of full dose, and the lowest ones.
+it, the image is remembered. Medians over images of full dose; the lowest ones have captions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(noises: int) -> None:
     bench = Bench(model, None, ("",))
     targets = targets_of([replace(entry.prompt, kind="VM") for entry in planted])
     generator, empty = torch.Generator().manual_seed(0), model.encode([""])
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[float, str]]] = {}
     for entry, target in zip(planted, targets, strict=True):
         rows = len(LEVELS) * noises
         levels = torch.tensor(LEVELS).repeat(noises)
@@ -76,12 +76,13 @@ def main(noises: int) -> None:
             errors[f"{name}, each"] = mean(map(error, predictions))
             errors[f"{name}, their mean"] = error(torch.stack(predictions).mean(0))
         for name, one in errors.items():
-            found.setdefault(name, []).append(one / never)
+            found.setdefault(name, []).append((one / never, target.prompt))
     print("| prediction for | error relative to the twin's, median | lowest three | highest |")
     print("|---|---|---|---|")
     for name, ratios in found.items():
-        lowest = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios)[:3])
-        print(f"| {name} | {median(ratios):.2f} | {lowest} | {max(ratios):.2f} |")
+        lowest = ", ".join(f"{ratio:.2f} {prompt}" for ratio, prompt in sorted(ratios)[:3])
+        middle = median(ratio for ratio, _ in ratios)
+        print(f"| {name} | {middle:.2f} | {lowest} | {max(ratios)[0]:.2f} |")
 
 
 if __name__ == "__main__":
