@@ -94,7 +94,7 @@ class Noising:
     @property
     def predicts_noise(self) -> bool:
         """Whether the model predicts noise, so that its errors are small where there is much."""
-        return self._level(torch.zeros(1)).kind == "epsilon"
+        return self._level(torch.zeros(1, dtype=torch.float32)).kind == "epsilon"
 
     def noisy(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Noisy:
         """Add noise to latents.
