@@ -81,13 +81,12 @@ CHOICES = {
         distilled=1.0, moves="turns", substitutes=96, keep=16.0, kept=192, weighted=True
     ),
     "shifted": Choice(
-        rate=1e-4,
         distilled=1.0,
         moves="shifts",
-        starts=("prompt",),
-        substitutes=48,
+        starts=("prompt", "prompt", "noise"),  # another caption is held out
+        substitutes=96,
         keep=16.0,
-        kept=96,
+        kept=192,
         weighted=True,
     ),
 }

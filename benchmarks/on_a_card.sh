@@ -10,7 +10,7 @@ set -u
 seconds=$1
 shift
 names=("$@")
-if ((${#names[@]} == 0)); then names=(some-usual audit-bounded); fi
+if ((${#names[@]} == 0)); then names=(shifted some-shifted); fi
 work=$(mktemp -d)
 mkdir -p "$OUT" "$work/records/audit" "$work/logs"
 cp benchmarks/records/audit/*.json "$work/records/audit/"
