@@ -108,6 +108,7 @@ def hardened(
         substitutes = stage.substitutes if settings.substitutes else ()
         examples = Examples(substitutes, ordinary[:some], captions[:some])
     optimizer = optimizer_of(weights, settings.rate, 0, {})
+    lesson = Lesson(stage.bench, stage.targets, examples, settings)
     keys: list[list[Tensor]] = [[] for _ in stage.targets]
     steps, slowest = stage.options.attack_steps, 0.0
     for number in range(1, settings.rounds + 1):
@@ -127,8 +128,8 @@ def hardened(
                 place += len(group)
         middle = time.perf_counter()
         last = number == settings.rounds or middle + slowest > clock.training
-        taught = replace(settings, rounds=number) if last else settings
-        lesson = Lesson(stage.bench, stage.targets, examples, taught)
+        if number < settings.rounds and last:
+            lesson = replace(lesson, settings=replace(settings, rounds=number))
         losses = lesson.train(weights, optimizer, number, keys)
         ended = time.perf_counter()
         slowest = max(slowest, ended - before)  # of the training of a round and the next attacks

@@ -26,6 +26,19 @@ from unmemorize.pipelines import Conditioning
 LEVELS = (0.2, 0.4, 0.6, 0.8)
 
 
+def predicted(
+    bench: Bench, model: Model, clean: Tensor, noise: Tensor, text: Conditioning
+) -> Tensor:
+    """Return what a model predicts for an image with each noise, whose levels are taken in turn."""
+    levels = torch.tensor(LEVELS).repeat(len(noise) // len(LEVELS))
+    noisy = bench.noising.noisy(clean.expand_as(noise), noise, levels)
+    return model.predict(noisy.latents, noisy.timesteps, text.take([0] * len(noise))).float().cpu()
+
+
+def error(prediction: Tensor, noise: Tensor) -> float:
+    return float((prediction - noise).square().mean())
+
+
 def main(noises: int) -> None:
     planted = [entry for entry in testbed.planted() if entry.mode != "rare"]
     model = Model.load("testbed", dtype="float32")
@@ -35,46 +48,23 @@ def main(noises: int) -> None:
     generator, empty = torch.Generator().manual_seed(0), model.encode([""])
     found: dict[str, list[tuple[float, str]]] = {}
     for entry, target in zip(planted, targets, strict=True):
-        rows = len(LEVELS) * noises
-        levels = torch.tensor(LEVELS).repeat(noises)
-        noise = torch.randn(rows, *model.latent_shape, generator=generator, dtype=torch.float32)
-
-        def predicted(
-            model: Model,
-            clean: Tensor,
-            noise: Tensor,
-            text: Conditioning,
-            levels: Tensor = levels,
-        ) -> Tensor:
-            noisy = bench.noising.noisy(clean.expand_as(noise), noise, levels)
-            text = text.take([0] * len(noise))
-            return model.predict(noisy.latents, noisy.timesteps, text).float().cpu()
-
-        def error(prediction: Tensor, noise: Tensor = noise) -> float:
-            return float((prediction - noise).square().mean())
-
-        image = latent_of(model, target.images[0])
-        never = error(predicted(twins[entry.half], image, noise, empty))
+        count = len(LEVELS) * noises
+        noise = torch.randn(count, *model.latent_shape, generator=generator, dtype=torch.float32)
+        image, own = latent_of(model, target.images[0]), model.encode([target.prompt])
+        never = error(predicted(bench, twins[entry.half], image, noise, empty), noise)
         errors = {
             "the image, under its caption": error(
-                predicted(model, image, noise, model.encode([target.prompt]))
+                predicted(bench, model, image, noise, own), noise
             ),
-            "the image, without text": error(predicted(model, image, noise, empty)),
+            "the image, without text": error(predicted(bench, model, image, noise, empty), noise),
         }
         for name, moves in MOVES.items():
-            predictions = [
-                move.back(
-                    predicted(
-                        model,
-                        latent_of(model, target.images[0], move.of),
-                        move.of(noise),
-                        empty,
-                    )
-                )
-                for move in moves
-            ]
-            errors[f"{name}, each"] = mean(map(error, predictions))
-            errors[f"{name}, their mean"] = error(torch.stack(predictions).mean(0))
+            predictions = []
+            for move in moves:
+                moved = latent_of(model, target.images[0], move.of)
+                predictions.append(move.back(predicted(bench, model, moved, move.of(noise), empty)))
+            errors[f"{name}, each"] = mean(error(each, noise) for each in predictions)
+            errors[f"{name}, their mean"] = error(torch.stack(predictions).mean(0), noise)
         for name, one in errors.items():
             found.setdefault(name, []).append((one / never, target.prompt))
     print("| prediction for | error relative to the twin's, median | lowest three | highest |")

@@ -48,7 +48,7 @@ def command(
     weights: str = "all",
     rank: PositiveInt | None = None,
     rounds: PositiveInt = HardeningSettings.rounds,
-    training_steps: PositiveInt = 12,
+    training_steps: PositiveInt = HardeningSettings.steps,
     learning_rate: Annotated[float | None, Parameter(validator=validators.Number(gt=0))] = None,
     controls: Path | None = None,
     dry_run: Flag = False,
@@ -65,11 +65,10 @@ def command(
     Each round looks for text embeddings that bring the images back from the current weights (L4),
     and then trains the weights: under these embeddings, the captions and without text towards what
     a model would predict had it never seen the images, and for ordinary captions to stay as they
-    are. At the end, the captions and L4 judge
-    the result, with random numbers of their own and also from starts that training has not seen.
-    What they reach on images that the model was never trained on is the level of a copy. Ordinary
-    images show the price. The run folder gets the trained model as a checkpoint, and a LoRA where
-    one can hold it. The same command resumes.
+    are. At the end, the captions and L4 judge the result, with random numbers of their own and also
+    from starts that training has not seen. What they reach on images that the model was never
+    trained on is the level of a copy. Ordinary images show the price. The run folder gets the
+    trained model as a checkpoint, and a LoRA where one can hold it. The same command resumes.
 
     Args:
         edited: What tells the memorized prompts: a run folder of unmemorize mitigate or localize,

@@ -168,9 +168,9 @@ class Lesson:
         if key is None and _chance(generator) < _WITHOUT_TEXT:
             text = ""
         latents, shifted = self._memorized[place]
-        every = shifts(*self.bench.model.latent_shape[1:])
-        number, shift = _chosen(len(latents), generator), _chosen(len(every), generator)
-        return _Sample(latents[number], text, key, "", (shifted[number, shift], every[shift]))
+        number, shift = _chosen(len(latents), generator), _chosen(len(self._shifts), generator)
+        moved = shifted[number, shift], self._shifts[shift]
+        return _Sample(latents[number], text, key, "", moved)
 
     def _to_keep(self, generator: torch.Generator) -> _Sample:
         number = _chosen(len(self.examples.captions), generator)
@@ -181,7 +181,11 @@ class Lesson:
         """Return how much errors count: about 1 in the mean, and more where they are small."""
         if not (self.settings.distils and self.bench.noising.predicts_noise):
             return torch.ones_like(levels)
-        return _LEAST * torch.exp(_GROWTH * levels)
+        return error_weights(levels)
+
+    @cached_property
+    def _shifts(self) -> tuple[Shift, ...]:
+        return shifts(*self.bench.model.latent_shape[1:])
 
     @cached_property
     def _memorized(self) -> Sequence[tuple[Tensor, Tensor]]:
@@ -215,6 +219,11 @@ class Lesson:
         distinct = list(dict.fromkeys(texts))
         places = {text: place for place, text in enumerate(distinct)}
         return places, self.bench.model.encode(distinct)
+
+
+def error_weights(levels: Tensor) -> Tensor:
+    """Return how much errors of predicted noise count at these noise levels, in [0, 1)."""
+    return _LEAST * torch.exp(_GROWTH * levels)
 
 
 def optimizer_of(

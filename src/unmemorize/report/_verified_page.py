@@ -24,13 +24,9 @@ class Page(HTMLParser):
         self.figures: list[tuple[str, str, str]] = []
         self.headlines: list[str] = []
         self.labels: dict[str, tuple[str, str]] = {}
-        self._figure: tuple[str, str] | None = None
-        self._shown = ""
-        self._headline: str | None = None
+        self._open: dict[str, list[str]] = {}  # by tag: what is known of the element, then its text
         self._in_head = True
         self._card = ""
-        self._label: str | None = None
-        self._words = ""
 
     @classmethod
     def of(cls, page: str) -> Page:
@@ -49,34 +45,31 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         if tag == "data":
-            self._figure, self._shown = (values.get("data-of", ""), values.get("value", "")), ""
+            self._open[tag] = [values.get("data-of", ""), values.get("value", ""), ""]
         elif tag == "h1" or (tag == "title" and self._in_head):  # pictures have titles, too
-            self._headline = ""
+            self._open[tag] = [""]
         elif tag == "article":
             self._card = values.get("id", "")
         elif tag == "span" and self._card and self._card not in self.labels:
-            self._label, self._words = values.get("class", ""), ""
+            self._open[tag] = [values.get("class", ""), ""]
 
     def handle_data(self, data: str) -> None:
-        self._shown += data
-        self._words += data
-        if self._headline is not None:
-            self._headline += data
+        for parts in self._open.values():
+            parts[-1] += data
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "data" and self._figure:
-            self.figures.append((*self._figure, self._shown))
-            self._figure = None
-        elif tag in ("h1", "title") and self._headline is not None:
-            self.headlines.append(self._headline)
-            self._headline = None
-        elif tag == "head":
+        if tag == "head":
             self._in_head = False
         elif tag == "article":
             self._card = ""
-        elif tag == "span" and self._label is not None:
-            self.labels[self._card] = self._label, self._words
-            self._label = None
+        elif tag in self._open:
+            *known, text = self._open.pop(tag)
+            if tag == "data":
+                self.figures.append((known[0], known[1], text))
+            elif tag == "span":
+                self.labels[self._card] = known[0], text
+            else:
+                self.headlines.append(text)
 
 
 def wrong_words(page: Page, headline: str, computed: Mapping[str, Any]) -> Iterator[str]:
