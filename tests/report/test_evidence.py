@@ -85,7 +85,7 @@ def test_each_prompt_has_the_verdict_of_its_own_last_attempt(
         name.format(1): b"".join((first[0], json.dumps(doubtful).encode() + b"\n", first[2])),
         name.format(2): first[1],
     }
-    numbers = recompute(files)
+    numbers = recompute(files).numbers
     # 1 - .0125^(1/12) = .3059 and 1 - .025^(1/12) = .2646
     bound = "removed (0 of 12, at most {} %; whole search 95 %)"
     assert numbers["prompts.1.verdict"] == bound.format("30.6 % at 98.75")
@@ -117,7 +117,7 @@ def test_a_reduction_is_told_as_it_was_when_the_run_was_made(
         "manifest.json": json.dumps(manifest).encode(),
         "mitigation.json": json.dumps(result).encode(),
     }
-    numbers = recompute(files)
+    numbers = recompute(files).numbers
     assert [numbers[f"prompts.{index}.status"] for index in range(3)] == [
         "not removed",
         *[status] * 2,
@@ -130,7 +130,7 @@ def test_paraphrases_of_suspects_that_are_not_confirmed_are_passed_over(
 ) -> None:
     """They have a number, too: records count the paraphrases of all suspects."""
     files = read(made[1])
-    before = recompute(files)
+    before = recompute(files).numbers
     for name in ("before", DIGEST):
         (line,) = files[f"paraphrases-{name}.jsonl"].splitlines()
         moved = json.dumps(json.loads(line) | {"index": 1}).encode() + b"\n"
@@ -143,7 +143,7 @@ def test_paraphrases_of_suspects_that_are_not_confirmed_are_passed_over(
         "prompts.jsonl": b"".join((rephrased, *prompts)),
         "confirmations.jsonl": b"".join((cleared, *others)),
     }
-    after, name = recompute(files), "prompts.1.paraphrases_after.copies"
+    after, name = recompute(files).numbers, "prompts.1.paraphrases_after.copies"
     assert after["prompts.0.status"] == "not confirmed"
     assert after[name] == before[name]
 
@@ -168,7 +168,7 @@ def test_a_verdict_on_one_prompt_does_not_depend_on_what_is_said_of_all(
         "manifest.json": json.dumps(manifest).encode(),
         name: b"".join((lines[0], json.dumps(record).encode() + b"\n", lines[2])),
     }
-    assert recompute(files)["prompts.1.verdict"].startswith(f"removed (1 of {images}, ")
+    assert recompute(files).numbers["prompts.1.verdict"].startswith(f"removed (1 of {images}, ")
 
 
 def test_the_same_run_gives_the_same_bytes(made: tuple[Run, Path, str], tmp_path: Path) -> None:
@@ -462,7 +462,11 @@ def put(name: str, content: bytes) -> Callable[[Files], Files]:
         (put("before.jsonl", b"null\n"), "before.jsonl: holds b'null"),
         (put("mitigation.json", b"[]"), "mitigation.json: holds b'[]'"),
         (put("mitigation.json", b'{"edit": "("}'), "KeyError"),
-        (put("manifest.json", b'{"settings": null}'), "manifest.json: holds no settings"),
+        (
+            put("manifest.json", b'{"kind": "mitigation", "settings": null}'),
+            "manifest.json: holds no settings",
+        ),
+        (put("manifest.json", b'{"kind": []}'), "manifest.json: is of kind [], not mitigation"),
         (put("prompts.jsonl", b"1\n"), "prompts.jsonl: holds b'1'"),
         (put("report.csv", b"a\n1\n"), "report.csv: has no column index"),
         (put("report.csv", b"index,a\n1\n"), "report.csv: "),

@@ -13,7 +13,14 @@ from unmemorize.report._audit import audits_of
 from unmemorize.report._evidence import read_evidence
 from unmemorize.report._figures import Figures
 from unmemorize.report._glossary import Glossary
-from unmemorize.report._numbers import csv_text, has_single_copy, json_text, numbers_of
+from unmemorize.report._numbers import (
+    NUMBERS,
+    TABLE,
+    csv_text,
+    has_single_copy,
+    json_text,
+    numbers_of,
+)
 from unmemorize.report._page import REPORT, Script, render
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._provenance import output_hashes, steps_of
@@ -25,8 +32,6 @@ from unmemorize.runs import Run
 _ORDINARY = Pictures(192, 80, 4)
 _COPY_RATES = (0.05, 0.1, 0.2, 0.3)
 """Copy rates for which the page says how many prompts confirmation misses."""
-NUMBERS = "report.json"
-TABLE = "report.csv"
 
 
 def write_mitigation_report(

@@ -19,6 +19,8 @@ from unmemorize.report._evidence import Evidence
 from unmemorize.report._rates import Rate
 from unmemorize.report._statement import Statement
 
+NUMBERS = "report.json"
+TABLE = "report.csv"
 SCHEMA = "unmemorize.report/4"
 STATUSES = ("removed", "reduced", "not removed", "not confirmed", "not tested")
 

@@ -1,17 +1,64 @@
-"""What `_recomputed` reads from the files of a pack, and how it turns counts into rates."""
+"""What follows from the records of a pack, how they are read, and how counts become rates.
+
+What computes the numbers of a pack once more shares no code with what wrote them.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import beta
 
 from unmemorize.report._recomputed_distances import Array
+
+Files = Mapping[str, bytes]
+"""The files of a pack by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recomputed:
+    """What follows from the records of a run.
+
+    Args:
+        numbers: numbers and words by their dotted names in ``report.json``. One that the records do
+            not tell is left out.
+        rows: what these names begin with in place of the index of a row of ``report.csv``.
+        headline: what the page must begin with.
+        labels: class and words of the label of each card, by the card's id.
+        references: name in the pack and SHA-256 of each image that the run was asked about.
+        named_by: the file that names these images.
+    """
+
+    numbers: Mapping[str, Any]
+    rows: str
+    headline: str
+    labels: Mapping[str, tuple[str, str]]
+    references: Sequence[tuple[str, str]]
+    named_by: str
+
+
+def records_of(files: Files, name: str) -> dict[int, dict[str, Any]]:
+    """Return the records of one kind by index, from the files of all writers.
+
+    Raises:
+        KeyError, ValueError: one is damaged.
+    """
+    records: dict[int, dict[str, Any]] = {}
+    for file in sorted(files):
+        if re.fullmatch(rf"{re.escape(name)}(\..+)?\.jsonl", file):
+            for line in files[file].splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    record = parsed(file, line)
+                    if "error" not in record:
+                        records[record["index"]] = record
+    return dict(sorted(records.items()))
 
 
 def parsed(name: str, content: bytes) -> dict[str, Any]:

@@ -1,16 +1,12 @@
-"""What the page of a mitigation says, compared with what follows from its records."""
+"""What the page of a report says, compared with what follows from the records."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from html.parser import HTMLParser
-from typing import Any
 
 from unmemorize.report._page import REPORT
-
-_ON_CARDS = ("removed", "reduced", "not removed")
-"""Statuses of the prompts that have a card."""
+from unmemorize.report._recomputed_values import Recomputed
 
 
 class Page(HTMLParser):
@@ -72,22 +68,12 @@ class Page(HTMLParser):
                 self.headlines.append(text)
 
 
-def wrong_words(page: Page, headline: str, computed: Mapping[str, Any]) -> Iterator[str]:
-    """Say which sentences of a page do not follow from the records.
-
-    Args:
-        page: the page.
-        headline: what the page must begin with.
-        computed: numbers, statuses and verdicts by dotted names.
-    """
+def wrong_words(page: Page, recomputed: Recomputed) -> Iterator[str]:
+    """Say which headlines and labels of a page do not follow from the records."""
+    headline = recomputed.headline
     if page.headlines != [headline, headline]:
         yield f"headline and title are {page.headlines}, the records give {headline}"
-    for name, verdict in computed.items():
-        match = re.fullmatch(r"prompts\.(\d+)\.verdict", name)
-        if match is None or computed[f"prompts.{match[1]}.status"] not in _ON_CARDS:
-            continue
-        removed = computed[f"prompts.{match[1]}.status"] == "removed"
-        expected = ("tag good", f"✓ {verdict}") if removed else ("tag warn", f"✗ {verdict}")
-        found = page.labels.get(f"prompt-{match[1]}")
-        if found != expected:
-            yield f"the label of prompt {match[1]} is {found}, the records give {expected}"
+    for card, label in recomputed.labels.items():
+        found = page.labels.get(card)
+        if found != label:
+            yield f"the label of {card.replace('-', ' ')} is {found}, the records give {label}"

@@ -10,19 +10,18 @@ import struct
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unmemorize._errors import EvidenceError
 from unmemorize._files import as_path, from_json, parse_json
 from unmemorize._paths import exists
-from unmemorize.report._mitigation import NUMBERS, TABLE
-from unmemorize.report._numbers import flat
-from unmemorize.report._pack import CONTENTS, PROMPTS, SCHEMA, Contents
+from unmemorize.report._numbers import NUMBERS, TABLE, flat
+from unmemorize.report._packed_files import CONTENTS, SCHEMA, Contents
 from unmemorize.report._page import REPORT
-from unmemorize.report._recomputed import headline, recompute
-from unmemorize.report._recomputed_values import parsed
+from unmemorize.report._recomputed import recompute
+from unmemorize.report._recomputed_values import Files, Recomputed, parsed
 from unmemorize.report._signature import (
     CREDENTIAL,
     SIGNATURE_ENTRIES,
@@ -110,9 +109,13 @@ def verify_evidence(path: str | Path, *, trust: str | Path | None = None) -> Evi
     signature = read_signature(path, anchors) if signed else None
     try:
         reported = _reported(files)
-        computed = recompute(files) | _stated(files, reported)
-        problems = list(_wrong_references(files, contents))
-        problems += _wrong_numbers(computed, reported, files)
+        recomputed = recompute(files)
+        computed = {**recomputed.numbers, **_stated(files, reported)}
+        recomputed = replace(recomputed, numbers=computed)
+        problems = list(_wrong_references(recomputed, files, contents))
+        problems += _wrong_numbers(computed, reported)
+        problems += _wrong_rows(recomputed, reported, files)
+        problems += _wrong_page(recomputed, reported, files)
     except _DAMAGED as reason:
         raise EvidenceError(
             f"{path}: a record is missing or damaged ({type(reason).__name__}: {reason}). "
@@ -153,7 +156,7 @@ def _read(path: Path) -> dict[str, bytes]:
         ) from problem
 
 
-def _wrong_files(files: Mapping[str, bytes], contents: Contents) -> Iterator[str]:
+def _wrong_files(files: Files, contents: Contents) -> Iterator[str]:
     """Say which files differ from the list."""
     listed = contents.files
     for name in sorted(listed.keys() | files.keys()):
@@ -165,47 +168,52 @@ def _wrong_files(files: Mapping[str, bytes], contents: Contents) -> Iterator[str
             yield f"{name} was changed"
 
 
-def _wrong_references(files: Mapping[str, bytes], contents: Contents) -> Iterator[str]:
-    """Say which training images are not those that the prompts name by their hashes."""
-    for line in files[PROMPTS].splitlines():
-        for image in parsed(PROMPTS, line)["images"]:
-            name, digest = image["path"], image["sha256"]
-            if name in files:
-                if hashlib.sha256(files[name]).hexdigest() != digest:
-                    yield f"{name} is not the image that {PROMPTS} names"
-            elif name not in contents.left_out:
-                yield f"{name} is missing, which {PROMPTS} names"
-            elif contents.left_out[name].sha256 != digest:
-                yield f"{name} was left out under another hash than {PROMPTS} gives"
+def _wrong_references(recomputed: Recomputed, files: Files, contents: Contents) -> Iterator[str]:
+    """Say which training images are not those that a record names by their hashes."""
+    source = recomputed.named_by
+    for name, digest in recomputed.references:
+        if name in files:
+            if hashlib.sha256(files[name]).hexdigest() != digest:
+                yield f"{name} is not the image that {source} names"
+        elif name not in contents.left_out:
+            yield f"{name} is missing, which {source} names"
+        elif contents.left_out[name].sha256 != digest:
+            yield f"{name} was left out under another hash than {source} gives"
 
 
-def _wrong_numbers(
-    computed: Mapping[str, Any], reported: Mapping[str, Any], files: Mapping[str, bytes]
-) -> Iterator[str]:
-    """Say which numbers of the JSON, the table and the page do not follow from the records."""
+def _wrong_numbers(computed: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator[str]:
+    """Say which numbers of the JSON do not follow from the records."""
     for name, value in computed.items():
         if not _equal(value, reported.get(name)):
             yield f"{NUMBERS}: {name} is {reported.get(name)}, the records give {value}"
+
+
+def _wrong_rows(recomputed: Recomputed, reported: Mapping[str, Any], files: Files) -> Iterator[str]:
+    """Say which numbers of the table do not follow from the records."""
     for row in _table_rows(files):
         for column, text in row.items():
-            name = f"prompts.{row['index']}.{column}"
-            value = computed.get(name, reported.get(name))
+            name = f"{recomputed.rows}.{row['index']}.{column}"
+            value = recomputed.numbers.get(name, reported.get(name))
             if text != ("" if value is None else str(value)) and not _equal(value, _number(text)):
                 yield f"{TABLE}: {name} is {text}, the records give {value}"
+
+
+def _wrong_page(recomputed: Recomputed, reported: Mapping[str, Any], files: Files) -> Iterator[str]:
+    """Say which numbers, headlines and labels of the page do not follow from the records."""
     page = Page.of(_text(files, REPORT))
     for name, exact, shown in page.figures:
-        value = computed.get(name, reported.get(name))
+        value = recomputed.numbers.get(name, reported.get(name))
         if isinstance(value, str):
             right = exact == shown == value
         else:
             right = _equal(value, _number(exact)) and _rounds_to(value, shown)
         if not right:
             yield f"{REPORT}: {name} is {shown}, the records give {value}"
-    for problem in wrong_words(page, headline(files, computed), computed):
+    for problem in wrong_words(page, recomputed):
         yield f"{REPORT}: {problem}"
 
 
-def _stated(files: Mapping[str, bytes], reported: Mapping[str, Any]) -> dict[str, Any]:
+def _stated(files: Files, reported: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the operator states by dotted names; None where only the JSON says so."""
     statement = parsed(STATEMENT, files[STATEMENT]) if STATEMENT in files else {}
     stated = flat(statement, "statement")
@@ -213,7 +221,7 @@ def _stated(files: Mapping[str, bytes], reported: Mapping[str, Any]) -> dict[str
     return {name: stated.get(name) for name in (*stated, *quoted)}
 
 
-def _reported(files: Mapping[str, bytes]) -> dict[str, Any]:
+def _reported(files: Files) -> dict[str, Any]:
     """Return the numbers in the JSON by their dotted names."""
     try:
         return flat(parsed(NUMBERS, files[NUMBERS]))
@@ -221,7 +229,7 @@ def _reported(files: Mapping[str, bytes]) -> dict[str, Any]:
         raise ValueError(f"{NUMBERS}: {problem}") from problem
 
 
-def _table_rows(files: Mapping[str, bytes]) -> list[dict[str, str]]:
+def _table_rows(files: Files) -> list[dict[str, str]]:
     """Return the rows of the table, by column."""
     try:
         columns, *rows = csv.reader(io.StringIO(_text(files, TABLE)))
@@ -233,7 +241,7 @@ def _table_rows(files: Mapping[str, bytes]) -> list[dict[str, str]]:
     return table
 
 
-def _text(files: Mapping[str, bytes], name: str) -> str:
+def _text(files: Files, name: str) -> str:
     try:
         return files[name].decode()
     except UnicodeDecodeError as problem:
