@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from colours import noise
@@ -111,8 +111,9 @@ def image_audit_run(folder: Path) -> tuple[Run, ImageAuditResult]:
     files = [folder.parent / f"{name}.png" for name in ("late", "early", "never")]
     for seed, path in enumerate(files):
         noise(seed, (32, 32)).save(path)
+    attack = replace(AuditSettings.quick(), steps=(0, 5, 25), starts=("other",))
     settings = ImageAuditRun(
-        settings=AuditSettings.quick().image_first(),
+        settings=attack.image_first(),
         rate=0.1,
         images=tuple(map(hash_of_file, files)),
         edit="",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -14,27 +15,55 @@ from audited import image_audit_run
 from colours import noise
 from records import HOSTILE
 from unmemorize import RunError, write_report
+from unmemorize.report._numbers import flat
 from unmemorize.runs import hash_of_file
+
+
+def unmarked(page: str) -> str:
+    """The page without the names of its numbers."""
+    return " ".join(re.sub("</?data[^>]*>", "", page).split())
 
 
 def test_the_page_says_what_was_found_and_how_sure_that_is(tmp_path: Path) -> None:
     run, result = image_audit_run(tmp_path / "run")
     assert [finding.found for finding in result.findings] == [True, True, False]
-    page = " ".join(write_report(run).read_text().split())
+    page = unmarked(write_report(run).read_text())
     assert "<h1>2 of 3 images come back more easily" in page
     titles = re.findall(r"<h3>(\w+)\.png</h3>", page)
     assert titles == ["early", "late", "never"]
     assert "after 5 steps of the attack (121 denoiser samples)" in page
-    assert "0.04; 0.06 for all 3 images together" in page
+    verdicts = re.findall(r'<p class="tags"><span class="tag( warn)?">(.*?)</span>', page)
+    assert verdicts == [
+        (" warn", "found: copied at 5 steps, p = 0.04 (0.06 for all 3 images together)"),
+        (" warn", "found: copied at 25 steps, p = 0.04 (0.06 for all 3 images together)"),
+        ("", "not found: never copied, p = 1 (1 for all 3 images together)"),
+    ]
     for name in titles:
         assert hash_of_file(tmp_path / f"{name}.png") in page
     rows = re.findall(r'<th scope="row">(\d+)</th><td>(\d) of 3</td><td>(\d) of 24</td>', page)
     assert rows == [("0", "0", "0"), ("5", "1", "0"), ("25", "2", "2")]
-    assert "p cannot be smaller than 0.04" in page
+    assert "24 controls: the smallest possible p is 0.04. At a false discovery rate of 0.1" in page
     assert "said to be never trained on" in page
     assert len(re.findall(r'<img [^>]*src="data:', page)) == 6
     assert 'href="edited-L4/00001-0025.png"' in page
     assert "<script" not in page
+
+
+def test_its_numbers_lie_beside_it(tmp_path: Path) -> None:
+    run, result = image_audit_run(tmp_path / "run")
+    page = write_report(run).read_text()
+    numbers = json.loads((run.folder / "report.json").read_text())
+    assert (numbers["images"], numbers["found"], numbers["controls"]) == (3, 2, 24)
+    assert numbers["copied"][2] == {"budget": 25, "images": 2, "controls": 2}
+    named = flat(numbers)
+    for name in re.findall('data-of="([^"]*)"', page):
+        assert name in named
+    with (run.folder / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    for row, number, finding in zip(rows, numbers["findings"], result.findings, strict=True):
+        assert row == {name: "" if value is None else str(value) for name, value in number.items()}
+        assert (number["p"], number["work"]) == (finding.p, finding.work)
 
 
 def test_a_redacted_page_has_neither_images_nor_names(
@@ -45,6 +74,9 @@ def test_a_redacted_page_has_neither_images_nor_names(
     page = write_report(run, redact=True).read_text()
     assert "<img" not in page
     assert "edited-L4/" not in page
+    assert re.findall(r"<h3>(Image \d)</h3>", unmarked(page)) == ["Image 1", "Image 0", "Image 2"]
+    for name in ("report.json", "report.csv"):
+        assert "early.png" not in (run.folder / name).read_text()
     assert hash_of_file(tmp_path / "early.png") in page
     assert not re.search(r"(early|late|never)\.png", page)
     assert run.manifest.command not in page
@@ -58,7 +90,7 @@ def test_names_of_files_are_escaped(tmp_path: Path) -> None:
     run.write("images.json", json.dumps(hostile.to_json()))
     page = write_report(run).read_text()
     assert HOSTILE not in page
-    assert f"<h3>{escape(HOSTILE)}</h3>" in page
+    assert f"<h3>{escape(HOSTILE)}</h3>" in unmarked(page)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +113,10 @@ def test_headlines(tmp_path: Path, found: bool, asked: int, needed: int, headlin
     for kind in ("edited-L4",):
         lines = (run.folder / f"{kind}.jsonl").read_text().splitlines(keepends=True)
         (run.folder / f"{kind}.jsonl").write_text("".join(lines[:3] + lines[6:][: 3 * (asked - 1)]))
-    page = " ".join(write_report(run).read_text().split())
+    page = unmarked(write_report(run).read_text())
     assert f"<h1>{headline}" in page
-    assert ("nothing could be found" in page) == (needed > asked)
-    assert (">too few controls<" in page) == (needed > asked)
-    assert (">not found<" in page) == (needed <= asked and not (found and asked == 1))
+    assert (">too few controls: " in page) == (needed > asked)
+    assert (">not found: " in page) == (needed <= asked and not (found and asked == 1))
 
 
 @pytest.mark.parametrize("change", ["changed since", "no longer where it was"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 
-from unmemorize.report._numbers import Numbers, flat
+from unmemorize.report._numbers import flat
 from unmemorize.report._rounding import Rounding, rounded
 
 
@@ -14,11 +15,11 @@ class Figures:
     """Prints numbers as ``<data value= data-of=>`` elements.
 
     Args:
-        numbers: of the mitigation.
+        numbers: what ``report.json`` holds.
     """
 
-    def __init__(self, numbers: Numbers) -> None:
-        self._values = flat(numbers.to_json())
+    def __init__(self, numbers: Mapping[str, Any]) -> None:
+        self._values = flat(numbers)
         self._names = {
             name[:end]
             for name, value in self._values.items()

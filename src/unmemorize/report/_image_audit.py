@@ -19,6 +19,9 @@ from unmemorize.audit import (
 )
 from unmemorize.metrics import read_image
 from unmemorize.report._drawing import COOL, HOT, INK, new_figure, plotting, to_svg
+from unmemorize.report._figures import Figures
+from unmemorize.report._image_audit_numbers import numbers_of_images
+from unmemorize.report._numbers import NUMBERS, TABLE, csv_text, json_text
 from unmemorize.report._page import REPORT, render
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._provenance import steps_of
@@ -33,40 +36,30 @@ class FoundImage:
     """One image on the page.
 
     Args:
+        index: its position in the audit.
         finding: what is said about it.
         image: the image; None where it may not be shown, or where `missing` says why not.
         closest: the most similar image that the attack found; None where it may not be shown.
         missing: why the image cannot be shown.
     """
 
+    index: int
     finding: ImageFinding
     image: Picture | None = None
     closest: Picture | None = None
     missing: str = ""
 
 
-@dataclass(frozen=True)
-class Copied:
-    """How many images were copied up to a budget.
-
-    Args:
-        budget: steps on each image.
-        images: of those that were asked about.
-        controls: of the never-trained ones.
-    """
-
-    budget: int
-    images: int
-    controls: int
-
-
 def write_image_audit(run: Run, *, redact: bool = False) -> Path:
-    """Write ``report.html`` into the folder of a finished audit of images.
+    """Write the page of a finished audit of images, and its numbers as JSON and CSV beside it.
 
     Args:
         run: the audit.
         redact: whether the images are private. They are left out then, with their names, what the
             attack found, and the command.
+
+    Returns:
+        The path of the page.
 
     Raises:
         RunError: the audit is not finished, or a record is damaged.
@@ -74,35 +67,28 @@ def write_image_audit(run: Run, *, redact: bool = False) -> Path:
     """
     result, made_of = ImageAuditResult.load(run), run.settings(ImageAuditRun)
     images, controls = read_image_scores(run)
+    numbers = numbers_of_images(result, images, controls, redact=redact)
     with plotting():
         plot = Markup(to_svg(plot_course(result.findings, images, controls)))
-    found = [_found(run, finding, redact=redact) for finding in result.findings]
+    found = [
+        _found(run, index, finding, redact=redact) for index, finding in enumerate(result.findings)
+    ]
     page = render(
         "image-audit.html.j2",
         manifest=run.manifest,
         result=result,
+        numbers=numbers,
+        n=Figures(numbers.to_json()),
         found=sorted(found, key=lambda image: (image.finding.p, -image.finding.score)),
-        copied=copied_by_budget(images, controls),
         level=COPY,
         edited=bool(made_of.edit),
         plot=plot,
         steps=list(steps_of(run)),
         redacted=redact,
     )
+    run.write(NUMBERS, json_text(numbers.to_json()))
+    run.write(TABLE, csv_text(numbers.findings))
     return run.write(REPORT, page)
-
-
-def copied_by_budget(
-    images: Sequence[ImageScores], controls: Sequence[ImageScores]
-) -> tuple[Copied, ...]:
-    """Count the images and the controls that were copied up to each budget."""
-    return tuple(
-        Copied(
-            budget,
-            *(sum(each.scores[place] > COPY for each in some) for some in (images, controls)),
-        )
-        for place, budget in enumerate(images[0].budgets)
-    )
 
 
 def plot_course(
@@ -129,9 +115,9 @@ def plot_course(
     return figure
 
 
-def _found(run: Run, finding: ImageFinding, *, redact: bool) -> FoundImage:
+def _found(run: Run, index: int, finding: ImageFinding, *, redact: bool) -> FoundImage:
     if redact:
-        return FoundImage(finding)
+        return FoundImage(index, finding)
     closest = Picture(
         _PICTURES.url(read_image(run.folder / finding.closest)),
         f"closest image found to {finding.file}",
@@ -143,6 +129,6 @@ def _found(run: Run, finding: ImageFinding, *, redact: bool) -> FoundImage:
     now = hash_of_file(file)
     if now != finding.image.sha256:
         missing = "the file has changed since" if now else "no longer where it was"
-        return FoundImage(finding, None, closest, missing)
+        return FoundImage(index, finding, None, closest, missing)
     image = Picture(_PICTURES.url(read_image(file)), finding.file)
-    return FoundImage(finding, image, closest)
+    return FoundImage(index, finding, image, closest)

@@ -72,7 +72,7 @@ def write_mitigation_report(
         result=evidence.result,
         mitigation=evidence.mitigation,
         settings=evidence.mitigation.settings,
-        n=Figures(numbers),
+        n=Figures(numbers.to_json()),
         term=Glossary(),
         wall=list(wall(evidence, redact=redact)),
         single=[outcome for outcome in cleared if has_single_copy(outcome)],
@@ -92,8 +92,8 @@ def write_mitigation_report(
         fields=list(fields_of(evidence, access)),
         redacted=redact,
     )
-    run.write(NUMBERS, json_text(numbers))
-    run.write(TABLE, csv_text(numbers))
+    run.write(NUMBERS, json_text(numbers.to_json()))
+    run.write(TABLE, csv_text(numbers.prompts.values()))
     return run.write(REPORT, page)
 
 

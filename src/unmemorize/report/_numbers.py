@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -296,14 +296,14 @@ def control_copies(outcome: PromptOutcome) -> Copies | None:
     return Copies(copies, len(outcome.scores_control))
 
 
-def json_text(numbers: Numbers) -> str:
+def json_text(numbers: Mapping[str, Any]) -> str:
     """Return ``report.json``."""
-    return json.dumps(numbers.to_json(), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(numbers, indent=1, ensure_ascii=False) + "\n"
 
 
-def csv_text(numbers: Numbers) -> str:
-    """Return ``report.csv``, a line for each suspect. Columns are named as in ``report.json``."""
-    rows = [flat(to_json(prompt)) for prompt in numbers.prompts.values()]
+def csv_text(records: Iterable[object]) -> str:
+    """Return ``report.csv``, a line for each record. Columns are named as in ``report.json``."""
+    rows = [flat(to_json(record)) for record in records]
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [name for name in names if not any(each.startswith(f"{name}.") for each in names)]
     text = io.StringIO()

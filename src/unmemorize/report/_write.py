@@ -88,7 +88,8 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` into the run folder, from the steps that are done.
 
-    That of a mitigation comes with its numbers, ``report.json`` and ``report.csv``.
+    That of a mitigation or of an audit of images comes with its numbers, ``report.json`` and
+    ``report.csv``.
 
     Args:
         run: a run with localizations, a mitigation, an audit of an edit or of images, or a
