@@ -174,6 +174,22 @@ def test_images_end_with_a_report(cli: Cli, folder: Path) -> None:
     assert f"unmemorize report {run}" in out + err
 
 
+def test_an_audit_of_images_can_be_handed_over(cli: Cli, folder: Path) -> None:
+    """The command says how, unless so few controls can find nothing."""
+    run, pack = folder / "handed-over", folder / "evidence.zip"
+    asked = ("--image", folder / "known.png", "--max-steps", 1, "--steps", 1, "--rate", 0.5)
+    code, out, err = cli(*words(folder, *asked, run=run))
+    assert code == 0, err
+    assert f"unmemorize report {run} --pack evidence.zip" in (out + err).replace("\n", "")
+    for redact in ((), ("--redact",)):
+        code, out, err = cli("report", run, "--pack", pack, *redact)
+        assert code == 0, err
+        code, out, err = cli("verify", pack)
+        assert code == 0, err
+        assert "The records do not tell" not in out
+        assert ("private images among them" in out) == bool(redact)
+
+
 def test_a_folder_without_an_edit_is_refused(cli: Cli, folder: Path) -> None:
     code, _, err = cli(*words(folder, folder / "controls"))
     assert code == 1

@@ -19,6 +19,7 @@ from PIL import Image
 from scipy.stats import binom
 
 from mitigated_run import COUNT, DIGEST, copied_by_a_paraphrase, mitigated_run, rewritten
+from packs import Files, forged, listed, put, read, replaced, write
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
 from unmemorize.generation import EditFile, WeightEdit
@@ -28,7 +29,6 @@ from unmemorize.report._evidence import read_evidence
 from unmemorize.report._recomputed import recompute
 
 Cli = Callable[..., tuple[int, str, str]]
-Files = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
@@ -38,25 +38,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path, str]:
     run = mitigated_run(folder)
     pack = folder / "evidence.zip"
     return run, pack, write_evidence(run, pack)
-
-
-def read(pack: Path) -> Files:
-    with zipfile.ZipFile(pack) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def write(files: Files, pack: Path, *, compression: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(pack, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return pack
-
-
-def forged(files: Files, name: str, content: bytes) -> Files:
-    """The pack with another file and the hash that fits it, as a forger would make it."""
-    contents = json.loads(files["evidence.json"])
-    contents["files"][name]["sha256"] = hashlib.sha256(content).hexdigest()
-    return files | {name: content, "evidence.json": json.dumps(contents).encode()}
 
 
 def test_a_pack_is_whole_and_its_numbers_follow(made: tuple[Run, Path, str]) -> None:
@@ -283,15 +264,6 @@ def test_a_file_that_is_there_twice_is_named(made: tuple[Run, Path, str], tmp_pa
         verify_evidence(pack)
 
 
-def replaced(name: str, old: str, new: str) -> Callable[[Files], Files]:
-    def change(files: Files) -> Files:
-        text = files[name].decode()
-        assert old in text
-        return forged(files, name, text.replace(old, new, 1).encode())
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -361,6 +333,10 @@ def replaced(name: str, old: str, new: str) -> Callable[[Files], Files]:
             replaced("report.html", '.verdict">not removed (6', '.verdict">removed (0'),
             "report.html: prompts.0.verdict is removed (0 of 12), the records give not removed",
         ),
+        (
+            replaced("report.html", 'prompts.0.level">0.500<', 'prompts.0.level">1<'),
+            "report.html: prompts.0.level is 1, the records give 0.5",
+        ),
         (replaced("mitigation.json", '"files_control"', '"files"'), "KeyError: 'files_control'"),
     ],
 )
@@ -428,21 +404,6 @@ def test_a_private_image_keeps_its_hash(tmp_path: Path) -> None:
     files["evidence.json"] = json.dumps(listing).encode()
     with pytest.raises(EvidenceError, match=f"{name} was left out under another hash"):
         verify_evidence(write(files, pack))
-
-
-def listed(change: Callable[[Any], Any]) -> Callable[[Files], Files]:
-    """The pack with another list of its files."""
-
-    def changed(files: Files) -> Files:
-        contents = json.loads(files["evidence.json"])
-        change(contents)
-        return files | {"evidence.json": json.dumps(contents).encode()}
-
-    return changed
-
-
-def put(name: str, content: bytes) -> Callable[[Files], Files]:
-    return lambda files: forged(files, name, content)
 
 
 @pytest.mark.parametrize(
@@ -637,7 +598,7 @@ def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) 
     run = mitigated_run(tmp_path)
     image = tmp_path / "private" / "training-2.png"
     Image.new("RGB", (16, 16)).save(image)
-    with pytest.raises(EvidenceError, match=r"training-2.png: this training image is not the one"):
+    with pytest.raises(EvidenceError, match=r"training-2.png: this image is not the one"):
         write_evidence(run, tmp_path / "e.zip")
     assert not (tmp_path / "e.zip").exists()
     image.unlink()
@@ -648,8 +609,8 @@ def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) 
     verify_evidence(tmp_path / "e.zip")
 
 
-def test_only_mitigations_have_packs(tmp_path: Path) -> None:
-    found = r"only mitigations have packs of evidence, and .* localization\. Hand over the whole"
+def test_runs_of_other_kinds_have_no_packs(tmp_path: Path) -> None:
+    found = r"only mitigations and audits of images have packs of evidence, and .* localization\. "
     with pytest.raises(RunError, match=found):
         write_evidence(localized_run(tmp_path / "run", [], {}), tmp_path / "e.zip")
 

@@ -27,6 +27,7 @@ from unmemorize.audit._audit import audit_all
 from unmemorize.audit._bench import Bench
 from unmemorize.audit._drawing import drawn
 from unmemorize.audit._forecast import AuditForecast, forecast_audit, forecast_images
+from unmemorize.audit._image_first import RESULT as IMAGES_RESULT
 from unmemorize.audit._image_first import (
     ImageAuditResult,
     ImageFinding,
@@ -53,6 +54,7 @@ __all__ = [
     "COPY",
     "FORWARD_AND_BACKWARD",
     "IMAGELESS_SUFFIX",
+    "IMAGES_RESULT",
     "RESULT",
     "STARTS",
     "Attack",

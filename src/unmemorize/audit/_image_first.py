@@ -259,7 +259,7 @@ def judged_images(
         place = _first_copy(image)
         findings.append(
             ImageFinding(
-                file=Path(file.absolute).name,
+                file=_printable(Path(file.absolute).name),
                 image=file,
                 copied_at=None if place is None else image.budgets[place],
                 work=None if place is None else image.samples[place],
@@ -278,6 +278,11 @@ def judged_images(
         needed=discoveries_needed(len(scores), len(controls), rate),
         rate=rate,
     )
+
+
+def _printable(name: str) -> str:
+    """Write out the bytes of a name that are no UTF-8: JSON keeps them, pages and tables do not."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def ease(image: ImageScores) -> float:

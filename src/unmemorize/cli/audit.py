@@ -165,7 +165,10 @@ def command(
         report = write_report(opened)
         print_line(f"report: {report}")
         print_answer(found, run=opened.folder, report=report)
-        print_hint("the same command with more --controls, for smaller p")
+        if found.needed > len(image):
+            print_hint("the same command with more --controls, for smaller p")
+        else:
+            print_hint("unmemorize report", opened.folder, "--pack evidence.zip")
         return
     audited = prompts_of(loaded, edited, prompts, references)
     inputs = replace(inputs, twins=twins_for(loaded, model.loading, twin, audited, controls))

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unmemorize._errors import EvidenceError
+from unmemorize.audit import ImageAuditRun
 from unmemorize.cli._common import known_neurons, refuse_unwritable
 from unmemorize.cli._console import print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
@@ -32,13 +33,14 @@ def command(
     """Write one web page with the verdicts or the summary, and every memorized prompt.
 
     The page is RUN/report.html, that of a comparison RUN/compare.html. It contains all of its
-    images and needs no network. That of a mitigation comes with its numbers as report.json and
-    report.csv.
+    images and needs no network. That of a mitigation or of an audit of images comes with its
+    numbers as report.json and report.csv.
 
     Args:
-        pack: Also write the report of a mitigation and everything that it rests on as one ZIP file,
-            for unmemorize verify.
-        redact: Leave out training images and generated images that show them. Their hashes stay.
+        pack: Also write the report of a mitigation or of an audit of images, and everything that it
+            rests on, as one ZIP file, for unmemorize verify.
+        redact: Leave out training images, the images of unmemorize audit --image with their names,
+            and generated images that show them. Their hashes stay.
         statement: JSON file with what only you can state about a mitigation, such as who ran it and
             how works were chosen. It is copied into RUN, and each report quotes it.
         sign: Sign the pack by C2PA with this certificate (PEM; those of its issuers may follow). It
@@ -78,8 +80,10 @@ def _next(run: Run) -> Sequence[str | Path]:
     """Return the command that follows the report of a run of this kind, in parts."""
     model = option_of_model(run.manifest.model)
     neurons = run.folder / "neurons.json"
+    pack = ("unmemorize report", run.folder, "--pack evidence.zip")
     commands: dict[str, Sequence[str | Path]] = {
-        MitigationRun.kind: ("unmemorize report", run.folder, "--pack evidence.zip"),
+        MitigationRun.kind: pack,
+        ImageAuditRun.kind: pack,
         ComparisonRun.kind: ("unmemorize mitigate SUSPECTS", model, "-o RUN"),
     }
     if neurons.exists() and NeuronFile.load(neurons).neurons:

@@ -19,7 +19,9 @@ from typing import BinaryIO
 
 from unmemorize._errors import EvidenceError, RunError
 from unmemorize._files import atomic_file, to_json
+from unmemorize.audit import ImageAuditRun
 from unmemorize.mitigation import MitigationRun
+from unmemorize.report._image_audit_pack import pack_image_audit
 from unmemorize.report._mitigation_pack import pack_mitigation
 from unmemorize.report._packed_files import CONTENTS, SCHEMA, Contents, PackedFile, Packing
 from unmemorize.report._signature import Signer
@@ -28,7 +30,7 @@ from unmemorize.runs import Run
 
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the pack: the first that a ZIP archive can hold."""
-_PACKINGS = {MitigationRun.kind: pack_mitigation}
+_PACKINGS = {MitigationRun.kind: pack_mitigation, ImageAuditRun.kind: pack_image_audit}
 
 
 def write_evidence(
@@ -39,13 +41,14 @@ def write_evidence(
     signer: Signer | None = None,
     statement: str | Path | None = None,
 ) -> str:
-    """Write the report of a mitigation, then everything that it rests on as one ZIP file.
+    """Write the report of a run, then everything that it rests on as one ZIP file.
 
     Args:
-        run: a finished mitigation, or its folder.
+        run: a finished mitigation or a finished audit of images, or its folder.
         path: the file, which is replaced if it exists.
-        redact: whether training images are private. They are left out of report and pack then, with
-            all generated images that show them. Their hashes stay.
+        redact: whether training images, or the images that were asked about, are private. They are
+            left out of report and pack then, with all generated images that show them. Their hashes
+            stay.
         signer: signs the pack by C2PA; None for no signature.
         statement: a JSON file with what only the operator can state, see `write_report`.
 
@@ -53,8 +56,8 @@ def write_evidence(
         The SHA-256 of the pack. Keep it apart from the pack: it shows later that nothing changed.
 
     Raises:
-        RunError: the run is no mitigation or not finished, a record is damaged, or the statement
-            is malformed.
+        RunError: the run is of another kind or not finished, a record is damaged, or the statement
+            is malformed or for a run that is no mitigation.
         EvidenceError: a training image has changed since, or the pack cannot be written or signed.
         MetricError: an image is missing or damaged.
     """
@@ -62,9 +65,9 @@ def write_evidence(
     packing_of = _PACKINGS.get(run.manifest.kind)
     if packing_of is None:
         raise RunError(
-            f"{run.folder}: only mitigations have packs of evidence, and this is a run of kind "
-            f"{run.manifest.kind}. Hand over the whole folder in its place, with its report, and "
-            "keep the SHA-256 of what you hand over apart from it."
+            f"{run.folder}: only mitigations and audits of images have packs of evidence, and this "
+            f"is a run of kind {run.manifest.kind}. Hand over the whole folder in its place, with "
+            "its report, and keep the SHA-256 of what you hand over apart from it."
         )
     write_report(run, redact=redact, statement=statement)
     packing = packing_of(run, redact=redact)

@@ -92,7 +92,7 @@ class Packing:
 
 
 def reference_name(image: StoredImage) -> str:
-    """Return the name of a training image in a pack.
+    """Return the name of a training image, or of an audited one, in a pack.
 
     Examples:
         >>> reference_name(StoredImage(path="", absolute="/home/me/cat.PNG", sha256="12ab"))
@@ -103,7 +103,7 @@ def reference_name(image: StoredImage) -> str:
 
 
 def packed_reference(image: StoredImage) -> StoredImage:
-    """Describe a training image by its place in a pack, without the paths of this machine."""
+    """Describe such an image by its place in a pack, without the paths of this machine."""
     return StoredImage(path=reference_name(image), absolute="", sha256=image.sha256)
 
 
@@ -128,10 +128,10 @@ def images_left_out(
 def references_left_out(
     images: Iterable[StoredImage], folder: Path, *, redact: bool
 ) -> Iterator[tuple[str, LeftOut]]:
-    """Yield the training images that do not go into a pack, by name.
+    """Yield the training images, or audited ones, that do not go into a pack, by name.
 
     Args:
-        images: the training images.
+        images: the images.
         folder: the run folder.
         redact: whether they are private.
 
@@ -144,6 +144,6 @@ def references_left_out(
             yield reference_name(image), LeftOut(image.sha256, _PRIVATE if redact else _GONE)
         elif found != image.sha256:
             raise EvidenceError(
-                f"{image.locate(folder)}: this training image is not the one that the run was made "
+                f"{image.locate(folder)}: this image is not the one that the run was made "
                 "with. Put that one back, or repeat the run in a new folder."
             )

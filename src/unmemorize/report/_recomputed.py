@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from unmemorize.report._recomputed_image_audit import recompute_image_audit
 from unmemorize.report._recomputed_mitigation import recompute_mitigation
 from unmemorize.report._recomputed_values import Files, Recomputed, parsed
 
-_KINDS = {"mitigation": recompute_mitigation}
+_KINDS = {"mitigation": recompute_mitigation, "image-audit": recompute_image_audit}
 
 
 def recompute(files: Files) -> Recomputed:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,8 @@ class Recomputed:
         headline: what the page must begin with.
         labels: class and words of the label of each card, by the card's id.
         references: name in the pack and SHA-256 of each image that the run was asked about.
-        named_by: the file that names these images.
+        named_by: the file that gives these hashes.
+        repeated: numbers and words by their dotted names in further JSON files, by file.
     """
 
     numbers: Mapping[str, Any]
@@ -42,6 +43,7 @@ class Recomputed:
     labels: Mapping[str, tuple[str, str]]
     references: Sequence[tuple[str, str]]
     named_by: str
+    repeated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def records_of(files: Files, name: str) -> dict[int, dict[str, Any]]:

@@ -36,6 +36,10 @@ _NAMED = 10
 """Problems that an error names."""
 _TOLERANCE = 1e-5
 """How far a recomputed number may lie off: similarities are stored as float32."""
+_FEWEST_DECIMALS = 2
+"""Of a score or a share on the page. With fewer, a number that lies far off would round to it."""
+_RATES = ("per_1000", "low", "high")
+"""Names of numbers that are large enough to be printed without decimals."""
 _NO_ARCHIVE = (
     OSError, EOFError, ValueError, OverflowError, struct.error, zipfile.BadZipFile,
     NotImplementedError, RuntimeError,
@@ -113,7 +117,9 @@ def verify_evidence(path: str | Path, *, trust: str | Path | None = None) -> Evi
         computed = {**recomputed.numbers, **_stated(files, reported)}
         recomputed = replace(recomputed, numbers=computed)
         problems = list(_wrong_references(recomputed, files, contents))
-        problems += _wrong_numbers(computed, reported)
+        problems += _wrong_numbers(NUMBERS, computed, reported)
+        for name, numbers in recomputed.repeated.items():
+            problems += _wrong_numbers(name, numbers, flat(parsed(name, files[name])))
         problems += _wrong_rows(recomputed, reported, files)
         problems += _wrong_page(recomputed, reported, files)
     except _DAMAGED as reason:
@@ -181,11 +187,13 @@ def _wrong_references(recomputed: Recomputed, files: Files, contents: Contents) 
             yield f"{name} was left out under another hash than {source} gives"
 
 
-def _wrong_numbers(computed: Mapping[str, Any], reported: Mapping[str, Any]) -> Iterator[str]:
-    """Say which numbers of the JSON do not follow from the records."""
+def _wrong_numbers(
+    file: str, computed: Mapping[str, Any], reported: Mapping[str, Any]
+) -> Iterator[str]:
+    """Say which numbers of a JSON file do not follow from the records."""
     for name, value in computed.items():
         if not _equal(value, reported.get(name)):
-            yield f"{NUMBERS}: {name} is {reported.get(name)}, the records give {value}"
+            yield f"{file}: {name} is {reported.get(name)}, the records give {value}"
 
 
 def _wrong_rows(recomputed: Recomputed, reported: Mapping[str, Any], files: Files) -> Iterator[str]:
@@ -204,11 +212,11 @@ def _wrong_page(recomputed: Recomputed, reported: Mapping[str, Any], files: File
     for name, exact, shown in page.figures:
         value = recomputed.numbers.get(name, reported.get(name))
         if isinstance(value, str):
-            right = exact == shown == value
+            fits = shown == value, exact == value
         else:
-            right = _equal(value, _number(exact)) and _rounds_to(value, shown)
-        if not right:
-            yield f"{REPORT}: {name} is {shown}, the records give {value}"
+            fits = _rounds_to(name, value, shown), _equal(value, _number(exact))
+        if not all(fits):
+            yield f"{REPORT}: {name} is {exact if fits[0] else shown}, the records give {value}"
     for problem in wrong_words(page, recomputed):
         yield f"{REPORT}: {problem}"
 
@@ -264,11 +272,15 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _rounds_to(value: float, shown: str) -> bool:
+def _rounds_to(name: str, value: float | None, shown: str) -> bool:
     """Tell whether a printed number is a rounding of a value, up or down."""
-    digits = len(shown.partition(".")[2])
-    number = _number(shown.replace(",", ""))
-    return number is not None and abs(number - value) < 10**-digits + _TOLERANCE
+    number, digits = _number(shown.replace(",", "")), len(shown.partition(".")[2])
+    if number is None or value is None:
+        return False
+    may_be_rough = isinstance(value, int) or name.rpartition(".")[2] in _RATES
+    if digits < _FEWEST_DECIMALS and not may_be_rough:
+        return False
+    return abs(number - value) < 10.0**-digits + _TOLERANCE
 
 
 def _refuse(path: Path, problems: list[str]) -> None:

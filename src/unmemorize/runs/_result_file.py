@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, read_json
+from unmemorize._paths import exists
 from unmemorize.runs._run import Run
 
 Result = TypeVar("Result")
@@ -28,6 +29,8 @@ def read_result(
         RunError: the run has no result, or it is damaged.
     """
     path = Run.of(run).folder / name
-    content = read_json(path, RunError, f"result of {what}")
     way_out = f"Repeat unmemorize {command}; it computes only what is missing."
+    if not exists(path):
+        raise RunError(f"{path}: is not there, so {what} is not finished. {way_out}")
+    content = read_json(path, RunError, f"result of {what}")
     return from_json(kind, content, RunError, f"{path}: damaged", way_out)
