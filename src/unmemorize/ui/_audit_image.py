@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import zipfile
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -20,8 +19,8 @@ from unmemorize.audit import (
     ranks_in_words,
 )
 from unmemorize.mitigation import Announce, unannounced
-from unmemorize.report import write_report
-from unmemorize.ui._studio import Studio
+from unmemorize.report import write_evidence
+from unmemorize.ui._studio import PACK, Studio
 
 _LONGEST = 20 * 60
 """Seconds that a visitor may be asked to wait for. A longer audit is left to the command."""
@@ -36,12 +35,14 @@ class Audited:
     Args:
         finding: what is said about the image.
         closest: the file with the most similar image that was drawn.
-        pack: the report with the images that it links to, and the records, as a ZIP file.
+        pack: the pack of evidence.
+        digest: its SHA-256.
     """
 
     finding: ImageFinding
     closest: Path
     pack: Path
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class ImageAudit:
         return f"unmemorize audit --image {name} --model {self.studio.arguments} -o audit"
 
     def run(self, announce: Announce = unannounced) -> Audited:
-        """Attack the image and the controls, and write the report.
+        """Attack the image and the controls, and pack the evidence.
 
         Raises:
             AuditError: the attack is not possible on this model.
@@ -106,18 +107,9 @@ class ImageAudit:
         folder = studio.new_folder() / "audit"
         run = open_image_audit(folder, studio.model, images, inputs, self.settings, rate=_RATE)
         (finding,) = audit_images_all(run, studio.model, images, inputs, announce=announce).findings
-        write_report(run)
-        return Audited(finding, run.folder / finding.closest, _packed(run.folder))
-
-
-def _packed(folder: Path) -> Path:
-    """Pack a run without the states of its attacks, which nobody needs to read it."""
-    pack = folder.with_suffix(".zip")
-    with zipfile.ZipFile(pack, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("[!.]*")):
-            if path.is_file() and path.suffix != ".safetensors":
-                archive.write(path, path.relative_to(folder.parent))
-    return pack
+        pack = run.folder / PACK
+        digest = write_evidence(run, pack)
+        return Audited(finding, run.folder / finding.closest, pack, digest)
 
 
 def finding_in_words(finding: ImageFinding) -> str:

@@ -80,6 +80,15 @@ def sentence(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def about_pack(digest: str) -> str:
+    """Return what to do with a pack of evidence, by its SHA-256."""
+    return sentence(
+        f"SHA-256 of evidence.zip: {digest}. Keep it apart from the pack: it shows later that "
+        "nothing changed. These files go when the page is stopped, so download what you want to "
+        "keep."
+    )
+
+
 def headline(text: str) -> str:
     """Return the first sentence of a result."""
     return f"<h2>{escape(text)}</h2>"

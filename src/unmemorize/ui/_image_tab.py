@@ -145,7 +145,7 @@ class ImageTab:
             html.Figure(read_image(audited.closest), f"closest, {finding.score:.2f}"),
         ]
         content = html.verdict(status, finding_in_words(finding))
-        content += html.figures("the audit", pictures)
+        content += html.figures("the audit", pictures) + html.about_pack(audited.digest)
         yield {
             self._audited: shown(html.card(content)),
             self._report: gr.File(str(audited.pack), visible=True),

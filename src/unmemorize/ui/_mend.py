@@ -27,10 +27,9 @@ from unmemorize.mitigation import (
 )
 from unmemorize.report import deliver, write_evidence
 from unmemorize.runs import Run, open_run
-from unmemorize.ui._studio import Studio
+from unmemorize.ui._studio import PACK, Studio
 
 SUSPECTS = "suspects.jsonl"
-_PACK = "evidence.zip"
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def mend(
     result = mitigate_all(run, model, studio.inputs, announce=announce)
     made = deliver(run, model, announce=announce)
     with announce("packing the evidence"):
-        pack = run.folder / _PACK
+        pack = run.folder / PACK
         digest = write_evidence(run, pack)
     edit = [run.folder / EDIT] if result.file else []
     files = [made.report, pack, *edit, *(path for path in made.exported.files if path.is_file())]

@@ -163,13 +163,7 @@ def verdicts(mended: Mended) -> str:
     parts += map(html.sentence, mended.refused)
     if mended.without_maps:
         parts.append(html.sentence(mended.without_maps))
-    parts.append(
-        html.sentence(
-            f"SHA-256 of evidence.zip: {mended.digest}. Keep it apart from the pack: it shows "
-            "later that nothing changed. These files go when the page is stopped, so download "
-            "what you want to keep."
-        )
-    )
+    parts.append(html.about_pack(mended.digest))
     return "".join(parts)
 
 

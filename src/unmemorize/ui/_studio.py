@@ -18,6 +18,8 @@ from unmemorize.mitigation import MitigationInputs, MitigationSettings, Ordinary
 from unmemorize.pipelines import Model, guided_calls
 from unmemorize.statistics import Statistics
 
+PACK = "evidence.zip"
+"""The name of a pack of evidence in the folder of its run."""
 _LONGEST = 10_000
 """Characters of a prompt. Tokenizers read far fewer, and slow down with more."""
 
