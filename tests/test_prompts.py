@@ -208,7 +208,7 @@ def test_many_rows_without_a_caption_are_counted(
     (tmp_path / "p.csv").write_text("caption,kind\na,\n" + ",\n" * 30)
     assert len(read_prompts(tmp_path / "p.csv")) == 1
     assert "30 rows" in caplog.text
-    assert caplog.messages[0].endswith("row 21, ...")
+    assert caplog.messages[0].endswith("row 11 and 20 more")
 
 
 WRONG_TYPES: list[Any] = [None, 3, 2.5, [], ["a"], {}, {"a": 1}, b"p.txt", ""]

@@ -10,6 +10,7 @@ from typing import Literal
 
 from unmemorize._errors import PromptError
 from unmemorize._files import type_in_words
+from unmemorize._words import listed
 
 _logger = logging.getLogger("unmemorize")
 
@@ -21,9 +22,6 @@ ALL_GROUPS = "all"
 """All suspects together in a comparison. No group has this name."""
 OVERALL = "overall"
 """The column of all prompts of interest in a summary. No group and no label has this name."""
-
-_NAMED = 20
-"""How many prompts a warning names."""
 
 
 @dataclass(frozen=True)
@@ -211,12 +209,10 @@ def as_suspects(prompts: Iterable[str | Prompt]) -> list[Prompt]:
         of_text.setdefault(prompt.text, []).append(prompt)
     merged = [same for same in of_text.values() if len(same) > 1]
     if merged:
-        more = f" and {len(merged) - _NAMED} more" if len(merged) > _NAMED else ""
         _logger.warning(
             "Suspects of the same text count once, with the training images and paraphrases of all "
-            "of them: %s%s",
-            ", ".join(map(_named_together, merged[:_NAMED])),
-            more,
+            "of them: %s",
+            listed([_named_together(same) for same in merged]),
         )
     return [same[0] if len(same) == 1 else _merged(same) for same in of_text.values()]
 

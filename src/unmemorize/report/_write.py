@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from unmemorize._errors import RunError
+from unmemorize._words import counted
 from unmemorize.audit import AuditRun, ImageAuditRun
 from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
@@ -163,7 +164,7 @@ def _where(localizations: Collection[Localization]) -> str:
     layers = Counter(layer for layer, _ in neurons)
     first, most = layers.most_common(1)[0]
     count = len(neurons)
-    found = f"{count} neuron{'s' if count > 1 else ''} {_are(count)} localized"
+    found = f"{counted(count, 'neuron')} {_are(count)} localized"
     if len(layers) == 1:
         return f"{found}, in one layer: {first}."
     return f"{found}, in {len(layers)} layers; most of one layer, {most}, in {first}."
