@@ -65,6 +65,7 @@ from unmemorize.comparison._methods import method_rows
 from unmemorize.engines import Execution, Progress
 from unmemorize.generation import generate_each
 from unmemorize.methods import MITIGATIONS
+from unmemorize.methods._random_tokens import RandomTokens
 from unmemorize.metrics import _detection, read_image
 from unmemorize.mitigation._ordinary import packed
 from unmemorize.report import write_comparison
@@ -563,6 +564,18 @@ def test_methods_with_neurons_need_statistics(made: Made, tmp_path: Path) -> Non
     inputs = replace(made.inputs, statistics=None)
     with pytest.raises(MitigationError, match="neurons: it needs localized neurons"):
         compare(made.pipe, tmp_path / "run", made.suspects, inputs)
+
+
+def test_no_method_is_called_like_the_unedited_model(made: Made, tmp_path: Path) -> None:
+    """Its images would pass for those that all others are compared with."""
+
+    class Unnamed(RandomTokens):
+        kind = "none"
+
+    with pytest.raises(MitigationError, match="none: tables call the unedited model so"):
+        compare(
+            made.pipe, tmp_path / "run", made.suspects, made.inputs, methods=[Unnamed(strength=1.0)]
+        )
 
 
 def test_other_captions_are_another_run(again: Made) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from unmemorize._errors import MitigationError, RunError, UnfinishedError
 from unmemorize._prompts import Prompt
 from unmemorize.comparison._detectors import DetectorRow, detector_row
-from unmemorize.comparison._drawn import Drawn, DrawTask, read_drawn, spread_captions
+from unmemorize.comparison._drawn import UNEDITED, Drawn, DrawTask, read_drawn, spread_captions
 from unmemorize.comparison._methods import MethodRow, method_rows
 from unmemorize.comparison._once import Once
 from unmemorize.comparison._result import RESULT, TABLE, Comparison
@@ -79,7 +79,8 @@ def compare_all(
 
     Raises:
         MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; two
-            have the same text; or statistics or threshold are missing.
+            have the same text; a method has the name of the unedited model; or statistics or
+            threshold are missing.
         UnfinishedError: other shards have not done their part yet.
         RunError: unedited images cannot be made, or the run is of another kind.
         ThresholdError: there are too few ordinary images for the rate of false copies.
@@ -88,7 +89,7 @@ def compare_all(
     settings = run.settings(ComparisonRun).settings
     model, execution = Model.of(pipe), execution or Execution()
     announce = announce or announced_by(execution)
-    _refuse_missing(methods, inputs)
+    _refuse_unfit(methods, inputs)
     inputs = replace(inputs, descriptor=Once(inputs.descriptor))
     stages = _Stages(
         run, model, settings.confirmation, inputs.descriptor, inputs.clip, execution, announce
@@ -329,8 +330,12 @@ class _Work:
         return True
 
 
-def _refuse_missing(methods: Sequence[Mitigation], inputs: ComparisonInputs) -> None:
+def _refuse_unfit(methods: Sequence[Mitigation], inputs: ComparisonInputs) -> None:
     for method in methods:
+        if method.name == UNEDITED:
+            raise MitigationError(
+                f"{method.name}: tables call the unedited model so. Give the method another name."
+            )
         if refinement_of(method) and (inputs.statistics is None or inputs.threshold is None):
             raise MitigationError(
                 f"{method.name}: it needs localized neurons, but statistics or threshold are "
