@@ -107,6 +107,15 @@ def test_no_group_has_the_name_of_a_total(tmp_path: Path, name: str) -> None:
         read_prompts(tmp_path / "p.csv")
 
 
+def test_no_memorized_prompt_is_in_the_group_of_the_others(tmp_path: Path) -> None:
+    """Detection would count it among those that it compares memorized prompts with."""
+    (tmp_path / "p.csv").write_text(
+        "prompt,kind,group\nfirst,,unmemorized\nsecond,VM,unmemorized\n"
+    )
+    with pytest.raises(PromptError, match=r"p.csv, row 2: prompt 'second': its kind is 'VM'\. So"):
+        read_prompts(tmp_path / "p.csv")
+
+
 def test_jsonl(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text(

@@ -40,8 +40,8 @@ class Prompt:
         paraphrases: other wordings, which tell whether an edit holds beside the caption itself.
 
     Raises:
-        PromptError: the text is empty, a value is of another type, the group has a reserved name,
-            or a text is no UTF-8.
+        PromptError: the text is empty, a value is of another type, the group has a reserved name or
+            contradicts the kind, or a text is no UTF-8.
     """
 
     text: str
@@ -72,6 +72,12 @@ class Prompt:
                 "in the column group."
             )
             raise self._error("its group", self.group, way_out)
+        if self.group == UNMEMORIZED and self.kind:
+            way_out = (
+                "So it is memorized, but its group (or the option --unmemorized) says that it is "
+                "not. Change one of the two."
+            )
+            raise self._error("its kind", self.kind, way_out)
         if not _is_sequence_of(self.images, (str, PurePath)):
             raise self._error("images", self.images, "Give a list of paths.")
         if not _is_sequence_of(self.more_urls, str):
