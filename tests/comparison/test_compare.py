@@ -58,6 +58,7 @@ from unmemorize.comparison import (
     _forecast,
     chosen_detectors,
     chosen_methods,
+    compare_all,
     forecast_comparison,
 )
 from unmemorize.comparison._drawn import DrawnRecord
@@ -564,6 +565,13 @@ def test_methods_with_neurons_need_statistics(made: Made, tmp_path: Path) -> Non
     inputs = replace(made.inputs, statistics=None)
     with pytest.raises(MitigationError, match="neurons: it needs localized neurons"):
         compare(made.pipe, tmp_path / "run", made.suspects, inputs)
+
+
+def test_a_comparison_goes_on_with_its_own_model_only(made: Made) -> None:
+    other = make_pipeline()
+    torch.nn.init.zeros_(other.unet.conv_out.weight)
+    with pytest.raises(RunError, match="which is not the model given"):
+        compare_all(made.folder, other, made.inputs, detectors=DETECTORS)
 
 
 def test_no_method_is_called_like_the_unedited_model(made: Made, tmp_path: Path) -> None:

@@ -217,6 +217,33 @@ def test_a_run_that_is_stopped_anywhere_ends_in_the_same_bits(
         assert path.read_bytes() == (tmp_path / "run" / "attacks" / path.name).read_bytes()
 
 
+def test_the_model_may_be_wrapped_again_to_resume(
+    finished: Made, make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fingerprint must not be found out while other weights are in place."""
+    result, _, model = finished
+    again, inputs = make_run(tmp_path / "again", model)
+    append = Run.append
+
+    def dying(self: Run, name: str, index: int, record: Any) -> None:
+        append(self, name, index, record)
+        if (name, index) == ("rounds", 0):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "append", dying)
+        with pytest.raises(KeyboardInterrupt):
+            harden_all(again, model, inputs)
+    resumed = harden_all(again, Model(model.pipe), inputs)
+    assert resumed.file is not None
+    assert resumed.edit == result.edit
+    assert resumed.file.fingerprint == model.fingerprint
+    other = make("Stable Diffusion")
+    torch.nn.init.zeros_(other.unet.conv_out.weight)
+    with pytest.raises(RunError, match="which is not the model given"):
+        harden_all(again, other, inputs)
+
+
 def test_the_trained_model_is_judged_by_controls_in_it(
     make_run: Any, files: list[Path], tmp_path: Path, finished: Made, monkeypatch: Any
 ) -> None:

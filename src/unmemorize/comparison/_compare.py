@@ -47,7 +47,7 @@ from unmemorize.mitigation import (
     warn_of_few_captions,
 )
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, stream_prompts
+from unmemorize.runs import Run, refuse_other_model, stream_prompts
 
 
 def compare_all(
@@ -82,12 +82,13 @@ def compare_all(
             have the same text; a method has the name of the unedited model; or statistics or
             threshold are missing.
         UnfinishedError: other shards have not done their part yet.
-        RunError: unedited images cannot be made, or the run is of another kind.
+        RunError: unedited images cannot be made, or the run is of another kind or model.
         ThresholdError: there are too few ordinary images for the rate of false copies.
     """
     run = Run.of(run)
     settings = run.settings(ComparisonRun).settings
     model, execution = Model.of(pipe), execution or Execution()
+    refuse_other_model(run, model)
     announce = announce or announced_by(execution)
     _refuse_unfit(methods, inputs)
     inputs = replace(inputs, descriptor=Once(inputs.descriptor))

@@ -70,7 +70,14 @@ from unmemorize.mitigation import (
     read_ordinary,
 )
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, drive_to_end, hash_of_file, open_run, run_prompts
+from unmemorize.runs import (
+    Run,
+    drive_to_end,
+    hash_of_file,
+    open_run,
+    refuse_other_model,
+    run_prompts,
+)
 
 AUDIT = "audit"
 """The folder of the judging attacks."""
@@ -140,9 +147,10 @@ def harden_all(
         MitigationError: there is no edit, it leaves the copies, or the model cannot be trained.
         AuditError: a prompt has no image, or the model has no single text embedding.
         UnfinishedError: other shards have not done their part yet.
-        RunError: a stage fails, or the run is of another kind.
+        RunError: a stage fails, or the run is of another kind or model.
     """
     settings, model = run.settings(HardeningRun).settings, Model.of(pipe)
+    refuse_other_model(run, model)  # and know its fingerprint before its weights are trained
     execution, prompts = execution or Execution(), run_prompts(run)
     announce = announce or announced_by(execution)
     if not (run.folder / EDIT).exists():

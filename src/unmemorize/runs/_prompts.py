@@ -95,6 +95,19 @@ def refuse_other_run(
         run.refuse(run.manifest.contradictions(known, inputs), _WAY_OUT)
 
 
+def refuse_other_model(run: Run, model: Model) -> None:
+    """Refuse to go on with a run by another model than that of its manifest.
+
+    Raises:
+        RunError: the model has another fingerprint.
+    """
+    if not model.matches(run.manifest.inputs.fingerprint):
+        raise RunError(
+            f"{run.folder}: the run is one of {run.manifest.model}, which is not the model given. "
+            "Use the same model, with the same --dtype and LoRAs."
+        )
+
+
 def start_run(
     folder: str | Path,
     prompts: Iterable[str | Prompt],
