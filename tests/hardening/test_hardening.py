@@ -282,6 +282,12 @@ def test_the_trained_model_is_judged_by_controls_in_it(
     assert audit.manifest.settings["seeded_by"] == result.edit
 
 
+def test_the_upper_bound_is_rounded_up(finished: Made) -> None:
+    result, _, _ = finished
+    verdict = replace(result.verdict, images=6, triggered=0, bound=1 - 0.05 ** (1 / 6))
+    assert "(upper bound of the rate 39.4 %)" in replace(result, verdict=verdict).headline
+
+
 def test_templates_that_no_control_judges_are_told(finished: Made) -> None:
     result = finished[0]
     some = replace(result, verdict=replace(result.verdict, images=1))

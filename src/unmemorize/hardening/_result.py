@@ -9,7 +9,7 @@ from typing import Any
 from unmemorize._files import to_json
 from unmemorize.audit import BudgetVerdict, Start
 from unmemorize.generation import EditFile
-from unmemorize.mitigation import EDIT, OrdinaryChange
+from unmemorize.mitigation import EDIT, OrdinaryChange, percent_up
 from unmemorize.runs import Run, read_result
 
 RESULT = "hardening.json"
@@ -92,7 +92,7 @@ class HardeningResult:
         return (
             f"{verdict.attack} with {verdict.budget} steps brings back {verdict.triggered} of "
             f"{verdict.images} images above the level of a copy, {verdict.tau:.2f} at the last "
-            f"step (upper bound of the rate {verdict.bound:.0%}). {price}"
+            f"step (upper bound of the rate {percent_up(verdict.bound)}). {price}"
         )
 
     @property
