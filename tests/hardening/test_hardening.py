@@ -160,6 +160,21 @@ def test_rounds_attack_and_train_and_other_attacks_judge(finished: Made) -> None
     assert judged.manifest.inputs.fingerprint == model.fingerprint
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_caller_may_have_switched_gradients_off(
+    mode: Any, finished: Made, make_run: Any, tmp_path: Path
+) -> None:
+    result, _, model = finished
+    settings = replace(SETTINGS, rounds=1)
+    run, inputs = make_run(tmp_path / "run", model, settings)
+    with mode():
+        off = harden_all(run, model, inputs)
+    assert [attack.scores for attack in off.attacks] == [
+        attack.scores for attack in result.attacks if attack.round == 1
+    ]
+    assert off.rounds[0].forgotten == result.rounds[0].forgotten
+
+
 def test_only_the_named_weights_change(finished: Made) -> None:
     result, _, model = finished
     assert result.file is not None
@@ -375,6 +390,11 @@ def test_substitutes_need_an_edit(
     run, inputs = make_run(tmp_path / "run", finished[2], settings, edit=None)
     with pytest.raises(MitigationError, match=f"the objective {objective} needs an edit that"):
         harden_all(run, finished[2], inputs)
+
+
+def test_captions_to_preserve_are_needed(files: list[Path]) -> None:
+    with pytest.raises(MitigationError, match="without ordinary captions to preserve"):
+        replace(inputs_of(files), keep=())
 
 
 def test_distillation_needs_no_edit(make_run: Any, tmp_path: Path, finished: Made) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
@@ -122,6 +123,7 @@ def open_hardening(
     return open_run(folder, model, prompts, made_of, new=new)
 
 
+@torch.inference_mode(False)  # the caller may have switched gradients off
 def harden_all(
     run: Run,
     pipe: DiffusionPipeline | Model,
