@@ -303,12 +303,30 @@ def test_the_upper_bound_is_rounded_up(finished: Made) -> None:
     assert "(upper bound of the rate 39.4 %)" in replace(result, verdict=verdict).headline
 
 
-def test_templates_that_no_control_judges_are_told(finished: Made) -> None:
+def test_what_is_not_judged_is_told(finished: Made) -> None:
     result = finished[0]
-    some = replace(result, verdict=replace(result.verdict, images=1))
-    assert any(note.startswith("Not judged: 1 of 2 images.") for note in some.notes)
-    nothing = replace(result, control="", verdict=replace(result.verdict, tau=None, images=0))
-    assert nothing.notes == (result.hold_out,)
+    some = replace(result, verdict=replace(result.verdict, images=1, unjudged=1))
+    assert any(note.startswith("Not judged: 1 of 2 images") for note in some.notes)
+    verdict = replace(result.verdict, tau=None, images=0, unjudged=2)
+    assert replace(result, control="", verdict=verdict).notes == (result.hold_out,)
+
+
+def test_prompts_of_one_image_and_templates_are_judged(
+    finished: Made, files: list[Path], tmp_path: Path
+) -> None:
+    _, _, model = finished
+    first, second = prompts_of(files)
+    noise(9, (16, 16)).save(tmp_path / "other.png")
+    template = Prompt("a map", "TM", images=(files[1], tmp_path / "other.png"))
+    prompts = [first, replace(second, images=first.images), template]
+    inputs = inputs_of(files)
+    run = open_hardening(tmp_path / "run", model, prompts, inputs, replace(SETTINGS, rounds=1))
+    result = harden_all(run, model, inputs)
+    assert (result.verdict.images, result.verdict.unjudged) == (2, 0)
+    assert not any(note.startswith("Not judged") for note in result.notes)
+    assert "Prompts 0, 1 show the same image" in result.notes[2]
+    assert "Templates that are compared as whole images" in result.notes[3]
+    assert HardeningResult.load(run).notes == result.notes
 
 
 @pytest.mark.parametrize(

@@ -292,5 +292,6 @@ def _result(
         edit=digest(file.edit),
         hold_out=hold_out,
         control=control,
+        remarks=audit.remarks,
         file=file,
     )
