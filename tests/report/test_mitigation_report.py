@@ -83,6 +83,24 @@ def test_a_command_with_a_path_that_is_no_text(tmp_path: Path) -> None:
     verify_evidence(tmp_path / "evidence.zip")
 
 
+def test_shares_of_the_settings_are_not_rounded(tmp_path: Path) -> None:
+    """97.5 % would pass for 98 %, and one copy of 3,600 for none."""
+
+    def change(result: Any) -> None:
+        result["budget"] = 0.025
+        result["outcomes"][0]["first"] = {"copies": 1, "seeds": 3600}
+
+    run = rewritten(mitigated_run(tmp_path, memorized=1), change)
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    manifest["settings"]["settings"] |= {"alpha": 0.0025, "confidence": 0.975}
+    run.write("manifest.json", json.dumps(manifest))
+    page = words(write_report(Run.load(run.folder)).read_text(encoding="utf-8"))
+    assert "up to 2.5 % were allowed" in page
+    assert "a copy rate above 0.25 % is excluded at 97.5 % over the whole search" in page
+    assert "at most 5 % of images of other prompts would pass for copies" in page
+    assert "750.0 → 0.3 copies per 1,000 images" in page
+
+
 def articles(page: str) -> dict[int, str]:
     return {int(index): content for index, content in ARTICLE.findall(page)}
 
