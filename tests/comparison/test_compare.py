@@ -642,6 +642,21 @@ def test_the_terminal_shows_the_same(made: Made, capsys: pytest.CaptureFixture[s
     assert "noise-magnitude" in published
 
 
+def test_upper_bounds_are_rounded_up(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    first, *others = made.comparison.methods
+    comparison = replace(made.comparison, methods=(replace(first, bound=0.03841), *others))
+    _print_comparison(comparison)
+    assert " 3.9 % " in capsys.readouterr().out
+    run = Run.load(made.folder)
+    result = run.folder / "comparison.json"
+    before = result.read_bytes()
+    try:
+        run.write(result.name, json.dumps(comparison.to_json()))
+        assert "3.9&nbsp;%" in write_comparison(run).read_text()
+    finally:
+        result.write_bytes(before)
+
+
 def test_the_page_of_the_docs_comes_from_records(made: Made, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     committed = (root / "docs" / "compare.md").read_text(encoding="utf-8")
