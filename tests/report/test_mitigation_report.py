@@ -492,7 +492,7 @@ def test_an_audit_shows_its_verdicts_where_there_is_one(tmp_path: Path) -> None:
     page = words(write_report(run).read_text())
     soft = page.index("this edit. Their records")
     assert page.index("another edit than this one") < soft  # by name
-    assert "searched without bound audit/soft : L4 on 7 images, budget up to 25 L5:" in page
+    assert "searched without bound audit/soft : L4 on 6 images, budget up to 25 L5:" in page
     assert "image not possible: no tokenizer L3:" in page
     annex = page[page.index("I. Residual risk") :]
     assert annex.startswith(
