@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
 from architectures import make
@@ -39,6 +40,7 @@ from unmemorize.hardening import (
     HardeningInputs,
     _examples,
     _forecast,
+    _harden,
     forecast_hardening,
     harden_all,
     open_hardening,
@@ -257,6 +259,23 @@ def test_the_model_may_be_wrapped_again_to_resume(
     torch.nn.init.zeros_(other.unet.conv_out.weight)
     with pytest.raises(RunError, match="which is not the model given"):
         harden_all(again, other, inputs)
+
+
+def test_one_process_trains_and_others_wait(
+    finished: Made, make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, model = finished
+    run, inputs = make_run(tmp_path / "run", model)
+
+    def watched(*given: Any) -> Any:
+        with pytest.raises(Timeout):
+            FileLock(run.folder / ".edit.json.lock").acquire(blocking=False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_harden, "_trained", watched)
+    with pytest.raises(KeyboardInterrupt):
+        harden_all(run, model, inputs)
+    FileLock(run.folder / ".edit.json.lock").acquire(blocking=False).lock.release()
 
 
 def test_the_trained_model_is_judged_by_controls_in_it(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from unmemorize._errors import MitigationError, RunError
 from unmemorize._files import hash_texts, read_tensors, to_json, write_tensors
+from unmemorize._locks import made_once
 from unmemorize._prompts import Prompt
 from unmemorize.audit import (
     AuditResult,
@@ -138,7 +139,8 @@ def harden_all(
         run: a run with prompts and their images, opened by `open_hardening` with these inputs.
         pipe: the unedited model. Its weights are trained in place and put back at the end.
         inputs: what to work with.
-        execution: who draws and judges. Attack and training of the rounds are done here.
+        execution: who draws and judges. Attack and training of the rounds are done here: of several
+            shards, by the first that comes to it, and the others wait.
         announce: opens the progress of each stage by its title. By default all stages report to the
             callback of ``execution``, one after the other.
 
@@ -155,9 +157,10 @@ def harden_all(
     refuse_other_model(run, model)  # and know its fingerprint before its weights are trained
     execution, prompts = execution or Execution(), run_prompts(run)
     announce = announce or announced_by(execution)
-    if not (run.folder / EDIT).exists():
-        hardened = _trained(run, model, targets_of(prompts), inputs, settings, announce)
-        EditFile.of(model, hardened, found={"run": run.manifest.kind}).save(run.folder / EDIT)
+    with made_once(run.folder / EDIT):  # shards must go on with the same weights
+        if not (run.folder / EDIT).exists():
+            hardened = _trained(run, model, targets_of(prompts), inputs, settings, announce)
+            EditFile.of(model, hardened, found={"run": run.manifest.kind}).save(run.folder / EDIT)
     file = EditFile.load(run.folder / EDIT)
     ordinary = _price(run, model, file.edit, inputs, settings, execution, announce)
     judged = inputs.judging(file.edit)
