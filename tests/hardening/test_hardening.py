@@ -34,6 +34,7 @@ from unmemorize import (
     bake,
     load_pipeline,
     verify,
+    write_report,
 )
 from unmemorize.audit import STARTS, AuditInputs, Bench, edit_text
 from unmemorize.hardening import (
@@ -175,6 +176,13 @@ def test_the_caller_may_have_switched_gradients_off(
         attack.scores for attack in result.attacks if attack.round == 1
     ]
     assert off.rounds[0].forgotten == result.rounds[0].forgotten
+
+
+def test_its_audit_has_the_page(finished: Made) -> None:
+    _, run, _ = finished
+    with pytest.raises(RunError, match=f"no page of its own.*unmemorize report {run.folder}/audit"):
+        write_report(run)
+    assert write_report(run.folder / "audit").is_file()
 
 
 def test_only_the_named_weights_change(finished: Made) -> None:
