@@ -89,8 +89,8 @@ def match_references(folder: str | Path, prompts: Sequence[Prompt]) -> MatchedRe
             images[index].append(path)
     unmatched = tuple(path for path in sorted(numbered_by) if not found.get(path))
     if unmatched:
-        names = listed([str(path.relative_to(folder)) for path in unmatched])
-        log.warning("%s: %d images belong to no prompt: %s", folder, len(unmatched), names)
+        first = listed([str(path.relative_to(folder)) for path in unmatched])
+        log.warning("%s: %d images belong to no prompt: %s", folder, len(unmatched), first)
     return MatchedReferences(
         images={index: _distinct(paths) for index, paths in sorted(images.items())},
         unmatched=unmatched,
