@@ -101,6 +101,18 @@ def test_shares_of_the_settings_are_not_rounded(tmp_path: Path) -> None:
     assert "750.0 → 0.3 copies per 1,000 images" in page
 
 
+def test_where_agreement_is_compared_its_level_is_told_to_be_rough(
+    tmp_path: Path, page: str
+) -> None:
+    def change(result: Any) -> None:
+        result["outcomes"][0]["measure"] = "agreement"
+
+    run = rewritten(mitigated_run(tmp_path, memorized=1), change)
+    sentence = "Where agreement is compared, up to four times as many may pass"
+    assert sentence in write_report(run).read_text(encoding="utf-8")
+    assert sentence not in page
+
+
 def articles(page: str) -> dict[int, str]:
     return {int(index): content for index, content in ARTICLE.findall(page)}
 
