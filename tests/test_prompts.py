@@ -107,6 +107,15 @@ def test_no_group_has_the_name_of_a_total(tmp_path: Path, name: str) -> None:
         read_prompts(tmp_path / "p.csv")
 
 
+def test_no_memorized_prompt_is_in_the_group_of_the_others(tmp_path: Path) -> None:
+    """Detection would count it among those that it compares memorized prompts with."""
+    (tmp_path / "p.csv").write_text(
+        "prompt,kind,group\nfirst,,unmemorized\nsecond,VM,unmemorized\n"
+    )
+    with pytest.raises(PromptError, match=r"p.csv, row 2: prompt 'second': its kind is 'VM'\. So"):
+        read_prompts(tmp_path / "p.csv")
+
+
 def test_jsonl(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text(
@@ -208,7 +217,7 @@ def test_many_rows_without_a_caption_are_counted(
     (tmp_path / "p.csv").write_text("caption,kind\na,\n" + ",\n" * 30)
     assert len(read_prompts(tmp_path / "p.csv")) == 1
     assert "30 rows" in caplog.text
-    assert caplog.messages[0].endswith("row 21, ...")
+    assert caplog.messages[0].endswith("row 11 and 20 more")
 
 
 WRONG_TYPES: list[Any] = [None, 3, 2.5, [], ["a"], {}, {"a": 1}, b"p.txt", ""]

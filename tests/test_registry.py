@@ -25,6 +25,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "gone = no_such_module_anywhere:Circle",
         "renamed = collections:Circle",
         "ordered = collections:OrderedDict",
+        f"[{GROUP}-reserved]",
+        "none = collections:deque",
+        "all = collections:deque",
+        "a/b = collections:deque",
+        "all-of-it = collections:deque",
         "[unmemorize.others]",
         "elsewhere = collections:deque",
     ]
@@ -76,6 +81,15 @@ def test_a_name_of_two_implementations_is_refused() -> None:
     registry = Registry[type](GROUP, {"circle": "collections:deque"})
     with pytest.raises(UnmemorizeError, match=r"more than once .*collections:Counter, .*deque"):
         registry.get("circle")
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("name", ["none", "all", "a/b"])
+def test_a_name_that_stands_for_something_else_is_refused(name: str) -> None:
+    registry = Registry[type](f"{GROUP}-reserved", error=MetricError)
+    with pytest.raises(MetricError, match=rf"'{name}': registered as .*collections:deque.* rename"):
+        registry.get(name)
+    assert registry.get("all-of-it") is deque
 
 
 @pytest.mark.usefixtures("installed")

@@ -16,6 +16,7 @@ from unmemorize._errors import PromptError
 from unmemorize._files import as_path, parse_json
 from unmemorize._paths import entries, is_file, is_folder
 from unmemorize._prompts import Kind, Prompt
+from unmemorize._words import MOST_LISTED, listed
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ _KINDS: Mapping[str, Kind | None] = {
     "N": None,
 }
 """The kinds, and what Webster calls them: matching, retrieval and template verbatim, or none."""
-_NAMED = 20
-"""How many rows a warning names."""
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -114,14 +113,13 @@ class _Rows:
 
     def add(self, where: str) -> None:
         self.count += 1
-        if len(self.first) < _NAMED:
+        if len(self.first) < MOST_LISTED:
             self.first.append(where)
 
     def warn(self, path: Path) -> None:
         if self.count:
-            more = ", ..." if self.count > len(self.first) else ""
-            listed = ", ".join(self.first)
-            log.warning("%s: %d rows %s: %s%s", path, self.count, self.problem, listed, more)
+            rows = listed(self.first, self.count)
+            log.warning("%s: %d rows %s: %s", path, self.count, self.problem, rows)
 
 
 def _prompts_of_rows(

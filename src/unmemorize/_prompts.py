@@ -10,6 +10,7 @@ from typing import Literal
 
 from unmemorize._errors import PromptError
 from unmemorize._files import type_in_words
+from unmemorize._words import listed
 
 _logger = logging.getLogger("unmemorize")
 
@@ -21,9 +22,6 @@ ALL_GROUPS = "all"
 """All suspects together in a comparison. No group has this name."""
 OVERALL = "overall"
 """The column of all prompts of interest in a summary. No group and no label has this name."""
-
-_NAMED = 20
-"""How many prompts a warning names."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class Prompt:
         paraphrases: other wordings, which tell whether an edit holds beside the caption itself.
 
     Raises:
-        PromptError: the text is empty, a value is of another type, the group has a reserved name,
-            or a text is no UTF-8.
+        PromptError: the text is empty, a value is of another type, the group has a reserved name or
+            contradicts the kind, or a text is no UTF-8.
     """
 
     text: str
@@ -74,6 +72,12 @@ class Prompt:
                 "in the column group."
             )
             raise self._error("its group", self.group, way_out)
+        if self.group == UNMEMORIZED and self.kind:
+            way_out = (
+                "So it is memorized, but its group (or the option --unmemorized) says that it is "
+                "not. Change one of the two."
+            )
+            raise self._error("its kind", self.kind, way_out)
         if not _is_sequence_of(self.images, (str, PurePath)):
             raise self._error("images", self.images, "Give a list of paths.")
         if not _is_sequence_of(self.more_urls, str):
@@ -211,12 +215,10 @@ def as_suspects(prompts: Iterable[str | Prompt]) -> list[Prompt]:
         of_text.setdefault(prompt.text, []).append(prompt)
     merged = [same for same in of_text.values() if len(same) > 1]
     if merged:
-        more = f" and {len(merged) - _NAMED} more" if len(merged) > _NAMED else ""
         _logger.warning(
             "Suspects of the same text count once, with the training images and paraphrases of all "
-            "of them: %s%s",
-            ", ".join(map(_named_together, merged[:_NAMED])),
-            more,
+            "of them: %s",
+            listed([_named_together(same) for same in merged]),
         )
     return [same[0] if len(same) == 1 else _merged(same) for same in of_text.values()]
 

@@ -8,6 +8,7 @@ A package registers an implementation as an entry point, for example in its ``py
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar, cast
@@ -16,6 +17,8 @@ from unmemorize._errors import UnmemorizeError
 
 Implementation = TypeVar("Implementation")
 _PACKAGE = "unmemorize"
+_NAME = re.compile(r"(?!(all|none)$)[\w.-]+")
+"""What names look like: all and none stand for whole lists, and names are parts of file names."""
 
 
 class Registry(Generic[Implementation]):
@@ -54,8 +57,8 @@ class Registry(Generic[Implementation]):
         """Import the implementation of a name.
 
         Raises:
-            UnmemorizeError: or the error given to the registry. The name is unknown or registered
-                twice, or its implementation cannot be imported.
+            UnmemorizeError: or the error given to the registry. The name is unknown, registered
+                twice or not possible, or its implementation cannot be imported.
         """
         point = self._entry_point(name)
         try:
@@ -80,6 +83,13 @@ class Registry(Generic[Implementation]):
             known = ", ".join(self.names()) or "none"
             raise self._error(
                 f"{name!r}: nothing of this name is registered as {self.group}. Known: {known}."
+            )
+        if not _NAME.fullmatch(name):
+            raise self._error(
+                f"{name!r}: registered as {self.group} ({', '.join(sorted(candidates))}), but not "
+                "a name for it. Names have letters, digits, dots, hyphens and underscores, and are "
+                "not all or none, which stand for whole lists. Uninstall the package, or have it "
+                "renamed."
             )
         if len(candidates) > 1:
             raise self._error(

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from architectures import make
 from colours import noise
+from conftest import make_pipeline
 from unmemorize import (
     AuditError,
     AuditResult,
@@ -195,6 +196,15 @@ def test_records_say_what_was_found(finished: tuple[AuditResult, Run]) -> None:
     assert any(gain != 0 for gain in later.gains)
     for name in (later.state, later.image):
         assert (run.folder / name).exists()
+
+
+def test_an_audit_goes_on_with_its_own_model_only(
+    finished: tuple[AuditResult, Run], inputs: AuditInputs
+) -> None:
+    other = make_pipeline()
+    torch.nn.init.zeros_(other.unet.conv_out.weight)
+    with pytest.raises(RunError, match="which is not the model given"):
+        audit_all(finished[1], other, inputs)
 
 
 def test_a_finished_audit_does_nothing_and_another_one_is_refused(

@@ -242,6 +242,18 @@ def test_detection_bounds_the_share_of_false_discoveries(
     assert (code, "this threshold has none" in err) == (1, True)
 
 
+def test_prompts_known_as_memorized_are_not_counted_as_others(
+    cli: Cli, finished: Path, tmp_path: Path
+) -> None:
+    prompts = finished / "prompts.csv"
+    words = ("--prompts", prompts, "--unmemorized", prompts, "--threshold", finished / "t.json")
+    code, _, err = cli("detect", *model_words(finished), *words, "-o", tmp_path / "run")
+    assert code == 1
+    assert (
+        "its kind is 'VM'. So it is memorized, but its group (or the option --unmemorized)" in err
+    )
+
+
 def test_detection_tells_how_well_it_tells_apart(cli: Cli, finished: Path, tmp_path: Path) -> None:
     common = ("detect", *model_words(finished), "--prompts", finished / "prompts.csv")
     code, out, _ = cli(

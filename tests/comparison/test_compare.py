@@ -58,6 +58,7 @@ from unmemorize.comparison import (
     _forecast,
     chosen_detectors,
     chosen_methods,
+    compare_all,
     forecast_comparison,
 )
 from unmemorize.comparison._drawn import DrawnRecord
@@ -65,6 +66,7 @@ from unmemorize.comparison._methods import method_rows
 from unmemorize.engines import Execution, Progress
 from unmemorize.generation import generate_each
 from unmemorize.methods import MITIGATIONS
+from unmemorize.methods._random_tokens import RandomTokens
 from unmemorize.metrics import _detection, read_image
 from unmemorize.mitigation._ordinary import packed
 from unmemorize.report import write_comparison
@@ -565,6 +567,25 @@ def test_methods_with_neurons_need_statistics(made: Made, tmp_path: Path) -> Non
         compare(made.pipe, tmp_path / "run", made.suspects, inputs)
 
 
+def test_a_comparison_goes_on_with_its_own_model_only(made: Made) -> None:
+    other = make_pipeline()
+    torch.nn.init.zeros_(other.unet.conv_out.weight)
+    with pytest.raises(RunError, match="which is not the model given"):
+        compare_all(made.folder, other, made.inputs, detectors=DETECTORS)
+
+
+def test_no_method_is_called_like_the_unedited_model(made: Made, tmp_path: Path) -> None:
+    """Its images would pass for those that all others are compared with."""
+
+    class Unnamed(RandomTokens):
+        kind = "none"
+
+    with pytest.raises(MitigationError, match="none: tables call the unedited model so"):
+        compare(
+            made.pipe, tmp_path / "run", made.suspects, made.inputs, methods=[Unnamed(strength=1.0)]
+        )
+
+
 def test_other_captions_are_another_run(again: Made) -> None:
     captions = ComparisonCaptions(CAPTIONS.test, CAPTIONS.calibration)
     inputs = replace(again.inputs, captions=captions)
@@ -619,6 +640,21 @@ def test_the_terminal_shows_the_same(made: Made, capsys: pytest.CaptureFixture[s
     assert "seed-similarity" not in out
     assert "0.976" not in methods
     assert "noise-magnitude" in published
+
+
+def test_upper_bounds_are_rounded_up(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    first, *others = made.comparison.methods
+    comparison = replace(made.comparison, methods=(replace(first, bound=0.03841), *others))
+    _print_comparison(comparison)
+    assert " 3.9 % " in capsys.readouterr().out
+    run = Run.load(made.folder)
+    result = run.folder / "comparison.json"
+    before = result.read_bytes()
+    try:
+        run.write(result.name, json.dumps(comparison.to_json()))
+        assert "3.9&nbsp;%" in write_comparison(run).read_text()
+    finally:
+        result.write_bytes(before)
 
 
 def test_the_page_of_the_docs_comes_from_records(made: Made, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from artefacts import (  # noqa: F401 -- fixtures
 )
 from records import localization
 from unmemorize import (
+    CombinedEdit,
+    EditFile,
     ExportError,
     Model,
     NeuronEdit,
@@ -29,6 +31,8 @@ from unmemorize import (
     switched_off,
 )
 from unmemorize.export import model_card, verify
+from unmemorize.generation import PrunedEdit
+from unmemorize.methods import method_of
 from unmemorize.pipelines import folder_of
 
 DENOISER = Path("unet/diffusion_pytorch_model.safetensors")
@@ -76,12 +80,25 @@ def test_neurons_and_what_carries_them_can_be_exported(model: Model, tmp_path: P
         assert model_card(model, given) == model_card(model, expected)
 
 
+def test_an_edit_can_be_exported_without_a_file(model: Model, tmp_path: Path) -> None:
+    key = next(iter(model.value_layers)).replace("to_v", "to_k")
+    neurons = Neurons({next(iter(model.value_layers)): [3]})
+    edit = CombinedEdit((PrunedEdit({key: (1, 5)}), NeuronEdit(neurons, 0.5)))
+    expected = EditFile.of(model, edit)
+    folder = bake(model, edit, tmp_path / "baked")
+    assert verify(folder, model).edit == expected
+    lora, *_ = export_lora(model, edit, tmp_path / "lora")
+    assert verify(lora, model).edit == expected
+    assert model_card(model, edit) == model_card(model, expected)
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
         (None, r"None: there is no edit to export\. .*MitigationResult\.file"),
         ("neurons.json", "Give a NeuronFile, an EditFile such as"),
         ({"mid": [1]}, "Give a NeuronFile, an EditFile such as"),
+        (method_of("random-tokens=2"), "acts on images while they are drawn, and no weights do"),
     ],
 )
 def test_what_is_no_edit_is_not_exported(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
 from architectures import make
@@ -33,12 +34,14 @@ from unmemorize import (
     bake,
     load_pipeline,
     verify,
+    write_report,
 )
 from unmemorize.audit import STARTS, AuditInputs, Bench, edit_text
 from unmemorize.hardening import (
     HardeningInputs,
     _examples,
     _forecast,
+    _harden,
     forecast_hardening,
     harden_all,
     open_hardening,
@@ -160,6 +163,28 @@ def test_rounds_attack_and_train_and_other_attacks_judge(finished: Made) -> None
     assert judged.manifest.inputs.fingerprint == model.fingerprint
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_caller_may_have_switched_gradients_off(
+    mode: Any, finished: Made, make_run: Any, tmp_path: Path
+) -> None:
+    result, _, model = finished
+    settings = replace(SETTINGS, rounds=1)
+    run, inputs = make_run(tmp_path / "run", model, settings)
+    with mode():
+        off = harden_all(run, model, inputs)
+    assert [attack.scores for attack in off.attacks] == [
+        attack.scores for attack in result.attacks if attack.round == 1
+    ]
+    assert off.rounds[0].forgotten == result.rounds[0].forgotten
+
+
+def test_its_audit_has_the_page(finished: Made) -> None:
+    _, run, _ = finished
+    with pytest.raises(RunError, match=f"no page of its own.*unmemorize report {run.folder}/audit"):
+        write_report(run)
+    assert write_report(run.folder / "audit").is_file()
+
+
 def test_only_the_named_weights_change(finished: Made) -> None:
     result, _, model = finished
     assert result.file is not None
@@ -217,6 +242,50 @@ def test_a_run_that_is_stopped_anywhere_ends_in_the_same_bits(
         assert path.read_bytes() == (tmp_path / "run" / "attacks" / path.name).read_bytes()
 
 
+def test_the_model_may_be_wrapped_again_to_resume(
+    finished: Made, make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fingerprint must not be found out while other weights are in place."""
+    result, _, model = finished
+    again, inputs = make_run(tmp_path / "again", model)
+    append = Run.append
+
+    def dying(self: Run, name: str, index: int, record: Any) -> None:
+        append(self, name, index, record)
+        if (name, index) == ("rounds", 0):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "append", dying)
+        with pytest.raises(KeyboardInterrupt):
+            harden_all(again, model, inputs)
+    resumed = harden_all(again, Model(model.pipe), inputs)
+    assert resumed.file is not None
+    assert resumed.edit == result.edit
+    assert resumed.file.fingerprint == model.fingerprint
+    other = make("Stable Diffusion")
+    torch.nn.init.zeros_(other.unet.conv_out.weight)
+    with pytest.raises(RunError, match="which is not the model given"):
+        harden_all(again, other, inputs)
+
+
+def test_one_process_trains_and_others_wait(
+    finished: Made, make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, model = finished
+    run, inputs = make_run(tmp_path / "run", model)
+
+    def watched(*given: Any) -> Any:
+        with pytest.raises(Timeout):
+            FileLock(run.folder / ".edit.json.lock").acquire(blocking=False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_harden, "_trained", watched)
+    with pytest.raises(KeyboardInterrupt):
+        harden_all(run, model, inputs)
+    FileLock(run.folder / ".edit.json.lock").acquire(blocking=False).lock.release()
+
+
 def test_the_trained_model_is_judged_by_controls_in_it(
     make_run: Any, files: list[Path], tmp_path: Path, finished: Made, monkeypatch: Any
 ) -> None:
@@ -255,12 +324,36 @@ def test_the_trained_model_is_judged_by_controls_in_it(
     assert audit.manifest.settings["seeded_by"] == result.edit
 
 
-def test_templates_that_no_control_judges_are_told(finished: Made) -> None:
+def test_the_upper_bound_is_rounded_up(finished: Made) -> None:
+    result, _, _ = finished
+    verdict = replace(result.verdict, images=6, triggered=0, bound=1 - 0.05 ** (1 / 6))
+    assert "(upper bound of the rate 39.4 %)" in replace(result, verdict=verdict).headline
+
+
+def test_what_is_not_judged_is_told(finished: Made) -> None:
     result = finished[0]
-    some = replace(result, verdict=replace(result.verdict, images=1))
-    assert any(note.startswith("Not judged: 1 of 2 images.") for note in some.notes)
-    nothing = replace(result, control="", verdict=replace(result.verdict, tau=None, images=0))
-    assert nothing.notes == (result.hold_out,)
+    some = replace(result, verdict=replace(result.verdict, images=1, unjudged=1))
+    assert any(note.startswith("Not judged: 1 of 2 images") for note in some.notes)
+    verdict = replace(result.verdict, tau=None, images=0, unjudged=2)
+    assert replace(result, control="", verdict=verdict).notes == (result.hold_out,)
+
+
+def test_prompts_of_one_image_and_templates_are_judged(
+    finished: Made, files: list[Path], tmp_path: Path
+) -> None:
+    _, _, model = finished
+    first, second = prompts_of(files)
+    noise(9, (16, 16)).save(tmp_path / "other.png")
+    template = Prompt("a map", "TM", images=(files[1], tmp_path / "other.png"))
+    prompts = [first, replace(second, images=first.images), template]
+    inputs = inputs_of(files)
+    run = open_hardening(tmp_path / "run", model, prompts, inputs, replace(SETTINGS, rounds=1))
+    result = harden_all(run, model, inputs)
+    assert (result.verdict.images, result.verdict.unjudged) == (2, 0)
+    assert not any(note.startswith("Not judged") for note in result.notes)
+    assert "Prompts 0, 1 show the same image" in result.notes[2]
+    assert "Templates that are compared as whole images" in result.notes[3]
+    assert HardeningResult.load(run).notes == result.notes
 
 
 @pytest.mark.parametrize(
@@ -342,6 +435,11 @@ def test_substitutes_need_an_edit(
     run, inputs = make_run(tmp_path / "run", finished[2], settings, edit=None)
     with pytest.raises(MitigationError, match=f"the objective {objective} needs an edit that"):
         harden_all(run, finished[2], inputs)
+
+
+def test_captions_to_preserve_are_needed(files: list[Path]) -> None:
+    with pytest.raises(MitigationError, match="without ordinary captions to preserve"):
+        replace(inputs_of(files), keep=())
 
 
 def test_distillation_needs_no_edit(make_run: Any, tmp_path: Path, finished: Made) -> None:

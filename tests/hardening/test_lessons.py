@@ -22,6 +22,7 @@ from unmemorize import HardeningSettings, MitigationError, Model
 from unmemorize.audit import Bench, Target
 from unmemorize.export import export_lora, verify
 from unmemorize.generation import EditFile, LowRank, whole
+from unmemorize.hardening import _training
 from unmemorize.hardening._examples import Examples
 from unmemorize.hardening._shifts import shifts
 from unmemorize.hardening._training import Batch, Lesson, optimizer_of, saved
@@ -359,6 +360,22 @@ def test_the_rate_falls_in_the_last_round_only() -> None:
         for number in (1, 2):
             lesson.train(weights, optimizer, number, found_in(model))
     assert rates == pytest.approx([1e-3] * 4 + [1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_what_is_wanted_is_asked_of_the_old_weights_at_any_step(
+    rank: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many steps are prepared at once."""
+    edits = []
+    for steps in (1, 3, 32):
+        monkeypatch.setattr(_training, "_IN_ADVANCE", steps)
+        model = Model(make_pipeline())
+        lesson = lesson_of(model, steps=2, weights=KEYS, rank=rank, rate=1e-2)
+        with trained(model, lesson.settings) as weights:
+            lesson.train(weights, optimizer_of(weights, 1e-2, 0, {}), 1, found_in(model))
+            edits.append(weights.edit())
+    assert edits[0] == edits[1] == edits[2]
 
 
 def test_both_losses_are_means_of_their_samples() -> None:

@@ -2,8 +2,18 @@ from dataclasses import fields, replace
 from typing import Any, get_args
 
 import pytest
+from diffusers import DiffusionPipeline
 
-from unmemorize import LocalizationSettings, ModelError, NoiseSettings
+from unmemorize import (
+    LocalizationSettings,
+    Model,
+    ModelError,
+    NoiseSettings,
+    Statistics,
+    Threshold,
+    localize,
+)
+from unmemorize.localization import LocalizeTask
 from unmemorize.localization._refinements import REFINEMENTS
 from unmemorize.localization._selection import last_step
 from unmemorize.localization._settings import RefinementMethod
@@ -23,11 +33,6 @@ from unmemorize.localization._settings import RefinementMethod
         ({"scale": float("nan")}, r"scale=nan: not a finite number"),
         ({"theta": 0.5}, r"theta=0.5: must be above theta_floor=1.0.*Choose a lower floor"),
         ({"theta": 1.0}, r"theta=1.0: must be above theta_floor=1.0"),
-        (
-            {"theta_step": 1e-9, "use_top_k": False},
-            r"theta_step=1e-09: .* in 4e\+09 steps, and at most 10000",
-        ),
-        ({"theta": 1e17, "use_top_k": False}, r"theta=1e\+17 would fall to .* larger step"),
         ({"top_k": -1}, r"top_k=-1: expected `int` >= 0\. Choose such a value\."),
         ({"top_k": 1.5}, r"top_k=1.5: expected `int`"),
         ({"top_k": True}, r"top_k=True: expected `int`"),
@@ -51,6 +56,29 @@ from unmemorize.localization._settings import RefinementMethod
 def test_bad_settings_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         LocalizationSettings(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"theta_step": 1e-9}, r"theta_step=1e-09: .* in 4e\+09 steps, and at most 10000"),
+        ({"theta": 1e17}, r"theta=1e\+17 would fall to .* larger step"),
+    ],
+)
+def test_many_steps_are_read_but_not_done(
+    change: dict[str, Any],
+    message: str,
+    bundled: DiffusionPipeline,
+    bundled_statistics: Statistics,
+    bundled_threshold: Threshold,
+) -> None:
+    """Runs of before may hold such settings."""
+    settings = LocalizationSettings(use_top_k=False, **change)
+    task = LocalizeTask(bundled_statistics, bundled_threshold, settings)
+    with pytest.raises(ModelError, match=message):
+        localize(bundled, "a cat", settings=settings)
+    with pytest.raises(ModelError, match=message):
+        task.prepare(Model(bundled))
 
 
 def test_theta_may_take_small_steps_where_the_width_of_layers_ends_the_selection() -> None:

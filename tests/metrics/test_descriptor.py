@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from unmemorize import BundledDescriptor, MetricError, _bundled, testbed
+from unmemorize.metrics import caveat_of, usual_descriptor
 
 
 def test_copies_are_closest_to_their_originals() -> None:
@@ -45,3 +47,23 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
         BundledDescriptor(tmp_path / "text.safetensors")
     with pytest.raises(MetricError, match="cannot be read"):
         BundledDescriptor(tmp_path / "missing.safetensors")
+
+
+class Flat:
+    name = "flat"
+    digest = ""
+
+    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        return torch.ones(len(images), 1)
+
+
+def test_the_bundled_descriptor_is_no_judge_of_other_images(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert usual_descriptor(bundled=True).name == BundledDescriptor.name
+    assert not caplog.messages
+    caveat = caveat_of(usual_descriptor(bundled=False), bundled=False)
+    assert caplog.messages == [caveat]
+    assert "64 x 64 images" in caveat
+    assert caveat_of(BundledDescriptor(), bundled=True) == ""
+    assert caveat_of(Flat(), bundled=False) == ""

@@ -151,11 +151,11 @@ def test_copies_of_an_image_count_once(tmp_path: Path) -> None:
 
 
 def test_images_of_no_prompt_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    put(tmp_path, ["dog.jpg", *(f"other-{number}.png" for number in range(7))])
+    put(tmp_path, ["dog.jpg", *(f"other-{number:02}.png" for number in range(12))])
     matched = match_references(tmp_path, ANIMALS)
-    assert (matched.by, list(matched.images), len(matched.unmatched)) == ("name", [0], 7)
-    assert "7 images belong to no prompt: other-0.png, other-1.png" in caplog.text
-    assert "other-5" not in caplog.text
+    assert (matched.by, list(matched.images), len(matched.unmatched)) == ("name", [0], 12)
+    assert "12 images belong to no prompt: other-00.png, other-01.png" in caplog.text
+    assert "other-10" not in caplog.text
 
 
 @pytest.mark.parametrize("folder", [["a.png"], Image.new("RGB", (2, 2)), 3, ""])

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Sequence
 
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from unmemorize import Prompt
 from unmemorize.mitigation import warn_of_few_captions
+from unmemorize.mitigation._confirmation import confirmed_by, null_of
+from unmemorize.mitigation._copy_test import Null
 
 
 @pytest.mark.parametrize(
@@ -25,3 +34,45 @@ def test_few_captions_do_not_bound_false_copies(
     texts = [f"caption {number}" for number in range(captions)]
     warn_of_few_captions([*texts, *texts], rate, most)
     assert (f"rests on images of {captions} ordinary captions" in caplog.text) == warns
+
+
+class Fixed:
+    """Returns the embeddings that images were made with."""
+
+    name = "fixed"
+    digest = ""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = F.normalize(rows, dim=1)
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        return self.rows[[image.getpixel((0, 0)) for image in images]]
+
+
+def numbered(numbers: Sequence[int]) -> list[Image.Image]:
+    return [Image.new("L", (8, 8), number) for number in numbers]
+
+
+@pytest.mark.parametrize("others", [999, 998])
+def test_a_memorized_suspect_among_the_ordinary_captions_is_confirmed(others: int) -> None:
+    """Its own copies would be the level that copies must exceed."""
+    generator = torch.Generator().manual_seed(0)
+    training = torch.randn(1, 64, generator=generator)
+    copies = training + 0.3 * torch.randn(11, 64, generator=generator)
+    ordinary = F.normalize(torch.randn(others, 64, generator=generator), dim=1)
+    descriptor = Fixed(torch.cat([training, copies]))
+    own = descriptor.rows[-1:]
+    captions = ["a cat", *(f"caption {number}" for number in range(others))]
+    embeddings, images = torch.cat([own, ordinary]), numbered([0] * len(captions))
+    whole = Null(embeddings, embeddings, images, 0.001)
+    null = null_of("a cat", captions, whole)
+    assert torch.equal(null.embeddings, ordinary)
+    assert null.others is not None
+    assert len(null.others) == len(null.images) == others
+    assert null_of("a dog", captions, whole) is whole
+    assert null_of("a cat", ["a cat"] * len(captions), whole) is whole
+    unedited = numbered(range(1, 11))
+    found = confirmed_by(Prompt("a cat", "VM"), numbered([0]), unedited, null, descriptor)
+    assert found.copies.copies == 10
+    raised = confirmed_by(Prompt("a cat", "VM"), numbered([0]), unedited, whole, descriptor)
+    assert raised.copies.copies < 10

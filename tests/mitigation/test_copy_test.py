@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from colours import Colours, cosines, noise
 from unmemorize import Prompt, ThresholdError
+from unmemorize.detection import conformal_quantile
 from unmemorize.mitigation._copy_test import Null, copy_tests, medoid
 
 ORDINARY = [noise(seed, (16, 16)) for seed in range(100, 139)]
@@ -101,3 +103,25 @@ def test_too_few_ordinary_images_are_refused() -> None:
 def test_the_medoid_is_most_similar_to_the_others() -> None:
     angles = torch.tensor([0.0, 0.1, 0.2, 0.9])
     assert medoid(torch.stack([angles.cos(), angles.sin()], 1)) == 1
+
+
+@pytest.mark.parametrize(("spread", "low", "high"), [(0.0, 2.5, 4.5), (0.2, 1.5, 3.5)])
+def test_more_images_pass_where_agreement_is_compared(
+    spread: float, low: float, high: float
+) -> None:
+    """Images are compared with the most typical one, and the null compares any two."""
+    generator = torch.Generator().manual_seed(0)
+
+    def embedded(captions: int, images: int) -> torch.Tensor:
+        means = F.normalize(torch.randn(captions, 1, 64, generator=generator), dim=2)
+        widths = (spread * torch.randn(captions, 1, 1, generator=generator)).exp() / 8
+        noises = torch.randn(captions, images, 64, generator=generator)
+        return F.normalize(means + widths * noises, dim=2)
+
+    null, found = embedded(20_000, 2), embedded(4000, 10)
+    level = conformal_quantile((null[:, 0] * null[:, 1]).sum(1).tolist(), 0.001)
+    passed = 0
+    for images in found:
+        scores = images @ images[medoid(images)]
+        passed += int((scores > level).sum()) - 1  # the image itself
+    assert low < passed / (9 * len(found)) / 0.001 < high

@@ -378,7 +378,9 @@ def test_training_images_that_were_changed_are_noticed(
     start: Start, finished: tuple[Any, Run], change: str
 ) -> None:
     """All later stages rest on who is memorized, and on what is a copy."""
-    shutil.copytree(finished[1].folder, start.folder / change)
+    folder = start.folder / change
+    shutil.copytree(finished[1].folder, folder)
+    listed = (folder / "prompts.jsonl").read_bytes()
     kept = {path: path.read_bytes() for path in start.prompts[0].images}
     try:
         for path in kept:
@@ -389,8 +391,12 @@ def test_training_images_that_were_changed_are_noticed(
                 Image.blend(image, noise(7, image.size), 0.1).save(path)
         if change == "one is gone":
             path.unlink()
-        with pytest.raises(RunError, match="'a red cat' are judged in another way"):
+        what = "is gone" if change == "one is gone" else "has changed since"
+        with pytest.raises(RunError, match=f"the training image .* of 'a red cat' {what}"):
             start(folder=change)
+        assert (folder / "prompts.jsonl").read_bytes() == listed  # or evidence would name others
+        with pytest.raises(RunError, match="'a red cat' are judged in another way"):
+            mitigate_all(folder, start.model, start.inputs)
     finally:
         for path, content in kept.items():
             path.write_bytes(content)

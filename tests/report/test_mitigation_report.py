@@ -83,6 +83,36 @@ def test_a_command_with_a_path_that_is_no_text(tmp_path: Path) -> None:
     verify_evidence(tmp_path / "evidence.zip")
 
 
+def test_shares_of_the_settings_are_not_rounded(tmp_path: Path) -> None:
+    """97.5 % would pass for 98 %, and one copy of 3,600 for none."""
+
+    def change(result: Any) -> None:
+        result["budget"] = 0.025
+        result["outcomes"][0]["first"] = {"copies": 1, "seeds": 3600}
+
+    run = rewritten(mitigated_run(tmp_path, memorized=1), change)
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    manifest["settings"]["settings"] |= {"alpha": 0.0025, "confidence": 0.975}
+    run.write("manifest.json", json.dumps(manifest))
+    page = words(write_report(Run.load(run.folder)).read_text(encoding="utf-8"))
+    assert "up to 2.5 % were allowed" in page
+    assert "a copy rate above 0.25 % is excluded at 97.5 % over the whole search" in page
+    assert "at most 5 % of images of other prompts would pass for copies" in page
+    assert "750.0 → 0.3 copies per 1,000 images" in page
+
+
+def test_where_agreement_is_compared_its_level_is_told_to_be_rough(
+    tmp_path: Path, page: str
+) -> None:
+    def change(result: Any) -> None:
+        result["outcomes"][0]["measure"] = "agreement"
+
+    run = rewritten(mitigated_run(tmp_path, memorized=1), change)
+    sentence = "Where agreement is compared, up to four times as many may pass"
+    assert sentence in write_report(run).read_text(encoding="utf-8")
+    assert sentence not in page
+
+
 def articles(page: str) -> dict[int, str]:
     return {int(index): content for index, content in ARTICLE.findall(page)}
 
@@ -474,7 +504,7 @@ def test_an_audit_shows_its_verdicts_where_there_is_one(tmp_path: Path) -> None:
     page = words(write_report(run).read_text())
     soft = page.index("this edit. Their records")
     assert page.index("another edit than this one") < soft  # by name
-    assert "searched without bound audit/soft : L4 on 7 images, budget up to 25 L5:" in page
+    assert "searched without bound audit/soft : L4 on 6 images, budget up to 25 L5:" in page
     assert "image not possible: no tokenizer L3:" in page
     annex = page[page.index("I. Residual risk") :]
     assert annex.startswith(

@@ -197,7 +197,7 @@ def test_sets_with_names_of_their_own_come_last(results: Results) -> None:
 
 
 def test_notes_name_training_images_that_cannot_be_used(results: Results) -> None:
-    missing = References(used=0, missing=tuple(f"{number}.png" for number in range(9)))
+    missing = References(used=0, missing=tuple(f"{number}.png" for number in range(12)))
     unreadable = References(used=0, unreadable=("broken.png",))
     records = {
         0: PromptMetrics(values={}, references=missing),
@@ -205,8 +205,8 @@ def test_notes_name_training_images_that_cannot_be_used(results: Results) -> Non
     }
     metrics = replace(results.metrics[0], prompts=records)
     notes = summary_table(replace(results, metrics=[metrics, metrics])).notes
-    named = ", ".join(f"{number}.png" for number in range(8))
-    assert f"Warning: training images missing: 9 ({named}, ...)." in notes
+    named = ", ".join(f"{number}.png" for number in range(10))
+    assert f"Warning: training images missing: 12 ({named} and 2 more)." in notes
     assert "Warning: training images unreadable: 1 (broken.png)." in notes
     assert not any(note.startswith("Training") for note in summary_table(results).notes)
 

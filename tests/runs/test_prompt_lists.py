@@ -9,9 +9,9 @@ import re
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from diffusers import DiffusionPipeline
@@ -175,6 +175,49 @@ def test_other_prompts_or_another_order_are_another_run(
     started(tmp_path / "run", [Prompt("x"), Prompt("y")])
     with pytest.raises(RunError, match=r"made with prompts .*--new-run or in another folder"):
         started(tmp_path / "run", others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing(AnyRun):
+    """A run whose results rest on training images."""
+
+    compares_images: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "what"),
+    [
+        (b"one", b"two", "has changed since"),
+        (b"one", None, "is gone"),
+        (None, b"two", "was not there before"),
+    ],
+)
+def test_training_images_that_results_rest_on_stay_the_same(
+    before: bytes | None, now: bytes | None, what: str, tmp_path: Path
+) -> None:
+    image = tmp_path / "cat.png"
+    prompts = [Prompt("a dog"), Prompt("a cat", images=(image,))]
+
+    def begun(settings: AnyRun) -> bytes:
+        run = start_run(tmp_path / settings.kind, prompts, settings, INPUTS, model="m")
+        return (run.folder / "prompts.jsonl").read_bytes()
+
+    def put(content: bytes | None) -> None:
+        image.unlink(missing_ok=True)
+        if content is not None:
+            image.write_bytes(content)
+
+    put(before)
+    listed = begun(Comparing())
+    put(now)
+    with pytest.raises(RunError, match=f"the training image .*cat.png of 'a cat' {what}"):
+        begun(Comparing())
+    put(before)
+    assert begun(Comparing()) == listed
+    put(now)
+    file = tmp_path / Comparing.kind / "prompts.jsonl"
+    file.write_bytes(listed[:50])  # what is damaged is made again
+    assert begun(Comparing()) != listed
 
 
 def test_a_new_run_gets_another_folder(model: Model, tmp_path: Path) -> None:

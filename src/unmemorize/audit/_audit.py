@@ -37,7 +37,7 @@ from unmemorize.engines import Execution
 from unmemorize.generation import weight_edits
 from unmemorize.mitigation import Announce, announced_by
 from unmemorize.pipelines import Model, split_path, text_encoders_of
-from unmemorize.runs import Run, run_prompts
+from unmemorize.runs import Run, refuse_other_model, run_prompts
 
 CEILING = "L5"
 """The level that succeeds on any image."""
@@ -71,9 +71,10 @@ def audit_all(
     Raises:
         AuditError: a prompt has no image, or the edit changes the text encoder.
         UnfinishedError: other shards have not done their part yet.
-        RunError: an attack fails, or the run is of another kind.
+        RunError: an attack fails, or the run is of another kind or model.
     """
     settings, model = run.settings(AuditRun).settings, Model.of(pipe)
+    refuse_other_model(run, model)
     _refuse_edited_text(model, inputs)
     prompts = run_prompts(run)
     targets = targets_of(prompts, whole=takes_whole(inputs, settings))

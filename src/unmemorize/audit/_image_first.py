@@ -34,7 +34,7 @@ from unmemorize.audit._targets import refuse_controls_among, refuse_repeated, ta
 from unmemorize.engines import Execution
 from unmemorize.mitigation import Announce, announced_by
 from unmemorize.pipelines import Model
-from unmemorize.runs import Inputs, Run, StoredImage, hash_of_file, read_result
+from unmemorize.runs import Inputs, Run, StoredImage, hash_of_file, read_result, refuse_other_model
 
 RESULT = "images.json"
 
@@ -186,9 +186,10 @@ def audit_images_all(
     Raises:
         AuditError: the attack is not possible on this model.
         UnfinishedError: other shards have not done their part yet.
-        RunError: an attack fails, or the run is of another kind.
+        RunError: an attack fails, or the run is of another kind or model.
     """
     made_of, model = run.settings(ImageAuditRun), Model.of(pipe)
+    refuse_other_model(run, model)
     settings = made_of.settings
     execution = execution or Execution()
     announce = announce or announced_by(execution)

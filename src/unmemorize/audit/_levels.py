@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 from scipy.stats import false_discovery_control
 
+from unmemorize._words import counted
 from unmemorize.detection import conformal_quantile, smallest_rate
 
 
@@ -97,12 +98,13 @@ def ranks_in_words(images: int, controls: int, rate: float) -> str:
         '24 controls: the smallest possible p is 0.04. The image is found at p = 0.05 or less.'
     """
     needed = discoveries_needed(images, controls, rate)
-    named = f"{controls} control{'s' if controls != 1 else ''}"
-    smallest = f"{named}: the smallest possible p is {smallest_p(controls):.3g}. "
+    smallest = (
+        f"{counted(controls, 'control')}: the smallest possible p is {smallest_p(controls):.3g}. "
+    )
     if needed > images:
         return (
             f"{smallest}At a false discovery rate of {rate:g}, nothing can be found among "
-            f"{images} image{'s' if images != 1 else ''}. Give more controls with --controls."
+            f"{counted(images, 'image')}. Give more controls with --controls."
         )
     if images == 1:
         return f"{smallest}The image is found at p = {rate:g} or less."

@@ -60,16 +60,6 @@ def print_hint(*parts: str | Path) -> None:
     print_line(f"Next: {' '.join(word for word in words if word)}", style="dim")
 
 
-def counted(count: int, thing: str) -> str:
-    """Return a count with its noun.
-
-    Examples:
-        >>> counted(1, "neuron"), counted(0, "neuron")
-        ('1 neuron', '0 neurons')
-    """
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
 def print_answer(values: Any = (), **more: Any) -> None:
     """Print the answer of a command as one JSON document, where ``--json`` asks for it.
 

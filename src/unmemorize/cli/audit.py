@@ -148,14 +148,16 @@ def command(
         for path in image:
             if not is_file(path):
                 raise AuditError(f"{path}: no such file. Name images after --image.")
-        refuse_unfit_images(image, inputs)
         rate = rate or _RATE
-        print_line(ranks_in_words(len(image), len(inputs.controls), rate))
+        ranks = ranks_in_words(len(image), len(inputs.controls), rate)
         if dry_run:
+            refuse_unfit_images(image, inputs)
+            print_line(ranks)
             attacked = len(image) + len(inputs.controls)
             print_forecast(forecast_images(loaded, settings, attacked), "attack")
             return
         opened = open_image_audit(run, loaded, image, inputs, settings, rate=rate)
+        print_line(ranks)
         found = audit_images_all(
             opened, loaded, image, inputs, execution=execution, announce=show_progress
         )

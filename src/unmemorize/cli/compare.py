@@ -55,7 +55,7 @@ from unmemorize.comparison import (
 from unmemorize.detection import NoiseSettings
 from unmemorize.engines import silent
 from unmemorize.localization import LocalizationSettings
-from unmemorize.mitigation import with_references
+from unmemorize.mitigation import percent_up, with_references
 from unmemorize.report import write_comparison
 from unmemorize.runs import open_run, refuse_other_run
 
@@ -257,7 +257,7 @@ def _method_table(comparison: Comparison, group: str) -> Table:
             row.method,
             f"{row.strength:g}",
             f"{row.copies.copies}/{row.copies.seeds}",
-            "" if row.bound is None else f"{100 * row.bound:.1f} %",
+            "" if row.bound is None else percent_up(row.bound),
             *map(_number, (row.copy, row.alignment)),
             f"{row.changed}/{row.ordinary}",
         )

@@ -78,6 +78,7 @@ def command(
     defaults = {"noise": noise_settings, **bundled}
     make_settings = localization.published if published else localization.settings
     settings = make_settings(**defaults)
+    settings.refuse_many_steps()
     if not new_run:
         known = {"localization": settings, "detector": detector}
         refuse_other_run(run, loaded, LocalizationRun.kind, known)

@@ -12,6 +12,7 @@ from cyclopts.types import PositiveInt
 
 from unmemorize._bundled import is_bundled, usual_for
 from unmemorize._prompts import as_suspects
+from unmemorize._words import counted
 from unmemorize.cli._common import (
     NO_SUSPECTS,
     choose_statistics,
@@ -25,7 +26,6 @@ from unmemorize.cli._common import (
 )
 from unmemorize.cli._console import (
     console,
-    counted,
     make_table,
     print_answer,
     print_hint,

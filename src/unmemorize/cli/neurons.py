@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from unmemorize.cli._console import console, counted, print_answer, print_hint, print_line
+from unmemorize._words import counted
+from unmemorize.cli._console import console, print_answer, print_hint, print_line
 from unmemorize.cli._groups import OPTIONS
 from unmemorize.cli._model_options import option_of_model
 from unmemorize.neurons import NeuronFile, Operation

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from unmemorize._files import to_json
+from unmemorize._words import counted
 from unmemorize.audit import RESULT as AUDIT_RESULT
 from unmemorize.audit import AuditRun, ImageAuditRun, image_audit_totals
 from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
@@ -44,7 +45,7 @@ def command(run: RunArgument, /) -> None:
     failed = sum(status.failed for status in states)
     count = loaded.manifest.items
     item = "image" if loaded.manifest.kind == ImageAuditRun.kind else "prompt"
-    what = f"{loaded.manifest.kind} of {count} {item}{'' if count == 1 else 's'}"
+    what = f"{loaded.manifest.kind} of {counted(count, item)}"
     headline = f"{'Finished' if finished else 'Not finished'}: {what}."
     print_line(headline + (f" {failed} items failed." if failed else ""), style="bold")
     more: dict[str, str] = {}

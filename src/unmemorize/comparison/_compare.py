@@ -23,7 +23,7 @@ from torch import Tensor
 from unmemorize._errors import MitigationError, RunError, UnfinishedError
 from unmemorize._prompts import Prompt
 from unmemorize.comparison._detectors import DetectorRow, detector_row
-from unmemorize.comparison._drawn import Drawn, DrawTask, read_drawn, spread_captions
+from unmemorize.comparison._drawn import UNEDITED, Drawn, DrawTask, read_drawn, spread_captions
 from unmemorize.comparison._methods import MethodRow, method_rows
 from unmemorize.comparison._once import Once
 from unmemorize.comparison._result import RESULT, TABLE, Comparison
@@ -47,7 +47,7 @@ from unmemorize.mitigation import (
     warn_of_few_captions,
 )
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, stream_prompts
+from unmemorize.runs import Run, refuse_other_model, stream_prompts
 
 
 def compare_all(
@@ -79,16 +79,18 @@ def compare_all(
 
     Raises:
         MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; two
-            have the same text; or statistics or threshold are missing.
+            have the same text; a method has the name of the unedited model; or statistics or
+            threshold are missing.
         UnfinishedError: other shards have not done their part yet.
-        RunError: unedited images cannot be made, or the run is of another kind.
+        RunError: unedited images cannot be made, or the run is of another kind or model.
         ThresholdError: there are too few ordinary images for the rate of false copies.
     """
     run = Run.of(run)
     settings = run.settings(ComparisonRun).settings
     model, execution = Model.of(pipe), execution or Execution()
+    refuse_other_model(run, model)
     announce = announce or announced_by(execution)
-    _refuse_missing(methods, inputs)
+    _refuse_unfit(methods, inputs)
     inputs = replace(inputs, descriptor=Once(inputs.descriptor))
     stages = _Stages(
         run, model, settings.confirmation, inputs.descriptor, inputs.clip, execution, announce
@@ -329,8 +331,12 @@ class _Work:
         return True
 
 
-def _refuse_missing(methods: Sequence[Mitigation], inputs: ComparisonInputs) -> None:
+def _refuse_unfit(methods: Sequence[Mitigation], inputs: ComparisonInputs) -> None:
     for method in methods:
+        if method.name == UNEDITED:
+            raise MitigationError(
+                f"{method.name}: tables call the unedited model so. Give the method another name."
+            )
         if refinement_of(method) and (inputs.statistics is None or inputs.threshold is None):
             raise MitigationError(
                 f"{method.name}: it needs localized neurons, but statistics or threshold are "

@@ -202,6 +202,7 @@ class ComparisonRun:
     """
 
     kind: ClassVar[str] = "comparison"
+    compares_images: ClassVar[bool] = True
 
     settings: ComparisonSettings
     captions: str

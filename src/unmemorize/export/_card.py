@@ -75,7 +75,8 @@ def model_card(
 
     Args:
         pipe: the base model. The card of its folder, if any, names its license.
-        neurons: a neuron file or edit file, or neurons to switch off (also as a localization).
+        neurons: a neuron file, an edit file or an edit, or neurons to switch off (also as a
+            localization).
         run: an evaluated run, for the numbers before and after.
         lora: whether the card is for a LoRA.
         layout: the only layout in which the LoRA is written, see `export_lora`.

@@ -10,6 +10,7 @@ from typing import Any
 
 from unmemorize._errors import ExportError, NeuronError
 from unmemorize._files import as_path, from_json, parse_json, read_json, to_json
+from unmemorize._words import counted
 from unmemorize.export._rows import Header, read_header
 from unmemorize.generation import (
     ClosedFormEdit,
@@ -60,19 +61,19 @@ def describe(edit: Edit) -> str:
     """
     if isinstance(edit, NeuronEdit):
         state = "switched off" if not edit.scale else f"at {edit.scale:g} of full strength"
-        return f"{_counted(len(edit.neurons), 'value neuron')} {state}"
+        return f"{counted(len(edit.neurons), 'value neuron')} {state}"
     if isinstance(edit, ClosedFormEdit):
-        captions = _counted(len(edit.erase), "caption")
+        captions = counted(len(edit.erase), "caption")
         weights = " and ".join(f"{weight:g}" for weight in sorted({e.weight for e in edit.erase}))
         return f"{captions} moved (closed form, weight {weights})"
     if isinstance(edit, ClosedFormNeuronEdit):
-        neurons = _counted(len(edit.owners()), "value neuron")
-        return f"{neurons} moved for {_counted(len(edit.reread), 'caption')} (closed form)"
+        neurons = counted(len(edit.owners()), "value neuron")
+        return f"{neurons} moved for {counted(len(edit.reread), 'caption')} (closed form)"
     if isinstance(edit, PrunedEdit):
-        pruned = _counted(sum(map(len, edit.entries.values())), "weight")
-        return f"{pruned} of {_counted(len(edit.entries), 'layer')} set to zero"
+        pruned = counted(sum(map(len, edit.entries.values())), "weight")
+        return f"{pruned} of {counted(len(edit.entries), 'layer')} set to zero"
     if isinstance(edit, WeightEdit):
-        tensors = _counted(len(edit.differences), "tensor")
+        tensors = counted(len(edit.differences), "tensor")
         by = "" if edit.rank is None else f" by matrices of rank {edit.rank}"
         return f"{tensors} of weights moved{by} ({edit.source or 'training'})"
     if isinstance(edit, CombinedEdit):
@@ -174,7 +175,3 @@ def _from_json(content: Mapping[str, Any], path: Path) -> AnyEditFile:
     if str(content.get("schema")).startswith(_EDIT_SCHEMA):
         return EditFile.from_json(content, path)
     return NeuronFile.from_json(content, str(path))
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count != 1 else ''}"

@@ -43,7 +43,8 @@ def bake(
 
     Args:
         pipe: the model, loaded from a folder or from the Hub.
-        neurons: a neuron file or edit file, or neurons to switch off (also as a localization).
+        neurons: a neuron file, an edit file or an edit, or neurons to switch off (also as a
+            localization).
         folder: where the copy goes; it must not exist.
         card: the README.md of the copy, see `model_card`. None copies the base's.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from unmemorize._errors import ExportError
 from unmemorize._files import type_in_words
 from unmemorize.export._carried import AnyEditFile, edit_of
-from unmemorize.generation import LayerChange
+from unmemorize.generation import Edit, EditFile, LayerChange
 from unmemorize.neurons import HasNeurons, NeuronFile, Neurons
 from unmemorize.pipelines import (
     Model,
@@ -58,15 +59,15 @@ class Exportable:
         return change.of_weight(value) if name == "weight" else change.of_bias(value)
 
 
-AnyEdit = AnyEditFile | Neurons | HasNeurons
-"""What functions that export take: a file, or neurons of the model itself."""
+AnyEdit = AnyEditFile | Neurons | HasNeurons | Edit
+"""What functions that export take: a file, or neurons or an edit of the model itself."""
 
 
 def as_edit_file(given: AnyEdit | None, model: Model) -> AnyEditFile:
-    """Return a neuron file or edit file itself, or make one of neurons of the model.
+    """Return a neuron file or edit file itself, or make one of neurons or an edit of the model.
 
     Raises:
-        ExportError: it is something else, such as nothing.
+        ExportError: it is something else, such as nothing or an intervention.
         NeuronError: the neurons do not exist in the model.
     """
     if isinstance(given, AnyEditFile):
@@ -76,12 +77,19 @@ def as_edit_file(given: AnyEdit | None, model: Model) -> AnyEditFile:
             "None: there is no edit to export. A mitigation has none (MitigationResult.file) where "
             "no suspect was confirmed, or no edit was found; its outcomes tell which."
         )
-    if not isinstance(getattr(given, "neurons", given), Neurons):
+    if isinstance(getattr(given, "neurons", given), Neurons):
+        return NeuronFile.of(model, cast(HasNeurons, given))
+    if hasattr(given, "changes"):
+        return EditFile.of(model, cast(Edit, given))
+    if hasattr(given, "plan"):
         raise ExportError(
-            f"{given!r:.60}: {type_in_words(given)}. Give a NeuronFile, an EditFile such as the "
-            "file of a MitigationResult, or neurons."
+            f"{given!r:.60}: it acts on images while they are drawn, and no weights do that. Apply "
+            "it with generate, or choose a method that makes an edit."
         )
-    return NeuronFile.of(model, given)
+    raise ExportError(
+        f"{given!r:.60}: {type_in_words(given)}. Give a NeuronFile, an EditFile such as the file "
+        "of a MitigationResult, an edit, or neurons."
+    )
 
 
 def exportable(pipe: DiffusionPipeline | Model, edit: AnyEdit | None) -> Exportable:

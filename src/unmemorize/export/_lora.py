@@ -83,8 +83,8 @@ def export_lora(
 
     Args:
         pipe: the model.
-        neurons: what it does at strength 1: a neuron file or edit file, or neurons to switch off
-            (also as a localization).
+        neurons: what it does at strength 1: a neuron file, an edit file or an edit, or neurons to
+            switch off (also as a localization).
         folder: where it goes. It must not hold a LoRA of these names, nor a card if one is given.
         layout: "diffusers" or "kohya" for one file alone. None writes all that fit the model.
         card: a README.md to go with it, see `model_card`.

@@ -73,7 +73,8 @@ def export_single_file(
 
     Args:
         pipe: the model, loaded from a diffusers folder with the same weights.
-        neurons: a neuron file or edit file, or neurons to switch off (also as a localization).
+        neurons: a neuron file, an edit file or an edit, or neurons to switch off (also as a
+            localization).
         base: the single file (safetensors), in any layout.
         output: where the copy goes. It appears when it is complete.
 

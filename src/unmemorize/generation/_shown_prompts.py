@@ -13,7 +13,7 @@ from unmemorize.generation._generate import GenerationSettings
 from unmemorize.generation._neuron_sets import Localizations
 from unmemorize.localization import Localization, LocalizationRun, read_localizations
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, stream_prompts
+from unmemorize.runs import Run, refuse_other_model, stream_prompts
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def shown_prompts(
         RunError: nothing is localized, the run is of another model, its localization used the same
             seed, or the label is no name of a folder, or that of a group.
     """
-    _refuse_other_model(run, model)
+    refuse_other_model(run, model)
     _refuse_seed_of_localization(run, settings.seed)
     localizations = read_localizations(run, only_memorized=True)
     memorized, groups = _memorized_prompts(run, localizations)
@@ -82,14 +82,6 @@ def shown_prompts(
         memorized=chosen,
         localizations=localizations,
     )
-
-
-def _refuse_other_model(run: Run, model: Model) -> None:
-    if not model.matches(run.manifest.inputs.fingerprint):
-        raise RunError(
-            f"{run.folder}: the run is one of {run.manifest.model}, which is not the model given. "
-            "Generate with the same model."
-        )
 
 
 def _refuse_seed_of_localization(run: Run, seed: int) -> None:

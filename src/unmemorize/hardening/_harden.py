@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from unmemorize._errors import MitigationError, RunError
 from unmemorize._files import hash_texts, read_tensors, to_json, write_tensors
+from unmemorize._locks import made_once
 from unmemorize._prompts import Prompt
 from unmemorize.audit import (
     AuditResult,
@@ -70,7 +72,14 @@ from unmemorize.mitigation import (
     read_ordinary,
 )
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, drive_to_end, hash_of_file, open_run, run_prompts
+from unmemorize.runs import (
+    Run,
+    drive_to_end,
+    hash_of_file,
+    open_run,
+    refuse_other_model,
+    run_prompts,
+)
 
 AUDIT = "audit"
 """The folder of the judging attacks."""
@@ -115,6 +124,7 @@ def open_hardening(
     return open_run(folder, model, prompts, made_of, new=new)
 
 
+@torch.inference_mode(False)  # the caller may have switched gradients off
 def harden_all(
     run: Run,
     pipe: DiffusionPipeline | Model,
@@ -129,7 +139,8 @@ def harden_all(
         run: a run with prompts and their images, opened by `open_hardening` with these inputs.
         pipe: the unedited model. Its weights are trained in place and put back at the end.
         inputs: what to work with.
-        execution: who draws and judges. Attack and training of the rounds are done here.
+        execution: who draws and judges. Attack and training of the rounds are done here: of several
+            shards, by the first that comes to it, and the others wait.
         announce: opens the progress of each stage by its title. By default all stages report to the
             callback of ``execution``, one after the other.
 
@@ -140,14 +151,16 @@ def harden_all(
         MitigationError: there is no edit, it leaves the copies, or the model cannot be trained.
         AuditError: a prompt has no image, or the model has no single text embedding.
         UnfinishedError: other shards have not done their part yet.
-        RunError: a stage fails, or the run is of another kind.
+        RunError: a stage fails, or the run is of another kind or model.
     """
     settings, model = run.settings(HardeningRun).settings, Model.of(pipe)
+    refuse_other_model(run, model)  # and know its fingerprint before its weights are trained
     execution, prompts = execution or Execution(), run_prompts(run)
     announce = announce or announced_by(execution)
-    if not (run.folder / EDIT).exists():
-        hardened = _trained(run, model, targets_of(prompts), inputs, settings, announce)
-        EditFile.of(model, hardened, found={"run": run.manifest.kind}).save(run.folder / EDIT)
+    with made_once(run.folder / EDIT):  # shards must go on with the same weights
+        if not (run.folder / EDIT).exists():
+            hardened = _trained(run, model, targets_of(prompts), inputs, settings, announce)
+            EditFile.of(model, hardened, found={"run": run.manifest.kind}).save(run.folder / EDIT)
     file = EditFile.load(run.folder / EDIT)
     ordinary = _price(run, model, file.edit, inputs, settings, execution, announce)
     judged = inputs.judging(file.edit)
@@ -282,5 +295,6 @@ def _result(
         edit=digest(file.edit),
         hold_out=hold_out,
         control=control,
+        remarks=audit.remarks,
         file=file,
     )

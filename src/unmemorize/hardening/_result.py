@@ -9,7 +9,7 @@ from typing import Any
 from unmemorize._files import to_json
 from unmemorize.audit import BudgetVerdict, Start
 from unmemorize.generation import EditFile
-from unmemorize.mitigation import EDIT, OrdinaryChange
+from unmemorize.mitigation import EDIT, OrdinaryChange, percent_up
 from unmemorize.runs import Run, read_result
 
 RESULT = "hardening.json"
@@ -65,6 +65,7 @@ class HardeningResult:
         edit: the digest of the edit.
         hold_out: which judging attacks training has seen, and which not.
         control: what the level of a copy rests on; empty without never-trained images.
+        remarks: see `unmemorize.AuditResult`.
         file: the edit with its model, for `bake` and `export_lora`; not part of the JSON.
     """
 
@@ -75,6 +76,7 @@ class HardeningResult:
     edit: str
     hold_out: str = ""
     control: str = ""
+    remarks: tuple[str, ...] = ()
     file: EditFile | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -92,7 +94,7 @@ class HardeningResult:
         return (
             f"{verdict.attack} with {verdict.budget} steps brings back {verdict.triggered} of "
             f"{verdict.images} images above the level of a copy, {verdict.tau:.2f} at the last "
-            f"step (upper bound of the rate {verdict.bound:.0%}). {price}"
+            f"step (upper bound of the rate {percent_up(verdict.bound)}). {price}"
         )
 
     @property
@@ -104,11 +106,11 @@ class HardeningResult:
             if (limit := self.verdict.false_triggers) is not None:
                 note += f" A never-trained image is above it in at most {limit:.3g} of cases."
             notes.append(note)
-        images = len({attack.target for attack in self.attacks})
-        if self.control and (left := images - self.verdict.images):
+        notes += self.remarks
+        if self.control and (left := self.verdict.unjudged):
             notes.append(
-                f"Not judged: {left} of {images} images. They are templates, which are compared by "
-                "their layout, and no never-trained image is. unmemorize audit --twin judges them."
+                f"Not judged: {left} of {left + self.verdict.images} images, since no "
+                "never-trained image is compared in their way."
             )
         if self.verdict.tau is not None:
             notes.append(

@@ -171,11 +171,21 @@ class HardeningInputs:
             the level of a copy, and its twins are left out (see `judging`).
         keep: other ordinary captions, whose images training preserves.
         clip: measures alignment and CLIP-FID of ordinary images.
+
+    Raises:
+        MitigationError: there are no captions to preserve.
     """
 
     audit: AuditInputs
     keep: tuple[str, ...]
     clip: ClipAlignment | None = None
+
+    def __post_init__(self) -> None:
+        if not self.keep:
+            raise MitigationError(
+                "keep=(): without ordinary captions to preserve, training would change all images. "
+                "Give some with OrdinaryCaptions(ordinary, keep), none of which is among ordinary."
+            )
 
     def judging(self, edit: Edit) -> AuditInputs:
         """Return what judges a trained edit.

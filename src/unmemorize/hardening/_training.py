@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ _EMPTY = 0.1
 """Share of ordinary images under the empty caption, with which guidance compares."""
 _LEAST, _GROWTH = 0.25, 2.5
 """What errors of predicted noise count: .25 at the least noisy timestep, 3 at the noisiest."""
+_IN_ADVANCE = 32
+"""Steps for which the old weights are put in place at once: their batches are kept meanwhile."""
 _DECAY = 1e-2
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -109,13 +112,12 @@ class Lesson:
         Returns:
             The means of both losses over the steps.
         """
-        with trained.untrained():
-            batches = list(self.batches(number, found))
-        totals = [0.0, 0.0]
-        for left, batch in zip(range(len(batches), 0, -1), batches, strict=True):
+        steps, totals = self._steps, [0.0, 0.0]
+        batches = self._taught(trained, number, found)
+        for left, batch in zip(range(steps, 0, -1), batches, strict=True):
             if self.settings.settle and number == self.settings.rounds:
                 for group in optimizer.param_groups:
-                    group["lr"] = self.settings.rate * left / len(batches)
+                    group["lr"] = self.settings.rate * left / steps
             predicted = self.bench.predict(
                 batch.latents, batch.timesteps, batch.text, gradient=True
             )
@@ -124,11 +126,21 @@ class Lesson:
             optimizer.step()
             trained.write()
             totals = [total + loss.item() for total, loss in zip(totals, losses, strict=True)]
-        return totals[0] / len(batches), totals[1] / len(batches)
+        return totals[0] / steps, totals[1] / steps
+
+    def _taught(
+        self, trained: Trained, number: int, found: Sequence[Sequence[Tensor]]
+    ) -> Iterator[Batch]:
+        """Yield what the steps of a round see, for which the unedited model is asked in advance."""
+        batches = self.batches(number, found)
+        for _ in range(0, self._steps, _IN_ADVANCE):
+            with trained.untrained():
+                some = list(islice(batches, _IN_ADVANCE))
+            yield from some
 
     def batches(self, number: int, found: Sequence[Sequence[Tensor]]) -> Iterator[Batch]:
         """Yield what the steps of a round see. The model must be the unedited one meanwhile."""
-        for step in range(self.settings.steps * len(self.targets)):
+        for step in range(self._steps):
             purpose = ("hardening", self.bench.model.fingerprint, number, step)
             yield self._batch(torch.Generator().manual_seed(derived_seed(*purpose)), found)
 
@@ -182,6 +194,11 @@ class Lesson:
         if not (self.settings.distils and self.bench.noising.predicts_noise):
             return torch.ones_like(levels)
         return error_weights(levels)
+
+    @property
+    def _steps(self) -> int:
+        """The steps of a round."""
+        return self.settings.steps * len(self.targets)
 
     @cached_property
     def _shifts(self) -> tuple[Shift, ...]:

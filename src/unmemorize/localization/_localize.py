@@ -73,7 +73,7 @@ def localize(
         StatisticsError: the statistics belong to another model, or are none.
         ThresholdError: the threshold belongs to another model, other settings or another detector,
             or has no value for the criterion "seeds".
-        ModelError: a value layer does not run.
+        ModelError: a value layer does not run, or theta would take too many steps.
 
     Examples:
         >>> from unmemorize import load_pipeline
@@ -91,6 +91,7 @@ def localize(
             ModelError,
             "Give LocalizationSettings(...).",
         )
+        settings.refuse_many_steps()
     if statistics is None:
         statistics = default_statistics(model, execution=execution)
     if threshold is None:

@@ -98,6 +98,7 @@ class LocalizeTask:
 
     def prepare(self, model: Model) -> UnitFunction:
         """Check that statistics and threshold belong to the model, see `Task`."""
+        self.settings.refuse_many_steps()
         self.statistics.check(model, select_value_layers(model.value_layers, self.settings.layers))
         self.threshold.check(model, self.settings.noise)
         fixed_criterion(self.settings, self.threshold.localize)

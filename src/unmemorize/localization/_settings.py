@@ -98,13 +98,6 @@ class LocalizationSettings:
                 f"theta={self.theta}: must be above theta_floor={self.theta_floor}, since it falls "
                 "to it. Choose a lower floor."
             )
-        steps = (self.theta - self.theta_floor) / self.theta_step
-        if self.use_theta and not self.use_top_k and steps > MOST_STEPS:
-            raise ModelError(
-                f"theta_step={self.theta_step}: theta={self.theta} would fall to "
-                f"theta_floor={self.theta_floor} in {steps:.3g} steps, and at most {MOST_STEPS} "
-                "are tried. Choose a larger step."
-            )
         if not (self.use_theta or self.use_top_k):
             raise ModelError(
                 "use_theta=False, use_top_k=False: nothing would be a candidate. "
@@ -126,6 +119,22 @@ class LocalizationSettings:
             raise ModelError(
                 f"relative_threshold={self.relative_threshold}: it compares scores seed by seed, "
                 'which criterion="seeds" does not have. Choose the criterion unblocked.'
+            )
+
+    def refuse_many_steps(self) -> None:
+        """Refuse a fall of theta that would take very long.
+
+        Runs of earlier versions may hold such settings, and have ended on prompts that pass early.
+
+        Raises:
+            ModelError: there are more than `MOST_STEPS` steps.
+        """
+        steps = (self.theta - self.theta_floor) / self.theta_step
+        if self.use_theta and not self.use_top_k and steps > MOST_STEPS:
+            raise ModelError(
+                f"theta_step={self.theta_step}: theta={self.theta} would fall to "
+                f"theta_floor={self.theta_floor} in {steps:.3g} steps, and at most {MOST_STEPS} "
+                "are tried. Choose a larger step."
             )
 
     @property

@@ -6,6 +6,7 @@ from unmemorize.metrics._descriptor import (
     BundledDescriptor,
     CopyNet,
     Descriptor,
+    caveat_of,
     usual_descriptor,
 )
 from unmemorize.metrics._detection import Separation, auroc, tpr_at_fpr
@@ -64,6 +65,7 @@ __all__ = [
     "Summary",
     "Values",
     "auroc",
+    "caveat_of",
     "centred_correlation",
     "copy_scores",
     "distinct_images",

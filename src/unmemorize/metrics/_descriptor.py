@@ -128,15 +128,28 @@ class BundledDescriptor:
         return embeddings
 
 
+def caveat_of(descriptor: Descriptor, *, bundled: bool) -> str:
+    """Say what the bundled descriptor is made for if the images are others; else nothing.
+
+    Args:
+        descriptor: what compares images.
+        bundled: whether the model is the bundled one.
+    """
+    if bundled or not isinstance(descriptor, BundledDescriptor):
+        return ""
+    return (
+        "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. Take its "
+        "numbers on other images as a hint, or give SSCD (--sscd, FileDescriptor.sscd)."
+    )
+
+
 def usual_descriptor(*, bundled: bool) -> BundledDescriptor:
     """Return the bundled descriptor, with a warning if it is not made for the model's images.
 
     Args:
         bundled: whether the model is the bundled one.
     """
-    if not bundled:
-        _logger.warning(
-            "The bundled copy descriptor is made for the 64 x 64 images of the bundled model. Take "
-            "its numbers on other images as a hint, or give SSCD (--sscd, FileDescriptor.sscd)."
-        )
-    return BundledDescriptor()
+    descriptor = BundledDescriptor()
+    if caveat := caveat_of(descriptor, bundled=bundled):
+        _logger.warning(caveat)
+    return descriptor

@@ -27,8 +27,8 @@ class QualityRecord:
         set: the name of the set.
         on: the name of its prompts; empty for those of the run.
         against: the name of the folder.
-        folder: its absolute path, which tells folders of the same name apart. Empty in records of
-            earlier versions.
+        folder: its absolute path, which tells folders of the same name apart, but not what is in
+            it: each evaluation measures it again. Empty in records of earlier versions.
         images: a hash of how the images of the set came to be, and of the names of their files.
             Empty in records of earlier versions.
         kind: what the Fréchet distance is called.

@@ -25,6 +25,7 @@ from unmemorize._errors import MetricError
 from unmemorize._files import as_path
 from unmemorize._paths import entries
 from unmemorize._prompts import Prompt
+from unmemorize._words import listed
 from unmemorize.metrics._images import image_files, images_in
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,6 @@ _FETCHED = re.compile(r"(\d+)_(.+?)(?:_([0-9a-f]{8}))?")
 _HASHED = 8
 """Digits of the hash of an address in a name."""
 _LONGEST_SLUG = 40
-_NAMED = 5
-"""How many images that belong to no prompt a warning names."""
 _WAY_OUT = (
     "List each file in the column images of the prompt file, or fetch the images again: "
     "unmemorize fetch images PROMPTS -o FOLDER."
@@ -90,9 +89,8 @@ def match_references(folder: str | Path, prompts: Sequence[Prompt]) -> MatchedRe
             images[index].append(path)
     unmatched = tuple(path for path in sorted(numbered_by) if not found.get(path))
     if unmatched:
-        more = ", ..." if len(unmatched) > _NAMED else ""
-        listed = ", ".join(str(path.relative_to(folder)) for path in unmatched[:_NAMED])
-        log.warning("%s: %d images belong to no prompt: %s%s", folder, len(unmatched), listed, more)
+        first = listed([str(path.relative_to(folder)) for path in unmatched])
+        log.warning("%s: %d images belong to no prompt: %s", folder, len(unmatched), first)
     return MatchedReferences(
         images={index: _distinct(paths) for index, paths in sorted(images.items())},
         unmatched=unmatched,

@@ -22,6 +22,7 @@ from unmemorize.detection import (
     conformal_quantile,
     prompts_needed,
     read_detections,
+    smallest_rate,
 )
 from unmemorize.metrics import Descriptor, read_image, read_references
 from unmemorize.mitigation._certificate import Copies
@@ -268,11 +269,35 @@ def confirm(
         stages.settings.false_copies,
     )
     confirmations = {
-        index: _confirmation(stages, prompts[index], null, record)
+        index: _confirmation(
+            stages, prompts[index], null_of(prompts[index].text, before.captions, null), record
+        )
         for index, record in records.items()
     }
     _record(stages.run, prompts, confirmations)
     return confirmations
+
+
+def null_of(text: str, captions: Sequence[str], null: Null) -> Null:
+    """Leave the images of a suspect out of those of ordinary captions, if it is one of these.
+
+    If it is memorized, they are copies, and would raise the level until no image is one. Where too
+    few are left for the rate of false copies, it is the smallest that they allow.
+
+    Args:
+        text: the suspect.
+        captions: of the images.
+        null: the images.
+    """
+    others = [number for number, caption in enumerate(captions) if caption != text]
+    if len(others) == len(captions) or not others:
+        return null
+    return Null(
+        null.embeddings[others],
+        None if null.others is None else null.others[others],
+        [null.images[number] for number in others],
+        smallest_rate(len(others), null.rate),
+    )
 
 
 def _record(

@@ -88,7 +88,8 @@ def copy_tests(
     With training images these are the whole image, then the layout; without, the agreement of
     seeds. The level of each bounds the share of false copies by split-conformal calibration. For
     agreement the null is how much two images of one ordinary caption resemble each other, since a
-    caption alone makes images alike.
+    caption alone makes images alike. There the bound is rough: the most typical image, with which
+    others are compared, is chosen for being like them, so up to four times as many pass.
 
     Args:
         prompt: the prompt.

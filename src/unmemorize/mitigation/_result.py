@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unmemorize._files import to_json
+from unmemorize._words import counted
 from unmemorize.generation import EditFile
 from unmemorize.mitigation._certificate import Copies, Status, pooled
 from unmemorize.mitigation._copy_test import Measure
@@ -178,7 +179,7 @@ class MitigationResult:
             if len(self.outcomes) == 1:
                 return "The suspect is not shown to be memorized."
             return f"None of {len(self.outcomes)} suspects is shown to be memorized."
-        prompts = f"{self.confirmed} memorized prompt{'s' if self.confirmed > 1 else ''}"
+        prompts = counted(self.confirmed, "memorized prompt")
         if not self.edit:
             return f"No edit was found that could end the copies of {prompts}."
         return (

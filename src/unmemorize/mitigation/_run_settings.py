@@ -86,6 +86,7 @@ class MitigationRun:
     """
 
     kind: ClassVar[str] = "mitigation"
+    compares_images: ClassVar[bool] = True
 
     settings: MitigationSettings
     detector: str = SEED_SIMILARITY

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unmemorize._words import counted
 from unmemorize.detection import read_detections
 from unmemorize.mitigation._confirmation import BEFORE, read_confirmations
 from unmemorize.mitigation._guides import DRAWN, SCORED
@@ -120,7 +121,7 @@ def _final(states: Sequence[Status], control: Sequence[Status]) -> list[Status]:
 
 
 def _edits(states: Sequence[Status]) -> str:
-    return f"{len(states)} edit" + ("s" if len(states) != 1 else "")
+    return counted(len(states), "edit")
 
 
 def _called(run: Run, suspects: int) -> int | None:

@@ -51,7 +51,7 @@ def levels_of_access(audits: Sequence[AuditTable]) -> Iterator[Access]:
     own = [audit for audit in audits if audit.is_of_edit]
     for level, way in LEVELS.items():
         tried = (
-            Tried(audit.name, outcome.attack, outcome.last.budget, audit.run.manifest.items)
+            Tried(audit.name, outcome.attack, outcome.last.budget, audit.images)
             for audit in own
             for outcome in audit.result.attacks
             if outcome.attack.startswith(level)

@@ -3,6 +3,8 @@
 A copy shows the training image as well as the training image does. So a redacted report also leaves
 out what the unedited model drew for suspects, what it drew with random neurons edited, pictures of
 its first step, and edited images that still count as copies. Hashes and numbers stay.
+
+Images of ordinary captions stay, too: records do not tell which of them show a training image.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from PIL import Image
 
 from unmemorize._errors import RunError
 from unmemorize._files import from_json, read_json, to_json
+from unmemorize._words import counted
 from unmemorize.engines import Progress
 from unmemorize.export import CHECKPOINT
 from unmemorize.generation import generate_each
@@ -56,7 +57,7 @@ class SpotCheck:
         return self.lowest >= _SAME
 
     def __str__(self) -> str:
-        images = f"{len(self.files)} image{'s' if len(self.files) > 1 else ''}"
+        images = counted(len(self.files), "image")
         if self.passed:
             return (
                 f"The written model draws what the run has drawn ({images} from the same noise, "

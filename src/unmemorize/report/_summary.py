@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+from unmemorize._words import listed
 from unmemorize.generation import OVERALL, without_prompts
 from unmemorize.metrics import Instrument, PromptMetrics
 from unmemorize.report._results import (
@@ -15,10 +16,6 @@ from unmemorize.report._results import (
 )
 from unmemorize.report._table import Cell, Row, Table
 from unmemorize.report._truth import Truth, precision_recall
-
-_NAMED = 8
-"""How many training images that cannot be used a note names."""
-
 
 _NOTES = (
     "The figures are shares, or medians over n prompts ± MAD, with 95 % intervals (Wilson for "
@@ -73,9 +70,9 @@ def _notes(results: Results) -> Iterator[str]:
         yield _QUALITY_NOTE
     unknown = [quality for quality in results.quality if not quality.images]
     if unknown:
-        listed = ", ".join(f"{each.kind} of {each.set} to {each.against}" for each in unknown)
+        which = ", ".join(f"{each.kind} of {each.set} to {each.against}" for each in unknown)
         yield (
-            f"Warning: an earlier version did not record of which images these are: {listed}. "
+            f"Warning: an earlier version did not record of which images these are: {which}. "
             f"{_AGAIN}"
         )
     if results.outdated:
@@ -87,9 +84,7 @@ def _notes(results: Results) -> Iterator[str]:
     for reason in reasons:
         names = results.lacking(reason)
         if names:
-            more = ", ..." if len(names) > _NAMED else ""
-            listed = ", ".join(names[:_NAMED]) + more
-            yield f"Warning: training images {reason}: {len(names)} ({listed})."
+            yield f"Warning: training images {reason}: {len(names)} ({listed(names)})."
 
 
 def _row(results: Results, label: str, answer: Callable[[str], Cell], by: str = "") -> Row:

@@ -17,6 +17,7 @@ from typing import Any
 from unmemorize._errors import EvidenceError
 from unmemorize._files import as_path, from_json, parse_json
 from unmemorize._paths import exists
+from unmemorize._words import listed
 from unmemorize.report._numbers import NUMBERS, TABLE, flat
 from unmemorize.report._packed_files import CONTENTS, SCHEMA, Contents
 from unmemorize.report._page import REPORT
@@ -32,8 +33,6 @@ from unmemorize.report._statement import STATEMENT
 from unmemorize.report._verified_page import Page, wrong_words
 from unmemorize.runs import hash_of_file
 
-_NAMED = 10
-"""Problems that an error names."""
 _TOLERANCE = 1e-5
 """How far a recomputed number may lie off: similarities are stored as float32."""
 _FEWEST_DECIMALS = 2
@@ -285,5 +284,4 @@ def _rounds_to(name: str, value: float | None, shown: str) -> bool:
 
 def _refuse(path: Path, problems: list[str]) -> None:
     if problems:
-        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise EvidenceError(f"{path}: {'; '.join(problems[:_NAMED])}{more}. {_WAY_OUT}")
+        raise EvidenceError(f"{path}: {listed(problems, separator='; ')}. {_WAY_OUT}")

@@ -10,9 +10,11 @@ from pathlib import Path
 from markupsafe import Markup
 
 from unmemorize._errors import RunError
+from unmemorize._words import counted
 from unmemorize.audit import AuditRun, ImageAuditRun
 from unmemorize.comparison import ComparisonRun
 from unmemorize.generation import OVERALL
+from unmemorize.hardening import AUDIT, HardeningRun
 from unmemorize.localization import LOCALIZATIONS, Localization
 from unmemorize.metrics import PromptMetrics
 from unmemorize.mitigation import MitigationRun
@@ -104,8 +106,8 @@ def write_report(
         The path of the page.
 
     Raises:
-        RunError: nothing is localized yet, a record is damaged, or the statement is malformed or
-            for a run that is no mitigation.
+        RunError: nothing is localized yet, the run is a hardening, a record is damaged, or the
+            statement is malformed or for a run that is no mitigation.
         MetricError: an image is missing or damaged.
     """
     run = Run.of(run)
@@ -122,6 +124,11 @@ def write_report(
         return write_image_audit(run, redact=redact)
     if run.manifest.kind == ComparisonRun.kind:
         return write_comparison(run)
+    if run.manifest.kind == HardeningRun.kind:
+        raise RunError(
+            f"{run.folder}: a hardening has no page of its own. The attacks that judge it have: "
+            f"unmemorize report {run.folder / AUDIT}"
+        )
     results = read_results(run)
     localizations = results.localizations.values()
     page = render(
@@ -164,7 +171,7 @@ def _where(localizations: Collection[Localization]) -> str:
     layers = Counter(layer for layer, _ in neurons)
     first, most = layers.most_common(1)[0]
     count = len(neurons)
-    found = f"{count} neuron{'s' if count > 1 else ''} {_are(count)} localized"
+    found = f"{counted(count, 'neuron')} {_are(count)} localized"
     if len(layers) == 1:
         return f"{found}, in one layer: {first}."
     return f"{found}, in {len(layers)} layers; most of one layer, {most}, in {first}."

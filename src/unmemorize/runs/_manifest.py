@@ -22,7 +22,11 @@ _PACKAGES = ("unmemorize", "torch", "diffusers", "transformers")
 
 
 class RunSettings(Protocol):
-    """Everything that determines the results of one kind of run, as a frozen dataclass."""
+    """Everything that determines the results of one kind of run, as a frozen dataclass.
+
+    A kind whose results rest on the content of training images says so by a class variable
+    ``compares_images``, which is true, or has hashes of them among its fields.
+    """
 
     kind: ClassVar[str]
     """The name of this kind of run in manifests."""

@@ -95,6 +95,19 @@ def refuse_other_run(
         run.refuse(run.manifest.contradictions(known, inputs), _WAY_OUT)
 
 
+def refuse_other_model(run: Run, model: Model) -> None:
+    """Refuse to go on with a run by another model than that of its manifest.
+
+    Raises:
+        RunError: the model has another fingerprint.
+    """
+    if not model.matches(run.manifest.inputs.fingerprint):
+        raise RunError(
+            f"{run.folder}: the run is one of {run.manifest.model}, which is not the model given. "
+            "Use the same model, with the same --dtype and LoRAs."
+        )
+
+
 def start_run(
     folder: str | Path,
     prompts: Iterable[str | Prompt],
@@ -186,12 +199,39 @@ def _start_run(
             environment=environment,
             way_out=way_out,
         )
+        if getattr(settings, "compares_images", False) and exists(run.folder / PROMPTS):
+            _refuse_other_images(run, Path(partial))
         publish(partial, run.folder / PROMPTS)
     for leftover in run.folder.glob(f".{PROMPTS}.*"):
         with suppress(FileNotFoundError):  # another shard has just published its list
             if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
                 leftover.unlink()
     return run
+
+
+def _refuse_other_images(run: Run, listed: Path) -> None:
+    """Refuse training images whose content is another than when the run was made.
+
+    Args:
+        run: a run whose results rest on them. A damaged list of it is made again.
+        listed: the same prompts as they would be listed now.
+
+    Raises:
+        RunError: a file was replaced, is gone, or was not there before.
+    """
+    try:
+        listed_before = [images for _, _, images in _rows(run.folder / PROMPTS)]
+    except RunError:
+        return
+    for before, (_, row, now) in zip(listed_before, _rows(listed), strict=False):
+        for old, new in zip(before, now, strict=False):
+            if old.sha256 != new.sha256:
+                change = "has changed since" if old.sha256 else "was not there before"
+                raise RunError(
+                    f"{run.folder}: the training image {new.absolute} of {row['text'][:60]!r} "
+                    f"{change if new.sha256 else 'is gone'}, and the run compares with the one of "
+                    "before. Put that back, or start another run in another folder."
+                )
 
 
 def _line(prompt: Prompt, folder: Path) -> bytes:
@@ -269,7 +309,7 @@ def stream_prompts(run: Run) -> Iterator[Prompt]:
     Raises:
         RunError: their file is missing or damaged.
     """
-    for number, row, images in _rows(run):
+    for number, row, images in _rows(run.folder / PROMPTS):
         row["images"] = [str(image.locate(run.folder)) for image in images]
         problem = f"{run.folder / PROMPTS}, line {number}: damaged"
         yield from_json(Prompt, row, RunError, problem, _REPEAT)
@@ -281,12 +321,11 @@ def stored_images(run: Run) -> Iterator[tuple[StoredImage, ...]]:
     Raises:
         RunError: their file is missing or damaged.
     """
-    return (images for _, _, images in _rows(run))
+    return (images for _, _, images in _rows(run.folder / PROMPTS))
 
 
-def _rows(run: Run) -> Iterator[tuple[int, dict[str, Any], tuple[StoredImage, ...]]]:
-    """Yield each line of the prompt list: its number, its content, and the images in it."""
-    path = run.folder / PROMPTS
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any], tuple[StoredImage, ...]]]:
+    """Yield each line of a prompt list: its number, its content, and the images in it."""
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             for number, line in enumerate(file, 1):

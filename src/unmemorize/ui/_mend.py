@@ -14,6 +14,7 @@ from unmemorize._files import hash_texts, to_json
 from unmemorize._paths import exists
 from unmemorize._prompt_files import read_prompts
 from unmemorize._prompts import Prompt, as_suspects
+from unmemorize._words import counted
 from unmemorize.export import CHECKPOINT
 from unmemorize.mitigation import (
     EDIT,
@@ -51,7 +52,7 @@ class Suspects:
         count = len(self.prompts)
         known = sum(any(map(exists, prompt.images)) for prompt in self.prompts)
         return (
-            f"{count} suspect{'s' if count > 1 else ''}, {known} with a training image. If all are "
+            f"{counted(count, 'suspect')}, {known} with a training image. If all are "
             f"memorized, quick takes about {_time(self.quick)} here, full about "
             f"{_time(self.full)}."
         )

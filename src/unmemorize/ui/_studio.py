@@ -13,7 +13,7 @@ from unmemorize._prompts import Prompt
 from unmemorize.detection import Threshold
 from unmemorize.generation import GenerationSettings
 from unmemorize.localization import LocalizationSettings
-from unmemorize.metrics import BundledDescriptor, ClipAlignment, Descriptor
+from unmemorize.metrics import ClipAlignment, Descriptor, caveat_of
 from unmemorize.mitigation import MitigationInputs, MitigationSettings, OrdinaryCaptions
 from unmemorize.pipelines import Model, guided_calls
 from unmemorize.statistics import Statistics
@@ -93,16 +93,12 @@ class Studio:
     def about(self) -> str:
         """Which model this is, and what tells copies."""
         drawing = self.generation
-        told = (
-            ""
-            if is_bundled(self.model.pipe) or not isinstance(self.descriptor, BundledDescriptor)
-            else " Copies are told by a descriptor for the small images of the bundled model; "
-            "--sscd names one for large images."
-        )
-        return (
+        caveat = caveat_of(self.descriptor, bundled=is_bundled(self.model.pipe))
+        about = (
             f"{self.model.name}: images are drawn in {drawing.steps} steps at guidance "
-            f"{drawing.guidance:g}.{told}"
+            f"{drawing.guidance:g}."
         )
+        return f"{about} {caveat}" if caveat else about
 
     def drawing(self, images: int) -> GenerationSettings:
         """Return how to make so many images in one call."""

@@ -11,6 +11,7 @@ from PIL import Image
 
 from unmemorize._errors import NeuronError
 from unmemorize._prompts import Prompt
+from unmemorize._words import counted
 from unmemorize.engines import Progress, silent
 from unmemorize.generation import NeuronEdit, generate_each
 from unmemorize.localization import Localization, localize_prompt
@@ -44,7 +45,7 @@ class PromptNeurons:
     def sentence(self) -> str:
         """How many neurons there are, or why there are none."""
         if count := len(self.neurons):
-            return f"{count} neuron{'s' if count > 1 else ''} found."
+            return f"{counted(count, 'neuron')} found."
         reason = self.localization.why_empty.rstrip(".")
         return f"No neuron was found{f': {reason}' if reason else ''}."
 
