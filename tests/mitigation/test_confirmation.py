@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from unmemorize import Prompt
 from unmemorize.mitigation import warn_of_few_captions
-from unmemorize.mitigation._confirmation import confirmed_by, null_of
+from unmemorize.mitigation._confirmation import confirmed_by, without_own
 from unmemorize.mitigation._copy_test import Null
 
 
@@ -65,12 +65,12 @@ def test_a_memorized_suspect_among_the_ordinary_captions_is_confirmed(others: in
     captions = ["a cat", *(f"caption {number}" for number in range(others))]
     embeddings, images = torch.cat([own, ordinary]), numbered([0] * len(captions))
     whole = Null(embeddings, embeddings, images, 0.001)
-    null = null_of("a cat", captions, whole)
+    null = without_own("a cat", captions, whole)
     assert torch.equal(null.embeddings, ordinary)
     assert null.others is not None
     assert len(null.others) == len(null.images) == others
-    assert null_of("a dog", captions, whole) is whole
-    assert null_of("a cat", ["a cat"] * len(captions), whole) is whole
+    assert without_own("a dog", captions, whole) is whole
+    assert without_own("a cat", ["a cat"] * len(captions), whole) is whole
     unedited = numbered(range(1, 11))
     found = confirmed_by(Prompt("a cat", "VM"), numbered([0]), unedited, null, descriptor)
     assert found.copies.copies == 10

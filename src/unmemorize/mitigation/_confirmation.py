@@ -269,20 +269,19 @@ def confirm(
         stages.settings.false_copies,
     )
     confirmations = {
-        index: _confirmation(
-            stages, prompts[index], null_of(prompts[index].text, before.captions, null), record
-        )
+        index: _confirmation(stages, prompts[index], before.captions, null, record)
         for index, record in records.items()
     }
     _record(stages.run, prompts, confirmations)
     return confirmations
 
 
-def null_of(text: str, captions: Sequence[str], null: Null) -> Null:
+def without_own(text: str, captions: Sequence[str], null: Null) -> Null:
     """Leave the images of a suspect out of those of ordinary captions, if it is one of these.
 
     If it is memorized, they are copies, and would raise the level until no image is one. Where too
-    few are left for the rate of false copies, it is the smallest that they allow.
+    few are left for the rate of false copies, it is the smallest that they allow. Without training
+    images they count: then they say how much the caption alone makes images alike.
 
     Args:
         text: the suspect.
@@ -341,9 +340,13 @@ def _agree(one: ConfirmationRecord, two: ConfirmationRecord) -> bool:
     return max(abs(a - b) for a, b in zip(first, second, strict=True)) <= _ROUNDING
 
 
-def _confirmation(stages: Stages, prompt: Prompt, null: Null, record: ImagesRecord) -> Confirmation:
+def _confirmation(
+    stages: Stages, prompt: Prompt, captions: Sequence[str], null: Null, record: ImagesRecord
+) -> Confirmation:
     unedited = [read_image(stages.run.folder / file) for file in record.files]
     training = read_references(prompt.images).images
+    if training:
+        null = without_own(prompt.text, captions, null)
     return confirmed_by(prompt, training, unedited, null, stages.descriptor)
 
 
