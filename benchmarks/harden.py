@@ -32,7 +32,8 @@ from unmemorize.audit._levels import copy_level
 from unmemorize.hardening._attacks import PARTS
 from unmemorize.hardening._examples import Examples
 from unmemorize.hardening._training import Lesson, optimizer_of
-from unmemorize.hardening._weights import Trained, trained
+from unmemorize.hardening._weights import trained
+from unmemorize.methods import Trained
 
 LARGE: dict[str, Any] = {"forgotten": 64, "kept": 96, "kept_images": 320, "settle": True}
 """Batches and ordinary images that a GPU makes cheap."""

@@ -32,7 +32,8 @@ from unmemorize.audit import STARTS, AuditSettings, Trial
 from unmemorize.audit._levels import copy_level
 from unmemorize.audit._soft_tokens import SoftTokens
 from unmemorize.generation import EditFile
-from unmemorize.hardening._weights import Trained, trained
+from unmemorize.hardening._weights import trained
+from unmemorize.methods import Trained
 
 RECORDS = Path(__file__).parent / "records" / "harden-joint"
 _LOST = 0.1

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from unmemorize import GenerationSettings, HardeningSettings, Model, NeuronEdit, testbed
 from unmemorize.audit import Bench, targets_of
-from unmemorize.audit._latents import Noisy
 from unmemorize.generation import Edit, generate_each
 from unmemorize.hardening._training import optimizer_of
 from unmemorize.hardening._weights import trained
 from unmemorize.mitigation import OrdinaryCaptions
-from unmemorize.pipelines import Conditioning
+from unmemorize.pipelines import Conditioning, Noisy
 
 PLANT = 1
 RATES = ((2e-4, 0.0), (5e-5, 0.0), (2e-5, 0.0), (1e-5, 0.0), (2e-4, 4.0), (2e-5, 4.0))

@@ -17,8 +17,8 @@ from harden_chains import Chains, Origins
 from harden_moves import MOVES, Memorized, Move, moved
 from harden_stage import Stage
 from unmemorize.audit import STARTS, Start
-from unmemorize.hardening._training import error_weights, optimizer_of
-from unmemorize.hardening._weights import Trained
+from unmemorize.hardening._training import optimizer_of
+from unmemorize.methods import Trained
 from unmemorize.mitigation import derived_seed
 
 _BLOCK = 20
@@ -291,7 +291,7 @@ class School:
         """Return how much errors count: more at high noise, where they are small."""
         if not self.choice.weighted:
             return torch.ones_like(levels)
-        return error_weights(levels)
+        return self.stage.bench.noising.error_weights(levels)
 
     def learn(self, step: Step, progress: float) -> None:
         """Move weights and attacks by one step."""

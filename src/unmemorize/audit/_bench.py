@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import AuditError
-from unmemorize.audit._latents import Noising, latent_of
+from unmemorize.audit._latents import latent_of
 from unmemorize.generation import Edit
-from unmemorize.pipelines import Conditioning, Model
+from unmemorize.pipelines import Conditioning, Model, Noising
 
 _SCALE_CAPTIONS = 24
 """Ordinary captions whose distances give the scale of embeddings."""

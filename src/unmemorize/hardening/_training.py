@@ -14,7 +14,7 @@ from unmemorize.audit import Bench, Target
 from unmemorize.hardening._examples import Examples
 from unmemorize.hardening._settings import HardeningSettings
 from unmemorize.hardening._shifts import Shift, shifted_latents, shifts
-from unmemorize.hardening._weights import Trained
+from unmemorize.methods import Trained
 from unmemorize.mitigation import derived_seed
 from unmemorize.pipelines import Conditioning
 
@@ -24,8 +24,6 @@ _WITHOUT_TEXT = 0.5
 """Share of the distilled samples not under embeddings of attacks that have no text either."""
 _EMPTY = 0.1
 """Share of ordinary images under the empty caption, with which guidance compares."""
-_LEAST, _GROWTH = 0.25, 2.5
-"""What errors of predicted noise count: .25 at the least noisy timestep, 3 at the noisiest."""
 _IN_ADVANCE = 32
 """Steps for which the old weights are put in place at once: their batches are kept meanwhile."""
 _DECAY = 1e-2
@@ -190,10 +188,9 @@ class Lesson:
         return _Sample(self.examples.ordinary[number], text, taught=text)
 
     def _weights(self, levels: Tensor) -> Tensor:
-        """Return how much errors count: about 1 in the mean, and more where they are small."""
-        if not (self.settings.distils and self.bench.noising.predicts_noise):
+        if not self.settings.distils:
             return torch.ones_like(levels)
-        return error_weights(levels)
+        return self.bench.noising.error_weights(levels)
 
     @property
     def _steps(self) -> int:
@@ -236,11 +233,6 @@ class Lesson:
         distinct = list(dict.fromkeys(texts))
         places = {text: place for place, text in enumerate(distinct)}
         return places, self.bench.model.encode(distinct)
-
-
-def error_weights(levels: Tensor) -> Tensor:
-    """Return how much errors of predicted noise count at these noise levels, in [0, 1)."""
-    return _LEAST * torch.exp(_GROWTH * levels)
 
 
 def optimizer_of(

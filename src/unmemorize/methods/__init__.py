@@ -17,14 +17,18 @@ from unmemorize.methods._text_encoder import (
     trained_text_encoder,
     why_untrainable,
 )
-from unmemorize.methods._training import Training, training
+from unmemorize.methods._trained import LowRankWeights, Trained, WholeWeights
+from unmemorize.methods._training import Training, training, weighted_layers
 
 __all__ = [
     "MITIGATIONS",
+    "LowRankWeights",
     "Mitigation",
     "Suspect",
+    "Trained",
     "Training",
     "WhileDrawing",
+    "WholeWeights",
     "at_strength",
     "generate_fitted",
     "intervention_from_json",
@@ -34,5 +38,6 @@ __all__ = [
     "text_encoder_layers",
     "trained_text_encoder",
     "training",
+    "weighted_layers",
     "why_untrainable",
 ]

@@ -17,7 +17,7 @@ from unmemorize.generation import Drawing, WeightEdit, drawn_latents
 from unmemorize.methods._latents import encoded_images
 from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.methods._random_tokens import RandomTokens
-from unmemorize.methods._training import training
+from unmemorize.methods._training import training, weighted_layers
 from unmemorize.pipelines import Conditioning, Model, NoiseLevel, sampler
 
 _MIXTURE, _DECAY, _CLIP, _BATCH = 0.5, 1e-2, 1.0, 16
@@ -91,12 +91,7 @@ class Siss:
         generator = torch.Generator().manual_seed(_SEED)
         # training keeps much more of a pass than drawing does
         together = max(1, suspect.settings.batch // _OF_ONE)
-        layers = [
-            path
-            for path, module in model.denoiser.named_modules()
-            if module._parameters.keys() & {"weight", "bias"}
-        ]
-        with training(model, layers, self.name) as weights:
+        with training(model, weighted_layers(model), self.name) as weights:
             deleted = encoded_images(model, suspect.prompt.images, self.name)
             kept = _surrogates(model, suspect)
             text = model.encode([suspect.prompt.text])

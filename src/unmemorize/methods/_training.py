@@ -118,3 +118,12 @@ def training(model: Model, paths: Iterable[str], method: str) -> Iterator[Traini
         weights.restore()
         for name, value in parameters.items():
             value.requires_grad_(required[name])
+
+
+def weighted_layers(model: Model) -> list[str]:
+    """Return the paths of all layers of the denoiser that have weights or biases of their own."""
+    return [
+        path
+        for path, layer in model.denoiser.named_modules()
+        if any(layer._parameters.get(name) is not None for name in ("weight", "bias"))
+    ]

@@ -38,6 +38,7 @@ from unmemorize.pipelines._loras import (
 from unmemorize.pipelines._model import Model
 from unmemorize.pipelines._model_folder import INDEX, folder_of, model_files
 from unmemorize.pipelines._noise_level import NoiseLevel
+from unmemorize.pipelines._noising import Noising, Noisy
 from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
 from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying, state_of
 from unmemorize.pipelines._sampler import sampler, sampling
@@ -68,6 +69,8 @@ __all__ = [
     "Lora",
     "Model",
     "NoiseLevel",
+    "Noising",
+    "Noisy",
     "Ragged",
     "Recording",
     "ReplayPlan",

@@ -1,0 +1,147 @@
+"""What a training moves: weights themselves, or the factors of a LoRA that is added to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from unmemorize._errors import MitigationError
+from unmemorize.generation import LowRank, WeightEdit
+from unmemorize.methods._training import Training
+
+_SEED = 5
+
+
+class Trained(Protocol):
+    """Parameters, and the weights of the model that follow from them."""
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """What the optimizer moves, by name."""
+        ...
+
+    def differentiate(self, loss: Tensor, *, add: bool = False) -> None:
+        """Set the gradients of the parameters, or add those of another part of the loss."""
+        ...
+
+    def write(self) -> None:
+        """Put the weights that follow from the parameters into the model."""
+        ...
+
+    def untrained(self) -> AbstractContextManager[None]:
+        """Put the weights of before the training into the model while the context lasts."""
+        ...
+
+    def edit(self) -> WeightEdit:
+        """Return what has been changed."""
+        ...
+
+
+class WholeWeights:
+    """Weights and biases of layers.
+
+    Args:
+        weights: of the model.
+        source: what trains them, for the edit.
+    """
+
+    def __init__(self, weights: Training, source: str) -> None:
+        self._weights, self._source = weights, source
+        self.parameters: Mapping[str, Tensor] = weights.parameters
+
+    def differentiate(self, loss: Tensor, *, add: bool = False) -> None:
+        """See `Trained`."""
+        gradients = self._weights.gradients(loss)
+        for parameter, gradient in zip(self._weights.values(), gradients, strict=True):
+            _set_gradient(parameter, gradient, add=add)
+
+    def write(self) -> None:
+        """See `Trained`. The parameters are the weights."""
+
+    def untrained(self) -> AbstractContextManager[None]:
+        """See `Trained`."""
+        return self._weights.untrained()
+
+    def edit(self) -> WeightEdit:
+        """See `Trained`."""
+        return self._weights.edit(self._source)
+
+
+class LowRankWeights:
+    """Factors A (rank, inputs) and B (features, rank) for weights W + B A.
+
+    A convolution counts as the matrix of its flattened kernels. Layers that the factors would
+    exceed in size stay as they are.
+
+    Args:
+        weights: of the model.
+        rank: the rank.
+        source: what trains them, for the edit.
+
+    Raises:
+        MitigationError: no layer is larger than its factors.
+    """
+
+    def __init__(self, weights: Training, rank: int, source: str) -> None:
+        self._weights, self._source = weights, source
+        self._before = {
+            name: value
+            for name, value in weights.before.items()
+            if value.ndim > 1 and rank * (len(value) + value[0].numel()) < value.numel()
+        }
+        if not self._before:
+            raise MitigationError(
+                f"rank {rank}: none of the layers is larger than a LoRA of this rank. Use a lower "
+                "rank, or train the weights themselves."
+            )
+        generator = torch.Generator().manual_seed(_SEED)
+        self.parameters: dict[str, Tensor] = {}
+        for name, value in self._before.items():
+            inputs = value[0].numel()
+            down = (
+                torch.randn((rank, inputs), generator=generator, dtype=torch.float32) / inputs**0.5
+            )
+            self.parameters[f"{name}.A"] = down.to(value)
+            self.parameters[f"{name}.B"] = value.new_zeros(len(value), rank)
+
+    def differentiate(self, loss: Tensor, *, add: bool = False) -> None:
+        """See `Trained`. With G the gradient of W, that of A is B^T G, and that of B is G A^T."""
+        gradients = dict(zip(self._weights.parameters, self._weights.gradients(loss), strict=True))
+        for name in self._before:
+            down, up = self._factors(name)
+            gradient = gradients[name].flatten(1)
+            _set_gradient(down, up.T @ gradient, add=add)
+            _set_gradient(up, gradient @ down.T, add=add)
+
+    def write(self) -> None:
+        """See `Trained`."""
+        with torch.no_grad():
+            for name, before in self._before.items():
+                self._weights.parameters[name].copy_(before + self._product(name))
+
+    def untrained(self) -> AbstractContextManager[None]:
+        """See `Trained`."""
+        return self._weights.untrained()
+
+    def edit(self) -> WeightEdit:
+        """See `Trained`. The differences are kept as the factors."""
+        differences = {}
+        for name, before in self._before.items():
+            down, up = (factor.detach().clone() for factor in self._factors(name))
+            differences[name] = LowRank(up, down.view(-1, *before.shape[1:]))
+        return WeightEdit(differences, self._source)
+
+    def _factors(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.parameters[f"{name}.A"], self.parameters[f"{name}.B"]
+
+    def _product(self, name: str) -> Tensor:
+        down, up = self._factors(name)
+        return (up @ down).view_as(self._before[name])
+
+
+def _set_gradient(parameter: Tensor, gradient: Tensor, *, add: bool) -> None:
+    parameter.grad = parameter.grad + gradient if add and parameter.grad is not None else gradient
