@@ -16,12 +16,12 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import matplotlib
 
-import unmemorize as um
 from bundled_mitigation import BundledMitigation
 from unmemorize._files import to_json
 from unmemorize.cli._console import show_progress
@@ -30,10 +30,19 @@ from unmemorize.generation import Edit
 from unmemorize.mitigation import Stages
 from unmemorize.mitigation._confirmation import search_seeds
 from unmemorize.mitigation._control import control_edit
-from unmemorize.mitigation._ladders import LADDERS, SPREAD, WEIGHTS, Findings, Rung, joint_edit
+from unmemorize.mitigation._ladders import (
+    FINE_TUNING,
+    LADDERS,
+    SPREAD,
+    WEIGHTS,
+    Findings,
+    Rung,
+    joint_edit,
+)
 from unmemorize.mitigation._mitigate import prepare
 from unmemorize.mitigation._ordinary import OrdinaryChange
 from unmemorize.mitigation._stages import digest
+from unmemorize.mitigation._trained import taught
 from unmemorize.mitigation._work import Work
 
 matplotlib.use("Agg")
@@ -46,7 +55,7 @@ class Point:
     Attributes:
         name: of the rung.
         family: "neurons", "closed form", "closed form of neurons", "closed form to the guide",
-            "both" or "random neurons".
+            "both", "fine-tuning" or "random neurons".
         copies, images: copies among the images of all prompts.
         prompts: how many prompts copy at least once, and how many there are.
         alignment: median cosine of the images with their prompts.
@@ -64,12 +73,19 @@ class Point:
 
 ALL = tuple(dict.fromkeys(rung for ladder in (*LADDERS.values(), SPREAD) for rung in ladder))
 """The rungs of all ladders."""
-OF_SPREAD = (Rung("complete"), *(Rung(weight=weight) for weight in WEIGHTS), *SPREAD[:6])
+OF_SPREAD = (
+    Rung("complete"),
+    *(Rung(weight=weight) for weight in WEIGHTS),
+    *SPREAD[:6],
+    *LADDERS[FINE_TUNING],
+)
 """What a prompt of which many neurons were found climbs first, and what it would climb else."""
 
 
 def family(rung: Rung) -> str:
     """Return what a rung edits."""
+    if rung.trained:
+        return "fine-tuning"
     if rung.reach is not None:
         return "closed form of neurons"
     if rung.guided:
@@ -80,18 +96,19 @@ def family(rung: Rung) -> str:
 
 
 def edits(
-    rungs: Sequence[Rung], findings: Mapping[int, Findings], keep: Sequence[str], model: um.Model
+    rungs: Sequence[Rung], findings: Mapping[int, Findings], work: Work
 ) -> Iterator[tuple[str, str, Edit]]:
     """Yield name, family and joint edit of each rung, and of the control of each scale.
 
     A prompt without a guide goes to the empty prompt.
     """
+    teach, model = partial(taught, work.stages, work.captions), work.stages.model
     for rung in rungs:
         own = {
             index: replace(rung, guided=rung.guided and found.guide is not None)
             for index, found in findings.items()
         }
-        edit = joint_edit(own, findings, keep)
+        edit = joint_edit(own, findings, work.captions.keep, teach)
         if edit is None:
             continue
         yield str(rung), family(rung), edit
@@ -157,6 +174,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         ("closed form of neurons", "^"),
         ("closed form to the guide", "v"),
         ("both", "D"),
+        ("fine-tuning", "P"),
     ):
         some = [point for point in points if point.family == family]
         if not some:
@@ -195,7 +213,7 @@ def main(
     some = {i: found for i, found in sorted(findings.items()) if found.is_spread or not spread}
     points = []
     print(HEAD)
-    for *named, edit in edits(OF_SPREAD if spread else ALL, some, work.captions.keep, model):
+    for *named, edit in edits(OF_SPREAD if spread else ALL, some, work):
         points.append(measure(work, list(some), (named[0], named[1]), edit, images))
         print(row(points[-1]), flush=True)
         if out is not None:

@@ -33,6 +33,7 @@ from unmemorize import (
 )
 from unmemorize.engines import Execution
 from unmemorize.localization import LocalizationRun, localize_all, read_localizations
+from unmemorize.methods import _fine_tuning
 from unmemorize.runs import open_run
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
@@ -99,6 +100,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNMEMORIZE_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_trainings() -> Iterator[None]:
+    """A denoiser is trained for a few steps; the usual number takes minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        few = {"_STEPS": 4, "_TOGETHER": 2, "_FORGOTTEN": 4, "_KEPT": 3, "_RANK": 2}
+        for name, number in {**few, "_MOST_KEPT": 6}.items():
+            patch.setattr(_fine_tuning, name, number)
+        yield
 
 
 @pytest.fixture

@@ -114,6 +114,19 @@ def test_the_search_may_take_the_first_end(
     assert len(_best(work, FINDINGS)[1]) == ladders
 
 
+@pytest.mark.parametrize(("copying", "changed", "ladders"), [((), 2, 1), ((), 3, 3), ((0,), 0, 3)])
+def test_an_end_without_copies_that_changes_few_images_is_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch, copying: tuple[int, ...], changed: int, ladders: int
+) -> None:
+    """Few are 1 %: a tenth of the budget of 10 %, of 200 images."""
+    ends(monkeypatch, (copying, (0, 1), (0, 1)))
+    work: Any = Work(dict.fromkeys(EDITS, changed))
+    candidate, summaries = _best(work, FINDINGS)
+    assert candidate is not None
+    assert candidate.edit == EDITS[0]
+    assert len(summaries) == ladders
+
+
 def test_a_single_copy_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[Mapping[int, float]] = []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 
 from records import SMALL_MITIGATION
@@ -23,6 +24,21 @@ def cost_fixture(pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> Fo
     return forecast(Model(pipe), replace(SMALL_MITIGATION, generation=generation), suspects)
 
 
+def test_a_training_of_the_denoiser_that_is_not_made_is_not_counted(
+    pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
+    whole = forecast(Model(pipe), SMALL_MITIGATION, [Prompt("a")])
+    for settings in (
+        replace(SMALL_MITIGATION, compare=False),
+        replace(SMALL_MITIGATION, part="text-encoder"),
+    ):
+        assert "fine-tuning" not in forecast(Model(pipe), settings, [Prompt("a")]).images
+    half = forecast(Model(pipe.to(torch.float16)), SMALL_MITIGATION, [Prompt("a")])
+    assert "fine-tuning" not in half.images
+    assert half.images["search"] == whole.images["search"] - SMALL_MITIGATION.search_images
+
+
 def test_everything_that_runs_the_denoiser_is_counted(cost: Forecast) -> None:
     seeds = SMALL_MITIGATION.localization.noise.seeds
     drawn = sum(cost.images.values()) * 5 * 2
@@ -30,7 +46,9 @@ def test_everything_that_runs_the_denoiser_is_counted(cost: Forecast) -> None:
     assert cost.images["paraphrases"] == 2 * 4 * 2
     looked_at = 3.5 * seeds * 3  # detection, localization
     looked_at += (2 + 2 * 3 * 10) * seeds  # "a" and "a red", neighbours, rewordings
-    assert cost.samples == drawn + round(looked_at) + 100 * 3
+    assert cost.images["fine-tuning"] == 2 * 2 * 3 + 6
+    trained = 4 * (4 + 3) * (3 + 1)
+    assert cost.samples == drawn + round(looked_at) + 100 * 3 + trained
     assert cost.seconds == cost.samples / 2
 
 

@@ -33,6 +33,7 @@ from unmemorize.mitigation._ladders import (
     stronger,
 )
 from unmemorize.mitigation._result import _SCALES_NEURONS
+from unmemorize.mitigation._settings import Part
 from unmemorize.statistics import activations
 
 KEEP = ("a dog", "a house")
@@ -173,18 +174,20 @@ def test_rungs_to_a_guide_that_there_is_not_are_left_out() -> None:
             assert list(alone.ladder(name)) == left
 
 
+@pytest.mark.parametrize("name", [TEXT_ENCODER, "fine-tuning"])
 @pytest.mark.parametrize(
     ("guide", "climbed"),
     [(GUIDE, ["a start", "a start", ""]), (None, [""])],
 )
-def test_the_text_encoder_goes_to_the_guide_and_to_the_empty_prompt_last(
-    guide: Guide | None, climbed: list[str]
+def test_what_is_trained_goes_to_the_guide_and_to_the_empty_prompt_last(
+    name: str, guide: Guide | None, climbed: list[str]
 ) -> None:
-    found = {4: replace(findings("a cat", 1), guide=guide)}
-    ladder = found[4].ladder(TEXT_ENCODER)
+    found = {4: replace(findings("a cat", 1), guide=guide, trainable=True)}
+    ladder = found[4].ladder(name)
     taught: list[Erased] = []
 
-    def teach(erased: tuple[Erased, ...]) -> Edit:
+    def teach(part: Part, erased: tuple[Erased, ...]) -> Edit:
+        assert part == ("text-encoder" if name == TEXT_ENCODER else "denoiser")
         taught.extend(erased)
         return NeuronEdit(Neurons({LAYER: [0]}))
 
@@ -198,6 +201,22 @@ def test_the_text_encoder_goes_to_the_guide_and_to_the_empty_prompt_last(
     assert all(
         f"“{text}”" in rung.named(guide) for rung, text in zip(ladder, climbed, strict=True) if text
     )
+
+
+def test_denoisers_that_cannot_be_trained_have_no_such_rung() -> None:
+    found = replace(findings("a cat", 1), guide=GUIDE)
+    assert found.ladder("fine-tuning") == (Rung(),)
+    pipe = make("Stable Diffusion")
+    statistics = compute_statistics(Model(pipe), [f"word {n}" for n in range(8)])
+    record = localization("a red cat", "VM", 0.9, Neurons(), theta=1.5)
+    whole = Findings.of(Model(pipe), record, statistics, "default", GUIDE)
+    assert [str(rung) for rung in whole.ladder("fine-tuning")] == [
+        "fine-tuning to the guide, weight 1",
+        "fine-tuning to the guide, weight 3",
+        "fine-tuning, weight 3",
+    ]
+    half = Findings.of(Model(pipe.to(torch.float16)), record, statistics, "default", GUIDE)
+    assert half.ladder("fine-tuning") == (Rung(),)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +290,11 @@ def test_wider_sets_come_from_z_scores(pipe: DiffusionPipeline) -> None:
 
 @pytest.mark.parametrize("ladder", [*LADDERS.values(), SPREAD])
 def test_every_rung_of_a_ladder_makes_an_edit(ladder: tuple[Rung, ...]) -> None:
-    edits = [joint_edit(dict.fromkeys(FOUND, rung), FOUND, KEEP) for rung in ladder]
+    def teach(part: Part, erased: tuple[Erased, ...]) -> Edit:
+        assert (part, len(erased)) == ("denoiser", len(FOUND))
+        return NeuronEdit(Neurons({LAYER: [0]}))
+
+    edits = [joint_edit(dict.fromkeys(FOUND, rung), FOUND, KEEP, teach) for rung in ladder]
     assert None not in edits
 
 
@@ -332,7 +355,7 @@ def test_a_stronger_rung_keeps_what_helped() -> None:
         (Rung("all", -0.25, 10.0), True),
         (Rung(weight=10.0, guided=True), False),
         (Rung("all", weight=10.0, reach=1.0), False),
-        (Rung(weight=10.0, encoder=True), False),
+        (Rung(weight=10.0, trained="text-encoder"), False),
         (Rung(), False),
     ],
 )

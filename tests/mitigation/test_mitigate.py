@@ -42,7 +42,7 @@ from unmemorize import (
 )
 from unmemorize.engines import Execution, Progress, Shard
 from unmemorize.generation import EditFile, WeightEdit, generate_each
-from unmemorize.methods import _text_encoder, trained_text_encoder
+from unmemorize.methods import _text_encoder, fine_tuned_denoiser, trained_text_encoder
 from unmemorize.mitigation import (
     MitigationInputs,
     MitigationResult,
@@ -52,15 +52,16 @@ from unmemorize.mitigation import (
     Stages,
     _guides,
     _images,
+    _mitigate,
     _ordinary,
     _public,
+    _trained,
     mitigate_all,
     read_confirmations,
     unannounced,
 )
-from unmemorize.mitigation import _text_encoder as mitigation_text_encoder
 from unmemorize.mitigation._confirmation import screen_level, search_seeds
-from unmemorize.mitigation._ladders import Findings, Rung
+from unmemorize.mitigation._ladders import FINE_TUNING, Findings, Rung
 from unmemorize.mitigation._starts import starts_of
 from unmemorize.runs import _drive, kinds_in, run_prompts
 
@@ -248,7 +249,7 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
     erased = [erased.caption for part in parts for erased in getattr(part, "erase", ())]
     assert "a green cat" not in erased
     assert result.ordinary.images == 19
-    assert len(result.candidates) == 3
+    assert len(result.candidates) == 4
     assert MitigationResult.load(run) == result
     found = EditFile.load(run.folder / "edit.json").found
     assert (found["suspects"], found["memorized"]) == (3, 2)
@@ -482,7 +483,7 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
         trained.append((tuple(erase), tuple(keep)))
         return trained_text_encoder(model, erase, keep, progress)
 
-    monkeypatch.setattr(mitigation_text_encoder, "trained_text_encoder", noted)
+    monkeypatch.setattr(_trained, "trained_text_encoder", noted)
     monkeypatch.setattr(_guides, "screen_level", lambda _: float("inf"))  # all guides are clear
     settings = replace(SETTINGS, part="text-encoder")
     more = replace(start.inputs, captions=replace(CAPTIONS, further=("a plane",)))
@@ -519,6 +520,42 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
     assert not trained
     with pytest.raises(RunError, match="part"):
         start(SETTINGS, folder="encoder")
+
+
+def test_a_denoiser_is_trained_once_with_all_confirmed_prompts(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captions that are kept are those by which no edit is judged, and images drawn as others."""
+    trained: list[tuple[Sequence[Erased], Sequence[str], GenerationSettings]] = []
+
+    def noted(
+        model: Model,
+        erase: Sequence[Erased],
+        keep: Sequence[str],
+        settings: GenerationSettings,
+        progress: Progress,
+    ) -> WeightEdit:
+        trained.append((tuple(erase), tuple(keep), settings))
+        return fine_tuned_denoiser(model, erase, keep, settings, progress)
+
+    monkeypatch.setattr(_trained, "fine_tuned_denoiser", noted)
+    monkeypatch.setattr(_mitigate, "ladder_names", lambda _: (FINE_TUNING,))
+    more = replace(start.inputs, captions=replace(CAPTIONS, further=("a plane",)))
+    start = replace(start, inputs=more)
+    result, run = start(folder="fine-tuning")
+    assert isinstance(result.file.edit, WeightEdit)
+    assert result.file.edit.source == "fine-tuning"
+    confirmed = [outcome for outcome in result.outcomes if outcome.confirmed]
+    assert all(outcome.rung.startswith("fine-tuning") for outcome in confirmed)
+    for erase, keep, settings in trained:
+        assert {each.caption for each in erase} == {outcome.prompt for outcome in confirmed}
+        assert keep == ("a car", "a boat", "a plane")
+        assert settings == SETTINGS.generation
+    assert len({erase for erase, _, _ in trained}) == len(trained) > 0
+    assert len(list(run.folder.glob("denoiser-*.json"))) == len(trained)
+    trained.clear()
+    assert start(folder="fine-tuning")[0] == result
+    assert not trained
 
 
 def test_a_text_encoder_that_cannot_be_trained_is_refused_before_any_work(start: Start) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from unmemorize import Neurons
-from unmemorize.generation import Edit
+from unmemorize.generation import ClosedFormEdit, Edit, Erased
 from unmemorize.mitigation._certificate import (
     Attempt,
     Certification,
@@ -25,6 +25,7 @@ from unmemorize.mitigation._certificate import (
 from unmemorize.mitigation._guides import Guide
 from unmemorize.mitigation._ladders import LADDERS, Findings, joint_edit
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
+from unmemorize.mitigation._settings import Part
 
 SEARCHES = 2000
 ALPHA = 0.05
@@ -37,13 +38,21 @@ FINDINGS = {
             "initial": Neurons({"a": [2]}),
             "all": Neurons({"a": [3]}),
         },
+        trainable=True,
         guide=Guide("start", "b"),
     )
 }
+
+
+def teach(_part: Part, erased: tuple[Erased, ...]) -> Edit:
+    """Return an edit of its own for each training."""
+    return ClosedFormEdit(erased, ("trained",))
+
+
 EDITS: dict[Edit, int] = {}
 for _ladder in LADDERS.values():
     for _rung in _ladder:
-        _edit = joint_edit({0: _rung}, FINDINGS, ())
+        _edit = joint_edit({0: _rung}, FINDINGS, (), teach)
         assert _edit is not None
         EDITS.setdefault(_edit, len(EDITS))
 
@@ -76,7 +85,7 @@ class Simulated:
         return {0: Copies(int(copies[:until].sum()), until)}
 
     def strengthen(self, candidate: Candidate, failed: Collection[int]) -> Candidate | None:
-        return strengthened(candidate, failed, FINDINGS, ())
+        return strengthened(candidate, failed, FINDINGS, (), teach)
 
 
 def is_wrong(number: int, rates: Sequence[float], rules: Certification) -> bool:
@@ -88,7 +97,7 @@ def is_wrong(number: int, rates: Sequence[float], rules: Certification) -> bool:
 def certified_rate(number: int, rates: Sequence[float], rules: Certification) -> float | None:
     """Run one search and return the copy rate of the edit that it certifies, if any."""
     model = Simulated(number, rates)
-    best = min(search(FINDINGS, (), model.look), key=lambda found: len(found.copying))
+    best = min(search(FINDINGS, (), model.look, teach=teach), key=lambda found: len(found.copying))
     candidate, attempts = certify_joint(best, rules, model.count, model.strengthen)
     return model.rate(candidate.edit) if attempts[0].passed else None
 

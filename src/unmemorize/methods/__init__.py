@@ -1,5 +1,10 @@
 """Methods of the field against copies: each makes an edit or an intervention for a prompt."""
 
+from unmemorize.methods._fine_tuning import (
+    fine_tuned_denoiser,
+    fine_tuning_cost,
+    why_not_fine_tuned,
+)
 from unmemorize.methods._generate_fitted import generate_fitted
 from unmemorize.methods._method import (
     MITIGATIONS,
@@ -30,6 +35,8 @@ __all__ = [
     "WhileDrawing",
     "WholeWeights",
     "at_strength",
+    "fine_tuned_denoiser",
+    "fine_tuning_cost",
     "generate_fitted",
     "intervention_from_json",
     "method_of",
@@ -39,5 +46,6 @@ __all__ = [
     "trained_text_encoder",
     "training",
     "weighted_layers",
+    "why_not_fine_tuned",
     "why_untrainable",
 ]

@@ -36,7 +36,7 @@ from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._settings import MitigationSettings, Part
 from unmemorize.mitigation._stages import SAME, Announce, Stages, announced_by, digest, unannounced
 from unmemorize.mitigation._standing import Standing, standings
-from unmemorize.mitigation._text_encoder import refuse_other_part
+from unmemorize.mitigation._trained import refuse_other_part
 
 __all__ = [
     "BEFORE",

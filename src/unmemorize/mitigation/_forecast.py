@@ -11,10 +11,10 @@ import torch
 from unmemorize._prompts import Prompt
 from unmemorize.detection import REGION_SAMPLES
 from unmemorize.generation import has_closed_form
-from unmemorize.methods import seconds_of_training
+from unmemorize.methods import fine_tuning_cost, seconds_of_training, why_not_fine_tuned
 from unmemorize.metrics import have_references
 from unmemorize.mitigation._confirmation import warn_of_missing_images
-from unmemorize.mitigation._ladders import ladder_names
+from unmemorize.mitigation._ladders import FINE_TUNING, ladder_names
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS
 from unmemorize.mitigation._paraphrases import PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
@@ -35,10 +35,13 @@ docs/mitigation.md."""
 class Forecast:
     """The cost of a mitigation, if every suspect is memorized and each ladder ends at once.
 
+    All ladders are counted, though the search ends where an edit changes few ordinary images.
+
     Args:
         images: stage -> images that are generated.
         samples: denoiser samples of these images (two for each step with guidance), of detections,
-            those of guides included, localizations and maps of memorized regions.
+            those of guides included, localizations, trainings of the denoiser and maps of memorized
+            regions.
         seconds: samples times the measured time of one, and the training of a text encoder, once.
         weights: bytes of the model's weights.
         disk: bytes of images, of an edited checkpoint and of small files.
@@ -71,7 +74,9 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     ordinary = settings.ordinary_images
     twice = settings.distances or not have_references(suspects)
     encoder = settings.part == "text-encoder"
-    ladders = len(ladder_names(settings.part)) if settings.compare else 1
+    fine_tuned = bool(guided) and not why_not_fine_tuned(model)
+    names = [name for name in ladder_names(settings.part) if fine_tuned or name != FINE_TUNING]
+    ladders = len(names) if settings.compare else 1
     images = {
         "ordinary images, unedited": ordinary * (2 if twice else 1),
         "confirmation": settings.search_images * count,
@@ -83,9 +88,12 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
         "paraphrases": 2 * PARAPHRASE_SEEDS * sum(len(each.paraphrases) for each in suspects),
         "random neurons": CONTROL_SEEDS * count + settings.sample,
     }
+    trainings = 0
+    if ladders > 1 and fine_tuned:
+        images["fine-tuning"], trainings = fine_tuning_cost(count)
     generation, noise = settings.generation, settings.localization.noise
     halves = 2 if generation.guidance > 1 else 1
-    samples = sum(images.values()) * generation.steps * halves
+    samples = sum(images.values()) * generation.steps * halves + trainings
     samples += round((1 + _PASSES) * noise.seeds * count)
     samples += noise.seeds * (sum(map(len, starts)) + 2 * settings.guides * len(guided))
     samples += REGION_SAMPLES * count

@@ -20,6 +20,7 @@ from unmemorize.generation import (
     has_closed_form,
 )
 from unmemorize.localization import Localization, candidates_at, neurons_of
+from unmemorize.methods import why_not_fine_tuned
 from unmemorize.mitigation._guides import Guide
 from unmemorize.mitigation._settings import Part
 from unmemorize.neurons import Neurons
@@ -35,6 +36,12 @@ _FEW = 16
 """The most neurons of a prompt that are tried first."""
 _LOWER = 1.0
 """How far theta falls below the one of the localization, for a wider set of the same layers."""
+FINE_TUNING = "fine-tuning"
+"""The name of the ladder that trains the denoiser."""
+TEXT_ENCODER = "text encoder"
+"""The name of the ladder that edits no denoiser."""
+_TRAINED: Mapping[Part, str] = {"denoiser": FINE_TUNING, "text-encoder": TEXT_ENCODER}
+"""What the training of a part is called."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,7 @@ class Rung:
             prompt, see `Reread`.
         guided: whether the prompt reads like its guide in the closed form of all projections, or is
             encoded like it. Else it does so like the empty prompt.
-        encoder: whether the text encoder is trained with the prompt at this weight, in place of a
-            closed form.
+        trained: what is trained with the prompt at this weight, in place of a closed form.
     """
 
     neurons: NeuronChoice | None = None
@@ -61,7 +67,7 @@ class Rung:
     weight: float | None = None
     reach: float | None = None
     guided: bool = False
-    encoder: bool = False
+    trained: Part | None = None
 
     def __str__(self) -> str:
         return self.named(None)
@@ -80,7 +86,7 @@ class Rung:
             parts.append(f"{self.neurons} neurons at {self.scale:g}")
         if self.weight is not None:
             goal = f"the {guide.kind} “{guide.text}”" if guide else "the guide"
-            kind = "text encoder" if self.encoder else "closed form"
+            kind = _TRAINED[self.trained] if self.trained else "closed form"
             parts.append(f"{kind}{f' to {goal}' if self.guided else ''}, weight {self.weight:g}")
         return " and ".join(parts) or "nothing"
 
@@ -101,7 +107,7 @@ class Rung:
             >>> Rung(weight=1.0).includes(Rung("complete", 0.0))
             False
         """
-        if (self.weight or 0.0) < (other.weight or 0.0) or self.encoder != other.encoder:
+        if (self.weight or 0.0) < (other.weight or 0.0) or self.trained != other.trained:
             return False
         if other.weight and self.guided and not other.guided:
             return False
@@ -136,6 +142,10 @@ LADDERS: Mapping[str, tuple[Rung, ...]] = {
         *(Rung("complete", scale, 10.0) for scale in (-0.25, -1.0)),
         *(Rung(choice, -0.25, 10.0) for choice in _CHOICES[1:]),
     ),
+    FINE_TUNING: (
+        *(Rung(weight=weight, guided=True, trained="denoiser") for weight in (1.0, 3.0)),
+        Rung(weight=3.0, trained="denoiser"),
+    ),
     "neurons": tuple(Rung(choice, scale) for choice, scale in product(_CHOICES, SCALES)),
     "closed form": (
         *_TO_GUIDE,
@@ -157,11 +167,9 @@ SPREAD = (
 """What a prompt of which many neurons were found climbs in place of the ladder "both". To the empty
 prompt, a closed form of all projections at a lower weight than 10 ends fewer copies than the rungs
 before it."""
-TEXT_ENCODER = "text encoder"
-"""The name of the ladder that edits no denoiser."""
 ENCODER = (
-    *(Rung(weight=weight, guided=True, encoder=True) for weight in (10.0, 100.0)),
-    Rung(weight=100.0, encoder=True),
+    *(Rung(weight=weight, guided=True, trained="text-encoder") for weight in (10.0, 100.0)),
+    Rung(weight=100.0, trained="text-encoder"),
 )
 """The ladder of the text encoder. The denoiser stays as it is. At weight 10 a caption is encoded
 almost as its guide is, so copies that are left are those of the guide: the empty prompt comes last,
@@ -181,8 +189,8 @@ LADDERS_DIGEST = hash_texts(
 """Stands for all ladders: a search on others finds other edits."""
 Rungs = Mapping[int, Rung]
 """The rung of each prompt, by its index in the run."""
-Teach = Callable[[tuple[Erased, ...]], Edit]
-"""Trains the text encoder with prompts, their weights and what they are encoded like."""
+Teach = Callable[[Part, tuple[Erased, ...]], Edit]
+"""Trains a part of the model with prompts, their weights and guides."""
 
 
 @dataclass(frozen=True)
@@ -193,12 +201,14 @@ class Findings:
         text: the prompt.
         neurons: the sets of neurons that rungs choose from.
         closed_form: whether the model has closed forms, see `text_projections`.
+        trainable: whether its denoiser can be trained.
         guide: what the prompt may read like, if there is something but the empty prompt.
     """
 
     text: str
     neurons: Mapping[NeuronChoice, Neurons]
     closed_form: bool = True
+    trainable: bool = False
     guide: Guide | None = None
 
     @property
@@ -226,8 +236,8 @@ class Findings:
 
     def _is_possible(self, rung: Rung) -> bool:
         has_neurons = rung.neurons is None or bool(self.neurons[rung.neurons])
-        has_projections = rung.weight is None or self.closed_form
-        return has_neurons and self._has_guide(rung) and has_projections
+        can_move = self.trainable if rung.trained else rung.weight is None or self.closed_form
+        return has_neurons and self._has_guide(rung) and can_move
 
     @classmethod
     def of(
@@ -261,6 +271,8 @@ class Findings:
                 "all": neurons_of(candidates_at(z_scores, activation, theta, 0)),
             },
             has_closed_form(model),
+            # models without closed forms have no guides
+            has_closed_form(model) and not why_not_fine_tuned(model),
             guide,
         )
 
@@ -277,13 +289,14 @@ def joint_edit(
         rungs: the rung of each prompt.
         findings: of each prompt.
         keep: ordinary captions that the closed-form edit leaves alone.
-        teach: trains the text encoder, for rungs that ask for it.
+        teach: trains a part of the model, for rungs that ask for it.
 
     Returns:
         The edit, or None if it would change nothing.
     """
     scales: dict[tuple[str, int], float] = {}
-    erased, taught, reread = list[Erased](), list[Erased](), list[Reread]()
+    erased, reread = list[Erased](), list[Reread]()
+    taught: dict[Part, list[Erased]] = defaultdict(list)
     for index, rung in sorted(rungs.items()):
         text = findings[index].text
         chosen = findings[index].neurons[rung.neurons] if rung.neurons else Neurons()
@@ -293,16 +306,16 @@ def joint_edit(
         if rung.weight is not None:
             guide = findings[index].guide if rung.guided else None
             erase = Erased(text, rung.weight, guide.text if guide else "")
-            (taught if rung.encoder else erased).append(erase)
+            (taught[rung.trained] if rung.trained else erased).append(erase)
         for neuron in chosen:
             scales[neuron] = min(rung.scale, scales.get(neuron, rung.scale))
     by_scale: dict[float, set[tuple[str, int]]] = defaultdict(set)
     for neuron, scale in scales.items():
         by_scale[scale].add(neuron)
     edits: list[Edit] = []
-    if taught:
-        assert teach is not None  # only its own ladder has such rungs
-        edits.append(teach(tuple(taught)))
+    for part, texts in taught.items():
+        assert teach is not None  # only ladders of their own have such rungs
+        edits.append(teach(part, tuple(texts)))
     if erased:
         edits.append(ClosedFormEdit(tuple(erased), tuple(keep)))
     if reread:

@@ -9,6 +9,7 @@ RUN/neighbours.jsonl           what it says of the ordinary captions that are mo
 RUN/rewordings.jsonl           what it says of these captions with a word of the prompt
 RUN/guide-N.jsonl              images of those that it clears, the likest ones first
 RUN/text-encoder-*.json        trained text encoders, by the digest of what they were trained with
+RUN/denoiser-*.json            trained denoisers, likewise
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
 RUN/certificate-N-EDIT.jsonl   fresh images of attempt N; those that are copies are kept
@@ -73,7 +74,7 @@ from unmemorize.mitigation._search import (
     strengthened,
 )
 from unmemorize.mitigation._stages import Announce, Stages, announced_by, digest
-from unmemorize.mitigation._text_encoder import refuse_other_part, taught
+from unmemorize.mitigation._trained import refuse_other_part, taught
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
 from unmemorize.runs import Run, kinds_in, record_model_files, stream_prompts
@@ -208,7 +209,8 @@ def _best(
     """Search, and return the best edit.
 
     An edit within the budget is better than others, then one under which fewer prompts copy, then
-    one that changes fewer ordinary images.
+    one that changes fewer ordinary images. One that ends all copies and changes few of them is
+    taken at once.
     """
 
     def look(edit: Edit, indices: Sequence[int]) -> dict[int, float]:
@@ -241,7 +243,7 @@ def _best(
         too_much = change.share > settings.budget
         order = (too_much, summary.copying, change.changed, -change.similarity)
         ranked.append((order, candidate, summary))
-        if not settings.compare:
+        if not settings.compare or (not summary.copying and change.share <= settings.few_changed):
             break
     ranked.sort(key=lambda entry: entry[0])
     summaries = tuple(summary for _, _, summary in ranked)
@@ -301,7 +303,7 @@ def _attempts_on_record(run: Run) -> list[int]:
 
 
 def _teaching(work: Work) -> Teach:
-    return partial(taught, work.stages, work.captions.all_kept)
+    return partial(taught, work.stages, work.captions)
 
 
 def _copies(records: Mapping[int, ImagesRecord]) -> dict[int, Copies]:

@@ -64,7 +64,7 @@ def search(
         keep: ordinary captions that closed-form edits leave alone.
         look: judges prompts on search seeds.
         ladders: the names of the ladders.
-        teach: trains the text encoder, for the ladder that asks for it.
+        teach: trains a part of the model, for the ladder that asks for it.
 
     Yields:
         The end of each ladder. A ladder is climbed when its end is asked for. Ladders whose edit

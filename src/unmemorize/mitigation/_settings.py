@@ -18,6 +18,8 @@ _logger = logging.getLogger("unmemorize")
 
 Part = Literal["denoiser", "text-encoder"]
 """What part of a model is edited."""
+_FEW = 0.1
+"""The share of the budget up to which no further ladder can be worth its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,8 @@ class MitigationSettings:
             images.
         together: whether all prompts are also certified together, which takes more images.
         part: what is edited, the denoiser or the text encoder.
-        compare: whether the search compares the ends of all ladders by what they change in ordinary
-            images, or climbs the first ladder alone.
+        compare: whether the search compares the ends of ladders by what they change in ordinary
+            images, until one changes few and leaves no copy, or climbs the first ladder alone.
         search_images: unedited images that confirm a prompt, and edited ones that a rung of the
             search must pass.
         guides: how many ordinary captions are looked at for each prompt, and how many guides are
@@ -138,6 +140,11 @@ class MitigationSettings:
     def sample(self) -> int:
         """How many ordinary images the candidates of the search are compared by."""
         return max(1, self.ordinary_images // 5)
+
+    @property
+    def few_changed(self) -> float:
+        """The share of ordinary images up to which an edit without copies ends the search."""
+        return _FEW * self.budget
 
     @classmethod
     def quick(cls) -> MitigationSettings:

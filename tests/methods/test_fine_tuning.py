@@ -1,0 +1,252 @@
+"""The training of a denoiser: what it sees, what it moves, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate.hooks import CpuOffload, add_hook_to_module
+from peft import LoraConfig
+from torch import Tensor
+
+from architectures import ARCHITECTURES, make
+from unmemorize._errors import EditError
+from unmemorize.generation import (
+    Drawing,
+    Erased,
+    GenerationSettings,
+    LowRank,
+    drawn_latents,
+    has_closed_form,
+)
+from unmemorize.methods import _fine_tuning, fine_tuned_denoiser, why_not_fine_tuned
+from unmemorize.pipelines import Model, Noising
+
+ERASE = (Erased("a red cat", 1.0, "a cat"), Erased("a blue dog", 3.0, "a dog"))
+KEEP = ("a car", "a boat", "a plane")
+SETTINGS = GenerationSettings(steps=3, guidance=2.0, batch=6)
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(make("Stable Diffusion"))
+
+
+def errors(model: Model, asked: Sequence[str], wanted: Tensor, latents: Tensor) -> Tensor:
+    times = torch.full((len(asked),), 500)
+    found = model.predict(latents, times, model.encode(list(asked)))
+    return (found - wanted).square().mean((1, 2, 3))
+
+
+def test_captions_go_to_their_guides_and_the_model_stays_as_it_is(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fine_tuning, "_STEPS", 20)
+    monkeypatch.setattr(_fine_tuning, "_TOGETHER", 20)
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    required = {name: value.requires_grad for name, value in model.denoiser.named_parameters()}
+    latents = model.draw_latents(2, 5)
+    captions, guides = [each.caption for each in ERASE], [each.guide for each in ERASE]
+    times = torch.full((2,), 500)
+    wanted = model.predict(latents, times, model.encode(guides))
+    edit = fine_tuned_denoiser(model, ERASE, KEEP, replace(SETTINGS, batch=30))
+    apart = errors(model, captions, wanted, latents)
+    with edit.applied(model, [True]):
+        left = errors(model, captions, wanted, latents)
+    assert bool((left < apart).all())
+    assert edit.source == "fine-tuning"
+    assert all(name in dict(model.denoiser.named_parameters()) for name in edit.differences)
+    assert all(isinstance(each, LowRank) for each in edit.differences.values())
+    after = model.denoiser.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert required == {n: value.requires_grad for n, value in model.denoiser.named_parameters()}
+    assert all(value.grad is None for value in model.denoiser.parameters())
+
+
+def test_the_same_call_makes_the_same_edit(model: Model) -> None:
+    told: list[tuple[int, int | None]] = []
+    first = fine_tuned_denoiser(
+        model, ERASE, KEEP, SETTINGS, lambda done, total: told.append((done, total))
+    )
+    assert fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS) == first
+    images = 2 * 2 * len(ERASE) + len(KEEP)
+    assert told[-1] == (images + 4, images + 4)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_a_step_asks_for_captions_and_wants_what_the_unedited_model_says_of_guides(
+    model: Model,
+) -> None:
+    """The loss is computed here from the formula, with the noise of the step."""
+    lesson = _fine_tuning._Lesson.drawn(model, ERASE, KEEP, SETTINGS, lambda *_: None)
+    assert lesson.forgotten.shape == (2, 4, *model.latent_shape)
+    batch = lesson.batch(torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    own = torch.randint(2, (4,), generator=generator).tolist()
+    image = torch.randint(4, (4,), generator=generator).tolist()
+    ordinary = torch.randint(3, (3,), generator=generator).tolist()
+    empty = (torch.rand(3, generator=generator, dtype=torch.float32) < 0.1).tolist()
+    levels = torch.rand(7, generator=generator, dtype=torch.float32)
+    noise = torch.randn((7, *model.latent_shape), generator=generator, dtype=torch.float32)
+    noising = Noising(model)
+    expected = 0.0
+    for row in range(7):
+        if row < 4:
+            erased = ERASE[own[row]]
+            clean, share = lesson.forgotten[own[row], image[row]], erased.weight / 4
+            asked, guide = erased.caption, erased.guide
+        else:
+            place = ordinary[row - 4]
+            clean, share = lesson.kept[place], 4 / 3
+            asked = guide = "" if empty[row - 4] else KEEP[place]
+        level = levels[[row]]
+        noisy = noising.noisy(clean[None], noise[[row]], level)
+        said = [
+            model.predict(noisy.latents, noisy.timesteps, model.encode([text]))
+            for text in (asked, guide)
+        ]
+        weight = 0.25 * float(torch.exp(2.5 * level))
+        expected += share * weight * float((said[0] - said[1]).square().mean())
+    with torch.no_grad():
+        parts = [float(part) for part in batch.losses(model, 3)]
+    assert len(parts) == 3
+    assert sum(parts) == pytest.approx(expected, rel=1e-3)
+
+
+def test_images_are_of_guides_and_of_captions_and_one_of_each_ordinary_caption(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    usual = drawn_latents
+
+    def noted(model: Model, drawing: Drawing) -> Tensor:
+        drawn.extend(drawing.prompts)
+        assert (drawing.steps, drawing.guidance) == (3, 2.0)
+        assert len(drawing.prompts) <= 6
+        return usual(model, drawing)
+
+    monkeypatch.setattr(_fine_tuning, "drawn_latents", noted)
+    lesson = _fine_tuning._Lesson.drawn(model, ERASE, KEEP, SETTINGS, lambda *_: None)
+    assert drawn == ["a cat", "a red cat", "a dog", "a blue dog"] * 2 + list(KEEP)
+    noise = model.draw_latents(len(drawn), 13)
+    with torch.no_grad():
+        alone = usual(model, Drawing(("a blue dog",), noise[[7]], (True,), 3, 2.0))
+    assert torch.allclose(lesson.forgotten[1, 3], alone[0].cpu(), atol=1e-4)
+
+
+def test_what_a_step_wants_does_not_move_with_the_training(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples of later steps are made with the unedited weights, too."""
+    fresh: list[Tensor] = []
+    usual = _fine_tuning._Lesson.batch
+
+    def noted(lesson: _fine_tuning._Lesson, generator: torch.Generator) -> _fine_tuning._Batch:
+        batch = usual(lesson, generator)
+        fresh.append(batch.wanted)
+        return batch
+
+    monkeypatch.setattr(_fine_tuning._Lesson, "batch", noted)
+    fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS)
+    lesson = _fine_tuning._Lesson.drawn(model, ERASE, KEEP, SETTINGS, lambda *_: None)
+    generator = torch.Generator().manual_seed(13)
+    for wanted in fresh:
+        with torch.no_grad():
+            assert torch.equal(usual(lesson, generator).wanted, wanted)
+
+
+def test_parts_of_a_loss_add_up(model: Model) -> None:
+    """Passes of fewer samples give the same edit, up to rounding."""
+    edits = [
+        fine_tuned_denoiser(model, ERASE, KEEP, GenerationSettings(steps=3, batch=batch))
+        for batch in (3, 30)
+    ]
+    for name, one in edits[0].differences.items():
+        other = edits[1].differences[name]
+        assert isinstance(one, LowRank)
+        assert isinstance(other, LowRank)
+        assert torch.allclose(one.product(), other.product(), atol=2e-3)
+
+
+def half() -> Model:
+    pipe = make("Stable Diffusion")
+    pipe.unet.half()
+    return Model(pipe)
+
+
+def compiled() -> Model:
+    pipe = make("Stable Diffusion")
+    pipe.unet._compiled_call_impl = pipe.unet.forward  # as compile() leaves it
+    return Model(pipe)
+
+
+def with_adapter() -> Model:
+    pipe = make("Stable Diffusion")
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
+    return Model(pipe)
+
+
+def loaded_in_inference_mode() -> Model:
+    with torch.inference_mode():
+        return Model(make("Stable Diffusion"))
+
+
+def offloaded() -> Model:
+    pipe = make("Stable Diffusion")
+    add_hook_to_module(pipe.unet, CpuOffload(execution_device="cpu"))
+    return Model(pipe)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (half, "loaded in torch.float16"),
+        (compiled, "compiled"),
+        (with_adapter, "LoRA"),
+        (loaded_in_inference_mode, "inference mode"),
+        (offloaded, "offloaded"),
+        (lambda: Model(make("Flux")), "packs latents"),
+        (lambda: Model(make("DeepFloyd IF")), "pixels"),
+    ],
+)
+def test_denoisers_that_cannot_be_trained_are_refused(
+    changed: Callable[[], Model], reason: str
+) -> None:
+    model = changed()
+    assert reason in why_not_fine_tuned(model)
+    with pytest.raises(EditError, match=reason):
+        fine_tuned_denoiser(model, ERASE, KEEP)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_models_with_closed_forms_are_trained_or_say_why_not(name: str) -> None:
+    model = Model(make(name))
+    if not has_closed_form(model) or why_not_fine_tuned(model):
+        assert name in ("DeepFloyd IF", "Flux", "Qwen-Image", "Stable Diffusion 3")
+        return
+    edit = fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS)
+    latents, time = model.draw_latents(1, 1), model.timesteps(10)[1]
+    text = model.encode([ERASE[0].caption])
+    before = model.predict(latents, time, text)
+    with edit.applied(model, [True]):
+        assert not torch.equal(model.predict(latents, time, text), before)
+    assert torch.equal(model.predict(latents, time, text), before)
+
+
+def test_captions_of_both_kinds_are_needed(model: Model) -> None:
+    with pytest.raises(EditError, match="0 captions"):
+        fine_tuned_denoiser(model, (), KEEP)
+    with pytest.raises(EditError, match="0 ordinary"):
+        fine_tuned_denoiser(model, ERASE, ())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_of_the_caller_changes_nothing(
+    model: Model, mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    expected = fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS)
+    with mode():
+        assert fine_tuned_denoiser(Model(model.pipe), ERASE, KEEP, SETTINGS) == expected
