@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -251,4 +252,7 @@ def test_a_batch_may_mix_images_with_and_without_the_edit() -> None:
     settings = GenerationSettings(images=1, steps=2, guidance=3.0, batch=4)
     drawn = generate_each(model, [CAPTION, CAPTION], [edit, None], settings=settings)
     alone = [generate_each(model, [CAPTION], [each], settings=settings) for each in (edit, None)]
-    assert [image.tobytes() for (image,) in drawn] == [a[0][0].tobytes() for a in alone]
+    edited, unedited = (np.asarray(image, dtype=np.int16) for (image,) in drawn)
+    for mixed, ((image,),) in zip((edited, unedited), alone, strict=True):
+        assert np.abs(mixed - np.asarray(image)).max() <= 1  # batches round differently
+    assert np.abs(edited - unedited).max() > 1
