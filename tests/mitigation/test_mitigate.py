@@ -522,6 +522,17 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
         start(SETTINGS, folder="encoder")
 
 
+def test_another_model_is_refused_before_any_work(start: Start) -> None:
+    """Its images would be taken for those of the model of the run."""
+    made_of = MitigationRun.of(SETTINGS, start.inputs)
+    run = open_run(start.folder / "another", start.model, start.prompts, made_of)
+    other = make_pipeline()
+    other.unet.conv_in.weight.data.mul_(1.1)
+    with pytest.raises(RunError, match="which is not the model given"):
+        mitigate_all(run, other, start.inputs)
+    assert not list(run.folder.glob("ordinary-*"))
+
+
 def test_a_denoiser_is_trained_once_with_all_confirmed_prompts(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,7 +77,13 @@ from unmemorize.mitigation._stages import Announce, Stages, announced_by, digest
 from unmemorize.mitigation._trained import refuse_other_part, taught
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
-from unmemorize.runs import Run, kinds_in, record_model_files, stream_prompts
+from unmemorize.runs import (
+    Run,
+    kinds_in,
+    record_model_files,
+    refuse_other_model,
+    stream_prompts,
+)
 
 
 def mitigate_all(
@@ -107,7 +113,7 @@ def mitigate_all(
 
     Raises:
         UnfinishedError: other shards have not done their part yet.
-        RunError: an item fails, or the run is of another kind.
+        RunError: an item fails, or the run is of another kind or of another model.
         MitigationError: the text encoder should be edited, and cannot be; no attempt is allowed; or
             two suspects have the same text.
         ThresholdError: there are too few ordinary images for the rate of false copies.
@@ -116,6 +122,7 @@ def mitigate_all(
     settings = run.settings(MitigationRun).settings
     model, execution = Model.of(pipe), execution or Execution()
     announce = announce or announced_by(execution)
+    refuse_other_model(run, model)
     refuse_other_part(model, settings)
     if attempts < 1:
         raise MitigationError(f"attempts={attempts}: prompts are certified at least once.")
