@@ -163,13 +163,13 @@ def _read(path: Path) -> dict[str, bytes]:
 
 def _wrong_files(files: Files, contents: Contents) -> Iterator[str]:
     """Say which files differ from the list."""
-    listed = contents.files
-    for name in sorted(listed.keys() | files.keys()):
+    named = contents.files
+    for name in sorted(named.keys() | files.keys()):
         if name not in files:
             yield f"{name} is missing"
-        elif name not in listed:
+        elif name not in named:
             yield f"{name} was added"
-        elif hashlib.sha256(files[name]).hexdigest() != listed[name].sha256:
+        elif hashlib.sha256(files[name]).hexdigest() != named[name].sha256:
             yield f"{name} was changed"
 
 
