@@ -22,7 +22,7 @@ from unmemorize.generation import (
     drawn_latents,
     has_closed_form,
 )
-from unmemorize.methods import _fine_tuning, fine_tuned_denoiser, why_not_fine_tuned
+from unmemorize.methods import _fine_tuning, _latents, fine_tuned_denoiser, why_not_fine_tuned
 from unmemorize.pipelines import Model, Noising
 
 ERASE = (Erased("a red cat", 1.0, "a cat"), Erased("a blue dog", 3.0, "a dog"))
@@ -128,7 +128,7 @@ def test_images_are_of_guides_and_of_captions_and_one_of_each_ordinary_caption(
         assert len(drawing.prompts) <= 6
         return usual(model, drawing)
 
-    monkeypatch.setattr(_fine_tuning, "drawn_latents", noted)
+    monkeypatch.setattr(_latents, "drawn_latents", noted)
     lesson = _fine_tuning._Lesson.drawn(model, ERASE, KEEP, SETTINGS, lambda *_: None)
     assert drawn == ["a cat", "a red cat", "a dog", "a blue dog"] * 2 + list(KEEP)
     noise = model.draw_latents(len(drawn), 13)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from unmemorize._errors import EditError
 from unmemorize.engines import Progress, silent
-from unmemorize.generation import Drawing, Erased, GenerationSettings, WeightEdit, drawn_latents
+from unmemorize.generation import Erased, GenerationSettings, WeightEdit
+from unmemorize.methods._latents import drawn_in_batches
 from unmemorize.methods._trained import LowRankWeights
 from unmemorize.methods._training import training, weighted_layers
 from unmemorize.pipelines import (
@@ -261,17 +262,8 @@ def _drawn(
     model: Model, texts: Sequence[str], settings: GenerationSettings, progress: Progress
 ) -> Tensor:
     """Draw one image of each text, as latents (texts, C, H, W), float32 on the CPU."""
-    noise = model.draw_latents(len(texts), _SEED)
-    latents = []
-    for start in range(0, len(texts), settings.batch):
-        some = tuple(texts[start : start + settings.batch])
-        drawing = Drawing(
-            some,
-            noise[start : start + len(some)],
-            (True,) * len(some),
-            settings.steps,
-            settings.guidance,
-        )
-        latents.append(drawn_latents(model, drawing).float().cpu())
-        progress(start + len(some), len(texts) + _STEPS)
-    return torch.cat(latents)
+    latents: list[Tensor] = []
+    for batch in drawn_in_batches(model, texts, model.draw_latents(len(texts), _SEED), settings):
+        latents += batch.float().cpu()
+        progress(len(latents), len(texts) + _STEPS)
+    return torch.stack(latents)

@@ -1,8 +1,8 @@
-"""Training images as the denoiser sees them."""
+"""Images as the denoiser sees them: training images, and those that it draws."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmemorize._errors import MitigationError
+from unmemorize.generation import Drawing, GenerationSettings, drawn_latents
 from unmemorize.metrics import read_image
 from unmemorize.pipelines import Model, encoded
 
@@ -39,3 +40,23 @@ def encoded_images(model: Model, paths: Sequence[Path], method: str) -> Tensor:
     ]
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 127.5 - 1
     return encoded(model, images).to(model.dtype)
+
+
+def drawn_in_batches(
+    model: Model, prompts: Sequence[str], noise: Tensor, settings: GenerationSettings
+) -> Iterator[Tensor]:
+    """Draw an image of each prompt, and yield the latents of each batch, (images, C, H, W).
+
+    Args:
+        model: the model.
+        prompts: the prompts.
+        noise: initial noise of each, (prompts, C, H, W).
+        settings: steps, guidance and batch.
+    """
+    for start in range(0, len(prompts), settings.batch):
+        some = tuple(prompts[start : start + settings.batch])
+        rows = (True,) * len(some)
+        drawing = Drawing(
+            some, noise[start : start + len(some)], rows, settings.steps, settings.guidance
+        )
+        yield drawn_latents(model, drawing)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
-from unmemorize.generation import Drawing, WeightEdit, drawn_latents
-from unmemorize.methods._latents import encoded_images
+from unmemorize.generation import WeightEdit
+from unmemorize.methods._latents import drawn_in_batches, encoded_images
 from unmemorize.methods._method import Suspect, refuse_outside
 from unmemorize.methods._random_tokens import RandomTokens
 from unmemorize.methods._training import training, weighted_layers
@@ -212,15 +212,7 @@ def _surrogates(model: Model, suspect: Suspect) -> Tensor:
     method, settings = RandomTokens(_TOKENS), suspect.settings
     prompts = [method.rewritten(model, suspect.prompt.text, seed) for seed in range(_KEPT)]
     noise = model.draw_latents(_KEPT, _SEED)
-    latents = []
-    for start in range(0, _KEPT, settings.batch):
-        some = tuple(prompts[start : start + settings.batch])
-        rows = (True,) * len(some)
-        drawing = Drawing(
-            some, noise[start : start + len(some)], rows, settings.steps, settings.guidance
-        )
-        latents.append(drawn_latents(model, drawing))
-    return torch.cat(latents)
+    return torch.cat(list(drawn_in_batches(model, prompts, noise, settings)))
 
 
 def _add(totals: list[Tensor], gradients: list[Tensor]) -> None:
