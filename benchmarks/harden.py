@@ -31,9 +31,9 @@ from unmemorize.audit import STARTS, AuditSettings
 from unmemorize.audit._levels import copy_level
 from unmemorize.hardening._attacks import PARTS
 from unmemorize.hardening._examples import Examples
-from unmemorize.hardening._training import Lesson, optimizer_of
+from unmemorize.hardening._training import DECAY, Lesson
 from unmemorize.hardening._weights import trained
-from unmemorize.methods import Trained
+from unmemorize.methods import Trained, optimizer_of
 
 LARGE: dict[str, Any] = {"forgotten": 64, "kept": 96, "kept_images": 320, "settle": True}
 """Batches and ordinary images that a GPU makes cheap."""
@@ -108,7 +108,7 @@ def hardened(
         some, (ordinary, captions) = settings.kept_images, stage.kept
         substitutes = stage.substitutes if settings.substitutes else ()
         examples = Examples(substitutes, ordinary[:some], captions[:some])
-    optimizer = optimizer_of(weights, settings.rate, 0, {})
+    optimizer = optimizer_of(weights, settings.rate, DECAY, 0, {})
     lesson = Lesson(stage.bench, stage.targets, examples, settings)
     keys: list[list[Tensor]] = [[] for _ in stage.targets]
     steps, slowest = stage.options.attack_steps, 0.0

@@ -17,8 +17,9 @@ from torch import Tensor
 from unmemorize import GenerationSettings, HardeningSettings, Model, NeuronEdit, testbed
 from unmemorize.audit import Bench, targets_of
 from unmemorize.generation import Edit, generate_each
-from unmemorize.hardening._training import optimizer_of
+from unmemorize.hardening._training import DECAY
 from unmemorize.hardening._weights import trained
+from unmemorize.methods import optimizer_of
 from unmemorize.mitigation import OrdinaryCaptions
 from unmemorize.pipelines import Conditioning, Noisy
 
@@ -83,7 +84,7 @@ def main() -> None:
     print(f"| | | 0 | {error(held[0], said[0], right[0]):.4f} | 0 |")
     for rate, weight in RATES:
         with trained(model, HardeningSettings.of(model, rate=rate)) as weights:
-            optimizer = optimizer_of(weights, rate, 0, {})
+            optimizer = optimizer_of(weights, rate, DECAY, 0, {})
             for step, (forgotten, kept) in enumerate(lessons, 1):
                 loss = error(*forgotten, gradient=True)
                 if weight:

@@ -17,8 +17,8 @@ from harden_chains import Chains, Origins
 from harden_moves import MOVES, Memorized, Move, moved
 from harden_stage import Stage
 from unmemorize.audit import STARTS, Start
-from unmemorize.hardening._training import optimizer_of
-from unmemorize.methods import Trained
+from unmemorize.hardening._training import DECAY
+from unmemorize.methods import Trained, optimizer_of
 from unmemorize.mitigation import derived_seed
 
 _BLOCK = 20
@@ -181,7 +181,7 @@ class School:
         self.past = torch.zeros(images, _PAST, *shape, device=device)
         self.counts = torch.zeros(images, device=device)
         self.found = [0] * images
-        self.optimizer = optimizer_of(self.weights, self.choice.rate, 0, {})
+        self.optimizer = optimizer_of(self.weights, self.choice.rate, DECAY, 0, {})
 
     def generator(self, purpose: int | str) -> torch.Generator:
         seed = derived_seed("joint hardening", self.stage.model.fingerprint, str(purpose))

@@ -25,8 +25,9 @@ from unmemorize.generation import EditFile, LowRank, whole
 from unmemorize.hardening import _training
 from unmemorize.hardening._examples import Examples
 from unmemorize.hardening._shifts import shifts
-from unmemorize.hardening._training import Batch, Lesson, optimizer_of, saved
+from unmemorize.hardening._training import DECAY, Batch, Lesson
 from unmemorize.hardening._weights import layers_of, trained
+from unmemorize.methods import optimizer_of, saved
 
 CAPTIONS = ("a hill", "a sea", "a dog")
 TARGETS = (
@@ -273,7 +274,7 @@ def test_without_a_weight_ordinary_images_do_not_count() -> None:
             lesson.settings,
         )
         with trained(model, lesson.settings) as weights:
-            some.train(weights, optimizer_of(weights, 1e-2, 0, {}), 1, found)
+            some.train(weights, optimizer_of(weights, 1e-2, DECAY, 0, {}), 1, found)
             (name,) = edit = weights.edit().differences
             edits.append(whole(edit[name]))
     assert torch.allclose(edits[0], edits[1], atol=1e-6)
@@ -292,7 +293,7 @@ def test_ordinary_images_count_as_often_as_is_asked(monkeypatch: pytest.MonkeyPa
             follow(loss)
 
         monkeypatch.setattr(weights, "differentiate", noted)
-        losses = one.train(weights, optimizer_of(weights, 1e-2, 0, {}), 1, found_in(model))
+        losses = one.train(weights, optimizer_of(weights, 1e-2, DECAY, 0, {}), 1, found_in(model))
     assert losses[1] > 1e-6  # the second step finds a model that has changed
     assert sum(seen) / 2 == pytest.approx(losses[0] + 3 * losses[1], rel=1e-5)
 
@@ -320,7 +321,7 @@ def test_a_step_follows_both_losses() -> None:
     (gradient,) = torch.autograd.grad(total, [weight])
     expected = old * (1 - 1e-3 * 1e-2) - 1e-3 * gradient / (gradient.abs() + 1e-8)
     with trained(model, lesson.settings) as weights:
-        optimizer = optimizer_of(weights, 1e-3, 0, {})
+        optimizer = optimizer_of(weights, 1e-3, DECAY, 0, {})
         losses = one.train(weights, optimizer, 1, found)
         assert torch.allclose(layer.weight, expected, atol=1e-6)
         edit = weights.edit()
@@ -353,7 +354,7 @@ def test_the_rate_falls_in_the_last_round_only() -> None:
     lesson = lesson_of(model, steps=2, rounds=2, weights=KEYS, settle=True, forgotten=1, kept=1)
     rates: list[float] = []
     with trained(model, lesson.settings) as weights:
-        optimizer = optimizer_of(weights, 1e-3, 0, {})
+        optimizer = optimizer_of(weights, 1e-3, DECAY, 0, {})
         optimizer.register_step_pre_hook(
             lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
         )
@@ -373,7 +374,7 @@ def test_what_is_wanted_is_asked_of_the_old_weights_at_any_step(
         model = Model(make_pipeline())
         lesson = lesson_of(model, steps=2, weights=KEYS, rank=rank, rate=1e-2)
         with trained(model, lesson.settings) as weights:
-            lesson.train(weights, optimizer_of(weights, 1e-2, 0, {}), 1, found_in(model))
+            lesson.train(weights, optimizer_of(weights, 1e-2, DECAY, 0, {}), 1, found_in(model))
             edits.append(weights.edit())
     assert edits[0] == edits[1] == edits[2]
 
@@ -396,7 +397,7 @@ def test_ordinary_images_hold_training_back() -> None:
         lesson, found = lesson_of(model, steps=3, weights="mid_block.attentions.*"), found_in(model)
         batches = list(lesson.batches(1, found))
         with trained(model, lesson.settings) as weights:
-            optimizer = optimizer_of(weights, 1e-2, 0, {})
+            optimizer = optimizer_of(weights, 1e-2, DECAY, 0, {})
             for batch in batches:
                 guess = model.predict(batch.latents, batch.timesteps, batch.text, gradient=True)
                 one, two = batch.losses(guess)
@@ -523,13 +524,13 @@ def test_the_optimizer_goes_on_exactly() -> None:
     model = Model(make_pipeline())
     lesson, found = lesson_of(model, steps=1, weights=KEYS, rank=1), found_in(model)
     with trained(model, lesson.settings) as weights:
-        optimizer = optimizer_of(weights, 1e-2, 0, {})
+        optimizer = optimizer_of(weights, 1e-2, DECAY, 0, {})
         lesson.train(weights, optimizer, 1, found)
         state = {name: value.clone() for name, value in saved(weights, optimizer).items()}
         lesson.train(weights, optimizer, 2, found)
         whole = weights.edit()
     with trained(model, lesson.settings) as weights:
-        optimizer = optimizer_of(weights, 1e-2, 2, state)
+        optimizer = optimizer_of(weights, 1e-2, DECAY, 2, state)
         lesson.train(weights, optimizer, 2, found)
         assert weights.edit() == whole
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from architectures import ARCHITECTURES, make
-from unmemorize._errors import EditError
+from unmemorize._errors import EditError, RunError
 from unmemorize.generation import (
     Drawing,
     Erased,
@@ -77,11 +78,47 @@ def test_the_same_call_makes_the_same_edit(model: Model) -> None:
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+@pytest.mark.parametrize(
+    ("killed", "again"), [(6, [11, 12, 13, 14, 15]), (12, [12, 13, 14, 15]), (14, [14, 15])]
+)
+def test_a_killed_training_goes_on_and_makes_the_same_edit(
+    model: Model, tmp_path: Path, killed: int, again: list[int]
+) -> None:
+    """11 images are drawn, then 4 steps taken; both are kept, 6 images and 2 steps at a time."""
+    expected, folder = fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS), tmp_path / "kept"
+
+    def kill(done: int, _total: int | None) -> None:
+        if done == killed:
+            raise KeyboardInterrupt
+
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt):
+        fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS, kill, folder)
+    after = model.denoiser.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    told: list[int] = []
+    edit = fine_tuned_denoiser(
+        model, ERASE, KEEP, SETTINGS, lambda done, _: told.append(done), folder
+    )
+    assert edit == expected
+    assert told == again
+
+
+def test_a_damaged_file_of_a_training_is_named(model: Model, tmp_path: Path) -> None:
+    fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS, folder=tmp_path)
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(RunError, match=r"state\.safetensors: the file of an unfinished training"):
+        fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS, folder=tmp_path)
+
+
 def test_a_step_asks_for_captions_and_wants_what_the_unedited_model_says_of_guides(
     model: Model,
 ) -> None:
     """The loss is computed here from the formula, with the noise of the step."""
-    lesson = _fine_tuning._Lesson.drawn(model, ERASE, KEEP, SETTINGS, lambda *_: None)
+    lesson = _fine_tuning._Lesson.drawn(
+        model, ERASE, KEEP, SETTINGS, lambda *_: None, _fine_tuning._Kept(None)
+    )
     assert lesson.forgotten.shape == (2, 4, *model.latent_shape)
     batch = lesson.batch(torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
@@ -129,7 +166,9 @@ def test_images_are_of_guides_and_of_captions_and_one_of_each_ordinary_caption(
         return usual(model, drawing)
 
     monkeypatch.setattr(_latents, "drawn_latents", noted)
-    lesson = _fine_tuning._Lesson.drawn(model, ERASE, KEEP, SETTINGS, lambda *_: None)
+    lesson = _fine_tuning._Lesson.drawn(
+        model, ERASE, KEEP, SETTINGS, lambda *_: None, _fine_tuning._Kept(None)
+    )
     assert drawn == ["a cat", "a red cat", "a dog", "a blue dog"] * 2 + list(KEEP)
     noise = model.draw_latents(len(drawn), 13)
     with torch.no_grad():
@@ -151,7 +190,9 @@ def test_what_a_step_wants_does_not_move_with_the_training(
 
     monkeypatch.setattr(_fine_tuning._Lesson, "batch", noted)
     fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS)
-    lesson = _fine_tuning._Lesson.drawn(model, ERASE, KEEP, SETTINGS, lambda *_: None)
+    lesson = _fine_tuning._Lesson.drawn(
+        model, ERASE, KEEP, SETTINGS, lambda *_: None, _fine_tuning._Kept(None)
+    )
     generator = torch.Generator().manual_seed(13)
     for wanted in fresh:
         with torch.no_grad():

@@ -545,9 +545,12 @@ def test_a_denoiser_is_trained_once_with_all_confirmed_prompts(
         keep: Sequence[str],
         settings: GenerationSettings,
         progress: Progress,
+        folder: Path,
     ) -> WeightEdit:
         trained.append((tuple(erase), tuple(keep), settings))
-        return fine_tuned_denoiser(model, erase, keep, settings, progress)
+        edit = fine_tuned_denoiser(model, erase, keep, settings, progress, folder)
+        assert list(folder.iterdir())
+        return edit
 
     monkeypatch.setattr(_trained, "fine_tuned_denoiser", noted)
     monkeypatch.setattr(_mitigate, "ladder_names", lambda _: (FINE_TUNING,))
@@ -564,6 +567,7 @@ def test_a_denoiser_is_trained_once_with_all_confirmed_prompts(
         assert settings == SETTINGS.generation
     assert len({erase for erase, _, _ in trained}) == len(trained) > 0
     assert len(list(run.folder.glob("denoiser-*.json"))) == len(trained)
+    assert not [path for path in run.folder.glob("denoiser-*") if path.is_dir()]
     trained.clear()
     assert start(folder="fine-tuning")[0] == result
     assert not trained

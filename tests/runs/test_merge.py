@@ -169,6 +169,8 @@ def test_what_records_name_is_copied(tmp_path: Path) -> None:
         "weights/002.safetensors",
         "examples.safetensors",
         "text-encoder-0f.json",
+        "denoiser-0f.json",
+        "denoiser-1e/state.safetensors",
         "unmemorize-edit-0f.safetensors",
         "before/00000-1.jpg",
         "audit/mine/edited-L4/00001-0005.safetensors",

@@ -56,8 +56,9 @@ from unmemorize.hardening._settings import (
     HardeningRun,
     HardeningSettings,
 )
-from unmemorize.hardening._training import Lesson, optimizer_of, saved
+from unmemorize.hardening._training import DECAY, Lesson
 from unmemorize.hardening._weights import trained
+from unmemorize.methods import optimizer_of, saved
 from unmemorize.mitigation import (
     EDIT,
     SAME,
@@ -219,7 +220,7 @@ def _trained(
             kept = run.folder / _weights_file(done)
             state = read_tensors(kept, RunError, "file of weights")
         steps = done * settings.steps * len(targets)
-        optimizer = optimizer_of(weights, settings.rate, steps, state)
+        optimizer = optimizer_of(weights, settings.rate, DECAY, steps, state)
         keys: list[list[Tensor]] = [[] for _ in targets]
         for number in range(1, settings.rounds + 1):
             some = attacked(run, bench, targets, number, settings, judged.descriptor)

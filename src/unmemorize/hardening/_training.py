@@ -26,8 +26,7 @@ _EMPTY = 0.1
 """Share of ordinary images under the empty caption, with which guidance compares."""
 _IN_ADVANCE = 32
 """Steps for which the old weights are put in place at once: their batches are kept meanwhile."""
-_DECAY = 1e-2
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+DECAY = 1e-2
 
 
 @dataclass(frozen=True)
@@ -233,44 +232,6 @@ class Lesson:
         distinct = list(dict.fromkeys(texts))
         places = {text: place for place, text in enumerate(distinct)}
         return places, self.bench.model.encode(distinct)
-
-
-def optimizer_of(
-    trained: Trained, rate: float, steps: int, state: Mapping[str, Tensor]
-) -> torch.optim.AdamW:
-    """Make the optimizer, and put parameters and moments of an interrupted run in place.
-
-    Args:
-        trained: what is trained. Its weights are written, too.
-        rate: the learning rate.
-        steps: how many steps were done.
-        state: what `saved` returned; empty at the beginning.
-    """
-    parameters = trained.parameters
-    optimizer = torch.optim.AdamW(parameters.values(), lr=rate, weight_decay=_DECAY)
-    if state:
-        for name, parameter in parameters.items():
-            with torch.no_grad():
-                parameter.copy_(state[name])
-            moments = {
-                moment: state[f"{name}.{moment}"].to(parameter, copy=True) for moment in _MOMENTS
-            }
-            optimizer.state[parameter] = {
-                "step": torch.tensor(steps, dtype=torch.float32),
-                **moments,
-            }
-        trained.write()
-    return optimizer
-
-
-def saved(trained: Trained, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """Return parameters and moments as tensors on the CPU."""
-    tensors = {}
-    for name, parameter in trained.parameters.items():
-        tensors[name] = parameter.detach().cpu().contiguous()
-        for moment in _MOMENTS:
-            tensors[f"{name}.{moment}"] = optimizer.state[parameter][moment].cpu().contiguous()
-    return tensors
 
 
 def _chosen(count: int, generator: torch.Generator) -> int:

@@ -22,7 +22,13 @@ from unmemorize.methods._text_encoder import (
     trained_text_encoder,
     why_untrainable,
 )
-from unmemorize.methods._trained import LowRankWeights, Trained, WholeWeights
+from unmemorize.methods._trained import (
+    LowRankWeights,
+    Trained,
+    WholeWeights,
+    optimizer_of,
+    saved,
+)
 from unmemorize.methods._training import Training, training, weighted_layers
 
 __all__ = [
@@ -40,7 +46,9 @@ __all__ = [
     "generate_fitted",
     "intervention_from_json",
     "method_of",
+    "optimizer_of",
     "refinement_of",
+    "saved",
     "seconds_of_training",
     "text_encoder_layers",
     "trained_text_encoder",

@@ -16,23 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from unmemorize._errors import EditError
+from unmemorize._errors import EditError, RunError
+from unmemorize._files import read_tensors, write_tensors
 from unmemorize.engines import Progress, silent
 from unmemorize.generation import Erased, GenerationSettings, WeightEdit
 from unmemorize.methods._latents import drawn_in_batches
-from unmemorize.methods._trained import LowRankWeights
-from unmemorize.methods._training import training, weighted_layers
+from unmemorize.methods._trained import LowRankWeights, optimizer_of, saved
+from unmemorize.methods._training import training, weighted_layers, why_fixed
 from unmemorize.pipelines import (
     Conditioning,
     Model,
     Noising,
-    adapted_layers,
-    is_compiled,
-    is_quantized,
     offloads_groups,
 )
 
@@ -52,6 +51,8 @@ _OF_ONE = 3
 _TOGETHER = 20
 """Steps whose samples are made before they are taken, with the unedited model."""
 _SEED = 13
+_LATENTS, _STATE = "latents.safetensors", "state.safetensors"
+"""Files of a training that is not finished: drawn images, and all that steps change."""
 
 
 def why_not_fine_tuned(model: Model) -> str:
@@ -62,16 +63,12 @@ def why_not_fine_tuned(model: Model) -> str:
         return "it works on pixels, and returns no image as its denoiser leaves it"
     if model.dtype not in (torch.float32, torch.float64):
         return f"it is loaded in {model.dtype}, in which small training steps are lost"
-    if is_compiled(model.denoiser):
-        return "its denoiser is compiled, and compiled networks ignore edits"
-    if adapted_layers(model.denoiser):
-        return "a LoRA has changed its denoiser"
-    weights = list(model.denoiser.parameters())
-    if any(weight.is_inference() for weight in weights):
+    if reason := why_fixed(model.denoiser, "denoiser"):
+        return reason
+    if any(weight.is_inference() for weight in model.denoiser.parameters()):
         return "it was loaded in inference mode, which forbids training"
-    offloaded = getattr(model.denoiser, "_hf_hook", None) or offloads_groups(model.denoiser)
-    if offloaded or any(is_quantized(weight) or weight.is_meta for weight in weights):
-        return "its denoiser is quantized or offloaded"
+    if hasattr(model.denoiser, "_hf_hook") or offloads_groups(model.denoiser):
+        return "its denoiser is offloaded"
     return ""
 
 
@@ -95,6 +92,7 @@ def fine_tuned_denoiser(
     keep: Sequence[str],
     settings: GenerationSettings | None = None,
     progress: Progress = silent,
+    folder: Path | None = None,
 ) -> WeightEdit:
     """Train factors of all linear and convolutional layers. The model stays as it is.
 
@@ -104,9 +102,12 @@ def fine_tuned_denoiser(
         keep: ordinary captions. The first 320 are taken.
         settings: how images are drawn: steps, guidance and batch.
         progress: called with images and steps.
+        folder: where images and steps are kept as they are done. The same call goes on from there
+            and makes the same edit. None keeps nothing.
 
     Raises:
         EditError: the denoiser cannot be trained, or there are no captions.
+        RunError: the folder cannot be written or read.
         MitigationError: as above, for a single layer.
 
     Source: after Kumari et al., ICCV 2023 (model-based concept ablation); factors in place of
@@ -127,11 +128,16 @@ def fine_tuned_denoiser(
     settings = settings or GenerationSettings()
     generator = torch.Generator().manual_seed(_SEED)
     together = max(1, settings.batch // _OF_ONE)
-    lesson = _Lesson.drawn(model, erase, keep[:_MOST_KEPT], settings, progress)
+    kept = _Kept(folder)
+    lesson = _Lesson.drawn(model, erase, keep[:_MOST_KEPT], settings, progress, kept)
     with torch.enable_grad(), training(model, weighted_layers(model), SOURCE) as weights:
         trained = LowRankWeights(weights, _RANK, SOURCE)
-        optimizer = torch.optim.AdamW(trained.parameters.values(), lr=_RATE, weight_decay=0.0)
-        for start in range(0, _STEPS, _TOGETHER):
+        state = kept.read(_STATE)
+        done = int(state["steps"]) if state else 0
+        if state:
+            generator.set_state(state["generator"])
+        optimizer = optimizer_of(trained, _RATE, 0.0, done, state)
+        for start in range(done, _STEPS, _TOGETHER):
             with trained.untrained(), torch.no_grad():
                 several = [lesson.batch(generator) for _ in range(_TOGETHER)]
             for step, batch in enumerate(several, start):
@@ -142,7 +148,32 @@ def fine_tuned_denoiser(
                 optimizer.step()
                 trained.write()
                 progress(lesson.images + step + 1, lesson.images + _STEPS)
+            place = {"steps": torch.tensor(start + _TOGETHER), "generator": generator.get_state()}
+            kept.write(_STATE, saved(trained, optimizer) | place)
         return trained.edit()
+
+
+class _Kept:
+    """Files of what is done so far.
+
+    Args:
+        folder: where they are. None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def read(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of a file; none where it is missing."""
+        path = self._folder / name if self._folder else None
+        if path is None or not path.is_file():
+            return {}
+        return read_tensors(path, RunError, "file of an unfinished training")
+
+    def write(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Write or replace a file."""
+        if self._folder:
+            write_tensors(self._folder / name, tensors, RunError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,10 +236,11 @@ class _Lesson:
         keep: Sequence[str],
         settings: GenerationSettings,
         progress: Progress,
+        kept: _Kept,
     ) -> _Lesson:
         """Draw the images of all captions with the model as it is."""
         pairs = [text for each in erase for text in (each.guide, each.caption)] * _IMAGES
-        latents = _drawn(model, [*pairs, *keep], settings, progress)
+        latents = _drawn(model, [*pairs, *keep], settings, progress, kept)
         forgotten = latents[: len(pairs)].unflatten(0, (_IMAGES, len(erase), 2))
         texts = list(dict.fromkeys(["", *keep, *pairs]))
         return cls(
@@ -259,11 +291,18 @@ class _Lesson:
 
 
 def _drawn(
-    model: Model, texts: Sequence[str], settings: GenerationSettings, progress: Progress
+    model: Model,
+    texts: Sequence[str],
+    settings: GenerationSettings,
+    progress: Progress,
+    kept: _Kept,
 ) -> Tensor:
     """Draw one image of each text, as latents (texts, C, H, W), float32 on the CPU."""
-    latents: list[Tensor] = []
-    for batch in drawn_in_batches(model, texts, model.draw_latents(len(texts), _SEED), settings):
-        latents += batch.float().cpu()
+    noise = model.draw_latents(len(texts), _SEED)
+    latents = kept.read(_LATENTS).get("latents", torch.empty(0, *noise.shape[1:]))
+    done = len(latents)
+    for batch in drawn_in_batches(model, texts[done:], noise[done:], settings):
+        latents = torch.cat([latents, batch.float().cpu()])
+        kept.write(_LATENTS, {"latents": latents})
         progress(len(latents), len(texts) + _STEPS)
-    return torch.stack(latents)
+    return latents

@@ -30,11 +30,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from unmemorize._errors import EditError
 from unmemorize.engines import Progress, silent
 from unmemorize.generation import Erased, LowRank, WeightEdit
+from unmemorize.methods._training import why_fixed
 from unmemorize.pipelines import (
     Model,
-    adapted_layers,
-    is_compiled,
-    is_quantized,
     name_of_denoiser,
     quiet_loading,
     text_encoders_of,
@@ -58,17 +56,12 @@ def why_untrainable(pipe: DiffusionPipeline) -> str:
     encoders = text_encoders_of(pipe)
     if name_of_denoiser(pipe) != "unet" or not hasattr(pipe, "encode_prompt"):
         return "it is no Stable Diffusion 1, 2 or XL"
-    if any(is_compiled(getattr(pipe, name)) for name in encoders):
-        return "its text encoder is compiled, and compiled networks ignore edits"
     kinds = (CLIPTextModel, CLIPTextModelWithProjection)
     if not encoders or not all(isinstance(each, kinds) for each in encoders.values()):
         return "its text encoders are not those of CLIP"
-    if any(map(adapted_layers, encoders.values())):
-        return "a LoRA has changed its text encoder"
-    weights = [weight for each in encoders.values() for weight in each.parameters()]
-    if any(is_quantized(weight) or weight.is_meta for weight in weights):
-        return "its text encoders are quantized or offloaded"
-    return ""
+    # as they are called, since torch.compile may wrap them
+    reasons = (why_fixed(getattr(pipe, name), "text encoder") for name in encoders)
+    return next(filter(None, reasons), "")
 
 
 def text_encoder_layers(pipe: DiffusionPipeline) -> dict[str, nn.Linear]:

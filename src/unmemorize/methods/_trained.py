@@ -1,4 +1,7 @@
-"""What a training moves: weights themselves, or the factors of a LoRA that is added to them."""
+"""What a training moves: weights themselves, or the factors of a LoRA that is added to them.
+
+And the optimizer that moves them, whose state can be kept.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from unmemorize.generation import LowRank, WeightEdit
 from unmemorize.methods._training import Training
 
 _SEED = 5
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Trained(Protocol):
@@ -141,6 +145,45 @@ class LowRankWeights:
     def _product(self, name: str) -> Tensor:
         down, up = self._factors(name)
         return (up @ down).view_as(self._before[name])
+
+
+def optimizer_of(
+    trained: Trained, rate: float, decay: float, steps: int, state: Mapping[str, Tensor]
+) -> torch.optim.AdamW:
+    """Make the optimizer, and put parameters and moments of an interrupted run in place.
+
+    Args:
+        trained: what is trained. Its weights are written, too.
+        rate: the learning rate.
+        decay: of weights.
+        steps: how many steps it has made.
+        state: what `saved` returned; empty at the beginning.
+    """
+    parameters = trained.parameters
+    optimizer = torch.optim.AdamW(parameters.values(), lr=rate, weight_decay=decay)
+    if state:
+        for name, parameter in parameters.items():
+            with torch.no_grad():
+                parameter.copy_(state[name])
+            moments = {
+                moment: state[f"{name}.{moment}"].to(parameter, copy=True) for moment in _MOMENTS
+            }
+            optimizer.state[parameter] = {
+                "step": torch.tensor(steps, dtype=torch.float32),
+                **moments,
+            }
+        trained.write()
+    return optimizer
+
+
+def saved(trained: Trained, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Return parameters and moments as tensors on the CPU."""
+    tensors = {}
+    for name, parameter in trained.parameters.items():
+        tensors[name] = parameter.detach().cpu().contiguous()
+        for moment in _MOMENTS:
+            tensors[f"{name}.{moment}"] = optimizer.state[parameter][moment].cpu().contiguous()
+    return tensors
 
 
 def _set_gradient(parameter: Tensor, gradient: Tensor, *, add: bool) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unmemorize._errors import MitigationError
 from unmemorize.generation import WeightEdit
-from unmemorize.pipelines import Model, adapted_layers, is_quantized
+from unmemorize.pipelines import Model, adapted_layers, is_compiled, is_quantized
 
 
 class Training:
@@ -74,6 +74,22 @@ class Training:
             for name, value in self.parameters.items():
                 value.grad = None
                 value.copy_(self.before[name])
+
+
+def why_fixed(network: nn.Module, part: str) -> str:
+    """Say why the weights of a network cannot be trained; nothing if they can.
+
+    Args:
+        network: a part of a pipeline.
+        part: what it is called.
+    """
+    if is_compiled(network):
+        return f"its {part} is compiled, and compiled networks ignore edits"
+    if adapted_layers(network):
+        return f"a LoRA has changed its {part}"
+    if any(is_quantized(weight) or weight.is_meta for weight in network.parameters()):
+        return f"its {part} is quantized or offloaded"
+    return ""
 
 
 @contextmanager

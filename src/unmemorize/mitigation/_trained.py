@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from unmemorize._errors import MitigationError
 from unmemorize._locks import made_once
 from unmemorize.generation import ClosedFormEdit, Edit, EditFile, Erased
@@ -41,6 +43,7 @@ def taught(
     """
     name = digest(ClosedFormEdit(erased))  # which asks the same of other layers
     path = stages.run.folder / f"{part}-{name}.json"
+    unfinished = path.with_suffix("")
     model, keep = stages.model, captions.all_kept
     with made_once(path):
         if not path.is_file():
@@ -49,6 +52,9 @@ def taught(
                     edit = trained_text_encoder(model, erased, keep, progress)
                 else:
                     generation = stages.settings.generation
-                    edit = fine_tuned_denoiser(model, erased, keep, generation, progress)
+                    edit = fine_tuned_denoiser(
+                        model, erased, keep, generation, progress, unfinished
+                    )
             EditFile.of(model, edit).save(path)
+    shutil.rmtree(unfinished, ignore_errors=True)
     return EditFile.load(path).edit

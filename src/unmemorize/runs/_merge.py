@@ -18,7 +18,7 @@ from unmemorize.runs._records import kinds_in, read_sorted
 from unmemorize.runs._run import MANIFEST, PROMPTS, Run
 from unmemorize.runs._stored_images import StoredImage
 
-_NEEDED = ("*.png", "*.jpg", "*.safetensors", "text-encoder-*.json")
+_NEEDED = ("*.png", "*.jpg", "*.safetensors", "text-encoder-*.json", "denoiser-*.json")
 """The files beside records that stages rest on. The others are summaries."""
 _IMAGE_FIELDS = {each.name for each in fields(StoredImage)}
 
