@@ -35,7 +35,7 @@ class BundledMitigation:
             batch=_BATCH.get(model.device.type, um.GenerationSettings().batch),
         )
         settings = replace(
-            um.MitigationSettings(part=part, compare=False, fresh_images=fresh_images),
+            um.MitigationSettings(part=part, fresh_images=fresh_images),
             localization=um.LocalizationSettings(criterion=defaults["criterion"]),
             generation=generation,
         )
