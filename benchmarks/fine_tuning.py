@@ -8,7 +8,7 @@ themselves stands first, as the floor. For each edit the script counts images th
 descriptor is more similar to a training image than .5), and compares images of ordinary test
 captions with unedited ones of the same noise. CLIP-FID is that to unedited images of other noise,
 as a multiple of what unedited images have. FILE keeps what is measured, edit by edit, and the same
-command measures the rest (about an hour on one core).
+command measures the rest (an hour and a quarter on one slow core).
 """
 
 from __future__ import annotations

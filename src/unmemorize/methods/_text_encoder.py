@@ -17,7 +17,6 @@ denoiser takes no part.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -35,6 +34,7 @@ from unmemorize.pipelines import (
     Model,
     name_of_denoiser,
     quiet_loading,
+    seconds_of,
     text_encoders_of,
 )
 
@@ -161,13 +161,7 @@ def seconds_of_training(model: Model, captions: int) -> float:
     """
     texts = ["a photograph"] * (min(captions, _AT_ONCE) + _AT_ONCE)  # and ordinary ones
     with _in_float32(text_encoders_of(model.pipe).values()):
-        for _ in range(2):  # the first pass prepares
-            began = time.perf_counter()
-            _before(model, texts)
-            if model.device.type == "cuda":
-                torch.cuda.synchronize(model.device)
-            seconds = time.perf_counter() - began
-    return 3 * _STEPS * seconds
+        return 3 * _STEPS * seconds_of(model, lambda: _before(model, texts))
 
 
 Encoded = list[Tensor]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from unmemorize.mitigation._outcomes import CONTROL_SEEDS
 from unmemorize.mitigation._paraphrases import PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._starts import starts_of
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, seconds_of
 
 _PNG_BYTES = 2.0
 """Bytes of a stored pixel: between a smooth photograph (1) and noise (3)."""
@@ -119,10 +118,5 @@ def seconds_per_sample(model: Model, batch: int) -> float:
     """Time a denoiser sample in a batch: the second of two passes, since the first one prepares."""
     latents = model.draw_latents(batch, 0)
     text = model.encode(["a photograph"] * batch)
-    for _ in range(2):
-        began = time.perf_counter()
-        model.predict(latents, model.timesteps(50)[1], text)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        seconds = time.perf_counter() - began
-    return seconds / batch
+    timestep = model.timesteps(50)[1]
+    return seconds_of(model, lambda: model.predict(latents, timestep, text)) / batch

@@ -43,6 +43,7 @@ from unmemorize.pipelines._quiet import quiet_libraries, quiet_loading
 from unmemorize.pipelines._replay import Recording, ReplayPlan, recording, replaying, state_of
 from unmemorize.pipelines._sampler import sampler, sampling
 from unmemorize.pipelines._textual_inversion import expanded
+from unmemorize.pipelines._timing import seconds_of
 from unmemorize.pipelines._trajectory import stepper
 from unmemorize.pipelines._value_inputs import ValueInput, first_input, observe
 from unmemorize.pipelines._value_layers import (
@@ -114,6 +115,7 @@ __all__ = [
     "sampler",
     "sampling",
     "saved_weights",
+    "seconds_of",
     "select_value_layers",
     "split_path",
     "state_of",
