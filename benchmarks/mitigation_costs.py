@@ -17,7 +17,9 @@ from pathlib import Path
 
 from scale import flops_of_a_sample
 from unmemorize.localization import read_localizations
+from unmemorize.methods import fine_tuning_cost
 from unmemorize.mitigation import MitigationRun
+from unmemorize.mitigation._confirmation import read_confirmations
 from unmemorize.runs import Run
 
 STAGES = {
@@ -83,6 +85,15 @@ def stage_costs(run: Run) -> Iterator[StageCost]:
             count * generation.steps * halves,
             count * FULL_SIZE_STEPS * halves * second,
         )
+    trained = len(list(run.folder.glob("denoiser-*.json")))
+    confirmed = sum(record.confirmed for record in read_confirmations(run).values())
+    drawn, samples = fine_tuning_cost(confirmed)
+    yield StageCost(
+        "fine-tuning",
+        trained * drawn,
+        trained * (drawn * generation.steps * halves + samples),
+        trained * (drawn * FULL_SIZE_STEPS * halves + samples) * second,
+    )
 
 
 def up_to_certificates(run: Run) -> dict[int, float]:

@@ -28,7 +28,7 @@ class OrdinaryCaptions:
     Args:
         ordinary: for the level of copies, and for what an edit changes.
         keep: others, which closed-form edits leave alone.
-        further: more of these, which the training of a text encoder leaves alone, too.
+        further: more of these, which trainings leave alone, too.
     """
 
     ordinary: tuple[str, ...]
