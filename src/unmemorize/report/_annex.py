@@ -125,9 +125,9 @@ def fields_of(evidence: Evidence, access: Sequence[Access]) -> Iterator[Field]:
         ("certainty", *_anchors(stated, "D")),
         _not_stated(stated, "D"),
     )
-    yield Field(
-        "E", "Result for each work", ("wall", "numbers"), "the share of the work that is reproduced"
-    )
+    unmeasured = [each for each in evidence.confirmed if each.index not in evidence.reproduced]
+    without = "the share of the work that is reproduced" if unmeasured else ""
+    yield Field("E", "Result for each work", ("wall", "numbers"), without)
     has_neurons = bool(evidence.localizations)
     missing = "tokens" if (evidence.run.folder / REGIONS).is_dir() else "tokens, regions"
     yield Field("F", "Where the memory is", ("wall",) if has_neurons else (), missing)

@@ -1,4 +1,4 @@
-"""What a finished mitigation hands over: maps of regions, all forms of the edit, and the report."""
+"""What a finished mitigation hands over: all forms of the edit, and what the report shows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from unmemorize.export import Exported, export_all
 from unmemorize.mitigation import Announce, MitigationResult, unannounced
 from unmemorize.pipelines import Model
 from unmemorize.report._regions import record_regions
+from unmemorize.report._reproduced import record_reproduced
 from unmemorize.report._spot_check import SpotCheck, spot_check
 from unmemorize.report._write import write_report
 from unmemorize.runs import Run
@@ -43,7 +44,8 @@ def deliver(
     """Write what people take home from a finished mitigation: the edited model and the report.
 
     The run folder gets the edited model as a checkpoint and as LoRA files, maps of where images are
-    memorized, a check that the written model draws what was certified, and the report. The same
+    memorized, how much of each training image is shown again, a check that the written model draws
+    what was certified, and the report. The same
     call writes only what is missing, and the report again.
 
     Args:
@@ -73,6 +75,8 @@ def deliver(
     )
     with announce("mapping memorized regions") as progress:
         reason = record_regions(run, model, progress)
+    with announce("comparing with training images") as progress:
+        record_reproduced(run, progress)
     without_maps = f"The report shows no maps of regions: {reason}" if reason else ""
     exported = Exported({}, ())
     check = None

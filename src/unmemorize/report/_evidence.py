@@ -20,6 +20,7 @@ from unmemorize.mitigation import (
     read_confirmations,
     read_image_records,
 )
+from unmemorize.report._reproduced import Reproduced, read_reproduced
 from unmemorize.report._statement import Statement, read_statement
 from unmemorize.runs import (
     Run,
@@ -66,6 +67,7 @@ class Evidence:
         confirmations: what the unedited images show, by index of the suspect.
         localizations: the neurons of confirmed prompts, by index.
         tried: what each edit did, by index.
+        reproduced: how much of a training image images show again, by index.
         model_files: SHA-256 of the files that the model was loaded from, by their path in its
             folder; empty where it has no files.
     """
@@ -78,6 +80,7 @@ class Evidence:
     confirmations: Mapping[int, ConfirmationRecord]
     localizations: Mapping[int, Localization]
     tried: Mapping[int, tuple[Tried, ...]]
+    reproduced: Mapping[int, Reproduced]
     model_files: Mapping[str, str]
 
     @cached_property
@@ -125,6 +128,7 @@ def read_evidence(run: Run) -> Evidence:
         confirmations=confirmations,
         localizations=read_localizations(run) if any(run.files("localizations")) else {},
         tried=_tried(run),
+        reproduced=read_reproduced(run, result),
         model_files=read_model_files(run),
     )
 

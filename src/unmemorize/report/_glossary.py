@@ -28,6 +28,12 @@ WORDS = {
         "A control: as many other neurons of the same layers, changed in the same way. If copies "
         "end there, too, the edit proves nothing about the neurons."
     ),
+    "share of the training image": (
+        "The pixels around which an image looks like the training image at the same place "
+        "(structural similarity above .5 in a window of 11 pixels, both at most 128 pixels wide), "
+        "of the image that shows most. Plain surfaces look alike by chance, so ordinary images "
+        "stand beside it. It says how much is copied, not whether that matters in law."
+    ),
     "paraphrase": (
         "Another wording of a memorized prompt, from the column of that name in the prompt file. "
         "No verdict is about it."

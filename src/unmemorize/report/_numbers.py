@@ -21,7 +21,7 @@ from unmemorize.report._statement import Statement
 
 NUMBERS = "report.json"
 TABLE = "report.csv"
-SCHEMA = "unmemorize.report/4"
+SCHEMA = "unmemorize.report/5"
 STATUSES = ("removed", "reduced", "not removed", "not confirmed", "not tested")
 
 
@@ -39,6 +39,9 @@ class PromptNumbers:
             certificate, and among those with random neurons edited.
         worst_before, worst_after: the highest score of an unedited image, and of an edited one
             from the same noise.
+        reproduced_before, reproduced_after, reproduced_ordinary: the largest share of a training
+            image that an unedited image shows again, that an edited one from the same noise does,
+            and that an image of an ordinary caption does, see `Reproduced`.
         alignment_before, alignment_after: median cosines of images with the prompt.
         paraphrases_before, paraphrases_after: copies among images of its paraphrases.
         rung: how the prompt is edited.
@@ -58,6 +61,9 @@ class PromptNumbers:
     control: Rate | None
     worst_before: float | None
     worst_after: float | None
+    reproduced_before: float | None
+    reproduced_after: float | None
+    reproduced_ordinary: float | None
     alignment_before: float | None
     alignment_after: float | None
     paraphrases_before: Rate | None
@@ -260,6 +266,7 @@ def numbers_of(evidence: Evidence) -> Numbers:
 
 def _of_prompt(evidence: Evidence, outcome: PromptOutcome) -> PromptNumbers:
     localization = evidence.localizations.get(outcome.index)
+    shares = evidence.reproduced.get(outcome.index)
     return PromptNumbers(
         index=outcome.index,
         prompt=outcome.prompt,
@@ -274,6 +281,9 @@ def _of_prompt(evidence: Evidence, outcome: PromptOutcome) -> PromptNumbers:
         control=Rate.maybe(control_copies(outcome)),
         worst_before=outcome.worst_before,
         worst_after=outcome.worst_after,
+        reproduced_before=max(shares.before, default=None) if shares else None,
+        reproduced_after=max(shares.after, default=None) if shares else None,
+        reproduced_ordinary=max(shares.ordinary, default=None) if shares else None,
         alignment_before=outcome.alignment_before,
         alignment_after=outcome.alignment_after,
         paraphrases_before=Rate.maybe(outcome.paraphrases_before),

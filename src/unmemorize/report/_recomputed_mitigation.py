@@ -27,10 +27,11 @@ from unmemorize.report._recomputed_values import (
     vector,
 )
 
-_SCHEMAS = tuple(f"unmemorize.report/{version}" for version in (1, 2, 3, 4))
+_SCHEMAS = tuple(f"unmemorize.report/{version}" for version in range(1, 6))
 """The first one counts no paraphrases one by one, and takes images with random neurons edited for a
 control of every prompt. The second one does not count suspects with a single copy. The third one
-does not count prompts that are not certified."""
+does not count prompts that are not certified. The fourth one does not say how much of a training
+image is shown again."""
 _CHANGED = 0.5
 """Similarity to the image before, below which an image of an ordinary prompt counts as changed."""
 _WHOLE_SETS = 1000
@@ -323,6 +324,10 @@ class _Records:
             after = self.kind(files[0].split("/")[0])[index]
             values["worst_after"] = max(after["scores"])
             values["alignment_after"] = median(after["alignment"])
+        shares = self.kind(f"reproduced-{self.edit or 'none'}").get(index, {})
+        for name in ("before", "after", "ordinary"):
+            if shares.get(name):
+                values[f"reproduced_{name}"] = max(shares[name])
         neurons = self.kind("localizations").get(index)
         if neurons:
             values["neurons"] = sum(map(len, neurons["neurons"].values()))

@@ -1,0 +1,87 @@
+"""How much of their training images the images of a mitigation show again.
+
+RUN/reproduced-EDIT.jsonl   shares for each memorized prompt, by the digest of the edit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from unmemorize._files import to_json
+from unmemorize.engines import Progress, silent
+from unmemorize.metrics import read_image, read_references, reproduced_share
+from unmemorize.mitigation import MitigationResult, read_ordinary
+from unmemorize.runs import Run, run_prompts
+
+_ORDINARY = 50
+"""Images of ordinary captions that each training image is compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduced:
+    """How much of a training image of one prompt images show again, see `reproduced_share`.
+
+    Args:
+        before, after: of each image before, and of each from the same noise under the edit.
+        ordinary: of images of ordinary captions, which show what is due to chance.
+    """
+
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    ordinary: tuple[float, ...]
+
+
+def record_reproduced(run: Run, progress: Progress = silent) -> None:
+    """Compare images with training images, once for each edit.
+
+    Prompts of which no training image can be read are left out.
+
+    Args:
+        run: a finished mitigation.
+        progress: called with prompts.
+
+    Raises:
+        RunError: a record is damaged, or cannot be written.
+        MetricError: an image of the run is missing or damaged.
+    """
+    result = MitigationResult.load(run)
+    confirmed = [outcome for outcome in result.outcomes if outcome.confirmed]
+    kind, prompts = _kind(result), run_prompts(run)
+    done = run.done(kind, len(prompts))
+    ordinary: list[Image.Image] = []
+    for number, outcome in enumerate(confirmed, 1):
+        training = read_references(prompts[outcome.index].images).images
+        if training and not done[outcome.index]:
+            ordinary = ordinary or _ordinary(run)
+            every = (_read(run, files) for files in (outcome.files_before, outcome.files_after))
+            before, after, chance = (
+                tuple(reproduced_share(image, training) for image in images)
+                for images in (*every, ordinary)
+            )
+            shares = Reproduced(before=before, after=after, ordinary=chance)
+            run.append(kind, outcome.index, to_json(shares))
+        progress(number, len(confirmed))
+
+
+def read_reproduced(run: Run, result: MitigationResult) -> Mapping[int, Reproduced]:
+    """Read the shares of memorized prompts by index; none where they were not measured.
+
+    Raises:
+        RunError: a record is damaged.
+    """
+    return dict(run.typed(_kind(result), Reproduced, "Delete this file and repeat the command."))
+
+
+def _kind(result: MitigationResult) -> str:
+    return f"reproduced-{result.edit or 'none'}"
+
+
+def _ordinary(run: Run) -> list[Image.Image]:
+    return _read(run, read_ordinary(run, "ordinary-before", _ORDINARY).files)
+
+
+def _read(run: Run, files: Sequence[str]) -> list[Image.Image]:
+    return [read_image(run.folder / file) for file in files]
