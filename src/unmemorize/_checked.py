@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from functools import cache
 from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -26,7 +27,8 @@ def check_fields(settings: Any, error: type[UnmemorizeError]) -> None:
     Raises:
         UnmemorizeError: the given ``error``. A value is of another type or out of range.
     """
-    hints = get_type_hints(type(settings), include_extras=True)
+    cls: Any = type(settings)
+    hints = _hints(cls)
     for name in (each.name for each in fields(settings)):
         expected, value = hints[name], getattr(settings, name)
         if isinstance(expected, type) and is_dataclass(expected):
@@ -61,6 +63,11 @@ def make_tuple(settings: Any, name: str, error: type[UnmemorizeError], content: 
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise error(f"{name}={value!r:.60}: {type_in_words(value)}. Give a tuple of {content}.")
     object.__setattr__(settings, name, tuple(value))
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
 
 
 def _choices(expected: Any) -> list[str]:

@@ -244,7 +244,7 @@ def offloaded() -> Model:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        (half, "loaded in torch.float16"),
+        (half, "torch.float16 loses small training steps"),
         (compiled, "compiled"),
         (with_adapter, "LoRA"),
         (loaded_in_inference_mode, "inference mode"),

@@ -25,8 +25,9 @@ def cost_fixture(pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> Fo
 
 
 def test_a_training_of_the_denoiser_that_is_not_made_is_not_counted(
-    pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+    pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Where the model is what hinders it, a warning says so."""
     monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
     whole = forecast(Model(pipe), SMALL_MITIGATION, [Prompt("a")])
     for settings in (
@@ -34,8 +35,10 @@ def test_a_training_of_the_denoiser_that_is_not_made_is_not_counted(
         replace(SMALL_MITIGATION, part="text-encoder"),
     ):
         assert "fine-tuning" not in forecast(Model(pipe), settings, [Prompt("a")]).images
+    assert "not fine-tuned" not in caplog.text
     half = forecast(Model(pipe.to(torch.float16)), SMALL_MITIGATION, [Prompt("a")])
     assert "fine-tuning" not in half.images
+    assert "not fine-tuned where other edits leave copies, since torch.float16" in caplog.text
     assert half.images["search"] == whole.images["search"] - SMALL_MITIGATION.search_images
 
 

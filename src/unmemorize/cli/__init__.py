@@ -21,8 +21,8 @@ WRONG_USAGE = 2
 INTERRUPTED = 130
 
 COMMANDS = {
-    "demo": "Take the copies out of the bundled model, and show that they are gone.",
-    "mitigate": "Take memorized images out of a model, and show that they are gone.",
+    "demo": "Stop the bundled model from copying, and bound how often it still does.",
+    "mitigate": "Stop a model from copying training images, and bound how often it still does.",
     "audit": "Attack an edited model, or tell whether images are in the weights.",
     "harden": "Train a model so that attacks no longer bring memorized images back.",
     "compare": "Compare detectors and methods of the field on one model, side by side.",

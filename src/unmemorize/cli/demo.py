@@ -45,7 +45,7 @@ def command(
     run: Annotated[Path, Parameter(alias="-o")] = Path("demo-run"),
     full: Flag = False,
 ) -> None:
-    """Take the copies out of the bundled model, and show that they are gone.
+    """Stop the bundled model from copying, and bound how often it still does.
 
     The bundled model has memorized photographs and product templates for known captions. The demo
     is unmemorize mitigate --quick with some of these captions and some ordinary ones as suspects.
@@ -53,7 +53,7 @@ def command(
 
     Args:
         run: Run folder. The same command again does only what is missing there.
-        full: Take all memorized captions, and do without --quick. This takes an hour or two.
+        full: Take all memorized captions, and do without --quick. This takes hours.
     """
     began = time.perf_counter()
     model = Model.load("testbed")

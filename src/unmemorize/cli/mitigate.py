@@ -104,7 +104,7 @@ def command(
     model: ModelOptions = ModelOptions(),
     workers: EngineOptions = EngineOptions(),
 ) -> None:
-    """Take memorized images out of a model, and show that they are gone.
+    """Stop a model from copying training images, and bound how often it still does.
 
     Suspects are confirmed by generation: a prompt counts as memorized if its images copy. Then one
     edit is searched under which no confirmed prompt copies, and fresh seeds certify each of them on

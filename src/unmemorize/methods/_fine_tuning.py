@@ -62,7 +62,7 @@ def why_not_fine_tuned(model: Model) -> str:
     if getattr(model.pipe, "vae", None) is None:
         return "it works on pixels, and returns no image as its denoiser leaves it"
     if model.dtype not in (torch.float32, torch.float64):
-        return f"it is loaded in {model.dtype}, in which small training steps are lost"
+        return f"{model.dtype} loses small training steps (load it in float32 for that)"
     if reason := why_fixed(model.denoiser, "denoiser"):
         return reason
     if any(weight.is_inference() for weight in model.denoiser.parameters()):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count as counter
 from itertools import islice
 from typing import Literal
@@ -128,8 +129,22 @@ class Certification:
         share = self._share(attempt)
         error = self.delta * share
         seeds = max(self.seeds, seeds_needed(self.alpha, error / self.prompts))
-        allowed = int((binom.cdf(np.arange(seeds), seeds, self.alpha) <= error).sum()) - 1
+        allowed = copies_allowed(self.alpha, error, seeds)
         return Plan(attempt, self.alpha, self.delta, share, seeds, allowed)
+
+
+@cache
+def copies_allowed(alpha: float, error: float, seeds: int) -> int:
+    """Return the largest k for which at most k of n seeds copy with probability <= error.
+
+    A model that copies at a rate of alpha or more passes with probability at most ``error``. It is
+    -1 where even no copy is too likely.
+
+    Examples:
+        >>> copies_allowed(0.05, 0.025, 72), copies_allowed(0.05, 0.025, 110)
+        (0, 1)
+    """
+    return int((binom.cdf(np.arange(seeds), seeds, alpha) <= error).sum()) - 1
 
 
 def seeds_needed(alpha: float, error: float) -> int:

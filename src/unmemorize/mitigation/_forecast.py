@@ -18,6 +18,7 @@ from unmemorize.mitigation._outcomes import CONTROL_SEEDS
 from unmemorize.mitigation._paraphrases import PARAPHRASE_SEEDS
 from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._starts import starts_of
+from unmemorize.mitigation._trained import warn_of_no_fine_tuning
 from unmemorize.pipelines import Model, seconds_of
 
 _PNG_BYTES = 2.0
@@ -66,6 +67,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
             agree, and the level of that takes more ordinary images.
     """
     warn_of_missing_images(suspects)
+    warn_of_no_fine_tuning(model, settings)
     count = len(suspects)
     guided = suspects if has_closed_form(model) else ()
     starts = [starts_of(each.text) for each in guided]

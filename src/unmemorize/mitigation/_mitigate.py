@@ -75,7 +75,7 @@ from unmemorize.mitigation._search import (
     strengthened,
 )
 from unmemorize.mitigation._stages import Announce, Stages, announced_by, digest
-from unmemorize.mitigation._trained import refuse_other_part, taught
+from unmemorize.mitigation._trained import refuse_other_part, taught, warn_of_no_fine_tuning
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
 from unmemorize.runs import (
@@ -125,6 +125,7 @@ def mitigate_all(
     announce = announce or announced_by(execution)
     refuse_other_model(run, model)
     refuse_other_part(model, settings)
+    warn_of_no_fine_tuning(model, settings)
     if attempts < 1:
         raise MitigationError(f"attempts={attempts}: prompts are certified at least once.")
     stages = Stages(run, model, settings, inputs.descriptor, inputs.clip, execution, announce)

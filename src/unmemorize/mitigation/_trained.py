@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 
 from unmemorize._errors import MitigationError
 from unmemorize._locks import made_once
-from unmemorize.generation import ClosedFormEdit, Edit, EditFile, Erased
-from unmemorize.methods import fine_tuned_denoiser, trained_text_encoder, why_untrainable
+from unmemorize.generation import ClosedFormEdit, Edit, EditFile, Erased, has_closed_form
+from unmemorize.methods import (
+    fine_tuned_denoiser,
+    trained_text_encoder,
+    why_not_fine_tuned,
+    why_untrainable,
+)
 from unmemorize.mitigation._run_settings import OrdinaryCaptions
 from unmemorize.mitigation._settings import MitigationSettings, Part
 from unmemorize.mitigation._stages import Stages, digest
 from unmemorize.pipelines import Model
+
+_logger = logging.getLogger("unmemorize")
 
 
 def refuse_other_part(model: Model, settings: MitigationSettings) -> None:
@@ -25,6 +33,17 @@ def refuse_other_part(model: Model, settings: MitigationSettings) -> None:
         raise MitigationError(
             f"{model.name}: its text encoder cannot be edited, since {reason}. Edit the denoiser "
             "(--part denoiser)."
+        )
+
+
+def warn_of_no_fine_tuning(model: Model, settings: MitigationSettings) -> None:
+    """Say why the search leaves the ladder of fine-tuning out, where it does."""
+    asked = settings.compare and settings.part == "denoiser" and has_closed_form(model)
+    if asked and (reason := why_not_fine_tuned(model)):
+        _logger.warning(
+            "%s: the denoiser is not fine-tuned where other edits leave copies, since %s.",
+            model.name,
+            reason,
         )
 
 
