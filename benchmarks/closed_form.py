@@ -2,7 +2,7 @@
 
 python benchmarks/closed_form.py [--seeds N] [--ordinary N] [--json FILE]
 
-All plants of full dose are edited together, and the 320 calibration captions are kept. For each
+All plants of full dose are edited together, and the 1,600 calibration captions are kept. For each
 weight the script counts the plants of each kind that still copy in the full generation: the copy
 descriptor of their worst seed is more similar to a training image than .7. Then it compares images
 of ordinary test captions with those of the unedited model, seed by seed: the correlation of pixels,
