@@ -28,12 +28,7 @@ from unmemorize.generation import Erased, GenerationSettings, WeightEdit
 from unmemorize.methods._latents import drawn_in_batches
 from unmemorize.methods._trained import LowRankWeights, optimizer_of, saved
 from unmemorize.methods._training import training, weighted_layers, why_fixed
-from unmemorize.pipelines import (
-    Conditioning,
-    Model,
-    Noising,
-    offloads_groups,
-)
+from unmemorize.pipelines import Conditioning, Model, Noising, offloads_groups
 
 SOURCE = "fine-tuning"
 _RANK, _STEPS, _RATE = 32, 600, 1e-3
@@ -299,7 +294,8 @@ def _drawn(
 ) -> Tensor:
     """Draw one image of each text, as latents (texts, C, H, W), float32 on the CPU."""
     noise = model.draw_latents(len(texts), _SEED)
-    latents = kept.read(_LATENTS).get("latents", torch.empty(0, *noise.shape[1:]))
+    nothing = torch.empty(0, *noise.shape[1:], dtype=torch.float32)
+    latents = kept.read(_LATENTS).get("latents", nothing)
     done = len(latents)
     for batch in drawn_in_batches(model, texts[done:], noise[done:], settings):
         latents = torch.cat([latents, batch.float().cpu()])
