@@ -27,7 +27,7 @@ def check_fields(settings: Any, error: type[UnmemorizeError]) -> None:
     Raises:
         UnmemorizeError: the given ``error``. A value is of another type or out of range.
     """
-    cls: Any = type(settings)
+    cls: Any = type(settings)  # which mypy does not take for hashable
     hints = _hints(cls)
     for name in (each.name for each in fields(settings)):
         expected, value = hints[name], getattr(settings, name)

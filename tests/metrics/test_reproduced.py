@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unmemorize.metrics import reproduced_mask, reproduced_share
+from unmemorize.metrics import reproduced_mask, reproduced_shares
 
 
 def textured(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -15,6 +15,13 @@ def textured(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
     shades = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4), np.uint8)
     patches = np.kron(shades, np.ones((4, 4), np.uint8))
     return Image.fromarray(patches).convert("RGB")
+
+
+def reproduced_share(image: Image.Image, training: list[Image.Image]) -> float:
+    """The share that one image shows again; with another image, it is the same."""
+    (share,) = reproduced_shares([image], training)
+    assert reproduced_shares([textured(9), image], training)[1] == share
+    return share
 
 
 def half_copied() -> Image.Image:

@@ -12,7 +12,7 @@ from PIL import Image
 from mitigated_run import DIGEST, mitigated_run
 from packs import forged, read, write
 from unmemorize import EvidenceError, Run, verify_evidence, write_evidence, write_report
-from unmemorize.metrics import reproduced_share
+from unmemorize.metrics import reproduced_shares
 from unmemorize.mitigation import MitigationResult
 from unmemorize.report import _reproduced
 from unmemorize.report._reproduced import read_reproduced, record_reproduced
@@ -47,8 +47,8 @@ def test_each_image_is_compared_with_the_training_images_of_its_prompt(
             (f"after-{DIGEST}", shares.after, 4),
         ):
             files = [run.folder / kind / f"{index:05d}_{seed:02d}.png" for seed in range(count)]
-            expected = [reproduced_share(Image.open(file), [training]) for file in files]
-            assert list(values) == expected
+            expected = reproduced_shares([Image.open(file) for file in files], [training])
+            assert values == expected
         assert len(shares.ordinary) == 5
 
 

@@ -127,9 +127,9 @@ def fine_tuned_denoiser(
     lesson = _Lesson.drawn(model, erase, keep[:_MOST_KEPT], settings, progress, kept)
     with torch.enable_grad(), training(model, weighted_layers(model), SOURCE) as weights:
         trained = LowRankWeights(weights, _RANK, SOURCE)
-        state = kept.read(_STATE)
-        done = int(state["steps"]) if state else 0
+        state, done = kept.read(_STATE), 0
         if state:
+            done = int(state["steps"])
             generator.set_state(state["generator"])
         optimizer = optimizer_of(trained, _RATE, 0.0, done, state)
         for start in range(done, _STEPS, _TOGETHER):

@@ -35,7 +35,7 @@ from unmemorize.metrics._records import (
 )
 from unmemorize.metrics._references import MatchedReferences, match_references
 from unmemorize.metrics._registered import METRICS, make_metrics
-from unmemorize.metrics._reproduced import reproduced_mask, reproduced_share
+from unmemorize.metrics._reproduced import reproduced_mask, reproduced_shares
 from unmemorize.metrics._scripted import SSCD_SHA256, SSCD_URL, FileDescriptor
 from unmemorize.metrics._summary import Summary, summarize, wilson_interval
 
@@ -88,7 +88,7 @@ __all__ = [
     "read_quality",
     "read_references",
     "reproduced_mask",
-    "reproduced_share",
+    "reproduced_shares",
     "summarize",
     "to_rgb",
     "tpr_at_fpr",

@@ -40,31 +40,43 @@ def reproduced_mask(image: Image.Image, training: Image.Image) -> NDArray[np.boo
         >>> float(reproduced_mask(image, image).mean())
         1.0
     """
+    return _mask(image, _small(training))
+
+
+def reproduced_shares(
+    images: Sequence[Image.Image], training: Sequence[Image.Image]
+) -> tuple[float, ...]:
+    """Return the largest share of a training image that each image shows again, in [0, 1].
+
+    Args:
+        images: the images.
+        training: training images, at least one.
+    """
+    originals = list(map(_small, training))
+    return tuple(
+        max(float(_mask(image, original).mean()) for original in originals) for image in images
+    )
+
+
+def _small(training: Image.Image) -> Image.Image:
+    """Scale an image down to at most `_SIDE` pixels, and up to those of a window."""
     original = to_rgb(training)
     scale = min(1.0, _SIDE / max(original.size))
     width, height = (max(_WINDOW, round(scale * side)) for side in original.size)
-    one, other = (
-        to_rgb(each).resize((width, height), Image.Resampling.BICUBIC) for each in (image, original)
-    )
+    return original.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _mask(image: Image.Image, original: Image.Image) -> NDArray[np.bool_]:
+    resized = to_rgb(image).resize(original.size, Image.Resampling.BICUBIC)
     _, similarity = structural_similarity_index_measure(
-        _tensor(one),
-        _tensor(other),
+        _tensor(resized),
+        _tensor(original),
         kernel_size=_WINDOW,
         data_range=1.0,
         return_full_image=True,
     )
     mask: NDArray[np.bool_] = (similarity[0].mean(0) > _SAME).numpy()
     return mask
-
-
-def reproduced_share(image: Image.Image, training: Sequence[Image.Image]) -> float:
-    """Return the largest share of a training image that an image shows again, in [0, 1].
-
-    Args:
-        image: an image.
-        training: training images, at least one.
-    """
-    return max(float(reproduced_mask(image, other).mean()) for other in training)
 
 
 def _tensor(image: Image.Image) -> Tensor:

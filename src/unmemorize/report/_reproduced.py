@@ -12,7 +12,7 @@ from PIL import Image
 
 from unmemorize._files import to_json
 from unmemorize.engines import Progress, silent
-from unmemorize.metrics import read_image, read_references, reproduced_share
+from unmemorize.metrics import read_image, read_references, reproduced_shares
 from unmemorize.mitigation import MitigationResult, read_ordinary
 from unmemorize.runs import Run, run_prompts
 
@@ -22,7 +22,7 @@ _ORDINARY = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduced:
-    """How much of a training image of one prompt images show again, see `reproduced_share`.
+    """How much of a training image of one prompt images show again, see `reproduced_shares`.
 
     Args:
         before, after: of each image before, and of each from the same noise under the edit.
@@ -53,15 +53,14 @@ def record_reproduced(run: Run, progress: Progress = silent) -> None:
     done = run.done(kind, len(prompts))
     ordinary: list[Image.Image] = []
     for number, outcome in enumerate(confirmed, 1):
-        training = read_references(prompts[outcome.index].images).images
-        if training and not done[outcome.index]:
+        paths = () if done[outcome.index] else prompts[outcome.index].images
+        if training := read_references(paths).images:
             ordinary = ordinary or _ordinary(run)
-            every = (_read(run, files) for files in (outcome.files_before, outcome.files_after))
-            before, after, chance = (
-                tuple(reproduced_share(image, training) for image in images)
-                for images in (*every, ordinary)
+            shares = Reproduced(
+                before=reproduced_shares(_read(run, outcome.files_before), training),
+                after=reproduced_shares(_read(run, outcome.files_after), training),
+                ordinary=reproduced_shares(ordinary, training),
             )
-            shares = Reproduced(before=before, after=after, ordinary=chance)
             run.append(kind, outcome.index, to_json(shares))
         progress(number, len(confirmed))
 
