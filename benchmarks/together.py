@@ -242,7 +242,8 @@ def drawn_from(
     model, found = bench.model, list[Image.Image]()
     pipe: Any = model.pipe
     pipe.set_progress_bar_config(disable=True)
-    noise = {seed: model.draw_latents(1, seed)[0] for seed in set(seeds)}
+    unique = sorted(set(seeds))
+    noise = dict(zip(unique, model.draw_latents(1, *unique), strict=True))
     empty = without_text(model).text
     for first in range(0, len(seeds), DRAWN):
         text = embeddings[first : first + DRAWN].to(empty)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from audit_page import curves_of
+from unmemorize.audit import _comparisons
 from unmemorize.audit._measures import ImageScores
 from unmemorize.audit._survival import earlier_p, unpaired_earlier_p
 from unmemorize.audit._triggers import first_triggers
@@ -57,9 +58,10 @@ def test_the_curve_of_never_trained_images_can_fall() -> None:
     [(True, 24, 200), (False, 24, 60), (False, 1, 600), (False, 2, 200), (False, 3, 80)],
 )
 def test_images_that_are_like_never_trained_ones_are_not_called_earlier(
-    paired: bool, count: int, searches: int
+    monkeypatch: pytest.MonkeyPatch, paired: bool, count: int, searches: int
 ) -> None:
     """At 5 %. By levels that the controls set themselves, 20 to 70 % were."""
+    monkeypatch.setattr(_comparisons, "_RESAMPLES", 999)
     random, wrong = np.random.default_rng(0), 0
     for _ in range(searches):
         common = random.normal(size=(24, 1)) * paired

@@ -168,6 +168,7 @@ def test_one_process_at_a_time_writes(tmp_path: Path, pipe: DiffusionPipeline) -
     ]
 
 
+@pytest.mark.slow
 def test_ray_survives_the_loss_of_a_node(loaded: Model, tmp_path: Path, local_ray: Any) -> None:
     """Both actors are in the middle of a unit when one of the two nodes is killed."""
     cluster, nodes = local_ray

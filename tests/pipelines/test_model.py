@@ -213,8 +213,11 @@ def test_a_denoiser_with_another_time_is_refused(pipe: DiffusionPipeline, highes
 
 
 def test_latents_are_one_draw_of_a_cpu_generator(pipe: DiffusionPipeline) -> None:
+    model = Model(pipe)
     expected = torch.randn((3, 4, 16, 16), generator=torch.Generator().manual_seed(5))
-    assert torch.equal(Model(pipe).draw_latents(3, 5), expected)
+    assert torch.equal(model.draw_latents(3, 5), expected)
+    assert torch.equal(model.draw_latents(3, 7, 5)[3:], expected)
+    assert torch.equal(model.draw_latents(3, 7, 5)[:3], model.draw_latents(3, 7))
 
 
 def test_timesteps_do_not_depend_on_the_loaded_scheduler(pipe: DiffusionPipeline) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from interruptible import RECORD, child, command
 
 from architectures import make
@@ -32,6 +33,7 @@ def contents(run: Path) -> dict[str, Any]:
     return {"records": records, "states": states, "result": (run / "audit.json").read_text()}
 
 
+@pytest.mark.slow  # an audit that ends early and resumes is tested in tests/audit
 def test_a_killed_audit_is_resumed_exactly(tmp_path: Path) -> None:
     make("Stable Diffusion").save_pretrained(tmp_path / "model")
     (tmp_path / "controls").mkdir()

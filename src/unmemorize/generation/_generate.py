@@ -150,6 +150,8 @@ def generate_each(
         ModelError: an image holds NaN, or there are more steps than the model has timesteps.
         MitigationError: an intervention is not possible with this model.
     """
+    if not prompts:
+        return []
     _refuse_too_many_steps(model, settings.steps)
     seeds = [settings.seed] * len(prompts) if seeds is None else seeds
     prompts = [
@@ -158,7 +160,9 @@ def generate_each(
     ]
     model.warn_of_truncation(prompts)
     if noise is None:
-        drawn = {seed: model.draw_latents(settings.images, seed) for seed in set(seeds)}
+        unique = list(dict.fromkeys(seeds))
+        latents = model.draw_latents(settings.images, *unique)
+        drawn = dict(zip(unique, latents.split(settings.images), strict=True))
         noise = [drawn[seed] for seed in seeds]
     samples = [(index, row) for index in range(len(prompts)) for row in range(settings.images)]
     images: list[list[Image.Image]] = [[] for _ in prompts]

@@ -76,9 +76,10 @@ def _slope_of_differences(blocked: Pass, scoring: Scoring) -> Tensor:
 
 def _gates(model: Model, off: Neurons, scale: float) -> dict[str, Tensor]:
     """Return differentiable factors (1, features) of each layer: 1, and ``scale`` where off."""
+    widths, device, dtype = model.widths, model.device, model.dtype
     gates = {}
     for path, indices in off.layers.items():
-        gate = torch.ones(1, model.widths[path], device=model.device, dtype=model.dtype)
+        gate = torch.ones(1, widths[path], device=device, dtype=dtype)
         gate[:, list(indices)] = scale
         gates[path] = gate.requires_grad_()
     return gates

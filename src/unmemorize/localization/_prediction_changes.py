@@ -109,11 +109,10 @@ class PredictionChanges:
 
     def _gates(self, off: Neurons, rows: int) -> dict[str, Tensor]:
         """Return differentiable factors (rows, features): 1, and the scale where off."""
+        device, dtype = self._passes.model.device, self._passes.model.dtype
         gates = {}
         for path, width in self.widths.items():
-            gate = torch.ones(
-                rows, width, device=self._passes.model.device, dtype=self._passes.model.dtype
-            )
+            gate = torch.ones(rows, width, device=device, dtype=dtype)
             gate[:, list(off.layers.get(path, ()))] = self._passes.scale
             gates[path] = gate.requires_grad_()
         return gates

@@ -290,12 +290,17 @@ class Model:
             )
         return Guidance(scale, both.take([0]))
 
-    def draw_latents(self, count: int, seed: int) -> Tensor:
-        """Initial noise (count, C, H, W): one draw from one CPU generator on every device."""
-        generator = torch.Generator().manual_seed(seed)
+    def draw_latents(self, count: int, *seeds: int) -> Tensor:
+        """Initial noise (seeds * count, C, H, W).
+
+        Each seed is one draw of one CPU generator on every device.
+        """
         shape = (count, *self.latent_shape)
-        latents = torch.randn(shape, generator=generator, dtype=torch.float32)
-        return latents.to(self.device, self.dtype)
+        drawn = [
+            torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+            for seed in seeds
+        ]
+        return torch.cat(drawn).to(self.device, self.dtype)
 
     def to_denoiser(self, latents: Tensor) -> Tensor:
         """Latents (B, C, H, W) in the shape that the denoiser takes."""
