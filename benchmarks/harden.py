@@ -193,6 +193,7 @@ def rounded(scores: Sequence[float]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plants", nargs="+", default=["some"], help="some, all, or places")
+    parser.add_argument("--half", choices=["a", "b"], help="plants that a twin never saw: controls")
     parser.add_argument("--choices", nargs="+", default=["best"], choices=list(CHOICES))
     parser.add_argument("--controls", type=int, help="never-trained images; by default all")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions of each judging attack")

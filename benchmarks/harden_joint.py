@@ -188,6 +188,7 @@ def measured(stage: Stage, choice: Choice) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plants", nargs="+", default=["all"], help="some, all, or places")
+    parser.add_argument("--half", choices=["a", "b"], help="plants that a twin never saw: controls")
     parser.add_argument("--choice", default="usual", choices=list(CHOICES))
     parser.add_argument("--controls", type=int, default=20, help="never-trained images")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions of each judging attack")

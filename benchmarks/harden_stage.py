@@ -44,18 +44,31 @@ _ERASE = 10.0
 
 @dataclass(frozen=True)
 class Stage:
-    """What all choices of a call share: the unedited model, images of it, and who is attacked."""
+    """What all choices of a call share: the unedited model, images of it, and who is attacked.
+
+    Args:
+        model: the bundled model or, with ``--half``, its twin that never saw this half.
+        entries: the plants that are taught away.
+        controls: photographs that no model has seen.
+        unseen: in place of them the plants that the twin never saw, which are of the same kinds.
+        generation: of all images.
+        options: of the call.
+    """
 
     model: Model
     entries: Sequence[testbed.Planted]
     controls: Sequence[Path]
+    unseen: Sequence[testbed.Planted]
     generation: GenerationSettings
     options: argparse.Namespace
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Stage:
-        """Load the bundled model and the plants that a call names."""
-        model = Model.load("testbed", dtype="float32")
+        """Load the model and the plants that a call names."""
+        if options.half:
+            model = Model(testbed.load_twin(options.half))
+        else:
+            model = Model.load("testbed", dtype="float32")
         planted = [entry for entry in testbed.planted() if entry.mode != "rare"]
         named = {"some": SOME, "all": range(len(planted))}.get(options.plants[0])
         generation = GenerationSettings(
@@ -64,10 +77,12 @@ class Stage:
             guidance=testbed.defaults()["guidance"],
             batch=options.batch,
         )
+        chosen = [planted[place] for place in named or map(int, options.plants)]
         return cls(
             model,
-            [planted[place] for place in named or map(int, options.plants)],
+            [entry for entry in chosen if entry.half != options.half],
             [photograph.image for photograph in testbed.unused()][: options.controls],
+            [entry for entry in planted if entry.half == options.half][: options.controls],
             generation,
             options,
         )
@@ -80,10 +95,8 @@ class Stage:
             "choice": choice,
             "settings": settings,
             "asked": {name: getattr(self.options, name) for name in asked},
-            "plants": [
-                {"prompt": entry.prompt.text, "mode": entry.mode, "kind": entry.kind}
-                for entry in self.entries
-            ],
+            "plants": described(self.entries),
+            "unseen": described(self.unseen),
         }
 
     def record(self, choice: str) -> Path:
@@ -91,7 +104,8 @@ class Stage:
         self.options.records.mkdir(parents=True, exist_ok=True)
         name = choice.replace(",", "").replace(" ", "-")
         records: Path = self.options.records
-        return records / f"{name}-{'-'.join(self.options.plants)}.json"
+        twin = [f"without-{self.options.half}"] if self.options.half else []
+        return records / f"{'-'.join([name, *self.options.plants, *twin])}.json"
 
     @cached_property
     def bench(self) -> Stand:
@@ -113,11 +127,13 @@ class Stage:
     @cached_property
     def targets(self) -> tuple[Target, ...]:
         """Of the plants. A template is compared as a whole image, as never-trained images are."""
-        return targets_of([replace(entry.prompt, kind="VM") for entry in self.entries])
+        return whole_images(self.entries)
 
     @cached_property
     def others(self) -> tuple[Target, ...]:
-        """Never-trained images, attacked from the captions of the plants."""
+        """Never-trained images. Photographs are attacked from the captions of the plants."""
+        if self.unseen:
+            return whole_images(self.unseen)
         return targets_of_files(self.controls, [target.prompt for target in self.targets])
 
     @cached_property
@@ -251,6 +267,16 @@ class Stage:
             median(self.similarity(images[place * count :][:count], target))
             for place, target in enumerate(self.targets)
         ]
+
+
+def whole_images(entries: Sequence[testbed.Planted]) -> tuple[Target, ...]:
+    return targets_of([replace(entry.prompt, kind="VM") for entry in entries])
+
+
+def described(entries: Sequence[testbed.Planted]) -> list[dict[str, str]]:
+    return [
+        {"prompt": entry.prompt.text, "mode": entry.mode, "kind": entry.kind} for entry in entries
+    ]
 
 
 def substituting(model: Model, entries: Sequence[testbed.Planted]) -> Edit:

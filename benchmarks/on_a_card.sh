@@ -2,7 +2,8 @@
 # Runs harden_joint.py and audit.py side by side on one GPU, and stops after so many seconds.
 # Call from the root of the repository: OUT=FOLDER bash benchmarks/on_a_card.sh SECONDS [NAME...]
 # A NAME is a choice of harden_joint.py with _ for spaces, some-CHOICE for eight plants in place of
-# 48, or one of audit-soft, audit-bounded, audit-rest. Without names, what is most wanted runs.
+# 48, twin-CHOICE for the twin without half a, or one of audit-soft, audit-bounded, audit-rest.
+# Without names, what is most wanted runs.
 # The audit goes on from benchmarks/records/audit. OUT/records.tar.gz holds records and logs. It is
 # renewed every 20 seconds, so little is lost if the call is cut off.
 # CPU=1 tries it without a GPU: everything as small as can be.
@@ -10,7 +11,7 @@ set -u
 seconds=$1
 shift
 names=("$@")
-if ((${#names[@]} == 0)); then names=(shifted some-shifted); fi
+if ((${#names[@]} == 0)); then names=(shifted twin-shifted); fi
 work=$(mktemp -d)
 mkdir -p "$OUT" "$work/records/audit" "$work/logs"
 cp benchmarks/records/audit/*.json "$work/records/audit/"
@@ -60,6 +61,10 @@ for name in "${names[@]}"; do
     some-*)
         choice=${name#some-}
         begin "$name" harden_joint "${some[@]}" --choice "${choice//_/ }"
+        ;;
+    twin-*)
+        choice=${name#twin-}
+        begin "$name" harden_joint "${all[@]}" --half a --controls 24 --choice "${choice//_/ }"
         ;;
     *) begin "$name" harden_joint "${all[@]}" --choice "${name//_/ }" ;;
     esac
