@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,16 @@ def command_line(process: int) -> bytes:
 def test_local_workers(loaded: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Failures are on record; a killed worker is replaced and its unit done; the same run resumes.
 
-    When the caller stops early, the workers are gone, even in the middle of a unit.
+    Workers stay for the next task, until their engine is gone. One that was lost meanwhile is
+    replaced. When the caller stops early, the workers are gone, even in the middle of a unit.
     """
     lives = tmp_path / "lives"
     lives.write_text("one")
     before = children()
     task = Squares(size=2, deadly=9, lives=lives)
     items = [5, 3, -1, 7, 9, 11]
-    tally = squares(tmp_path / "run", loaded, task, items, Execution(engine=Workers(1)))
+    engine = Workers(1)
+    tally = squares(tmp_path / "run", loaded, task, items, Execution(engine=engine))
     assert lives.read_text() == ""
     assert (tally.done, tally.complete) == (5, False)
     assert tally.failed == {2: "ValueError: a negative number"}
@@ -103,10 +106,15 @@ def test_local_workers(loaded: Model, tmp_path: Path, capfd: pytest.CaptureFixtu
     assert again.run.records("squares")[2]["pid"] == os.getpid()
     assert len((again.run.folder / "squares.jsonl").read_text().splitlines()) == 7
 
+    second = squares(tmp_path / "second", loaded, Squares(), [4], Execution(engine=engine))
+    (record,) = second.run.records("squares").values()
+    assert (record["square"], record["pid"]) == (16, tally.run.records("squares")[5]["pid"])
+    os.kill(record["pid"], signal.SIGKILL)
+
     with gate(tmp_path / "gate") as opened:
         opened.let_through(1)
         units = units_of(enumerate(range(1000)), 1)
-        outcomes = Workers(1).outcomes(loaded, Squares(gate=opened.path), units)
+        outcomes = engine.outcomes(loaded, Squares(gate=opened.path), units)
         next(outcomes)
         assert any(b"spawn_main" in command_line(child) for child in children() - before)
         outcomes.close()  # type: ignore[attr-defined]
@@ -115,20 +123,22 @@ def test_local_workers(loaded: Model, tmp_path: Path, capfd: pytest.CaptureFixtu
 
 
 def test_a_worker_says_why_it_cannot_work(loaded: Model) -> None:
-    broken = Worker(Assignment.of(loaded, Squares(broken=True), 1), 0)
-    assert broken.first_answer == Unable("this task is broken")
+    broken = Worker(Assignment.of(loaded, 1), 0)
+    assert broken.prepare(Squares(broken=True)) == Unable("this task is broken")
     with pytest.raises(ModelError, match=r"cannot load this pipeline again.*Model.load"):
-        Assignment.of(Model(make_pipeline()), Squares(), 1)
+        Assignment.of(Model(make_pipeline()), 1)
     changed = Model.load(loaded.loading.model, device="cpu")  # type: ignore[union-attr]
     next(iter(changed.value_layers.values())).weight.data += 1
-    other = Worker(Assignment.of(changed, Squares(), 1), 0)
-    assert isinstance(other.first_answer, Unable)
-    assert "changes to a live pipeline stay in its process" in other.first_answer.reason
+    answer = Worker(Assignment.of(changed, 1), 0).prepare(Squares())
+    assert isinstance(answer, Unable)
+    assert "changes to a live pipeline stay in its process" in answer.reason
 
 
 def test_a_worker_works(loaded: Model) -> None:
-    worker = Worker(Assignment.of(loaded, Squares(), 1), 0)
-    assert worker.first_answer == Ready()
+    worker = Worker(Assignment.of(loaded, 1), 0)
+    assert worker.prepare(Squares()) == Ready()
+    assert worker.rest() == Ready()
+    assert worker.prepare(Squares()) == Ready()
     (unit,) = units_of(enumerate([2, -1]), 2)
     answer = worker.work(unit)
     assert isinstance(answer, Done)
@@ -141,7 +151,7 @@ def test_workers_share_the_cores_of_their_machine(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 12)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
-    threads = [Assignment.of(loaded, Squares(), workers).threads for workers in (1, 3, 100)]
+    threads = [Assignment.of(loaded, workers).threads for workers in (1, 3, 100)]
     assert threads == [8, 4, 1]
 
 
@@ -295,7 +305,7 @@ class FakeActor:
     """An actor whose first answer comes and whose work is lost."""
 
     def __init__(self) -> None:
-        self.first_answer = FakeMethod(f"ready {id(self)}")
+        self.prepare = FakeMethod(f"ready {id(self)}")
         self.work = FakeMethod(f"lost {id(self)}")
 
 
@@ -311,7 +321,7 @@ def test_the_user_is_told_what_actors_wait_for(
     loaded: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
     ray = FakeRay([False, False, True, False, True, True])
-    pool = ActorPool(ray, Assignment.of(loaded, Squares(), 1), gpus=2)
+    pool = ActorPool(ray, Assignment.of(loaded, 1), Squares(), gpus=2)
     pool.start(1)
     pool.start(2)
     assert ray.actor_options == {"num_cpus": 1, "num_gpus": 2, "max_restarts": 0}

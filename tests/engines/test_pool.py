@@ -31,7 +31,7 @@ class ScriptedPool:
         self.attempts: Counter[int] = Counter()
         self.losses_of_unit: Counter[int] = Counter()
         self.starts = 0
-        self.closed = False
+        self.closed = self.rests = False
 
     def start(self, worker: int) -> None:
         assert worker not in self.starting | self.idle | self.busy.keys()
@@ -62,6 +62,9 @@ class ScriptedPool:
             return worker, Ready()
         return worker, Done([Finished(item * 2) for item in self.busy.pop(worker).items])
 
+    def rest(self) -> None:
+        self.rests = True
+
     def close(self) -> None:
         self.closed = True
 
@@ -90,7 +93,7 @@ def test_each_unit_is_done_once_or_given_up_after_three_losses(
         assert sum(is_lost for _, is_lost in script) >= 10
         assert pool.closed
         return
-    assert pool.closed
+    assert (pool.rests, pool.closed) == (count > 0, False)
     assert sorted(numbers) == list(range(-(-count // size)))
     assert sorted(outcomes) == list(range(count))
     assert not pool.busy

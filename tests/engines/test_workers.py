@@ -1,14 +1,17 @@
 """How Ctrl-C and the start of a local worker go together."""
 
+import gc
 import os
 import select
 import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
+from unmemorize.engines import Workers
 from unmemorize.engines._workers import interrupts_deferred
 
 
@@ -84,3 +87,28 @@ def test_in_another_thread_only_the_mask_changes() -> None:
     thread.start()
     thread.join()
     assert [signal.SIGINT in mask for mask in masks] == [True, False]
+
+
+class RestingPool:
+    """A pool that notes whether it is closed."""
+
+    def __init__(self, assignment: str) -> None:
+        self.assignment = assignment
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_workers_that_rest_end_with_their_engine_or_for_another_model() -> None:
+    engine: Any = Workers(2)
+    first, second = RestingPool("one model"), RestingPool("one model")
+    engine._resting.append(first)
+    assert engine._rested("one model") is first
+    assert (engine._rested("one model"), first.closed) == (None, False)
+    engine._resting.append(first)
+    assert (engine._rested("another model"), first.closed) == (None, True)
+    engine._resting.append(second)
+    del engine
+    gc.collect()
+    assert second.closed

@@ -21,7 +21,7 @@ _LOSSES_IN_A_ROW = 10
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has loaded its model and waits for its first unit."""
+    """A worker has prepared the task and waits for its first unit."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class WorkerPool(Protocol):
     def start(self, worker: int) -> None:
         """Start a worker, in place of the lost one of this number if there was one.
 
-        Its first answer is `Ready` or `Unable`.
+        One that rests goes on. Its first answer is `Ready` or `Unable`.
         """
         ...
 
@@ -77,6 +77,10 @@ class WorkerPool(Protocol):
 
     def next_event(self) -> tuple[int, Answer | Lost]:
         """Wait until a worker answers or is lost, and return its number and what happened."""
+        ...
+
+    def rest(self) -> None:
+        """Let workers that are ready or done wait for another task, or stop; stop all others."""
         ...
 
     def close(self) -> None:
@@ -90,8 +94,8 @@ def work_through(
     """Yield each unit with its outcomes, as the workers of a pool find them.
 
     A lost worker is replaced and its unit tried again. A worker gets its first unit when it is
-    ready; one that cannot start, such as a Ray actor without a free machine, delays nothing. The
-    pool is closed at the end, also when the caller stops early.
+    ready; one that cannot start, such as a Ray actor without a free machine, delays nothing. When
+    all units are done, the pool rests. It is closed when the caller stops early or work fails.
 
     Args:
         pool: the workers, not started yet.
@@ -102,9 +106,11 @@ def work_through(
         RunError: a worker is unable to work, or workers are lost one after the other.
     """
     queue = _Queue(units)
+    if queue.is_finished:
+        return
     losses_in_a_row = 0
     try:
-        for worker in range(0 if queue.is_finished else count):
+        for worker in range(count):
             pool.start(worker)
         while not queue.is_finished:
             worker, event = pool.next_event()
@@ -130,8 +136,10 @@ def work_through(
                 pool.give(idle_worker, unit)
             if result is not None:
                 yield result
-    finally:
+        pool.rest()
+    except BaseException:
         pool.close()
+        raise
 
 
 class _Queue:

@@ -74,9 +74,9 @@ class RayActors:
                     f"{gpus:g} GPUs for each actor, but this machine has {gpus_of_cluster:g}. Use "
                     "fewer --gpus, or a cluster: --address."
                 )
-            assignment = Assignment.of(model, task, 1 if gpus else self._count)
+            assignment = Assignment.of(model, 1 if gpus else self._count)
             with off_the_gpu(model):
-                pool = ActorPool(ray, assignment, gpus=gpus)
+                pool = ActorPool(ray, assignment, task, gpus=gpus)
                 yield from work_through(pool, self._count, units)
 
 
@@ -135,12 +135,13 @@ class ActorPool:
     Args:
         ray: the module, connected to a cluster.
         assignment: what the actors are told.
+        task: what they do.
         gpus: how many GPUs each actor needs.
     """
 
-    def __init__(self, ray: Any, assignment: Assignment, *, gpus: float) -> None:
+    def __init__(self, ray: Any, assignment: Assignment, task: Task, *, gpus: float) -> None:
         self._ray = ray
-        self._assignment = ray.put(assignment)
+        self._assignment, self._task = ray.put(assignment), ray.put(task)
         self._actor_class = ray.remote(Actor).options(num_cpus=1, num_gpus=gpus, max_restarts=0)
         self._actors: dict[int, Any] = {}
         self._worker_of_call: dict[Any, int] = {}
@@ -151,7 +152,7 @@ class ActorPool:
         """See `WorkerPool`."""
         actor = self._actor_class.remote(self._assignment)
         self._actors[worker] = actor
-        self._worker_of_call[actor.first_answer.remote()] = worker
+        self._worker_of_call[actor.prepare.remote(self._task)] = worker
 
     def give(self, worker: int, unit: Unit) -> None:
         """See `WorkerPool`."""
@@ -186,6 +187,10 @@ class ActorPool:
                     len(self._ray.nodes()),
                 )
 
+    def rest(self) -> None:
+        """See `WorkerPool`. Actors stop, because others on the cluster may wait for their GPUs."""
+        self.close()
+
     def close(self) -> None:
         """See `WorkerPool`."""
         for actor in self._actors.values():
@@ -200,9 +205,9 @@ class Actor:
         # number 0, because Ray shows each actor only its own GPUs
         self._worker = Worker(assignment, 0)
 
-    def first_answer(self) -> Answer:
-        """Answer when the actor is ready."""
-        return self._worker.first_answer
+    def prepare(self, task: Task) -> Answer:
+        """Prepare the task."""
+        return self._worker.prepare(task)
 
     def work(self, unit: Unit) -> Answer:
         """Work on a unit."""

@@ -1,10 +1,10 @@
-"""What one worker does: load the model again, prepare the task, and work on units."""
+"""What one worker does: load the model again, prepare a task, and work on its units."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +22,15 @@ class Assignment:
     Args:
         loading: how to load the model.
         fingerprint: which fingerprint the loaded model must have.
-        task: what to do.
         threads: how many threads torch may use.
     """
 
     loading: Loading
     fingerprint: str
-    task: Task
     threads: int
 
     @classmethod
-    def of(cls, model: Model, task: Task, workers_per_machine: int) -> Assignment:
+    def of(cls, model: Model, workers_per_machine: int) -> Assignment:
         """Make the assignment of workers that share a machine's CPU cores.
 
         Raises:
@@ -45,35 +43,52 @@ class Assignment:
             )
         cores = max(1, (os.cpu_count() or 1) // workers_per_machine)
         threads = min(torch.get_num_threads(), cores)
-        return cls(model.loading, model.fingerprint, task, threads)
+        return cls(model.loading, model.fingerprint, threads)
 
 
 class Worker:
-    """A model and a prepared task in a worker's process."""
+    """A model in a worker's process, and one task after the other."""
 
     def __init__(self, assignment: Assignment, number: int) -> None:
-        self.first_answer: Answer = Ready()
+        self._problem = ""
+        self._away = ExitStack()
         try:
             torch.set_num_threads(assignment.threads)
-            model = Model.from_loading(assignment.loading.for_worker(number))
-            if model.fingerprint != assignment.fingerprint:
+            self._model = Model.from_loading(assignment.loading.for_worker(number))
+            if self._model.fingerprint != assignment.fingerprint:
                 raise RunError(
-                    f"{model.name}: a worker loads another model, because changes to a live "
+                    f"{self._model.name}: a worker loads another model, because changes to a live "
                     "pipeline stay in its process. Save the changed model and load it from there."
                 )
-            self._work = assignment.task.prepare(model)
         except UnmemorizeError as problem:
-            self.first_answer = Unable(str(problem))
+            self._problem = str(problem)
+
+    def prepare(self, task: Task) -> Answer:
+        """Prepare a task, whose units follow."""
+        if self._problem:
+            return Unable(self._problem)
+        self._away.close()
+        try:
+            self._work = task.prepare(self._model)
+        except UnmemorizeError as problem:
+            return Unable(str(problem))
+        return Ready()
 
     def work(self, unit: Unit) -> Answer:
-        """Work on a unit."""
+        """Work on a unit of the task."""
         outcomes = attempt_each(self._work, unit.items)
         return Done(outcomes)
+
+    def rest(self) -> Answer:
+        """Forget the task, and leave the GPU until the next one."""
+        del self._work
+        self._away.enter_context(off_the_gpu(self._model))
+        return Ready()
 
 
 @contextmanager
 def off_the_gpu(model: Model) -> Iterator[None]:
-    """Leave the GPU to the workers while the context lasts."""
+    """Leave the GPU to others while the context lasts."""
     device = model.pipe.device
     if device.type == "cpu":
         yield

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -24,6 +25,8 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 class Workers:
     """Several processes, each with its own model. On a machine with GPUs, worker k uses GPU k.
+
+    The processes stay for the next task with the same model, off the GPU, and end with this object.
 
     The model must come from `Model.load`. A script that uses workers must keep its own work behind
     ``if __name__ == "__main__":``, as always with ``multiprocessing``.
@@ -44,14 +47,28 @@ class Workers:
         if count < 1:
             raise RunError(f"{count} workers: at least 1 is needed. Use --workers 1 or more.")
         self._count = count
+        self._resting: list[ProcessPool] = []
+        weakref.finalize(self, _close_all, self._resting)
 
     def outcomes(
         self, model: Model, task: Task, units: Iterator[Unit]
     ) -> Iterator[tuple[Unit, list[Outcome]]]:
         """See `Engine`."""
-        assignment = Assignment.of(model, task, self._count)
+        assignment = Assignment.of(model, self._count)
+        pool = self._rested(assignment) or ProcessPool(assignment)
+        pool.task = task
         with off_the_gpu(model):
-            yield from work_through(ProcessPool(assignment), self._count, units)
+            yield from work_through(pool, self._count, units)
+        self._resting.append(pool)
+
+    def _rested(self, assignment: Assignment) -> ProcessPool | None:
+        """Take the pool that rests, if there is one for this model. Close others."""
+        with suppress(IndexError):  # another thread may take it
+            pool = self._resting.pop()
+            if pool.assignment == assignment:
+                return pool
+            pool.close()
+        return None
 
 
 class ProcessPool:
@@ -59,18 +76,30 @@ class ProcessPool:
 
     Each process is at the other end of a pipe. The end of a process closes its end of the pipe,
     which is how its loss is noticed.
+
+    Args:
+        assignment: what workers are told when they start.
+
+    Attributes:
+        task: what they do next.
     """
 
+    task: Task
+
     def __init__(self, assignment: Assignment) -> None:
-        self._assignment = assignment
+        self.assignment = assignment
         self._processes: dict[int, tuple[SpawnProcess, Connection]] = {}
+        self._idle: set[int] = set()
 
     def start(self, worker: int) -> None:
         """See `WorkerPool`."""
+        if worker in self._processes:
+            self._send(worker, self.task)
+            return
         connection, connection_of_worker = _SPAWN.Pipe()
         process = _SPAWN.Process(
             target=_serve,
-            args=(connection_of_worker, self._assignment, worker),
+            args=(connection_of_worker, self.assignment, self.task, worker),
             daemon=True,
             name=f"unmemorize worker {worker}",
         )
@@ -81,8 +110,7 @@ class ProcessPool:
 
     def give(self, worker: int, unit: Unit) -> None:
         """See `WorkerPool`."""
-        with suppress(OSError):  # the worker has just died, which next_event will notice
-            self._processes[worker][1].send(unit)
+        self._send(worker, unit)
 
     def next_event(self) -> tuple[int, Answer | Lost]:
         """See `WorkerPool`."""
@@ -94,19 +122,43 @@ class ProcessPool:
             answer: Answer = connection.recv()
         except (EOFError, OSError):
             process, _ = self._processes.pop(worker)
+            self._idle.discard(worker)
             process.join()
             connection.close()
             return worker, Lost()
+        self._idle.add(worker)
         return worker, answer
+
+    def rest(self) -> None:
+        """See `WorkerPool`."""
+        idle = list(self._idle)
+        self._stop([worker for worker in self._processes if worker not in idle])
+        for worker in idle:
+            self._send(worker, None)
+        while self._processes.keys() - self._idle:  # the GPU is free when all have answered
+            self.next_event()
 
     def close(self) -> None:
         """See `WorkerPool`."""
-        for process, connection in self._processes.values():
+        self._stop(list(self._processes))
+
+    def _send(self, worker: int, message: Task | Unit | None) -> None:
+        self._idle.discard(worker)
+        with suppress(OSError):  # the worker has just died, which next_event will notice
+            self._processes[worker][1].send(message)
+
+    def _stop(self, workers: Sequence[int]) -> None:
+        stopped = [self._processes.pop(worker) for worker in workers]
+        for process, connection in stopped:
             connection.close()
             process.kill()
-        for process, _ in self._processes.values():
+        for process, _ in stopped:
             process.join()
-        self._processes.clear()
+
+
+def _close_all(pools: list[ProcessPool]) -> None:
+    for pool in pools:
+        pool.close()
 
 
 @contextmanager
@@ -142,8 +194,11 @@ def interrupts_deferred() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _serve(connection: Connection, assignment: Assignment, number: int) -> None:
-    """Answer the units that come through a connection, until it is closed."""
+def _serve(connection: Connection, assignment: Assignment, task: Task, number: int) -> None:
+    """Work on a task and on others that come through a connection, until it is closed.
+
+    None stands for rest. Each message is answered.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
@@ -151,9 +206,15 @@ def _serve(connection: Connection, assignment: Assignment, number: int) -> None:
     tqdm.set_lock(threading.RLock())
     worker = Worker(assignment, number)
     with suppress(EOFError, OSError):
-        connection.send(worker.first_answer)
+        connection.send(worker.prepare(task))
         while True:
-            connection.send(worker.work(connection.recv()))
+            match connection.recv():
+                case None:
+                    connection.send(worker.rest())
+                case Unit() as unit:
+                    connection.send(worker.work(unit))
+                case another:
+                    connection.send(worker.prepare(another))
 
 
 def _end_with_parent() -> None:
