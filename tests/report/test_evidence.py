@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.stats import binom
 
 from mitigated_run import COUNT, DIGEST, copied_by_a_paraphrase, mitigated_run, rewritten
-from packs import Files, forged, listed, put, read, replaced, write
+from packs import Files, forged, listed, put, read, replaced, unpack, write
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
 from unmemorize.generation import EditFile, WeightEdit
@@ -180,10 +180,60 @@ def test_what_a_pack_holds(made: tuple[Run, Path, str]) -> None:
 
 def test_an_unpacked_pack_is_a_run(made: tuple[Run, Path, str], tmp_path: Path) -> None:
     run, pack, _ = made
-    with zipfile.ZipFile(pack) as archive:
-        archive.extractall(tmp_path / "unpacked")
-    page = write_report(Run.load(tmp_path / "unpacked")).read_bytes()
+    page = write_report(unpack(pack, tmp_path / "unpacked")).read_bytes()
     assert page == (run.folder / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_pack_of_an_unpacked_pack_is_the_same(
+    made: tuple[Run, Path, str], tmp_path: Path, redact: bool
+) -> None:
+    """With the hashes of what it has left out, the edited model among it."""
+    run = Run.load(shutil.copytree(made[0].folder, tmp_path / "run" / "run"))
+    shutil.copytree(made[0].folder.parent / "private", tmp_path / "run" / "private")
+    for name in ("edited/unet/a.safetensors", "edited/unet.json", "edited.safetensors"):
+        (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.folder / name).write_bytes(name.encode())
+    digest = write_evidence(run, tmp_path / "evidence.zip", redact=redact)
+    unpacked = unpack(tmp_path / "evidence.zip", tmp_path / "unpacked")
+    assert write_evidence(unpacked, tmp_path / "again.zip", redact=redact) == digest
+    left_out = json.loads(read(tmp_path / "again.zip")["evidence.json"])["left_out"]
+    assert left_out["edited.safetensors"]["why"] == "the edited model is kept apart"
+    assert verify_evidence(tmp_path / "again.zip").redacted == redact
+
+
+def test_an_unpacked_pack_can_be_redacted(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    write_evidence(run, tmp_path / "open.zip")
+    unpacked = unpack(tmp_path / "open.zip", tmp_path / "unpacked")
+    digest = write_evidence(run, tmp_path / "redacted.zip", redact=True)
+    assert write_evidence(unpacked, tmp_path / "again.zip", redact=True) == digest
+
+
+def test_an_unpacked_pack_cannot_show_what_it_lacks(tmp_path: Path, cli: Cli) -> None:
+    write_evidence(mitigated_run(tmp_path), tmp_path / "redacted.zip", redact=True)
+    unpacked = unpack(tmp_path / "redacted.zip", tmp_path / "unpacked")
+    for more in ((), ("--pack", tmp_path / "e.zip")):
+        code, _, err = cli("report", unpacked, *more)
+        assert (code, "comes from a redacted pack, which lacks 35 images" in err) == (1, True)
+        assert "Add --redact" in err
+    assert not (tmp_path / "e.zip").exists()
+    (unpacked / "evidence.json").write_text("{}")
+    with pytest.raises(EvidenceError, match=r"evidence.json: damaged.*Unpack the pack again"):
+        write_report(unpacked)
+
+
+def test_training_images_may_lie_in_the_run_folder(tmp_path: Path) -> None:
+    """They are packed once, and a redacted pack does not give their names."""
+    run = mitigated_run(tmp_path)
+    shutil.move(tmp_path / "private", run.folder / "private")
+    listing = run.folder / "prompts.jsonl"
+    listing.write_text(listing.read_text().replace("../private", "private"))
+    for redact in (False, True):
+        write_evidence(run, tmp_path / "evidence.zip", redact=redact)
+        files = read(tmp_path / "evidence.zip")
+        assert sum(name.startswith("references/") for name in files) == (0 if redact else 3)
+        assert b"training-0" not in (tmp_path / "evidence.zip").read_bytes()
 
 
 def test_a_caption_may_hold_any_separator_of_lines(
@@ -210,9 +260,8 @@ def test_a_pack_holds_the_tensors_that_its_edit_names(tmp_path: Path) -> None:
     replace(file, edit=edit).save(run.folder / "edit.json")
     write_evidence(run, tmp_path / "evidence.zip")
     assert verify_evidence(tmp_path / "evidence.zip").unchecked == ()
-    with zipfile.ZipFile(tmp_path / "evidence.zip") as archive:
-        archive.extractall(tmp_path / "unpacked")
-    found = MitigationResult.load(Run.load(tmp_path / "unpacked")).file
+    unpacked = unpack(tmp_path / "evidence.zip", tmp_path / "unpacked")
+    found = MitigationResult.load(Run.load(unpacked)).file
     assert found is not None
     assert found.edit == edit
 

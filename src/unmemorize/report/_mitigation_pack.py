@@ -23,6 +23,7 @@ from unmemorize.report._numbers import NUMBERS, TABLE
 from unmemorize.report._packed_files import (
     LeftOut,
     Packing,
+    absent_from_unpacked,
     images_left_out,
     packed_reference,
     reference_name,
@@ -92,7 +93,8 @@ def _left_out(evidence: Evidence, redact: bool) -> Iterator[tuple[str, LeftOut]]
     """Yield what belongs to the evidence and is not in the pack."""
     folder = evidence.run.folder
     private = _private(evidence) if redact else set()
-    yield from images_left_out(folder, _images(evidence), private)
+    yield from absent_from_unpacked(folder).items()
+    yield from images_left_out(folder, _images(evidence), private, _references(evidence))
     for name, digest in output_hashes(evidence.run).items():
         if name not in _JSON:
             yield name, LeftOut(digest, _OUTPUT)
