@@ -27,6 +27,7 @@ from unmemorize.mitigation import MitigationResult
 from unmemorize.mitigation._certificate import Certification
 from unmemorize.report._evidence import read_evidence
 from unmemorize.report._recomputed import recompute
+from unmemorize.runs import hash_of_file
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -647,7 +648,7 @@ def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) 
     run = mitigated_run(tmp_path)
     image = tmp_path / "private" / "training-2.png"
     Image.new("RGB", (16, 16)).save(image)
-    with pytest.raises(EvidenceError, match=r"training-2.png: this image is not the one"):
+    with pytest.raises(EvidenceError, match=r"training-2.png: .* changed since .* Put that back"):
         write_evidence(run, tmp_path / "e.zip")
     assert not (tmp_path / "e.zip").exists()
     image.unlink()
@@ -655,6 +656,20 @@ def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) 
     contents = json.loads(read(tmp_path / "e.zip")["evidence.json"])
     reasons = {entry["why"] for entry in contents["left_out"].values()}
     assert "not there when the pack was made" in reasons
+    verify_evidence(tmp_path / "e.zip")
+
+
+def test_a_training_image_that_came_after_the_run_is_left_out(tmp_path: Path) -> None:
+    """The run does not compare with it."""
+    run = mitigated_run(tmp_path)
+    image = tmp_path / "private" / "training-2.png"
+    listing = run.folder / "prompts.jsonl"
+    listing.write_text(listing.read_text().replace(hash_of_file(image), ""))
+    write_evidence(run, tmp_path / "e.zip")
+    files = read(tmp_path / "e.zip")
+    left_out = json.loads(files["evidence.json"])["left_out"]["references/not-readable.png"]
+    assert left_out == {"sha256": "", "why": "not there when the run was made"}
+    assert image.read_bytes() not in (tmp_path / "e.zip").read_bytes()
     verify_evidence(tmp_path / "e.zip")
 
 

@@ -17,6 +17,7 @@ CONTENTS = "evidence.json"
 _PRIVATE = "private"
 _NOT_SHOWN = "the report does not show it"
 _GONE = "not there when the pack was made"
+_NOT_COMPARED = "not there when the run was made"
 _REFERENCES = "references"
 
 
@@ -183,11 +184,14 @@ def references_left_out(
         EvidenceError: one of them has changed since.
     """
     for image in images:
-        found = hash_of_file(image.locate(folder))
-        if redact or not found:
-            yield reference_name(image), LeftOut(image.sha256, _PRIVATE if redact else _GONE)
+        if redact:
+            yield reference_name(image), LeftOut(image.sha256, _PRIVATE)
+        elif not image.sha256:
+            yield reference_name(image), LeftOut("", _NOT_COMPARED)
+        elif not (found := hash_of_file(image.locate(folder))):
+            yield reference_name(image), LeftOut(image.sha256, _GONE)
         elif found != image.sha256:
             raise EvidenceError(
-                f"{image.locate(folder)}: this image is not the one that the run was made "
-                "with. Put that one back, or repeat the run in a new folder."
+                f"{image.locate(folder)}: this image has changed since the run was made, which "
+                "compares with what it was. Put that back, or repeat the run in a new folder."
             )

@@ -17,6 +17,7 @@ from unmemorize.report._evidence import Evidence, Tried
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._redaction import shown_after
 from unmemorize.report._regions import region_file
+from unmemorize.runs import unchanged_images
 
 MOST_LARGE = 60
 """Memorized prompts with large pictures. With small ones a page of 500 stays below 50 MB."""
@@ -24,6 +25,8 @@ _LARGE = (Pictures(256, 85, 4), Pictures(96, 75, 24))
 _SMALL = (Pictures(128, 75, 2), Pictures(64, 60, 12))
 NO_CONTROL = "no control for this kind of edit"
 """Said of a prompt of which no neurons were edited: random ones would show nothing about it."""
+_NOT_THAT = "none that the run compared with is there"
+"""Said of a prompt whose training images were moved, replaced, or put there later."""
 MEASURES: Mapping[Measure, str] = {
     "image": "descriptor similarity of the whole image to a training image",
     "layout": "correlation with a training image over the pixels of the layout",
@@ -178,7 +181,8 @@ class _Kinds:
         after = shown_after(outcome, redact=self.redact)
         kept = [seed for seed in seeds if seed in after]
         training = () if self.redact else tuple(self._training(pictures, most))
-        yield Strip("training image", training)
+        named = self.evidence.references[outcome.index] and not self.redact
+        yield Strip("training image", training, _NOT_THAT if named else "")
         yield self._strip("before", outcome.files_before, before, public, pictures, most)
         yield self._strip("after", outcome.files_after, outcome.scores_after, kept, pictures, most)
         if outcome.files_left and not self.redact:
@@ -231,8 +235,10 @@ class _Kinds:
         return Strip(title, tuple(shown))
 
     def _training(self, pictures: Pictures, most: int) -> Iterator[Picture]:
-        paths = self.evidence.prompts[self.outcome.index].images[:most]
-        for image in read_references(paths).images:
+        """Yield the training images that the run compares with."""
+        references = self.evidence.references[self.outcome.index]
+        paths = unchanged_images(references, self.evidence.run.folder)
+        for image in read_references(paths[:most]).images:
             yield Picture(pictures.url(image), f"training image of: {self.outcome.prompt}")
 
 
