@@ -32,6 +32,21 @@ from unmemorize.runs import hash_of_file
 Cli = Callable[..., tuple[int, str, str]]
 
 
+SAMPLED = ("ordinary_control", "candidates.0.ordinary")
+"""Numbers about the first three ordinary images alone."""
+
+
+def with_ordinary_copies(run: Run, copies: dict[int, list[int] | None], caption: str) -> None:
+    """Have ordinary images score above levels of suspects, and one caption be another."""
+    confirmations = run.folder / "confirmations.jsonl"
+    records = [json.loads(line) for line in confirmations.read_text().splitlines()]
+    for record in records:
+        record["ordinary_copies"] = copies.get(record["index"], [])
+    confirmations.write_text("".join(json.dumps(record) + "\n" for record in records))
+    for path in run.folder.glob("ordinary-*.jsonl"):
+        path.write_text(path.read_text().replace('"caption 5"', json.dumps(caption)))
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path, str]:
     """A run, its pack, and the hash of the pack."""
@@ -642,6 +657,44 @@ def test_a_redacted_pack_has_no_private_image(tmp_path: Path) -> None:
     check = verify_evidence(pack)
     assert check.redacted
     assert check.numbers == verify_evidence(tmp_path / "open.zip").numbers
+
+
+CAPTION = "Memorized  PROMPT 2"
+
+
+@pytest.mark.parametrize(
+    ("copies", "caption", "private"),
+    [
+        ({1: [4], 3: [2, 18]}, "a caption", {2, 4, 18}),
+        ({}, CAPTION, {5}),
+        ({0: None}, "a caption", set(range(19))),  # a run of an earlier version
+    ],
+)
+def test_a_redacted_pack_has_no_ordinary_image_that_may_show_a_training_image(
+    tmp_path: Path, copies: dict[int, list[int] | None], caption: str, private: set[int]
+) -> None:
+    """Neither unedited nor under any edit. Its captions, records and hashes stay."""
+    run = mitigated_run(tmp_path)
+    write_evidence(run, tmp_path / "open.zip")
+    with_ordinary_copies(run, copies, caption)
+    write_evidence(run, tmp_path / "redacted.zip", redact=True)
+    everything, files = read(tmp_path / "open.zip"), read(tmp_path / "redacted.zip")
+    pictures = {name for name in everything if re.match(r"ordinary-.*\.png", name)}
+    kept = {name for name in pictures if int(Path(name).stem) not in private}
+    assert pictures & files.keys() == kept
+    left_out = json.loads(files["evidence.json"])["left_out"]
+    for name in pictures - kept:
+        assert left_out[name]["why"] == "private"
+        assert left_out[name]["sha256"] == hashlib.sha256(everything[name]).hexdigest()
+    page = files["report.html"].decode()
+    shown = set(re.findall(r'href="(ordinary-[^"]*)"', page))
+    assert shown <= kept
+    assert len(shown) == (8 if kept else 0)
+    check = verify_evidence(tmp_path / "redacted.zip")
+    assert set(check.unchecked) == {
+        "ordinary.correlation",
+        *(f"{name}.correlation" for name in SAMPLED if private & {0, 1, 2}),
+    }
 
 
 def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) -> None:

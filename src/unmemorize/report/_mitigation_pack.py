@@ -31,7 +31,7 @@ from unmemorize.report._packed_files import (
 )
 from unmemorize.report._page import REPORT
 from unmemorize.report._provenance import output_hashes
-from unmemorize.report._redaction import shown_after
+from unmemorize.report._redaction import private_ordinary, shown_after
 from unmemorize.report._regions import region_file
 from unmemorize.report._spot_check import SPOT_CHECK
 from unmemorize.report._statement import STATEMENT
@@ -126,18 +126,28 @@ def _images(evidence: Evidence) -> set[str]:
         for name in (difference_file(outcome.index), region_file(outcome.index))
         if (folder / name).exists()
     }
+    return names | _ordinary(evidence)
+
+
+def _ordinary(evidence: Evidence) -> set[str]:
+    """Name the images of ordinary captions, without an edit and under those that were compared."""
+    result, folder = evidence.result, evidence.run.folder
     changes = [candidate.change for candidate in result.candidates]
-    for change in (result.ordinary, result.ordinary_control, *changes):
-        shown = change.shown if change is not None else ()
-        folders = {PurePosixPath(file).parent.name for _, *files in shown for file in files}
-        for kind in folders:
-            names |= {f"{kind}/{path.name}" for path in (folder / kind).glob("*.png")}
-    return names
+    shown = [
+        each
+        for change in (result.ordinary, result.ordinary_control, *changes)
+        if change is not None
+        for each in change.shown
+    ]
+    kinds = {PurePosixPath(file).parent.name for _, *files in shown for file in files}
+    return {f"{kind}/{path.name}" for kind in kinds for path in (folder / kind).glob("*.png")}
 
 
 def _private(evidence: Evidence) -> set[str]:
     """Name the images that show training images, see `unmemorize.report._redaction`."""
-    names: set[str] = {name for record in evidence.before.values() for name in record.files}
+    ordinary = private_ordinary(evidence)
+    names = {name for name in _ordinary(evidence) if PurePosixPath(name).name in ordinary}
+    names |= {name for record in evidence.before.values() for name in record.files}
     for outcome in evidence.confirmed:
         public = shown_after(outcome, redact=True)
         names |= {name for seed, name in enumerate(outcome.files_after) if seed not in public}
