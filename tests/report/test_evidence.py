@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -19,7 +21,7 @@ from PIL import Image
 from scipy.stats import binom
 
 from mitigated_run import COUNT, DIGEST, copied_by_a_paraphrase, mitigated_run, rewritten
-from packs import Files, forged, listed, put, read, replaced, unpack, write
+from packs import Change, Files, forged, listed, put, read, replaced, unpack, write
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
 from unmemorize.generation import EditFile, WeightEdit
@@ -45,6 +47,23 @@ def with_ordinary_copies(run: Run, copies: dict[int, list[int] | None], caption:
     confirmations.write_text("".join(json.dumps(record) + "\n" for record in records))
     for path in run.folder.glob("ordinary-*.jsonl"):
         path.write_text(path.read_text().replace('"caption 5"', json.dumps(caption)))
+
+
+FIRST_CARD = '<div class="wall">'
+CARD = '<article class="card" id="prompt-{}"><span class="tag good">✓ removed</span></article>'
+"""A card that a forger adds."""
+
+
+def rows(change: Callable[[list[list[str]]], list[list[str]]]) -> Change:
+    """The pack with other rows in the table."""
+
+    def changed(files: Files) -> Files:
+        text = io.StringIO()
+        table = list(csv.reader(io.StringIO(files["report.csv"].decode())))
+        csv.writer(text).writerows(change(table))
+        return forged(files, "report.csv", text.getvalue().encode())
+
+    return changed
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +229,8 @@ def test_a_pack_of_an_unpacked_pack_is_the_same(
     for name in ("edited/unet/a.safetensors", "edited/unet.json", "edited.safetensors"):
         (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (run.folder / name).write_bytes(name.encode())
+    (run.folder / "regions").mkdir()
+    Image.new("L", (8, 8)).save(run.folder / "regions" / "00001.png")
     digest = write_evidence(run, tmp_path / "evidence.zip", redact=redact)
     unpacked = unpack(tmp_path / "evidence.zip", tmp_path / "unpacked")
     assert write_evidence(unpacked, tmp_path / "again.zip", redact=redact) == digest
@@ -402,6 +423,29 @@ def test_a_file_that_is_there_twice_is_named(made: tuple[Run, Path, str], tmp_pa
             replaced("report.html", 'prompts.0.level">0.500<', 'prompts.0.level">1<'),
             "report.html: prompts.0.level is 1, the records give 0.5",
         ),
+        (
+            replaced("report.html", 'data-of="after.copies">6<', 'data-of="after.copies">5<'),
+            "report.html: after.copies is 5, the records give 6",
+        ),
+        (
+            replaced("report.html", 'prompts.0.level">0.500<', 'prompts.0.level">0.501<'),
+            "report.html: prompts.0.level is 0.501, the records give 0.5",
+        ),
+        (
+            replaced("report.html", FIRST_CARD, FIRST_CARD + CARD.format(1)),
+            "the cards are prompt-1, prompt-0, prompt-2, prompt-1, the records give prompt-0, prom",
+        ),
+        (
+            replaced("report.html", FIRST_CARD, FIRST_CARD + CARD.format(9)),
+            "the cards are prompt-9, prompt-0, prompt-2, prompt-1, the records give prompt-0, prom",
+        ),
+        (rows(lambda table: table[:1] + table[2:]), "report.csv: has rows of 1, 2, 3, 4, the"),
+        (
+            rows(lambda table: table[:2] + table[1:]),
+            "report.csv: has rows of 0, 0, 1, 2, 3, 4, the",
+        ),
+        (rows(lambda table: table[:1]), "report.csv: has rows of nothing, the records give 0, 1"),
+        (rows(lambda table: [row[:4] + row[5:] for row in table]), "has no column verdict"),
         (replaced("mitigation.json", '"files_control"', '"files"'), "KeyError: 'files_control'"),
     ],
 )
@@ -710,6 +754,24 @@ def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) 
     reasons = {entry["why"] for entry in contents["left_out"].values()}
     assert "not there when the pack was made" in reasons
     verify_evidence(tmp_path / "e.zip")
+
+
+def test_one_of_two_files_of_a_training_image_is_enough(tmp_path: Path) -> None:
+    """Two prompts name the same image in two files, of which one is gone."""
+    run = mitigated_run(tmp_path)
+    one, two = (tmp_path / "private" / f"training-{index}.png" for index in (0, 1))
+    listing = run.folder / "prompts.jsonl"
+    listing.write_text(listing.read_text().replace(hash_of_file(two), hash_of_file(one)))
+    content = one.read_bytes()
+    two.unlink()
+    for gone in (None, one):
+        if gone:
+            gone.rename(two)
+        write_evidence(run, tmp_path / "e.zip")
+        files = read(tmp_path / "e.zip")
+        assert content in files.values()
+        assert "references/" not in json.dumps(json.loads(files["evidence.json"])["left_out"])
+        verify_evidence(tmp_path / "e.zip")
 
 
 def test_a_training_image_that_came_after_the_run_is_left_out(tmp_path: Path) -> None:

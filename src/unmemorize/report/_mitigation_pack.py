@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from unmemorize._files import to_json
+from unmemorize._paths import is_file
 from unmemorize.audit import RESULT
 from unmemorize.generation import weight_edits
 from unmemorize.localization import difference_file
@@ -94,7 +95,8 @@ def _left_out(evidence: Evidence, redact: bool) -> Iterator[tuple[str, LeftOut]]
     folder = evidence.run.folder
     private = _private(evidence) if redact else set()
     yield from absent_from_unpacked(folder).items()
-    yield from images_left_out(folder, _images(evidence), private, _references(evidence))
+    every = [image for images in evidence.references for image in images]
+    yield from images_left_out(folder, _images(evidence), private, every)
     for name, digest in output_hashes(evidence.run).items():
         if name not in _JSON:
             yield name, LeftOut(digest, _OUTPUT)
@@ -102,7 +104,13 @@ def _left_out(evidence: Evidence, redact: bool) -> Iterator[tuple[str, LeftOut]]
 
 
 def _references(evidence: Evidence) -> list[StoredImage]:
-    return [image for images in evidence.references for image in images]
+    """Return one training image of each name in the pack: one whose file is there, if any is."""
+    chosen: dict[str, StoredImage] = {}
+    for image in (image for images in evidence.references for image in images):
+        other = chosen.setdefault(reference_name(image), image)
+        if not is_file(other.locate(evidence.run.folder)):
+            chosen[reference_name(image)] = image
+    return list(chosen.values())
 
 
 def _images(evidence: Evidence) -> set[str]:
