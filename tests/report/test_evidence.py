@@ -260,6 +260,18 @@ def test_an_unpacked_pack_cannot_show_what_it_lacks(tmp_path: Path, cli: Cli) ->
         write_report(unpacked)
 
 
+def test_a_redacted_pack_does_not_say_where_training_images_were_found(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    rows = [json.loads(line) for line in (run.folder / "prompts.jsonl").read_text().splitlines()]
+    rows[1] |= {"url": "https://a.example/private.png", "more_urls": ["https://b.example/private"]}
+    run.write("prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    for redact in (False, True):
+        write_evidence(run, tmp_path / "e.zip", redact=redact)
+        content = (tmp_path / "e.zip").read_bytes()
+        assert [f"https://{each}.example".encode() in content for each in "ab"] == [not redact] * 2
+        verify_evidence(tmp_path / "e.zip")
+
+
 def test_training_images_may_lie_in_the_run_folder(tmp_path: Path) -> None:
     """They are packed once, and a redacted pack does not give their names."""
     run = mitigated_run(tmp_path)
@@ -446,6 +458,18 @@ def test_a_file_that_is_there_twice_is_named(made: tuple[Run, Path, str], tmp_pa
         ),
         (rows(lambda table: table[:1]), "report.csv: has rows of nothing, the records give 0, 1"),
         (rows(lambda table: [row[:4] + row[5:] for row in table]), "has no column verdict"),
+        (
+            replaced("mitigation.json", '"status": "not removed"', '"status": "removed"'),
+            "mitigation.json: outcomes.0.status is removed, the records give not removed",
+        ),
+        (
+            replaced("mitigation.json", '"copies": 6', '"copies": 0'),
+            "mitigation.json: outcomes.0.after.copies is 0, the records give 6",
+        ),
+        (
+            replaced("report.json", '"prompts": {', '"prompts": {"7": {"status": "removed"},'),
+            "report.json: has prompts that the records do not give",
+        ),
         (replaced("mitigation.json", '"files_control"', '"files"'), "KeyError: 'files_control'"),
     ],
 )

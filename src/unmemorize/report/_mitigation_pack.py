@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from unmemorize._files import to_json
@@ -56,13 +57,19 @@ def pack_mitigation(run: Run, *, redact: bool) -> Packing:
     """
     evidence = read_evidence(run)
     left_out = dict(_left_out(evidence, redact))
-    return Packing(dict(_files(evidence, left_out)), {_PROMPTS: _prompts(evidence)}, left_out)
+    return Packing(
+        dict(_files(evidence, left_out)), {_PROMPTS: _prompts(evidence, redact)}, left_out
+    )
 
 
-def _prompts(evidence: Evidence) -> bytes:
-    """Return the prompt list with the training images in the pack and without other paths."""
+def _prompts(evidence: Evidence, redact: bool) -> bytes:
+    """Return the prompt list with the training images in the pack and without other paths.
+
+    A redacted one does not say where private images were found.
+    """
     rows = []
     for prompt, images in zip(stream_prompts(evidence.run), evidence.references, strict=True):
+        prompt = replace(prompt, url=None, more_urls=()) if redact else prompt
         row = {**to_json(prompt), "images": [to_json(packed_reference(image)) for image in images]}
         rows.append(json.dumps(row, ensure_ascii=False) + "\n")
     return "".join(rows).encode()

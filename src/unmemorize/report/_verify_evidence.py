@@ -208,6 +208,9 @@ def _wrong_rows(recomputed: Recomputed, reported: Mapping[str, Any], files: File
     found, due = [row["index"] for row in table], list(dict.fromkeys(m[1] for m in named.values()))
     if found != due:
         yield f"{TABLE}: has rows of {listed(found) or 'nothing'}, the records give {listed(due)}"
+    more = [name.split(".")[1] for name in reported if name.startswith(f"{recomputed.rows}.")]
+    if set(more) - set(due):
+        yield f"{NUMBERS}: has {recomputed.rows} that the records do not give"
     for column in dict.fromkeys(match[2] for match in named.values()):
         if table and column not in table[0]:
             yield f"{TABLE}: has no column {column}"
