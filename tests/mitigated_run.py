@@ -173,6 +173,7 @@ def _records(run: Run, prompts: Sequence[str], memorized: int, side: int) -> Non
             "level": LEVEL,
             "scores": scores_before(index, memorized),
             "medoid": None,
+            "ordinary_copies": [],
         }
         for index in called
     }

@@ -28,6 +28,13 @@ def write(files: Files, pack: Path, *, compression: int = zipfile.ZIP_STORED) ->
     return pack
 
 
+def unpack(pack: Path, folder: Path) -> Path:
+    """The folder with the files of a pack."""
+    with zipfile.ZipFile(pack) as archive:
+        archive.extractall(folder)
+    return folder
+
+
 def forged(files: Files, name: str, content: bytes) -> Files:
     """The pack with another file and the hash that fits it, as a forger would make it."""
     contents = json.loads(files["evidence.json"])

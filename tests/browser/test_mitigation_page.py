@@ -12,6 +12,7 @@ import pytest
 from browsing import loading_work
 from mitigated_run import mitigated_run
 from unmemorize import write_report
+from unmemorize.report._reproduced import record_reproduced
 
 Open = Callable[..., Any]
 
@@ -19,7 +20,9 @@ Open = Callable[..., Any]
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a report."""
-    return write_report(mitigated_run(tmp_path_factory.mktemp("report"))).as_uri()
+    run = mitigated_run(tmp_path_factory.mktemp("report"))
+    record_reproduced(run)
+    return write_report(run).as_uri()
 
 
 @pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow), 2560])
@@ -95,13 +98,14 @@ def test_pictures_of_closed_details_wait(report: str, open_page: Open) -> None:
     details.first.locator("summary").click()
     shown = details.first.locator("img")
     shown.first.wait_for()
-    assert shown.count() == 1 + 4 + 4 + 6 + 2 + 1  # training, before, after, fresh, random, steps
+    # training, before, after, fresh, random, shown again, steps
+    assert shown.count() == 1 + 4 + 4 + 6 + 2 + 2 + 1
     shown.last.scroll_into_view_if_needed()
     page.wait_for_function("image => image.naturalWidth > 0", arg=shown.last.element_handle())
     assert details.nth(1).locator("img").count() == 0
     details.first.locator("summary").click()
     details.first.locator("summary").click()
-    assert shown.count() == 18  # not twice
+    assert shown.count() == 20  # not twice
 
 
 @pytest.mark.parametrize("scripts", [True, False])

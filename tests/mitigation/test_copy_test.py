@@ -29,6 +29,7 @@ def test_the_whole_image_comes_first_with_a_level_of_its_own() -> None:
     assert test.level == pytest.approx(scores[-2])
     found = test.scores(unedited, COLOURS)
     assert found == pytest.approx(cosines(unedited, training).max(1).tolist())
+    assert test.copies_among(NULL) == (int(cosines(ORDINARY, training).max(1).argmax()),)
 
 
 def template(seed: int) -> Image.Image:
@@ -52,8 +53,9 @@ def test_the_layout_of_several_training_images_is_compared_alone() -> None:
         centred = [(pixels - pixels.mean(0)).ravel() for pixels in (left, right)]
         return float(np.corrcoef(centred)[0, 1])
 
-    scores = sorted(max(correlation(each, other) for other in training) for each in ORDINARY)
-    assert layout.level == pytest.approx(scores[-2])
+    scores = [max(correlation(each, other) for other in training) for each in ORDINARY]
+    assert layout.level == pytest.approx(sorted(scores)[-2])
+    assert layout.copies_among(NULL) == (int(np.argmax(scores)),)
     assert layout.scores([template(50)], COLOURS)[0] > 0.9 > layout.level
 
 
@@ -92,6 +94,8 @@ def test_without_training_images_seeds_are_compared_with_the_most_typical_one() 
     assert test.scores(unedited, COLOURS)[typical] == pytest.approx(1)
     pairs = sorted(cosines(ORDINARY, OTHERS).diagonal())
     assert test.level == pytest.approx(pairs[-2])
+    like = cosines(ORDINARY, [unedited[typical]])[:, 0]
+    assert test.copies_among(NULL) == tuple(np.flatnonzero(like > test.level).tolist())
 
 
 def test_too_few_ordinary_images_are_refused() -> None:

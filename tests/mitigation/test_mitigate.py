@@ -243,6 +243,7 @@ def test_suspects_get_verdicts_and_one_edit(finished: tuple[Any, Run]) -> None:
         assert (record.prompt, record.measure) == (outcome.prompt, outcome.measure)
         assert sum(score > outcome.level for score in record.scores) == outcome.before.copies
         assert max(record.scores) == outcome.worst_before
+        assert record.ordinary_copies == ()  # the highest of 19 scores is the level
     assert result.outcomes[2].rung == ""
     assert result.outcomes[2].after is None
     assert EditFile.load(run.folder / "edit.json").edit == result.file.edit

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -19,7 +21,7 @@ from PIL import Image
 from scipy.stats import binom
 
 from mitigated_run import COUNT, DIGEST, copied_by_a_paraphrase, mitigated_run, rewritten
-from packs import Files, forged, listed, put, read, replaced, write
+from packs import Change, Files, forged, listed, put, read, replaced, unpack, write
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
 from unmemorize.generation import EditFile, WeightEdit
@@ -27,8 +29,41 @@ from unmemorize.mitigation import MitigationResult
 from unmemorize.mitigation._certificate import Certification
 from unmemorize.report._evidence import read_evidence
 from unmemorize.report._recomputed import recompute
+from unmemorize.runs import hash_of_file
 
 Cli = Callable[..., tuple[int, str, str]]
+
+
+SAMPLED = ("ordinary_control", "candidates.0.ordinary")
+"""Numbers about the first three ordinary images alone."""
+
+
+def with_ordinary_copies(run: Run, copies: dict[int, list[int] | None], caption: str) -> None:
+    """Have ordinary images score above levels of suspects, and one caption be another."""
+    confirmations = run.folder / "confirmations.jsonl"
+    records = [json.loads(line) for line in confirmations.read_text().splitlines()]
+    for record in records:
+        record["ordinary_copies"] = copies.get(record["index"], [])
+    confirmations.write_text("".join(json.dumps(record) + "\n" for record in records))
+    for path in run.folder.glob("ordinary-*.jsonl"):
+        path.write_text(path.read_text().replace('"caption 5"', json.dumps(caption)))
+
+
+FIRST_CARD = '<div class="wall">'
+CARD = '<article class="card" id="prompt-{}"><span class="tag good">✓ removed</span></article>'
+"""A card that a forger adds."""
+
+
+def rows(change: Callable[[list[list[str]]], list[list[str]]]) -> Change:
+    """The pack with other rows in the table."""
+
+    def changed(files: Files) -> Files:
+        text = io.StringIO()
+        table = list(csv.reader(io.StringIO(files["report.csv"].decode())))
+        csv.writer(text).writerows(change(table))
+        return forged(files, "report.csv", text.getvalue().encode())
+
+    return changed
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +215,74 @@ def test_what_a_pack_holds(made: tuple[Run, Path, str]) -> None:
 
 def test_an_unpacked_pack_is_a_run(made: tuple[Run, Path, str], tmp_path: Path) -> None:
     run, pack, _ = made
-    with zipfile.ZipFile(pack) as archive:
-        archive.extractall(tmp_path / "unpacked")
-    page = write_report(Run.load(tmp_path / "unpacked")).read_bytes()
+    page = write_report(unpack(pack, tmp_path / "unpacked")).read_bytes()
     assert page == (run.folder / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_pack_of_an_unpacked_pack_is_the_same(
+    made: tuple[Run, Path, str], tmp_path: Path, redact: bool
+) -> None:
+    """With the hashes of what it has left out, the edited model among it."""
+    run = Run.load(shutil.copytree(made[0].folder, tmp_path / "run" / "run"))
+    shutil.copytree(made[0].folder.parent / "private", tmp_path / "run" / "private")
+    for name in ("edited/unet/a.safetensors", "edited/unet.json", "edited.safetensors"):
+        (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.folder / name).write_bytes(name.encode())
+    (run.folder / "regions").mkdir()
+    Image.new("L", (8, 8)).save(run.folder / "regions" / "00001.png")
+    digest = write_evidence(run, tmp_path / "evidence.zip", redact=redact)
+    unpacked = unpack(tmp_path / "evidence.zip", tmp_path / "unpacked")
+    assert write_evidence(unpacked, tmp_path / "again.zip", redact=redact) == digest
+    left_out = json.loads(read(tmp_path / "again.zip")["evidence.json"])["left_out"]
+    assert left_out["edited.safetensors"]["why"] == "the edited model is kept apart"
+    assert verify_evidence(tmp_path / "again.zip").redacted == redact
+
+
+def test_an_unpacked_pack_can_be_redacted(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    write_evidence(run, tmp_path / "open.zip")
+    unpacked = unpack(tmp_path / "open.zip", tmp_path / "unpacked")
+    digest = write_evidence(run, tmp_path / "redacted.zip", redact=True)
+    assert write_evidence(unpacked, tmp_path / "again.zip", redact=True) == digest
+
+
+def test_an_unpacked_pack_cannot_show_what_it_lacks(tmp_path: Path, cli: Cli) -> None:
+    write_evidence(mitigated_run(tmp_path), tmp_path / "redacted.zip", redact=True)
+    unpacked = unpack(tmp_path / "redacted.zip", tmp_path / "unpacked")
+    for more in ((), ("--pack", tmp_path / "e.zip")):
+        code, _, err = cli("report", unpacked, *more)
+        assert (code, "comes from a redacted pack, which lacks 35 images" in err) == (1, True)
+        assert "Add --redact" in err
+    assert not (tmp_path / "e.zip").exists()
+    (unpacked / "evidence.json").write_text("{}")
+    with pytest.raises(EvidenceError, match=r"evidence.json: damaged.*Unpack the pack again"):
+        write_report(unpacked)
+
+
+def test_a_redacted_pack_does_not_say_where_training_images_were_found(tmp_path: Path) -> None:
+    run = mitigated_run(tmp_path)
+    rows = [json.loads(line) for line in (run.folder / "prompts.jsonl").read_text().splitlines()]
+    rows[1] |= {"url": "https://a.example/private.png", "more_urls": ["https://b.example/private"]}
+    run.write("prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    for redact in (False, True):
+        write_evidence(run, tmp_path / "e.zip", redact=redact)
+        content = (tmp_path / "e.zip").read_bytes()
+        assert [f"https://{each}.example".encode() in content for each in "ab"] == [not redact] * 2
+        verify_evidence(tmp_path / "e.zip")
+
+
+def test_training_images_may_lie_in_the_run_folder(tmp_path: Path) -> None:
+    """They are packed once, and a redacted pack does not give their names."""
+    run = mitigated_run(tmp_path)
+    shutil.move(tmp_path / "private", run.folder / "private")
+    listing = run.folder / "prompts.jsonl"
+    listing.write_text(listing.read_text().replace("../private", "private"))
+    for redact in (False, True):
+        write_evidence(run, tmp_path / "evidence.zip", redact=redact)
+        files = read(tmp_path / "evidence.zip")
+        assert sum(name.startswith("references/") for name in files) == (0 if redact else 3)
+        assert b"training-0" not in (tmp_path / "evidence.zip").read_bytes()
 
 
 def test_a_caption_may_hold_any_separator_of_lines(
@@ -210,9 +309,8 @@ def test_a_pack_holds_the_tensors_that_its_edit_names(tmp_path: Path) -> None:
     replace(file, edit=edit).save(run.folder / "edit.json")
     write_evidence(run, tmp_path / "evidence.zip")
     assert verify_evidence(tmp_path / "evidence.zip").unchecked == ()
-    with zipfile.ZipFile(tmp_path / "evidence.zip") as archive:
-        archive.extractall(tmp_path / "unpacked")
-    found = MitigationResult.load(Run.load(tmp_path / "unpacked")).file
+    unpacked = unpack(tmp_path / "evidence.zip", tmp_path / "unpacked")
+    found = MitigationResult.load(Run.load(unpacked)).file
     assert found is not None
     assert found.edit == edit
 
@@ -336,6 +434,41 @@ def test_a_file_that_is_there_twice_is_named(made: tuple[Run, Path, str], tmp_pa
         (
             replaced("report.html", 'prompts.0.level">0.500<', 'prompts.0.level">1<'),
             "report.html: prompts.0.level is 1, the records give 0.5",
+        ),
+        (
+            replaced("report.html", 'data-of="after.copies">6<', 'data-of="after.copies">5<'),
+            "report.html: after.copies is 5, the records give 6",
+        ),
+        (
+            replaced("report.html", 'prompts.0.level">0.500<', 'prompts.0.level">0.501<'),
+            "report.html: prompts.0.level is 0.501, the records give 0.5",
+        ),
+        (
+            replaced("report.html", FIRST_CARD, FIRST_CARD + CARD.format(1)),
+            "the cards are prompt-1, prompt-0, prompt-2, prompt-1, the records give prompt-0, prom",
+        ),
+        (
+            replaced("report.html", FIRST_CARD, FIRST_CARD + CARD.format(9)),
+            "the cards are prompt-9, prompt-0, prompt-2, prompt-1, the records give prompt-0, prom",
+        ),
+        (rows(lambda table: table[:1] + table[2:]), "report.csv: has rows of 1, 2, 3, 4, the"),
+        (
+            rows(lambda table: table[:2] + table[1:]),
+            "report.csv: has rows of 0, 0, 1, 2, 3, 4, the",
+        ),
+        (rows(lambda table: table[:1]), "report.csv: has rows of nothing, the records give 0, 1"),
+        (rows(lambda table: [row[:4] + row[5:] for row in table]), "has no column verdict"),
+        (
+            replaced("mitigation.json", '"status": "not removed"', '"status": "removed"'),
+            "mitigation.json: outcomes.0.status is removed, the records give not removed",
+        ),
+        (
+            replaced("mitigation.json", '"copies": 6', '"copies": 0'),
+            "mitigation.json: outcomes.0.after.copies is 0, the records give 6",
+        ),
+        (
+            replaced("report.json", '"prompts": {', '"prompts": {"7": {"status": "removed"},'),
+            "report.json: has prompts that the records do not give",
         ),
         (replaced("mitigation.json", '"files_control"', '"files"'), "KeyError: 'files_control'"),
     ],
@@ -594,11 +727,49 @@ def test_a_redacted_pack_has_no_private_image(tmp_path: Path) -> None:
     assert check.numbers == verify_evidence(tmp_path / "open.zip").numbers
 
 
+CAPTION = "Memorized  PROMPT 2"
+
+
+@pytest.mark.parametrize(
+    ("copies", "caption", "private"),
+    [
+        ({1: [4], 3: [2, 18]}, "a caption", {2, 4, 18}),
+        ({}, CAPTION, {5}),
+        ({0: None}, "a caption", set(range(19))),  # a run of an earlier version
+    ],
+)
+def test_a_redacted_pack_has_no_ordinary_image_that_may_show_a_training_image(
+    tmp_path: Path, copies: dict[int, list[int] | None], caption: str, private: set[int]
+) -> None:
+    """Neither unedited nor under any edit. Its captions, records and hashes stay."""
+    run = mitigated_run(tmp_path)
+    write_evidence(run, tmp_path / "open.zip")
+    with_ordinary_copies(run, copies, caption)
+    write_evidence(run, tmp_path / "redacted.zip", redact=True)
+    everything, files = read(tmp_path / "open.zip"), read(tmp_path / "redacted.zip")
+    pictures = {name for name in everything if re.match(r"ordinary-.*\.png", name)}
+    kept = {name for name in pictures if int(Path(name).stem) not in private}
+    assert pictures & files.keys() == kept
+    left_out = json.loads(files["evidence.json"])["left_out"]
+    for name in pictures - kept:
+        assert left_out[name]["why"] == "private"
+        assert left_out[name]["sha256"] == hashlib.sha256(everything[name]).hexdigest()
+    page = files["report.html"].decode()
+    shown = set(re.findall(r'href="(ordinary-[^"]*)"', page))
+    assert shown <= kept
+    assert len(shown) == (8 if kept else 0)
+    check = verify_evidence(tmp_path / "redacted.zip")
+    assert set(check.unchecked) == {
+        "ordinary.correlation",
+        *(f"{name}.correlation" for name in SAMPLED if private & {0, 1, 2}),
+    }
+
+
 def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) -> None:
     run = mitigated_run(tmp_path)
     image = tmp_path / "private" / "training-2.png"
     Image.new("RGB", (16, 16)).save(image)
-    with pytest.raises(EvidenceError, match=r"training-2.png: this image is not the one"):
+    with pytest.raises(EvidenceError, match=r"training-2.png: .* changed since .* Put that back"):
         write_evidence(run, tmp_path / "e.zip")
     assert not (tmp_path / "e.zip").exists()
     image.unlink()
@@ -606,6 +777,38 @@ def test_another_training_image_than_that_of_the_run_is_refused(tmp_path: Path) 
     contents = json.loads(read(tmp_path / "e.zip")["evidence.json"])
     reasons = {entry["why"] for entry in contents["left_out"].values()}
     assert "not there when the pack was made" in reasons
+    verify_evidence(tmp_path / "e.zip")
+
+
+def test_one_of_two_files_of_a_training_image_is_enough(tmp_path: Path) -> None:
+    """Two prompts name the same image in two files, of which one is gone."""
+    run = mitigated_run(tmp_path)
+    one, two = (tmp_path / "private" / f"training-{index}.png" for index in (0, 1))
+    listing = run.folder / "prompts.jsonl"
+    listing.write_text(listing.read_text().replace(hash_of_file(two), hash_of_file(one)))
+    content = one.read_bytes()
+    two.unlink()
+    for gone in (None, one):
+        if gone:
+            gone.rename(two)
+        write_evidence(run, tmp_path / "e.zip")
+        files = read(tmp_path / "e.zip")
+        assert content in files.values()
+        assert "references/" not in json.dumps(json.loads(files["evidence.json"])["left_out"])
+        verify_evidence(tmp_path / "e.zip")
+
+
+def test_a_training_image_that_came_after_the_run_is_left_out(tmp_path: Path) -> None:
+    """The run does not compare with it."""
+    run = mitigated_run(tmp_path)
+    image = tmp_path / "private" / "training-2.png"
+    listing = run.folder / "prompts.jsonl"
+    listing.write_text(listing.read_text().replace(hash_of_file(image), ""))
+    write_evidence(run, tmp_path / "e.zip")
+    files = read(tmp_path / "e.zip")
+    left_out = json.loads(files["evidence.json"])["left_out"]["references/not-readable.png"]
+    assert left_out == {"sha256": "", "why": "not there when the run was made"}
+    assert image.read_bytes() not in (tmp_path / "e.zip").read_bytes()
     verify_evidence(tmp_path / "e.zip")
 
 

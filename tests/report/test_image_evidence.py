@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from audited import image_audit_run
 from colours import noise
-from packs import Change, Files, forged, listed, put, read, replaced, write
+from packs import Change, Files, forged, listed, put, read, replaced, unpack, write
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
 from unmemorize.audit import read_image_scores
 from unmemorize.audit._image_first import judged_images
@@ -85,12 +84,15 @@ def test_the_same_run_gives_the_same_bytes(made: tuple[Run, Path, str], tmp_path
 @pytest.mark.parametrize("redact", [False, True])
 def test_an_unpacked_pack_is_a_run(tmp_path: Path, redact: bool) -> None:
     run, _ = image_audit_run(tmp_path / "run")
-    write_evidence(run, tmp_path / "evidence.zip", redact=redact)
-    with zipfile.ZipFile(tmp_path / "evidence.zip") as archive:
-        archive.extractall(tmp_path / "unpacked")
-    unpacked = Run.load(tmp_path / "unpacked")
+    (run.folder / "edited-L4" / "00001-0025.safetensors").write_bytes(b"state")
+    digest = write_evidence(run, tmp_path / "evidence.zip", redact=redact)
+    unpacked = unpack(tmp_path / "evidence.zip", tmp_path / "unpacked")
     page = write_report(unpacked, redact=redact).read_bytes()
     assert page == (run.folder / "report.html").read_bytes()
+    assert write_evidence(unpacked, tmp_path / "again.zip", redact=redact) == digest
+    if redact:
+        with pytest.raises(EvidenceError, match="comes from a redacted pack, which lacks 6 images"):
+            write_report(unpacked)
 
 
 def test_a_redacted_pack_has_neither_images_nor_their_names(
@@ -268,7 +270,7 @@ def test_an_image_that_is_not_that_of_the_audit_is_refused(tmp_path: Path) -> No
     run, _ = image_audit_run(tmp_path / "run")
     image, pack = tmp_path / "late.png", tmp_path / "evidence.zip"
     noise(50, (32, 32)).save(image)
-    with pytest.raises(EvidenceError, match=r"late\.png: this image is not the one"):
+    with pytest.raises(EvidenceError, match=r"late\.png: .* changed since .* Put that back"):
         write_evidence(run, pack)
     assert not pack.exists()
     image.unlink()

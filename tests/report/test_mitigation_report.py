@@ -44,7 +44,7 @@ from unmemorize.report import _regions
 from unmemorize.report._evidence import read_evidence
 from unmemorize.report._regions import record_regions
 from unmemorize.report._wall import wall
-from unmemorize.runs import Inputs
+from unmemorize.runs import Inputs, hash_of_file
 
 ARTICLE = re.compile(r'<article class="card" id="prompt-(\d+)">(.*?)</article>', re.DOTALL)
 RELEARNING = "further training on other memorized images"
@@ -536,6 +536,20 @@ def test_a_map_of_the_region_is_shown_where_there_is_one(tmp_path: Path) -> None
     assert 'href="regions/00001.png"' in cards[1]
     assert "tokens, regions" not in page
     assert "the region that is memorized" not in write_report(run, redact=True).read_text()
+
+
+def test_a_training_image_that_is_no_longer_that_of_the_run_is_not_shown(tmp_path: Path) -> None:
+    """One was replaced, one is gone, and one was not there when the run was made."""
+    run = mitigated_run(tmp_path, memorized=4)
+    listing = run.folder / "prompts.jsonl"
+    names = [tmp_path / "private" / f"training-{index}.png" for index in range(4)]
+    listing.write_text(listing.read_text().replace(hash_of_file(names[2]), ""))
+    Image.new("RGB", (16, 16)).save(names[0])
+    names[1].unlink()
+    strips = {each.outcome.index: each.front[0] for each in wall(read_evidence(run), redact=False)}
+    assert [len(strips[index].pictures) for index in range(4)] == [0, 0, 0, 1]
+    page = write_report(run).read_text()
+    assert page.count("none that the run compared with is there") == 3
 
 
 def test_maps_are_made_once_for_each_memorized_prompt(

@@ -187,9 +187,9 @@ class Comparing(AnyRun):
 @pytest.mark.parametrize(
     ("before", "now", "what"),
     [
-        (b"one", b"two", "has changed since"),
-        (b"one", None, "is gone"),
-        (None, b"two", "was not there before"),
+        (b"one", b"two", r"has changed since .*\. Put that back, or start another run"),
+        (b"one", None, r"cannot be read any more, .*\. Put it back, or start another run"),
+        (None, b"two", r"could not be read when .*\. Move it away, or start another run"),
     ],
 )
 def test_training_images_that_results_rest_on_stay_the_same(

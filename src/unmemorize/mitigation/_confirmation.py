@@ -94,6 +94,8 @@ class ConfirmationRecord:
         level: the score above which an image counts as a copy.
         scores: of each unedited image, in the order of its files.
         medoid: see `Confirmation`.
+        ordinary_copies: which unedited images of ordinary captions score above the level, too, by
+            their place; None in runs of earlier versions.
     """
 
     prompt: str
@@ -101,6 +103,7 @@ class ConfirmationRecord:
     level: float
     scores: tuple[float, ...]
     medoid: int | None = None
+    ordinary_copies: tuple[int, ...] | None = None
 
     @property
     def confirmed(self) -> bool:
@@ -272,7 +275,7 @@ def confirm(
         index: _confirmation(stages, prompts[index], before.captions, null, record)
         for index, record in records.items()
     }
-    _record(stages.run, prompts, confirmations)
+    _record(stages.run, prompts, confirmations, null)
     return confirmations
 
 
@@ -300,7 +303,10 @@ def without_own(text: str, captions: Sequence[str], null: Null) -> Null:
 
 
 def _record(
-    run: Run, prompts: Mapping[int, Prompt], confirmations: Mapping[int, Confirmation]
+    run: Run,
+    prompts: Mapping[int, Prompt],
+    confirmations: Mapping[int, Confirmation],
+    null: Null,
 ) -> None:
     """Write all confirmations at once. They follow from the images, so each shard writes the same.
 
@@ -318,6 +324,7 @@ def _record(
             level=confirmation.test.level,
             scores=confirmation.scores,
             medoid=confirmation.medoid,
+            ordinary_copies=confirmation.test.copies_among(null),
         )
         if index in before and not _agree(before[index], record):
             raise RunError(

@@ -57,6 +57,14 @@ class CopyTest:
             return scores
         return _layout_scores(images, self.layouts, self.mask)
 
+    def copies_among(self, null: Null) -> tuple[int, ...]:
+        """Return which images of ordinary captions score above the level, by their place."""
+        if self.references is not None:
+            scores = copy_scores(null.embeddings, self.references).tolist()
+        else:
+            scores = _layout_scores(null.images, self.layouts, self.mask)
+        return tuple(place for place, score in enumerate(scores) if score > self.level)
+
 
 @dataclass(frozen=True)
 class Null:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from unmemorize.report._access import Access, not_tried
 from unmemorize.report._evidence import Evidence
+from unmemorize.report._packed_files import absent_from_unpacked
 from unmemorize.report._regions import REGIONS
 from unmemorize.report._statement import Statement
 
@@ -129,7 +131,7 @@ def fields_of(evidence: Evidence, access: Sequence[Access]) -> Iterator[Field]:
     without = "the share of the work that is reproduced" if unmeasured else ""
     yield Field("E", "Result for each work", ("wall", "numbers"), without)
     has_neurons = bool(evidence.localizations)
-    missing = "tokens" if (evidence.run.folder / REGIONS).is_dir() else "tokens, regions"
+    missing = "tokens" if _has_regions(evidence.run.folder) else "tokens, regions"
     yield Field("F", "Where the memory is", ("wall",) if has_neurons else (), missing)
     yield Field("G", "Measure taken", ("how",) if result.edit else ())
     yield Field("H", "Effect", ("certainty", "cost") if result.edit else ())
@@ -141,6 +143,12 @@ def fields_of(evidence: Evidence, access: Sequence[Access]) -> Iterator[Field]:
     yield Field("L", log, _anchors(stated, "L"), _not_stated(stated, "L"))
     yield Field("M", "This annex", ("annex",))
     yield Field("N", "Limits", ("limits",))
+
+
+def _has_regions(folder: Path) -> bool:
+    """Tell whether a run has maps of regions, or had them when it was packed."""
+    absent = absent_from_unpacked(folder)
+    return (folder / REGIONS).is_dir() or any(name.startswith(f"{REGIONS}/") for name in absent)
 
 
 def _anchors(statement: Statement, letter: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from unmemorize.report._numbers import NUMBERS, TABLE
 from unmemorize.report._packed_files import (
     LeftOut,
     Packing,
+    absent_from_unpacked,
     images_left_out,
     packed_reference,
     reference_name,
@@ -88,8 +89,9 @@ def _left_out(
 ) -> Iterator[tuple[str, LeftOut]]:
     """Yield what belongs to the evidence and is not in the pack."""
     shown = {finding.closest for finding in result.findings}
-    yield from images_left_out(folder, shown, shown if redact else ())
+    images = [finding.image for finding in result.findings]
+    yield from absent_from_unpacked(folder).items()
+    yield from images_left_out(folder, shown, shown if redact else (), images)
     for path in sorted(folder.glob("*/*.safetensors")):
         yield path.relative_to(folder).as_posix(), LeftOut(hash_of_file(path), _STATE)
-    images = [finding.image for finding in result.findings]
     yield from references_left_out(images, folder, redact=redact)

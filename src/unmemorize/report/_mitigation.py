@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unmemorize.metrics import read_image
-from unmemorize.mitigation import FEWEST_COPIES, MitigationResult, confirmation_chance
+from unmemorize.mitigation import FEWEST_COPIES, confirmation_chance
 from unmemorize.report._access import levels_of_access
 from unmemorize.report._annex import REQUIREMENTS, SECTIONS, fields_of
 from unmemorize.report._audit import audits_of
-from unmemorize.report._evidence import read_evidence
+from unmemorize.report._evidence import Evidence, read_evidence
 from unmemorize.report._figures import Figures
 from unmemorize.report._glossary import Glossary
 from unmemorize.report._numbers import (
@@ -24,6 +24,7 @@ from unmemorize.report._numbers import (
 from unmemorize.report._page import REPORT, Script, render
 from unmemorize.report._pictures import Pictures
 from unmemorize.report._provenance import output_hashes, steps_of
+from unmemorize.report._redaction import private_ordinary
 from unmemorize.report._spot_check import read_spot_check
 from unmemorize.report._statement import keep_statement
 from unmemorize.report._wall import Picture, wall
@@ -80,7 +81,7 @@ def write_mitigation_report(
         fewest=FEWEST_COPIES,
         confirming=confirming,
         missed=list(map(_missed, confirming)),
-        ordinary=list(_ordinary(run, evidence.result)),
+        ordinary=list(_ordinary(evidence, redact)),
         steps=steps,
         audits=audits,
         access=access,
@@ -107,13 +108,16 @@ def _missed(images: int) -> str:
     )
 
 
-def _ordinary(run: Run, result: MitigationResult) -> Iterator[tuple[str, Picture, Picture]]:
+def _ordinary(evidence: Evidence, redact: bool) -> Iterator[tuple[str, Picture, Picture]]:
     """Yield caption, image before and image after of the ordinary images that changed most."""
-    if result.ordinary is None:
+    if evidence.result.ordinary is None:
         return
-    for caption, *files in result.ordinary.shown[: _ORDINARY.most]:
+    private = private_ordinary(evidence) if redact else ()
+    folder = evidence.run.folder
+    shown = [each for each in evidence.result.ordinary.shown if Path(each[1]).name not in private]
+    for caption, *files in shown[: _ORDINARY.most]:
         before, after = (
-            Picture(_ORDINARY.url(read_image(run.folder / file)), f"{state}: {caption}", file=file)
+            Picture(_ORDINARY.url(read_image(folder / file)), f"{state}: {caption}", file=file)
             for state, file in zip(("before", "after"), files, strict=True)
         )
         yield caption, before, after

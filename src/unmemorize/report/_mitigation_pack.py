@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from unmemorize._files import to_json
+from unmemorize._paths import is_file
 from unmemorize.audit import RESULT
 from unmemorize.generation import weight_edits
 from unmemorize.localization import difference_file
@@ -23,6 +25,7 @@ from unmemorize.report._numbers import NUMBERS, TABLE
 from unmemorize.report._packed_files import (
     LeftOut,
     Packing,
+    absent_from_unpacked,
     images_left_out,
     packed_reference,
     reference_name,
@@ -30,7 +33,7 @@ from unmemorize.report._packed_files import (
 )
 from unmemorize.report._page import REPORT
 from unmemorize.report._provenance import output_hashes
-from unmemorize.report._redaction import shown_after
+from unmemorize.report._redaction import private_ordinary, shown_after
 from unmemorize.report._regions import region_file
 from unmemorize.report._spot_check import SPOT_CHECK
 from unmemorize.report._statement import STATEMENT
@@ -54,13 +57,19 @@ def pack_mitigation(run: Run, *, redact: bool) -> Packing:
     """
     evidence = read_evidence(run)
     left_out = dict(_left_out(evidence, redact))
-    return Packing(dict(_files(evidence, left_out)), {_PROMPTS: _prompts(evidence)}, left_out)
+    return Packing(
+        dict(_files(evidence, left_out)), {_PROMPTS: _prompts(evidence, redact)}, left_out
+    )
 
 
-def _prompts(evidence: Evidence) -> bytes:
-    """Return the prompt list with the training images in the pack and without other paths."""
+def _prompts(evidence: Evidence, redact: bool) -> bytes:
+    """Return the prompt list with the training images in the pack and without other paths.
+
+    A redacted one does not say where private images were found.
+    """
     rows = []
     for prompt, images in zip(stream_prompts(evidence.run), evidence.references, strict=True):
+        prompt = replace(prompt, url=None, more_urls=()) if redact else prompt
         row = {**to_json(prompt), "images": [to_json(packed_reference(image)) for image in images]}
         rows.append(json.dumps(row, ensure_ascii=False) + "\n")
     return "".join(rows).encode()
@@ -92,7 +101,9 @@ def _left_out(evidence: Evidence, redact: bool) -> Iterator[tuple[str, LeftOut]]
     """Yield what belongs to the evidence and is not in the pack."""
     folder = evidence.run.folder
     private = _private(evidence) if redact else set()
-    yield from images_left_out(folder, _images(evidence), private)
+    yield from absent_from_unpacked(folder).items()
+    every = [image for images in evidence.references for image in images]
+    yield from images_left_out(folder, _images(evidence), private, every)
     for name, digest in output_hashes(evidence.run).items():
         if name not in _JSON:
             yield name, LeftOut(digest, _OUTPUT)
@@ -100,7 +111,13 @@ def _left_out(evidence: Evidence, redact: bool) -> Iterator[tuple[str, LeftOut]]
 
 
 def _references(evidence: Evidence) -> list[StoredImage]:
-    return [image for images in evidence.references for image in images]
+    """Return one training image of each name in the pack: one whose file is there, if any is."""
+    chosen: dict[str, StoredImage] = {}
+    for image in (image for images in evidence.references for image in images):
+        other = chosen.setdefault(reference_name(image), image)
+        if not is_file(other.locate(evidence.run.folder)):
+            chosen[reference_name(image)] = image
+    return list(chosen.values())
 
 
 def _images(evidence: Evidence) -> set[str]:
@@ -124,18 +141,28 @@ def _images(evidence: Evidence) -> set[str]:
         for name in (difference_file(outcome.index), region_file(outcome.index))
         if (folder / name).exists()
     }
+    return names | _ordinary(evidence)
+
+
+def _ordinary(evidence: Evidence) -> set[str]:
+    """Name the images of ordinary captions, without an edit and under those that were compared."""
+    result, folder = evidence.result, evidence.run.folder
     changes = [candidate.change for candidate in result.candidates]
-    for change in (result.ordinary, result.ordinary_control, *changes):
-        shown = change.shown if change is not None else ()
-        folders = {PurePosixPath(file).parent.name for _, *files in shown for file in files}
-        for kind in folders:
-            names |= {f"{kind}/{path.name}" for path in (folder / kind).glob("*.png")}
-    return names
+    shown = [
+        each
+        for change in (result.ordinary, result.ordinary_control, *changes)
+        if change is not None
+        for each in change.shown
+    ]
+    kinds = {PurePosixPath(file).parent.name for _, *files in shown for file in files}
+    return {f"{kind}/{path.name}" for kind in kinds for path in (folder / kind).glob("*.png")}
 
 
 def _private(evidence: Evidence) -> set[str]:
     """Name the images that show training images, see `unmemorize.report._redaction`."""
-    names: set[str] = {name for record in evidence.before.values() for name in record.files}
+    ordinary = private_ordinary(evidence)
+    names = {name for name in _ordinary(evidence) if PurePosixPath(name).name in ordinary}
+    names |= {name for record in evidence.before.values() for name in record.files}
     for outcome in evidence.confirmed:
         public = shown_after(outcome, redact=True)
         names |= {name for seed, name in enumerate(outcome.files_after) if seed not in public}

@@ -5,7 +5,8 @@ report.html        the report, with report.json and report.csv
 manifest.json ...  the run folder: all of its records, and the images that the report is about
 references/        the images that the run was asked about, named by their SHA-256
 
-Unpacked, it is a run folder. The same run gives the same bytes, unless the pack is signed.
+Unpacked, it is a run folder, which names what the pack has left out. The same run gives the same
+bytes, unless the pack is signed, and so does the run folder that was unpacked.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def write_evidence(
     Raises:
         RunError: the run is of another kind or not finished, a record is damaged, or the statement
             is malformed or for a run that is no mitigation.
-        EvidenceError: a training image has changed since, or the pack cannot be written or signed.
+        EvidenceError: a training image has changed since, the pack cannot be written or signed, or
+            the folder comes from a redacted pack and ``redact`` is False.
         MetricError: an image is missing or damaged.
     """
     run = Run.of(run)

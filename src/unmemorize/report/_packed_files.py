@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from unmemorize._errors import EvidenceError
+from unmemorize._files import from_json, read_json
+from unmemorize._paths import exists
+from unmemorize._words import counted
 from unmemorize.runs import StoredImage, hash_of_file
 
 SCHEMA = "unmemorize.evidence/1"
@@ -14,6 +17,7 @@ CONTENTS = "evidence.json"
 _PRIVATE = "private"
 _NOT_SHOWN = "the report does not show it"
 _GONE = "not there when the pack was made"
+_NOT_COMPARED = "not there when the run was made"
 _REFERENCES = "references"
 
 
@@ -107,8 +111,45 @@ def packed_reference(image: StoredImage) -> StoredImage:
     return StoredImage(path=reference_name(image), absolute="", sha256=image.sha256)
 
 
+def absent_from_unpacked(folder: Path) -> dict[str, LeftOut]:
+    """Return what the pack that a run folder was unpacked from had left out, by name.
+
+    Files that are in the folder by now are not among it. A folder that comes from no pack has none.
+
+    Raises:
+        EvidenceError: the list of the pack is damaged.
+    """
+    path = folder / CONTENTS
+    if not exists(path):
+        return {}
+    listing = read_json(path, EvidenceError, "list of a pack")
+    problem, way_out = f"{path}: damaged", "Unpack the pack again."
+    left_out = from_json(Contents, listing, EvidenceError, problem, way_out).left_out
+    return {name: entry for name, entry in left_out.items() if not exists(folder / name)}
+
+
+def refuse_absent_private(folder: Path) -> None:
+    """Refuse to show what a redacted pack has left out of a run folder.
+
+    Raises:
+        EvidenceError: the folder comes from a pack without private images.
+    """
+    private = [
+        name for name, entry in absent_from_unpacked(folder).items() if entry.why == _PRIVATE
+    ]
+    if private:
+        raise EvidenceError(
+            f"{folder}: comes from a redacted pack, which lacks {counted(len(private), 'image')} "
+            f"that the report would show, such as {private[0]}. Add --redact (redact=True), or "
+            "name the run that the pack was made of."
+        )
+
+
 def images_left_out(
-    folder: Path, shown: Collection[str], private: Collection[str]
+    folder: Path,
+    shown: Collection[str],
+    private: Collection[str],
+    references: Iterable[StoredImage],
 ) -> Iterator[tuple[str, LeftOut]]:
     """Yield the generated images that do not go into a pack, by name.
 
@@ -116,9 +157,13 @@ def images_left_out(
         folder: the run folder.
         shown: the images that the report is about.
         private: those of them that show training images and are not to be handed on.
+        references: the training images, or audited ones, which may lie in the run folder.
     """
+    apart = {image.locate(folder).resolve() for image in references}
     for path in sorted(folder.glob("*/*.png")):
         name = path.relative_to(folder).as_posix()
+        if path.resolve() in apart:
+            continue
         if name not in shown:
             yield name, LeftOut(hash_of_file(path), _NOT_SHOWN)
         elif name in private:
@@ -139,11 +184,14 @@ def references_left_out(
         EvidenceError: one of them has changed since.
     """
     for image in images:
-        found = hash_of_file(image.locate(folder))
-        if redact or not found:
-            yield reference_name(image), LeftOut(image.sha256, _PRIVATE if redact else _GONE)
+        if redact:
+            yield reference_name(image), LeftOut(image.sha256, _PRIVATE)
+        elif not image.sha256:
+            yield reference_name(image), LeftOut("", _NOT_COMPARED)
+        elif not (found := hash_of_file(image.locate(folder))):
+            yield reference_name(image), LeftOut(image.sha256, _GONE)
         elif found != image.sha256:
             raise EvidenceError(
-                f"{image.locate(folder)}: this image is not the one that the run was made "
-                "with. Put that one back, or repeat the run in a new folder."
+                f"{image.locate(folder)}: this image has changed since the run was made, which "
+                "compares with what it was. Put that back, or repeat the run in a new folder."
             )

@@ -7,7 +7,12 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+_PALE = 0.8
+"""How far pixels that are not kept go towards white."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,18 @@ class Pictures:
     def url(self, image: Image.Image) -> str:
         """Return an image as a data URL."""
         return data_url(image, self.side, self.quality)
+
+
+def with_pixels(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
+    """Return an RGB image of which the pixels of a mask are kept, and the others are pale and grey.
+
+    Args:
+        image: the image.
+        mask: which pixels to keep, at any resolution.
+    """
+    pale = Image.blend(image.convert("L"), Image.new("L", image.size, 255), _PALE)
+    kept = Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)
+    return Image.composite(image.convert("RGB"), pale.convert("RGB"), kept)
 
 
 def data_urls(images: Iterable[Image.Image], pictures: Pictures) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from unmemorize.report._packed_files import absent_from_unpacked
 from unmemorize.runs import Manifest, Run, hash_of_file
 
 _NESTED = ("images", "metrics", "audit")
@@ -35,12 +36,21 @@ def steps_of(run: Run) -> Iterator[Step]:
 
 
 def output_hashes(run: Run) -> dict[str, str]:
-    """Return the SHA-256 of the edit, the edited model and the LoRA files, by path in the run."""
-    return {
+    """Return the SHA-256 of the edit, the edited model and the LoRA files, by path in the run.
+
+    Those that the pack of an unpacked run has left out are among them.
+    """
+    absent = {
+        name: entry.sha256
+        for name, entry in absent_from_unpacked(run.folder).items()
+        if name.split("/")[0] in _OUTPUTS
+    }
+    present = {
         path.relative_to(run.folder).as_posix(): hash_of_file(path)
         for name in _OUTPUTS
         for path in _files(run.folder / name)
     }
+    return dict(sorted({**absent, **present}.items()))
 
 
 def _files(path: Path) -> list[Path]:

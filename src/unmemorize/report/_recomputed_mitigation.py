@@ -19,6 +19,7 @@ from unmemorize.report._recomputed_values import (
     Files,
     Recomputed,
     median,
+    outcomes_of,
     parsed,
     percent,
     rate,
@@ -58,6 +59,7 @@ def recompute_mitigation(files: Files) -> Recomputed:
             for image in prompt["images"]
         ],
         named_by="prompts.jsonl",
+        repeated={"mitigation.json": outcomes_of(numbers)},
     )
 
 

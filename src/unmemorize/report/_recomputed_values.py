@@ -91,6 +91,24 @@ def settings_of(manifest: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def outcomes_of(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``mitigation.json`` must say of each suspect, by dotted names.
+
+    Args:
+        numbers: those of ``report.json``.
+    """
+    values: dict[str, Any] = {}
+    for index in range(numbers["suspects"]):
+        report, result = f"prompts.{index}", f"outcomes.{index}"
+        for name in ("index", "prompt", "status", "verdict", "score"):
+            values[f"{result}.{name}"] = numbers[f"{report}.{name}"]
+        for name in ("before", "after"):
+            if f"{report}.{name}.copies" in numbers:
+                values[f"{result}.{name}.copies"] = numbers[f"{report}.{name}.copies"]
+                values[f"{result}.{name}.seeds"] = numbers[f"{report}.{name}.images"]
+    return values
+
+
 def rate(name: str, copies: int, images: int) -> dict[str, Any]:
     """Return a count with its rate and its exact interval, per 1,000; nothing without images."""
     if not images:

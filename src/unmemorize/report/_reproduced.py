@@ -14,7 +14,7 @@ from unmemorize._files import to_json
 from unmemorize.engines import Progress, silent
 from unmemorize.metrics import read_image, read_references, reproduced_shares
 from unmemorize.mitigation import MitigationResult, read_ordinary
-from unmemorize.runs import Run, run_prompts
+from unmemorize.runs import Run, stored_images, unchanged_images
 
 _ORDINARY = 50
 """Images of ordinary captions that each training image is compared with."""
@@ -37,7 +37,7 @@ class Reproduced:
 def record_reproduced(run: Run, progress: Progress = silent) -> None:
     """Compare images with training images, once for each edit.
 
-    Prompts of which no training image can be read are left out.
+    Prompts of which no training image can be read, or is still that of the run, are left out.
 
     Args:
         run: a finished mitigation.
@@ -49,11 +49,12 @@ def record_reproduced(run: Run, progress: Progress = silent) -> None:
     """
     result = MitigationResult.load(run)
     confirmed = [outcome for outcome in result.outcomes if outcome.confirmed]
-    kind, prompts = _kind(result), run_prompts(run)
-    done = run.done(kind, len(prompts))
+    kind, references = _kind(result), list(stored_images(run))
+    done = run.done(kind, len(references))
     ordinary: list[Image.Image] = []
     for number, outcome in enumerate(confirmed, 1):
-        paths = () if done[outcome.index] else prompts[outcome.index].images
+        index = outcome.index
+        paths = [] if done[index] else unchanged_images(references[index], run.folder)
         if training := read_references(paths).images:
             ordinary = ordinary or _ordinary(run)
             shares = Reproduced(
@@ -61,7 +62,7 @@ def record_reproduced(run: Run, progress: Progress = silent) -> None:
                 after=reproduced_shares(_read(run, outcome.files_after), training),
                 ordinary=reproduced_shares(ordinary, training),
             )
-            run.append(kind, outcome.index, to_json(shares))
+            run.append(kind, index, to_json(shares))
         progress(number, len(confirmed))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
+from unmemorize._words import listed
 from unmemorize.report._page import REPORT
 from unmemorize.report._recomputed_values import Recomputed
 
@@ -19,10 +20,10 @@ class Page(HTMLParser):
         super().__init__()
         self.figures: list[tuple[str, str, str]] = []
         self.headlines: list[str] = []
-        self.labels: dict[str, tuple[str, str]] = {}
+        self.labels: list[tuple[str, tuple[str, str] | None]] = []  # in the order of the cards
         self._open: dict[str, list[str]] = {}  # by tag: what is known of the element, then its text
         self._in_head = True
-        self._card = ""
+        self._in_card = False
 
     @classmethod
     def of(cls, page: str) -> Page:
@@ -45,8 +46,9 @@ class Page(HTMLParser):
         elif tag == "h1" or (tag == "title" and self._in_head):  # pictures have titles, too
             self._open[tag] = [""]
         elif tag == "article":
-            self._card = values.get("id", "")
-        elif tag == "span" and self._card and self._card not in self.labels:
+            self._in_card = True
+            self.labels.append((values.get("id", ""), None))
+        elif tag == "span" and self._in_card and self.labels[-1][1] is None:
             self._open[tag] = [values.get("class", ""), ""]
 
     def handle_data(self, data: str) -> None:
@@ -57,13 +59,13 @@ class Page(HTMLParser):
         if tag == "head":
             self._in_head = False
         elif tag == "article":
-            self._card = ""
+            self._in_card = False
         elif tag in self._open:
             *known, text = self._open.pop(tag)
             if tag == "data":
                 self.figures.append((known[0], known[1], text))
             elif tag == "span":
-                self.labels[self._card] = known[0], text
+                self.labels[-1] = self.labels[-1][0], (known[0], text)
             else:
                 self.headlines.append(text)
 
@@ -73,7 +75,10 @@ def wrong_words(page: Page, recomputed: Recomputed) -> Iterator[str]:
     headline = recomputed.headline
     if page.headlines != [headline, headline]:
         yield f"headline and title are {page.headlines}, the records give {headline}"
+    labels, cards = dict(page.labels), [card for card, _ in page.labels]
     for card, label in recomputed.labels.items():
-        found = page.labels.get(card)
-        if found != label:
+        if labels.get(card) != label:
+            found = labels.get(card)
             yield f"the label of {card.replace('-', ' ')} is {found}, the records give {label}"
+    if len(cards) > len(labels) or not labels.keys() <= recomputed.labels.keys():
+        yield f"the cards are {listed(cards)}, the records give {listed(list(recomputed.labels))}"

@@ -6,11 +6,13 @@ import csv
 import hashlib
 import io
 import math
+import re
 import struct
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +198,23 @@ def _wrong_numbers(
 
 
 def _wrong_rows(recomputed: Recomputed, reported: Mapping[str, Any], files: Files) -> Iterator[str]:
-    """Say which numbers of the table do not follow from the records."""
-    for row in _table_rows(files):
+    """Say which rows, columns and numbers of the table do not follow from the records."""
+    table, rows = _table_rows(files), re.escape(recomputed.rows)
+    named = {
+        name: match
+        for name, value in recomputed.numbers.items()
+        if value is not None and (match := re.fullmatch(rf"{rows}\.(\d+)\.(.+)", name))
+    }
+    found, due = [row["index"] for row in table], list(dict.fromkeys(m[1] for m in named.values()))
+    if found != due:
+        yield f"{TABLE}: has rows of {listed(found) or 'nothing'}, the records give {listed(due)}"
+    more = [name.split(".")[1] for name in reported if name.startswith(f"{recomputed.rows}.")]
+    if set(more) - set(due):
+        yield f"{NUMBERS}: has {recomputed.rows} that the records do not give"
+    for column in dict.fromkeys(match[2] for match in named.values()):
+        if table and column not in table[0]:
+            yield f"{TABLE}: has no column {column}"
+    for row in table:
         for column, text in row.items():
             name = f"{recomputed.rows}.{row['index']}.{column}"
             value = recomputed.numbers.get(name, reported.get(name))
@@ -213,7 +230,8 @@ def _wrong_page(recomputed: Recomputed, reported: Mapping[str, Any], files: File
         if isinstance(value, str):
             fits = shown == value, exact == value
         else:
-            fits = _rounds_to(name, value, shown), _equal(value, _number(exact))
+            equal = _equal(value, _number(exact))
+            fits = _rounds_to(name, value, exact if equal else str(value), shown), equal
         if not all(fits):
             yield f"{REPORT}: {name} is {exact if fits[0] else shown}, the records give {value}"
     for problem in wrong_words(page, recomputed):
@@ -271,15 +289,18 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _rounds_to(name: str, value: float | None, shown: str) -> bool:
-    """Tell whether a printed number is a rounding of a value, up or down."""
-    number, digits = _number(shown.replace(",", "")), len(shown.partition(".")[2])
-    if number is None or value is None:
+def _rounds_to(name: str, value: float | None, exact: str, shown: str) -> bool:
+    """Tell whether a printed number is a rounding, up or down, of the exact one beside it.
+
+    A whole number must be printed as it is.
+    """
+    text, digits = shown.replace(",", ""), len(shown.partition(".")[2])
+    if value is None or _number(text) is None or _number(exact) is None:
         return False
     may_be_rough = isinstance(value, int) or name.rpartition(".")[2] in _RATES
     if digits < _FEWEST_DECIMALS and not may_be_rough:
         return False
-    return abs(number - value) < 10.0**-digits + _TOLERANCE
+    return abs(Decimal(text) - Decimal(exact)) < Decimal(1).scaleb(-digits)
 
 
 def _refuse(path: Path, problems: list[str]) -> None:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
+from PIL import Image
 
 from unmemorize.localization import Localization, difference_file
-from unmemorize.metrics import read_image, read_references
+from unmemorize.metrics import read_image, read_references, reproduced_mask
 from unmemorize.mitigation import Measure, PromptOutcome
 from unmemorize.report._course import draw_course
 from unmemorize.report._drawing import short_layer
 from unmemorize.report._evidence import Evidence, Tried
-from unmemorize.report._pictures import Pictures
+from unmemorize.report._pictures import Pictures, with_pixels
 from unmemorize.report._redaction import shown_after
 from unmemorize.report._regions import region_file
+from unmemorize.runs import unchanged_images
 
 MOST_LARGE = 60
 """Memorized prompts with large pictures. With small ones a page of 500 stays below 50 MB."""
@@ -24,6 +26,8 @@ _LARGE = (Pictures(256, 85, 4), Pictures(96, 75, 24))
 _SMALL = (Pictures(128, 75, 2), Pictures(64, 60, 12))
 NO_CONTROL = "no control for this kind of edit"
 """Said of a prompt of which no neurons were edited: random ones would show nothing about it."""
+_NOT_THAT = "none that the run compared with is there"
+"""Said of a prompt whose training images were moved, replaced, or put there later."""
 MEASURES: Mapping[Measure, str] = {
     "image": "descriptor similarity of the whole image to a training image",
     "layout": "correlation with a training image over the pixels of the layout",
@@ -75,6 +79,7 @@ class Entry:
         note: why the verdict and the pictures seem to disagree; empty where they do not.
         front: the pictures that show the verdict, with titles.
         strips: all of its pictures.
+        shown_again: its training image with the pixels that images before and after show again.
         differences: what the first denoising step removes; None without a picture of it.
         region: where the prompt is memorized; None without a map.
         course: the trials of its localization, see `draw_course`.
@@ -88,6 +93,7 @@ class Entry:
     note: str
     front: tuple[Strip, ...]
     strips: tuple[Strip, ...]
+    shown_again: tuple[Picture, ...]
     differences: Picture | None
     region: Picture | None
     course: Markup | None
@@ -117,6 +123,7 @@ def wall(evidence: Evidence, *, redact: bool) -> Iterator[Entry]:
             note=_note(outcome),
             front=tuple(kinds.strips(front, 1)),
             strips=tuple(kinds.strips(small, small.most)),
+            shown_again=tuple(kinds.shown_again(front)),
             differences=None if redact else _differences(evidence, outcome.index, front),
             region=None if redact else _region(evidence, outcome.index, front),
             course=draw_course(localization) if localization else None,
@@ -178,7 +185,8 @@ class _Kinds:
         after = shown_after(outcome, redact=self.redact)
         kept = [seed for seed in seeds if seed in after]
         training = () if self.redact else tuple(self._training(pictures, most))
-        yield Strip("training image", training)
+        named = self.evidence.references[outcome.index] and not self.redact
+        yield Strip("training image", training, _NOT_THAT if named else "")
         yield self._strip("before", outcome.files_before, before, public, pictures, most)
         yield self._strip("after", outcome.files_after, outcome.scores_after, kept, pictures, most)
         if outcome.files_left and not self.redact:
@@ -200,6 +208,27 @@ class _Kinds:
             )
         elif self.evidence.result.controls.seeds:
             yield Strip("random neurons", (), NO_CONTROL)
+
+    def shown_again(self, pictures: Pictures) -> Iterator[Picture]:
+        """Yield what the image before that shows most of a training image shows, then after.
+
+        The other pixels of the training image are pale. A page of small pictures has none of these.
+        """
+        shares = self.evidence.reproduced.get(self.outcome.index)
+        training = self._training_images()
+        if self.redact or shares is None or not training or pictures.side < _LARGE[0].side:
+            return
+        for state, files, values in (
+            ("before", self.outcome.files_before, shares.before),
+            ("after", self.outcome.files_after, shares.after),
+        ):
+            if values:
+                image = read_image(self.evidence.run.folder / files[values.index(max(values))])
+                masks = [reproduced_mask(image, each) for each in training]
+                most = max(range(len(masks)), key=lambda number: masks[number].mean())
+                url = pictures.url(with_pixels(training[most], masks[most]))
+                says = f"what an image {state} shows again of the training image, the rest is pale"
+                yield Picture(url, says)
 
     def _order(self) -> list[int]:
         """Order seeds: first those under which a copy is left, then those that copied most."""
@@ -231,9 +260,13 @@ class _Kinds:
         return Strip(title, tuple(shown))
 
     def _training(self, pictures: Pictures, most: int) -> Iterator[Picture]:
-        paths = self.evidence.prompts[self.outcome.index].images[:most]
-        for image in read_references(paths).images:
+        for image in self._training_images()[:most]:
             yield Picture(pictures.url(image), f"training image of: {self.outcome.prompt}")
+
+    def _training_images(self) -> Sequence[Image.Image]:
+        """Read the training images that the run compares with."""
+        references = self.evidence.references[self.outcome.index]
+        return read_references(unchanged_images(references, self.evidence.run.folder)).images
 
 
 def _differences(evidence: Evidence, index: int, pictures: Pictures) -> Picture | None:

@@ -24,6 +24,7 @@ from unmemorize.report._comparison import write_comparison
 from unmemorize.report._drawing import plotting, to_svg
 from unmemorize.report._image_audit import write_image_audit
 from unmemorize.report._mitigation import write_mitigation_report
+from unmemorize.report._packed_files import refuse_absent_private
 from unmemorize.report._page import COMPARISON, REPORT, Script, render
 from unmemorize.report._plots import PLOTS
 from unmemorize.report._provenance import steps_of
@@ -108,9 +109,12 @@ def write_report(
     Raises:
         RunError: nothing is localized yet, the run is a hardening, a record is damaged, or the
             statement is malformed or for a run that is no mitigation.
+        EvidenceError: the folder comes from a redacted pack of evidence, and ``redact`` is False.
         MetricError: an image is missing or damaged.
     """
     run = Run.of(run)
+    if not redact:
+        refuse_absent_private(run.folder)
     if run.manifest.kind == MitigationRun.kind:
         return write_mitigation_report(run, redact=redact, statement=statement)
     if statement is not None:

@@ -21,7 +21,7 @@ from unmemorize.runs._records import kinds_in
 from unmemorize.runs._result_file import read_result
 from unmemorize.runs._run import MANIFEST, Run
 from unmemorize.runs._status import Status, keep_largest, status_of
-from unmemorize.runs._stored_images import StoredImage, hash_of_file
+from unmemorize.runs._stored_images import StoredImage, hash_of_file, unchanged_images
 
 __all__ = [
     "MANIFEST",
@@ -54,4 +54,5 @@ __all__ = [
     "stored_images",
     "stream_prompts",
     "stream_with_prompts",
+    "unchanged_images",
 ]

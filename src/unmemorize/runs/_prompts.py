@@ -217,7 +217,7 @@ def _refuse_other_images(run: Run, listed: Path) -> None:
         listed: the same prompts as they would be listed now.
 
     Raises:
-        RunError: a file was replaced, is gone, or was not there before.
+        RunError: a file was replaced, cannot be read any more, or could not be read before.
     """
     try:
         listed_before = [images for _, _, images in _rows(run.folder / PROMPTS)]
@@ -226,12 +226,21 @@ def _refuse_other_images(run: Run, listed: Path) -> None:
     for before, (_, row, now) in zip(listed_before, _rows(listed), strict=False):
         for old, new in zip(before, now, strict=False):
             if old.sha256 != new.sha256:
-                change = "has changed since" if old.sha256 else "was not there before"
                 raise RunError(
                     f"{run.folder}: the training image {new.absolute} of {row['text'][:60]!r} "
-                    f"{change if new.sha256 else 'is gone'}, and the run compares with the one of "
-                    "before. Put that back, or start another run in another folder."
+                    f"{_change(old, new)}, or start another run in another folder."
                 )
+
+
+def _change(before: StoredImage, now: StoredImage) -> str:
+    """Say what has happened to a training image, and how to undo it."""
+    if not before.sha256:
+        return (
+            "could not be read when the run was made, which does not compare with it. Move it away"
+        )
+    if not now.sha256:
+        return "cannot be read any more, and the run compares with it. Put it back"
+    return "has changed since the run was made, which compares with what it was. Put that back"
 
 
 def _line(prompt: Prompt, folder: Path) -> bytes:

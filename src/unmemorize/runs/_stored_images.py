@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +69,15 @@ def _relative(image: Path, folder: Path) -> str:
         return Path(os.path.relpath(image.absolute(), folder.absolute())).as_posix()
     except ValueError:
         return ""
+
+
+def unchanged_images(images: Iterable[StoredImage], folder: Path) -> list[Path]:
+    """Return where those images are that are still what the run in a folder compares with.
+
+    An image that could not be read when the run was made is none of them.
+    """
+    places = ((image, image.locate(folder)) for image in images if image.sha256)
+    return [place for image, place in places if hash_of_file(place) == image.sha256]
 
 
 def hash_of_file(path: Path) -> str:
