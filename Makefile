@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROCESSES ?= auto
 
-.PHONY: demo test pytest coverage test-ui test-gpu screenshots test-slow lint style types docs testbed bench bench-scale bench-gpu evaluation
+.PHONY: demo test pytest coverage test-ui test-gpu screenshots test-slow lint style types docs testbed bench bench-scale bench-gpu
 
 demo: .venv/user
 	$(BIN)/unmemorize demo
@@ -65,9 +65,6 @@ bench-scale: .venv/user
 bench-gpu: .venv/user
 	$(BIN)/python benchmarks/real_shapes.py --json benchmarks/records/real-shapes.json
 	$(BIN)/python benchmarks/real_shapes_page.py benchmarks/records/real-shapes.json
-
-evaluation: .venv/user
-	$(BIN)/python benchmarks/evaluation.py
 
 # The bundled model from nothing; the same command resumes. Two threads are part of what makes it deterministic.
 testbed: .venv/testbed

@@ -285,12 +285,15 @@ def print_false_triggers(record: dict[str, Any]) -> None:
 
 
 def print_costs(records: dict[str, dict[str, Any]]) -> None:
-    print("\n| part | units | seconds | rows | device |\n|---|---|---|---|---|")
+    """Print what each part took: in all, and for an attack from all starts on one image."""
+    print("\n| part | units | seconds | per image and repetition | device |\n|---|---|---|---|---|")
     for name, record in records.items():
         seconds = sum(unit["seconds"] for unit in record["units"])
+        rows = [dict(zip(record["columns"], row, strict=True)) for row in record["rows"]]
+        attacked = {(row["arm"], row["image"], row["seed"]) for row in rows}
         print(
-            f"| {name} | {len(record['units'])} | {seconds:.0f} | {len(record['rows'])} | "
-            f"{record['device']} |"
+            f"| {name} | {len(record['units'])} | {seconds:.0f} | "
+            f"{seconds / len(attacked):.1f} | {record['device']} |"
         )
 
 

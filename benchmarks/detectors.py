@@ -6,7 +6,8 @@ Reads the records of compare.py. Prints a table of all detectors, natural plants
 becomes of a choice: plants have halves that were trained into different models, and each half
 chooses the detector of at most 4 samples with the highest AUROC against calibration captions. What
 it then does to the other half is counted against test captions, at the level of 1 % from
-calibration captions. `compare.py --only NAME` measures a detector.
+calibration captions. `compare.py --only NAME` measures a detector. Where a score is the sum of
+several quantities, the mean of each follows for plants and for ordinary captions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import unmemorize as um
 from unmemorize._files import from_json
@@ -121,6 +123,25 @@ def read(records: Path) -> list[Scores]:
     return found
 
 
+def quantities(records: Path) -> list[str]:
+    """Describe the means of quantities that detectors add up, plants beside ordinary captions."""
+    found = []
+    for path in sorted(records.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not content["comparison"]["detectors"]:
+            continue
+        for lines in content["scores"].values():
+            _, *parts = zip(*lines, strict=True)
+            for number, values in enumerate(parts, 1):
+                plants = content["comparison"]["suspects"]
+                planted, ordinary = fmean(values[:plants]), fmean(values[plants:])
+                found.append(
+                    f"{path.stem}, quantity {number}: plants {planted:.2f}, "
+                    f"ordinary captions {ordinary:.2f}"
+                )
+    return found
+
+
 def halves_of_plants() -> tuple[list[str], list[bool]]:
     """Return for each plant its half, and whether it is natural."""
     halves = {entry.prompt.text: str(entry.half) for entry in um.testbed.planted()}
@@ -215,6 +236,7 @@ def main(records: Path) -> None:
     if found:
         together = pooled(scores, found)
         print(together, f"reached={together.reached}")
+    print("\n".join(quantities(records)))
 
 
 if __name__ == "__main__":

@@ -22,10 +22,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evaluation_page import KINDS, PUBLISHED
 from unmemorize.cli import main
 from unmemorize.report._results import SET_LABELS
 
+KINDS = ("VM", "TM")
+PUBLISHED = {
+    "all active": {
+        "VM": {"SSCD_Orig": ".83", "SSCD_Gen": "1.0", "D_SSCD": ".99", "A_CLIP": ".32"},
+        "TM": {"SSCD_Orig": ".04", "SSCD_Gen": "1.0", "D_SSCD": ".17", "A_CLIP": ".31"},
+    },
+    "NeMo": {
+        "VM": {"SSCD_Orig": ".09", "SSCD_Gen": ".10", "D_SSCD": ".16", "A_CLIP": ".31"},
+        "TM": {"SSCD_Orig": ".05", "SSCD_Gen": ".05", "D_SSCD": ".12", "A_CLIP": ".31"},
+    },
+    "without refinement": {
+        "VM": {"SSCD_Orig": ".07", "SSCD_Gen": ".11"},
+        "TM": {"SSCD_Orig": ".04", "SSCD_Gen": ".09"},
+    },
+    "random neurons": {
+        "VM": {"SSCD_Orig": ".80", "SSCD_Gen": ".999", "D_SSCD": ".99", "A_CLIP": ".32"},
+        "TM": {"SSCD_Orig": ".05", "SSCD_Gen": ".997", "D_SSCD": ".16", "A_CLIP": ".31"},
+    },
+}
+"""The paper's table: medians by heading."""
 TAU = "0.428"
 """The paper's threshold for Stable Diffusion 1.4."""
 CLIP = "openai/clip-vit-base-patch32"

@@ -141,25 +141,6 @@ def test_the_published_way_is_that_of_the_published_code(
 
 
 @pytest.mark.slow
-def test_the_evaluation_goes_from_nothing_to_its_page(tmp_path: Path) -> None:
-    import evaluation
-
-    evaluation.main(tmp_path / "work", tmp_path / "evaluation.md", limit=2, images=2)
-    page = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
-    for row in (
-        "all active",
-        "NeMo (scale 0)",
-        "random neurons",
-        "no theta",
-        "tau + 2 sd",
-        "top-100",
-        "False positives",
-    ):
-        assert row in page
-    assert "nan" not in page
-
-
-@pytest.mark.slow
 def test_what_is_measured_becomes_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
