@@ -120,7 +120,6 @@ def test_a_cascade_loses_no_calibration_prompt(planted: DiffusionPipeline) -> No
     later = slice(max(1, len(PROMPTS) // 5), None)  # the first ones choose the order of seeds
     assert [record.memorized for record in found][later] == called[later]
     assert sum(record.seeds for record in found) < 10 * len(found)
-    assert loose.shifted(1).detect.cascade is None
 
 
 def test_all_seeds_are_looked_at_where_the_threshold_has_no_cascade(

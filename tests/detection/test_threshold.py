@@ -244,30 +244,6 @@ def test_a_threshold_from_elsewhere(pipe: DiffusionPipeline, tmp_path: Path) -> 
     assert Threshold.load(tmp_path / "t.json") == threshold
     with pytest.raises(ThresholdError, match="tau=42"):
         Threshold.given(pipe, 42)
-    with pytest.raises(ThresholdError, match="no standard deviation to move by"):
-        threshold.shifted(1)
-
-
-def test_shifting_by_standard_deviations(pipe: DiffusionPipeline) -> None:
-    one, three = (
-        calibrate_threshold(
-            pipe,
-            PROMPTS,
-            settings=SETTINGS,
-            calibration=Calibration(reduction="prompts", deviations=deviations),
-        )
-        for deviations in (1, 3)
-    )
-    shifted = one.shifted(2)
-    assert shifted.localize.tau == pytest.approx(three.localize.tau)
-    assert shifted.detect.tau == pytest.approx(three.detect.tau)
-    assert (shifted.localize.deviations, shifted.detect.cascade) == (3, None)
-    assert one.localize.tau_seeds is not None
-    lower = one.localize.tau_seeds - np.std(one.localize.means, ddof=1)
-    assert one.shifted(-1).localize.tau_seeds == pytest.approx(lower)
-    conformal = calibrate_threshold(pipe, PROMPTS, settings=SETTINGS)
-    assert conformal.shifted(2).detect == conformal.detect
-    assert conformal.shifted(2).localize == shifted.localize
 
 
 def test_a_scheduler_that_spaces_its_steps_otherwise_is_refused(pipe: DiffusionPipeline) -> None:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from diffusers import DiffusionPipeline
 
 from unmemorize._checked import check_fields
@@ -211,33 +210,6 @@ class Threshold:
         This is for prompts that are known to be memorized by their images.
         """
         return replace(self, detect=DetectionLevel(tau=_BELOW_ALL, reduction="given"))
-
-    def shifted(self, deviations: float) -> Threshold:
-        """Move the levels of localization, and one of detection that is the same number.
-
-        This shows how much a result depends on the threshold.
-
-        Args:
-            deviations: how many of their standard deviations.
-
-        Raises:
-            ThresholdError: the levels are not means plus standard deviations.
-        """
-        level = self.localize
-        if level.reduction == "given" or level.tau_seeds is None:
-            raise ThresholdError(
-                "a given threshold has no standard deviation to move by. Calibrate one."
-            )
-        moved = replace(
-            level,
-            tau=level.tau + deviations * level.std,
-            tau_seeds=level.tau_seeds + deviations * float(np.std(level.means, ddof=1)),
-            deviations=level.deviations + deviations,
-        )
-        detect = self.detect
-        if detect.tau == level.tau:
-            detect = replace(detect, tau=moved.tau, cascade=None)
-        return replace(self, detect=detect, localize=moved)
 
     def check(self, model: Model, settings: NoiseSettings) -> None:
         """Refuse another model or other settings than those of the calibration.
