@@ -474,14 +474,20 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is trained for each edit that is tried, with all captions that are kept, and once."""
-    monkeypatch.setattr(_text_encoder, "_STEPS", 3)
+    monkeypatch.setattr(_text_encoder, "STEPS", 3)
     trained: list[tuple[Sequence[Erased], Sequence[str]]] = []
 
     def noted(
-        model: Model, erase: Sequence[Erased], keep: Sequence[str], progress: Progress
+        model: Model,
+        erase: Sequence[Erased],
+        keep: Sequence[str],
+        progress: Progress,
+        folder: Path,
     ) -> WeightEdit:
         trained.append((tuple(erase), tuple(keep)))
-        return trained_text_encoder(model, erase, keep, progress)
+        edit = trained_text_encoder(model, erase, keep, progress, folder)
+        assert list(folder.iterdir())
+        return edit
 
     monkeypatch.setattr(_trained, "trained_text_encoder", noted)
     monkeypatch.setattr(_guides, "screen_level", lambda _: float("inf"))  # all guides are clear
@@ -499,6 +505,7 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
     assert {each.caption for each in first} == {outcome.prompt for outcome in confirmed}
     assert len({erase for erase, _ in trained}) == len(trained)
     assert len(list(run.folder.glob("text-encoder-*.json"))) == len(trained)
+    assert not [path for path in run.folder.glob("text-encoder-*") if path.is_dir()]
     kept = {"a car", "a boat", "a plane"}  # by which the edit is not judged
     assert {record["prompt"] for record in run.records("neighbours").values()} == kept
     reworded = {record["prompt"] for record in run.records("rewordings").values()}

@@ -10,7 +10,8 @@ RUN/rewordings.jsonl           what it says of these captions with a word of the
 RUN/guide-N.jsonl              images of those that it clears, the likest ones first
 RUN/text-encoder-*.json        trained text encoders, by the digest of what they were trained with
 RUN/denoiser-*.json            trained denoisers, likewise
-RUN/denoiser-*/                what is done of one that is being trained
+RUN/text-encoder-*/            what is done of one that is being trained
+RUN/denoiser-*/                likewise
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
 RUN/certificate-N-EDIT.jsonl   fresh images of attempt N; those that are copies are kept

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from unmemorize._errors import MitigationError
 from unmemorize._locks import made_once
 from unmemorize.generation import ClosedFormEdit, Edit, EditFile, Erased, has_closed_form
 from unmemorize.methods import (
+    FINE_TUNING_STEPS,
+    TEXT_ENCODER_STEPS,
+    StepsDone,
     fine_tuned_denoiser,
+    steps_done,
     trained_text_encoder,
     why_not_fine_tuned,
     why_untrainable,
@@ -18,8 +24,11 @@ from unmemorize.mitigation._run_settings import OrdinaryCaptions
 from unmemorize.mitigation._settings import MitigationSettings, Part
 from unmemorize.mitigation._stages import Stages, digest
 from unmemorize.pipelines import Model
+from unmemorize.runs import Run
 
 _logger = logging.getLogger("unmemorize")
+_STEPS: Mapping[Part, int] = {"denoiser": FINE_TUNING_STEPS, "text-encoder": TEXT_ENCODER_STEPS}
+"""How many steps the training of a part takes."""
 
 
 def refuse_other_part(model: Model, settings: MitigationSettings) -> None:
@@ -68,7 +77,7 @@ def taught(
         if not path.is_file():
             with stages.announce(f"train the {part.replace('-', ' ')}") as progress:
                 if part == "text-encoder":
-                    edit = trained_text_encoder(model, erased, keep, progress)
+                    edit = trained_text_encoder(model, erased, keep, progress, unfinished)
                 else:
                     generation = stages.settings.generation
                     edit = fine_tuned_denoiser(
@@ -77,3 +86,30 @@ def taught(
             EditFile.of(model, edit).save(path)
     shutil.rmtree(unfinished, ignore_errors=True)
     return EditFile.load(path).edit
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """How far a training of a run is.
+
+    Args:
+        done: what is done of it.
+        total: how many steps there are.
+    """
+
+    done: StepsDone
+    total: int
+
+
+def trainings_of(run: Run) -> Iterator[TrainingState]:
+    """Yield how far each training of a run is, finished or not.
+
+    Raises:
+        RunError: what is kept of one is damaged.
+    """
+    for part, total in _STEPS.items():
+        finished = {path.stem for path in run.folder.glob(f"{part}-*.json")}
+        begun = {path.name for path in run.folder.glob(f"{part}-*/")}
+        yield from (TrainingState(StepsDone(total), total) for _ in finished)
+        for name in sorted(begun - finished):
+            yield TrainingState(steps_done(run.folder / name), total)
