@@ -18,15 +18,16 @@ import torch
 from PIL import Image
 from scipy.stats import binom
 
-from mitigated_run import COUNT, DIGEST, copied_by_a_paraphrase, mitigated_run, rewritten
+from mitigated_run import CONTROL, COUNT, DIGEST, copied_by_a_paraphrase, mitigated_run, rewritten
 from packs import Files, forged, listed, put, read, replaced, write
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
 from unmemorize.generation import EditFile, WeightEdit
-from unmemorize.mitigation import MitigationResult
+from unmemorize.mitigation import MitigationResult, ordinary_change, read_ordinary
 from unmemorize.mitigation._certificate import Certification
 from unmemorize.report._evidence import read_evidence
 from unmemorize.report._recomputed import recompute
+from unmemorize.runs import run_prompts
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -104,6 +105,33 @@ def test_a_reduction_is_told_as_it_was_when_the_run_was_made(
         *[status] * 2,
     ]
     assert numbers[f"counts.{status}"] == 2 + (status == "not removed")
+
+
+@pytest.mark.parametrize(("version", "counted"), [(4, 19), (5, 17)])
+def test_memorized_prompts_among_ordinary_captions_are_no_side_effect(
+    made: tuple[Run, Path, str], version: int, counted: int, tmp_path: Path
+) -> None:
+    """Earlier versions counted their images."""
+    run = Run.load(shutil.copytree(made[0].folder, tmp_path / "run"))
+    memorized = {prompt.text for prompt in run_prompts(run)[1:3]}
+    files = read(made[1])
+    for kind in ("before", DIGEST, CONTROL):
+        name = f"ordinary-{kind}.jsonl"
+        for number, text in enumerate(sorted(memorized)):
+            files[name] = files[name].replace(f'"caption {number}"'.encode(), f'"{text}"'.encode())
+        (run.folder / name).write_bytes(files[name])
+    reported = json.loads(files["report.json"])
+    files["report.json"] = json.dumps(
+        reported | {"schema": f"unmemorize.report/{version}"}
+    ).encode()
+    before, after = (read_ordinary(run, f"ordinary-{kind}", 19) for kind in ("before", DIGEST))
+    left_out = memorized if version > 4 else set()
+    change = ordinary_change(run, before, after, memorized=left_out)
+    numbers = recompute(files).numbers
+    assert numbers["ordinary.changed.images"] == counted == change.images
+    assert numbers["ordinary.changed.copies"] == change.changed
+    for name in ("similarity", "worst", "correlation", "alignment_before", "alignment_after"):
+        assert numbers[f"ordinary.{name}"] == pytest.approx(getattr(change, name), abs=1e-6)
 
 
 def test_paraphrases_of_suspects_that_are_not_confirmed_are_passed_over(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from unmemorize._errors import MitigationError
 from unmemorize._locks import made_once
+from unmemorize._prompts import Prompt
+from unmemorize._words import counted
 from unmemorize.generation import ClosedFormEdit, Edit, EditFile, Erased, has_closed_form
 from unmemorize.methods import (
     FINE_TUNING_STEPS,
@@ -54,6 +56,35 @@ def warn_of_no_fine_tuning(model: Model, settings: MitigationSettings) -> None:
             model.name,
             reason,
         )
+
+
+def refuse_few_kept(
+    model: Model,
+    settings: MitigationSettings,
+    captions: OrdinaryCaptions,
+    suspects: Iterable[Prompt],
+) -> None:
+    """Refuse captions of which too few may be left for a training.
+
+    All suspects may be memorized, and those that are cannot be left alone.
+
+    Raises:
+        MitigationError: there are too few.
+    """
+    needed = 2 if settings.part == "text-encoder" else 1
+    if needed == 1 and not (settings.compare and _is_fine_tuned(model)):
+        return
+    left = len(captions.kept_but({suspect.text for suspect in suspects}).all_kept)
+    if left < needed:
+        raise MitigationError(
+            f"{counted(left, 'ordinary caption')} to leave alone that no suspect is: a training of "
+            f"the {settings.part.replace('-', ' ')} needs at least {needed}, better some hundred. "
+            "Give them with OrdinaryCaptions(ordinary, keep)."
+        )
+
+
+def _is_fine_tuned(model: Model) -> bool:
+    return has_closed_form(model) and not why_not_fine_tuned(model)
 
 
 def taught(
