@@ -586,6 +586,23 @@ def test_other_archives_are_no_packs(made: tuple[Run, Path, str], tmp_path: Path
         verify_evidence(write(files | {"evidence.json": newer}, tmp_path / "c.zip"))
 
 
+def test_a_redacted_pack_has_no_image_of_a_memorized_ordinary_caption(tmp_path: Path) -> None:
+    """The unedited one is a copy of the training image."""
+    run = mitigated_run(tmp_path)
+    text = run_prompts(run)[1].text
+    kinds = [f"ordinary-{kind}" for kind in ("before", DIGEST, CONTROL)]
+    for kind in kinds:  # of an image that is not among those that changed most
+        path = run.folder / f"{kind}.jsonl"
+        path.write_text(path.read_text().replace('"caption 18"', json.dumps(text)))
+    write_evidence(run, tmp_path / "open.zip")
+    write_evidence(run, tmp_path / "redacted.zip", redact=True)
+    names = {f"{kind}/00018.png" for kind in kinds}
+    assert names <= read(tmp_path / "open.zip").keys()
+    files = read(tmp_path / "redacted.zip")
+    assert not names & files.keys()
+    assert f"ordinary-{DIGEST}/00017.png" in files
+
+
 def test_a_redacted_pack_has_no_private_image(tmp_path: Path) -> None:
     """Neither training images, nor what shows them, nor the names of their files."""
     run = mitigated_run(tmp_path)

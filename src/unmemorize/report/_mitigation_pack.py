@@ -34,7 +34,14 @@ from unmemorize.report._redaction import shown_after
 from unmemorize.report._regions import region_file
 from unmemorize.report._spot_check import SPOT_CHECK
 from unmemorize.report._statement import STATEMENT
-from unmemorize.runs import MANIFEST, MODEL_FILES, Run, StoredImage, stream_prompts
+from unmemorize.runs import (
+    MANIFEST,
+    MODEL_FILES,
+    Run,
+    StoredImage,
+    kinds_in,
+    stream_prompts,
+)
 
 _PROMPTS = "prompts.jsonl"
 _JSON = (MANIFEST, MITIGATION, EDIT, MODEL_FILES, SPOT_CHECK, STATEMENT)
@@ -142,4 +149,14 @@ def _private(evidence: Evidence) -> set[str]:
         names |= {*outcome.files_left, *outcome.files_control, difference_file(outcome.index)}
         names.add(region_file(outcome.index))
         names |= {name for paraphrase in outcome.paraphrases for name in paraphrase.files_left}
-    return names
+    return names | set(_of_memorized(evidence))
+
+
+def _of_memorized(evidence: Evidence) -> Iterator[str]:
+    """Name the images of ordinary captions that are memorized prompts, too."""
+    run, memorized = evidence.run, {outcome.prompt for outcome in evidence.confirmed}
+    for kind in kinds_in(run.folder):
+        if kind.startswith("ordinary-"):
+            for _, record in run.stream(kind):
+                if record["caption"] in memorized:
+                    yield record["file"]

@@ -4,7 +4,8 @@ A copy shows the training image as well as the training image does. So a redacte
 out what the unedited model drew for suspects, what it drew with random neurons edited, pictures of
 its first step, and edited images that still count as copies. Hashes and numbers stay.
 
-Images of ordinary captions stay, too: records do not tell which of them show a training image.
+So it does with images of memorized prompts that are ordinary captions, too. Images of other
+ordinary captions stay: records do not tell which of them show a training image.
 """
 
 from __future__ import annotations
