@@ -569,6 +569,11 @@ def test_methods_with_neurons_need_statistics(made: Made, tmp_path: Path) -> Non
         compare(made.pipe, tmp_path / "run", made.suspects, inputs)
 
 
+def test_suspects_are_needed(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(MitigationError, match="no suspects"):
+        compare(made.pipe, tmp_path / "run", [], made.inputs)
+
+
 def test_statistics_of_another_model_are_refused_before_any_work(
     made: Made, tmp_path: Path
 ) -> None:

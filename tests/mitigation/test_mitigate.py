@@ -582,6 +582,12 @@ def test_captions_that_a_training_will_lack_are_refused_before_any_work(
     assert not kinds_in(start.folder / f"lacking {part}")
 
 
+def test_suspects_are_needed(start: Start) -> None:
+    with pytest.raises(MitigationError, match="no suspects"):
+        replace(start, prompts=())(folder="no suspects")
+    assert not kinds_in(start.folder / "no suspects")
+
+
 def test_ordinary_captions_are_needed(start: Start) -> None:
     start = replace(start, inputs=replace(start.inputs, captions=OrdinaryCaptions((), ("a car",))))
     with pytest.raises(MitigationError, match="no ordinary captions"):

@@ -48,6 +48,7 @@ from unmemorize.mitigation import (
     announced_by,
     confirm,
     ordinary_items,
+    refuse_no_suspects,
     refuse_repeated_suspects,
     warn_of_few_captions,
 )
@@ -83,9 +84,9 @@ def compare_all(
             callback of ``execution``, one after the other.
 
     Raises:
-        MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; two
-            have the same text; a method has the name of the unedited model; or statistics or
-            threshold are missing.
+        MitigationError: there is no suspect; one is known not to be memorized, or is an ordinary
+            caption, too; two have the same text; a method has the name of the unedited model; or
+            statistics or threshold are missing.
         UnfinishedError: other shards have not done their part yet.
         RunError: unedited images cannot be made, or the run is of another kind or model.
         StatisticsError: the statistics belong to another model.
@@ -103,6 +104,7 @@ def compare_all(
         run, model, settings.confirmation, inputs.descriptor, inputs.clip, execution, announce
     )
     suspects = list(stream_prompts(run))
+    refuse_no_suspects(suspects)
     refuse_repeated_suspects(suspects)
     ordinary = {*inputs.captions.calibration, *inputs.captions.test}
     for suspect in suspects:

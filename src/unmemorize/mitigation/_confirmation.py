@@ -123,6 +123,16 @@ def read_confirmations(run: Run) -> dict[int, ConfirmationRecord]:
     return dict(run.typed(CONFIRMATIONS, ConfirmationRecord, way_out))
 
 
+def refuse_no_suspects(prompts: Collection[Prompt]) -> None:
+    """Refuse a run without suspects, which would draw ordinary images for nothing.
+
+    Raises:
+        MitigationError: there are none.
+    """
+    if not prompts:
+        raise MitigationError("no suspects. Name prompts that may be memorized.")
+
+
 def refuse_repeated_suspects(prompts: Iterable[Prompt]) -> None:
     """Refuse suspects of the same text. Their images are the same, as seeds follow from the text.
 

@@ -49,6 +49,7 @@ from unmemorize.mitigation._confirmation import (
     all_search_seeds,
     confirm,
     further_search_seeds,
+    refuse_no_suspects,
     refuse_repeated_suspects,
     screen,
     screen_level,
@@ -123,7 +124,7 @@ def mitigate_all(
         UnfinishedError: other shards have not done their part yet.
         RunError: an item fails, or the run is of another kind or of another model.
         MitigationError: the text encoder should be edited, and cannot be; no attempt is allowed;
-            there are too few ordinary captions; or two suspects have the same text.
+            there are no suspects or too few ordinary captions; or two suspects have the same text.
         StatisticsError: the statistics belong to another model.
         ThresholdError: the threshold belongs to another model, or there are too few ordinary images
             for the rate of false copies.
@@ -142,7 +143,9 @@ def mitigate_all(
             "no ordinary captions: the level of a copy rests on their images. Give some with "
             "OrdinaryCaptions(ordinary, keep)."
         )
-    refuse_few_kept(model, settings, inputs.captions, stream_prompts(run))
+    suspects = list(stream_prompts(run))
+    refuse_no_suspects(suspects)
+    refuse_few_kept(model, settings, inputs.captions, suspects)
     _localizing(settings, inputs).prepare(model)  # refuses what belongs to another model
     stages = Stages(run, model, settings, inputs.descriptor, inputs.clip, execution, announce)
     work, findings = prepare(stages, inputs)
