@@ -106,7 +106,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def short_trainings() -> Iterator[None]:
     """A denoiser is trained for a few steps; the usual number takes minutes."""
     with pytest.MonkeyPatch.context() as patch:
-        few = {"_STEPS": 4, "_TOGETHER": 2, "_FORGOTTEN": 4, "_KEPT": 3, "_RANK": 2}
+        few = {"STEPS": 4, "_TOGETHER": 2, "_FORGOTTEN": 4, "_KEPT": 3, "_RANK": 2}
         for name, number in {**few, "_MOST_KEPT": 6}.items():
             patch.setattr(_fine_tuning, name, number)
         yield

@@ -36,6 +36,7 @@ from unmemorize.audit import (
     AttackSettings,
     AuditInputs,
     AuditRun,
+    Bench,
     Twin,
     audit_all,
     forecast_audit,
@@ -340,6 +341,26 @@ def test_without_edit_and_controls_there_is_no_verdict(model: Model, files: list
 def test_prompts_need_an_image(model: Model, inputs: AuditInputs, tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=r"red cat.*--references"):
         audit_edit(model, inputs.edit, ["red cat"], captions=CAPTIONS, folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize(("captions", "count"), [((), 0), (("a dog",), 1), (("a dog",) * 30, 1)])
+def test_two_different_ordinary_captions_are_needed_before_the_work(
+    model: Model,
+    prompts: list[Prompt],
+    inputs: AuditInputs,
+    tmp_path: Path,
+    captions: tuple[str, ...],
+    count: int,
+) -> None:
+    few = replace(inputs, captions=captions)
+    with pytest.raises(AuditError, match=f"^{count} different ordinary caption"):
+        open_audit(tmp_path / "run", model, prompts, few, SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_captions_that_are_named_often_do_not_make_the_unit_zero(model: Model) -> None:
+    often = Bench(model, None, ("a dog",) * 30 + CAPTIONS)
+    assert often.scale == Bench(model, None, ("a dog", *CAPTIONS)).scale > 0
 
 
 def test_audited_images_are_no_controls(

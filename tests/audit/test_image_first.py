@@ -111,3 +111,5 @@ def test_images_are_attacked_from_neutral_starts(tmp_path: Path) -> None:
         audit_images(model, files[:1] * 2, files[1:], captions=CAPTIONS, descriptor=Pixels())
     with pytest.raises(AuditError, match="no control"):
         audit_images(model, files, [], captions=CAPTIONS, descriptor=Pixels())
+    with pytest.raises(AuditError, match="1 different ordinary caption:"):
+        audit_images(model, files[:1], files[1:], captions=["a dog"], descriptor=Pixels())

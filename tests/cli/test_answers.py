@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from small_model import finish_run, model_words, save_inputs
 
 from audited import audited_run
@@ -118,8 +120,8 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
     assert lines[1] == f"Copies removed for 2 of 3 memorized prompts: {copies}"
     assert lines[-1] == f"Next: unmemorize report {run.folder}"
     table = [line.split() for line in lines[5:-2]]
-    names = ["ordinary", "screen", "confirm", "localize", "guides", "search", "side", "certify"]
-    assert [row[0] for row in table] == [*names, "final"]
+    names = ["ordinary", "screen", "confirm", "localize", "guides", "search", "side", "training"]
+    assert [row[0] for row in table] == [*names, "certify", "final"]
     assert table[2][1:4] == ["4", "of", "4"]
     assert " ".join(table[2]).endswith("suspects drawn, unedited")
     assert max(map(len, lines)) <= max(80, len(lines[-1]))
@@ -173,13 +175,38 @@ def test_status_names_the_stage_that_worked_last(call: Call, tmp_path: Path) -> 
         kept = [{**record, "at": at} for record, at in zip(records, times, strict=False)]
         path.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
     lines = call.text("status", run.folder).splitlines()
-    assert lines[1] == "Last work: localize, stage 4 of 9, about 0:01:00 left."
+    assert lines[1] == "Last work: localize, stage 4 of 10, about 0:01:00 left."
     (stage,) = [
         stage
         for stage in call.answer("status", run.folder)["stages"]
         if stage["name"] == "localize"
     ]
     assert (stage["done"], stage["total"], round(stage["left"])) == (2, 3, 60)
+
+
+def test_status_counts_the_steps_of_a_training(call: Call, tmp_path: Path) -> None:
+    """While it is under way, and in the joined folders of two shards of which one has finished."""
+    shards = [mitigated_run(tmp_path / name) for name in "ab"]
+    for run in shards:
+        (run.folder / "mitigation.json").unlink()
+        (run.folder / "text-encoder-0f").mkdir()
+        kept = {"steps": torch.tensor(40), "rate": torch.tensor(2.0, dtype=torch.float64)}
+        save_file(kept, run.folder / "text-encoder-0f" / "state.safetensors")
+    lines = call.text("status", shards[0].folder).splitlines()
+    assert lines[1] == "Last work: training, stage 8 of 10, about 0:06:20 left."
+    (row,) = [line.split() for line in lines if line.startswith(" training")]
+    assert row[1:5] == ["40", "of", "800", "120"]
+
+    def stage(folder: Path) -> tuple[int, int, int]:
+        stages = call.answer("status", folder)["stages"]
+        (found,) = [each for each in stages if each["name"] == "training"]
+        return found["done"], found["total"], found["pending"]
+
+    assert stage(shards[0].folder) == (40, 800, 760)
+    (shards[1].folder / "text-encoder-0f.json").write_text("{}")
+    merged = tmp_path / "merged"
+    call.text("runs", "merge", *(run.folder for run in shards), "-o", merged)
+    assert stage(merged) == (800, 800, 0)
 
 
 def test_status_counts_what_failed(call: Call, finished: Path, tmp_path: Path) -> None:

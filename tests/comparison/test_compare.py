@@ -47,6 +47,7 @@ from unmemorize import (
     Run,
     RunError,
     Shard,
+    StatisticsError,
     ThresholdError,
     UnfinishedError,
     UnmemorizeError,
@@ -71,6 +72,7 @@ from unmemorize.metrics import _detection, read_image
 from unmemorize.mitigation._ordinary import packed
 from unmemorize.report import write_comparison
 from unmemorize.report._comparison import points_of
+from unmemorize.runs import kinds_in
 
 
 @dataclass(frozen=True)
@@ -565,6 +567,22 @@ def test_methods_with_neurons_need_statistics(made: Made, tmp_path: Path) -> Non
     inputs = replace(made.inputs, statistics=None)
     with pytest.raises(MitigationError, match="neurons: it needs localized neurons"):
         compare(made.pipe, tmp_path / "run", made.suspects, inputs)
+
+
+def test_suspects_are_needed(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(MitigationError, match="no suspects"):
+        compare(made.pipe, tmp_path / "run", [], made.inputs)
+
+
+def test_statistics_of_another_model_are_refused_before_any_work(
+    made: Made, tmp_path: Path
+) -> None:
+    assert made.inputs.statistics is not None
+    foreign = replace(made.inputs.statistics, fingerprint="v2-other")
+    inputs = replace(made.inputs, statistics=foreign)
+    with pytest.raises(StatisticsError, match="another model"):
+        compare(made.pipe, tmp_path / "run", made.suspects, inputs)
+    assert not kinds_in(tmp_path / "run")
 
 
 def test_a_comparison_goes_on_with_its_own_model_only(made: Made) -> None:

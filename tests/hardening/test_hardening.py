@@ -20,6 +20,7 @@ from colours import Pixels, noise
 from conftest import make_pipeline
 from drawings import state_of
 from unmemorize import (
+    AuditError,
     AuditSettings,
     ClosedFormEdit,
     Erased,
@@ -440,6 +441,39 @@ def test_substitutes_need_an_edit(
 def test_captions_to_preserve_are_needed(files: list[Path]) -> None:
     with pytest.raises(MitigationError, match="without ordinary captions to preserve"):
         replace(inputs_of(files), keep=())
+
+
+def test_too_few_captions_are_refused_before_the_work(make_run: Any, tmp_path: Path) -> None:
+    """Judging attacks need two ordinary captions, which was found out after the training."""
+    model = Model(make("Stable Diffusion"))
+    with pytest.raises(AuditError, match="1 different ordinary caption:"):
+        make_run(tmp_path / "run", model, captions=("a dog",))
+    assert not (tmp_path / "run").exists()
+
+
+def test_memorized_prompts_are_not_preserved(
+    files: list[Path], finished: Made, tmp_path: Path
+) -> None:
+    prompts, model = prompts_of(files), finished[2]
+    inputs = replace(inputs_of(files), keep=("red cat", "a hill", "blue cat", "a sea"))
+    assert inputs.preserved(prompts) == ("a hill", "a sea")
+    run = open_hardening(tmp_path / "run", model, prompts, inputs, SETTINGS)
+    result = harden_all(run, model, inputs)
+    assert result.edit == finished[0].edit  # which preserved these two
+    none = replace(inputs, keep=("red cat",))
+    with pytest.raises(MitigationError, match="'red cat': all captions to preserve are memorized"):
+        open_hardening(tmp_path / "none", model, prompts, none, SETTINGS)
+
+
+def test_memorized_prompts_are_no_side_effect(files: list[Path], finished: Made) -> None:
+    _, run, model = finished
+    folder = run.folder.with_name("overlapping")
+    shutil.copytree(run.folder, folder)
+    for path in folder.glob("ordinary-*.jsonl"):
+        path.write_text(path.read_text().replace('"a house"', '"red cat"'))
+    result = harden_all(Run.load(folder), model, inputs_of(files))
+    assert result.ordinary.images == 1
+    assert finished[0].ordinary.images == 2
 
 
 def test_distillation_needs_no_edit(make_run: Any, tmp_path: Path, finished: Made) -> None:

@@ -24,6 +24,7 @@ from unmemorize.generation import (
     has_closed_form,
 )
 from unmemorize.methods import _fine_tuning, _latents, fine_tuned_denoiser, why_not_fine_tuned
+from unmemorize.methods._unfinished import Unfinished
 from unmemorize.pipelines import Model, Noising
 
 ERASE = (Erased("a red cat", 1.0, "a cat"), Erased("a blue dog", 3.0, "a dog"))
@@ -45,7 +46,7 @@ def errors(model: Model, asked: Sequence[str], wanted: Tensor, latents: Tensor) 
 def test_captions_go_to_their_guides_and_the_model_stays_as_it_is(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_fine_tuning, "_STEPS", 20)
+    monkeypatch.setattr(_fine_tuning, "STEPS", 20)
     monkeypatch.setattr(_fine_tuning, "_TOGETHER", 20)
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
     required = {name: value.requires_grad for name, value in model.denoiser.named_parameters()}
@@ -117,7 +118,7 @@ def test_a_step_asks_for_captions_and_wants_what_the_unedited_model_says_of_guid
 ) -> None:
     """The loss is computed here from the formula, with the noise of the step."""
     lesson = _fine_tuning._Lesson.drawn(
-        model, ERASE, KEEP, SETTINGS, lambda *_: None, _fine_tuning._Kept(None)
+        model, ERASE, KEEP, SETTINGS, lambda *_: None, Unfinished(None)
     )
     assert lesson.forgotten.shape == (2, 4, *model.latent_shape)
     batch = lesson.batch(torch.Generator().manual_seed(3))
@@ -167,7 +168,7 @@ def test_images_are_of_guides_and_of_captions_and_one_of_each_ordinary_caption(
 
     monkeypatch.setattr(_latents, "drawn_latents", noted)
     lesson = _fine_tuning._Lesson.drawn(
-        model, ERASE, KEEP, SETTINGS, lambda *_: None, _fine_tuning._Kept(None)
+        model, ERASE, KEEP, SETTINGS, lambda *_: None, Unfinished(None)
     )
     assert drawn == ["a cat", "a red cat", "a dog", "a blue dog"] * 2 + list(KEEP)
     noise = model.draw_latents(len(drawn), 13)
@@ -191,7 +192,7 @@ def test_what_a_step_wants_does_not_move_with_the_training(
     monkeypatch.setattr(_fine_tuning._Lesson, "batch", noted)
     fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS)
     lesson = _fine_tuning._Lesson.drawn(
-        model, ERASE, KEEP, SETTINGS, lambda *_: None, _fine_tuning._Kept(None)
+        model, ERASE, KEEP, SETTINGS, lambda *_: None, Unfinished(None)
     )
     generator = torch.Generator().manual_seed(13)
     for wanted in fresh:

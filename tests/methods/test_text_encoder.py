@@ -45,7 +45,7 @@ WITH_CLIP = ("Stable Diffusion", "Stable Diffusion XL")
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_text_encoder, "_STEPS", 40)
+    monkeypatch.setattr(_text_encoder, "STEPS", 40)
 
 
 def encoded(model: Model, edit: WeightEdit | None, text: str) -> Tensor:
@@ -71,7 +71,7 @@ def images(model: Model, edit: WeightEdit | CombinedEdit | None, *texts: str) ->
 def test_a_caption_is_encoded_like_its_guide_and_others_as_before(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_text_encoder, "_STEPS", 150)
+    monkeypatch.setattr(_text_encoder, "STEPS", 150)
     model = Model(make(name))
     before = [value.clone() for value in model.pipe.text_encoder.parameters()]
     edit = trained_text_encoder(model, [Erased(CAPTION, 10.0, GUIDE)], KEEP)
@@ -88,6 +88,42 @@ def test_a_caption_is_encoded_like_its_guide_and_others_as_before(
     components = {name.partition(".")[0] for name in edit.differences}
     assert components == {part for part in model.pipe.components if part.startswith("text_enc")}
     assert trained_text_encoder(model, [Erased(CAPTION, 10.0, GUIDE)], KEEP) == edit
+
+
+@pytest.mark.parametrize(
+    ("name", "killed", "again"),
+    [
+        ("Stable Diffusion", 5, range(5, 11)),
+        ("Stable Diffusion", 7, range(5, 11)),
+        ("Stable Diffusion", 3, range(1, 11)),
+        ("Stable Diffusion XL", 9, range(9, 11)),
+    ],
+)
+def test_a_killed_training_goes_on_and_makes_the_same_edit(
+    name: str, killed: int, again: range, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of 10 steps, 4 at a time are kept. The first encoder of SDXL has a layer without a part."""
+    monkeypatch.setattr(_text_encoder, "STEPS", 10)
+    monkeypatch.setattr(_text_encoder, "_TOGETHER", 4)
+    model = Model(make(name))
+    before = [value.clone() for value in model.pipe.text_encoder.parameters()]
+    erase, folder = (
+        [Erased(CAPTION, 2.0, GUIDE), Erased("a blue dog", 1.0, "a dog")],
+        tmp_path / "x",
+    )
+    expected = trained_text_encoder(model, erase, KEEP)
+
+    def kill(done: int, _total: int | None) -> None:
+        if done == killed:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained_text_encoder(model, erase, KEEP, kill, folder)
+    assert all(map(torch.equal, before, model.pipe.text_encoder.parameters()))
+    told: list[int] = []
+    edit = trained_text_encoder(model, erase, KEEP, lambda done, _: told.append(done), folder)
+    assert edit == expected
+    assert told == list(again)
 
 
 def test_the_weight_of_a_caption_counts() -> None:

@@ -26,10 +26,13 @@ from unmemorize import (
     MitigationError,
     Model,
     NeuronEdit,
+    Neurons,
     Prompt,
     Run,
     RunError,
+    StatisticsError,
     Threshold,
+    ThresholdError,
     UnfinishedError,
     calibrate_threshold,
     compute_statistics,
@@ -143,6 +146,27 @@ def start_fixture(tmp_path_factory: pytest.TempPathFactory) -> Start:
 def finished_fixture(start: Start) -> tuple[Any, Run]:
     """A finished mitigation, which nobody changes."""
     return start()
+
+
+def test_memorized_prompts_are_neither_kept_nor_a_side_effect(start: Start) -> None:
+    """Two suspects that copy are ordinary captions, too; so is one that does not."""
+    captions = OrdinaryCaptions(
+        ("a dog", "a red cat", "a green cat"),
+        ("a car", "a red cat", "a green cat"),
+        ("a blue cat", "a boat"),
+    )
+    inputs = replace(start.inputs, captions=captions)
+    made_of = MitigationRun.of(SETTINGS, inputs)
+    run = open_run(start.folder / "overlapping", start.model, start.prompts, made_of)
+    stages = Stages(run, start.model, SETTINGS, Pixels(), None, Execution(), unannounced)
+    work, findings = _mitigate.prepare(stages, inputs)
+    assert {found.text for found in findings.values()} == {"a red cat", "a blue cat"}
+    assert work.captions.keep == ("a car", "a green cat")
+    assert work.captions.all_kept == ("a car", "a green cat", "a boat")
+    edit = NeuronEdit(Neurons({path: range(4) for path in start.model.widths}), -2.0)
+    change = work.change(edit, 5, "side effects")
+    assert change.images == 3
+    assert {caption for caption, *_ in change.shown} == {"a dog", "a green cat"}
 
 
 def test_starts_of_confirmed_prompts_are_looked_at(finished: tuple[Any, Run]) -> None:
@@ -475,14 +499,20 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is trained for each edit that is tried, with all captions that are kept, and once."""
-    monkeypatch.setattr(_text_encoder, "_STEPS", 3)
+    monkeypatch.setattr(_text_encoder, "STEPS", 3)
     trained: list[tuple[Sequence[Erased], Sequence[str]]] = []
 
     def noted(
-        model: Model, erase: Sequence[Erased], keep: Sequence[str], progress: Progress
+        model: Model,
+        erase: Sequence[Erased],
+        keep: Sequence[str],
+        progress: Progress,
+        folder: Path,
     ) -> WeightEdit:
         trained.append((tuple(erase), tuple(keep)))
-        return trained_text_encoder(model, erase, keep, progress)
+        edit = trained_text_encoder(model, erase, keep, progress, folder)
+        assert list(folder.iterdir())
+        return edit
 
     monkeypatch.setattr(_trained, "trained_text_encoder", noted)
     monkeypatch.setattr(_guides, "screen_level", lambda _: float("inf"))  # all guides are clear
@@ -500,6 +530,7 @@ def test_the_text_encoder_can_be_edited_in_place_of_the_denoiser(
     assert {each.caption for each in first} == {outcome.prompt for outcome in confirmed}
     assert len({erase for erase, _ in trained}) == len(trained)
     assert len(list(run.folder.glob("text-encoder-*.json"))) == len(trained)
+    assert not [path for path in run.folder.glob("text-encoder-*") if path.is_dir()]
     kept = {"a car", "a boat", "a plane"}  # by which the edit is not judged
     assert {record["prompt"] for record in run.records("neighbours").values()} == kept
     reworded = {record["prompt"] for record in run.records("rewordings").values()}
@@ -532,6 +563,53 @@ def test_another_model_is_refused_before_any_work(start: Start) -> None:
     with pytest.raises(RunError, match="which is not the model given"):
         mitigate_all(run, other, start.inputs)
     assert not list(run.folder.glob("ordinary-*"))
+
+
+@pytest.mark.parametrize(
+    ("part", "keep", "message"),
+    [
+        ("text-encoder", ("a car", "a red cat", "a green cat"), "text encoder needs at least 2"),
+        ("denoiser", ("a red cat",), "denoiser needs at least 1"),
+    ],
+)
+def test_captions_that_a_training_will_lack_are_refused_before_any_work(
+    start: Start, part: Any, keep: tuple[str, ...], message: str
+) -> None:
+    """Suspects may turn out to be memorized, and are not kept then."""
+    captions = OrdinaryCaptions(("a dog",), keep)
+    start = replace(start, inputs=replace(start.inputs, captions=captions))
+    with pytest.raises(MitigationError, match=message):
+        start(replace(SETTINGS, part=part), folder=f"lacking {part}")
+    assert not kinds_in(start.folder / f"lacking {part}")
+
+
+def test_suspects_are_needed(start: Start) -> None:
+    with pytest.raises(MitigationError, match="no suspects"):
+        replace(start, prompts=())(folder="no suspects")
+    assert not kinds_in(start.folder / "no suspects")
+
+
+def test_ordinary_captions_are_needed(start: Start) -> None:
+    start = replace(start, inputs=replace(start.inputs, captions=OrdinaryCaptions((), ("a car",))))
+    with pytest.raises(MitigationError, match="no ordinary captions"):
+        start(folder="no captions")
+
+
+def test_measures_of_another_model_are_refused_before_any_work(start: Start) -> None:
+    """Statistics were looked at after the suspects were confirmed."""
+    inputs = start.inputs
+    foreign = "v2-other"
+    others = (
+        (
+            StatisticsError,
+            replace(inputs, statistics=replace(inputs.statistics, fingerprint=foreign)),
+        ),
+        (ThresholdError, replace(inputs, threshold=replace(inputs.threshold, fingerprint=foreign))),
+    )
+    for number, (error, given) in enumerate(others):
+        with pytest.raises(error, match="another model"):
+            replace(start, inputs=given)(folder=f"foreign {number}")
+        assert not kinds_in(start.folder / f"foreign {number}")
 
 
 def test_a_denoiser_is_trained_once_with_all_confirmed_prompts(

@@ -128,6 +128,36 @@ def test_nothing_changes_without_an_edit(stages: Stages) -> None:
     assert change.clip_fid is None
 
 
+def test_memorized_captions_are_no_side_effect(stages: Stages) -> None:
+    """Neither what they show before nor after counts, also not in distances."""
+    before = stages.ordinary("before", "ordinary-same", None, CAPTIONS, 7)
+    other = stages.ordinary("other", "ordinary-other", None, CAPTIONS, 6, arm="other")
+    after = stages.ordinary("after", "ordinary-edit", edit_of(stages.model), CAPTIONS, 5)
+    change = ordinary_change(stages.run, before, after, other, memorized={"a house", "a cat"})
+    rows = [0, 2, 3]
+    similarity = [float(before.embeddings[i] @ after.embeddings[i]) for i in rows]
+    assert change.images == 3
+    assert change.worst == pytest.approx(min(similarity))
+    assert {caption for caption, *_ in change.shown} == {"a dog", "a tree"}
+    assert {file for *_, file in change.shown} == {after.files[row] for row in rows}
+    expected = quality(after.features[rows], other.features[[0, 2, 3, 5]])
+    assert change.clip_fid == pytest.approx(expected.fid)
+    assert change.alignment_before == pytest.approx(np.median([before.alignment[i] for i in rows]))
+    assert change.alignment_after == pytest.approx(np.median([after.alignment[i] for i in rows]))
+    everything = ordinary_change(stages.run, before, after, other, memorized=set(CAPTIONS))
+    assert everything == ordinary_change(stages.run, before, after, other)
+
+
+def test_one_image_has_no_distance_to_others(stages: Stages) -> None:
+    """A sample of few ordinary images may be one image, which ended a search with an error."""
+    before = stages.ordinary("before", "ordinary-same", None, CAPTIONS, 4)
+    other = stages.ordinary("other", "ordinary-other", None, CAPTIONS, 4, arm="other")
+    after = stages.ordinary("after", "ordinary-edit", edit_of(stages.model), CAPTIONS, 1)
+    change = ordinary_change(stages.run, before, after, other)
+    assert (change.images, change.clip_fid, change.kid) == (1, None, None)
+    assert change.alignment_after is not None
+
+
 def test_a_damaged_record_is_named(stages: Stages) -> None:
     stages.ordinary("before", "ordinary-same", None, CAPTIONS, 2)
     stages.run.append("broken", 0, {"caption": 3})

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mitigated_run import CONTROL, DIGEST, ORDINARY, OTHER, mitigated_run, texts
 from unmemorize import Run
@@ -36,6 +38,7 @@ def test_a_finished_mitigation(run: Run) -> None:
         "guides": (starts, None, "guides that were scored"),
         "search": (6, None, "prompts, under 2 edits"),
         "side effects": (ORDINARY, ORDINARY, "images, 1 edit"),
+        "training": (0, None, "steps, 0 trainings"),
         "certify": (3, 3, "prompts on fresh seeds"),
         "final": (3 + 3 + 1 + 1 + ORDINARY, None, "images for the report"),
     }
@@ -79,6 +82,28 @@ def test_the_sets_of_ordinary_images(run: Run) -> None:
     assert (found["side effects"].done, found["side effects"].total) == (7, 3 + 19)
     assert (found["final"].done, found["final"].total) == (4, None)
     assert found["side effects"].what == "images, 2 edits"
+
+
+@pytest.mark.parametrize(("part", "steps"), [("denoiser", 600), ("text-encoder", 800)])
+def test_steps_of_trainings(run: Run, part: str, steps: int) -> None:
+    """One is under way, one is finished, and one is finished whose files were left behind."""
+    begun = run.folder / f"{part}-{OTHER}"
+    begun.mkdir()
+    assert counts(run)["training"] == (0, steps, "steps, 1 training")
+    kept = {"steps": torch.tensor(40), "rate": torch.tensor(2.0, dtype=torch.float64)}
+    save_file(kept, begun / "state.safetensors")
+    for name in (DIGEST, CONTROL):
+        (run.folder / f"{part}-{name}.json").write_text("{}")
+    (run.folder / f"{part}-{CONTROL}").mkdir()
+    save_file(kept, run.folder / f"{part}-{CONTROL}" / "state.safetensors")
+    assert counts(run)["training"] == (40 + 2 * steps, 3 * steps, "steps, 3 trainings")
+    (row,) = [row for row in standings(run, []) if row.stage == "training"]
+    assert row.idle is not None
+    assert 0 <= row.idle < 60
+    assert row.left == (steps - 40) / 2.0
+    (run.folder / f"{part}-{OTHER}.json").write_text("{}")
+    (row,) = [row for row in standings(run, []) if row.stage == "training"]
+    assert (row.done, row.total, row.rate, row.idle) == (3 * steps, 3 * steps, None, None)
 
 
 def test_attempts_have_no_total(run: Run) -> None:

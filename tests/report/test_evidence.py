@@ -20,16 +20,16 @@ import torch
 from PIL import Image
 from scipy.stats import binom
 
-from mitigated_run import COUNT, DIGEST, copied_by_a_paraphrase, mitigated_run, rewritten
+from mitigated_run import CONTROL, COUNT, DIGEST, copied_by_a_paraphrase, mitigated_run, rewritten
 from packs import Change, Files, forged, listed, put, read, replaced, unpack, write
 from records import LAYER, localized_run
 from unmemorize import EvidenceError, Run, RunError, verify_evidence, write_evidence, write_report
 from unmemorize.generation import EditFile, WeightEdit
-from unmemorize.mitigation import MitigationResult
+from unmemorize.mitigation import MitigationResult, ordinary_change, read_ordinary
 from unmemorize.mitigation._certificate import Certification
 from unmemorize.report._evidence import read_evidence
 from unmemorize.report._recomputed import recompute
-from unmemorize.runs import hash_of_file
+from unmemorize.runs import hash_of_file, run_prompts
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -139,6 +139,33 @@ def test_a_reduction_is_told_as_it_was_when_the_run_was_made(
         *[status] * 2,
     ]
     assert numbers[f"counts.{status}"] == 2 + (status == "not removed")
+
+
+@pytest.mark.parametrize(("version", "counted"), [(4, 19), (5, 17)])
+def test_memorized_prompts_among_ordinary_captions_are_no_side_effect(
+    made: tuple[Run, Path, str], version: int, counted: int, tmp_path: Path
+) -> None:
+    """Earlier versions counted their images."""
+    run = Run.load(shutil.copytree(made[0].folder, tmp_path / "run"))
+    memorized = {prompt.text for prompt in run_prompts(run)[1:3]}
+    files = read(made[1])
+    for kind in ("before", DIGEST, CONTROL):
+        name = f"ordinary-{kind}.jsonl"
+        for number, text in enumerate(sorted(memorized)):
+            files[name] = files[name].replace(f'"caption {number}"'.encode(), f'"{text}"'.encode())
+        (run.folder / name).write_bytes(files[name])
+    reported = json.loads(files["report.json"])
+    files["report.json"] = json.dumps(
+        reported | {"schema": f"unmemorize.report/{version}"}
+    ).encode()
+    before, after = (read_ordinary(run, f"ordinary-{kind}", 19) for kind in ("before", DIGEST))
+    left_out = memorized if version > 4 else set()
+    change = ordinary_change(run, before, after, memorized=left_out)
+    numbers = recompute(files).numbers
+    assert numbers["ordinary.changed.images"] == counted == change.images
+    assert numbers["ordinary.changed.copies"] == change.changed
+    for name in ("similarity", "worst", "correlation", "alignment_before", "alignment_after"):
+        assert numbers[f"ordinary.{name}"] == pytest.approx(getattr(change, name), abs=1e-6)
 
 
 def test_paraphrases_of_suspects_that_are_not_confirmed_are_passed_over(
@@ -689,6 +716,23 @@ def test_other_archives_are_no_packs(made: tuple[Run, Path, str], tmp_path: Path
     newer = files["evidence.json"].replace(b"unmemorize.evidence/1", b"unmemorize.evidence/9")
     with pytest.raises(EvidenceError, match=r"unmemorize.evidence/9"):
         verify_evidence(write(files | {"evidence.json": newer}, tmp_path / "c.zip"))
+
+
+def test_a_redacted_pack_has_no_image_of_a_memorized_ordinary_caption(tmp_path: Path) -> None:
+    """The unedited one is a copy of the training image."""
+    run = mitigated_run(tmp_path)
+    text = run_prompts(run)[1].text
+    kinds = [f"ordinary-{kind}" for kind in ("before", DIGEST, CONTROL)]
+    for kind in kinds:  # of an image that is not among those that changed most
+        path = run.folder / f"{kind}.jsonl"
+        path.write_text(path.read_text().replace('"caption 18"', json.dumps(text)))
+    write_evidence(run, tmp_path / "open.zip")
+    write_evidence(run, tmp_path / "redacted.zip", redact=True)
+    names = {f"{kind}/00018.png" for kind in kinds}
+    assert names <= read(tmp_path / "open.zip").keys()
+    files = read(tmp_path / "redacted.zip")
+    assert not names & files.keys()
+    assert f"ordinary-{DIGEST}/00017.png" in files
 
 
 def test_a_redacted_pack_has_no_private_image(tmp_path: Path) -> None:

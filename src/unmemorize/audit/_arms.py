@@ -10,6 +10,7 @@ from pathlib import Path
 from unmemorize._errors import AuditError
 from unmemorize._files import hash_texts
 from unmemorize._prompts import Prompt
+from unmemorize._words import counted
 from unmemorize.audit._attack import Attack, Target, is_imageless
 from unmemorize.audit._settings import ArmName, AuditSettings
 from unmemorize.audit._targets import controls_of, joined, refuse_controls_among, units_of
@@ -229,9 +230,10 @@ def refuse_unfit(model: Model, prompts: Sequence[Prompt], inputs: AuditInputs) -
     """Refuse what cannot be compared with, before any work.
 
     Raises:
-        AuditError: a twin is the audited model, an audited image is among the controls, or a
-            control is there twice.
+        AuditError: there are too few ordinary captions, a twin is the audited model, an audited
+            image is among the controls, or a control is there twice.
     """
+    refuse_few_captions(inputs.captions)
     for twin in inputs.twins:
         if twin.model.fingerprint == model.fingerprint:
             raise AuditError(
@@ -239,3 +241,17 @@ def refuse_unfit(model: Model, prompts: Sequence[Prompt], inputs: AuditInputs) -
                 "the images. Name a model that never saw them, or leave --twin out."
             )
     refuse_controls_among([path for prompt in prompts for path in prompt.images], inputs.controls)
+
+
+def refuse_few_captions(captions: Sequence[str]) -> None:
+    """Refuse ordinary captions that are too few for `Bench.scale`, before any work.
+
+    Raises:
+        AuditError: there are.
+    """
+    count = len(set(captions))
+    if count < 2:
+        raise AuditError(
+            f"{counted(count, 'different ordinary caption')}: the distance between 2 is the unit "
+            "in which attacks on embeddings are measured. Give more; some hundred are usual."
+        )

@@ -23,6 +23,7 @@ from unmemorize.audit._arms import (
     Arm,
     AuditInputs,
     edit_text,
+    refuse_few_captions,
 )
 from unmemorize.audit._attack import make_attacks
 from unmemorize.audit._levels import adjusted, conformal_p, discoveries_needed, smallest_p
@@ -150,9 +151,10 @@ def refuse_unfit_images(images: Sequence[Path], inputs: AuditInputs) -> None:
 
     Raises:
         AuditError: there is no image or no control, an image is there twice, or one is among the
-            controls.
+            controls; or there are too few ordinary captions.
         MetricError: an image cannot be read.
     """
+    refuse_few_captions(inputs.captions)
     if not images:
         raise AuditError("no image is given. Name at least one file.")
     if not inputs.controls:

@@ -31,7 +31,12 @@ from unmemorize.comparison._scores import ScoreTask, read_scores
 from unmemorize.comparison._settings import ComparisonInputs, ComparisonRun, kind_of
 from unmemorize.detection import Detector
 from unmemorize.engines import Execution, Task
-from unmemorize.localization import Localization, LocalizeTask, RefinementMethod
+from unmemorize.localization import (
+    Localization,
+    LocalizationSettings,
+    LocalizeTask,
+    RefinementMethod,
+)
 from unmemorize.methods import Mitigation, refinement_of
 from unmemorize.metrics import have_references
 from unmemorize.mitigation import (
@@ -43,6 +48,7 @@ from unmemorize.mitigation import (
     announced_by,
     confirm,
     ordinary_items,
+    refuse_no_suspects,
     refuse_repeated_suspects,
     warn_of_few_captions,
 )
@@ -78,24 +84,27 @@ def compare_all(
             callback of ``execution``, one after the other.
 
     Raises:
-        MitigationError: a suspect is known not to be memorized, or is an ordinary caption, too; two
-            have the same text; a method has the name of the unedited model; or statistics or
-            threshold are missing.
+        MitigationError: there is no suspect; one is known not to be memorized, or is an ordinary
+            caption, too; two have the same text; a method has the name of the unedited model; or
+            statistics or threshold are missing.
         UnfinishedError: other shards have not done their part yet.
         RunError: unedited images cannot be made, or the run is of another kind or model.
-        ThresholdError: there are too few ordinary images for the rate of false copies.
+        StatisticsError: the statistics belong to another model.
+        ThresholdError: the threshold belongs to another model, or there are too few ordinary images
+            for the rate of false copies.
     """
     run = Run.of(run)
     settings = run.settings(ComparisonRun).settings
     model, execution = Model.of(pipe), execution or Execution()
     refuse_other_model(run, model)
     announce = announce or announced_by(execution)
-    _refuse_unfit(methods, inputs)
+    _refuse_unfit(model, methods, settings.localization, inputs)
     inputs = replace(inputs, descriptor=Once(inputs.descriptor))
     stages = _Stages(
         run, model, settings.confirmation, inputs.descriptor, inputs.clip, execution, announce
     )
     suspects = list(stream_prompts(run))
+    refuse_no_suspects(suspects)
     refuse_repeated_suspects(suspects)
     ordinary = {*inputs.captions.calibration, *inputs.captions.test}
     for suspect in suspects:
@@ -292,21 +301,9 @@ class _Work:
 
     def _localized(self, refinement: str, prompts: Mapping[int, Prompt]) -> dict[int, Localization]:
         """Localize confirmed suspects, as far as possible."""
-        statistics, threshold = self.inputs.statistics, self.inputs.threshold
-        assert statistics is not None
-        assert threshold is not None
         settings = self.stages.run.settings(ComparisonRun).settings.localization
         kind = kind_of("localizations", refinement, self._localized_by)
-        task = LocalizeTask(
-            statistics,
-            threshold.calling_all(),
-            replace(
-                settings,
-                noise=threshold.settings,
-                refinement=cast("RefinementMethod", refinement),
-            ),
-            kind,
-        )
+        task = _localizing(refinement, settings, self.inputs, kind)
         self._finished(
             f"localize, {refinement}",
             task,
@@ -331,14 +328,33 @@ class _Work:
         return True
 
 
-def _refuse_unfit(methods: Sequence[Mitigation], inputs: ComparisonInputs) -> None:
+def _localizing(
+    refinement: str, settings: LocalizationSettings, inputs: ComparisonInputs, kind: str
+) -> LocalizeTask:
+    statistics, threshold = inputs.statistics, inputs.threshold
+    assert statistics is not None  # see `_refuse_unfit`
+    assert threshold is not None
+    chosen = cast("RefinementMethod", refinement)
+    settings = replace(settings, noise=threshold.settings, refinement=chosen)
+    return LocalizeTask(statistics, threshold.calling_all(), settings, kind)
+
+
+def _refuse_unfit(
+    model: Model,
+    methods: Sequence[Mitigation],
+    settings: LocalizationSettings,
+    inputs: ComparisonInputs,
+) -> None:
     for method in methods:
         if method.name == UNEDITED:
             raise MitigationError(
                 f"{method.name}: tables call the unedited model so. Give the method another name."
             )
-        if refinement_of(method) and (inputs.statistics is None or inputs.threshold is None):
+        refinement = refinement_of(method)
+        if refinement and (inputs.statistics is None or inputs.threshold is None):
             raise MitigationError(
                 f"{method.name}: it needs localized neurons, but statistics or threshold are "
                 "missing. Give both with the inputs, or leave the method out."
             )
+        if refinement:  # statistics and threshold may belong to another model
+            _localizing(refinement, settings, inputs, "").prepare(model)

@@ -106,11 +106,9 @@ def work_through(
         RunError: a worker is unable to work, or workers are lost one after the other.
     """
     queue = _Queue(units)
-    if queue.is_finished:
-        return
     losses_in_a_row = 0
     try:
-        for worker in range(count):
+        for worker in range(0 if queue.is_finished else count):
             pool.start(worker)
         while not queue.is_finished:
             worker, event = pool.next_event()

@@ -11,7 +11,7 @@ import torch
 
 from unmemorize._errors import ModelError, RunError, UnmemorizeError
 from unmemorize.engines._pool import Answer, Done, Ready, Unable
-from unmemorize.engines._units import Task, Unit, attempt_each
+from unmemorize.engines._units import Task, Unit, UnitFunction, attempt_each
 from unmemorize.pipelines import Loading, Model
 
 
@@ -51,6 +51,7 @@ class Worker:
 
     def __init__(self, assignment: Assignment, number: int) -> None:
         self._problem = ""
+        self._work: UnitFunction | None = None
         self._away = ExitStack()
         try:
             torch.set_num_threads(assignment.threads)
@@ -76,12 +77,13 @@ class Worker:
 
     def work(self, unit: Unit) -> Answer:
         """Work on a unit of the task."""
+        assert self._work is not None  # a unit follows its task
         outcomes = attempt_each(self._work, unit.items)
         return Done(outcomes)
 
     def rest(self) -> Answer:
         """Forget the task, and leave the GPU until the next one."""
-        del self._work
+        self._work = None
         self._away.enter_context(off_the_gpu(self._model))
         return Ready()
 

@@ -29,7 +29,6 @@ from unmemorize._prompts import Prompt
 from unmemorize.audit import (
     AuditResult,
     Bench,
-    Target,
     audit_all,
     edit_text,
     hash_of_images,
@@ -108,10 +107,12 @@ def open_hardening(
 
     Raises:
         AuditError: the attacks that judge have nothing to compare with, see `refuse_unfit`.
+        MitigationError: there are no captions to preserve.
         RunError: the folder holds another run.
     """
     judged = inputs.audit
     refuse_unfit(model, prompts, judged)
+    inputs.preserved(prompts)
     made_of = HardeningRun(
         settings=settings,
         edit=edit_text(judged.edit),
@@ -160,10 +161,10 @@ def harden_all(
     announce = announce or announced_by(execution)
     with made_once(run.folder / EDIT):  # shards must go on with the same weights
         if not (run.folder / EDIT).exists():
-            hardened = _trained(run, model, targets_of(prompts), inputs, settings, announce)
+            hardened = _trained(run, model, prompts, inputs, settings, announce)
             EditFile.of(model, hardened, found={"run": run.manifest.kind}).save(run.folder / EDIT)
     file = EditFile.load(run.folder / EDIT)
-    ordinary = _price(run, model, file.edit, inputs, settings, execution, announce)
+    ordinary = _price(run, model, file.edit, prompts, inputs, settings, execution, announce)
     judged = inputs.judging(file.edit)
     audit = open_audit(run.folder / AUDIT, model, prompts, judged, settings.audit)
     found = audit_all(audit, model, judged, execution=execution, announce=announce)
@@ -186,13 +187,13 @@ def hardening_totals(run: Run) -> dict[str, int]:
 def _trained(
     run: Run,
     model: Model,
-    targets: Sequence[Target],
+    prompts: Sequence[Prompt],
     inputs: HardeningInputs,
     settings: HardeningSettings,
     announce: Announce,
 ) -> Edit:
     """Attack and train, round after round."""
-    judged = inputs.audit
+    judged, targets = inputs.audit, targets_of(prompts)
     if judged.edit is None and settings.substitutes:
         raise MitigationError(
             f"{model.name}: the objective {settings.objective} needs an edit that takes the copies "
@@ -209,7 +210,7 @@ def _trained(
                 bench,
                 judged.edit,
                 targets,
-                inputs.keep,
+                inputs.preserved(prompts),
                 judged.descriptor,
                 settings,
             )
@@ -250,6 +251,7 @@ def _price(
     run: Run,
     model: Model,
     edit: Edit,
+    prompts: Sequence[Prompt],
     inputs: HardeningInputs,
     settings: HardeningSettings,
     execution: Execution,
@@ -276,7 +278,8 @@ def _price(
 
     before = images("ordinary-before", None, SAME)
     other = images("ordinary-other", None, "other")
-    return ordinary_change(run, before, images("ordinary-after", edit, SAME), other)
+    after, memorized = images("ordinary-after", edit, SAME), {each.text for each in prompts}
+    return ordinary_change(run, before, after, other, memorized=memorized)
 
 
 def _result(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -11,6 +12,7 @@ from diffusers import DiffusionPipeline
 from unmemorize._bundled import is_bundled
 from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
+from unmemorize._prompts import Prompt
 from unmemorize.audit import STARTS, AuditInputs, AuditSettings, Start
 from unmemorize.generation import Edit, usual_generation
 from unmemorize.metrics import ClipAlignment
@@ -186,6 +188,21 @@ class HardeningInputs:
                 "keep=(): without ordinary captions to preserve, training would change all images. "
                 "Give some with OrdinaryCaptions(ordinary, keep), none of which is among ordinary."
             )
+
+    def preserved(self, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+        """Return the captions to preserve, none of which is a memorized prompt.
+
+        Raises:
+            MitigationError: all of them are.
+        """
+        memorized = {prompt.text for prompt in prompts}
+        others = tuple(caption for caption in self.keep if caption not in memorized)
+        if not others:
+            raise MitigationError(
+                f"{self.keep[0][:60]!r}: all captions to preserve are memorized prompts, too. Give "
+                "others with OrdinaryCaptions(ordinary, keep)."
+            )
+        return others
 
     def judging(self, edit: Edit) -> AuditInputs:
         """Return what judges a trained edit.

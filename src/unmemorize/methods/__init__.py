@@ -1,5 +1,6 @@
 """Methods of the field against copies: each makes an edit or an intervention for a prompt."""
 
+from unmemorize.methods._fine_tuning import STEPS as FINE_TUNING_STEPS
 from unmemorize.methods._fine_tuning import (
     fine_tuned_denoiser,
     fine_tuning_cost,
@@ -16,6 +17,7 @@ from unmemorize.methods._method import (
     method_of,
     refinement_of,
 )
+from unmemorize.methods._text_encoder import STEPS as TEXT_ENCODER_STEPS
 from unmemorize.methods._text_encoder import (
     seconds_of_training,
     text_encoder_layers,
@@ -30,11 +32,15 @@ from unmemorize.methods._trained import (
     saved,
 )
 from unmemorize.methods._training import Training, training, weighted_layers
+from unmemorize.methods._unfinished import StepsDone, steps_done
 
 __all__ = [
+    "FINE_TUNING_STEPS",
     "MITIGATIONS",
+    "TEXT_ENCODER_STEPS",
     "LowRankWeights",
     "Mitigation",
+    "StepsDone",
     "Suspect",
     "Trained",
     "Training",
@@ -50,6 +56,7 @@ __all__ = [
     "refinement_of",
     "saved",
     "seconds_of_training",
+    "steps_done",
     "text_encoder_layers",
     "trained_text_encoder",
     "training",

@@ -21,17 +21,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unmemorize._errors import EditError, RunError
-from unmemorize._files import read_tensors, write_tensors
+from unmemorize._errors import EditError
 from unmemorize.engines import Progress, silent
 from unmemorize.generation import Erased, GenerationSettings, WeightEdit
 from unmemorize.methods._latents import drawn_in_batches
-from unmemorize.methods._trained import LowRankWeights, optimizer_of, saved
+from unmemorize.methods._trained import LowRankWeights
 from unmemorize.methods._training import training, weighted_layers, why_fixed
+from unmemorize.methods._unfinished import Unfinished
 from unmemorize.pipelines import Conditioning, Model, Noising, offloads_groups
 
 SOURCE = "fine-tuning"
-_RANK, _STEPS, _RATE = 32, 600, 1e-3
+_RANK, _RATE = 32, 1e-3
+STEPS = 600
 _FORGOTTEN, _KEPT = 8, 16
 """Samples of a step that concern captions to edit, and ordinary ones."""
 _KEPT_WEIGHT = 4.0
@@ -46,8 +47,8 @@ _OF_ONE = 3
 _TOGETHER = 20
 """Steps whose samples are made before they are taken, with the unedited model."""
 _SEED = 13
-_LATENTS, _STATE = "latents.safetensors", "state.safetensors"
-"""Files of a training that is not finished: drawn images, and all that steps change."""
+_LATENTS = "latents.safetensors"
+"""The file of the images that an unfinished training has drawn."""
 
 
 def why_not_fine_tuned(model: Model) -> str:
@@ -77,7 +78,7 @@ def fine_tuning_cost(captions: int) -> tuple[int, int]:
         Images that are drawn, and denoiser samples of the training. A sample with its backward pass
         counts 3, and what the unedited model predicts counts 1.
     """
-    return 2 * _IMAGES * captions + _MOST_KEPT, 4 * _STEPS * (_FORGOTTEN + _KEPT)
+    return 2 * _IMAGES * captions + _MOST_KEPT, 4 * STEPS * (_FORGOTTEN + _KEPT)
 
 
 @torch.inference_mode(False)  # the caller may have switched gradients off
@@ -123,52 +124,25 @@ def fine_tuned_denoiser(
     settings = settings or GenerationSettings()
     generator = torch.Generator().manual_seed(_SEED)
     together = max(1, settings.batch // _OF_ONE)
-    kept = _Kept(folder)
-    lesson = _Lesson.drawn(model, erase, keep[:_MOST_KEPT], settings, progress, kept)
+    unfinished = Unfinished(folder)
+    lesson = _Lesson.drawn(model, erase, keep[:_MOST_KEPT], settings, progress, unfinished)
     with torch.enable_grad(), training(model, weighted_layers(model), SOURCE) as weights:
         trained = LowRankWeights(weights, _RANK, SOURCE)
-        state, done = kept.read(_STATE), 0
-        if state:
-            done = int(state["steps"])
-            generator.set_state(state["generator"])
-        optimizer = optimizer_of(trained, _RATE, 0.0, done, state)
-        for start in range(done, _STEPS, _TOGETHER):
+
+        def take(steps: range, optimizer: torch.optim.AdamW) -> None:
             with trained.untrained(), torch.no_grad():
-                several = [lesson.batch(generator) for _ in range(_TOGETHER)]
-            for step, batch in enumerate(several, start):
+                several = [lesson.batch(generator) for _ in steps]
+            for step, batch in zip(steps, several, strict=True):
                 for group in optimizer.param_groups:
-                    group["lr"] = _RATE * (1 - step / _STEPS)
+                    group["lr"] = _RATE * (1 - step / STEPS)
                 for number, loss in enumerate(batch.losses(model, together)):
                     trained.differentiate(loss, add=number > 0)
                 optimizer.step()
                 trained.write()
-                progress(lesson.images + step + 1, lesson.images + _STEPS)
-            place = {"steps": torch.tensor(start + _TOGETHER), "generator": generator.get_state()}
-            kept.write(_STATE, saved(trained, optimizer) | place)
+                progress(lesson.images + step + 1, lesson.images + STEPS)
+
+        unfinished.train(trained, _RATE, STEPS, _TOGETHER, generator, take)
         return trained.edit()
-
-
-class _Kept:
-    """Files of what is done so far.
-
-    Args:
-        folder: where they are. None keeps nothing.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-
-    def read(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors of a file; none where it is missing."""
-        path = self._folder / name if self._folder else None
-        if path is None or not path.is_file():
-            return {}
-        return read_tensors(path, RunError, "file of an unfinished training")
-
-    def write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Write or replace a file."""
-        if self._folder:
-            write_tensors(self._folder / name, tensors, RunError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,11 +205,11 @@ class _Lesson:
         keep: Sequence[str],
         settings: GenerationSettings,
         progress: Progress,
-        kept: _Kept,
+        unfinished: Unfinished,
     ) -> _Lesson:
         """Draw the images of all captions with the model as it is."""
         pairs = [text for each in erase for text in (each.guide, each.caption)] * _IMAGES
-        latents = _drawn(model, [*pairs, *keep], settings, progress, kept)
+        latents = _drawn(model, [*pairs, *keep], settings, progress, unfinished)
         forgotten = latents[: len(pairs)].unflatten(0, (_IMAGES, len(erase), 2))
         texts = list(dict.fromkeys(["", *keep, *pairs]))
         return cls(
@@ -290,15 +264,15 @@ def _drawn(
     texts: Sequence[str],
     settings: GenerationSettings,
     progress: Progress,
-    kept: _Kept,
+    unfinished: Unfinished,
 ) -> Tensor:
     """Draw one image of each text, as latents (texts, C, H, W), float32 on the CPU."""
     noise = model.draw_latents(len(texts), _SEED)
     nothing = torch.empty(0, *noise.shape[1:], dtype=torch.float32)
-    latents = kept.read(_LATENTS).get("latents", nothing)
+    latents = unfinished.read(_LATENTS).get("latents", nothing)
     done = len(latents)
     for batch in drawn_in_batches(model, texts[done:], noise[done:], settings):
         latents = torch.cat([latents, batch.float().cpu()])
-        kept.write(_LATENTS, {"latents": latents})
-        progress(len(latents), len(texts) + _STEPS)
+        unfinished.write(_LATENTS, {"latents": latents})
+        progress(len(latents), len(texts) + STEPS)
     return latents

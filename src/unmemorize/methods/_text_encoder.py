@@ -17,8 +17,9 @@ denoiser takes no part.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from unmemorize._errors import EditError
 from unmemorize.engines import Progress, silent
 from unmemorize.generation import Erased, LowRank, WeightEdit
 from unmemorize.methods._training import why_fixed
+from unmemorize.methods._unfinished import Unfinished
 from unmemorize.pipelines import (
     Model,
     name_of_denoiser,
@@ -41,11 +43,14 @@ from unmemorize.pipelines import (
 SOURCE = "text encoder"
 _LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Linear layers of CLIP's text encoders, all of which LoRAs may change."""
-_RANK, _STEPS, _RATE = 64, 800, 5e-3
+_RANK, _RATE = 64, 5e-3
+STEPS = 800
 _KEPT = 10.0
 _AT_ONCE = 64
 """The most captions of each kind in one step, and in one pass."""
 _SEED = 11
+_TOGETHER = 40
+"""Steps after which all that they change is kept."""
 _SAME = 1e-6
 """A squared error, in variances of ordinary captions, below which two captions are one, such as
 long ones that are cut off where they begin to differ."""
@@ -80,6 +85,7 @@ def trained_text_encoder(
     erase: Sequence[Erased],
     keep: Sequence[str],
     progress: Progress = silent,
+    folder: Path | None = None,
 ) -> WeightEdit:
     """Train factors of the linear layers of all text encoders. The model stays as it is.
 
@@ -88,10 +94,13 @@ def trained_text_encoder(
         erase: the captions, each with its weight and its guide.
         keep: ordinary captions, at least two.
         progress: called with steps.
+        folder: where steps are kept as they are done. The same call goes on from there and makes
+            the same edit. None keeps nothing.
 
     Raises:
         EditError: the text encoders cannot be trained, there are too few captions, or the training
             diverged.
+        RunError: the folder cannot be written or read.
 
     Source: ours; text encoders as the place of edits are from Zhang et al. (AdvUnlearn), 2024.
 
@@ -121,34 +130,79 @@ def trained_text_encoder(
         ways = _errors(_before(model, [each.caption for each in erase]), guides, scales)
         weights = ways.new_tensor([each.weight for each in erase]) / ways
         weights[ways < _SAME] = 0.0
-        factors: dict[str, tuple[Tensor, Tensor]] = {}
-        for path, layer in text_encoder_layers(model.pipe).items():
-            down, up = _begun(layer, generator)
-            factors[f"{path}.weight"] = up, down
-            handle = layer.register_forward_hook(_adding(down, up))
-            stack.callback(handle.remove)
-        parameters = [factor for pair in factors.values() for factor in pair]
-        optimizer = torch.optim.Adam(parameters, lr=_RATE)
-        for step in range(_STEPS):
-            for group in optimizer.param_groups:
-                group["lr"] = _RATE * (1 + math.cos(math.pi * step / _STEPS)) / 2
-            own, others = (_chosen(len(texts), generator) for texts in (erase, keep))
-            now = _encoded(model, [erase[place].caption for place in own])
-            left = _errors(now, _rows(guides, own), scales)
-            now = _encoded(model, [keep[place] for place in others])
-            moved = _errors(now, _rows(kept, others), scales)
-            empty_moved = _errors(_encoded(model, [""]), empty, scales)
-            loss = (weights[own] * left).mean() + _KEPT * moved.mean() + empty_moved.mean()
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-            progress(step + 1, _STEPS)
-    return WeightEdit(
-        # the last layers of an encoder may play no part
-        {name: LowRank(up, down) for name, (up, down) in factors.items() if bool(up.any())},
-        SOURCE,
-    )
+        factors = _Factors(text_encoder_layers(model.pipe), generator)
+        stack.enter_context(factors.added())
+
+        def take(steps: range, optimizer: torch.optim.AdamW) -> None:
+            for step in steps:
+                for group in optimizer.param_groups:
+                    group["lr"] = _RATE * (1 + math.cos(math.pi * step / STEPS)) / 2
+                own, others = (_chosen(len(texts), generator) for texts in (erase, keep))
+                now = _encoded(model, [erase[place].caption for place in own])
+                left = _errors(now, _rows(guides, own), scales)
+                now = _encoded(model, [keep[place] for place in others])
+                moved = _errors(now, _rows(kept, others), scales)
+                empty_moved = _errors(_encoded(model, [""]), empty, scales)
+                loss = (weights[own] * left).mean() + _KEPT * moved.mean() + empty_moved.mean()
+                factors.differentiate(loss)
+                optimizer.step()
+                progress(step + 1, STEPS)
+
+        Unfinished(folder).train(factors, _RATE, STEPS, _TOGETHER, generator, take)
+    return factors.edit()
+
+
+class _Factors:
+    """Factors A (rank, inputs) and B (features, rank) of layers, whose outputs they add to.
+
+    Args:
+        layers: by path.
+        generator: draws A. B begins at 0.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Linear], generator: torch.Generator) -> None:
+        self._layers = layers
+        self.parameters: dict[str, Tensor] = {}
+        for path, layer in layers.items():
+            self.parameters[f"{path}.A"], self.parameters[f"{path}.B"] = _begun(layer, generator)
+
+    def write(self) -> None:
+        """See `Parameters`. The outputs of layers follow from the factors themselves."""
+
+    @contextmanager
+    def added(self) -> Iterator[None]:
+        """Add the products of the factors to what layers return, while the context lasts."""
+        with ExitStack() as stack:
+            for path, layer in self._layers.items():
+                handle = layer.register_forward_hook(_adding(*self._pair(path)))
+                stack.callback(handle.remove)
+            yield
+
+    def differentiate(self, loss: Tensor) -> None:
+        """Set the gradients of the factors. The last layers of an encoder may play no part: 0."""
+        values = list(self.parameters.values())
+        gradients = torch.autograd.grad(loss, values, materialize_grads=True)
+        for value, gradient in zip(values, gradients, strict=True):
+            value.grad = gradient
+
+    def edit(self) -> WeightEdit:
+        """Return what training has changed.
+
+        Raises:
+            EditError: a factor is not finite.
+        """
+        pairs = {path: self._pair(path) for path in self._layers}
+        return WeightEdit(
+            {
+                f"{path}.weight": LowRank(up, down)
+                for path, (down, up) in pairs.items()
+                if bool(up.any())
+            },
+            SOURCE,
+        )
+
+    def _pair(self, path: str) -> tuple[Tensor, Tensor]:
+        return self.parameters[f"{path}.A"], self.parameters[f"{path}.B"]
 
 
 @torch.inference_mode(False)
@@ -161,7 +215,7 @@ def seconds_of_training(model: Model, captions: int) -> float:
     """
     texts = ["a photograph"] * (min(captions, _AT_ONCE) + _AT_ONCE)  # and ordinary ones
     with _in_float32(text_encoders_of(model.pipe).values()):
-        return 3 * _STEPS * seconds_of(model, lambda: _before(model, texts))
+        return 3 * STEPS * seconds_of(model, lambda: _before(model, texts))
 
 
 Encoded = list[Tensor]

@@ -20,20 +20,24 @@ _SEED = 5
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class Trained(Protocol):
-    """Parameters, and the weights of the model that follow from them."""
+class Parameters(Protocol):
+    """What an optimizer moves, and a model that follows."""
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
         """What the optimizer moves, by name."""
         ...
 
-    def differentiate(self, loss: Tensor, *, add: bool = False) -> None:
-        """Set the gradients of the parameters, or add those of another part of the loss."""
-        ...
-
     def write(self) -> None:
         """Put the weights that follow from the parameters into the model."""
+        ...
+
+
+class Trained(Parameters, Protocol):
+    """Parameters, and the weights of the model that follow from them."""
+
+    def differentiate(self, loss: Tensor, *, add: bool = False) -> None:
+        """Set the gradients of the parameters, or add those of another part of the loss."""
         ...
 
     def untrained(self) -> AbstractContextManager[None]:
@@ -148,7 +152,7 @@ class LowRankWeights:
 
 
 def optimizer_of(
-    trained: Trained, rate: float, decay: float, steps: int, state: Mapping[str, Tensor]
+    trained: Parameters, rate: float, decay: float, steps: int, state: Mapping[str, Tensor]
 ) -> torch.optim.AdamW:
     """Make the optimizer, and put parameters and moments of an interrupted run in place.
 
@@ -176,7 +180,7 @@ def optimizer_of(
     return optimizer
 
 
-def saved(trained: Trained, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+def saved(trained: Parameters, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
     """Return parameters and moments as tensors on the CPU."""
     tensors = {}
     for name, parameter in trained.parameters.items():

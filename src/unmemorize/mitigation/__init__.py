@@ -10,6 +10,7 @@ from unmemorize.mitigation._confirmation import (
     confirmation_chance,
     confirmed_by,
     read_confirmations,
+    refuse_no_suspects,
     refuse_repeated_suspects,
     warn_of_few_captions,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "read_confirmations",
     "read_image_records",
     "read_ordinary",
+    "refuse_no_suspects",
     "refuse_other_part",
     "refuse_repeated_suspects",
     "seconds_per_sample",

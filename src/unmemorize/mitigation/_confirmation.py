@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from PIL import Image
@@ -22,13 +22,13 @@ from unmemorize.detection import (
     conformal_quantile,
     prompts_needed,
     read_detections,
-    smallest_rate,
 )
 from unmemorize.metrics import Descriptor, read_image, read_references
 from unmemorize.mitigation._certificate import Copies
 from unmemorize.mitigation._copy_test import CopyTest, Measure, Null, copy_tests
 from unmemorize.mitigation._images import ImagesRecord
 from unmemorize.mitigation._ordinary import OrdinaryImages
+from unmemorize.mitigation._own_captions import own_captions, without_own
 from unmemorize.mitigation._seeds import derived_seed
 from unmemorize.mitigation._stages import Stages, asked
 from unmemorize.runs import Run
@@ -124,6 +124,16 @@ def read_confirmations(run: Run) -> dict[int, ConfirmationRecord]:
     """
     way_out = "Repeat unmemorize mitigate; it computes only what is missing."
     return dict(run.typed(CONFIRMATIONS, ConfirmationRecord, way_out))
+
+
+def refuse_no_suspects(prompts: Collection[Prompt]) -> None:
+    """Refuse a run without suspects, which would draw ordinary images for nothing.
+
+    Raises:
+        MitigationError: there are none.
+    """
+    if not prompts:
+        raise MitigationError("no suspects. Name prompts that may be memorized.")
 
 
 def refuse_repeated_suspects(prompts: Iterable[Prompt]) -> None:
@@ -271,52 +281,32 @@ def confirm(
         [read_image(stages.run.folder / file) for file in before.files],
         stages.settings.false_copies,
     )
+    own = own_captions(prompts, before.captions)
     confirmations = {
-        index: _confirmation(stages, prompts[index], before.captions, null, record)
+        index: _confirmation(
+            stages, prompts[index], without_own(own[index], before.captions, null), null, record
+        )
         for index, record in records.items()
     }
-    _record(stages.run, prompts, confirmations, null)
-    return confirmations
+    return recorded(stages.run, prompts, confirmations, null)
 
 
-def without_own(text: str, captions: Sequence[str], null: Null) -> Null:
-    """Leave the images of a suspect out of those of ordinary captions, if it is one of these.
-
-    If it is memorized, they are copies, and would raise the level until no image is one. Where too
-    few are left for the rate of false copies, it is the smallest that they allow. Without training
-    images they count: then they say how much the caption alone makes images alike.
-
-    Args:
-        text: the suspect.
-        captions: of the images.
-        null: the images.
-    """
-    others = [number for number, caption in enumerate(captions) if caption != text]
-    if len(others) == len(captions) or not others:
-        return null
-    return Null(
-        null.embeddings[others],
-        None if null.others is None else null.others[others],
-        [null.images[number] for number in others],
-        smallest_rate(len(others), null.rate),
-    )
-
-
-def _record(
+def recorded(
     run: Run,
     prompts: Mapping[int, Prompt],
     confirmations: Mapping[int, Confirmation],
     null: Null,
-) -> None:
-    """Write all confirmations at once. They follow from the images, so each shard writes the same.
+) -> dict[int, Confirmation]:
+    """Write all confirmations at once, and return them as they are on record.
 
-    A file that holds them already is left alone.
+    They follow from the images, so each shard finds the same but for rounding. The levels that are
+    on record stay, since later stages have counted copies by them.
 
     Raises:
-        RunError: it says something else of a prompt, on which later stages rest.
+        RunError: the record says something else of a prompt.
     """
     before = read_confirmations(run)
-    lines = []
+    lines, as_recorded = [], dict[int, Confirmation]()
     for index, confirmation in sorted(confirmations.items()):
         record = ConfirmationRecord(
             prompt=prompts[index].text,
@@ -332,11 +322,19 @@ def _record(
                 "another way than before. Were training images moved or changed? Put them back, or "
                 "start a new run."
             )
+        if index in before:
+            copies = record.ordinary_copies  # which earlier versions did not record
+            record = before[index]
+            if record.ordinary_copies is None:
+                record = replace(record, ordinary_copies=copies)
+        test = replace(confirmation.test, level=record.level)
+        as_recorded[index] = Confirmation(test, record.scores, record.medoid)
         lines.append(json.dumps({"index": index, **to_json(record)}, ensure_ascii=False) + "\n")
     name, content = f"{CONFIRMATIONS}.jsonl", "".join(lines).encode()
     path = run.folder / name
     if not path.is_file() or path.read_bytes() != content:
         run.write(name, content)
+    return as_recorded
 
 
 def _agree(one: ConfirmationRecord, two: ConfirmationRecord) -> bool:
@@ -348,13 +346,12 @@ def _agree(one: ConfirmationRecord, two: ConfirmationRecord) -> bool:
 
 
 def _confirmation(
-    stages: Stages, prompt: Prompt, captions: Sequence[str], null: Null, record: ImagesRecord
+    stages: Stages, prompt: Prompt, others: Null, null: Null, record: ImagesRecord
 ) -> Confirmation:
+    """Compare with training images by the others among ordinary images, or else by all of them."""
     unedited = [read_image(stages.run.folder / file) for file in record.files]
     training = read_references(prompt.images).images
-    if training:
-        null = without_own(prompt.text, captions, null)
-    return confirmed_by(prompt, training, unedited, null, stages.descriptor)
+    return confirmed_by(prompt, training, unedited, others if training else null, stages.descriptor)
 
 
 def confirmed_by(

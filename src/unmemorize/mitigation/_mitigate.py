@@ -10,7 +10,8 @@ RUN/rewordings.jsonl           what it says of these captions with a word of the
 RUN/guide-N.jsonl              images of those that it clears, the likest ones first
 RUN/text-encoder-*.json        trained text encoders, by the digest of what they were trained with
 RUN/denoiser-*.json            trained denoisers, likewise
-RUN/denoiser-*/                what is done of one that is being trained
+RUN/text-encoder-*/            what is done of one that is being trained
+RUN/denoiser-*/                likewise
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
 RUN/certificate-N-EDIT.jsonl   fresh images of attempt N; those that are copies are kept
@@ -48,6 +49,7 @@ from unmemorize.mitigation._confirmation import (
     all_search_seeds,
     confirm,
     further_search_seeds,
+    refuse_no_suspects,
     refuse_repeated_suspects,
     screen,
     screen_level,
@@ -74,8 +76,14 @@ from unmemorize.mitigation._search import (
     search,
     strengthened,
 )
+from unmemorize.mitigation._settings import MitigationSettings
 from unmemorize.mitigation._stages import Announce, Stages, announced_by, digest
-from unmemorize.mitigation._trained import refuse_other_part, taught, warn_of_no_fine_tuning
+from unmemorize.mitigation._trained import (
+    refuse_few_kept,
+    refuse_other_part,
+    taught,
+    warn_of_no_fine_tuning,
+)
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH, Work, fresh_kind
 from unmemorize.pipelines import Model
 from unmemorize.runs import (
@@ -115,9 +123,11 @@ def mitigate_all(
     Raises:
         UnfinishedError: other shards have not done their part yet.
         RunError: an item fails, or the run is of another kind or of another model.
-        MitigationError: the text encoder should be edited, and cannot be; no attempt is allowed; or
-            two suspects have the same text.
-        ThresholdError: there are too few ordinary images for the rate of false copies.
+        MitigationError: the text encoder should be edited, and cannot be; no attempt is allowed;
+            there are no suspects or too few ordinary captions; or two suspects have the same text.
+        StatisticsError: the statistics belong to another model.
+        ThresholdError: the threshold belongs to another model, or there are too few ordinary images
+            for the rate of false copies.
     """
     run = Run.of(run)
     settings = run.settings(MitigationRun).settings
@@ -128,6 +138,15 @@ def mitigate_all(
     warn_of_no_fine_tuning(model, settings)
     if attempts < 1:
         raise MitigationError(f"attempts={attempts}: prompts are certified at least once.")
+    if not inputs.captions.ordinary:
+        raise MitigationError(
+            "no ordinary captions: the level of a copy rests on their images. Give some with "
+            "OrdinaryCaptions(ordinary, keep)."
+        )
+    suspects = list(stream_prompts(run))
+    refuse_no_suspects(suspects)
+    refuse_few_kept(model, settings, inputs.captions, suspects)
+    _localizing(settings, inputs).prepare(model)  # refuses what belongs to another model
     stages = Stages(run, model, settings, inputs.descriptor, inputs.clip, execution, announce)
     work, findings = prepare(stages, inputs)
     candidate, summaries = _best(work, findings)
@@ -189,14 +208,21 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
             arm="other",
         )
     confirmations = confirm(stages, suspected, before, other) if suspected else {}
-    work = Work(stages, captions, before, other, prompts, detections, confirmations)
+    memorized = {prompts[index].text for index, found in confirmations.items() if found.confirmed}
+    kept = captions.kept_but(memorized)
+    work = Work(stages, kept, before, other, prompts, detections, confirmations)
     return work, _localize(stages, work, inputs) if work.confirmed else {}
+
+
+def _localizing(settings: MitigationSettings, inputs: MitigationInputs) -> LocalizeTask:
+    threshold = inputs.threshold.calling_all()
+    return LocalizeTask(inputs.statistics, threshold, settings.localization)
 
 
 def _localize(stages: Stages, work: Work, inputs: MitigationInputs) -> dict[int, Findings]:
     """Find the neurons of confirmed prompts, and what they may read like."""
     prompts, settings = work.confirmed, stages.settings.localization
-    task = LocalizeTask(inputs.statistics, inputs.threshold.calling_all(), settings)
+    task = _localizing(stages.settings, inputs)
     stages.work("localize", task, [(index, (index, prompt)) for index, prompt in prompts.items()])
     guides: dict[int, Guide] = {}
     if has_closed_form(stages.model):

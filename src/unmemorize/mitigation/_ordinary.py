@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -118,6 +118,25 @@ class OrdinaryImages:
     def __len__(self) -> int:
         return len(self.captions)
 
+    def first(self, count: int) -> OrdinaryImages:
+        """Return the first images."""
+        return self._chosen(range(min(count, len(self))))
+
+    def without(self, captions: Collection[str]) -> OrdinaryImages:
+        """Leave the images of some captions out, or none where there are no others."""
+        others = [row for row, caption in enumerate(self.captions) if caption not in captions]
+        return self._chosen(others) if others else self
+
+    def _chosen(self, rows: Sequence[int]) -> OrdinaryImages:
+        chosen = list(rows)
+        return OrdinaryImages(
+            captions=tuple(self.captions[row] for row in chosen),
+            files=tuple(self.files[row] for row in chosen),
+            embeddings=self.embeddings[chosen],
+            features=self.features[chosen],
+            alignment=tuple(self.alignment[row] for row in chosen) if self.alignment else (),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class OrdinaryChange:
@@ -132,7 +151,7 @@ class OrdinaryChange:
         shown: caption, file before and file after of the images that changed most.
         alignment_before, alignment_after: median cosines with the captions; None without a CLIP.
         clip_fid: distance of the images after to unedited images of another seed; None without a
-            CLIP.
+            CLIP, and for a single image.
         clip_fid_before: the same for the images before.
         kid, kid_before: likewise, the kernel distance.
     """
@@ -206,6 +225,8 @@ def ordinary_change(
     before: OrdinaryImages,
     after: OrdinaryImages,
     other: OrdinaryImages | None = None,
+    *,
+    memorized: Collection[str] = (),
 ) -> OrdinaryChange:
     """Compare images of ordinary captions before and after an edit.
 
@@ -213,16 +234,18 @@ def ordinary_change(
         run: the run that holds the small copies.
         before, after: images from the same noise; ``before`` may hold more at its end.
         other: unedited images from other noise, for the distances between distributions.
+        memorized: captions that the edit takes out. Their images should change, so they do not
+            count, unless there are no others.
     """
-    count = len(after)
-    similarity = (before.embeddings[:count] * after.embeddings).sum(1)
+    before, after = before.first(len(after)).without(memorized), after.without(memorized)
+    similarity = (before.embeddings * after.embeddings).sum(1)
     worst = similarity.argsort()[:SHOWN].tolist()
     correlations = [
         centred_correlation(_open(run, one), _open(run, two))
-        for one, two in zip(before.files, after.files, strict=False)
+        for one, two in zip(before.files, after.files, strict=True)
     ]
     change = OrdinaryChange(
-        images=count,
+        images=len(after),
         changed=int((similarity < CHANGED).sum()),
         similarity=float(similarity.median()),
         correlation=float(np.median(correlations)),
@@ -232,18 +255,18 @@ def ordinary_change(
     if after.alignment:
         change = replace(
             change,
-            alignment_before=float(np.median(before.alignment[:count])),
+            alignment_before=float(np.median(before.alignment)),
             alignment_after=float(np.median(after.alignment)),
         )
-    if other is not None and after.features.shape[1]:
-        edited = quality(after.features, other.features)
-        unedited = quality(before.features[:count], other.features)
+    if other is not None and after.features.shape[1] and len(after) > 1:
+        unedited = other.without(memorized).features
+        edited, same = quality(after.features, unedited), quality(before.features, unedited)
         change = replace(
             change,
             clip_fid=edited.fid,
-            clip_fid_before=unedited.fid,
+            clip_fid_before=same.fid,
             kid=edited.kid,
-            kid_before=unedited.kid,
+            kid_before=same.kid,
         )
     return change
 

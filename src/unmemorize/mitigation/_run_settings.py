@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -39,6 +40,17 @@ class OrdinaryCaptions:
     def all_kept(self) -> tuple[str, ...]:
         """All captions that an edit should leave alone, and by which it is not judged."""
         return (*self.keep, *self.further)
+
+    def kept_but(self, memorized: Collection[str]) -> OrdinaryCaptions:
+        """Return the same without captions that an edit takes out, so it cannot leave them alone.
+
+        Those of which images are drawn stay, since these have their places.
+        """
+        keep, further = (
+            tuple(caption for caption in captions if caption not in memorized)
+            for captions in (self.keep, self.further)
+        )
+        return replace(self, keep=keep, further=further)
 
     @classmethod
     def of(cls, model: DiffusionPipeline | Model) -> OrdinaryCaptions:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from unmemorize._words import counted
 from unmemorize.detection import read_detections
+from unmemorize.methods import StepsDone
 from unmemorize.mitigation._confirmation import BEFORE, read_confirmations
 from unmemorize.mitigation._guides import DRAWN, SCORED
 from unmemorize.mitigation._run_settings import MitigationRun
+from unmemorize.mitigation._trained import trainings_of
 from unmemorize.mitigation._work import CERTIFICATE, COUNT, SEARCH
 from unmemorize.runs import Run, Status
 
@@ -55,7 +57,7 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
         states: what `status_of` returned for it.
 
     Returns:
-        All stages in the order in which they begin. Search and side effects take turns.
+        All stages in the order in which they begin. Search, side effects and training take turns.
 
     Raises:
         RunError: a record is damaged.
@@ -90,6 +92,7 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
         _standing("guides", "guides that were scored", guides, None, drawn),
         _standing("search", f"prompts, under {_edits(first)}", first, None, again),
         _standing("side effects", f"images, {_edits(effects)}", effects, effects_total or None),
+        _training(run),
         _standing("certify", fresh, certified, confirmed if single else None, counted),
         _standing("final", "images for the report", _final(states, control), None),
     )
@@ -112,6 +115,24 @@ def _standing(
         total=total,
         rate=latest.rate if latest else None,
         idle=latest.idle if latest else None,
+    )
+
+
+def _training(run: Run) -> Standing:
+    """Sum up the steps of all trainings, whose number the search decides.
+
+    When a training was finished is not known.
+    """
+    states = list(trainings_of(run))
+    unfinished = [each.done for each in states if each.done.idle is not None]
+    latest = min(unfinished, key=lambda each: each.idle or 0, default=StepsDone())
+    return Standing(
+        stage="training",
+        what=f"steps, {counted(len(states), 'training')}",
+        done=sum(each.done.steps for each in states),
+        total=sum(each.total for each in states) or None,
+        rate=latest.rate,
+        idle=latest.idle,
     )
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from unmemorize._errors import MitigationError
 from unmemorize._locks import made_once
+from unmemorize._prompts import Prompt
+from unmemorize._words import counted
 from unmemorize.generation import ClosedFormEdit, Edit, EditFile, Erased, has_closed_form
 from unmemorize.methods import (
+    FINE_TUNING_STEPS,
+    TEXT_ENCODER_STEPS,
+    StepsDone,
     fine_tuned_denoiser,
+    steps_done,
     trained_text_encoder,
     why_not_fine_tuned,
     why_untrainable,
@@ -18,8 +26,11 @@ from unmemorize.mitigation._run_settings import OrdinaryCaptions
 from unmemorize.mitigation._settings import MitigationSettings, Part
 from unmemorize.mitigation._stages import Stages, digest
 from unmemorize.pipelines import Model
+from unmemorize.runs import Run
 
 _logger = logging.getLogger("unmemorize")
+_STEPS: Mapping[Part, int] = {"denoiser": FINE_TUNING_STEPS, "text-encoder": TEXT_ENCODER_STEPS}
+"""How many steps the training of a part takes."""
 
 
 def refuse_other_part(model: Model, settings: MitigationSettings) -> None:
@@ -47,6 +58,35 @@ def warn_of_no_fine_tuning(model: Model, settings: MitigationSettings) -> None:
         )
 
 
+def refuse_few_kept(
+    model: Model,
+    settings: MitigationSettings,
+    captions: OrdinaryCaptions,
+    suspects: Iterable[Prompt],
+) -> None:
+    """Refuse captions of which too few may be left for a training.
+
+    All suspects may be memorized, and those that are cannot be left alone.
+
+    Raises:
+        MitigationError: there are too few.
+    """
+    needed = 2 if settings.part == "text-encoder" else 1
+    if needed == 1 and not (settings.compare and _is_fine_tuned(model)):
+        return
+    left = len(captions.kept_but({suspect.text for suspect in suspects}).all_kept)
+    if left < needed:
+        raise MitigationError(
+            f"{counted(left, 'ordinary caption')} to leave alone that no suspect is: a training of "
+            f"the {settings.part.replace('-', ' ')} needs at least {needed}, better some hundred. "
+            "Give them with OrdinaryCaptions(ordinary, keep)."
+        )
+
+
+def _is_fine_tuned(model: Model) -> bool:
+    return has_closed_form(model) and not why_not_fine_tuned(model)
+
+
 def taught(
     stages: Stages, captions: OrdinaryCaptions, part: Part, erased: tuple[Erased, ...]
 ) -> Edit:
@@ -68,7 +108,7 @@ def taught(
         if not path.is_file():
             with stages.announce(f"train the {part.replace('-', ' ')}") as progress:
                 if part == "text-encoder":
-                    edit = trained_text_encoder(model, erased, keep, progress)
+                    edit = trained_text_encoder(model, erased, keep, progress, unfinished)
                 else:
                     generation = stages.settings.generation
                     edit = fine_tuned_denoiser(
@@ -77,3 +117,30 @@ def taught(
             EditFile.of(model, edit).save(path)
     shutil.rmtree(unfinished, ignore_errors=True)
     return EditFile.load(path).edit
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """How far a training of a run is.
+
+    Args:
+        done: what is done of it.
+        total: how many steps there are.
+    """
+
+    done: StepsDone
+    total: int
+
+
+def trainings_of(run: Run) -> Iterator[TrainingState]:
+    """Yield how far each training of a run is, finished or not.
+
+    Raises:
+        RunError: what is kept of one is damaged.
+    """
+    for part, total in _STEPS.items():
+        finished = {path.stem for path in run.folder.glob(f"{part}-*.json")}
+        begun = {path.name for path in run.folder.glob(f"{part}-*/")}
+        yield from (TrainingState(StepsDone(total), total) for _ in finished)
+        for name in sorted(begun - finished):
+            yield TrainingState(steps_done(run.folder / name), total)

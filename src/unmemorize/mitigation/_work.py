@@ -32,7 +32,7 @@ class Work:
 
     Args:
         stages: what all stages share.
-        captions: ordinary captions.
+        captions: ordinary captions. No memorized prompt is among those that edits leave alone.
         before: unedited images of ordinary captions.
         other: the same from other noise, where they are needed.
         prompts: the suspects by index.
@@ -75,7 +75,7 @@ class Work:
         return self.stages.images(title, kind, edit, wanted, stop=stop, keep=keep)
 
     def change(self, edit: Edit, images: int, title: str) -> OrdinaryChange:
-        """Measure what an edit changes in images of ordinary captions."""
+        """Measure what an edit changes in images of ordinary captions that are not memorized."""
         after = self.stages.ordinary(
             title,
             f"ordinary-{digest(edit)}",
@@ -84,4 +84,5 @@ class Work:
             images,
         )
         other = self.other if self.stages.settings.distances else None
-        return ordinary_change(self.stages.run, self.before, after, other)
+        memorized = {prompt.text for prompt in self.confirmed.values()}
+        return ordinary_change(self.stages.run, self.before, after, other, memorized=memorized)

@@ -337,13 +337,11 @@ class _Records:
 
     def of_ordinary(self, control: Mapping[int, Any]) -> dict[str, Any]:
         """Return what edits change in images of ordinary captions."""
-        values: dict[str, Any] = {}
         if not self.edit:
-            return values
+            return {}
         before = self.kind("ordinary-before")
         sample = max(1, self.settings["ordinary_images"] // 5)
-        every = len(before)
-        values |= self.change("ordinary", before, f"ordinary-{self.edit}", every)
+        values = self.change("ordinary", before, f"ordinary-{self.edit}", len(before))
         if control:
             for outcome in self.result["outcomes"]:
                 for file in outcome["files_control"][:1]:
@@ -363,12 +361,18 @@ class _Records:
                 values[f"{here}.copying"] = sum(found > 1 for found in copies.values())
         return values
 
+    def ordinary(self, images: list[Any]) -> list[Any]:
+        """Leave images of memorized prompts out. Earlier versions counted them."""
+        confirmed = filter(self.is_confirmed, self.confirmations if self.version > 4 else ())
+        memorized = {self.prompts[index]["text"] for index in confirmed}
+        return [each for each in images if each[0]["caption"] not in memorized] or images
+
     def change(
         self, name: str, before: Mapping[int, Any], kind: str, images: int
     ) -> dict[str, Any]:
         """Compare images of ordinary captions before and after an edit."""
-        after = dict(list(self.kind(kind).items())[:images])
-        pairs = [(before[number], record) for number, record in after.items()]
+        after = list(self.kind(kind).items())[:images]
+        pairs = self.ordinary([(before[number], record) for number, record in after])
         first = np.stack([vector(one["embedding"]) for one, _ in pairs])
         second = np.stack([vector(two["embedding"]) for _, two in pairs])
         similarity = (first * second).sum(1)
@@ -387,9 +391,9 @@ class _Records:
                 f"{name}.alignment_before": median([one["alignment"] for one, _ in pairs]),
                 f"{name}.alignment_after": median([two["alignment"] for _, two in pairs]),
             }
-        other = self.kind("ordinary-other")
-        if self.settings["distances"] and other and pairs[0][1]["features"]:
-            unedited = np.stack([vector(record["features"]) for record in other.values()])
+        other = self.ordinary([(each,) for each in self.kind("ordinary-other").values()])
+        if self.settings["distances"] and other and pairs[0][1]["features"] and len(pairs) > 1:
+            unedited = np.stack([vector(record["features"]) for (record,) in other])
             for suffix, side in (("", 1), ("_before", 0)):
                 features = np.stack([vector(pair[side]["features"]) for pair in pairs])
                 values[f"{name}.clip_fid{suffix}"] = frechet(features, unedited)
