@@ -41,6 +41,10 @@ class EditError(UnmemorizeError):
     """An edit of weights is malformed, or the model is of a kind that it does not fit."""
 
 
+class DivergedError(EditError):
+    """A training has lost itself in numbers that are not finite."""
+
+
 class StatisticsError(UnmemorizeError):
     """Activation statistics are malformed, too few, or belong to another model."""
 

@@ -106,6 +106,11 @@ class Prompt:
         return PromptError(f"prompt {self.text[:60]!r}: {field} is {value!r:.60}. {way_out}")
 
     @property
+    def wordings(self) -> tuple[str, ...]:
+        """The caption and its paraphrases."""
+        return (self.text, *self.paraphrases)
+
+    @property
     def urls(self) -> tuple[str, ...]:
         """All addresses of training images."""
         return ((self.url,) if self.url else ()) + self.more_urls

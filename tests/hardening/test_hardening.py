@@ -457,6 +457,8 @@ def test_memorized_prompts_are_not_preserved(
     prompts, model = prompts_of(files), finished[2]
     inputs = replace(inputs_of(files), keep=("red cat", "a hill", "blue cat", "a sea"))
     assert inputs.preserved(prompts) == ("a hill", "a sea")
+    other = [replace(prompts[0], paraphrases=("a sea",)), *prompts[1:]]
+    assert inputs.preserved(other) == ("a hill",)
     run = open_hardening(tmp_path / "run", model, prompts, inputs, SETTINGS)
     result = harden_all(run, model, inputs)
     assert result.edit == finished[0].edit  # which preserved these two

@@ -14,7 +14,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from architectures import ARCHITECTURES, make
-from unmemorize._errors import EditError, RunError
+from unmemorize._errors import DivergedError, EditError, RunError
 from unmemorize.generation import (
     Drawing,
     Erased,
@@ -24,7 +24,7 @@ from unmemorize.generation import (
     has_closed_form,
 )
 from unmemorize.methods import _fine_tuning, _latents, fine_tuned_denoiser, why_not_fine_tuned
-from unmemorize.methods._unfinished import Unfinished
+from unmemorize.methods._unfinished import Unfinished, steps_done
 from unmemorize.pipelines import Model, Noising
 
 ERASE = (Erased("a red cat", 1.0, "a cat"), Erased("a blue dog", 3.0, "a dog"))
@@ -111,6 +111,17 @@ def test_a_damaged_file_of_a_training_is_named(model: Model, tmp_path: Path) -> 
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(RunError, match=r"state\.safetensors: the file of an unfinished training"):
         fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS, folder=tmp_path)
+
+
+def test_a_training_that_diverges_is_named_and_keeps_what_was_finite(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state was kept, and then called damaged."""
+    monkeypatch.setattr(_fine_tuning, "_RATE", 1e30)
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=r"the training diverges before step \d of 4"):
+            fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS, folder=tmp_path)
+        assert steps_done(tmp_path).steps < 4
 
 
 def test_a_step_asks_for_captions_and_wants_what_the_unedited_model_says_of_guides(

@@ -149,10 +149,10 @@ def finished_fixture(start: Start) -> tuple[Any, Run]:
 
 
 def test_memorized_prompts_are_neither_kept_nor_a_side_effect(start: Start) -> None:
-    """Two suspects that copy are ordinary captions, too; so is one that does not."""
+    """Two suspects that copy are ordinary captions, too, and so is a paraphrase of them."""
     captions = OrdinaryCaptions(
-        ("a dog", "a red cat", "a green cat"),
-        ("a car", "a red cat", "a green cat"),
+        ("a dog", "a red cat", "a house"),
+        ("a car", "a cat in red", "a green cat"),
         ("a blue cat", "a boat"),
     )
     inputs = replace(start.inputs, captions=captions)
@@ -166,7 +166,7 @@ def test_memorized_prompts_are_neither_kept_nor_a_side_effect(start: Start) -> N
     edit = NeuronEdit(Neurons({path: range(4) for path in start.model.widths}), -2.0)
     change = work.change(edit, 5, "side effects")
     assert change.images == 3
-    assert {caption for caption, *_ in change.shown} == {"a dog", "a green cat"}
+    assert {caption for caption, *_ in change.shown} == {"a dog", "a house"}
 
 
 def test_starts_of_confirmed_prompts_are_looked_at(finished: tuple[Any, Run]) -> None:
@@ -417,7 +417,7 @@ def test_training_images_that_were_changed_are_noticed(
                 Image.blend(image, noise(7, image.size), 0.1).save(path)
         if change == "one is gone":
             path.unlink()
-        what = "is gone" if change == "one is gone" else "has changed since"
+        what = "cannot be read" if change == "one is gone" else "has changed since"
         with pytest.raises(RunError, match=f"the training image .* of 'a red cat' {what}"):
             start(folder=change)
         assert (folder / "prompts.jsonl").read_bytes() == listed  # or evidence would name others
@@ -593,6 +593,11 @@ def test_ordinary_captions_are_needed(start: Start) -> None:
     start = replace(start, inputs=replace(start.inputs, captions=OrdinaryCaptions((), ("a car",))))
     with pytest.raises(MitigationError, match="no ordinary captions"):
         start(folder="no captions")
+
+
+def test_no_caption_is_both_judged_by_and_left_alone() -> None:
+    with pytest.raises(MitigationError, match="'a dog': it is among the ordinary captions by"):
+        OrdinaryCaptions(("a cat", "a dog"), ("a car",), ("a dog",))
 
 
 def test_measures_of_another_model_are_refused_before_any_work(start: Start) -> None:

@@ -8,13 +8,15 @@ from dataclasses import replace
 import pytest
 
 from unmemorize import Neurons
+from unmemorize._errors import DivergedError
 from unmemorize.generation import CombinedEdit, Edit, NeuronEdit
 from unmemorize.mitigation._certificate import Certification, Copies, Plan
 from unmemorize.mitigation._guides import Guide
-from unmemorize.mitigation._ladders import LADDERS, Findings, Rung, joint_edit
+from unmemorize.mitigation._ladders import FINE_TUNING, LADDERS, Findings, Rung, joint_edit
 from unmemorize.mitigation._search import Candidate, certify_joint, search, strengthened
 
 KEEP = ("a dog",)
+KEPT = NeuronEdit(Neurons({"a": [1]}))
 FOUND = {
     2: Findings(
         "a cat",
@@ -142,6 +144,23 @@ def test_a_ladder_without_an_edit_is_left_out() -> None:
     nothing = {0: Findings("a cat", dict.fromkeys(("complete", "initial", "all"), Neurons()))}
     ladders = [candidate.ladder for candidate in search(nothing, KEEP, lambda _, __: {})]
     assert ladders == ["both", "closed form"]
+
+
+def test_a_training_that_diverges_leaves_other_edits(caplog: pytest.LogCaptureFixture) -> None:
+    """It ended the whole run, and again whenever the run was resumed."""
+
+    def teach(_part: object, _erased: object) -> Edit:
+        raise DivergedError("the training diverges before step 20 of 600.")
+
+    trainable = {index: replace(findings, trainable=True) for index, findings in FOUND.items()}
+    model = Model(dict.fromkeys(FOUND, LADDERS["neurons"][0]))
+    found = search(trainable, KEEP, model.look, ladders=(FINE_TUNING, "neurons"), teach=teach)
+    assert [candidate.ladder for candidate in found] == ["neurons"]
+    assert "The training diverges before step 20 of 600. The search goes on" in caplog.text
+    first = Candidate("neurons", dict.fromkeys(FOUND, LADDERS["neurons"][0]), KEPT, ())
+    low = {index: findings.ladder(FINE_TUNING)[0] for index, findings in trainable.items()}
+    failed = replace(first, ladder=FINE_TUNING, rungs=low)
+    assert strengthened(failed, [2], trainable, KEEP, teach) is None
 
 
 def test_a_failed_certificate_strengthens_the_edit_and_tests_all_again() -> None:

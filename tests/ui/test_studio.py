@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -206,6 +207,12 @@ def test_ordinary_images_are_drawn_once(studio: Studio, monkeypatch: pytest.Monk
     again = ordinary_images(studio)
     assert again.embeddings.tolist() == first.embeddings.tolist()
     assert (len(again.images), again.rate) == (19, 0.05)
+    own = {studio.captions.ordinary[0], "another prompt"}
+    others = ordinary_images(studio, own=own)  # a copy among them would raise the level
+    drawn = again.embeddings.tolist()
+    every = cycle(studio.captions.ordinary)
+    left = [image for caption, image in zip(every, drawn, strict=False) if caption not in own]
+    assert others.embeddings.tolist() == left
     other = copy(studio)
     object.__setattr__(other, "generation", replace(studio.generation, steps=1))
     with pytest.raises(RunError, match="drawn again"):

@@ -195,7 +195,7 @@ class HardeningInputs:
         Raises:
             MitigationError: all of them are.
         """
-        memorized = {prompt.text for prompt in prompts}
+        memorized = {text for prompt in prompts for text in prompt.wordings}
         others = tuple(caption for caption in self.keep if caption not in memorized)
         if not others:
             raise MitigationError(

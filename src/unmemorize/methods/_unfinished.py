@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unmemorize._errors import RunError
+from unmemorize._errors import DivergedError, ModelError, RunError
 from unmemorize._files import read_tensors, write_tensors
 from unmemorize.methods._trained import Parameters, optimizer_of, saved
 
@@ -73,6 +73,7 @@ class Unfinished:
             take: takes so many steps.
 
         Raises:
+            DivergedError: numbers are not finite any more. The state of before is kept.
             RunError: the folder cannot be written, or a file in it is damaged.
         """
         state = self.read(_STATE)
@@ -82,7 +83,13 @@ class Unfinished:
         optimizer = optimizer_of(trained, rate, 0.0, done, state)
         for start in range(done, steps, together):
             began, end = time.perf_counter(), min(start + together, steps)
-            take(range(start, end), optimizer)
+            diverged = DivergedError(f"the training diverges before step {end} of {steps}.")
+            try:
+                take(range(start, end), optimizer)
+            except ModelError as problem:  # what it predicts is not finite
+                raise diverged from problem
+            if not all(bool(value.isfinite().all()) for value in trained.parameters.values()):
+                raise diverged
             if self._folder:  # the state is large, and nothing else needs it
                 seconds = time.perf_counter() - began
                 place = {

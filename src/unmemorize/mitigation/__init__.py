@@ -30,6 +30,7 @@ from unmemorize.mitigation._ordinary import (
     read_ordinary,
     unpacked,
 )
+from unmemorize.mitigation._own_captions import without_own
 from unmemorize.mitigation._public import mitigate, with_references
 from unmemorize.mitigation._result import EDIT, RESULT, MitigationResult, PromptOutcome
 from unmemorize.mitigation._run_settings import MitigationInputs, MitigationRun, OrdinaryCaptions
@@ -96,4 +97,5 @@ __all__ = [
     "unpacked",
     "warn_of_few_captions",
     "with_references",
+    "without_own",
 ]

@@ -208,8 +208,8 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
             arm="other",
         )
     confirmations = confirm(stages, suspected, before, other) if suspected else {}
-    memorized = {prompts[index].text for index, found in confirmations.items() if found.confirmed}
-    kept = captions.kept_but(memorized)
+    memorized = [prompts[index] for index, found in confirmations.items() if found.confirmed]
+    kept = captions.kept_but({text for each in memorized for text in each.wordings})
     work = Work(stages, kept, before, other, prompts, detections, confirmations)
     return work, _localize(stages, work, inputs) if work.confirmed else {}
 

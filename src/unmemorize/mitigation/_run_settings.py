@@ -9,6 +9,7 @@ from typing import ClassVar
 from diffusers import DiffusionPipeline
 
 from unmemorize._bundled import bundled_captions, is_bundled
+from unmemorize._errors import MitigationError
 from unmemorize._files import hash_texts
 from unmemorize.detection import SEED_SIMILARITY, Threshold
 from unmemorize.metrics import ClipAlignment, Descriptor
@@ -30,11 +31,22 @@ class OrdinaryCaptions:
         ordinary: for the level of copies, and for what an edit changes.
         keep: others, which closed-form edits leave alone.
         further: more of these, which trainings leave alone, too.
+
+    Raises:
+        MitigationError: a caption is both judged by and left alone.
     """
 
     ordinary: tuple[str, ...]
     keep: tuple[str, ...]
     further: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if both := set(self.ordinary).intersection(self.all_kept):
+            raise MitigationError(
+                f"{min(both)[:60]!r}: it is among the ordinary captions by which an edit is judged "
+                "and among those that it leaves alone, so it would be judged by what it was made "
+                "for. Leave it out of one of them."
+            )
 
     @property
     def all_kept(self) -> tuple[str, ...]:

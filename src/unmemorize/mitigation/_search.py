@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from unmemorize._errors import DivergedError
 from unmemorize.generation import Edit
 from unmemorize.mitigation._certificate import Attempt, Certification, Copies, Plan
 from unmemorize.mitigation._ladders import (
@@ -18,6 +20,7 @@ from unmemorize.mitigation._ladders import (
     stronger,
 )
 
+_logger = logging.getLogger("unmemorize")
 Look = Callable[[Edit, Sequence[int]], Mapping[int, float]]
 """Generates images of prompts under an edit, and returns for each prompt that copies its copy
 rate."""
@@ -159,7 +162,7 @@ def strengthened(
     rungs = dict(candidate.rungs)
     for index in set(failed).difference(candidate.copying):
         rungs[index] = stronger(rungs[index], findings[index].ladder(candidate.ladder))
-    edit = joint_edit(rungs, findings, keep, teach)
+    edit = _joined(rungs, findings, keep, teach)
     if edit is None or edit == candidate.edit:
         return None
     return Candidate(candidate.ladder, rungs, edit, candidate.copying)
@@ -192,7 +195,7 @@ def _climbed(
     given_up: set[int] = set()
     pending = sorted(findings)
     while True:
-        edit = joint_edit(rungs, findings, keep, teach)
+        edit = _joined(rungs, findings, keep, teach)
         shares = look(edit, pending) if edit is not None else dict.fromkeys(pending, 1.0)
         climbing = sorted(shares.keys() - given_up)
         for index in climbing:
@@ -209,3 +212,17 @@ def _climbed(
             pending = sorted(findings)  # the edit has changed since the others were looked at
         else:
             return Candidate(name, rungs, edit, tuple(sorted(shares)))
+
+
+def _joined(
+    rungs: Mapping[int, Rung],
+    findings: Mapping[int, Findings],
+    keep: Sequence[str],
+    teach: Teach | None,
+) -> Edit | None:
+    """Return the edit of all rungs, or None if it changes nothing or its training diverges."""
+    try:
+        return joint_edit(rungs, findings, keep, teach)
+    except DivergedError as problem:
+        _logger.warning("%s The search goes on without this edit.", str(problem).capitalize())
+        return None

@@ -74,7 +74,7 @@ def refuse_few_kept(
     needed = 2 if settings.part == "text-encoder" else 1
     if needed == 1 and not (settings.compare and _is_fine_tuned(model)):
         return
-    left = len(captions.kept_but({suspect.text for suspect in suspects}).all_kept)
+    left = len(captions.kept_but({text for each in suspects for text in each.wordings}).all_kept)
     if left < needed:
         raise MitigationError(
             f"{counted(left, 'ordinary caption')} to leave alone that no suspect is: a training of "

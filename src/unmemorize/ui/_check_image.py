@@ -7,7 +7,7 @@ kept in the cache of the user: CACHE/ordinary/KEY is a run folder with them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -30,6 +30,7 @@ from unmemorize.mitigation import (
     Stages,
     confirmed_by,
     unannounced,
+    without_own,
 )
 from unmemorize.runs import Inputs, Run
 from unmemorize.ui._studio import Studio
@@ -125,7 +126,7 @@ def check_image(
     """
     prompts = [Prompt(studio.prompt(text).text) for text in texts]
     training = (read_image(picture),)
-    null = ordinary_images(studio, announce)
+    null = ordinary_images(studio, announce, own={prompt.text for prompt in prompts})
     for number, prompt in enumerate(prompts, 1):
         with announce(f"drawing for prompt {number} of {len(prompts)}") as progress:
             images = _drawn(studio, prompt, progress)
@@ -133,8 +134,16 @@ def check_image(
         yield ImageCheck(prompt.text, tuple(images), found, null.rate)
 
 
-def ordinary_images(studio: Studio, announce: Announce = unannounced) -> Null:
-    """Return images of ordinary captions, which are drawn first where they are missing."""
+def ordinary_images(
+    studio: Studio, announce: Announce = unannounced, own: Collection[str] = ()
+) -> Null:
+    """Return images of ordinary captions, which are drawn first where they are missing.
+
+    Args:
+        studio: the model.
+        announce: opens the progress.
+        own: captions that may draw copies, whose images are left out.
+    """
     settings = studio.mitigation(quick=True)
     made_of = OrdinaryRun(
         generation=settings.generation,
@@ -152,7 +161,8 @@ def ordinary_images(studio: Studio, announce: Announce = unannounced) -> Null:
     title = "drawing ordinary images, once for this model"
     drawn = stages.ordinary(title, "ordinary", None, captions, images)
     files = [read_image(run.folder / file) for file in drawn.files]
-    return Null(drawn.embeddings, None, files, settings.false_copies)
+    null = Null(drawn.embeddings, None, files, settings.false_copies)
+    return without_own(own, drawn.captions, null)
 
 
 def _drawn(studio: Studio, prompt: Prompt, progress: Progress = silent) -> list[Image.Image]:
