@@ -38,7 +38,8 @@ def targets_of(prompts: Sequence[Prompt], *, whole: bool = False) -> tuple[Targe
         if not images:
             raise AuditError(
                 f"prompt {number} ({prompt.text[:60]!r}): an audit compares with its training "
-                "image, and none can be read. Name it in the column images, or give --references."
+                "image, and none can be read. Name it in the column images, give --references, or "
+                "leave the prompt out: give the others with --prompts."
             )
         if prompt.kind != "TM":
             images = images[:1]
