@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,14 @@ from unmemorize.generation import (
     drawn_latents,
     has_closed_form,
 )
-from unmemorize.methods import _fine_tuning, _latents, fine_tuned_denoiser, why_not_fine_tuned
+from unmemorize.methods import (
+    LATENTS,
+    _fine_tuning,
+    _latents,
+    fine_tuned_denoiser,
+    why_not_fine_tuned,
+)
+from unmemorize.methods._latents import drawn_in_batches
 from unmemorize.methods._unfinished import Unfinished, steps_done
 from unmemorize.pipelines import Model, Noising
 
@@ -103,6 +111,29 @@ def test_a_killed_training_goes_on_and_makes_the_same_edit(
     )
     assert edit == expected
     assert told == again
+
+
+def test_images_of_another_training_serve_if_they_are_of_the_same_captions(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = (replace(ERASE[0], weight=3.0), ERASE[1])
+    guides = (replace(ERASE[0], guide="a dog"), ERASE[1])
+    expected = fine_tuned_denoiser(model, weights, KEEP, SETTINGS)
+    fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS, folder=tmp_path / "first")
+    for name in ("second", "third"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / LATENTS).hardlink_to(tmp_path / "first" / LATENTS)
+    drawn: list[int] = []
+
+    def counted(model: Model, texts: Sequence[str], *others: Any) -> Iterator[Tensor]:
+        drawn.append(len(texts))
+        return drawn_in_batches(model, texts, *others)
+
+    monkeypatch.setattr(_fine_tuning, "drawn_in_batches", counted)
+    again = fine_tuned_denoiser(model, weights, KEEP, SETTINGS, folder=tmp_path / "second")
+    assert again == expected
+    fine_tuned_denoiser(model, guides, KEEP, SETTINGS, folder=tmp_path / "third")
+    assert drawn == [0, 11]
 
 
 def test_a_damaged_file_of_a_training_is_named(model: Model, tmp_path: Path) -> None:

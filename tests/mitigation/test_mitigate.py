@@ -45,7 +45,7 @@ from unmemorize import (
 )
 from unmemorize.engines import Execution, Progress, Shard
 from unmemorize.generation import EditFile, WeightEdit, generate_each
-from unmemorize.methods import _text_encoder, fine_tuned_denoiser, trained_text_encoder
+from unmemorize.methods import LATENTS, _text_encoder, fine_tuned_denoiser, trained_text_encoder
 from unmemorize.mitigation import (
     MitigationInputs,
     MitigationResult,
@@ -655,6 +655,32 @@ def test_a_denoiser_is_trained_once_with_all_confirmed_prompts(
     trained.clear()
     assert start(folder="fine-tuning")[0] == result
     assert not trained
+
+
+def test_a_further_training_takes_the_images_of_the_one_before(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(
+        start.folder / "further",
+        start.model,
+        start.prompts,
+        MitigationRun.of(SETTINGS, start.inputs),
+    )
+    stages = Stages(run, start.model, SETTINGS, Pixels(), None, Execution(), unannounced)
+    served: list[bool] = []
+
+    def noted(model: Model, *others: Any) -> WeightEdit:
+        served.append((others[-1] / LATENTS).exists())
+        return fine_tuned_denoiser(model, *others)
+
+    monkeypatch.setattr(_trained, "fine_tuned_denoiser", noted)
+    edits = [
+        _trained.taught(stages, CAPTIONS, "denoiser", (Erased("a red cat", weight, "a cat"),))
+        for weight in (1.0, 3.0, 3.0)
+    ]
+    assert served == [False, True]
+    assert edits[0] != edits[1] == edits[2]
+    assert not [path for path in run.folder.glob("denoiser-*") if path.is_dir()]
 
 
 def test_a_text_encoder_that_cannot_be_trained_is_refused_before_any_work(start: Start) -> None:

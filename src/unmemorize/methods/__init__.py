@@ -1,11 +1,12 @@
 """Methods of the field against copies: each makes an edit or an intervention for a prompt."""
 
-from unmemorize.methods._fine_tuning import STEPS as FINE_TUNING_STEPS
 from unmemorize.methods._fine_tuning import (
+    LATENTS,
     fine_tuned_denoiser,
     fine_tuning_cost,
     why_not_fine_tuned,
 )
+from unmemorize.methods._fine_tuning import STEPS as FINE_TUNING_STEPS
 from unmemorize.methods._generate_fitted import generate_fitted
 from unmemorize.methods._method import (
     MITIGATIONS,
@@ -36,6 +37,7 @@ from unmemorize.methods._unfinished import StepsDone, steps_done
 
 __all__ = [
     "FINE_TUNING_STEPS",
+    "LATENTS",
     "MITIGATIONS",
     "TEXT_ENCODER_STEPS",
     "LowRankWeights",

@@ -14,6 +14,7 @@ or for the ordinary caption. No training image takes part.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from unmemorize._errors import EditError
+from unmemorize._files import hash_texts, to_json
 from unmemorize.engines import Progress, silent
 from unmemorize.generation import Erased, GenerationSettings, WeightEdit
 from unmemorize.methods._latents import drawn_in_batches
@@ -47,7 +49,7 @@ _OF_ONE = 3
 _TOGETHER = 20
 """Steps whose samples are made before they are taken, with the unedited model."""
 _SEED = 13
-_LATENTS = "latents.safetensors"
+LATENTS = "latents.safetensors"
 """The file of the images that an unfinished training has drawn."""
 
 
@@ -98,8 +100,9 @@ def fine_tuned_denoiser(
         keep: ordinary captions. The first 320 are taken.
         settings: how images are drawn: steps, guidance and batch.
         progress: called with images and steps.
-        folder: where images and steps are kept as they are done. The same call goes on from there
-            and makes the same edit. None keeps nothing.
+        folder: where images (`LATENTS`) and steps are kept as they are done. The same call goes on
+            from there and makes the same edit. Images of other captions are not used. None keeps
+            nothing.
 
     Raises:
         EditError: the denoiser cannot be trained, or there are no captions.
@@ -268,11 +271,15 @@ def _drawn(
 ) -> Tensor:
     """Draw one image of each text, as latents (texts, C, H, W), float32 on the CPU."""
     noise = model.draw_latents(len(texts), _SEED)
-    nothing = torch.empty(0, *noise.shape[1:], dtype=torch.float32)
-    latents = unfinished.read(_LATENTS).get("latents", nothing)
+    asked = hash_texts([*texts, json.dumps(to_json(settings), sort_keys=True)])
+    key = torch.tensor(list(bytes.fromhex(asked)), dtype=torch.uint8)
+    known = unfinished.read(LATENTS)
+    latents = torch.empty(0, *noise.shape[1:], dtype=torch.float32)
+    if "asked" in known and torch.equal(known["asked"], key):
+        latents = known["latents"]
     done = len(latents)
     for batch in drawn_in_batches(model, texts[done:], noise[done:], settings):
         latents = torch.cat([latents, batch.float().cpu()])
-        unfinished.write(_LATENTS, {"latents": latents})
+        unfinished.write(LATENTS, {"latents": latents, "asked": key})
         progress(len(latents), len(texts) + STEPS)
     return latents

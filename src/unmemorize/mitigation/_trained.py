@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from unmemorize._errors import MitigationError
@@ -14,6 +15,7 @@ from unmemorize._words import counted
 from unmemorize.generation import ClosedFormEdit, Edit, EditFile, Erased, has_closed_form
 from unmemorize.methods import (
     FINE_TUNING_STEPS,
+    LATENTS,
     TEXT_ENCODER_STEPS,
     StepsDone,
     fine_tuned_denoiser,
@@ -103,9 +105,13 @@ def taught(
     name = digest(ClosedFormEdit(erased))  # which asks the same of other layers
     path = stages.run.folder / f"{part}-{name}.json"
     unfinished = path.with_suffix("")
+    images = stages.run.folder / f"{part}-images.safetensors"  # of the last training, for the next
     model, keep = stages.model, captions.all_kept
     with made_once(path):
         if not path.is_file():
+            with suppress(OSError):  # there are none, or a killed training has its own
+                unfinished.mkdir()
+                (unfinished / LATENTS).hardlink_to(images)
             with stages.announce(f"train the {part.replace('-', ' ')}") as progress:
                 if part == "text-encoder":
                     edit = trained_text_encoder(model, erased, keep, progress, unfinished)
@@ -115,6 +121,8 @@ def taught(
                         model, erased, keep, generation, progress, unfinished
                     )
             EditFile.of(model, edit).save(path)
+            with suppress(OSError):
+                (unfinished / LATENTS).replace(images)
     shutil.rmtree(unfinished, ignore_errors=True)
     return EditFile.load(path).edit
 
