@@ -12,6 +12,7 @@ RUN/text-encoder-*.json        trained text encoders, by the digest of what they
 RUN/denoiser-*.json            trained denoisers, likewise
 RUN/text-encoder-*/            what is done of one that is being trained
 RUN/denoiser-*/                likewise
+RUN/denoiser-images.safetensors the images of the last one, as latents, for the next
 RUN/search-EDIT/, .jsonl       images from the noise of those before, by the digest of the edit
 RUN/after-EDIT/, .jsonl        those that the search left out, under the edit that is exported
 RUN/certificate-N-EDIT.jsonl   fresh images of attempt N; those that are copies are kept

@@ -291,15 +291,10 @@ class Model:
         return Guidance(scale, both.take([0]))
 
     def draw_latents(self, count: int, *seeds: int) -> Tensor:
-        """Initial noise (seeds * count, C, H, W).
-
-        Each seed is one draw of one CPU generator on every device.
-        """
+        """Initial noise (seeds * count, C, H, W): one draw from one CPU generator for each seed."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = (count, *self.latent_shape)
-        drawn = [
-            torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-            for seed in seeds
-        ]
+        drawn = [torch.randn(shape, generator=one, dtype=torch.float32) for one in generators]
         return torch.cat(drawn).to(self.device, self.dtype)
 
     def to_denoiser(self, latents: Tensor) -> Tensor:
