@@ -228,6 +228,16 @@ def as_suspects(prompts: Iterable[str | Prompt]) -> list[Prompt]:
     return [same[0] if len(same) == 1 else _merged(same) for same in of_text.values()]
 
 
+def no_wordings(captions: Iterable[str], prompts: Iterable[Prompt]) -> tuple[str, ...]:
+    """Return the captions that an edit which takes out the prompts can leave alone.
+
+    Returns:
+        Those that are no wording of a prompt, in their order.
+    """
+    taken_out = {text for prompt in prompts for text in prompt.wordings}
+    return tuple(caption for caption in captions if caption not in taken_out)
+
+
 def repeated_text(prompts: Iterable[Prompt]) -> str | None:
     """Return a text that several prompts have, or None."""
     seen: set[str] = set()

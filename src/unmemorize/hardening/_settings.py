@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from unmemorize._bundled import is_bundled
 from unmemorize._checked import check_fields
 from unmemorize._errors import MitigationError
-from unmemorize._prompts import Prompt
+from unmemorize._prompts import Prompt, no_wordings
 from unmemorize.audit import STARTS, AuditInputs, AuditSettings, Start
 from unmemorize.generation import Edit, usual_generation
 from unmemorize.metrics import ClipAlignment
@@ -195,8 +195,7 @@ class HardeningInputs:
         Raises:
             MitigationError: all of them are.
         """
-        memorized = {text for prompt in prompts for text in prompt.wordings}
-        others = tuple(caption for caption in self.keep if caption not in memorized)
+        others = no_wordings(self.keep, prompts)
         if not others:
             raise MitigationError(
                 f"{self.keep[0][:60]!r}: all captions to preserve are memorized prompts, too. Give "

@@ -210,7 +210,7 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
         )
     confirmations = confirm(stages, suspected, before, other) if suspected else {}
     memorized = [prompts[index] for index, found in confirmations.items() if found.confirmed]
-    kept = captions.kept_but({text for each in memorized for text in each.wordings})
+    kept = captions.kept_but(memorized)
     work = Work(stages, kept, before, other, prompts, detections, confirmations)
     return work, _localize(stages, work, inputs) if work.confirmed else {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from unmemorize._bundled import bundled_captions, is_bundled
 from unmemorize._errors import MitigationError
 from unmemorize._files import hash_texts
+from unmemorize._prompts import Prompt, no_wordings
 from unmemorize.detection import SEED_SIMILARITY, Threshold
 from unmemorize.metrics import ClipAlignment, Descriptor
 from unmemorize.mitigation._confirmation import screen_level
@@ -53,15 +54,12 @@ class OrdinaryCaptions:
         """All captions that an edit should leave alone, and by which it is not judged."""
         return (*self.keep, *self.further)
 
-    def kept_but(self, memorized: Collection[str]) -> OrdinaryCaptions:
+    def kept_but(self, memorized: Sequence[Prompt]) -> OrdinaryCaptions:
         """Return the same without captions that an edit takes out, so it cannot leave them alone.
 
         Those of which images are drawn stay, since these have their places.
         """
-        keep, further = (
-            tuple(caption for caption in captions if caption not in memorized)
-            for captions in (self.keep, self.further)
-        )
+        keep, further = (no_wordings(each, memorized) for each in (self.keep, self.further))
         return replace(self, keep=keep, further=further)
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ def refuse_few_kept(
     model: Model,
     settings: MitigationSettings,
     captions: OrdinaryCaptions,
-    suspects: Iterable[Prompt],
+    suspects: Sequence[Prompt],
 ) -> None:
     """Refuse captions of which too few may be left for a training.
 
@@ -76,7 +76,7 @@ def refuse_few_kept(
     needed = 2 if settings.part == "text-encoder" else 1
     if needed == 1 and not (settings.compare and _is_fine_tuned(model)):
         return
-    left = len(captions.kept_but({text for each in suspects for text in each.wordings}).all_kept)
+    left = len(captions.kept_but(suspects).all_kept)
     if left < needed:
         raise MitigationError(
             f"{counted(left, 'ordinary caption')} to leave alone that no suspect is: a training of "
