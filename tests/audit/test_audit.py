@@ -42,6 +42,7 @@ from unmemorize.audit import (
     forecast_audit,
     open_audit,
 )
+from unmemorize.audit._arms import ordinary_targets
 from unmemorize.audit._records import read_attacks
 from unmemorize.audit._targets import targets_of
 from unmemorize.engines import Execution, Shard
@@ -423,6 +424,19 @@ def test_the_forecast_leaves_out_what_is_not_attacked(
     assert "at least 2 prompts" in cost.impossible["L6"]
     few = replace(SETTINGS, ordinary_images=50)
     assert forecast_audit(model, few, inputs, prompts).attacked == 3 * 2 + 2 + len(CAPTIONS)
+
+
+def test_an_audited_caption_is_not_attacked_as_an_ordinary_one(
+    model: Model, inputs: AuditInputs, prompts: list[Prompt]
+) -> None:
+    asked = [replace(prompts[0], paraphrases=("a house",)), prompts[1]]
+    among = (prompts[1].text, *CAPTIONS)
+    one = replace(SETTINGS, ordinary_images=2)
+    chosen = ordinary_targets(model, among, asked, one)
+    assert [target.prompt for target in chosen] == ["a dog", "a tree by the sea"]
+    all_of_them = replace(one, ordinary_images=50)
+    cost = forecast_audit(model, all_of_them, replace(inputs, captions=among), asked)
+    assert cost.attacked == 3 * 2 + 2 + 2
 
 
 def test_what_cannot_be_compared_with_is_refused_before_the_work(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unmemorize._errors import AuditError
 from unmemorize._files import hash_texts
-from unmemorize._prompts import Prompt
+from unmemorize._prompts import Prompt, no_wordings
 from unmemorize._words import counted
 from unmemorize.audit._attack import Attack, Target, is_imageless
 from unmemorize.audit._settings import ArmName, AuditSettings
@@ -183,18 +183,20 @@ def takes_whole(inputs: AuditInputs, settings: AuditSettings) -> bool:
     return bool(inputs.controls) and not inputs.twins and "never-trained" in settings.arms
 
 
-def ordinary_captions(captions: Sequence[str], settings: AuditSettings) -> tuple[str, ...]:
-    """Return the captions of the arm of ordinary images."""
+def ordinary_captions(
+    captions: Sequence[str], prompts: Sequence[Prompt], settings: AuditSettings
+) -> tuple[str, ...]:
+    """Return the captions of the arm of ordinary images; those that are audited are none."""
     if "ordinary" not in settings.arms:
         return ()
-    return tuple(dict.fromkeys(captions))[: settings.ordinary_images]
+    return no_wordings(dict.fromkeys(captions), prompts)[: settings.ordinary_images]
 
 
 def ordinary_targets(
-    model: Model, captions: Sequence[str], settings: AuditSettings
+    model: Model, captions: Sequence[str], prompts: Sequence[Prompt], settings: AuditSettings
 ) -> tuple[Target, ...]:
     """Draw images of ordinary captions by the unedited model, as targets."""
-    texts = ordinary_captions(captions, settings)
+    texts = ordinary_captions(captions, prompts, settings)
     if not texts:
         return ()
     seeds = [derived_seed("audit ordinary", text) for text in texts]

@@ -82,7 +82,7 @@ def audit_all(
     execution = execution or Execution()
     announce = announce or announced_by(execution)
     stages = AttackStages(run, model, settings, inputs, companions, execution, announce)
-    ordinary = ordinary_targets(model, inputs.captions, settings)
+    ordinary = ordinary_targets(model, inputs.captions, prompts, settings)
     arms = tuple(arms_of(model, inputs, targets, settings, ordinary))
     attacks = make_attacks(settings.levels, settings.attacks)
     reasons = {attack.name: why_impossible(attack, model, inputs, companions) for attack in attacks}

@@ -62,7 +62,7 @@ def forecast_audit(
     targets = targets_of(prompts, whole=takes_whole(inputs, settings))
     ordinary = [
         Target(key="", prompt=caption, images=())  # nothing is drawn yet
-        for caption in ordinary_captions(inputs.captions, settings)
+        for caption in ordinary_captions(inputs.captions, prompts, settings)
     ]
     arms = tuple(arms_of(model, inputs, targets, settings, ordinary))
     companions = companions_of(targets)
