@@ -50,7 +50,7 @@ class ComparedRun:
     kind: ClassVar[str] = "comparison"
 
 
-LOCALIZED = ["neurons", "initial_score", "final_score", "floor"]
+LOCALIZED = ["neurons", "initial_score", "final_score", "theta_exhausted"]
 
 
 def test_localizations(run: Run, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_localizations(run: Run, tmp_path: Path) -> None:
         assert row["score"] == record.detection.score
         assert row["tau"] == record.detection.tau
         assert (row["initial_score"], row["final_score"]) == (record.initial_score, record.score)
-        assert row["floor"] == record.theta_exhausted
+        assert row["theta_exhausted"] == record.theta_exhausted
         assert [(neuron["layer"], neuron["index"]) for neuron in row["neurons"]] == list(
             record.neurons
         )

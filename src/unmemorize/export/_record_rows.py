@@ -34,7 +34,7 @@ _LOCALIZED = {
     "neurons": NEURON_LIST,
     "initial_score": "double",
     "final_score": "double",
-    "floor": "bool",
+    "theta_exhausted": "bool",
 }
 _MITIGATED = {
     "index": "int64",
@@ -192,7 +192,7 @@ def _localizations(run: Run) -> Iterator[dict[str, Any]]:
             "neurons": [{"layer": layer, "index": neuron} for layer, neuron in record.neurons],
             "initial_score": record.initial_score,
             "final_score": record.score,
-            "floor": record.theta_exhausted,
+            "theta_exhausted": record.theta_exhausted,
         }
 
 

@@ -175,24 +175,24 @@ def _localization(studio: Studio, statistics: Statistics, threshold: Threshold) 
         median_of = f"median over {len(recall)} prompts"
         if kind == "VM":
             findings += [
-                at_least(f"{name}: detected, floor not reached", share, 0.9, counted),
+                at_least(f"{name}: detected, theta not exhausted", share, 0.9, counted),
                 at_least(f"{name}: precision", median(precision), 0.8, median_of),
             ]
         else:
             findings += [
-                Finding(f"{name}: detected, floor not reached", share, counted),
+                Finding(f"{name}: detected, theta not exhausted", share, counted),
                 Finding(f"{name}: precision", median(precision), median_of),
             ]
         findings.append(Finding(f"{name}: recall", median(recall), median_of))
     natural = {
         entry: record for entry, record in found.items() if not entry.neurons and record.memorized
     }
-    floor = sum(bool(record.theta_exhausted) for record in natural.values())
+    exhausted = sum(bool(record.theta_exhausted) for record in natural.values())
     findings.append(
         Finding(
-            "localization, natural plants: floor reached",
-            floor / max(1, len(natural)),
-            f"{floor} of {len(natural)} detected",
+            "localization, natural plants: theta exhausted",
+            exhausted / max(1, len(natural)),
+            f"{exhausted} of {len(natural)} detected",
         )
     )
     if natural:
