@@ -204,11 +204,15 @@ def test_notes_name_training_images_that_cannot_be_used(results: Results) -> Non
         1: PromptMetrics(values={}, references=unreadable),
     }
     metrics = replace(results.metrics[0], prompts=records)
-    notes = summary_table(replace(results, metrics=[metrics, metrics])).notes
+    lacking = replace(results, metrics=[metrics, metrics])
+    notes = summary_table(lacking).notes
     named = ", ".join(f"{number}.png" for number in range(10))
     assert f"Warning: training images missing: 12 ({named} and 2 more)." in notes
     assert "Warning: training images unreadable: 1 (broken.png)." in notes
-    assert not any(note.startswith("Training") for note in summary_table(results).notes)
+    assert not any("training images" in note for note in summary_table(results).notes)
+    notes = summary_table(lacking, redact=True).notes
+    assert "Warning: training images missing: 12." in notes
+    assert "Warning: training images unreadable: 1." in notes
 
 
 TABLE = Table(

@@ -40,7 +40,7 @@ _AGAIN = "Repeat unmemorize evaluate, with --real for distances."
 """What to do about results whose images may be others."""
 
 
-def summary_table(results: Results, truth: Truth | None = None) -> Table:
+def summary_table(results: Results, truth: Truth | None = None, *, redact: bool = False) -> Table:
     """Sum up a run: medians ± MAD over prompts, with 95 % bootstrap intervals.
 
     The number of a prompt is the median over its seeds.
@@ -48,6 +48,7 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
     Args:
         results: see `read_results`.
         truth: known neurons, for precision and recall.
+        redact: whether training images are private, so their names are left out.
 
     Returns:
         A table with a column for each group of prompts, without rows that have no answer.
@@ -59,10 +60,10 @@ def summary_table(results: Results, truth: Truth | None = None) -> Table:
         *_quality_rows(results),
     ]
     answered = tuple(row for row in rows if any(cell.figure for cell in row.cells))
-    return Table(results.columns, answered, tuple(_notes(results)))
+    return Table(results.columns, answered, tuple(_notes(results, redact=redact)))
 
 
-def _notes(results: Results) -> Iterator[str]:
+def _notes(results: Results, *, redact: bool) -> Iterator[str]:
     yield from _NOTES
     if results.medians == "lower":
         yield _LOWER_NOTE
@@ -84,7 +85,8 @@ def _notes(results: Results) -> Iterator[str]:
     for reason in reasons:
         names = results.lacking(reason)
         if names:
-            yield f"Warning: training images {reason}: {len(names)} ({listed(names)})."
+            which = "" if redact else f" ({listed(names)})"
+            yield f"Warning: training images {reason}: {len(names)}{which}."
 
 
 def _row(results: Results, label: str, answer: Callable[[str], Cell], by: str = "") -> Row:

@@ -141,7 +141,7 @@ def write_report(
         manifest=run.manifest,
         verdict=_verdict(localizations),
         where=_where(localizations),
-        table=summary_table(results, truth),
+        table=summary_table(results, truth, redact=redact),
         prompts=len(results.prompts),
         done=len(localizations),
         memorized=sum(record.memorized for record in localizations),
