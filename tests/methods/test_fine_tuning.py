@@ -21,6 +21,7 @@ from unmemorize.generation import (
     Erased,
     GenerationSettings,
     LowRank,
+    WeightEdit,
     drawn_latents,
     has_closed_form,
 )
@@ -113,14 +114,17 @@ def test_a_killed_training_goes_on_and_makes_the_same_edit(
     assert told == again
 
 
-def test_images_of_another_training_serve_if_they_are_of_the_same_captions(
+def test_images_of_another_training_serve_where_they_are_of_the_same_captions(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = (replace(ERASE[0], weight=3.0), ERASE[1])
     guides = (replace(ERASE[0], guide="a dog"), ERASE[1])
-    expected = fine_tuned_denoiser(model, weights, KEEP, SETTINGS)
+    fewer = guides[:1]
+    expected = [
+        fine_tuned_denoiser(model, asked, KEEP, SETTINGS) for asked in (weights, guides, fewer)
+    ]
     fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS, folder=tmp_path / "first")
-    for name in ("second", "third"):
+    for name in ("second", "third", "fourth"):
         (tmp_path / name).mkdir()
         (tmp_path / name / LATENTS).hardlink_to(tmp_path / "first" / LATENTS)
     drawn: list[int] = []
@@ -130,10 +134,20 @@ def test_images_of_another_training_serve_if_they_are_of_the_same_captions(
         return drawn_in_batches(model, texts, *others)
 
     monkeypatch.setattr(_fine_tuning, "drawn_in_batches", counted)
-    again = fine_tuned_denoiser(model, weights, KEEP, SETTINGS, folder=tmp_path / "second")
-    assert again == expected
-    fine_tuned_denoiser(model, guides, KEEP, SETTINGS, folder=tmp_path / "third")
-    assert drawn == [0, 11]
+    found = [
+        fine_tuned_denoiser(model, asked, KEEP, SETTINGS, folder=tmp_path / name)
+        for asked, name in ((weights, "second"), (guides, "third"), (fewer, "fourth"))
+    ]
+    assert found[0] == expected[0]
+    assert drawn == [0, 2, 5]  # of one other guide; all that have moved up
+    for edit, other in zip(found[1:], expected[1:], strict=True):  # drawn in other batches
+        assert torch.allclose(change_of(edit), change_of(other), atol=1e-5)
+
+
+def change_of(edit: WeightEdit) -> Tensor:
+    """All that is added to weights, as one row."""
+    factors = [each for each in edit.differences.values() if isinstance(each, LowRank)]
+    return torch.cat([each.product().flatten() for each in factors])
 
 
 def test_a_damaged_file_of_a_training_is_named(model: Model, tmp_path: Path) -> None:

@@ -269,17 +269,25 @@ def _drawn(
     progress: Progress,
     unfinished: Unfinished,
 ) -> Tensor:
-    """Draw one image of each text, as latents (texts, C, H, W), float32 on the CPU."""
+    """Draw one image of each text, as latents (texts, C, H, W), float32 on the CPU.
+
+    The noise of an image follows from its place. So images of another training that asked for the
+    same text at the same place stay.
+    """
     noise = model.draw_latents(len(texts), _SEED)
-    asked = hash_texts([*texts, json.dumps(to_json(settings), sort_keys=True)])
-    key = torch.tensor(list(bytes.fromhex(asked)), dtype=torch.uint8)
-    known = unfinished.read(LATENTS)
-    latents = torch.empty(0, *noise.shape[1:], dtype=torch.float32)
-    if "asked" in known and torch.equal(known["asked"], key):
-        latents = known["latents"]
-    done = len(latents)
-    for batch in drawn_in_batches(model, texts[done:], noise[done:], settings):
-        latents = torch.cat([latents, batch.float().cpu()])
-        unfinished.write(LATENTS, {"latents": latents, "asked": key})
-        progress(len(latents), len(texts) + STEPS)
+    said = json.dumps(to_json(settings), sort_keys=True)
+    hashes = [bytes.fromhex(hash_texts([text, said])) for text in texts]
+    asked = torch.tensor([list(each) for each in hashes], dtype=torch.uint8)
+    latents, drawn_for = torch.zeros(noise.shape, dtype=torch.float32), torch.zeros_like(asked)
+    if known := unfinished.read(LATENTS):
+        count = min(len(known["asked"]), len(asked))
+        latents[:count], drawn_for[:count] = known["latents"][:count], known["asked"][:count]
+    places = (drawn_for != asked).any(1).nonzero().flatten().tolist()
+    missing = [texts[place] for place in places]
+    for batch in drawn_in_batches(model, missing, noise[places], settings):
+        drawn = places[: len(batch)]
+        latents[drawn], drawn_for[drawn] = batch.float().cpu(), asked[drawn]
+        del places[: len(batch)]
+        unfinished.write(LATENTS, {"latents": latents, "asked": drawn_for})
+        progress(len(texts) - len(places), len(texts) + STEPS)
     return latents
