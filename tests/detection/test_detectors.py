@@ -314,6 +314,14 @@ def test_nothing_is_left_on_the_pipeline(pipe: DiffusionPipeline, detector: Dete
     assert state() == before
 
 
+@pytest.mark.parametrize("detector", [HessianDifference(), Curvature(vectors=1, **RUN)])
+def test_derivatives_that_overflow_are_refused(pipe: DiffusionPipeline, detector: Detector) -> None:
+    """As in half precision, where the predictions themselves are finite."""
+    pipe.unet.conv_in.register_full_backward_hook(lambda *call: (call[1][0] * torch.inf,))
+    with pytest.raises(ModelError, match=r"a score is (nan|inf).*--dtype float32"):
+        scored(pipe, detector)
+
+
 def test_there_is_no_region_without_maps(pipe: DiffusionPipeline) -> None:
     with pytest.raises(ThresholdError, match="Use one of bright-ending, curvature"):
         memorized_region(pipe, TEXT, detector="dsm")

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from unmemorize.detection import (
     SeedSimilarity,
     Trace,
     default_detector,
+    discoveries,
     make_probe,
     noise_differences,
     pairwise_similarity,
@@ -324,6 +326,16 @@ def test_a_calibration_is_of_all_its_prompts(pipe: DiffusionPipeline, tmp_path: 
 def test_a_rate_lies_strictly_between_0_and_1(rate: float) -> None:
     with pytest.raises(ThresholdError, match="a rate lies between"):
         conformal_quantile([0.1, 0.2, 0.3], rate)
+
+
+def test_scores_that_are_no_numbers_make_no_level() -> None:
+    """NaN has no place in an order, and once left the level to chance."""
+    for scores in ([math.nan, 0.1, 0.2, 0.3], [0.3, 0.1, math.nan, 0.2]):
+        with pytest.raises(ThresholdError, match="1 of 4 calibration scores are NaN"):
+            conformal_quantile(scores, 0.25)
+        with pytest.raises(ThresholdError, match="1 of 4 calibration scores are NaN"):
+            discoveries([0.5], scores, 0.5)
+    assert conformal_quantile([math.inf, 0.1, 0.2], 0.5) == 0.2
 
 
 @pytest.mark.parametrize("tau", [0.0, 1.0, 1.5])

@@ -1,3 +1,6 @@
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -66,3 +69,18 @@ def test_intervals_shrink_with_more_prompts() -> None:
 def test_one_class_alone_is_refused() -> None:
     with pytest.raises(MetricError, match="2 memorized and 0 unmemorized"):
         auroc([0.1, 0.2], [])
+
+
+@pytest.mark.parametrize("measure", [auroc, tpr_at_fpr])
+def test_scores_that_are_no_numbers_are_refused(measure: Callable[..., object]) -> None:
+    """NaN once counted as the highest score of all."""
+    for memorized, others in (([0.1, math.nan], [0.2]), ([0.1], [math.nan, 0.2])):
+        with pytest.raises(MetricError, match=r"1 scores are NaN.*leave them out"):
+            measure(memorized, others)
+    assert measure([math.inf], [-math.inf, 0.2])
+
+
+@pytest.mark.parametrize("fpr", [-0.01, 1.01, 5, math.nan])
+def test_rates_outside_of_0_to_1_are_refused(fpr: float) -> None:
+    with pytest.raises(MetricError, match=f"fpr={fpr}: a rate lies between 0 and 1"):
+        tpr_at_fpr([0.3], [0.1], fpr)

@@ -26,13 +26,28 @@ def conformal_quantile(scores: Sequence[float], max_fpr: float) -> float:
         max_fpr: the bound, in (0, 1).
 
     Raises:
-        ThresholdError: the rate is not in (0, 1), or there are too few scores for it.
+        ThresholdError: the rate is not in (0, 1), there are too few scores for it, or a score is
+            NaN.
 
     Examples:
         >>> conformal_quantile([0.1, 0.4, 0.2, 0.3], 0.25)
         0.4
     """
-    return sorted(scores)[conformal_rank(len(scores), max_fpr) - 1]
+    return in_order(scores)[conformal_rank(len(scores), max_fpr) - 1]
+
+
+def in_order(scores: Sequence[float]) -> list[float]:
+    """Sort calibration scores in ascending order.
+
+    Raises:
+        ThresholdError: a score is NaN, which has no place in an order.
+    """
+    if missing := sum(map(math.isnan, scores)):
+        raise ThresholdError(
+            f"{missing} of {len(scores)} calibration scores are NaN. Score these prompts again, or "
+            "leave them out."
+        )
+    return sorted(scores)
 
 
 def conformal_rank(count: int, max_fpr: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol, Self, cast, runtime_checkable
@@ -9,7 +10,7 @@ from typing import Any, Protocol, Self, cast, runtime_checkable
 from torch import Tensor
 
 from unmemorize._checked import check_fields
-from unmemorize._errors import ThresholdError
+from unmemorize._errors import ModelError, ThresholdError
 from unmemorize._files import to_json
 from unmemorize.detection._moment import Moment
 from unmemorize.detection._trace import Trace
@@ -29,6 +30,9 @@ class Score:
         shared: further samples, which all prompts share: predictions without text on untouched
             noise.
         parts: what the score is made of, for detectors that weigh several quantities.
+
+    Raises:
+        ModelError: the value is NaN or infinite.
     """
 
     value: float
@@ -37,6 +41,13 @@ class Score:
     pairs: tuple[float, ...] = ()
     shared: int = 0
     parts: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ModelError(
+                f"a score is {self.value}, not a finite number. In half precision derivatives may "
+                "overflow: load the model with --dtype float32."
+            )
 
 
 class Detector(Protocol):

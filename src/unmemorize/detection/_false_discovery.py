@@ -10,6 +10,7 @@ from fractions import Fraction
 from itertools import accumulate
 
 from unmemorize._errors import ThresholdError
+from unmemorize.detection._conformal import in_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,8 @@ def discoveries(scores: Iterable[float], calibration: Sequence[float], rate: flo
         How many were found, and their highest p-value, see `conformal_p_value`.
 
     Raises:
-        ThresholdError: the rate is not in (0, 1), or there are no calibration scores.
+        ThresholdError: the rate is not in (0, 1), there are no calibration scores, or one of them
+            is NaN.
 
     Examples:
         >>> ordinary = [number / 100 for number in range(99)]
@@ -101,7 +103,7 @@ def discoveries(scores: Iterable[float], calibration: Sequence[float], rate: flo
             "a false discovery rate needs the scores of a calibration, and this threshold has "
             "none. Calibrate one: unmemorize threshold"
         )
-    ordered, total = sorted(calibration), len(calibration) + 1
+    ordered, total = in_order(calibration), len(calibration) + 1
     counts = [0] * total  # of prompts by p-value * (n + 1) - 1
     for score in scores:
         counts[len(ordered) - bisect_left(ordered, score)] += 1

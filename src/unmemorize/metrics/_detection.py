@@ -47,7 +47,7 @@ def auroc(memorized: Sequence[float], others: Sequence[float]) -> Separation:
         others: scores of other prompts.
 
     Raises:
-        MetricError: one of the two is empty.
+        MetricError: one of the two is empty or holds NaN.
 
     Examples:
         >>> auroc([0.9, 0.8], [0.1, 0.85]).value
@@ -67,12 +67,14 @@ def tpr_at_fpr(memorized: Sequence[float], others: Sequence[float], fpr: float =
         fpr: the false positive rate, in [0, 1].
 
     Raises:
-        MetricError: one of the two is empty.
+        MetricError: one of the two is empty or holds NaN, or the rate is not in [0, 1].
 
     Examples:
         >>> tpr_at_fpr([0.9, 0.8], [0.1, 0.85]).value
         0.5
     """
+    if not 0 <= fpr <= 1:
+        raise MetricError(f"fpr={fpr}: a rate lies between 0 and 1, such as 0.01.")
     return _separation(
         lambda scores, labels: binary_sensitivity_at_specificity(scores, labels, 1 - fpr)[0],
         memorized,
@@ -89,6 +91,12 @@ def _separation(
             f"{len(memorized)} memorized and {len(others)} unmemorized prompts: "
             "a separation needs some of both. Add prompts of the missing kind."
         )
+    samples = [np.asarray(scores, dtype=np.float64) for scores in (memorized, others)]
+    if missing := sum(int(np.isnan(scores).sum()) for scores in samples):
+        raise MetricError(
+            f"{missing} scores are NaN, which is neither high nor low. Score these prompts again, "
+            "or leave them out."
+        )
 
     def share(positive: Array, negative: Array) -> float:
         # ranks, because torchmetrics takes scores outside of [0, 1] for logits, and large ones tie
@@ -98,6 +106,5 @@ def _separation(
         # the area is summed up in float32, so it may exceed 1 by the last bit
         return min(max(float(measure(scores, labels)), 0.0), 1.0)
 
-    samples = [np.asarray(scores, dtype=np.float64) for scores in (memorized, others)]
     low, high = bootstrap_interval(samples, share, _RESAMPLES, vectorized=False)
     return Separation(share(*samples), low, high)
