@@ -341,6 +341,8 @@ def test_attention_that_torch_does_not_compute_is_refused(pipe: DiffusionPipelin
         (lambda: NoiseMagnitude(first=51), "step 50 of 50"),
         (lambda: NoiseMagnitude(first=0), "there is none"),
         (lambda: ConsecutiveDifference(step=49), "step 50 of 50"),
+        (lambda: ConsecutiveDifference(step=-1), "step=-1: steps are counted from 0"),
+        (lambda: LayerEntropy(layer=-1), "layer=-1: layers are counted from 0"),
         (lambda: AttentionEntropy(last=0), "there is none"),
         (lambda: Curvature(vectors=0), "vectors=0"),
         *((partial(cast(Any, type(each)), seeds=0), "seeds=0") for each in ALL),

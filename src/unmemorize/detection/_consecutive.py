@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from unmemorize._errors import ThresholdError
 from unmemorize.detection._detector import Score, check_settings, make_scores
 from unmemorize.detection._moment import GUIDANCE, STEPS, Moment
 from unmemorize.detection._trace import Trace
@@ -20,11 +21,12 @@ from unmemorize.detection._trace import Trace
 class ConsecutiveDifference:
     """Scores a prompt by ||eps(x_{i+1}, y) - eps(x_i, y)||^2 along a guided run.
 
-    A generation computes both predictions anyway.
+    A generation computes both predictions anyway. For a model that does not predict noise, the two
+    are the clean images that it predicts.
 
     Args:
         seeds: initial noises.
-        step: i.
+        step: i, from 0.
         steps: steps of the run.
         guidance: its scale of guidance.
     """
@@ -37,6 +39,8 @@ class ConsecutiveDifference:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.step < 0:  # the step after the last one would be the first
+            raise ThresholdError(f"step={self.step}: steps are counted from 0. Use 0 or more.")
         Moment(self.step + 1, self.steps)
 
     def score(self, trace: Trace) -> Sequence[Score]:

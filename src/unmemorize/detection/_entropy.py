@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unmemorize._errors import ThresholdError
 from unmemorize.detection._detector import Score, check_settings, make_scores
 from unmemorize.detection._moment import GUIDANCE, STEPS, Moment
 from unmemorize.detection._trace import Trace
@@ -31,8 +32,8 @@ class LayerEntropy:
 
     Args:
         seeds: initial noises.
-        layer: the index of the attention, in the order in which they run. Models with fewer use
-            their last one.
+        layer: the index of the attention, from 0, in the order in which they run. Models with fewer
+            use their last one.
         steps: steps of the run that the timestep belongs to.
     """
 
@@ -43,6 +44,8 @@ class LayerEntropy:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.layer < 0:
+            raise ThresholdError(f"layer={self.layer}: layers are counted from 0. Use 0 or more.")
 
     @property
     def watched(self) -> tuple[Moment, ...]:
