@@ -25,7 +25,9 @@ from unmemorize import (
     calibrate_threshold,
     detect,
     generate,
+    memorized_region,
 )
+from unmemorize.detection import Curvature
 from unmemorize.engines import Finished, InProcess, UnitFunction, units_of
 from unmemorize.generation import WeightEdit
 from unmemorize.methods import method_of
@@ -63,6 +65,15 @@ def test_methods_that_differentiate(model: Model, mode: Mode, tmp_path: Path) ->
         assert not torch.is_grad_enabled()
     assert np.array_equal(other_image, image)
     assert other_edit == edit
+
+
+@modes
+def test_maps_that_are_derivatives(model: Model, mode: Mode) -> None:
+    detector = Curvature(vectors=2, steps=2)
+    expected = memorized_region(model.pipe, "a cat", detector=detector)
+    with mode():
+        region = memorized_region(model.pipe, "a cat", detector=detector)
+    assert np.array_equal(region, expected)
 
 
 def test_a_pipeline_may_be_loaded_in_inference_mode() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
@@ -20,6 +21,7 @@ REGION_SAMPLES = 2 * STEPS
 """Denoiser samples of a map by the default detector: a guided run, to the end."""
 
 
+@torch.inference_mode(False)  # some maps are derivatives, whatever mode the caller is in
 def memorized_region(
     pipe: DiffusionPipeline | Model,
     prompt: str | Prompt,
