@@ -12,6 +12,7 @@ from torch import Tensor
 
 from conftest import make_pipeline, with_perturbed_attention
 from drawings import PROMPTS, a_drawing, drawn, predicted, texts
+from traced import counted
 from unmemorize import GenerationSettings, MitigationError, Model
 from unmemorize.generation import Drawing, drawn_latents, generate_each
 from unmemorize.methods import method_of
@@ -98,7 +99,10 @@ def test_embeddings_are_optimized_image_by_image(share: float) -> None:
     ]
     text = model.encode(drawing.prompts)
     timestep = model.timesteps(drawing.steps)[0]
+    sizes = counted(pipe)
     found = optimized(model, text, drawing.noise, timestep, target)
+    # with text and without, and no pass beyond those that lead to a step or end the search
+    assert sum(sizes) == 2 * sum(len(losses) for _, losses in by_loop)
     for row, (embedding, losses) in enumerate(by_loop):
         assert torch.allclose(found[row], embedding[0], atol=2e-3)
         assert len(losses) == 10 or losses[-1] <= target

@@ -75,21 +75,20 @@ def optimized(
     words = [row[1:].float().clone().requires_grad_() for row in text.text]
     optimizer = torch.optim.AdamW(words, lr=_RATE)
     active = list(range(len(words)))
-    for iteration in range(_ITERATIONS + 1):
-        whole = torch.cat([first[active], _stacked(words, active).to(first.dtype)], dim=1)
-        last = iteration == _ITERATIONS
-        with torch.set_grad_enabled(not last):
+    for _ in range(_ITERATIONS):
+        with torch.enable_grad():
+            whole = torch.cat([first[active], _stacked(words, active).to(first.dtype)], dim=1)
             difference = text_difference(
                 model,
                 text.take(active).with_text(whole),
                 latents[active],
                 timestep,
-                gradient=not last,
+                gradient=True,
             )
             norms = difference.flatten(1).norm(dim=1)
         remaining = [row for row, norm in enumerate(norms.tolist()) if norm > target]
         active = [active[row] for row in remaining]
-        if not active or last:
+        if not active:
             break
         # not backward(), which would leave gradients on the weights of the model
         gradients = torch.autograd.grad(norms[remaining].sum(), [words[index] for index in active])
