@@ -15,7 +15,15 @@ from PIL import Image
 
 from colours import Pixels, noise
 from conftest import make_pipeline
-from unmemorize import GenerationSettings, MitigationError, Model, Neurons, NoiseSettings, Prompt
+from unmemorize import (
+    GenerationSettings,
+    MetricError,
+    MitigationError,
+    Model,
+    Neurons,
+    NoiseSettings,
+    Prompt,
+)
 from unmemorize.comparison import _drawn
 from unmemorize.comparison._drawn import Drawn, DrawTask
 from unmemorize.comparison._once import Once
@@ -206,6 +214,15 @@ def test_only_what_was_fitted_is_drawn(model: Model, items: list[Drawn], watched
 def test_units_grow_with_the_batch(batch: int, size: int) -> None:
     settings = replace(SETTINGS, batch=batch)
     assert replace(task_of(None), settings=settings).size == size
+
+
+def test_a_metric_that_forgets_an_image_is_refused(
+    model: Model, items: list[Drawn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a set of images is evaluated."""
+    monkeypatch.setattr(_drawn, "make_metrics", lambda _: {"few": lambda _images: ()})
+    with pytest.raises(MetricError, match="few: 0 values for 1 images"):
+        records_of(task_of(None), model, items[:1])
 
 
 class Counting:

@@ -7,7 +7,14 @@ import pytest
 
 from colours import Colours, images_of
 from unmemorize import ClipAlignment, MetricError
-from unmemorize.metrics import METRICS, Instrument, Instruments, PromptImages, make_metrics
+from unmemorize.metrics import (
+    METRICS,
+    Instrument,
+    Instruments,
+    PromptImages,
+    make_metrics,
+    measured,
+)
 
 NAMES = ("sscd-orig", "masked-copy", "sscd-gen", "d-sscd", "a-clip", "pixel-correlation")
 LABELS = {
@@ -82,3 +89,11 @@ def test_a_metric_with_two_names_is_refused(register: Any) -> None:
     register("Misnamed")
     with pytest.raises(MetricError, match=r"count: the metric .* calls itself other"):
         make_metrics(Instruments(Colours()))
+
+
+@pytest.mark.parametrize("values", [float("nan"), (0.1, float("inf"), 0.2)])
+def test_values_that_are_not_finite_are_refused(values: Any) -> None:
+    """No record can hold them, and nothing said whose they were."""
+    metrics: dict[str, Any] = {"count": lambda _images: values}
+    with pytest.raises(MetricError, match=r"count: returns \(.*(nan|inf).*returns None"):
+        measured(metrics, images_of())

@@ -27,6 +27,7 @@ from unmemorize.metrics import (
     PromptImages,
     Values,
     make_metrics,
+    measured,
     read_image,
     read_references,
 )
@@ -227,12 +228,11 @@ class DrawTask:
             descriptor=self.descriptor,
         )
         metrics = make_metrics(Instruments(self.descriptor, self.clip))
-        measured = {name: metric(shown) for name, metric in metrics.items()}
         record = replace(
             record,
             scores=tuple(scores),
             copies=sum(score > item.test.level for score in scores),
-            values={name: value for name, value in measured.items() if value is not None},
+            values=measured(metrics, shown),
         )
         if not ordinary:
             return record

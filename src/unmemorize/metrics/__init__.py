@@ -34,7 +34,7 @@ from unmemorize.metrics._records import (
     read_metrics,
 )
 from unmemorize.metrics._references import MatchedReferences, match_references
-from unmemorize.metrics._registered import METRICS, make_metrics
+from unmemorize.metrics._registered import METRICS, make_metrics, measured
 from unmemorize.metrics._reproduced import reproduced_mask, reproduced_shares
 from unmemorize.metrics._scripted import SSCD_SHA256, SSCD_URL, FileDescriptor
 from unmemorize.metrics._summary import Summary, summarize, wilson_interval
@@ -80,6 +80,7 @@ __all__ = [
     "make_metrics",
     "masked_copy_scores",
     "match_references",
+    "measured",
     "pixel_correlation",
     "quality",
     "quality_all",

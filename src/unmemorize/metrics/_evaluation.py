@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from unmemorize._errors import MetricError, RunError
+from unmemorize._errors import RunError
 from unmemorize._files import hash_texts, to_json
 from unmemorize._prompts import Prompt
 from unmemorize.engines import Progress, silent
@@ -31,7 +31,7 @@ from unmemorize.metrics._alignment import ClipAlignment
 from unmemorize.metrics._descriptor import Descriptor
 from unmemorize.metrics._images import TrainingImages, read_references
 from unmemorize.metrics._medians import MedianName
-from unmemorize.metrics._metric import Instruments, Metric, PromptImages, Values
+from unmemorize.metrics._metric import Instruments, Metric, PromptImages
 from unmemorize.metrics._read_image import read_image
 from unmemorize.metrics._records import (
     METRICS_FOLDER,
@@ -41,7 +41,7 @@ from unmemorize.metrics._records import (
     References,
     read_metrics,
 )
-from unmemorize.metrics._registered import make_metrics
+from unmemorize.metrics._registered import make_metrics, measured
 from unmemorize.runs import MANIFEST, Run, StoredImage, hash_of_file, run_prompts
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def evaluate_all(
             training = read_references(comparison.prompt(index).images)
             images = comparison.images_of(index, training, descriptor)
             records[index] = PromptMetrics(
-                values=_measure(metrics, images),
+                values=measured(metrics, images),
                 references=comparison.references_of(index, training),
                 originals=comparison.originals_of(index),
                 medians=medians,
@@ -264,22 +264,6 @@ def _open_evaluation(
         model=images.manifest.model,
         items=images.manifest.items,
     )
-
-
-def _measure(metrics: Mapping[str, Metric], images: PromptImages) -> dict[str, Values]:
-    """Return the values of all metrics that apply."""
-    measured = {}
-    for name, metric in metrics.items():
-        values = metric(images)
-        if values is None:
-            continue
-        if isinstance(values, tuple) and len(values) != len(images.generated):
-            raise MetricError(
-                f"{name}: {len(values)} values for {len(images.generated)} images. "
-                "A metric returns one value for each image, or a single number."
-            )
-        measured[name] = values
-    return measured
 
 
 def _read(images: Run, files: Sequence[str]) -> tuple[Image.Image, ...]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from unmemorize._errors import MetricError
 from unmemorize._registry import Registry
-from unmemorize.metrics._metric import Instruments, Metric, MetricFactory
+from unmemorize.metrics._metric import Instruments, Metric, MetricFactory, PromptImages, Values
 
 METRICS = Registry[MetricFactory](
     "unmemorize.metrics",
@@ -39,3 +42,30 @@ def make_metrics(instruments: Instruments) -> dict[str, Metric]:
             )
         metrics[name] = metric
     return metrics
+
+
+def measured(metrics: Mapping[str, Metric], images: PromptImages) -> dict[str, Values]:
+    """Return the values of all metrics that apply to the images of a prompt.
+
+    Raises:
+        MetricError: a metric returns another number of values than there are images, or a value
+            that is not finite.
+    """
+    found: dict[str, Values] = {}
+    for name, metric in metrics.items():
+        values = metric(images)
+        if values is None:
+            continue
+        each = values if isinstance(values, tuple) else (values,)
+        if isinstance(values, tuple) and len(values) != len(images.generated):
+            raise MetricError(
+                f"{name}: {len(values)} values for {len(images.generated)} images. "
+                "A metric returns one value for each image, or a single number."
+            )
+        if not all(map(math.isfinite, each)):
+            raise MetricError(
+                f"{name}: returns {each}, not finite numbers. A metric that does not apply "
+                "returns None."
+            )
+        found[name] = values
+    return found
