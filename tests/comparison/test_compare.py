@@ -64,6 +64,7 @@ from unmemorize.comparison import (
 )
 from unmemorize.comparison._drawn import DrawnRecord
 from unmemorize.comparison._methods import method_rows
+from unmemorize.comparison._published import PUBLISHED
 from unmemorize.engines import Execution, Progress
 from unmemorize.generation import generate_each
 from unmemorize.methods import MITIGATIONS
@@ -642,6 +643,19 @@ def test_the_page_marks_published_values(made: Made) -> None:
     assert page.count("<svg") == 2
     assert "refusing" in ours
     assert "known construction" not in ours
+
+
+def test_values_that_are_known_second_hand_are_marked() -> None:
+    """The others are those that their authors report, as read there."""
+    assert {(value.name, value.source) for value in PUBLISHED if not value.by_others} == {
+        ("seed-similarity", "Hintersdorf et al. 2024"),
+        ("noise-magnitude", "Wen et al. 2024"),
+        ("dsm", "ICML 2026 submission"),
+        ("hessian-difference", "ICML 2026 submission"),
+        ("none", "Hintersdorf et al. 2024, table 1"),
+        ("neurons-greedy", "Hintersdorf et al. 2024, table 1"),
+        ("noise-sample", "Han et al. 2025"),
+    }
 
 
 def test_the_terminal_shows_the_same(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

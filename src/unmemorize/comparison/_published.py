@@ -72,11 +72,16 @@ PUBLISHED: tuple[Published, ...] = (
     _detector("hessian-difference", 0.9759, 0.828, f"{_SD15}, 1 seed", "ICML 2026 submission"),
     _detector(
         "anisotropy", 0.999, 0.984, f"{_SD1}, 4 seeds, fitted weights",
-        "Asthana and Belagiannis 2026",
+        "Asthana and Belagiannis 2026", by_others=True,
     ),
-    _detector("sharpness", 0.987, 0.908, f"{_SD1}, 1 seed", "Jeon et al. 2025"),
-    _detector("score-difference", 0.997, 0.982, "Stable Diffusion 1.4", "Kim and Lee 2026"),
-    _detector("curvature", 0.997, 0.982, "Stable Diffusion 1.4", "Kim and Lee 2026"),
+    _detector("sharpness", 0.987, 0.908, f"{_SD1}, 1 seed", "Jeon et al. 2025", by_others=True),
+    _detector(
+        "score-difference", 0.997, 0.982, "Stable Diffusion 1.4", "Kim and Lee 2026",
+        by_others=True,
+    ),
+    _detector(
+        "curvature", 0.997, 0.982, "Stable Diffusion 1.4", "Kim and Lee 2026", by_others=True
+    ),
     _detector(
         "layer-entropy", 0.846, 0.116, f"{_SD1}, 1 seed", "Asthana and Belagiannis 2026",
         by_others=True,
@@ -91,10 +96,12 @@ PUBLISHED: tuple[Published, ...] = (
     _method("embedding", 0.115, 0.267, _SELECTED, "GUARD 2026", by_others=True),
     _method("attention", 0.08, 0.31, _VM, _NEMO, by_others=True),
     _method("attention", 0.113, 0.258, _SELECTED, "GUARD 2026", by_others=True),
-    _method("attenuation", 0.109, 0.282, _SELECTED, "GUARD 2026"),
-    _method("guard", 0.079, 0.266, _SELECTED, "GUARD 2026"),
-    _method("pads", 0.10, 0.31, f"{_PADS}, 70 % of pads", "arXiv 2605.02908"),
-    _method("repad", 0.08, 0.31, f"{_PADS}, end token zeroed", "arXiv 2605.02908"),
+    _method("attenuation", 0.109, 0.282, _SELECTED, "GUARD 2026", by_others=True),
+    _method("guard", 0.079, 0.266, _SELECTED, "GUARD 2026", by_others=True),
+    _method("pads", 0.10, 0.31, f"{_PADS}, 70 % of pads", "arXiv 2605.02908", by_others=True),
+    _method(
+        "repad", 0.08, 0.31, f"{_PADS}, end token zeroed", "arXiv 2605.02908", by_others=True
+    ),
     _method(
         "noise-sample", 0.2265, 0.2647, "Stable Diffusion 1.4, target norm .9", "Han et al. 2025"
     ),
