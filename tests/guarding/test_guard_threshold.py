@@ -25,7 +25,13 @@ from unmemorize import (
     default_guard_threshold,
     guard,
 )
-from unmemorize.guarding import _calibration, _kept, default_guard_path
+from unmemorize.guarding import (
+    _calibration,
+    _kept,
+    default_guard_path,
+    noise_scores,
+    probed_timestep,
+)
 from unmemorize.guarding._calibration import NoiseScore
 
 STEPS = 2
@@ -152,3 +158,15 @@ def test_the_default_threshold_is_made_once_for_all_samplers(
     path = default_guard_path(model)
     model.pipe.scheduler = EulerDiscreteScheduler.from_config(model.pipe.scheduler.config)
     assert default_guard_path(model) == path
+
+
+def test_a_calibration_leaves_no_offloaded_model_on_the_device(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends each call in its first step, and only the end of a call takes the denoiser off."""
+    timestep, events = probed_timestep(model), list[str]()
+    noise_scores(model, ["a cat"], [3], timestep)  # what a model is asked about once
+    monkeypatch.setattr(model.pipe, "maybe_free_model_hooks", lambda: events.append("freed"))
+    model.denoiser.register_forward_pre_hook(lambda *_: events.append("denoiser"))
+    noise_scores(model, ["a cat"], [3], timestep)
+    assert events == ["denoiser", "denoiser", "freed"]

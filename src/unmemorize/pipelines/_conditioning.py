@@ -198,8 +198,8 @@ def run(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any
     """Call a pipeline at its own size with those options that its signature has.
 
     A pipeline exchanges attention processors (PAG) and the type of its autoencoder (Stable
-    Diffusion XL in float16), and puts them back at its end alone. They are put back here even if an
-    exception ends it.
+    Diffusion XL in float16), and puts them back at its end alone. There it also takes offloaded
+    models off the device. All of this is done here even if an exception ends it.
 
     Captions are cleaned where the pipeline does so by default, if both libraries for it are
     installed, because pipelines warn otherwise.
@@ -210,7 +210,11 @@ def run(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any
     denoiser = denoiser_of(pipe)
     refuse_altered(pipe, denoiser)
     with keeping_processors(denoiser), keeping_type(pipe):
-        return _call(pipe, texts, guidance, **options)
+        try:
+            return _call(pipe, texts, guidance, **options)
+        except BaseException:
+            pipe.maybe_free_model_hooks()
+            raise
 
 
 def _call(pipe: Any, texts: Sequence[str], guidance: float, **options: Any) -> Any:
