@@ -37,6 +37,7 @@ from unmemorize import (
     verify,
     write_report,
 )
+from unmemorize._errors import DivergedError
 from unmemorize.audit import STARTS, AuditInputs, Bench, edit_text
 from unmemorize.hardening import (
     HardeningInputs,
@@ -547,3 +548,17 @@ def test_the_forecast_counts_samples(
         "judging attacks": 2 * (2 * 2 * 3 + 2 * 4) + 1 * (2 * 2 * 3 + 2 * 4),
     }
     assert cost.attacked == 3
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e30])
+def test_a_training_that_diverges_says_so(
+    finished: Made, make_run: Any, tmp_path: Path, rate: float
+) -> None:
+    """It named a damaged checkpoint, or numbers in a record, and nothing of the learning rate."""
+    model = finished[2]
+    before = state_of(model.pipe)
+    run, inputs = make_run(tmp_path / "run", model, replace(SETTINGS, rate=rate, rounds=2, steps=2))
+    for _ in range(2):  # the same call does not go on with what is lost
+        with pytest.raises(DivergedError, match=r"in round [12]: its numbers.*lower learning rate"):
+            harden_all(run, model, inputs)
+        assert state_of(model.pipe) == before
