@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -65,6 +65,21 @@ def test_suspects_without_training_images_take_more_ordinary_images(
     for suspects, images in (([known], 19), ([known, unknown], 38)):
         cost = forecast(Model(pipe), SMALL_MITIGATION, suspects)
         assert cost.images["ordinary images, unedited"] == images
+
+
+@pytest.mark.parametrize(("clip", "images"), [(None, 19), (object(), 38)])
+def test_distances_between_distributions_take_more_ordinary_images(
+    pipe: DiffusionPipeline,
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    clip: Any,
+    images: int,
+) -> None:
+    """But only with a CLIP, whose features are compared, see `prepare`."""
+    monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
+    settings = replace(SMALL_MITIGATION, distances=True)
+    cost = forecast(Model(pipe), settings, [prompts[1]], clip)
+    assert cost.images["ordinary images, unedited"] == images
 
 
 def test_the_training_of_a_text_encoder_takes_its_time(

@@ -169,6 +169,30 @@ def test_memorized_prompts_are_neither_kept_nor_a_side_effect(start: Start) -> N
     assert {caption for caption, *_ in change.shown} == {"a dog", "a house"}
 
 
+@pytest.mark.parametrize(
+    ("clip", "known", "kinds"),
+    [
+        (None, True, ["ordinary-before"]),
+        (object(), True, ["ordinary-before", "ordinary-other"]),
+        (None, False, ["ordinary-before", "ordinary-other"]),
+    ],
+)
+def test_other_noise_is_drawn_for_a_clip_or_for_suspects_without_training_images(
+    start: Start, monkeypatch: pytest.MonkeyPatch, clip: Any, known: bool, kinds: list[str]
+) -> None:
+    """Without a CLIP, 1,000 images were drawn that nothing was compared with."""
+    drawn: list[str] = []
+    monkeypatch.setattr(Stages, "ordinary", lambda _, __, kind, *___, **____: drawn.append(kind))
+    monkeypatch.setattr(_mitigate, "confirm", lambda *_: {})
+    settings = replace(SETTINGS, distances=True)
+    prompts = start.prompts if known else [Prompt(start.prompts[0].text)]
+    made_of = MitigationRun.of(settings, start.inputs)
+    run = open_run(start.folder / "other-noise", start.model, prompts, made_of, new=True)
+    stages = Stages(run, start.model, settings, Pixels(), clip, Execution(), unannounced)
+    _mitigate.prepare(stages, start.inputs)
+    assert drawn == kinds
+
+
 def test_starts_of_confirmed_prompts_are_looked_at(finished: tuple[Any, Run]) -> None:
     """Each score is that of the start itself, and a start that is drawn is one that is cleared."""
     _, run = finished

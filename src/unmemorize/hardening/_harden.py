@@ -306,7 +306,8 @@ def _price(
         return read_ordinary(run, kind, count)
 
     before = images("ordinary-before", None, SAME)
-    other = images("ordinary-other", None, "other")
+    # what is compared with them are features of a CLIP
+    other = images("ordinary-other", None, "other") if inputs.clip else None
     after, memorized = images("ordinary-after", edit, SAME), {each.text for each in prompts}
     return ordinary_change(run, before, after, other, memorized=memorized)
 
