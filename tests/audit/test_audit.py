@@ -6,7 +6,8 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -38,16 +39,20 @@ from unmemorize.audit import (
     AuditRun,
     Bench,
     Twin,
+    _stages,
     audit_all,
     forecast_audit,
+    make_attacks,
     open_audit,
 )
-from unmemorize.audit._arms import ordinary_targets
+from unmemorize.audit._arms import Arm, ordinary_targets
 from unmemorize.audit._records import read_attacks
+from unmemorize.audit._stages import AttackStages
 from unmemorize.audit._targets import targets_of
+from unmemorize.audit._task import AttackTask
 from unmemorize.engines import Execution, Shard
 from unmemorize.generation import CombinedEdit, Edit, WeightEdit, generate_each
-from unmemorize.mitigation import derived_seed
+from unmemorize.mitigation import derived_seed, unannounced
 from unmemorize.runs import Run, _drive
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
@@ -128,6 +133,20 @@ def records(run: Run) -> dict[str, list[dict[str, Any]]]:
         ]
         for path in sorted(run.folder.glob("*-L*.jsonl"))
     }
+
+
+def test_a_second_model_is_loaded_for_attacks_without_an_image_alone(
+    inputs: AuditInputs, finished: tuple[AuditResult, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was loaded beside a twin for each attack and budget, and never asked."""
+    model, twin = (cast(Any, SimpleNamespace(fingerprint=each, loading=each)) for each in "mt")
+    tasks: list[AttackTask] = []
+    monkeypatch.setattr(_stages, "drive_to_end", lambda _, __, task, *___: tasks.append(task))
+    stages = AttackStages(finished[1], model, SETTINGS, inputs, (), Execution(), unannounced)
+    for attack in make_attacks(("L0", "L4", "L4-imageless"), AttackSettings()):
+        for attacked in (model, twin):
+            stages.attacked(attack, Arm("never-trained", "", attacked, None, (), ()), 0)
+    assert [task.teacher for task in tasks] == [*[None] * 5, "m"]
 
 
 def test_all_arms_are_attacked_at_all_budgets(finished: tuple[AuditResult, Run]) -> None:
