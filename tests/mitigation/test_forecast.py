@@ -93,6 +93,8 @@ def test_the_training_of_a_text_encoder_takes_its_time(
     )
     assert cost.seconds == cost.samples / 2
     assert trained.seconds == trained.samples / 2 + 7
+    assert cost.images["random neurons"] == 4 + SMALL_MITIGATION.sample
+    assert "random neurons" not in trained.images  # there are none in such an edit
 
 
 def test_a_map_of_a_region_takes_what_is_forecast(pipe: DiffusionPipeline) -> None:

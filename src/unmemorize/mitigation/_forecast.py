@@ -93,8 +93,10 @@ def forecast(
         "certificate": rules.plan(1).seeds * count,
         "ordinary images, edited": ordinary,
         "paraphrases": 2 * PARAPHRASE_SEEDS * sum(len(each.paraphrases) for each in suspects),
-        "random neurons": CONTROL_SEEDS * count + settings.sample,
     }
+    controls = 0 if encoder else CONTROL_SEEDS * count  # of an edit of neurons
+    if not encoder:
+        images["random neurons"] = controls + settings.sample
     trainings = 0
     if ladders > 1 and fine_tuned:
         images["fine-tuning"], trainings = fine_tuning_cost(count)
@@ -110,7 +112,7 @@ def forecast(
         if isinstance(component, torch.nn.Module)
         for parameter in component.parameters()
     )
-    kept = ((1 + ladders) * settings.search_images + CONTROL_SEEDS) * count
+    kept = (1 + ladders) * settings.search_images * count + controls
     pixels = model.pipe.vae_scale_factor**2 * model.latent_shape[1] * model.latent_shape[2]
     trained = seconds_of_training(model, count) if encoder else 0.0
     return Forecast(
