@@ -6,7 +6,8 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -38,17 +39,22 @@ from unmemorize.audit import (
     AuditRun,
     Bench,
     Twin,
+    _stages,
     audit_all,
+    audit_totals,
     forecast_audit,
+    make_attacks,
     open_audit,
 )
-from unmemorize.audit._arms import ordinary_targets
+from unmemorize.audit._arms import Arm, ordinary_targets
 from unmemorize.audit._records import read_attacks
+from unmemorize.audit._stages import AttackStages
 from unmemorize.audit._targets import targets_of
+from unmemorize.audit._task import AttackTask
 from unmemorize.engines import Execution, Shard
 from unmemorize.generation import CombinedEdit, Edit, WeightEdit, generate_each
-from unmemorize.mitigation import derived_seed
-from unmemorize.runs import Run, _drive
+from unmemorize.mitigation import derived_seed, unannounced
+from unmemorize.runs import Inputs, Run, _drive, status_of
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 CAPTIONS = ("a dog", "a house", "a tree by the sea")
@@ -130,6 +136,20 @@ def records(run: Run) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def test_a_second_model_is_loaded_for_attacks_without_an_image_alone(
+    inputs: AuditInputs, finished: tuple[AuditResult, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was loaded beside a twin for each attack and budget, and never asked."""
+    model, twin = (cast(Any, SimpleNamespace(fingerprint=each, loading=each)) for each in "mt")
+    tasks: list[AttackTask] = []
+    monkeypatch.setattr(_stages, "drive_to_end", lambda _, __, task, *___: tasks.append(task))
+    stages = AttackStages(finished[1], model, SETTINGS, inputs, (), Execution(), unannounced)
+    for attack in make_attacks(("L0", "L4", "L4-imageless"), AttackSettings()):
+        for attacked in (model, twin):
+            stages.attacked(attack, Arm("never-trained", "", attacked, None, (), ()), 0)
+    assert [task.teacher for task in tasks] == [*[None] * 5, "m"]
+
+
 def test_all_arms_are_attacked_at_all_budgets(finished: tuple[AuditResult, Run]) -> None:
     result, run = finished
     counts = {kind: len(lines) for kind, lines in records(run).items()}
@@ -138,6 +158,7 @@ def test_all_arms_are_attacked_at_all_budgets(finished: tuple[AuditResult, Run])
         **{f"{arm}-L0": count for arm, count in targets.items()},
         **{f"{arm}-L4": count * 2 for arm, count in targets.items()},  # budgets
     }
+    assert audit_totals(run) == counts
     assert [outcome.attack for outcome in result.attacks] == ["L0", "L4"]
     free = result.attacks[1]
     assert [verdict.budget for verdict in free.verdicts] == [0, 2]
@@ -147,6 +168,36 @@ def test_all_arms_are_attacked_at_all_budgets(finished: tuple[AuditResult, Run])
     assert result.free_numbers == (16 * 16, 4 * 16 * 16)
     assert {"L5", "L6"} <= set(result.not_tried)
     assert AuditResult.load(run) == result
+
+
+def test_the_status_of_an_audit_tells_what_is_left(
+    finished: tuple[AuditResult, Run], tmp_path: Path
+) -> None:
+    """Nothing was pending as soon as a stage had as many records as there are prompts."""
+    shutil.copytree(finished[1].folder, tmp_path / "run")
+    run = Run.load(tmp_path / "run")
+    lines = (run.folder / "edited-L4.jsonl").read_text().splitlines(keepends=True)
+    (run.folder / "edited-L4.jsonl").write_text("".join(lines[:2]))
+    states = {each.name: each for each in status_of(run, audit_totals(run))}
+    left = {name: state.pending for name, state in states.items() if state.pending}
+    assert (states["edited-L4"].done, left) == (2, {"edited-L4": 2})
+
+
+def test_the_records_of_controls_and_twins_are_counted_before(tmp_path: Path) -> None:
+    """Prompts 1 and 3 show one image, so the second of four controls has two captions."""
+    made_of = AuditRun(
+        settings=SETTINGS, edit="", controls=("1", "2", "3", "4"), twins=(), captions="",
+        descriptor="", joined=("1, 3",),
+    )  # fmt: skip
+    twinned = replace(made_of, twins=("f for 0, 2, 4", "g for 1, 3"))
+    counts = []
+    for number, settings in enumerate((made_of, twinned)):
+        inputs = Inputs(fingerprint="f")
+        run = Run.open(tmp_path / f"{number}", settings, inputs=inputs, model="m", items=5)
+        counts.append(audit_totals(run))
+    assert (counts[0]["edited-L0"], counts[0]["edited-L4"]) == (5, 5 * 2)
+    assert (counts[0]["never-trained-L0"], counts[0]["never-trained-L4"]) == (5, 5 * 2)
+    assert (counts[1]["never-trained-1-L4"], counts[1]["never-trained-2-L4"]) == (3 * 2, 2 * 2)
 
 
 def test_the_unedited_arm_without_steps_is_the_ordinary_copy_score(

@@ -166,6 +166,17 @@ def test_status_counts_the_rounds_of_a_hardening(call: Call, tmp_path: Path) -> 
     assert {(stage["pending"], stage["left"]) for stage in ended} == {(0, None)}
 
 
+def test_status_counts_the_attacks_of_an_audit(call: Call, tmp_path: Path) -> None:
+    """Seven prompts, one attack of each from one start at four budgets."""
+    run = audited_run(tmp_path / "run", None)
+    (run.folder / "audit.json").unlink()
+    for index in range(9):
+        run.append("edited-L4", index, {"any": 1})
+    found = call.answer("status", run.folder)
+    pending = {stage["name"]: stage["pending"] for stage in found["stages"]}
+    assert pending["edited-L4"] == 7 * 4 - 9
+
+
 def test_status_names_the_stage_that_worked_last(call: Call, tmp_path: Path) -> None:
     run = mitigated_run(tmp_path)
     (run.folder / "mitigation.json").unlink()

@@ -538,28 +538,39 @@ def test_suspects_among_the_ordinary_captions_are_refused(made: Made, tmp_path: 
         compare(made.pipe, tmp_path / "run", [suspect], made.inputs)
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("known", "with_clip", "others"),
+    [(True, True, 5), (False, True, 19), (True, False, 0)],
+)
 def test_the_forecast_counts_the_ordinary_images_that_are_drawn(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+    made: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    known: bool,
+    with_clip: bool,
+    others: int,
 ) -> None:
-    """Without training images, agreement of two unedited images of each caption is compared."""
+    """Without training images, agreement of two unedited images of each caption is compared.
+
+    With them, what is compared with others are features of a CLIP.
+    """
     monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
-    suspects, folder = made.suspects, made.folder
-    if not known:
-        suspects = [replace(made.suspects[2], images=())]
+    suspects, inputs, folder = made.suspects, made.inputs, made.folder
+    assert inputs.clip is not None
+    if not (known and with_clip):
+        suspects = [made.suspects[2] if known else replace(made.suspects[2], images=())]
+        inputs = inputs if with_clip else replace(inputs, clip=None)
         methods = chosen_methods("random-tokens=1")
         _, run = compare(
-            made.pipe, tmp_path / "run", suspects, made.inputs, detectors=(), methods=methods
+            made.pipe, tmp_path / "run", suspects, inputs, detectors=(), methods=methods
         )
         folder = run.folder
     cost = forecast_comparison(
-        Model(made.pipe), SETTINGS, CAPTIONS, suspects, DETECTORS, METHODS[:1]
+        Model(made.pipe), SETTINGS, CAPTIONS, suspects, DETECTORS, METHODS[:1], inputs.clip
     )
-    drawn = [
-        len((folder / f"ordinary-{arm}.jsonl").read_text().splitlines())
-        for arm in ("before", "other")
-    ]
-    assert drawn == [19, 5 if known else 19]
+    files = [folder / f"ordinary-{arm}.jsonl" for arm in ("before", "other")]
+    drawn = [len(file.read_text().splitlines()) if file.exists() else 0 for file in files]
+    assert drawn == [19, others]
     assert cost.images["ordinary images, unedited"] == sum(drawn)
     assert cost.images["confirmation"] == 3 * len(suspects)
 

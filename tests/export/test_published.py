@@ -192,6 +192,9 @@ def test_results_become_a_run_and_come_back(tmp_path: Path) -> None:
     assert [record.memorized for record in found.values()] == [True, False]
     import_results(file, tmp_path / "run", prompts=prompts)
     assert len((tmp_path / "run" / "localizations.jsonl").read_text().splitlines()) == 2
+    other = write_results(tmp_path / "other.csv", ROWS[:1])
+    with pytest.raises(RunError, match=r"or read this file into another folder\.$"):
+        import_results(other, tmp_path / "run", prompts=prompts)  # import-upstream has no --new-run
     assert export_results(run, tmp_path / "back.csv") == 2
     again = import_results(tmp_path / "back.csv", tmp_path / "again", prompts=prompts)
     assert read_localizations(again) == found

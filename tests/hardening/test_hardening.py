@@ -37,6 +37,7 @@ from unmemorize import (
     verify,
     write_report,
 )
+from unmemorize._errors import DivergedError
 from unmemorize.audit import STARTS, AuditInputs, Bench, edit_text
 from unmemorize.hardening import (
     HardeningInputs,
@@ -49,6 +50,7 @@ from unmemorize.hardening import (
 )
 from unmemorize.hardening._settings import Objective
 from unmemorize.mitigation import derived_seed
+from unmemorize.runs import kinds_in
 
 EDIT = ClosedFormEdit((Erased("red cat"),))
 SETTINGS = HardeningSettings(
@@ -70,6 +72,7 @@ SETTINGS = HardeningSettings(
     ),
 )
 Made = tuple[HardeningResult, Run, Model]
+CLIP: Any = object()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -155,6 +158,8 @@ def test_rounds_attack_and_train_and_other_attacks_judge(finished: Made) -> None
     assert "one declared attempt" in result.notes[2]
     assert len(result.notes) == 3
     assert result.ordinary.images == 2
+    drawn = {kind for kind in kinds_in(run.folder) if kind.startswith("ordinary")}
+    assert drawn == {"ordinary-before", "ordinary-after"}  # others only for a CLIP
     assert HardeningResult.load(run) == result
     assert HardeningResult.load(run).file == result.file
     # the judged edit is the one that is kept
@@ -543,7 +548,24 @@ def test_the_forecast_counts_samples(
         "examples": drawn + 2 * 2,
         "attacks of the training": 2 * 2 * (2 * 2 * 3 + 2 * 4),
         "training": 2 * 2 * (16 * 3 + taught),
-        "ordinary images": 3 * 2 * 4,
+        "ordinary images": 2 * 2 * 4,
         "judging attacks": 2 * (2 * 2 * 3 + 2 * 4) + 1 * (2 * 2 * 3 + 2 * 4),
     }
     assert cost.attacked == 3
+    with_clip = replace(inputs_of(files), clip=CLIP)
+    cost = forecast_hardening(finished[2], settings, with_clip, prompts_of(files))
+    assert cost.samples["ordinary images"] == 3 * 2 * 4
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e30])
+def test_a_training_that_diverges_says_so(
+    finished: Made, make_run: Any, tmp_path: Path, rate: float
+) -> None:
+    """It named a damaged checkpoint, or numbers in a record, and nothing of the learning rate."""
+    model = finished[2]
+    before = state_of(model.pipe)
+    run, inputs = make_run(tmp_path / "run", model, replace(SETTINGS, rate=rate, rounds=2, steps=2))
+    for _ in range(2):  # the same call does not go on with what is lost
+        with pytest.raises(DivergedError, match=r"in round [12]: its numbers.*lower learning rate"):
+            harden_all(run, model, inputs)
+        assert state_of(model.pipe) == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -67,6 +67,21 @@ def test_suspects_without_training_images_take_more_ordinary_images(
         assert cost.images["ordinary images, unedited"] == images
 
 
+@pytest.mark.parametrize(("clip", "images"), [(None, 19), (object(), 38)])
+def test_distances_between_distributions_take_more_ordinary_images(
+    pipe: DiffusionPipeline,
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    clip: Any,
+    images: int,
+) -> None:
+    """But only with a CLIP, whose features are compared, see `prepare`."""
+    monkeypatch.setattr(_forecast, "seconds_per_sample", lambda *_: 0.5)
+    settings = replace(SMALL_MITIGATION, distances=True)
+    cost = forecast(Model(pipe), settings, [prompts[1]], clip)
+    assert cost.images["ordinary images, unedited"] == images
+
+
 def test_the_training_of_a_text_encoder_takes_its_time(
     pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +93,8 @@ def test_the_training_of_a_text_encoder_takes_its_time(
     )
     assert cost.seconds == cost.samples / 2
     assert trained.seconds == trained.samples / 2 + 7
+    assert cost.images["random neurons"] == 4 + SMALL_MITIGATION.sample
+    assert "random neurons" not in trained.images  # there are none in such an edit
 
 
 def test_a_map_of_a_region_takes_what_is_forecast(pipe: DiffusionPipeline) -> None:

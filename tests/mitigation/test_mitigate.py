@@ -64,6 +64,7 @@ from unmemorize.mitigation import (
     unannounced,
 )
 from unmemorize.mitigation._confirmation import screen_level, search_seeds
+from unmemorize.mitigation._guides import DRAWN, SCORED
 from unmemorize.mitigation._ladders import FINE_TUNING, Findings, Rung
 from unmemorize.mitigation._starts import starts_of
 from unmemorize.runs import _drive, kinds_in, run_prompts
@@ -169,16 +170,40 @@ def test_memorized_prompts_are_neither_kept_nor_a_side_effect(start: Start) -> N
     assert {caption for caption, *_ in change.shown} == {"a dog", "a house"}
 
 
+@pytest.mark.parametrize(
+    ("clip", "known", "kinds"),
+    [
+        (None, True, ["ordinary-before"]),
+        (object(), True, ["ordinary-before", "ordinary-other"]),
+        (None, False, ["ordinary-before", "ordinary-other"]),
+    ],
+)
+def test_other_noise_is_drawn_for_a_clip_or_for_suspects_without_training_images(
+    start: Start, monkeypatch: pytest.MonkeyPatch, clip: Any, known: bool, kinds: list[str]
+) -> None:
+    """Without a CLIP, 1,000 images were drawn that nothing was compared with."""
+    drawn: list[str] = []
+    monkeypatch.setattr(Stages, "ordinary", lambda _, __, kind, *___, **____: drawn.append(kind))
+    monkeypatch.setattr(_mitigate, "confirm", lambda *_: {})
+    settings = replace(SETTINGS, distances=True)
+    prompts = start.prompts if known else [Prompt(start.prompts[0].text)]
+    made_of = MitigationRun.of(settings, start.inputs)
+    run = open_run(start.folder / "other-noise", start.model, prompts, made_of, new=True)
+    stages = Stages(run, start.model, settings, Pixels(), clip, Execution(), unannounced)
+    _mitigate.prepare(stages, start.inputs)
+    assert drawn == kinds
+
+
 def test_starts_of_confirmed_prompts_are_looked_at(finished: tuple[Any, Run]) -> None:
-    """Each score is that of the start itself, and a start that is drawn is one that is cleared."""
+    """Each score is that of the start itself. The screen clears no guide here, so none is drawn."""
     _, run = finished
     scored = run.records("starts").values()
     starts = [record["prompt"] for record in scored]
     assert starts == ["a", "a red", "a", "a blue"]
     level = run.settings(MitigationRun).tau
-    clear = {record["prompt"] for record in scored if record["score"] <= level}
-    drawn = [each for file in run.folder.glob("start-*.jsonl") for each in run.records(file.stem)]
-    assert bool(drawn) == bool(clear)
+    scores = [each["score"] for kind in SCORED.values() for each in run.records(kind).values()]
+    assert min(scores) > level
+    assert not [kind for kind in kinds_in(run.folder) if kind.startswith(DRAWN)]
 
 
 def test_suspects_of_the_same_text_are_refused_in_a_run(start: Start) -> None:

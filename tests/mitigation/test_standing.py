@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from mitigated_run import CONTROL, DIGEST, ORDINARY, OTHER, mitigated_run, texts
 from unmemorize import Run
-from unmemorize.mitigation import Standing, standings
+from unmemorize._files import to_json
+from unmemorize.mitigation import MitigationRun, Standing, standings
 from unmemorize.mitigation._starts import starts_of
 from unmemorize.runs import Status, status_of
 
@@ -57,6 +58,17 @@ def test_totals_are_told_as_soon_as_they_are_known(run: Run) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
     found = counts(run)
     assert [found[stage][:2] for stage in ("screen", "confirm")] == [(3, 5), (4, None)]
+
+
+@pytest.mark.parametrize(("clip", "sets"), [("5" * 64, 2), ("", 1)])
+def test_a_second_set_of_ordinary_images_is_expected_with_a_clip_alone(
+    tmp_path: Path, clip: str, sets: int
+) -> None:
+    run = mitigated_run(tmp_path)
+    settings = run.settings(MitigationRun)
+    settings = replace(settings, settings=replace(settings.settings, distances=True), clip=clip)
+    run.manifest = replace(run.manifest, settings=to_json(settings))
+    assert rows(run, state("ordinary-before", 4))["ordinary"].total == sets * ORDINARY
 
 
 def state(name: str, done: int, *, rate: float | None = None, idle: float | None = 9.0) -> Status:

@@ -89,6 +89,18 @@ def test_only_the_items_of_a_call_count(model: Model, run: Run) -> None:
     assert (tally.done, tally.total, tally.complete) == (1, 1, True)
 
 
+def test_a_stage_over_a_stream_counts_its_own_items(model: Model, run: Run) -> None:
+    """Each budget of an attack is a stage. It seemed to be a part of all budgets."""
+    seen: list[tuple[int, int | None]] = []
+    execution = Execution(progress=lambda *at: seen.append(at))
+    for first in (0, 1):
+        stream = ((index, index) for index in (first, 2 + first))
+        indices = range(first, 4, 2)
+        drive_to_end(run, model, Squares(), stream, indices, 4, execution, "squaring")
+    assert seen == [(0, 2), (1, 2), (2, 2)] * 2
+    assert squares_in(run) == {0: 0, 1: 1, 2: 4, 3: 9}
+
+
 def test_a_stage_that_others_rest_on_ends_at_a_failure(model: Model, run: Run) -> None:
     items = [(0, 2), (1, -1), (2, 3)]
     with pytest.raises(RunError, match=r"squaring: number 1 fails .*negative number.*tries again"):

@@ -46,6 +46,7 @@ from unmemorize.audit._result import RESULT, AttackOutcome, AuditResult, ImageOu
 from unmemorize.audit._settings import ARMS, COPY, AuditRun, AuditSettings, ImageAuditRun
 from unmemorize.audit._targets import companions_of, distinct_controls, targets_of
 from unmemorize.audit._task import similarity
+from unmemorize.audit._totals import audit_totals
 from unmemorize.audit._verdicts import BudgetVerdict
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "audit_edit",
     "audit_images",
     "audit_images_all",
+    "audit_totals",
     "checkpoints",
     "companions_of",
     "distinct_controls",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from unmemorize._errors import AuditError
 from unmemorize.audit._arms import Arm, AuditInputs
-from unmemorize.audit._attack import Attack, Start
+from unmemorize.audit._attack import Attack, Start, is_imageless
 from unmemorize.audit._bench import Bench, Companion
 from unmemorize.audit._measures import ImageScores, image_scores
 from unmemorize.audit._records import due_items, kind_of, read_attacks
@@ -54,6 +54,7 @@ class AttackStages:
         """
         kind, ladder = kind_of(arm.records, attack.name), attack.ladder(self.settings.steps)
         trials = self.trials(attack)
+        needs_teacher = is_imageless(attack) and arm.model is not self.model
         task = AttackTask(
             kind=kind,
             attack=attack,
@@ -63,7 +64,7 @@ class AttackStages:
             companions=self.companions,
             descriptor=self.inputs.descriptor,
             fingerprint=self.inputs.seed_name(self.model),
-            teacher=None if arm.model is self.model else self.model.loading,
+            teacher=self.model.loading if needs_teacher else None,
         )
         title = f"{attack.name}, {arm.records}, {ladder[place]} steps"
         total = len(arm.targets) * len(trials) * len(ladder)

@@ -48,7 +48,7 @@ class AttackTask:
         companions: other memorized images.
         descriptor: compares images.
         fingerprint: what seeds are derived from, see `AuditInputs.seed_name`.
-        teacher: how the audited model was loaded, where the attacked one is another model.
+        teacher: how the audited model was loaded, for an attack without an image on another model.
     """
 
     kind: str

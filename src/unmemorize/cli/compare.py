@@ -140,7 +140,8 @@ def command(
     )
     if dry_run:
         _print_forecast(
-            forecast_comparison(loaded, settings, captions, prompts, *compared), len(prompts)
+            forecast_comparison(loaded, settings, captions, prompts, *compared, inputs.clip),
+            len(prompts),
         )
         return
     made_of = ComparisonRun.of(settings, inputs)

@@ -167,7 +167,7 @@ def command(
     descriptor = instruments.load_descriptor(bundled=is_bundled(loaded.pipe))
     clip = instruments.load_clip(bundled=is_bundled(loaded.pipe))
     if dry_run:
-        cost = forecast(loaded, settings, prompts)
+        cost = forecast(loaded, settings, prompts, clip)
         copied = single_file.stat().st_size if single_file else 0
         _print_forecast(replace(cost, disk=cost.disk + copied), len(prompts))
         return

@@ -8,7 +8,7 @@ from typing import Any
 from unmemorize._files import to_json
 from unmemorize._words import counted
 from unmemorize.audit import RESULT as AUDIT_RESULT
-from unmemorize.audit import AuditRun, ImageAuditRun, image_audit_totals
+from unmemorize.audit import AuditRun, ImageAuditRun, audit_totals, image_audit_totals
 from unmemorize.cli._console import console, make_table, print_answer, print_hint, print_line
 from unmemorize.cli._execution_options import RunArgument
 from unmemorize.comparison import ComparisonRun
@@ -26,7 +26,11 @@ _RESULTS = {
     HardeningRun.kind: "hardening.json",
 }
 """The last file of a run whose stages do not take all prompts, by kind."""
-_TOTALS = {ImageAuditRun.kind: image_audit_totals, HardeningRun.kind: hardening_totals}
+_TOTALS = {
+    AuditRun.kind: audit_totals,
+    ImageAuditRun.kind: image_audit_totals,
+    HardeningRun.kind: hardening_totals,
+}
 """What tells how many records there will be of each kind, where these are not the prompts."""
 
 
@@ -35,8 +39,8 @@ def command(run: RunArgument, /) -> None:
 
     For a finished mitigation, the second line says what it reached. Of a mitigation, the table has
     one row for each of its stages. Of other runs, it has one for each kind of records, and the
-    slowest prompts follow. Stages of audit and compare take only the prompts that they need, so
-    until the run is finished, the pending ones of such a stage may be none of its own.
+    slowest prompts follow. Stages of compare take only the prompts that they need, so until the run
+    is finished, the pending ones of such a stage may be none of its own.
     """
     loaded = Run.load(run)
     totals = _TOTALS.get(loaded.manifest.kind)

@@ -195,14 +195,16 @@ class _Work:
             "ordinary", "ordinary-before", None, captions, settings.null_images
         )
         has_references = have_references(self.suspects)
-        other = self.stages.ordinary(
-            "ordinary, other noise",
-            "ordinary-other",
-            None,
-            captions,
-            images if has_references else settings.null_images,
-            arm="other",
-        )
+        other = None
+        if self.inputs.clip or not has_references:
+            other = self.stages.ordinary(
+                "ordinary, other noise",
+                "ordinary-other",
+                None,
+                captions,
+                images if has_references else settings.null_images,
+                arm="other",
+            )
         confirmations = confirm(
             self.stages,
             dict(enumerate(self.suspects)),
@@ -214,7 +216,7 @@ class _Work:
             for index, confirmation in confirmations.items()
             if confirmation.confirmed
         }
-        features = other.features[:images] if self.inputs.clip else None
+        features = other.features[:images] if other and self.inputs.clip else None
         items = self._drawn(confirmed, confirmations, before.embeddings[:images])
         return self._rows(methods, confirmed, items, features), len(confirmed)
 

@@ -9,7 +9,7 @@ from unmemorize._prompts import Prompt
 from unmemorize.comparison._settings import ComparisonCaptions, ComparisonSettings
 from unmemorize.detection import Detector
 from unmemorize.methods import Mitigation
-from unmemorize.metrics import have_references
+from unmemorize.metrics import ClipAlignment, have_references
 from unmemorize.mitigation import seconds_per_sample
 from unmemorize.pipelines import Model
 
@@ -39,6 +39,7 @@ def forecast_comparison(
     suspects: Sequence[Prompt],
     detectors: Sequence[Detector],
     methods: Sequence[Mitigation],
+    clip: ClipAlignment | None = None,
 ) -> ComparisonForecast:
     """Count what a comparison takes, and time one pass of the denoiser.
 
@@ -47,13 +48,18 @@ def forecast_comparison(
         settings, captions, detectors, methods: of the comparison.
         suspects: the prompts. Where one has no training image, copies are told by how much images
             agree, and the level of that takes more ordinary images.
+        clip: as in `ComparisonInputs`. Distances between distributions take more ordinary images.
     """
+    other = 0
+    if not have_references(suspects):
+        other = settings.null_images
+    elif clip is not None:
+        other = settings.images
     drawn = settings.seeds * len(suspects) + settings.images
     images: dict[str, int] = {}
     if methods:
         images = {
-            "ordinary images, unedited": settings.null_images
-            + (settings.images if have_references(suspects) else settings.null_images),
+            "ordinary images, unedited": settings.null_images + other,
             "confirmation": settings.seeds * len(suspects),
             "unedited, for comparison": drawn,
             "methods": drawn * len(methods),

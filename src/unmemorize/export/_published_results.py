@@ -96,6 +96,7 @@ def import_results(
         settings,
         Inputs(fingerprint=model.fingerprint if model else ""),
         model=model.name if model else "Stable Diffusion v1 (as in the published files)",
+        way_out="read this file into another folder",
     )
     done = run.done(LOCALIZATIONS, len(captions))
     missing = {

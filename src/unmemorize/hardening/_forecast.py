@@ -38,11 +38,12 @@ def forecast_hardening(
     step = (settings.forgotten + settings.kept) * FORWARD_AND_BACKWARD + taught
     substitutes = images * SUBSTITUTES if settings.substitutes else 0
     kept = min(settings.kept_images, len(inputs.keep)) * audit.generation.steps
+    sets = 3 if inputs.clip else 2  # of ordinary images
     samples = {
         "examples": substitutes * one + kept,
         "attacks of the training": rounds * images * attack,
         "training": rounds * images * settings.steps * step,
-        "ordinary images": 3 * settings.ordinary_images * one,
+        "ordinary images": sets * settings.ordinary_images * one,
         "judging attacks": judged.total,
     }
     seconds = sum(samples.values()) * seconds_per_sample(model, audit.batch)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from unmemorize._errors import MitigationError, RunError
+from unmemorize._errors import DivergedError, MitigationError, ModelError, RunError
 from unmemorize._files import hash_texts, read_tensors, to_json, write_tensors
 from unmemorize._locks import made_once
 from unmemorize._prompts import Prompt
@@ -151,6 +152,7 @@ def harden_all(
 
     Raises:
         MitigationError: there is no edit, it leaves the copies, or the model cannot be trained.
+        DivergedError: the training does, since its learning rate is too high.
         AuditError: a prompt has no image, or the model has no single text embedding.
         UnfinishedError: other shards have not done their part yet.
         RunError: a stage fails, or the run is of another kind or model.
@@ -224,12 +226,16 @@ def _trained(
         optimizer = optimizer_of(weights, settings.rate, DECAY, steps, state)
         keys: list[list[Tensor]] = [[] for _ in targets]
         for number in range(1, settings.rounds + 1):
-            some = attacked(run, bench, targets, number, settings, judged.descriptor)
+            with _trained_to(number - 1):
+                some = attacked(run, bench, targets, number, settings, judged.descriptor)
             keys = [[*before, *new] for before, new in zip(keys, some, strict=True)]
             progress(number * (len(targets) + 1) - 1, total)
             if number > done:
                 began = time.perf_counter()
-                losses = lesson.train(weights, optimizer, number, keys)
+                with _trained_to(number):
+                    losses = lesson.train(weights, optimizer, number, keys)
+                    if not all(bool(each.isfinite().all()) for each in weights.parameters.values()):
+                        raise _diverged(number)
                 kept = run.folder / _weights_file(number)
                 write_tensors(kept, saved(weights, optimizer), RunError)
                 outcome = RoundOutcome(
@@ -241,6 +247,29 @@ def _trained(
                 (run.folder / _weights_file(number - 1)).unlink(missing_ok=True)
             progress(number * (len(targets) + 1), total)
         return weights.edit()
+
+
+@contextmanager
+def _trained_to(number: int) -> Iterator[None]:
+    """Say that the training diverges where the denoiser predicts NaN after a round.
+
+    Args:
+        number: of the last round that has trained it; 0 for none, whose errors are those of the
+            model itself.
+    """
+    try:
+        yield
+    except ModelError as problem:
+        if not number:
+            raise
+        raise _diverged(number) from problem
+
+
+def _diverged(number: int) -> DivergedError:
+    return DivergedError(
+        f"the training diverges in round {number}: its numbers are not finite any more. Start a "
+        "new run with a lower learning rate (--learning-rate)."
+    )
 
 
 def _weights_file(number: int) -> str:
@@ -277,7 +306,8 @@ def _price(
         return read_ordinary(run, kind, count)
 
     before = images("ordinary-before", None, SAME)
-    other = images("ordinary-other", None, "other")
+    # what is compared with them are features of a CLIP
+    other = images("ordinary-other", None, "other") if inputs.clip else None
     after, memorized = images("ordinary-after", edit, SAME), {each.text for each in prompts}
     return ordinary_change(run, before, after, other, memorized=memorized)
 

@@ -61,6 +61,7 @@ def harden(
     Raises:
         MitigationError: substitutes are wanted and the edit leaves the copies or is missing, or the
             model cannot be trained.
+        EditError: the training diverges, since its learning rate is too high.
         AuditError: a prompt has no image, or the model has no single text embedding.
         RunError: a stage fails, or the folder holds another run.
 

@@ -11,7 +11,7 @@ from unmemorize._prompts import Prompt
 from unmemorize.detection import REGION_SAMPLES
 from unmemorize.generation import has_closed_form
 from unmemorize.methods import fine_tuning_cost, seconds_of_training, why_not_fine_tuned
-from unmemorize.metrics import have_references
+from unmemorize.metrics import ClipAlignment, have_references
 from unmemorize.mitigation._confirmation import warn_of_missing_images
 from unmemorize.mitigation._ladders import FINE_TUNING, ladder_names
 from unmemorize.mitigation._outcomes import CONTROL_SEEDS
@@ -54,7 +54,12 @@ class Forecast:
     disk: int
 
 
-def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prompt]) -> Forecast:
+def forecast(
+    model: Model,
+    settings: MitigationSettings,
+    suspects: Sequence[Prompt],
+    clip: ClipAlignment | None = None,
+) -> Forecast:
     """Count what a mitigation takes, and time one pass of the denoiser.
 
     A prompt that has to climb takes a few images more for each rung. One that is not memorized
@@ -65,6 +70,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
         settings: of the mitigation.
         suspects: the prompts. Where one has no training image, copies are told by how much images
             agree, and the level of that takes more ordinary images.
+        clip: as in `MitigationInputs`. Distances between distributions take more ordinary images.
     """
     warn_of_missing_images(suspects)
     warn_of_no_fine_tuning(model, settings)
@@ -73,7 +79,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
     starts = [starts_of(each.text) for each in guided]
     rules = settings.certification(count)
     ordinary = settings.ordinary_images
-    twice = settings.distances or not have_references(suspects)
+    twice = (settings.distances and clip is not None) or not have_references(suspects)
     encoder = settings.part == "text-encoder"
     fine_tuned = bool(guided) and not why_not_fine_tuned(model)
     names = [name for name in ladder_names(settings.part) if fine_tuned or name != FINE_TUNING]
@@ -87,8 +93,10 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
         "certificate": rules.plan(1).seeds * count,
         "ordinary images, edited": ordinary,
         "paraphrases": 2 * PARAPHRASE_SEEDS * sum(len(each.paraphrases) for each in suspects),
-        "random neurons": CONTROL_SEEDS * count + settings.sample,
     }
+    controls = 0 if encoder else CONTROL_SEEDS * count  # of an edit of neurons
+    if not encoder:
+        images["random neurons"] = controls + settings.sample
     trainings = 0
     if ladders > 1 and fine_tuned:
         images["fine-tuning"], trainings = fine_tuning_cost(count)
@@ -104,7 +112,7 @@ def forecast(model: Model, settings: MitigationSettings, suspects: Sequence[Prom
         if isinstance(component, torch.nn.Module)
         for parameter in component.parameters()
     )
-    kept = ((1 + ladders) * settings.search_images + CONTROL_SEEDS) * count
+    kept = (1 + ladders) * settings.search_images * count + controls
     pixels = model.pipe.vae_scale_factor**2 * model.latent_shape[1] * model.latent_shape[2]
     trained = seconds_of_training(model, count) if encoder else 0.0
     return Forecast(

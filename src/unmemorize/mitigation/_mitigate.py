@@ -199,7 +199,7 @@ def prepare(stages: Stages, inputs: MitigationInputs) -> tuple[Work, dict[int, F
         index: prompts[index] for index, found in detections.items() if found.score > level
     }
     other = None
-    if stages.settings.distances or not have_references(suspected.values()):
+    if stages.compares_distributions or not have_references(suspected.values()):
         other = stages.ordinary(
             "ordinary, other noise",
             "ordinary-other",

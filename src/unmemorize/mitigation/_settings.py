@@ -44,7 +44,8 @@ class MitigationSettings:
             wanted than the fewest, see `Certification`; 0 for the fewest.
         ordinary_images: images of ordinary captions. The level of a copy comes from them.
         distances: whether the edited images of ordinary captions are also compared with unedited
-            ones as distributions (CLIP-FID, KID), which takes as many images again.
+            ones as distributions (CLIP-FID, KID), which takes as many images again. Without a CLIP
+            they never are.
         false_copies: the share of ordinary images that may pass for a copy, in (0, 1).
         localization: how neurons are localized. Its noise settings and its seed threshold do not
             apply, see `MitigationRun.of`.

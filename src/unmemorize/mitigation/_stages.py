@@ -65,6 +65,11 @@ class Stages:
     execution: Execution
     announce: Announce
 
+    @property
+    def compares_distributions(self) -> bool:
+        """Whether images of ordinary captions are compared as distributions, which takes a CLIP."""
+        return self.settings.distances and self.clip is not None
+
     def work(self, title: str, task: Task, items: Sequence[tuple[int, Any]]) -> None:
         """Finish a stage.
 

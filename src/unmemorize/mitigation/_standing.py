@@ -66,7 +66,8 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
     def of(*starts: str) -> list[Status]:
         return [status for status in states if status.name.startswith(starts)]
 
-    settings = run.settings(MitigationRun).settings
+    made_of = run.settings(MitigationRun)
+    settings = made_of.settings
     controls = {status.name.removeprefix("control-") for status in of("control-")}
     control = of(*(f"ordinary-{digest}" for digest in controls)) if controls else []
     unedited = of(*_UNEDITED)
@@ -78,7 +79,7 @@ def standings(run: Run, states: Sequence[Status]) -> tuple[Standing, ...]:
     suspects = run.manifest.items
     called = _called(run, suspects)
     confirmed = _confirmed(run)
-    sets = 2 if settings.distances or len(unedited) > 1 else 1
+    sets = 2 if (settings.distances and made_of.clip) or len(unedited) > 1 else 1
     whole, sample = settings.ordinary_images, settings.sample
     effects_total = sum(whole if status.done > sample else sample for status in effects)
     guides, drawn = of(*SCORED.values()), of(f"{DRAWN}-")

@@ -83,6 +83,6 @@ class Work:
             self.captions.ordinary,
             images,
         )
-        other = self.other if self.stages.settings.distances else None
+        other = self.other if self.stages.compares_distributions else None
         memorized = {prompt.text for prompt in self.confirmed.values()}
         return ordinary_change(self.stages.run, self.before, after, other, memorized=memorized)

@@ -48,6 +48,7 @@ def drive(
     items: Iterable[tuple[int, Any]],
     total: int,
     execution: Execution | None = None,
+    indices: Sequence[int] | None = None,
 ) -> Tally:
     """Work on all items of a run that are not finished yet.
 
@@ -60,10 +61,11 @@ def drive(
         model: the model to work with.
         task: what to do.
         items: all items with their index, in rising order. A stream is read only as fast as it is
-            worked on; what it leaves out must be finished.
+            worked on; what it leaves out of ``indices`` must be finished.
         total: one more than the highest index.
         execution: who does it and which shard. The records of a shard go to a file of its own, and
             progress counts the items of all shards.
+        indices: those that the call is about. By default those of a list, or all of a stream.
 
     Raises:
         RunError: the folder cannot be written, another process writes there, or no worker is able
@@ -71,8 +73,8 @@ def drive(
     """
     execution = execution or Execution()
     shard = execution.shard
-    # a run may hold further items, which another call was about; a stream has all of them
-    indices = [index for index, _ in items] if isinstance(items, Sequence) else range(total)
+    if indices is None:  # a run may hold further items, which another call was about
+        indices = [index for index, _ in items] if isinstance(items, Sequence) else range(total)
     item_count = len(indices)
     with run.writer(task.kind, str(shard) if shard else "") as writer:
         # The records are read under the lock: no other process can finish these items any more.
@@ -150,7 +152,7 @@ def drive_to_end(
         RunError: an item fails, here or in another shard.
         UnfinishedError: other shards have not done their part, and patience is at an end.
     """
-    tally = drive(run, model, task, items, total, execution)
+    tally = drive(run, model, task, items, total, execution, indices)
     _refuse_failures(tally.failed, run, title)
     if execution.shard is None:
         return

@@ -133,7 +133,7 @@ def read_suspects(studio: Studio, file: Path, pictures: Sequence[Path]) -> Suspe
         prompts = with_references(prompts, _gathered(studio, pictures))
     prompts = as_suspects(prompts)
     seconds = [
-        forecast(studio.model, studio.mitigation(quick=quick), prompts).seconds
+        forecast(studio.model, studio.mitigation(quick=quick), prompts, studio.clip).seconds
         for quick in (True, False)
     ]
     return Suspects(tuple(prompts), *seconds)
