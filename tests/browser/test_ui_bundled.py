@@ -127,7 +127,7 @@ def test_check_an_image(address: str, open_page: Open, picture: Keep) -> None:
     keep(page, picture, "audit")
     with page.expect_download(timeout=WAIT) as download:
         page.locator("#audit-report a").first.click()
-    assert download.value.suggested_filename == "audit.zip"
+    assert download.value.suggested_filename == "evidence.zip"
 
 
 def test_mend_a_model(address: str, open_page: Open, picture: Keep, tmp_path: Path) -> None:

@@ -198,6 +198,8 @@ def test_mend_a_model(address: str, open_page: Open, tmp_path: Path) -> None:
     assert PLANTED_PROMPT in cards.first.inner_text()
     assert cards.first.locator("img").count() == 3  # training image, before, after
     assert "so nothing was drawn" in cards.last.inner_text()
+    assert page.locator("#mend-files a").count() > 1
+    assert page.get_by_role("button", name="Remove this file").count() == 0
     page.set_viewport_size({"width": 390, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     with page.expect_download() as download:

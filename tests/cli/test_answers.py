@@ -120,15 +120,16 @@ def test_status_says_first_whether_a_run_is_finished(call: Call, tmp_path: Path)
     assert lines[1] == f"Copies removed for 2 of 3 memorized prompts: {copies}"
     assert lines[-1] == f"Next: unmemorize report {run.folder}"
     table = [line.split() for line in lines[5:-2]]
-    names = ["ordinary", "screen", "confirm", "localize", "guides", "search", "side", "training"]
-    assert [row[0] for row in table] == [*names, "certify", "final"]
+    names = ["ordinary", "screen", "confirm", "localize", "guides", "search", "side"]
+    assert [row[0] for row in table] == [*names, "certify", "final"]  # nothing was trained
     assert table[2][1:4] == ["4", "of", "4"]
     assert " ".join(table[2]).endswith("suspects drawn, unedited")
     assert max(map(len, lines)) <= max(80, len(lines[-1]))
     assert "…" not in "".join(lines)
     found = call.answer("status", run.folder)
     assert (found["finished"], found["headline"]) == (True, lines[1])
-    assert [stage["name"].split()[0] for stage in found["stages"]] == [row[0] for row in table]
+    stages = [stage["name"].split()[0] for stage in found["stages"]]
+    assert stages == [*names, "training", "certify", "final"]
     assert {(stage["pending"], stage["left"]) for stage in found["stages"]} == {(0, None)}
     (run.folder / "before.jsonl").write_text("")
     (run.folder / "mitigation.json").unlink()
@@ -180,13 +181,16 @@ def test_status_counts_the_attacks_of_an_audit(call: Call, tmp_path: Path) -> No
 def test_status_names_the_stage_that_worked_last(call: Call, tmp_path: Path) -> None:
     run = mitigated_run(tmp_path)
     (run.folder / "mitigation.json").unlink()
-    for name, times in (("detections", range(5)), ("localizations", (1e9, 1e9 + 60))):
+    hundredths = [index / 100 for index in range(5)]
+    for name, times in (("detections", hundredths), ("localizations", (1e9, 1e9 + 60))):
         path = run.folder / f"{name}.jsonl"
         records = map(json.loads, path.read_text().splitlines())
         kept = [{**record, "at": at} for record, at in zip(records, times, strict=False)]
         path.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
     lines = call.text("status", run.folder).splitlines()
     assert lines[1] == "Last work: localize, stage 4 of 10, about 0:01:00 left."
+    (screen,) = [line.split() for line in lines if line.startswith(" screen")]
+    assert screen[1:5] == ["5", "of", "5", "6000"]  # a minute
     (stage,) = [
         stage
         for stage in call.answer("status", run.folder)["stages"]
@@ -229,7 +233,7 @@ def test_status_counts_what_failed(call: Call, finished: Path, tmp_path: Path) -
         (broken / name).write_bytes((run.folder / name).read_bytes())
     Run.load(broken).append("localizations", 0, {"error": "ValueError: x"})
     first = call.text("status", broken).splitlines()[0]
-    assert first == "Not finished: localization of 2 prompts. 1 items failed."
+    assert first == "Not finished: localization of 2 prompts. 1 item failed."
 
 
 def test_diff_shows_settings_verdicts_and_prompts(call: Call, tmp_path: Path) -> None:
@@ -278,6 +282,19 @@ def test_diff_shows_where_long_values_differ(call: Call, tmp_path: Path) -> None
     row = next(line for line in lines if line.strip().endswith("rung: memorized prompt 1"))
     assert "...its first guide" in row
     assert "...its second guide" in row
+
+
+def test_diff_shows_how_close_scores_differ(call: Call, tmp_path: Path) -> None:
+    """With four digits each, both would look alike."""
+    runs = [mitigated_run(tmp_path / name) for name in "ab"]
+    for run, score in zip(runs, (0.23012, 0.23014), strict=True):
+        path = run.folder / "mitigation.json"
+        result = json.loads(path.read_text())
+        result["outcomes"][1]["alignment_after"] = score
+        path.write_text(json.dumps(result))
+    lines = call.text("diff", *(run.folder for run in runs)).splitlines()
+    (row,) = [line.split() for line in lines if "alignment_after: memorized prompt 1" in line]
+    assert row[:2] == ["0.23012", "0.23014"]
 
 
 def test_the_verdict_of_a_mitigation_stands_first(call: Call, tmp_path: Path) -> None:

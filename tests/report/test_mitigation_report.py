@@ -98,7 +98,7 @@ def test_shares_of_the_settings_are_not_rounded(tmp_path: Path) -> None:
     assert "up to 2.5 % were allowed" in page
     assert "a copy rate above 0.25 % is excluded at 97.5 % over the whole search" in page
     assert "at most 5 % of images of other prompts would pass for copies" in page
-    assert "750.0 → 0.3 copies per 1,000 images" in page
+    assert "750 → 0.3 copies per 1,000 images" in page
 
 
 def test_where_agreement_is_compared_its_level_is_told_to_be_rough(
@@ -350,6 +350,17 @@ def test_false_alarms_and_untested_suspects(page: str) -> None:
     assert "single" not in section
     assert "a false alarm not confirmed (false alarm) 0.600" in section
     assert "nothing at all not tested 0.300 –" in section
+
+
+def test_confirmations_by_two_numbers_of_images_share_a_sentence(tmp_path: Path) -> None:
+    def change(result: Any) -> None:
+        result["outcomes"][3]["before"] = {"copies": 0, "seeds": 3}
+
+    page = words(write_report(rewritten(mitigated_run(tmp_path), change)).read_text("utf-8"))
+    assert page.count("Confirmation misses prompts that copy seldom") == 1
+    # 1 - .9^3 - 3 * .1 * .9^2 = .028, and likewise
+    chances = "at least 2 of 3 images are copies with probabilities of 0.007, 0.028, 0.104, 0.216"
+    assert f"{chances}, and at least 2 of 4 images are copies with probabilities of 0.014," in page
 
 
 def test_a_suspect_with_a_single_copy_is_shown_apart(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ _SHOWN = 20
 """Lines of each part on the screen. With --json there are all."""
 _LONGEST = 24
 """Characters of a value on the screen."""
+_DIGITS = (4, 6, 9, 17)
+"""Digits of a number on the screen: as a rule the first, the last for any two that differ."""
 _CONTEXT = 4
 """Characters that are shown before the first difference of two long values."""
 
@@ -98,6 +100,8 @@ def _shown(before: Any, after: Any) -> tuple[str, str]:
     if isinstance(before, list) and isinstance(after, list):
         kept = sum(each in before for each in after)
         return f"{len(before)} in all", f"{len(after)}, {kept} the same"
+    if isinstance(before, float) and isinstance(after, float):
+        return _apart(before, after)
     texts = _text(before), _text(after)
     if max(map(len, texts)) <= _LONGEST:
         return texts
@@ -107,11 +111,20 @@ def _shown(before: Any, after: Any) -> tuple[str, str]:
     return _cut(texts[0], start), _cut(texts[1], start)
 
 
+def _apart(before: float, after: float) -> tuple[str, str]:
+    """Print two numbers with as few digits as tell them apart."""
+    for digits in _DIGITS:
+        texts = f"{before:.{digits}g}", f"{after:.{digits}g}"
+        if texts[0] != texts[1]:
+            break
+    return texts
+
+
 def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.{_DIGITS[0]}g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -51,7 +51,7 @@ def command(run: RunArgument, /) -> None:
     item = "image" if loaded.manifest.kind == ImageAuditRun.kind else "prompt"
     what = f"{loaded.manifest.kind} of {counted(count, item)}"
     headline = f"{'Finished' if finished else 'Not finished'}: {what}."
-    print_line(headline + (f" {failed} items failed." if failed else ""), style="bold")
+    print_line(headline + (f" {counted(failed, 'item')} failed." if failed else ""), style="bold")
     more: dict[str, str] = {}
     if loaded.manifest.kind == MitigationRun.kind:
         if finished:
@@ -104,7 +104,10 @@ def _ended(status: Status) -> Status:
 
 
 def _print_standings(rows: Sequence[Standing], *, finished: bool) -> None:
-    """Print one row for each stage of a mitigation, and how long the current one takes."""
+    """Print one row for each stage of a mitigation, and how long the current one takes.
+
+    Of a finished one, stages that had nothing to do are left out.
+    """
     begun = [row for row in rows if row.idle is not None]
     if begun and not finished:
         current = min(begun, key=lambda row: row.idle or 0)
@@ -113,6 +116,8 @@ def _print_standings(rows: Sequence[Standing], *, finished: bool) -> None:
         print_line(f"Last work: {current.stage}, stage {number} of {len(rows)}{left}.")
     table = make_table("stage", "done", "a minute", "last, ago", text="what is counted")
     for row in rows:
+        if finished and not row.done:
+            continue
         of = f" of {row.total}" if row.total is not None else ""
         done = f"{row.done}{of}" if row.idle is not None or row.total is not None else ""
         table.add_row(row.stage, done, _rate(row.rate), _duration(row.idle), row.what)
@@ -141,7 +146,9 @@ def _print_states(states: Sequence[Status], *, finished: bool) -> None:
 
 
 def _rate(rate: float | None) -> str:
-    return f"{60 * rate:.3g}" if rate else ""
+    """Print how many a minute: three digits, and whole numbers in full."""
+    minute = 60 * (rate or 0)
+    return f"{minute:.0f}" if minute >= 100 else f"{minute:.3g}" if minute else ""
 
 
 def _duration(seconds: float | None) -> str:

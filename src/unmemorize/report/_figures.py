@@ -47,6 +47,11 @@ class Figures:
             return Markup("–")
         return _element(name, value, rounded(value, digits, rounding))
 
+    def short(self, name: str) -> Markup:
+        """Print a number with one decimal, and a whole one without."""
+        value: Any = self._values.get(name)
+        return self(name, 0 if value is None or value == round(value) else 1)
+
     def words(self, name: str) -> Markup:
         """Print a text, such as that of "prompts.0.verdict"."""
         text = self._values[name]

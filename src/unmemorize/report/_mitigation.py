@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unmemorize.metrics import read_image
@@ -80,7 +80,7 @@ def write_mitigation_report(
         others=[outcome for outcome in cleared if not has_single_copy(outcome)],
         fewest=FEWEST_COPIES,
         confirming=confirming,
-        missed=list(map(_missed, confirming)),
+        missed=_missed(confirming) if confirming else "",
         ordinary=list(_ordinary(evidence, redact)),
         steps=steps,
         audits=audits,
@@ -98,13 +98,17 @@ def write_mitigation_report(
     return run.write(REPORT, page)
 
 
-def _missed(images: int) -> str:
-    """Say how many of the prompts that copy seldom are not confirmed by so many images."""
+def _missed(confirming: Sequence[int]) -> str:
+    """Say how many of the prompts that copy seldom are confirmed by these numbers of images."""
     rates = ", ".join(f"{100 * rate:g}" for rate in _COPY_RATES)
-    chances = ", ".join(f"{confirmation_chance(rate, images):.3f}" for rate in _COPY_RATES)
+    chances = [
+        f"{FEWEST_COPIES} of {images} images are copies with probabilities of "
+        + ", ".join(f"{confirmation_chance(rate, images):.3f}" for rate in _COPY_RATES)
+        for images in confirming
+    ]
     return (
         f"Confirmation misses prompts that copy seldom: at copy rates of {rates} %, at least "
-        f"{FEWEST_COPIES} of {images} images are copies with probabilities of {chances}."
+        f"{', and at least '.join(chances)}."
     )
 
 

@@ -74,6 +74,7 @@ CSS = """
 }
 .gradio-container .or { color: inherit; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+#mend-files .label-clear-button { display: none; }
 #example input { color: var(--body-text-color) !important; }
 #off label { overflow-wrap: anywhere; white-space: normal; }
 """
