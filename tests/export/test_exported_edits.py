@@ -15,6 +15,7 @@ from architectures import make
 from artefacts import (  # noqa: F401 -- fixtures
     Saved,
     model_fixture,
+    own_model_fixture,
     prediction,
     saved_model_fixture,
 )
@@ -98,6 +99,21 @@ def test_checkpoint(make_edit: MakeEdit, model: Model, tmp_path: Path) -> None:
         assert "a bird" not in projections
         assert "| a bird | a dog |\n" in neurons
         assert "| zebra | (the empty prompt) |\n" in neurons
+
+
+def test_what_an_edit_leaves_alone_keeps_every_bit(own_model: Model, tmp_path: Path) -> None:
+    """A weight of -0.0 would become 0.0 where nothing is added to it, and fail the check."""
+    path = next(iter(own_model.value_layers))
+    tensors = load_file(tmp_path / "base" / UNET)
+    tensors[f"{path}.weight"][0] = -0.0
+    save_file(tensors, tmp_path / "base" / UNET, {"format": "pt"})
+    model = Model.load(str(tmp_path / "base"), device="cpu")
+    edit = ClosedFormNeuronEdit((Reread("zebra", Neurons({path: [3]})),), ("a dog",))
+    verification = verify(bake(model, edit, tmp_path / "edited"), model)
+    assert [(change.key, change.rows) for change in verification.changes] == [
+        (f"{path}.weight", (3,))
+    ]
+    assert verification.passed
 
 
 def test_a_checkpoint_in_float16_is_right_for_another_device(tmp_path: Path) -> None:

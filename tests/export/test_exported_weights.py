@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from architectures import make
 from artefacts import (  # noqa: F401 -- fixtures
@@ -147,12 +147,63 @@ def test_a_difference_of_low_rank_is_a_lora(model: Model, tmp_path: Path) -> Non
     [
         (WeightEdit({f"{KEY}.weight": noise((16, 16))}), "matrix of rank 16, so a LoRA"),
         (PRUNED, "matrix of rank 16, so a LoRA would be larger than the weight of 16 x 64"),
-        (WeightEdit({"conv_norm_out.weight": noise((8,))}), "weight of a normalization"),
+        (WeightEdit({"conv_norm_out.weight": noise((8,))}), r"neither \(GroupNorm\)"),
+        (WeightEdit({"conv_norm_out.bias": noise((8,))}), r"neither \(GroupNorm\)"),
     ],
 )
 def test_no_lora_without_a_low_rank(edit: Any, message: str, model: Model, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=rf"{message}.* Export a checkpoint"):
         export_lora(model, EditFile.of(model, edit), tmp_path)
+
+
+def test_an_embedding_is_no_layer_of_a_lora(model: Model, tmp_path: Path) -> None:
+    path, embedding = next(
+        (f"text_encoder.{path}", module)
+        for path, module in model.pipe.text_encoder.named_modules()
+        if isinstance(module, nn.Embedding)
+    )
+    words, features = embedding.weight.shape
+    edit = WeightEdit({f"{path}.weight": LowRank(noise((words, 1)), noise((1, features)))})
+    with pytest.raises(ExportError, match=r"neither \(Embedding\)"):
+        export_lora(model, edit, tmp_path)
+
+
+def test_biases_alone_are_a_lora(model: Model, tmp_path: Path) -> None:
+    edit = WeightEdit({"conv_in.bias": noise((8,))})
+    (path,) = export_lora(model, edit, tmp_path)
+    assert verify(path, model).passed
+    with edit.applied(model, [True]):
+        expected = prediction(model)
+    pipe = make("Stable Diffusion")
+    pipe.load_lora_weights(tmp_path)
+    assert torch.allclose(prediction(Model(pipe)), expected, atol=1e-6)
+    assert not torch.allclose(prediction(model), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "loadable"),
+    [
+        ("Flux", "text_encoder_2", "transformer and text_encoder"),
+        ("Stable Diffusion 3", "text_encoder_3", "transformer and text_encoder and text_encoder_2"),
+        ("Sana", "text_encoder", "transformer"),
+    ],
+)
+def test_no_lora_for_text_encoders_that_diffusers_passes_over(
+    name: str, component: str, loadable: str, tmp_path: Path
+) -> None:
+    """It would load the file without an error, and change nothing."""
+    model = Model(make(name))
+    path, layer = next(
+        (path, module)
+        for path, module in getattr(model.pipe, component).named_modules()
+        if isinstance(module, nn.Linear)
+    )
+    features, inputs = layer.weight.shape
+    change = LowRank(noise((features, 1)), noise((1, inputs)))
+    edit = WeightEdit({f"{component}.{path}.weight": change})
+    for layout in (None, "diffusers"):
+        with pytest.raises(ExportError, match=rf"its {component}, .* into {loadable} alone\. Exp"):
+            export_lora(model, edit, tmp_path, layout=layout)
 
 
 def test_a_full_rank_is_cut_where_a_user_asks_for_it(

@@ -1,5 +1,6 @@
 """`bake` writes what is loaded, or refuses."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,30 @@ def test_a_safety_checker_may_be_left_out(own_model: Model, tmp_path: Path) -> N
     AutoencoderTiny().save_pretrained(tmp_path / "base" / "safety_checker")
     bake(own_model, some_neurons(own_model), tmp_path / "baked")
     assert (tmp_path / "baked" / "safety_checker").is_dir()
+
+
+@pytest.mark.parametrize("file", [None, "config.json"])
+def test_a_safety_checker_that_was_not_downloaded(
+    file: str | None, own_model: Model, tmp_path: Path
+) -> None:
+    """diffusers leaves out the files of a component that it is told to load a pipeline without."""
+    index = tmp_path / "base" / "model_index.json"
+    components = json.loads(index.read_text())
+    components["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    components["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    index.write_text(json.dumps(components))
+    if file is not None:
+        (tmp_path / "base" / "safety_checker").mkdir()
+        (tmp_path / "base" / "safety_checker" / file).write_text("{}")
+    pipe = DiffusionPipeline.from_pretrained(
+        tmp_path / "base", safety_checker=None, feature_extractor=None
+    )
+    model = Model(pipe)
+    folder = bake(model, some_neurons(model), tmp_path / "baked")
+    assert DiffusionPipeline.from_pretrained(folder).safety_checker is None
+    assert verify(folder, model).passed
+    (folder / "model_index.json").write_text(json.dumps({**components, "scheduler": [None, None]}))
+    assert [change.file for change in verify(folder, model).unexpected] == ["model_index.json"]
 
 
 def test_another_denoiser_of_the_same_values(own_model: Model, tmp_path: Path) -> None:

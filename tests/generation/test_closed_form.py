@@ -107,6 +107,19 @@ def test_a_larger_weight_moves_captions_further_towards_the_empty_prompt(
     assert float((read - target).norm()) > distances[0] > distances[1] > distances[2]
 
 
+def test_it_can_be_differentiated_after_inference_mode(model: Model) -> None:
+    """The matrix is converted in the first pass and kept for the others."""
+    layer, text = next(iter(model.value_layers.values())), model.encode(["a cat"]).text
+    with ClosedFormEdit((Erased("a cat"),)).applied(model, [True]):
+        with torch.inference_mode():
+            plain = layer(text)
+        read = text.clone().requires_grad_()
+        again = layer(read)
+        (slope,) = torch.autograd.grad(again.sum(), read)
+    assert torch.equal(again, plain)
+    assert bool(slope.any())
+
+
 @pytest.mark.parametrize("name", TEXT_STREAM)
 def test_applied_is_what_the_changed_weights_do(name: str) -> None:
     model = Model(make(name).to(torch.float64))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load, load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmemorize import (
     ClosedFormEdit,
@@ -350,3 +350,37 @@ def test_a_layer_that_fails_keeps_its_weights(model: Model) -> None:
     with pytest.raises(KeyboardInterrupt), difference(model).applied(model, [True]):
         predict(model)
     assert layer.weight is weight
+
+
+def test_embeddings_read_whole_numbers(model: Model) -> None:
+    path, embedding = next(
+        (f"text_encoder.{path}", module)
+        for path, module in model.pipe.text_encoder.named_modules()
+        if isinstance(module, nn.Embedding)
+    )
+    added = noise(tuple(embedding.weight.shape))
+    tokens = torch.tensor([[1, 2], [1, 2]])
+    plain = embedding(tokens)
+    with WeightEdit({f"{path}.weight": added}).applied(model, [True, False]):
+        changed, same = embedding(tokens)
+    assert torch.allclose(changed, plain[0] + added[tokens[0]])
+    assert torch.equal(same, plain[1])
+
+
+class Packed(nn.Linear):
+    """Takes no weights but its own, as layers of 4 bits that unpack them."""
+
+    def forward(self, read: Tensor) -> Tensor:
+        assert self.weight is self.kept
+        return super().forward(read)
+
+
+def test_layers_that_unpack_their_weights(model: Model) -> None:
+    path = f"{ATTENTION}.attn2.to_k"
+    edit = WeightEdit({f"{path}.weight": LowRank(noise((16, 2), 1), noise((2, 16), 2))})
+    with edit.applied(model, [True, False]):
+        expected = predict(model)
+    layer = model.denoiser.get_submodule(path)
+    layer.__class__, layer.kept = Packed, layer.weight
+    with edit.applied(model, [True, False]):
+        assert torch.equal(predict(model), expected)

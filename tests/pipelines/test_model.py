@@ -10,6 +10,8 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
     HeunDiscreteScheduler,
     KarrasVeScheduler,
     KDPM2DiscreteScheduler,
@@ -154,6 +156,17 @@ def test_unknown_predictions_and_schedulers_are_refused(pipe: DiffusionPipeline)
     pipe.scheduler = KarrasVeScheduler()
     with pytest.raises(ModelError, match="neither flow matching nor a diffusion over steps"):
         Model(pipe).difference(noise, noise, torch.tensor(9))
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [FlowMatchLCMScheduler(), FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)],
+)
+def test_flows_with_noise_from_no_seed_are_refused(scheduler: Any) -> None:
+    pipe = make("Stable Diffusion 3")
+    pipe.scheduler = scheduler
+    with pytest.raises(ModelError, match=r"new noise at each step.* FlowMatchEulerDiscrete"):
+        generate(pipe, "x")
 
 
 def test_nan_weights_are_refused(pipe: DiffusionPipeline) -> None:

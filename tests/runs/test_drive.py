@@ -12,7 +12,16 @@ from limits import limited
 
 from conftest import make_pipeline
 from tasks import AnyRun, Squares
-from unmemorize import Model, Run, RunError, UnfinishedError
+from unmemorize import (
+    Model,
+    ModelError,
+    Neurons,
+    Run,
+    RunError,
+    UnfinishedError,
+    switch_off,
+    switch_on,
+)
 from unmemorize.engines import Execution, Finished, Outcome, Shard, Task, Unit
 from unmemorize.runs import Inputs, _drive, drive, drive_to_end
 
@@ -49,6 +58,16 @@ class Watched(Squares):
     def _work(self, items: Sequence[int]) -> list[Finished]:
         self.seen.append(tuple(items))
         return super()._work(items)
+
+
+def test_nothing_is_put_on_record_with_neurons_off(model: Model, run: Run) -> None:
+    """It would pass for the model's own."""
+    switch_off(model, Neurons({next(iter(model.value_layers)): [0]}))
+    with pytest.raises(ModelError, match=r"Call switch_on\(pipe\) first"):
+        drive(run, model, Squares(), [(1, 1)], 2)
+    assert not squares_in(run)
+    switch_on(model)
+    assert drive(run, model, Squares(), [(1, 1)], 2).complete
 
 
 def test_a_stream_is_read_only_as_fast_as_it_is_worked_on(model: Model, run: Run) -> None:

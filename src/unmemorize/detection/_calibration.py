@@ -39,7 +39,6 @@ from unmemorize.detection._threshold import (
 from unmemorize.detection._trace import Trace
 from unmemorize.detection._without_text import is_distilled
 from unmemorize.engines import Execution, Finished, UnitFunction
-from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model
 from unmemorize.runs import drive, given_or_temporary, open_run, prompt_count, stream_prompts
 
@@ -287,7 +286,6 @@ class CalibrationTask:
 
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
-        refuse_switched_off(model)
         noise = self.settings.noise
         model.guidance(noise.guidance)  # refuses pipelines without guidance
         detector = make_detector(self.settings.detector, self.settings.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,15 +13,22 @@ from safetensors import safe_open
 from torch import Tensor
 
 from unmemorize._errors import ExportError
-from unmemorize._files import whole_folder
+from unmemorize._files import read_json, whole_folder
 from unmemorize._paths import exists
 from unmemorize.export._exportable import AnyEdit, exportable
 from unmemorize.export._loaded_components import refuse_other_components
-from unmemorize.export._model_folder import CARD, EDIT, NEURONS, is_license, stored_key
+from unmemorize.export._model_folder import (
+    CARD,
+    EDIT,
+    NEURONS,
+    is_license,
+    loadable_index,
+    stored_key,
+)
 from unmemorize.export._rows import Rewrite, read_header, rewrite_rows, same_up_to_rounding
 from unmemorize.export._written import WrittenLayer, WrittenWeight, layers_to_write
 from unmemorize.neurons import NeuronFile
-from unmemorize.pipelines import Model, folder_of, model_files
+from unmemorize.pipelines import INDEX, Model, folder_of, model_files
 
 
 def bake(
@@ -37,9 +45,11 @@ def bake(
 
     The copy loads with plain ``from_pretrained``. Its other bytes are those of the base, in the
     precision of the base. What diffusers does not load stays behind, such as pickles and whole
-    models in one file. The neuron file or edit file goes with the copy. Before that, the folder is
-    compared with the loaded pipeline (class, configuration and all weights of its networks, and its
-    scheduler), up to the rounding of the loaded type.
+    models in one file. If the folder lacks the files of a safety checker, because the pipeline was
+    loaded without it, the index of the copy does not name it. The neuron file or edit file goes
+    with the copy. Before that, the folder is compared with the loaded pipeline (class,
+    configuration and all weights of its networks, and its scheduler), up to the rounding of the
+    loaded type.
 
     Args:
         pipe: the model, loaded from a folder or from the Hub.
@@ -81,6 +91,9 @@ def bake(
         for name in (*model_files(source), *licenses):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, copy / name)
+        index = loadable_index(source)
+        if index != read_json(source / INDEX, ExportError, "index of a model"):
+            (copy / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         for component, layers in written.items():
             _change_layers(sorted((copy / component).glob("*.safetensors")), layers)
         edit.file.save(copy / (NEURONS if isinstance(edit.file, NeuronFile) else EDIT))

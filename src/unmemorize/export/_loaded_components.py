@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from unmemorize._errors import ExportError, first_line
 from unmemorize._files import read_json
+from unmemorize.export._model_folder import CHECKS_ONLY
 from unmemorize.export._rows import same_up_to_rounding
 from unmemorize.pipelines import INDEX, Model, quiet_loading, saved_weights
 
-_CHECKS_ONLY = ("safety_checker", "feature_extractor")
-"""Components that look at finished images. Pipelines are often loaded without them."""
 _ADAPTED = ("clip_sample", "steps_offset", "skip_prk_steps", "sample_size")
 """Settings of old checkpoints that pipelines correct whenever they are loaded."""
 _WEIGHTS_FILE = re.compile(
@@ -44,7 +43,7 @@ def refuse_other_components(model: Model, folder: Path) -> None:
         stored = (index.get(name) or [None, None])[1]
         plain = getattr(component, "_orig_mod", component)  # torch.compile wraps it
         if plain is None:
-            if stored is not None and name not in _CHECKS_ONLY:
+            if stored is not None and name not in CHECKS_ONLY:
                 _refuse(name, f"is not in the loaded pipeline, but the folder has it ({stored})")
         elif isinstance(plain, nn.Module | SchedulerMixin):
             if type(plain).__name__ != stored:

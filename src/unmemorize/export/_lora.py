@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from unmemorize._errors import ExportError
@@ -42,7 +42,7 @@ from unmemorize.export._lora_metadata import LoraContent
 from unmemorize.export._model_folder import CARD
 from unmemorize.export._rows import refuse_infinite
 from unmemorize.generation import LayerChange, LowRank, save_tensors
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, layer_at
 
 _SOLVED = 1e-12
 """Relative rounding of the matrices P, which are solved for in float64."""
@@ -137,10 +137,10 @@ def export_lora(
 def _lora_bytes(
     edit: Exportable, layers: Mapping[str, _Factors], layout: LoraLayout, file: Path
 ) -> bytes:
-    rank = max(len(factors.down) for factors in layers.values())
+    bias = any(map(edit.changes_bias, layers))
+    rank = max(int(bias), *(len(factors.down) for factors in layers.values()))
     if not rank:
         raise ExportError(f"{edit.file.model}: the edit changes nothing. Export another one.")
-    bias = any(map(edit.changes_bias, layers))
     tensors: dict[str, Tensor] = {}
     for path, factors in layers.items():
         keys = layout.keys(edit.model, path)
@@ -176,6 +176,7 @@ def _factorized(edit: Exportable) -> dict[str, _Factors]:
     for path, change in edit.changes.items():
         weights = edit.weights(path)
         weight = weights["weight"]
+        _refuse_other_layer(edit.model, path)
         split = None
         if change.inputs is not None and not change.is_dense:
             identity = id(change.inputs)
@@ -197,6 +198,21 @@ def _factorized(edit: Exportable) -> dict[str, _Factors]:
             down, up = _factors(change, wide.flatten(1), split)  # a convolution: its bias alone
         layers[path] = _Factors(down.to(weight.dtype), up.to(weight.dtype), bias)
     return layers
+
+
+def _refuse_other_layer(model: Model, path: str) -> None:
+    """Refuse a layer of a kind into which peft puts no plain LoRA.
+
+    Raises:
+        ExportError: it is neither linear nor a convolution.
+    """
+    layer = layer_at(model, path)
+    base = getattr(layer, "base_layer", layer)
+    if not isinstance(base, nn.Linear | nn.Conv2d):
+        raise ExportError(
+            f"{path}: LoRAs hold linear layers and convolutions, and this is neither "
+            f"({type(base).__name__}). Export a checkpoint. {_WAY_OUT}"
+        )
 
 
 def _factors(change: LayerChange, weight: Tensor, split: _Split | None) -> tuple[Tensor, Tensor]:
@@ -228,13 +244,8 @@ def _dense_factors(path: str, difference: Tensor, dtype: torch.dtype) -> tuple[T
     B mixes what A returns.
 
     Raises:
-        ExportError: the weight is a vector, or A and B would hold more numbers than the weight.
+        ExportError: A and B would hold more numbers than the weight.
     """
-    if difference.ndim < 2:
-        raise ExportError(
-            f"{path}: the edit changes the weight of a normalization, which no LoRA holds. Export "
-            f"a checkpoint. {_WAY_OUT}"
-        )
     shape = difference.shape
     difference = difference.flatten(1)
     left, values, right = torch.linalg.svd(difference, full_matrices=False)

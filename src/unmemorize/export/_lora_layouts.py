@@ -21,7 +21,7 @@ from unmemorize.export._lora_metadata import (
     sdxl_metadata,
 )
 from unmemorize.export._sdxl_names import original_name
-from unmemorize.pipelines import Model, split_path
+from unmemorize.pipelines import Model, by_component, name_of_denoiser, split_path
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers looks for in a folder."""
@@ -97,13 +97,20 @@ def fitting_layouts(edit: Exportable, name: str | None) -> list[LoraLayout]:
     Raises:
         ExportError: no layout has this name, or none of this name fits.
     """
+    kind = type(edit.model.pipe).__name__
     if name is not None and name not in LAYOUT_NAMES:
         raise ExportError(f"layout {name!r}: unknown. Use one of {', '.join(LAYOUT_NAMES)}.")
     chosen = [layout for layout in LAYOUTS if name in (None, layout.name) and layout.fits(edit)]
+    if not chosen and name in (None, "diffusers"):
+        components = " and ".join(by_component(edit.model.pipe, edit.changes))
+        raise ExportError(
+            f"{kind}: the edit changes its {components}, and diffusers loads LoRAs into "
+            f"{' and '.join(_loadable(edit.model))} alone. Export a checkpoint instead."
+        )
     if not chosen:
         raise ExportError(
-            f"{type(edit.model.pipe).__name__}: the {name} layout has no place for the edited "
-            "layers. Use the layout diffusers."
+            f"{kind}: the {name} layout has no place for the edited layers. Use the layout "
+            "diffusers."
         )
     return chosen
 
@@ -114,8 +121,16 @@ def layout_table() -> str:
     return "\n".join(["| layout | models | programs |", "|---|---|---|", *rows])
 
 
-def _diffusers_keys(model: Model, path: str) -> LayerKeys:
-    prefix = ".".join(split_path(model.pipe, path))
+def _loadable(model: Model) -> tuple[str, ...]:
+    """Return the components into which diffusers loads LoRAs; it passes over all others."""
+    return tuple(getattr(model.pipe, "_lora_loadable_modules", (name_of_denoiser(model.pipe),)))
+
+
+def _diffusers_keys(model: Model, path: str) -> LayerKeys | None:
+    component, inner = split_path(model.pipe, path)
+    if component not in _loadable(model):
+        return None
+    prefix = f"{component}.{inner}"
     return LayerKeys(
         down=f"{prefix}.lora_A.weight",
         up=f"{prefix}.lora_B.weight",

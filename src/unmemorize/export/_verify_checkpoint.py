@@ -8,14 +8,22 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from unmemorize._errors import ExportError
+from unmemorize._files import read_json
 from unmemorize._paths import is_folder
 from unmemorize.export._carried import AnyEditFile
 from unmemorize.export._changes import Difference, ExpectedRows, tensor_changes
 from unmemorize.export._expected import ExpectedLayer, expected_in_checkpoint
-from unmemorize.export._model_folder import CARD, EDIT, NEURONS, is_license, stored_key
+from unmemorize.export._model_folder import (
+    CARD,
+    EDIT,
+    NEURONS,
+    is_license,
+    loadable_index,
+    stored_key,
+)
 from unmemorize.export._rows import read_header
 from unmemorize.generation import WEIGHTS_FILE
-from unmemorize.pipelines import Model, model_files
+from unmemorize.pipelines import INDEX, Model, model_files
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
@@ -69,7 +77,9 @@ def _by_key(
 def _differences(edited: Path, base: Path, name: Path) -> Iterator[Difference]:
     if name.suffix == ".safetensors":
         yield from tensor_changes(edited, base, str(name), {})
-    else:
+    elif name != Path(INDEX) or (
+        read_json(edited, ExportError, "index of a model") != loadable_index(base.parent)
+    ):
         yield Difference(str(name), "", (), expected=False)
 
 

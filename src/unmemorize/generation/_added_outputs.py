@@ -90,8 +90,10 @@ class _Addition:
     def __init__(
         self, layer: nn.Module, difference: Mapping[str, Tensor], rows: Sequence[bool]
     ) -> None:
-        base = getattr(layer, "base_layer", layer)
-        self._forward = type(base).forward
+        base: Any = getattr(layer, "base_layer", layer)
+        # what unpacks its own form of weights (4 bits) knows no others, but is as linear
+        linear = isinstance(base, nn.Linear)
+        self._forward = nn.Linear.forward if linear else type(base).forward
         self._twin = copy.copy(base)  # shares everything but the weights
         self._difference, self._samples = difference, ChosenSamples(rows)
         self._placed: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
@@ -145,8 +147,9 @@ class _Addition:
         )
 
     def _added(self, read: Tensor, output: Tensor) -> Tensor:
+        # of the type of the output, as embeddings read whole numbers
         self._twin.__dict__["_parameters"] = {
-            name: self._value(name, kept, read) for name, kept in self._parameters.items()
+            name: self._value(name, kept, output) for name, kept in self._parameters.items()
         }
         samples = self._samples.of(read)
         changed = output.clone()

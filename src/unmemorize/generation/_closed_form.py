@@ -168,7 +168,8 @@ class _ChangedInput:
         read: Tensor = args[0]
         samples = self._samples.of(read)
         wide = torch.float64 if read.dtype == torch.float64 else torch.float32
-        self._matrix = self._matrix.to(read.device, wide)
+        with torch.inference_mode(False):  # or no later pass could be differentiated
+            self._matrix = self._matrix.to(read.device, wide)
         changed = read.clone()
         changed[samples] = (read[samples].to(wide) @ self._matrix.T).to(read.dtype)
         return (changed, *args[1:])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -234,8 +234,13 @@ def _batches(
 
 
 def _refuse_too_many_steps(model: Model, steps: int) -> None:
-    timesteps = int(sampler(model.pipe).config.num_train_timesteps)
-    if steps > timesteps:
+    scheduler = sampler(model.pipe)
+    timesteps = int(scheduler.config.num_train_timesteps)
+    beyond = steps > timesteps
+    if not beyond and isinstance(scheduler, DDIMScheduler):
+        scheduler.set_timesteps(steps)  # counts from steps_offset
+        beyond = int(scheduler.timesteps[0]) >= timesteps
+    if beyond:
         raise ModelError(
             f"steps={steps}: {model.name} was trained with {timesteps} timesteps. "
             "Use fewer steps, such as 50."

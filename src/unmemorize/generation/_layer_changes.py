@@ -118,4 +118,7 @@ class LayerChange:
 
     def _with_added(self, name: str, value: Tensor) -> Tensor:
         difference = self.added.get(name)
-        return value if difference is None else value + whole(difference).to("cpu", torch.float64)
+        if difference is None:
+            return value
+        added = whole(difference).to("cpu", torch.float64)
+        return torch.where(added == 0, value, value + added)  # keeps the sign of zeros

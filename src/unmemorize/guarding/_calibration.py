@@ -18,7 +18,6 @@ from unmemorize.engines import Execution, Finished, Progress, UnitFunction, sile
 from unmemorize.guarding._guided_step import GuidedStep
 from unmemorize.guarding._threshold import GuardThreshold
 from unmemorize.guarding._watch import refuse_watched, watching
-from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model, guided_calls, run, without_progress_bar
 from unmemorize.runs import drive, given_or_temporary, open_run, prompt_count, stream_prompts
 
@@ -66,7 +65,6 @@ class NoiseScoresTask:
 
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
-        refuse_switched_off(model)
         refuse_watched(model)
         guided_calls(model)  # refuses pipelines without guidance
 

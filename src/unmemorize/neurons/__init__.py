@@ -5,7 +5,6 @@ from unmemorize.neurons._neurons import HasNeurons, Neurons, as_neurons, random_
 from unmemorize.neurons._switching import (
     check_scale,
     gated,
-    refuse_switched_off,
     scaled,
     switch_off,
     switch_on,
@@ -21,7 +20,6 @@ __all__ = [
     "check_scale",
     "gated",
     "random_control",
-    "refuse_switched_off",
     "scaled",
     "switch_off",
     "switch_on",

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from unmemorize._errors import ModelError, NeuronError
 from unmemorize._files import type_in_words
 from unmemorize.neurons._neurons import HasNeurons, Neurons, neurons_in, scale_of
-from unmemorize.pipelines import Model, denoiser_call, refuse_fused, text_rows_only, uncompiled
+from unmemorize.pipelines import (
+    Model,
+    denoiser_call,
+    lasting_hooks,
+    refuse_fused,
+    text_rows_only,
+    uncompiled,
+)
 
 LARGEST_SCALE = 1e6
 """No half-precision weight can be multiplied by more without overflow."""
@@ -86,6 +93,7 @@ def switch_off(
 
     Neurons that an earlier call switched off are on again. Load and unload LoRAs before: if one
     replaces a layer whose neurons are off, the pipeline refuses to run until `switch_on` is called.
+    Whatever keeps records in a run refuses a pipeline with neurons off.
 
     Args:
         pipe, neurons, scale: as in `switched_off`.
@@ -106,24 +114,11 @@ def switch_off(
 
 def switch_on(pipe: DiffusionPipeline | Model) -> None:
     """Undo `switch_off`. Without one this does nothing."""
-    for hooks, key in _lasting_hooks(Model.of(pipe).denoiser):
+    for hooks, key in lasting_hooks(Model.of(pipe).denoiser):
         hook = hooks.get(key)
         if isinstance(hook, _Watch):
             hook.undo.close()
         hooks.pop(key, None)  # in a copy of the denoiser, nothing else takes them away
-
-
-def refuse_switched_off(model: Model) -> None:
-    """Refuse a pipeline in which `switch_off` has switched neurons off.
-
-    Raises:
-        ModelError: neurons are off, so results would carry the fingerprint of the unmodified model.
-    """
-    if _lasting_hooks(model.denoiser):
-        raise ModelError(
-            "neurons are switched off in this pipeline, so it is not the model as loaded. "
-            "Call switch_on(pipe) first."
-        )
 
 
 @contextmanager
@@ -187,6 +182,8 @@ class _Scaling:
 class _Watch:
     """A pre-hook that refuses to run a denoiser if layers were replaced whose neurons are off."""
 
+    lasting = True
+
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self._layers = layers
         self.undo = ExitStack()
@@ -203,20 +200,6 @@ class _Watch:
                     "as loading or unloading a LoRA does. Call switch_on(pipe), and then "
                     "switch_off(pipe, neurons) again."
                 )
-
-
-def _lasting_hooks(denoiser: nn.Module) -> list[tuple[dict[int, Any], int]]:
-    """Find the hooks of `switch_off`, each by the dictionary that holds it and its key there.
-
-    All modules are searched, because loading a LoRA moves a layer into another.
-    """
-    return [
-        (hooks, key)
-        for module in denoiser.modules()
-        for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        for key, hook in hooks.items()
-        if isinstance(hook, _Watch) or (isinstance(hook, _Scaling) and hook.lasting)
-    ]
 
 
 def _multiplied(model: Model, factors: Mapping[str, Tensor], *, lasting: bool = False) -> ExitStack:

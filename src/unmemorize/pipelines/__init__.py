@@ -20,6 +20,7 @@ from unmemorize.pipelines._denoiser import (
 from unmemorize.pipelines._denoiser_call import DenoiserCall, denoiser_call
 from unmemorize.pipelines._encoded import Conditioning, Guidance, Key, Ragged
 from unmemorize.pipelines._guided import GuidedCalls, guided_calls, without_text
+from unmemorize.pipelines._lasting_hooks import lasting_hooks, refuse_switched_off
 from unmemorize.pipelines._layer_paths import (
     by_component,
     layer_at,
@@ -96,6 +97,7 @@ __all__ = [
     "is_linear",
     "is_quantized",
     "keeping_processors",
+    "lasting_hooks",
     "layer_at",
     "load_pipeline",
     "model_files",
@@ -109,6 +111,7 @@ __all__ = [
     "quiet_loading",
     "recording",
     "refuse_fused",
+    "refuse_switched_off",
     "refuse_unseen",
     "replaying",
     "run",

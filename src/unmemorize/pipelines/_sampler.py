@@ -15,6 +15,8 @@ _SPACING = ("timestep_spacing", "steps_offset")
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _FLOW_CLASSES = "FlowMatch"
 """What the names of schedulers for flow matching alone begin with."""
+_NOISY_FLOW = "FlowMatchLCMScheduler"
+"""It draws noise even where its configuration asks for nothing."""
 
 
 def is_flow(scheduler: Any) -> bool:
@@ -31,10 +33,17 @@ def sampler(pipe: Any) -> Any:
     diffusion that are configured for flow matching become Euler steps with the same shift.
 
     Raises:
-        ModelError: the pipeline's scheduler is of neither kind, or the kind of the model's
-            prediction is unknown.
+        ModelError: the pipeline's scheduler is of neither kind, or draws noise at each step, or the
+            kind of the model's prediction is unknown.
     """
     kind = type(pipe.scheduler)
+    is_stochastic = getattr(pipe.scheduler, "config", {}).get("stochastic_sampling", False)
+    if kind.__name__ == _NOISY_FLOW or is_stochastic:
+        raise ModelError(
+            f"{kind.__name__}: it draws new noise at each step, from no seed, so no image could be "
+            "made again. Set pipe.scheduler = FlowMatchEulerDiscreteScheduler(...) without "
+            "stochastic_sampling."
+        )
     if is_flow(pipe.scheduler):
         if kind.__name__.startswith(_FLOW_CLASSES):
             return kind.from_config(pipe.scheduler.config)

@@ -9,7 +9,7 @@ from typing import Any
 
 from unmemorize._errors import RunError, UnfinishedError
 from unmemorize.engines import Execution, Failed, Finished, Outcome, Task, Unit, units_of
-from unmemorize.pipelines import Model
+from unmemorize.pipelines import Model, refuse_switched_off
 from unmemorize.runs._records import line_of
 from unmemorize.runs._run import Run
 
@@ -70,7 +70,9 @@ def drive(
     Raises:
         RunError: the folder cannot be written, another process writes there, or no worker is able
             to work.
+        ModelError: neurons are switched off in the pipeline.
     """
+    refuse_switched_off(model)
     execution = execution or Execution()
     shard = execution.shard
     if indices is None:  # a run may hold further items, which another call was about

@@ -23,7 +23,6 @@ from unmemorize._files import safetensors_bytes, whole_folder
 from unmemorize._paths import exists
 from unmemorize._prompts import Prompt, iter_ordinary
 from unmemorize.engines import Execution, Failed, Finished, Outcome, UnitFunction, attempt_each
-from unmemorize.neurons import refuse_switched_off
 from unmemorize.pipelines import Model
 from unmemorize.runs import (
     Run,
@@ -78,7 +77,6 @@ class StatisticsTask:
 
     def prepare(self, model: Model) -> UnitFunction:
         """See `Task`."""
-        refuse_switched_off(model)
         _ = model.value_input  # raises here if no prompt can be measured with this model
 
         def work(batches: Sequence[Batch]) -> list[Outcome]:
