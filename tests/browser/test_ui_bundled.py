@@ -30,8 +30,8 @@ from unmemorize.ui import _audit_image
 
 defaults, unused, quick = _bundled.defaults, testbed.unused, AuditSettings.quick
 _bundled.defaults = lambda: {**defaults(), "steps": 12}
-testbed.unused = lambda: unused()[:4]
-AuditSettings.quick = lambda: replace(quick(), steps=(0, 10), images=4)
+testbed.unused = lambda: unused()[:19]
+AuditSettings.quick = lambda: replace(quick(), steps=(0, 10), images=1)
 _audit_image._LONGEST = 1e9
 run()
 """
@@ -123,7 +123,7 @@ def test_check_an_image(address: str, open_page: Open, picture: Keep) -> None:
     assert labels == ["memorized", "not confirmed"]
     keep(page, picture, "image")
     page.locator("#audit").click()
-    finished(page, "image", "#audited", "p = 0.2")
+    finished(page, "image", "#audited", "p = 0.05")
     keep(page, picture, "audit")
     with page.expect_download(timeout=WAIT) as download:
         page.locator("#audit-report a").first.click()
