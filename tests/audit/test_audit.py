@@ -147,7 +147,8 @@ def test_a_second_model_is_loaded_for_attacks_without_an_image_alone(
     for attack in make_attacks(("L0", "L4", "L4-imageless"), AttackSettings()):
         for attacked in (model, twin):
             stages.attacked(attack, Arm("never-trained", "", attacked, None, (), ()), 0)
-    assert [task.teacher for task in tasks] == [*[None] * 5, "m"]
+    teachers: list[Any] = [task.teacher for task in tasks]
+    assert teachers == [*[None] * 5, "m"]
 
 
 def test_all_arms_are_attacked_at_all_budgets(finished: tuple[AuditResult, Run]) -> None:
