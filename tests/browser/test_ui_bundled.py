@@ -91,6 +91,7 @@ def keep(page: Any, picture: Keep, name: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         picture(page, f"page-{name}{ending}", full_page=True)
     page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(500)  # colours of buttons change slowly
     picture(page, f"page-{name}-dark", full_page=True)
     page.emulate_media(color_scheme="light")
 

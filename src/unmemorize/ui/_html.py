@@ -114,7 +114,7 @@ def gauge(detection: Detection) -> str:
     css_class = "gauge hot" if detection.memorized else "gauge"
     score, tau = detection.score, detection.tau
     width = 100 * max(0.0, min(1.0, score / (2 * tau)))
-    text = f"{detection.measure} {score:.4g}, tau {tau:.4g} (the line)"
+    text = f"{detection.measure} {score:.4g}; the line is its level, tau {tau:.4g}"
     return (
         f'<div class="{css_class}" role="img" aria-label="{text}">'
         f'<div class="bar" style="width:{width:.1f}%"></div>'
