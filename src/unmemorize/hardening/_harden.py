@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from unmemorize._errors import DivergedError, MitigationError, ModelError, RunError
+from unmemorize._errors import DivergedError, MitigationError, RunError
 from unmemorize._files import hash_texts, read_tensors, to_json, write_tensors
 from unmemorize._locks import made_once
 from unmemorize._prompts import Prompt
@@ -58,7 +58,7 @@ from unmemorize.hardening._settings import (
 )
 from unmemorize.hardening._training import DECAY, Lesson
 from unmemorize.hardening._weights import trained
-from unmemorize.methods import optimizer_of, saved
+from unmemorize.methods import optimizer_of, refusing_divergence, saved
 from unmemorize.mitigation import (
     EDIT,
     SAME,
@@ -226,16 +226,16 @@ def _trained(
         optimizer = optimizer_of(weights, settings.rate, DECAY, steps, state)
         keys: list[list[Tensor]] = [[] for _ in targets]
         for number in range(1, settings.rounds + 1):
-            with _trained_to(number - 1):
+            # errors of the first round are those of the model itself
+            earlier = refusing_divergence(weights, _diverged(number - 1))
+            with earlier if number > 1 else nullcontext():
                 some = attacked(run, bench, targets, number, settings, judged.descriptor)
-            keys = [[*before, *new] for before, new in zip(keys, some, strict=True)]
+            keys = [[*known, *new] for known, new in zip(keys, some, strict=True)]
             progress(number * (len(targets) + 1) - 1, total)
             if number > done:
                 began = time.perf_counter()
-                with _trained_to(number):
+                with refusing_divergence(weights, _diverged(number)):
                     losses = lesson.train(weights, optimizer, number, keys)
-                    if not all(bool(each.isfinite().all()) for each in weights.parameters.values()):
-                        raise _diverged(number)
                 kept = run.folder / _weights_file(number)
                 write_tensors(kept, saved(weights, optimizer), RunError)
                 outcome = RoundOutcome(
@@ -247,22 +247,6 @@ def _trained(
                 (run.folder / _weights_file(number - 1)).unlink(missing_ok=True)
             progress(number * (len(targets) + 1), total)
         return weights.edit()
-
-
-@contextmanager
-def _trained_to(number: int) -> Iterator[None]:
-    """Say that the training diverges where the denoiser predicts NaN after a round.
-
-    Args:
-        number: of the last round that has trained it; 0 for none, whose errors are those of the
-            model itself.
-    """
-    try:
-        yield
-    except ModelError as problem:
-        if not number:
-            raise
-        raise _diverged(number) from problem
 
 
 def _diverged(number: int) -> DivergedError:

@@ -30,6 +30,7 @@ from unmemorize.methods._trained import (
     Trained,
     WholeWeights,
     optimizer_of,
+    refusing_divergence,
     saved,
 )
 from unmemorize.methods._training import Training, training, weighted_layers
@@ -56,6 +57,7 @@ __all__ = [
     "method_of",
     "optimizer_of",
     "refinement_of",
+    "refusing_divergence",
     "saved",
     "seconds_of_training",
     "steps_done",

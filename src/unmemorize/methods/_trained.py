@@ -5,14 +5,14 @@ And the optimizer that moves them, whose state can be kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from unmemorize._errors import MitigationError
+from unmemorize._errors import DivergedError, MitigationError, ModelError
 from unmemorize.generation import LowRank, WeightEdit
 from unmemorize.methods._training import Training
 
@@ -47,6 +47,17 @@ class Trained(Parameters, Protocol):
     def edit(self) -> WeightEdit:
         """Return what has been changed."""
         ...
+
+
+@contextmanager
+def refusing_divergence(trained: Parameters, error: DivergedError) -> Iterator[None]:
+    """Raise the error if the denoiser predicts NaN meanwhile, or a parameter is NaN or infinite."""
+    try:
+        yield
+    except ModelError as problem:  # what it predicts is not finite
+        raise error from problem
+    if not all(bool(value.isfinite().all()) for value in trained.parameters.values()):
+        raise error
 
 
 class WholeWeights:

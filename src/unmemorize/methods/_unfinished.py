@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unmemorize._errors import DivergedError, ModelError, RunError
+from unmemorize._errors import DivergedError, RunError
 from unmemorize._files import read_tensors, write_tensors
-from unmemorize.methods._trained import Parameters, optimizer_of, saved
+from unmemorize.methods._trained import Parameters, optimizer_of, refusing_divergence, saved
 
 _STATE = "state.safetensors"
 """The file of all that steps change."""
@@ -84,12 +84,8 @@ class Unfinished:
         for start in range(done, steps, together):
             began, end = time.perf_counter(), min(start + together, steps)
             diverged = DivergedError(f"the training diverges before step {end} of {steps}.")
-            try:
+            with refusing_divergence(trained, diverged):
                 take(range(start, end), optimizer)
-            except ModelError as problem:  # what it predicts is not finite
-                raise diverged from problem
-            if not all(bool(value.isfinite().all()) for value in trained.parameters.values()):
-                raise diverged
             if self._folder:  # the state is large, and nothing else needs it
                 seconds = time.perf_counter() - began
                 place = {
