@@ -19,6 +19,12 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from diffusers.hooks import (
+    LayerSkipConfig,
+    apply_first_block_cache,
+    apply_layer_skip,
+    apply_layerwise_casting,
+)
 
 from architectures import make, t5
 from conftest import PROMPTS, make_pipeline, with_perturbed_attention
@@ -133,6 +139,22 @@ def test_caches_are_refused_whenever_they_are_enabled() -> None:
             run_it()
     pipe.transformer.disable_cache()
     assert torch.equal(Model(pipe).predict(noise, timestep, text), before)
+
+
+def test_hooks_that_change_predictions_are_refused_and_those_of_weights_are_not() -> None:
+    pipe = make("Flux")
+    model = Model(pipe)
+    apply_layerwise_casting(pipe.transformer, torch.float32, torch.float32)
+    model.encode(["a"])
+    apply_layer_skip(pipe.transformer, LayerSkipConfig([0], fqn="transformer_blocks"))
+    with pytest.raises(ModelError, match=r"layer_skip_hook on transformer\.transformer_blocks\.0"):
+        model.encode(["a"])
+
+    pipe = make("Flux")
+    model = Model(pipe)
+    apply_first_block_cache(pipe.transformer, FirstBlockCacheConfig(threshold=0.3))
+    with pytest.raises(ModelError, match=r"the hook fbc_leader_block_hook on transformer\."):
+        model.encode(["a"])
 
 
 def test_free_u_is_refused_whenever_it_is_enabled() -> None:

@@ -14,6 +14,14 @@ from unmemorize._errors import ModelError
 _NAMES = ("unet", "transformer")
 _FREE_U = ("s1", "s2", "b1", "b2")
 """Attributes of blocks, which enable FreeU if all of them are set."""
+_HOOKS_OF_WEIGHTS = {
+    "group_offloading",
+    "lazy_prefetch_group_offloading",
+    "layer_execution_tracker",
+    "layerwise_casting",
+    "peft_autocast_disable",
+}
+"""Hooks of diffusers that move or cast weights. All others change what is computed."""
 
 
 def name_of_denoiser(pipe: DiffusionPipeline) -> str:
@@ -86,10 +94,11 @@ def refuse_altered(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
     """Refuse a denoiser that predicts something else than its weights and the text say.
 
     Raises:
-        ModelError: an IP-Adapter is loaded, or a cache or FreeU is enabled.
+        ModelError: an IP-Adapter is loaded, a cache, FreeU or another hook is in the way.
     """
     _refuse_image_prompts(pipe, denoiser)
     _refuse_caches(pipe, denoiser)
+    _refuse_hooks(pipe, denoiser)
     _refuse_free_u(pipe, denoiser)
 
 
@@ -119,6 +128,24 @@ def _refuse_caches(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
             f"{type(pipe).__name__}: a cache is enabled, with which its {name} takes over results "
             f"of earlier steps. Call pipe.{name}.disable_cache() first."
         )
+
+
+def _refuse_hooks(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
+    """Refuse a denoiser with hooks that do not just say where its weights lie and of what type.
+
+    Such as caches that are applied without `enable_cache`, and guidance that skips layers.
+
+    Raises:
+        ModelError: there is one.
+    """
+    for path, module in denoiser.named_modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        for hook in sorted(set(registry.hooks) - _HOOKS_OF_WEIGHTS) if registry else ():
+            name = name_of_denoiser(pipe)
+            raise ModelError(
+                f"{type(pipe).__name__}: the hook {hook} on {'.'.join(filter(None, (name, path)))} "
+                f"may change what its {name} predicts. Remove it first, or load the model anew."
+            )
 
 
 def _refuse_free_u(pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
