@@ -142,9 +142,7 @@ def command(
     )
     execution = workers.execution(silent, shard, waits=True)
     if image:
-        _refuse_beside_images(
-            prompts=prompts, references=references, levels=levels, twin=twin, new_run=new_run
-        )
+        _refuse_beside_images(prompts=prompts, references=references, levels=levels, twin=twin)
         for path in image:
             if not is_file(path):
                 raise AuditError(f"{path}: no such file. Name images after --image.")
@@ -156,7 +154,7 @@ def command(
             attacked = len(image) + len(inputs.controls)
             print_forecast(forecast_images(loaded, settings, attacked), "attack")
             return
-        opened = open_image_audit(run, loaded, image, inputs, settings, rate=rate)
+        opened = open_image_audit(run, loaded, image, inputs, settings, rate=rate, new=new_run)
         print_line(ranks)
         found = audit_images_all(
             opened, loaded, image, inputs, execution=execution, announce=show_progress
@@ -208,8 +206,8 @@ def _refuse_beside_images(**given: object) -> None:
     for name, value in given.items():
         if value:
             raise AuditError(
-                f"--{name.replace('_', '-')} does not go with --image, which attacks from neutral "
-                "starts at one level. Leave one of them out."
+                f"--{name} does not go with --image, which attacks the images and the controls "
+                "in one model, from neutral starts at one level. Leave one of them out."
             )
 
 
