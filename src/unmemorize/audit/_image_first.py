@@ -224,9 +224,8 @@ def audit_images_all(
         Arm("edited", "", model, inputs.edit, asked, tuple(range(len(asked)))),
         Arm("never-trained", "", model, inputs.edit, controls, tuple(range(len(controls)))),
     )
-    for place in range(len(attack.ladder(settings.steps))):
-        for arm in arms:
-            stages.attacked(attack, arm, place)
+    for arm in arms:
+        stages.attacked(attack, arm)
     scores, null = (stages.scores(attack, arm) for arm in arms)
     files = [StoredImage.of(path, run.folder) for path in images]
     result = judged_images(files, scores, null, inputs.never_trained, made_of.rate)
