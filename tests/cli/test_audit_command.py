@@ -46,7 +46,7 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
     assert code == 0, err
     # one image in the arms edited, unedited and random, two controls, four ordinary images
     assert "9 images in all arms" in out
-    assert "the smallest p of 1 images against 2 controls is 0.33" in out
+    assert "the smallest p of 1 image against 2 controls is 0.33" in out
     generated = 4 * 10 * 2
     for name, samples in {
         "L0": generated,

@@ -14,6 +14,7 @@ from cyclopts.types import PositiveInt
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import AuditError
 from unmemorize._paths import is_file
+from unmemorize._words import counted
 from unmemorize.audit import (
     ARMS,
     AuditForecast,
@@ -246,7 +247,7 @@ def _print_verdicts(result: AuditResult) -> None:
     for limit in sorted(limit for limit in limits if limit is not None):
         print_line(
             f"A never-trained image is above the level in at most {limit:.3g} of cases at each "
-            f"budget, and triggered within {longest} budgets in at most "
+            f"budget, and triggered within {counted(longest, 'budget')} in at most "
             f"{min(1, longest * limit):.3g}."
         )
     for remark in result.remarks:
