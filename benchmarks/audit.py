@@ -31,6 +31,7 @@ from unmemorize.audit import (
     STARTS,
     AttackSettings,
     Start,
+    Target,
     checkpoints,
     drawn,
     make_attacks,
@@ -47,6 +48,8 @@ RECORDS = Path(__file__).parent / "records" / "audit"
 ARMS = ("edited", "never-trained", "unedited", "random")
 DECIDING = ("edited", "never-trained")
 """Arms without which there is no verdict."""
+ORDINARY: Unit = ("ordinary", "", "0")
+"""The unit of images that the unedited model draws, attacked under the edit."""
 LADDER = (0, 1, 5, 10, 25, 50)
 LONG = (50, 100, 200, 500)
 FEW, SOME = 5, 10
@@ -69,7 +72,7 @@ class Work:
 
 
 class ByHalf(Work):
-    """A part whose units are an arm, a half and a repetition."""
+    """A part whose units are an arm, a half and a repetition. Ordinary images are in no half."""
 
     arms: tuple[str, ...] = ARMS
     seeds = 1
@@ -79,14 +82,11 @@ class ByHalf(Work):
             for arm in self.arms:
                 yield from ((arm, half, str(seed)) for half in HALVES)
 
-    def jobs(self, places: Sequence[int], seed: int) -> list[tuple[int, Job]]:
-        """Return the attacks of a unit."""
-        return [
-            (place, Job(attack, self.stage.trial(target, start, seed, attack.name)))
-            for attack in self.attacks()
-            for place, target in ((place, self.stage.targets[place]) for place in places)
-            for start in self.starts
-        ]
+    def images(self, arm: str, half: str) -> list[tuple[int, Target]]:
+        """Return the images of a unit with their places."""
+        if arm == ORDINARY[0]:
+            return list(enumerate(self.stage.ordinary))
+        return [(place, self.stage.targets[place]) for place in self.stage.places(half, self.most)]
 
     starts: tuple[Start, ...] = STARTS
     ladder: tuple[int, ...] = LADDER
@@ -97,8 +97,12 @@ class ByHalf(Work):
 
     def rows(self, unit: Unit) -> Rows:
         arm, half, seed = unit
-        assert half in HALVES
-        jobs = self.jobs(self.stage.places(half, self.most), int(seed))
+        jobs = [
+            (place, Job(attack, self.stage.trial(target, start, int(seed), attack.name)))
+            for attack in self.attacks()
+            for place, target in self.images(arm, half)
+            for start in self.starts
+        ]
         return self.stage.together(arm, self.stage.bench(arm, half), jobs, self.ladder)
 
 
@@ -110,20 +114,9 @@ class Free(ByHalf):
 
     def units(self) -> Iterator[Unit]:
         yield from super().units()
-        yield ("ordinary", "", "0")
+        yield ORDINARY
         for seed in ("1", "2"):
             yield from ((arm, half, seed) for arm in DECIDING for half in HALVES)
-
-    def rows(self, unit: Unit) -> Rows:
-        if unit[0] != "ordinary":
-            return super().rows(unit)
-        attack = SoftTokens()
-        jobs = [
-            (place, Job(attack, self.stage.trial(target, start, 0, attack.name)))
-            for place, target in enumerate(self.stage.ordinary)
-            for start in STARTS
-        ]
-        return self.stage.together("ordinary", self.stage.bench("edited", "a"), jobs, self.ladder)
 
 
 class Long(ByHalf):
@@ -152,7 +145,6 @@ class Imageless(ByHalf):
 
     def rows(self, unit: Unit) -> Rows:
         arm, half, _ = unit
-        assert half in HALVES
         self.stage.draw_unedited(self.stage.bench(arm, half), self.stage.places(half, self.most))
         return super().rows(unit)
 
@@ -160,15 +152,18 @@ class Imageless(ByHalf):
 class Words(ByHalf):
     """L0 and L1, whose images are drawn for many captions at once."""
 
+    def units(self) -> Iterator[Unit]:
+        yield from super().units()
+        yield ORDINARY
+
     def rows(self, unit: Unit) -> Rows:
         arm, half, _ = unit
-        assert half in HALVES
         stage, attack, rows = self.stage, Rephrasing(), Rows()
         (plain,) = make_attacks(("L0",), AttackSettings())
-        bench, places = stage.bench(arm, half), stage.places(half)
+        bench, attacked = stage.bench(arm, half), self.images(arm, half)
         for budget in (0, *attack.ladder(())):
             texts, seeds, count = [], [], stage.options.images
-            for target in (stage.targets[place] for place in places):
+            for _, target in attacked:
                 trial = stage.trial(target, "prompt", 0, attack.name)
                 state = replace(attack.begin(bench, trial), step=budget)
                 candidate = attack.candidate(bench, trial, state)
@@ -182,9 +177,8 @@ class Words(ByHalf):
                 seeds=seeds,
                 scheduler=candidate.scheduler(),
             )
-            for number, place in enumerate(places):
+            for number, (place, target) in enumerate(attacked):
                 some = [image for (image,) in images[number * count :][:count]]
-                target = stage.targets[place]
                 scores, _ = similarity(some, target, stage.descriptor)
                 used = attack if budget else plain
                 trial = stage.trial(target, "prompt", 0, used.name)
@@ -196,7 +190,7 @@ class Alone(Work):
     """L5, L2 and L6 on few plants, which run one after the other: the cheapest level first."""
 
     levels: ClassVar[dict[str, tuple[str, ...]]] = {
-        "L5": ("edited", "never-trained"),
+        "L5": ARMS,
         "L2": ("edited", "never-trained", "unedited"),
         "L6": ("edited", "never-trained"),
     }

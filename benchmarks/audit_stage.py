@@ -46,8 +46,8 @@ class Stage:
         return Model.load("testbed", dtype="float32")
 
     @cached_property
-    def twins(self) -> dict[Half, Model]:
-        return {half: Model(testbed.load_twin(half).to(torch.float32)) for half in HALVES}
+    def twins(self) -> dict[str, Model]:
+        return {half: Model(testbed.load_twin(half)) for half in HALVES}
 
     @cached_property
     def descriptor(self) -> CardDescriptor:
@@ -104,8 +104,8 @@ class Stage:
     def _benches(self) -> dict[Unit, Stand]:
         return {}
 
-    def bench(self, arm: str, half: Half) -> Stand:
-        """Return the model of an arm, as it is for the plants of a half."""
+    def bench(self, arm: str, half: str) -> Stand:
+        """Return the model of an arm for the plants of a half; the edited one for other names."""
         key = (arm, half) if arm == "never-trained" else (arm,)
         if key not in self._benches:
             twin = arm == "never-trained"
@@ -118,7 +118,7 @@ class Stage:
             )
         return self._benches[key]
 
-    def places(self, half: Half, most: int | None = None) -> list[int]:
+    def places(self, half: str, most: int | None = None) -> list[int]:
         """Return places of the plants of a half."""
         most = self.options.plants if most is None else min(most, self.options.plants)
         return [n for n, entry in enumerate(self.entries) if entry.half == half][:most]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -51,7 +52,7 @@ from unmemorize.audit._records import read_attacks
 from unmemorize.audit._stages import AttackStages
 from unmemorize.audit._targets import targets_of
 from unmemorize.audit._task import AttackTask
-from unmemorize.engines import Execution, Shard
+from unmemorize.engines import Execution, InProcess, Shard
 from unmemorize.generation import CombinedEdit, Edit, WeightEdit, generate_each
 from unmemorize.mitigation import derived_seed, unannounced
 from unmemorize.runs import Inputs, Run, _drive, status_of
@@ -80,6 +81,17 @@ class Pixels:
         rows = np.stack([np.asarray(image, np.float32) for image in small])
         rows = (rows - rows.mean((1, 2), keepdims=True)).reshape(len(images), -1)
         return torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
+
+
+class Noting(InProcess):
+    """An engine that notes by which model each stage is worked on."""
+
+    def __init__(self) -> None:
+        self.models: list[Model] = []
+
+    def outcomes(self, model: Model, task: Any, units: Any) -> Any:
+        self.models.append(model)
+        return super().outcomes(model, task, units)
 
 
 @pytest.fixture(name="model", scope="module")
@@ -146,9 +158,11 @@ def test_a_second_model_is_loaded_for_attacks_without_an_image_alone(
     stages = AttackStages(finished[1], model, SETTINGS, inputs, (), Execution(), unannounced)
     for attack in make_attacks(("L0", "L4", "L4-imageless"), AttackSettings()):
         for attacked in (model, twin):
-            stages.attacked(attack, Arm("never-trained", "", attacked, None, (), ()), 0)
-    teachers: list[Any] = [task.teacher for task in tasks]
-    assert teachers == [*[None] * 5, "m"]
+            stages.attacked(attack, Arm("never-trained", "", attacked, None, (), ()))
+    teachers: list[Any] = [(task.kind, task.teacher) for task in tasks]
+    free, imageless = "never-trained-L4", "never-trained-L4-imageless"
+    alone = [("never-trained-L0", None)] * 2 + [(free, None)] * 4 + [(imageless, None)] * 2
+    assert teachers == [*alone, (imageless, "m"), (imageless, "m")]
 
 
 def test_all_arms_are_attacked_at_all_budgets(finished: tuple[AuditResult, Run]) -> None:
@@ -364,7 +378,12 @@ def test_a_twin_is_compared_image_by_image(
         attacks=AttackSettings(rate=0.0), images=1,
     )  # fmt: skip
     run = open_audit(tmp_path / "run", model, prompts, twinned, settings)
-    result = audit_all(run, model, twinned)
+    assert run.settings(AuditRun).twin_prompts == ((0, 1),)
+    engine = Noting()
+    result = audit_all(run, model, twinned, execution=Execution(engine=engine))
+    totals = {kind: count for kind, count in audit_totals(run).items() if count}
+    assert totals == {kind: len(lines) for kind, lines in records(run).items()}
+    assert [key for key, _ in groupby(engine.models)] == [model, twin.model]
     for outcome in result.attacks:
         edited, never = (read_attacks(run, f"{arm}-{outcome.attack}") for arm in
                          ("edited", "never-trained-1"))  # fmt: skip

@@ -62,13 +62,14 @@ def test_there_is_a_warning_exactly_where_nothing_can_be_found(images: int, cont
 def test_the_warning_counts_the_attacks_and_budgets_that_are_tested() -> None:
     warning = reach_in_words(QUICK, given(5, 0), prompts(5))
     assert "5 images against a twin is 0.031" in warning
-    assert "5 attacks and budgets it is 0.16, and 0.05 is needed" in warning  # L5 is not tested
+    assert "over 5 tests (one for each" in warning  # L5 is not tested
+    assert "it is 0.16, and 0.05 is needed" in warning
     only = replace(QUICK, levels=("L0", "L5"))
     assert reach_in_words(only, given(5, 0), prompts(5)) == ""
     usual = AuditSettings()
     count = 1 + 12 + 8 + 19 * 8 + 8 + 8  # L0, L1, L2, L3, L4, L6
-    assert f"{count} attacks" in reach_in_words(usual, given(5, 9), prompts(1))
-    assert f"{count + 8} attacks" in reach_in_words(usual, given(5, 0), prompts(5))  # imageless
+    assert f"over {count} tests" in reach_in_words(usual, given(5, 9), prompts(1))
+    assert f"over {count + 8} tests" in reach_in_words(usual, given(5, 0), prompts(5))  # imageless
 
 
 @pytest.mark.parametrize("kind", ["VM", "TM"])

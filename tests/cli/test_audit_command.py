@@ -11,7 +11,7 @@ import pytest
 from architectures import make
 from colours import noise
 from records import localization, localized_run
-from unmemorize import Model, NeuronFile, Neurons, Prompt
+from unmemorize import Model, NeuronFile, Neurons, Prompt, Run
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 Cli = Callable[..., tuple[int, str, str]]
@@ -46,7 +46,7 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
     assert code == 0, err
     # one image in the arms edited, unedited and random, two controls, four ordinary images
     assert "9 images in all arms" in out
-    assert "the smallest p of 1 images against 2 controls is 0.33" in out
+    assert "the smallest p of 1 image against 2 controls is 0.33" in out
     generated = 4 * 10 * 2
     for name, samples in {
         "L0": generated,
@@ -133,9 +133,7 @@ def test_images_are_warned_of_before_the_work(cli: Cli, folder: Path) -> None:
     assert "3 images in all arms" in out
 
 
-@pytest.mark.parametrize(
-    "option", [("--levels", "L4"), ("--twin", "x"), ("--prompts", "x"), ("--new-run",)]
-)
+@pytest.mark.parametrize("option", [("--levels", "L4"), ("--twin", "x"), ("--prompts", "x")])
 def test_options_that_say_nothing_about_images_are_refused(
     cli: Cli, folder: Path, option: tuple[str, ...]
 ) -> None:
@@ -143,6 +141,23 @@ def test_options_that_say_nothing_about_images_are_refused(
     code, _, err = cli(*words(folder, *asked))
     assert code == 1
     assert f"{option[0]} does not go with --image" in " ".join(err.split())
+
+
+def test_other_images_of_the_same_folder_are_another_run(cli: Cli, folder: Path) -> None:
+    """The option was refused, for a reason that does not concern it."""
+    first = folder / "first"
+    asked = ("--max-steps", 0, "--steps", 1, "--rate", 0.5)
+    code, _, err = cli(*words(folder, "--image", folder / "known.png", *asked, run=first))
+    assert code == 0, err
+    noise(4, (32, 32)).save(folder / "other.png")
+    other = ("--image", folder / "other.png", *asked)
+    code, _, err = cli(*words(folder, *other, run=first))
+    assert (code, "start another with --new-run" in " ".join(err.split())) == (1, True)
+    code, out, err = cli(*words(folder, *other, "--new-run", run=first))
+    assert code == 0, err
+    assert f"report: {folder / 'first-2' / 'report.html'}" in out.replace("\n", "")
+    made_with = [Run.load(folder / name).manifest.environment for name in ("first", "first-2")]
+    assert [each.device for each in made_with] == ["cpu", "cpu"]
 
 
 def test_an_image_that_is_missing_is_named_first(cli: Cli, folder: Path) -> None:

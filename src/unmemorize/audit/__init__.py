@@ -6,7 +6,6 @@ from unmemorize.audit._arms import (
     edit_text,
     hash_of_images,
     refuse_unfit,
-    twin_texts,
 )
 from unmemorize.audit._attack import (
     ATTACKS,
@@ -104,5 +103,4 @@ __all__ = [
     "refuse_unfit_images",
     "similarity",
     "targets_of",
-    "twin_texts",
 ]

@@ -213,13 +213,6 @@ def edit_text(edit: Edit | None) -> str:
     return "" if edit is None else json.dumps(edit.to_json(), sort_keys=True)
 
 
-def twin_texts(twins: Sequence[Twin]) -> tuple[str, ...]:
-    """Describe twins for a manifest: the fingerprint of each, and its prompts."""
-    return tuple(
-        f"{twin.model.fingerprint} for {', '.join(map(str, twin.prompts))}" for twin in twins
-    )
-
-
 def hash_of_images(prompts: Sequence[Prompt]) -> str:
     """Return a hash of the training images of all prompts, for a manifest.
 

@@ -55,7 +55,7 @@ def audit_all(
 ) -> AuditResult:
     """Attack all images of a run in all arms, and compare the arms; or resume.
 
-    Every arm reaches a budget before any arm goes on to the next one.
+    All attacks on one model follow each other, so workers load each model once.
 
     Args:
         run: a run with prompts and their images, opened with an `AuditRun` of these inputs.
@@ -87,10 +87,11 @@ def audit_all(
     attacks = make_attacks(settings.levels, settings.attacks)
     reasons = {attack.name: why_impossible(attack, model, inputs, companions) for attack in attacks}
     possible = [attack for attack in attacks if not reasons[attack.name]]
-    for attack in possible:
-        for place in range(len(attack.ladder(settings.steps))):
+    for attacked in dict.fromkeys(arm.model for arm in arms):
+        for attack in possible:
             for arm in arms_for(attack, arms, model):
-                stages.attacked(attack, arm, place)
+                if arm.model is attacked:
+                    stages.attacked(attack, arm)
     found = {
         attack.name: _by_arm(stages, attack, arms_for(attack, arms, model)) for attack in possible
     }

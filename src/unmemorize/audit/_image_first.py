@@ -35,7 +35,16 @@ from unmemorize.audit._targets import refuse_controls_among, refuse_repeated, ta
 from unmemorize.engines import Execution
 from unmemorize.mitigation import Announce, announced_by
 from unmemorize.pipelines import Model
-from unmemorize.runs import Inputs, Run, StoredImage, hash_of_file, read_result, refuse_other_model
+from unmemorize.runs import (
+    ANOTHER_RUN,
+    Environment,
+    Inputs,
+    Run,
+    StoredImage,
+    hash_of_file,
+    read_result,
+    refuse_other_model,
+)
 
 RESULT = "images.json"
 
@@ -115,6 +124,7 @@ def open_image_audit(
     settings: AuditSettings,
     *,
     rate: float = 0.05,
+    new: bool = False,
 ) -> Run:
     """Start an audit of images, or resume it.
 
@@ -125,6 +135,7 @@ def open_image_audit(
         inputs: controls, captions and descriptor.
         settings: how to attack. Levels and starts become those of `AuditSettings.image_first`.
         rate: the false discovery rate, in (0, 1).
+        new: take FOLDER-2, FOLDER-3, ... where the folder holds another run.
 
     Raises:
         AuditError: see `refuse_unfit_images`.
@@ -143,7 +154,16 @@ def open_image_audit(
         descriptor=inputs.descriptor.digest,
     )
     determined = Inputs(fingerprint=model.fingerprint, dtype=str(model.dtype))
-    return Run.open(folder, made_of, inputs=determined, model=model.name, items=len(images))
+    return Run.open(
+        folder,
+        made_of,
+        inputs=determined,
+        model=model.name,
+        items=len(images),
+        environment=Environment.of(model),
+        new=new,
+        way_out=ANOTHER_RUN,
+    )
 
 
 def refuse_unfit_images(images: Sequence[Path], inputs: AuditInputs) -> None:
@@ -204,9 +224,8 @@ def audit_images_all(
         Arm("edited", "", model, inputs.edit, asked, tuple(range(len(asked)))),
         Arm("never-trained", "", model, inputs.edit, controls, tuple(range(len(controls)))),
     )
-    for place in range(len(attack.ladder(settings.steps))):
-        for arm in arms:
-            stages.attacked(attack, arm, place)
+    for arm in arms:
+        stages.attacked(attack, arm)
     scores, null = (stages.scores(attack, arm) for arm in arms)
     files = [StoredImage.of(path, run.folder) for path in images]
     result = judged_images(files, scores, null, inputs.never_trained, made_of.rate)

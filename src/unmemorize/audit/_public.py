@@ -18,12 +18,11 @@ from unmemorize.audit._arms import (
     hash_of_images,
     refuse_unfit,
     takes_whole,
-    twin_texts,
 )
 from unmemorize.audit._audit import audit_all
 from unmemorize.audit._image_first import ImageAuditResult, audit_images_all, open_image_audit
 from unmemorize.audit._result import AuditResult
-from unmemorize.audit._settings import AuditRun, AuditSettings
+from unmemorize.audit._settings import AuditRun, AuditSettings, positions_text, twin_text
 from unmemorize.audit._targets import distinct_controls, joined, targets_of, units_of
 from unmemorize.engines import Execution
 from unmemorize.generation import Edit, EditFile, as_edit, usual_generation
@@ -182,11 +181,11 @@ def open_audit(
         edit=edit_text(inputs.edit),
         references=hash_of_images(prompts),
         controls=tuple(map(hash_of_file, inputs.controls)),
-        twins=twin_texts(inputs.twins),
+        twins=tuple(twin_text(each.model.fingerprint, each.prompts) for each in inputs.twins),
         captions=hash_texts(inputs.captions),
         descriptor=inputs.descriptor.digest,
         seeded_by=inputs.seeded_by,
-        joined=tuple(", ".join(map(str, numbers)) for numbers in same) or None,
+        joined=tuple(map(positions_text, same)) or None,
         whole=tuple(whole) or None,
     )
     return open_run(folder, model, prompts, made_of, new=new)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unmemorize._prompts import Prompt
+from unmemorize._words import counted
 from unmemorize.audit._arms import AuditInputs
 from unmemorize.audit._attack import is_imageless, make_attacks
 from unmemorize.audit._audit import CEILING
@@ -39,13 +40,13 @@ def reach_in_words(settings: AuditSettings, inputs: AuditInputs, prompts: Sequen
         against, smallest = "a twin", smallest_sign_flip_p(images)
     else:
         images, controls = len(prompts), len(inputs.controls)
-        against, smallest = f"{controls} controls", smallest_two_sample_p(images, controls)
+        against, smallest = counted(controls, "control"), smallest_two_sample_p(images, controls)
     reached = min(1.0, tests * smallest)
     if not tests or reached <= settings.alpha:
         return ""
     return (
         f'No verdict of this audit can be "{CHEAPER}", even if every image comes back: the '
-        f"smallest p of {images} images against {against} is {smallest:.2g}, corrected over "
-        f"{tests} attacks and budgets it is {reached:.2g}, and {settings.alpha:g} is needed. Give "
-        "more images, or fewer --levels and --max-steps."
+        f"smallest p of {counted(images, 'image')} against {against} is {smallest:.2g}, corrected "
+        f"over {counted(tests, 'test')} (one for each attack and budget) it is {reached:.2g}, and "
+        f"{settings.alpha:g} is needed. Give more images, or fewer --levels and --max-steps."
     )

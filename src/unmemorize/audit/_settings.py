@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
@@ -14,6 +15,8 @@ ArmName = Literal["edited", "unedited", "never-trained", "random", "ordinary"]
 ARMS: tuple[ArmName, ...] = ("edited", "unedited", "never-trained", "random", "ordinary")
 NEUTRAL: tuple[Start, ...] = ("noise", "other")
 """Starts that need no caption."""
+_FOR, _BETWEEN = " for ", ", "
+"""What stands before and between positions in a manifest."""
 COPY = 0.5
 """Similarity above which images are called copies where no level is calibrated."""
 
@@ -116,12 +119,11 @@ class AuditRun:
         references: a hash of the training images. Runs of before it was on record cannot be
             resumed.
         controls: hashes of the never-trained images.
-        twins: fingerprints of the never-trained models, each with the prompts it is for.
+        twins: the never-trained models, see `twin_text`.
         captions: a hash of the ordinary captions.
         descriptor: a hash of the network that compares images.
         seeded_by: see `AuditInputs`.
-        joined: positions of prompts that show one image, such as "5, 6"; None where each shows
-            another.
+        joined: prompts that show one image, see `positions_text`; None where each shows another.
         whole: positions of templates that are compared as whole images; None for none.
     """
 
@@ -137,6 +139,40 @@ class AuditRun:
     seeded_by: str | None = None
     joined: tuple[str, ...] | None = None
     whole: tuple[int, ...] | None = None
+
+    @property
+    def twin_prompts(self) -> tuple[tuple[int, ...], ...]:
+        """The positions of the prompts of each twin."""
+        return tuple(_positions(text.rpartition(_FOR)[2]) for text in self.twins)
+
+    @property
+    def same_images(self) -> tuple[tuple[int, ...], ...]:
+        """The positions of prompts that show one image, for each such image."""
+        return tuple(map(_positions, self.joined or ()))
+
+
+def twin_text(fingerprint: str, prompts: Sequence[int]) -> str:
+    """Describe a twin for a manifest: its fingerprint, and the positions of its prompts.
+
+    Examples:
+        >>> twin_text("3f2a", (0, 2))
+        '3f2a for 0, 2'
+    """
+    return f"{fingerprint}{_FOR}{positions_text(prompts)}"
+
+
+def positions_text(positions: Sequence[int]) -> str:
+    """Describe positions of prompts for a manifest.
+
+    Examples:
+        >>> positions_text((5, 6))
+        '5, 6'
+    """
+    return _BETWEEN.join(map(str, positions))
+
+
+def _positions(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(_BETWEEN))
 
 
 @dataclass(frozen=True, kw_only=True)

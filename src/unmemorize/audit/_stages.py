@@ -45,13 +45,18 @@ class AttackStages:
         """Return the trials of an attack on each image."""
         return attack.trials(self.settings.starts, self.settings.seeds)
 
-    def attacked(self, attack: Attack, arm: Arm, place: int) -> None:
-        """Bring an attack on all images of an arm to one budget of its ladder.
+    def attacked(self, attack: Attack, arm: Arm) -> None:
+        """Bring an attack on all images of an arm to each budget of its ladder.
 
         Raises:
             RunError: an image fails.
             UnfinishedError: other shards have not done their part yet.
         """
+        for place in range(len(attack.ladder(self.settings.steps))):
+            self._reached(attack, arm, place)
+
+    def _reached(self, attack: Attack, arm: Arm, place: int) -> None:
+        """Do what is missing at one budget of a ladder."""
         kind, ladder = kind_of(arm.records, attack.name), attack.ladder(self.settings.steps)
         trials = self.trials(attack)
         needs_teacher = is_imageless(attack) and arm.model is not self.model

@@ -20,8 +20,8 @@ def audit_totals(run: Run) -> dict[str, int]:
         "ordinary": settings.ordinary_images,
         "never-trained": _attacked_controls(made_of, items),
     }
-    for number, twin in enumerate(made_of.twins, 1):  # "FINGERPRINT for 0, 2"
-        images[f"never-trained-{number}"] = twin.count(",") + 1
+    for number, prompts in enumerate(made_of.twin_prompts, 1):
+        images[f"never-trained-{number}"] = len(prompts)
     return {
         kind_of(arm, attack.name): count
         * len(attack.trials(settings.starts, settings.seeds))
@@ -33,8 +33,7 @@ def audit_totals(run: Run) -> dict[str, int]:
 
 def _attacked_controls(made_of: AuditRun, items: int) -> int:
     """Count how often controls are attacked: from all captions of the images that they face."""
-    together = [[int(number) for number in each.split(", ")] for each in made_of.joined or ()]
-    captions = {numbers[0]: len(numbers) for numbers in together}
-    again = {number for numbers in together for number in numbers[1:]}
+    captions = {numbers[0]: len(numbers) for numbers in made_of.same_images}
+    again = {number for numbers in made_of.same_images for number in numbers[1:]}
     turns = [captions.get(number, 1) for number in range(items) if number not in again]
     return sum(turns[number % len(turns)] for number in range(len(made_of.controls)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from unmemorize import testbed
@@ -82,7 +83,7 @@ def twins_for(
     """Return models that were never trained on the images of prompts.
 
     The bundled model has its own twins, each for the half of the plants that it lacks. They are
-    taken if no other control is named and all prompts are planted.
+    taken if no other control is named and all prompts are planted, and loaded as the model was.
 
     Args:
         model: the model that is attacked.
@@ -104,11 +105,15 @@ def twins_for(
     for index, prompt in enumerate(prompts):
         indices.setdefault(halves[prompt.text], []).append(index)
     try:
-        twins = {half: testbed.load_twin(half, device=str(model.device)) for half in indices}
+        folders = {half: str(testbed.twin(half)) for half in indices}
     except TestbedError as problem:
         print_line(str(problem))
         return ()
-    return tuple(Twin(Model(twin), tuple(indices[half])) for half, twin in twins.items())
+    assert model.loading is not None  # commands load all models by their names
+    return tuple(
+        Twin(Model.from_loading(replace(model.loading, unet=folder)), tuple(indices[half]))
+        for half, folder in folders.items()
+    )
 
 
 def control_files(folder: Path | None) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ from cyclopts.types import PositiveInt
 from unmemorize._bundled import is_bundled
 from unmemorize._errors import AuditError
 from unmemorize._paths import is_file
+from unmemorize._words import counted
 from unmemorize.audit import (
     ARMS,
     AuditForecast,
@@ -142,9 +143,7 @@ def command(
     )
     execution = workers.execution(silent, shard, waits=True)
     if image:
-        _refuse_beside_images(
-            prompts=prompts, references=references, levels=levels, twin=twin, new_run=new_run
-        )
+        _refuse_beside_images(prompts=prompts, references=references, levels=levels, twin=twin)
         for path in image:
             if not is_file(path):
                 raise AuditError(f"{path}: no such file. Name images after --image.")
@@ -156,7 +155,7 @@ def command(
             attacked = len(image) + len(inputs.controls)
             print_forecast(forecast_images(loaded, settings, attacked), "attack")
             return
-        opened = open_image_audit(run, loaded, image, inputs, settings, rate=rate)
+        opened = open_image_audit(run, loaded, image, inputs, settings, rate=rate, new=new_run)
         print_line(ranks)
         found = audit_images_all(
             opened, loaded, image, inputs, execution=execution, announce=show_progress
@@ -208,8 +207,8 @@ def _refuse_beside_images(**given: object) -> None:
     for name, value in given.items():
         if value:
             raise AuditError(
-                f"--{name.replace('_', '-')} does not go with --image, which attacks from neutral "
-                "starts at one level. Leave one of them out."
+                f"--{name} does not go with --image, which attacks the images and the controls "
+                "in one model, from neutral starts at one level. Leave one of them out."
             )
 
 
@@ -248,7 +247,7 @@ def _print_verdicts(result: AuditResult) -> None:
     for limit in sorted(limit for limit in limits if limit is not None):
         print_line(
             f"A never-trained image is above the level in at most {limit:.3g} of cases at each "
-            f"budget, and triggered within {longest} budgets in at most "
+            f"budget, and triggered within {counted(longest, 'budget')} in at most "
             f"{min(1, longest * limit):.3g}."
         )
     for remark in result.remarks:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from unmemorize import _bundled
 from unmemorize._errors import ModelError, TestbedError, first_line
@@ -35,6 +35,7 @@ class Loading:
         local_files_only: whether the Hub is never asked.
         value_layers: the pattern that names the value layers, see `Model`.
         loras: LoRAs to load: file, folder, or repository of the Hub -> strength.
+        unet: a folder whose U-Net takes the place of the model's own, as for a twin.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Loading:
     local_files_only: bool = False
     value_layers: str | None = None
     loras: Mapping[str, float] = field(default_factory=dict)
+    unet: str | None = None
 
     def resolved(self) -> Loading:
         """Fix what another process would decide differently: relative paths and the dtype."""
@@ -79,15 +81,19 @@ class Loading:
         if loading.dtype not in _DTYPES:
             raise ModelError(f"dtype {loading.dtype!r}: unknown. Use auto, {', '.join(_DTYPES)}.")
         source = str(_bundled.model_path()) if self.model == BUNDLED else loading.model
+        read: dict[str, Any] = {"dtype": _DTYPES[loading.dtype], "use_safetensors": True}
+        other: dict[str, Any] = {}
         try:
             with quiet_loading():
+                if self.unet is not None:
+                    other["unet"] = UNet2DConditionModel.from_pretrained(self.unet, **read)
                 pipe: Any = DiffusionPipeline.from_pretrained(
                     source,
-                    dtype=_DTYPES[loading.dtype],
                     revision=self.revision,
                     variant=self.variant,
                     local_files_only=self.local_files_only,
-                    use_safetensors=True,
+                    **read,
+                    **other,
                 )
         except TestbedError:
             raise

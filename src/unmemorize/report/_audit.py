@@ -56,8 +56,8 @@ class AuditTable:
     @property
     def images(self) -> int:
         """How many different images were audited."""
-        joined = self.run.settings(AuditRun).joined or ()
-        return self.run.manifest.items - sum(same.count(",") for same in joined)
+        same = self.run.settings(AuditRun).same_images
+        return self.run.manifest.items - sum(len(positions) - 1 for positions in same)
 
     @property
     def arms(self) -> list[str]:

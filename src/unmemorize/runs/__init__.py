@@ -19,11 +19,12 @@ from unmemorize.runs._prompts import (
 )
 from unmemorize.runs._records import kinds_in
 from unmemorize.runs._result_file import read_result
-from unmemorize.runs._run import MANIFEST, Run
+from unmemorize.runs._run import ANOTHER_RUN, MANIFEST, Run
 from unmemorize.runs._status import Status, keep_largest, status_of
 from unmemorize.runs._stored_images import StoredImage, hash_of_file, unchanged_images
 
 __all__ = [
+    "ANOTHER_RUN",
     "MANIFEST",
     "MODEL_FILES",
     "Environment",

@@ -21,13 +21,12 @@ from unmemorize._prompts import Prompt, iter_as_prompts
 from unmemorize.pipelines import Model
 from unmemorize.runs._environment import UNKNOWN, Environment
 from unmemorize.runs._manifest import Inputs, RunSettings
-from unmemorize.runs._run import PROMPTS, Run, holds_other_files
+from unmemorize.runs._run import ANOTHER_RUN, PROMPTS, Run
 from unmemorize.runs._stored_images import StoredImage
 
 _STALE_SECONDS = 24 * 3600.0
 """A temporary prompt list of this age belongs to a process that was killed."""
 _REPEAT = "Repeat the command that made the run."
-_WAY_OUT = "start another with --new-run or in another folder"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def open_run(
     settings: RunSettings,
     *,
     new: bool = False,
-    way_out: str = _WAY_OUT,
+    way_out: str = ANOTHER_RUN,
 ) -> Run:
     """Start a run over prompts, or resume it.
 
@@ -92,7 +91,7 @@ def refuse_other_run(
     run, model = Run.existing(Path(folder), kind), Model.of(pipe)
     if run is not None:
         inputs = {"fingerprint": model.fingerprint, "dtype": str(model.dtype)}
-        run.refuse(run.manifest.contradictions(known, inputs), _WAY_OUT)
+        run.refuse(run.manifest.contradictions(known, inputs), ANOTHER_RUN)
 
 
 def refuse_other_model(run: Run, model: Model) -> None:
@@ -117,7 +116,7 @@ def start_run(
     model: str,
     environment: Environment = UNKNOWN,
     new: bool = False,
-    way_out: str = _WAY_OUT,
+    way_out: str = ANOTHER_RUN,
 ) -> Run:
     """Start a run over prompts, or resume it, for a model that need not be loaded.
 
@@ -191,12 +190,13 @@ def _start_run(
             fingerprint=inputs.fingerprint, dtype=inputs.dtype, prompts=digest.hexdigest()
         )
         run = Run.open(
-            _unused(folder, settings, inputs) if new else folder,
+            folder,
             settings,
             inputs=inputs,
             model=model,
             items=count,
             environment=environment,
+            new=new,
             way_out=way_out,
         )
         if getattr(settings, "compares_images", False) and exists(run.folder / PROMPTS):
@@ -276,26 +276,6 @@ def given_or_temporary(folder: str | Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="unmemorize-") as temporary:
         yield Path(temporary) / "run"
-
-
-def _unused(folder: Path, settings: RunSettings, inputs: Inputs) -> Path:
-    """Return the first of FOLDER, FOLDER-2, ... that is empty or holds this run."""
-    wanted = json.loads(json.dumps(to_json(settings)))
-    named = folder.resolve() if folder.name in ("", "..") else folder  # "." has no name of its own
-    number = 1
-    while True:
-        candidate = folder if number == 1 else named.with_name(f"{named.name}-{number}")
-        if not holds_other_files(candidate):
-            return candidate
-        with suppress(RunError):  # of another version, or damaged
-            manifest = Run.load(candidate).manifest
-            if (manifest.kind, manifest.settings, manifest.inputs) == (
-                settings.kind,
-                wanted,
-                inputs,
-            ):
-                return candidate
-        number += 1
 
 
 def prompt_count(run: Run) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -23,6 +24,8 @@ from unmemorize.runs._records import Writer, files_of, read_lines, read_sorted, 
 
 MANIFEST = "manifest.json"
 PROMPTS = "prompts.jsonl"
+ANOTHER_RUN = "start another with --new-run or in another folder"
+"""What to do about a run with other settings, for commands that have the option."""
 _TEMPORARY = (f".{MANIFEST}.", f".{PROMPTS}.")
 """How temporary files begin, which a killed process may leave behind."""
 
@@ -60,6 +63,7 @@ class Run:
         model: str,
         items: int,
         environment: Environment = UNKNOWN,
+        new: bool = False,
         way_out: str = "use another folder",
     ) -> Self:
         """Start a run in a folder, or resume the one that is there.
@@ -71,15 +75,16 @@ class Run:
             model: the model's name, for people.
             items: how many items the run has.
             environment: what computes it.
+            new: take FOLDER-2, FOLDER-3, ... where the folder holds a run with other settings.
             way_out: what to do about a run with other settings, for the error.
 
         Raises:
             RunError: the folder holds a run with other settings, or files that are no run.
         """
-        folder = Path(folder)
         manifest = Manifest.now(
             settings, inputs=inputs, model=model, items=items, environment=environment
         )
+        folder = _unused(Path(folder), manifest) if new else Path(folder)
         run = cls.existing(folder, manifest.kind)
         if run is not None:
             run.refuse(run.manifest.differences(manifest), way_out)
@@ -95,7 +100,7 @@ class Run:
         Raises:
             RunError: the folder holds a run of another kind, or files that are no run.
         """
-        foreign = holds_other_files(folder)  # looked at first: a shard may start the run just now
+        foreign = _holds_other_files(folder)  # looked at first: a shard may start the run just now
         if exists(folder / MANIFEST):
             run = cls.load(folder)
             if run.manifest.kind != kind:
@@ -285,7 +290,21 @@ class Run:
         return files_of(self.folder, name)
 
 
-def holds_other_files(folder: Path) -> bool:
+def _unused(folder: Path, manifest: Manifest) -> Path:
+    """Return the first of FOLDER, FOLDER-2, ... that is empty or holds this run."""
+    named = folder.resolve() if folder.name in ("", "..") else folder  # "." has no name of its own
+    number = 1
+    while True:
+        candidate = folder if number == 1 else named.with_name(f"{named.name}-{number}")
+        if not _holds_other_files(candidate):
+            return candidate
+        with suppress(RunError):  # of another version, or damaged
+            if not Run.load(candidate).manifest.differences(manifest):
+                return candidate
+        number += 1
+
+
+def _holds_other_files(folder: Path) -> bool:
     """Tell whether a path is a file, or a folder with more than a killed process left behind."""
     if not exists(folder):
         return False

@@ -49,15 +49,6 @@ def load_twin(half: Half, *, device: str = "auto") -> DiffusionPipeline:
         >>> pipe.unet.config.cross_attention_dim
         128
     """
-    import torch
-    from diffusers import UNet2DConditionModel
+    from unmemorize.pipelines import Loading
 
-    from unmemorize.pipelines import load_pipeline
-
-    folder = twin(half)
-    pipe = load_pipeline("testbed", device=device, dtype="float32")
-    unet = UNet2DConditionModel.from_pretrained(
-        folder, torch_dtype=torch.float32, use_safetensors=True
-    )
-    pipe.unet = unet.eval().to(pipe.device)
-    return pipe
+    return Loading("testbed", device, "float32", unet=str(twin(half))).pipeline()
