@@ -20,6 +20,7 @@ from pages import filled
 from unmemorize._files import from_json
 from unmemorize.comparison import ALL_GROUPS, UNEDITED, Comparison, MethodRow, chosen_methods
 from unmemorize.detection import DETECTORS
+from unmemorize.mitigation import percent_up
 
 RECORDS = Path("benchmarks/records/compare")
 PICTURE = "images/compare-methods.png"
@@ -127,8 +128,9 @@ def page(records: Path) -> str:
             (line for line in lines if line.is_default),
             key=lambda line: (line.method != UNEDITED, _share(line.fair), line.every.changed),
         ),
-        others=[line for line in lines if not line.is_default],
+        others=sorted((line for line in lines if not line.is_default), key=_place_in_grid),
         missing=missing(comparison, lines),
+        upper=percent_up,
     )
 
 
@@ -178,6 +180,13 @@ def missing(comparison: Comparison, lines: Sequence[Line]) -> dict[str, list[str
         if (method.name, method.strength) not in known:
             left.setdefault(method.name, []).append(f"{method.strength:g}")
     return left
+
+
+def _place_in_grid(line: Line) -> int:
+    """Return where a line comes among all methods and strengths, from weak to strong."""
+    grid = [(method.name, method.strength) for method in chosen_methods()]
+    known = (line.method, line.strength) in grid
+    return grid.index((line.method, line.strength)) if known else len(grid)
 
 
 def _share(row: MethodRow) -> float:

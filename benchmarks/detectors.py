@@ -200,8 +200,9 @@ def pooled(scores: Sequence[Scores], found: Sequence[Report]) -> Pooled:
 def table(rows: Sequence[DetectorRow]) -> list[str]:
     """Return the lines of the table, the highest AUROC first."""
     lines = [
-        "| detector | AUROC | natural plants | found | natural | false alarms | samples | shared |",
-        "|---|---|---|---|---|---|---|---|",
+        "| detector | AUROC | natural plants | TPR at 1 % FPR | found | natural | false alarms "
+        "| samples | shared |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: -row.groups[ALL_GROUPS].auroc.value):
         every, natural = (row.groups[group] for group in (ALL_GROUPS, NATURAL))
@@ -209,6 +210,7 @@ def table(rows: Sequence[DetectorRow]) -> list[str]:
             f"`{row.name}`",
             every.auroc,
             natural.auroc,
+            every.tpr,
             f"{every.found} of {every.suspects}",
             f"{natural.found} of {natural.suspects}",
             f"{row.false_alarms} of {row.test}",

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 import shutil
 import sys
@@ -673,6 +674,7 @@ def test_the_terminal_shows_the_same(made: Made, capsys: pytest.CaptureFixture[s
     with_failure = replace(made.comparison, planted=True, failed={"pads 0.5": "out of luck"})
     _print_comparison(with_failure)
     out = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"bounds false alarms at (9\.1|11\.2) % it finds \d of 3", out)  # 1/11, 1/9
     assert "2 of 3 suspects are confirmed" in out
     assert "These suspects were planted" in out
     assert "refusing: " in out
@@ -721,7 +723,8 @@ def test_the_page_of_the_docs_comes_from_records(made: Made, tmp_path: Path) -> 
     assert "no numbers here yet" not in text
     found = whole.detectors[0]
     areas = [found.groups[group].auroc for group in ("all", "natural")]
-    assert f"| `noise-magnitude` | {areas[0]} | {areas[1]} | " in text
+    cells = " | ".join(map(str, (*areas, found.groups["all"].tpr)))
+    assert f"| `noise-magnitude` | {cells} | {found.groups['all'].found} of 3 |" in text
     assert f" | {found.false_alarms} of 10 | 1 | 1 |" in text
     others = {(row.method, row.strength): row for row in whole.of_group("planted")}
     everything = {(row.method, row.strength): row for row in whole.of_group("all")}
@@ -731,7 +734,10 @@ def test_the_page_of_the_docs_comes_from_records(made: Made, tmp_path: Path) -> 
             assert row.bound is not None
             strength = "" if row.method == "none" else f"{row.strength:g}"
             start = f"| `{row.method}` | {strength} | {row.copies.copies} of 3 | "
-            start += f"{100 * row.bound:.1f} % | {other.copies.copies} of 3 | {row.copy:.2f} |"
+            bound = math.ceil(1000 * row.bound) / 10  # what is printed must be true
+            start += f"{bound:.1f} % | {other.copies.copies} of 3 | {row.copy:.2f} |"
+            masked = "" if row.masked is None else f"{row.masked:.2f}"
+            start += f" {row.copy_worst:.2f} | {masked} | {row.diversity:.2f} |"
             (line,) = [line for line in text.splitlines() if line.startswith(start)]
             assert f"| {every.changed} of 5 |" in line
     defaults, grid = text.split("### Other strengths")

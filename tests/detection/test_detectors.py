@@ -62,6 +62,29 @@ ALL: list[Detector] = [
 ]
 
 
+PUBLISHED: dict[type[Any], dict[str, Any]] = {
+    Anisotropy: {"seeds": 4, "late": -3, "weights": (1.0, 1.0)},
+    AttentionEntropy: {"seeds": 1, "last": 10, "guidance": 7.5},
+    BrightEnding: {"seeds": 1, "guidance": 7.5},
+    ConsecutiveDifference: {"seeds": 4, "step": 0, "guidance": 7.5},
+    Curvature: {"seeds": 1, "vectors": 16, "guidance": 7.5},
+    HessianDifference: {"seeds": 1},
+    LateNoiseMagnitude: {"seeds": 2, "step": 35},
+    LayerEntropy: {"seeds": 4, "layer": 3},
+    NoiseMagnitude: {"seeds": 4, "first": 1, "guidance": 7.5},
+    ScoreDifference: {"seeds": 1, "guidance": 7.5},
+    Sharpness: {"seeds": 1},
+    WhiteBox: {"seeds": 4, "guidance": 7.5},
+}
+"""What detectors look at by default, all of them along runs of 50 steps. Step 35 is ours."""
+
+
+@pytest.mark.parametrize("detector", PUBLISHED, ids=lambda detector: detector.name)
+def test_defaults_are_those_of_the_papers(detector: type[Any]) -> None:
+    made, expected = detector(), {"steps": 50, **PUBLISHED[detector]}
+    assert {name: getattr(made, name) for name in expected} == expected
+
+
 def scored(pipe: DiffusionPipeline, detector: Detector) -> Score:
     (score,) = detector.score(Trace(Model(pipe), [TEXT], SETTINGS))
     return score

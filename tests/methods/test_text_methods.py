@@ -48,7 +48,7 @@ def test_random_tokens(count: int, bundled: DiffusionPipeline) -> None:
     positions = set()
     for text in texts_of_seeds:
         words = text.split()
-        assert len(words) >= len(prompt.split()) + count
+        assert len(words) == len(prompt.split()) + count
         remaining = iter(words)
         assert all(word in remaining for word in prompt.split())  # in their order
         positions.add(words.index("two"))

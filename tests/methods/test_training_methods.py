@@ -28,7 +28,7 @@ from unmemorize import (
     Suspect,
 )
 from unmemorize.generation import PrunedEdit, WeightEdit
-from unmemorize.methods import method_of
+from unmemorize.methods import _esd, _siss, method_of
 from unmemorize.methods._esd import Esd
 from unmemorize.methods._latents import encoded_images
 from unmemorize.methods._siss import Sample, importance
@@ -176,6 +176,99 @@ def test_esd_leads_away_from_the_prompt(
     assert float((after - target).norm()) < 0.98 * float((with_text - target).norm())
     if with_image:
         assert Esd(10, rate=1e-3).fit(model, suspect) == edit
+
+
+def apart(found: WeightEdit, trained: Any, before: Any) -> float:
+    """How far an edit is from what a loop has trained, relative to its size."""
+    expected = {
+        name: value.detach().double() - before[name].double()
+        for name, value in trained.named_parameters()
+        if name in found.differences
+    }
+    errors = [(found.differences[name] - value).norm() for name, value in expected.items()]
+    sizes = [value.norm() for value in expected.values()]
+    return float(torch.stack(errors).norm() / torch.stack(sizes).norm())
+
+
+def kept_calls(monkeypatch: pytest.MonkeyPatch, path: str, function: Any) -> list[Any]:
+    """What a function of a module returns from now on."""
+    results: list[Any] = []
+
+    def kept(*args: Any) -> Any:
+        results.append(function(*args))
+        return results[-1]
+
+    monkeypatch.setattr(path, kept)
+    return results
+
+
+@pytest.mark.parametrize("eta", [2.0, 1.0])
+def test_esd_takes_the_steps_of_its_formula(
+    eta: float, suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop of Adam and eta = 2; with another eta large steps lead elsewhere."""
+    assert Esd().rate == 5e-5
+    drawn = kept_calls(monkeypatch, "unmemorize.methods._esd._samples", _esd._samples)
+    found = Esd(10, rate=0.02).fit(Model(make_pipeline()), suspect)
+    pipe = make_pipeline()
+    before = {name: value.clone() for name, value in pipe.unet.named_parameters()}
+    pipe.unet.requires_grad_(True)
+    text, empty = texts(pipe, ["a cat"]), texts(pipe, [""])
+    ((samples, times),) = drawn
+    targets = []
+    for sample, time in zip(samples.split(1), times, strict=True):
+        frozen, without = (predicted(pipe, sample, time, each) for each in (text, empty))
+        targets.append(frozen - eta * (frozen - without))
+    names = [name for name in before if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+    assert set(names) == set(found.differences)
+    optimizer = torch.optim.Adam([pipe.unet.get_parameter(name) for name in names], lr=0.02)
+    for sample, time, target in zip(samples.split(1), times, targets, strict=True):
+        optimizer.zero_grad()
+        prediction = pipe.unet(sample, time, encoder_hidden_states=text).sample
+        ((prediction - target) ** 2).mean().backward()
+        optimizer.step()
+    assert (apart(found, pipe.unet, before) < 0.02) == (eta == 2)
+
+
+@pytest.mark.parametrize("ascent", [750.0, 7.5])
+def test_siss_takes_the_steps_of_its_formula(
+    ascent: float, suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop of AdamW over both gradients, of which the subtracted one has the norm 750."""
+    monkeypatch.setattr("unmemorize.methods._siss._KEPT", 2)
+    monkeypatch.setattr("unmemorize.methods._siss._BATCH", 4)
+    drawn = kept_calls(monkeypatch, "unmemorize.methods._siss._drawn", _siss._drawn)
+    found = method_of("siss=3").fit(Model(make_pipeline()), suspect)
+    assert isinstance(found, WeightEdit)
+    assert len(drawn) == 12
+    pipe = make_pipeline()
+    before = {name: value.clone() for name, value in pipe.unet.named_parameters()}
+    pipe.unet.requires_grad_(True)
+    weights, text = list(pipe.unet.parameters()), texts(pipe, ["a cat"])
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=1e-2)
+    for step in range(3):
+        sums = [[torch.zeros_like(weight) for weight in weights] for _ in range(2)]
+        for sample in drawn[4 * step : 4 * step + 4]:
+            prediction = pipe.unet(sample.noisy, sample.timestep, encoder_hidden_states=text).sample
+            errors, likely = [], []
+            for clean in (sample.kept, sample.deleted):
+                noise = (sample.noisy - sample.signal * clean) / sample.sigma
+                errors.append(((prediction - noise) ** 2).sum())
+                likely.append((noise.double() ** 2).sum() / 2)
+            shares = torch.softmax(-torch.stack(likely), 0)  # of the mixture, half each
+            for total, share, error in zip(sums, 2 * shares.float(), errors, strict=True):
+                gradients = torch.autograd.grad(
+                    share * error, weights, retain_graph=True, allow_unused=True
+                )
+                for sum_, gradient in zip(total, gradients, strict=True):
+                    sum_ += 0 if gradient is None else gradient
+        norm = float(torch.cat([gradient.flatten() for gradient in sums[1]]).norm())
+        for weight, towards, away in zip(weights, *sums, strict=True):
+            # where all samples come from images to keep, there is nothing to subtract
+            weight.grad = towards / 4 - (ascent / norm * away if norm > 1e-6 else 0)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+    assert (apart(found, pipe.unet, before) < 0.02) == (ascent == 750)
 
 
 def test_importance() -> None:

@@ -213,9 +213,10 @@ def _best(comparison: Comparison) -> Iterator[str]:
         best = max(ranked, key=lambda row: row.groups[ALL_GROUPS].auroc.value)
         found = best.groups[ALL_GROUPS]
         yield (
-            f"Highest AUROC of {len(ranked)} detectors: {best.name}, {found.auroc}. It finds "
-            f"{found.found} of {found.suspects} suspects, with {best.false_alarms} false alarms "
-            f"among {best.test} captions."
+            f"Highest AUROC of {len(ranked)} detectors: {best.name}, {found.auroc}. At a level "
+            f"that bounds false alarms at {percent_up(best.rate)} it finds {found.found} of "
+            f"{found.suspects} suspects, with {best.false_alarms} false alarms among {best.test} "
+            "captions."
         )
     worked = [
         (row.copy_rate, row.changed_rate or 0.0, row)

@@ -49,7 +49,7 @@ def _detector(
 def _method(
     name: str,
     copy: float,
-    alignment: float,
+    alignment: float | None,
     setting: str,
     source: str,
     *,
@@ -89,6 +89,10 @@ PUBLISHED: tuple[Published, ...] = (
     _detector("bright-ending", 0.886, 0.390, f"{_SD1}", "second-hand", by_others=True),
     _method(UNEDITED, 0.83, 0.32, _VM, _NEMO),
     _method("neurons-greedy", 0.09, 0.31, _VM, _NEMO),
+    _method(
+        "wanda", 0.20, None, "Stable Diffusion 1.4, verbatim prompts", "arXiv 2507.16880",
+        by_others=True,
+    ),
     _method("random-tokens", 0.59, 0.31, f"{_VM}, 1 token", _NEMO, by_others=True),
     _method("random-tokens", 0.09, 0.30, f"{_VM}, 4 tokens", _NEMO, by_others=True),
     _method("random-tokens", 0.03, 0.28, f"{_VM}, 10 tokens", _NEMO, by_others=True),

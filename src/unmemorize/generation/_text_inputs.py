@@ -27,7 +27,8 @@ def text_projections(model: Model) -> dict[str, nn.Module]:
     if model.value_input == "denoiser":
         raise EditError(
             f"{model.name}: its value layers read features that depend on the image and the "
-            "timestep, not one text stream, so no closed-form edit exists. Switch neurons off."
+            "timestep, not one text stream, so its keys and values of the text cannot be edited "
+            "(by a closed form or by esd). Switch neurons off."
         )
     layers: dict[str, nn.Module] = {}
     for path, layer in model.value_layers.items():
