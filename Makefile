@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PROCESSES ?= auto
+# compiled files are kept: tests start many processes, and pytest rewrites each module of tests
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test pytest coverage test-ui test-gpu screenshots test-slow lint style types docs testbed bench bench-scale bench-gpu
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(demo, "ORDINARY", 1)
     monkeypatch.setattr(testbed, "planted", lambda: entries)
-    monkeypatch.setattr(demo, "STEPS", 5)
-    monkeypatch.setattr(MitigationSettings, "quick", lambda: SMALL_MITIGATION)
+    monkeypatch.setattr(demo, "STEPS", 4)
+    settings = replace(SMALL_MITIGATION, compare=False, guides=2)
+    monkeypatch.setattr(MitigationSettings, "quick", lambda: settings)
 
 
 @pytest.mark.usefixtures("short")

@@ -46,6 +46,12 @@ def model() -> Model:
     return Model(make("Stable Diffusion"))
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> WeightEdit:
+    """The edit of a training on a model of its own, from beginning to end."""
+    return fine_tuned_denoiser(Model(make("Stable Diffusion")), ERASE, KEEP, SETTINGS)
+
+
 def errors(model: Model, asked: Sequence[str], wanted: Tensor, latents: Tensor) -> Tensor:
     times = torch.full((len(asked),), 500)
     found = model.predict(latents, times, model.encode(list(asked)))
@@ -77,12 +83,12 @@ def test_captions_go_to_their_guides_and_the_model_stays_as_it_is(
     assert all(value.grad is None for value in model.denoiser.parameters())
 
 
-def test_the_same_call_makes_the_same_edit(model: Model) -> None:
+def test_the_same_call_makes_the_same_edit(model: Model, undisturbed: WeightEdit) -> None:
     told: list[tuple[int, int | None]] = []
-    first = fine_tuned_denoiser(
+    edit = fine_tuned_denoiser(
         model, ERASE, KEEP, SETTINGS, lambda done, total: told.append((done, total))
     )
-    assert fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS) == first
+    assert edit == undisturbed
     images = 2 * 2 * len(ERASE) + len(KEEP)
     assert told[-1] == (images + 4, images + 4)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -92,10 +98,10 @@ def test_the_same_call_makes_the_same_edit(model: Model) -> None:
     ("killed", "again"), [(6, [11, 12, 13, 14, 15]), (12, [12, 13, 14, 15]), (14, [14, 15])]
 )
 def test_a_killed_training_goes_on_and_makes_the_same_edit(
-    model: Model, tmp_path: Path, killed: int, again: list[int]
+    model: Model, undisturbed: WeightEdit, tmp_path: Path, killed: int, again: list[int]
 ) -> None:
     """11 images are drawn, then 4 steps taken; both are kept, 6 images and 2 steps at a time."""
-    expected, folder = fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS), tmp_path / "kept"
+    folder = tmp_path / "kept"
 
     def kill(done: int, _total: int | None) -> None:
         if done == killed:
@@ -110,7 +116,7 @@ def test_a_killed_training_goes_on_and_makes_the_same_edit(
     edit = fine_tuned_denoiser(
         model, ERASE, KEEP, SETTINGS, lambda done, _: told.append(done), folder
     )
-    assert edit == expected
+    assert edit == undisturbed
     assert told == again
 
 
@@ -343,8 +349,7 @@ def test_captions_of_both_kinds_are_needed(model: Model) -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_the_mode_of_the_caller_changes_nothing(
-    model: Model, mode: Callable[[], AbstractContextManager[None]]
+    model: Model, undisturbed: WeightEdit, mode: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    expected = fine_tuned_denoiser(model, ERASE, KEEP, SETTINGS)
     with mode():
-        assert fine_tuned_denoiser(Model(model.pipe), ERASE, KEEP, SETTINGS) == expected
+        assert fine_tuned_denoiser(Model(model.pipe), ERASE, KEEP, SETTINGS) == undisturbed

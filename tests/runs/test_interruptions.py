@@ -22,7 +22,7 @@ from unmemorize.detection import Calibration
 from unmemorize.localization import read_localizations
 from unmemorize.runs import Inputs
 
-COUNT = 12
+COUNT = 9
 DURATIONS = {"seconds", "spent"}
 """What differs from run to run."""
 
