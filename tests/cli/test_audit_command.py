@@ -54,6 +54,7 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
         "L5": 50 * (1 + 6) + 2 * generated,
     }.items():
         assert f"{name} {9 * samples}" in " ".join(out.replace("│", " ").split())
+    assert "Fewer --levels and a lower --max-steps take less." in out
     assert not (folder / "run").exists()
 
 
@@ -131,6 +132,7 @@ def test_images_are_warned_of_before_the_work(cli: Cli, folder: Path) -> None:
     assert "2 controls: the smallest possible p is 0.333" in out
     assert "nothing can be found among 1 image." in out
     assert "3 images in all arms" in out
+    assert "A lower --max-steps takes less." in out
 
 
 @pytest.mark.parametrize("option", [("--levels", "L4"), ("--twin", "x"), ("--prompts", "x")])

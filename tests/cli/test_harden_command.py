@@ -56,6 +56,7 @@ def test_a_dry_run_counts_and_starts_nothing(cli: Cli, folder: Path) -> None:
     assert f"attacks of the training {3 * (50 * 8 * 3 + 2 * 20)}" in shown
     assert f"training {3 * 12 * (16 * 3 + 16)}" in shown
     assert "2 images in all arms" in shown
+    assert "Fewer --rounds and --training-steps take less." in shown
     assert not (folder / "run").exists()
 
 

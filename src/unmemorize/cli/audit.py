@@ -153,7 +153,8 @@ def command(
             refuse_unfit_images(image, inputs)
             print_line(ranks)
             attacked = len(image) + len(inputs.controls)
-            print_forecast(forecast_images(loaded, settings, attacked), "attack")
+            cost = forecast_images(loaded, settings, attacked)
+            print_forecast(cost, "attack", "A lower --max-steps takes less.")
             return
         opened = open_image_audit(run, loaded, image, inputs, settings, rate=rate, new=new_run)
         print_line(ranks)
@@ -177,7 +178,8 @@ def command(
     if warning:
         print_line(warning)
     if dry_run:
-        print_forecast(forecast_audit(loaded, settings, inputs, audited), "attack")
+        cost = forecast_audit(loaded, settings, inputs, audited)
+        print_forecast(cost, "attack", "Fewer --levels and a lower --max-steps take less.")
         return
     opened = open_audit(run, loaded, audited, inputs, settings, new=new_run)
     result = audit_all(opened, loaded, inputs, execution=execution, announce=show_progress)
@@ -212,8 +214,8 @@ def _refuse_beside_images(**given: object) -> None:
             )
 
 
-def print_forecast(cost: AuditForecast, stage: str) -> None:
-    """Print what attacks, or the stages of a hardening, will take."""
+def print_forecast(cost: AuditForecast, stage: str, less: str) -> None:
+    """Print what attacks, or the stages of a hardening, will take, and what takes less."""
     print_answer(cost)
     print_line(
         f"{cost.attacked} images in all arms: {cost.total} denoiser samples, about "
@@ -221,6 +223,7 @@ def print_forecast(cost: AuditForecast, stage: str) -> None:
     )
     print_counts(stage, "denoiser samples", cost.samples)
     _print_impossible(cost.impossible)
+    print_line(less)
     print_hint("the same command without --dry-run")
 
 

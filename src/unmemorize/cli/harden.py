@@ -113,7 +113,8 @@ def command(
         clip=instruments.load_clip(bundled=is_bundled(loaded.pipe)),
     )
     if dry_run:
-        print_forecast(forecast_hardening(loaded, settings, inputs, chosen), "stage")
+        cost = forecast_hardening(loaded, settings, inputs, chosen)
+        print_forecast(cost, "stage", "Fewer --rounds and --training-steps take less.")
         return
     opened = open_hardening(run, loaded, chosen, inputs, settings, new=new_run)
     execution = workers.execution(silent)
