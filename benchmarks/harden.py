@@ -15,7 +15,9 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from harden_stage import Stage
 from together import attacked, scored
-from unmemorize import HardeningSettings
+from unmemorize import HardeningSettings, Model
 from unmemorize._files import atomic_write
 from unmemorize.audit import STARTS, AuditSettings
 from unmemorize.audit._levels import copy_level
@@ -76,6 +78,15 @@ CHOICES: dict[str, dict[str, Any]] = {
     "for all, half rate": {**BEST, "steps": 2, "rate": 1e-4},
 }
 """Settings that differ from the defaults. There are steps * plants training steps in a round."""
+GROUPS = {
+    "down blocks": "down_blocks.*",
+    "middle block": "mid_block.*",
+    "up blocks": "up_blocks.*",
+    "cross-attention": "*.attn2.*",
+    "self-attention": "*.attn1.*",
+    "ResNet blocks": "*.resnets.*",
+}
+"""Layers by their paths. Blocks, and kinds of layers within them, overlap."""
 RECORDS = Path(__file__).parent / "records" / "harden"
 _TRAINING = 0.45
 """Share of the time for training. The attacks that judge take most of what is left."""
@@ -181,9 +192,42 @@ def measured(stage: Stage, settings: HardeningSettings, clock: Clock) -> Iterato
                     _ = stage.before, stage.other
                 found["ordinary"] = stage.price()
                 yield found
+        if stage.options.restore:
+            found["restored"] = {}
+            for group, pattern in GROUPS.items():
+                with restored(stage.model, weights, pattern) as share:
+                    plain = stage.plain()
+                    scores = stage.reached(stage.targets, STARTS[0], 0, name)
+                found["restored"][group] = {
+                    "weights": share,
+                    "plain": rounded(plain),
+                    "scores": rounded(scores),
+                }
+                yield found
         found["seconds"]["all"] = round(time.perf_counter() - began, 1)
         found["finished"] = True
         yield found
+
+
+@contextmanager
+def restored(model: Model, weights: Trained, pattern: str) -> Iterator[float]:
+    """Put layers back to what they were before the training, and yield their share of all weights.
+
+    An attack that finds the image again says that what the training had changed there was needed.
+    """
+    after = {name: value.detach() for name, value in model.denoiser.named_parameters()}
+    some = {name: value.clone() for name, value in after.items() if fnmatchcase(name, pattern)}
+    with weights.untrained():
+        before = {name: after[name].clone() for name in some}
+    for name, value in before.items():
+        after[name].copy_(value)
+    try:
+        yield round(
+            sum(map(Tensor.numel, some.values())) / sum(map(Tensor.numel, after.values())), 4
+        )
+    finally:
+        for name, value in some.items():
+            after[name].copy_(value)
 
 
 def rounded(scores: Sequence[float]) -> list[float]:
@@ -204,13 +248,17 @@ def main() -> None:
     parser.add_argument("--attack-steps", type=int, default=50, help="steps of each attack")
     parser.add_argument("--batch", type=int, default=128, help="images that are drawn at once")
     parser.add_argument("--rounds", type=int, help="in place of those of the choice")
+    parser.add_argument(
+        "--restore", action="store_true", help="attack with each group of layers put back"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--records", type=Path, default=RECORDS)
     options = parser.parse_args()
     end = time.perf_counter() + options.seconds
     torch.set_float32_matmul_precision("high")
     stage = Stage.of(options)
-    asked = ("controls", "seeds", "images", "steps", "ordinary", "attack_steps")
+    asked = ["controls", "seeds", "images", "steps", "ordinary", "attack_steps"]
+    asked += ["restore"] if options.restore else []
     for left, choice in zip(range(len(options.choices), 0, -1), options.choices, strict=True):
         given = CHOICES[choice] | ({"rounds": options.rounds} if options.rounds else {})
         settings = HardeningSettings.of(stage.model, **given)

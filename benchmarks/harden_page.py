@@ -87,6 +87,20 @@ def print_price(records: list[Record]) -> None:
         )
 
 
+def print_restored(records: list[Record]) -> None:
+    """Print what one attack reaches with layers put back to what they were before."""
+    print("\n| choice | put back | share of all weights | caption itself | one attack |")
+    print("|---|---|---|---|---|")
+    for record in records:
+        first = record["trials"][0]  # of the same start and random numbers
+        nothing = {"weights": 0.0, "plain": record["plain"], "scores": first["scores"]}
+        for group, found in ({"nothing": nothing} | record["restored"]).items():
+            print(
+                f"| {record['choice']} | {group} | {found['weights']:.0%} | "
+                f"{between(found['plain'])} | {between(found['scores'])} |"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=Path, default=RECORDS)
@@ -97,7 +111,10 @@ def main() -> None:
     if finished:
         print_rounds(finished)
         print_judged(finished)
-        print_price(finished)
+    if some := [record for record in finished if "ordinary" in record]:
+        print_price(some)
+    if some := [record for record in finished if "restored" in record]:
+        print_restored(some)
 
 
 if __name__ == "__main__":

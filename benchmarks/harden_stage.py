@@ -248,14 +248,19 @@ class Stage:
 
     def judged(self, start: Start, seed: int, name: str) -> tuple[list[float], list[float]]:
         """Attack all images once: the score of each plant, and of each control."""
-        jobs = self.trials([*self.targets, *self.others], start, seed, "L4", name)
+        scores = self.reached([*self.targets, *self.others], start, seed, name)
+        return scores[: len(self.targets)], scores[len(self.targets) :]
+
+    def reached(self, targets: Sequence[Target], start: Start, seed: int, name: str) -> list[float]:
+        """Attack images once, and return the score of each."""
+        jobs = self.trials(targets, start, seed, "L4", name)
         scores = []
         for _, some, embeddings in attacked(self.bench, jobs, (self.options.attack_steps,)):
             found = scored(
                 self.bench, some, embeddings, self.options.images, self.generation, self.descriptor
             )
             scores += [median(each) for each in found]
-        return scores[: len(self.targets)], scores[len(self.targets) :]
+        return scores
 
     def plain(self) -> list[float]:
         """Draw the captions themselves: the median similarity of each plant."""
