@@ -3,7 +3,7 @@
 python benchmarks/mitigation.py RUN [--part PART] [--fresh-images N] [--attempts N] [--workers N]
                                 [--json FILE]
 
-RUN is the folder of the run, which is made as far as it is missing (two and a half hours on two
+RUN is the folder of the run, which is made as far as it is missing (about five hours on two slow
 cores with one attempt of 110 images; an interrupted run goes on). It is what `unmemorize mitigate`
 does at a copy rate of 5 % with all planted captions and their paraphrases. Intervals are exact,
 95 %. A second table tells what each stage has spent. The model is on a card where there is one, and
