@@ -197,11 +197,11 @@ def measured(stage: Stage, settings: HardeningSettings, clock: Clock) -> Iterato
             for group, pattern in GROUPS.items():
                 with restored(stage.model, weights, pattern) as share:
                     plain = stage.plain()
-                    scores = stage.reached(stage.targets, STARTS[0], 0, name)
+                    attacked_again = stage.reached(stage.targets, STARTS[0], 0, name)
                 found["restored"][group] = {
                     "weights": share,
                     "plain": rounded(plain),
-                    "scores": rounded(scores),
+                    "scores": rounded(attacked_again),
                 }
                 yield found
         found["seconds"]["all"] = round(time.perf_counter() - began, 1)
