@@ -87,6 +87,7 @@ def test_a_caption_is_encoded_like_its_guide_and_others_as_before(
     assert not any(value.grad is not None for value in after)
     components = {name.partition(".")[0] for name in edit.differences}
     assert components == {part for part in model.pipe.components if part.startswith("text_enc")}
+    assert trained_text_encoder(model, [Erased(CAPTION, 10.0, GUIDE)], KEEP) == edit
 
 
 @pytest.mark.parametrize(

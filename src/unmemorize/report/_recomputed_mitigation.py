@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from scipy.stats import beta, binom
@@ -70,9 +70,10 @@ def _labels(numbers: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]
 
 
 def _numbers(records: MitigationRecords) -> dict[str, Any]:
-    confirmed = [index for index in records.confirmations if records.is_confirmed(index)]
+    """Return all numbers, by their dotted names in ``report.json``."""
+    confirmed = records.confirmed
     first, last = records.attempts() if records.edit else ({}, {})
-    paraphrases = _paraphrases(records, confirmed) if records.edit else {}
+    paraphrases = _paraphrases(records) if records.edit else {}
     control = records.control()
     values: dict[str, Any] = {
         "schema": SCHEMAS[records.version - 1],
@@ -85,7 +86,7 @@ def _numbers(records: MitigationRecords) -> dict[str, Any]:
     statuses = dict.fromkeys(
         ("removed", "reduced", "not removed", "not confirmed", "not tested"), 0
     )
-    for index, prompt in enumerate(records.prompts):
+    for index in range(len(records.prompts)):
         counts: dict[str, tuple[int, int]] = {}
         if index in records.confirmations:
             counts["before"] = records.counted(index)
@@ -96,7 +97,7 @@ def _numbers(records: MitigationRecords) -> dict[str, Any]:
         if index in control:
             counts["control"] = records.over_level(index, control[index]["scores"])
         counts |= paraphrases.get(index, {})
-        status, verdict = _judged(records, index, confirmed, counts, attempt)
+        status, verdict = _judged(records, index, counts, attempt)
         statuses[status] += 1
         if index in confirmed:
             summed = dict(counts)
@@ -107,15 +108,13 @@ def _numbers(records: MitigationRecords) -> dict[str, Any]:
                 totals[name][1] += images
         values |= {
             f"prompts.{index}.{name}": value
-            for name, value in _of_prompt(
-                records, index, prompt["text"], status, verdict, counts
-            ).items()
+            for name, value in _of_prompt(records, index, status, verdict, counts).items()
         }
     values |= {f"counts.{status}": number for status, number in statuses.items()}
     for name, (copies, images) in totals.items():
         values |= rate(name, copies, images)
     if records.edit and records.version > 1:
-        values |= _of_copying(records, confirmed, first, last)
+        values |= _of_copying(records, first, last)
     cleared = [index for index in records.confirmations if index not in confirmed]
     values |= rate("false_alarms", len(cleared), len(records.confirmations))
     if records.version > 3:
@@ -128,14 +127,13 @@ def _numbers(records: MitigationRecords) -> dict[str, Any]:
 def _judged(
     records: MitigationRecords,
     index: int,
-    confirmed: Sequence[int],
     counts: Mapping[str, tuple[int, int]],
     attempt: int,
 ) -> tuple[str, str]:
     """Return the status of a suspect and its verdict."""
     if index not in records.confirmations:
         return "not tested", "not tested"
-    if index not in confirmed:
+    if index not in records.confirmed:
         return "not confirmed", "not confirmed"
     if "after" not in counts:
         return "not removed", "not removed"
@@ -161,28 +159,26 @@ def _judged(
 def _of_prompt(
     records: MitigationRecords,
     index: int,
-    text: str,
     status: str,
     verdict: str,
     counts: Mapping[str, tuple[int, int]],
 ) -> dict[str, Any]:
     """Return the numbers of one suspect."""
+    prompt = records.prompts[index]
     values: dict[str, Any] = {
         "index": index,
-        "prompt": text,
-        "group": records.prompts[index]["group"],
+        "prompt": prompt["text"],
+        "group": prompt["group"],
         "status": status,
         "verdict": verdict,
         "score": records.detections[index]["score"],
     }
     record = records.confirmations.get(index)
     if record:
-        at = record["medoid"]
-        scores = [score for seed, score in enumerate(record["scores"]) if seed != at]
         values |= {
             "measure": record["measure"],
             "level": record["level"],
-            "worst_before": max(scores),
+            "worst_before": max(records.unedited_scores(index)),
             "alignment_before": median(records.before[index]["alignment"]),
         }
     for name, (copies, images) in counts.items():
@@ -202,11 +198,10 @@ def _of_prompt(
     return values
 
 
-def _paraphrases(
-    records: MitigationRecords, confirmed: Sequence[int]
-) -> dict[int, dict[str, tuple[int, int]]]:
+def _paraphrases(records: MitigationRecords) -> dict[int, dict[str, tuple[int, int]]]:
+    """Return copies and images of the paraphrases of each prompt, before and after."""
     counts: dict[int, dict[str, tuple[int, int]]] = {}
-    for index, _, name, record in records.each_paraphrase(confirmed):
+    for index, _, name, record in records.each_paraphrase():
         copies, images = records.over_level(index, record["scores"])
         of_prompt = counts.setdefault(index, {})
         so_far = of_prompt.get(f"paraphrases_{name}", (0, 0))
@@ -216,18 +211,17 @@ def _paraphrases(
 
 def _of_copying(
     records: MitigationRecords,
-    confirmed: Sequence[int],
     first: Mapping[int, dict[str, Any]],
     last: Mapping[int, tuple[dict[str, Any], int]],
 ) -> dict[str, Any]:
     """Return the numbers of each paraphrase, and how many prompts have copies left."""
     values: dict[str, Any] = {}
     fresh, rephrased = set(), set()
-    for index in confirmed:
+    for index in records.confirmed:
         drawn = [first[index], last[index][0]] if index in last else []
         if any(records.over_level(index, record["scores"])[0] for record in drawn):
             fresh.add(index)
-    for index, place, name, record in records.each_paraphrase(confirmed):
+    for index, place, name, record in records.each_paraphrase():
         copies, images = records.over_level(index, record["scores"])
         here = f"paraphrases.{index}.{place}"
         values[f"{here}.text"] = records.prompts[index]["paraphrases"][place]

@@ -85,7 +85,7 @@ def _change(
 
 def _ordinary(records: MitigationRecords, images: list[Any]) -> list[Any]:
     """Leave images of memorized prompts out. Earlier versions counted them."""
-    confirmed = filter(records.is_confirmed, records.confirmations if records.version > 4 else ())
+    confirmed = records.confirmed if records.version > 4 else ()
     memorized = {records.prompts[index]["text"] for index in confirmed}
     return [each for each in images if each[0]["caption"] not in memorized] or images
 
